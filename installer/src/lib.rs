@@ -1,0 +1,1 @@
+//! Brings pc-switcher onto a machine and keeps it current.

@@ -1,0 +1,1 @@
+//! The bracket of read-only snapshots around a sync.

@@ -1,0 +1,1 @@
+//! What every module of pc-switcher and its host agree on.

@@ -1,0 +1,1 @@
+//! Watches free space on both machines during a sync.

@@ -1,0 +1,1 @@
+//! Modules that only exercise the host: tests and template.

@@ -1,0 +1,1 @@
+//! Mirrors the configured folders from a snapshot.

@@ -1,0 +1,1 @@
+//! pc-switcher moves a person from one Linux machine to another.

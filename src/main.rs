@@ -1,0 +1,3 @@
+//! Entry point: parse, run, exit.
+
+fn main() {}

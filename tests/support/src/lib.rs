@@ -1,0 +1,1 @@
+//! Test support: modelling fakes and the two-machine lab.
