@@ -1,1 +1,15 @@
 //! pc-switcher moves a person from one Linux machine to another.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod events;
+pub mod history;
+pub mod lock;
+pub mod orchestrator;
+pub mod paths;
+pub mod registry;
+pub mod remote;
+pub mod session;
+pub mod signal;
+pub mod ui;

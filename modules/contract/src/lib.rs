@@ -1,1 +1,35 @@
 //! What every module of pc-switcher and its host agree on.
+//!
+//! Traits, newtypes, events, session states and errors; no I/O, no environment, no clock of its own.
+//! A module is written against this crate alone (and the agent's protocol types), and is handed everything
+//! it may touch in a [`ModuleContext`].
+
+pub mod agent;
+pub mod context;
+pub mod error;
+pub mod event;
+pub mod exec;
+pub mod gate;
+pub mod ids;
+pub mod module;
+pub mod pair;
+pub mod path;
+pub mod snapshot;
+pub mod state;
+pub mod threshold;
+pub mod time;
+
+pub use agent::{AgentCall, AgentLink, AgentSink, AgentStream, Reply};
+pub use context::{Machine, ModuleContext, Role, RunMode, SessionBoard, TargetMachine, WriteLicence};
+pub use error::{ErrorKind, ExecError, ModuleError, Problem};
+pub use event::{Event, EventKind, LogLevel, Progress, Reporter, Sink};
+pub use exec::{Action, Cmd, Executor, Mutation, Output, OutputLine, RemoteExecutor, SendFile, Spawned};
+pub use gate::{Answer, Gate, GateKind, Gatekeeper};
+pub use ids::{Hostname, IdError, ModuleName, SessionId, SubvolumeName};
+pub use module::{BracketPhase, Module, ModuleSpec, Outcome, Place, Plan, PlanItem};
+pub use pair::{PairEnd, PairRecord};
+pub use path::BytePath;
+pub use snapshot::{SnapshotKind, SnapshotMember, SnapshotName, SnapshotSet};
+pub use state::{Ending, IllegalTransition, ModuleResult, SessionState, Step};
+pub use threshold::{Fraction, Threshold};
+pub use time::UtcStamp;

@@ -1,0 +1,169 @@
+//! What a module is handed: everything it may touch.
+
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::AgentLink;
+use crate::event::Reporter;
+use crate::exec::{Executor, RemoteExecutor};
+use crate::gate::Gatekeeper;
+use crate::ids::{Hostname, SessionId};
+use crate::pair::PairRecord;
+use crate::snapshot::{SnapshotKind, SnapshotSet};
+
+/// A machine's part in a session. Messages name machines by hostname, never by role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Where the user worked and typed the command.
+    Source,
+    /// Where the user will go on.
+    Target,
+}
+
+/// The right to change something. The orchestrator makes one per real run and none in a dry run.
+#[derive(Debug, Clone)]
+pub struct WriteLicence(());
+
+impl WriteLicence {
+    /// Makes a licence; for the orchestrator and for tests.
+    pub fn grant() -> Self {
+        Self(())
+    }
+}
+
+/// Whether the run may write.
+#[derive(Debug, Clone)]
+pub enum RunMode {
+    /// Nothing is written on either machine.
+    DryRun,
+    /// A real run.
+    Real(WriteLicence),
+}
+
+impl RunMode {
+    /// Returns the licence of a real run.
+    pub fn licence(&self) -> Option<&WriteLicence> {
+        match self {
+            RunMode::DryRun => None,
+            RunMode::Real(licence) => Some(licence),
+        }
+    }
+
+    /// Whether nothing may be written.
+    pub fn is_dry(&self) -> bool {
+        matches!(self, RunMode::DryRun)
+    }
+}
+
+/// The machine the user sits at.
+#[derive(Clone)]
+pub struct Machine {
+    /// The name it gives itself.
+    pub hostname: Hostname,
+    /// Runs commands there.
+    pub executor: Arc<dyn Executor>,
+    /// Its elevated half.
+    pub agent: Arc<dyn AgentLink>,
+}
+
+/// The machine the user moves to.
+#[derive(Clone)]
+pub struct TargetMachine {
+    /// The name it gives itself.
+    pub hostname: Hostname,
+    /// Runs commands there.
+    pub executor: Arc<dyn RemoteExecutor>,
+    /// Its elevated half.
+    pub agent: Arc<dyn AgentLink>,
+}
+
+/// What modules of one session leave for later ones: sets taken so far and the record of the last sync.
+#[derive(Debug, Default)]
+pub struct SessionBoard {
+    sets: Mutex<Vec<(Role, SnapshotSet)>>,
+    pair: Mutex<Option<PairRecord>>,
+    rule_hash: Mutex<Option<String>>,
+}
+
+impl SessionBoard {
+    /// Notes a set.
+    pub fn add_set(&self, role: Role, set: SnapshotSet) {
+        lock(&self.sets).push((role, set));
+    }
+
+    /// Returns the set of that machine and kind.
+    pub fn set(&self, role: Role, kind: SnapshotKind) -> Option<SnapshotSet> {
+        lock(&self.sets).iter().find(|(r, set)| *r == role && set.kind == kind).map(|(_, set)| set.clone())
+    }
+
+    /// Returns all sets in the order in which they were taken.
+    pub fn sets(&self) -> Vec<(Role, SnapshotSet)> {
+        lock(&self.sets).clone()
+    }
+
+    /// Notes the valid record of the last sync of these two machines.
+    pub fn put_pair(&self, record: PairRecord) {
+        *lock(&self.pair) = Some(record);
+    }
+
+    /// Returns the record of the last sync, if both machines hold the same one and their sets still exist.
+    pub fn pair(&self) -> Option<PairRecord> {
+        lock(&self.pair).clone()
+    }
+
+    /// Notes the digest of the rules that this run applies.
+    pub fn put_rule_hash(&self, hash: String) {
+        *lock(&self.rule_hash) = Some(hash);
+    }
+
+    /// Returns the digest of the rules that this run applies.
+    pub fn rule_hash(&self) -> Option<String> {
+        lock(&self.rule_hash).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Everything a module may touch, injected.
+#[derive(Clone)]
+pub struct ModuleContext {
+    /// The session.
+    pub session: SessionId,
+    /// The machine the user sits at.
+    pub source: Machine,
+    /// The machine the user moves to.
+    pub target: TargetMachine,
+    /// The module's voice.
+    pub reporter: Reporter,
+    /// Set when the run must stop; a module looks at it between steps and in every wait.
+    pub cancel: CancellationToken,
+    /// Whether the run may write.
+    pub mode: RunMode,
+    /// Asks the user.
+    pub gates: Arc<dyn Gatekeeper>,
+    /// What earlier modules left.
+    pub board: Arc<SessionBoard>,
+}
+
+impl ModuleContext {
+    /// Returns the agent of the machine in that role.
+    pub fn agent(&self, role: Role) -> &Arc<dyn AgentLink> {
+        match role {
+            Role::Source => &self.source.agent,
+            Role::Target => &self.target.agent,
+        }
+    }
+
+    /// Returns the name of the machine in that role.
+    pub fn hostname(&self, role: Role) -> &Hostname {
+        match role {
+            Role::Source => &self.source.hostname,
+            Role::Target => &self.target.hostname,
+        }
+    }
+}

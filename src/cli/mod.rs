@@ -1,0 +1,1 @@
+//! The commands: one `Args` and one `run` each.

@@ -1,0 +1,1 @@
+//! The config file: layers, schema check, typed result.

@@ -1,0 +1,1 @@
+//! One numbered event stream; log file, screen, history and JSON read it.

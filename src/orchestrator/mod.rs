@@ -1,0 +1,1 @@
+//! Runs a sync: decides in pure functions, acts in one loop.

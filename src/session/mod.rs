@@ -1,0 +1,1 @@
+//! The state of one sync and its report.
