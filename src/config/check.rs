@@ -88,7 +88,8 @@ fn findings_of(title: &str, schema: &Value, error: &ValidationError<'_>) -> Vec<
         Kind::Type { .. } => say(format!("{name} must be {}, not {}", wanted(node), article(kind_of(value)))),
         Kind::Enum { .. } | Kind::OneOfNotValid { .. } | Kind::AnyOf { .. } => {
             let allowed = allowed_values(node);
-            let mut finding = say(format!("{name} cannot be {value}"));
+            let mut finding =
+                Finding { vague: allowed.is_empty(), ..say(format!("{name} cannot be {value}")) };
             finding.help = Some(match (allowed.as_slice(), value) {
                 ([], _) => format!("expected {}", wanted(node)),
                 (allowed, Value::String(text)) => match nearest(text, allowed.iter().copied()) {

@@ -29,6 +29,7 @@ pub use problem::{ConfigErrors, ConfigProblem, Spot};
 pub use reference::markdown;
 pub use request::{Overrides, SyncRequest};
 pub use schema::{SYNC_MODULES, TopLevel, whole as schema};
+pub use select::find_module;
 pub use show::{json, toml};
 pub use source::Source;
 

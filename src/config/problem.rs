@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use pc_switcher_contract::BytePath;
 use serde::Serialize;
 use thiserror::Error;
 
@@ -47,7 +48,7 @@ impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         if let Some(path) = &self.path {
-            write!(f, "\n  --> {}", path.display().to_string().escape_debug())?;
+            write!(f, "\n  --> {}", BytePath::from(path.as_path()))?;
             if let Some(spot) = self.spot {
                 write!(f, ":{}:{}", spot.line, spot.column)?;
             }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::effective::{Origin, Table};
 use super::nearest::suggest;
-use super::problem::ConfigProblem;
+use super::problem::{ConfigErrors, ConfigProblem};
 use super::request::Overrides;
 
 /// Applies `--only` and `--skip` to `[sync_modules]`; returns what is wrong with the flags.
@@ -40,7 +40,7 @@ pub fn enabled(table: &Table) -> Vec<ModuleName> {
     on.filter_map(|entry| entry.key.parse().ok()).collect()
 }
 
-/// Finds the modules that a flag names; `_` is read as `-`.
+/// Finds the modules that a flag names.
 fn named<'a>(
     flag: &str,
     texts: &[String],
@@ -49,15 +49,32 @@ fn named<'a>(
     let mut found = Vec::new();
     let mut problems = Vec::new();
     for text in texts {
-        let dashed = text.trim().replace('_', "-");
-        match specs.iter().find(|spec| spec.name.as_str() == dashed) {
-            Some(spec) => found.push(spec),
-            None => {
-                let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+        match find(text, specs) {
+            Ok(spec) => found.push(spec),
+            Err(help) => {
                 let message = format!("unknown module `{}` in {flag}", text.escape_debug());
-                problems.push(ConfigProblem::general(message).help(suggest(&dashed, &names)));
+                problems.push(ConfigProblem::general(message).help(help));
             }
         }
     }
     (found, problems)
+}
+
+/// Finds a module by its name or the name of its table.
+///
+/// # Errors
+/// If there is none of that name; the nearest is named.
+pub fn find_module<'a>(text: &str, specs: &'a [ModuleSpec]) -> Result<&'a ModuleSpec, ConfigErrors> {
+    let table = specs.iter().find(|spec| spec.table == text).ok_or(());
+    table.or_else(|()| find(text, specs)).map_err(|help| {
+        let message = format!("unknown module `{}`", text.escape_debug());
+        ConfigErrors(vec![ConfigProblem::general(message).help(help)])
+    })
+}
+
+/// Finds a module by its name, in which `_` is read as `-`; the error is a help.
+fn find<'a>(text: &str, specs: &'a [ModuleSpec]) -> Result<&'a ModuleSpec, String> {
+    let dashed = text.trim().replace('_', "-");
+    let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    specs.iter().find(|spec| spec.name.as_str() == dashed).ok_or_else(|| suggest(&dashed, &names))
 }
