@@ -26,7 +26,7 @@ pub use event::{Event, EventKind, LogLevel, Progress, Reporter, Sink};
 pub use exec::{Action, Cmd, Executor, Mutation, Output, OutputLine, RemoteExecutor, SendFile, Spawned};
 pub use gate::{Answer, Gate, GateKind, Gatekeeper};
 pub use ids::{Hostname, IdError, ModuleName, SessionId, SubvolumeName};
-pub use module::{BracketPhase, Module, ModuleSpec, Outcome, Place, Plan, PlanItem};
+pub use module::{BracketPhase, Build, BuildBracket, Module, ModuleSpec, Outcome, Place, Plan, PlanItem};
 pub use pair::{PairEnd, PairRecord};
 pub use path::BytePath;
 pub use snapshot::{SnapshotKind, SnapshotMember, SnapshotName, SnapshotSet};

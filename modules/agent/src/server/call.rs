@@ -6,7 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::frame::{self, FrameKind, WINDOW};
+#[cfg(test)]
+use crate::frame::WINDOW;
+use crate::frame::{self, FrameKind};
 use crate::proto::{AgentError, encode};
 
 /// The way out, shared by all calls. A broken pipe marks the agent as closing.
