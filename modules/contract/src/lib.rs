@@ -20,7 +20,7 @@ pub mod threshold;
 pub mod time;
 
 pub use agent::{AgentCall, AgentLink, AgentSink, AgentStream, Reply};
-pub use context::{Machine, ModuleContext, Role, RunMode, SessionBoard, TargetMachine, WriteLicence};
+pub use context::{Clock, Machine, ModuleContext, Role, RunMode, SessionBoard, TargetMachine, WriteLicence};
 pub use error::{ErrorKind, ExecError, ModuleError, Problem};
 pub use event::{Event, EventKind, LogLevel, Progress, Reporter, Sink};
 pub use exec::{Action, Cmd, Executor, Mutation, Output, OutputLine, RemoteExecutor, SendFile, Spawned};
