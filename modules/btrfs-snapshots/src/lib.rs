@@ -1,1 +1,5 @@
 //! The bracket of read-only snapshots around a sync.
+
+pub mod config;
+pub mod keep;
+pub mod spec;

@@ -1,1 +1,4 @@
 //! Watches free space on both machines during a sync.
+
+pub mod config;
+pub mod spec;
