@@ -70,19 +70,14 @@ fn sizes(dir: &Path, current: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
 /// Picks what is beyond the limits; one place is taken by the log that is being written.
 fn surplus(newest_first: &[(PathBuf, u64)], files: usize, bytes: u64) -> Vec<&PathBuf> {
     let mut sum = 0_u64;
-    let over = |(index, (_, size)): &(usize, &(PathBuf, u64))| {
+    let mut over = Vec::new();
+    for (index, (path, size)) in newest_first.iter().enumerate() {
         sum = sum.saturating_add(*size);
-        *index + 1 >= files || (*index > 0 && sum > bytes)
-    };
-    newest_first
-        .iter()
-        .enumerate()
-        .filter({
-            let mut over = over;
-            move |item| over(item)
-        })
-        .map(|(_, (path, _))| path)
-        .collect()
+        if index + 1 >= files || (index > 0 && sum > bytes) {
+            over.push(path);
+        }
+    }
+    over
 }
 
 fn is_locked(file: &File) -> bool {

@@ -56,7 +56,8 @@ pub(super) fn mark(text: &str, spans: &mut Vec<Range<usize>>) {
             let after = lower.as_bytes().get(at + word.len()).copied();
             let path =
                 lower[at + word.len()..].trim_start_matches(['=', ':', ' ', '"', '\'']).starts_with('/');
-            if !before.is_some_and(is_name) && !after.is_some_and(is_name) && !(word == "pwd" && path) {
+            let part_of_a_name = before.is_some_and(is_name) || after.is_some_and(is_name);
+            if !part_of_a_name && (word != "pwd" || !path) {
                 mark_value(&lower, at, at + word.len(), false, spans);
             }
         }
