@@ -1,1 +1,3 @@
 //! Test support: modelling fakes and the two-machine lab.
+
+pub mod lab;
