@@ -11,6 +11,7 @@
 mod apt;
 mod base;
 mod cmd;
+mod disk;
 mod enter;
 mod error;
 mod files;
@@ -18,15 +19,19 @@ mod guardian;
 mod hub;
 mod loops;
 mod machine;
+mod net;
 mod options;
 mod place;
 mod poll;
 mod pool;
+mod power;
 mod processes;
 mod provision;
 mod requirements;
+mod reset;
 mod running;
 mod scripts;
+mod shared;
 mod tool;
 mod users;
 
@@ -41,10 +46,13 @@ pub use self::{
     cmd::{Cmd, Output},
     error::{LabError, Result},
     machine::Machine,
+    net::CableCut,
     options::{Init, LabOptions, MachineName, SnapshotDir, Sudo},
+    power::DiskCache,
     processes::Process,
     requirements::require_lab,
     running::Running,
+    shared::{SharedLab, SharedLabGuard},
 };
 use self::{guardian::Guardian, hub::Hub, place::Place, provision::Identities};
 

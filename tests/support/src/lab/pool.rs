@@ -22,6 +22,9 @@ use super::{
 /// Sparse on the host: images of a machine and of its snapshots share their extents.
 const POOL_BYTES: u64 = 32 << 30;
 
+/// Name of the state in which a machine is first booted; it cannot be saved over.
+pub(super) const PRISTINE: &str = "pristine";
+
 /// One machine's pool.
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
@@ -39,6 +42,9 @@ impl Pool {
     }
 
     fn saved(&self, name: &str) -> PathBuf {
+        if name == PRISTINE {
+            return self.pristine();
+        }
         self.place.pool(self.machine).join(format!("saved-{name}.img"))
     }
 
@@ -76,7 +82,16 @@ impl Pool {
 
     /// Loses everything that was not flushed and fails every later access.
     pub(super) fn shut_down(&self) -> Result<()> {
+        if self.is_dead() {
+            return Ok(());
+        }
         shut_down_xfs(&self.place.pool(self.machine))
+    }
+
+    /// Tells whether the pool was shut down: nothing can be made in it any more.
+    pub(super) fn is_dead(&self) -> bool {
+        let probe = self.place.pool(self.machine).join("probe");
+        File::create(&probe).and_then(|_| fs::remove_file(&probe)).is_err()
     }
 
     /// Makes the pristine image: a btrfs of its own with the machine's subvolumes, base tree and identity.
