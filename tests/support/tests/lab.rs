@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use pc_switcher_testkit::lab::{CableCut, Cmd, DiskCache, Lab, LabOptions, SharedLab};
+use pc_switcher_testkit::{
+    lab::{CableCut, Cmd, DiskCache, Lab, LabOptions, Machine, SharedLab},
+    manifest::{ManifestOptions, TreeManifest, assert_same_tree},
+    seed::HomeSeed,
+};
 
 static LAB: SharedLab = SharedLab::new(|| LabOptions::new("selftest"), |_| Ok(()));
 
@@ -98,4 +102,62 @@ fn a_full_disk_refuses_writes_until_it_is_emptied() {
     assert!(desk.exec(&write).unwrap().error_text().contains("No space left"));
     desk.unfill().unwrap();
     desk.run(&write).unwrap();
+}
+
+#[test]
+fn the_same_seed_makes_the_same_home_on_both_machines() {
+    let Some(lab) = LAB.take() else { return };
+    let start = Instant::now();
+    lab.laptop().seed_home(&HomeSeed::new(7)).unwrap();
+    println!("seed: {:?}", start.elapsed());
+    lab.desk().seed_home(&HomeSeed::new(7)).unwrap();
+    let start = Instant::now();
+    let laptop = manifest_of_alice(lab.laptop());
+    println!("manifest of {} paths: {:?}", laptop.len(), start.elapsed());
+    assert!(laptop.len() > 400, "{}", laptop.len());
+    assert_same_tree(&laptop, &manifest_of_alice(lab.desk()));
+
+    // A second writing over the first changes nothing, another seed changes almost everything.
+    lab.desk().seed_home(&HomeSeed::new(7)).unwrap();
+    assert_same_tree(&laptop, &manifest_of_alice(lab.desk()));
+    lab.desk().seed_home(&HomeSeed::new(8)).unwrap();
+    assert!(laptop.diff(&manifest_of_alice(lab.desk())).len() > 300);
+}
+
+#[test]
+fn a_manifest_sees_every_kind_of_change() {
+    let Some(lab) = LAB.take() else { return };
+    let laptop = lab.laptop();
+    laptop.seed_home(&HomeSeed::new(7)).unwrap();
+    let before = manifest_of_alice(laptop);
+    let kept_time = |change: &str| format!("t=$(stat -c %y \"$f\"); {change}; touch -hd \"$t\" \"$f\"");
+    for (path, change, seen) in [
+        ("links/original", "printf X | dd of=$f conv=notrunc status=none", "kind file"),
+        ("attributes/setuid", "chmod u-s $f", "mode 4755, then 0755"),
+        ("attributes/of-bob", "chown 1002 $f", "owner 1001:1001, then 1002:1001"),
+        ("attributes/tagged", "setfattr -x user.empty $f", "xattr user.empty"),
+        ("attributes/shared-with-bob", "setfacl -m u:1002:r $f", "xattr system.posix_acl_access"),
+        ("attributes/may-ping", "setcap -r $f", "xattr security.capability"),
+        ("links/dangling", "rm $f; ln -s elsewhere $f; chown -h alice: $f", "symlink to no/such/place, then"),
+        ("links/beside", "cp -p $f x; mv x $f", "hard link of"),
+        ("special/pipe", "rm $f; touch $f; chmod 600 $f; chown alice: $f", "kind fifo, then file"),
+    ] {
+        let script = format!("cd /home/alice; f={path}; {}", kept_time(change));
+        laptop.run(&Cmd::script(&script)).unwrap();
+        let found = before.diff(&manifest_of_alice(laptop));
+        let shown: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert!(shown.iter().any(|line| line.contains(path) && line.contains(seen)), "{change}: {shown:?}");
+    }
+    laptop
+        .run(&Cmd::script("cd /home/alice; touch -d '2021-01-01 00:00:00.000000002' times/one-nanosecond"))
+        .unwrap();
+    let found = before.diff(&manifest_of_alice(laptop));
+    assert!(
+        found.iter().any(|difference| difference.to_string().contains("mtime 1600000000.000000001, then"))
+    );
+}
+
+fn manifest_of_alice(machine: &Machine) -> TreeManifest {
+    // The keys differ by machine, and with them the times of the home itself.
+    machine.manifest("/home/alice", &ManifestOptions::new().exclude(".ssh")).unwrap()
 }

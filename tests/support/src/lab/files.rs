@@ -17,6 +17,7 @@ use super::{
     machine::Machine,
     users,
 };
+use crate::manifest::{ManifestOptions, TreeManifest};
 
 impl Machine {
     /// Reads a file of the machine.
@@ -54,6 +55,14 @@ impl Machine {
             Err(LabError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Reads the strict picture of a directory of the machine.
+    pub fn manifest(&self, path: impl AsRef<Path>, options: &ManifestOptions) -> Result<TreeManifest> {
+        let path = path.as_ref();
+        let dir = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let what = format!("read the tree `{}` of `{}`", path.display(), self.hostname());
+        TreeManifest::read_dir(dir.into(), options).map_err(LabError::io(what))
     }
 
     fn write_from(&self, source: &mut impl Read, target: &Path, mode: u32, owner: &str) -> Result<()> {
