@@ -151,7 +151,7 @@ fn is_about_identity(pattern: &str) -> bool {
             .iter()
             .any(|path| matcher.matched_path_or_any_parents(path, false).is_ignore())
     };
-    named || (PROTECTED.iter().any(|path| hits(path)) && !NEUTRAL.iter().any(|path| hits(path)))
+    named || (PROTECTED.iter().any(&hits) && !NEUTRAL.iter().any(hits))
 }
 
 #[cfg(test)]
