@@ -81,7 +81,6 @@ fn the_screen_does_not_know_the_orchestrator_and_lower_layers_do_not_know_the_co
         ("events", "crate::ui"),
         ("events", "crate::cli"),
         ("history", "crate::cli"),
-        ("orchestrator", "crate::cli"),
         ("remote", "crate::orchestrator"),
     ];
     for (directory, arrow) in never {

@@ -72,8 +72,9 @@ pub fn parse(source: &Source, names: &[&str]) -> (Document, Vec<ConfigProblem>) 
 fn syntax_problem(source: &Source, error: &toml::de::Error) -> ConfigProblem {
     let span = error.span().unwrap_or(0..0);
     let written = source.text.get(span.clone()).unwrap_or_default().trim();
-    let word: String =
-        source.text.get(span.start..).unwrap_or_default().chars().take_while(is_bare).collect();
+    let rest = source.text.get(span.start..).unwrap_or_default();
+    let word: String = rest.chars().take_while(is_bare).collect();
+    let line = rest.split(['\n', '#']).next().unwrap_or_default().trim();
     let (message, help) = match error.message() {
         "duplicate key" => {
             (format!("duplicate key `{written}`"), Some("it is set above; keep one of the two".to_owned()))
@@ -83,7 +84,7 @@ fn syntax_problem(source: &Source, error: &toml::de::Error) -> ConfigProblem {
             match (word.as_str(), quoted) {
                 ("", _) => ("not valid TOML: a value is missing".to_owned(), None),
                 (_, Some(help)) => ("not valid TOML: text stands in quotes".to_owned(), Some(help)),
-                (_, None) => (format!("not valid TOML: `{word}` begins no value"), None),
+                (_, None) => (format!("not valid TOML: `{line}` is no value"), None),
             }
         }
         said => (format!("not valid TOML: {said}"), None),
