@@ -1,1 +1,6 @@
 //! The bracket of read-only snapshots around a sync.
+
+pub mod config;
+pub mod keep;
+pub mod module;
+pub mod spec;

@@ -4,7 +4,6 @@
 //! frames and reply items, then one final answer. Dropping a call cancels it on the other side.
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
 
 use crate::error::ExecError;
 use crate::ids::Hostname;
@@ -27,24 +26,14 @@ pub trait AgentSink: Send {
     async fn finish(&mut self) -> Result<(), ExecError>;
 }
 
-/// The way down: replies until [`Reply::Done`] or an error.
-pub struct AgentStream {
-    /// Replies in order.
-    pub replies: mpsc::Receiver<Result<Reply, ExecError>>,
-    /// Cancels the call when dropped, if it is not over.
-    pub guard: Box<dyn std::any::Any + Send>,
-}
-
-impl AgentStream {
-    /// Returns the next reply; an error if the agent went away without an answer.
-    pub async fn next(&mut self, hostname: &Hostname) -> Result<Reply, ExecError> {
-        self.replies.recv().await.unwrap_or_else(|| {
-            Err(ExecError::Transport {
-                hostname: hostname.to_string(),
-                why: "the agent ended without an answer".into(),
-            })
-        })
-    }
+/// The way down. Dropping it before [`Reply::Done`] or an error cancels the call.
+#[async_trait]
+pub trait AgentStream: Send {
+    /// Returns the next reply; waits as long as the agent is alive.
+    ///
+    /// # Errors
+    /// What the agent said, or [`ExecError::Transport`] if it went away without an answer.
+    async fn next(&mut self) -> Result<Reply, ExecError>;
 }
 
 /// One call in progress.
@@ -52,7 +41,7 @@ pub struct AgentCall {
     /// The way up.
     pub sink: Box<dyn AgentSink>,
     /// The way down.
-    pub stream: AgentStream,
+    pub stream: Box<dyn AgentStream>,
 }
 
 /// A connection to the agent of one machine.

@@ -11,6 +11,7 @@ use crate::exec::{Executor, RemoteExecutor};
 use crate::gate::Gatekeeper;
 use crate::ids::{Hostname, SessionId};
 use crate::pair::PairRecord;
+use crate::path::BytePath;
 use crate::snapshot::{SnapshotKind, SnapshotSet};
 
 /// A machine's part in a session. Messages name machines by hostname, never by role.
@@ -86,6 +87,7 @@ pub struct SessionBoard {
     sets: Mutex<Vec<(Role, SnapshotSet)>>,
     pair: Mutex<Option<PairRecord>>,
     rule_hash: Mutex<Option<String>>,
+    folders: Mutex<Vec<BytePath>>,
 }
 
 impl SessionBoard {
@@ -102,6 +104,21 @@ impl SessionBoard {
     /// Returns all sets in the order in which they were taken.
     pub fn sets(&self) -> Vec<(Role, SnapshotSet)> {
         lock(&self.sets).clone()
+    }
+
+    /// Asks that the subvolumes holding these folders join the snapshot sets; called while validating.
+    pub fn want_folders(&self, folders: impl IntoIterator<Item = BytePath>) {
+        let mut wanted = lock(&self.folders);
+        for folder in folders {
+            if !wanted.contains(&folder) {
+                wanted.push(folder);
+            }
+        }
+    }
+
+    /// Returns the folders whose subvolumes join the snapshot sets.
+    pub fn folders(&self) -> Vec<BytePath> {
+        lock(&self.folders).clone()
     }
 
     /// Notes the valid record of the last sync of these two machines.
@@ -129,6 +146,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// Tells the time; tests bring their own.
+pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
+
 /// Everything a module may touch, injected.
 #[derive(Clone)]
 pub struct ModuleContext {
@@ -148,6 +168,8 @@ pub struct ModuleContext {
     pub gates: Arc<dyn Gatekeeper>,
     /// What earlier modules left.
     pub board: Arc<SessionBoard>,
+    /// Tells the time, UTC.
+    pub clock: Clock,
 }
 
 impl ModuleContext {

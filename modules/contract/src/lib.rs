@@ -20,13 +20,13 @@ pub mod threshold;
 pub mod time;
 
 pub use agent::{AgentCall, AgentLink, AgentSink, AgentStream, Reply};
-pub use context::{Machine, ModuleContext, Role, RunMode, SessionBoard, TargetMachine, WriteLicence};
+pub use context::{Clock, Machine, ModuleContext, Role, RunMode, SessionBoard, TargetMachine, WriteLicence};
 pub use error::{ErrorKind, ExecError, ModuleError, Problem};
 pub use event::{Event, EventKind, LogLevel, Progress, Reporter, Sink};
 pub use exec::{Action, Cmd, Executor, Mutation, Output, OutputLine, RemoteExecutor, SendFile, Spawned};
 pub use gate::{Answer, Gate, GateKind, Gatekeeper};
 pub use ids::{Hostname, IdError, ModuleName, SessionId, SubvolumeName};
-pub use module::{BracketPhase, Module, ModuleSpec, Outcome, Place, Plan, PlanItem};
+pub use module::{BracketPhase, Build, BuildBracket, Module, ModuleSpec, Outcome, Place, Plan, PlanItem};
 pub use pair::{PairEnd, PairRecord};
 pub use path::BytePath;
 pub use snapshot::{SnapshotKind, SnapshotMember, SnapshotName, SnapshotSet};

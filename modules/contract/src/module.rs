@@ -104,6 +104,9 @@ pub trait Module: Send + Sync {
 /// Builds a module from its checked table.
 pub type Build = Arc<dyn Fn(&Value) -> Result<Arc<dyn Module>, String> + Send + Sync>;
 
+/// Builds one phase of a bracket from its checked table.
+pub type BuildBracket = Arc<dyn Fn(&Value, BracketPhase) -> Result<Arc<dyn Module>, String> + Send + Sync>;
+
 /// What the host knows of a module before it exists.
 #[derive(Clone)]
 pub struct ModuleSpec {
@@ -128,6 +131,5 @@ pub struct ModuleSpec {
     /// Makes it from its checked table.
     pub build: Build,
     /// For a bracket: makes the instance of one phase; `build` makes [`BracketPhase::Pre`].
-    pub build_bracket:
-        Option<Arc<dyn Fn(&Value, BracketPhase) -> Result<Arc<dyn Module>, String> + Send + Sync>>,
+    pub build_bracket: Option<BuildBracket>,
 }

@@ -99,7 +99,7 @@ impl FromStr for Threshold {
             _ => return Err(bad("the unit is one of B kB MB GB TB KiB MiB GiB TiB, or %")),
         };
         let bytes = value * factor as f64;
-        if bytes >= 1.0 && bytes < 1e18 {
+        if (1.0..1e18).contains(&bytes) {
             Ok(Threshold::Bytes(bytes as u64))
         } else {
             Err(bad("more than 0 bytes is wanted"))

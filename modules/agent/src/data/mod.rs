@@ -1,0 +1,20 @@
+//! The data plane on one machine: rules, walking, reading, digests, staging and committing.
+//!
+//! Every handler is a blocking function that gets its request and its [`crate::server::Call`]. Invariants: no symbolic
+//! link is ever followed below a root, no mount and no subvolume border is crossed, reading leaves no trace (not even
+//! an access time), and nothing here prints, reads the environment or asks the time.
+
+pub mod digest;
+pub mod read;
+pub mod rules;
+pub mod walk;
+
+mod extents;
+
+mod open;
+mod seen;
+mod wants;
+mod xattr;
+
+#[cfg(test)]
+mod tests;

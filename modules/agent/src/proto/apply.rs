@@ -1,0 +1,237 @@
+//! Reading content on the source, staging and committing it on the target.
+
+use serde::{Deserialize, Serialize};
+
+use pc_switcher_contract::{BytePath, SessionId};
+
+use super::fs::{FileTime, Meta};
+
+/// One file wanted from the source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadWant {
+    /// The number its content travels under.
+    pub content: u32,
+    /// Its path relative to the tree's root.
+    pub path: BytePath,
+}
+
+/// A piece of a file. Pieces of one file come in order; holes are simply not sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// The file's number.
+    pub content: u32,
+    /// Where the bytes belong.
+    pub offset: u64,
+    /// The bytes; empty only in a last piece.
+    #[serde(with = "byte_vec")]
+    pub data: Vec<u8>,
+    /// In the last piece: the file's size and the BLAKE3 digest of all pieces in order, each as
+    /// offset (8 bytes, little endian) and data; holes are left out.
+    pub last: Option<(u64, [u8; 32])>,
+}
+
+/// What travels from the source's agent through the front to the target's agent. A frame of [`StreamFrame::Content`] is
+/// passed on without being decoded, so this one type serves both ways.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StreamFrame {
+    /// Pieces of one or more files, at most about 256 KiB together.
+    Content(Vec<Piece>),
+    /// Source to front: this file could not be read.
+    Unreadable {
+        /// The file's number.
+        content: u32,
+        /// The system's word.
+        why: String,
+    },
+    /// Front to target: steps, in the order in which they are committed. A step stands before its content.
+    Ops {
+        /// Index into [`ApplyRequest::parts`].
+        part: u16,
+        /// The steps.
+        ops: Vec<Op>,
+    },
+    /// Front to target: all has been sent, commit.
+    Commit {
+        /// How many steps were sent.
+        ops: u64,
+        /// How many contents were sent.
+        contents: u64,
+    },
+}
+
+impl StreamFrame {
+    /// Whether an encoded frame holds content, told by its first byte.
+    pub fn is_content(encoded: &[u8]) -> bool {
+        encoded.first() == Some(&0)
+    }
+}
+
+/// What a path was when the plan was made; another identity at commit means somebody touched it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Inode number.
+    pub ino: u64,
+    /// Last change of the inode.
+    pub ctime: FileTime,
+    /// Last change of the content.
+    pub mtime: FileTime,
+    /// Size.
+    pub size: u64,
+}
+
+/// What a new name holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    /// A regular file.
+    File {
+        /// The number of its content.
+        content: u32,
+        /// Its size, holes included.
+        size: u64,
+    },
+    /// A symbolic link to this target.
+    Symlink(BytePath),
+    /// A named pipe.
+    Fifo,
+    /// A directory, empty so far.
+    Dir,
+}
+
+/// One step of the commit. Paths are relative to the part's root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// Puts a new inode at the path. Below a directory that is itself new it is built in place inside the staged directory.
+    Put {
+        /// Where.
+        path: BytePath,
+        /// What.
+        body: Body,
+        /// With which metadata.
+        meta: Meta,
+        /// What stands there now; `None` if nothing may stand there.
+        replaces: Option<Identity>,
+    },
+    /// Makes the path another name of `to`, which exists already or was put by an earlier step.
+    Link {
+        /// The new name.
+        path: BytePath,
+        /// A name of the same inode.
+        to: BytePath,
+        /// What stands there now.
+        replaces: Option<Identity>,
+    },
+    /// Removes a name that is no directory.
+    Remove {
+        /// Where.
+        path: BytePath,
+        /// What stands there now.
+        expect: Identity,
+    },
+    /// Removes a directory; kept and reported if it is not empty.
+    RemoveDir {
+        /// Where.
+        path: BytePath,
+    },
+    /// Sets all metadata of what stands there. For directories these steps come last, deepest first; the root's own is done
+    /// after staging is gone.
+    SetMeta {
+        /// Where.
+        path: BytePath,
+        /// The metadata.
+        meta: Meta,
+        /// What stands there now; `None` for directories, whose times change while their entries do.
+        expect: Option<Identity>,
+    },
+}
+
+/// A part's root on the target, live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRoot {
+    /// Absolute path of the root, in the running system.
+    pub root: BytePath,
+    /// The uuid of the subvolume it must lie on; empty where there is no btrfs.
+    pub subvolume_uuid: String,
+}
+
+/// Opens a call that stages and then commits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyRequest {
+    /// The session, for the names of staging and journal.
+    pub session: SessionId,
+    /// Where things go.
+    pub parts: Vec<PartRoot>,
+}
+
+/// News while applying.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ApplyNews {
+    /// Everything is on the disk in staging; the commit record is written. From here on the agent finishes alone.
+    Staged,
+    /// Steps committed so far.
+    Committed(u64),
+}
+
+/// A path that was left as it is because somebody changed it after the plan was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The absolute path.
+    pub path: BytePath,
+    /// What was found.
+    pub why: String,
+}
+
+/// What a commit did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyReport {
+    /// Steps done.
+    pub done: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Paths left alone.
+    pub conflicts: Vec<Conflict>,
+    /// Directories that should have gone but hold something.
+    pub kept: Vec<BytePath>,
+    /// Metadata that the file system refused, with the reason.
+    pub warnings: Vec<String>,
+}
+
+/// Bytes as one run instead of a sequence of numbers.
+mod byte_vec {
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(data: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(data)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E: serde::de::Error>(self, value: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(value.to_vec())
+            }
+            fn visit_borrowed_bytes<E: serde::de::Error>(self, value: &'de [u8]) -> Result<Vec<u8>, E> {
+                Ok(value.to_vec())
+            }
+        }
+        deserializer.deserialize_bytes(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{decode, encode};
+
+    #[test]
+    fn content_is_told_by_its_first_byte() {
+        let piece = Piece { content: 7, offset: 0, data: vec![1, 2, 3], last: Some((3, [0; 32])) };
+        let content = encode(&StreamFrame::Content(vec![piece]));
+        let commit = encode(&StreamFrame::Commit { ops: 0, contents: 0 });
+        assert!(StreamFrame::is_content(&content) && !StreamFrame::is_content(&commit));
+        assert!(matches!(decode(&content), Ok(StreamFrame::Content(pieces)) if pieces[0].data == [1, 2, 3]));
+    }
+}

@@ -1,0 +1,152 @@
+//! Files as they are compared: listings, metadata, rules.
+
+use serde::{Deserialize, Serialize};
+
+use pc_switcher_contract::BytePath;
+
+/// A time with its nanoseconds; seconds may be negative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct FileTime {
+    /// Seconds since 1970.
+    pub seconds: i64,
+    /// Nanoseconds, 0 to 999,999,999.
+    pub nanos: u32,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+    /// A named pipe.
+    Fifo,
+}
+
+/// The metadata that is mirrored: all of it, always numeric.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Meta {
+    /// Permission and special bits, 0o7777.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Last change of the content.
+    pub mtime: FileTime,
+    /// Extended attributes by name: `user.*`, ACLs, capabilities; sorted. `security.selinux`, `security.ima`,
+    /// `security.evm` are left out: they belong to the machine.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// One name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The name, without a slash; empty for the root of a walk itself.
+    pub name: BytePath,
+    /// What it is.
+    pub kind: Kind,
+    /// Its metadata.
+    pub meta: Meta,
+    /// Bytes of content; 0 for anything but a file.
+    pub size: u64,
+    /// Bytes allocated, for the forecast.
+    pub allocated: u64,
+    /// Last change of the inode.
+    pub ctime: FileTime,
+    /// The inode number, the same in a subvolume and its snapshots.
+    pub ino: u64,
+    /// How many names it has.
+    pub nlink: u32,
+    /// Where a symbolic link points.
+    pub target: BytePath,
+}
+
+/// Why an entry is not mirrored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SkipReason {
+    /// A rule excludes it; the text is the rule's reason.
+    Rule(String),
+    /// A socket.
+    Socket,
+    /// A device node.
+    Device,
+    /// A nested subvolume or its empty stand-in inside a snapshot.
+    Subvolume,
+    /// It could not be read; the text is the system's word. A run with one of these must not delete.
+    Unreadable(String),
+}
+
+/// An entry that is there and is not mirrored: never deleted, never overwritten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skip {
+    /// Its name.
+    pub name: BytePath,
+    /// Why.
+    pub reason: SkipReason,
+}
+
+/// One directory. Listings of one walk come in any order; the root's comes first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirListing {
+    /// The directory, relative to the root of the walk; empty for the root.
+    pub path: BytePath,
+    /// The root's own entry, in the root's listing alone.
+    pub root: Option<Entry>,
+    /// What is mirrored, sorted by name.
+    pub entries: Vec<Entry>,
+    /// What is there and is not mirrored.
+    pub skipped: Vec<Skip>,
+}
+
+/// One exclusion rule: a pattern in gitignore syntax, relative to the folder.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Rule {
+    /// The pattern; a leading `!` re-includes.
+    pub pattern: String,
+    /// Why it is there, for people.
+    pub reason: String,
+}
+
+/// The rules of one folder. `forced` come first and cannot be undone; in `layered` the last match wins.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct RuleSet {
+    /// Identity and our own state.
+    pub forced: Vec<Rule>,
+    /// Machine-specific defaults, then the user's excludes, then the user's includes.
+    pub layered: Vec<Rule>,
+}
+
+/// A tree on one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tree {
+    /// Absolute path of its root, in a snapshot or live.
+    pub root: BytePath,
+    /// The root's path relative to the folder that the rules are written for; empty when it is the folder.
+    pub prefix: BytePath,
+    /// What is left out.
+    pub rules: RuleSet,
+}
+
+/// Asks for all listings of a tree, read by several threads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalkRequest {
+    /// The tree.
+    pub tree: Tree,
+}
+
+/// The answer after the last listing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalkSummary {
+    /// Directories listed.
+    pub directories: u64,
+    /// Entries listed, directories included.
+    pub entries: u64,
+    /// Bytes of content listed.
+    pub bytes: u64,
+    /// Entries that could not be read.
+    pub unreadable: u64,
+}

@@ -1,0 +1,40 @@
+//! What agent and front say to each other, encoded with postcard.
+//!
+//! Both ends are the same build: the handshake refuses another protocol number, so these types may change freely
+//! as long as [`PROTOCOL`] changes with them.
+
+mod apply;
+mod fs;
+mod hello;
+mod host;
+mod request;
+
+pub use apply::{
+    ApplyNews, ApplyReport, ApplyRequest, Body, Conflict, Identity, Op, PartRoot, Piece, ReadWant,
+    StreamFrame,
+};
+pub use fs::{
+    DirListing, Entry, FileTime, Kind, Meta, Rule, RuleSet, Skip, SkipReason, Tree, WalkRequest, WalkSummary,
+};
+pub use hello::{AgentHello, FrontHello, MAGIC, PROTOCOL};
+pub use host::{
+    ActivateRequest, Activated, ExecItem, ExecRequest, FolderPart, ForeignMount, Layout, LayoutRequest,
+    LockHolder, LockReply, LockRequest, MachineFacts, PutFile, SpaceReport, SubvolumeFact, TakeSet, UserFact,
+};
+pub use request::{AgentError, AgentErrorKind, Request};
+
+/// Encodes a message.
+///
+/// # Panics
+/// Never for the types of this module: they hold no maps with unknown length and no unsupported types.
+pub fn encode<T: serde::Serialize>(message: &T) -> Vec<u8> {
+    match postcard::to_stdvec(message) {
+        Ok(bytes) => bytes,
+        Err(error) => unreachable!("protocol types always encode: {error}"),
+    }
+}
+
+/// Decodes a message; the text of the error names the type.
+pub fn decode<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
+    postcard::from_bytes(bytes).map_err(|error| format!("not a {}: {error}", std::any::type_name::<T>()))
+}

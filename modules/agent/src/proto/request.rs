@@ -1,0 +1,146 @@
+//! The calls an agent answers.
+
+use serde::{Deserialize, Serialize};
+
+use pc_switcher_contract::{BytePath, ExecError, Hostname, SnapshotSet};
+
+use super::apply::ApplyRequest;
+use super::fs::WalkRequest;
+use super::host::{ActivateRequest, ExecRequest, LayoutRequest, LockRequest, PutFile, TakeSet};
+
+/// One call. The type of each answer stands behind the arrow; `items` come before it, `uploads` go up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// → [`super::MachineFacts`].
+    Facts,
+    /// → [`super::LockReply`].
+    Lock(LockRequest),
+    /// → [`super::Layout`].
+    Layout(LayoutRequest),
+    /// For the file systems of these paths, each once → `Vec<`[`super::SpaceReport`]`>`.
+    Space(Vec<BytePath>),
+    /// → [`SnapshotSet`].
+    TakeSet(TakeSet),
+    /// Whether every member is there, read-only, with the same uuid and never changed → `Result<(), String>`.
+    CheckSet(SnapshotSet),
+    /// Removes the members of a set of our own → `()`.
+    DropSet(SnapshotSet),
+    /// Items: [`super::DirListing`] → [`super::WalkSummary`].
+    Walk(WalkRequest),
+    /// Uploads: `Vec<`[`super::ReadWant`]`>`; items: [`super::StreamFrame`] → `()`.
+    Read {
+        /// The tree's root.
+        root: BytePath,
+    },
+    /// Uploads: `Vec<`[`super::ReadWant`]`>`; items: `(u32, Option<[u8; 32]>)`, the BLAKE3 digest of the whole content with
+    /// holes read as zeros, `None` if unreadable → `()`.
+    Digest {
+        /// The tree's root.
+        root: BytePath,
+    },
+    /// Uploads: [`super::StreamFrame`]; items: [`super::ApplyNews`] → [`super::ApplyReport`].
+    Apply(ApplyRequest),
+    /// Reads a file of the machine state by its key, for example `pairs/0123` → `Option<Vec<u8>>`.
+    StateGet(String),
+    /// Lists keys below a prefix → `Vec<String>`.
+    StateList(String),
+    /// Writes (atomically, fsynced) or with `None` removes a file of the machine state → `()`.
+    StatePut(String, Option<Vec<u8>>),
+    /// Stores a row of the machine's history, a JSON object → `()`.
+    HistoryPut(Vec<u8>),
+    /// Items: [`super::ExecItem`] → `i32`, the exit code.
+    Exec(ExecRequest),
+    /// Uploads: raw bytes → `()`.
+    PutFile(PutFile),
+    /// → [`super::Activated`].
+    Activate(ActivateRequest),
+}
+
+impl Request {
+    /// Returns the call's name, for messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Request::Facts => "facts",
+            Request::Lock(_) => "lock",
+            Request::Layout(_) => "layout",
+            Request::Space(_) => "space",
+            Request::TakeSet(_) => "take-set",
+            Request::CheckSet(_) => "check-set",
+            Request::DropSet(_) => "drop-set",
+            Request::Walk(_) => "walk",
+            Request::Read { .. } => "read",
+            Request::Digest { .. } => "digest",
+            Request::Apply(_) => "apply",
+            Request::StateGet(_) => "state-get",
+            Request::StateList(_) => "state-list",
+            Request::StatePut(..) => "state-put",
+            Request::HistoryPut(_) => "history-put",
+            Request::Exec(_) => "exec",
+            Request::PutFile(_) => "put-file",
+            Request::Activate(_) => "activate",
+        }
+    }
+}
+
+/// The sort of an agent's refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AgentErrorKind {
+    /// It could not be done.
+    Failed,
+    /// The disk is full.
+    NoSpace,
+    /// The caller cancelled.
+    Cancelled,
+    /// The caller broke a rule of the protocol.
+    Protocol,
+    /// The time limit passed.
+    Timeout,
+}
+
+/// Why an agent did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct AgentError {
+    /// The sort.
+    pub kind: AgentErrorKind,
+    /// What failed on what: a lower-case fragment without a period.
+    pub message: String,
+}
+
+impl AgentError {
+    /// Makes an error of kind [`AgentErrorKind::Failed`].
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { kind: AgentErrorKind::Failed, message: message.into() }
+    }
+
+    /// Makes an error of kind [`AgentErrorKind::Protocol`].
+    pub fn protocol(message: impl Into<String>) -> Self {
+        Self { kind: AgentErrorKind::Protocol, message: message.into() }
+    }
+
+    /// Makes the error of a cancelled call.
+    pub fn cancelled() -> Self {
+        Self { kind: AgentErrorKind::Cancelled, message: "cancelled".into() }
+    }
+
+    /// Makes an error of a failed system call on `what`; ENOSPC and EDQUOT become [`AgentErrorKind::NoSpace`].
+    pub fn io(what: impl std::fmt::Display, error: &std::io::Error) -> Self {
+        let kind = match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => AgentErrorKind::NoSpace,
+            _ => AgentErrorKind::Failed,
+        };
+        Self { kind, message: format!("{what}: {error}") }
+    }
+
+    /// Returns the error as callers of a machine see it.
+    pub fn into_exec(self, hostname: &Hostname, what: &str) -> ExecError {
+        let (hostname, what) = (hostname.to_string(), what.to_owned());
+        match self.kind {
+            AgentErrorKind::Failed => ExecError::Failed { hostname, what, why: self.message },
+            AgentErrorKind::NoSpace => ExecError::NoSpace { hostname, what: self.message },
+            AgentErrorKind::Cancelled => ExecError::Cancelled,
+            AgentErrorKind::Protocol => ExecError::Protocol { hostname, why: self.message },
+            AgentErrorKind::Timeout => ExecError::Failed { hostname, what, why: self.message },
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Typed calls over an [`AgentLink`]: what modules use to talk to an agent.
+
+use std::sync::Arc;
+
+use pc_switcher_contract::{
+    AgentLink, AgentSink, AgentStream, BytePath, ExecError, Hostname, Reply, SnapshotSet,
+};
+use serde::de::DeserializeOwned;
+
+use crate::proto::{
+    ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, DirListing, Layout, LayoutRequest,
+    LockReply, LockRequest, MachineFacts, ReadWant, Request, SpaceReport, StreamFrame, TakeSet, Tree,
+    WalkRequest, WalkSummary, decode, encode,
+};
+
+/// An agent with typed calls.
+#[derive(Clone)]
+pub struct Agent {
+    link: Arc<dyn AgentLink>,
+}
+
+impl Agent {
+    /// Wraps a link.
+    pub fn new(link: &Arc<dyn AgentLink>) -> Self {
+        Self { link: Arc::clone(link) }
+    }
+
+    /// Returns the name of the agent's machine.
+    pub fn hostname(&self) -> &Hostname {
+        self.link.hostname()
+    }
+
+    fn broken(&self, why: String) -> ExecError {
+        ExecError::Protocol { hostname: self.hostname().to_string(), why }
+    }
+
+    /// Makes a call that has no items and no uploads.
+    ///
+    /// # Errors
+    /// What the agent said, or that it is gone.
+    pub async fn call<T: DeserializeOwned>(&self, request: &Request) -> Result<T, ExecError> {
+        let mut call = self.link.open(encode(request)).await?;
+        call.sink.finish().await?;
+        match call.stream.next().await? {
+            Reply::Done(body) => decode(&body).map_err(|why| self.broken(why)),
+            Reply::Item(_) => Err(self.broken(format!("`{}` sends no items", request.name()))),
+        }
+    }
+
+    /// Asks what the machine says of itself.
+    ///
+    /// # Errors
+    /// As [`Agent::call`]; so for every call below.
+    pub async fn facts(&self) -> Result<MachineFacts, ExecError> {
+        self.call(&Request::Facts).await
+    }
+
+    /// Takes the machine's lock.
+    pub async fn lock(&self, request: LockRequest) -> Result<LockReply, ExecError> {
+        self.call(&Request::Lock(request)).await
+    }
+
+    /// Asks how folders lie on subvolumes.
+    pub async fn layout(&self, request: LayoutRequest) -> Result<Layout, ExecError> {
+        self.call(&Request::Layout(request)).await
+    }
+
+    /// Asks for the free space of the file systems under these paths.
+    pub async fn space(&self, paths: Vec<BytePath>) -> Result<Vec<SpaceReport>, ExecError> {
+        self.call(&Request::Space(paths)).await
+    }
+
+    /// Takes a snapshot set.
+    pub async fn take_set(&self, request: TakeSet) -> Result<SnapshotSet, ExecError> {
+        self.call(&Request::TakeSet(request)).await
+    }
+
+    /// Asks whether a set is whole and unchanged; the inner error says what is wrong with it.
+    pub async fn check_set(&self, set: SnapshotSet) -> Result<Result<(), String>, ExecError> {
+        self.call(&Request::CheckSet(set)).await
+    }
+
+    /// Removes the members of a set.
+    pub async fn drop_set(&self, set: SnapshotSet) -> Result<(), ExecError> {
+        self.call(&Request::DropSet(set)).await
+    }
+
+    /// Reads a file of the machine state.
+    pub async fn state_get(&self, key: impl Into<String>) -> Result<Option<Vec<u8>>, ExecError> {
+        self.call(&Request::StateGet(key.into())).await
+    }
+
+    /// Lists the machine state below a prefix.
+    pub async fn state_list(&self, prefix: impl Into<String>) -> Result<Vec<String>, ExecError> {
+        self.call(&Request::StateList(prefix.into())).await
+    }
+
+    /// Writes or removes a file of the machine state, durably.
+    pub async fn state_put(&self, key: impl Into<String>, value: Option<Vec<u8>>) -> Result<(), ExecError> {
+        self.call(&Request::StatePut(key.into(), value)).await
+    }
+
+    /// Stores a row of the machine's history.
+    pub async fn history_put(&self, row: Vec<u8>) -> Result<(), ExecError> {
+        self.call(&Request::HistoryPut(row)).await
+    }
+
+    /// Installs the binary the agent runs from.
+    pub async fn activate(&self, request: ActivateRequest) -> Result<Activated, ExecError> {
+        self.call(&Request::Activate(request)).await
+    }
+
+    /// Starts a walk.
+    pub async fn walk(&self, tree: Tree) -> Result<WalkStream, ExecError> {
+        let mut call = self.link.open(encode(&Request::Walk(WalkRequest { tree }))).await?;
+        call.sink.finish().await?;
+        Ok(WalkStream { agent: self.clone(), stream: call.stream, summary: None })
+    }
+
+    /// Starts reading files below `root`.
+    pub async fn read(&self, root: BytePath) -> Result<(Wants, ReadStream), ExecError> {
+        let call = self.link.open(encode(&Request::Read { root })).await?;
+        Ok((Wants { sink: call.sink }, ReadStream { stream: call.stream }))
+    }
+
+    /// Starts digesting files below `root`.
+    pub async fn digest(&self, root: BytePath) -> Result<(Wants, DigestStream), ExecError> {
+        let call = self.link.open(encode(&Request::Digest { root })).await?;
+        Ok((Wants { sink: call.sink }, DigestStream { agent: self.clone(), stream: call.stream }))
+    }
+
+    /// Starts staging.
+    pub async fn apply(&self, request: ApplyRequest) -> Result<(ApplySink, ApplyStream), ExecError> {
+        let call = self.link.open(encode(&Request::Apply(request))).await?;
+        Ok((ApplySink { sink: call.sink }, ApplyStream { agent: self.clone(), stream: call.stream }))
+    }
+}
+
+/// Listings of a running walk. Dropping it ends the walk.
+pub struct WalkStream {
+    agent: Agent,
+    stream: Box<dyn AgentStream>,
+    summary: Option<WalkSummary>,
+}
+
+impl WalkStream {
+    /// Returns the next listing, `None` after the last.
+    ///
+    /// # Errors
+    /// What the agent said, or that it is gone.
+    pub async fn next(&mut self) -> Result<Option<DirListing>, ExecError> {
+        if self.summary.is_some() {
+            return Ok(None);
+        }
+        match self.stream.next().await? {
+            Reply::Item(body) => decode(&body).map(Some).map_err(|why| self.agent.broken(why)),
+            Reply::Done(body) => {
+                self.summary = Some(decode(&body).map_err(|why| self.agent.broken(why))?);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Returns the summary, once the walk is over.
+    pub fn summary(&self) -> Option<WalkSummary> {
+        self.summary
+    }
+}
+
+/// The files wanted from a read or digest.
+pub struct Wants {
+    sink: Box<dyn AgentSink>,
+}
+
+impl Wants {
+    /// Asks for more files.
+    ///
+    /// # Errors
+    /// If the agent is gone or has ended the call.
+    pub async fn send(&mut self, wants: &Vec<ReadWant>) -> Result<(), ExecError> {
+        self.sink.send(encode(wants)).await
+    }
+
+    /// Says that no more are wanted.
+    ///
+    /// # Errors
+    /// If the agent is gone.
+    pub async fn finish(mut self) -> Result<(), ExecError> {
+        self.sink.finish().await
+    }
+}
+
+/// Encoded [`StreamFrame`]s of a running read.
+pub struct ReadStream {
+    stream: Box<dyn AgentStream>,
+}
+
+impl ReadStream {
+    /// Returns the next encoded frame, `None` after the last.
+    ///
+    /// # Errors
+    /// What the agent said, or that it is gone.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, ExecError> {
+        match self.stream.next().await? {
+            Reply::Item(body) => Ok(Some(body)),
+            Reply::Done(_) => Ok(None),
+        }
+    }
+}
+
+/// Digests of a running digest call.
+pub struct DigestStream {
+    agent: Agent,
+    stream: Box<dyn AgentStream>,
+}
+
+impl DigestStream {
+    /// Returns the next file's number and digest, `None` after the last.
+    ///
+    /// # Errors
+    /// What the agent said, or that it is gone.
+    pub async fn next(&mut self) -> Result<Option<(u32, Option<[u8; 32]>)>, ExecError> {
+        match self.stream.next().await? {
+            Reply::Item(body) => decode(&body).map(Some).map_err(|why| self.agent.broken(why)),
+            Reply::Done(_) => Ok(None),
+        }
+    }
+}
+
+/// The way up of an apply.
+pub struct ApplySink {
+    sink: Box<dyn AgentSink>,
+}
+
+impl ApplySink {
+    /// Sends a frame.
+    ///
+    /// # Errors
+    /// If the agent is gone or has ended the call: the stream says why.
+    pub async fn send(&mut self, frame: &StreamFrame) -> Result<(), ExecError> {
+        self.sink.send(encode(frame)).await
+    }
+
+    /// Passes on an encoded frame.
+    ///
+    /// # Errors
+    /// As [`ApplySink::send`].
+    pub async fn send_raw(&mut self, frame: Vec<u8>) -> Result<(), ExecError> {
+        self.sink.send(frame).await
+    }
+
+    /// Says that nothing more will come.
+    ///
+    /// # Errors
+    /// If the agent is gone.
+    pub async fn finish(&mut self) -> Result<(), ExecError> {
+        self.sink.finish().await
+    }
+}
+
+/// What an apply says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applying {
+    /// It goes on.
+    News(ApplyNews),
+    /// It is done.
+    Report(ApplyReport),
+}
+
+/// The way down of an apply.
+pub struct ApplyStream {
+    agent: Agent,
+    stream: Box<dyn AgentStream>,
+}
+
+impl ApplyStream {
+    /// Returns what the agent says next.
+    ///
+    /// # Errors
+    /// What the agent said, or that it is gone.
+    pub async fn next(&mut self) -> Result<Applying, ExecError> {
+        match self.stream.next().await? {
+            Reply::Item(body) => decode(&body).map(Applying::News),
+            Reply::Done(body) => decode(&body).map(Applying::Report),
+        }
+        .map_err(|why| self.agent.broken(why))
+    }
+}

@@ -1,0 +1,215 @@
+//! The bracket: a read-only set on each machine before the first change and after the last.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pc_switcher_agent::proto::{Layout, LayoutRequest, TakeSet};
+use pc_switcher_agent::typed::Agent;
+use pc_switcher_contract::{
+    BracketPhase, BytePath, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, Plan, Problem,
+    Role, SnapshotKind, SnapshotSet, SubvolumeName, UtcStamp,
+};
+
+use crate::config::BtrfsSnapshotsConfig;
+
+/// One phase of the bracket. Invariant: a set is on the board only if every member of it was checked.
+pub struct BtrfsSnapshots {
+    name: ModuleName,
+    config: BtrfsSnapshotsConfig,
+    phase: BracketPhase,
+}
+
+impl BtrfsSnapshots {
+    /// Makes the instance of one phase.
+    pub fn new(config: BtrfsSnapshotsConfig, phase: BracketPhase) -> Self {
+        Self { name: ModuleName::literal("btrfs-snapshots"), config, phase }
+    }
+
+    fn snapshot_dir(&self) -> BytePath {
+        BytePath::from(self.config.snapshot_dir.as_path())
+    }
+
+    async fn layout(&self, ctx: &ModuleContext, role: Role) -> Result<Layout, ModuleError> {
+        let request = LayoutRequest {
+            folders: ctx.board.folders(),
+            subvolumes: self.config.subvolumes.as_slice().to_vec(),
+            snapshot_dir: self.snapshot_dir(),
+        };
+        Ok(Agent::new(ctx.agent(role)).layout(request).await?)
+    }
+
+    /// Returns what the set of that machine covers: the configured subvolumes and those that hold a folder.
+    async fn subvolumes(&self, ctx: &ModuleContext, role: Role) -> Result<Vec<SubvolumeName>, ModuleError> {
+        let layout = self.layout(ctx, role).await?;
+        Ok(layout.subvolumes.into_iter().map(|fact| fact.name).collect())
+    }
+
+    async fn take(
+        &self,
+        ctx: &ModuleContext,
+        role: Role,
+        kind: SnapshotKind,
+        stamp: UtcStamp,
+    ) -> Result<SnapshotSet, ModuleError> {
+        let subvolumes = self.subvolumes(ctx, role).await?;
+        let request = TakeSet {
+            session: ctx.session.clone(),
+            stamp,
+            kind,
+            snapshot_dir: self.snapshot_dir(),
+            subvolumes,
+        };
+        let set = Agent::new(ctx.agent(role)).take_set(request).await?;
+        if !set.consistent {
+            let text = "the snapshots of this set were not taken in one instant; they are used nevertheless";
+            ctx.reporter.log(LogLevel::Warning, &set.hostname, text);
+        }
+        Ok(set)
+    }
+
+    fn publish(&self, ctx: &ModuleContext, role: Role, set: &SnapshotSet) {
+        for member in &set.members {
+            ctx.reporter.log(LogLevel::Full, &set.hostname, format!("snapshot `{}`", member.path));
+        }
+        ctx.reporter.snapshots(set.clone());
+        ctx.board.add_set(role, set.clone());
+    }
+
+    /// Takes the pre sets of both machines at once. If one fails the other is removed again.
+    async fn take_both(&self, ctx: &ModuleContext) -> Result<Outcome, ModuleError> {
+        let stamp = UtcStamp::new((ctx.clock)());
+        let (source, target) = tokio::join!(
+            self.take(ctx, Role::Source, SnapshotKind::PreSync, stamp),
+            self.take(ctx, Role::Target, SnapshotKind::PreSync, stamp)
+        );
+        match (source, target) {
+            (Ok(source), Ok(target)) => {
+                self.publish(ctx, Role::Source, &source);
+                self.publish(ctx, Role::Target, &target);
+                Ok(Outcome::Done(describe(&[&source, &target])))
+            }
+            (Ok(set), Err(error)) => Err(self.undo(ctx, Role::Source, set, error).await),
+            (Err(error), Ok(set)) => Err(self.undo(ctx, Role::Target, set, error).await),
+            (Err(error), Err(_)) => Err(error),
+        }
+    }
+
+    async fn undo(
+        &self,
+        ctx: &ModuleContext,
+        role: Role,
+        set: SnapshotSet,
+        error: ModuleError,
+    ) -> ModuleError {
+        let hostname = set.hostname.clone();
+        if let Err(left) = Agent::new(ctx.agent(role)).drop_set(set).await {
+            ctx.reporter.log(
+                LogLevel::Warning,
+                &hostname,
+                format!("the set of the other machine stays: {left}"),
+            );
+        }
+        error
+    }
+}
+
+/// Returns a line for the report, for example `4 snapshots on laptop, desk`.
+fn describe(sets: &[&SnapshotSet]) -> String {
+    let count: usize = sets.iter().map(|set| set.members.len()).sum();
+    let hosts: Vec<&str> = sets.iter().map(|set| set.hostname.as_str()).collect();
+    format!("{count} snapshot{} on {}", if count == 1 { "" } else { "s" }, hosts.join(", "))
+}
+
+/// Looks for what keeps a set from being taken on one machine.
+fn problems_of(layout: &Layout, ctx: &ModuleContext, role: Role, snapshot_dir: &BytePath) -> Vec<Problem> {
+    let hostname = ctx.hostname(role);
+    let mut problems = Vec::new();
+    for name in &layout.missing_subvolumes {
+        let known: Vec<String> = layout.known_subvolumes.iter().map(|known| format!("`{known}`")).collect();
+        let hint = if known.is_empty() {
+            "there is no mounted btrfs with top-level subvolumes".to_owned()
+        } else {
+            format!(
+                "mounted top-level subvolumes are {}; name them in [btrfs-snapshots] subvolumes",
+                known.join(", ")
+            )
+        };
+        problems.push(Problem::on(hostname, format!("there is no subvolume `{name}`")).hint(hint));
+    }
+    if layout.snapshot_fs_uuid.is_empty() && !layout.subvolumes.is_empty() {
+        let text = format!("the snapshot directory `{snapshot_dir}` does not lie on btrfs");
+        problems.push(
+            Problem::on(hostname, text).hint("set [btrfs-snapshots] snapshot_dir to a directory on btrfs"),
+        );
+    }
+    for fact in &layout.subvolumes {
+        if !layout.snapshot_fs_uuid.is_empty() && fact.fs_uuid != layout.snapshot_fs_uuid {
+            let text = format!("`{}` lies on another file system than `{snapshot_dir}`", fact.name);
+            problems.push(
+                Problem::on(hostname, text).hint("snapshots stay on the file system of their subvolume"),
+            );
+        }
+    }
+    problems
+}
+
+#[async_trait]
+impl Module for BtrfsSnapshots {
+    fn name(&self) -> &ModuleName {
+        &self.name
+    }
+
+    async fn validate(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError> {
+        if self.phase != BracketPhase::Pre {
+            return Ok(Vec::new());
+        }
+        let (source, target) = tokio::join!(self.layout(ctx, Role::Source), self.layout(ctx, Role::Target));
+        let dir = self.snapshot_dir();
+        let mut problems = Vec::new();
+        for (role, layout) in [(Role::Source, source?), (Role::Target, target?)] {
+            problems.extend(problems_of(&layout, ctx, role, &dir));
+            if problems.is_empty() && !layout.snapshot_dir_own_subvolume {
+                let text = format!(
+                    "`{dir}` is no top-level subvolume of its own: a later rollback of `@` would lose it"
+                );
+                ctx.reporter.log(LogLevel::Warning, ctx.hostname(role), text);
+            }
+        }
+        Ok(problems)
+    }
+
+    async fn plan(&self, _: &ModuleContext) -> Result<Plan, ModuleError> {
+        let names: Vec<&str> = self.config.subvolumes.as_slice().iter().map(SubvolumeName::as_str).collect();
+        Ok(Plan {
+            summary: format!("read-only snapshots of {} on both machines", names.join(", ")),
+            ..Plan::default()
+        })
+    }
+
+    async fn execute(&self, ctx: &ModuleContext) -> Result<Outcome, ModuleError> {
+        match self.phase {
+            BracketPhase::Pre => self.take_both(ctx).await,
+            BracketPhase::Post(role) => {
+                let stamp = UtcStamp::new((ctx.clock)());
+                let set = self.take(ctx, role, SnapshotKind::PostSync, stamp).await?;
+                self.publish(ctx, role, &set);
+                Ok(Outcome::Done(describe(&[&set])))
+            }
+        }
+    }
+
+    /// Asks each agent whether its sets are whole and never changed.
+    async fn verify(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError> {
+        let mut problems = Vec::new();
+        for (role, set) in ctx.board.sets() {
+            let hostname = set.hostname.clone();
+            if let Err(why) = Agent::new(ctx.agent(role)).check_set(set).await? {
+                problems.push(Problem::on(&hostname, why));
+            }
+        }
+        Ok(problems)
+    }
+
+    /// A set is taken in milliseconds and the agent removes what is incomplete.
+    async fn abort(&self, _: &ModuleContext, _: Duration) {}
+}
