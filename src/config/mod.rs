@@ -163,8 +163,8 @@ fn assemble(
     specs: &[ModuleSpec],
     warnings: Vec<ConfigProblem>,
 ) -> Result<Config, ConfigErrors> {
-    let shipped = shipped(specs);
-    let mut top = effective::merge("", &shipped.0, file);
+    let shipped = Shipped::read(specs);
+    let mut top = effective::merge("", &shipped.top, file);
     if let Some(level) = overrides.log_cli_level {
         top.set("log_cli_level", Value::String(level.as_str().into()), Origin::Flag("--log-level"));
     }
@@ -174,7 +174,7 @@ fn assemble(
     let mut effective = vec![top, sync_modules];
     let mut tables = BTreeMap::new();
     for spec in specs {
-        let defaults = shipped.1.get(spec.table).cloned().unwrap_or_default();
+        let defaults = shipped.tables.get(spec.table).cloned().unwrap_or_default();
         let table = effective::merge(spec.table, &defaults, file);
         tables.insert(spec.name.clone(), table.value());
         effective.push(table);
@@ -193,20 +193,27 @@ fn assemble(
     })
 }
 
-/// Returns the built-in layer: the keys before the first table, and the table of every module. What the
-/// shipped file does not mention comes from the module itself.
-fn shipped(specs: &[ModuleSpec]) -> (Map<String, Value>, BTreeMap<&'static str, Map<String, Value>>) {
-    let source = Source { path: "default.toml".into(), text: DEFAULT_TOML.into() };
-    let (document, _) = read(&source, specs);
-    let tables = specs.iter().map(|spec| {
-        let mut table = spec.defaults.as_object().cloned().unwrap_or_default();
-        let written = document.root.get(spec.table).and_then(Value::as_object);
-        table.extend(written.cloned().unwrap_or_default());
-        (spec.table, table)
-    });
-    let tables = tables.collect();
-    let top = document.root.into_iter().filter(|(_, value)| !value.is_object()).collect();
-    (top, tables)
+/// The built-in layer.
+struct Shipped {
+    /// The keys before the first table.
+    top: Map<String, Value>,
+    /// The table of every module; what the shipped file does not mention comes from the module itself.
+    tables: BTreeMap<&'static str, Map<String, Value>>,
+}
+
+impl Shipped {
+    fn read(specs: &[ModuleSpec]) -> Self {
+        let source = Source { path: "default.toml".into(), text: DEFAULT_TOML.into() };
+        let (document, _) = read(&source, specs);
+        let tables = specs.iter().map(|spec| {
+            let mut table = spec.defaults.as_object().cloned().unwrap_or_default();
+            let written = document.root.get(spec.table).and_then(Value::as_object);
+            table.extend(written.cloned().unwrap_or_default());
+            (spec.table, table)
+        });
+        let tables = tables.collect();
+        Self { top: document.root.into_iter().filter(|(_, value)| !value.is_object()).collect(), tables }
+    }
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ impl ConfigProblem {
 
 impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
+        write!(f, "{}", Plain(&self.message))?;
         if let Some(path) = &self.path {
             write!(f, "\n  --> {}", BytePath::from(path.as_path()))?;
             if let Some(spot) = self.spot {
@@ -54,9 +54,20 @@ impl fmt::Display for ConfigProblem {
             }
         }
         if let Some(help) = &self.help {
-            write!(f, "\n  help: {help}")?;
+            write!(f, "\n  help: {}", Plain(help))?;
         }
         Ok(())
+    }
+}
+
+/// Text that may quote a file: control characters are shown, never sent to the terminal.
+struct Plain<'a>(&'a str);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| {
+            if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") }
+        })
     }
 }
 

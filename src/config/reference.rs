@@ -11,7 +11,7 @@ use super::show::literal;
 
 /// Returns `docs/reference/config.md`.
 pub fn markdown(specs: &[ModuleSpec]) -> String {
-    let (top, tables) = super::shipped(specs);
+    let shipped = super::Shipped::read(specs);
     let mut page = String::from(
         "# Configuration\n\n\
          <!-- Made by `pc-switcher config schema --markdown`; a test compares it. -->\n\n\
@@ -20,7 +20,7 @@ pub fn markdown(specs: &[ModuleSpec]) -> String {
          before any machine is contacted. In the names of modules and of their tables `_` is read as `-`.\n\n\
          ## Before the first table\n\n",
     );
-    rows(&mut page, &schema::top_level(), &top);
+    rows(&mut page, &schema::top_level(), &shipped.top);
     let _ = write!(
         page,
         "\n## [{SYNC_MODULES}]\n\n\
@@ -37,7 +37,7 @@ pub fn markdown(specs: &[ModuleSpec]) -> String {
         if spec.name.as_str() != spec.table {
             let _ = write!(page, "The table of `{}`.\n\n", spec.name);
         }
-        rows(&mut page, &spec.schema, &tables.get(spec.table).cloned().unwrap_or_default());
+        rows(&mut page, &spec.schema, &shipped.tables.get(spec.table).cloned().unwrap_or_default());
     }
     page
 }

@@ -1,7 +1,7 @@
 //! Every mistake has its line, and several come in one pass.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{run, text};
 
@@ -13,7 +13,7 @@ fn bad_files() -> Vec<PathBuf> {
 }
 
 /// Returns the lines that the report of a file names, and how many errors it counts.
-fn report(file: &PathBuf) -> (Vec<usize>, usize) {
+fn report(file: &Path) -> (Vec<usize>, usize) {
     let home = tempfile::tempdir().unwrap();
     let output = run(home.path(), &["config", "validate", "--config", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2), "{}", file.display());
