@@ -32,6 +32,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// A running log writer.
 pub struct FileLog {
     path: Option<PathBuf>,
+    lock: Option<File>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -48,10 +49,11 @@ impl FileLog {
             Ok(file) => file,
             Err(error) => {
                 core.warning(format!("no log file is written: `{}`: {error}", path.display()));
-                return Self { path: None, stop, threads: Vec::new() };
+                return Self { path: None, lock: None, stop, threads: Vec::new() };
             }
         };
         let reader = core.bus().subscribe();
+        let lock = file.try_clone().ok();
         let mut writer = Writer::new(Box::new(file), own.clone(), level);
         let voice = core.clone();
         let writing = std::thread::spawn(move || writer.run(&reader, &voice));
@@ -61,7 +63,7 @@ impl FileLog {
                 voice.debug(format!("older logs in `{}` were not tidied up: {error}", dir.display()));
             }
         });
-        Self { path: Some(path), stop, threads: vec![writing, tidying] }
+        Self { path: Some(path), lock, stop, threads: vec![writing, tidying] }
     }
 
     /// Returns where it writes; `None` if it cannot.
@@ -76,6 +78,10 @@ impl FileLog {
             // A writer that panicked must not take the sync's ending with it.
             drop(thread.join());
         }
+        if let Some(lock) = self.lock {
+            // Closing would not do: a child that is being started may still share the descriptor.
+            lock.unlock().ok();
+        }
     }
 }
 
@@ -88,7 +94,8 @@ fn open(dir: &Path, path: &Path) -> io::Result<File> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
     let file = create_private(path)?;
-    file.try_lock()?;
+    // The lock only tells readers that we live; a reader that looks this very moment must not cost us the log.
+    file.try_lock().ok();
     Ok(file)
 }
 

@@ -140,9 +140,16 @@ fn one_value(text: &str, from: usize) -> Range<usize> {
 fn closing_quote(text: &str, quote: &str) -> Option<usize> {
     text.match_indices(quote).map(|(at, _)| at).find(|&at| {
         let escaped = quote == "\"" && text[..at].ends_with('\\');
-        let after = text[at + quote.len()..].trim_start_matches(['"', '\'', '`', '\\', ')', ']', '}']);
-        !escaped && after.chars().next().is_none_or(|c| c.is_whitespace() || ",;:".contains(c))
+        !escaped
+            && ends_here(text[at + quote.len()..].trim_start_matches(['"', '\'', '`', '\\', ')', ']', '}']))
     })
+}
+
+/// Whether a quoted value can end before `rest`: a separator counts only if a new word or value follows it.
+fn ends_here(rest: &str) -> bool {
+    let after = rest.strip_prefix([',', ';', ':', '.']).unwrap_or(rest);
+    let opens = |c: char| after.len() < rest.len() && "\"'`\\{[".contains(c);
+    after.chars().next().is_none_or(|c| c.is_whitespace() || opens(c))
 }
 
 /// Marks what follows a lone `Bearer` and looks like a token rather than prose.

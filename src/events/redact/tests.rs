@@ -103,10 +103,10 @@ proptest! {
         before in "[a-z ]{0,10}",
         after in "( [a-z .]{0,10})?",
     ) {
-        // A quote before a separator ends a quoted value: no reader could tell it from the end.
+        // A quote before a separator ends a quoted value, one at the beginning begins it: nobody could tell them apart.
         let secret = match ["{}\"", "{}'"].iter().any(|end| frame.contains(end)) {
             true => without_ends(&secret),
-            false => secret,
+            false => secret.trim_start_matches(['"', '\'']).to_owned(),
         };
         let line = format!("{before} {}{after}", frame.replace("{}", &secret));
         let shown = text(&line).into_owned();

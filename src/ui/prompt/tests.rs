@@ -91,6 +91,8 @@ async fn the_answer_is_echoed() {
 async fn keys_typed_before_the_question_are_no_answer() {
     let mut user = User::sit_down();
     user.types("y\ny\ny\n");
+    // The terminal echoes keys once they have arrived; only then are they typed ahead.
+    user.sees("y\r\ny\r\ny\r\n").await;
     let prompter = user.prompter(&CancellationToken::new());
     let typing = async {
         user.sees("[y/N] ").await;
