@@ -1,46 +1,35 @@
 //! The one source of the time: everything else is handed a [`Clock`].
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+pub use pc_switcher_contract::context::Clock;
 
-/// Tells the time, UTC.
-pub trait Clock: Send + Sync {
-    /// Returns the present instant.
-    fn now(&self) -> Timestamp;
-}
-
-/// The system's clock.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::now()
-    }
+/// Returns the system's clock, UTC.
+pub fn system() -> Clock {
+    Arc::new(Timestamp::now)
 }
 
 /// A clock that moves only when it is told to; for tests.
-#[derive(Debug)]
-pub struct ManualClock(Mutex<Timestamp>);
+#[derive(Debug, Clone)]
+pub struct ManualClock(Arc<Mutex<Timestamp>>);
 
 impl ManualClock {
     /// Makes a clock that stands at `at`.
     pub fn new(at: Timestamp) -> Self {
-        Self(Mutex::new(at))
+        Self(Arc::new(Mutex::new(at)))
     }
 
     /// Moves the clock on.
     pub fn advance(&self, by: Duration) {
-        let mut now = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *now += by;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += by;
     }
-}
 
-impl Clock for ManualClock {
-    fn now(&self) -> Timestamp {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Returns what is handed on.
+    pub fn clock(&self) -> Clock {
+        let now = self.0.clone();
+        Arc::new(move || *now.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -50,9 +39,10 @@ mod tests {
 
     #[test]
     fn a_manual_clock_moves_only_when_told() {
-        let clock = ManualClock::new(Timestamp::UNIX_EPOCH);
-        assert_eq!(clock.now(), clock.now());
-        clock.advance(Duration::from_secs(5));
-        assert_eq!(clock.now().as_second(), 5);
+        let manual = ManualClock::new(Timestamp::UNIX_EPOCH);
+        let clock = manual.clock();
+        assert_eq!(clock(), clock());
+        manual.advance(Duration::from_secs(5));
+        assert_eq!(clock().as_second(), 5);
     }
 }

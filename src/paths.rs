@@ -34,9 +34,16 @@ impl Env {
 
     /// Whether colours are wanted on standard error.
     pub fn colour_on_stderr(&self) -> bool {
-        self.stderr_is_terminal
-            && self.var("NO_COLOR").is_none()
-            && self.var("TERM") != Some(OsStr::new("dumb"))
+        self.stderr_is_terminal && self.colour()
+    }
+
+    /// Whether colours are wanted on standard output.
+    pub fn colour_on_stdout(&self) -> bool {
+        self.stdout_is_terminal && self.colour()
+    }
+
+    fn colour(&self) -> bool {
+        self.var("NO_COLOR").is_none() && self.var("TERM") != Some(OsStr::new("dumb"))
     }
 
     /// Whether the test modules exist: `PC_SWITCHER_TEST_MODULES=1`.

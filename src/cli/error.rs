@@ -6,6 +6,8 @@ use pc_switcher_contract::ErrorKind;
 use thiserror::Error;
 
 use crate::config::{ConfigErrors, ConfigProblem};
+use crate::history::HistoryError;
+use crate::paths::NoHome;
 
 /// How a run ended, as the shell sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -104,6 +106,27 @@ pub enum CliError {
     /// The result could not be written.
     #[error("cannot write the result: {0}")]
     Output(#[from] io::Error),
+}
+
+impl From<NoHome> for CliError {
+    fn from(error: NoHome) -> Self {
+        CliError::Usage { message: error.to_string(), help: None }
+    }
+}
+
+impl From<HistoryError> for CliError {
+    fn from(error: HistoryError) -> Self {
+        match error {
+            HistoryError::Output(error) => CliError::Output(error),
+            HistoryError::UnknownSession { id, hint } => {
+                CliError::Usage { message: format!("no log of session `{id}`"), help: Some(hint) }
+            }
+            other => match std::error::Error::source(&other) {
+                Some(cause) => CliError::Failed(format!("{other}: {cause}")),
+                None => CliError::Failed(other.to_string()),
+            },
+        }
+    }
 }
 
 impl CliError {

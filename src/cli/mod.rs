@@ -54,6 +54,9 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Init(init::Args),
+    Status(status::Args),
+    History(history::Args),
+    Logs(logs::Args),
     Modules(modules::Args),
     Config(config::Args),
     Util(util::Args),
@@ -128,6 +131,9 @@ pub fn run(
     let mut context = Context { env, global: cli.global, out, err };
     let result = match cli.command {
         Command::Init(args) => init::run(&args, &mut context),
+        Command::Status(args) => status::run(&args, &mut context),
+        Command::History(args) => history::run(&args, &mut context),
+        Command::Logs(args) => logs::run(&args, &mut context),
         Command::Modules(args) => modules::run(&args, &mut context),
         Command::Config(args) => config::run(&args, &mut context),
         Command::Util(args) => util::run(&args, &mut context),

@@ -115,7 +115,10 @@ fn target(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::cli::Global;
 
     #[test]
     fn a_target_is_never_an_option_and_never_hides_anything() {
@@ -125,6 +128,62 @@ mod tests {
         for good in ["desk", "me@desk.lan", "ssh://me@desk:2222", "fe80::1%eth0"] {
             assert!(target(good).is_ok(), "{good}");
         }
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// Runs `sync` with a config and an engine that notes what it is asked for.
+    fn sync(line: &[&str], config: &str) -> (Result<Exit, CliError>, Option<SyncRequest>) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        std::fs::write(&file, config).unwrap();
+        let line = Line::try_parse_from(["sync"].iter().chain(line)).unwrap();
+        let global = Global { config: Some(file), ..Global::default() };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut context = Context { env: Env::default(), global, out: &mut out, err: &mut err };
+        let mut asked = None;
+        let result = run(&line.args, &mut context, |request, _, _| {
+            asked = Some(request);
+            Exit::Busy
+        });
+        assert!(out.is_empty());
+        (result, asked)
+    }
+
+    #[test]
+    fn what_is_wrong_is_found_before_anything_is_contacted() {
+        for (line, config) in [
+            (&["desk", "--only", "user-dat"][..], ""),
+            (&["desk", "--skip", "user-data"], ""),
+            (&["desk", "--skip", "disk-monitor"], ""),
+            (&["desk"], "[disk]\nmin_fre = 1"),
+        ] {
+            let (result, asked) = sync(line, config);
+            assert_eq!(result.unwrap_err().exit(), Exit::Usage, "{line:?}");
+            assert_eq!(asked, None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_flags_and_wrong_config_come_in_one_pass() {
+        let (result, _) = sync(&["desk", "--only", "x", "--skip", "y"], "[disk]\nmin_fre = 1");
+        let Err(CliError::Config(errors)) = result else { panic!("{result:?}") };
+        assert_eq!(errors.0.len(), 3);
+    }
+
+    #[test]
+    fn the_engine_is_asked_for_what_was_typed_and_its_answer_is_the_exit() {
+        let line = ["desk", "--dry-run", "--only", "user_data", "--allow-conflicts"];
+        let (result, asked) = sync(&line, "allow_no_snapshots = true\n[sync_modules]\nuser-data = true");
+        assert_eq!(result.unwrap(), Exit::Busy);
+        let asked = asked.unwrap();
+        assert_eq!((asked.target.as_str(), asked.dry_run, asked.yes), ("desk", true, false));
+        assert_eq!(asked.open_gates, [GateKind::Conflicts, GateKind::NoSnapshots]);
+        assert_eq!(asked.modules.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["user-data"]);
     }
 
     #[test]

@@ -25,6 +25,8 @@ struct Place {
 pub struct Document {
     /// The values, in the order of the file.
     pub root: Map<String, Value>,
+    /// The line from which on a bracket that is never closed makes all values unreliable.
+    pub lost_from: Option<usize>,
     places: BTreeMap<String, Place>,
 }
 
@@ -53,20 +55,45 @@ pub fn last_part(pointer: &str) -> String {
 /// Parses a file; `names` are the tables and modules whose `-` may be written `_`.
 pub fn parse(source: &Source, names: &[&str]) -> (Document, Vec<ConfigProblem>) {
     let (root, errors) = DeTable::parse_recoverable(&source.text);
+    let mut syntax: Vec<ConfigProblem> = errors.iter().map(|error| syntax_problem(source, error)).collect();
     let mut reader = Reader { source, names, document: Document::default(), problems: Vec::new() };
-    reader.problems = errors.iter().map(|error| syntax(source, error)).collect();
     reader.document.root = reader.table(root.get_ref(), "");
-    (reader.document, reader.problems)
+    reader.document.lost_from = errors
+        .iter()
+        .filter(|error| error.message().starts_with("unclosed"))
+        .filter_map(|error| Some(source.spot(error.span()?.start).line))
+        .min();
+    let broken: Vec<_> = syntax.iter().filter_map(|problem| problem.spot).map(|spot| spot.line).collect();
+    reader.problems.retain(|problem| !problem.spot.is_some_and(|spot| broken.contains(&spot.line)));
+    syntax.extend(reader.problems);
+    (reader.document, syntax)
 }
 
-fn syntax(source: &Source, error: &toml::de::Error) -> ConfigProblem {
+fn syntax_problem(source: &Source, error: &toml::de::Error) -> ConfigProblem {
     let span = error.span().unwrap_or(0..0);
     let written = source.text.get(span.clone()).unwrap_or_default().trim();
-    if error.message() == "duplicate key" {
-        let problem = source.problem(Some(span.start), format!("duplicate key `{written}`"));
-        return problem.help("it is set above; keep one of the two");
-    }
-    source.problem(Some(span.start), format!("not valid TOML: {}", error.message()))
+    let rest = source.text.get(span.start..).unwrap_or_default();
+    let word: String = rest.chars().take_while(is_bare).collect();
+    let line = rest.split(['\n', '#']).next().unwrap_or_default().trim();
+    let (message, help) = match error.message() {
+        "duplicate key" => {
+            (format!("duplicate key `{written}`"), Some("it is set above; keep one of the two".to_owned()))
+        }
+        said if said.starts_with("string values must be quoted") || said.starts_with("invalid float") => {
+            let quoted = word.starts_with(char::is_alphabetic).then(|| format!("write `\"{word}\"`"));
+            match (word.as_str(), quoted) {
+                ("", _) => ("not valid TOML: a value is missing".to_owned(), None),
+                (_, Some(help)) => ("not valid TOML: text stands in quotes".to_owned(), Some(help)),
+                (_, None) => (format!("not valid TOML: `{line}` is no value"), None),
+            }
+        }
+        said => (format!("not valid TOML: {said}"), None),
+    };
+    ConfigProblem { help, ..source.problem(Some(span.start), message) }
+}
+
+fn is_bare(c: &char) -> bool {
+    c.is_alphanumeric() || matches!(c, '_' | '-' | '.')
 }
 
 struct Reader<'a> {

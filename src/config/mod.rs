@@ -117,12 +117,12 @@ pub fn resolve(
     let file = parsed.as_ref().map(|(source, (document, _))| File { source, document });
     let mut problems = parsed.as_ref().map(|(_, (_, syntax))| syntax.clone()).unwrap_or_default();
     if let Some(file) = file {
-        let broken: BTreeSet<_> =
+        let broken: BTreeSet<usize> =
             problems.iter().filter_map(|problem| problem.spot).map(|spot| spot.line).collect();
+        let lost_from = file.document.lost_from.unwrap_or(usize::MAX);
+        let reliable = |spot: Spot| spot.line < lost_from && !broken.contains(&spot.line);
         let found = findings::problems_of(file, specs);
-        problems.extend(
-            found.into_iter().filter(|problem| !problem.spot.is_some_and(|spot| broken.contains(&spot.line))),
-        );
+        problems.extend(found.into_iter().filter(|problem| problem.spot.is_none_or(reliable)));
         problems.sort_by_key(|problem| problem.spot);
     }
     let mut sync_modules = effective::merge_sync_modules(specs, file);
