@@ -92,8 +92,8 @@ impl Machine {
         let door = self.door()?;
         let mut command = Command::new(&cmd.words[0]);
         let who = self.prepare(&mut command, cmd, &door)?;
-        let (mut child, _leash) = door.spawn(command, &who, false)?;
-        child.wait().map_err(LabError::io(format!("wait for `{}`", cmd.line())))
+        let inside = door.spawn(command, &who, false)?;
+        inside.process.wait().map_err(LabError::io(format!("wait for `{}`", cmd.line())))
     }
 
     /// Gives `command` the arguments and environment of `cmd` and looks its user up.

@@ -9,12 +9,9 @@ trap '' INT HUP TERM
 
 mkdir -p "$cgroup/hub"
 (
-    (
-        trap - INT HUP TERM
-        echo "$BASHPID" >"$cgroup/hub/cgroup.procs" &&
-            exec unshare --mount --net --pid --fork --propagation private -- \
-                bash "$hub_script" "$run" "$cache"
-    )
+    trap - INT HUP TERM
+    # The hub joins the cgroup by itself: its parent stays outside of what is killed, and reaps it.
+    unshare --mount --net --pid --fork --propagation private -- bash "$hub_script" "$run" "$cache" "$cgroup/hub"
     echo "hub ended ($?)" >&2
 ) </dev/null >/dev/null &
 hub=$!
