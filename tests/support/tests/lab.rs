@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pc_switcher_testkit::{
-    lab::{CTRL_C, CableCut, Cmd, DiskCache, Lab, LabOptions, Machine, SharedLab},
+    lab::{CTRL_C, CableCut, Cmd, DiskCache, Lab, LabOptions, Machine, Process, SharedLab},
     manifest::{ManifestOptions, TreeManifest, assert_same_tree},
     seed::HomeSeed,
 };
@@ -16,6 +16,14 @@ const SSH: [&str; 4] = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=10"];
 
 fn ssh(command: &[&str]) -> Cmd {
     Cmd::new("ssh").args(SSH).arg("target-host").args(command.iter().copied()).as_alice()
+}
+
+fn wait_until(mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(10), "it never came true");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Returns how a login ends that does not wait long for an answer.
@@ -66,6 +74,21 @@ fn a_cut_cable_keeps_the_other_machine_away_until_it_is_restored() {
         lab.desk().cable_restore().unwrap();
         lab.laptop().run(&ssh(&["true"])).unwrap();
     }
+}
+
+#[test]
+fn a_slow_cable_takes_its_time() {
+    let Some(lab) = LAB.take() else { return };
+    let send = Cmd::script("head -c 400000 /dev/urandom | ssh desk 'cat >received'").as_alice();
+    let timed = || {
+        let start = Instant::now();
+        lab.laptop().run(&send).unwrap();
+        start.elapsed()
+    };
+    lab.desk().limit_rate(Some(1_000)).unwrap();
+    assert!(timed() > Duration::from_millis(2_500));
+    lab.desk().limit_rate(None).unwrap();
+    assert!(timed() < Duration::from_millis(2_500));
 }
 
 #[test]
@@ -188,14 +211,10 @@ fn a_terminal_answers_prompts_and_ctrl_c_ends_the_far_side_too() {
     let mut terminal = lab.laptop().spawn_pty(&far).unwrap();
     terminal.expect("ready", limit).unwrap();
     let sleepers = || lab.desk().processes().iter().filter(|process| process.command == "sleep 1234").count();
-    assert_eq!(sleepers(), 1);
+    wait_until(|| sleepers() == 1);
     terminal.send(CTRL_C).unwrap();
     terminal.wait().unwrap();
-    let start = Instant::now();
-    while sleepers() > 0 {
-        assert!(start.elapsed() < limit, "{:?}", lab.desk().processes());
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until(|| sleepers() == 0);
 }
 
 #[test]
@@ -208,12 +227,9 @@ fn a_command_is_streamed_signalled_and_never_outlives_its_handle() {
     running.send(b"it\n").unwrap();
     running.expect("got it", limit).unwrap();
     let sleeper = || laptop.processes().into_iter().find(|process| process.command == "sleep 4321");
-    let pid = loop {
-        if let Some(process) = sleeper() {
-            assert_eq!(process.uid, 1000);
-            break process.pid;
-        }
-    };
+    wait_until(|| sleeper().is_some());
+    let Process { pid, uid, .. } = sleeper().unwrap();
+    assert_eq!(uid, 1000);
     laptop.signal(pid, Signal::TERM).unwrap();
     assert_eq!(running.wait().unwrap().text(), "got it\nended 143\n");
     drop(laptop.spawn(&Cmd::new("sleep").arg("4321")).unwrap());

@@ -186,10 +186,12 @@ impl Lab {
         fs::create_dir_all(&pools).map_err(LabError::path("create", &pools))?;
         let key = pools.join("recipe");
         let recipe = pool::recipe(&self.shared.options)?;
-        if fs::read_to_string(&key).is_ok_and(|text| text == recipe) {
-            return self.both(|machine| {
-                self.shared.hub.run(|| machine.pool.mount().and_then(|()| machine.pool.restore_pristine()))
-            });
+        let reuse = |machine: &Machine| {
+            self.shared.hub.run(|| machine.pool.mount().and_then(|()| machine.pool.restore_pristine()))
+        };
+        // A pool that a crash of the host has broken is made anew.
+        if fs::read_to_string(&key).is_ok_and(|text| text == recipe) && self.both(reuse).is_ok() {
+            return Ok(());
         }
         // Written last, so that a half-made pool is made again.
         let _ = fs::remove_file(&key);

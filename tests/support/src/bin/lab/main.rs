@@ -1,6 +1,10 @@
 //! `lab`: two machines on this host, to try things out by hand. The library does all the work.
 
-use std::{ffi::OsString, process::ExitCode, time::Instant};
+use std::{
+    ffi::OsString,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pc_switcher_testkit::lab::{
@@ -105,6 +109,9 @@ struct Variants {
     /// What sudo lets alice do
     #[arg(long, value_enum, default_value = "no-password")]
     sudo: SudoRule,
+    /// Give the desk an ext4 disk: no subvolumes, no snapshots
+    #[arg(long)]
+    desk_ext4: bool,
     /// Size of each machine's disk in GiB
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=24))]
     disk_gib: u64,
@@ -126,7 +133,9 @@ enum SudoRule {
 
 impl Variants {
     fn options(&self, name: &str) -> LabOptions {
-        LabOptions::new(name)
+        let options = LabOptions::new(name);
+        let options = if self.desk_ext4 { options.ext4(MachineName::Desk) } else { options };
+        options
             .init(if self.systemd { Init::Systemd } else { Init::Tiny })
             .root_subvolume(!self.no_root_subvolume)
             .snapshot_dir(match self.snapshots {
@@ -140,6 +149,7 @@ impl Variants {
                 SudoRule::Refused => Sudo::Refused,
             })
             .disk_bytes(self.disk_gib << 30)
+            .lock_wait(Duration::from_secs(2))
             .detached()
     }
 }
