@@ -75,6 +75,7 @@ impl Exit {
             ErrorKind::Unreachable => Exit::Unreachable,
             ErrorKind::Busy => Exit::Busy,
             ErrorKind::Cancelled => Exit::Aborted,
+            ErrorKind::Usage => Exit::Usage,
         }
     }
 

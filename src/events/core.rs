@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pc_switcher_contract::{
-    EventKind, Hostname, LogLevel, ModuleName, ModuleResult, Reporter, SessionState, SnapshotSet,
+    EventKind, Hostname, LogLevel, ModuleName, ModuleResult, Plan, Reporter, SessionState, SnapshotSet,
 };
 use serde_json::{Map, Value};
 
@@ -25,6 +25,11 @@ impl CoreLog {
     #[must_use]
     pub fn on(&self, hostname: &Hostname) -> Self {
         Self { bus: self.bus.clone(), hostname: hostname.clone() }
+    }
+
+    /// Shows what a module would do.
+    pub fn plan(&self, module: ModuleName, plan: Plan) {
+        self.bus.emit_any(EventKind::Plan { module, plan });
     }
 
     /// Returns the stream it speaks to.

@@ -45,6 +45,10 @@ impl LogLine {
                 let message = if message.trim().is_empty() { "at work".to_owned() } else { message };
                 ("progress", LogLevel::Full, module.clone(), own.clone(), message, object(json!(progress)))
             }
+            EventKind::Plan { module, plan } => {
+                let message = if plan.summary.is_empty() { "nothing" } else { &plan.summary }.to_owned();
+                ("plan", info, module.clone(), own.clone(), message, object(json!({"plan": plan})))
+            }
             EventKind::Module { module, result, summary } => {
                 let message =
                     if summary.is_empty() { result.to_string() } else { format!("{result}: {summary}") };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use console::Style;
 use jiff::Timestamp;
-use pc_switcher_contract::{Event, EventKind, LogLevel, ModuleName};
+use pc_switcher_contract::{Event, EventKind, LogLevel, ModuleName, Plan};
 
 use super::meter::Meter;
 use super::screen::Painter;
@@ -59,6 +59,7 @@ impl Lines {
                 let subvolumes: Vec<&str> = set.members.iter().map(|m| m.name.subvolume.as_str()).collect();
                 Some(format!("snapshots: {} {}, {}", set.hostname, set.kind.in_name(), subvolumes.join(" ")))
             }
+            EventKind::Plan { module, plan } => Some(plan_text(module, plan)),
             EventKind::Module { module, result, summary } if summary.is_empty() => {
                 Some(format!("module: {module} {result}"))
             }
@@ -78,6 +79,23 @@ impl Lines {
             LogLevel::Error | LogLevel::Critical => style.red().bold(),
         }
     }
+}
+
+/// Most changes of a plan that are shown one by one; `--json` has all.
+const PLAN_ITEMS: usize = 40;
+
+/// Writes a plan for people: numbers first, then the changes.
+fn plan_text(module: &ModuleName, plan: &Plan) -> String {
+    let mut lines = vec![format!("plan: {module}: {}", plan.summary)];
+    for item in plan.items.iter().take(PLAN_ITEMS) {
+        let bytes = if item.bytes > 0 { format!("  ({})", text::bytes(item.bytes)) } else { String::new() };
+        lines.push(format!("    {:<8}  {}{bytes}", item.action, item.path));
+    }
+    if plan.items.len() > PLAN_ITEMS {
+        lines.push(format!("    … and {} more; `--json` shows all", plan.items.len() - PLAN_ITEMS));
+    }
+    lines.extend(plan.warnings.iter().map(|warning| format!("    note: {warning}")));
+    lines.join("\n")
 }
 
 /// Shows the stream as lines alone.

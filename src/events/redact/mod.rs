@@ -89,6 +89,10 @@ pub(super) fn event(kind: &mut EventKind) {
         }
         EventKind::Progress { progress, .. } => harmless(&mut progress.item),
         EventKind::Module { summary, .. } => harmless(summary),
+        EventKind::Plan { plan, .. } => {
+            harmless(&mut plan.summary);
+            plan.warnings.iter_mut().for_each(harmless);
+        }
         EventKind::Stage { stage } => harmless(stage),
         EventKind::Started { target, .. } => harmless(target),
         EventKind::Connected { .. }

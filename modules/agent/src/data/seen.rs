@@ -73,8 +73,10 @@ impl Seen {
         self.0.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND)
     }
 
+    /// Its identity as a plan knows it: only files have a size.
     pub(super) fn identity(&self) -> Identity {
-        Identity { ino: self.ino(), ctime: self.ctime(), mtime: self.mtime(), size: self.size() }
+        let size = if self.file_type() == FileType::RegularFile { self.size() } else { 0 };
+        Identity { ino: self.ino(), ctime: self.ctime(), mtime: self.mtime(), size }
     }
 
     /// Whether this lies on another mount or another subvolume than `other`, or has something mounted on it.

@@ -13,7 +13,7 @@ use std::{
         unix::{ffi::OsStrExt, process::CommandExt},
     },
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::{ChildStderr, ChildStdin, ChildStdout, Command},
     sync::{Arc, mpsc},
     thread,
 };
@@ -25,6 +25,7 @@ use rustix::{
 
 use super::{
     error::{LabError, Result},
+    held::Held,
     users::Credentials,
 };
 
@@ -73,22 +74,15 @@ impl Door {
 
     /// Starts `command` inside as `who`. With `terminal`, descriptor 0 becomes its controlling terminal.
     ///
-    /// The child gets SIGKILL when the returned [`Leash`] is dropped or this process ends.
-    pub(super) fn spawn(
-        &self,
-        mut command: Command,
-        who: &Credentials,
-        terminal: bool,
-    ) -> Result<(Child, Leash)> {
-        let what = || format!("start `{}` inside a machine", command_name(&command));
-        let description = what();
+    /// The child gets SIGKILL when its handle is dropped or this process ends.
+    pub(super) fn spawn(&self, mut command: Command, who: &Credentials, terminal: bool) -> Result<Inside> {
+        let what = format!("start `{}` inside a machine", command.get_program().to_string_lossy());
         let procs = self.cgroup.join("cgroup.procs");
         let cgroup = File::options().write(true).open(&procs).map_err(LabError::path("open", &procs))?;
         let pidfd = Arc::new(self.pidfd.try_clone().map_err(LabError::io("copy a pidfd"))?);
         let entry = Entry::new(cgroup, Arc::clone(&pidfd), who, terminal)?;
         // SAFETY: `Entry::pass` makes system calls on values prepared before the fork; it neither allocates nor locks.
         unsafe { command.pre_exec(move || entry.pass()) };
-        let (leash, held) = mpsc::channel::<()>();
         let (sender, receiver) = mpsc::channel();
         // The parent-death signal is tied to the thread that forks, and so is the pid namespace of its children.
         thread::spawn(move || {
@@ -96,25 +90,31 @@ impl Door {
             let spawned = entered.map_err(io::Error::from).and_then(|()| command.spawn());
             // The command holds descriptors of the caller, who waits for their end.
             drop(command);
-            if sender.send(spawned).is_ok() {
-                // Ends when the leash is dropped.
-                let _ = held.recv();
+            let mut reap = None;
+            let inside = spawned.map(|mut child| {
+                let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+                let (process, rest) = Held::new(child);
+                reap = Some(rest);
+                Inside { stdin, stdout, stderr, process }
+            });
+            // The receiver waits for this message.
+            let _ = sender.send(inside);
+            if let Some(reap) = reap {
+                reap();
             }
         });
-        let spawned =
-            receiver.recv().map_err(|_| LabError::io(&*description)(io::ErrorKind::BrokenPipe.into()))?;
-        Ok((spawned.map_err(LabError::io(description))?, Leash { _thread: leash }))
+        let spawned = receiver.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
+        spawned.map_err(LabError::io(what))
     }
 }
 
-/// Keeps a process inside a machine alive; see [`Door::spawn`].
+/// A process inside a machine with the near ends of its pipes.
 #[derive(Debug)]
-pub(super) struct Leash {
-    _thread: mpsc::Sender<()>,
-}
-
-fn command_name(command: &Command) -> String {
-    command.get_program().to_string_lossy().into_owned()
+pub(super) struct Inside {
+    pub(super) stdin: Option<ChildStdin>,
+    pub(super) stdout: Option<ChildStdout>,
+    pub(super) stderr: Option<ChildStderr>,
+    pub(super) process: Held,
 }
 
 /// What a child does between fork and exec, prepared so that it only makes system calls.

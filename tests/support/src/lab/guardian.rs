@@ -15,6 +15,7 @@ use super::{
     hub::Hub,
     place::Place,
     poll::wait_for,
+    processes::is_unpopulated,
     scripts::Scripts,
 };
 
@@ -130,16 +131,15 @@ fn lock(place: &Place, limit: Duration) -> Result<File> {
 /// Removes what a lab left whose guardian was killed. The caller holds the lock.
 fn sweep(place: &Place) -> Result<()> {
     kill_cgroup(place)?;
-    let events = place.cgroup.join("cgroup.events");
     wait_for("end of a former lab's processes", END_LIMIT, || {
-        let text = fs::read_to_string(&events).unwrap_or_default();
-        Ok((!text.contains("populated 1")).then_some(()))
+        Ok(is_unpopulated(&place.cgroup).then_some(()))
     })?;
     remove_cgroups(&place.cgroup)?;
     let prefix = place.prefix();
     wait_for("detaching of a former lab's loop devices", END_LIMIT, || {
         Ok(super::loops::attached(|file| file.starts_with(&prefix)).is_empty().then_some(()))
     })?;
+    super::loops::flush_again(&place.unflushed())?;
     match fs::remove_dir_all(place.run()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(LabError::path("remove", place.run())(error))

@@ -92,8 +92,8 @@ impl Machine {
         let door = self.door()?;
         let mut command = Command::new(&cmd.words[0]);
         let who = self.prepare(&mut command, cmd, &door)?;
-        let (mut child, _leash) = door.spawn(command, &who, false)?;
-        child.wait().map_err(LabError::io(format!("wait for `{}`", cmd.line())))
+        let inside = door.spawn(command, &who, false)?;
+        inside.process.wait().map_err(LabError::io(format!("wait for `{}`", cmd.line())))
     }
 
     /// Gives `command` the arguments and environment of `cmd` and looks its user up.
@@ -166,7 +166,7 @@ impl Machine {
     fn boot_environment(&self) -> Vec<(&'static str, std::ffi::OsString)> {
         let place = &self.shared.place;
         let options = &self.shared.options;
-        let mounts: Vec<String> = pool::subvolumes(options)
+        let mounts: Vec<String> = pool::subvolumes(options, self.name)
             .iter()
             .map(|(subvolume, point)| format!("{subvolume}:{point}"))
             .collect();
@@ -177,6 +177,7 @@ impl Machine {
         vec![
             ("LAB_MACHINE", self.hostname().into()),
             ("LAB_IMAGE", place.image(self.name).into()),
+            ("LAB_FORMAT", if options.is_ext4(self.name) { "ext4" } else { "btrfs" }.into()),
             ("LAB_ROOT", place.root(self.name).into()),
             ("LAB_ADDRESS", self.name.address().to_string().into()),
             ("LAB_MAC", self.name.hardware_address().into()),
@@ -245,8 +246,10 @@ impl Machine {
     pub(super) fn wait_off(&self) -> Result<()> {
         let cgroup = self.shared.place.machine_cgroup(self.name);
         wait_for(&format!("end of all processes of `{}`", self.hostname()), END_LIMIT, || {
-            Ok(processes::members(&cgroup).is_empty().then_some(()))
+            Ok(processes::is_unpopulated(&cgroup).then_some(()))
         })?;
+        // The first process may still be ending; its group is empty, so nothing of the machine is left to enter.
+        *self.door.lock().unwrap_or_else(PoisonError::into_inner) = None;
         // A frozen group would freeze what boots in it next.
         remove_cgroups(&cgroup)?;
         super::loops::wait_detached(&self.shared.place.image_name(self.name))

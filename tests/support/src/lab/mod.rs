@@ -16,6 +16,7 @@ mod enter;
 mod error;
 mod files;
 mod guardian;
+mod held;
 mod hub;
 mod loops;
 mod machine;
@@ -27,6 +28,7 @@ mod pool;
 mod power;
 mod processes;
 mod provision;
+mod pty;
 mod requirements;
 mod reset;
 mod running;
@@ -50,6 +52,7 @@ pub use self::{
     options::{Init, LabOptions, MachineName, SnapshotDir, Sudo},
     power::DiskCache,
     processes::Process,
+    pty::{CTRL_BACKSLASH, CTRL_C, CTRL_D, Terminal},
     requirements::require_lab,
     running::Running,
     shared::{SharedLab, SharedLabGuard},
@@ -114,6 +117,18 @@ impl Lab {
         guardian::end_from_outside(&Place::of(name)?)
     }
 
+    /// Ends the lab `name` like [`Lab::down_by_name`] and forgets its disks too: the next [`Lab::up`] makes new ones.
+    pub fn purge_by_name(name: &str) -> Result<()> {
+        Self::down_by_name(name)?;
+        let pools = Place::of(name)?.pools();
+        match fs::remove_dir_all(&pools) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(LabError::path("remove", pools)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Returns the names of all labs that run or left something behind.
     pub fn names() -> Vec<String> {
         place::known_labs()
@@ -171,10 +186,12 @@ impl Lab {
         fs::create_dir_all(&pools).map_err(LabError::path("create", &pools))?;
         let key = pools.join("recipe");
         let recipe = pool::recipe(&self.shared.options)?;
-        if fs::read_to_string(&key).is_ok_and(|text| text == recipe) {
-            return self.both(|machine| {
-                self.shared.hub.run(|| machine.pool.mount().and_then(|()| machine.pool.restore_pristine()))
-            });
+        let reuse = |machine: &Machine| {
+            self.shared.hub.run(|| machine.pool.mount().and_then(|()| machine.pool.restore_pristine()))
+        };
+        // A pool that a crash of the host has broken is made anew.
+        if fs::read_to_string(&key).is_ok_and(|text| text == recipe) && self.both(reuse).is_ok() {
+            return Ok(());
         }
         // Written last, so that a half-made pool is made again.
         let _ = fs::remove_file(&key);

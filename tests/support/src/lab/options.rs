@@ -112,6 +112,7 @@ pub struct LabOptions {
     pub(super) snapshot_dir: SnapshotDir,
     pub(super) sudo: Sudo,
     pub(super) disk_bytes: u64,
+    pub(super) ext4: Vec<MachineName>,
     #[serde(skip)]
     pub(super) lock_wait: Duration,
     #[serde(skip)]
@@ -128,6 +129,7 @@ impl LabOptions {
             snapshot_dir: SnapshotDir::default(),
             sudo: Sudo::default(),
             disk_bytes: 6 << 30,
+            ext4: Vec::new(),
             lock_wait: Duration::from_secs(20),
             is_detached: false,
         }
@@ -163,6 +165,13 @@ impl LabOptions {
         Self { disk_bytes, ..self }
     }
 
+    /// Gives this machine an ext4 disk: no subvolumes, no snapshots.
+    #[must_use]
+    pub fn ext4(mut self, machine: MachineName) -> Self {
+        self.ext4.push(machine);
+        self
+    }
+
     /// Chooses how long `up` waits for another process that holds this name.
     #[must_use]
     pub fn lock_wait(self, lock_wait: Duration) -> Self {
@@ -186,8 +195,12 @@ impl LabOptions {
 
     /// Returns the part that decides what the pristine disks hold; the rest may differ between two `up`.
     pub(super) fn disk_recipe(&self) -> String {
-        let Self { root_subvolume, snapshot_dir, sudo, disk_bytes, .. } = self;
-        format!("{root_subvolume} {snapshot_dir:?} {sudo:?} {disk_bytes}")
+        let Self { init, root_subvolume, snapshot_dir, sudo, disk_bytes, ext4, .. } = self;
+        format!("{init:?} {root_subvolume} {snapshot_dir:?} {sudo:?} {disk_bytes} {ext4:?}")
+    }
+
+    pub(super) fn is_ext4(&self, machine: MachineName) -> bool {
+        self.ext4.contains(&machine)
     }
 }
 

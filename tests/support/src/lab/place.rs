@@ -47,6 +47,11 @@ impl Place {
         self.run().join("hub.pid")
     }
 
+    /// Names the loop devices whose flushes were stopped; the guardian reads it under this name.
+    pub(super) fn unflushed(&self) -> PathBuf {
+        self.run().join("unflushed")
+    }
+
     pub(super) fn guardian_log(&self) -> PathBuf {
         self.run().join("guardian.log")
     }

@@ -51,6 +51,8 @@ impl Pool {
     /// Creates an empty pool file and mounts it.
     pub(super) fn create(&self) -> Result<()> {
         let file = self.place.pool_file(self.machine);
+        // A broken pool may be mounted, or there may be none yet.
+        let _ = self.unmount();
         let _ = fs::remove_file(&file);
         set_len(&file, POOL_BYTES)?;
         tool::run("mkfs.xfs", [Path::new("-q"), Path::new("-K"), Path::new("-mreflink=1"), &file])?;
@@ -64,11 +66,10 @@ impl Pool {
             fs::create_dir_all(dir).map_err(LabError::path("create", dir))?;
         }
         mount_loop("xfs", "loop", &file, &point)?;
-        // The host's own power is not what the lab cuts: its flushes need not reach the host's disk.
+        // The host's own power is not what the lab cuts: flushes of the pool need not reach the host's disk.
         let name = file_name(&file);
         for device in loops::attached(|file| file == name) {
-            let cache = format!("/sys/block/{device}/queue/write_cache");
-            fs::write(&cache, "write through").map_err(LabError::path("write", &cache))?;
+            loops::stop_flushing(&device, &self.place.unflushed())?;
         }
         Ok(())
     }
@@ -94,7 +95,7 @@ impl Pool {
         File::create(&probe).and_then(|_| fs::remove_file(&probe)).is_err()
     }
 
-    /// Makes the pristine image: a btrfs of its own with the machine's subvolumes, base tree and identity.
+    /// Makes the pristine image: a file system of its own with the machine's subvolumes, base tree and identity.
     pub(super) fn make_pristine(
         &self,
         options: &LabOptions,
@@ -102,44 +103,41 @@ impl Pool {
         identities: &Identities,
     ) -> Result<()> {
         let image = self.place.image(self.machine);
-        let top = self.place.top(self.machine);
+        let root = self.place.root(self.machine);
         set_len(&image, options.disk_bytes)?;
-        tool::run("mkfs.btrfs", [Path::new("--quiet"), Path::new("--nodiscard"), &image])?;
-        fs::create_dir_all(&top).map_err(LabError::path("create", &top))?;
-        mount_loop("btrfs", "loop,subvolid=5", &image, &top)?;
-        let made = self.fill_image(options, &top, base, identities);
-        tool::run("umount", [&top])?;
-        made?;
+        let fill = || provision::fill(&root, self.machine, options, base, identities);
+        if options.is_ext4(self.machine) {
+            tool::run("mkfs.ext4", [Path::new("-q"), Path::new("-Enodiscard"), &image])?;
+            mount_loop("ext4", "loop", &image, &root)?;
+            let filled = fill();
+            tool::run("umount", [&root])?;
+            filled?;
+        } else {
+            tool::run("mkfs.btrfs", [Path::new("--quiet"), Path::new("--nodiscard"), &image])?;
+            self.with_subvolumes(options, &image, &root, fill)?;
+        }
         loops::wait_detached(&file_name(&image))?;
         fs::rename(&image, self.pristine()).map_err(LabError::path("rename", &image))
     }
 
-    fn fill_image(
+    /// Creates the subvolumes and calls `fill` while they are mounted on `root`.
+    fn with_subvolumes(
         &self,
         options: &LabOptions,
-        top: &Path,
-        base: &Path,
-        identities: &Identities,
+        image: &Path,
+        root: &Path,
+        fill: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let mounts = subvolumes(options);
-        for subvolume in ["@"].into_iter().chain(mounts.iter().map(|(subvolume, _)| *subvolume)) {
-            tool::run("btrfs", [Path::new("subvolume"), Path::new("create"), &top.join(subvolume)])?;
-        }
-        let question = ["--noheadings", "--nofsroot", "--output=SOURCE", "--mountpoint"].map(Path::new);
-        let disk = tool::run("findmnt", question.into_iter().chain([top]))?;
-        let mount = |subvolume: &str, point: &Path| {
-            fs::create_dir_all(point).map_err(LabError::path("create", point))?;
-            let option = format!("-osubvol={subvolume}");
-            tool::run("mount", [Path::new("-tbtrfs"), Path::new(&option), Path::new(disk.trim()), point])
-        };
-        let root = self.place.root(self.machine);
-        mount("@", &root)?;
-        for (subvolume, point) in &mounts {
-            mount(subvolume, &root.join(&point[1..]))?;
-        }
-        let filled = provision::fill(&root, self.machine, options, base, identities);
-        tool::run("umount", [Path::new("--recursive"), &root])?;
-        filled
+        let top = self.place.top(self.machine);
+        fs::create_dir_all(&top).map_err(LabError::path("create", &top))?;
+        mount_loop("btrfs", "loop,subvolid=5", image, &top)?;
+        let made = mount_subvolumes(&subvolumes(options, self.machine), &top, root).and_then(|()| {
+            let filled = fill();
+            tool::run("umount", [Path::new("--recursive"), root])?;
+            filled
+        });
+        tool::run("umount", [&top])?;
+        made
     }
 
     /// Puts the pristine image in place as the live one and forgets saved copies.
@@ -179,8 +177,26 @@ impl Pool {
     }
 }
 
+fn mount_subvolumes(others: &[(&str, &str)], top: &Path, root: &Path) -> Result<()> {
+    for subvolume in ["@"].into_iter().chain(others.iter().map(|(subvolume, _)| *subvolume)) {
+        tool::run("btrfs", [Path::new("subvolume"), Path::new("create"), &top.join(subvolume)])?;
+    }
+    let question = ["--noheadings", "--nofsroot", "--output=SOURCE", "--mountpoint"].map(Path::new);
+    let disk = tool::run("findmnt", question.into_iter().chain([top]))?;
+    for (subvolume, point) in [("@", "/")].iter().chain(others) {
+        let point = root.join(point.trim_start_matches('/'));
+        fs::create_dir_all(&point).map_err(LabError::path("create", &point))?;
+        let option = format!("-osubvol={subvolume}");
+        tool::run("mount", [Path::new("-tbtrfs"), Path::new(&option), Path::new(disk.trim()), &point])?;
+    }
+    Ok(())
+}
+
 /// Returns the subvolumes beside `@` with their mount points.
-pub(super) fn subvolumes(options: &LabOptions) -> Vec<(&'static str, &'static str)> {
+pub(super) fn subvolumes(options: &LabOptions, machine: MachineName) -> Vec<(&'static str, &'static str)> {
+    if options.is_ext4(machine) {
+        return Vec::new();
+    }
     let mut found = vec![("@home", "/home")];
     if options.root_subvolume {
         found.push(("@root", "/root"));
@@ -194,7 +210,7 @@ pub(super) fn subvolumes(options: &LabOptions) -> Vec<(&'static str, &'static st
 /// Returns the recipe of the pristine images of these options.
 pub(super) fn recipe(options: &LabOptions) -> Result<String> {
     let base = base::recipe_hash(&base::codename()?);
-    Ok(format!("{base} {} {:?} {}", provision::VERSION, options.init, options.disk_recipe()))
+    Ok(format!("{base} {} {}", provision::VERSION, options.disk_recipe()))
 }
 
 fn mount_loop(kind: &str, options: &str, file: &Path, point: &Path) -> Result<()> {

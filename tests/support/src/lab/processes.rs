@@ -35,6 +35,12 @@ pub(super) fn members(cgroup: &Path) -> Vec<i32> {
     found
 }
 
+/// Tells whether no process is left in a cgroup or below, not even one that is just ending; true without a cgroup.
+pub(super) fn is_unpopulated(cgroup: &Path) -> bool {
+    let events = fs::read_to_string(cgroup.join("cgroup.events")).unwrap_or_default();
+    !events.lines().any(|line| line == "populated 1")
+}
+
 /// Returns the machine's processes in a cgroup, without the launcher outside its pid namespace. Processes that end
 /// meanwhile are left out.
 pub(super) fn list(cgroup: &Path) -> Vec<Process> {

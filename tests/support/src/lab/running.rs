@@ -4,7 +4,7 @@
 
 use std::{
     io::{Read, Write},
-    process::{Child, ChildStdin, ExitStatus},
+    process::{ChildStdin, ExitStatus},
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -12,8 +12,9 @@ use std::{
 
 use super::{
     cmd::Output,
-    enter::Leash,
+    enter::Inside,
     error::{LabError, Result},
+    held::Held,
 };
 
 /// How long output may follow the end of a command before it is given up: an orphan may hold the pipe for ever.
@@ -25,25 +26,18 @@ const STEP: Duration = Duration::from_millis(3);
 pub struct Running {
     machine: String,
     line: String,
-    child: Child,
+    process: Held,
     stdin: Option<ChildStdin>,
     stdout: Collected,
     stderr: Collected,
     timeout: Duration,
-    _leash: Leash,
 }
 
 impl Running {
-    pub(super) fn new(
-        machine: &str,
-        line: String,
-        timeout: Duration,
-        (mut child, leash): (Child, Leash),
-    ) -> Self {
-        let stdout = Collected::from(child.stdout.take());
-        let stderr = Collected::from(child.stderr.take());
-        let stdin = child.stdin.take();
-        Self { machine: machine.to_owned(), line, stdin, stdout, stderr, child, timeout, _leash: leash }
+    pub(super) fn new(machine: &str, line: String, timeout: Duration, inside: Inside) -> Self {
+        let Inside { stdin, stdout, stderr, process } = inside;
+        let (stdout, stderr) = (Collected::from(stdout), Collected::from(stderr));
+        Self { machine: machine.to_owned(), line, process, stdin, stdout, stderr, timeout }
     }
 
     /// Writes to the command's input.
@@ -81,7 +75,7 @@ impl Running {
     }
 
     /// Waits until `text` appears in standard output or standard error.
-    pub fn expect(&mut self, text: &str, limit: Duration) -> Result<()> {
+    pub fn expect(&self, text: &str, limit: Duration) -> Result<()> {
         let start = Instant::now();
         loop {
             // Asked before looking: what a command writes before its end is seen.
@@ -102,41 +96,33 @@ impl Running {
     }
 
     /// Returns the command's number on the host.
-    pub fn host_pid(&self) -> u32 {
-        self.child.id()
+    pub fn host_pid(&self) -> i32 {
+        self.process.host_pid()
     }
 
-    /// Sends a signal to the command alone.
+    /// Sends a signal to the command alone, unless it has ended.
     pub fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal)
-            .map_err(|error| LabError::io(format!("signal `{}`", self.line))(error.into()))
+        self.process.signal(signal).map_err(LabError::io(format!("signal `{}`", self.line)))
     }
 
     /// Returns how the command ended, if it has.
-    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
-        self.child.try_wait().map_err(LabError::io(format!("wait for `{}`", self.line)))
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        self.process.try_wait().map_err(LabError::io(format!("wait for `{}`", self.line)))
     }
 
     /// Closes the input, waits for the end of the command (at most its timeout, then kills its process group) and
     /// returns all it wrote.
     pub fn wait(mut self) -> Result<Output> {
         self.stdin = None;
-        let start = Instant::now();
-        let status = loop {
-            if let Some(status) = self.try_wait()? {
-                break status;
-            }
-            if start.elapsed() > self.timeout {
-                self.kill_group();
-                return Err(LabError::TimedOut {
-                    machine: self.machine.clone(),
-                    command: self.line.clone(),
-                    after: self.timeout,
-                    said: self.said(),
-                });
-            }
-            thread::sleep(STEP);
+        let ended = self.process.wait_timeout(self.timeout);
+        let Some(status) = ended.map_err(LabError::io(format!("wait for `{}`", self.line)))? else {
+            self.process.kill();
+            return Err(LabError::TimedOut {
+                machine: self.machine.clone(),
+                command: self.line.clone(),
+                after: self.timeout,
+                said: self.said(),
+            });
         };
         self.stdout.wait_closed(TRAILING_LIMIT);
         self.stderr.wait_closed(TRAILING_LIMIT);
@@ -144,29 +130,13 @@ impl Running {
     }
 
     /// Kills the command and its process group.
-    pub fn kill(mut self) {
-        self.kill_group();
-    }
-
-    fn kill_group(&mut self) {
-        // The command leads a session of its own; its group may be gone already.
-        let group = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    pub fn kill(self) {
+        self.process.kill();
     }
 
     fn said(&self) -> String {
         let bytes = [self.stdout.bytes(), self.stderr.bytes()].concat();
         String::from_utf8_lossy(&bytes).into_owned()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            self.kill_group();
-            // Reaped so that no zombie stays in this process; it has got SIGKILL.
-            let _ = self.child.wait();
-        }
     }
 }
 

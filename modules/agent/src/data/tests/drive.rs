@@ -10,10 +10,12 @@ use serde::de::DeserializeOwned;
 
 use pc_switcher_contract::BytePath;
 
-use crate::data::{digest, read, walk};
+use super::plan::{Plan, normal, plan};
+use crate::data::{apply, btrfs, digest, read, walk};
 use crate::frame::{self, FrameKind};
 use crate::proto::{
-    AgentError, DirListing, ReadWant, RuleSet, StreamFrame, Tree, WalkRequest, WalkSummary, decode, encode,
+    AgentError, ApplyReport, ApplyRequest, DirListing, Kind, PartRoot, ReadWant, RuleSet, StreamFrame, Tree,
+    WalkRequest, WalkSummary, decode, encode,
 };
 use crate::server::Call;
 
@@ -139,5 +141,74 @@ impl Drop for Disk {
     fn drop(&mut self) {
         sh("umount", &[self.root.to_str().unwrap()]);
         sh("losetup", &["--detach", &self.device]);
+    }
+}
+
+/// Reads and applies a plan from `source` to `target`.
+pub fn apply(source: &Path, target: &Path, plan: &Plan) -> Result<ApplyReport, AgentError> {
+    apply_frames(target, frames(source, plan), &uuid_of(target))
+}
+
+/// Returns the stream of a plan.
+pub fn frames(source: &Path, plan: &Plan) -> Vec<StreamFrame> {
+    let ops = plan.ops.chunks(100).map(|ops| StreamFrame::Ops { part: 0, ops: ops.to_vec() });
+    let mut frames: Vec<_> = ops.collect();
+    frames.extend(read_frames(source, plan.wants.clone()));
+    frames.push(StreamFrame::Commit { ops: plan.ops.len() as u64, contents: plan.wants.len() as u64 });
+    frames
+}
+
+pub fn request(target: &Path, uuid: &str) -> ApplyRequest {
+    let part = PartRoot { root: target.into(), subvolume_uuid: uuid.into() };
+    ApplyRequest { session: "0123abcd".parse().unwrap(), parts: vec![part] }
+}
+
+pub fn apply_frames(target: &Path, frames: Vec<StreamFrame>, uuid: &str) -> Result<ApplyReport, AgentError> {
+    let (call, _seen) = call_with(&frames);
+    apply::run(&request(target, uuid), &call)
+}
+
+/// Brings `target` to what `source` is, and checks that it is.
+pub fn mirror(source: &Path, target: &Path) -> ApplyReport {
+    let report = apply(source, target, &plan(&walked(source), &walked(target))).unwrap();
+    assert_same(source, target);
+    assert_eq!(
+        uuid_of(target).is_empty() && !report.warnings.is_empty(),
+        target.join(".pc-switcher").exists()
+    );
+    report
+}
+
+/// Returns the uuid of the subvolume that holds a directory; empty without btrfs.
+pub fn uuid_of(dir: &Path) -> String {
+    btrfs::subvolume_uuid(std::fs::File::open(dir).unwrap()).unwrap().unwrap_or_default()
+}
+
+pub fn assert_same(source: &Path, target: &Path) {
+    let (left, right) = (normal(&walked(source)), normal(&walked(target)));
+    for (left, right) in left.iter().zip(&right) {
+        assert_eq!(left, right);
+    }
+    assert_eq!(left.len(), right.len());
+    let files = left.iter().filter(|(_, entry, _)| entry.kind == Kind::File);
+    let wants: Vec<_> =
+        files.zip(0..).map(|((path, ..), content)| ReadWant { content, path: path.clone() }).collect();
+    assert_eq!(digests(source, wants.clone()), digests(target, wants));
+}
+
+/// Runs a test in pairs of places: plain directories, then btrfs and ext4 where there is root.
+pub fn everywhere(test: impl Fn(&Path, &Path)) {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = |base: &Path| {
+        let (source, target) = (base.join("source"), base.join("target"));
+        std::fs::create_dir(&source).unwrap();
+        std::fs::create_dir(&target).unwrap();
+        test(&source, &target);
+    };
+    pair(dir.path());
+    for fs_type in ["btrfs", "ext4"] {
+        if let Some(disk) = Disk::make(fs_type, 300 << 20) {
+            pair(&disk.root);
+        }
     }
 }

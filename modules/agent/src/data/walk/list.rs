@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use pc_switcher_contract::BytePath;
 
 use super::Walk;
+use crate::data::HOME;
 use crate::data::rules::Decision;
 use crate::data::seen::Seen;
 use crate::data::xattr;
@@ -17,6 +18,9 @@ use crate::proto::{DirListing, Entry, Kind, Meta, Skip, SkipReason};
 
 /// Room for names that one call to the kernel brings.
 const ROOM: usize = 64 << 10;
+
+/// Why our own directory is skipped.
+const OWN: &str = "staging of pc-switcher itself";
 
 /// Inode numbers of btrfs: every subvolume's root, and what stands for a nested one inside a snapshot.
 const SUBVOLUME_ROOT: u64 = 256;
@@ -114,6 +118,9 @@ impl<'a, 'b> Lister<'a, 'b> {
             self.path.push(b'/');
         }
         self.path.extend_from_slice(name.to_bytes());
+        if self.path == HOME.as_bytes() {
+            return Ok(Found::Skip(SkipReason::Rule(OWN.into())));
+        }
         if let Decision::Skip(reason) = self.walk.rules.decide(&self.path, is_dir) {
             return Ok(Found::Skip(SkipReason::Rule(reason.to_owned())));
         }

@@ -1,6 +1,6 @@
 # First process of a machine: builds its network, disks and /proc, /sys, /dev, then becomes its init.
 #
-# LAB_MACHINE  LAB_IMAGE  LAB_ROOT (mount point)  LAB_ADDRESS  LAB_MAC  LAB_INIT (tiny|systemd)
+# LAB_MACHINE  LAB_IMAGE  LAB_FORMAT (btrfs|ext4)  LAB_ROOT (mount point)  LAB_ADDRESS  LAB_MAC  LAB_INIT (tiny|systemd)
 # LAB_MOUNTS (subvolume:path …)  LAB_TINY (path of the tiny init)
 set -eu
 root=$LAB_ROOT
@@ -19,8 +19,13 @@ ip link set eth0 up
 echo "$LAB_MACHINE" >/proc/sys/kernel/hostname
 
 # Disk.
-mount -t btrfs -o loop,subvol=@ "$LAB_IMAGE" "$root"
+options=loop
+[ "$LAB_FORMAT" = ext4 ] || options=loop,subvol=@
+mount -t "$LAB_FORMAT" -o "$options" "$LAB_IMAGE" "$root"
 disk=$(findmnt --noheadings --nofsroot --output SOURCE --mountpoint "$root")
+# This setting stays with a loop device from one use to the next. "write through" would mean that nothing is ever
+# flushed, and that a synced file does not survive a power cut.
+echo 'write back' >"/sys/block/${disk#/dev/}/queue/write_cache"
 for pair in $LAB_MOUNTS; do
     mount -t btrfs -o "subvol=${pair%%:*}" "$disk" "$root${pair#*:}"
 done

@@ -9,12 +9,9 @@ trap '' INT HUP TERM
 
 mkdir -p "$cgroup/hub"
 (
-    (
-        trap - INT HUP TERM
-        echo "$BASHPID" >"$cgroup/hub/cgroup.procs" &&
-            exec unshare --mount --net --pid --fork --propagation private -- \
-                bash "$hub_script" "$run" "$cache"
-    )
+    trap - INT HUP TERM
+    # The hub joins the cgroup by itself: its parent stays outside of what is killed, and reaps it.
+    unshare --mount --net --pid --fork --propagation private -- bash "$hub_script" "$run" "$cache" "$cgroup/hub"
     echo "hub ended ($?)" >&2
 ) </dev/null >/dev/null &
 hub=$!
@@ -30,7 +27,7 @@ wait "$hub"
 while grep -q 'populated 1' "$cgroup/cgroup.events"; do sleep 0.01; done
 find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null
 # Loop devices detach themselves once the last mount namespace is gone; the lock is kept until then.
-for _ in $(seq 1000); do
+for _ in $(seq 6000); do
     busy=
     for file in /sys/block/loop*/loop/backing_file; do
         [ -e "$file" ] || continue
@@ -40,4 +37,8 @@ for _ in $(seq 1000); do
     [ -n "$busy" ] || break
     sleep 0.01
 done
+# A setting that would stay with the devices for their next user.
+if [ -e "$run/unflushed" ]; then
+    while read -r device; do echo 'write back' >"/sys/block/$device/queue/write_cache"; done <"$run/unflushed"
+fi
 rm -rf --one-file-system "$run"

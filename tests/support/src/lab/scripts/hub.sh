@@ -1,8 +1,9 @@
 # The hub: pid 1 of the pid namespace that holds both machines, owner of the pools' mounts and of the bridge.
 #
-# $1 run directory  $2 cache directory
+# $1 run directory  $2 cache directory  $3 cgroup of the hub
 set -eu
 run=$1 cache=$2
+echo 0 >"$3/cgroup.procs"
 
 # Mounts of others that were copied into this namespace would keep their devices busy.
 while read -r device point type _; do

@@ -1,9 +1,17 @@
 //! `lab`: two machines on this host, to try things out by hand. The library does all the work.
 
-use std::{ffi::OsString, process::ExitCode, time::Instant};
+use std::{
+    ffi::OsString,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use pc_switcher_testkit::lab::{self, Cmd, Init, Lab, LabError, LabOptions, MachineName, SnapshotDir, Sudo};
+use pc_switcher_testkit::lab::{
+    self, CableCut, Cmd, DiskCache, Init, Lab, LabError, LabOptions, MachineName, SnapshotDir, Sudo,
+};
+
+mod shell;
 
 /// Two machines, `laptop` and `desk`, on this host.
 #[derive(Debug, Parser)]
@@ -25,6 +33,9 @@ enum Verb {
         /// Every lab of this host
         #[arg(long)]
         all: bool,
+        /// Forget the disks too
+        #[arg(long)]
+        purge: bool,
     },
     /// Run a command
     Exec {
@@ -36,6 +47,45 @@ enum Verb {
         #[arg(required = true, last = true)]
         command: Vec<OsString>,
     },
+    /// Open a login shell
+    Shell {
+        machine: MachineName,
+        /// As whom
+        #[arg(short, long, default_value = "alice")]
+        user: String,
+    },
+    /// Keep the state of both machines' disks under a name
+    Snapshot { state: String },
+    /// Bring both machines back to a state, freshly booted
+    Reset {
+        #[arg(default_value = Lab::PRISTINE)]
+        state: String,
+    },
+    /// Cut the cable
+    Cut {
+        machine: MachineName,
+        /// Packets vanish and the carrier stays
+        #[arg(long)]
+        silent: bool,
+    },
+    /// Make the cable whole again
+    Restore { machine: MachineName },
+    /// Stop every process where it is, like a closed lid
+    Freeze { machine: MachineName },
+    /// Let a frozen machine go on
+    Thaw { machine: MachineName },
+    /// Pull the plug (or shut down in an orderly way)
+    Poweroff {
+        machine: MachineName,
+        /// Shut down in an orderly way
+        #[arg(long)]
+        orderly: bool,
+        /// The disk keeps what the kernel had sent to it
+        #[arg(long, conflicts_with = "orderly")]
+        write_through: bool,
+    },
+    /// Switch a machine on
+    Boot { machine: MachineName },
     /// Make the cached base tree only
     Base,
     /// Show the labs of this host
@@ -59,6 +109,9 @@ struct Variants {
     /// What sudo lets alice do
     #[arg(long, value_enum, default_value = "no-password")]
     sudo: SudoRule,
+    /// Give the desk an ext4 disk: no subvolumes, no snapshots
+    #[arg(long)]
+    desk_ext4: bool,
     /// Size of each machine's disk in GiB
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=24))]
     disk_gib: u64,
@@ -80,7 +133,9 @@ enum SudoRule {
 
 impl Variants {
     fn options(&self, name: &str) -> LabOptions {
-        LabOptions::new(name)
+        let options = LabOptions::new(name);
+        let options = if self.desk_ext4 { options.ext4(MachineName::Desk) } else { options };
+        options
             .init(if self.systemd { Init::Systemd } else { Init::Tiny })
             .root_subvolume(!self.no_root_subvolume)
             .snapshot_dir(match self.snapshots {
@@ -94,6 +149,7 @@ impl Variants {
                 SudoRule::Refused => Sudo::Refused,
             })
             .disk_bytes(self.disk_gib << 30)
+            .lock_wait(Duration::from_secs(2))
             .detached()
     }
 }
@@ -123,10 +179,10 @@ fn run(cli: &Cli) -> Result<ExitCode, LabError> {
             Lab::up(variants.options(&cli.name))?;
             done("laptop and desk are up");
         }
-        Verb::Down { all } => {
+        Verb::Down { all, purge } => {
             let names = if *all { Lab::names() } else { vec![cli.name.clone()] };
             for name in names {
-                Lab::down_by_name(&name)?;
+                if *purge { Lab::purge_by_name(&name)? } else { Lab::down_by_name(&name)? }
             }
             done("down");
         }
@@ -136,6 +192,35 @@ fn run(cli: &Cli) -> Result<ExitCode, LabError> {
             let status = lab.machine(*machine).exec_inherited(&Cmd::new(program).args(args).user(user))?;
             return Ok(exit_code(status));
         }
+        Verb::Shell { machine, user } => {
+            let lab = Lab::attach(&cli.name)?;
+            return shell::run(lab.machine(*machine), user).map(exit_code);
+        }
+        Verb::Snapshot { state } => {
+            Lab::attach(&cli.name)?.snapshot(state)?;
+            done(&format!("state `{state}` kept"));
+        }
+        Verb::Reset { state } => {
+            Lab::attach(&cli.name)?.reset(state)?;
+            done(&format!("back in state `{state}`"));
+        }
+        Verb::Cut { machine, silent } => {
+            let how = if *silent { CableCut::Silent } else { CableCut::Carrier };
+            Lab::attach(&cli.name)?.machine(*machine).cable_cut(how)?;
+        }
+        Verb::Restore { machine } => Lab::attach(&cli.name)?.machine(*machine).cable_restore()?,
+        Verb::Freeze { machine } => Lab::attach(&cli.name)?.machine(*machine).freeze()?,
+        Verb::Thaw { machine } => Lab::attach(&cli.name)?.machine(*machine).thaw()?,
+        Verb::Poweroff { machine, orderly, write_through } => {
+            let lab = Lab::attach(&cli.name)?;
+            let machine = lab.machine(*machine);
+            match (orderly, write_through) {
+                (true, _) => machine.shutdown()?,
+                (_, true) => machine.power_cut(DiskCache::WriteThrough)?,
+                _ => machine.power_cut(DiskCache::Volatile)?,
+            }
+        }
+        Verb::Boot { machine } => Lab::attach(&cli.name)?.machine(*machine).boot()?,
         Verb::Base => println!("{}", lab::base_tarball()?.display()),
         Verb::Status => status(),
     }
