@@ -2,4 +2,5 @@
 
 pub mod config;
 pub mod keep;
+pub mod module;
 pub mod spec;

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use pc_switcher_agent::proto::{Layout, LayoutRequest, TakeSet};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
-    BracketPhase, BytePath, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, Plan, Problem, Role,
-    SnapshotKind, SnapshotSet, SubvolumeName, UtcStamp,
+    BracketPhase, BytePath, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, Plan, Problem,
+    Role, SnapshotKind, SnapshotSet, SubvolumeName, UtcStamp,
 };
 
 use crate::config::BtrfsSnapshotsConfig;
@@ -52,8 +52,13 @@ impl BtrfsSnapshots {
         stamp: UtcStamp,
     ) -> Result<SnapshotSet, ModuleError> {
         let subvolumes = self.subvolumes(ctx, role).await?;
-        let request =
-            TakeSet { session: ctx.session.clone(), stamp, kind, snapshot_dir: self.snapshot_dir(), subvolumes };
+        let request = TakeSet {
+            session: ctx.session.clone(),
+            stamp,
+            kind,
+            snapshot_dir: self.snapshot_dir(),
+            subvolumes,
+        };
         let set = Agent::new(ctx.agent(role)).take_set(request).await?;
         if !set.consistent {
             let text = "the snapshots of this set were not taken in one instant; they are used nevertheless";
@@ -89,10 +94,20 @@ impl BtrfsSnapshots {
         }
     }
 
-    async fn undo(&self, ctx: &ModuleContext, role: Role, set: SnapshotSet, error: ModuleError) -> ModuleError {
+    async fn undo(
+        &self,
+        ctx: &ModuleContext,
+        role: Role,
+        set: SnapshotSet,
+        error: ModuleError,
+    ) -> ModuleError {
         let hostname = set.hostname.clone();
         if let Err(left) = Agent::new(ctx.agent(role)).drop_set(set).await {
-            ctx.reporter.log(LogLevel::Warning, &hostname, format!("the set of the other machine stays: {left}"));
+            ctx.reporter.log(
+                LogLevel::Warning,
+                &hostname,
+                format!("the set of the other machine stays: {left}"),
+            );
         }
         error
     }
@@ -114,18 +129,25 @@ fn problems_of(layout: &Layout, ctx: &ModuleContext, role: Role, snapshot_dir: &
         let hint = if known.is_empty() {
             "there is no mounted btrfs with top-level subvolumes".to_owned()
         } else {
-            format!("mounted top-level subvolumes are {}; name them in [btrfs-snapshots] subvolumes", known.join(", "))
+            format!(
+                "mounted top-level subvolumes are {}; name them in [btrfs-snapshots] subvolumes",
+                known.join(", ")
+            )
         };
         problems.push(Problem::on(hostname, format!("there is no subvolume `{name}`")).hint(hint));
     }
     if layout.snapshot_fs_uuid.is_empty() && !layout.subvolumes.is_empty() {
         let text = format!("the snapshot directory `{snapshot_dir}` does not lie on btrfs");
-        problems.push(Problem::on(hostname, text).hint("set [btrfs-snapshots] snapshot_dir to a directory on btrfs"));
+        problems.push(
+            Problem::on(hostname, text).hint("set [btrfs-snapshots] snapshot_dir to a directory on btrfs"),
+        );
     }
     for fact in &layout.subvolumes {
         if !layout.snapshot_fs_uuid.is_empty() && fact.fs_uuid != layout.snapshot_fs_uuid {
             let text = format!("`{}` lies on another file system than `{snapshot_dir}`", fact.name);
-            problems.push(Problem::on(hostname, text).hint("snapshots stay on the file system of their subvolume"));
+            problems.push(
+                Problem::on(hostname, text).hint("snapshots stay on the file system of their subvolume"),
+            );
         }
     }
     problems
@@ -147,7 +169,9 @@ impl Module for BtrfsSnapshots {
         for (role, layout) in [(Role::Source, source?), (Role::Target, target?)] {
             problems.extend(problems_of(&layout, ctx, role, &dir));
             if problems.is_empty() && !layout.snapshot_dir_own_subvolume {
-                let text = format!("`{dir}` is no top-level subvolume of its own: a later rollback of `@` would lose it");
+                let text = format!(
+                    "`{dir}` is no top-level subvolume of its own: a later rollback of `@` would lose it"
+                );
                 ctx.reporter.log(LogLevel::Warning, ctx.hostname(role), text);
             }
         }
@@ -156,7 +180,10 @@ impl Module for BtrfsSnapshots {
 
     async fn plan(&self, _: &ModuleContext) -> Result<Plan, ModuleError> {
         let names: Vec<&str> = self.config.subvolumes.as_slice().iter().map(SubvolumeName::as_str).collect();
-        Ok(Plan { summary: format!("read-only snapshots of {} on both machines", names.join(", ")), ..Plan::default() })
+        Ok(Plan {
+            summary: format!("read-only snapshots of {} on both machines", names.join(", ")),
+            ..Plan::default()
+        })
     }
 
     async fn execute(&self, ctx: &ModuleContext) -> Result<Outcome, ModuleError> {

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use pc_switcher_agent::proto::SpaceReport;
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
-    BytePath, ErrorKind, Hostname, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, Plan, Problem, Role,
-    Threshold,
+    BytePath, ErrorKind, Hostname, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, Plan,
+    Problem, Role, Threshold,
 };
 
 use crate::config::DiskConfig;
@@ -89,7 +89,11 @@ impl Module for DiskMonitor {
         if short.is_empty() {
             short = self.shortages(ctx, self.config.reserve_minimum).await?;
         }
-        if short.is_empty() { Ok(Vec::new()) } else { Err(disk_space("too little disk space to start", short)) }
+        if short.is_empty() {
+            Ok(Vec::new())
+        } else {
+            Err(disk_space("too little disk space to start", short))
+        }
     }
 
     async fn plan(&self, _: &ModuleContext) -> Result<Plan, ModuleError> {
@@ -103,10 +107,13 @@ impl Module for DiskMonitor {
             match self.shortages(ctx, self.config.reserve_minimum).await {
                 Ok(short) if short.is_empty() => failed = 0,
                 Ok(short) => return Err(disk_space("the disk-space reserve is used up", short)),
-                Err(error) if error.kind == ErrorKind::Cancelled => return Ok(Outcome::Done("watched".into())),
+                Err(error) if error.kind == ErrorKind::Cancelled => {
+                    return Ok(Outcome::Done("watched".into()));
+                }
                 Err(error) => {
                     failed += 1;
-                    let text = format!("free space could not be read ({failed} of {TOLERATED_PROBES}): {error}");
+                    let text =
+                        format!("free space could not be read ({failed} of {TOLERATED_PROBES}): {error}");
                     ctx.reporter.log(LogLevel::Warning, &ctx.source.hostname, text);
                     if failed >= TOLERATED_PROBES {
                         return Err(error);

@@ -1,5 +1,19 @@
 //! Mirrors the configured folders from a snapshot.
+//!
+//! The plan is made by pure functions of the listings of both machines ([`change`], [`compare`], [`links`], [`steps`]); the
+//! source is always the read-only pre set. How changes are found is behind [`survey`]: today a full walk of both sides.
 
+pub mod builtin;
+pub mod change;
+pub mod compare;
 pub mod config;
+pub mod guards;
+pub mod links;
+pub mod module;
+pub mod parts;
 pub mod pattern;
+pub mod rules;
 pub mod spec;
+pub mod steps;
+pub mod survey;
+pub mod transfer;

@@ -1,1 +1,3 @@
-//! x.
+//! The machine itself.
+
+pub mod btrfs;

@@ -1,0 +1,285 @@
+//! What one directory needs so that the target's becomes the source's: a pure comparison of listings.
+
+use pc_switcher_agent::proto::{DirListing, Entry, FileTime, Identity, Kind, SkipReason};
+use pc_switcher_contract::BytePath;
+
+/// What happens to one path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing stands there yet.
+    Create(Entry),
+    /// Another content or another kind.
+    Replace(Entry, Identity, Kind),
+    /// The same content with other metadata.
+    Meta(Entry, Identity),
+    /// Another name of `to`; the identity is what stands there now.
+    Link(BytePath, Option<Identity>),
+    /// The source has it no more.
+    Delete(Identity, Kind),
+}
+
+/// A change with what the target did meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Relative to the part's root.
+    pub path: BytePath,
+    /// What happens.
+    pub change: Change,
+    /// Whether the target's version changed since the last sync; for conflicts.
+    pub touched: bool,
+    /// The target's version: size and time, if there is one.
+    pub theirs: Option<(u64, FileTime)>,
+}
+
+/// Two files whose equality size and time do not settle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspect {
+    /// Relative to the part's root.
+    pub path: BytePath,
+    /// The source's version.
+    pub ours: Entry,
+    /// The target's version.
+    pub theirs: Entry,
+    /// Whether the target's version changed since the last sync.
+    pub touched: bool,
+}
+
+/// A file with several names on either machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkSeen {
+    /// Relative to the part's root.
+    pub path: BytePath,
+    /// The source's file.
+    pub ours: Entry,
+    /// The target's file at that path.
+    pub target: Option<Identity>,
+    /// Whether the target's version changed since the last sync.
+    pub touched: bool,
+}
+
+/// How much of a child directory is where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sides {
+    /// On both machines.
+    Both,
+    /// On the source alone: everything below is new.
+    Source,
+    /// On the target alone: everything below goes.
+    Target,
+    /// Left alone on both.
+    Ignore,
+}
+
+/// A child directory to be compared next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Child {
+    /// Relative to the part's root.
+    pub path: BytePath,
+    /// Where it is.
+    pub sides: Sides,
+    /// Whether each of source, target and base will list it.
+    pub lists: [bool; 3],
+}
+
+/// How equality is judged.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Judge {
+    /// Whether there is a base: the target's state after the last sync.
+    pub has_base: bool,
+    /// Files of the source whose inode changed after this are never equal by size and time alone.
+    pub source_after: Option<FileTime>,
+    /// Whether every file is compared by content.
+    pub content: bool,
+}
+
+/// What came out of one directory.
+#[derive(Debug, Default)]
+pub struct DirResult {
+    /// Changes of its entries.
+    pub found: Vec<Found>,
+    /// Files to be compared by content.
+    pub suspects: Vec<Suspect>,
+    /// Files with several names.
+    pub links: Vec<LinkSeen>,
+    /// Its directories.
+    pub children: Vec<Child>,
+    /// Names that are left alone on one side though the other has them, with the reason.
+    pub left_alone: Vec<(BytePath, String)>,
+    /// Names that could not be read, with the machine's side and the system's word.
+    pub unreadable: Vec<(BytePath, bool, String)>,
+    /// Whether the target holds something here that is never deleted.
+    pub holds_excluded: bool,
+}
+
+/// Returns what a later step compares a path with.
+pub fn identity(entry: &Entry) -> Identity {
+    Identity { ino: entry.ino, ctime: entry.ctime, mtime: entry.meta.mtime, size: entry.size }
+}
+
+/// Whether the metadata other than the time of the last change is the same. A symbolic link has no mode of its own.
+fn same_rights(a: &Entry, b: &Entry) -> bool {
+    let mode = a.kind == Kind::Symlink || a.meta.mode == b.meta.mode;
+    mode && a.meta.uid == b.meta.uid && a.meta.gid == b.meta.gid && a.meta.xattrs == b.meta.xattrs
+}
+
+/// Whether the target's entry changed since the last sync. A directory's time changes with any entry, excluded ones too, so
+/// it does not count.
+fn touched(base: Option<&Entry>, now: Option<&Entry>) -> bool {
+    match (base, now) {
+        (None, None) => false,
+        (Some(base), Some(now)) if base.kind == Kind::Dir && now.kind == Kind::Dir => {
+            base.ino != now.ino || !same_rights(base, now)
+        }
+        (Some(base), Some(now)) => base.kind != now.kind || identity(base) != identity(now),
+        _ => true,
+    }
+}
+
+/// Compares one directory. Listings are those of the source, the target and the base, as far as each has the directory.
+pub fn compare_dir(
+    path: &BytePath,
+    sides: Sides,
+    [ours, theirs, base]: [Option<&DirListing>; 3],
+    judge: Judge,
+) -> DirResult {
+    let mut result =
+        DirResult { holds_excluded: theirs.is_some_and(|dir| !dir.skipped.is_empty()), ..Default::default() };
+    for (dir, is_source) in [(ours, true), (theirs, false)] {
+        for skip in dir.iter().flat_map(|dir| &dir.skipped) {
+            if let SkipReason::Unreadable(why) = &skip.reason {
+                result.unreadable.push((path.join(skip.name.as_bytes()), is_source, why.clone()));
+            }
+        }
+    }
+    for name in names([ours, theirs, base]) {
+        let at = path.join(name);
+        let [s, t, b] = [ours, theirs, base].map(|dir| dir.and_then(|dir| find(dir, name)));
+        let lists = [s, t, b].map(|entry| entry.is_some_and(|entry| entry.kind == Kind::Dir));
+        if sides == Sides::Ignore {
+            result.children.extend(lists.contains(&true).then_some(Child {
+                path: at,
+                sides: Sides::Ignore,
+                lists,
+            }));
+            continue;
+        }
+        if let Some(reason) = skip_of(ours, name).or_else(|| skip_of(theirs, name)) {
+            if s.is_some() || t.is_some() {
+                result.left_alone.push((at.clone(), reason));
+            }
+            result.children.extend(lists.contains(&true).then_some(Child {
+                path: at,
+                sides: Sides::Ignore,
+                lists,
+            }));
+            continue;
+        }
+        let touched = judge.has_base && touched(b, t);
+        if let Some(child) = child_sides(s, t) {
+            result.children.push(Child { path: at.clone(), sides: child, lists });
+        } else if lists[2] {
+            // Only the base has a directory here: its listing is read and dropped.
+            result.children.push(Child { path: at.clone(), sides: Sides::Ignore, lists });
+        }
+        entry_change(at, [s, t, b], touched, judge, &mut result);
+    }
+    result
+}
+
+fn entry_change(
+    at: BytePath,
+    [s, t, b]: [Option<&Entry>; 3],
+    touched: bool,
+    judge: Judge,
+    result: &mut DirResult,
+) {
+    let theirs = t.map(|t| (t.size, t.meta.mtime));
+    let several = s.is_some_and(|s| s.kind == Kind::File && s.nlink > 1)
+        || t.is_some_and(|t| t.kind == Kind::File && t.nlink > 1);
+    if let (true, Some(s)) = (several, s.filter(|s| s.kind == Kind::File)) {
+        let target = t.filter(|t| t.kind == Kind::File).map(identity);
+        result.links.push(LinkSeen { path: at.clone(), ours: s.clone(), target, touched });
+    }
+    let change = match (s, t) {
+        (None, None) => return,
+        (Some(s), None) => Change::Create(s.clone()),
+        (None, Some(t)) => Change::Delete(identity(t), t.kind),
+        (Some(s), Some(t)) if s.kind != t.kind => Change::Replace(s.clone(), identity(t), t.kind),
+        (Some(s), Some(t)) => {
+            let content = match s.kind {
+                Kind::File => s.size == t.size && s.meta.mtime == t.meta.mtime,
+                Kind::Symlink => s.target == t.target,
+                Kind::Dir | Kind::Fifo => true,
+            };
+            let suspect = s.kind == Kind::File && s.size == t.size && s.size > 0 && {
+                let source_moved = judge.source_after.is_some_and(|after| s.ctime > after);
+                let target_moved = judge.has_base && b.is_none_or(|b| identity(b) != identity(t));
+                if content { judge.content || source_moved || target_moved } else { touched }
+            };
+            if suspect {
+                result.suspects.push(Suspect { path: at, ours: s.clone(), theirs: t.clone(), touched });
+                return;
+            }
+            let same_time = s.meta.mtime == t.meta.mtime;
+            match (content, same_rights(s, t) && same_time) {
+                (true, true) => return,
+                (true, false) => Change::Meta(s.clone(), identity(t)),
+                (false, _) => Change::Replace(s.clone(), identity(t), t.kind),
+            }
+        }
+    };
+    result.found.push(Found { path: at, change, touched, theirs });
+}
+
+/// Settles a suspect: `equal` says whether both contents are the same. Returns the change that is left, if any.
+pub fn settle(suspect: Suspect, equal: bool) -> Option<Found> {
+    let Suspect { path, ours, theirs, touched } = suspect;
+    let old = identity(&theirs);
+    let seen = Some((theirs.size, theirs.meta.mtime));
+    if !equal {
+        return Some(Found { path, change: Change::Replace(ours, old, Kind::File), touched, theirs: seen });
+    }
+    let same = same_rights(&ours, &theirs) && ours.meta.mtime == theirs.meta.mtime;
+    // Equal content is no conflict, whoever wrote it.
+    (!same).then_some(Found { path, change: Change::Meta(ours, old), touched: false, theirs: seen })
+}
+
+fn child_sides(s: Option<&Entry>, t: Option<&Entry>) -> Option<Sides> {
+    let dir = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.kind == Kind::Dir);
+    match (dir(s), dir(t)) {
+        (true, true) => Some(Sides::Both),
+        (true, false) => Some(Sides::Source),
+        (false, true) => Some(Sides::Target),
+        (false, false) => None,
+    }
+}
+
+fn find<'a>(dir: &'a DirListing, name: &[u8]) -> Option<&'a Entry> {
+    dir.entries.binary_search_by(|entry| entry.name.as_bytes().cmp(name)).ok().map(|at| &dir.entries[at])
+}
+
+fn skip_of(dir: Option<&DirListing>, name: &[u8]) -> Option<String> {
+    let skip = dir?.skipped.iter().find(|skip| skip.name.as_bytes() == name)?;
+    Some(match &skip.reason {
+        SkipReason::Rule(reason) => reason.clone(),
+        SkipReason::Socket => "a socket".into(),
+        SkipReason::Device => "a device node".into(),
+        SkipReason::Subvolume => "a subvolume or mount of its own".into(),
+        SkipReason::Unreadable(why) => format!("unreadable: {why}"),
+    })
+}
+
+/// Returns every name of the three listings once, in order.
+fn names(listings: [Option<&DirListing>; 3]) -> Vec<&[u8]> {
+    let mut all: Vec<&[u8]> = listings
+        .into_iter()
+        .flatten()
+        .flat_map(|dir| dir.entries.iter().map(|entry| entry.name.as_bytes()))
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+use pc_switcher_agent::proto::{Meta, Skip};
+
+use super::*;
+
+fn file(name: &str, size: u64, seconds: i64, ino: u64) -> Entry {
+    let meta =
+        Meta { mode: 0o644, uid: 1000, gid: 1000, mtime: FileTime { seconds, nanos: 0 }, xattrs: vec![] };
+    let ctime = FileTime { seconds, nanos: 0 };
+    Entry {
+        name: name.into(),
+        kind: Kind::File,
+        meta,
+        size,
+        allocated: size,
+        ctime,
+        ino,
+        nlink: 1,
+        target: BytePath::default(),
+    }
+}
+
+fn dir(entries: Vec<Entry>) -> DirListing {
+    DirListing { path: BytePath::default(), root: None, entries, skipped: vec![] }
+}
+
+fn compare(ours: &DirListing, theirs: &DirListing, base: Option<&DirListing>) -> DirResult {
+    let judge = Judge { has_base: base.is_some(), ..Judge::default() };
+    compare_dir(&BytePath::default(), Sides::Both, [Some(ours), Some(theirs), base], judge)
+}
+
+#[test]
+fn equal_directories_need_nothing() {
+    let ours = dir(vec![file("a", 1, 10, 5)]);
+    let theirs = dir(vec![file("a", 1, 10, 77)]);
+    let result = compare(&ours, &theirs, None);
+    assert!(result.found.is_empty() && result.suspects.is_empty() && result.children.is_empty());
+}
+
+#[test]
+fn a_file_changed_on_both_machines_is_settled_by_content() {
+    let base = dir(vec![file("a", 1, 10, 7)]);
+    let result = compare(&dir(vec![file("a", 2, 20, 5)]), &dir(vec![file("a", 2, 30, 7)]), Some(&base));
+    assert_eq!(result.suspects.len(), 1);
+    let suspect = result.suspects[0].clone();
+    assert!(settle(suspect.clone(), false).unwrap().touched);
+    let equal = settle(suspect, true).unwrap();
+    assert!(!equal.touched && matches!(equal.change, Change::Meta(..)));
+}
+
+#[test]
+fn a_file_that_the_target_deleted_since_is_a_touched_create() {
+    let base = dir(vec![file("a", 1, 10, 7)]);
+    let result = compare(&dir(vec![file("a", 1, 10, 5)]), &dir(vec![]), Some(&base));
+    assert!(matches!(&result.found[..], [Found { change: Change::Create(_), touched: true, .. }]));
+}
+
+#[test]
+fn a_file_that_the_target_made_since_is_a_touched_delete() {
+    let result = compare(&dir(vec![]), &dir(vec![file("new", 1, 10, 7)]), Some(&dir(vec![])));
+    assert!(matches!(&result.found[..], [Found { change: Change::Delete(..), touched: true, .. }]));
+}
+
+#[test]
+fn what_the_target_excludes_is_never_deleted_or_overwritten() {
+    let mut theirs = dir(vec![]);
+    theirs.skipped.push(Skip { name: "s".into(), reason: SkipReason::Socket });
+    let result = compare(&dir(vec![file("s", 1, 10, 5)]), &theirs, None);
+    assert!(result.found.is_empty() && result.holds_excluded);
+    assert_eq!(result.left_alone.len(), 1);
+}
+
+#[test]
+fn an_edit_that_keeps_size_and_time_is_a_suspect_by_its_inode_time() {
+    let mut edited = file("a", 1, 10, 5);
+    edited.ctime.seconds = 99;
+    let judge = Judge { source_after: Some(FileTime { seconds: 50, nanos: 0 }), ..Judge::default() };
+    let (ours, theirs) = (dir(vec![edited]), dir(vec![file("a", 1, 10, 7)]));
+    let result = compare_dir(&BytePath::default(), Sides::Both, [Some(&ours), Some(&theirs), None], judge);
+    assert_eq!(result.suspects.len(), 1);
+}
+
+#[test]
+fn a_directory_over_a_file_is_replaced_and_its_children_are_new() {
+    let mut d = file("x", 0, 10, 5);
+    d.kind = Kind::Dir;
+    let result = compare(&dir(vec![d]), &dir(vec![file("x", 1, 10, 7)]), None);
+    assert!(matches!(&result.found[..], [Found { change: Change::Replace(_, _, Kind::File), .. }]));
+    assert_eq!(result.children[0].sides, Sides::Source);
+}
+
+#[test]
+fn noise_in_a_directory_s_time_is_no_touch() {
+    let at = |seconds| {
+        let mut d = file("d", 0, seconds, 7);
+        d.kind = Kind::Dir;
+        d
+    };
+    let result = compare(&dir(vec![at(20)]), &dir(vec![at(30)]), Some(&dir(vec![at(10)])));
+    assert!(matches!(&result.found[..], [Found { change: Change::Meta(..), touched: false, .. }]));
+}

@@ -1,0 +1,231 @@
+//! Brings the listings of up to three walks together, directory by directory, in whatever order they come.
+//!
+//! Invariant: a directory is compared once, when its parent has said where it is and all expected listings are there. What
+//! waits in memory is only the distance between the walks.
+
+use std::collections::HashMap;
+
+use pc_switcher_agent::proto::{DirListing, Entry, Meta};
+use pc_switcher_contract::BytePath;
+
+use crate::change::{Change, Found, Judge, LinkSeen, Sides, Suspect, compare_dir, identity};
+
+/// Which walk a listing is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Walk {
+    /// The source's tree.
+    Source = 0,
+    /// The target's tree.
+    Target = 1,
+    /// The target's tree after the last sync.
+    Base = 2,
+}
+
+/// All that a comparison of two trees found.
+#[derive(Debug, Default)]
+pub struct Comparison {
+    /// Changes in any order.
+    pub found: Vec<Found>,
+    /// Files to be compared by content.
+    pub suspects: Vec<Suspect>,
+    /// Files with several names.
+    pub links: Vec<LinkSeen>,
+    /// The source's metadata of every directory that both have, by path: its time is set again when its entries change.
+    pub dir_meta: HashMap<BytePath, Meta>,
+    /// Directories of the target that hold something which is never deleted.
+    pub holding: Vec<BytePath>,
+    /// Names left alone, with the reason.
+    pub left_alone: Vec<(BytePath, String)>,
+    /// Names that could not be read: path, whether on the source, the system's word.
+    pub unreadable: Vec<(BytePath, bool, String)>,
+    /// Entries of the source's tree.
+    pub source_entries: u64,
+    /// Entries of the target's tree.
+    pub target_entries: u64,
+    /// Bytes of the source's tree.
+    pub source_bytes: u64,
+}
+
+#[derive(Default)]
+struct Waiting {
+    listings: [Option<DirListing>; 3],
+    expected: Option<(Sides, [bool; 3])>,
+}
+
+/// Collects listings and compares what is complete.
+pub struct Pairing {
+    judge: Judge,
+    waiting: HashMap<BytePath, Waiting>,
+    result: Comparison,
+    source_dirs: HashMap<BytePath, Meta>,
+}
+
+impl Pairing {
+    /// Begins with the root, which every walk lists; `with_base` says whether there are three walks.
+    pub fn new(judge: Judge) -> Self {
+        let mut waiting = HashMap::new();
+        let root = Waiting {
+            listings: [None, None, None],
+            expected: Some((Sides::Both, [true, true, judge.has_base])),
+        };
+        waiting.insert(BytePath::default(), root);
+        Self { judge, waiting, result: Comparison::default(), source_dirs: HashMap::new() }
+    }
+
+    /// Takes one listing.
+    pub fn add(&mut self, walk: Walk, listing: DirListing) {
+        let path = listing.path.clone();
+        self.waiting.entry(path.clone()).or_default().listings[walk as usize] = Some(listing);
+        let mut ready = vec![path];
+        while let Some(path) = ready.pop() {
+            self.try_compare(path, &mut ready);
+        }
+    }
+
+    fn try_compare(&mut self, path: BytePath, ready: &mut Vec<BytePath>) {
+        let complete = self.waiting.get(&path).and_then(|waiting| {
+            let (sides, lists) = waiting.expected?;
+            let all =
+                lists.iter().zip(&waiting.listings).all(|(wanted, listing)| !wanted || listing.is_some());
+            all.then_some(sides)
+        });
+        let Some(sides) = complete else { return };
+        let Some(Waiting { listings: [ours, theirs, base], .. }) = self.waiting.remove(&path) else { return };
+        if path.is_empty() {
+            self.compare_roots(ours.as_ref(), theirs.as_ref());
+        }
+        self.count(sides, ours.as_ref(), theirs.as_ref());
+        let done = compare_dir(&path, sides, [ours.as_ref(), theirs.as_ref(), base.as_ref()], self.judge);
+        if sides == Sides::Both
+            && let Some(meta) = self.source_dirs.remove(&path)
+        {
+            self.result.dir_meta.insert(path.clone(), meta);
+        }
+        if done.holds_excluded {
+            self.result.holding.push(path);
+        }
+        for child in done.children {
+            if child.sides == Sides::Both
+                && let Some(entry) = ours.as_ref().and_then(|dir| by_name(dir, child.path.name()))
+            {
+                self.source_dirs.insert(child.path.clone(), entry.meta.clone());
+            }
+            self.waiting.entry(child.path.clone()).or_default().expected = Some((child.sides, child.lists));
+            ready.push(child.path);
+        }
+        self.result.found.extend(done.found);
+        self.result.suspects.extend(done.suspects);
+        self.result.links.extend(done.links);
+        self.result.left_alone.extend(done.left_alone);
+        self.result.unreadable.extend(done.unreadable);
+    }
+
+    fn compare_roots(&mut self, ours: Option<&DirListing>, theirs: Option<&DirListing>) {
+        let root = |dir: Option<&DirListing>| dir.and_then(|dir| dir.root.clone());
+        if let (Some(ours), Some(theirs)) = (root(ours), root(theirs)) {
+            self.source_dirs.insert(BytePath::default(), ours.meta.clone());
+            if ours.meta != theirs.meta {
+                let change = Change::Meta(ours, identity(&theirs));
+                self.result.found.push(Found {
+                    path: BytePath::default(),
+                    change,
+                    touched: false,
+                    theirs: None,
+                });
+            }
+        }
+    }
+
+    fn count(&mut self, sides: Sides, ours: Option<&DirListing>, theirs: Option<&DirListing>) {
+        if sides != Sides::Ignore {
+            self.result.source_entries += ours.map_or(0, |dir| dir.entries.len() as u64);
+            self.result.target_entries += theirs.map_or(0, |dir| dir.entries.len() as u64);
+            self.result.source_bytes +=
+                ours.map_or(0, |dir| dir.entries.iter().map(|entry| entry.size).sum());
+        }
+    }
+
+    /// Ends the comparison.
+    ///
+    /// # Errors
+    /// If a listing that was announced never came: the walks contradict themselves.
+    pub fn finish(self) -> Result<Comparison, String> {
+        match self.waiting.into_iter().find(|(_, waiting)| waiting.expected.is_some()) {
+            Some((path, _)) => Err(format!("the listing of `{path}` never came")),
+            None => Ok(self.result),
+        }
+    }
+}
+
+fn by_name<'a>(dir: &'a DirListing, name: &[u8]) -> Option<&'a Entry> {
+    dir.entries.binary_search_by(|entry| entry.name.as_bytes().cmp(name)).ok().map(|at| &dir.entries[at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pc_switcher_agent::proto::{FileTime, Kind};
+    use proptest::prelude::*;
+
+    fn entry(name: &str, kind: Kind) -> Entry {
+        Entry {
+            name: name.into(),
+            kind,
+            meta: Meta::default(),
+            size: 1,
+            allocated: 0,
+            ctime: FileTime::default(),
+            ino: 1,
+            nlink: 1,
+            target: BytePath::default(),
+        }
+    }
+
+    fn listing(path: &str, entries: &[(&str, Kind)]) -> DirListing {
+        let root = path.is_empty().then(|| entry("", Kind::Dir));
+        let entries = entries.iter().map(|(name, kind)| entry(name, *kind)).collect();
+        DirListing { path: path.into(), root, entries, skipped: vec![] }
+    }
+
+    /// Source: /a/b/f, /c/g. Target: /a/old, /d/h. Base: /a/old, /d/h, /e/i.
+    fn walks() -> Vec<(Walk, DirListing)> {
+        use Kind::{Dir, File};
+        vec![
+            (Walk::Source, listing("", &[("a", Dir), ("c", Dir)])),
+            (Walk::Source, listing("a", &[("b", Dir)])),
+            (Walk::Source, listing("a/b", &[("f", File)])),
+            (Walk::Source, listing("c", &[("g", File)])),
+            (Walk::Target, listing("", &[("a", Dir), ("d", Dir)])),
+            (Walk::Target, listing("a", &[("old", File)])),
+            (Walk::Target, listing("d", &[("h", File)])),
+            (Walk::Base, listing("", &[("a", Dir), ("d", Dir), ("e", Dir)])),
+            (Walk::Base, listing("a", &[("old", File)])),
+            (Walk::Base, listing("d", &[("h", File)])),
+            (Walk::Base, listing("e", &[("i", File)])),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_in_which_listings_come_does_not_matter(order in Just((0..11_usize).collect::<Vec<_>>()).prop_shuffle()) {
+            let walks = walks();
+            let mut pairing = Pairing::new(Judge { has_base: true, ..Judge::default() });
+            for at in order {
+                let (walk, listing) = walks[at].clone();
+                pairing.add(walk, listing);
+            }
+            let mut paths: Vec<String> = pairing.finish().unwrap().found.iter().map(|f| f.path.to_string()).collect();
+            paths.sort();
+            prop_assert_eq!(paths, ["a/b", "a/b/f", "a/old", "c", "c/g", "d", "d/h"]);
+        }
+    }
+
+    #[test]
+    fn a_listing_that_never_comes_is_an_error_and_no_deletion() {
+        let mut pairing = Pairing::new(Judge::default());
+        pairing.add(Walk::Source, listing("", &[("a", Kind::Dir)]));
+        pairing.add(Walk::Target, listing("", &[("a", Kind::Dir)]));
+        pairing.add(Walk::Target, listing("a", &[("x", Kind::File)]));
+        assert_eq!(pairing.finish().unwrap_err(), "the listing of `a` never came");
+    }
+}

@@ -1,0 +1,136 @@
+//! The gates of this module: what it must not do without the user's word.
+
+use pc_switcher_agent::proto::FileTime;
+use pc_switcher_contract::{BytePath, Gate, GateKind, Hostname, PairEnd};
+
+use crate::config::UserDataConfig;
+use crate::parts::PartPair;
+use crate::survey::{ConflictItem, Survey};
+
+/// So many paths are named at a gate; the log has all of them.
+const NAMED: usize = 20;
+
+/// Who is who at a gate.
+#[derive(Debug, Clone, Copy)]
+pub struct Hosts<'a> {
+    /// Where the user worked.
+    pub source: &'a Hostname,
+    /// Where the user goes.
+    pub target: &'a Hostname,
+}
+
+/// Whether the source's part looks replaced: it holds nothing though the target's does, or it is another subvolume than
+/// last time. `end` is the source's end of the last sync.
+pub fn replaced_source(hosts: Hosts, part: &PartPair, end: Option<&PairEnd>) -> Option<Gate> {
+    let mut findings = Vec::new();
+    if part.source.is_empty && !part.target.is_empty {
+        findings.push(format!("{}: `{}` is empty; is it mounted?", hosts.source, part.root));
+    }
+    let before = end.and_then(|end| end.set.member(part.source.subvolume.as_ref()?));
+    if let Some(before) = before.filter(|before| before.source_uuid != part.source.subvolume_uuid) {
+        findings.push(format!(
+            "{}: `{}` is another subvolume than at the last sync of {}",
+            hosts.source, part.root, before.name.stamp
+        ));
+    }
+    (!findings.is_empty()).then(|| Gate {
+        kind: GateKind::ReplacedSource,
+        findings,
+        consequence: format!(
+            "`{}` on {} becomes what it is on {} now",
+            part.root, hosts.target, hosts.source
+        ),
+    })
+}
+
+/// Whether a folder loses very much: more than so many entries, or more than such a share of what the target has.
+pub fn mass_deletion(
+    hosts: Hosts,
+    config: &UserDataConfig,
+    folder: &BytePath,
+    surveys: &[(&PartPair, &Survey)],
+) -> Option<Gate> {
+    let of_folder = || surveys.iter().filter(|(part, _)| part.folder == *folder).map(|(_, survey)| survey);
+    let deleted: u64 = of_folder().map(|survey| survey.steps.stats.deleted).sum();
+    let there: u64 = of_folder().map(|survey| survey.target_entries).sum();
+    let share = if there == 0 { 0.0 } else { deleted as f64 / there as f64 };
+    // A share says nothing about a handful of files.
+    let by_share = share > config.mass_deletion_share.get() && deleted >= 50;
+    if deleted <= config.mass_deletion_count.get() && !by_share {
+        return None;
+    }
+    Some(Gate {
+        kind: GateKind::MassDeletion,
+        findings: vec![format!(
+            "{}: `{folder}` would lose {deleted} of {there} entries ({:.0} %)",
+            hosts.target,
+            share * 100.0
+        )],
+        consequence: format!(
+            "these entries are deleted on {}; its pre-sync snapshot keeps them",
+            hosts.target
+        ),
+    })
+}
+
+/// Returns the gate of all conflicts, with both versions of each path.
+pub fn conflicts(hosts: Hosts, surveys: &[(&PartPair, &Survey)], now_seconds: i64) -> Option<Gate> {
+    let lines: Vec<String> = conflict_lines(hosts, surveys, now_seconds);
+    if lines.is_empty() {
+        return None;
+    }
+    let count = lines.len();
+    let mut findings = vec![format!(
+        "{count} path{} changed on {} since the last sync",
+        if count == 1 { "" } else { "s" },
+        hosts.target
+    )];
+    findings.extend(lines.iter().take(NAMED).cloned());
+    if count > NAMED {
+        findings.push(format!("… and {} more, all in the log", count - NAMED));
+    }
+    Some(Gate {
+        kind: GateKind::Conflicts,
+        findings,
+        consequence: format!(
+            "the version of {} is taken; the one of {} stays in its pre-sync snapshot",
+            hosts.source, hosts.target
+        ),
+    })
+}
+
+/// Returns a line per conflict: path, then both versions by hostname.
+pub fn conflict_lines(hosts: Hosts, surveys: &[(&PartPair, &Survey)], now_seconds: i64) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (part, survey) in surveys {
+        for ConflictItem { path, ours, theirs } in &survey.conflicts {
+            lines.push(format!(
+                "{}  {}: {}  {}: {}",
+                part.root.join(path.as_bytes()),
+                hosts.source,
+                version(*ours, now_seconds),
+                hosts.target,
+                version(*theirs, now_seconds)
+            ));
+        }
+    }
+    lines
+}
+
+fn version(version: Option<(u64, FileTime)>, now_seconds: i64) -> String {
+    match version {
+        None => "none".into(),
+        Some((size, time)) => format!("{size} bytes, {}", age(now_seconds - time.seconds)),
+    }
+}
+
+/// Writes how long ago something was.
+fn age(seconds: i64) -> String {
+    match seconds {
+        ..0 => "in the future".into(),
+        0..120 => format!("{seconds} s ago"),
+        120..7200 => format!("{} min ago", seconds / 60),
+        7200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}

@@ -1,0 +1,183 @@
+//! Hard links: the target's names share inodes exactly where the source's do.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use pc_switcher_agent::proto::Kind;
+use pc_switcher_contract::BytePath;
+
+use crate::change::{Change, Found, LinkSeen};
+
+/// Rewrites the changes of files with several names: one name of each inode leads and keeps its change (or none); the
+/// others become links to it where they are not already. Files that share an inode on the target alone come apart.
+pub fn resolve(found: &mut Vec<Found>, mut seen: Vec<LinkSeen>) {
+    seen.sort_by(|a, b| a.path.cmp(&b.path));
+    let concerned: HashSet<&BytePath> = seen.iter().map(|name| &name.path).collect();
+    let at: HashMap<BytePath, usize> = found
+        .iter()
+        .enumerate()
+        .filter(|(_, found)| concerned.contains(&found.path))
+        .map(|(index, found)| (found.path.clone(), index))
+        .collect();
+    drop(concerned);
+    let mut groups: BTreeMap<u64, Vec<LinkSeen>> = BTreeMap::new();
+    for name in seen {
+        groups.entry(name.ours.ino).or_default().push(name);
+    }
+    let mut work = Work { found, at, claimed: HashSet::new(), dropped: HashSet::new() };
+    for group in groups.into_values() {
+        work.group(group);
+    }
+    let dropped = work.dropped;
+    let mut index = 0;
+    found.retain(|_| {
+        index += 1;
+        !dropped.contains(&(index - 1))
+    });
+}
+
+struct Work<'a> {
+    found: &'a mut Vec<Found>,
+    at: HashMap<BytePath, usize>,
+    /// Inodes of the target that already stand for an inode of the source.
+    claimed: HashSet<u64>,
+    dropped: HashSet<usize>,
+}
+
+impl Work<'_> {
+    /// Whether the content at the path is right already, whatever its metadata.
+    fn stays(&self, name: &LinkSeen) -> bool {
+        let change = self.at.get(&name.path).map(|index| &self.found[*index].change);
+        name.target.is_some() && matches!(change, None | Some(Change::Meta(..)))
+    }
+
+    fn group(&mut self, group: Vec<LinkSeen>) {
+        let fit = group.iter().position(|name| {
+            self.stays(name) && name.target.is_some_and(|target| !self.claimed.contains(&target.ino))
+        });
+        let leader = fit.unwrap_or(0);
+        let leader_path = group[leader].path.clone();
+        let leader_ino = fit.and_then(|index| group[index].target).map(|target| target.ino);
+        match leader_ino {
+            Some(ino) => {
+                self.claimed.insert(ino);
+            }
+            None if self.stays(&group[leader]) => {
+                // Right content, but the inode stands for another file: it comes apart.
+                let old = group[leader].target;
+                self.set(&group[leader], |name| match old {
+                    Some(old) => Change::Replace(name.ours.clone(), old, Kind::File),
+                    None => Change::Create(name.ours.clone()),
+                });
+            }
+            None => {}
+        }
+        for (index, name) in group.iter().enumerate() {
+            if index == leader {
+                continue;
+            }
+            let joined = leader_ino.is_some() && name.target.map(|target| target.ino) == leader_ino;
+            if joined && self.stays(name) {
+                // One inode: the leader's change of metadata is this name's, too.
+                self.dropped.extend(self.at.get(&name.path));
+                continue;
+            }
+            let old = name.target.or_else(|| {
+                let index = self.at.get(&name.path)?;
+                match &self.found[*index].change {
+                    Change::Replace(_, old, _) => Some(*old),
+                    _ => None,
+                }
+            });
+            self.set(name, |_| Change::Link(leader_path.clone(), old));
+        }
+    }
+
+    /// Sets the change of a name; what is known of the target's version stays.
+    fn set(&mut self, name: &LinkSeen, change: impl FnOnce(&LinkSeen) -> Change) {
+        let change = change(name);
+        match self.at.get(&name.path) {
+            Some(index) => self.found[*index].change = change,
+            None => {
+                let theirs = name.target.map(|target| (target.size, target.mtime));
+                self.found.push(Found { path: name.path.clone(), change, touched: name.touched, theirs });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pc_switcher_agent::proto::{Entry, FileTime, Identity, Meta};
+
+    fn ours(ino: u64) -> Entry {
+        Entry {
+            name: BytePath::default(),
+            kind: Kind::File,
+            meta: Meta::default(),
+            size: 1,
+            allocated: 0,
+            ctime: FileTime::default(),
+            ino,
+            nlink: 2,
+            target: BytePath::default(),
+        }
+    }
+
+    fn id(ino: u64) -> Identity {
+        Identity { ino, ctime: FileTime::default(), mtime: FileTime::default(), size: 1 }
+    }
+
+    fn seen(path: &str, source: u64, target: Option<u64>) -> LinkSeen {
+        LinkSeen { path: path.into(), ours: ours(source), target: target.map(id), touched: false }
+    }
+
+    fn run(mut found: Vec<Found>, seen: Vec<LinkSeen>) -> Vec<(String, Change)> {
+        resolve(&mut found, seen);
+        let mut out: Vec<_> = found.into_iter().map(|found| (found.path.to_string(), found.change)).collect();
+        out.sort_by(|a, b| a.0.cmp(&b.0));
+        out
+    }
+
+    fn create(path: &str, ino: u64) -> Found {
+        Found { path: path.into(), change: Change::Create(ours(ino)), touched: false, theirs: None }
+    }
+
+    #[test]
+    fn new_names_of_one_inode_are_one_file_and_links() {
+        let out = run(vec![create("b", 1), create("a", 1)], vec![seen("a", 1, None), seen("b", 1, None)]);
+        assert!(matches!(&out[0], (path, Change::Create(_)) if path == "a"));
+        assert_eq!(out[1], ("b".into(), Change::Link("a".into(), None)));
+    }
+
+    #[test]
+    fn names_that_share_an_inode_already_need_nothing() {
+        assert!(run(vec![], vec![seen("a", 1, Some(7)), seen("b", 1, Some(7))]).is_empty());
+    }
+
+    #[test]
+    fn a_change_of_metadata_is_made_once_per_inode() {
+        let meta = |path: &str| Found {
+            path: path.into(),
+            change: Change::Meta(ours(1), id(7)),
+            touched: false,
+            theirs: None,
+        };
+        let out = run(vec![meta("a"), meta("b")], vec![seen("a", 1, Some(7)), seen("b", 1, Some(7))]);
+        assert_eq!(out.len(), 1);
+    }
+
+    #[test]
+    fn copies_on_the_target_become_links() {
+        let out = run(vec![], vec![seen("a", 1, Some(7)), seen("b", 1, Some(8))]);
+        assert_eq!(out, [("b".into(), Change::Link("a".into(), Some(id(8))))]);
+    }
+
+    #[test]
+    fn links_on_the_target_alone_come_apart() {
+        let out = run(vec![], vec![seen("a", 1, Some(7)), seen("b", 2, Some(7))]);
+        assert!(
+            matches!(&out[..], [(path, Change::Replace(_, old, Kind::File))] if path == "b" && old.ino == 7)
+        );
+    }
+}

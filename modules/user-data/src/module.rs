@@ -1,0 +1,368 @@
+//! The module itself: validate, plan, execute, verify, in terms of the pure parts.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pc_switcher_agent::proto::{Layout, LayoutRequest, Op, UserFact};
+use pc_switcher_agent::typed::Agent;
+use pc_switcher_contract::{
+    BytePath, ErrorKind, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, Plan, PlanItem,
+    Problem, Role, SnapshotKind,
+};
+
+use crate::config::{Compare, UserDataConfig};
+use crate::guards::{self, Hosts};
+use crate::parts::{PartPair, pair_parts};
+use crate::rules::{rule_hash, rules_for};
+use crate::steps::Stats;
+use crate::survey::{Survey, roots, survey};
+use crate::transfer::{Load, log_report, transfer};
+
+/// Mirrors folders from the source's pre set to the target.
+pub struct UserData {
+    name: ModuleName,
+    config: UserDataConfig,
+}
+
+impl UserData {
+    /// Makes the module.
+    pub fn new(config: UserDataConfig) -> Self {
+        Self { name: ModuleName::literal("user-data"), config }
+    }
+
+    fn folders(&self) -> Vec<BytePath> {
+        self.config.folders.as_slice().iter().map(|folder| BytePath::from(folder.as_str())).collect()
+    }
+
+    async fn layouts(&self, ctx: &ModuleContext) -> Result<(Layout, Layout), ModuleError> {
+        let request = || LayoutRequest {
+            folders: self.folders(),
+            subvolumes: Vec::new(),
+            snapshot_dir: BytePath::from("/"),
+        };
+        let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
+        Ok(tokio::try_join!(source.layout(request()), target.layout(request()))?)
+    }
+
+    /// Pairs the parts of both machines under the rules of this run.
+    async fn parts(&self, ctx: &ModuleContext) -> Result<Result<Vec<PartPair>, Vec<Problem>>, ModuleError> {
+        let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
+        let ((ours, theirs), source_facts, target_facts) =
+            tokio::try_join!(self.layouts(ctx), async { Ok(source.facts().await?) }, async {
+                Ok(target.facts().await?)
+            })?;
+        for (hostname, layout) in [(&ctx.source.hostname, &ours), (&ctx.target.hostname, &theirs)] {
+            note_left_out(ctx, hostname, layout);
+        }
+        let mut users: Vec<UserFact> = source_facts.users.into_iter().chain(target_facts.users).collect();
+        users.sort_by(|a, b| (&a.home, &a.name).cmp(&(&b.home, &b.name)));
+        users.dedup();
+        let rules = |folder: &BytePath, prefixes: &[BytePath]| {
+            rules_for(&folder.to_string(), &self.config, &users, prefixes)
+        };
+        let pairs = pair_parts((&ctx.source.hostname, &ours), (&ctx.target.hostname, &theirs), rules);
+        if let Ok(pairs) = &pairs {
+            let sets: Vec<_> = pairs.iter().map(|part| (part.root.to_string(), part.rules.clone())).collect();
+            ctx.board.put_rule_hash(rule_hash(&sets));
+        }
+        Ok(pairs)
+    }
+
+    async fn parts_or_fail(&self, ctx: &ModuleContext) -> Result<Vec<PartPair>, ModuleError> {
+        self.parts(ctx).await?.map_err(|problems| {
+            let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            ModuleError::new(ErrorKind::Invalid, text.join("; "))
+        })
+    }
+
+    /// Finds what every part needs. Contents are numbered through all parts.
+    async fn surveys(
+        &self,
+        ctx: &ModuleContext,
+        parts: &[PartPair],
+        target_kind: SnapshotKind,
+    ) -> Result<Vec<Survey>, ModuleError> {
+        let content = self.config.compare == Compare::Content;
+        let mut surveys: Vec<Survey> = Vec::new();
+        let mut first = 0;
+        for part in parts {
+            let mut roots = roots(ctx, part, target_kind)?;
+            if target_kind == SnapshotKind::PostSync {
+                // The second look asks whether both are the same, not what happened since.
+                roots.base = None;
+                roots.source_after = None;
+            }
+            let found = survey(ctx, part, &roots, content, first).await?;
+            first += found.steps.wants.len() as u32;
+            surveys.push(found);
+        }
+        Ok(surveys)
+    }
+
+    /// Asks at every gate that this plan meets.
+    async fn pass_gates(
+        &self,
+        ctx: &ModuleContext,
+        parts: &[PartPair],
+        surveys: &[Survey],
+    ) -> Result<(), ModuleError> {
+        let hosts = Hosts { source: &ctx.source.hostname, target: &ctx.target.hostname };
+        let both: Vec<(&PartPair, &Survey)> = parts.iter().zip(surveys).collect();
+        let pair = ctx.board.pair();
+        let end = pair.as_ref().and_then(|pair| {
+            [&pair.source, &pair.target].into_iter().find(|end| end.hostname.same_machine(hosts.source))
+        });
+        for part in parts {
+            if let Some(gate) = guards::replaced_source(hosts, part, end) {
+                ctx.gates.pass(gate).await?;
+            }
+        }
+        for folder in self.folders() {
+            if let Some(gate) = guards::mass_deletion(hosts, &self.config, &folder, &both) {
+                ctx.gates.pass(gate).await?;
+            }
+        }
+        let now = (ctx.clock)().as_second();
+        if let Some(gate) = guards::conflicts(hosts, &both, now) {
+            for line in guards::conflict_lines(hosts, &both, now) {
+                ctx.reporter.log(LogLevel::Full, hosts.target, format!("conflict: {line}"));
+            }
+            ctx.gates.pass(gate).await?;
+            self.say_where_losers_are(ctx, &both);
+        }
+        Ok(())
+    }
+
+    /// Says where the target's version of every conflict can be found.
+    fn say_where_losers_are(&self, ctx: &ModuleContext, both: &[(&PartPair, &Survey)]) {
+        let Some(set) = ctx.board.set(Role::Target, SnapshotKind::PreSync) else { return };
+        for (part, survey) in both {
+            let member = part.target.subvolume.as_ref().and_then(|name| set.member(name));
+            let Some(member) = member else { continue };
+            for conflict in survey.conflicts.iter().filter(|conflict| conflict.theirs.is_some()) {
+                let kept = member.path.join(part.target.inside.as_bytes()).join(conflict.path.as_bytes());
+                let text = format!("the version of {} is kept as `{kept}`", ctx.target.hostname);
+                ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, text);
+            }
+        }
+    }
+
+    /// Refuses a plan that the target's disk cannot hold.
+    async fn forecast(
+        &self,
+        ctx: &ModuleContext,
+        parts: &[PartPair],
+        surveys: &[Survey],
+    ) -> Result<(), ModuleError> {
+        let roots: Vec<BytePath> = parts.iter().map(|part| part.root.clone()).collect();
+        let reports = Agent::new(&ctx.target.agent).space(roots).await?;
+        for report in reports {
+            let on_it = parts.iter().zip(surveys).filter(|(part, _)| part.target.fs_uuid == report.fs_uuid);
+            let wanted: u64 = on_it.map(|(_, survey)| survey.steps.stats.bytes).sum();
+            if wanted > report.available_bytes {
+                let text = format!(
+                    "{}: `{}` has {} bytes free, this sync writes {wanted}",
+                    ctx.target.hostname, report.path, report.available_bytes
+                );
+                return Err(ModuleError::new(ErrorKind::DiskSpace, text)
+                    .hint("free space there, or exclude something"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names what lies below a folder and is not mirrored with it.
+fn note_left_out(ctx: &ModuleContext, hostname: &pc_switcher_contract::Hostname, layout: &Layout) {
+    for mount in &layout.foreign {
+        let text = format!("`{}` ({}) is a mount of its own and is not mirrored", mount.path, mount.fs_type);
+        ctx.reporter.log(LogLevel::Warning, hostname, text);
+    }
+    for part in &layout.parts {
+        for nested in &part.nested {
+            let path = part.root.join(nested.as_bytes());
+            let text = format!("`{path}` is a nested subvolume and is not mirrored");
+            ctx.reporter.log(LogLevel::Warning, hostname, text);
+        }
+    }
+}
+
+/// Names what stays though the source has it otherwise.
+fn note_kept(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
+    for (path, reason) in &survey.left_alone {
+        let text = format!("`{}` is left alone: {reason}", part.root.join(path.as_bytes()));
+        ctx.reporter.log(LogLevel::Full, &ctx.target.hostname, text);
+    }
+    for path in &survey.steps.kept {
+        let text =
+            format!("`{}` stays: it holds files that are not mirrored", part.root.join(path.as_bytes()));
+        ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, text);
+    }
+    for path in &survey.steps.blocked {
+        let path = part.root.join(path.as_bytes());
+        let text = format!("`{path}` stays a directory: it holds files that are not mirrored");
+        ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, text);
+    }
+}
+
+fn total(surveys: &[Survey]) -> Stats {
+    let mut stats = Stats::default();
+    for survey in surveys {
+        stats.add(survey.steps.stats);
+    }
+    stats
+}
+
+/// Writes the numbers for people, for example `12 new, 3 changed, 1 gone, 84.0 MiB`.
+fn describe(stats: Stats) -> String {
+    if stats.is_empty() {
+        return "nothing to change".into();
+    }
+    let counts = [
+        (stats.created, "new"),
+        (stats.updated, "changed"),
+        (stats.metadata, "metadata"),
+        (stats.deleted, "gone"),
+    ];
+    let mut words: Vec<String> =
+        counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
+    if stats.bytes > 0 {
+        words.push(format!("{:.1} MiB", stats.bytes as f64 / f64::from(1 << 20)));
+    }
+    words.join(", ")
+}
+
+fn op_path(op: &Op) -> &BytePath {
+    match op {
+        Op::Put { path, .. }
+        | Op::Link { path, .. }
+        | Op::Remove { path, .. }
+        | Op::RemoveDir { path }
+        | Op::SetMeta { path, .. } => path,
+    }
+}
+
+/// Returns a line of the plan per step that a person would call a change.
+fn plan_items(part: &PartPair, survey: &Survey) -> Vec<PlanItem> {
+    let item = |action: &str, path: &BytePath, bytes: u64| PlanItem {
+        action: action.to_owned(),
+        path: part.root.join(path.as_bytes()),
+        bytes,
+    };
+    let mut items: Vec<PlanItem> =
+        survey.conflicts.iter().map(|conflict| item("conflict", &conflict.path, 0)).collect();
+    for op in &survey.steps.ops {
+        items.push(match op {
+            Op::Put { path, body, replaces, .. } => {
+                let bytes =
+                    if let pc_switcher_agent::proto::Body::File { size, .. } = body { *size } else { 0 };
+                item(if replaces.is_some() { "update" } else { "create" }, path, bytes)
+            }
+            Op::Link { path, .. } => item("link", path, 0),
+            Op::Remove { path, .. } | Op::RemoveDir { path } => item("delete", path, 0),
+            Op::SetMeta { path, expect: Some(_), .. } => item("metadata", path, 0),
+            Op::SetMeta { expect: None, .. } => continue,
+        });
+    }
+    items
+}
+
+#[async_trait]
+impl Module for UserData {
+    fn name(&self) -> &ModuleName {
+        &self.name
+    }
+
+    async fn validate(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError> {
+        ctx.board.want_folders(self.folders());
+        Ok(self.parts(ctx).await?.err().unwrap_or_default())
+    }
+
+    async fn plan(&self, ctx: &ModuleContext) -> Result<Plan, ModuleError> {
+        let parts = self.parts_or_fail(ctx).await?;
+        let surveys = self.surveys(ctx, &parts, SnapshotKind::PreSync).await?;
+        self.pass_gates(ctx, &parts, &surveys).await?;
+        let stats = total(&surveys);
+        let counts = [
+            ("create", stats.created),
+            ("update", stats.updated),
+            ("metadata", stats.metadata),
+            ("delete", stats.deleted),
+            ("conflict", surveys.iter().map(|survey| survey.conflicts.len() as u64).sum()),
+        ];
+        let items = parts.iter().zip(&surveys).flat_map(|(part, survey)| plan_items(part, survey)).collect();
+        let mut warnings = Vec::new();
+        for (part, survey) in parts.iter().zip(&surveys) {
+            for path in survey.steps.kept.iter().chain(&survey.steps.blocked) {
+                warnings.push(format!(
+                    "`{}` stays: it holds files that are not mirrored",
+                    part.root.join(path.as_bytes())
+                ));
+            }
+        }
+        Ok(Plan {
+            summary: describe(stats),
+            counts: counts.map(|(word, count)| (word.to_owned(), count)).to_vec(),
+            bytes: stats.bytes,
+            items,
+            warnings,
+        })
+    }
+
+    async fn execute(&self, ctx: &ModuleContext) -> Result<Outcome, ModuleError> {
+        let parts = self.parts_or_fail(ctx).await?;
+        ctx.reporter.stage("compare");
+        let surveys = self.surveys(ctx, &parts, SnapshotKind::PreSync).await?;
+        for (part, survey) in parts.iter().zip(&surveys) {
+            note_kept(ctx, part, survey);
+        }
+        self.pass_gates(ctx, &parts, &surveys).await?;
+        let stats = total(&surveys);
+        if surveys.iter().all(|survey| survey.steps.ops.is_empty()) {
+            return Ok(Outcome::Done(describe(stats)));
+        }
+        self.forecast(ctx, &parts, &surveys).await?;
+        ctx.reporter.log(LogLevel::Info, &ctx.target.hostname, describe(stats));
+        let mut loads = Vec::new();
+        for (part, survey) in parts.into_iter().zip(surveys) {
+            let source_root = roots(ctx, &part, SnapshotKind::PreSync)?.source;
+            loads.push(Load { part, source_root, steps: survey.steps });
+        }
+        let report = transfer(ctx, loads).await?;
+        let conflicts = log_report(ctx, &report);
+        let mut text = describe(stats);
+        if conflicts {
+            text = format!("{text}; {} left as they are", report.conflicts.len());
+        }
+        Ok(Outcome::Done(text))
+    }
+
+    /// The source's pre set against the target's post set: a second plan must be empty.
+    async fn verify(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError> {
+        let parts = self.parts_or_fail(ctx).await?;
+        let surveys = self.surveys(ctx, &parts, SnapshotKind::PostSync).await?;
+        let mut problems = Vec::new();
+        for (part, survey) in parts.iter().zip(&surveys) {
+            for path in survey.steps.ops.iter().map(op_path).take(100) {
+                let text = format!("`{}` still differs", part.root.join(path.as_bytes()));
+                problems.push(Problem::on(&ctx.target.hostname, text));
+            }
+        }
+        Ok(problems)
+    }
+
+    /// Calls end with the futures that made them, and the agents remove what was staged.
+    async fn abort(&self, _: &ModuleContext, _: Duration) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_said_only_when_they_are_not_zero() {
+        assert_eq!(describe(Stats::default()), "nothing to change");
+        let stats = Stats { created: 2, deleted: 1, bytes: 3 << 20, ..Stats::default() };
+        assert_eq!(describe(stats), "2 new, 1 gone, 3.0 MiB");
+    }
+}

@@ -1,0 +1,162 @@
+//! Which stretch of which folder meets which on the other machine.
+
+use pc_switcher_agent::proto::{FolderPart, Layout, RuleSet};
+use pc_switcher_contract::{BytePath, Hostname, Problem};
+
+/// A stretch of a folder on both machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartPair {
+    /// The configured folder.
+    pub folder: BytePath,
+    /// Where the part begins, the same on both machines.
+    pub root: BytePath,
+    /// The root relative to the folder, for the rules.
+    pub prefix: BytePath,
+    /// How it lies on the source.
+    pub source: FolderPart,
+    /// How it lies on the target.
+    pub target: FolderPart,
+    /// The folder's rules.
+    pub rules: RuleSet,
+}
+
+/// Pairs the parts of both machines by where they begin.
+///
+/// # Errors
+/// Every reason why a folder cannot be mirrored as it lies.
+pub fn pair_parts(
+    source: (&Hostname, &Layout),
+    target: (&Hostname, &Layout),
+    rules: impl Fn(&BytePath, &[BytePath]) -> RuleSet,
+) -> Result<Vec<PartPair>, Vec<Problem>> {
+    let mut problems = Vec::new();
+    for (hostname, layout) in [source, target] {
+        for folder in &layout.missing_folders {
+            let hint = "make it, or take it out of [user-data] folders";
+            problems.push(Problem::on(hostname, format!("the folder `{folder}` does not exist")).hint(hint));
+        }
+        for part in &layout.parts {
+            problems.extend(unfit(hostname, part));
+        }
+    }
+    let mut pairs = Vec::new();
+    for (own, other, missing_on) in [(source.1, target.1, target.0), (target.1, source.1, source.0)] {
+        for part in &own.parts {
+            let twin = other.parts.iter().find(|twin| twin.root == part.root);
+            match twin {
+                Some(twin) if std::ptr::eq(own, source.1) => {
+                    let prefix = relative(&part.root, &part.folder);
+                    let prefixes: Vec<BytePath> = own
+                        .parts
+                        .iter()
+                        .filter(|other| other.folder == part.folder)
+                        .map(|other| relative(&other.root, &other.folder))
+                        .collect();
+                    pairs.push(PartPair {
+                        folder: part.folder.clone(),
+                        root: part.root.clone(),
+                        rules: rules(&part.folder, &prefixes),
+                        prefix,
+                        source: part.clone(),
+                        target: twin.clone(),
+                    });
+                }
+                Some(_) => {}
+                None if other.missing_folders.contains(&part.folder) => {}
+                None => {
+                    let text =
+                        format!("`{}` is a mount of its own on the other machine, but not here", part.root);
+                    problems.push(
+                        Problem::on(missing_on, text).hint("mount it here as well, or choose folders apart"),
+                    );
+                }
+            }
+        }
+    }
+    if problems.is_empty() { Ok(pairs) } else { Err(problems) }
+}
+
+/// Returns what keeps one part from being snapshotted.
+fn unfit(hostname: &Hostname, part: &FolderPart) -> Option<Problem> {
+    if part.fs_type != "btrfs" {
+        let text = format!("`{}` lies on {}, which has no snapshots", part.root, part.fs_type);
+        return Some(
+            Problem::on(hostname, text).hint("put it on btrfs, or take it out of [user-data] folders"),
+        );
+    }
+    if part.subvolume.is_none() {
+        let text = format!("`{}` lies on a nested subvolume, which no snapshot set holds", part.root);
+        return Some(
+            Problem::on(hostname, text).hint("mount a top-level subvolume there, or choose another folder"),
+        );
+    }
+    None
+}
+
+/// Returns `path` relative to `base`, which holds it.
+fn relative(path: &BytePath, base: &BytePath) -> BytePath {
+    let rest = path.as_bytes().strip_prefix(base.as_bytes()).unwrap_or_default();
+    BytePath::new(rest.strip_prefix(b"/").unwrap_or(rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(root: &str, subvolume: Option<&str>) -> FolderPart {
+        FolderPart {
+            folder: "/home".into(),
+            root: root.into(),
+            subvolume: subvolume.map(|name| name.parse().unwrap()),
+            inside: BytePath::default(),
+            subvolume_uuid: "u".into(),
+            fs_uuid: "f".into(),
+            fs_type: "btrfs".into(),
+            mount_point: root.into(),
+            nested: vec![],
+            is_empty: false,
+        }
+    }
+
+    fn layout(parts: Vec<FolderPart>) -> Layout {
+        Layout {
+            parts,
+            missing_folders: vec![],
+            foreign: vec![],
+            subvolumes: vec![],
+            missing_subvolumes: vec![],
+            known_subvolumes: vec![],
+            snapshot_fs_uuid: "f".into(),
+            snapshot_dir_exists: true,
+            snapshot_dir_own_subvolume: true,
+        }
+    }
+
+    fn pairs(source: Layout, target: Layout) -> Result<Vec<PartPair>, Vec<Problem>> {
+        let (laptop, desk) = ("laptop".parse().unwrap(), "desk".parse().unwrap());
+        pair_parts((&laptop, &source), (&desk, &target), |_, _| RuleSet::default())
+    }
+
+    #[test]
+    fn parts_meet_by_their_root_even_on_other_subvolumes() {
+        let found = pairs(layout(vec![part("/home", Some("@home"))]), layout(vec![part("/home", Some("@"))]))
+            .unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].target.subvolume.as_ref().unwrap().as_str(), "@");
+    }
+
+    #[test]
+    fn a_mount_on_one_machine_only_is_a_problem_of_the_other() {
+        let source = layout(vec![part("/home", Some("@home")), part("/home/alice", Some("@alice"))]);
+        let problems = pairs(source, layout(vec![part("/home", Some("@home"))])).unwrap_err();
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].to_string().starts_with("desk: `/home/alice` is a mount"), "{}", problems[0]);
+    }
+
+    #[test]
+    fn a_nested_subvolume_is_refused_as_a_root() {
+        let problems =
+            pairs(layout(vec![part("/home", None)]), layout(vec![part("/home", Some("@home"))])).unwrap_err();
+        assert!(problems[0].to_string().contains("nested subvolume"));
+    }
+}

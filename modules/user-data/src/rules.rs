@@ -1,0 +1,168 @@
+//! The rules of one run: built-in lists, spelled out for each home, then the user's own.
+
+use pc_switcher_agent::proto::{Rule, RuleSet, UserFact};
+use pc_switcher_contract::BytePath;
+
+use crate::builtin::{DEFAULTS, FORCED};
+use crate::config::UserDataConfig;
+
+/// Where staging lies while a sync runs; never mirrored, on either side.
+const STAGING: &str = "/.pc-switcher";
+
+/// Returns the rules of `folder`. `users` are those of both machines; `mounts` are the parts' roots relative to the folder.
+pub fn rules_for(folder: &str, config: &UserDataConfig, users: &[UserFact], mounts: &[BytePath]) -> RuleSet {
+    let homes = homes_in(folder, users);
+    let mut forced = vec![rule(STAGING, "our own staging")];
+    for mount in mounts.iter().filter(|mount| !mount.is_empty()) {
+        forced.push(rule(&format!("/{}{STAGING}", escape(&mount.to_string())), "our own staging"));
+    }
+    for (pattern, reason) in FORCED {
+        forced.extend(
+            homes.iter().filter_map(|home| home.place(pattern)).map(|pattern| rule(&pattern, reason)),
+        );
+    }
+    let mut layered = Vec::new();
+    for (pattern, reason) in DEFAULTS {
+        layered.extend(
+            homes.iter().filter_map(|home| home.place(pattern)).map(|pattern| rule(&pattern, reason)),
+        );
+    }
+    layered
+        .extend(config.exclude.iter().map(|pattern| rule(pattern.as_str(), "excluded by the configuration")));
+    let back = |pattern: &str| rule(&format!("!{pattern}"), "included by the configuration");
+    layered.extend(config.include.iter().map(|pattern| back(pattern.as_str())));
+    RuleSet { forced, layered }
+}
+
+/// Returns the digest of all rules of a run: another digest means that the last sync saw other files.
+pub fn rule_hash(sets: &[(String, RuleSet)]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (folder, set) in sets {
+        hasher.update(folder.as_bytes());
+        for (mark, rules) in [(b"\0F", &set.forced), (b"\0L", &set.layered)] {
+            for rule in rules {
+                hasher.update(mark);
+                hasher.update(rule.pattern.as_bytes());
+            }
+        }
+    }
+    hasher.finalize().to_hex()[..32].to_owned()
+}
+
+fn rule(pattern: &str, reason: &str) -> Rule {
+    Rule { pattern: pattern.to_owned(), reason: reason.to_owned() }
+}
+
+/// How a home lies to the folder.
+enum Home {
+    /// Below the folder: the pattern goes behind this prefix, for example `/alice` or `/*`.
+    Below(String),
+    /// The folder lies in the home, behind these parts; a pattern counts if it begins with them.
+    Above(Vec<String>),
+}
+
+impl Home {
+    /// Returns the home's pattern as a pattern of the folder.
+    fn place(&self, pattern: &str) -> Option<String> {
+        let (bang, plain) = match pattern.strip_prefix('!') {
+            Some(plain) => ("!", plain),
+            None => ("", pattern),
+        };
+        match self {
+            Home::Below(prefix) => Some(format!("{bang}{prefix}/{plain}")),
+            Home::Above(parts) => {
+                let mut rest = plain.split('/');
+                for part in parts {
+                    match rest.next() {
+                        Some("**") => return Some(format!("{bang}{plain}")),
+                        Some(word) if word == part => {}
+                        _ => return None,
+                    }
+                }
+                let rest: Vec<&str> = rest.collect();
+                (!rest.is_empty()).then(|| format!("{bang}/{}", rest.join("/")))
+            }
+        }
+    }
+}
+
+/// Returns the homes that touch the folder. In `/home` every directory counts as one, whoever owns it.
+fn homes_in(folder: &str, users: &[UserFact]) -> Vec<Home> {
+    let folder = folder.trim_end_matches('/');
+    let mut homes = Vec::new();
+    if folder == "/home" {
+        homes.push(Home::Below("/*".into()));
+    }
+    let mut seen: Vec<String> = Vec::new();
+    for user in users {
+        let home = user.home.to_string().trim_end_matches('/').to_owned();
+        if home.is_empty() || seen.contains(&home) {
+            continue;
+        }
+        if home == folder {
+            homes.push(Home::Below(String::new()));
+        } else if let Some(inside) = home.strip_prefix(&format!("{folder}/")) {
+            if folder != "/home" || inside.contains('/') {
+                homes.push(Home::Below(format!("/{}", escape(inside))));
+            }
+        } else if let Some(above) = folder.strip_prefix(&format!("{home}/")) {
+            homes.push(Home::Above(above.split('/').map(str::to_owned).collect()));
+        }
+        seen.push(home);
+    }
+    homes
+}
+
+/// Escapes what would be a glob.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if "*?[]{}\\!#".contains(c) {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str, home: &str) -> UserFact {
+        UserFact { name: name.into(), uid: 1000, gid: 1000, home: home.into() }
+    }
+
+    fn forced(folder: &str) -> Vec<String> {
+        let users = [user("root", "/root"), user("alice", "/home/alice"), user("bob", "/home/staff/bob")];
+        let set = rules_for(folder, &UserDataConfig::default(), &users, &[BytePath::from("alice")]);
+        set.forced.into_iter().map(|rule| rule.pattern).collect()
+    }
+
+    #[test]
+    fn identity_is_named_for_every_home_of_the_folder() {
+        let home = forced("/home");
+        for wanted in
+            ["/*/.ssh/id_*", "/staff/bob/.ssh/authorized_keys*", "/.pc-switcher", "/alice/.pc-switcher"]
+        {
+            assert!(home.iter().any(|pattern| pattern == wanted), "{wanted} in {home:?}");
+        }
+        assert!(forced("/root").contains(&"/.ssh/known_hosts*".to_owned()));
+    }
+
+    #[test]
+    fn a_folder_inside_a_home_keeps_the_part_of_the_rule_that_is_left() {
+        let ssh = forced("/home/alice/.ssh");
+        assert!(ssh.contains(&"/id_*".to_owned()), "{ssh:?}");
+        let documents = forced("/home/alice/Documents");
+        assert!(documents.iter().all(|pattern| pattern.contains(".pc-switcher")), "{documents:?}");
+    }
+
+    #[test]
+    fn another_rule_makes_another_hash() {
+        let one = vec![("/home".to_owned(), rules_for("/home", &UserDataConfig::default(), &[], &[]))];
+        let mut two = one.clone();
+        two[0].1.layered.pop();
+        assert_ne!(rule_hash(&one), rule_hash(&two));
+    }
+}

@@ -1,0 +1,343 @@
+//! Changes become steps, in the order in which they can be committed.
+
+use std::collections::{HashMap, HashSet};
+
+use pc_switcher_agent::proto::{Body, Entry, Kind, Meta, Op, ReadWant};
+use pc_switcher_contract::BytePath;
+
+use crate::change::{Change, Found};
+
+/// What a plan amounts to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// New paths.
+    pub created: u64,
+    /// Replaced paths.
+    pub updated: u64,
+    /// Paths whose metadata alone changes.
+    pub metadata: u64,
+    /// Paths that go.
+    pub deleted: u64,
+    /// Bytes of content to move, holes not counted.
+    pub bytes: u64,
+}
+
+impl Stats {
+    /// Adds another part's numbers.
+    pub fn add(&mut self, other: Stats) {
+        self.created += other.created;
+        self.updated += other.updated;
+        self.metadata += other.metadata;
+        self.deleted += other.deleted;
+        self.bytes += other.bytes;
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.created + self.updated + self.metadata + self.deleted == 0
+    }
+}
+
+/// The steps of one part.
+#[derive(Debug, Default)]
+pub struct Steps {
+    /// In commit order.
+    pub ops: Vec<Op>,
+    /// The content that the steps want, numbered.
+    pub wants: Vec<ReadWant>,
+    /// What it amounts to.
+    pub stats: Stats,
+    /// Directories that stay because they hold something which is never deleted.
+    pub kept: Vec<BytePath>,
+    /// Paths that cannot become what they are on the source for the same reason.
+    pub blocked: Vec<BytePath>,
+}
+
+/// Orders paths so that a directory stands before what it holds.
+pub fn path_order(a: &BytePath, b: &BytePath) -> std::cmp::Ordering {
+    a.as_bytes().split(|byte| *byte == b'/').cmp(b.as_bytes().split(|byte| *byte == b'/'))
+}
+
+/// Turns changes into steps. `holding` are directories of the target with something that is never deleted; `dir_meta` is the
+/// source's metadata of the directories that both have; contents are numbered from `first_content`.
+pub fn steps(
+    mut found: Vec<Found>,
+    holding: &[BytePath],
+    dir_meta: &HashMap<BytePath, Meta>,
+    first_content: u32,
+) -> Steps {
+    let kept = with_ancestors(holding);
+    found.sort_by(|a, b| path_order(&a.path, &b.path));
+    let mut out = Steps::default();
+    let blocked = blocked(&found, &kept);
+    let mut sorted = Sorted::default();
+    let mut changed_dirs: HashSet<BytePath> = HashSet::new();
+    let mut next = first_content;
+    for Found { path, change, .. } in found {
+        if let Some(top) = blocked.iter().find(|top| path.is_within(top)) {
+            if *top == path {
+                out.blocked.push(path);
+            }
+            continue;
+        }
+        if !matches!(change, Change::Meta(..)) {
+            changed_dirs.extend(path.parent());
+        }
+        match change {
+            Change::Create(entry) => {
+                out.stats.created += 1;
+                sorted.put(path, entry, None, &mut next, &mut out);
+            }
+            Change::Replace(entry, old, was) => {
+                out.stats.updated += 1;
+                if was == Kind::Dir {
+                    sorted.replaced_dirs.insert(path.clone());
+                }
+                sorted.put(path, entry, Some(old), &mut next, &mut out);
+            }
+            Change::Link(to, replaces) => {
+                match replaces {
+                    Some(_) => out.stats.updated += 1,
+                    None => out.stats.created += 1,
+                }
+                sorted.links.push(Op::Link { path, to, replaces });
+            }
+            Change::Meta(entry, old) => {
+                out.stats.metadata += 1;
+                if entry.kind == Kind::Dir {
+                    sorted.dir_meta.insert(path, entry.meta);
+                } else {
+                    sorted.file_meta.push(Op::SetMeta { path, meta: entry.meta, expect: Some(old) });
+                }
+            }
+            Change::Delete(_, Kind::Dir) => {
+                if kept.contains(&path) {
+                    out.kept.push(path);
+                } else {
+                    out.stats.deleted += 1;
+                    sorted.remove_dir(path);
+                }
+            }
+            Change::Delete(old, _) => {
+                out.stats.deleted += 1;
+                sorted.remove(path, old);
+            }
+        }
+    }
+    for dir in changed_dirs {
+        if let Some(meta) = dir_meta.get(&dir) {
+            sorted.dir_meta.entry(dir).or_insert_with(|| meta.clone());
+        }
+    }
+    if !sorted.is_empty()
+        && let Some(meta) = dir_meta.get(&BytePath::default())
+    {
+        // Staging below the root moves its time, so it is always set again.
+        sorted.dir_meta.entry(BytePath::default()).or_insert_with(|| meta.clone());
+    }
+    out.ops = sorted.into_ops();
+    out
+}
+
+/// Returns the directories and everything above them.
+fn with_ancestors(holding: &[BytePath]) -> HashSet<BytePath> {
+    let mut all = HashSet::new();
+    for dir in holding {
+        let mut at = Some(dir.clone());
+        while let Some(path) = at {
+            at = path.parent();
+            if !all.insert(path) {
+                break;
+            }
+        }
+    }
+    all
+}
+
+/// Returns the directories that should become something else but hold what is never deleted.
+fn blocked(found: &[Found], kept: &HashSet<BytePath>) -> Vec<BytePath> {
+    let holds = |found: &&Found| {
+        matches!(&found.change, Change::Replace(_, _, Kind::Dir)) && kept.contains(&found.path)
+    };
+    found.iter().filter(holds).map(|found| found.path.clone()).collect()
+}
+
+#[derive(Default)]
+struct Sorted {
+    replaced_dirs: HashSet<BytePath>,
+    early: Vec<Op>,
+    early_dirs: Vec<Op>,
+    puts: Vec<Op>,
+    links: Vec<Op>,
+    removes: Vec<Op>,
+    remove_dirs: Vec<Op>,
+    file_meta: Vec<Op>,
+    dir_meta: HashMap<BytePath, Meta>,
+}
+
+impl Sorted {
+    fn put(
+        &mut self,
+        path: BytePath,
+        entry: Entry,
+        replaces: Option<pc_switcher_agent::proto::Identity>,
+        next: &mut u32,
+        out: &mut Steps,
+    ) {
+        let body = match entry.kind {
+            Kind::File => {
+                let content = *next;
+                *next += 1;
+                out.stats.bytes += entry.size.min(entry.allocated.max(4096));
+                out.wants.push(ReadWant { content, path: path.clone() });
+                Body::File { content, size: entry.size }
+            }
+            Kind::Symlink => Body::Symlink(entry.target),
+            Kind::Fifo => Body::Fifo,
+            Kind::Dir => Body::Dir,
+        };
+        self.puts.push(Op::Put { path, body, meta: entry.meta, replaces });
+    }
+
+    /// Whether the path lies in a directory that becomes something else: it must be empty before that.
+    fn is_early(&self, path: &BytePath) -> bool {
+        let mut at = path.parent();
+        while let Some(dir) = at {
+            if self.replaced_dirs.contains(&dir) {
+                return true;
+            }
+            at = dir.parent();
+        }
+        false
+    }
+
+    fn remove(&mut self, path: BytePath, expect: pc_switcher_agent::proto::Identity) {
+        let early = self.is_early(&path);
+        let op = Op::Remove { path, expect };
+        if early { self.early.push(op) } else { self.removes.push(op) }
+    }
+
+    fn remove_dir(&mut self, path: BytePath) {
+        let early = self.is_early(&path);
+        let op = Op::RemoveDir { path };
+        if early { self.early_dirs.push(op) } else { self.remove_dirs.push(op) }
+    }
+
+    fn is_empty(&self) -> bool {
+        let lists = [
+            &self.early,
+            &self.early_dirs,
+            &self.puts,
+            &self.links,
+            &self.removes,
+            &self.remove_dirs,
+            &self.file_meta,
+        ];
+        self.dir_meta.is_empty() && lists.iter().all(|list| list.is_empty())
+    }
+
+    fn into_ops(self) -> Vec<Op> {
+        let mut dirs: Vec<(BytePath, Meta)> = self.dir_meta.into_iter().collect();
+        dirs.sort_by(|a, b| path_order(&b.0, &a.0));
+        let mut ops = self.early;
+        ops.extend(self.early_dirs.into_iter().rev());
+        ops.extend(self.puts);
+        ops.extend(self.links);
+        ops.extend(self.removes);
+        ops.extend(self.remove_dirs.into_iter().rev());
+        ops.extend(self.file_meta);
+        ops.extend(dirs.into_iter().map(|(path, meta)| Op::SetMeta { path, meta, expect: None }));
+        ops
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pc_switcher_agent::proto::{FileTime, Identity};
+
+    fn entry(kind: Kind) -> Entry {
+        Entry {
+            name: BytePath::default(),
+            kind,
+            meta: Meta::default(),
+            size: 10,
+            allocated: 4096,
+            ctime: FileTime::default(),
+            ino: 1,
+            nlink: 1,
+            target: BytePath::default(),
+        }
+    }
+
+    fn id() -> Identity {
+        Identity { ino: 1, ctime: FileTime::default(), mtime: FileTime::default(), size: 0 }
+    }
+
+    fn found(path: &str, change: Change) -> Found {
+        Found { path: path.into(), change, touched: false, theirs: None }
+    }
+
+    fn shape(steps: &Steps) -> Vec<String> {
+        let show = |op: &Op| match op {
+            Op::Put { path, .. } => format!("put {path}"),
+            Op::Link { path, to, .. } => format!("link {path}={to}"),
+            Op::Remove { path, .. } => format!("rm {path}"),
+            Op::RemoveDir { path } => format!("rmdir {path}"),
+            Op::SetMeta { path, .. } => format!("meta {path}"),
+        };
+        steps.ops.iter().map(show).collect()
+    }
+
+    #[test]
+    fn parents_come_before_children_and_removals_go_deepest_first() {
+        let changes = vec![
+            found("new/x", Change::Create(entry(Kind::File))),
+            found("new", Change::Create(entry(Kind::Dir))),
+            found("new-er", Change::Create(entry(Kind::File))),
+            found("old", Change::Delete(id(), Kind::Dir)),
+            found("old/a", Change::Delete(id(), Kind::Dir)),
+            found("old/a/f", Change::Delete(id(), Kind::File)),
+        ];
+        let dir_meta = HashMap::from([(BytePath::default(), Meta::default())]);
+        let steps = steps(changes, &[], &dir_meta, 5);
+        let wanted =
+            ["put new", "put new/x", "put new-er", "rm old/a/f", "rmdir old/a", "rmdir old", "meta "];
+        assert_eq!(shape(&steps), wanted);
+        assert_eq!(steps.wants.iter().map(|want| want.content).collect::<Vec<_>>(), [5, 6]);
+        assert_eq!((steps.stats.created, steps.stats.deleted), (3, 3));
+    }
+
+    #[test]
+    fn a_directory_that_becomes_a_file_is_emptied_first_and_never_removed() {
+        let changes = vec![
+            found("d", Change::Replace(entry(Kind::File), id(), Kind::Dir)),
+            found("d/sub", Change::Delete(id(), Kind::Dir)),
+            found("d/sub/f", Change::Delete(id(), Kind::File)),
+        ];
+        assert_eq!(shape(&steps(changes, &[], &HashMap::new(), 0)), ["rm d/sub/f", "rmdir d/sub", "put d"]);
+    }
+
+    #[test]
+    fn a_directory_that_holds_excluded_files_stays_with_all_above_it() {
+        let changes = vec![
+            found("d", Change::Delete(id(), Kind::Dir)),
+            found("d/sub", Change::Delete(id(), Kind::Dir)),
+            found("d/f", Change::Delete(id(), Kind::File)),
+        ];
+        let steps = steps(changes, &["d/sub".into()], &HashMap::new(), 0);
+        assert_eq!(shape(&steps), ["rm d/f"]);
+        assert_eq!(steps.kept, ["d".into(), "d/sub".into()]);
+    }
+
+    #[test]
+    fn it_is_not_replaced_by_a_file_either() {
+        let changes = vec![
+            found("d", Change::Replace(entry(Kind::File), id(), Kind::Dir)),
+            found("d/f", Change::Delete(id(), Kind::File)),
+        ];
+        let steps = steps(changes, &["d".into()], &HashMap::new(), 0);
+        assert!(steps.ops.is_empty());
+        assert_eq!(steps.blocked, ["d".into()]);
+    }
+}

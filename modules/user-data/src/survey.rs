@@ -1,0 +1,292 @@
+//! How changes are found: today by a full walk of both sides at once.
+//!
+//! This is the seam for another way of finding changes: whatever returns the same [`Survey`] fits.
+
+use std::collections::{BTreeMap, HashMap};
+
+use pc_switcher_agent::proto::{FileTime, ReadWant, Tree};
+use pc_switcher_agent::typed::{Agent, WalkStream};
+use pc_switcher_contract::{
+    BytePath, ErrorKind, LogLevel, ModuleContext, ModuleError, Progress, Role, SnapshotKind, SnapshotSet,
+};
+
+use crate::change::{Found, Judge, Suspect, settle};
+use crate::compare::{Comparison, Pairing, Walk};
+use crate::links;
+use crate::parts::PartPair;
+use crate::steps::{Steps, steps};
+
+/// Where one part is read on both machines.
+#[derive(Debug, Clone)]
+pub struct Roots {
+    /// On the source: in its pre set, or live in a dry run.
+    pub source: BytePath,
+    /// On the target: in its pre set (or its post set, to verify), or live in a dry run.
+    pub target: BytePath,
+    /// On the target: in the set that the last sync left, if it is still there.
+    pub base: Option<BytePath>,
+    /// Files of the source that changed after this are compared by content.
+    pub source_after: Option<FileTime>,
+}
+
+/// What one part needs.
+#[derive(Debug)]
+pub struct Survey {
+    /// The steps that make the target's part the source's.
+    pub steps: Steps,
+    /// Paths changed on the target since the last sync that the steps would touch: size and time of both versions.
+    pub conflicts: Vec<ConflictItem>,
+    /// Names left alone though the other machine has them, with the reason.
+    pub left_alone: Vec<(BytePath, String)>,
+    /// Entries of the source's part.
+    pub source_entries: u64,
+    /// Entries of the target's part.
+    pub target_entries: u64,
+    /// Bytes of the source's part.
+    pub source_bytes: u64,
+}
+
+/// One path changed on the target that the source would overwrite or delete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConflictItem {
+    /// Relative to the part's root.
+    pub path: BytePath,
+    /// The source's version: size and time; `None` if it has none.
+    pub ours: Option<(u64, FileTime)>,
+    /// The target's version.
+    pub theirs: Option<(u64, FileTime)>,
+}
+
+/// Returns where the part lies in a set; `None` if the set does not cover it.
+fn in_set(
+    set: &SnapshotSet,
+    subvolume: Option<&pc_switcher_contract::SubvolumeName>,
+    inside: &BytePath,
+) -> Option<BytePath> {
+    let member = set.member(subvolume?)?;
+    Some(member.path.join(inside.as_bytes()))
+}
+
+/// Returns where to read a part: `target_kind` is the set of the target to compare with.
+///
+/// # Errors
+/// If a set that was taken does not hold the part.
+pub fn roots(ctx: &ModuleContext, part: &PartPair, target_kind: SnapshotKind) -> Result<Roots, ModuleError> {
+    let place = |role: Role, kind: SnapshotKind| match ctx.board.set(role, kind) {
+        None if ctx.mode.is_dry() => Ok(part.root.clone()),
+        None => Err(ModuleError::failed(format!(
+            "{}: no snapshot of this run holds `{}`",
+            ctx.hostname(role),
+            part.root
+        ))),
+        Some(set) => {
+            let end = if role == Role::Source { &part.source } else { &part.target };
+            in_set(&set, end.subvolume.as_ref(), &end.inside).ok_or_else(|| {
+                ModuleError::failed(format!(
+                    "{}: no snapshot of this run holds `{}`",
+                    ctx.hostname(role),
+                    part.root
+                ))
+            })
+        }
+    };
+    let pair = ctx.board.pair();
+    let end = |hostname| {
+        pair.as_ref().and_then(|pair| {
+            [&pair.source, &pair.target].into_iter().find(|end| end.hostname.same_machine(hostname)).cloned()
+        })
+    };
+    let target_end = end(&ctx.target.hostname);
+    let source_end = end(&ctx.source.hostname);
+    let base =
+        target_end.and_then(|end| in_set(&end.set, part.target.subvolume.as_ref(), &part.target.inside));
+    // The stamp is cut to the second, so the second after it is the first that certainly lies behind the snapshot.
+    let source_after =
+        source_end.map(|end| FileTime { seconds: end.set.stamp.timestamp().as_second() + 1, nanos: 0 });
+    Ok(Roots {
+        source: place(Role::Source, SnapshotKind::PreSync)?,
+        target: place(Role::Target, target_kind)?,
+        base,
+        source_after,
+    })
+}
+
+/// Walks one part on both machines (and the target's base) at once and returns what it needs.
+///
+/// # Errors
+/// If an agent fails, or anything could not be read: what was not read must not be taken for deleted.
+pub async fn survey(
+    ctx: &ModuleContext,
+    part: &PartPair,
+    roots: &Roots,
+    content: bool,
+    first_content: u32,
+) -> Result<Survey, ModuleError> {
+    let judge = Judge { has_base: roots.base.is_some(), source_after: roots.source_after, content };
+    let comparison = compare(ctx, part, roots, judge).await?;
+    refuse_unreadable(ctx, part, &comparison)?;
+    let Comparison { mut found, suspects, links, dir_meta, holding, left_alone, .. } = comparison;
+    found.extend(settle_all(ctx, roots, suspects).await?);
+    links::resolve(&mut found, links);
+    let conflicts = conflicts(&found);
+    let steps = steps(found, &holding, &dir_meta, first_content);
+    Ok(Survey {
+        steps,
+        conflicts,
+        left_alone,
+        source_entries: comparison.source_entries,
+        target_entries: comparison.target_entries,
+        source_bytes: comparison.source_bytes,
+    })
+}
+
+async fn compare(
+    ctx: &ModuleContext,
+    part: &PartPair,
+    roots: &Roots,
+    judge: Judge,
+) -> Result<Comparison, ModuleError> {
+    let tree =
+        |root: &BytePath| Tree { root: root.clone(), prefix: part.prefix.clone(), rules: part.rules.clone() };
+    let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
+    let mut ours = source.walk(tree(&roots.source)).await?;
+    let mut theirs = target.walk(tree(&roots.target)).await?;
+    let mut base = match &roots.base {
+        Some(root) => Some(target.walk(tree(root)).await?),
+        None => None,
+    };
+    let mut pairing = Pairing::new(judge);
+    let mut open = [true, true, base.is_some()];
+    let mut seen = 0_u64;
+    while open.contains(&true) {
+        let (walk, listing) = tokio::select! {
+            biased;
+            () = ctx.cancel.cancelled() => return Err(ModuleError::cancelled()),
+            listing = ours.next(), if open[0] => (Walk::Source, listing?),
+            listing = theirs.next(), if open[1] => (Walk::Target, listing?),
+            listing = next(&mut base), if open[2] => (Walk::Base, listing?),
+        };
+        match listing {
+            None => open[walk as usize] = false,
+            Some(listing) => {
+                if walk == Walk::Source {
+                    seen += listing.entries.len() as u64;
+                    report(ctx, &part.root, &listing.path, seen);
+                }
+                pairing.add(walk, listing);
+            }
+        }
+    }
+    pairing
+        .finish()
+        .map_err(|why| ModuleError::failed(format!("the walks of `{}` do not fit: {why}", part.root)))
+}
+
+async fn next(
+    base: &mut Option<WalkStream>,
+) -> Result<Option<pc_switcher_agent::proto::DirListing>, pc_switcher_contract::ExecError> {
+    match base {
+        Some(walk) => walk.next().await,
+        None => Ok(None),
+    }
+}
+
+/// Progress while comparing: the share cannot be told, the count can.
+fn report(ctx: &ModuleContext, root: &BytePath, path: &BytePath, seen: u64) {
+    let item = format!("comparing {} ({seen} entries)", root.join(path.as_bytes()));
+    ctx.reporter.progress(Progress { fraction: None, item, eta: None, bytes: None });
+}
+
+fn refuse_unreadable(
+    ctx: &ModuleContext,
+    part: &PartPair,
+    comparison: &Comparison,
+) -> Result<(), ModuleError> {
+    let Some((path, on_source, why)) = comparison.unreadable.first() else { return Ok(()) };
+    for (path, on_source, why) in &comparison.unreadable {
+        let role = if *on_source { Role::Source } else { Role::Target };
+        let text = format!("cannot read `{}`: {why}", part.root.join(path.as_bytes()));
+        ctx.reporter.log(LogLevel::Warning, ctx.hostname(role), text);
+    }
+    let hostname = ctx.hostname(if *on_source { Role::Source } else { Role::Target });
+    let others = comparison.unreadable.len() - 1;
+    let more = if others == 0 { String::new() } else { format!(" and {others} more") };
+    let text = format!("{hostname}: cannot read `{}`{more}: {why}", part.root.join(path.as_bytes()));
+    Err(ModuleError::new(ErrorKind::Failed, text)
+        .hint("what cannot be read could be taken for deleted; mend it or exclude it"))
+}
+
+/// Compares suspects by content, on both machines at once.
+async fn settle_all(
+    ctx: &ModuleContext,
+    roots: &Roots,
+    suspects: Vec<Suspect>,
+) -> Result<Vec<Found>, ModuleError> {
+    if suspects.is_empty() {
+        return Ok(Vec::new());
+    }
+    let wants: Vec<ReadWant> = suspects
+        .iter()
+        .enumerate()
+        .map(|(index, suspect)| ReadWant { content: index as u32, path: suspect.path.clone() })
+        .collect();
+    let (ours, theirs) = tokio::try_join!(
+        digests(ctx, Role::Source, &roots.source, &wants),
+        digests(ctx, Role::Target, &roots.target, &wants)
+    )?;
+    let mut found = Vec::new();
+    for (index, suspect) in suspects.into_iter().enumerate() {
+        let at = index as u32;
+        let equal = match (ours.get(&at), theirs.get(&at)) {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            _ => false,
+        };
+        found.extend(settle(suspect, equal));
+    }
+    Ok(found)
+}
+
+async fn digests(
+    ctx: &ModuleContext,
+    role: Role,
+    root: &BytePath,
+    wants: &[ReadWant],
+) -> Result<HashMap<u32, [u8; 32]>, ModuleError> {
+    let (mut up, mut down) = Agent::new(ctx.agent(role)).digest(root.clone()).await?;
+    let send = async {
+        for batch in wants.chunks(1000) {
+            up.send(&batch.to_vec()).await?;
+        }
+        up.finish().await
+    };
+    let receive = async {
+        let mut digests = HashMap::new();
+        while let Some((content, digest)) = down.next().await? {
+            if let Some(digest) = digest {
+                digests.insert(content, digest);
+            }
+        }
+        Ok(digests)
+    };
+    let both = async { tokio::try_join!(send, receive).map(|((), digests)| digests) };
+    tokio::select! {
+        () = ctx.cancel.cancelled() => Err(ModuleError::cancelled()),
+        digests = both => Ok(digests?),
+    }
+}
+
+/// Returns what the target changed and the plan would touch.
+fn conflicts(found: &[Found]) -> Vec<ConflictItem> {
+    use crate::change::Change;
+    let ours = |found: &Found| match &found.change {
+        Change::Create(entry) | Change::Replace(entry, ..) | Change::Meta(entry, _) => {
+            Some((entry.size, entry.meta.mtime))
+        }
+        Change::Link(..) | Change::Delete(..) => None,
+    };
+    let touched: BTreeMap<&BytePath, &Found> =
+        found.iter().filter(|found| found.touched).map(|found| (&found.path, found)).collect();
+    let item =
+        |found: &Found| ConflictItem { path: found.path.clone(), ours: ours(found), theirs: found.theirs };
+    touched.into_values().map(item).collect()
+}

@@ -1,0 +1,233 @@
+//! Moves content from the source's agent to the target's and lets the target commit.
+
+use std::time::{Duration, Instant};
+
+use pc_switcher_agent::proto::{ApplyNews, ApplyReport, ApplyRequest, PartRoot, StreamFrame, decode};
+use pc_switcher_agent::typed::{Agent, ApplySink, ApplyStream, Applying};
+use pc_switcher_contract::{
+    BytePath, ErrorKind, ExecError, Fraction, LogLevel, ModuleContext, ModuleError, Progress,
+};
+
+use crate::parts::PartPair;
+use crate::steps::Steps;
+
+/// Share of the module's work that is done when the transfer begins, and when it ends.
+const TRANSFER: (f64, f64) = (0.15, 0.95);
+
+/// One part to move.
+pub struct Load {
+    /// Where it lies.
+    pub part: PartPair,
+    /// Where the source's snapshot of it lies.
+    pub source_root: BytePath,
+    /// What to do.
+    pub steps: Steps,
+}
+
+/// Counts what went over and reports it at most four times a second.
+struct Meter<'a> {
+    ctx: &'a ModuleContext,
+    total: u64,
+    done: u64,
+    began: Instant,
+    last: Option<Instant>,
+}
+
+impl Meter<'_> {
+    fn add(&mut self, bytes: u64, item: &str) {
+        self.done += bytes;
+        if self.last.is_some_and(|last| last.elapsed() < Duration::from_millis(250)) {
+            return;
+        }
+        self.last = Some(Instant::now());
+        let share = Fraction::of(self.done, self.total).get();
+        let spent = self.began.elapsed().as_secs_f64();
+        let eta = (share > 0.01).then(|| Duration::from_secs_f64(spent * (1.0 - share) / share));
+        self.ctx.reporter.progress(Progress {
+            fraction: Fraction::new(TRANSFER.0 + share * (TRANSFER.1 - TRANSFER.0)),
+            item: item.to_owned(),
+            eta,
+            bytes: Some((self.done.min(self.total), self.total)),
+        });
+    }
+}
+
+/// Stages everything on the target, then commits. Until the commit is asked for, dropping this leaves nothing behind;
+/// after that the target finishes by itself.
+///
+/// # Errors
+/// If a file cannot be read, the disk is full, or an agent is lost.
+pub async fn transfer(ctx: &ModuleContext, loads: Vec<Load>) -> Result<ApplyReport, ModuleError> {
+    let parts = loads
+        .iter()
+        .map(|load| PartRoot {
+            root: load.part.root.clone(),
+            subvolume_uuid: load.part.target.subvolume_uuid.clone(),
+        })
+        .collect();
+    let request = ApplyRequest { session: ctx.session.clone(), parts };
+    let (sink, mut stream) = Agent::new(&ctx.target.agent).apply(request).await?;
+    ctx.reporter.stage("stage");
+    let sent = {
+        let send = send_all(ctx, loads, sink);
+        tokio::pin!(send);
+        loop {
+            tokio::select! {
+                biased;
+                () = ctx.cancel.cancelled() => return Err(ModuleError::cancelled()),
+                news = stream.next() => match news? {
+                    Applying::News(_) => {}
+                    Applying::Report(_) => return Err(ModuleError::failed("the target committed what was not sent whole")),
+                },
+                sent = &mut send => break sent,
+            }
+        }
+    };
+    match sent {
+        Ok(mut sink) => {
+            ctx.reporter.stage("commit");
+            sink.0.send(&StreamFrame::Commit { ops: sink.1, contents: sink.2 }).await?;
+            sink.0.finish().await?;
+            committed(ctx, &mut stream, sink.1).await
+        }
+        // The target ended the call: its own words say why.
+        Err(Broken::Sink) => match stream.next().await {
+            Err(error) => Err(error.into()),
+            Ok(_) => Err(ModuleError::failed(format!("{}: the transfer ended early", ctx.target.hostname))),
+        },
+        Err(Broken::Other(error)) => Err(error),
+    }
+}
+
+enum Broken {
+    Sink,
+    Other(ModuleError),
+}
+
+impl From<ExecError> for Broken {
+    fn from(error: ExecError) -> Self {
+        Broken::Other(error.into())
+    }
+}
+
+async fn up(sink: &mut ApplySink, frame: Vec<u8>) -> Result<(), Broken> {
+    sink.send_raw(frame).await.map_err(|error| match error {
+        ExecError::Cancelled => Broken::Sink,
+        other => Broken::Other(other.into()),
+    })
+}
+
+/// Sends all steps, then all content; returns the sink with the counts for the commit.
+async fn send_all(
+    ctx: &ModuleContext,
+    loads: Vec<Load>,
+    mut sink: ApplySink,
+) -> Result<(ApplySink, u64, u64), Broken> {
+    let total: u64 = loads.iter().map(|load| load.steps.stats.bytes).sum();
+    let mut meter = Meter { ctx, total, done: 0, began: Instant::now(), last: None };
+    let (mut ops, mut contents) = (0, 0);
+    let mut reads = Vec::new();
+    for (index, load) in loads.into_iter().enumerate() {
+        let Steps { ops: steps, wants, .. } = load.steps;
+        ops += steps.len() as u64;
+        contents += wants.len() as u64;
+        let part = index as u16;
+        let mut steps = steps.into_iter();
+        loop {
+            let ops: Vec<_> = steps.by_ref().take(500).collect();
+            if ops.is_empty() {
+                break;
+            }
+            let frame = pc_switcher_agent::proto::encode(&StreamFrame::Ops { part, ops });
+            up(&mut sink, frame).await?;
+        }
+        reads.push((load.source_root, load.part.root, wants));
+    }
+    for (source_root, root, wants) in reads {
+        if wants.is_empty() {
+            continue;
+        }
+        let (mut asking, mut read) = Agent::new(&ctx.source.agent).read(source_root).await?;
+        let ask = async {
+            for batch in wants.chunks(500) {
+                asking.send(&batch.to_vec()).await?;
+            }
+            asking.finish().await
+        };
+        let item = format!("copying {root} to {}", ctx.target.hostname);
+        let pass = async {
+            while let Some(frame) = read.next().await? {
+                if !StreamFrame::is_content(&frame) {
+                    return Err(unreadable(ctx, &frame, &root, &wants));
+                }
+                let bytes = frame.len() as u64;
+                up(&mut sink, frame).await?;
+                meter.add(bytes, &item);
+            }
+            Ok(())
+        };
+        tokio::try_join!(async { ask.await.map_err(Broken::from) }, pass)?;
+    }
+    Ok((sink, ops, contents))
+}
+
+/// A file of a read-only snapshot that cannot be read is a broken disk: nothing is committed.
+fn unreadable(
+    ctx: &ModuleContext,
+    frame: &[u8],
+    root: &BytePath,
+    wants: &[pc_switcher_agent::proto::ReadWant],
+) -> Broken {
+    let text = match decode(frame) {
+        Ok(StreamFrame::Unreadable { content, why }) => {
+            let path =
+                wants.iter().find(|want| want.content == content).map(|want| root.join(want.path.as_bytes()));
+            format!("{}: cannot read `{}`: {why}", ctx.source.hostname, path.unwrap_or_default())
+        }
+        _ => format!("{}: the agent sent what was not asked for", ctx.source.hostname),
+    };
+    Broken::Other(ModuleError::new(ErrorKind::Failed, text).hint("nothing was changed on the target"))
+}
+
+/// Waits for the end of the commit: from here on the target finishes by itself, so a cancel does not stop the waiting.
+async fn committed(
+    ctx: &ModuleContext,
+    stream: &mut ApplyStream,
+    ops: u64,
+) -> Result<ApplyReport, ModuleError> {
+    loop {
+        match stream.next().await? {
+            Applying::Report(report) => return Ok(report),
+            Applying::News(ApplyNews::Staged) => ctx.reporter.stage("committing"),
+            Applying::News(ApplyNews::Committed(done)) => {
+                let share = Fraction::of(done, ops).get();
+                ctx.reporter.progress(Progress {
+                    fraction: Fraction::new(TRANSFER.1 + share * (1.0 - TRANSFER.1)),
+                    item: format!("committing {done} of {ops} on {}", ctx.target.hostname),
+                    eta: None,
+                    bytes: None,
+                });
+            }
+        }
+    }
+}
+
+/// Logs what the commit left alone; whether anything was a conflict.
+pub fn log_report(ctx: &ModuleContext, report: &ApplyReport) -> bool {
+    let target = &ctx.target.hostname;
+    for conflict in &report.conflicts {
+        let text = format!("`{}` was left as it is: {}", conflict.path, conflict.why);
+        ctx.reporter.log(LogLevel::Error, target, text);
+    }
+    for dir in &report.kept {
+        ctx.reporter.log(
+            LogLevel::Warning,
+            target,
+            format!("`{dir}` is kept: it holds something that is not mirrored"),
+        );
+    }
+    for warning in &report.warnings {
+        ctx.reporter.log(LogLevel::Warning, target, warning.clone());
+    }
+    !report.conflicts.is_empty()
+}
