@@ -109,7 +109,9 @@ async fn a_program_that_is_no_agent_is_named_with_its_last_words() {
     let dir = tempfile::tempdir().unwrap();
     let mut starter = starter(dir.path());
     starter.is_root = true;
-    starter.program = dir.path().join("sudo").into_os_string();
+    std::fs::write(&starter.program, "#!/bin/sh\necho starting; echo no such command: $1 >&2; exit 3\n")
+        .unwrap();
     let error = starter.start(None, &CancellationToken::new()).await.err().unwrap();
-    assert!(matches!(error, ReachError::Sudo { .. } | ReachError::Program { .. }), "{error}");
+    assert!(matches!(error, ReachError::Program { .. }), "{error}");
+    assert!(error.to_string().ends_with("ended before it greeted: no such command: agent"), "{error}");
 }

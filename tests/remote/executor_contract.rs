@@ -1,14 +1,12 @@
 //! What every executor promises, proven on each of them: on this machine and over a private sshd.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::processes::{sleepers, unique_seconds, wait_for_sleepers};
+use crate::processes::{sleepers, unique_seconds, wait_for_sleepers};
 use pc_switcher::remote::{LocalExecutor, TargetConnection};
 use pc_switcher_contract::{Cmd, ExecError, Executor, OutputLine};
 use tokio_util::sync::CancellationToken;
@@ -25,13 +23,13 @@ async fn local() -> Option<Subject> {
 }
 
 async fn over_ssh(extra: &str) -> Option<Subject> {
-    let sshd = common::sshd::start(extra)?;
+    let sshd = crate::sshd::start(extra)?;
     let connection = connect(&sshd).await;
     let executor = Arc::new(connection.executor().clone());
     Some(Subject { executor, _kept: Box::new((connection, sshd)) })
 }
 
-async fn connect(sshd: &common::sshd::Sshd) -> TargetConnection {
+async fn connect(sshd: &crate::sshd::Sshd) -> TargetConnection {
     let cancel = CancellationToken::new();
     TargetConnection::connect("desk".as_ref(), &sshd.env(), &cancel).await.unwrap()
 }

@@ -1,14 +1,12 @@
 //! The connection itself, over a private sshd: it comes about, it ends, it breaks, and nothing stays behind.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::processes::{unique_seconds, wait_for_sleepers};
-use common::sshd::{Sshd, start};
+use crate::processes::{unique_seconds, wait_for_sleepers};
+use crate::sshd::{Sshd, start};
 use pc_switcher::remote::{ConnectError, ConnectionState, Reach, ReachError, RemoteEnv, TargetConnection};
 use pc_switcher_agent::frame::{FrameKind, head};
 use pc_switcher_agent::proto::{AgentHello, MAGIC, PROTOCOL, encode};
@@ -132,10 +130,7 @@ async fn a_killed_master_is_noticed_and_leaves_no_remote_process() {
     let script = format!("trap '' TERM; sleep {seconds} & sleep {seconds}; :");
     let spawned = connection.executor().spawn(Cmd::new("sh").args(["-c", &script]).into()).await.unwrap();
     assert!(wait_for_sleepers(&seconds, 2).await);
-    for pid in pids_of(&sshd.dir().join("run/pc-switcher")) {
-        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    }
+    signal(&pids_of(&sshd.dir().join("run/pc-switcher")), rustix::process::Signal::KILL);
     let lost = tokio::time::timeout(Duration::from_secs(5), connection.lost()).await.unwrap();
     assert!(matches!(lost, ExecError::Transport { .. }), "{lost}");
     assert!(matches!(spawned.exit.await.unwrap(), Err(ExecError::Transport { .. })));
@@ -143,6 +138,88 @@ async fn a_killed_master_is_noticed_and_leaves_no_remote_process() {
     assert!(wait_for_sleepers(&seconds, 0).await);
     connection.disconnect().await;
     assert_eq!(connection.state(), ConnectionState::Disconnected);
+}
+
+fn signal(pids: &[i32], signal: rustix::process::Signal) {
+    for pid in pids {
+        let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(*pid).unwrap(), signal);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ctrl_c_and_a_closed_terminal_leave_the_master_alone() {
+    let Some(sshd) = start("") else { return };
+    let connection = connect(&sshd.env()).await.unwrap();
+    let master = pids_of(&sshd.dir().join("run/pc-switcher"));
+    assert_eq!(master.len(), 1);
+    for unwanted in
+        [rustix::process::Signal::INT, rustix::process::Signal::QUIT, rustix::process::Signal::HUP]
+    {
+        signal(&master, unwanted);
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(connection.executor().run(Cmd::new("true").into()).await.unwrap().ok());
+    connection.disconnect().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_target_is_noticed() {
+    let Some(sshd) = start("") else { return };
+    let mut env = sshd.env();
+    // What stands first holds.
+    env.ssh_options.extend(["-o".into(), "ServerAliveInterval=1".into()]);
+    let connection = connect(&env).await.unwrap();
+    let seconds = unique_seconds();
+    let running = connection.executor().run(Cmd::new("sleep").arg(&seconds).into());
+    let freezing = async {
+        assert!(wait_for_sleepers(&seconds, 1).await);
+        let sessions = sshd.sessions();
+        assert!(!sessions.is_empty());
+        signal(&sessions, rustix::process::Signal::STOP);
+        let lost = tokio::time::timeout(Duration::from_secs(10), connection.lost()).await;
+        signal(&sessions, rustix::process::Signal::CONT);
+        lost.unwrap()
+    };
+    let (output, lost) = tokio::join!(running, freezing);
+    assert!(matches!(output, Err(ExecError::Transport { .. })), "{output:?}");
+    assert!(lost.to_string().contains("not responding"), "{lost}");
+    assert!(wait_for_sleepers(&seconds, 0).await);
+}
+
+/// Started by the next test in a process of its own, and killed there.
+#[test]
+#[ignore = "the other half of a test"]
+fn connects_and_waits_for_its_end() {
+    let dir = std::path::PathBuf::from(std::env::var_os("TEST_SSHD_DIR").unwrap());
+    let seconds = std::env::var("TEST_SECONDS").unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let connection = connect(&crate::sshd::env_of(&dir)).await.unwrap();
+        let here = pc_switcher::remote::LocalExecutor::new("here".parse().unwrap());
+        let script = format!("trap '' TERM HUP; sleep {seconds} & sleep {seconds}; :");
+        let cmd = || Cmd::new("sh").args(["-c", &script]);
+        let _ = tokio::join!(connection.executor().run(cmd().into()), here.run(cmd().into()));
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_we_are_killed_nothing_of_ours_survives_on_either_machine() {
+    let Some(sshd) = start("") else { return };
+    let seconds = unique_seconds();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "connection::connects_and_waits_for_its_end"])
+        .env("TEST_SSHD_DIR", sshd.dir())
+        .env("TEST_SECONDS", &seconds)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let running = wait_for_sleepers(&seconds, 4).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(running);
+    assert!(wait_for_sleepers(&seconds, 0).await);
+    let sockets = sshd.dir().join("run/pc-switcher");
+    until("the master is gone", || pids_of(&sockets).is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -102,14 +102,35 @@ impl Sshd {
 
     /// Returns surroundings in which `desk` is this sshd.
     pub fn env(&self) -> RemoteEnv {
-        let runtime: PathBuf = self.dir().join("run");
-        fs::create_dir_all(&runtime).unwrap();
-        let mut env = RemoteEnv::new(0, "root", std::env::current_exe().unwrap(), "0.1.0");
-        env.runtime_dir = Some(runtime);
-        env.ssh_options = vec![OsString::from("-F"), self.dir().join("ssh_config").into_os_string()];
-        env.log = std::sync::Arc::new(|level, line| eprintln!("{level} {line}"));
-        env
+        env_of(self.dir())
     }
+
+    /// Returns the ids of the processes that serve its connections.
+    pub fn sessions(&self) -> Vec<i32> {
+        let mut found = vec![self.child.id() as i32];
+        let mut at = 0;
+        while let Some(parent) = found.get(at).copied() {
+            let path = format!("/proc/{parent}/task/{parent}/children");
+            let children = fs::read_to_string(path).unwrap_or_default();
+            let is_sshd = |pid: &i32| {
+                fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("sshd"))
+            };
+            found.extend(children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(is_sshd));
+            at += 1;
+        }
+        found.split_off(1)
+    }
+}
+
+/// Returns surroundings in which `desk` is the sshd whose files lie in `dir`.
+pub fn env_of(dir: &Path) -> RemoteEnv {
+    let runtime: PathBuf = dir.join("run");
+    fs::create_dir_all(&runtime).unwrap();
+    let mut env = RemoteEnv::new(0, "root", std::env::current_exe().unwrap(), "0.1.0");
+    env.runtime_dir = Some(runtime);
+    env.ssh_options = vec![OsString::from("-F"), dir.join("ssh_config").into_os_string()];
+    env.log = std::sync::Arc::new(|level, line| eprintln!("{level} {line}"));
+    env
 }
 
 impl Drop for Sshd {
