@@ -6,3 +6,4 @@ mod connection;
 mod executor_contract;
 mod processes;
 mod sshd;
+mod through_agent;
