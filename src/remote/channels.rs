@@ -18,10 +18,10 @@ use super::env::Log;
 pub const CHANNELS: usize = 8;
 
 /// How often a refused channel is tried again while others are open: about two minutes.
-const TRIES: u32 = 250;
+const TRIES: u64 = 600;
 
 /// How often it is tried again when no other is open: closing may lag behind, but not for long.
-const TRIES_ALONE: u32 = 8;
+const TRIES_ALONE: u64 = 20;
 
 /// The channels of one connection.
 #[derive(Clone)]
@@ -29,6 +29,7 @@ pub(super) struct Channels {
     session: Arc<Session>,
     permits: Arc<Semaphore>,
     live: Arc<AtomicUsize>,
+    limit: Arc<AtomicUsize>,
     called: String,
     log: Log,
 }
@@ -37,7 +38,8 @@ impl Channels {
     /// Makes the channels of a connection; `called` names the machine in errors.
     pub(super) fn new(session: Arc<Session>, limit: usize, called: String, log: Log) -> Self {
         let permits = Arc::new(Semaphore::new(limit.max(1)));
-        Self { session, permits, live: Arc::default(), called, log }
+        let limit = Arc::new(AtomicUsize::new(limit.max(1)));
+        Self { session, permits, live: Arc::default(), limit, called, log }
     }
 
     /// Returns the same channels under the name that the machine gives itself.
@@ -54,35 +56,43 @@ impl Channels {
     /// # Errors
     /// If the connection is gone or the server takes no channel at all.
     pub(super) async fn open(&self, line: String) -> Result<Channel, ExecError> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        let permit = permit.map_err(|_| self.lost("it was closed"))?;
-        let mut refused = 0;
+        let mut permit = self.permit().await?;
+        let (mut refused, mut alone) = (0, 0);
         loop {
-            let alone = self.live.load(Ordering::SeqCst) == 0;
+            let others = self.live.load(Ordering::SeqCst);
             match self.start(&line).await {
                 Ok(child) => return Ok(self.channel(child, permit)),
                 Err(error) if !is_refusal(&error) => return Err(self.lost(text(&error))),
-                Err(error) if refused >= if alone { TRIES_ALONE } else { TRIES } => {
-                    return Err(self.lost(format!("{}; is `MaxSessions` 0 or 1 there?", text(&error))));
+                Err(error) if refused == TRIES || alone == TRIES_ALONE => {
+                    return Err(self.lost(format!("{}; is `MaxSessions` too low there?", text(&error))));
                 }
                 Err(_) => refused += 1,
             }
-            if refused == 3 {
-                self.shrink();
+            alone = if others == 0 { alone + 1 } else { 0 };
+            tokio::time::sleep(Duration::from_millis(50 * refused.min(4))).await;
+            // Closing lags behind, so the first refusals say little about the server's limit.
+            if refused % 3 == 0 && self.lower(others) {
+                permit.forget();
+                permit = self.permit().await?;
             }
-            tokio::time::sleep(Duration::from_millis(50 * u64::from(refused.min(10)))).await;
         }
     }
 
-    /// Gives up all free permits for good: later callers queue for the channels that there are.
-    fn shrink(&self) {
-        let free = self.permits.available_permits();
-        if free == 0 {
-            return;
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, ExecError> {
+        Arc::clone(&self.permits).acquire_owned().await.map_err(|_| self.lost("it was closed"))
+    }
+
+    /// Lowers the limit by one, down to one above what is open: so few wait at the server's door, and the rest in order.
+    fn lower(&self, others: usize) -> bool {
+        let lowered = self.limit.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |limit| {
+            (limit > (others + 1).max(2)).then(|| limit - 1)
+        });
+        if let Ok(limit) = lowered {
+            let message =
+                format!("{}: the server refused a channel; at most {} from now on", self.called, limit - 1);
+            (self.log)(LogLevel::Debug, message);
         }
-        self.permits.forget_permits(free);
-        let message = format!("{}: the server refused a channel; using fewer at a time", self.called);
-        (self.log)(LogLevel::Debug, message);
+        lowered.is_ok()
     }
 
     async fn start(&self, line: &str) -> Result<openssh::Child<Arc<Session>>, openssh::Error> {

@@ -60,6 +60,8 @@ pub(super) struct Starter {
     pub(super) user: String,
     pub(super) is_root: bool,
     pub(super) program: OsString,
+    /// What to call for more rights.
+    pub(super) sudo: OsString,
     pub(super) log: Log,
 }
 
@@ -100,17 +102,17 @@ impl Starter {
         cancel: &CancellationToken,
     ) -> Result<Greeted, ReachError> {
         if self.is_root {
-            return self.finish(self.attempt(&[], None, cancel).await, false);
+            return self.finish(self.attempt(None, None, cancel).await, false);
         }
-        let silent = self.attempt(&["sudo", "-n", "--"], None, cancel).await;
+        let silent = self.attempt(Some(&["-n", "--"]), None, cancel).await;
         let wants_password = match &silent {
             Err(Failure::Ended(lines)) => refusal(lines) == Refusal::PasswordWanted,
             _ => false,
         };
         match prompt {
             Some(prompt) if wants_password => {
-                let asking = ["sudo", "-S", "-p", QUESTION, "--"];
-                self.finish(self.attempt(&asking, Some(prompt), cancel).await, true)
+                let asking = ["-S", "-p", QUESTION, "--"];
+                self.finish(self.attempt(Some(&asking), Some(prompt), cancel).await, true)
             }
             _ => self.finish(silent, false),
         }
@@ -134,8 +136,12 @@ impl Starter {
         open_local(command, &self.hostname)
     }
 
-    async fn open(&self, elevate: &[&str]) -> Result<(Channel, Option<u32>), ExecError> {
-        let mut argv: Vec<OsString> = elevate.iter().map(OsString::from).collect();
+    async fn open(&self, elevate: Option<&[&str]>) -> Result<(Channel, Option<u32>), ExecError> {
+        let mut argv = Vec::new();
+        if let Some(options) = elevate {
+            argv.push(self.sudo.clone());
+            argv.extend(options.iter().map(OsString::from));
+        }
         argv.extend([self.program.clone(), "agent".into()]);
         match &self.place {
             Place::Here => self.open_local(&argv),
@@ -153,7 +159,7 @@ impl Starter {
     /// Starts the program once and waits for the magic word, answering sudo meanwhile.
     async fn attempt(
         &self,
-        elevate: &[&str],
+        elevate: Option<&[&str]>,
         prompt: Option<&dyn PasswordPrompt>,
         cancel: &CancellationToken,
     ) -> Result<Greeted, Failure> {
@@ -312,3 +318,6 @@ pub(super) fn is_plain(path: &OsStr) -> bool {
     use std::os::unix::ffi::OsStrExt;
     path.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"/_.-".contains(byte))
 }
+
+#[cfg(test)]
+mod tests;

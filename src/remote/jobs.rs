@@ -65,6 +65,15 @@ fn request(stop: &watch::Sender<Option<Duration>>, grace: Duration) {
     stop.send_if_modified(|wish| wish.is_none().then(|| *wish = Some(grace)).is_some());
 }
 
+/// Returns the command for an error: a script is cut.
+fn short(cmd: &Cmd) -> String {
+    let whole = cmd.display();
+    match whole.char_indices().nth(100) {
+        Some((at, _)) => format!("{}…", &whole[..at]),
+        None => whole,
+    }
+}
+
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -111,7 +120,7 @@ impl Jobs {
             program: program.clone(),
             why: "an argument holds a NUL byte".into(),
         })?;
-        let (hostname, what) = (self.hostname.to_string(), cmd.display());
+        let (hostname, what) = (self.hostname.to_string(), short(cmd));
         Ok(Job { hostname, what, program, spec, input, limit: cmd.timeout })
     }
 
@@ -124,7 +133,7 @@ impl Jobs {
         err: &mut Taker,
     ) -> Result<Verdict, ExecError> {
         if cmd.sudo {
-            let agent = self.agent(&cmd.display())?;
+            let agent = self.agent(&short(&cmd))?;
             return agent_exec::drive(agent.as_ref(), cmd, stop, out, err).await;
         }
         let input = input.unwrap_or_else(|| Input::Bytes(cmd.stdin.take().unwrap_or_default()));
@@ -153,11 +162,11 @@ impl Jobs {
         let jobs = self.clone();
         let task = tokio::spawn(async move {
             let _entry = entry;
-            let (command, limit) = (cmd.display(), cmd.timeout);
+            let (command, what, limit) = (cmd.display(), short(&cmd), cmd.timeout);
             let mut out = Taker::Collect(Vec::new(), COLLECT_LIMIT);
             let mut err = Taker::Collect(Vec::new(), COLLECT_LIMIT);
             let verdict = jobs.execute(cmd, input, wish, &mut out, &mut err).await?;
-            let code = jobs.answer(verdict, &command, limit)?;
+            let code = jobs.answer(verdict, &what, limit)?;
             Ok(Output { command, code, stdout: out.into_bytes(), stderr: err.into_bytes() })
         });
         task.await.unwrap_or(Err(ExecError::Cancelled))
@@ -173,7 +182,7 @@ impl Jobs {
         let jobs = self.clone();
         tokio::spawn(async move {
             let _entry = entry;
-            let (command, limit) = (cmd.display(), cmd.timeout);
+            let (command, limit) = (short(&cmd), cmd.timeout);
             let mut out = Taker::Lines(LineSplitter::default(), lines_in.clone(), OutputLine::Stdout);
             let mut err = Taker::Lines(LineSplitter::default(), lines_in, OutputLine::Stderr);
             let verdict = jobs.execute(cmd, None, wish, &mut out, &mut err).await;

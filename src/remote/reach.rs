@@ -80,6 +80,7 @@ impl Reach {
             user: self.env.user.clone(),
             is_root,
             program: program.into(),
+            sudo: "sudo".into(),
             log: Arc::clone(&self.env.log),
         };
         self.start_agent(starter, cancel).await
@@ -157,6 +158,7 @@ impl Reach {
             user: probe.user.clone(),
             is_root: probe.uid == 0,
             program,
+            sudo: "sudo".into(),
             log: Arc::clone(&self.env.log),
         };
         match self.start_agent(starter, cancel).await {

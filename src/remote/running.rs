@@ -269,14 +269,17 @@ pub(super) async fn drive(
         Err(cut) => {
             let grace = if let Cut::Unwanted(grace) = cut { grace } else { GRACE };
             // The watchdog hears words once it has passed on the whole input; otherwise the end of the stream says it.
-            if fed == Some(true)
-                && stdin.write_all(b"TERM\n").await.is_ok()
-                && timeout(grace, &mut reading).await.is_err()
-            {
-                let _ = stdin.write_all(b"KILL\n").await;
+            let mut over = false;
+            if fed == Some(true) && stdin.write_all(b"TERM\n").await.is_ok() {
+                over = timeout(grace, &mut reading).await.is_ok();
             }
-            drop(stdin);
-            let _ = timeout(GRACE + Duration::from_secs(3), reading).await;
+            if !over {
+                if fed == Some(true) {
+                    let _ = stdin.write_all(b"KILL\n").await;
+                }
+                drop(stdin);
+                let _ = timeout(GRACE + Duration::from_secs(3), reading).await;
+            }
             return match cut {
                 Cut::Late => Ok(Verdict::TimedOut),
                 Cut::Unwanted(_) => Ok(Verdict::Stopped),

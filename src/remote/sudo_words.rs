@@ -35,8 +35,6 @@ pub(super) fn refusal(lines: &[String]) -> Refusal {
         "no password was provided",
         "Maximum",
         "incorrect authentication",
-        "Authentication failed",
-        "Sorry, try again",
     ]) {
         Refusal::PasswordWanted
     } else if has(&["sudo: not found", "sudo: No such file", "sudo’: No such file", "sudo': No such file"])
@@ -100,6 +98,12 @@ mod tests {
         assert_eq!(of("sudo-rs: I'm sorry bob. I'm afraid I can't do that"), Refusal::NotAllowed);
         assert_eq!(of("env: 'sudo': No such file or directory"), Refusal::NoSudo);
         assert_eq!(of("agent: cannot lock"), Refusal::Program);
+    }
+
+    #[test]
+    fn a_password_that_was_right_in_the_end_is_not_blamed() {
+        let lines = ["Sorry, try again.", "sudo: /x: command not found"].map(str::to_owned);
+        assert_eq!(refusal(&lines), Refusal::Program);
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub(super) fn specification<'a>(
         spec.extend_from_slice(&quote(word));
     }
     // The front ends a late command itself; this limit is for the case that the front cannot be heard any more.
-    let limit = limit.as_secs().saturating_add(30).min(i32::MAX as u64);
+    let limit = limit.as_secs().saturating_add(10).min(i32::MAX as u64);
     let (blocks, rest, grace) = (input_len / BLOCK, input_len % BLOCK, GRACE.as_secs());
     spec.extend_from_slice(format!("\nlimit={limit} blocks={blocks} rest={rest} grace={grace}\n").as_bytes());
     spec.extend_from_slice(BODY.as_bytes());
