@@ -92,6 +92,7 @@ fn a_lab_that_goes_down_leaves_nothing_behind() {
     drop(Lab::up(LabOptions::new("life-down")).unwrap());
     println!("later up and down: {:?}", start.elapsed());
     assert_eq!(traces("life-down"), [""; 0]);
+    Lab::purge_by_name("life-down").unwrap();
 }
 
 #[test]
@@ -116,6 +117,7 @@ fn a_lab_whose_owner_is_killed_is_removed() {
     wait_until_nothing_is_left("life-kill");
     println!("nothing is left {:?} after kill -9", start.elapsed());
     drop(Lab::up(LabOptions::new("life-kill")).unwrap());
+    Lab::purge_by_name("life-kill").unwrap();
 }
 
 /// No test by itself: the process that `a_lab_whose_owner_is_killed_is_removed` kills.

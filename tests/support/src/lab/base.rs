@@ -115,7 +115,8 @@ fn build(codename: &str, tarball: &Path) -> Result<()> {
         .map_err(LabError::io("make a hook file"))?;
     fs::write(hook.path(), HOOK).map_err(LabError::path("write", hook.path()))?;
     // Its own mount namespace: a killed build leaves no mount behind.
-    let mut command = Command::new("unshare");
+    let mut command = Command::new("bash");
+    command.args(["-c", "umask 022; exec \"$@\"", "base", "unshare"]);
     command.args([
         "--mount",
         "--propagation",

@@ -156,6 +156,7 @@ impl Entry {
             check(libc::write(fd(&self.cgroup), b"0".as_ptr().cast(), 1))?;
             check(libc::setns(fd(&*self.pidfd), SPACES) as isize)?;
             check(libc::setsid() as isize)?;
+            libc::umask(0o022);
             if self.terminal {
                 check(libc::ioctl(0, libc::TIOCSCTTY, 0) as isize)?;
             }

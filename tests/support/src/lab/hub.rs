@@ -16,8 +16,9 @@ use std::{
 };
 
 use rustix::{
+    fs::Mode,
     ioctl::{self, opcode},
-    process::{Pid, PidfdFlags, pidfd_open},
+    process::{Pid, PidfdFlags, pidfd_open, umask},
     thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces, unshare_unsafe},
 };
 
@@ -45,6 +46,8 @@ impl Hub {
             // SAFETY: only this thread's view of the working directory and root is separated; it shares no other
             // state that `unshare(CLONE_FS)` could invalidate.
             unsafe { unshare_unsafe(UnshareFlags::FS) }?;
+            // This thread's own from here on: disks are made the same whatever the caller's is.
+            umask(Mode::from_raw_mode(0o022));
             let spaces =
                 ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::NETWORK | ThreadNameSpaceType::PROCESS_ID;
             move_into_thread_name_spaces(self.pidfd.as_fd(), spaces)

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -149,6 +150,9 @@ impl Machine {
         let cgroup = place.machine_cgroup(self.name);
         remove_cgroups(&cgroup)?;
         fs::create_dir_all(&cgroup).map_err(LabError::path("create", &cgroup))?;
+        // It is the machine's own root group, which alice's user manager must pass whatever the caller's umask is.
+        fs::set_permissions(&cgroup, fs::Permissions::from_mode(0o755))
+            .map_err(LabError::path("open up", &cgroup))?;
         let scripts = Scripts::at(&place.run());
         let mut launch = Command::new("bash");
         launch.arg(&scripts.launch).arg(&cgroup).arg(place.console(self.name)).arg(&scripts.boot);

@@ -1,6 +1,6 @@
 //! Whether this host can run the lab, and what a test does when it cannot.
 
-use std::{env, process::Command};
+use std::{env, fs, path::Path, process::Command};
 
 use super::{
     error::{LabError, Result},
@@ -13,6 +13,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("mkfs.btrfs", "btrfs-progs"),
     ("mkfs.xfs", "xfsprogs"),
     ("mmdebstrap", "mmdebstrap"),
+    ("mkfs.ext4", "e2fsprogs"),
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("unshare", "util-linux"),
@@ -54,7 +55,17 @@ pub(super) fn check() -> Result<()> {
     if !missing.is_empty() {
         return unavailable(format!("packages are missing, try `apt-get install {}`", missing.join(" ")));
     }
-    place::cgroup2_mount()?;
+    // Kept: an empty group costs nothing, and labs come back.
+    let cgroup = place::cgroup2_mount()?.join("pc-switcher-lab");
+    if let Err(error) = fs::create_dir_all(&cgroup) {
+        return unavailable(format!("the cgroup2 tree cannot be changed: `{}`: {error}", cgroup.display()));
+    }
+    if !cgroup.join("cgroup.kill").exists() {
+        return unavailable("the kernel has no `cgroup.kill`: it takes Linux 5.14".to_owned());
+    }
+    if !Path::new("/dev/loop-control").exists() {
+        return unavailable("there is no /dev/loop-control, so no loop devices".to_owned());
+    }
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--fork", "true"]);
     if let Err(error) = tool::check(&mut unshare) {

@@ -60,14 +60,10 @@ impl Machine {
     /// Seeds alice's home, with a real SQLite database in it. `.ssh` is left as it is: every machine has its own keys.
     pub fn seed_home(&self, seed: &HomeSeed) -> Result<(), LabError> {
         let home = self.root_path()?.join("home/alice");
-        let written = |path: &Path| {
-            let what = format!("seed `{}` of `{}`", path.display(), self.hostname());
-            move |source| LabError::Io { what, source }
-        };
-        std::fs::create_dir_all(&home).map_err(written(&home))?;
         // First, since the seed sets all times in the end; a fresh file, since SQLite counts changes in it.
         let script = "mkdir -p data; rm -f data/notes.db*; sqlite3 data/notes.db";
-        self.run(&Cmd::script(script).current_dir("/home/alice").stdin(content::database(seed.seed)))?;
-        seed.write(&home).map_err(written(&home))
+        self.run(&Cmd::script(script).as_alice().stdin(content::database(seed.seed)))?;
+        let what = format!("seed `{}` of `{}`", home.display(), self.hostname());
+        seed.write(&home).map_err(LabError::io(what))
     }
 }

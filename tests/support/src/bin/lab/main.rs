@@ -2,13 +2,15 @@
 
 use std::{
     ffi::OsString,
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use pc_switcher_testkit::lab::{
-    self, CableCut, Cmd, DiskCache, Init, Lab, LabError, LabOptions, MachineName, SnapshotDir, Sudo,
+use pc_switcher_testkit::{
+    lab::{self, CableCut, Cmd, DiskCache, Init, Lab, LabError, LabOptions, MachineName, SnapshotDir, Sudo},
+    seed::HomeSeed,
 };
 
 mod shell;
@@ -53,6 +55,25 @@ enum Verb {
         /// As whom
         #[arg(short, long, default_value = "alice")]
         user: String,
+    },
+    /// Copy a file of this host to a machine
+    Copy {
+        source: PathBuf,
+        machine: MachineName,
+        /// Path in the machine; its directory must exist
+        target: PathBuf,
+        /// Permission bits, octal
+        #[arg(long, default_value = "755", value_parser = octal)]
+        mode: u32,
+        #[arg(long, default_value = "root")]
+        owner: String,
+    },
+    /// Fill alice's home with what people have in theirs
+    Seed {
+        machine: MachineName,
+        /// Other numbers give other homes
+        #[arg(default_value_t = 1)]
+        number: u64,
     },
     /// Keep the state of both machines' disks under a name
     Snapshot { state: String },
@@ -196,6 +217,12 @@ fn run(cli: &Cli) -> Result<ExitCode, LabError> {
             let lab = Lab::attach(&cli.name)?;
             return shell::run(lab.machine(*machine), user).map(exit_code);
         }
+        Verb::Copy { source, machine, target, mode, owner } => {
+            Lab::attach(&cli.name)?.machine(*machine).copy_in(source, target, *mode, owner)?;
+        }
+        Verb::Seed { machine, number } => {
+            Lab::attach(&cli.name)?.machine(*machine).seed_home(&HomeSeed::new(*number))?;
+        }
         Verb::Snapshot { state } => {
             Lab::attach(&cli.name)?.snapshot(state)?;
             done(&format!("state `{state}` kept"));
@@ -225,6 +252,13 @@ fn run(cli: &Cli) -> Result<ExitCode, LabError> {
         Verb::Status => status(),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn octal(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o7777)
+        .ok_or_else(|| "not octal permission bits".to_owned())
 }
 
 fn status() {

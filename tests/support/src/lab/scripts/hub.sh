@@ -2,6 +2,7 @@
 #
 # $1 run directory  $2 cache directory  $3 cgroup of the hub
 set -eu
+umask 022
 run=$1 cache=$2
 echo 0 >"$3/cgroup.procs"
 

@@ -2,6 +2,7 @@
 #
 # $1 cgroup of the machine  $2 console log  $3 boot script; LAB_* as in the boot script
 set -eu
+umask 022
 echo $$ >"$1/cgroup.procs"
 # Descriptor 9 leads the boot script back to the hub's network, to make its cable.
 exec 9</proc/self/ns/net
