@@ -1,3 +1,8 @@
 //! The machine itself.
 
 pub mod btrfs;
+pub mod finder;
+pub mod layout;
+pub mod lock;
+pub mod machine;
+pub mod mounts;

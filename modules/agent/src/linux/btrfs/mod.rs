@@ -20,6 +20,7 @@ use std::io;
 use std::path::Path;
 
 pub use ioctl::KernelBtrfs;
+pub(crate) use tree::relative;
 pub use tree::{FS_TREE, SubvolumeTree};
 
 /// A uuid as btrfs keeps it.

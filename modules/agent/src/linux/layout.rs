@@ -1,0 +1,237 @@
+//! How folders lie on subvolumes, resolved through the mount table (rulings 2).
+//!
+//! Every folder falls into parts: itself and each btrfs mount below it. Anything else mounted below is left out and
+//! named, and so is a second view of what another part of the same folder holds already.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use pc_switcher_contract::{BytePath, SubvolumeName};
+
+use super::btrfs::{Btrfs, FS_TREE, KernelBtrfs, SubvolumeInfo, Uuid, relative};
+use super::finder::{Finder, privileged};
+use super::mounts::{Mount, Mounts, is_plain};
+use crate::proto::{AgentError, FolderPart, ForeignMount, Layout, LayoutRequest};
+
+/// Resolves the request on this machine.
+///
+/// # Errors
+/// If a folder is no plain path to a directory or leads through a symbolic link; all such folders are named at once.
+pub fn layout(request: &LayoutRequest) -> Result<Layout, AgentError> {
+    layout_on(&KernelBtrfs, &Mounts::read()?, request)
+}
+
+/// A part and what was found out on the way.
+struct Found {
+    part: FolderPart,
+    /// File system and subvolume; `None` without btrfs.
+    place: Option<(Uuid, SubvolumeInfo)>,
+}
+
+pub(super) fn layout_on(
+    btrfs: &dyn Btrfs,
+    mounts: &Mounts,
+    request: &LayoutRequest,
+) -> Result<Layout, AgentError> {
+    let (present, missing_folders) = sort_out(&request.folders)?;
+    let mut near: Vec<&BytePath> = vec![&request.snapshot_dir];
+    near.extend(present.iter().copied());
+    let finder = Finder::new(btrfs, mounts, &near)?;
+    let survey = Survey { btrfs, mounts, finder: &finder, snapshot_dir: &request.snapshot_dir };
+
+    let (mut found, mut foreign) = (Vec::new(), Vec::new());
+    for folder in present {
+        survey.folder(folder, &mut found, &mut foreign)?;
+    }
+    let (mut subvolumes, mut missing_subvolumes) = (Vec::new(), Vec::new());
+    for name in &request.subvolumes {
+        match finder.by_name(name) {
+            Some(fact) if !subvolumes.contains(&fact) => subvolumes.push(fact),
+            Some(_) => {}
+            None => missing_subvolumes.push(name.clone()),
+        }
+    }
+    for one in &found {
+        let (Some(name), Some((fs, info))) = (&one.part.subvolume, &one.place) else { continue };
+        match finder.fact(finder.system(*fs)?, info.id) {
+            Some(fact) if !subvolumes.iter().any(|other| other.uuid == fact.uuid) => subvolumes.push(fact),
+            Some(_) => {}
+            None if !missing_subvolumes.contains(name) => missing_subvolumes.push(name.clone()),
+            None => {}
+        }
+    }
+    let held: Vec<SubvolumeName> = subvolumes.iter().map(|fact| fact.name.clone()).collect();
+    let snapshots = survey.snapshots(&held);
+    Ok(Layout {
+        parts: found.into_iter().map(|one| one.part).collect(),
+        missing_folders,
+        foreign,
+        subvolumes,
+        missing_subvolumes,
+        known_subvolumes: finder.known(),
+        snapshot_fs_uuid: snapshots.fs_uuid,
+        snapshot_dir_exists: snapshots.exists,
+        snapshot_dir_own_subvolume: snapshots.own_subvolume,
+    })
+}
+
+/// Sorts folders into those that are here and those that are not.
+fn sort_out(folders: &[BytePath]) -> Result<(Vec<&BytePath>, Vec<BytePath>), AgentError> {
+    let (mut present, mut missing, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+    for folder in folders {
+        match check(folder.as_path()) {
+            Ok(true) => present.push(folder),
+            Ok(false) => missing.push(folder.clone()),
+            Err(why) => problems.push(format!("`{folder}` {why}")),
+        }
+    }
+    match problems.is_empty() {
+        true => Ok((present, missing)),
+        false => Err(AgentError::failed(problems.join("; "))),
+    }
+}
+
+/// Whether a folder exists; an error if it is none that could be mirrored.
+fn check(folder: &Path) -> Result<bool, String> {
+    if !is_plain(folder) {
+        return Err("is not a plain absolute path".into());
+    }
+    match std::fs::canonicalize(folder) {
+        Ok(real) if real != folder => {
+            let real = BytePath::from(real.as_path());
+            Err(format!("leads through a symbolic link; name `{real}` instead"))
+        }
+        Ok(_) if !folder.is_dir() => Err("is not a directory".into()),
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match folder.symlink_metadata() {
+            Ok(_) => Err("is a symbolic link that leads nowhere".into()),
+            Err(_) => Ok(false),
+        },
+        Err(error) => Err(format!("cannot be looked at: {error}")),
+    }
+}
+
+struct SnapshotDir {
+    fs_uuid: String,
+    exists: bool,
+    own_subvolume: bool,
+}
+
+struct Survey<'a> {
+    btrfs: &'a dyn Btrfs,
+    mounts: &'a Mounts,
+    finder: &'a Finder<'a>,
+    snapshot_dir: &'a BytePath,
+}
+
+impl Survey<'_> {
+    /// Adds the parts of one folder and the mounts below it that are left out.
+    fn folder(
+        &self,
+        folder: &BytePath,
+        found: &mut Vec<Found>,
+        foreign: &mut Vec<ForeignMount>,
+    ) -> Result<(), AgentError> {
+        let holder = self
+            .mounts
+            .holding(folder)
+            .ok_or_else(|| AgentError::failed(format!("no mount shows `{folder}`")))?;
+        let first = found.len();
+        found.push(self.part(folder, folder, holder)?);
+        let mut below: Vec<&Mount> = self
+            .mounts
+            .visible()
+            .filter(|mount| mount.point != *folder && mount.point.is_within(folder))
+            .collect();
+        below.sort_by(|a, b| a.point.cmp(&b.point));
+        for mount in below {
+            let leave_out = |why: &str| ForeignMount { path: mount.point.clone(), fs_type: why.to_owned() };
+            if !mount.is_btrfs() {
+                foreign.push(leave_out(&mount.fs_type));
+            } else if mount.point.is_within(self.snapshot_dir) {
+                foreign.push(leave_out("btrfs, snapshots"));
+            } else if !mount.point.as_path().is_dir() {
+                foreign.push(leave_out("btrfs, a bound file"));
+            } else {
+                let one = self.part(folder, &mount.point, mount)?;
+                if found[first..].iter().any(|other| overlap(other, &one)) {
+                    foreign.push(leave_out("btrfs, bound from the same folder"));
+                } else if one.place.as_ref().is_some_and(|(_, info)| info.readonly) {
+                    foreign.push(leave_out("btrfs, read-only subvolume"));
+                } else {
+                    found.push(one);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn part(&self, folder: &BytePath, root: &BytePath, mount: &Mount) -> Result<Found, AgentError> {
+        let is_empty = std::fs::read_dir(root.as_path())
+            .map(|mut entries| entries.next().is_none())
+            .map_err(|error| AgentError::io(format!("cannot list `{root}`"), &error))?;
+        let mut part = FolderPart {
+            folder: folder.clone(),
+            root: root.clone(),
+            subvolume: None,
+            inside: relative(root, &mount.point),
+            subvolume_uuid: String::new(),
+            fs_uuid: mount.device.clone(),
+            fs_type: mount.fs_type.clone(),
+            mount_point: mount.point.clone(),
+            nested: Vec::new(),
+            is_empty,
+        };
+        if !mount.is_btrfs() {
+            return Ok(Found { part, place: None });
+        }
+        let failed = |error: io::Error| privileged("look up the subvolume of", root, &error);
+        let fs = self.btrfs.fs_uuid(root.as_path()).map_err(failed)?;
+        let info = self.btrfs.subvolume(root.as_path()).map_err(failed)?;
+        let tree = &self.finder.system(fs)?.tree;
+        part.inside = BytePath::new(self.btrfs.inside(root.as_path()).map_err(failed)?);
+        part.subvolume = tree.flat_name(info.id);
+        part.subvolume_uuid = info.uuid.hex();
+        part.fs_uuid = fs.dashed();
+        part.nested = tree.below(info.id, &part.inside);
+        Ok(Found { part, place: Some((fs, info)) })
+    }
+
+    /// Where the snapshot directory lies, or would lie. `held` are the subvolumes that a set is taken of.
+    fn snapshots(&self, held: &[SubvolumeName]) -> SnapshotDir {
+        let exists = self.snapshot_dir.as_path().is_dir();
+        let nearest = self.snapshot_dir.as_path().ancestors().find(|path| path.is_dir());
+        let place = nearest.and_then(|path| Some((path, self.btrfs.fs_uuid(path).ok()?)));
+        let own = place.filter(|_| exists).is_some_and(|(path, fs)| {
+            let info = self.btrfs.subvolume(path).ok();
+            info.filter(|info| info.id != FS_TREE)
+                .and_then(|info| self.finder.system(fs).ok()?.tree.flat_name(info.id))
+                .is_some_and(|name| !held.contains(&name) && !self.is_of_the_root(path))
+        });
+        SnapshotDir {
+            fs_uuid: place.map(|(_, uuid)| uuid.dashed()).unwrap_or_default(),
+            exists,
+            own_subvolume: own,
+        }
+    }
+
+    /// Whether a path lies on the subvolume that `/` lies on, which a rollback replaces.
+    fn is_of_the_root(&self, path: &Path) -> bool {
+        let device = |path: &Path| path.metadata().map(|meta| meta.dev()).ok();
+        device(path) == device(Path::new("/"))
+    }
+}
+
+/// Whether two parts show the same files.
+fn overlap(one: &Found, other: &Found) -> bool {
+    let (Some((fs, info)), Some((other_fs, other_info))) = (&one.place, &other.place) else { return false };
+    let (inside, other_inside) = (&one.part.inside, &other.part.inside);
+    fs == other_fs
+        && info.id == other_info.id
+        && (inside.is_within(other_inside) || other_inside.is_within(inside))
+}
+
+#[cfg(test)]
+#[path = "layout_tests.rs"]
+mod tests;
