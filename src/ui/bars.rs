@@ -94,6 +94,12 @@ impl Painter for Bars {
     fn hide(&mut self) {
         self.multi.clear().ok();
     }
+
+    fn close(&mut self) {
+        self.hide();
+        // A bar that is dropped unfinished draws itself once more.
+        self.multi.set_draw_target(ProgressDrawTarget::hidden());
+    }
 }
 
 fn bar(label: &str) -> ProgressBar {

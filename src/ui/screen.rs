@@ -27,6 +27,8 @@ pub(super) trait Painter: Send {
     fn tick(&mut self) {}
     /// Takes away what would be drawn over; the next paint brings it back.
     fn hide(&mut self) {}
+    /// Takes away all that moves, for good: nothing may be drawn below the report.
+    fn close(&mut self) {}
     /// Shows the report, if that is this painter's business.
     fn report(&mut self, _report: &Report) {}
 }
@@ -141,7 +143,7 @@ impl Screen {
         ScreenHandle { shared: self.shared.clone() }
     }
 
-    /// Shows what still waits, takes the bars away, and shows the report: as text, or as one more JSON line.
+    /// Shows what still waits, takes the bars away for good, and shows the report: as text, or as one more JSON line.
     pub fn finish(self, report: Option<&Report>) {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.shared.resumed.notify_all();
@@ -149,7 +151,7 @@ impl Screen {
         drop(self.thread.join());
         let mut state = lock(&self.shared.state);
         self.shared.drain(&mut state);
-        state.painter.hide();
+        state.painter.close();
         let Some(report) = report else { return };
         state.painter.report(report);
         if let Some(mut output) = self.report {

@@ -31,8 +31,7 @@ fn log(text: &str) -> Event {
 #[test]
 fn a_bar_per_module_with_progress_lines_above_and_all_gone_when_hidden() {
     let terminal = InMemoryTerm::new(20, 80);
-    let lines = Lines { level: LogLevel::Warning, colours: false, labels: Vec::new() };
-    let lines = Lines { level: LogLevel::Info, ..lines };
+    let lines = Lines { level: LogLevel::Info, colours: false, labels: Vec::new() };
     let target = ProgressDrawTarget::term_like_with_hz(Box::new(terminal.clone()), 200);
     let mut bars = Bars::new(lines, target);
     let (data, packages) = (ModuleName::literal("user-data"), ModuleName::literal("packages"));
@@ -57,4 +56,9 @@ fn a_bar_per_module_with_progress_lines_above_and_all_gone_when_hidden() {
     assert_eq!(terminal.contents().lines().last(), Some("desk: above the bars"));
     bars.paint(&step(&data, 60));
     assert!(terminal.contents().contains("60 %"), "{}", terminal.contents());
+    bars.close();
+    let closed = terminal.contents();
+    assert!(!closed.contains("in all"), "{closed}");
+    drop(bars);
+    assert_eq!(terminal.contents(), closed);
 }
