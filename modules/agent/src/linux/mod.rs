@@ -1,6 +1,7 @@
 //! The machine itself.
 
 pub mod btrfs;
+pub mod exec;
 pub mod finder;
 pub mod layout;
 pub mod lock;
