@@ -1,6 +1,8 @@
 //! The commands: one `Args` and one `run` each. Data goes to `out`, everything else to `err`.
 
+pub mod agent;
 pub mod config;
+mod engine;
 pub mod error;
 pub mod history;
 pub mod init;
@@ -54,10 +56,13 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Init(init::Args),
+    Sync(sync::Args),
     Status(status::Args),
     History(history::Args),
     Logs(logs::Args),
     Modules(modules::Args),
+    #[command(hide = true)]
+    Agent(agent::Args),
     Config(config::Args),
     Util(util::Args),
 }
@@ -134,6 +139,8 @@ pub fn run(
         Command::Status(args) => status::run(&args, &mut context),
         Command::History(args) => history::run(&args, &mut context),
         Command::Logs(args) => logs::run(&args, &mut context),
+        Command::Sync(args) => sync::run(&args, &mut context, engine::sync),
+        Command::Agent(args) => agent::run(&args),
         Command::Modules(args) => modules::run(&args, &mut context),
         Command::Config(args) => config::run(&args, &mut context),
         Command::Util(args) => util::run(&args, &mut context),

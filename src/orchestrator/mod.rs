@@ -9,6 +9,7 @@ pub mod ending;
 pub mod phases;
 pub mod plan;
 pub mod reach;
+pub mod real_reach;
 pub mod records;
 pub mod run;
 pub mod topology;

@@ -15,7 +15,9 @@ use super::state::{STATE_PATH, StateDir};
 use super::stdin::WatchedStdin;
 use super::{exec, layout, machine, put_file, signals, space};
 use crate::data;
-use crate::proto::{AgentError, AgentHello, LayoutRequest, LockReply, LockRequest, PROTOCOL, Request, TakeSet, encode};
+use crate::proto::{
+    AgentError, AgentHello, LayoutRequest, LockReply, LockRequest, PROTOCOL, Request, TakeSet, encode,
+};
 use crate::server::{Call, Services, serve};
 
 /// Stores a row of the machine's history.
@@ -73,7 +75,8 @@ pub fn main(options: AgentOptions) -> Result<(), String> {
     };
     let input = io::BufReader::with_capacity(256 << 10, WatchedStdin::new(stop, options.silence));
     let state = StateDir::new(options.state_dir.clone());
-    let services = Arc::new(LinuxServices { options, hello, state, lock: Mutex::default(), groups: Groups::default() });
+    let services =
+        Arc::new(LinuxServices { options, hello, state, lock: Mutex::default(), groups: Groups::default() });
     serve(services, input, Box::new(io::stdout()))
 }
 
@@ -140,8 +143,13 @@ impl Services for LinuxServices {
             Request::Exec(request) => encode(&exec::run(&self.groups, &request, call)?),
             Request::PutFile(request) => encode(&put_file::run(&request, call)?),
             Request::Activate(request) => {
-                let places = Places { root: PathBuf::from("/") };
-                encode(&install::activate(&places, &request, &self.options.version, Path::new("/proc/self/exe"))?)
+                let places = Places::default();
+                encode(&install::activate(
+                    &places,
+                    &request,
+                    &self.options.version,
+                    Path::new("/proc/self/exe"),
+                )?)
             }
         })
     }
