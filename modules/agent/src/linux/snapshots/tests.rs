@@ -4,6 +4,7 @@ use pc_switcher_contract::SnapshotKind;
 
 use super::super::btrfs::KernelBtrfs;
 use super::super::btrfs::image::Image;
+use super::super::btrfs::model::{Fault, ModelBtrfs};
 use super::*;
 
 fn request(dir: &Path, session: &str) -> TakeSet {
@@ -72,4 +73,52 @@ fn what_a_dead_run_left_goes_and_foreign_things_stay() {
     fs::write(dir.join("mine"), "x").unwrap();
     take(&KernelBtrfs, &"desk".parse().unwrap(), &request(&dir, "abc12345"), &[source(&image, "@")]).unwrap();
     assert!(!dead.exists() && dir.join("mine").exists());
+}
+
+/// A model with two subvolumes, whatever the machine: for faults that the kernel does not make on request.
+fn modelled() -> (tempfile::TempDir, ModelBtrfs, Vec<Source>) {
+    let dir = tempfile::tempdir().unwrap();
+    let model = ModelBtrfs::new(dir.path());
+    let sources = ["@", "@home"].map(|name| {
+        model.create(&dir.path().join(name));
+        Source { name: name.parse().unwrap(), mount_point: dir.path().join(name) }
+    });
+    (dir, model, sources.to_vec())
+}
+
+fn take_modelled(fault: Fault) -> (tempfile::TempDir, Result<SnapshotSet, AgentError>) {
+    let (dir, model, sources) = modelled();
+    model.fail(fault);
+    let taken =
+        take(&model, &"desk".parse().unwrap(), &request(&dir.path().join("snaps"), "abc12345"), &sources);
+    (dir, taken)
+}
+
+#[test]
+fn a_set_that_fails_anywhere_leaves_nothing() {
+    let faults = [
+        Fault::Snapshot(1, libc::ENOSPC),
+        Fault::Snapshot(2, libc::ETXTBSY),
+        Fault::Freeze(2, libc::EPERM),
+        Fault::Touched,
+    ];
+    for fault in faults {
+        let (dir, taken) = take_modelled(fault);
+        assert!(taken.is_err(), "{fault:?}");
+        assert_eq!(entries(&dir.path().join("snaps")), Vec::<PathBuf>::new(), "{fault:?}");
+    }
+    let (_dir, full) = take_modelled(Fault::Snapshot(1, libc::ENOSPC));
+    assert_eq!(full.unwrap_err().kind, crate::proto::AgentErrorKind::NoSpace);
+    let (_dir, swap) = take_modelled(Fault::Snapshot(1, libc::ETXTBSY));
+    assert!(swap.unwrap_err().message.contains("swap file"));
+}
+
+#[test]
+fn a_torn_set_is_taken_again_and_at_last_kept_as_it_is() {
+    let (_dir, again) = take_modelled(Fault::Torn(2));
+    assert!(again.unwrap().consistent);
+    let (dir, torn) = take_modelled(Fault::Torn(100));
+    let torn = torn.unwrap();
+    assert!(!torn.consistent);
+    assert_eq!((torn.members.len(), entries(&dir.path().join("snaps")).len()), (2, 2));
 }
