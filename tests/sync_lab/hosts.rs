@@ -35,6 +35,8 @@ pub fn lab() -> Option<SharedLabGuard<'static>> {
 /// Puts the program and a home on a machine.
 pub fn install(machine: &Machine) -> Result<()> {
     machine.copy_in(program(), PROGRAM, 0o755, "root")?;
+    // Where our own state will lie: made by a sync, it would be a difference to the home before.
+    machine.run(&Cmd::script("mkdir -p .local/state").as_alice())?;
     machine.seed_home(&HomeSeed::new(7))
 }
 
@@ -200,7 +202,15 @@ pub fn ours(machine: &Machine) -> Vec<String> {
 pub fn assert_nothing_runs(machines: &[&Machine], limit: Duration) {
     let start = Instant::now();
     for machine in machines {
-        wait_for(&format!("the end of all on {}", machine.hostname()), limit, || ours(machine).is_empty());
+        while !ours(machine).is_empty() {
+            assert!(
+                start.elapsed() < limit,
+                "{} runs after {limit:?}: {:#?}",
+                machine.hostname(),
+                ours(machine)
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
         for lock in ["/run/pc-switcher/lock", "/run/user/1000/pc-switcher/pc-switcher.lock"] {
             let free = format!("[ ! -e {lock} ] || flock --nonblock {lock} true");
             wait_for(&format!("{lock} of {}", machine.hostname()), limit, || {
