@@ -35,8 +35,8 @@ pub fn lab() -> Option<SharedLabGuard<'static>> {
 /// Puts the program and a home on a machine.
 pub fn install(machine: &Machine) -> Result<()> {
     machine.copy_in(program(), PROGRAM, 0o755, "root")?;
-    // Where our own state will lie: made by a sync, it would be a difference to the home before.
-    machine.run(&Cmd::script("mkdir -p .local/state").as_alice())?;
+    // Where our own state will lie: made by a sync, it would change the time of the folder that holds it.
+    machine.run(&Cmd::script("mkdir -p .local/state/pc-switcher").as_alice())?;
     machine.seed_home(&HomeSeed::new(7))
 }
 
