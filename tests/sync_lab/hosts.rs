@@ -7,7 +7,7 @@ use std::{
 
 use pc_switcher_testkit::{
     lab::{Cmd, Lab, LabOptions, Machine, Result, SharedLab, SharedLabGuard},
-    manifest::{ManifestOptions, TreeManifest, assert_same_tree},
+    manifest::{Entry, ManifestOptions, TreeManifest, assert_same_tree},
     seed::HomeSeed,
 };
 
@@ -163,11 +163,15 @@ fn belongs_to_the_machine(path: &Path) -> bool {
             .contains(&&*text)
 }
 
-/// Reads what no sync may touch: keys, logins and known hosts.
+/// Reads what no sync may touch: keys, logins and known hosts. The folder itself is like any other.
 #[track_caller]
-pub fn identity(machine: &Machine) -> TreeManifest {
+pub fn identity(machine: &Machine) -> Vec<(Vec<u8>, Entry)> {
     let options = ManifestOptions::new().exclude_if(|path| path == Path::new("config"));
-    machine.manifest("/home/alice/.ssh", &options).unwrap()
+    let tree = machine.manifest("/home/alice/.ssh", &options).unwrap();
+    tree.entries()
+        .filter(|(path, _)| !path.is_empty())
+        .map(|(path, entry)| (path.clone(), entry.clone()))
+        .collect()
 }
 
 /// Checks that both homes are the same, and that a further plan is empty.
