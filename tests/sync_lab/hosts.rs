@@ -7,7 +7,7 @@ use std::{
 
 use pc_switcher_testkit::{
     lab::{Cmd, Lab, LabOptions, Machine, Result, SharedLab, SharedLabGuard},
-    manifest::{ManifestOptions, TreeManifest, assert_same_tree},
+    manifest::{Entry, ManifestOptions, TreeManifest, assert_same_tree},
     seed::HomeSeed,
 };
 
@@ -35,8 +35,8 @@ pub fn lab() -> Option<SharedLabGuard<'static>> {
 /// Puts the program and a home on a machine.
 pub fn install(machine: &Machine) -> Result<()> {
     machine.copy_in(program(), PROGRAM, 0o755, "root")?;
-    // Where our own state will lie: made by a sync, it would be a difference to the home before.
-    machine.run(&Cmd::script("mkdir -p .local/state").as_alice())?;
+    // Where our own state will lie: made by a sync, it would change the time of the folder that holds it.
+    machine.run(&Cmd::script("mkdir -p .local/state/pc-switcher").as_alice())?;
     machine.seed_home(&HomeSeed::new(7))
 }
 
@@ -163,11 +163,15 @@ fn belongs_to_the_machine(path: &Path) -> bool {
             .contains(&&*text)
 }
 
-/// Reads what no sync may touch: keys, logins and known hosts.
+/// Reads what no sync may touch: keys, logins and known hosts. The folder itself is like any other.
 #[track_caller]
-pub fn identity(machine: &Machine) -> TreeManifest {
+pub fn identity(machine: &Machine) -> Vec<(Vec<u8>, Entry)> {
     let options = ManifestOptions::new().exclude_if(|path| path == Path::new("config"));
-    machine.manifest("/home/alice/.ssh", &options).unwrap()
+    let tree = machine.manifest("/home/alice/.ssh", &options).unwrap();
+    tree.entries()
+        .filter(|(path, _)| !path.is_empty())
+        .map(|(path, entry)| (path.clone(), entry.clone()))
+        .collect()
 }
 
 /// Checks that both homes are the same, and that a further plan is empty.
