@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
-use super::drive::{Disk, assert_same, request, uuid_of, walked};
+use super::drive::{Disk, assert_same, request, try_walk, uuid_of, walked};
 use super::plan::{Plan, plan};
 use super::wire::Agent;
 use crate::frame::{FrameKind, WINDOW};
@@ -161,5 +161,16 @@ fn measure() {
         println!("  {} contents, {} steps", second.wants.len(), second.ops.len());
         timed("read and apply, some changed", || push(&source, &target, &second));
         assert_same(&source, &target);
+    }
+}
+
+#[test]
+#[ignore = "needs `WALK_ROOT`, a tree to walk"]
+fn measure_walk_of_a_given_tree() {
+    let root = std::env::var_os("WALK_ROOT").unwrap();
+    for _ in 0..5 {
+        let bare = timed("handler alone", || try_walk(Path::new(&root), RuleSet::default()).unwrap().0);
+        let piped = timed("with pipes", || walk(Path::new(&root), RuleSet::default()));
+        assert_eq!(bare, piped);
     }
 }
