@@ -90,6 +90,8 @@ pub struct Judge {
     pub source_after: Option<FileTime>,
     /// Whether every file is compared by content.
     pub content: bool,
+    /// Whether the times of directories do not count: they change with every excluded file that somebody makes.
+    pub ignore_dir_times: bool,
 }
 
 /// What came out of one directory.
@@ -117,7 +119,7 @@ pub fn identity(entry: &Entry) -> Identity {
 }
 
 /// Whether the metadata other than the time of the last change is the same. A symbolic link has no mode of its own.
-fn same_rights(a: &Entry, b: &Entry) -> bool {
+pub(crate) fn same_rights(a: &Entry, b: &Entry) -> bool {
     let mode = a.kind == Kind::Symlink || a.meta.mode == b.meta.mode;
     mode && a.meta.uid == b.meta.uid && a.meta.gid == b.meta.gid && a.meta.xattrs == b.meta.xattrs
 }
@@ -220,7 +222,7 @@ fn entry_change(
                 result.suspects.push(Suspect { path: at, ours: s.clone(), theirs: t.clone(), touched });
                 return;
             }
-            let same_time = s.meta.mtime == t.meta.mtime;
+            let same_time = s.meta.mtime == t.meta.mtime || (judge.ignore_dir_times && s.kind == Kind::Dir);
             match (content, same_rights(s, t) && same_time) {
                 (true, true) => return,
                 (true, false) => Change::Meta(s.clone(), identity(t)),

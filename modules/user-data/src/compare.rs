@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use pc_switcher_agent::proto::{DirListing, Entry, Meta};
 use pc_switcher_contract::BytePath;
 
-use crate::change::{Change, Found, Judge, LinkSeen, Sides, Suspect, compare_dir, identity};
+use crate::change::{Change, Found, Judge, LinkSeen, Sides, Suspect, compare_dir, identity, same_rights};
 
 /// Which walk a listing is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +124,8 @@ impl Pairing {
         let root = |dir: Option<&DirListing>| dir.and_then(|dir| dir.root.clone());
         if let (Some(ours), Some(theirs)) = (root(ours), root(theirs)) {
             self.source_dirs.insert(BytePath::default(), ours.meta.clone());
-            if ours.meta != theirs.meta {
+            let times = ours.meta.mtime == theirs.meta.mtime || self.judge.ignore_dir_times;
+            if !times || !same_rights(&ours, &theirs) {
                 let change = Change::Meta(ours, identity(&theirs));
                 self.result.found.push(Found {
                     path: BytePath::default(),

@@ -91,6 +91,8 @@ impl UserData {
                 // The second look asks whether both are the same, not what happened since.
                 roots.base = None;
                 roots.source_after = None;
+                // Whoever works on the target meanwhile moves the times of directories, by excluded files too.
+                roots.ignore_dir_times = true;
             }
             let found = survey(ctx, part, &roots, content, first).await?;
             first += found.steps.wants.len() as u32;

@@ -27,6 +27,8 @@ pub struct Roots {
     pub base: Option<BytePath>,
     /// Files of the source that changed after this are compared by content.
     pub source_after: Option<FileTime>,
+    /// Whether the times of directories do not count.
+    pub ignore_dir_times: bool,
 }
 
 /// What one part needs.
@@ -108,6 +110,7 @@ pub fn roots(ctx: &ModuleContext, part: &PartPair, target_kind: SnapshotKind) ->
         target: place(Role::Target, target_kind)?,
         base,
         source_after,
+        ignore_dir_times: false,
     })
 }
 
@@ -122,7 +125,12 @@ pub async fn survey(
     content: bool,
     first_content: u32,
 ) -> Result<Survey, ModuleError> {
-    let judge = Judge { has_base: roots.base.is_some(), source_after: roots.source_after, content };
+    let judge = Judge {
+        has_base: roots.base.is_some(),
+        source_after: roots.source_after,
+        content,
+        ignore_dir_times: roots.ignore_dir_times,
+    };
     let comparison = compare(ctx, part, roots, judge).await?;
     refuse_unreadable(ctx, part, &comparison)?;
     let Comparison { mut found, suspects, links, dir_meta, holding, left_alone, .. } = comparison;

@@ -1,6 +1,7 @@
 //! The machine itself.
 
 pub mod btrfs;
+pub mod connection;
 pub mod exec;
 pub mod finder;
 pub mod install;

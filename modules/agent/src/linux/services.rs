@@ -13,12 +13,12 @@ use super::mounts::Mounts;
 use super::snapshots::{self, Source};
 use super::state::{STATE_PATH, StateDir};
 use super::stdin::WatchedStdin;
-use super::{exec, layout, machine, put_file, signals, space};
+use super::{connection, exec, layout, machine, put_file, signals, space};
 use crate::data;
 use crate::proto::{
     AgentError, AgentHello, LayoutRequest, LockReply, LockRequest, PROTOCOL, Request, TakeSet, encode,
 };
-use crate::server::{Call, Services, serve};
+use crate::server::{Call, SILENT, Services, serve};
 
 /// Stores a row of the machine's history.
 pub type HistoryHook = Box<dyn Fn(&Path, &[u8]) -> Result<(), String> + Send + Sync>;
@@ -77,7 +77,11 @@ pub fn main(options: AgentOptions) -> Result<(), String> {
     let state = StateDir::new(options.state_dir.clone());
     let services =
         Arc::new(LinuxServices { options, hello, state, lock: Mutex::default(), groups: Groups::default() });
-    serve(services, input, Box::new(io::stdout()))
+    let ended = serve(services, input, Box::new(io::stdout()));
+    if ended.as_ref().is_err_and(|why| why == SILENT) {
+        connection::end_own();
+    }
+    ended
 }
 
 impl LinuxServices {

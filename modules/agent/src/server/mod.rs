@@ -4,4 +4,4 @@ mod call;
 mod serve;
 
 pub use call::{Call, Shield};
-pub use serve::{Services, serve};
+pub use serve::{SILENT, Services, serve};

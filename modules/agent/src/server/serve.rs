@@ -14,6 +14,9 @@ use crate::proto::{AgentError, AgentHello, FrontHello, MAGIC, PROTOCOL, Request,
 /// How long a commit past its record may go on after the front is gone.
 const COMMIT_LIMIT: Duration = Duration::from_secs(300);
 
+/// How [`serve`] ends when nothing was heard from the front for too long.
+pub const SILENT: &str = "the front fell silent";
+
 /// What an agent does: the real one on a machine, or a model in tests.
 pub trait Services: Send + Sync + 'static {
     /// Returns what the agent says first.
@@ -66,7 +69,7 @@ pub fn serve(
             }
             Ok(None) => break Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
-                break Err("the front fell silent".into());
+                break Err(SILENT.into());
             }
             Err(error) => break Err(format!("the front's stream broke: {error}")),
         }

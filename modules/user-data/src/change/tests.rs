@@ -98,3 +98,19 @@ fn noise_in_a_directory_s_time_is_no_touch() {
     let result = compare(&dir(vec![at(20)]), &dir(vec![at(30)]), Some(&dir(vec![at(10)])));
     assert!(matches!(&result.found[..], [Found { change: Change::Meta(..), touched: false, .. }]));
 }
+
+#[test]
+fn a_directory_s_time_can_be_left_out_of_a_second_look() {
+    let at = |seconds, mode| {
+        let mut d = file("d", 0, seconds, 7);
+        d.kind = Kind::Dir;
+        d.meta.mode = mode;
+        d
+    };
+    let judge = Judge { ignore_dir_times: true, ..Judge::default() };
+    let look = |ours: Entry, theirs: Entry| {
+        let (ours, theirs) = (dir(vec![ours]), dir(vec![theirs]));
+        compare_dir(&BytePath::default(), Sides::Both, [Some(&ours), Some(&theirs), None], judge).found.len()
+    };
+    assert_eq!((look(at(20, 0o755), at(30, 0o755)), look(at(20, 0o755), at(30, 0o700))), (0, 1));
+}

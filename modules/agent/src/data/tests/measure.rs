@@ -16,7 +16,7 @@ use crate::proto::{
 
 /// Makes files like a home's: most are small, some are not.
 fn fill(root: &Path, files: usize, bytes: usize) {
-    let noise: Vec<u8> = (0..bytes * 3 + 8).map(|n| (n * 2_654_435_761 >> 7) as u8).collect();
+    let noise: Vec<u8> = (0..bytes * 3 + 8).map(|n| ((n * 2_654_435_761) >> 7) as u8).collect();
     for dir in 0..files.div_ceil(12) {
         let dir_path = root.join(format!("d{}/e{}/f{dir}", dir % 10, dir % 97));
         fs::create_dir_all(&dir_path).unwrap();
