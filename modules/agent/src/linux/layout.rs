@@ -4,7 +4,6 @@
 //! named, and so is a second view of what another part of the same folder holds already.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use pc_switcher_contract::{BytePath, SubvolumeName};
@@ -218,8 +217,8 @@ impl Survey<'_> {
 
     /// Whether a path lies on the subvolume that `/` lies on, which a rollback replaces.
     fn is_of_the_root(&self, path: &Path) -> bool {
-        let device = |path: &Path| path.metadata().map(|meta| meta.dev()).ok();
-        device(path) == device(Path::new("/"))
+        let uuid = |path: &Path| self.btrfs.subvolume(path).map(|info| info.uuid).ok();
+        uuid(path) == uuid(Path::new("/"))
     }
 }
 
