@@ -83,7 +83,10 @@ impl StateDir {
         match value {
             Some(bytes) => {
                 self.make_dirs(parent).map_err(failed)?;
-                atomic::write_file(&path, bytes, 0o600).map_err(failed)
+                // The way to the state directory is the administrator's, links and all.
+                let real = fs::canonicalize(parent).map_err(failed)?;
+                let name = path.file_name().unwrap_or_default();
+                atomic::write_file(&real.join(name), bytes, 0o600).map_err(failed)
             }
             None => match fs::remove_file(&path) {
                 Ok(()) => atomic::sync_dir(parent).map_err(failed),
