@@ -1,1 +1,220 @@
-//! The config file: layers, schema check, typed result.
+//! The config file: built-in defaults, then the file, then flags; checked as a whole, then never changed.
+//!
+//! Everything that is wrong is found in one pass and has its line, before any machine is contacted. Reading
+//! the file is the only I/O here; [`resolve`] and everything below it are pure.
+
+mod check;
+mod document;
+mod effective;
+mod findings;
+mod nearest;
+mod probe;
+mod problem;
+mod reference;
+mod request;
+mod schema;
+mod select;
+mod show;
+mod source;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use pc_switcher_contract::{LogLevel, ModuleName, ModuleSpec};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+pub use effective::{Entry, Origin, Table};
+pub use problem::{ConfigErrors, ConfigProblem, Spot};
+pub use reference::markdown;
+pub use request::{Overrides, SyncRequest};
+pub use schema::{SYNC_MODULES, TopLevel, whole as schema};
+pub use select::find_module;
+pub use show::{json, toml};
+pub use source::Source;
+
+use crate::paths::{self, Env};
+use document::Document;
+use effective::File;
+
+/// The annotated defaults, as `init` writes them.
+pub const DEFAULT_TOML: &str = include_str!("default.toml");
+
+/// What applies: loaded once, immutable for the whole session.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What the session's log file holds.
+    pub log_file_level: LogLevel,
+    /// What the terminal shows.
+    pub log_cli_level: LogLevel,
+    /// Whether a sync may run without snapshots.
+    pub allow_no_snapshots: bool,
+    /// The modules that are on, in the order in which they run; required ones are not among them.
+    pub modules: Vec<ModuleName>,
+    /// The checked table of every registered module, with all defaults filled in.
+    pub tables: BTreeMap<ModuleName, Value>,
+    /// The file that was read; `None` if the built-in defaults apply.
+    pub path: Option<PathBuf>,
+    /// Every key that applies and where it comes from.
+    pub effective: Vec<Table>,
+    /// What applies as TOML, for the record of a session.
+    pub text: String,
+    /// SHA-256 over all values that apply, whatever their order, layer or notation; 64 hex digits.
+    pub hash: String,
+    /// What a person should know although the config is right.
+    pub warnings: Vec<ConfigProblem>,
+}
+
+impl Config {
+    /// Returns the checked table of a module.
+    pub fn table(&self, module: &ModuleName) -> &Value {
+        self.tables.get(module).unwrap_or(&Value::Null)
+    }
+}
+
+/// Reads and checks the config: `explicit` if given, else the user's file, else the built-in defaults.
+///
+/// # Errors
+/// Everything that is wrong with the file and with the flags, in one pass.
+pub fn load(
+    explicit: Option<&Path>,
+    overrides: &Overrides,
+    specs: &[ModuleSpec],
+    env: &Env,
+) -> Result<Config, ConfigErrors> {
+    let one = |problem| ConfigErrors(vec![problem]);
+    let path = match explicit {
+        Some(path) => path.to_owned(),
+        None => paths::config_file(env).map_err(|error| {
+            one(ConfigProblem::general(error.to_string()).help("name the file with --config"))
+        })?,
+    };
+    let source = Source::read(&path).map_err(one)?;
+    if source.is_none() && explicit.is_some() {
+        let missing =
+            ConfigProblem { path: Some(path), ..ConfigProblem::general("there is no such config file") };
+        return Err(one(missing.help("`pc-switcher init` writes one")));
+    }
+    let mut config = resolve(source.as_ref(), overrides, specs)?;
+    if source.is_none() {
+        let note = ConfigProblem::general("there is no config file; the built-in defaults apply");
+        let note = ConfigProblem { path: Some(path), ..note };
+        config.warnings.push(note.help("`pc-switcher init` writes one"));
+    }
+    Ok(config)
+}
+
+/// Lays the layers over each other and checks them.
+///
+/// # Errors
+/// Everything that is wrong with the file and with the flags, in the order of the file.
+pub fn resolve(
+    source: Option<&Source>,
+    overrides: &Overrides,
+    specs: &[ModuleSpec],
+) -> Result<Config, ConfigErrors> {
+    let parsed = source.map(|source| (source, read(source, specs)));
+    let file = parsed.as_ref().map(|(source, (document, _))| File { source, document });
+    let mut problems = parsed.as_ref().map(|(_, (_, syntax))| syntax.clone()).unwrap_or_default();
+    if let Some(file) = file {
+        let broken: BTreeSet<usize> =
+            problems.iter().filter_map(|problem| problem.spot).map(|spot| spot.line).collect();
+        let lost_from = file.document.lost_from.unwrap_or(usize::MAX);
+        let reliable = |spot: Spot| spot.line < lost_from && !broken.contains(&spot.line);
+        let found = findings::problems_of(file, specs);
+        problems.extend(found.into_iter().filter(|problem| problem.spot.is_none_or(reliable)));
+        problems.sort_by_key(|problem| problem.spot);
+    }
+    let mut sync_modules = effective::merge_sync_modules(specs, file);
+    if problems.is_empty() && select::enabled(&sync_modules).is_empty() && overrides.only.is_empty() {
+        problems.push(nothing_enabled(file, specs));
+    }
+    problems.extend(select::apply_flags(&mut sync_modules, specs, overrides));
+    if !problems.is_empty() {
+        return Err(ConfigErrors(problems));
+    }
+    let warnings = file.map(|file| findings::warnings_of(file, specs)).unwrap_or_default();
+    assemble(file, sync_modules, overrides, specs, warnings)
+}
+
+fn read(source: &Source, specs: &[ModuleSpec]) -> (Document, Vec<ConfigProblem>) {
+    let names: Vec<&str> = specs.iter().flat_map(|spec| [spec.name.as_str(), spec.table]).collect();
+    let (mut document, problems) = document::parse(source, &names);
+    effective::canonical_levels(&mut document.root);
+    (document, problems)
+}
+
+fn nothing_enabled(file: Option<File<'_>>, specs: &[ModuleSpec]) -> ConfigProblem {
+    let message = format!("[{SYNC_MODULES}] switches no module on");
+    let problem = match file {
+        Some(file) => file.source.problem(file.document.key("/sync_modules"), message),
+        None => ConfigProblem::general(message),
+    };
+    let names: Vec<_> =
+        specs.iter().filter(|spec| !spec.required).map(|spec| format!("`{}`", spec.name)).collect();
+    problem.help(format!("set at least one to true: {}", names.join(", ")))
+}
+
+/// Puts the result together; the layers are known to be right.
+fn assemble(
+    file: Option<File<'_>>,
+    sync_modules: Table,
+    overrides: &Overrides,
+    specs: &[ModuleSpec],
+    warnings: Vec<ConfigProblem>,
+) -> Result<Config, ConfigErrors> {
+    let shipped = Shipped::read(specs);
+    let mut top = effective::merge("", &shipped.top, file);
+    if let Some(level) = overrides.log_cli_level {
+        top.set("log_cli_level", Value::String(level.as_str().into()), Origin::Flag("--log-level"));
+    }
+    let broken = |error: serde_json::Error| ConfigErrors(vec![ConfigProblem::general(error.to_string())]);
+    let keys = TopLevel::deserialize(top.value()).map_err(broken)?;
+    let modules = select::enabled(&sync_modules);
+    let mut effective = vec![top, sync_modules];
+    let mut tables = BTreeMap::new();
+    for spec in specs {
+        let defaults = shipped.tables.get(spec.table).cloned().unwrap_or_default();
+        let table = effective::merge(spec.table, &defaults, file);
+        tables.insert(spec.name.clone(), table.value());
+        effective.push(table);
+    }
+    Ok(Config {
+        log_file_level: keys.log_file_level,
+        log_cli_level: keys.log_cli_level,
+        allow_no_snapshots: keys.allow_no_snapshots,
+        modules,
+        tables,
+        path: file.map(|file| file.source.path.clone()),
+        text: show::toml(&effective, false),
+        hash: show::hash(&effective),
+        effective,
+        warnings,
+    })
+}
+
+/// The built-in layer.
+struct Shipped {
+    /// The keys before the first table.
+    top: Map<String, Value>,
+    /// The table of every module; what the shipped file does not mention comes from the module itself.
+    tables: BTreeMap<&'static str, Map<String, Value>>,
+}
+
+impl Shipped {
+    fn read(specs: &[ModuleSpec]) -> Self {
+        let source = Source { path: "default.toml".into(), text: DEFAULT_TOML.into() };
+        let (document, _) = read(&source, specs);
+        let tables = specs.iter().map(|spec| {
+            let mut table = spec.defaults.as_object().cloned().unwrap_or_default();
+            let written = document.root.get(spec.table).and_then(Value::as_object);
+            table.extend(written.cloned().unwrap_or_default());
+            (spec.table, table)
+        });
+        let tables = tables.collect();
+        Self { top: document.root.into_iter().filter(|(_, value)| !value.is_object()).collect(), tables }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use pc_switcher_contract::module::Build;
 use pc_switcher_contract::{BracketPhase, Module, ModuleName, ModuleSpec, Place};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::config::BtrfsSnapshotsConfig;
+use crate::module::BtrfsSnapshots;
 
 /// Makes the instance of one phase from the checked table.
-pub type BuildPhase = Arc<dyn Fn(&Value, BracketPhase) -> Result<Arc<dyn Module>, String> + Send + Sync>;
+fn build(table: &Value, phase: BracketPhase) -> Result<Arc<dyn Module>, String> {
+    let config = BtrfsSnapshotsConfig::deserialize(table).map_err(|error| error.to_string())?;
+    Ok(Arc::new(BtrfsSnapshots::new(config, phase)))
+}
 
-/// Returns the spec; `build` makes the instance of either phase.
-pub fn spec(build: BuildPhase) -> ModuleSpec {
-    let phases = build.clone();
-    let first: Build = Arc::new(move |table| build(table, BracketPhase::Pre));
+/// Returns the spec.
+pub fn spec() -> ModuleSpec {
     ModuleSpec {
         name: ModuleName::literal("btrfs-snapshots"),
         description: "read-only snapshots before and after a sync, on both machines",
@@ -25,7 +27,7 @@ pub fn spec(build: BuildPhase) -> ModuleSpec {
         table: "btrfs-snapshots",
         schema: BtrfsSnapshotsConfig::schema(),
         defaults: json!(BtrfsSnapshotsConfig::default()),
-        build: first,
-        build_bracket: Some(phases),
+        build: Arc::new(|table| build(table, BracketPhase::Pre)),
+        build_bracket: Some(Arc::new(build)),
     }
 }

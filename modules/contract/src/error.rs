@@ -67,6 +67,8 @@ pub enum ErrorKind {
     Busy,
     /// The user asked to stop.
     Cancelled,
+    /// What was asked for makes no sense, for example a sync of a machine with itself.
+    Usage,
 }
 
 /// Why a module could not go on.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::ids::{Hostname, IdError, ModuleName, SessionId};
+use crate::module::Plan;
 use crate::snapshot::SnapshotSet;
 use crate::state::{ModuleResult, SessionState};
 use crate::threshold::Fraction;
@@ -154,6 +155,13 @@ pub enum EventKind {
         module: ModuleName,
         /// How far.
         progress: Progress,
+    },
+    /// What a module would do; in dry runs.
+    Plan {
+        /// The module.
+        module: ModuleName,
+        /// Its plan.
+        plan: Plan,
     },
     /// A module is done with.
     Module {

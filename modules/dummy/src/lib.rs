@@ -7,3 +7,6 @@ pub mod config;
 pub mod fail;
 pub mod spec;
 pub mod success;
+
+#[cfg(test)]
+mod tests;

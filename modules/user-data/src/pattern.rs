@@ -7,33 +7,9 @@ use ignore::gitignore::GitignoreBuilder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Paths below a home that no rule brings back, each as the glob of its parts (facts: mirror M20, M21).
-const FORCED: [&[&str]; 9] = [
-    &[".ssh", "id_*"],
-    &[".ssh", "known_hosts*"],
-    &[".ssh", "authorized_keys*"],
-    &[".config", "tailscale"],
-    &[".config", "pc-switcher"],
-    &[".local", "state", "pc-switcher"],
-    &[".local", "share", "pc-switcher"],
-    &[".cache", "pc-switcher"],
-    &[".config", "bt.toml"],
-];
+use crate::builtin::FORCED;
 
-/// One example below a home for each of [`FORCED`]: a rule that fits one of these and none of [`NEUTRAL`] is about identity.
-const PROTECTED: [&str; 9] = [
-    ".ssh/id_ed25519",
-    ".ssh/known_hosts",
-    ".ssh/authorized_keys",
-    ".config/tailscale/state",
-    ".config/pc-switcher/config.toml",
-    ".local/state/pc-switcher/history.db",
-    ".local/share/pc-switcher/key",
-    ".cache/pc-switcher/stage",
-    ".config/bt.toml",
-];
-
-/// Ordinary neighbours: a rule that fits one of these is a broad one, over which the forced list simply stands.
+/// Ordinary neighbours: a rule that fits one of these is a broad one, over which [`FORCED`] simply stands.
 const NEUTRAL: [&str; 7] = [
     ".ssh/config",
     ".config/editor/settings.toml",
@@ -134,24 +110,36 @@ fn glob(text: &str) -> Result<ignore::gitignore::Gitignore, String> {
     builder.build().map_err(|error| error.to_string())
 }
 
-/// Whether the pattern names a path on the forced list or something below one.
+/// Whether the pattern names a path of [`FORCED`], something below one, or nothing but such paths.
 fn is_about_identity(pattern: &str) -> bool {
-    let parts: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty()).collect();
-    let named = FORCED.iter().any(|forced| {
-        parts.windows(forced.len()).any(|window| {
-            window.iter().zip(forced.iter()).all(|(part, glob)| match glob.strip_suffix('*') {
-                Some(prefix) => part.starts_with(prefix),
-                None => part == glob,
-            })
-        })
-    });
+    let named = FORCED.iter().any(|(forced, _)| names(pattern, forced));
     let Ok(matcher) = glob(pattern) else { return named };
-    let hits = |path: &&str| {
-        [(*path).to_owned(), format!("alice/{path}")]
+    let hits = |path: &str| {
+        [path.to_owned(), format!("alice/{path}")]
             .iter()
             .any(|path| matcher.matched_path_or_any_parents(path, false).is_ignore())
     };
-    named || (PROTECTED.iter().any(&hits) && !NEUTRAL.iter().any(hits))
+    let protected = FORCED.iter().flat_map(|(forced, _)| examples(forced)).any(|path| hits(&path));
+    named || (protected && !NEUTRAL.iter().any(|path| hits(path)))
+}
+
+/// Whether the parts of `forced` stand in the pattern, one after the other.
+fn names(pattern: &str, forced: &str) -> bool {
+    let parts: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty()).collect();
+    let forced: Vec<&str> = forced.split('/').collect();
+    let fits = |(part, glob): (&&str, &&str)| match glob.strip_suffix('*') {
+        Some(prefix) => part.starts_with(prefix),
+        None => part == glob,
+    };
+    parts.windows(forced.len()).any(|window| window.iter().zip(&forced).all(fits))
+}
+
+/// Returns paths that `forced` protects.
+fn examples(forced: &str) -> Vec<String> {
+    match forced.strip_suffix('*') {
+        Some(stem) => ["", "rsa", "ed25519", ".old"].map(|end| format!("{stem}{end}")).to_vec(),
+        None => vec![forced.to_owned(), format!("{forced}/x")],
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! What the host knows of the module before it exists.
 
-use pc_switcher_contract::module::Build;
-use pc_switcher_contract::{ModuleName, ModuleSpec, Place};
+use std::sync::Arc;
+
+use pc_switcher_contract::{Module, ModuleName, ModuleSpec, Place};
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::config::UserDataConfig;
+use crate::module::UserData;
 
-/// Returns the spec; `build` makes the module from its checked table.
-pub fn spec(build: Build) -> ModuleSpec {
+/// Returns the spec.
+pub fn spec() -> ModuleSpec {
     ModuleSpec {
         name: ModuleName::literal("user-data"),
         description: "mirrors folders such as /home from a snapshot",
@@ -18,7 +21,10 @@ pub fn spec(build: Build) -> ModuleSpec {
         table: "user-data",
         schema: UserDataConfig::schema(),
         defaults: json!(UserDataConfig::default()),
-        build,
+        build: Arc::new(|table| {
+            let config = UserDataConfig::deserialize(table).map_err(|error| error.to_string())?;
+            Ok(Arc::new(UserData::new(config)) as Arc<dyn Module>)
+        }),
         build_bracket: None,
     }
 }

@@ -1,1 +1,5 @@
 //! Test support: modelling fakes and the two-machine lab.
+
+pub mod lab;
+pub mod manifest;
+pub mod seed;

@@ -1,1 +1,26 @@
-//! x.
+//! The data plane on one machine: rules, walking, reading, digests, staging and committing.
+//!
+//! Every handler is a blocking function that gets its request and its [`crate::server::Call`]. Invariants: no symbolic
+//! link is ever followed below a root, no mount and no subvolume border is crossed, reading leaves no trace (not even
+//! an access time), and nothing here prints, reads the environment or asks the time.
+
+pub mod apply;
+pub mod digest;
+pub mod read;
+pub mod rules;
+pub mod walk;
+
+mod btrfs;
+mod extents;
+mod meta;
+mod open;
+mod seen;
+mod wants;
+mod xattr;
+
+/// Our directory at the root of every part on a target: staging, and displaced versions. A walk names it as skipped whatever
+/// the rules say, and no step may touch it.
+const HOME: &str = ".pc-switcher";
+
+#[cfg(test)]
+mod tests;

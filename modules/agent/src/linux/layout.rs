@@ -218,7 +218,7 @@ impl Survey<'_> {
     /// Whether a path lies on the subvolume that `/` lies on, which a rollback replaces.
     fn is_of_the_root(&self, path: &Path) -> bool {
         let uuid = |path: &Path| self.btrfs.subvolume(path).map(|info| info.uuid).ok();
-        uuid(path) == uuid(Path::new("/"))
+        uuid(path).is_some_and(|own| Some(own) == uuid(Path::new("/")))
     }
 }
 

@@ -1,15 +1,17 @@
 //! The machine itself.
 
-mod atomic;
 pub mod btrfs;
 pub mod exec;
 pub mod finder;
+pub mod install;
 pub mod layout;
 pub mod lock;
 pub mod machine;
 pub mod mounts;
 pub mod put_file;
+pub mod services;
 pub mod signals;
 pub mod snapshots;
+pub mod space;
 pub mod state;
 pub mod stdin;

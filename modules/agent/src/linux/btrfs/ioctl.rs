@@ -74,8 +74,11 @@ fn fs_info(file: &File) -> io::Result<raw::FsInfo> {
     Ok(info)
 }
 
-/// References from subvolume to subvolume, as (parent, child, directory inode, name).
-fn root_refs(file: &File) -> io::Result<Vec<(u64, u64, u64, Vec<u8>)>> {
+/// A reference from subvolume to subvolume: parent, child, directory inode, name.
+type RootRef = (u64, u64, u64, Vec<u8>);
+
+/// Returns all references from subvolume to subvolume.
+fn root_refs(file: &File) -> io::Result<Vec<RootRef>> {
     let mut args = raw::SearchArgs {
         tree: raw::ROOT_TREE,
         min_object: 0,

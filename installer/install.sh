@@ -1,0 +1,127 @@
+#!/bin/sh
+# Installs pc-switcher on the first machine; further machines get it from there.
+#
+#   sudo sh install.sh [PATH-OF-THE-BINARY]     installs, or upgrades; running it twice changes nothing
+#   sudo sh install.sh --uninstall              removes what was installed; state and snapshots stay
+#
+# Without a path the binary is looked for beside this script. Nothing is downloaded.
+# DESTDIR and SUDOERS_USER may be set; the sudoers line is for SUDOERS_USER, by default the user of sudo.
+set -eu
+umask 022
+
+dest=${DESTDIR:-}
+lib=/usr/local/lib/pc-switcher
+stable=/usr/local/bin/pc-switcher
+sudoers=/etc/sudoers.d/pc-switcher
+man=/usr/local/share/man/man1
+bash_completions=/usr/local/share/bash-completion/completions
+zsh_completions=/usr/local/share/zsh/site-functions
+fish_completions=/usr/local/share/fish/vendor_completions.d
+
+fail() {
+  echo "install.sh: $1" >&2
+  exit 1
+}
+
+uninstall() {
+  for file in "$dest$man"/pc-switcher*.1 "$dest$bash_completions/pc-switcher" \
+    "$dest$zsh_completions/_pc-switcher" "$dest$fish_completions/pc-switcher.fish" "$dest$sudoers"; do
+    [ ! -e "$file" ] || { rm -f -- "$file" && echo "removed $file"; }
+  done
+  if [ -L "$dest$stable" ]; then
+    case $(readlink "$dest$stable") in
+      "$lib"/*) rm -f -- "$dest$stable" && echo "removed $dest$stable" ;;
+    esac
+  fi
+  [ ! -d "$dest$lib" ] || { rm -rf -- "$dest$lib" && echo "removed $dest$lib"; }
+  echo "state in /var/lib/pc-switcher and snapshots are left as they are"
+}
+
+# Puts a file at its place whole or not at all: MODE FROM TO.
+put() {
+  if [ -f "$3" ] && [ ! -L "$3" ] && cmp -s "$2" "$3" && [ "$(stat -c %a "$3")" = "$1" ]; then
+    return 0
+  fi
+  mkdir -p "${3%/*}"
+  temp=$(mktemp "${3%/*}/.pc-switcher-XXXXXXXX")
+  trap 'rm -f "$temp"' EXIT
+  cp -- "$2" "$temp"
+  chmod "$1" "$temp"
+  sync "$temp" 2>/dev/null || sync
+  mv -fT -- "$temp" "$3"
+  trap - EXIT
+  echo "wrote $3"
+}
+
+# Installs an optional file of the release: FROM TO.
+optional() {
+  [ ! -f "$1" ] || put 644 "$1" "$2"
+}
+
+# Lets the user start the agent, and nothing else, without a password. The grant equals root.
+grant() {
+  user=$1
+  name=$(printf '%s' "$user" | sed 's/[^A-Za-z0-9_.-]/\\&/g')
+  line="$name ALL=(root) NOPASSWD: $stable agent"
+  if [ -f "$dest$sudoers" ] && grep -qxF -- "$line" "$dest$sudoers"; then
+    return 0
+  fi
+  draft=$(mktemp)
+  { [ ! -f "$dest$sudoers" ] || cat "$dest$sudoers"; printf '%s\n' "$line"; } >"$draft"
+  if ! command -v visudo >/dev/null; then
+    rm -f "$draft"
+    fail "visudo is missing, so no sudoers line was written; install sudo and run this again"
+  fi
+  if ! visudo -cqf "$draft" >/dev/null 2>&1; then
+    rm -f "$draft"
+    fail "visudo refuses the line \`$line\`; nothing was written to $sudoers"
+  fi
+  put 440 "$draft" "$dest$sudoers"
+  rm -f "$draft"
+}
+
+case ${1:-} in
+  -h | --help)
+    sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+  --uninstall)
+    [ -n "$dest" ] || [ "$(id -u)" = 0 ] || fail "run it as root: sudo sh $0 --uninstall"
+    uninstall
+    exit 0
+    ;;
+  -*) fail "\`$1\` is no option; see --help" ;;
+esac
+
+[ -n "$dest" ] || [ "$(id -u)" = 0 ] || fail "run it as root: sudo sh $0 ${1:-}"
+here=$(dirname "$0")
+binary=${1:-$here/pc-switcher}
+[ -f "$binary" ] || fail "there is no binary at \`$binary\`; give its path"
+[ -x "$binary" ] || fail "\`$binary\` is not executable"
+says=$("$binary" --version </dev/null 2>&1) || fail "\`$binary\` does not run on this machine ($(uname -m)): $says"
+version=$(printf '%s\n' "$says" | sed -n '1s/^pc-switcher \([0-9][0-9A-Za-z.+-]*\)$/\1/p')
+[ -n "$version" ] || fail "\`$binary\` is not pc-switcher: it says \`$says\`"
+
+put 755 "$binary" "$dest$lib/$version/pc-switcher"
+if [ "$(readlink "$dest$stable" 2>/dev/null)" != "$lib/$version/pc-switcher" ]; then
+  [ ! -d "$dest$stable" ] || [ -L "$dest$stable" ] || fail "\`$dest$stable\` is a directory"
+  mkdir -p "$dest${stable%/*}"
+  ln -sfn -- "$lib/$version/pc-switcher" "$dest$stable.new-$$"
+  mv -fT -- "$dest$stable.new-$$" "$dest$stable"
+  echo "linked $dest$stable to $lib/$version/pc-switcher"
+fi
+release=$(dirname "$binary")
+for page in "$release"/man/pc-switcher*.1; do
+  optional "$page" "$dest$man/$(basename "$page")"
+done
+optional "$release/completions/pc-switcher.bash" "$dest$bash_completions/pc-switcher"
+optional "$release/completions/_pc-switcher" "$dest$zsh_completions/_pc-switcher"
+optional "$release/completions/pc-switcher.fish" "$dest$fish_completions/pc-switcher.fish"
+
+user=${SUDOERS_USER:-${SUDO_USER:-}}
+if [ -n "$user" ] && [ "$user" != root ]; then
+  grant "$user"
+else
+  echo "no sudoers line was written: run it through sudo, or set SUDOERS_USER to the user who will sync"
+fi
+echo "pc-switcher $version is installed"

@@ -1,0 +1,120 @@
+//! Moves live versions aside and judges them there; what is not the planned version goes back at once.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, RenameFlags, renameat_with, unlinkat};
+use rustix::io::Errno;
+
+use super::commit::{Committer, Refusal, changed};
+use super::stage::single;
+use super::touched::is_same_version;
+use crate::data::seen::Seen;
+use crate::proto::Identity;
+
+impl Committer<'_> {
+    /// Swaps the staged version in and the live one out.
+    pub(super) fn exchange(
+        &mut self,
+        part: usize,
+        number: u64,
+        dir: &OwnedFd,
+        name: &[u8],
+        expected: &Identity,
+    ) -> Result<(), Refusal> {
+        let stage = &self.parts[part].stage;
+        let staged = single(number);
+        let staged = staged.as_bytes();
+        let mine = Seen::at(stage, staged)?.ino();
+        let before = Seen::at(dir, name)?;
+        renameat_with(stage, staged, dir, name, RenameFlags::EXCHANGE)
+            .map_err(|error| self.explain(dir, name, error))?;
+        let out = Seen::at(stage, staged)?;
+        if out.is_dir() {
+            return match unlinkat(stage, staged, AtFlags::REMOVEDIR) {
+                Ok(()) => Ok(()),
+                Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                    self.put_back(part, number, dir, name, mine);
+                    Err(Refusal::Conflict("the directory to be replaced holds something".into()))
+                }
+                Err(error) => {
+                    self.put_back(part, number, dir, name, mine);
+                    Err(error.into())
+                }
+            };
+        }
+        if !is_same_version(&out.identity(), expected) {
+            self.put_back(part, number, dir, name, mine);
+            return Err(changed());
+        }
+        // Into undo under the same number. Should that fail it stays in staging and goes with it.
+        let _ = renameat_with(stage, staged, &self.parts[part].undo, staged, RenameFlags::NOREPLACE);
+        self.note_moved(part, number, &before);
+        Ok(())
+    }
+
+    /// Moves a live version out and leaves nothing in its place.
+    pub(super) fn take_away(
+        &mut self,
+        part: usize,
+        number: u64,
+        dir: &OwnedFd,
+        name: &[u8],
+        expected: &Identity,
+    ) -> Result<(), Refusal> {
+        let undo = &self.parts[part].undo;
+        let number_name = single(number);
+        let number_name = number_name.as_bytes();
+        let before = Seen::at(dir, name)?;
+        renameat_with(dir, name, undo, number_name, RenameFlags::NOREPLACE)
+            .map_err(|error| self.explain(dir, name, error))?;
+        let out = Seen::at(undo, number_name)?;
+        if !out.is_dir() && is_same_version(&out.identity(), expected) {
+            self.note_moved(part, number, &before);
+            return Ok(());
+        }
+        if renameat_with(undo, number_name, dir, name, RenameFlags::NOREPLACE).is_err() {
+            return Err(self.kept_aside(part));
+        }
+        Err(changed())
+    }
+
+    /// Exchanges once more. What comes back must be our own version; otherwise somebody has already put a newer one there,
+    /// which then stays, and the one that we hold is kept aside.
+    fn put_back(&mut self, part: usize, number: u64, dir: &OwnedFd, name: &[u8], mine: u64) {
+        let stage = &self.parts[part].stage;
+        let staged = single(number);
+        let staged = staged.as_bytes();
+        let back = match renameat_with(stage, staged, dir, name, RenameFlags::EXCHANGE) {
+            Ok(()) => match Seen::at(stage, staged) {
+                Ok(seen) if seen.ino() == mine => return,
+                _ => renameat_with(stage, staged, dir, name, RenameFlags::EXCHANGE),
+            },
+            Err(Errno::NOENT) => match renameat_with(stage, staged, dir, name, RenameFlags::NOREPLACE) {
+                Ok(()) => return,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        // Either way the version in staging is somebody's own: out of staging, which is removed.
+        let _ = back;
+        let _ = renameat_with(stage, staged, &self.parts[part].undo, staged, RenameFlags::NOREPLACE);
+        self.keep_undo[part] = true;
+    }
+
+    /// The refusal for a version that could not go back to its name.
+    fn kept_aside(&mut self, part: usize) -> Refusal {
+        self.keep_undo[part] = true;
+        let place = self.parts[part].undo_path();
+        Refusal::Conflict(format!("it was changed while it was replaced; the other version is in `{place}`"))
+    }
+
+    /// Remembers what moving did to an inode that has other names.
+    fn note_moved(&mut self, part: usize, number: u64, before: &Seen) {
+        if before.nlink() > 1 {
+            let moved = Seen::at(&self.parts[part].undo, single(number).as_bytes());
+            if let Ok(after) = moved {
+                self.touched.note(part, before.identity(), after.identity());
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The journal of one session: every step, which staged inode belongs to which, and whether all is there to be committed.
+//!
+//! It lies in the first part's staging directory. A record is its length, eight bytes of its BLAKE3 digest and its postcard
+//! bytes. Reading ends at the first record that is cut or damaged; a journal without a whole [`Record::Commit`] was never
+//! committed. A redo compares the inodes of [`Record::Staged`] with what it finds: a staged name that still holds its own
+//! inode has not been committed, one that holds another was exchanged.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::fd::AsFd;
+
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use pc_switcher_contract::SessionId;
+
+use crate::proto::{Op, PartRoot, decode, encode};
+
+/// Its name in the staging directory.
+pub(super) const NAME: &str = "journal";
+
+/// No record is longer.
+const MAX_RECORD: usize = 16 << 20;
+
+/// Bytes of the digest that are kept.
+const SUM: usize = 8;
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// The first one.
+    Begin {
+        /// The session.
+        session: SessionId,
+        /// The roots that steps refer to.
+        parts: Vec<PartRoot>,
+    },
+    /// Steps in commit order.
+    Ops {
+        /// The number of the first, counted over the whole session; it is the staged name.
+        first: u64,
+        /// Index of the part.
+        part: u16,
+        /// The steps.
+        ops: Vec<Op>,
+    },
+    /// Numbers of steps with the inode that stands staged for each.
+    Staged(Vec<(u64, u64)>),
+    /// All is on the disk; from here on the session is finished, by itself or by a redo.
+    Commit {
+        /// How many steps there are.
+        ops: u64,
+    },
+}
+
+/// Writes a journal.
+pub(super) struct Writer(BufWriter<File>);
+
+impl Writer {
+    /// Creates it in a fresh staging directory.
+    pub(super) fn create(stage: impl AsFd) -> io::Result<Writer> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(stage, NAME, flags, Mode::from_raw_mode(0o600))?;
+        Ok(Writer(BufWriter::with_capacity(256 << 10, fd.into())))
+    }
+
+    /// Appends a record.
+    pub(super) fn append(&mut self, record: &Record) -> io::Result<()> {
+        let body = encode(record);
+        if body.len() > MAX_RECORD {
+            return Err(io::Error::other("a journal record is too long"));
+        }
+        self.0.write_all(&(body.len() as u32).to_le_bytes())?;
+        self.0.write_all(&blake3::hash(&body).as_bytes()[..SUM])?;
+        self.0.write_all(&body)
+    }
+
+    /// Brings everything so far to the disk.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.0.flush()?;
+        self.0.get_ref().sync_all()
+    }
+}
+
+/// Reads the records of a journal, up to the first that is cut or damaged.
+pub struct Reader(BufReader<File>);
+
+impl Iterator for Reader {
+    type Item = Record;
+
+    fn next(&mut self) -> Option<Record> {
+        let mut head = [0; 4 + SUM];
+        self.0.read_exact(&mut head).ok()?;
+        let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        if len > MAX_RECORD {
+            return None;
+        }
+        let mut body = vec![0; len];
+        self.0.read_exact(&mut body).ok()?;
+        if blake3::hash(&body).as_bytes()[..SUM] != head[4..] {
+            return None;
+        }
+        decode(&body).ok()
+    }
+}
+
+/// Opens the journal in a staging directory; `None` if there is none.
+///
+/// # Errors
+/// If it is there and cannot be opened.
+pub fn read_journal(stage: impl AsFd) -> io::Result<Option<Reader>> {
+    match openat(stage, NAME, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) => Ok(Some(Reader(BufReader::new(fd.into())))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the session of this staging directory was past its commit record.
+pub(super) fn is_committed(stage: impl AsFd) -> io::Result<bool> {
+    let committed = |reader: Reader| reader.last().is_some_and(|last| matches!(last, Record::Commit { .. }));
+    Ok(read_journal(stage)?.is_some_and(committed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(dir: &std::path::Path) -> (File, Vec<Record>) {
+        let stage = File::open(dir).unwrap();
+        let records = vec![
+            Record::Begin { session: "0a1b2c3d".parse().unwrap(), parts: Vec::new() },
+            Record::Ops { first: 0, part: 0, ops: vec![Op::RemoveDir { path: "a".into() }] },
+            Record::Staged(vec![(0, 7)]),
+            Record::Commit { ops: 1 },
+        ];
+        let mut writer = Writer::create(&stage).unwrap();
+        records.iter().for_each(|record| writer.append(record).unwrap());
+        writer.sync().unwrap();
+        (stage, records)
+    }
+
+    #[test]
+    fn a_journal_reads_what_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (stage, records) = written(dir.path());
+        assert_eq!(read_journal(&stage).unwrap().unwrap().collect::<Vec<_>>(), records);
+        assert!(is_committed(&stage).unwrap());
+    }
+
+    #[test]
+    fn a_journal_cut_anywhere_is_not_committed_and_keeps_its_whole_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let (stage, records) = written(dir.path());
+        let bytes = std::fs::read(dir.path().join(NAME)).unwrap();
+        for len in 0..bytes.len() {
+            std::fs::write(dir.path().join(NAME), &bytes[..len]).unwrap();
+            assert!(!is_committed(&stage).unwrap(), "{len}");
+            let read: Vec<_> = read_journal(&stage).unwrap().unwrap().collect();
+            assert!(records.starts_with(&read));
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_ends_the_reading() {
+        let dir = tempfile::tempdir().unwrap();
+        let (stage, _) = written(dir.path());
+        let bytes = std::fs::read(dir.path().join(NAME)).unwrap();
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            std::fs::write(dir.path().join(NAME), damaged).unwrap();
+            assert!(!is_committed(&stage).unwrap(), "{at}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What the commit has to do, after staging took in what it could.
+
+use pc_switcher_contract::BytePath;
+
+use crate::proto::{Identity, Meta};
+
+/// One step of the commit.
+pub(super) struct Step {
+    /// Its number over the whole session, which is also its name in staging and in undo.
+    pub(super) number: u64,
+    /// The part.
+    pub(super) part: usize,
+    /// Where, relative to the part.
+    pub(super) path: BytePath,
+    /// What.
+    pub(super) action: Action,
+}
+
+/// What a step does.
+pub(super) enum Action {
+    /// Brings in what is staged: a file, a link, or a directory with all below it.
+    Put {
+        /// What stands there.
+        replaces: Option<Identity>,
+        /// Names in a staged directory that are linked to live inodes before it is brought in.
+        links: Vec<LateLink>,
+    },
+    /// Makes another name of a live inode.
+    Link {
+        /// A live name.
+        to: BytePath,
+        /// What stands there.
+        replaces: Option<Identity>,
+    },
+    /// Removes a name.
+    Remove {
+        /// What stands there.
+        expect: Identity,
+    },
+    /// Removes an empty directory.
+    RemoveDir,
+    /// Sets metadata.
+    SetMeta {
+        /// The metadata.
+        meta: Meta,
+        /// What stands there, if it must be checked.
+        expect: Option<Identity>,
+    },
+}
+
+/// A name below a staged directory for a live inode.
+pub(super) struct LateLink {
+    /// Its path relative to the part, for messages.
+    pub(super) path: BytePath,
+    /// The live name.
+    pub(super) to: BytePath,
+    /// Its place in staging.
+    pub(super) staged: BytePath,
+}

@@ -1,0 +1,48 @@
+//! The one question to btrfs that staging has: on which subvolume does this lie?
+#![expect(unsafe_code, reason = "an ioctl that rustix does not know")]
+
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::fs::fstatfs;
+use rustix::io::Errno;
+use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
+
+/// The magic number of btrfs.
+const BTRFS: u64 = 0x9123_683e;
+
+/// `struct btrfs_ioctl_get_subvol_info_args`; only the uuid is read.
+#[repr(C)]
+struct SubvolumeInfo {
+    before: [u64; 37],
+    uuid: [u8; 16],
+    after: [u64; 24],
+}
+
+const GET_SUBVOLUME_INFO: Opcode = opcode::read::<SubvolumeInfo>(0x94, 60);
+
+/// Returns the uuid of the subvolume that holds what is open, 32 hex digits; `None` if this is no btrfs.
+pub(super) fn subvolume_uuid(fd: impl AsFd) -> io::Result<Option<String>> {
+    if fstatfs(&fd)?.f_type as u64 != BTRFS {
+        return Ok(None);
+    }
+    // SAFETY: the number encodes the size of `SubvolumeInfo`, 504 bytes, which the kernel fills; all of its bit patterns
+    // are valid.
+    let info = unsafe { ioctl(&fd, Getter::<GET_SUBVOLUME_INFO, SubvolumeInfo>::new()) };
+    match info {
+        Ok(info) => Ok(Some(info.uuid.iter().map(|byte| format!("{byte:02x}")).collect())),
+        Err(Errno::NOTTY) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_question_has_the_number_of_the_kernel_header() {
+        assert_eq!(size_of::<SubvolumeInfo>(), 504);
+        assert_eq!(GET_SUBVOLUME_INFO as u64, 0x81f8_943c);
+    }
+}

@@ -1,0 +1,191 @@
+//! Reads content on the source: small files many to a frame, large ones in pieces, holes not at all.
+//!
+//! One thread reads a file from its beginning to its end, so the pieces of a file stay in order while two files travel at
+//! once. What cannot be read is reported for the file and does not end the call.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use crossbeam_channel::TryRecvError;
+use rustix::buffer::spare_capacity;
+use rustix::fs::{Advice, FileType, OFlags, fadvise};
+use rustix::io::{Errno, pread};
+
+use pc_switcher_contract::BytePath;
+
+use super::seen::Seen;
+use super::{extents, open, wants};
+use crate::proto::{AgentError, Piece, ReadWant, StreamFrame};
+use crate::server::Call;
+
+/// Bytes of content that one frame carries, about.
+const FRAME: usize = 256 << 10;
+
+/// What a piece weighs in a frame besides its data.
+const PIECE_HEAD: usize = 64;
+
+/// How many files are read at once.
+const READERS: usize = 2;
+
+/// Answers [`crate::proto::Request::Read`].
+///
+/// # Errors
+/// If the root cannot be opened or the caller gave up.
+pub fn run(root: &BytePath, call: &Call) -> Result<(), AgentError> {
+    let dir = open::root(root).map_err(|error| AgentError::io(format!("`{root}`"), &error.into()))?;
+    wants::serve(call, READERS, |wants| {
+        let mut reader = Reader { dir: &dir, call, batch: Vec::new(), bytes: 0 };
+        loop {
+            let want = match wants.try_recv() {
+                Ok(want) => want,
+                Err(TryRecvError::Disconnected) => return reader.flush(),
+                Err(TryRecvError::Empty) => {
+                    // Nothing to add now: the caller may be waiting for what is here.
+                    reader.flush()?;
+                    match wants.recv() {
+                        Ok(want) => want,
+                        Err(_) => return Ok(()),
+                    }
+                }
+            };
+            reader.send(&want)?;
+        }
+    })
+}
+
+/// One reading thread.
+struct Reader<'a> {
+    dir: &'a OwnedFd,
+    call: &'a Call,
+    batch: Vec<Piece>,
+    bytes: usize,
+}
+
+impl Reader<'_> {
+    fn send(&mut self, want: &ReadWant) -> Result<(), AgentError> {
+        match self.file(want) {
+            Ok(()) => Ok(()),
+            Err(Trouble::Agent(error)) => Err(error),
+            Err(Trouble::File(error)) => {
+                self.flush()?;
+                let why = std::io::Error::from(error).to_string();
+                self.call.item(&StreamFrame::Unreadable { content: want.content, why })
+            }
+        }
+    }
+
+    fn file(&mut self, want: &ReadWant) -> Result<(), Trouble> {
+        let fd = open::beneath_for_reading(self.dir, want.path.as_bytes(), OFlags::NOFOLLOW)?;
+        let seen = Seen::of(&fd)?;
+        if seen.file_type() != FileType::RegularFile {
+            return Err(Trouble::File(Errno::INVAL));
+        }
+        let mut pieces = Pieces::new(want.content);
+        let size = seen.size();
+        if size <= FRAME as u64 && seen.allocated() >= size {
+            let data = read_at(&fd, 0, size as usize)?;
+            let size = data.len() as u64;
+            let last = pieces.last(Some((0, data)), size);
+            return Ok(self.push(last)?);
+        }
+        if size > FRAME as u64 {
+            // Advice: the file is read as well without it.
+            let _ = fadvise(&fd, 0, None, Advice::Sequential);
+        }
+        let mut held: Option<(u64, Vec<u8>)> = None;
+        let mut at = 0;
+        while let Some((mut start, end)) = extents::next(&fd, at, size)? {
+            while start < end {
+                let data = read_at(&fd, start, FRAME.min((end - start) as usize))?;
+                if data.is_empty() {
+                    // Cut while it was read: it ends here now.
+                    let last = pieces.last(held, start);
+                    return Ok(self.push(last)?);
+                }
+                let next = start + data.len() as u64;
+                if let Some(before) = held.replace((start, data)) {
+                    let piece = pieces.next(before);
+                    self.push(piece)?;
+                }
+                start = next;
+            }
+            at = end;
+        }
+        let last = pieces.last(held, size);
+        Ok(self.push(last)?)
+    }
+
+    fn push(&mut self, piece: Piece) -> Result<(), AgentError> {
+        let weight = piece.data.len() + PIECE_HEAD;
+        if self.bytes + weight > FRAME + PIECE_HEAD {
+            self.flush()?;
+        }
+        self.bytes += weight;
+        self.batch.push(piece);
+        if self.bytes >= FRAME { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), AgentError> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        self.bytes = 0;
+        self.call.item(&StreamFrame::Content(std::mem::take(&mut self.batch)))
+    }
+}
+
+/// Numbers and digests the pieces of one file.
+struct Pieces {
+    content: u32,
+    hasher: blake3::Hasher,
+}
+
+impl Pieces {
+    fn new(content: u32) -> Self {
+        Self { content, hasher: blake3::Hasher::new() }
+    }
+
+    fn next(&mut self, (offset, data): (u64, Vec<u8>)) -> Piece {
+        self.hasher.update(&offset.to_le_bytes());
+        self.hasher.update(&data);
+        Piece { content: self.content, offset, data, last: None }
+    }
+
+    /// The last piece; empty if the file has no data.
+    fn last(mut self, held: Option<(u64, Vec<u8>)>, size: u64) -> Piece {
+        let piece = self.next(held.unwrap_or_default());
+        Piece { last: Some((size, self.hasher.finalize().into())), ..piece }
+    }
+}
+
+/// Reads up to `len` bytes; fewer only at the end of the file.
+fn read_at(fd: impl AsFd, offset: u64, len: usize) -> Result<Vec<u8>, Errno> {
+    let mut data = Vec::with_capacity(len);
+    while data.len() < len {
+        let at = offset + data.len() as u64;
+        match pread(&fd, spare_capacity(&mut data), at) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    data.truncate(len);
+    Ok(data)
+}
+
+/// What ends a file, or the call.
+enum Trouble {
+    File(Errno),
+    Agent(AgentError),
+}
+
+impl From<Errno> for Trouble {
+    fn from(error: Errno) -> Self {
+        Trouble::File(error)
+    }
+}
+
+impl From<AgentError> for Trouble {
+    fn from(error: AgentError) -> Self {
+        Trouble::Agent(error)
+    }
+}

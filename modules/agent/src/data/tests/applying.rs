@@ -1,0 +1,149 @@
+//! Round trips: what was walked and read on one side stands on the other afterwards.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+
+use super::drive::{apply, apply_frames, assert_same, everywhere, mirror, uuid_of, walked};
+use super::nasty;
+use super::plan::{identity, plan, tree};
+use crate::proto::{Op, StreamFrame};
+
+#[test]
+fn a_nasty_tree_arrives_whole_and_a_second_plan_is_empty() {
+    everywhere(|source, target| {
+        nasty::make(source);
+        let report = mirror(source, target);
+        assert!(report.conflicts.is_empty() && report.kept.is_empty(), "{report:?}");
+        assert!(!target.join(".pc-switcher").exists());
+        let again = plan(&walked(source), &walked(target));
+        assert!(again.wants.is_empty());
+        assert!(
+            again.ops.iter().all(|op| matches!(op, Op::SetMeta { expect: None, .. })),
+            "{again:?}",
+            again = again.ops
+        );
+        let sparse = |root: &std::path::Path| fs::metadata(root.join("docs/sparse")).unwrap().blocks();
+        assert!(sparse(target) <= sparse(source), "no hole was filled");
+    });
+}
+
+#[test]
+fn changes_types_and_links_follow() {
+    everywhere(|source, target| {
+        nasty::make(source);
+        mirror(source, target);
+        fs::write(source.join("docs/large"), "small now").unwrap();
+        fs::remove_file(source.join("suid")).unwrap();
+        fs::create_dir(source.join("suid")).unwrap();
+        fs::write(source.join("suid/now-a-dir"), "x").unwrap();
+        fs::remove_dir_all(source.join("docs/inner")).unwrap();
+        fs::write(source.join("docs/inner"), "now a file").unwrap();
+        fs::remove_file(source.join("dangling")).unwrap();
+        fs::write(source.join("dangling"), "now a file").unwrap();
+        fs::remove_file(source.join("docs/nothing")).unwrap();
+        symlink("x", source.join("docs/nothing")).unwrap();
+        fs::remove_file(source.join("other/second")).unwrap();
+        fs::hard_link(source.join("docs/sparse"), source.join("other/second")).unwrap();
+        fs::write(source.join("third"), "both names change").unwrap();
+        fs::remove_dir_all(source.join("level-0")).unwrap();
+        fs::create_dir(source.join("moved")).unwrap();
+        fs::hard_link(source.join("docs/plain"), source.join("moved/fourth")).unwrap();
+        let before = fs::metadata(target.join("docs/sparse")).unwrap().ino();
+        let report = mirror(source, target);
+        assert!(report.conflicts.is_empty() && report.kept.is_empty(), "{report:?}");
+        assert_eq!(fs::metadata(target.join("docs/sparse")).unwrap().ino(), before, "linked, not sent");
+        mirror(source, target);
+    });
+}
+
+#[test]
+fn a_renamed_directory_is_linked_and_nothing_is_sent() {
+    everywhere(|source, target| {
+        fs::create_dir_all(source.join("before/deep")).unwrap();
+        for n in 0..50 {
+            fs::write(source.join(format!("before/deep/{n}")), vec![1; n]).unwrap();
+        }
+        mirror(source, target);
+        let here = tree(&walked(target));
+        fs::rename(source.join("before"), source.join("after")).unwrap();
+        let there = tree(&walked(source));
+        let mut ops = Vec::new();
+        for (path, entry) in there {
+            let (path, from) = (path.clone(), path.to_string().replace("after", "before").as_str().into());
+            ops.push(match entry.kind {
+                crate::proto::Kind::Dir => {
+                    Op::Put { path, body: crate::proto::Body::Dir, meta: entry.meta, replaces: None }
+                }
+                _ => Op::Link { path, to: from, replaces: None },
+            });
+        }
+        for (path, entry) in here.iter().rev() {
+            ops.push(match entry.kind {
+                crate::proto::Kind::Dir => Op::RemoveDir { path: path.clone() },
+                _ => Op::Remove { path: path.clone(), expect: identity(entry) },
+            });
+        }
+        let root = walked(source)[0].root.clone().unwrap();
+        ops.push(Op::SetMeta { path: "".into(), meta: root.meta, expect: None });
+        let commit = StreamFrame::Commit { ops: ops.len() as u64, contents: 0 };
+        let all = vec![StreamFrame::Ops { part: 0, ops }, commit];
+        let report = apply_frames(target, all, &uuid_of(target)).unwrap();
+        assert_eq!((report.conflicts, report.kept, report.bytes), (vec![], vec![], 0));
+        assert_same(source, target);
+    });
+}
+
+#[test]
+fn what_was_edited_after_the_plan_is_kept_and_reported() {
+    everywhere(|source, target| {
+        for name in ["edited", "deleted", "removed-here", "quiet", "meta"] {
+            fs::write(source.join(name), "first").unwrap();
+        }
+        fs::create_dir(source.join("dir")).unwrap();
+        mirror(source, target);
+        for name in ["edited", "deleted", "quiet"] {
+            fs::write(source.join(name), "second version").unwrap();
+        }
+        fs::remove_file(source.join("removed-here")).unwrap();
+        fs::remove_dir(source.join("dir")).unwrap();
+        fs::write(source.join("new"), "from the source").unwrap();
+        nasty::set_mtime(&source.join("meta"), 77, 0);
+        let mut stale = plan(&walked(source), &walked(target));
+        stale.ops.iter_mut().for_each(|op| {
+            if let Op::Put { path, .. } = op {
+                assert!(path.to_string() != "meta" || !stale.wants.is_empty());
+            }
+        });
+        fs::write(target.join("edited"), "my own words").unwrap();
+        fs::remove_file(target.join("deleted")).unwrap();
+        fs::write(target.join("removed-here"), "still needed").unwrap();
+        fs::write(target.join("new"), "was first").unwrap();
+        fs::write(target.join("dir/inside"), "late").unwrap();
+        let report = apply(source, target, &stale).unwrap();
+        let mut left: Vec<_> =
+            report.conflicts.iter().map(|c| c.path.as_path().file_name().unwrap().to_owned()).collect();
+        left.sort();
+        assert_eq!(left, ["deleted", "edited", "new", "removed-here"], "{report:?}");
+        assert_eq!(report.kept.len(), 1);
+        let text = |name: &str| fs::read_to_string(target.join(name)).unwrap();
+        assert_eq!(text("edited"), "my own words");
+        assert_eq!(text("removed-here"), "still needed");
+        assert_eq!(text("new"), "was first");
+        assert_eq!(text("dir/inside"), "late");
+        assert_eq!(text("quiet"), "second version");
+        assert!(!target.join("deleted").exists());
+    });
+}
+
+#[test]
+fn the_root_keeps_its_time_when_nothing_is_said_about_it() {
+    everywhere(|source, target| {
+        fs::create_dir(source.join("d")).unwrap();
+        mirror(source, target);
+        nasty::set_mtime(target, 5, 6);
+        let commit = StreamFrame::Commit { ops: 0, contents: 0 };
+        apply_frames(target, vec![commit], "").unwrap();
+        let meta = fs::metadata(target).unwrap();
+        assert_eq!((meta.mtime(), meta.mtime_nsec()), (5, 6));
+    });
+}

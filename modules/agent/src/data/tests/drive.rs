@@ -1,0 +1,214 @@
+//! Drives handlers without a front, and makes places to work in.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crossbeam_channel::Receiver;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use pc_switcher_contract::BytePath;
+
+use super::plan::{Plan, normal, plan};
+use crate::data::{apply, btrfs, digest, read, walk};
+use crate::frame::{self, FrameKind};
+use crate::proto::{
+    AgentError, ApplyReport, ApplyRequest, DirListing, Kind, PartRoot, ReadWant, RuleSet, StreamFrame, Tree,
+    WalkRequest, WalkSummary, decode, encode,
+};
+use crate::server::Call;
+
+/// The frames that a handler has written.
+struct Wire(Receiver<Vec<u8>>, Vec<u8>);
+
+impl Read for Wire {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if self.1.is_empty() {
+            let Ok(next) = self.0.try_recv() else { return Ok(0) };
+            self.1 = next;
+        }
+        let n = self.1.len().min(out.len());
+        out[..n].copy_from_slice(&self.1[..n]);
+        self.1.drain(..n);
+        Ok(n)
+    }
+}
+
+/// Returns the bodies of all items that a handler has sent so far.
+pub fn raw_items(seen: &Receiver<Vec<u8>>) -> Vec<Vec<u8>> {
+    let mut wire = Wire(seen.clone(), Vec::new());
+    let mut items = Vec::new();
+    while let Some(frame) = frame::read(&mut wire).unwrap() {
+        if frame.kind == FrameKind::Item {
+            items.push(frame.body);
+        }
+    }
+    items
+}
+
+pub fn items<T: DeserializeOwned>(seen: &Receiver<Vec<u8>>) -> Vec<T> {
+    raw_items(seen).iter().map(|body| decode(body).unwrap()).collect()
+}
+
+pub fn call_with<T: Serialize>(uploads: &[T]) -> (Call, Receiver<Vec<u8>>) {
+    Call::for_test(uploads.iter().map(encode).collect())
+}
+
+pub fn try_walk(root: &Path, rules: RuleSet) -> Result<(WalkSummary, Vec<DirListing>), AgentError> {
+    let (call, seen) = Call::for_test(Vec::new());
+    let tree = Tree { root: root.into(), prefix: BytePath::default(), rules };
+    let summary = walk::run(&WalkRequest { tree }, &call)?;
+    Ok((summary, items(&seen)))
+}
+
+/// Walks and sorts the listings by path.
+pub fn walked(root: &Path) -> Vec<DirListing> {
+    let (_, mut listings) = try_walk(root, RuleSet::default()).unwrap();
+    listings.sort_by(|a, b| a.path.cmp(&b.path));
+    listings
+}
+
+pub fn read_frames(root: &Path, wants: Vec<ReadWant>) -> Vec<StreamFrame> {
+    let (call, seen) = call_with(&[wants]);
+    read::run(&root.into(), &call).unwrap();
+    items(&seen)
+}
+
+pub fn digests(root: &Path, wants: Vec<ReadWant>) -> Vec<(u32, Option<[u8; 32]>)> {
+    let (call, seen) = call_with(&[wants]);
+    digest::run(&root.into(), &call).unwrap();
+    let mut all: Vec<_> = items(&seen);
+    all.sort();
+    all
+}
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Says that a test did not run, and fails where nothing may be skipped.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("LAB_REQUIRED").is_none(), "skipped although all tests are required: {why}");
+    eprintln!("skipped: {why}");
+}
+
+/// Runs a command and returns whether it worked.
+pub fn sh(program: &str, args: &[&str]) -> bool {
+    Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
+}
+
+/// A file system of its own on a loop device, unmounted and detached when dropped.
+pub struct Disk {
+    device: String,
+    pub root: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Disk {
+    /// Makes one, or says why not.
+    pub fn make(fs_type: &str, bytes: u64) -> Option<Disk> {
+        if !is_root() {
+            skip("loop devices need root");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        std::fs::File::create(&image).unwrap().set_len(bytes).unwrap();
+        let mkfs = format!("mkfs.{fs_type}");
+        if !sh(&mkfs, &["-q", image.to_str().unwrap()]) {
+            skip(&format!("`{mkfs}` does not work here"));
+            return None;
+        }
+        let output = Command::new("losetup").args(["--find", "--show"]).arg(&image).output();
+        let Some(output) = output.ok().filter(|output| output.status.success()) else {
+            skip("no loop device");
+            return None;
+        };
+        let device = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        let root = dir.path().join("mount");
+        std::fs::create_dir(&root).unwrap();
+        let disk = Disk { device, root, _dir: dir };
+        if !sh("mount", &["-t", fs_type, &disk.device, disk.root.to_str().unwrap()]) {
+            skip(&format!("cannot mount {fs_type}"));
+            return None;
+        }
+        Some(disk)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        sh("umount", &[self.root.to_str().unwrap()]);
+        sh("losetup", &["--detach", &self.device]);
+    }
+}
+
+/// Reads and applies a plan from `source` to `target`.
+pub fn apply(source: &Path, target: &Path, plan: &Plan) -> Result<ApplyReport, AgentError> {
+    apply_frames(target, frames(source, plan), &uuid_of(target))
+}
+
+/// Returns the stream of a plan.
+pub fn frames(source: &Path, plan: &Plan) -> Vec<StreamFrame> {
+    let ops = plan.ops.chunks(100).map(|ops| StreamFrame::Ops { part: 0, ops: ops.to_vec() });
+    let mut frames: Vec<_> = ops.collect();
+    frames.extend(read_frames(source, plan.wants.clone()));
+    frames.push(StreamFrame::Commit { ops: plan.ops.len() as u64, contents: plan.wants.len() as u64 });
+    frames
+}
+
+pub fn request(target: &Path, uuid: &str) -> ApplyRequest {
+    let part = PartRoot { root: target.into(), subvolume_uuid: uuid.into() };
+    ApplyRequest { session: "0123abcd".parse().unwrap(), parts: vec![part] }
+}
+
+pub fn apply_frames(target: &Path, frames: Vec<StreamFrame>, uuid: &str) -> Result<ApplyReport, AgentError> {
+    let (call, _seen) = call_with(&frames);
+    apply::run(&request(target, uuid), &call)
+}
+
+/// Brings `target` to what `source` is, and checks that it is.
+pub fn mirror(source: &Path, target: &Path) -> ApplyReport {
+    let report = apply(source, target, &plan(&walked(source), &walked(target))).unwrap();
+    assert_same(source, target);
+    assert_eq!(
+        uuid_of(target).is_empty() && !report.warnings.is_empty(),
+        target.join(".pc-switcher").exists()
+    );
+    report
+}
+
+/// Returns the uuid of the subvolume that holds a directory; empty without btrfs.
+pub fn uuid_of(dir: &Path) -> String {
+    btrfs::subvolume_uuid(std::fs::File::open(dir).unwrap()).unwrap().unwrap_or_default()
+}
+
+pub fn assert_same(source: &Path, target: &Path) {
+    let (left, right) = (normal(&walked(source)), normal(&walked(target)));
+    for (left, right) in left.iter().zip(&right) {
+        assert_eq!(left, right);
+    }
+    assert_eq!(left.len(), right.len());
+    let files = left.iter().filter(|(_, entry, _)| entry.kind == Kind::File);
+    let wants: Vec<_> =
+        files.zip(0..).map(|((path, ..), content)| ReadWant { content, path: path.clone() }).collect();
+    assert_eq!(digests(source, wants.clone()), digests(target, wants));
+}
+
+/// Runs a test in pairs of places: plain directories, then btrfs and ext4 where there is root.
+pub fn everywhere(test: impl Fn(&Path, &Path)) {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = |base: &Path| {
+        let (source, target) = (base.join("source"), base.join("target"));
+        std::fs::create_dir(&source).unwrap();
+        std::fs::create_dir(&target).unwrap();
+        test(&source, &target);
+    };
+    pair(dir.path());
+    for fs_type in ["btrfs", "ext4"] {
+        if let Some(disk) = Disk::make(fs_type, 300 << 20) {
+            pair(&disk.root);
+        }
+    }
+}

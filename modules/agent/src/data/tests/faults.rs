@@ -1,0 +1,215 @@
+//! What goes wrong before the commit leaves no trace; what goes wrong later is told.
+
+use std::fs;
+use std::path::Path;
+
+use super::drive::{
+    Disk, apply, apply_frames, assert_same, everywhere, frames, mirror, request, sh, skip, uuid_of, walked,
+};
+use super::nasty;
+use super::plan::{normal, plan};
+use super::wire::Agent;
+use crate::frame::FrameKind;
+use crate::proto::{
+    AgentError, AgentErrorKind, ApplyNews, ApplyReport, Meta, Op, Request, StreamFrame, decode, encode,
+};
+
+/// Applies frames that must fail, and checks that nothing has changed, times included.
+fn fails(target: &Path, frames: Vec<StreamFrame>, kind: AgentErrorKind) -> AgentError {
+    let before = normal(&walked(target));
+    let error = apply_frames(target, frames, "").unwrap_err();
+    assert_eq!(error.kind, kind, "{error}");
+    assert_eq!(normal(&walked(target)), before);
+    assert!(!target.join(".pc-switcher").exists());
+    error
+}
+
+#[test]
+fn a_stream_that_ends_or_lies_leaves_nothing() {
+    everywhere(|source, target| {
+        nasty::make(source);
+        fs::write(target.join("mine"), "x").unwrap();
+        let all = frames(source, &plan(&walked(source), &walked(target)));
+        for cut in [0, 1, all.len() / 2, all.len() - 1] {
+            fails(target, all[..cut].to_vec(), AgentErrorKind::Protocol);
+        }
+        let mut short = all.clone();
+        short.pop();
+        short.push(StreamFrame::Commit { ops: 1, contents: 0 });
+        fails(target, short, AgentErrorKind::Protocol);
+        let damaged = |change: fn(&mut crate::proto::Piece)| {
+            let mut damaged = all.clone();
+            for frame in &mut damaged {
+                if let StreamFrame::Content(pieces) = frame {
+                    pieces.iter_mut().filter(|piece| piece.data.len() > 3).for_each(change);
+                }
+            }
+            damaged
+        };
+        let flipped = damaged(|piece| piece.data[2] ^= 1);
+        assert!(fails(target, flipped, AgentErrorKind::Failed).message.contains("digest"));
+        fails(target, damaged(|piece| piece.offset += 1 << 40), AgentErrorKind::Failed);
+        fails(target, damaged(|piece| piece.content += 5000), AgentErrorKind::Protocol);
+    });
+}
+
+/// Starts an apply of the nasty tree in an agent of its own; the commit frame is not sent yet.
+fn half_way(source: &Path, target: &Path) -> (Agent, Vec<u8>) {
+    nasty::make(source);
+    let mut all = frames(source, &plan(&walked(source), &walked(target)));
+    let commit = encode(&all.pop().unwrap());
+    let mut agent = Agent::open(&Request::Apply(request(target, "")));
+    for frame in all {
+        agent.send(FrameKind::Up, &encode(&frame));
+        agent.wait_for(FrameKind::Credit);
+    }
+    (agent, commit)
+}
+
+#[test]
+fn a_cancelled_call_and_a_lost_connection_leave_nothing() {
+    everywhere(|source, target| {
+        let before = normal(&walked(target));
+        let (mut agent, _) = half_way(source, target);
+        assert!(target.join(".pc-switcher/stage-0123abcd").exists());
+        agent.send(FrameKind::Cancel, &[]);
+        let error: AgentError = decode(&agent.wait_for(FrameKind::Error).body).unwrap();
+        assert_eq!(error.kind, AgentErrorKind::Cancelled);
+        agent.hang_up();
+        assert!(normal(&walked(target)) == before && !target.join(".pc-switcher").exists());
+        fs::remove_dir_all(source).unwrap();
+        fs::create_dir(source).unwrap();
+        half_way(source, target).0.hang_up();
+        assert!(normal(&walked(target)) == before && !target.join(".pc-switcher").exists());
+    });
+}
+
+#[test]
+fn a_connection_lost_after_the_commit_record_does_not_stop_the_commit() {
+    everywhere(|source, target| {
+        let (mut agent, commit) = half_way(source, target);
+        agent.send(FrameKind::Up, &commit);
+        let news: ApplyNews = decode(&agent.wait_for(FrameKind::Item).body).unwrap();
+        assert_eq!(news, ApplyNews::Staged);
+        agent.hang_up();
+        assert_same(source, target);
+        assert!(!target.join(".pc-switcher").exists());
+    });
+}
+
+#[test]
+fn a_full_disk_leaves_the_tree_as_it_was() {
+    for fs_type in ["btrfs", "ext4"] {
+        let Some(disk) = Disk::make(fs_type, 120 << 20) else { return };
+        let source = tempfile::tempdir().unwrap();
+        fs::write(disk.root.join("mine"), "x").unwrap();
+        fs::write(source.path().join("mine"), "y").unwrap();
+        for n in 0..20 {
+            fs::write(source.path().join(format!("large-{n}")), vec![n as u8; 10 << 20]).unwrap();
+        }
+        let _ = fs::remove_dir(disk.root.join("lost+found"));
+        let all = frames(source.path(), &plan(&walked(source.path()), &walked(&disk.root)));
+        fails(&disk.root, all, AgentErrorKind::NoSpace);
+        assert_eq!(fs::read_to_string(disk.root.join("mine")).unwrap(), "x");
+    }
+}
+
+#[test]
+fn an_immutable_file_is_a_conflict_and_the_others_go_on() {
+    let Some(disk) = Disk::make("btrfs", 256 << 20) else { return };
+    let (source, target) = (disk.root.join("s"), disk.root.join("t"));
+    fs::create_dir(&source).unwrap();
+    fs::create_dir(&target).unwrap();
+    for name in ["content", "meta", "gone", "free"] {
+        fs::write(source.join(name), "1").unwrap();
+    }
+    mirror(&source, &target);
+    fs::write(source.join("content"), "22").unwrap();
+    fs::write(source.join("free"), "22").unwrap();
+    fs::remove_file(source.join("gone")).unwrap();
+    assert!(sh("chmod", &["600", source.join("meta").to_str().unwrap()]));
+    let frozen: Vec<String> =
+        ["content", "meta", "gone"].iter().map(|n| target.join(n).to_str().unwrap().into()).collect();
+    frozen.iter().for_each(|path| assert!(sh("chattr", &["+i", path])));
+    let planned = plan(&walked(&source), &walked(&target));
+    let report: ApplyReport = apply(&source, &target, &planned).unwrap();
+    frozen.iter().for_each(|path| assert!(sh("chattr", &["-i", path])));
+    assert_eq!(report.conflicts.len(), 3, "{report:?}");
+    assert!(report.conflicts.iter().all(|conflict| conflict.why.contains("chattr")));
+    assert_eq!(fs::read_to_string(target.join("free")).unwrap(), "22");
+    mirror(&source, &target);
+}
+
+#[test]
+fn the_subvolume_of_the_plan_is_insisted_on() {
+    let Some(disk) = Disk::make("btrfs", 256 << 20) else { return };
+    let commit = || vec![StreamFrame::Commit { ops: 0, contents: 0 }];
+    let uuid = uuid_of(&disk.root);
+    apply_frames(&disk.root, commit(), &uuid).unwrap();
+    let error = apply_frames(&disk.root, commit(), &"0".repeat(32)).unwrap_err();
+    assert!(error.message.contains("plan again"), "{error}");
+    assert!(!disk.root.join(".pc-switcher").exists());
+    let plain = tempfile::tempdir().unwrap();
+    if uuid_of(plain.path()).is_empty() {
+        assert!(apply_frames(plain.path(), commit(), &uuid).is_err());
+    }
+}
+
+#[test]
+fn a_mount_below_the_root_is_never_written_to() {
+    let Some(disk) = Disk::make("btrfs", 256 << 20) else { return };
+    let inner = disk.root.join("mounted");
+    fs::create_dir(&inner).unwrap();
+    assert!(sh("mount", &["-t", "tmpfs", "none", inner.to_str().unwrap()]));
+    let put = Op::Put {
+        path: "mounted/file".into(),
+        body: crate::proto::Body::Fifo,
+        meta: Meta { mode: 0o600, ..Meta::default() },
+        replaces: None,
+    };
+    let frames =
+        vec![StreamFrame::Ops { part: 0, ops: vec![put] }, StreamFrame::Commit { ops: 1, contents: 0 }];
+    let done = apply_frames(&disk.root, frames, "");
+    let inside = fs::read_dir(&inner).unwrap().count();
+    assert!(sh("umount", &[inner.to_str().unwrap()]));
+    assert_eq!((inside, done.unwrap().conflicts.len()), (0, 0));
+    assert!(inner.join("file").exists(), "it stands below the mount, on the part's own file system");
+}
+
+#[test]
+fn what_dead_sessions_left_is_swept_and_a_committed_one_stays_until_the_next_commit() {
+    everywhere(|source, target| {
+        fs::write(source.join("a"), "1").unwrap();
+        let home = target.join(".pc-switcher");
+        fs::create_dir_all(home.join("stage-11111111/5/deep")).unwrap();
+        fs::create_dir_all(home.join("undo-11111111")).unwrap();
+        let commit = |ops| vec![StreamFrame::Commit { ops, contents: 0 }];
+        let error = apply_frames(target, commit(1), "").unwrap_err();
+        assert_eq!(error.kind, AgentErrorKind::Protocol);
+        assert!(!home.join("stage-11111111").exists());
+        apply_frames(target, commit(0), "").unwrap();
+        assert!(!home.exists());
+        mirror(source, target);
+    });
+}
+
+#[test]
+fn without_a_pre_set_displaced_versions_stay_until_the_next_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, target) = (dir.path().join("s"), dir.path().join("t"));
+    fs::create_dir(&source).unwrap();
+    fs::create_dir(&target).unwrap();
+    if !uuid_of(dir.path()).is_empty() {
+        return skip("the directory for temporary files is on btrfs");
+    }
+    fs::write(source.join("a"), "first").unwrap();
+    mirror(&source, &target);
+    fs::write(source.join("a"), "second one").unwrap();
+    let report = mirror(&source, &target);
+    assert!(report.warnings[0].contains("kept in"), "{report:?}");
+    let undo = target.join(".pc-switcher/undo-0123abcd");
+    let kept = fs::read_dir(&undo).unwrap().next().unwrap().unwrap().path();
+    assert_eq!(fs::read_to_string(kept).unwrap(), "first");
+    mirror(&source, &target);
+    assert!(!target.join(".pc-switcher").exists());
+}

@@ -1,0 +1,171 @@
+//! Walking, reading and digests by themselves.
+
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::net::UnixListener;
+
+use super::drive::{Disk, digests, read_frames, sh, skip, try_walk, walked};
+use crate::proto::{Kind, Piece, ReadWant, Rule, RuleSet, SkipReason, StreamFrame};
+
+fn want(content: u32, path: &str) -> ReadWant {
+    ReadWant { content, path: path.into() }
+}
+
+fn pieces(frames: Vec<StreamFrame>) -> Vec<Piece> {
+    let list = |frame| match frame {
+        StreamFrame::Content(pieces) => pieces,
+        other => panic!("{other:?}"),
+    };
+    frames.into_iter().flat_map(list).collect()
+}
+
+#[test]
+fn a_walk_lists_every_kind_once_and_the_root_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    fs::create_dir_all(root.join("a/b/c")).unwrap();
+    fs::write(root.join("a/file"), b"12345").unwrap();
+    symlink("/no/where", root.join("a/link")).unwrap();
+    symlink("a", root.join("to-a")).unwrap();
+    let _socket = UnixListener::bind(root.join("sock")).unwrap();
+    assert!(sh("mkfifo", &[root.join("pipe").to_str().unwrap()]));
+    let (summary, listings) = try_walk(root, RuleSet::default()).unwrap();
+    assert_eq!((summary.directories, summary.entries, summary.bytes, summary.unreadable), (4, 7, 5, 0));
+    assert!(listings[0].path.is_empty() && listings[0].root.as_ref().unwrap().kind == Kind::Dir);
+    assert!(listings[1..].iter().all(|listing| listing.root.is_none()));
+    let kinds: Vec<_> = listings[0].entries.iter().map(|e| (e.name.to_string(), e.kind)).collect();
+    assert_eq!(kinds, [("a".into(), Kind::Dir), ("pipe".into(), Kind::Fifo), ("to-a".into(), Kind::Symlink)]);
+    assert_eq!(listings[0].skipped[0].reason, SkipReason::Socket);
+}
+
+#[test]
+fn excluded_directories_are_named_and_not_entered() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("u/.cache/deep")).unwrap();
+    let rule = Rule { pattern: ".cache/".into(), reason: "made anew".into() };
+    let rules = RuleSet { forced: Vec::new(), layered: vec![rule] };
+    let (_, listings) = try_walk(dir.path(), rules).unwrap();
+    assert_eq!(listings.len(), 2);
+    assert_eq!(listings[1].skipped[0].reason, SkipReason::Rule("made anew".into()));
+}
+
+#[test]
+fn a_root_that_is_a_symbolic_link_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    symlink("/etc", dir.path().join("link")).unwrap();
+    assert!(try_walk(&dir.path().join("link"), RuleSet::default()).is_err());
+    assert!(try_walk(&dir.path().join("missing"), RuleSet::default()).is_err());
+}
+
+#[test]
+fn paths_longer_than_the_kernel_takes_at_once_are_walked() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = "d".repeat(250);
+    let mut at = rustix::fs::open(dir.path(), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+    for _ in 0..20 {
+        rustix::fs::mkdirat(&at, &name, 0o700.into()).unwrap();
+        at = rustix::fs::openat(&at, &name, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+    }
+    let (summary, listings) = try_walk(dir.path(), RuleSet::default()).unwrap();
+    assert_eq!((summary.directories, summary.unreadable), (21, 0));
+    assert_eq!(listings.iter().map(|listing| listing.path.as_bytes().len()).max(), Some(20 * 251 - 1));
+}
+
+#[test]
+fn subvolumes_stubs_and_mounts_are_skipped() {
+    let Some(disk) = Disk::make("btrfs", 256 << 20) else { return };
+    let path = |name: &str| disk.root.join(name).to_str().unwrap().to_owned();
+    assert!(sh("btrfs", &["subvolume", "create", &path("home")]));
+    assert!(sh("btrfs", &["subvolume", "create", &path("home/nested")]));
+    fs::create_dir(path("home/mounted")).unwrap();
+    fs::create_dir(path("home/plain")).unwrap();
+    assert!(sh("btrfs", &["subvolume", "snapshot", "-r", &path("home"), &path("snap")]));
+    assert!(sh("mount", &["-t", "tmpfs", "none", &path("home/mounted")]));
+    let live = walked(&disk.root.join("home"));
+    assert!(sh("umount", &[&path("home/mounted")]));
+    let snap = walked(&disk.root.join("snap"));
+    let names = |skips: &[crate::proto::Skip]| -> Vec<String> {
+        assert!(skips.iter().all(|skip| skip.reason == SkipReason::Subvolume));
+        skips.iter().map(|skip| skip.name.to_string()).collect()
+    };
+    assert_eq!(names(&live[0].skipped), ["mounted", "nested"]);
+    assert_eq!(names(&snap[0].skipped), ["nested"]);
+    assert_eq!(live.len(), 2);
+    let inode = |listing: &crate::proto::DirListing| listing.entries.last().unwrap().ino;
+    assert_eq!(inode(&live[0]), inode(&snap[0]));
+}
+
+#[test]
+fn small_files_share_a_frame_and_large_ones_come_in_pieces() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut wants = Vec::new();
+    for n in 0..50 {
+        fs::write(dir.path().join(format!("f{n}")), vec![n as u8; n * 7]).unwrap();
+        wants.push(want(n as u32, &format!("f{n}")));
+    }
+    let large: Vec<u8> = (0..1_000_000_u32).flat_map(|n| n.to_le_bytes()).collect();
+    fs::write(dir.path().join("large"), &large).unwrap();
+    wants.push(want(99, "large"));
+    let frames = read_frames(dir.path(), wants);
+    assert!(frames.len() < 30, "{}", frames.len());
+    let all = pieces(frames);
+    let of_large: Vec<_> = all.iter().filter(|piece| piece.content == 99).collect();
+    let joined: Vec<u8> = of_large.iter().flat_map(|piece| piece.data.clone()).collect();
+    assert!(joined == large && of_large.len() > 10);
+    assert_eq!(of_large.iter().filter(|piece| piece.last.is_some()).count(), 1);
+    for n in 0..50 {
+        let piece = all.iter().find(|piece| piece.content == n).unwrap();
+        assert_eq!(piece.data, vec![n as u8; n as usize * 7]);
+        assert_eq!(piece.last.unwrap().0, u64::from(n) * 7);
+    }
+}
+
+#[test]
+fn holes_do_not_travel_and_zeros_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = fs::File::create(dir.path().join("sparse")).unwrap();
+    file.seek(SeekFrom::Start(8 << 20)).unwrap();
+    file.write_all(&[0; 4096]).unwrap();
+    file.set_len(16 << 20).unwrap();
+    drop(file);
+    fs::File::create(dir.path().join("hole")).unwrap().set_len(1 << 20).unwrap();
+    if fs::metadata(dir.path().join("sparse")).unwrap().blocks() * 512 > 1 << 20 {
+        return skip("no holes on this file system");
+    }
+    let all = pieces(read_frames(dir.path(), vec![want(1, "sparse"), want(2, "hole")]));
+    let sparse = all.iter().find(|piece| piece.content == 1).unwrap();
+    assert_eq!((sparse.offset, sparse.data.len(), sparse.last.unwrap().0), (8 << 20, 4096, 16 << 20));
+    let hole = all.iter().find(|piece| piece.content == 2).unwrap();
+    assert!(hole.data.is_empty() && hole.last.unwrap().0 == 1 << 20);
+}
+
+#[test]
+fn what_cannot_be_read_is_told_and_links_are_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("real")).unwrap();
+    fs::write(dir.path().join("real/file"), b"x").unwrap();
+    symlink("real", dir.path().join("link")).unwrap();
+    symlink("real/file", dir.path().join("leaf")).unwrap();
+    let wants = ["gone", "link/file", "leaf", "../escape", "real"];
+    let wants = wants.iter().zip(0..).map(|(path, n)| want(n, path)).collect::<Vec<_>>();
+    let frames = read_frames(dir.path(), wants.clone());
+    assert_eq!(frames.len(), 5);
+    assert!(frames.iter().all(|frame| matches!(frame, StreamFrame::Unreadable { .. })));
+    assert!(digests(dir.path(), wants).iter().all(|(_, digest)| digest.is_none()));
+}
+
+#[test]
+fn digests_read_holes_as_zeros() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bytes = vec![0; 3 << 20];
+    bytes[1 << 20] = 7;
+    fs::write(dir.path().join("full"), &bytes).unwrap();
+    let mut file = fs::File::create(dir.path().join("sparse")).unwrap();
+    file.seek(SeekFrom::Start(1 << 20)).unwrap();
+    file.write_all(&[7]).unwrap();
+    file.set_len(3 << 20).unwrap();
+    let found = digests(dir.path(), vec![want(1, "full"), want(2, "sparse")]);
+    let digest = Some(blake3::hash(&bytes).into());
+    assert_eq!(found, [(1, digest), (2, digest)]);
+}

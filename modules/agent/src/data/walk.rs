@@ -1,0 +1,190 @@
+//! Lists a tree with several threads.
+//!
+//! Directories wait on one stack, and the children of a directory are pushed in reverse order of their names. So every walk
+//! goes down first and in the order of names, as far as threads allow: two machines stay about in step, and the stack holds
+//! no more than the siblings along one path for each thread. The listing of a directory is sent before those below it.
+//!
+//! A directory that cannot be opened or read to its end has a listing all the same: with what was seen and one skip whose
+//! name is empty, [`SkipReason::Unreadable`], which stands for the directory itself. So the caller never waits for a
+//! listing that does not come. What vanishes between two looks is left out, or has an empty listing.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use rustix::fs::{OFlags, fstatfs, readlinkat};
+use rustix::io::Errno;
+
+use pc_switcher_contract::BytePath;
+
+use super::open;
+use super::rules::{Decision, Rules};
+use super::seen::Seen;
+use crate::frame::MAX_BODY;
+use crate::proto::{AgentError, DirListing, Skip, SkipReason, WalkRequest, WalkSummary, encode};
+use crate::server::Call;
+
+mod list;
+
+/// The magic number of btrfs.
+const BTRFS: u64 = 0x9123_683e;
+
+/// Answers [`crate::proto::Request::Walk`].
+///
+/// # Errors
+/// If a rule is invalid, the root cannot be opened, a listing is too large for one message, or the caller gave up.
+pub fn run(request: &WalkRequest, call: &Call) -> Result<WalkSummary, AgentError> {
+    let tree = &request.tree;
+    let failed = |error: Errno| AgentError::io(format!("`{}`", tree.root), &error.into());
+    let rules = Rules::compile(&tree.rules, &tree.prefix).map_err(AgentError::failed)?;
+    let root = open::root(&tree.root).map_err(failed)?;
+    if readlinkat(rustix::fs::CWD, c"/proc/self/exe", Vec::new()).is_err() {
+        return Err(AgentError::failed("`/proc` is not mounted"));
+    }
+    let walk = Walk {
+        call,
+        rules,
+        is_btrfs: fstatfs(&root).map_err(failed)?.f_type as u64 == BTRFS,
+        unprivileged: !rustix::process::geteuid().is_root(),
+        seen: Seen::of(&root).map_err(failed)?,
+        root,
+        queue: Mutex::new(Queue { stack: vec![BytePath::default()], busy: 0, failed: None }),
+        wake: Condvar::new(),
+        totals: Mutex::default(),
+    };
+    let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| walk.work());
+        }
+    });
+    match walk.queue().failed.take() {
+        Some(error) => Err(error),
+        None => Ok(*walk.totals.lock().unwrap_or_else(PoisonError::into_inner)),
+    }
+}
+
+/// What all threads of one walk share.
+struct Walk<'a> {
+    call: &'a Call,
+    rules: Rules,
+    root: OwnedFd,
+    seen: Seen,
+    is_btrfs: bool,
+    unprivileged: bool,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    totals: Mutex<WalkSummary>,
+}
+
+struct Queue {
+    stack: Vec<BytePath>,
+    /// Threads that are listing now and may push more.
+    busy: usize,
+    failed: Option<AgentError>,
+}
+
+/// Takes a thread out of the busy ones, also when it unwinds.
+struct Turn<'a, 'b>(&'a Walk<'b>);
+
+impl Drop for Turn<'_, '_> {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue();
+        queue.busy -= 1;
+        if thread::panicking() {
+            queue.failed.get_or_insert_with(|| AgentError::failed("a walking thread panicked"));
+        }
+        self.0.wake.notify_all();
+    }
+}
+
+impl Walk<'_> {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        let mut lister = list::Lister::new(self);
+        while let Some((path, turn)) = self.next() {
+            if let Err(error) = self.visit(&mut lister, path) {
+                self.queue().failed.get_or_insert(error);
+            }
+            drop(turn);
+        }
+    }
+
+    fn next(&self) -> Option<(BytePath, Turn<'_, '_>)> {
+        let mut queue = self.queue();
+        loop {
+            if queue.failed.is_some() {
+                return None;
+            }
+            if let Some(path) = queue.stack.pop() {
+                queue.busy += 1;
+                return Some((path, Turn(self)));
+            }
+            if queue.busy == 0 {
+                return None;
+            }
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn visit(&self, lister: &mut list::Lister<'_, '_>, path: BytePath) -> Result<(), AgentError> {
+        let (listing, children) = self.listing(lister, path)?;
+        let unreadable = |skip: &&Skip| matches!(skip.reason, SkipReason::Unreadable(_));
+        let seen = WalkSummary {
+            directories: 1,
+            entries: listing.entries.len() as u64,
+            bytes: listing.entries.iter().map(|entry| entry.size).sum(),
+            unreadable: listing.skipped.iter().filter(unreadable).count() as u64,
+        };
+        let body = encode(&listing);
+        if body.len() > MAX_BODY {
+            let whole = &listing.path;
+            return Err(AgentError::failed(format!("`{whole}` holds too many entries for one message")));
+        }
+        self.call.item_raw(&body)?;
+        {
+            let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+            totals.directories += seen.directories;
+            totals.entries += seen.entries;
+            totals.bytes += seen.bytes;
+            totals.unreadable += seen.unreadable;
+        }
+        if !children.is_empty() {
+            self.queue().stack.extend(children.into_iter().rev());
+            self.wake.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Returns a directory's listing and the directories to go on with, in order of their names.
+    fn listing(
+        &self,
+        lister: &mut list::Lister<'_, '_>,
+        path: BytePath,
+    ) -> Result<(DirListing, Vec<BytePath>), AgentError> {
+        let mut listing = DirListing { path, root: None, entries: Vec::new(), skipped: Vec::new() };
+        let mut children = Vec::new();
+        if listing.path.is_empty() {
+            let root = lister.root().map_err(|error| AgentError::io("the tree's root", &error.into()))?;
+            listing.root = Some(root);
+            if let Decision::Skip(reason) = self.rules.decide_root() {
+                let reason = SkipReason::Rule(reason.to_owned());
+                listing.skipped.push(Skip { name: BytePath::default(), reason });
+                return Ok((listing, children));
+            }
+        }
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let read = open::beneath_for_reading(&self.root, listing.path.as_bytes(), flags)
+            .and_then(|dir| lister.fill(&dir, &mut listing, &mut children));
+        match read {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => {
+                listing.skipped.push(Skip { name: BytePath::default(), reason: list::unreadable(error) });
+            }
+        }
+        Ok((listing, children))
+    }
+}

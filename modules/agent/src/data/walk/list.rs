@@ -1,0 +1,182 @@
+//! Reads one directory.
+
+use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{Access, AtFlags, FileType, RawDir, accessat, readlinkat};
+use rustix::io::Errno;
+
+use pc_switcher_contract::BytePath;
+
+use super::Walk;
+use crate::data::HOME;
+use crate::data::rules::Decision;
+use crate::data::seen::Seen;
+use crate::data::xattr;
+use crate::proto::{DirListing, Entry, Kind, Meta, Skip, SkipReason};
+
+/// Room for names that one call to the kernel brings.
+const ROOM: usize = 64 << 10;
+
+/// Why our own directory is skipped.
+const OWN: &str = "staging of pc-switcher itself";
+
+/// Inode numbers of btrfs: every subvolume's root, and what stands for a nested one inside a snapshot.
+const SUBVOLUME_ROOT: u64 = 256;
+const SUBVOLUME_STUB: u64 = 2;
+
+/// One thread's buffers.
+pub(super) struct Lister<'a, 'b> {
+    walk: &'a Walk<'b>,
+    names: Vec<MaybeUninit<u8>>,
+    path: Vec<u8>,
+    xattrs: xattr::Reader,
+}
+
+/// Returns the reason for what `error` says.
+pub(super) fn unreadable(error: Errno) -> SkipReason {
+    SkipReason::Unreadable(std::io::Error::from(error).to_string())
+}
+
+/// What a name turned out to be.
+enum Found {
+    Entry(Box<Entry>),
+    Skip(SkipReason),
+    Gone,
+}
+
+impl<'a, 'b> Lister<'a, 'b> {
+    pub(super) fn new(walk: &'a Walk<'b>) -> Self {
+        let names = vec![MaybeUninit::uninit(); ROOM];
+        Self { walk, names, path: Vec::new(), xattrs: xattr::Reader::new() }
+    }
+
+    /// Returns the entry of the tree's root.
+    pub(super) fn root(&mut self) -> Result<Entry, Errno> {
+        let xattrs = self.xattrs.of(&self.walk.root)?;
+        let seen = Seen::of(&self.walk.root)?;
+        Ok(entry(BytePath::default(), Kind::Dir, &seen, xattrs, BytePath::default()))
+    }
+
+    /// Fills the listing of the open directory; directories to go on with are added to `children`. After an error it
+    /// holds what was seen before.
+    pub(super) fn fill(
+        &mut self,
+        dir: &OwnedFd,
+        listing: &mut DirListing,
+        children: &mut Vec<BytePath>,
+    ) -> Result<(), Errno> {
+        let (mut names, read) = self.names(dir);
+        names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        listing.entries.reserve(names.len());
+        for (name, file_type) in names {
+            let bytes = BytePath::new(name.to_bytes());
+            match self.look(dir, &listing.path, &name, file_type) {
+                Ok(Found::Entry(entry)) => {
+                    if entry.kind == Kind::Dir {
+                        children.push(listing.path.join(bytes.as_bytes()));
+                    }
+                    listing.entries.push(*entry);
+                }
+                Ok(Found::Skip(reason)) => listing.skipped.push(Skip { name: bytes, reason }),
+                Ok(Found::Gone) | Err(Errno::NOENT) => {}
+                Err(error) => listing.skipped.push(Skip { name: bytes, reason: unreadable(error) }),
+            }
+        }
+        read
+    }
+
+    fn names(&mut self, dir: &OwnedFd) -> (Vec<(CString, FileType)>, Result<(), Errno>) {
+        let mut found = Vec::new();
+        let mut entries = RawDir::new(dir, &mut self.names);
+        while let Some(entry) = entries.next() {
+            match entry {
+                Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
+                Ok(entry) => found.push((entry.file_name().to_owned(), entry.file_type())),
+                Err(error) => return (found, Err(error)),
+            }
+        }
+        (found, Ok(()))
+    }
+
+    fn look(
+        &mut self,
+        dir: &OwnedFd,
+        parent: &BytePath,
+        name: &CStr,
+        file_type: FileType,
+    ) -> Result<Found, Errno> {
+        let mut early = None;
+        let is_dir = match file_type {
+            FileType::Unknown => early.insert(Seen::at(dir, name)?).is_dir(),
+            file_type => file_type == FileType::Directory,
+        };
+        self.path.clear();
+        self.path.extend_from_slice(parent.as_bytes());
+        if !parent.is_empty() {
+            self.path.push(b'/');
+        }
+        self.path.extend_from_slice(name.to_bytes());
+        if self.path == HOME.as_bytes() {
+            return Ok(Found::Skip(SkipReason::Rule(OWN.into())));
+        }
+        if let Decision::Skip(reason) = self.walk.rules.decide(&self.path, is_dir) {
+            return Ok(Found::Skip(SkipReason::Rule(reason.to_owned())));
+        }
+        let seen = match early {
+            Some(seen) => seen,
+            None => Seen::at(dir, name)?,
+        };
+        let (kind, target) = match seen.file_type() {
+            _ if seen.is_across(&self.walk.seen) => return Ok(Found::Skip(SkipReason::Subvolume)),
+            FileType::RegularFile => (Kind::File, BytePath::default()),
+            FileType::Directory if self.is_subvolume(&seen) => {
+                return Ok(Found::Skip(SkipReason::Subvolume));
+            }
+            FileType::Directory => {
+                self.check_access(dir, name)?;
+                (Kind::Dir, BytePath::default())
+            }
+            FileType::Symlink => {
+                (Kind::Symlink, BytePath::new(readlinkat(dir, name, Vec::new())?.into_bytes()))
+            }
+            FileType::Fifo => (Kind::Fifo, BytePath::default()),
+            FileType::Socket => return Ok(Found::Skip(SkipReason::Socket)),
+            FileType::CharacterDevice | FileType::BlockDevice => {
+                return Ok(Found::Skip(SkipReason::Device));
+            }
+            FileType::Unknown => return Ok(Found::Gone),
+        };
+        let xattrs = self.xattrs.at(dir, name)?;
+        Ok(Found::Entry(Box::new(entry(BytePath::new(name.to_bytes()), kind, &seen, xattrs, target))))
+    }
+
+    fn is_subvolume(&self, seen: &Seen) -> bool {
+        self.walk.is_btrfs && matches!(seen.ino(), SUBVOLUME_ROOT | SUBVOLUME_STUB)
+    }
+
+    /// A directory that we may not read is one to skip, and its parent's listing says so. Root may read everything.
+    fn check_access(&self, dir: impl AsFd, name: &CStr) -> Result<(), Errno> {
+        match self.walk.unprivileged {
+            true => accessat(dir, name, Access::READ_OK | Access::EXEC_OK, AtFlags::EACCESS),
+            false => Ok(()),
+        }
+    }
+}
+
+fn entry(name: BytePath, kind: Kind, seen: &Seen, xattrs: xattr::Xattrs, target: BytePath) -> Entry {
+    let meta = Meta { mode: seen.mode(), uid: seen.uid(), gid: seen.gid(), mtime: seen.mtime(), xattrs };
+    let is_file = kind == Kind::File;
+    Entry {
+        name,
+        kind,
+        meta,
+        size: if is_file { seen.size() } else { 0 },
+        allocated: if is_file { seen.allocated() } else { 0 },
+        ctime: seen.ctime(),
+        ino: seen.ino(),
+        nlink: seen.nlink(),
+        target,
+    }
+}

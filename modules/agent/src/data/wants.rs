@@ -1,0 +1,49 @@
+//! Hands the files that a caller wants to a few threads.
+
+use std::thread;
+
+use crossbeam_channel::{Receiver, bounded};
+
+use crate::proto::{AgentError, ReadWant, decode};
+use crate::server::Call;
+
+/// Wants that may wait for a thread.
+const WAITING: usize = 256;
+
+/// Runs `worker` on `threads` threads, each with its end of one queue, until the uploads end.
+pub(super) fn serve(
+    call: &Call,
+    threads: usize,
+    worker: impl Fn(&Receiver<ReadWant>) -> Result<(), AgentError> + Sync,
+) -> Result<(), AgentError> {
+    let (send, recv) = bounded::<ReadWant>(WAITING);
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|_| {
+                let (recv, worker) = (recv.clone(), &worker);
+                scope.spawn(move || worker(&recv))
+            })
+            .collect();
+        drop(recv);
+        let fed = feed(call, |want| send.send(want).is_ok());
+        drop(send);
+        let mut ended = fed;
+        for worker in workers {
+            let done = worker.join().unwrap_or_else(|_| Err(AgentError::failed("a reading thread panicked")));
+            ended = ended.and(done);
+        }
+        ended
+    })
+}
+
+fn feed(call: &Call, mut take: impl FnMut(ReadWant) -> bool) -> Result<(), AgentError> {
+    while let Some(body) = call.next_upload()? {
+        let wants: Vec<ReadWant> = decode(&body).map_err(AgentError::protocol)?;
+        for want in wants {
+            if !take(want) {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! The agent of a real machine: every call of the protocol, answered.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::btrfs::KernelBtrfs;
+use super::exec::Groups;
+use super::install::{self, Places};
+use super::lock::{Attempt, LOCK_PATH, MachineLock};
+use super::mounts::Mounts;
+use super::snapshots::{self, Source};
+use super::state::{STATE_PATH, StateDir};
+use super::stdin::WatchedStdin;
+use super::{exec, layout, machine, put_file, signals, space};
+use crate::data;
+use crate::proto::{
+    AgentError, AgentHello, LayoutRequest, LockReply, LockRequest, PROTOCOL, Request, TakeSet, encode,
+};
+use crate::server::{Call, Services, serve};
+
+/// Stores a row of the machine's history.
+pub type HistoryHook = Box<dyn Fn(&Path, &[u8]) -> Result<(), String> + Send + Sync>;
+
+/// How an agent runs.
+pub struct AgentOptions {
+    /// The program's version.
+    pub version: String,
+    /// After how long a silence the agent ends.
+    pub silence: Duration,
+    /// Where the machine's state lies.
+    pub state_dir: PathBuf,
+    /// Where the machine's lock lies.
+    pub lock_path: PathBuf,
+    /// Stores a row of history below the state directory.
+    pub history: HistoryHook,
+}
+
+impl AgentOptions {
+    /// Makes the options of a real machine: 20 s of silence, the usual places.
+    pub fn new(version: impl Into<String>, history: HistoryHook) -> Self {
+        Self {
+            version: version.into(),
+            silence: Duration::from_secs(20),
+            state_dir: STATE_PATH.into(),
+            lock_path: LOCK_PATH.into(),
+            history,
+        }
+    }
+}
+
+struct LinuxServices {
+    options: AgentOptions,
+    hello: AgentHello,
+    state: StateDir,
+    lock: Mutex<Option<MachineLock>>,
+    groups: Groups,
+}
+
+/// Runs the agent on standard input and output until its front is gone.
+///
+/// # Errors
+/// If the front broke the protocol, fell silent, or the machine refuses the signals.
+pub fn main(options: AgentOptions) -> Result<(), String> {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let stop = signals::take_over().map_err(|error| format!("cannot take over signals: {error}"))?;
+    let hello = AgentHello {
+        protocol: PROTOCOL,
+        version: options.version.clone(),
+        hostname: machine::hostname().map_err(|error| error.to_string())?,
+        machine_id: machine::machine_id(),
+        uid: rustix::process::geteuid().as_raw(),
+        pid: std::process::id(),
+    };
+    let input = io::BufReader::with_capacity(256 << 10, WatchedStdin::new(stop, options.silence));
+    let state = StateDir::new(options.state_dir.clone());
+    let services =
+        Arc::new(LinuxServices { options, hello, state, lock: Mutex::default(), groups: Groups::default() });
+    serve(services, input, Box::new(io::stdout()))
+}
+
+impl LinuxServices {
+    fn take_lock(&self, request: &LockRequest) -> Result<LockReply, AgentError> {
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = held.as_ref() {
+            let own = lock.is_of(request);
+            return Ok(if own { LockReply::Held } else { LockReply::Busy(Some(lock.holder().clone())) });
+        }
+        Ok(match MachineLock::try_take(&self.options.lock_path, request)? {
+            Attempt::Held(lock) => {
+                *held = Some(lock);
+                LockReply::Held
+            }
+            Attempt::Busy(holder) => LockReply::Busy(holder),
+        })
+    }
+
+    fn take_set(&self, request: &TakeSet) -> Result<pc_switcher_contract::SnapshotSet, AgentError> {
+        let wanted = LayoutRequest {
+            folders: Vec::new(),
+            subvolumes: request.subvolumes.clone(),
+            snapshot_dir: request.snapshot_dir.clone(),
+        };
+        let layout = layout::layout(&wanted)?;
+        if let Some(missing) = layout.missing_subvolumes.first() {
+            return Err(AgentError::failed(format!("there is no subvolume `{missing}`")));
+        }
+        let source = |fact: crate::proto::SubvolumeFact| Source {
+            name: fact.name,
+            mount_point: fact.mount_point.as_path().to_owned(),
+        };
+        let sources: Vec<Source> = layout.subvolumes.into_iter().map(source).collect();
+        snapshots::take(&KernelBtrfs, &self.hello.hostname, request, &sources)
+    }
+}
+
+impl Services for LinuxServices {
+    fn hello(&self) -> AgentHello {
+        self.hello.clone()
+    }
+
+    fn handle(&self, request: Request, call: &Call) -> Result<Vec<u8>, AgentError> {
+        Ok(match request {
+            Request::Facts => encode(&machine::facts()?),
+            Request::Lock(request) => encode(&self.take_lock(&request)?),
+            Request::Layout(request) => encode(&layout::layout(&request)?),
+            Request::Space(paths) => encode(&space::space(&KernelBtrfs, &Mounts::read()?, &paths)?),
+            Request::TakeSet(request) => encode(&self.take_set(&request)?),
+            Request::CheckSet(set) => encode(&snapshots::check(&KernelBtrfs, &set)),
+            Request::DropSet(set) => encode(&snapshots::remove(&KernelBtrfs, &set)?),
+            Request::Walk(request) => encode(&data::walk::run(&request, call)?),
+            Request::Read { root } => encode(&data::read::run(&root, call)?),
+            Request::Digest { root } => encode(&data::digest::run(&root, call)?),
+            Request::Apply(request) => encode(&data::apply::run(&request, call)?),
+            Request::StateGet(key) => encode(&self.state.get(&key)?),
+            Request::StateList(prefix) => encode(&self.state.list(&prefix)?),
+            Request::StatePut(key, value) => encode(&self.state.put(&key, value.as_deref())?),
+            Request::HistoryPut(row) => {
+                let stored = (self.options.history)(self.state.root(), &row);
+                encode(&stored.map_err(AgentError::failed)?)
+            }
+            Request::Exec(request) => encode(&exec::run(&self.groups, &request, call)?),
+            Request::PutFile(request) => encode(&put_file::run(&request, call)?),
+            Request::Activate(request) => {
+                let places = Places::default();
+                encode(&install::activate(
+                    &places,
+                    &request,
+                    &self.options.version,
+                    Path::new("/proc/self/exe"),
+                )?)
+            }
+        })
+    }
+
+    fn shut_down(&self) {
+        self.groups.end_all();
+    }
+}

@@ -1,0 +1,93 @@
+//! `config show|validate|schema`: what applies, whether it is right, what may stand there.
+
+use serde_json::json;
+
+use super::{CliError, Context, Exit};
+use crate::config::{self as settings, ConfigErrors};
+
+/// Look at the configuration
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Print what applies, as TOML that says where each value comes from
+    Show,
+    /// Check the config file and print `ok` or everything that is wrong
+    Validate,
+    /// Print the JSON Schema of the config file, or of one module's table
+    Schema {
+        /// The module
+        module: Option<String>,
+        /// Print the reference page instead
+        #[arg(long, conflicts_with = "module")]
+        markdown: bool,
+    },
+}
+
+/// Runs one of the three.
+///
+/// # Errors
+/// If the config is wrong or there is no such module.
+pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    match &args.command {
+        Command::Show => show(context),
+        Command::Validate => validate(context),
+        Command::Schema { markdown: true, .. } => {
+            let page = settings::markdown(&context.specs());
+            write!(context.out, "{page}")?;
+            Ok(Exit::Completed)
+        }
+        Command::Schema { module, .. } => schema(context, module.as_deref()),
+    }
+}
+
+fn show(context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let config = context.load_config(&[], &[])?;
+    if context.global.json {
+        let mut value = settings::json(&config.effective);
+        value["path"] = json!(config.path);
+        value["modules"] = json!(config.modules);
+        value["hash"] = json!(config.hash);
+        context.print_json(&value)?;
+    } else {
+        match &config.path {
+            Some(path) => writeln!(context.out, "# file: {}", path.display())?,
+            None => writeln!(context.out, "# no file: built-in defaults")?,
+        }
+        write!(context.out, "{}", settings::toml(&config.effective, true))?;
+    }
+    Ok(Exit::Completed)
+}
+
+fn validate(context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let json = context.global.json;
+    match context.load_config(&[], &[]) {
+        Ok(config) if json => {
+            context.print_json(&json!({ "ok": true, "path": config.path, "problems": [] }))?;
+            Ok(Exit::Completed)
+        }
+        Ok(_) => {
+            writeln!(context.out, "ok")?;
+            Ok(Exit::Completed)
+        }
+        Err(CliError::Config(ConfigErrors(problems))) if json => {
+            context.print_json(&json!({ "ok": false, "problems": problems }))?;
+            Ok(Exit::Usage)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn schema(context: &mut Context<'_>, module: Option<&str>) -> Result<Exit, CliError> {
+    let specs = context.specs();
+    let value = match module {
+        None => settings::schema(&specs),
+        Some(text) => settings::find_module(text, &specs)?.schema.clone(),
+    };
+    context.print_json(&value)?;
+    Ok(Exit::Completed)
+}

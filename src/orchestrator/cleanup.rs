@@ -1,0 +1,87 @@
+//! CLEANUP: monitors stop, the running module is aborted, what runs is ended, the intent is taken back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pc_switcher_contract::{ErrorKind, Executor, Gatekeeper, ModuleResult};
+
+use super::phases::Prepared;
+use super::plan::RunPlan;
+use super::records;
+use super::run::Engine;
+
+/// How long a module may take to free what it holds.
+const ABORT: Duration = Duration::from_secs(5);
+/// How long process groups get between TERM and KILL.
+const TERM: Duration = Duration::from_secs(2);
+/// How long agents and connection get to end by themselves.
+pub const CLOSE: Duration = Duration::from_secs(3);
+
+impl Engine {
+    /// Starts what runs beside; a failure there ends the run.
+    pub(super) fn start_monitors(
+        &mut self,
+        plan: &RunPlan,
+        prepared: &Prepared,
+        gates: &Arc<dyn Gatekeeper>,
+    ) {
+        for module in &plan.background {
+            let ctx = prepared.context(&self.deps, module.as_ref(), gates, &self.monitors_stop);
+            let (module, background) = (Arc::clone(module), self.background.clone());
+            let running = Arc::clone(&module);
+            let task = tokio::spawn(async move {
+                if let Err(error) = running.execute(&ctx).await
+                    && error.kind != ErrorKind::Cancelled
+                {
+                    drop(background.send(error).await);
+                }
+            });
+            self.monitors.push((module, task));
+        }
+    }
+
+    /// Brings everything to a halt, each step within its limit.
+    pub(super) async fn stop_everything(&mut self) {
+        self.deps.log.stage("cleanup");
+        let failed_monitor = self.watch.failure.is_some();
+        self.watch.cancel.cancel();
+        self.monitors_stop.cancel();
+        for (module, task) in std::mem::take(&mut self.monitors) {
+            let abort = task.abort_handle();
+            let ended = self.watch.bounded(ABORT, async move { drop(task.await) }).await;
+            if !ended {
+                abort.abort();
+            }
+            let result = if failed_monitor { ModuleResult::Failed } else { ModuleResult::Success };
+            self.session.record(module.name().clone(), result, "");
+        }
+        if let Some((module, ctx)) = self.running.take() {
+            let name = module.name().clone();
+            let aborted = self.watch.bounded(ABORT, async move { module.abort(&ctx, ABORT).await }).await;
+            if !aborted {
+                self.deps.log.warning(format!("`{name}` did not stop in time; its processes are ended"));
+            }
+        }
+        let Some(prepared) = &self.prepared else { return };
+        let (source, target) = (Arc::clone(&prepared.source.executor), Arc::clone(&prepared.target.executor));
+        let agents = prepared.agents();
+        self.watch
+            .bounded(TERM * 2, async move {
+                let target: &dyn Executor = target.as_ref();
+                tokio::join!(source.terminate_all(TERM), target.terminate_all(TERM));
+            })
+            .await;
+        if std::mem::take(&mut self.intent_written) {
+            let log = self.deps.log.clone();
+            self.watch
+                .bounded(CLOSE, async move {
+                    for agent in agents {
+                        if let Err(error) = records::clear_intent(&agent).await {
+                            log.on(agent.hostname()).debug(format!("the intent stays: {error}"));
+                        }
+                    }
+                })
+                .await;
+        }
+    }
+}

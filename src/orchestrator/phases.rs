@@ -1,0 +1,248 @@
+//! The phases of a run as types: what a later phase needs can only come from the one before it.
+
+use std::sync::Arc;
+
+use pc_switcher_agent::proto::{LockReply, LockRequest, MachineFacts};
+use pc_switcher_agent::typed::Agent;
+use pc_switcher_contract::{
+    ErrorKind, Gatekeeper, Machine, Module, ModuleContext, ModuleError, Outcome, PairEnd, PairRecord,
+    Problem, Role, RunMode, SessionBoard, SessionId, SnapshotKind, TargetMachine, UtcStamp, WriteLicence,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::records::{self, Intent};
+use super::run::Deps;
+use super::topology::{Past, Stranger, first_sync, out_of_order, past};
+
+/// Both machines, reached and locked.
+pub struct Prepared {
+    /// The machine the user sits at.
+    pub source: Machine,
+    /// The machine the user moves to.
+    pub target: TargetMachine,
+    /// What the source says of itself.
+    pub source_facts: MachineFacts,
+    /// What the target says of itself.
+    pub target_facts: MachineFacts,
+    /// What modules leave for each other.
+    pub board: Arc<SessionBoard>,
+}
+
+/// A prepared run without problems.
+pub struct Validated {
+    /// Both machines.
+    pub prepared: Prepared,
+    /// Asks at gates.
+    pub gates: Arc<dyn Gatekeeper>,
+}
+
+/// A run whose modules have done their work and whose result was checked.
+pub struct Executed {
+    /// Both machines.
+    pub prepared: Prepared,
+}
+
+/// Takes a machine's lock.
+///
+/// # Errors
+/// [`ErrorKind::Busy`] with the holder, if another sync has it.
+pub async fn lock(deps: &Deps, agent: &Agent, role: Role) -> Result<(), ModuleError> {
+    let request = LockRequest {
+        session: deps.session.clone(),
+        role,
+        from: deps.reach.own_name(),
+        user: deps.reach.user(),
+    };
+    match agent.lock(request).await? {
+        LockReply::Held => Ok(()),
+        LockReply::Busy(holder) => {
+            let hostname = agent.hostname();
+            let who = match holder {
+                Some(holder) => format!(
+                    "sync {} from {} by {} (process {}, since {})",
+                    holder.session, holder.from, holder.user, holder.pid, holder.since
+                ),
+                None => "another sync".into(),
+            };
+            let text = format!("{hostname} is busy: {who} holds its lock");
+            Err(ModuleError::new(ErrorKind::Busy, text)
+                .hint("wait for it, or end it with Ctrl+C where it runs"))
+        }
+    }
+}
+
+/// Refuses a sync of a machine with itself, whatever alias was typed.
+///
+/// # Errors
+/// [`ErrorKind::Usage`].
+pub fn refuse_self(source: &MachineFacts, target: &MachineFacts) -> Result<(), ModuleError> {
+    if source.machine_id == target.machine_id {
+        let text = format!("the target is this machine itself, {}", source.hostname);
+        return Err(ModuleError::new(ErrorKind::Usage, text).hint("name the other machine"));
+    }
+    if source.hostname.same_machine(&target.hostname) {
+        let text = format!("both machines call themselves {}", source.hostname);
+        return Err(ModuleError::new(ErrorKind::Usage, text).hint("give one of them another hostname"));
+    }
+    Ok(())
+}
+
+/// Explains what a dead run left, on either machine.
+///
+/// # Errors
+/// If an agent cannot read its state.
+pub async fn explain_dead_runs(deps: &Deps, prepared: &Prepared) -> Result<(), ModuleError> {
+    let mut told: Option<SessionId> = None;
+    for agent in [Agent::new(&prepared.source.agent), Agent::new(&prepared.target.agent)] {
+        if let Some(intent) =
+            records::read_intent(&agent).await?.filter(|intent| told.as_ref() != Some(&intent.session))
+        {
+            deps.log
+                .on(agent.hostname())
+                .warning(format!("{}; this run goes on from there", intent.explain()));
+            told = Some(intent.session);
+        }
+    }
+    Ok(())
+}
+
+/// Judges the past of both machines and asks where it must be asked. A valid record goes to the board.
+///
+/// # Errors
+/// If a gate stays shut or an agent is lost.
+pub async fn judge_past(deps: &Deps, prepared: &Prepared, gates: &dyn Gatekeeper) -> Result<(), ModuleError> {
+    let (source, target) = (Agent::new(&prepared.source.agent), Agent::new(&prepared.target.agent));
+    let ours = records::read_pair(&source, &prepared.target_facts).await?;
+    let theirs = records::read_pair(&target, &prepared.source_facts).await?;
+    let mut past = past(ours, theirs);
+    if let Past::Known(record) = &past {
+        for (agent, facts) in [(&source, &prepared.source_facts), (&target, &prepared.target_facts)] {
+            let whole = match record.end_of(&facts.machine_id) {
+                Some(end) => agent.check_set(end.set.clone()).await?,
+                None => Err("it names other machines".into()),
+            };
+            if let Err(why) = whole {
+                past = Past::Stranger(Stranger::Broken(format!("{}: {why}", facts.hostname)));
+                break;
+            }
+        }
+    }
+    match past {
+        Past::Stranger(why) => {
+            let overwrites: Vec<String> = deps.overwrites.clone();
+            gates
+                .pass(first_sync(&prepared.source.hostname, &prepared.target.hostname, &why, &overwrites))
+                .await?;
+        }
+        Past::Known(record) => {
+            let others = records::read_pairs(&target).await?;
+            let gate = out_of_order(&prepared.source.hostname, &prepared.target.hostname, &record, &others);
+            if let Some(gate) = gate {
+                gates.pass(gate).await?;
+            }
+            prepared.board.put_pair(*record);
+        }
+    }
+    Ok(())
+}
+
+impl Prepared {
+    /// Makes the context of a module.
+    pub fn context(
+        &self,
+        deps: &Deps,
+        module: &dyn Module,
+        gates: &Arc<dyn Gatekeeper>,
+        cancel: &CancellationToken,
+    ) -> ModuleContext {
+        ModuleContext {
+            session: deps.session.clone(),
+            source: self.source.clone(),
+            target: self.target.clone(),
+            reporter: deps.log.reporter(module.name().clone()),
+            cancel: cancel.clone(),
+            mode: if deps.request.dry_run { RunMode::DryRun } else { RunMode::Real(WriteLicence::grant()) },
+            gates: Arc::clone(gates),
+            board: Arc::clone(&self.board),
+            clock: Arc::clone(&deps.clock),
+        }
+    }
+
+    /// Returns another handle on the same machines.
+    pub fn share(&self) -> Prepared {
+        Prepared {
+            source: self.source.clone(),
+            target: self.target.clone(),
+            source_facts: self.source_facts.clone(),
+            target_facts: self.target_facts.clone(),
+            board: Arc::clone(&self.board),
+        }
+    }
+
+    /// Returns both agents, the source's first.
+    pub fn agents(&self) -> [Agent; 2] {
+        [Agent::new(&self.source.agent), Agent::new(&self.target.agent)]
+    }
+
+    /// Writes the intent on both machines, the target's first.
+    ///
+    /// # Errors
+    /// If an agent cannot write its state.
+    pub async fn write_intent(&self, deps: &Deps) -> Result<(), ModuleError> {
+        let intent = Intent {
+            session: deps.session.clone(),
+            source: self.source.hostname.clone(),
+            target: self.target.hostname.clone(),
+            started: (deps.clock)().to_string(),
+        };
+        let [source, target] = self.agents();
+        records::write_intent(&target, &intent).await?;
+        records::write_intent(&source, &intent).await
+    }
+}
+
+impl Executed {
+    /// Records on both machines what they have in common now.
+    ///
+    /// # Errors
+    /// If an agent cannot write its state.
+    pub async fn write_pair(&self, deps: &Deps) -> Result<(), ModuleError> {
+        let board = &self.prepared.board;
+        let sets =
+            (board.set(Role::Source, SnapshotKind::PreSync), board.set(Role::Target, SnapshotKind::PostSync));
+        let (Some(source_set), Some(target_set)) = sets else { return Ok(()) };
+        let end = |facts: &MachineFacts, set| PairEnd {
+            hostname: facts.hostname.clone(),
+            machine_id: facts.machine_id.clone(),
+            set,
+        };
+        let record = PairRecord {
+            format: PairRecord::FORMAT,
+            session: deps.session.clone(),
+            stamp: UtcStamp::new((deps.clock)()),
+            source: end(&self.prepared.source_facts, source_set),
+            target: end(&self.prepared.target_facts, target_set),
+            rule_hash: board.rule_hash().unwrap_or_default(),
+        };
+        let [source, target] = self.prepared.agents();
+        records::write_pair(&source, &target, &record).await
+    }
+}
+
+/// Runs one module's `execute` and puts a line for the report into words.
+///
+/// # Errors
+/// What the module ended with.
+pub async fn execute(module: &dyn Module, ctx: &ModuleContext) -> Result<(bool, String), ModuleError> {
+    Ok(match module.execute(ctx).await? {
+        Outcome::Done(text) => (true, text),
+        Outcome::Skipped(why) => (false, why),
+    })
+}
+
+/// Turns problems into the failure that ends the run.
+pub fn invalid(problems: &[Problem]) -> ModuleError {
+    let count = problems.len();
+    let text = format!("{count} problem{} must be mended first", if count == 1 { "" } else { "s" });
+    ModuleError::new(ErrorKind::Invalid, text)
+}

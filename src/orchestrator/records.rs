@@ -1,0 +1,108 @@
+//! Pair records and intents: what both machines remember, kept by their agents.
+
+use pc_switcher_agent::proto::MachineFacts;
+use pc_switcher_agent::typed::Agent;
+use pc_switcher_contract::{Hostname, ModuleError, PairRecord, SessionId};
+use serde::{Deserialize, Serialize};
+
+/// The key of the intent record.
+const INTENT: &str = "intent.json";
+/// Below this lie the pair records, by the machine id of the other machine.
+const PAIRS: &str = "pairs/";
+
+/// Written before the first change and removed at the end: one that is found belongs to a run that died.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The session.
+    pub session: SessionId,
+    /// The machine that was the source.
+    pub source: Hostname,
+    /// The machine that was the target.
+    pub target: Hostname,
+    /// When it began, ISO 8601 UTC.
+    pub started: String,
+}
+
+impl Intent {
+    /// Returns what a person should know about the run that left this.
+    pub fn explain(&self) -> String {
+        format!(
+            "the sync {} from {} to {}, begun {}, did not end: every file on {} is its old or its new version, and the \
+             pre-sync snapshots of that session are there",
+            self.session, self.source, self.target, self.started, self.target
+        )
+    }
+}
+
+fn pair_key(machine_id: &str) -> String {
+    let plain: String = machine_id.chars().filter(char::is_ascii_alphanumeric).collect();
+    format!("{PAIRS}{}.json", plain.to_ascii_lowercase())
+}
+
+/// Reads the intent that a dead run left on a machine.
+///
+/// # Errors
+/// If the agent cannot read its state.
+pub async fn read_intent(agent: &Agent) -> Result<Option<Intent>, ModuleError> {
+    let bytes = agent.state_get(INTENT).await?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// Writes the intent, durably.
+///
+/// # Errors
+/// If the agent cannot write its state.
+pub async fn write_intent(agent: &Agent, intent: &Intent) -> Result<(), ModuleError> {
+    Ok(agent.state_put(INTENT, Some(serde_json::to_vec_pretty(intent).unwrap_or_default())).await?)
+}
+
+/// Removes the intent.
+///
+/// # Errors
+/// If the agent cannot write its state.
+pub async fn clear_intent(agent: &Agent) -> Result<(), ModuleError> {
+    Ok(agent.state_put(INTENT, None).await?)
+}
+
+/// Reads a machine's record of its last sync with `other`. A record that cannot be read counts as none.
+///
+/// # Errors
+/// If the agent cannot read its state.
+pub async fn read_pair(agent: &Agent, other: &MachineFacts) -> Result<Option<PairRecord>, ModuleError> {
+    let bytes = agent.state_get(pair_key(&other.machine_id)).await?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// Reads a machine's records of all its last syncs.
+///
+/// # Errors
+/// If the agent cannot read its state.
+pub async fn read_pairs(agent: &Agent) -> Result<Vec<PairRecord>, ModuleError> {
+    let mut records = Vec::new();
+    for key in agent.state_list(PAIRS).await? {
+        let bytes = agent.state_get(key).await?;
+        records.extend(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()));
+    }
+    Ok(records)
+}
+
+/// Writes the record of this sync on both machines: the target first, so that a source that has one never lies.
+///
+/// # Errors
+/// If an agent cannot write its state.
+pub async fn write_pair(source: &Agent, target: &Agent, record: &PairRecord) -> Result<(), ModuleError> {
+    let bytes = serde_json::to_vec_pretty(record).unwrap_or_default();
+    target.state_put(pair_key(&record.source.machine_id), Some(bytes.clone())).await?;
+    source.state_put(pair_key(&record.target.machine_id), Some(bytes)).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_id_cannot_leave_its_directory() {
+        assert_eq!(pair_key("../Etc/passwd"), "pairs/etcpasswd.json");
+    }
+}

@@ -1,0 +1,136 @@
+//! Judges by facts whether this sync follows from the last ones: pure.
+//!
+//! With a valid record of the pair, any order is silent: A→B→A and A→B→B alike. No record means a first sync; another
+//! machine that wrote to the target in between is out of order. What people changed on the target is found later, per path.
+
+use pc_switcher_contract::{Gate, GateKind, Hostname, PairRecord};
+
+/// Why the two machines count as strangers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stranger {
+    /// Neither has a record of the other.
+    NoRecord,
+    /// The records of both differ: one of them was restored or lost a sync.
+    Differ,
+    /// A machine lost its end: the text says why.
+    Broken(String),
+}
+
+/// What is known of the two machines' past.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Past {
+    /// They share a valid record.
+    Known(Box<PairRecord>),
+    /// They do not.
+    Stranger(Stranger),
+}
+
+/// Compares both machines' records of each other.
+pub fn past(on_source: Option<PairRecord>, on_target: Option<PairRecord>) -> Past {
+    match (on_source, on_target) {
+        (Some(ours), Some(theirs)) if ours == theirs && ours.format == PairRecord::FORMAT => {
+            Past::Known(Box::new(ours))
+        }
+        (None, None) => Past::Stranger(Stranger::NoRecord),
+        _ => Past::Stranger(Stranger::Differ),
+    }
+}
+
+/// Returns the gate of a first sync. `overwrites` says per module what it overwrites.
+pub fn first_sync(source: &Hostname, target: &Hostname, why: &Stranger, overwrites: &[String]) -> Gate {
+    let mut findings = vec![match why {
+        Stranger::NoRecord => format!("{source} and {target} have never been synced with each other"),
+        Stranger::Differ => format!("{source} and {target} remember different last syncs"),
+        Stranger::Broken(why) => format!("the last sync of {source} and {target} cannot be used: {why}"),
+    }];
+    findings.extend(overwrites.iter().cloned());
+    let consequence = format!(
+        "{target} becomes like {source}; what {target} alone has in these places stays in its pre-sync snapshots only"
+    );
+    Gate { kind: GateKind::FirstSync, findings, consequence }
+}
+
+/// Returns the gate of a sync after another machine wrote to the target. `others` are the target's records with other
+/// machines.
+pub fn out_of_order(
+    source: &Hostname,
+    target: &Hostname,
+    pair: &PairRecord,
+    others: &[PairRecord],
+) -> Option<Gate> {
+    let later: Vec<String> = others
+        .iter()
+        .filter(|other| other.stamp > pair.stamp && other.target.hostname.same_machine(target))
+        .filter(|other| !other.source.hostname.same_machine(source))
+        .map(|other| {
+            format!(
+                "{} was synced to {target} on {}, after {source}",
+                other.source.hostname,
+                other.stamp.timestamp()
+            )
+        })
+        .collect();
+    (!later.is_empty()).then(|| Gate {
+        kind: GateKind::OutOfOrder,
+        findings: later,
+        consequence: format!("what came to {target} from there is overwritten where it conflicts"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pc_switcher_contract::{PairEnd, SnapshotKind, SnapshotSet};
+
+    fn end(name: &str) -> PairEnd {
+        let hostname: Hostname = name.parse().unwrap();
+        let set = SnapshotSet {
+            hostname: hostname.clone(),
+            kind: SnapshotKind::PreSync,
+            stamp: "20251115T120000Z".parse().unwrap(),
+            session: "abc12345".parse().unwrap(),
+            consistent: true,
+            members: vec![],
+        };
+        PairEnd { hostname, machine_id: name.into(), set }
+    }
+
+    fn record(source: &str, target: &str, stamp: &str) -> PairRecord {
+        PairRecord {
+            format: PairRecord::FORMAT,
+            session: "abc12345".parse().unwrap(),
+            stamp: stamp.parse().unwrap(),
+            source: end(source),
+            target: end(target),
+            rule_hash: "r".into(),
+        }
+    }
+
+    #[test]
+    fn equal_records_are_a_past_and_anything_else_is_not() {
+        let one = record("laptop", "desk", "20251115T120000Z");
+        let two = record("laptop", "desk", "20251116T120000Z");
+        assert!(matches!(past(Some(one.clone()), Some(one.clone())), Past::Known(_)));
+        assert_eq!(past(Some(one.clone()), Some(two)), Past::Stranger(Stranger::Differ));
+        assert_eq!(past(Some(one), None), Past::Stranger(Stranger::Differ));
+        assert_eq!(past(None, None), Past::Stranger(Stranger::NoRecord));
+    }
+
+    #[test]
+    fn a_record_of_another_format_is_no_past() {
+        let mut old = record("laptop", "desk", "20251115T120000Z");
+        old.format = 0;
+        assert!(matches!(past(Some(old.clone()), Some(old)), Past::Stranger(_)));
+    }
+
+    #[test]
+    fn only_a_later_write_to_the_target_is_out_of_order() {
+        let (laptop, desk) = ("laptop".parse().unwrap(), "desk".parse().unwrap());
+        let pair = record("laptop", "desk", "20251115T120000Z");
+        let judge = |others: &[PairRecord]| out_of_order(&laptop, &desk, &pair, others).map(|gate| gate.kind);
+        assert_eq!(judge(&[]), None);
+        assert_eq!(judge(&[record("tower", "desk", "20251114T120000Z")]), None);
+        assert_eq!(judge(&[record("desk", "tower", "20251116T120000Z")]), None);
+        assert_eq!(judge(&[record("tower", "Desk", "20251116T120000Z")]), Some(GateKind::OutOfOrder));
+    }
+}

@@ -1,0 +1,143 @@
+//! The connection to the target: one authentication, one master, many channels.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use openssh::Session;
+use pc_switcher_contract::{Cmd, ExecError, Executor, Hostname};
+use tokio_util::sync::CancellationToken;
+
+use super::channels::Channels;
+use super::env::RemoteEnv;
+use super::error::ReachError;
+use super::master::Master;
+use super::ssh_executor::SshExecutor;
+use super::state::{ConnectionState, ConnectionStep};
+
+/// How long running commands have when the connection is closed.
+const CLOSING_GRACE: Duration = Duration::from_secs(2);
+
+/// A connection to the other machine (rows D701 to D714). Dropping it ends ssh and with it everything we started there.
+pub struct TargetConnection {
+    typed: OsString,
+    master: Master,
+    channels: Channels,
+    executor: SshExecutor,
+    state: Mutex<ConnectionState>,
+}
+
+impl TargetConnection {
+    /// Connects to `target`, which is whatever the user's ssh understands: a name, an alias, `user@host`.
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    pub async fn connect(
+        target: &OsStr,
+        env: &RemoteEnv,
+        cancel: &CancellationToken,
+    ) -> Result<TargetConnection, ReachError> {
+        let mut state = ConnectionState::Disconnected;
+        step(&mut state, ConnectionStep::Connect);
+        let master = Master::start(target, env, cancel).await?;
+        step(&mut state, ConnectionStep::Established);
+        let typed = target.to_string_lossy().into_owned();
+        let session = Arc::new(Session::resume_mux(master.socket().into(), None));
+        let channels = Channels::new(session, env.channels, typed.clone(), Arc::clone(&env.log));
+        let hostname = tokio::select! {
+            hostname = ask_name(&channels, &typed) => hostname,
+            () = cancel.cancelled() => Err(ExecError::Cancelled),
+            why = master.lost() => Err(ExecError::Transport { hostname: typed.clone(), why }),
+        };
+        let hostname = match hostname {
+            Ok(hostname) => hostname,
+            Err(error) => {
+                master.close().await;
+                return Err(error.into());
+            }
+        };
+        let channels = channels.renamed(&hostname);
+        let executor = SshExecutor::new(hostname, channels.clone());
+        Ok(Self { typed: target.to_owned(), master, channels, executor, state: Mutex::new(state) })
+    }
+
+    /// Returns what the user typed.
+    pub fn typed(&self) -> &OsStr {
+        &self.typed
+    }
+
+    /// Returns the name that the machine gives itself.
+    pub fn hostname(&self) -> &Hostname {
+        self.executor.hostname()
+    }
+
+    /// Returns the executor of this connection; clones share their commands.
+    pub fn executor(&self) -> &SshExecutor {
+        &self.executor
+    }
+
+    pub(super) fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
+    /// Returns where the connection stands.
+    pub fn state(&self) -> ConnectionState {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *state == ConnectionState::Connected && self.master.is_lost().is_some() {
+            step(&mut state, ConnectionStep::Failed);
+        }
+        *state
+    }
+
+    /// Resolves when the connection is gone.
+    pub async fn lost(&self) -> ExecError {
+        ExecError::Transport { hostname: self.hostname().to_string(), why: self.master.lost().await }
+    }
+
+    /// Ends running commands and then ssh; returns within a few seconds, whatever hangs. Doing it twice is in order.
+    pub async fn disconnect(&self) {
+        if !self.advance(ConnectionStep::Disconnect) {
+            return;
+        }
+        if self.master.is_lost().is_none() {
+            self.executor.terminate_all(CLOSING_GRACE).await;
+        }
+        self.master.close().await;
+        self.advance(ConnectionStep::Closed);
+    }
+
+    fn advance(&self, wanted: ConnectionStep) -> bool {
+        let current = self.state();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match current.next(wanted) {
+            Ok(next) => *state = next,
+            Err(_) => return false,
+        }
+        true
+    }
+}
+
+fn step(state: &mut ConnectionState, wanted: ConnectionStep) {
+    if let Ok(next) = state.next(wanted) {
+        *state = next;
+    }
+}
+
+/// Asks the machine for its own name: the alias that was typed says nothing (ssh.md S43).
+async fn ask_name(channels: &Channels, typed: &str) -> Result<Hostname, ExecError> {
+    let host = typed.rsplit('@').next().unwrap_or(typed);
+    let provisional = host.parse().or_else(|_| "target".parse());
+    let provisional = provisional.map_err(|_| ExecError::Cancelled)?;
+    let asking = SshExecutor::new(provisional, channels.clone());
+    let output = asking.run(Cmd::new("uname").arg("-n").into()).await?;
+    let failed =
+        |why: String| ExecError::Failed { hostname: typed.to_owned(), what: "uname -n".to_owned(), why };
+    if !output.ok() {
+        return Err(failed(format!("exit {}: {}", output.code, output.stderr_text().trim())));
+    }
+    output
+        .stdout_text()
+        .trim()
+        .parse()
+        .map_err(|error: pc_switcher_contract::IdError| failed(error.to_string()))
+}

@@ -1,0 +1,249 @@
+//! The steps by which the orchestrator makes both machines ready.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::sync::Arc;
+
+use pc_switcher_contract::{ExecError, Executor, Hostname, LogLevel};
+use pc_switcher_installer::{
+    Decision, Own, Probe, ProbeError, PushError, Pushed, STABLE_PATH, decide, digest, probe, push,
+    remove_pushed,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::agent_process::{StartedAgent, adopt};
+use super::connection::TargetConnection;
+use super::elevate::{PasswordPrompt, Place, Starter, is_plain};
+use super::env::RemoteEnv;
+use super::error::ReachError;
+
+/// Makes both machines ready: own agent, connection, target's program and agent.
+pub struct Reach {
+    env: RemoteEnv,
+    prompt: Option<Arc<dyn PasswordPrompt>>,
+}
+
+/// The target with its agent running.
+pub struct PreparedTarget {
+    /// The agent.
+    pub agent: StartedAgent,
+    /// What the machine said of itself.
+    pub probe: Probe,
+    /// Our binary there, if it had to be pushed: it wants `Request::Activate`, and [`Reach::remove_pushed`] after it.
+    pub pushed: Option<Pushed>,
+}
+
+impl PreparedTarget {
+    /// Whether our program is not installed there yet.
+    pub fn needs_activation(&self) -> bool {
+        self.pushed.is_some()
+    }
+}
+
+impl Reach {
+    /// Makes the façade. Without a prompt nobody is asked for a password.
+    pub fn new(env: RemoteEnv, prompt: Option<Arc<dyn PasswordPrompt>>) -> Self {
+        let prompt = prompt.filter(|_| env.has_terminal);
+        Self { env, prompt }
+    }
+
+    /// Connects to what the user typed.
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    pub async fn connect(
+        &self,
+        target: &OsStr,
+        cancel: &CancellationToken,
+    ) -> Result<TargetConnection, ReachError> {
+        TargetConnection::connect(target, &self.env, cancel).await
+    }
+
+    /// Starts the agent of this machine. The installed program is used if it is this very one, since sudoers names it.
+    ///
+    /// # Errors
+    /// If it may not or cannot be started.
+    pub async fn start_local_agent(
+        &self,
+        hostname: &Hostname,
+        cancel: &CancellationToken,
+    ) -> Result<StartedAgent, ReachError> {
+        let is_root = self.env.uid == 0;
+        let program = if !is_root && self.is_installed().await {
+            self.env.stable_path.clone()
+        } else {
+            self.env.own_exe.clone()
+        };
+        let starter = Starter {
+            place: Place::Here,
+            hostname: hostname.to_string(),
+            user: self.env.user.clone(),
+            is_root,
+            program: program.into(),
+            sudo: "sudo".into(),
+            log: Arc::clone(&self.env.log),
+        };
+        self.start_agent(starter, cancel).await
+    }
+
+    /// Probes the target, pushes our program if another or none is installed there, and starts the agent.
+    ///
+    /// # Errors
+    /// If the target refuses our program, or its agent may not or cannot be started.
+    pub async fn prepare_target(
+        &self,
+        connection: &TargetConnection,
+        cancel: &CancellationToken,
+    ) -> Result<PreparedTarget, ReachError> {
+        tokio::select! {
+            prepared = self.prepare(connection, cancel) => prepared,
+            lost = connection.lost() => Err(lost.into()),
+            () = cancel.cancelled() => Err(ExecError::Cancelled.into()),
+        }
+    }
+
+    /// Removes the pushed program: after its activation, or when a dry run is over.
+    ///
+    /// # Errors
+    /// If the target did not answer.
+    pub async fn remove_pushed(
+        &self,
+        connection: &TargetConnection,
+        pushed: &Pushed,
+    ) -> Result<(), ReachError> {
+        Ok(remove_pushed(connection.executor(), pushed).await?)
+    }
+
+    async fn prepare(
+        &self,
+        connection: &TargetConnection,
+        cancel: &CancellationToken,
+    ) -> Result<PreparedTarget, ReachError> {
+        let hostname = connection.hostname();
+        let binary = self.own_bytes().await?;
+        let own = Own {
+            version: self.env.version.parse().map_err(|error| ReachError::Program {
+                hostname: hostname.to_string(),
+                why: format!("our own version `{}` is no version: {error}", self.env.version),
+                hint: None,
+            })?,
+            sha256: sha256(Arc::clone(&binary)).await,
+            arch: std::env::consts::ARCH.to_owned(),
+        };
+        let executor: &dyn Executor = connection.executor();
+        let probe = probe(executor, binary.len() as u64).await.map_err(|error| match error {
+            ProbeError::Exec(error) => error.into(),
+            ProbeError::Nonsense { .. } => refused(hostname, error.to_string(), None),
+        })?;
+        let (program, pushed) = match decide(&probe, &own) {
+            Decision::UseInstalled => (OsString::from(STABLE_PATH), None),
+            Decision::Push { place, replaces } => {
+                let before = replaces.map_or_else(|| "nothing".to_owned(), |version| version.to_string());
+                let message =
+                    format!("{hostname}: bringing pc-switcher {} there ({before} is installed)", own.version);
+                (self.env.log)(LogLevel::Info, message);
+                let pushed = push(executor, &place, probe.uid, binary.as_ref().clone()).await;
+                let pushed = pushed.map_err(|error| push_failed(hostname, error))?;
+                (OsString::from(&pushed.path), Some(pushed))
+            }
+            decision => return Err(refusal(hostname, decision)),
+        };
+        if !is_plain(&program) {
+            let why = format!("`{}` is no path that a program of ours can lie at", program.to_string_lossy());
+            return Err(refused(hostname, why, None));
+        }
+        let starter = Starter {
+            place: Place::There(connection.channels().clone()),
+            hostname: hostname.to_string(),
+            user: probe.user.clone(),
+            is_root: probe.uid == 0,
+            program,
+            sudo: "sudo".into(),
+            log: Arc::clone(&self.env.log),
+        };
+        match self.start_agent(starter, cancel).await {
+            Ok(agent) => {
+                connection.executor().set_agent(Arc::clone(&agent.link) as _);
+                Ok(PreparedTarget { agent, probe, pushed })
+            }
+            Err(error) => {
+                if let Some(pushed) = &pushed {
+                    let _ = remove_pushed(executor, pushed).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_agent(
+        &self,
+        starter: Starter,
+        cancel: &CancellationToken,
+    ) -> Result<StartedAgent, ReachError> {
+        let greeted = starter.start(self.prompt.as_deref(), cancel).await?;
+        tokio::select! {
+            agent = adopt(greeted, &starter.hostname, &self.env.version) => Ok(agent?),
+            () = cancel.cancelled() => Err(ExecError::Cancelled.into()),
+        }
+    }
+
+    async fn own_bytes(&self) -> Result<Arc<Vec<u8>>, ReachError> {
+        read(&self.env.own_image).await.map(Arc::new).map_err(|error| {
+            ReachError::Exec(ExecError::Failed {
+                hostname: "this machine".into(),
+                what: format!("read our own program `{}`", self.env.own_image.display()),
+                why: error.to_string(),
+            })
+        })
+    }
+
+    /// Whether the program at the stable path is this very one.
+    async fn is_installed(&self) -> bool {
+        let (installed, own) = tokio::join!(read(&self.env.stable_path), read(&self.env.own_image));
+        matches!((installed, own), (Ok(installed), Ok(own)) if installed == own)
+    }
+}
+
+async fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    tokio::fs::read(path).await
+}
+
+async fn sha256(bytes: Arc<Vec<u8>>) -> String {
+    tokio::task::spawn_blocking(move || digest(&bytes)).await.unwrap_or_default()
+}
+
+fn refused(hostname: &Hostname, why: String, hint: Option<String>) -> ReachError {
+    ReachError::Program { hostname: hostname.to_string(), why, hint }
+}
+
+fn push_failed(hostname: &Hostname, error: PushError) -> ReachError {
+    match error {
+        PushError::Exec(error) => error.into(),
+        other => {
+            let text = other.to_string();
+            let why = text.strip_prefix(&format!("{hostname}: ")).unwrap_or(&text).to_owned();
+            refused(hostname, why, None)
+        }
+    }
+}
+
+fn refusal(hostname: &Hostname, decision: Decision) -> ReachError {
+    let (why, hint) = match decision {
+        Decision::RefuseNewer { installed, own } => (
+            format!("pc-switcher {installed} is installed there, and this machine has the older {own}"),
+            format!("install pc-switcher {installed} here, or sync from {hostname} to this machine"),
+        ),
+        Decision::RefuseArch { theirs, own } => (
+            format!("it is a `{theirs}` machine, and this program is built for `{own}`"),
+            format!("install the `{theirs}` build of the same version on {hostname}"),
+        ),
+        Decision::NoPlace { unfit } => (
+            format!("no directory takes our program: {}", unfit.join("; ")),
+            format!("make room below `/run/user` or `/tmp` on {hostname}, without `noexec`"),
+        ),
+        Decision::UseInstalled | Decision::Push { .. } => {
+            return refused(hostname, "it is ready".into(), None);
+        }
+    };
+    refused(hostname, why, Some(hint))
+}

@@ -1,0 +1,230 @@
+//! A machine's pool: file → loop → XFS with reflinks, and in it the pristine image, the live one and named copies.
+//!
+//! Invariant: `pristine.img` is complete when the pool's key file names its recipe; it is only ever read. Everything
+//! here runs inside the hub.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    base,
+    error::{LabError, Result},
+    hub::{reflink, shut_down_xfs},
+    loops,
+    options::{LabOptions, MachineName, SnapshotDir},
+    place::Place,
+    provision::{self, Identities},
+    tool,
+};
+
+/// Sparse on the host: images of a machine and of its snapshots share their extents.
+const POOL_BYTES: u64 = 32 << 30;
+
+/// Name of the state in which a machine is first booted; it cannot be saved over.
+pub(super) const PRISTINE: &str = "pristine";
+
+/// One machine's pool.
+#[derive(Clone, Debug)]
+pub(super) struct Pool {
+    place: Place,
+    machine: MachineName,
+}
+
+impl Pool {
+    pub(super) fn new(place: &Place, machine: MachineName) -> Self {
+        Self { place: place.clone(), machine }
+    }
+
+    fn pristine(&self) -> PathBuf {
+        self.place.pool(self.machine).join("pristine.img")
+    }
+
+    fn saved(&self, name: &str) -> PathBuf {
+        if name == PRISTINE {
+            return self.pristine();
+        }
+        self.place.pool(self.machine).join(format!("saved-{name}.img"))
+    }
+
+    /// Creates an empty pool file and mounts it.
+    pub(super) fn create(&self) -> Result<()> {
+        let file = self.place.pool_file(self.machine);
+        // A broken pool may be mounted, or there may be none yet.
+        let _ = self.unmount();
+        let _ = fs::remove_file(&file);
+        set_len(&file, POOL_BYTES)?;
+        tool::run("mkfs.xfs", [Path::new("-q"), Path::new("-K"), Path::new("-mreflink=1"), &file])?;
+        self.mount()
+    }
+
+    /// Mounts the pool; XFS replays its log after a power cut.
+    pub(super) fn mount(&self) -> Result<()> {
+        let (file, point) = (self.place.pool_file(self.machine), self.place.pool(self.machine));
+        for dir in [&point, &self.place.root(self.machine)] {
+            fs::create_dir_all(dir).map_err(LabError::path("create", dir))?;
+        }
+        mount_loop("xfs", "loop", &file, &point)?;
+        // The host's own power is not what the lab cuts: flushes of the pool need not reach the host's disk.
+        let name = file_name(&file);
+        for device in loops::attached(|file| file == name) {
+            loops::stop_flushing(&device, &self.place.unflushed())?;
+        }
+        Ok(())
+    }
+
+    /// Unmounts the pool and waits until its loop device is gone.
+    pub(super) fn unmount(&self) -> Result<()> {
+        loops::wait_detached(&file_name(&self.place.image(self.machine)))?;
+        tool::run("umount", [self.place.pool(self.machine)])?;
+        loops::wait_detached(&file_name(&self.place.pool_file(self.machine)))
+    }
+
+    /// Loses everything that was not flushed and fails every later access.
+    pub(super) fn shut_down(&self) -> Result<()> {
+        if self.is_dead() {
+            return Ok(());
+        }
+        shut_down_xfs(&self.place.pool(self.machine))
+    }
+
+    /// Tells whether the pool was shut down: nothing can be made in it any more.
+    pub(super) fn is_dead(&self) -> bool {
+        let probe = self.place.pool(self.machine).join("probe");
+        File::create(&probe).and_then(|_| fs::remove_file(&probe)).is_err()
+    }
+
+    /// Makes the pristine image: a file system of its own with the machine's subvolumes, base tree and identity.
+    pub(super) fn make_pristine(
+        &self,
+        options: &LabOptions,
+        base: &Path,
+        identities: &Identities,
+    ) -> Result<()> {
+        let image = self.place.image(self.machine);
+        let root = self.place.root(self.machine);
+        set_len(&image, options.disk_bytes)?;
+        let fill = || provision::fill(&root, self.machine, options, base, identities);
+        if options.is_ext4(self.machine) {
+            tool::run("mkfs.ext4", [Path::new("-q"), Path::new("-Enodiscard"), &image])?;
+            mount_loop("ext4", "loop", &image, &root)?;
+            let filled = fill();
+            tool::run("umount", [&root])?;
+            filled?;
+        } else {
+            tool::run("mkfs.btrfs", [Path::new("--quiet"), Path::new("--nodiscard"), &image])?;
+            self.with_subvolumes(options, &image, &root, fill)?;
+        }
+        loops::wait_detached(&file_name(&image))?;
+        fs::rename(&image, self.pristine()).map_err(LabError::path("rename", &image))
+    }
+
+    /// Creates the subvolumes and calls `fill` while they are mounted on `root`.
+    fn with_subvolumes(
+        &self,
+        options: &LabOptions,
+        image: &Path,
+        root: &Path,
+        fill: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let top = self.place.top(self.machine);
+        fs::create_dir_all(&top).map_err(LabError::path("create", &top))?;
+        mount_loop("btrfs", "loop,subvolid=5", image, &top)?;
+        let made = mount_subvolumes(&subvolumes(options, self.machine), &top, root).and_then(|()| {
+            let filled = fill();
+            tool::run("umount", [Path::new("--recursive"), root])?;
+            filled
+        });
+        tool::run("umount", [&top])?;
+        made
+    }
+
+    /// Puts the pristine image in place as the live one and forgets saved copies.
+    pub(super) fn restore_pristine(&self) -> Result<()> {
+        let dir = self.place.pool(self.machine);
+        let pristine = self.pristine();
+        for entry in fs::read_dir(&dir).map_err(LabError::path("read", &dir))? {
+            let path = entry.map_err(LabError::path("read", &dir))?.path();
+            if path != pristine {
+                fs::remove_file(&path).map_err(LabError::path("remove", &path))?;
+            }
+        }
+        reflink(&pristine, &self.place.image(self.machine))
+    }
+
+    /// Keeps the live image as it is on disk now under `name`.
+    pub(super) fn save(&self, name: &str) -> Result<()> {
+        reflink(&self.place.image(self.machine), &self.saved(name))
+    }
+
+    /// Tells whether a copy was saved under `name`.
+    pub(super) fn has_saved(&self, name: &str) -> bool {
+        self.saved(name).exists()
+    }
+
+    /// Puts the copy `name` in place as the live image. The machine must be off.
+    pub(super) fn restore(&self, name: &str) -> Result<()> {
+        let image = self.place.image(self.machine);
+        loops::wait_detached(&file_name(&image))?;
+        reflink(&self.saved(name), &image)
+    }
+
+    /// Removes the copy `name`.
+    pub(super) fn forget(&self, name: &str) -> Result<()> {
+        let path = self.saved(name);
+        fs::remove_file(&path).map_err(LabError::path("remove", &path))
+    }
+}
+
+fn mount_subvolumes(others: &[(&str, &str)], top: &Path, root: &Path) -> Result<()> {
+    for subvolume in ["@"].into_iter().chain(others.iter().map(|(subvolume, _)| *subvolume)) {
+        tool::run("btrfs", [Path::new("subvolume"), Path::new("create"), &top.join(subvolume)])?;
+    }
+    let question = ["--noheadings", "--nofsroot", "--output=SOURCE", "--mountpoint"].map(Path::new);
+    let disk = tool::run("findmnt", question.into_iter().chain([top]))?;
+    for (subvolume, point) in [("@", "/")].iter().chain(others) {
+        let point = root.join(point.trim_start_matches('/'));
+        fs::create_dir_all(&point).map_err(LabError::path("create", &point))?;
+        let option = format!("-osubvol={subvolume}");
+        tool::run("mount", [Path::new("-tbtrfs"), Path::new(&option), Path::new(disk.trim()), &point])?;
+    }
+    Ok(())
+}
+
+/// Returns the subvolumes beside `@` with their mount points.
+pub(super) fn subvolumes(options: &LabOptions, machine: MachineName) -> Vec<(&'static str, &'static str)> {
+    if options.is_ext4(machine) {
+        return Vec::new();
+    }
+    let mut found = vec![("@home", "/home")];
+    if options.root_subvolume {
+        found.push(("@root", "/root"));
+    }
+    if options.snapshot_dir == SnapshotDir::Subvolume {
+        found.push(("@snapshots", "/.snapshots"));
+    }
+    found
+}
+
+/// Returns the recipe of the pristine images of these options.
+pub(super) fn recipe(options: &LabOptions) -> Result<String> {
+    let base = base::recipe_hash(&base::codename()?);
+    Ok(format!("{base} {} {}", provision::VERSION, options.disk_recipe()))
+}
+
+fn mount_loop(kind: &str, options: &str, file: &Path, point: &Path) -> Result<()> {
+    let option = format!("-o{options}");
+    let words = [Path::new("-t"), Path::new(kind), Path::new(&option), file, point];
+    let first = tool::run("mount", words);
+    // Another user of the host may have taken the same free loop device in between.
+    if first.is_err() { tool::run("mount", words).map(drop) } else { first.map(drop) }
+}
+
+fn set_len(path: &Path, bytes: u64) -> Result<()> {
+    File::create(path).and_then(|file| file.set_len(bytes)).map_err(LabError::path("create", path))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
