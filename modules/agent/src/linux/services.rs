@@ -10,14 +10,11 @@ use super::exec::Groups;
 use super::install::{self, Places};
 use super::lock::{Attempt, LOCK_PATH, MachineLock};
 use super::mounts::Mounts;
-use super::snapshots::{self, Source};
 use super::state::{STATE_PATH, StateDir};
 use super::stdin::WatchedStdin;
-use super::{exec, layout, machine, put_file, signals, space};
+use super::{exec, layout, machine, put_file, signals, snapshots, space};
 use crate::data;
-use crate::proto::{
-    AgentError, AgentHello, LayoutRequest, LockReply, LockRequest, PROTOCOL, Request, TakeSet, encode,
-};
+use crate::proto::{AgentError, AgentHello, LockReply, LockRequest, PROTOCOL, Request, encode};
 use crate::server::{Call, Services, serve};
 
 /// Stores a row of the machine's history.
@@ -95,24 +92,6 @@ impl LinuxServices {
             Attempt::Busy(holder) => LockReply::Busy(holder),
         })
     }
-
-    fn take_set(&self, request: &TakeSet) -> Result<pc_switcher_contract::SnapshotSet, AgentError> {
-        let wanted = LayoutRequest {
-            folders: Vec::new(),
-            subvolumes: request.subvolumes.clone(),
-            snapshot_dir: request.snapshot_dir.clone(),
-        };
-        let layout = layout::layout(&wanted)?;
-        if let Some(missing) = layout.missing_subvolumes.first() {
-            return Err(AgentError::failed(format!("there is no subvolume `{missing}`")));
-        }
-        let source = |fact: crate::proto::SubvolumeFact| Source {
-            name: fact.name,
-            mount_point: fact.mount_point.as_path().to_owned(),
-        };
-        let sources: Vec<Source> = layout.subvolumes.into_iter().map(source).collect();
-        snapshots::take(&KernelBtrfs, &self.hello.hostname, request, &sources)
-    }
 }
 
 impl Services for LinuxServices {
@@ -126,9 +105,9 @@ impl Services for LinuxServices {
             Request::Lock(request) => encode(&self.take_lock(&request)?),
             Request::Layout(request) => encode(&layout::layout(&request)?),
             Request::Space(paths) => encode(&space::space(&KernelBtrfs, &Mounts::read()?, &paths)?),
-            Request::TakeSet(request) => encode(&self.take_set(&request)?),
-            Request::CheckSet(set) => encode(&snapshots::check(&KernelBtrfs, &set)),
-            Request::DropSet(set) => encode(&snapshots::remove(&KernelBtrfs, &set)?),
+            Request::TakeSet(request) => encode(&snapshots::take_set(&request)?),
+            Request::CheckSet(set) => encode(&snapshots::check_set(&set)),
+            Request::DropSet(set) => encode(&snapshots::drop_set(&set)?),
             Request::Walk(request) => encode(&data::walk::run(&request, call)?),
             Request::Read { root } => encode(&data::read::run(&root, call)?),
             Request::Digest { root } => encode(&data::digest::run(&root, call)?),
