@@ -1,5 +1,6 @@
 //! The agent of a real machine: every call of the protocol, answered.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +13,7 @@ use super::lock::{Attempt, LOCK_PATH, MachineLock};
 use super::mounts::Mounts;
 use super::state::{STATE_PATH, StateDir};
 use super::stdin::WatchedStdin;
-use super::{exec, layout, machine, put_file, signals, snapshots, space};
+use super::{exec, layout, machine, orphans, put_file, signals, snapshots, space};
 use crate::data;
 use crate::proto::{AgentError, AgentHello, LockReply, LockRequest, PROTOCOL, Request, encode};
 use crate::server::{Call, Services, serve};
@@ -62,6 +63,8 @@ struct LinuxServices {
 pub fn main(options: AgentOptions) -> Result<(), String> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let stop = signals::take_over().map_err(|error| format!("cannot take over signals: {error}"))?;
+    // Without it orphans still end with their session, only daemons among them do not.
+    let _ = orphans::adopt();
     let hello = AgentHello {
         protocol: PROTOCOL,
         version: options.version.clone(),
@@ -74,7 +77,10 @@ pub fn main(options: AgentOptions) -> Result<(), String> {
     let state = StateDir::new(options.state_dir.clone());
     let services =
         Arc::new(LinuxServices { options, hello, state, lock: Mutex::default(), groups: Groups::default() });
-    serve(services, input, Box::new(io::stdout()))
+    // Unbuffered: the standard library would look for line ends in megabytes of content.
+    let output = rustix::io::dup(rustix::stdio::stdout())
+        .map_err(|error| format!("cannot use standard output: {error}"))?;
+    serve(services, input, Box::new(File::from(output)))
 }
 
 impl LinuxServices {
@@ -135,5 +141,6 @@ impl Services for LinuxServices {
 
     fn shut_down(&self) {
         self.groups.end_all();
+        orphans::end_all();
     }
 }
