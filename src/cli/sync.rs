@@ -48,13 +48,13 @@ pub struct Gates {
     #[arg(long, help_heading = "Safety gates")]
     pub allow_replaced_source: bool,
     /// Allow a sync while a user of the synced folders works on the target
-    #[arg(long, help_heading = "Safety gates")]
+    #[arg(long, hide = true, help_heading = "Safety gates")]
     pub allow_active_session: bool,
     /// Allow users with different ids on the two machines
     #[arg(long, help_heading = "Safety gates")]
     pub allow_id_mismatch: bool,
     /// Allow a sync without snapshots, with weaker promises
-    #[arg(long, help_heading = "Safety gates")]
+    #[arg(long, hide = true, help_heading = "Safety gates")]
     pub allow_no_snapshots: bool,
 }
 

@@ -264,11 +264,11 @@ fn next_steps(session: &SyncSession, closing: &Closing) -> Vec<String> {
         }
         SessionState::Completed => vec![
             format!("sit down at {target}; programs that ran there during the sync may need a restart"),
-            format!("`pc-switcher undo {}` takes back what this sync changed", session.id),
+            format!("what {target} had before is in its pre-sync snapshots of session {}", session.id),
         ],
         SessionState::Aborted | SessionState::Failed if changed && closing.exit_code != 8 => vec![
             format!("`pc-switcher sync {}` again plans anew and brings what is missing", session.target),
-            format!("`pc-switcher rollback {}` returns to the snapshots from before", session.id),
+            format!("what {target} had before is in its pre-sync snapshots of session {}", session.id),
         ],
         _ => Vec::new(),
     }

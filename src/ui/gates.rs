@@ -45,6 +45,13 @@ impl Gates {
         lines.join("\n")
     }
 
+    /// Names what was found, a line each: nobody may have to look into a log for what a sync would overwrite.
+    fn name(&self, gate: &Gate, say: fn(&CoreLog, String)) {
+        for finding in &gate.findings {
+            say(&self.log, format!("{}: {finding}", text::gate(gate.kind)));
+        }
+    }
+
     /// One line for logs and errors.
     fn brief(&self, gate: &Gate) -> String {
         let first = gate.findings.first().map_or_else(String::new, |first| format!(": {first}"));
@@ -60,25 +67,28 @@ impl Gates {
 impl Gatekeeper for Gates {
     async fn pass(&self, gate: Gate) -> Result<Answer, ModuleError> {
         let brief = self.brief(&gate);
-        for finding in &gate.findings {
-            self.log.full(format!("{}: {finding}", text::gate(gate.kind)));
-        }
         let refused = |why: &str| ModuleError::new(ErrorKind::Refused(gate.kind), format!("{why}: {brief}"));
         let Some(flag) = gate.kind.flag() else {
+            self.name(&gate, CoreLog::warning);
             return Err(refused("refused"));
         };
         if self.flags.contains(&gate.kind) {
+            self.name(&gate, CoreLog::info);
             self.log.info(format!("allowed by `{flag}`: {brief}"));
             return Ok(Answer::ByFlag);
         }
         if self.dry_run {
+            self.name(&gate, CoreLog::warning);
             self.log.warning(format!("a real run would ask (or want `{flag}`): {brief}"));
             return Ok(Answer::DryRun);
         }
         let hint = format!("add `{flag}` if that is what you want");
         if !self.prompter.can_ask() {
+            self.name(&gate, CoreLog::warning);
             return Err(refused("not allowed, and no terminal to ask on").hint(hint));
         }
+        // The question names them.
+        self.name(&gate, CoreLog::full);
         if self.prompter.confirm(&self.question(&gate)).await? {
             self.log.info(format!("allowed by the user: {brief}"));
             return Ok(Answer::ByUser);

@@ -1,6 +1,6 @@
 //! The gates of this module: what it must not do without the user's word.
 
-use pc_switcher_agent::proto::FileTime;
+use pc_switcher_agent::proto::{FileTime, UserFact};
 use pc_switcher_contract::{BytePath, Gate, GateKind, Hostname, PairEnd};
 
 use crate::config::UserDataConfig;
@@ -39,6 +39,42 @@ pub fn replaced_source(hosts: Hosts, part: &PartPair, end: Option<&PairEnd>) -> 
         consequence: format!(
             "`{}` on {} becomes what it is on {} now",
             part.root, hosts.target, hosts.source
+        ),
+    })
+}
+
+/// Whether a person of the synced folders has other ids on the other machine: files travel with numbers, not names.
+pub fn id_mismatch(
+    hosts: Hosts,
+    folders: &[BytePath],
+    ours: &[UserFact],
+    theirs: &[UserFact],
+) -> Option<Gate> {
+    let concerned = |user: &&UserFact| {
+        folders.iter().any(|folder| user.home.is_within(folder) || folder.is_within(&user.home))
+    };
+    let mut findings = Vec::new();
+    for user in ours.iter().filter(concerned) {
+        let by_name = theirs.iter().find(|other| other.name == user.name);
+        let by_id = theirs.iter().find(|other| other.uid == user.uid);
+        match (by_name, by_id) {
+            (Some(other), _) if (other.uid, other.gid) != (user.uid, user.gid) => findings.push(format!(
+                "`{}` is {}:{} on {} and {}:{} on {}",
+                user.name, user.uid, user.gid, hosts.source, other.uid, other.gid, hosts.target
+            )),
+            (None, Some(other)) => findings.push(format!(
+                "{} is `{}` on {} and `{}` on {}",
+                user.uid, user.name, hosts.source, other.name, hosts.target
+            )),
+            _ => {}
+        }
+    }
+    (!findings.is_empty()).then(|| Gate {
+        kind: GateKind::IdMismatch,
+        findings,
+        consequence: format!(
+            "files keep their numbers, so on {} they belong to whoever has these ids there",
+            hosts.target
         ),
     })
 }
@@ -132,5 +168,42 @@ fn age(seconds: i64) -> String {
         120..7200 => format!("{} min ago", seconds / 60),
         7200..172_800 => format!("{} h ago", seconds / 3600),
         _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str, uid: u32) -> UserFact {
+        UserFact { name: name.into(), uid, gid: uid, home: BytePath::from(format!("/home/{name}").as_str()) }
+    }
+
+    #[test]
+    fn other_ids_are_named_and_people_elsewhere_do_not_count() {
+        let (laptop, desk) = ("laptop".parse().unwrap(), "desk".parse().unwrap());
+        let hosts = Hosts { source: &laptop, target: &desk };
+        let judge = |folder: &str, ours: &[UserFact], theirs: &[UserFact]| {
+            id_mismatch(hosts, &[BytePath::from(folder)], ours, theirs).map(|gate| gate.findings)
+        };
+        let alice = user("alice", 1000);
+        assert_eq!(judge("/home", std::slice::from_ref(&alice), std::slice::from_ref(&alice)), None);
+        assert_eq!(
+            judge("/home", std::slice::from_ref(&alice), &[user("alice", 1001)]),
+            Some(vec!["`alice` is 1000:1000 on laptop and 1001:1001 on desk".to_owned()])
+        );
+        assert_eq!(
+            judge("/home", std::slice::from_ref(&alice), &[user("bob", 1000)]),
+            Some(vec!["1000 is `alice` on laptop and `bob` on desk".to_owned()])
+        );
+        assert_eq!(judge("/srv", std::slice::from_ref(&alice), &[user("alice", 1001)]), None);
+    }
+
+    #[test]
+    fn ages_are_said_in_the_unit_that_fits() {
+        assert_eq!(
+            [-1, 5, 600, 10_000, 900_000].map(age),
+            ["in the future", "5 s ago", "10 min ago", "2 h ago", "10 days ago"]
+        );
     }
 }

@@ -112,6 +112,13 @@ impl UserData {
         let end = pair.as_ref().and_then(|pair| {
             [&pair.source, &pair.target].into_iter().find(|end| end.hostname.same_machine(hosts.source))
         });
+        let (ours, theirs) =
+            tokio::try_join!(async { Agent::new(&ctx.source.agent).facts().await }, async {
+                Agent::new(&ctx.target.agent).facts().await
+            })?;
+        if let Some(gate) = guards::id_mismatch(hosts, &self.folders(), &ours.users, &theirs.users) {
+            ctx.gates.pass(gate).await?;
+        }
         for part in parts {
             if let Some(gate) = guards::replaced_source(hosts, part, end) {
                 ctx.gates.pass(gate).await?;

@@ -11,6 +11,7 @@ pub mod rules;
 pub mod walk;
 
 mod btrfs;
+mod cwd;
 mod extents;
 mod meta;
 mod open;

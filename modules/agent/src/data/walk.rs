@@ -29,6 +29,9 @@ mod list;
 /// The magic number of btrfs.
 const BTRFS: u64 = 0x9123_683e;
 
+/// Directories that a thread takes at once, at most.
+const BATCH: usize = 16;
+
 /// Answers [`crate::proto::Request::Walk`].
 ///
 /// # Errors
@@ -41,6 +44,7 @@ pub fn run(request: &WalkRequest, call: &Call) -> Result<WalkSummary, AgentError
     if readlinkat(rustix::fs::CWD, c"/proc/self/exe", Vec::new()).is_err() {
         return Err(AgentError::failed("`/proc` is not mounted"));
     }
+    let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
     let walk = Walk {
         call,
         rules,
@@ -48,11 +52,11 @@ pub fn run(request: &WalkRequest, call: &Call) -> Result<WalkSummary, AgentError
         unprivileged: !rustix::process::geteuid().is_root(),
         seen: Seen::of(&root).map_err(failed)?,
         root,
-        queue: Mutex::new(Queue { stack: vec![BytePath::default()], busy: 0, failed: None }),
+        queue: Mutex::new(Queue { stack: vec![BytePath::default()], busy: 0, asleep: 0, failed: None }),
         wake: Condvar::new(),
         totals: Mutex::default(),
+        threads,
     };
-    let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| walk.work());
@@ -75,17 +79,29 @@ struct Walk<'a> {
     queue: Mutex<Queue>,
     wake: Condvar,
     totals: Mutex<WalkSummary>,
+    threads: usize,
 }
 
 struct Queue {
     stack: Vec<BytePath>,
     /// Threads that are listing now and may push more.
     busy: usize,
+    /// Threads that wait for something to do.
+    asleep: usize,
     failed: Option<AgentError>,
 }
 
 /// Takes a thread out of the busy ones, also when it unwinds.
 struct Turn<'a, 'b>(&'a Walk<'b>);
+
+impl Turn<'_, '_> {
+    /// Ends the turn with the directories that were found, in order of their names.
+    fn end(self, children: &mut Vec<BytePath>) {
+        if !children.is_empty() {
+            self.0.queue().stack.extend(children.drain(..).rev());
+        }
+    }
+}
 
 impl Drop for Turn<'_, '_> {
     fn drop(&mut self) {
@@ -94,7 +110,9 @@ impl Drop for Turn<'_, '_> {
         if thread::panicking() {
             queue.failed.get_or_insert_with(|| AgentError::failed("a walking thread panicked"));
         }
-        self.0.wake.notify_all();
+        if queue.asleep > 0 {
+            self.0.wake.notify_all();
+        }
     }
 }
 
@@ -105,33 +123,49 @@ impl Walk<'_> {
 
     fn work(&self) {
         let mut lister = list::Lister::new(self);
-        while let Some((path, turn)) = self.next() {
-            if let Err(error) = self.visit(&mut lister, path) {
-                self.queue().failed.get_or_insert(error);
+        let mut children = Vec::new();
+        while let Some((batch, turn)) = self.next() {
+            for path in batch {
+                if let Err(error) = self.visit(&mut lister, path, &mut children) {
+                    self.queue().failed.get_or_insert(error);
+                    break;
+                }
             }
-            drop(turn);
+            turn.end(&mut children);
         }
     }
 
-    fn next(&self) -> Option<(BytePath, Turn<'_, '_>)> {
+    /// Takes the next few directories, so that threads do not meet at the stack for each.
+    fn next(&self) -> Option<(Vec<BytePath>, Turn<'_, '_>)> {
         let mut queue = self.queue();
         loop {
             if queue.failed.is_some() {
                 return None;
             }
-            if let Some(path) = queue.stack.pop() {
+            if !queue.stack.is_empty() {
+                let take = queue.stack.len().div_ceil(self.threads).min(BATCH);
+                let rest = queue.stack.len() - take;
+                let mut batch = queue.stack.split_off(rest);
+                batch.reverse();
                 queue.busy += 1;
-                return Some((path, Turn(self)));
+                return Some((batch, Turn(self)));
             }
             if queue.busy == 0 {
                 return None;
             }
+            queue.asleep += 1;
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.asleep -= 1;
         }
     }
 
-    fn visit(&self, lister: &mut list::Lister<'_, '_>, path: BytePath) -> Result<(), AgentError> {
-        let (listing, children) = self.listing(lister, path)?;
+    fn visit(
+        &self,
+        lister: &mut list::Lister<'_, '_>,
+        path: BytePath,
+        children: &mut Vec<BytePath>,
+    ) -> Result<(), AgentError> {
+        let listing = self.listing(lister, path, children)?;
         let unreadable = |skip: &&Skip| matches!(skip.reason, SkipReason::Unreadable(_));
         let seen = WalkSummary {
             directories: 1,
@@ -152,39 +186,35 @@ impl Walk<'_> {
             totals.bytes += seen.bytes;
             totals.unreadable += seen.unreadable;
         }
-        if !children.is_empty() {
-            self.queue().stack.extend(children.into_iter().rev());
-            self.wake.notify_all();
-        }
         Ok(())
     }
 
-    /// Returns a directory's listing and the directories to go on with, in order of their names.
+    /// Returns a directory's listing; the directories to go on with are added to `children`, in order of their names.
     fn listing(
         &self,
         lister: &mut list::Lister<'_, '_>,
         path: BytePath,
-    ) -> Result<(DirListing, Vec<BytePath>), AgentError> {
+        children: &mut Vec<BytePath>,
+    ) -> Result<DirListing, AgentError> {
         let mut listing = DirListing { path, root: None, entries: Vec::new(), skipped: Vec::new() };
-        let mut children = Vec::new();
         if listing.path.is_empty() {
             let root = lister.root().map_err(|error| AgentError::io("the tree's root", &error.into()))?;
             listing.root = Some(root);
             if let Decision::Skip(reason) = self.rules.decide_root() {
                 let reason = SkipReason::Rule(reason.to_owned());
                 listing.skipped.push(Skip { name: BytePath::default(), reason });
-                return Ok((listing, children));
+                return Ok(listing);
             }
         }
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
         let read = open::beneath_for_reading(&self.root, listing.path.as_bytes(), flags)
-            .and_then(|dir| lister.fill(&dir, &mut listing, &mut children));
+            .and_then(|dir| lister.fill(&dir, &mut listing, children));
         match read {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => {
                 listing.skipped.push(Skip { name: BytePath::default(), reason: list::unreadable(error) });
             }
         }
-        Ok((listing, children))
+        Ok(listing)
     }
 }

@@ -8,12 +8,18 @@ use std::ffi::CStr;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 
-use rustix::buffer::spare_capacity;
+use rustix::buffer::{SpareCapacity, spare_capacity};
 use rustix::fs::{getxattr, lgetxattr, listxattr, llistxattr};
 use rustix::io::Errno;
 
-/// Room for a list or a value; the kernel gives no more than this.
-const ROOM: usize = 64 << 10;
+use super::cwd::OwnDirectory;
+
+/// Room for a list or a value at first. The kernel sets aside as much as it is offered, for every call: nearly all lists are
+/// empty, so a little is offered.
+const LITTLE: usize = 512;
+
+/// The kernel never gives more than this.
+const MOST: usize = 64 << 10;
 
 /// Attributes as in [`crate::proto::Meta`].
 pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
@@ -28,6 +34,8 @@ pub(super) fn is_mirrored(name: &[u8]) -> bool {
 
 /// Buffers for reading attributes, kept from one entry to the next.
 pub(super) struct Reader {
+    own: Option<OwnDirectory>,
+    inside: bool,
     path: Vec<u8>,
     names: Vec<u8>,
     value: Vec<u8>,
@@ -35,13 +43,25 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new() -> Self {
-        Self { path: Vec::new(), names: Vec::with_capacity(ROOM), value: Vec::with_capacity(ROOM) }
+        Self { own: None, inside: false, path: Vec::new(), names: Vec::new(), value: Vec::new() }
+    }
+
+    /// For a thread that reads whole directories: it gets a working directory of its own, if that is allowed.
+    pub(super) fn for_thread() -> Self {
+        Self { own: OwnDirectory::take(), ..Self::new() }
+    }
+
+    /// Announces the directory of the next calls of [`Reader::at`].
+    pub(super) fn enter(&mut self, dir: impl AsFd) {
+        self.inside = self.own.as_ref().is_some_and(|own| own.enter(dir).is_ok());
     }
 
     /// Reads those of `name` in `dir`, sorted.
     pub(super) fn at(&mut self, dir: impl AsFd, name: &CStr) -> Result<Xattrs, Errno> {
         self.path.clear();
-        let _ = write!(self.path, "/proc/self/fd/{}/", dir.as_fd().as_raw_fd());
+        if !self.inside {
+            let _ = write!(self.path, "/proc/self/fd/{}/", dir.as_fd().as_raw_fd());
+        }
         self.path.extend_from_slice(name.to_bytes_with_nul());
         self.read(false)
     }
@@ -56,18 +76,22 @@ impl Reader {
     /// `through` follows the last name, which then is the kernel's own link to the open inode.
     fn read(&mut self, through: bool) -> Result<Xattrs, Errno> {
         let path = CStr::from_bytes_with_nul(&self.path).map_err(|_| Errno::INVAL)?;
-        self.names.clear();
-        let room = spare_capacity(&mut self.names);
-        match if through { listxattr(path, room) } else { llistxattr(path, room) } {
+        let listed = offer(&mut self.names, |room| match through {
+            true => listxattr(path, room),
+            false => llistxattr(path, room),
+        });
+        match listed {
             Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
             Ok(_) => {}
             Err(error) => return Err(error),
         }
         let mut found = Vec::new();
         for name in self.names.split(|b| *b == 0).filter(|name| is_mirrored(name)) {
-            self.value.clear();
-            let room = spare_capacity(&mut self.value);
-            match if through { getxattr(path, name, room) } else { lgetxattr(path, name, room) } {
+            let read = offer(&mut self.value, |room| match through {
+                true => getxattr(path, name, room),
+                false => lgetxattr(path, name, room),
+            });
+            match read {
                 Ok(_) => found.push((name.to_vec(), self.value.clone())),
                 Err(Errno::NODATA) => {}
                 Err(error) => return Err(error),
@@ -76,4 +100,20 @@ impl Reader {
         found.sort_unstable();
         Ok(found)
     }
+}
+
+/// Fills `buffer` by `read`, first with little room and with the most only if that was too little.
+fn offer(
+    buffer: &mut Vec<u8>,
+    read: impl Fn(SpareCapacity<'_, u8>) -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
+    // A value of its own size each time: the spare room of a vector is all that it has.
+    for size in [LITTLE, MOST] {
+        *buffer = Vec::with_capacity(size);
+        match read(spare_capacity(buffer)) {
+            Err(Errno::RANGE) if size < MOST => {}
+            done => return done,
+        }
+    }
+    Err(Errno::RANGE)
 }

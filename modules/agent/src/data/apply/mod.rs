@@ -94,7 +94,7 @@ fn stage(
         writers.finish().and(fed)
     })?;
     if tally.files.load(Ordering::Relaxed) != stager.contents {
-        return Err(AgentError::protocol("some content never came"));
+        return Err(AgentError::protocol("some content never came or never ended"));
     }
     let ops = stager.ops;
     let steps = stager.finish()?;

@@ -3,6 +3,7 @@
 mod applying;
 mod drive;
 mod faults;
+mod measure;
 mod nasty;
 mod plan;
 mod walking;

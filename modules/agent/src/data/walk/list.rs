@@ -49,7 +49,7 @@ enum Found {
 impl<'a, 'b> Lister<'a, 'b> {
     pub(super) fn new(walk: &'a Walk<'b>) -> Self {
         let names = vec![MaybeUninit::uninit(); ROOM];
-        Self { walk, names, path: Vec::new(), xattrs: xattr::Reader::new() }
+        Self { walk, names, path: Vec::new(), xattrs: xattr::Reader::for_thread() }
     }
 
     /// Returns the entry of the tree's root.
@@ -70,6 +70,7 @@ impl<'a, 'b> Lister<'a, 'b> {
         let (mut names, read) = self.names(dir);
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         listing.entries.reserve(names.len());
+        self.xattrs.enter(dir);
         for (name, file_type) in names {
             let bytes = BytePath::new(name.to_bytes());
             match self.look(dir, &listing.path, &name, file_type) {

@@ -1,0 +1,75 @@
+//! Endings by the user's hand: nothing runs on, both locks are free, the next sync works.
+
+use std::time::Duration;
+
+use pc_switcher_testkit::{
+    lab::{CTRL_C, Lab},
+    manifest::assert_same_tree,
+};
+use rustix::process::Signal;
+
+use crate::hosts::{
+    CHILD, SOON, alice, assert_moved, assert_nothing_runs, configure, dawdle, first_sync, home, lab, line,
+    ours, sync, wait_for,
+};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits until the module's children run on both machines.
+fn wait_for_children(lab: &Lab) {
+    for machine in [lab.laptop(), lab.desk()] {
+        wait_for("child", LIMIT, || ours(machine).iter().any(|command| command == CHILD));
+    }
+}
+
+#[test]
+fn ctrl_c_during_a_module_leaves_no_process_and_no_lock_on_either_machine() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    alice(laptop, "echo new >notes/new");
+    dawdle(laptop, 60, "");
+    let before = home(desk);
+    let mut terminal = laptop.spawn_pty(&line("desk", &["--no-progress"])).unwrap();
+    terminal.expect("stage: module:dummy-success", LIMIT).unwrap();
+    wait_for_children(&lab);
+    terminal.send(CTRL_C).unwrap();
+    let (status, screen) = terminal.wait().unwrap();
+    assert_eq!(status.code(), Some(130), "{screen}");
+    assert_nothing_runs(&[laptop, desk], SOON);
+    assert_same_tree(&before, &home(desk));
+    configure(laptop, "");
+    sync(laptop, "desk", &[]).ends_with(0);
+    assert_moved(laptop, desk);
+}
+
+#[test]
+fn a_request_to_end_is_like_ctrl_c() {
+    let Some(lab) = lab() else { return };
+    first_sync(&lab);
+    dawdle(lab.laptop(), 60, "");
+    for signal in [Signal::TERM, Signal::HUP] {
+        let running = lab.laptop().spawn(&line("desk", &[])).unwrap();
+        wait_for_children(&lab);
+        running.signal(signal).unwrap();
+        let output = running.wait().unwrap();
+        assert_eq!(output.code(), Some(130), "{}{}", output.error_text(), output.text());
+        assert_nothing_runs(&[lab.laptop(), lab.desk()], SOON);
+    }
+}
+
+#[test]
+fn a_killed_front_leaves_nothing_on_either_machine() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    dawdle(laptop, 60, "");
+    let running = laptop.spawn(&line("desk", &[])).unwrap();
+    wait_for_children(&lab);
+    running.signal(Signal::KILL).unwrap();
+    assert_nothing_runs(&[laptop, desk], Duration::from_secs(30));
+    assert_eq!(running.wait().unwrap().code(), None);
+    configure(laptop, "");
+    sync(laptop, "desk", &[]).ends_with(0).says(&["this run goes on from there"]);
+    assert_moved(laptop, desk);
+}

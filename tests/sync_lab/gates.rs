@@ -1,0 +1,118 @@
+//! What a sync must not do without the user's word, and what it does with it.
+
+use crate::hosts::{
+    HOME, SOON, alice, assert_moved, configure, dawdle, first_sync, home, lab, line, root, snapshots, sync,
+};
+
+#[test]
+fn a_first_sync_without_its_flag_and_without_a_terminal_is_refused() {
+    let Some(lab) = lab() else { return };
+    let before = home(lab.desk());
+    let ran = sync(lab.laptop(), "desk", &["--yes"]).ends_with(7);
+    ran.says(&["--allow-first-sync", "have never been synced with each other"]);
+    assert_eq!(home(lab.desk()), before);
+    assert!(snapshots(lab.desk()).is_empty());
+}
+
+#[test]
+fn what_changed_on_the_target_is_named_and_never_overwritten_unasked() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    alice(laptop, "echo laptop >notes/both");
+    alice(desk, "echo desk >notes/both; echo desk >.config/editor/settings.json; rm src/project/README.md");
+    let before = home(desk);
+    let named = [
+        "/home/alice/notes/both",
+        "/home/alice/.config/editor/settings.json",
+        "/home/alice/src/project/README.md",
+    ];
+    sync(laptop, "desk", &[]).ends_with(7).says(&named).says(&["--allow-conflicts"]);
+    assert_eq!(home(desk), before);
+    sync(laptop, "desk", &["--allow-conflicts"]).ends_with(0).says(&named);
+    assert_moved(laptop, desk);
+    assert_eq!(alice(desk, "cat notes/both"), "laptop\n");
+    let kept = root(desk, "ls -d /.snapshots/@home-presync-* | tail -n 1");
+    let kept = kept.trim();
+    let both = root(desk, &format!("cat {kept}/alice/notes/both {kept}/alice/.config/editor/settings.json"));
+    assert_eq!(both, "desk\ndesk\n");
+}
+
+#[test]
+fn the_same_change_on_both_machines_is_no_conflict() {
+    let Some(lab) = lab() else { return };
+    first_sync(&lab);
+    for machine in [lab.laptop(), lab.desk()] {
+        alice(machine, "echo same >notes/same; touch -d 2024-05-06T07:08:09Z notes/same notes");
+    }
+    sync(lab.laptop(), "desk", &[]).ends_with(0);
+    assert_moved(lab.laptop(), lab.desk());
+}
+
+#[test]
+fn a_mass_deletion_is_refused() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    alice(laptop, "rm -r shapes names src Mail Documents Pictures");
+    let before = home(desk);
+    sync(laptop, "desk", &[]).ends_with(7).says(&["--allow-mass-deletion", "`/home` would lose"]);
+    assert_eq!(home(desk), before);
+    sync(laptop, "desk", &["--allow-mass-deletion"]).ends_with(0);
+    assert_moved(laptop, desk);
+}
+
+#[test]
+fn an_empty_source_is_refused() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    for machine in [laptop, desk] {
+        root(machine, "mkdir -p '/srv/my data'");
+        configure(machine, "[user-data]\nfolders = [\"/srv/my data\"]\n");
+    }
+    root(laptop, "echo one >'/srv/my data/one'");
+    first_sync(&lab);
+    assert_eq!(root(desk, "cat '/srv/my data/one'"), "one\n");
+    root(laptop, "rm '/srv/my data/one'");
+    sync(laptop, "desk", &[]).ends_with(7).says(&["`/srv/my data` is empty", "--allow-replaced-source"]);
+    assert_eq!(root(desk, "cat '/srv/my data/one'"), "one\n");
+}
+
+#[test]
+fn a_second_sync_while_one_runs_is_told_who_holds_which_machine() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    dawdle(laptop, 12, "");
+    let running = laptop.spawn(&line("desk", &[])).unwrap();
+    running.expect("stage: module:dummy-success", SOON).unwrap();
+    sync(laptop, "desk", &[]).ends_with(5).says(&["another sync runs here", "to `desk`"]);
+    sync(desk, "laptop", &[]).ends_with(5).says(&["desk is busy", "from laptop by alice"]);
+    let output = running.wait().unwrap();
+    assert_eq!(output.code(), Some(0), "{}{}", output.error_text(), output.text());
+}
+
+#[test]
+fn too_little_space_before_a_sync_is_refused() {
+    let Some(lab) = lab() else { return };
+    root(lab.desk(), "fallocate -l 20G /var/fill");
+    let ran = sync(lab.laptop(), "desk", &["--allow-first-sync"]).ends_with(6);
+    ran.says(&["desk: `", " free, ", " wanted"]);
+    assert!(snapshots(lab.desk()).is_empty());
+}
+
+#[test]
+fn space_that_runs_out_during_a_sync_stops_it() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    dawdle(laptop, 60, "[disk]\ncheck_interval = 1\n");
+    let running = laptop.spawn(&line("desk", &[])).unwrap();
+    running.expect("stage: module:dummy-success", SOON).unwrap();
+    let before = desk.manifest(HOME, &pc_switcher_testkit::manifest::ManifestOptions::new()).unwrap();
+    root(desk, "fallocate -l 15G /var/fill");
+    let output = running.wait().unwrap();
+    assert_eq!(output.code(), Some(6), "{}{}", output.error_text(), output.text());
+    assert_eq!(desk.manifest(HOME, &pc_switcher_testkit::manifest::ManifestOptions::new()).unwrap(), before);
+    crate::hosts::assert_nothing_runs(&[laptop, desk], SOON);
+}

@@ -1,0 +1,31 @@
+//! Whole syncs between two real machines: what a person types, what comes back, what is there afterwards.
+//!
+//! The program under test is named by `PC_SWITCHER_BIN` (`tests/run` builds it); it must be one static file.
+
+mod endings;
+mod first_contact;
+mod gates;
+mod hosts;
+mod layouts;
+mod moving;
+mod unplugged;
+
+#[test]
+fn every_test_that_the_promises_name_is_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/promises.md")).unwrap();
+    // `name` … `path`: the names stand before the file that holds them.
+    let mut names = Vec::new();
+    for word in page.split('`').skip(1).step_by(2) {
+        if word.ends_with(".rs") {
+            let code =
+                std::fs::read_to_string(root.join(word)).unwrap_or_else(|error| panic!("{word}: {error}"));
+            for name in names.drain(..) {
+                assert!(code.contains(&format!("fn {name}(")), "{word} has no {name}");
+            }
+        } else if word.matches('_').count() > 1 && word.bytes().all(|b| b == b'_' || b.is_ascii_lowercase()) {
+            names.push(word);
+        }
+    }
+    assert!(names.is_empty(), "{names:?}");
+}
