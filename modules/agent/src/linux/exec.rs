@@ -1,7 +1,8 @@
 #![expect(unsafe_code, reason = "a child needs a session of its own and a death signal before it runs")]
-//! Commands, each in a session and process group of its own, of which nothing survives its call.
+//! Commands, each in a session of its own, of which nothing survives its call.
 //!
-//! Invariant: a group is signalled only while its leader has not been reaped, so its number cannot belong to others.
+//! Invariant: a session is signalled only while its leader has not been reaped, so its number cannot belong to others.
+//! What leaves its session becomes a child of the agent and ends with it (`orphans`).
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -17,13 +18,14 @@ use std::time::{Duration, Instant};
 
 use pc_switcher_contract::BytePath;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use super::processes::{self, Process};
 use crate::proto::{AgentError, AgentErrorKind, ExecItem, ExecRequest};
 use crate::server::Call;
 
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin";
 
 /// How long a group may take to end after TERM.
 const GRACE: Duration = Duration::from_secs(3);
@@ -156,7 +158,13 @@ impl<'a> Group<'a> {
         command
             .args(request.args.iter().map(|arg| OsStr::from_bytes(arg.as_bytes())))
             .env_clear()
-            .envs([("PATH", PATH), ("LC_ALL", "C.UTF-8"), ("HOME", "/root")])
+            .envs([
+                ("PATH", PATH),
+                ("LC_ALL", "C.UTF-8"),
+                ("HOME", "/root"),
+                ("USER", "root"),
+                ("LOGNAME", "root"),
+            ])
             .current_dir("/")
             .stdin(if request.stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
@@ -166,6 +174,8 @@ impl<'a> Group<'a> {
         unsafe {
             command.pre_exec(move || {
                 rustix::process::setsid()?;
+                // The agent's own is stricter; files of a command such as `apt-get` are for everybody.
+                rustix::process::umask(Mode::from_raw_mode(0o022));
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
                 // The agent may have died before the death signal was set.
                 if rustix::process::getppid() != Some(agent) {
@@ -242,32 +252,22 @@ impl Drop for Group<'_> {
     }
 }
 
-/// Sends a signal to a group; one that is gone already is fine.
+/// Sends a signal to a group and to the groups that a shell made in its session; what is gone already is fine.
 fn signal(leader: Pid, signal: Signal) {
     let _ = rustix::process::kill_process_group(leader, signal);
+    for process in session_of(leader).filter(|process| process.group != leader.as_raw_nonzero().get()) {
+        processes::signal(&process, signal);
+    }
 }
 
-/// Whether a group has a member that is more than a zombie.
+/// Whether a session has a member that is more than a zombie.
 fn lives(leader: Pid) -> bool {
-    let group = leader.as_raw_nonzero().get();
-    let Ok(processes) = std::fs::read_dir("/proc") else { return false };
-    processes
-        .flatten()
-        .filter(|entry| entry.file_name().as_bytes().first().is_some_and(u8::is_ascii_digit))
-        .any(|entry| {
-            std::fs::read(entry.path().join("stat"))
-                .is_ok_and(|stat| parse_stat(&stat) == Some((true, group)))
-        })
+    session_of(leader).next().is_some()
 }
 
-/// Whether the process of a `stat` file is alive, and its group.
-fn parse_stat(stat: &[u8]) -> Option<(bool, i32)> {
-    // The name may hold spaces and parentheses; the last one ends it.
-    let end = stat.iter().rposition(|byte| *byte == b')')?;
-    let mut fields = std::str::from_utf8(&stat[end + 1..]).ok()?.split_ascii_whitespace();
-    let state = fields.next()?;
-    let _parent = fields.next()?;
-    Some((!matches!(state, "Z" | "X" | "x"), fields.next()?.parse().ok()?))
+fn session_of(leader: Pid) -> impl Iterator<Item = Process> {
+    let session = leader.as_raw_nonzero().get();
+    processes::all().into_iter().filter(move |process| process.session == session && !process.zombie)
 }
 
 fn nonblocking<P: AsFd>(pipe: P) -> io::Result<P> {

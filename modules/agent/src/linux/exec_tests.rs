@@ -54,7 +54,8 @@ fn text(bytes: &[u8]) -> &str {
 /// Whether a process number belongs to something that is no zombie.
 fn alive(pid: &str) -> bool {
     let stat = std::fs::read(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-    parse_stat(&stat).is_some_and(|(alive, _)| alive)
+    let pid = pid.trim().parse().unwrap_or_default();
+    processes::parse(pid, &stat).is_some_and(|process| !process.zombie)
 }
 
 #[test]
@@ -72,7 +73,9 @@ fn arguments_meet_no_shell_and_the_environment_is_ours() {
     let (_, out, _) = go(&request("env", &[], b"", 10_000));
     let mut lines: Vec<_> = text(&out).lines().collect();
     lines.sort_unstable();
-    assert_eq!(lines, ["HOME=/root", "LC_ALL=C.UTF-8", &format!("PATH={PATH}")]);
+    assert_eq!(lines, ["HOME=/root", "LC_ALL=C.UTF-8", "LOGNAME=root", &format!("PATH={PATH}"), "USER=root"]);
+    // What a command makes is for everybody, though the agent's own files are not.
+    assert_eq!(go(&sh("umask", 10_000)).1, b"0022\n");
 }
 
 #[test]
@@ -103,7 +106,14 @@ fn background_children_end_with_their_group() {
 }
 
 #[test]
-fn a_process_that_left_the_group_does_not_hold_the_call() {
+fn groups_that_a_shell_made_end_with_its_session() {
+    let (result, out, _) = go(&sh("set -m; sleep 60 & echo $!; exit 3", 30_000));
+    assert_eq!(result, Ok(3));
+    assert!(!out.is_empty() && !alive(text(&out)));
+}
+
+#[test]
+fn a_process_that_left_the_session_does_not_hold_the_call() {
     let since = Instant::now();
     let (result, out, _) = go(&sh("setsid sleep 15 & sleep 0.3; echo $!", 30_000));
     assert_eq!(result, Ok(0));
@@ -189,11 +199,4 @@ fn a_cancelled_call_ends_its_command() {
     assert!(!alive(text(&pid)) && since.elapsed() < GRACE);
     drop(front);
     server.join().unwrap().unwrap();
-}
-
-#[test]
-fn names_in_stat_files_do_not_mislead() {
-    assert_eq!(parse_stat(b"7 (a) b) S 1 42 42 0"), Some((true, 42)));
-    assert_eq!(parse_stat(b"7 (x) Z 1 42 42 0"), Some((false, 42)));
-    assert_eq!(parse_stat(b""), None);
 }

@@ -9,6 +9,8 @@ pub mod layout;
 pub mod lock;
 pub mod machine;
 pub mod mounts;
+pub mod orphans;
+mod processes;
 pub mod put_file;
 pub mod services;
 pub mod signals;

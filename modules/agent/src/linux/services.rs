@@ -1,5 +1,6 @@
 //! The agent of a real machine: every call of the protocol, answered.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,15 +11,12 @@ use super::exec::Groups;
 use super::install::{self, Places};
 use super::lock::{Attempt, LOCK_PATH, MachineLock};
 use super::mounts::Mounts;
-use super::snapshots::{self, Source};
 use super::state::{STATE_PATH, StateDir};
 use super::stdin::WatchedStdin;
-use super::{connection, exec, layout, machine, put_file, signals, space};
+use super::{exec, layout, machine, orphans, put_file, signals, snapshots, space};
 use crate::data;
-use crate::proto::{
-    AgentError, AgentHello, LayoutRequest, LockReply, LockRequest, PROTOCOL, Request, TakeSet, encode,
-};
-use crate::server::{Call, SILENT, Services, serve};
+use crate::proto::{AgentError, AgentHello, LockReply, LockRequest, PROTOCOL, Request, encode};
+use crate::server::{Call, Services, serve};
 
 /// Stores a row of the machine's history.
 pub type HistoryHook = Box<dyn Fn(&Path, &[u8]) -> Result<(), String> + Send + Sync>;
@@ -65,6 +63,8 @@ struct LinuxServices {
 pub fn main(options: AgentOptions) -> Result<(), String> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let stop = signals::take_over().map_err(|error| format!("cannot take over signals: {error}"))?;
+    // Without it orphans still end with their session, only daemons among them do not.
+    let _ = orphans::adopt();
     let hello = AgentHello {
         protocol: PROTOCOL,
         version: options.version.clone(),
@@ -77,11 +77,10 @@ pub fn main(options: AgentOptions) -> Result<(), String> {
     let state = StateDir::new(options.state_dir.clone());
     let services =
         Arc::new(LinuxServices { options, hello, state, lock: Mutex::default(), groups: Groups::default() });
-    let ended = serve(services, input, Box::new(io::stdout()));
-    if ended.as_ref().is_err_and(|why| why == SILENT) {
-        connection::end_own();
-    }
-    ended
+    // Unbuffered: the standard library would look for line ends in megabytes of content.
+    let output = rustix::io::dup(rustix::stdio::stdout())
+        .map_err(|error| format!("cannot use standard output: {error}"))?;
+    serve(services, input, Box::new(File::from(output)))
 }
 
 impl LinuxServices {
@@ -99,24 +98,6 @@ impl LinuxServices {
             Attempt::Busy(holder) => LockReply::Busy(holder),
         })
     }
-
-    fn take_set(&self, request: &TakeSet) -> Result<pc_switcher_contract::SnapshotSet, AgentError> {
-        let wanted = LayoutRequest {
-            folders: Vec::new(),
-            subvolumes: request.subvolumes.clone(),
-            snapshot_dir: request.snapshot_dir.clone(),
-        };
-        let layout = layout::layout(&wanted)?;
-        if let Some(missing) = layout.missing_subvolumes.first() {
-            return Err(AgentError::failed(format!("there is no subvolume `{missing}`")));
-        }
-        let source = |fact: crate::proto::SubvolumeFact| Source {
-            name: fact.name,
-            mount_point: fact.mount_point.as_path().to_owned(),
-        };
-        let sources: Vec<Source> = layout.subvolumes.into_iter().map(source).collect();
-        snapshots::take(&KernelBtrfs, &self.hello.hostname, request, &sources)
-    }
 }
 
 impl Services for LinuxServices {
@@ -130,9 +111,9 @@ impl Services for LinuxServices {
             Request::Lock(request) => encode(&self.take_lock(&request)?),
             Request::Layout(request) => encode(&layout::layout(&request)?),
             Request::Space(paths) => encode(&space::space(&KernelBtrfs, &Mounts::read()?, &paths)?),
-            Request::TakeSet(request) => encode(&self.take_set(&request)?),
-            Request::CheckSet(set) => encode(&snapshots::check(&KernelBtrfs, &set)),
-            Request::DropSet(set) => encode(&snapshots::remove(&KernelBtrfs, &set)?),
+            Request::TakeSet(request) => encode(&snapshots::take_set(&request)?),
+            Request::CheckSet(set) => encode(&snapshots::check_set(&set)),
+            Request::DropSet(set) => encode(&snapshots::drop_set(&set)?),
             Request::Walk(request) => encode(&data::walk::run(&request, call)?),
             Request::Read { root } => encode(&data::read::run(&root, call)?),
             Request::Digest { root } => encode(&data::digest::run(&root, call)?),
@@ -160,5 +141,6 @@ impl Services for LinuxServices {
 
     fn shut_down(&self) {
         self.groups.end_all();
+        orphans::end_all();
     }
 }

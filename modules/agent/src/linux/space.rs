@@ -1,7 +1,5 @@
 //! Free space, judged the way btrfs runs out of it: data, unallocated and metadata apart (facts/btrfs.md B35, B36).
 
-use std::os::unix::fs::MetadataExt;
-
 use pc_switcher_contract::BytePath;
 
 use super::btrfs::{Btrfs, DeviceSpace, SpaceSlot};
@@ -17,10 +15,10 @@ const RAID1C3: u64 = 1 << 9;
 const RAID1C4: u64 = 1 << 10;
 const GLOBAL_RESERVE: u64 = 1 << 49;
 
-/// Below this much free metadata btrfs will want a new chunk for it soon.
-const METADATA_LOW: u64 = 32 << 20;
-/// What such a chunk takes, one copy.
-const METADATA_CHUNK: u64 = 256 << 20;
+/// Below this much free metadata, or this part of a small disk, btrfs will want a new chunk for it soon.
+const METADATA_LOW: (u64, u64) = (32 << 20, 64);
+/// What such a chunk takes, one copy, or this part of a small disk.
+const METADATA_CHUNK: (u64, u64) = (256 << 20, 10);
 
 /// Returns a report per file system of these paths, each once.
 ///
@@ -39,21 +37,27 @@ pub fn space(btrfs: &dyn Btrfs, mounts: &Mounts, paths: &[BytePath]) -> Result<V
 
 fn report(btrfs: &dyn Btrfs, mounts: &Mounts, path: &BytePath) -> Result<SpaceReport, AgentError> {
     let failed =
-        |error: &std::io::Error| AgentError::io(format!("cannot read the free space of `{path}`"), error);
-    if mounts.holding(path).is_some_and(super::mounts::Mount::is_btrfs) {
-        let at = path.as_path();
-        let uuid = btrfs.fs_uuid(at).map_err(|error| failed(&error))?;
-        let slots = btrfs.space(at).map_err(|error| failed(&error))?;
-        let devices = btrfs.devices(at).map_err(|error| failed(&error))?;
-        return Ok(SpaceReport { path: path.clone(), fs_uuid: uuid.dashed(), ..judge(&slots, devices) });
-    }
-    let stat = rustix::fs::statvfs(path.as_path()).map_err(|error| failed(&error.into()))?;
-    let device = std::fs::metadata(path.as_path()).map_err(|error| failed(&error))?.dev();
+        |error: std::io::Error| AgentError::io(format!("cannot read the free space of `{path}`"), &error);
+    // What is not made yet will lie where its parent lies; the mount table knows no symbolic links.
+    let there = path.as_path().ancestors().find(|one| one.exists()).unwrap_or(path.as_path());
+    let real = std::fs::canonicalize(there).map_err(failed)?;
+    let at = real.as_path();
+    let mount =
+        mounts.holding(&at.into()).ok_or_else(|| AgentError::failed(format!("no mount shows `{path}`")))?;
+    let stat = rustix::fs::statvfs(at).map_err(|error| failed(error.into()))?;
     let free = stat.f_bavail * stat.f_frsize;
+    if mount.is_btrfs() {
+        let fs_uuid = btrfs.fs_uuid(at).map_err(failed)?.dashed();
+        let judged = judge(&btrfs.space(at).map_err(failed)?, btrfs.devices(at).map_err(failed)?);
+        // The kernel knows what parity costs; we know what metadata costs. The smaller of the two holds.
+        let available_bytes = judged.available_bytes.min(free);
+        return Ok(SpaceReport { path: path.clone(), fs_uuid, available_bytes, ..judged });
+    }
     Ok(SpaceReport {
         path: path.clone(),
-        fs_uuid: format!("device {device}"),
-        fs_type: mounts.holding(path).map_or_else(String::new, |mount| mount.fs_type.clone()),
+        // As in a layout.
+        fs_uuid: mount.device.clone(),
+        fs_type: mount.fs_type.clone(),
         size_bytes: stat.f_blocks * stat.f_frsize,
         data_free_bytes: free,
         unallocated_bytes: 0,
@@ -86,7 +90,9 @@ fn judge(slots: &[SpaceSlot], devices: DeviceSpace) -> SpaceReport {
     let metadata_free = free(METADATA).saturating_sub(reserve);
     let unallocated = devices.total_bytes.saturating_sub(devices.allocated_bytes);
     // Metadata that is nearly full takes its next chunk before data does; without room for one, nothing can be written.
-    let wanted = if metadata_free < METADATA_LOW { METADATA_CHUNK * ratio(METADATA) } else { 0 };
+    let scaled = |(most, part): (u64, u64)| most.min(devices.total_bytes / part);
+    let is_low = metadata_free < scaled(METADATA_LOW);
+    let wanted = if is_low { scaled(METADATA_CHUNK) * ratio(METADATA) } else { 0 };
     let stuck = metadata_free == 0 && unallocated < (1 << 20) * ratio(METADATA);
     let available = if stuck { 0 } else { data_free + unallocated.saturating_sub(wanted) / ratio(DATA) };
     SpaceReport {
@@ -104,6 +110,8 @@ fn judge(slots: &[SpaceSlot], devices: DeviceSpace) -> SpaceReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linux::btrfs::KernelBtrfs;
+    use crate::linux::btrfs::image::Image;
 
     const GIB: u64 = 1 << 30;
 
@@ -133,5 +141,40 @@ mod tests {
         let mut slots = slots((GIB, GIB), (GIB, 0));
         slots[0].flags |= RAID1;
         assert_eq!(judge(&slots, devices(20 * GIB, 10 * GIB)).available_bytes, 5 * GIB);
+    }
+
+    #[test]
+    fn low_metadata_takes_its_chunk_first_in_proportion_to_the_disk() {
+        let low = |gib: u64| {
+            let slots = slots((GIB, GIB), (GIB, GIB - (17 << 20)));
+            judge(&slots, devices(gib * GIB, gib * GIB - 2 * GIB)).available_bytes
+        };
+        assert_eq!(low(100), 2 * GIB - (512 << 20));
+        assert_eq!(low(3), 2 * GIB - (512 << 20));
+    }
+
+    #[test]
+    fn a_real_disk_is_judged_empty_and_full() {
+        let Some(image) = Image::make(512) else { return };
+        let paths: Vec<BytePath> =
+            ["", "not/yet/made"].iter().map(|name| image.top().join(name).as_path().into()).collect();
+        let look = || space(&KernelBtrfs, &Mounts::read().unwrap(), &paths).unwrap();
+        let empty = look();
+        assert_eq!(empty.len(), 1, "one file system, one report");
+        assert_eq!((empty[0].fs_type.as_str(), empty[0].size_bytes), ("btrfs", 512 << 20));
+        assert!(empty[0].available_bytes > 300 << 20, "{empty:?}");
+        let mut file = std::fs::File::create(image.top().join("fill")).unwrap();
+        while std::io::Write::write_all(&mut file, &[7; 1 << 20]).is_ok() {}
+        KernelBtrfs.sync(image.top()).unwrap();
+        let full = look();
+        assert!(full[0].available_bytes < 32 << 20, "{full:?}");
+    }
+
+    #[test]
+    fn a_disk_without_btrfs_is_named_as_in_a_layout() {
+        let mounts = Mounts::parse(b"20 1 8:1 / / rw - ext4 x rw\n");
+        let report = &space(&KernelBtrfs, &mounts, &["/".into(), "/tmp".into()]).unwrap()[0];
+        assert_eq!((report.fs_uuid.as_str(), report.fs_type.as_str()), ("8:1", "ext4"));
+        assert!(report.available_bytes <= report.size_bytes);
     }
 }

@@ -1,23 +1,25 @@
-//! The machine's own state: small files below one directory, each written whole or not at all.
+//! The machine's own state: small files below one directory of root's alone, each written whole or not at all.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::proto::AgentError;
 
-/// Where the state of a machine lies.
+/// Where the state lies.
 pub const STATE_PATH: &str = "/var/lib/pc-switcher";
 
-/// A directory of named values.
+/// The state directory.
 #[derive(Debug, Clone)]
 pub struct StateDir {
     root: PathBuf,
 }
 
 impl StateDir {
-    /// Uses a directory; it is made, closed to others, when something is first written.
+    /// Names the directory; it is made with the first file.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
@@ -27,113 +29,193 @@ impl StateDir {
         &self.root
     }
 
-    fn path(&self, key: &str) -> Result<PathBuf, AgentError> {
-        let part = |part: &str| {
-            let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
-            !part.is_empty() && !part.starts_with('.') && part.bytes().all(ok)
-        };
-        if key.len() > 200 || !key.split('/').all(part) {
-            return Err(AgentError::protocol(format!(
-                "`{}` is no key of the machine's state",
-                key.escape_debug()
-            )));
-        }
-        Ok(self.root.join(key))
-    }
-
-    /// Returns a value.
+    /// Returns a file's bytes, `None` if there is none.
     ///
     /// # Errors
-    /// If it is there and cannot be read.
+    /// If the key is none or the file cannot be read.
     pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>, AgentError> {
-        let path = self.path(key)?;
-        match fs::read(&path) {
+        match fs::read(self.path(key)?) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(AgentError::io(format!("cannot read `{}`", path.display()), &error)),
+            Err(error) => Err(AgentError::io(format!("cannot read state `{key}`"), &error)),
         }
     }
 
-    /// Returns the keys below a prefix such as `pairs/`, sorted.
+    /// Returns all keys below `prefix`, sorted; all keys if it is empty.
     ///
     /// # Errors
-    /// If the directory cannot be read.
+    /// If the prefix is no key or the directory cannot be read.
     pub fn list(&self, prefix: &str) -> Result<Vec<String>, AgentError> {
-        let dir = self.path(prefix.trim_end_matches('/'))?;
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(AgentError::io(format!("cannot read `{}`", dir.display()), &error)),
-        };
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut keys: Vec<String> = names
-            .map(|name| format!("{}/{name}", prefix.trim_end_matches('/')))
-            .filter(|key| self.path(key).is_ok())
-            .collect();
+        let prefix = prefix.trim_end_matches('/');
+        if !prefix.is_empty() {
+            self.path(prefix)?;
+        }
+        let mut keys = Vec::new();
+        let mut todo = vec![prefix.to_owned()];
+        while let Some(dir) = todo.pop() {
+            let entries = match fs::read_dir(self.root.join(&dir)) {
+                Ok(entries) => entries,
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+                {
+                    continue;
+                }
+                Err(error) => return Err(AgentError::io(format!("cannot list state `{dir}`"), &error)),
+            };
+            for entry in entries {
+                let entry = entry.map_err(|error| AgentError::io("cannot list the state", &error))?;
+                let name = entry.file_name();
+                let Some(name) = name.to_str().filter(|name| is_key(name)) else { continue };
+                let key = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => todo.push(key),
+                    Ok(kind) if kind.is_file() => keys.push(key),
+                    _ => {}
+                }
+            }
+        }
         keys.sort();
         Ok(keys)
     }
 
-    /// Writes a value durably, or removes it.
+    /// Writes a file, or removes it with `None`; durable when it returns.
     ///
     /// # Errors
-    /// If the disk refuses; the old value stays.
+    /// If the key is none or the file cannot be written.
     pub fn put(&self, key: &str, value: Option<&[u8]>) -> Result<(), AgentError> {
         let path = self.path(key)?;
-        let Some(dir) = path.parent() else { return Err(AgentError::protocol("a key has a directory")) };
-        let failed = |error: &io::Error| AgentError::io(format!("cannot write `{}`", path.display()), error);
+        let parent = path.parent().unwrap_or(&self.root);
+        let failed = |error: io::Error| AgentError::io(format!("cannot write state `{key}`"), &error);
         match value {
             Some(bytes) => {
-                DirBuilder::new().mode(0o700).recursive(true).create(dir).map_err(|error| failed(&error))?;
-                // A name that is no key, so that it is never taken for a value.
-                let temporary = dir.join(format!(".{}.new", path.file_name().unwrap_or_default().display()));
-                let write = || {
-                    let mut file = File::options()
-                        .write(true)
-                        .create(true)
-                        .truncate(true)
-                        .mode(0o600)
-                        .open(&temporary)?;
-                    file.write_all(bytes)?;
-                    file.sync_all()?;
-                    fs::rename(&temporary, &path)
-                };
-                write().map_err(|error| failed(&error))?;
+                self.make_dirs(parent).map_err(failed)?;
+                write_file(&path, bytes).map_err(failed)
             }
             None => match fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                Err(error) => return Err(failed(&error)),
+                Ok(()) => sync_dir(parent).map_err(failed),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(failed(error)),
             },
         }
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| failed(&error))
     }
+
+    /// Makes the directories down to `dir`, each durable.
+    fn make_dirs(&self, dir: &Path) -> io::Result<()> {
+        let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.is_dir()).collect();
+        for dir in missing.into_iter().rev() {
+            let mode = if dir.starts_with(&self.root) { 0o700 } else { 0o755 };
+            match DirBuilder::new().mode(mode).create(dir) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => other?,
+            }
+            sync_dir(dir.parent().unwrap_or(dir))?;
+        }
+        Ok(())
+    }
+
+    fn path(&self, key: &str) -> Result<PathBuf, AgentError> {
+        match key.split('/').all(is_key) {
+            true => Ok(self.root.join(key)),
+            false => Err(AgentError::protocol(format!("`{}` is no state key", key.escape_default()))),
+        }
+    }
+}
+
+/// Writes a file of root's alone: temporary file, fsync, rename, fsync of the directory (facts/btrfs.md B4).
+fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temp = path.with_file_name(temp_name(path.file_name().unwrap_or_default()));
+    let write = || {
+        // One of this name can only be a dead process's.
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temp, path)?;
+        sync_dir(path.parent().unwrap_or(path))
+    };
+    write().inspect_err(|_| {
+        let _ = fs::remove_file(&temp);
+    })
+}
+
+/// A name that is no key, and that no other call uses at the same time.
+fn temp_name(name: &OsStr) -> OsString {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let mut temp = OsString::from(".");
+    temp.push(name);
+    temp.push(format!(".{}-{}~", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    temp
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Whether a text is one step of a key: `[a-z0-9._-]+` and no directory entry of its own.
+fn is_key(step: &str) -> bool {
+    let ok = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+    !step.is_empty() && step.len() <= 200 && !matches!(step, "." | "..") && step.bytes().all(ok)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
-    fn values_are_written_listed_and_removed() {
+    fn a_file_comes_back_is_listed_and_goes() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::new(dir.path().join("state"));
-        assert_eq!(state.get("pairs/a.json"), Ok(None));
-        assert_eq!(state.list("pairs/"), Ok(vec![]));
-        state.put("pairs/b.json", Some(b"2")).unwrap();
-        state.put("pairs/a.json", Some(b"1")).unwrap();
-        assert_eq!(state.get("pairs/a.json"), Ok(Some(b"1".to_vec())));
-        assert_eq!(state.list("pairs/"), Ok(vec!["pairs/a.json".into(), "pairs/b.json".into()]));
-        state.put("pairs/a.json", None).unwrap();
-        state.put("pairs/a.json", None).unwrap();
-        assert_eq!(state.get("pairs/a.json"), Ok(None));
+        assert_eq!(state.list("").unwrap(), Vec::<String>::new());
+        state.put("pairs/01", Some(b"one")).unwrap();
+        state.put("pairs/02", Some(b"two")).unwrap();
+        state.put("pairs/02", Some(b"three")).unwrap();
+        state.put("intent", Some(b"")).unwrap();
+        assert_eq!(state.get("pairs/02").unwrap(), Some(b"three".to_vec()));
+        assert_eq!(state.list("pairs").unwrap(), ["pairs/01", "pairs/02"]);
+        assert_eq!(state.list("pairs/").unwrap().len(), 2);
+        assert_eq!(state.list("").unwrap(), ["intent", "pairs/01", "pairs/02"]);
+        state.put("pairs/01", None).unwrap();
+        state.put("pairs/01", None).unwrap();
+        assert_eq!(state.get("pairs/01").unwrap(), None);
+        let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("state"), mode("state/pairs"), mode("state/intent")), (0o700, 0o700, 0o600));
     }
 
     #[test]
-    fn a_key_cannot_leave_the_directory() {
-        let state = StateDir::new("/nowhere");
-        for bad in ["", "/etc/passwd", "../x", "a/../b", "a//b", ".x", "A", "a b"] {
-            assert!(state.get(bad).is_err(), "{bad}");
+    fn a_half_written_file_is_never_listed() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        state.put("a", Some(b"1")).unwrap();
+        fs::write(dir.path().join(temp_name("b".as_ref())), "half").unwrap();
+        assert_eq!(state.list("").unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn writers_of_one_key_at_one_time_leave_one_whole_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        std::thread::scope(|scope| {
+            for letter in b'a'..b'e' {
+                let state = &state;
+                scope.spawn(move || state.put("one/key", Some(&[letter; 5000])).unwrap());
+            }
+        });
+        let value = state.get("one/key").unwrap().unwrap();
+        assert!(value.len() == 5000 && value.iter().all(|byte| *byte == value[0]));
+        assert_eq!(fs::read_dir(dir.path().join("one")).unwrap().count(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn no_key_leads_out_of_the_directory(key in "[a-z./_A-Z\\-]{0,12}") {
+            let state = StateDir::new("/state");
+            if let Ok(path) = state.path(&key) {
+                prop_assert!(path.starts_with("/state") && path != Path::new("/state"));
+                prop_assert!(super::super::mounts::is_plain(&path));
+            }
         }
     }
 }

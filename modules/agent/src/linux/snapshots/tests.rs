@@ -1,124 +1,230 @@
+//! Sets over the model with faults, and over a real image.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use pc_switcher_contract::SnapshotKind;
 
-use super::super::btrfs::KernelBtrfs;
-use super::super::btrfs::image::Image;
-use super::super::btrfs::model::{Fault, ModelBtrfs};
 use super::*;
+use crate::linux::btrfs::image::Image;
+use crate::linux::btrfs::model::{Fault, ModelBtrfs};
+use crate::proto::AgentErrorKind;
 
-fn request(dir: &Path, session: &str) -> TakeSet {
+fn request(snapshot_dir: &Path, session: &str, subvolumes: &[&str]) -> TakeSet {
     TakeSet {
         session: session.parse().unwrap(),
         stamp: "20251115T120000Z".parse().unwrap(),
         kind: SnapshotKind::PreSync,
-        snapshot_dir: BytePath::from(dir),
-        subvolumes: vec![],
+        snapshot_dir: snapshot_dir.into(),
+        subvolumes: subvolumes.iter().map(|name| name.parse().unwrap()).collect(),
     }
 }
 
-fn source(image: &Image, name: &str) -> Source {
-    Source { name: name.parse().unwrap(), mount_point: image.top().join(name) }
+struct Bench {
+    _dir: tempfile::TempDir,
+    top: PathBuf,
+    model: ModelBtrfs,
+    mounts: Mounts,
 }
 
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let top = fs::canonicalize(dir.path()).unwrap();
+        let model = ModelBtrfs::new(&top);
+        for name in ["@", "@home", "@snapshots"] {
+            model.create(&top.join(name));
+        }
+        fs::write(top.join("@home/letter"), "dear").unwrap();
+        let table = format!("20 1 8:1 / / rw - ext4 x rw\n21 20 0:30 / {} rw - btrfs x rw\n", top.display());
+        Self { _dir: dir, model, mounts: Mounts::parse(table.as_bytes()), top }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.top.join("@snapshots")
+    }
+
+    fn take(&self, session: &str) -> Result<SnapshotSet, AgentError> {
+        let request = request(&self.dir(), session, &["@", "@home"]);
+        set::take(&self.model, &self.mounts, "laptop".parse().unwrap(), &request)
+    }
+
+    /// What stands in the snapshot directory and in the nursery.
+    fn left(&self) -> BTreeSet<String> {
+        let names = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten();
+        names(self.dir())
+            .chain(names(self.dir().join(".pc-switcher/tmp")))
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .filter(|name| name != ".pc-switcher")
+            .collect()
+    }
+}
+
+const HOME: &str = "@home-presync-20251115T120000Z-abc12345";
+
 #[test]
-fn a_set_lies_at_its_flat_names_read_only_and_of_one_instant() {
-    let Some(image) = Image::make(512) else { return };
-    image.create("@");
-    image.create("@home");
-    fs::write(image.top().join("@home/f"), "x").unwrap();
-    let dir = image.top().join("snaps");
-    let began = Instant::now();
-    let sources = [source(&image, "@"), source(&image, "@home")];
-    let set = take(&KernelBtrfs, &"laptop".parse().unwrap(), &request(&dir, "abc12345"), &sources).unwrap();
-    println!("set of two: {:?}", began.elapsed());
+fn a_set_stands_under_flat_names_and_nothing_else_is_left() {
+    let bench = Bench::new();
+    let set = bench.take("abc12345").unwrap();
     assert!(set.consistent);
-    assert_eq!(set.members[1].path.as_path(), dir.join("@home-presync-20251115T120000Z-abc12345"));
-    assert!(fs::write(dir.join("@home-presync-20251115T120000Z-abc12345/g"), "y").is_err());
-    assert_eq!(check(&KernelBtrfs, &set), Ok(()));
-    assert!(!dir.join(OURS).exists(), "the nursery is gone");
-    assert!(take(&KernelBtrfs, &"laptop".parse().unwrap(), &request(&dir, "abc12345"), &sources).is_err());
-    assert_eq!(check(&KernelBtrfs, &set), Ok(()), "a second set of that name does not harm the first");
-    remove(&KernelBtrfs, &set).unwrap();
-    assert_eq!(entries(&dir).len(), 0);
-    assert!(check(&KernelBtrfs, &set).unwrap_err().contains("is gone"));
+    let names: BTreeSet<_> = set.members.iter().map(|member| member.name.to_string()).collect();
+    assert_eq!(bench.left(), names);
+    assert_eq!(fs::read_to_string(bench.dir().join(HOME).join("letter")).unwrap(), "dear");
+    assert_eq!(set.members[0].otransid, set.members[1].otransid);
+    let mode = fs::metadata(bench.dir().join(".pc-switcher/tmp")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    for member in &set.members {
+        check_member(&bench.model, member).unwrap();
+    }
+    assert!(bench.take("abc12345").unwrap_err().message.contains("exists"));
 }
 
 #[test]
-fn a_snapshot_that_was_opened_and_edited_is_found() {
-    let Some(image) = Image::make(512) else { return };
-    image.create("@");
-    let dir = image.top().join("snaps");
-    let set =
-        take(&KernelBtrfs, &"desk".parse().unwrap(), &request(&dir, "abc12345"), &[source(&image, "@")])
-            .unwrap();
-    let path = set.members[0].path.as_path().to_owned();
-    KernelBtrfs.set_readonly(&path, false).unwrap();
-    assert!(check(&KernelBtrfs, &set).unwrap_err().contains("writable"));
-    fs::write(path.join("edit"), "x").unwrap();
-    KernelBtrfs.sync(&path).unwrap();
-    KernelBtrfs.set_readonly(&path, true).unwrap();
-    assert!(check(&KernelBtrfs, &set).unwrap_err().contains("changed"));
-}
-
-#[test]
-fn what_a_dead_run_left_goes_and_foreign_things_stay() {
-    let Some(image) = Image::make(512) else { return };
-    image.create("@");
-    let dir = image.top().join("snaps");
-    let dead = dir.join(".pc-switcher/tmp/deadbeef/0");
-    fs::create_dir_all(&dead).unwrap();
-    let name = "@-presync-20251114T120000Z-deadbeef";
-    KernelBtrfs.snapshot(&image.top().join("@"), &dead, OsStr::new(name)).unwrap();
-    fs::write(dir.join("mine"), "x").unwrap();
-    take(&KernelBtrfs, &"desk".parse().unwrap(), &request(&dir, "abc12345"), &[source(&image, "@")]).unwrap();
-    assert!(!dead.exists() && dir.join("mine").exists());
-}
-
-/// A model with two subvolumes, whatever the machine: for faults that the kernel does not make on request.
-fn modelled() -> (tempfile::TempDir, ModelBtrfs, Vec<Source>) {
-    let dir = tempfile::tempdir().unwrap();
-    let model = ModelBtrfs::new(dir.path());
-    let sources = ["@", "@home"].map(|name| {
-        model.create(&dir.path().join(name));
-        Source { name: name.parse().unwrap(), mount_point: dir.path().join(name) }
-    });
-    (dir, model, sources.to_vec())
-}
-
-fn take_modelled(fault: Fault) -> (tempfile::TempDir, Result<SnapshotSet, AgentError>) {
-    let (dir, model, sources) = modelled();
-    model.fail(fault);
-    let taken =
-        take(&model, &"desk".parse().unwrap(), &request(&dir.path().join("snaps"), "abc12345"), &sources);
-    (dir, taken)
-}
-
-#[test]
-fn a_set_that_fails_anywhere_leaves_nothing() {
+fn whatever_fails_leaves_nothing_of_the_set() {
     let faults = [
         Fault::Snapshot(1, libc::ENOSPC),
         Fault::Snapshot(2, libc::ETXTBSY),
+        Fault::Freeze(1, libc::EIO),
         Fault::Freeze(2, libc::EPERM),
-        Fault::Touched,
     ];
     for fault in faults {
-        let (dir, taken) = take_modelled(fault);
-        assert!(taken.is_err(), "{fault:?}");
-        assert_eq!(entries(&dir.path().join("snaps")), Vec::<PathBuf>::new(), "{fault:?}");
+        let bench = Bench::new();
+        bench.model.fail(fault);
+        let error = bench.take("abc12345").unwrap_err();
+        assert_eq!(bench.left(), BTreeSet::new(), "{fault:?}");
+        match fault {
+            Fault::Snapshot(_, libc::ENOSPC) => assert_eq!(error.kind, AgentErrorKind::NoSpace),
+            Fault::Snapshot(_, libc::ETXTBSY) => assert!(error.message.contains("swap file"), "{error}"),
+            _ => {}
+        }
+        bench.take("abc12345").unwrap();
     }
-    let (_dir, full) = take_modelled(Fault::Snapshot(1, libc::ENOSPC));
-    assert_eq!(full.unwrap_err().kind, crate::proto::AgentErrorKind::NoSpace);
-    let (_dir, swap) = take_modelled(Fault::Snapshot(1, libc::ETXTBSY));
-    assert!(swap.unwrap_err().message.contains("swap file"));
 }
 
 #[test]
-fn a_torn_set_is_taken_again_and_at_last_kept_as_it_is() {
-    let (_dir, again) = take_modelled(Fault::Torn(2));
-    assert!(again.unwrap().consistent);
-    let (dir, torn) = take_modelled(Fault::Torn(100));
-    let torn = torn.unwrap();
-    assert!(!torn.consistent);
-    assert_eq!((torn.members.len(), entries(&dir.path().join("snaps")).len()), (2, 2));
+fn a_torn_set_is_taken_again_and_after_five_tries_says_so() {
+    let bench = Bench::new();
+    bench.model.fail(Fault::Torn(5));
+    assert!(bench.take("aaaaaaaa").unwrap().consistent);
+    bench.model.fail(Fault::Torn(100));
+    let set = bench.take("bbbbbbbb").unwrap();
+    assert!(!set.consistent && set.members.len() == 2);
+}
+
+#[test]
+fn a_member_that_was_written_to_voids_the_try() {
+    let bench = Bench::new();
+    bench.model.fail(Fault::Touched);
+    let set = bench.take("abc12345").unwrap();
+    assert!(set.members.iter().all(|member| member.ctransid <= member.otransid));
+}
+
+#[test]
+fn what_a_crash_left_is_swept_and_what_is_foreign_stays() {
+    let bench = Bench::new();
+    bench.take("aaaaaaaa").unwrap();
+    let tmp = bench.dir().join(".pc-switcher/tmp");
+    // A crash after one of two moves, and a directory that is not ours.
+    fs::create_dir_all(tmp.join("dead0000/0")).unwrap();
+    fs::create_dir_all(tmp.join("dead0000/1")).unwrap();
+    fs::create_dir(tmp.join("keep-me")).unwrap();
+    let names = ["@", "@home"].map(|name| format!("{name}-presync-20251115T110000Z-dead0000"));
+    symlink(&names[0], tmp.join("dead0000/0.name")).unwrap();
+    symlink(&names[1], tmp.join("dead0000/1.name")).unwrap();
+    bench.model.snapshot(&bench.top.join("@"), &bench.dir(), names[0].as_ref()).unwrap();
+    bench.model.snapshot(&bench.top.join("@home"), &tmp.join("dead0000/1"), names[1].as_ref()).unwrap();
+    // A link that names somebody else's snapshot.
+    symlink("@home-presync-20251115T120000Z-aaaaaaaa", tmp.join("dead0000/2.name")).unwrap();
+    bench.take("bbbbbbbb").unwrap();
+    let left = bench.left();
+    assert!(left.contains("keep-me") && left.contains("@home-presync-20251115T120000Z-aaaaaaaa"));
+    assert!(!left.iter().any(|name| name.contains("dead0000")), "{left:?}");
+}
+
+#[test]
+fn what_cannot_be_swept_hinders_nobody() {
+    let bench = Bench::new();
+    let dead = bench.dir().join(".pc-switcher/tmp/dead0000/0");
+    fs::create_dir_all(dead.join("not-ours")).unwrap();
+    bench.take("bbbbbbbb").unwrap();
+    assert!(dead.join("not-ours").exists());
+}
+
+#[test]
+fn a_second_creator_is_refused() {
+    let bench = Bench::new();
+    bench.take("aaaaaaaa").unwrap();
+    let tmp = fs::File::open(bench.dir().join(".pc-switcher/tmp")).unwrap();
+    tmp.try_lock().unwrap();
+    assert!(bench.take("bbbbbbbb").unwrap_err().message.contains("another run"));
+}
+
+#[test]
+fn only_members_with_the_recorded_uuid_are_dropped() {
+    let bench = Bench::new();
+    let mut set = bench.take("abc12345").unwrap();
+    set.members[0].uuid = "0".repeat(32);
+    let error = drop_members(&bench.model, &set.members).unwrap_err();
+    assert!(error.message.contains("another subvolume"), "{error}");
+    assert_eq!(bench.left().len(), 1);
+    assert!(check_member(&bench.model, &set.members[0]).is_err());
+    drop_members(&bench.model, &set.members[1..]).unwrap();
+}
+
+#[test]
+fn a_real_set_is_one_instant_and_tampering_shows() {
+    let Some(image) = Image::make(512) else { return };
+    for name in ["@", "@home"] {
+        image.create(name);
+        fs::write(image.top().join(name).join("file"), name).unwrap();
+    }
+    let dir = image.top().join("snaps");
+    let mut times = Vec::new();
+    let mut consistent = 0;
+    for n in 0..20 {
+        let since = Instant::now();
+        let set = take_set(&request(&dir, &format!("{n:08}"), &["@", "@home"])).unwrap();
+        times.push(since.elapsed());
+        consistent += usize::from(set.consistent);
+        check_set(&set).unwrap();
+    }
+    times.sort();
+    println!("20 sets of two: median {:?}, slowest {:?}, one instant {consistent}", times[10], times[19]);
+    assert!(consistent >= 15, "{consistent} of 20");
+    assert_eq!(fs::read_dir(dir.join(".pc-switcher/tmp")).unwrap().count(), 0);
+    assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
+
+    let set = take_set(&request(&dir, "abc12345", &["@", "@home"])).unwrap();
+    let path = set.members[1].path.as_path();
+    KernelBtrfs.set_readonly(path, false).unwrap();
+    assert!(check_set(&set).unwrap_err().contains("writable"));
+    fs::write(path.join("file"), "tampered").unwrap();
+    KernelBtrfs.set_readonly(path, true).unwrap();
+    assert!(check_set(&set).unwrap_err().contains("changed"));
+    drop_set(&set).unwrap();
+    drop_set(&set).unwrap();
+    assert!(check_set(&set).is_err() && !path.exists());
+}
+
+#[test]
+fn a_snapshot_directory_without_btrfs_is_refused_and_not_littered_with_members() {
+    let Some(image) = Image::make(256) else { return };
+    image.create("@");
+    let dir = image.dir().join("elsewhere");
+    let error = take_set(&request(&dir, "abc12345", &["@"])).unwrap_err();
+    assert!(error.message.contains("no btrfs") && !dir.exists(), "{error}");
+    let error = take_set(&request(&dir, "abc12345", &["@nope"])).unwrap_err();
+    assert!(error.message.contains("not mounted"), "{error}");
+}
+
+#[test]
+fn a_subvolume_of_another_file_system_is_refused_before_anything_is_made() {
+    let (Some(one), Some(other)) = (Image::make(256), Image::make(256)) else { return };
+    one.create("@one-alone");
+    let dir = other.top().join("snaps");
+    let error = take_set(&request(&dir, "abc12345", &["@one-alone"])).unwrap_err();
+    assert!(error.message.contains("another file system") && !dir.exists(), "{error}");
 }

@@ -1,0 +1,52 @@
+//! What our commands left behind: made our own children, ended with the agent (facts/ssh.md S12-S15).
+
+use std::collections::HashSet;
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+use super::processes;
+
+/// How long orphans may take to end after TERM.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How long killed ones are waited for.
+const KILLED: Duration = Duration::from_secs(1);
+
+/// Makes every orphan below this process its own child, so that it can be found.
+///
+/// # Errors
+/// On kernels without the feature.
+pub fn adopt() -> io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(Pid::INIT))?)
+}
+
+/// Ends everything below this process that has a session of its own, gently first. To be called when all commands are
+/// over: whatever is left then is an orphan.
+pub fn end_all() {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let session = rustix::process::getsid(None).map_or(0, |session| session.as_raw_nonzero().get());
+    let since = Instant::now();
+    let mut asked = HashSet::new();
+    loop {
+        let (over, left): (Vec<_>, Vec<_>) = processes::descendants(&processes::all(), own, session)
+            .into_iter()
+            .partition(|process| process.zombie);
+        over.iter().filter(|process| process.parent == own).for_each(processes::reap);
+        if left.is_empty() || since.elapsed() > GRACE + KILLED {
+            return;
+        }
+        for process in &left {
+            if since.elapsed() >= GRACE {
+                processes::signal(process, Signal::KILL);
+            } else if asked.insert(process.pid) {
+                processes::signal(process, Signal::TERM);
+                // A stopped one would not see it.
+                processes::signal(process, Signal::CONT);
+            }
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,214 @@
+//! Taking a set.
+
+use std::io;
+use std::path::Path;
+use std::sync::Barrier;
+use std::thread;
+
+use pc_switcher_contract::{Hostname, SnapshotMember, SnapshotName, SnapshotSet};
+
+use super::nursery::{Cradle, Nursery};
+use super::untouched;
+use crate::linux::btrfs::Btrfs;
+use crate::linux::finder::Finder;
+use crate::linux::mounts::{Mounts, is_plain};
+use crate::proto::{AgentError, SubvolumeFact, TakeSet};
+
+/// How often a set is taken anew to get it into one transaction; a try misses in about 6 of 100 cases under load.
+const TRIES: usize = 5;
+
+pub(super) fn take(
+    btrfs: &dyn Btrfs,
+    mounts: &Mounts,
+    hostname: Hostname,
+    request: &TakeSet,
+) -> Result<SnapshotSet, AgentError> {
+    let snapshot_dir = request.snapshot_dir.as_path();
+    let (sources, names) = sources(btrfs, mounts, request)?;
+    same_file_system(btrfs, snapshot_dir, &sources)?;
+    let nursery = Nursery::open(btrfs, snapshot_dir, &request.session, names)?;
+    for attempt in 1.. {
+        let last = attempt == TRIES;
+        let born = give_birth(btrfs, snapshot_dir, &nursery.cradles, &sources)?;
+        let consistent = born.iter().all(|transid| *transid == born[0]);
+        if consistent || last {
+            match publish(btrfs, &nursery.cradles, &sources)? {
+                Published::Whole(members) => {
+                    nursery
+                        .finish()
+                        .map_err(|error| AgentError::io("cannot publish the snapshots", &error))?;
+                    let TakeSet { session, stamp, kind, .. } = request.clone();
+                    return Ok(SnapshotSet { hostname, kind, stamp, session, consistent, members });
+                }
+                Published::Touched(name) if last => {
+                    let text = format!("snapshot `{name}` is written to as soon as it is made");
+                    return Err(AgentError::failed(text));
+                }
+                Published::Touched(_) => {}
+            }
+        }
+        nursery.clear().map_err(|error| AgentError::io("cannot take the snapshots again", &error))?;
+    }
+    unreachable!("the last try returns")
+}
+
+/// The subvolumes of the request, seen, and the names that their snapshots will have.
+fn sources(
+    btrfs: &dyn Btrfs,
+    mounts: &Mounts,
+    request: &TakeSet,
+) -> Result<(Vec<SubvolumeFact>, Vec<SnapshotName>), AgentError> {
+    if !is_plain(request.snapshot_dir.as_path()) {
+        return Err(AgentError::failed(format!("`{}` is not a plain absolute path", request.snapshot_dir)));
+    }
+    let finder = Finder::new(btrfs, mounts, &[&request.snapshot_dir])?;
+    let (mut sources, mut names) = (Vec::new(), Vec::new());
+    for subvolume in &request.subvolumes {
+        let fact = finder.by_name(subvolume).ok_or_else(|| {
+            AgentError::failed(format!("subvolume `{subvolume}` does not exist or is not mounted"))
+        })?;
+        if sources.contains(&fact) {
+            return Err(AgentError::protocol(format!("subvolume `{subvolume}` is named twice")));
+        }
+        let name = SnapshotName {
+            subvolume: subvolume.clone(),
+            kind: request.kind,
+            stamp: request.stamp,
+            session: request.session.clone(),
+        };
+        if name.to_string().len() > 255 {
+            return Err(AgentError::failed(format!("the name `{name}` is longer than 255 bytes")));
+        }
+        sources.push(fact);
+        names.push(name);
+    }
+    match sources.is_empty() {
+        true => Err(AgentError::protocol("a set of no subvolumes")),
+        false => Ok((sources, names)),
+    }
+}
+
+/// Checks before anything is made that snapshots of all sources can stand in the directory.
+fn same_file_system(
+    btrfs: &dyn Btrfs,
+    snapshot_dir: &Path,
+    sources: &[SubvolumeFact],
+) -> Result<(), AgentError> {
+    let nearest = snapshot_dir.ancestors().find(|path| path.exists()).unwrap_or(snapshot_dir);
+    let here = btrfs.fs_uuid(nearest).map_err(|error| wrong(&error, "", snapshot_dir))?.dashed();
+    match sources.iter().find(|source| source.fs_uuid != here) {
+        None => Ok(()),
+        Some(source) => {
+            let error = io::Error::from_raw_os_error(libc::EXDEV);
+            Err(wrong(&error, source.name.as_str(), snapshot_dir))
+        }
+    }
+}
+
+/// Makes all snapshots at once and returns their transactions.
+fn give_birth(
+    btrfs: &dyn Btrfs,
+    snapshot_dir: &Path,
+    cradles: &[Cradle],
+    sources: &[SubvolumeFact],
+) -> Result<Vec<u64>, AgentError> {
+    // Real threads into separate directories, right after a commit was started: see facts/btrfs.md B62 and B63.
+    let start = Barrier::new(cradles.len() + 1);
+    let results: Vec<io::Result<u64>> = thread::scope(|scope| {
+        let threads: Vec<_> = cradles
+            .iter()
+            .zip(sources)
+            .map(|(cradle, source)| {
+                let start = &start;
+                scope.spawn(move || {
+                    start.wait();
+                    let name = cradle.born.file_name().unwrap_or_default();
+                    btrfs.snapshot(source.mount_point.as_path(), &cradle.dir, name)?;
+                    Ok(btrfs.subvolume(&cradle.born)?.otransid)
+                })
+            })
+            .collect();
+        // If it fails the snapshots still come, and the comparison tells what they are.
+        let _ = btrfs.start_sync(snapshot_dir);
+        start.wait();
+        let lost = || Err(io::Error::other("the thread that takes it panicked"));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| lost())).collect()
+    });
+    let worded = results
+        .into_iter()
+        .zip(sources)
+        .map(|(result, source)| result.map_err(|error| wrong(&error, source.name.as_str(), snapshot_dir)));
+    worded.collect()
+}
+
+enum Published {
+    Whole(Vec<SnapshotMember>),
+    Touched(SnapshotName),
+}
+
+/// Moves the members to their names, makes them read-only and checks them.
+fn publish(
+    btrfs: &dyn Btrfs,
+    cradles: &[Cradle],
+    sources: &[SubvolumeFact],
+) -> Result<Published, AgentError> {
+    let failed = |cradle: &Cradle, error: &io::Error| {
+        AgentError::io(format!("cannot publish snapshot `{}`", cradle.name), error)
+    };
+    for cradle in cradles {
+        btrfs.rename(&cradle.born, &cradle.flat).map_err(|error| failed(cradle, &error))?;
+    }
+    // Each flip commits, the moves included; flips at one time share a commit.
+    let flips: Vec<io::Result<()>> = thread::scope(|scope| {
+        let threads: Vec<_> =
+            cradles.iter().map(|cradle| scope.spawn(|| btrfs.set_readonly(&cradle.flat, true))).collect();
+        let lost = || Err(io::Error::other("the thread that does it panicked"));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| lost())).collect()
+    });
+    for (cradle, flip) in cradles.iter().zip(flips) {
+        flip.map_err(|error| failed(cradle, &error))?;
+    }
+    let mut members = Vec::new();
+    for (cradle, source) in cradles.iter().zip(sources) {
+        let info = btrfs.subvolume(&cradle.flat).map_err(|error| failed(cradle, &error))?;
+        if info.source_uuid.hex() != source.uuid {
+            let text = format!("`{}` was replaced while it was taken", source.name);
+            return Err(AgentError::failed(text));
+        }
+        if untouched(&info).is_err() {
+            return Ok(Published::Touched(cradle.name.clone()));
+        }
+        members.push(SnapshotMember {
+            name: cradle.name.clone(),
+            path: cradle.flat.as_path().into(),
+            uuid: info.uuid.hex(),
+            source_uuid: info.source_uuid.hex(),
+            id: info.id,
+            otransid: info.otransid,
+            ctransid: info.ctransid,
+        });
+    }
+    Ok(Published::Whole(members))
+}
+
+/// Words what the kernel said when a snapshot was asked for, with what to try next.
+fn wrong(error: &io::Error, subvolume: &str, snapshot_dir: &Path) -> AgentError {
+    let dir = snapshot_dir.display();
+    let hint = match error.raw_os_error() {
+        Some(libc::EXDEV) => format!(
+            "it lies on another file system than `{dir}`; give it a snapshot directory of its own or leave it out"
+        ),
+        Some(libc::ETXTBSY) => {
+            "a swap file in it is in use; move it to a subvolume of its own or `swapoff` it".into()
+        }
+        Some(libc::ENOSPC | libc::EDQUOT) => "the disk is full; remove old snapshots or balance it".into(),
+        Some(libc::EPERM) => "root is needed".into(),
+        Some(libc::ENOTTY) => return AgentError::failed(format!("`{dir}` lies on no btrfs")),
+        Some(libc::EROFS) => format!("`{dir}` is mounted read-only"),
+        _ => return AgentError::io(format!("cannot take a snapshot of `{subvolume}`"), error),
+    };
+    AgentError {
+        message: format!("cannot take a snapshot of `{subvolume}`: {hint}"),
+        ..AgentError::io("", error)
+    }
+}
