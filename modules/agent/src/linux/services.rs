@@ -13,10 +13,10 @@ use super::lock::{Attempt, LOCK_PATH, MachineLock};
 use super::mounts::Mounts;
 use super::state::{STATE_PATH, StateDir};
 use super::stdin::WatchedStdin;
-use super::{exec, layout, machine, orphans, put_file, signals, snapshots, space};
+use super::{connection, exec, layout, machine, orphans, put_file, signals, snapshots, space};
 use crate::data;
 use crate::proto::{AgentError, AgentHello, LockReply, LockRequest, PROTOCOL, Request, encode};
-use crate::server::{Call, Services, serve};
+use crate::server::{Call, SILENT, Services, serve};
 
 /// Stores a row of the machine's history.
 pub type HistoryHook = Box<dyn Fn(&Path, &[u8]) -> Result<(), String> + Send + Sync>;
@@ -80,7 +80,11 @@ pub fn main(options: AgentOptions) -> Result<(), String> {
     // Unbuffered: the standard library would look for line ends in megabytes of content.
     let output = rustix::io::dup(rustix::stdio::stdout())
         .map_err(|error| format!("cannot use standard output: {error}"))?;
-    serve(services, input, Box::new(File::from(output)))
+    let ended = serve(services, input, Box::new(File::from(output)));
+    if ended.as_ref().is_err_and(|why| why == SILENT) {
+        connection::end_own();
+    }
+    ended
 }
 
 impl LinuxServices {
