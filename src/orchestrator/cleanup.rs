@@ -43,7 +43,7 @@ impl Engine {
     /// Brings everything to a halt, each step within its limit.
     pub(super) async fn stop_everything(&mut self) {
         self.deps.log.stage("cleanup");
-        let failed_monitor = self.watch.failure.is_some();
+        let failed_monitor = self.background_failed;
         self.watch.cancel.cancel();
         self.monitors_stop.cancel();
         for (module, task) in std::mem::take(&mut self.monitors) {
@@ -71,7 +71,8 @@ impl Engine {
                 tokio::join!(source.terminate_all(TERM), target.terminate_all(TERM));
             })
             .await;
-        if std::mem::take(&mut self.intent_written) {
+        // A commit that may still go on over there keeps its mark: if that machine dies now, the next run must say so.
+        if std::mem::take(&mut self.intent_written) && !prepared.board.commit_pending() {
             let log = self.deps.log.clone();
             self.watch
                 .bounded(CLOSE, async move {

@@ -118,6 +118,9 @@ pub async fn judge_past(deps: &Deps, prepared: &Prepared, gates: &dyn Gatekeeper
     if let Past::Known(record) = &past {
         for (agent, facts) in [(&source, &prepared.source_facts), (&target, &prepared.target_facts)] {
             let whole = match record.end_of(&facts.machine_id) {
+                Some(end) if !end.hostname.same_machine(&facts.hostname) => {
+                    Err(format!("it was called {} then", end.hostname))
+                }
                 Some(end) => agent.check_set(end.set.clone()).await?,
                 None => Err("it names other machines".into()),
             };
@@ -211,6 +214,8 @@ impl Executed {
         let sets =
             (board.set(Role::Source, SnapshotKind::PreSync), board.set(Role::Target, SnapshotKind::PostSync));
         let (Some(source_set), Some(target_set)) = sets else { return Ok(()) };
+        // Nobody compared folders in this run, so it says nothing about what both machines have in common.
+        let Some(rule_hash) = board.rule_hash() else { return Ok(()) };
         let end = |facts: &MachineFacts, set| PairEnd {
             hostname: facts.hostname.clone(),
             machine_id: facts.machine_id.clone(),
@@ -222,7 +227,7 @@ impl Executed {
             stamp: UtcStamp::new((deps.clock)()),
             source: end(&self.prepared.source_facts, source_set),
             target: end(&self.prepared.target_facts, target_set),
-            rule_hash: board.rule_hash().unwrap_or_default(),
+            rule_hash,
         };
         let [source, target] = self.prepared.agents();
         records::write_pair(&source, &target, &record).await

@@ -83,6 +83,7 @@ pub(super) struct Engine {
     pub(super) running: Option<(Arc<dyn Module>, ModuleContext)>,
     pub(super) prepared: Option<Prepared>,
     pub(super) intent_written: bool,
+    pub(super) background_failed: bool,
     failures: Vec<ErrorKind>,
     failure: Option<Failure>,
     problems: Vec<Problem>,
@@ -113,6 +114,7 @@ pub async fn run(deps: Deps, plan: RunPlan, interrupts: mpsc::Receiver<(String, 
         running: None,
         prepared: None,
         intent_written: false,
+        background_failed: false,
         failures: Vec::new(),
         failure: None,
         problems: Vec::new(),
@@ -254,7 +256,11 @@ impl Engine {
             {
                 background
             }
-            _ => error,
+            Some(background) => {
+                self.failures.push(background.kind);
+                error
+            }
+            None => error,
         };
         if self.watch.abort_requested && error.kind == ErrorKind::Cancelled {
             return;
@@ -277,6 +283,7 @@ impl Engine {
     }
 
     async fn finish(mut self, result: Result<(), ModuleError>) -> Finished {
+        self.background_failed = self.watch.failure.is_some();
         if let Err(error) = result {
             self.blame(error);
         } else if let Some(error) = self.watch.failure.take() {
@@ -355,8 +362,8 @@ impl Engine {
         self.prepared = Some(prepared);
         let prepared = &executed.prepared;
         self.start_monitors(plan, prepared, &gates);
-        self.watch.drive(prepared.write_intent(&self.deps)).await?;
         self.intent_written = true;
+        self.watch.drive(prepared.write_intent(&self.deps)).await?;
         self.deps.log.stage("pre-snapshots");
         self.bracket(&plan.pre, prepared, &gates).await?;
         self.activate().await?;

@@ -1,5 +1,6 @@
 //! What a module is handed: everything it may touch.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
@@ -88,6 +89,7 @@ pub struct SessionBoard {
     pair: Mutex<Option<PairRecord>>,
     rule_hash: Mutex<Option<String>>,
     folders: Mutex<Vec<BytePath>>,
+    commit_pending: AtomicBool,
 }
 
 impl SessionBoard {
@@ -119,6 +121,16 @@ impl SessionBoard {
     /// Returns the folders whose subvolumes join the snapshot sets.
     pub fn folders(&self) -> Vec<BytePath> {
         lock(&self.folders).clone()
+    }
+
+    /// Notes that a commit was asked for (`true`) or answered (`false`).
+    pub fn set_commit_pending(&self, pending: bool) {
+        self.commit_pending.store(pending, Ordering::SeqCst);
+    }
+
+    /// Whether a commit was asked for and its end is not known.
+    pub fn commit_pending(&self) -> bool {
+        self.commit_pending.load(Ordering::SeqCst)
     }
 
     /// Notes the valid record of the last sync of these two machines.

@@ -43,6 +43,27 @@ pub fn replaced_source(hosts: Hosts, part: &PartPair, end: Option<&PairEnd>) -> 
     })
 }
 
+/// Whether paths are synced that were not synced before: for them there is no common past, so nothing would be a conflict.
+/// `without_base` are the parts that the last sync did not hold.
+pub fn new_paths(hosts: Hosts, rules_changed: bool, without_base: &[BytePath]) -> Option<Gate> {
+    let mut findings = Vec::new();
+    if rules_changed {
+        findings.push(
+            "the folders, the rules or the people on the machines are others than at the last sync"
+                .to_owned(),
+        );
+    }
+    findings.extend(without_base.iter().map(|root| format!("`{root}` was not part of the last sync")));
+    (!findings.is_empty()).then(|| Gate {
+        kind: GateKind::FirstSync,
+        findings,
+        consequence: format!(
+            "where {} has something in paths that were not synced before, it becomes what it is on {}",
+            hosts.target, hosts.source
+        ),
+    })
+}
+
 /// Whether a person of the synced folders has other ids on the other machine: files travel with numbers, not names.
 pub fn id_mismatch(
     hosts: Hosts,

@@ -15,7 +15,7 @@ use crate::guards::{self, Hosts};
 use crate::parts::{PartPair, pair_parts};
 use crate::rules::{rule_hash, rules_for};
 use crate::steps::Stats;
-use crate::survey::{Survey, roots, survey};
+use crate::survey::{Survey, held_by, roots, survey};
 use crate::transfer::{Load, log_report, transfer};
 
 /// Mirrors folders from the source's pre set to the target.
@@ -114,6 +114,17 @@ impl UserData {
         let end = pair.as_ref().and_then(|pair| {
             [&pair.source, &pair.target].into_iter().find(|end| end.hostname.same_machine(hosts.source))
         });
+        let target_end = pair.as_ref().and_then(|pair| {
+            [&pair.source, &pair.target].into_iter().find(|end| end.hostname.same_machine(hosts.target))
+        });
+        if let (Some(pair), Some(target_end)) = (&pair, target_end) {
+            let changed = ctx.board.rule_hash().as_deref() != Some(pair.rule_hash.as_str());
+            let new = parts.iter().filter(|part| !held_by(&target_end.set, part));
+            let without: Vec<BytePath> = new.map(|part| part.root.clone()).collect();
+            if let Some(gate) = guards::new_paths(hosts, changed, &without) {
+                ctx.gates.pass(gate).await?;
+            }
+        }
         let (ours, theirs) =
             tokio::try_join!(async { Agent::new(&ctx.source.agent).facts().await }, async {
                 Agent::new(&ctx.target.agent).facts().await

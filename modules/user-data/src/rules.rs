@@ -16,6 +16,10 @@ pub fn rules_for(folder: &str, config: &UserDataConfig, users: &[UserFact], moun
     for mount in mounts.iter().filter(|mount| !mount.is_empty()) {
         forced.push(rule(&format!("/{}{STAGING}", escape(&mount.to_string())), "our own staging"));
     }
+    // Whatever a home is called and wherever it lies: identity stays where it is.
+    for pattern in ["**/.ssh/id_*", "**/.ssh/known_hosts*", "**/.ssh/authorized_keys*"] {
+        forced.push(rule(pattern, "identity of this machine"));
+    }
     for (pattern, reason) in FORCED {
         forced.extend(
             homes.iter().filter_map(|home| home.place(pattern)).map(|pattern| rule(&pattern, reason)),
@@ -155,7 +159,8 @@ mod tests {
         let ssh = forced("/home/alice/.ssh");
         assert!(ssh.contains(&"/id_*".to_owned()), "{ssh:?}");
         let documents = forced("/home/alice/Documents");
-        assert!(documents.iter().all(|pattern| pattern.contains(".pc-switcher")), "{documents:?}");
+        let expected = |pattern: &String| pattern.contains(".pc-switcher") || pattern.starts_with("**/.ssh/");
+        assert!(documents.iter().all(expected), "{documents:?}");
     }
 
     #[test]

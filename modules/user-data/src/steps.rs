@@ -96,6 +96,10 @@ pub fn steps(
                 sorted.put(path, entry, Some(old), &mut next, &mut out);
             }
             Change::Link(to, replaces) => {
+                if replaces.is_some() {
+                    // It may be a directory that stands there: then what it holds goes first.
+                    sorted.replaced_dirs.insert(path.clone());
+                }
                 match replaces {
                     Some(_) => out.stats.updated += 1,
                     None => out.stats.created += 1,
@@ -157,7 +161,8 @@ fn with_ancestors(holding: &[BytePath]) -> HashSet<BytePath> {
 /// Returns the directories that should become something else but hold what is never deleted.
 fn blocked(found: &[Found], kept: &HashSet<BytePath>) -> Vec<BytePath> {
     let holds = |found: &&Found| {
-        matches!(&found.change, Change::Replace(_, _, Kind::Dir)) && kept.contains(&found.path)
+        let over = matches!(&found.change, Change::Replace(_, _, Kind::Dir) | Change::Link(_, Some(_)));
+        over && kept.contains(&found.path)
     };
     found.iter().filter(holds).map(|found| found.path.clone()).collect()
 }
@@ -328,6 +333,16 @@ mod tests {
         let steps = steps(changes, &["d/sub".into()], &HashMap::new(), 0);
         assert_eq!(shape(&steps), ["rm d/f"]);
         assert_eq!(steps.kept, ["d".into(), "d/sub".into()]);
+    }
+
+    #[test]
+    fn a_directory_that_becomes_a_link_is_emptied_first() {
+        let changes = vec![
+            found("a", Change::Create(entry(Kind::File))),
+            found("d", Change::Link("a".into(), Some(id()))),
+            found("d/f", Change::Delete(id(), Kind::File)),
+        ];
+        assert_eq!(shape(&steps(changes, &[], &HashMap::new(), 0)), ["rm d/f", "put a", "link d=a"]);
     }
 
     #[test]

@@ -69,6 +69,11 @@ fn in_set(
     Some(member.path.join(inside.as_bytes()))
 }
 
+/// Whether the set holds the target's end of the part.
+pub fn held_by(set: &SnapshotSet, part: &PartPair) -> bool {
+    in_set(set, part.target.subvolume.as_ref(), &part.target.inside).is_some()
+}
+
 /// Returns where to read a part: `target_kind` is the set of the target to compare with.
 ///
 /// # Errors

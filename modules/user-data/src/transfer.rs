@@ -86,6 +86,7 @@ pub async fn transfer(ctx: &ModuleContext, loads: Vec<Load>) -> Result<ApplyRepo
     match sent {
         Ok(mut sink) => {
             ctx.reporter.stage("commit");
+            ctx.board.set_commit_pending(true);
             sink.0.send(&StreamFrame::Commit { ops: sink.1, contents: sink.2 }).await?;
             sink.0.finish().await?;
             committed(ctx, &mut stream, sink.1).await
@@ -197,7 +198,10 @@ async fn committed(
 ) -> Result<ApplyReport, ModuleError> {
     loop {
         match stream.next().await? {
-            Applying::Report(report) => return Ok(report),
+            Applying::Report(report) => {
+                ctx.board.set_commit_pending(false);
+                return Ok(report);
+            }
             Applying::News(ApplyNews::Staged) => ctx.reporter.stage("committing"),
             Applying::News(ApplyNews::Committed(done)) => {
                 let share = Fraction::of(done, ops).get();

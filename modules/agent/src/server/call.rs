@@ -26,6 +26,18 @@ impl Outlet {
     }
 }
 
+impl Outlet {
+    /// Answers a ping, unless somebody is writing: then those bytes are sign of life enough. The reading thread must never
+    /// wait here, or it would not notice that the front is gone.
+    pub(super) fn pong(&self) {
+        if let Ok(mut out) = self.out.try_lock()
+            && frame::write(&mut *out, 0, FrameKind::Pong, &[]).and_then(|()| out.flush()).is_err()
+        {
+            self.closing.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
 pub(super) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -107,7 +107,7 @@ fn dispatch(
 ) -> Result<(), String> {
     let known = guard(calls).get(&frame.call).cloned();
     match (frame.kind, known) {
-        (FrameKind::Ping, _) => outlet.send(0, FrameKind::Pong, &[]),
+        (FrameKind::Ping, _) => outlet.pong(),
         (FrameKind::Open, None) => open(frame, services, outlet, shields, calls)?,
         (FrameKind::Open, Some(_)) => return Err(format!("call {} is open already", frame.call)),
         (FrameKind::Up, Some(state)) => {
