@@ -176,6 +176,19 @@ pub fn compare_dir(
             }));
             continue;
         }
+        let other_kind = matches!((s, t), (Some(s), Some(t)) if s.kind != t.kind);
+        if other_kind && name == b".ssh" {
+            // Its keys are never mirrored, so another kind of `.ssh` would be one without them: nobody could log in any more.
+            result
+                .left_alone
+                .push((at.clone(), "it is of another kind here, and logging in depends on it".into()));
+            result.children.extend(lists.contains(&true).then_some(Child {
+                path: at,
+                sides: Sides::Ignore,
+                lists,
+            }));
+            continue;
+        }
         let touched = judge.has_base && touched(b, t);
         if let Some(child) = child_sides(s, t) {
             result.children.push(Child { path: at.clone(), sides: child, lists });

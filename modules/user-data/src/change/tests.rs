@@ -114,3 +114,14 @@ fn a_directory_s_time_can_be_left_out_of_a_second_look() {
     };
     assert_eq!((look(at(20, 0o755), at(30, 0o755)), look(at(20, 0o755), at(30, 0o700))), (0, 1));
 }
+
+#[test]
+fn a_directory_of_keys_never_takes_the_place_of_a_link_to_one() {
+    let mut keys = file(".ssh", 0, 10, 5);
+    keys.kind = Kind::Dir;
+    let mut link = file(".ssh", 0, 10, 7);
+    link.kind = Kind::Symlink;
+    let result = compare(&dir(vec![keys]), &dir(vec![link]), None);
+    assert!(result.found.is_empty());
+    assert_eq!((result.left_alone.len(), result.children[0].sides), (1, Sides::Ignore));
+}
