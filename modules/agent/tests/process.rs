@@ -108,7 +108,12 @@ impl Drop for Agent {
     }
 }
 
-/// How many `sleep`s with this argument run. Each test has a number of its own.
+/// How long the `sleep`s of a test are: a number that no other test has, and no earlier run that was killed.
+fn long(test: u32) -> String {
+    format!("{test}.{}", std::process::id())
+}
+
+/// How many `sleep`s with this argument run.
 fn sleepers(seconds: &str) -> usize {
     let wanted = format!("sleep\0{seconds}\0").into_bytes();
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
@@ -128,20 +133,23 @@ fn until(what: impl Fn() -> bool) {
 
 #[test]
 fn a_front_that_is_gone_leaves_no_command_and_no_daemon() {
-    let mut agent = Agent::start(60_000);
-    agent.exec(1, "setsid -f sleep 4001 >/dev/null 2>&1 </dev/null; sleep 0.3; sleep 4001 & sleep 4001");
-    agent.exec(2, "setsid -f setsid sh -c 'trap \"\" TERM; sleep 4001; sleep 4001'; sleep 0.3");
-    until(|| sleepers("4001") == 4);
+    let (mut agent, time) = (Agent::start(60_000), long(301));
+    agent.exec(
+        1,
+        &format!("setsid -f sleep {time} >/dev/null 2>&1 </dev/null; sleep 0.3; sleep {time} & sleep {time}"),
+    );
+    agent.exec(2, &format!("setsid -f setsid sh -c 'trap \"\" TERM; sleep {time}; sleep {time}'; sleep 0.3"));
+    until(|| sleepers(&time) == 4);
     agent.stdin = None;
     agent.ends_within(Duration::from_secs(15));
-    assert_eq!(sleepers("4001"), 0);
+    assert_eq!(sleepers(&time), 0);
 }
 
 #[test]
 fn sigterm_ends_it_and_the_terminals_signals_do_not() {
-    let mut agent = Agent::start(60_000);
-    agent.exec(1, "sleep 4002");
-    until(|| sleepers("4002") == 1);
+    let (mut agent, time) = (Agent::start(60_000), long(302));
+    agent.exec(1, &format!("sleep {time}"));
+    until(|| sleepers(&time) == 1);
     for name in ["INT", "HUP", "PIPE"] {
         agent.signal(name);
     }
@@ -149,12 +157,12 @@ fn sigterm_ends_it_and_the_terminals_signals_do_not() {
     assert_eq!(frame::read(&mut agent.stdout).unwrap().unwrap().kind, FrameKind::Pong);
     agent.signal("TERM");
     assert_eq!(agent.ends_within(Duration::from_secs(15)).signal(), None, "it ended by itself");
-    assert_eq!(sleepers("4002"), 0);
+    assert_eq!(sleepers(&time), 0);
 }
 
 #[test]
 fn silence_ends_it_and_frees_the_lock() {
-    let mut agent = Agent::start(500);
+    let (mut agent, time) = (Agent::start(500), long(303));
     let request = LockRequest {
         session: "abc12345".parse().unwrap(),
         role: Role::Target,
@@ -166,18 +174,18 @@ fn silence_ends_it_and_frees_the_lock() {
     assert_eq!(decode(&reply.body), Ok(LockReply::Held));
     let lock = std::fs::File::open(agent.dir.path().join("run/lock")).unwrap();
     assert!(lock.try_lock().is_err());
-    agent.exec(2, "sleep 4003");
+    agent.exec(2, &format!("sleep {time}"));
     agent.ends_within(Duration::from_secs(15));
     lock.try_lock().unwrap();
-    assert_eq!(sleepers("4003"), 0);
+    assert_eq!(sleepers(&time), 0);
 }
 
 #[test]
 fn a_killed_agent_takes_its_command_with_it() {
-    let mut agent = Agent::start(60_000);
-    agent.exec(1, "exec sleep 4004");
-    until(|| sleepers("4004") == 1);
+    let (mut agent, time) = (Agent::start(60_000), long(304));
+    agent.exec(1, &format!("exec sleep {time}"));
+    until(|| sleepers(&time) == 1);
     agent.signal("KILL");
     agent.ends_within(Duration::from_secs(5));
-    until(|| sleepers("4004") == 0);
+    until(|| sleepers(&time) == 0);
 }
