@@ -124,7 +124,7 @@ async fn sync_here(request: SyncRequest, config: &Config, env: &Env) -> Exit {
     exit
 }
 
-fn own_name() -> Result<Hostname, String> {
+pub(super) fn own_name() -> Result<Hostname, String> {
     pc_switcher_agent::linux::machine::hostname().map_err(|error| error.to_string())
 }
 
@@ -144,14 +144,19 @@ fn terminal_facts(env: &Env) -> TerminalFacts {
 }
 
 fn remote_env(env: &Env, facts: TerminalFacts, core: &CoreLog) -> RemoteEnv {
-    let own_exe = std::fs::read_link("/proc/self/exe").unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
-    let mut remote = RemoteEnv::new(env.uid, user(env), own_exe, env!("CARGO_PKG_VERSION"));
+    let mut remote = quiet_env(env);
     let runtime = paths::runtime_dir(env);
     remote.runtime_dir = runtime.parent().filter(|base| base.is_dir()).map(|base| base.to_owned());
     remote.has_terminal = facts.stdin && facts.stderr;
     let core = core.clone();
     remote.log = Arc::new(move |level: LogLevel, text: String| core.log(level, text));
     remote
+}
+
+/// The surroundings of a command that asks the agent of this machine and nobody else.
+pub(super) fn quiet_env(env: &Env) -> RemoteEnv {
+    let own_exe = std::fs::read_link("/proc/self/exe").unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
+    RemoteEnv::new(env.uid, user(env), own_exe, env!("CARGO_PKG_VERSION"))
 }
 
 /// Turns signals into messages; the third exits at once, with the terminal given back.

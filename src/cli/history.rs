@@ -1,9 +1,9 @@
 //! `history`: past sessions, newest first.
 
+use super::machine::Machine;
 use super::{CliError, Context, Exit};
+use crate::history::ProcessTag;
 use crate::history::history_cmd::{self, HistoryEnv, HistoryOptions};
-use crate::history::{ProcessTag, Store};
-use crate::paths;
 
 /// List past sessions, the newest first
 #[derive(Debug, Clone, clap::Args)]
@@ -18,9 +18,10 @@ pub struct Args {
 /// # Errors
 /// If the history cannot be read.
 pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let store = Store::open_existing(&paths::history_db(&context.env)?)?;
-    let look = HistoryEnv { store: store.as_ref(), alive: &ProcessTag::is_alive };
+    let machine = Machine::look(context, args.count)?;
+    let look = HistoryEnv { rows: &machine.rows, alive: &ProcessTag::is_alive };
     let options = HistoryOptions { json: context.global.json, count: args.count };
     history_cmd::run(&options, &look, context.out)?;
+    machine.tell_what_is_missing(context)?;
     Ok(Exit::Completed)
 }

@@ -7,6 +7,7 @@ pub mod error;
 pub mod history;
 pub mod init;
 pub mod logs;
+mod machine;
 mod markdown;
 pub mod modules;
 pub mod status;

@@ -1,10 +1,10 @@
 //! `status`: where this machine stands.
 
+use super::machine::Machine;
 use super::{CliError, Context, Exit};
 use crate::clock;
+use crate::history::ProcessTag;
 use crate::history::status::{self, StatusEnv, StatusOptions};
-use crate::history::{ProcessTag, Store};
-use crate::paths;
 
 /// Show the last sync, how it ended and what to do next
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -15,14 +15,15 @@ pub struct Args {}
 /// # Errors
 /// If the history cannot be read.
 pub fn run(_args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let store = Store::open_existing(&paths::history_db(&context.env)?)?;
+    let machine = Machine::look(context, 1)?;
     let look = StatusEnv {
-        store: store.as_ref(),
+        last: machine.rows.first(),
         now: clock::system()(),
         alive: &ProcessTag::is_alive,
-        lock_holder: None,
-        markers: &[],
+        lock_holder: machine.lock_holder.as_deref(),
+        markers: &machine.markers,
     };
     status::run(&StatusOptions { json: context.global.json }, &look, context.out)?;
+    machine.tell_what_is_missing(context)?;
     Ok(Exit::Completed)
 }

@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::error::HistoryError;
 use super::process::ProcessTag;
 use super::rows::SessionRow;
-use super::store::Store;
 use crate::session::text;
 
 /// What the user asked for.
@@ -28,8 +27,8 @@ impl Default for HistoryOptions {
 
 /// What `history` looks at.
 pub struct HistoryEnv<'a> {
-    /// The history, if there is one.
-    pub store: Option<&'a Store>,
+    /// The newest sessions, newest first.
+    pub rows: &'a [SessionRow],
     /// Tells whether a process still lives; [`ProcessTag::is_alive`].
     pub alive: &'a dyn Fn(&ProcessTag) -> bool,
 }
@@ -46,7 +45,7 @@ struct Entry<'a> {
 /// # Errors
 /// If the history or the output fails.
 pub fn run(options: &HistoryOptions, env: &HistoryEnv<'_>, out: &mut dyn Write) -> Result<(), HistoryError> {
-    let rows = env.store.map(|store| store.list(options.count)).transpose()?.unwrap_or_default();
+    let rows = &env.rows[..env.rows.len().min(options.count)];
     if options.json {
         let entries: Vec<Entry<'_>> =
             rows.iter().map(|row| Entry { ending: row.fate(env.alive).as_str(), row }).collect();
@@ -59,7 +58,7 @@ pub fn run(options: &HistoryOptions, env: &HistoryEnv<'_>, out: &mut dyn Write) 
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(80);
     table.set_header(["SESSION", "STARTED (UTC)", "FROM → TO", "ENDING", "TOOK", "WARN"]);
-    for row in &rows {
+    for row in rows {
         let ending = row.fate(env.alive).as_str();
         let took = row.ended.map_or_else(
             || "-".to_owned(),

@@ -44,6 +44,19 @@ pub fn row_of(session: &SyncSession, role: Role, config: &str, process: Option<P
     }
 }
 
+/// Puts the sessions that were started here and those that came here into one list, the newest first.
+pub fn merge(own: Vec<SessionRow>, came: Vec<SessionRow>, count: usize) -> Vec<SessionRow> {
+    let mut rows = own;
+    for row in came {
+        if rows.iter().all(|known| known.id != row.id) {
+            rows.push(row);
+        }
+    }
+    rows.sort_by_key(|row| std::cmp::Reverse(row.started));
+    rows.truncate(count);
+    rows
+}
+
 impl SessionRow {
     /// Takes over what changed since the row was made.
     pub fn refresh(&mut self, session: &SyncSession, tally: &Tally) {

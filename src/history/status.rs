@@ -3,13 +3,12 @@
 use std::io::Write;
 
 use jiff::Timestamp;
-use pc_switcher_contract::SessionState;
+use pc_switcher_contract::{Role, SessionState};
 use serde::Serialize;
 
 use super::error::HistoryError;
 use super::process::ProcessTag;
 use super::rows::{Fate, SessionRow};
-use super::store::Store;
 use crate::session::text;
 
 const WIDTH: usize = 80;
@@ -23,8 +22,8 @@ pub struct StatusOptions {
 
 /// What `status` looks at.
 pub struct StatusEnv<'a> {
-    /// The history, if there is one.
-    pub store: Option<&'a Store>,
+    /// The newest session, if there is one.
+    pub last: Option<&'a SessionRow>,
     /// The time.
     pub now: Timestamp,
     /// Tells whether a process still lives; [`ProcessTag::is_alive`].
@@ -55,17 +54,17 @@ struct Last<'a> {
 /// # Errors
 /// If the history or the output fails.
 pub fn run(options: &StatusOptions, env: &StatusEnv<'_>, out: &mut dyn Write) -> Result<(), HistoryError> {
-    let row = env.store.map(Store::last).transpose()?.flatten();
-    let fate = row.as_ref().map(|row| row.fate(env.alive));
-    let next = next_steps(row.as_ref().zip(fate), env);
+    let row = env.last;
+    let fate = row.map(|row| row.fate(env.alive));
+    let next = next_steps(row.zip(fate));
     if options.json {
-        let last = row.as_ref().zip(fate).map(|(row, fate)| Last { ending: fate.as_str(), row });
+        let last = row.zip(fate).map(|(row, fate)| Last { ending: fate.as_str(), row });
         let status = Status { last, lock_holder: env.lock_holder, markers: env.markers, next };
         serde_json::to_writer(&mut *out, &status).map_err(std::io::Error::from)?;
         return Ok(writeln!(out)?);
     }
     let mut lines = Vec::new();
-    match row.as_ref().zip(fate) {
+    match row.zip(fate) {
         None => lines.push("No sync yet.".to_owned()),
         Some((row, fate)) => lines.extend(text::wrap(&sentence(row, fate, env.now), WIDTH, "  ")),
     }
@@ -106,12 +105,21 @@ fn sentence(row: &SessionRow, fate: Fate, now: Timestamp) -> String {
     format!("Last {what}: {way}, {when}: {how}{counts} (session {})", row.id)
 }
 
-fn next_steps(last: Option<(&SessionRow, Fate)>, env: &StatusEnv<'_>) -> Vec<String> {
+fn next_steps(last: Option<(&SessionRow, Fate)>) -> Vec<String> {
     let Some((row, fate)) = last else {
         return vec!["`pc-switcher sync TARGET`".to_owned()];
     };
     let (id, target) = (&row.id, &row.target_hostname);
-    let mut next = match fate {
+    if row.role == Role::Target {
+        // Its log lies where it was started.
+        return match fate {
+            Fate::Ended(SessionState::Completed) => Vec::new(),
+            _ => {
+                vec![format!("`pc-switcher sync {target}` on {} brings what is missing", row.source_hostname)]
+            }
+        };
+    }
+    match fate {
         Fate::Running(_) => vec!["`pc-switcher logs --follow` watches it".to_owned()],
         Fate::Interrupted(_) | Fate::Ended(SessionState::Failed | SessionState::Aborted) => vec![
             format!("`pc-switcher logs --session {id}` shows how far it came"),
@@ -119,9 +127,5 @@ fn next_steps(last: Option<(&SessionRow, Fate)>, env: &StatusEnv<'_>) -> Vec<Str
         ],
         Fate::Ended(_) if row.dry_run => vec![format!("`pc-switcher sync {target}` does it")],
         Fate::Ended(_) => Vec::new(),
-    };
-    if !env.markers.is_empty() && !matches!(fate, Fate::Running(_)) {
-        next.push("`pc-switcher doctor` explains what was left behind".to_owned());
     }
-    next
 }

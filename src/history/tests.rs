@@ -143,10 +143,28 @@ fn a_secret_in_the_config_is_not_stored() {
     assert!(!row.config.contains("hunter2"), "{}", row.config);
 }
 
+fn rows(store: Option<&Store>) -> Vec<SessionRow> {
+    store.map(|store| store.list(20).unwrap()).unwrap_or_default()
+}
+
+#[test]
+fn what_came_here_stands_among_what_was_started_here_once_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = three(&dir).list(9).unwrap();
+    let other = session("bbbb0001", "2025-11-16T13:00:00Z", Some(Ending::Completed));
+    let came = vec![row_of(&other, Role::Target, "", None), own[0].clone()];
+    let ids = |count| -> Vec<String> {
+        merge(own.clone(), came.clone(), count).iter().map(|row| row.id.to_string()).collect()
+    };
+    assert_eq!(ids(9), ["aaaa0003", "bbbb0001", "aaaa0002", "aaaa0001"]);
+    assert_eq!(ids(2), ["aaaa0003", "bbbb0001"]);
+}
+
 fn history(store: Option<&Store>, json: bool) -> String {
     let mut out = Vec::new();
     let options = history_cmd::HistoryOptions { json, ..Default::default() };
-    history_cmd::run(&options, &history_cmd::HistoryEnv { store, alive: &alive }, &mut out).unwrap();
+    history_cmd::run(&options, &history_cmd::HistoryEnv { rows: &rows(store), alive: &alive }, &mut out)
+        .unwrap();
     String::from_utf8(out).unwrap()
 }
 
@@ -176,8 +194,9 @@ fn status(
     markers: &[String],
 ) -> String {
     let mut out = Vec::new();
+    let rows = rows(store);
     let env = status::StatusEnv {
-        store,
+        last: rows.first(),
         now: at("2025-11-17T15:00:00Z"),
         alive,
         lock_holder: (!markers.is_empty()).then_some("`sync` of session aaaa0003, process 3"),

@@ -105,6 +105,17 @@ impl Agent {
         self.call(&Request::HistoryPut(row)).await
     }
 
+    /// Returns the newest rows of the machine's history, the newest first.
+    pub async fn history_list(&self, count: u32) -> Result<Vec<Vec<u8>>, ExecError> {
+        let mut call = self.link.open(encode(&Request::HistoryList(count))).await?;
+        call.sink.finish().await?;
+        let mut rows = Vec::new();
+        while let Reply::Item(row) = call.stream.next().await? {
+            rows.push(decode(&row).map_err(|why| self.broken(why))?);
+        }
+        Ok(rows)
+    }
+
     /// Installs the binary the agent runs from.
     pub async fn activate(&self, request: ActivateRequest) -> Result<Activated, ExecError> {
         self.call(&Request::Activate(request)).await

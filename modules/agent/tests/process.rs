@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pc_switcher_agent::frame::{self, FrameKind};
-use pc_switcher_agent::linux::services::{AgentOptions, main};
+use pc_switcher_agent::linux::services::{AgentOptions, HistoryKeeper, main};
 use pc_switcher_agent::proto::{
     ExecRequest, FrontHello, LockReply, LockRequest, MAGIC, PROTOCOL, Request, decode, encode,
 };
@@ -19,11 +19,23 @@ use pc_switcher_contract::Role;
 fn be_the_agent() {
     let Some(dir) = std::env::var_os("AGENT_DIR") else { return };
     let millis = std::env::var("AGENT_SILENCE").unwrap().parse().unwrap();
-    let mut options = AgentOptions::new("0.0.0", Box::new(|_, _| Ok(())));
+    let mut options = AgentOptions::new("0.0.0", Box::new(NoHistory));
     options.silence = Duration::from_millis(millis);
     options.state_dir = Path::new(&dir).join("state");
     options.lock_path = Path::new(&dir).join("run/lock");
     let _ = main(options);
+}
+
+struct NoHistory;
+
+impl HistoryKeeper for NoHistory {
+    fn put(&self, _state_dir: &Path, _row: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn list(&self, _state_dir: &Path, _count: usize) -> Result<Vec<Vec<u8>>, String> {
+        Ok(Vec::new())
+    }
 }
 
 struct Agent {

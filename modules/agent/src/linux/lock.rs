@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use crate::proto::{AgentError, LockHolder, LockRequest};
@@ -58,6 +58,17 @@ impl MachineLock {
         Ok(Attempt::Held(lock))
     }
 
+    /// Tells who holds the lock right now, without touching it; anybody may ask. The inner value is `None` while the
+    /// holder has not written its name.
+    pub fn look(path: &Path) -> Option<Option<LockHolder>> {
+        let mut file = File::open(path).ok()?;
+        // Trying the lock, be it for a moment, could make a sync that starts right now fail.
+        let locks = fs::read_to_string("/proc/locks").ok()?;
+        let (meta, holder) = (file.metadata().ok()?, read_holder(&mut file));
+        let device = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
+        is_locked(&locks, device, meta.ino()).then_some(holder)
+    }
+
     fn write(&mut self, text: &[u8]) -> io::Result<()> {
         self.file.set_len(0)?;
         self.file.rewind()?;
@@ -108,6 +119,16 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Looks for a held lock of `flock(2)` in the lines of `/proc/locks`: number, kind, mode, access, pid, device:inode, range.
+fn is_locked(locks: &str, device: (u32, u32), inode: u64) -> bool {
+    let wanted = format!("{:02x}:{:02x}:{inode}", device.0, device.1);
+    locks.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        // A waiter's line has an arrow after the number.
+        words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&wanted.as_str())
+    })
+}
+
 fn read_holder(file: &mut File) -> Option<LockHolder> {
     let mut text = Vec::new();
     file.take(64 << 10).read_to_end(&mut text).ok()?;
@@ -144,6 +165,36 @@ mod tests {
         drop(held);
         assert_eq!(fs::read(&path).unwrap(), b"", "the name goes with the lock");
         assert!(matches!(MachineLock::try_take(&path, &request("bbbbbbbb")), Ok(Attempt::Held(_))));
+    }
+
+    #[test]
+    fn a_look_names_the_holder_and_takes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/lock");
+        assert_eq!(MachineLock::look(&path), None);
+        let Attempt::Held(held) = MachineLock::try_take(&path, &request("aaaaaaaa")).unwrap() else {
+            panic!()
+        };
+        // Some file systems show their files under a device of their own: those are no place for a lock anyway.
+        if fs::read_to_string("/proc/locks")
+            .unwrap()
+            .contains(&format!(":{} ", fs::metadata(&path).unwrap().ino()))
+        {
+            let seen = MachineLock::look(&path);
+            assert!(seen.is_none() || seen == Some(Some(held.holder().clone())));
+        }
+        drop(held);
+        assert_eq!(MachineLock::look(&path), None);
+    }
+
+    #[test]
+    fn a_lock_is_found_by_device_and_inode_and_a_waiter_is_none() {
+        let locks = "1: POSIX  ADVISORY  WRITE 7 00:1a:9 0 EOF\n2: FLOCK  ADVISORY  WRITE 7 00:1a:5 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 8 00:1a:6 0 EOF\n";
+        assert!(is_locked(locks, (0, 0x1a), 5));
+        for (device, inode) in [((0, 0x1a), 9), ((0, 0x1a), 6), ((1, 0x1a), 5), ((0, 0x1a), 55)] {
+            assert!(!is_locked(locks, device, inode), "{device:?} {inode}");
+        }
     }
 
     #[test]

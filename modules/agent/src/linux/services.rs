@@ -18,8 +18,19 @@ use crate::data;
 use crate::proto::{AgentError, AgentHello, LockReply, LockRequest, PROTOCOL, Request, encode};
 use crate::server::{Call, SILENT, Services, serve};
 
-/// Stores a row of the machine's history.
-pub type HistoryHook = Box<dyn Fn(&Path, &[u8]) -> Result<(), String> + Send + Sync>;
+/// Keeps the machine's history below the state directory: the syncs that came here. Rows are JSON objects.
+pub trait HistoryKeeper: Send + Sync {
+    /// Stores a row.
+    ///
+    /// # Errors
+    /// If it is none, or cannot be stored.
+    fn put(&self, state_dir: &Path, row: &[u8]) -> Result<(), String>;
+    /// Returns the newest rows, the newest first.
+    ///
+    /// # Errors
+    /// If the history cannot be read.
+    fn list(&self, state_dir: &Path, count: usize) -> Result<Vec<Vec<u8>>, String>;
+}
 
 /// How an agent runs.
 pub struct AgentOptions {
@@ -31,13 +42,13 @@ pub struct AgentOptions {
     pub state_dir: PathBuf,
     /// Where the machine's lock lies.
     pub lock_path: PathBuf,
-    /// Stores a row of history below the state directory.
-    pub history: HistoryHook,
+    /// Keeps the machine's history.
+    pub history: Box<dyn HistoryKeeper>,
 }
 
 impl AgentOptions {
     /// Makes the options of a real machine: 20 s of silence, the usual places.
-    pub fn new(version: impl Into<String>, history: HistoryHook) -> Self {
+    pub fn new(version: impl Into<String>, history: Box<dyn HistoryKeeper>) -> Self {
         Self {
             version: version.into(),
             silence: Duration::from_secs(20),
@@ -126,8 +137,15 @@ impl Services for LinuxServices {
             Request::StateList(prefix) => encode(&self.state.list(&prefix)?),
             Request::StatePut(key, value) => encode(&self.state.put(&key, value.as_deref())?),
             Request::HistoryPut(row) => {
-                let stored = (self.options.history)(self.state.root(), &row);
+                let stored = self.options.history.put(self.state.root(), &row);
                 encode(&stored.map_err(AgentError::failed)?)
+            }
+            Request::HistoryList(count) => {
+                let rows = self.options.history.list(self.state.root(), count as usize);
+                for row in rows.map_err(AgentError::failed)? {
+                    call.item(&row)?;
+                }
+                encode(&())
             }
             Request::Exec(request) => encode(&exec::run(&self.groups, &request, call)?),
             Request::PutFile(request) => encode(&put_file::run(&request, call)?),

@@ -54,6 +54,8 @@ pub enum Request {
     PutFile(PutFile),
     /// → [`super::Activated`].
     Activate(ActivateRequest),
+    /// Items: rows of the machine's history as they were stored, the newest first, at most this many → `()`.
+    HistoryList(u32),
 }
 
 impl Request {
@@ -78,6 +80,7 @@ impl Request {
             Request::Exec(_) => "exec",
             Request::PutFile(_) => "put-file",
             Request::Activate(_) => "activate",
+            Request::HistoryList(_) => "history-list",
         }
     }
 }

@@ -1,0 +1,106 @@
+//! What this machine remembers: the user's own history, and through the local agent what came here from others.
+//!
+//! The agent is asked only if that needs no password; without it the command says what it does not show.
+
+use std::time::Duration;
+
+use pc_switcher_agent::linux::lock::{LOCK_PATH, MachineLock};
+use pc_switcher_agent::proto::LockHolder;
+use pc_switcher_agent::typed::Agent;
+use pc_switcher_contract::{AgentLink, Hostname, ModuleError};
+use tokio_util::sync::CancellationToken;
+
+use super::{CliError, Context, engine};
+use crate::history::{SessionRow, Store, merge};
+use crate::orchestrator::records;
+use crate::paths::{self, Env};
+use crate::remote::Reach;
+
+/// How long the agent may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A look at this machine.
+pub(super) struct Machine {
+    /// The newest sessions that were started here or came here, newest first.
+    pub(super) rows: Vec<SessionRow>,
+    /// Who holds the machine's lock, in words.
+    pub(super) lock_holder: Option<String>,
+    /// What dead runs left, a sentence each.
+    pub(super) markers: Vec<String>,
+    missing: Option<String>,
+}
+
+impl Machine {
+    /// Looks; returns at most `count` sessions.
+    ///
+    /// # Errors
+    /// If the user's own history cannot be read.
+    pub(super) fn look(context: &Context<'_>, count: usize) -> Result<Self, CliError> {
+        let store = Store::open_existing(&paths::history_db(&context.env)?)?;
+        let own = store.map(|store| store.list(count)).transpose()?.unwrap_or_default();
+        let lock_holder = MachineLock::look(LOCK_PATH.as_ref()).map(in_words);
+        let (came, markers, missing) = match ask_agent(&context.env, count) {
+            Ok((came, markers)) => (came, markers, None),
+            Err(why) => (Vec::new(), Vec::new(), why),
+        };
+        Ok(Self { rows: merge(own, came, count), lock_holder, markers, missing })
+    }
+
+    /// Says on standard error what could not be shown, if anything.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(super) fn tell_what_is_missing(&self, context: &mut Context<'_>) -> Result<(), CliError> {
+        if let Some(why) = &self.missing {
+            writeln!(context.err, "note: syncs that came here from other machines are not shown: {why}")?;
+        }
+        Ok(())
+    }
+}
+
+fn in_words(holder: Option<LockHolder>) -> String {
+    match holder {
+        Some(holder) => format!(
+            "sync {} from {} by {} (process {}, since {})",
+            holder.session, holder.from, holder.user, holder.pid, holder.since
+        ),
+        None => "a sync that is just starting".to_owned(),
+    }
+}
+
+type Found = (Vec<SessionRow>, Vec<String>);
+
+/// Asks the agent of this machine. `Err(None)`: nothing was ever installed here, so nothing can be missing.
+fn ask_agent(env: &Env, count: usize) -> Result<Found, Option<String>> {
+    let remote = engine::quiet_env(env);
+    if env.uid != 0 && !remote.stable_path.exists() {
+        return Err(None);
+    }
+    let failed = |error: &dyn std::fmt::Display| Some(error.to_string());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(|error| failed(&error))?;
+    let found = runtime.block_on(async {
+        let own = engine::own_name().map_err(Some)?;
+        let asked = tokio::time::timeout(PATIENCE, ask(Reach::new(remote, None), &own, count)).await;
+        match asked {
+            Ok(found) => found.map_err(|error| Some(error.message)),
+            Err(_) => Err(Some(format!("the agent did not answer within {} s", PATIENCE.as_secs()))),
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    found
+}
+
+async fn ask(reach: Reach, own: &Hostname, count: usize) -> Result<Found, ModuleError> {
+    let started = reach.start_local_agent(own, &CancellationToken::new()).await?;
+    let link: std::sync::Arc<dyn AgentLink> = std::sync::Arc::clone(&started.link) as _;
+    let agent = Agent::new(&link);
+    let rows = agent.history_list(u32::try_from(count).unwrap_or(u32::MAX)).await?;
+    let rows = rows.iter().filter_map(|row| serde_json::from_slice(row).ok()).collect();
+    // While a sync runs its mark is no leftover.
+    let running = MachineLock::look(LOCK_PATH.as_ref()).is_some();
+    let intent = if running { None } else { records::read_intent(&agent).await? };
+    let markers = intent.iter().map(records::Intent::explain).collect();
+    started.process.close(Duration::from_secs(2)).await;
+    Ok((rows, markers))
+}
