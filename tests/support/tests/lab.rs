@@ -92,6 +92,24 @@ fn a_slow_cable_takes_its_time() {
 }
 
 #[test]
+fn a_long_cable_delays_every_answer_and_loses_nothing() {
+    let Some(lab) = LAB.take() else { return };
+    let delay = Duration::from_millis(60);
+    let connect = Cmd::script("exec 3<>/dev/tcp/desk/22; read -r _ <&3");
+    let wire = lab.desk().delay(delay).unwrap();
+    let start = Instant::now();
+    lab.laptop().run(&connect).unwrap();
+    // Two round trips: the handshake, and the greeting that follows it half a trip later at the least.
+    assert!(start.elapsed() >= delay * 3, "{:?}", start.elapsed());
+    let copied = "head -c 20000000 /dev/urandom >sent; md5sum <sent; ssh -o BatchMode=yes desk md5sum <sent";
+    let sums = lab.laptop().run(&Cmd::script(copied).as_alice()).unwrap();
+    let (sent, received) = sums.split_once('\n').unwrap();
+    assert_eq!(sent, received.trim_end());
+    drop(wire);
+    lab.laptop().run(&connect).unwrap();
+}
+
+#[test]
 fn a_frozen_machine_answers_again_once_it_thaws() {
     let Some(lab) = LAB.take() else { return };
     lab.desk().freeze().unwrap();

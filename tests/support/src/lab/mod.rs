@@ -36,6 +36,7 @@ mod scripts;
 mod shared;
 mod tool;
 mod users;
+mod wire;
 
 use std::{
     fs,
@@ -56,6 +57,7 @@ pub use self::{
     requirements::require_lab,
     running::Running,
     shared::{SharedLab, SharedLabGuard},
+    wire::Wire,
 };
 use self::{guardian::Guardian, hub::Hub, place::Place, provision::Identities};
 
