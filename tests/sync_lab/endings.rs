@@ -70,6 +70,10 @@ fn a_killed_front_leaves_nothing_on_either_machine() {
     assert_nothing_runs(&[laptop, desk], Duration::from_secs(30));
     assert_eq!(running.wait().unwrap().code(), None);
     configure(laptop, "");
+    for machine in [laptop, desk] {
+        let status = alice(machine, "pc-switcher status");
+        assert!(status.contains("Left behind: the sync "), "{status}");
+    }
     sync(laptop, "desk", &[]).ends_with(0).says(&["this run goes on from there"]);
     assert_moved(laptop, desk);
 }

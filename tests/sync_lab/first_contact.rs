@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pc_switcher_testkit::lab::{CTRL_C, Machine};
 
-use crate::hosts::{PROGRAM, SOON, assert_moved, assert_nothing_runs, lab, line, root, sync};
+use crate::hosts::{PROGRAM, SOON, alice, assert_moved, assert_nothing_runs, lab, line, root, sync};
 
 const SUDOERS: &str = "/etc/sudoers.d/alice";
 const LIMIT: Duration = Duration::from_secs(30);
@@ -81,6 +81,42 @@ fn a_host_that_nobody_knows_or_that_is_off_is_unreachable() {
     lab.desk().shutdown().unwrap();
     sync(lab.laptop(), "desk", &[]).ends_with(4).says(&["desk"]);
     assert_nothing_runs(&[lab.laptop()], SOON);
+}
+
+#[test]
+fn a_refused_key_is_unreachable_and_says_whose_it_is() {
+    let Some(lab) = lab() else { return };
+    root(lab.desk(), "mv /home/alice/.ssh/authorized_keys /home/alice/.ssh/elsewhere");
+    sync(lab.laptop(), "desk", &["--allow-first-sync"]).ends_with(4).says(&["desk", "Permission denied"]);
+    assert_nothing_runs(&[lab.laptop(), lab.desk()], SOON);
+}
+
+/// Puts a program on a machine that knows nothing but its version.
+fn install_version(machine: &Machine, version: &str) {
+    let script = format!("#!/bin/sh\necho pc-switcher {version}\n");
+    machine.write_file(PROGRAM, script.as_bytes(), 0o755, "root").unwrap();
+}
+
+#[test]
+fn an_older_program_on_the_target_is_replaced() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    install_version(desk, "0.0.1");
+    sync(laptop, "desk", &["--allow-first-sync"]).ends_with(0).says(&["0.0.1 is installed"]);
+    let version = "pc-switcher --version";
+    assert_eq!(alice(desk, version), alice(laptop, version));
+    assert_moved(laptop, desk);
+    sync(desk, "laptop", &[]).ends_with(0);
+}
+
+#[test]
+fn a_newer_program_on_the_target_is_left_alone() {
+    let Some(lab) = lab() else { return };
+    install_version(lab.desk(), "99.0.0");
+    sync(lab.laptop(), "desk", &["--allow-first-sync"]).ends_with(3).says(&["desk", "99.0.0"]);
+    assert_eq!(alice(lab.desk(), "pc-switcher"), "pc-switcher 99.0.0\n");
+    assert!(!lab.desk().exists("/home/alice/notes").unwrap());
+    assert_nothing_runs(&[lab.laptop(), lab.desk()], SOON);
 }
 
 #[test]

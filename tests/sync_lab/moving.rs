@@ -37,6 +37,45 @@ fn a_person_moves_to_the_desk_works_there_and_moves_back_without_any_set_up() {
     assert_eq!(keys, [identity(laptop), identity(desk)]);
     assert_eq!(keys[0].len(), 4);
     assert_nothing_runs(&[laptop, desk], hosts::SOON);
+
+    // Both machines remember all three, those that came and those that were sent.
+    for machine in [laptop, desk] {
+        let rows = alice(machine, "pc-switcher history --json");
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&rows).unwrap();
+        let ways: Vec<String> =
+            rows.iter().map(|row| format!("{} {}", row["source_hostname"], row["ending"])).collect();
+        assert_eq!(ways, ["\"laptop\" \"completed\"", "\"desk\" \"completed\"", "\"laptop\" \"completed\""]);
+        assert!(alice(machine, "pc-switcher status").starts_with("Last sync: laptop → desk"));
+    }
+}
+
+#[test]
+fn a_machine_far_away_gets_the_same() {
+    let Some(lab) = lab() else { return };
+    let _wire = lab.desk().delay(std::time::Duration::from_millis(40)).unwrap();
+    first_sync(&lab);
+    assert_moved(lab.laptop(), lab.desk());
+}
+
+#[test]
+fn modules_run_as_the_config_lists_them_and_only_those() {
+    let Some(lab) = lab() else { return };
+    let laptop = lab.laptop();
+    let order = |text: &str, flags: &[&str]| -> Vec<String> {
+        configure(laptop, text);
+        let flags = [&["--json"], flags].concat();
+        let ran = sync(laptop, "desk", &flags).ends_with(0);
+        let events = ran.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        events
+            .filter_map(|event| Some(event["stage"].as_str()?.strip_prefix("module:")?.to_owned()))
+            .collect()
+    };
+    let both = "[sync_modules]\nuser-data = true\ndummy-success = true\n";
+    assert_eq!(order(both, &["--allow-first-sync"]), ["user-data", "dummy-success"]);
+    let turned = "[sync_modules]\ndummy-success = true\nuser-data = true\n";
+    assert_eq!(order(turned, &[]), ["dummy-success", "user-data"]);
+    assert_eq!(order(turned, &["--skip", "dummy-success"]), ["user-data"]);
+    assert_eq!(order("[sync_modules]\nuser-data = false\ndummy-success = true\n", &[]), ["dummy-success"]);
 }
 
 #[test]
