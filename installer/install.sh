@@ -12,7 +12,7 @@ umask 022
 dest=${DESTDIR:-}
 lib=/usr/local/lib/pc-switcher
 stable=/usr/local/bin/pc-switcher
-sudoers=/etc/sudoers.d/pc-switcher
+sudoers_dir=/etc/sudoers.d
 man=/usr/local/share/man/man1
 bash_completions=/usr/local/share/bash-completion/completions
 zsh_completions=/usr/local/share/zsh/site-functions
@@ -25,7 +25,8 @@ fail() {
 
 uninstall() {
   for file in "$dest$man"/pc-switcher*.1 "$dest$bash_completions/pc-switcher" \
-    "$dest$zsh_completions/_pc-switcher" "$dest$fish_completions/pc-switcher.fish" "$dest$sudoers"; do
+    "$dest$zsh_completions/_pc-switcher" "$dest$fish_completions/pc-switcher.fish" \
+    "$dest$sudoers_dir"/pc-switcher-*; do
     [ ! -e "$file" ] || { rm -f -- "$file" && echo "removed $file"; }
   done
   if [ -L "$dest$stable" ]; then
@@ -61,13 +62,12 @@ optional() {
 # Lets the user start the agent, and nothing else, without a password. The grant equals root.
 grant() {
   user=$1
+  # One file a user, under a name that sudo reads; the same that a sync writes on the other machine.
+  sudoers=$sudoers_dir/pc-switcher-$(printf '%s' "$user" | sed 's/[^A-Za-z0-9_$-]/+/g')
   name=$(printf '%s' "$user" | sed 's/[^A-Za-z0-9_.-]/\\&/g')
   line="$name ALL=(root) NOPASSWD: $stable agent"
-  if [ -f "$dest$sudoers" ] && grep -qxF -- "$line" "$dest$sudoers"; then
-    return 0
-  fi
   draft=$(mktemp)
-  { [ ! -f "$dest$sudoers" ] || cat "$dest$sudoers"; printf '%s\n' "$line"; } >"$draft"
+  printf '%s\n' "$line" >"$draft"
   if ! command -v visudo >/dev/null; then
     rm -f "$draft"
     fail "visudo is missing, so no sudoers line was written; install sudo and run this again"

@@ -11,6 +11,6 @@ mod probe;
 mod push;
 
 pub use decide::{Decision, Own, decide};
-pub use places::{LIB_DIR, STABLE_PATH, SUDOERS_FILE, sudoers_line, versioned_path};
+pub use places::{LIB_DIR, STABLE_PATH, sudoers_file, sudoers_line, versioned_path};
 pub use probe::{Installed, Probe, ProbeError, SudoState, probe, probe_command};
 pub use push::{PushError, Pushed, digest, push, remove_pushed};

@@ -6,8 +6,11 @@ pub const STABLE_PATH: &str = "/usr/local/bin/pc-switcher";
 /// Holds one folder per version.
 pub const LIB_DIR: &str = "/usr/local/lib/pc-switcher";
 
-/// Holds the line of each user.
-pub const SUDOERS_FILE: &str = "/etc/sudoers.d/pc-switcher";
+/// Returns the file that holds the line of `user`. Sudo leaves out files with a dot or a tilde at the end.
+pub fn sudoers_file(user: &str) -> String {
+    let plain = |c: char| if c.is_alphanumeric() || "-_$".contains(c) { c } else { '+' };
+    format!("/etc/sudoers.d/pc-switcher-{}", user.chars().map(plain).collect::<String>())
+}
 
 /// Returns the path of an installed version.
 pub fn versioned_path(version: &str) -> String {
@@ -30,6 +33,12 @@ pub fn sudoers_line(user: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_file_has_a_name_that_sudo_reads() {
+        assert_eq!(sudoers_file("alice"), "/etc/sudoers.d/pc-switcher-alice");
+        assert_eq!(sudoers_file(r"DOM\a.b~"), "/etc/sudoers.d/pc-switcher-DOM+a+b+");
+    }
 
     #[test]
     fn the_line_names_the_one_command() {

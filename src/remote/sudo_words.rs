@@ -1,7 +1,7 @@
 //! From sudo's words to what can be done about them; pure. sudo runs under a locale that does not translate.
 
 use super::error::ReachError;
-use pc_switcher_installer::{SUDOERS_FILE, sudoers_line};
+use pc_switcher_installer::{sudoers_file, sudoers_line};
 
 /// What the words of a program that ended before it greeted mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,8 @@ impl Refusal {
         lines: &[String],
     ) -> ReachError {
         let line = sudoers_line(user);
-        let add = format!("add the line `{line}` on {hostname} with `visudo -f {SUDOERS_FILE}`");
+        let file = sudoers_file(user);
+        let add = format!("add the line `{line}` on {hostname} with `visudo -f {file}`");
         let words = lines.iter().rev().find(|line| !line.trim().is_empty());
         let words = words.map_or_else(|| "it said nothing".to_owned(), |line| line.trim().to_owned());
         let (why, hint) = match self {
