@@ -326,7 +326,7 @@ impl Engine {
             tally: self.deps.log.bus().tally(),
             failure: self.failure.clone(),
             problems: self.problems.clone(),
-            conflicts: Vec::new(),
+            conflicts: self.prepared.as_ref().map(|prepared| prepared.board.conflicts()).unwrap_or_default(),
             verified: self.verified.clone(),
             log: self.deps.log_path.as_ref().map(|path| path.display().to_string()),
             next: Vec::new(),

@@ -93,12 +93,18 @@ impl SyncSession {
         Ok(self.state)
     }
 
-    /// Notes what became of a module. A failure is never taken back.
+    /// Notes what became of a module. A failure is never taken back; what a bracket says of its phases is one list.
     pub fn record(&mut self, module: ModuleName, result: ModuleResult, summary: impl Into<String>) {
         if self.module_results.get(&module) == Some(&ModuleResult::Failed) {
             return;
         }
-        self.summaries.insert(module.clone(), summary.into());
+        let (said, summary) = (self.summaries.entry(module.clone()).or_default(), summary.into());
+        *said = match (self.module_results.get(&module), result) {
+            (Some(ModuleResult::Success), ModuleResult::Success) if !said.is_empty() => {
+                format!("{said}, {summary}")
+            }
+            _ => summary,
+        };
         self.module_results.insert(module, result);
     }
 

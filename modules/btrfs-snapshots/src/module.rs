@@ -113,11 +113,11 @@ impl BtrfsSnapshots {
     }
 }
 
-/// Returns a line for the report, for example `4 snapshots on laptop, desk`.
+/// Returns a line for the report, for example `3 presync on laptop, 3 presync on desk`.
 fn describe(sets: &[&SnapshotSet]) -> String {
-    let count: usize = sets.iter().map(|set| set.members.len()).sum();
-    let hosts: Vec<&str> = sets.iter().map(|set| set.hostname.as_str()).collect();
-    format!("{count} snapshot{} on {}", if count == 1 { "" } else { "s" }, hosts.join(", "))
+    let words =
+        sets.iter().map(|set| format!("{} {} on {}", set.members.len(), set.kind.in_name(), set.hostname));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// Looks for what keeps a set from being taken on one machine.

@@ -90,6 +90,7 @@ pub struct SessionBoard {
     rule_hash: Mutex<Option<String>>,
     folders: Mutex<Vec<BytePath>>,
     commit_pending: AtomicBool,
+    conflicts: Mutex<Vec<String>>,
 }
 
 impl SessionBoard {
@@ -121,6 +122,16 @@ impl SessionBoard {
     /// Returns the folders whose subvolumes join the snapshot sets.
     pub fn folders(&self) -> Vec<BytePath> {
         lock(&self.folders).clone()
+    }
+
+    /// Notes a conflict and where the losing version is kept, a line for people.
+    pub fn add_conflict(&self, line: impl Into<String>) {
+        lock(&self.conflicts).push(line.into());
+    }
+
+    /// Returns all conflicts.
+    pub fn conflicts(&self) -> Vec<String> {
+        lock(&self.conflicts).clone()
     }
 
     /// Notes that a commit was asked for (`true`) or answered (`false`).

@@ -161,8 +161,10 @@ impl UserData {
             let Some(member) = member else { continue };
             for conflict in survey.conflicts.iter().filter(|conflict| conflict.theirs.is_some()) {
                 let kept = member.path.join(part.target.inside.as_bytes()).join(conflict.path.as_bytes());
-                let text = format!("the version of {} is kept as `{kept}`", ctx.target.hostname);
-                ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, text);
+                let path = part.root.join(conflict.path.as_bytes());
+                let text = format!("`{path}`: the version of {} is kept as `{kept}`", ctx.target.hostname);
+                ctx.reporter.log(LogLevel::Info, &ctx.target.hostname, text.clone());
+                ctx.board.add_conflict(text);
             }
         }
     }

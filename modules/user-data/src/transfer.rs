@@ -221,7 +221,8 @@ pub fn log_report(ctx: &ModuleContext, report: &ApplyReport) -> bool {
     let target = &ctx.target.hostname;
     for conflict in &report.conflicts {
         let text = format!("`{}` was left as it is: {}", conflict.path, conflict.why);
-        ctx.reporter.log(LogLevel::Error, target, text);
+        ctx.reporter.log(LogLevel::Error, target, text.clone());
+        ctx.board.add_conflict(text);
     }
     for dir in &report.kept {
         ctx.reporter.log(
