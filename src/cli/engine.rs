@@ -100,7 +100,7 @@ async fn sync_here(request: SyncRequest, config: &Config, env: &Env) -> Exit {
         request.target.clone().into(),
         own.clone(),
         user(env),
-        screen.handle(),
+        Some(screen.handle()),
     );
     let deps = Deps {
         session: session.clone(),
@@ -128,12 +128,12 @@ pub(super) fn own_name() -> Result<Hostname, String> {
     pc_switcher_agent::linux::machine::hostname().map_err(|error| error.to_string())
 }
 
-fn user(env: &Env) -> String {
+pub(super) fn user(env: &Env) -> String {
     let named = ["USER", "LOGNAME"].iter().find_map(|name| env.var(name)).map(OsStr::to_string_lossy);
     named.map_or_else(|| format!("uid {}", env.uid), std::borrow::Cow::into_owned)
 }
 
-fn terminal_facts(env: &Env) -> TerminalFacts {
+pub(super) fn terminal_facts(env: &Env) -> TerminalFacts {
     TerminalFacts {
         stdin: env.stdin_is_terminal,
         stdout: env.stdout_is_terminal,
@@ -144,12 +144,18 @@ fn terminal_facts(env: &Env) -> TerminalFacts {
 }
 
 fn remote_env(env: &Env, facts: TerminalFacts, core: &CoreLog) -> RemoteEnv {
+    let mut remote = asking_env(env, facts);
+    let core = core.clone();
+    remote.log = Arc::new(move |level: LogLevel, text: String| core.log(level, text));
+    remote
+}
+
+/// The surroundings of a command that may ask a person and keeps no log.
+pub(super) fn asking_env(env: &Env, facts: TerminalFacts) -> RemoteEnv {
     let mut remote = quiet_env(env);
     let runtime = paths::runtime_dir(env);
     remote.runtime_dir = runtime.parent().filter(|base| base.is_dir()).map(|base| base.to_owned());
     remote.has_terminal = facts.stdin && facts.stderr;
-    let core = core.clone();
-    remote.log = Arc::new(move |level: LogLevel, text: String| core.log(level, text));
     remote
 }
 
@@ -160,7 +166,7 @@ pub(super) fn quiet_env(env: &Env) -> RemoteEnv {
 }
 
 /// Turns signals into messages; the third exits at once, with the terminal given back.
-fn listen(
+pub(super) fn listen(
     prompter: &Arc<Prompter>,
     cancel: &CancellationToken,
 ) -> std::io::Result<mpsc::Receiver<(String, Escalation)>> {
@@ -188,7 +194,7 @@ fn exit_now() {
 }
 
 /// Asks for sudo's password.
-struct Passwords(Arc<Prompter>);
+pub(super) struct Passwords(pub(super) Arc<Prompter>);
 
 #[async_trait]
 impl PasswordPrompt for Passwords {

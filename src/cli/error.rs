@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use pc_switcher_contract::ErrorKind;
+use pc_switcher_contract::{ErrorKind, ModuleError};
 use thiserror::Error;
 
 use crate::config::{ConfigErrors, ConfigProblem};
@@ -100,6 +100,9 @@ pub enum CliError {
         /// What to do instead.
         help: Option<String>,
     },
+    /// A machine could not be reached or refused something.
+    #[error(transparent)]
+    Machine(#[from] ModuleError),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
@@ -135,6 +138,7 @@ impl CliError {
         match self {
             CliError::Config(_) | CliError::Usage { .. } => Exit::Usage,
             CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Completed,
+            CliError::Machine(error) => Exit::of(error.kind),
             CliError::Failed(_) | CliError::Output(_) => Exit::Failed,
         }
     }
@@ -150,6 +154,11 @@ impl CliError {
                 write_problem(err, "error", &problem, colour)
             }
             CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            CliError::Machine(error) => {
+                let help = (!error.hints.is_empty()).then(|| error.hints.join("; "));
+                let problem = ConfigProblem { help, ..ConfigProblem::general(error.to_string()) };
+                write_problem(err, "error", &problem, colour)
+            }
             other => write_problem(err, "error", &ConfigProblem::general(other.to_string()), colour),
         }
     }

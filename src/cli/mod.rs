@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod config;
+pub mod doctor;
 mod engine;
 pub mod error;
 pub mod history;
@@ -61,6 +62,7 @@ enum Command {
     Status(status::Args),
     History(history::Args),
     Logs(logs::Args),
+    Doctor(doctor::Args),
     Modules(modules::Args),
     #[command(hide = true)]
     Agent(agent::Args),
@@ -140,6 +142,7 @@ pub fn run(
         Command::Status(args) => status::run(&args, &mut context),
         Command::History(args) => history::run(&args, &mut context),
         Command::Logs(args) => logs::run(&args, &mut context),
+        Command::Doctor(args) => doctor::run(&args, &mut context),
         Command::Sync(args) => sync::run(&args, &mut context, engine::sync),
         Command::Agent(args) => agent::run(&args),
         Command::Modules(args) => modules::run(&args, &mut context),

@@ -100,7 +100,7 @@ pub fn run(
 }
 
 /// Checks a target before ssh sees it: it is an argument, never an option, and shows as what it is.
-fn target(text: &str) -> Result<String, String> {
+pub(super) fn target(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("a host name or an ssh alias is wanted".into());
     }

@@ -21,7 +21,7 @@ pub struct RealReach {
     target: OsString,
     own_name: Hostname,
     user: String,
-    screen: ScreenHandle,
+    screen: Option<ScreenHandle>,
     held: Mutex<Held>,
 }
 
@@ -34,15 +34,21 @@ struct Held {
 }
 
 impl RealReach {
-    /// Makes the way to `target`, as the user typed it. The screen is paused while ssh or sudo may ask.
+    /// Makes the way to `target`, as the user typed it. The screen, if there is one, is paused while ssh or
+    /// sudo may ask.
     pub fn new(
         remote: Remote,
         target: OsString,
         own_name: Hostname,
         user: String,
-        screen: ScreenHandle,
+        screen: Option<ScreenHandle>,
     ) -> Self {
         Self { remote, target, own_name, user, screen, held: Mutex::default() }
+    }
+
+    /// Returns who we are on the target, once it was reached.
+    pub fn target_user(&self) -> Option<String> {
+        self.held().prepared.as_ref().map(|prepared| prepared.probe.user.clone())
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Held> {
@@ -64,7 +70,7 @@ impl Reach for RealReach {
     }
 
     async fn target(&self, cancel: &CancellationToken) -> Result<TargetMachine, ModuleError> {
-        let pause = self.screen.pause();
+        let pause = self.screen.as_ref().map(ScreenHandle::pause);
         let connected = self.remote.connect(&self.target, cancel).await;
         drop(pause);
         let connection = Arc::new(connected?);

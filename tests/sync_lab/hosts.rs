@@ -240,3 +240,11 @@ pub fn wait_for(what: &str, limit: Duration, holds: impl Fn() -> bool) {
 pub fn snapshots(machine: &Machine) -> Vec<String> {
     root(machine, "ls /.snapshots").lines().map(str::to_owned).collect()
 }
+
+/// All that a run which must write nothing could leave on a machine.
+#[track_caller]
+pub fn picture(machine: &Machine) -> (Vec<TreeManifest>, String) {
+    let trees = ["/home", "/root", "/etc", "/usr/local", "/var/lib"]
+        .map(|dir| machine.manifest(dir, &ManifestOptions::new()).unwrap());
+    (trees.into(), root(machine, "btrfs subvolume list / | cut -d ' ' -f 2,9"))
+}

@@ -1,13 +1,13 @@
 //! A person moves there and back: what arrives, what stays, what the snapshots are.
 
 use pc_switcher_testkit::{
-    lab::{Cmd, Machine},
+    lab::Cmd,
     manifest::{ManifestOptions, TreeManifest, assert_same_tree},
 };
 
 use crate::hosts::{
     self, alice, assert_moved, assert_nothing_runs, configure, dawdle, first_sync, home, identity, lab, line,
-    root, run, snapshots, sync,
+    picture, root, run, snapshots, sync,
 };
 
 #[test]
@@ -179,13 +179,6 @@ fn what_is_written_on_the_laptop_during_a_sync_is_not_lost_on_the_way_back() {
     configure(laptop, "");
     sync(laptop, "desk", &[]).ends_with(0);
     assert_moved(laptop, desk);
-}
-
-/// All that a dry run could leave on a machine.
-fn picture(machine: &Machine) -> (Vec<TreeManifest>, String) {
-    let trees = ["/home", "/root", "/etc", "/usr/local", "/var/lib"]
-        .map(|dir| machine.manifest(dir, &ManifestOptions::new()).unwrap());
-    (trees.into(), root(machine, "btrfs subvolume list / | cut -d ' ' -f 2,9"))
 }
 
 #[test]

@@ -8,9 +8,9 @@ use pc_switcher_contract::{
 use serde::de::DeserializeOwned;
 
 use crate::proto::{
-    ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, DirListing, Layout, LayoutRequest,
-    LockReply, LockRequest, MachineFacts, ReadWant, Request, SpaceReport, StreamFrame, TakeSet, Tree,
-    WalkRequest, WalkSummary, decode, encode,
+    ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, Diagnosis, DirListing, Layout,
+    LayoutRequest, LockReply, LockRequest, MachineFacts, ReadWant, Request, SpaceReport, StreamFrame,
+    TakeSet, Tree, WalkRequest, WalkSummary, decode, encode,
 };
 
 /// An agent with typed calls.
@@ -53,6 +53,11 @@ impl Agent {
     /// As [`Agent::call`]; so for every call below.
     pub async fn facts(&self) -> Result<MachineFacts, ExecError> {
         self.call(&Request::Facts).await
+    }
+
+    /// Asks what may stand in the way of a sync or of a way back.
+    pub async fn diagnose(&self) -> Result<Diagnosis, ExecError> {
+        self.call(&Request::Diagnose).await
     }
 
     /// Takes the machine's lock.

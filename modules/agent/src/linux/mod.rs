@@ -1,7 +1,9 @@
 //! The machine itself.
 
 pub mod btrfs;
+mod clock;
 pub mod connection;
+mod diagnose;
 pub mod exec;
 pub mod finder;
 pub mod install;

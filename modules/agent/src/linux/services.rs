@@ -13,7 +13,7 @@ use super::lock::{Attempt, LOCK_PATH, MachineLock};
 use super::mounts::Mounts;
 use super::state::{STATE_PATH, StateDir};
 use super::stdin::WatchedStdin;
-use super::{connection, exec, layout, machine, orphans, put_file, signals, snapshots, space};
+use super::{connection, diagnose, exec, layout, machine, orphans, put_file, signals, snapshots, space};
 use crate::data;
 use crate::proto::{AgentError, AgentHello, LockReply, LockRequest, PROTOCOL, Request, encode};
 use crate::server::{Call, SILENT, Services, serve};
@@ -124,6 +124,7 @@ impl Services for LinuxServices {
         Ok(match request {
             Request::Facts => encode(&machine::facts()?),
             Request::Lock(request) => encode(&self.take_lock(&request)?),
+            Request::Diagnose => encode(&diagnose::diagnose()?),
             Request::Layout(request) => encode(&layout::layout(&request)?),
             Request::Space(paths) => encode(&space::space(&KernelBtrfs, &Mounts::read()?, &paths)?),
             Request::TakeSet(request) => encode(&snapshots::take_set(&request)?),

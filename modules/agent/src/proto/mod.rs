@@ -4,6 +4,7 @@
 //! as long as [`PROTOCOL`] changes with them.
 
 mod apply;
+mod diagnose;
 mod fs;
 mod hello;
 mod host;
@@ -13,6 +14,7 @@ pub use apply::{
     ApplyNews, ApplyReport, ApplyRequest, Body, Conflict, Identity, Op, PartRoot, Piece, ReadWant,
     StreamFrame,
 };
+pub use diagnose::{Diagnosis, Session, SwapFile};
 pub use fs::{
     DirListing, Entry, FileTime, Kind, Meta, Rule, RuleSet, Skip, SkipReason, Tree, WalkRequest, WalkSummary,
 };

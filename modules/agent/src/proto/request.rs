@@ -56,6 +56,8 @@ pub enum Request {
     Activate(ActivateRequest),
     /// Items: rows of the machine's history as they were stored, the newest first, at most this many → `()`.
     HistoryList(u32),
+    /// → [`super::Diagnosis`].
+    Diagnose,
 }
 
 impl Request {
@@ -81,6 +83,7 @@ impl Request {
             Request::PutFile(_) => "put-file",
             Request::Activate(_) => "activate",
             Request::HistoryList(_) => "history-list",
+            Request::Diagnose => "diagnose",
         }
     }
 }

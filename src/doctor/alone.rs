@@ -1,0 +1,201 @@
+//! Judgements over one machine.
+
+use semver::Version;
+
+use super::fstab;
+use super::seen::Seen;
+use super::{Finding, Gravity};
+
+/// Below this an agent and a watched command cannot run side by side.
+const SESSIONS_WANTED: u32 = 2;
+
+pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
+    let mut found = refused(seen);
+    found.extend(swap(seen));
+    found.extend(mounted_by_id(seen));
+    found.extend(snapshot_dir(seen));
+    found.extend(nested(seen));
+    found.extend(quotas(seen));
+    found.extend(boot(seen));
+    found.extend(clock(seen));
+    found.extend(sudo(seen));
+    found.extend(sshd(seen));
+    found.extend(program(seen));
+    found.extend(markers(seen));
+    found
+}
+
+/// What a sync itself would refuse.
+fn refused(seen: &Seen) -> Vec<Finding> {
+    let finding = |problem: &pc_switcher_contract::Problem| {
+        let mut finding = Finding::new(seen.hostname(), Gravity::Fault, "modules", problem.message.clone());
+        finding.fix.extend(problem.hint.clone());
+        finding
+    };
+    seen.problems.iter().map(finding).collect()
+}
+
+/// An active swapfile makes a snapshot of its subvolume fail (facts/btrfs.md B30).
+fn swap(seen: &Seen) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for file in &seen.diagnosis.swapfiles {
+        let holds = |one: &&pc_switcher_agent::proto::SubvolumeFact| one.mount_point == file.subvolume_root;
+        let Some(subvolume) = seen.layout.subvolumes.iter().find(holds) else { continue };
+        let text = format!(
+            "the swapfile `{}` lies in `{}`: no snapshot of it can be taken while it is in use",
+            file.path, subvolume.name
+        );
+        found.push(
+            Finding::new(seen.hostname(), Gravity::Fault, "swap", text)
+                .fix(format!("sudo swapoff {0} && sudo rm {0}", file.path))
+                .fix("sudo btrfs subvolume create /swap")
+                .fix(
+                    "sudo btrfs filesystem mkswapfile --size 4g /swap/swapfile && sudo swapon /swap/swapfile",
+                )
+                .fix(format!("in /etc/fstab: /swap/swapfile instead of {}", file.path)),
+        );
+    }
+    found
+}
+
+fn mounted_by_id(seen: &Seen) -> Vec<Finding> {
+    let finding = |one: fstab::ById| {
+        let text = format!(
+            "/etc/fstab:{} mounts `{}` by `{}`: after a rollback that id is another subvolume's and the boot fails",
+            one.line, one.mount_point, one.option
+        );
+        let finding = Finding::new(seen.hostname(), Gravity::Warning, "fstab", text);
+        if one.has_name {
+            finding
+                .fix(format!("sudo sed -i -E '{}s/,subvolid=[0-9]+|subvolid=[0-9]+,//' /etc/fstab", one.line))
+        } else {
+            finding.fix(format!("write subvol=NAME instead of {} in line {}", one.option, one.line))
+        }
+    };
+    fstab::by_id(&seen.diagnosis.fstab).into_iter().map(finding).collect()
+}
+
+/// Snapshots inside the root subvolume go away with it in a rollback.
+fn snapshot_dir(seen: &Seen) -> Option<Finding> {
+    let layout = &seen.layout;
+    if !layout.snapshot_dir_exists || layout.snapshot_dir_own_subvolume || layout.snapshot_fs_uuid.is_empty()
+    {
+        return None;
+    }
+    let dir = &seen.snapshot_dir;
+    let text = format!(
+        "`{dir}` is no subvolume of its own: after a rollback of `@` the snapshots are in the old root"
+    );
+    let uuid = &layout.snapshot_fs_uuid;
+    Some(
+        Finding::new(seen.hostname(), Gravity::Warning, "layout", text)
+            .fix(format!(
+                "sudo mount -o subvolid=5 UUID={uuid} /mnt && sudo btrfs subvolume create /mnt/@snapshots"
+            ))
+            .fix(format!("sudo mv {dir}/* /mnt/@snapshots/; sudo umount /mnt"))
+            .fix(format!("echo 'UUID={uuid} {dir} btrfs subvol=@snapshots 0 0' | sudo tee -a /etc/fstab"))
+            .fix(format!("sudo mount {dir}")),
+    )
+}
+
+fn nested(seen: &Seen) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for part in &seen.layout.parts {
+        for nested in &part.nested {
+            let path = part.root.join(nested.as_bytes());
+            let text = format!(
+                "`{path}` is a nested subvolume: it is in no snapshot of `{}` and not synced",
+                part.root
+            );
+            found.push(
+                Finding::new(seen.hostname(), Gravity::Warning, "layout", text).fix(format!(
+                    "to sync it, make it a plain folder: sudo mv {path} {path}.old && sudo cp -a --reflink=always \
+                     {path}.old {path} && sudo btrfs subvolume delete {path}.old"
+                )),
+            );
+        }
+    }
+    found
+}
+
+/// Quotas make snapshots slow and their removal freeze the machine (facts/btrfs.md B39).
+fn quotas(seen: &Seen) -> Vec<Finding> {
+    let finding = |point| {
+        let text = format!(
+            "quotas are on for the file system of `{point}`: removing snapshots may freeze the machine"
+        );
+        Finding::new(seen.hostname(), Gravity::Warning, "quotas", text)
+            .fix(format!("sudo btrfs quota disable {point}"))
+    };
+    seen.diagnosis.quotas.iter().map(finding).collect()
+}
+
+fn boot(seen: &Seen) -> Option<Finding> {
+    let (point, fs_type) = seen.diagnosis.boot.as_ref()?;
+    let text =
+        format!("`{point}` is a file system of its own ({fs_type}): kernels are in no snapshot of `@`");
+    Some(Finding::new(seen.hostname(), Gravity::Note, "boot", text))
+}
+
+fn clock(seen: &Seen) -> Option<Finding> {
+    let text = "its clock follows no time server";
+    (!seen.diagnosis.clock_follows).then(|| {
+        Finding::new(seen.hostname(), Gravity::Warning, "clock", text).fix("sudo timedatectl set-ntp true")
+    })
+}
+
+fn sudo(seen: &Seen) -> Option<Finding> {
+    let line = pc_switcher_installer::sudoers_line(&seen.user);
+    let file = pc_switcher_installer::sudoers_file(&seen.user);
+    let text = format!("sudo asks {} for a password: no sync without a terminal", seen.user);
+    seen.sudo_asked.then(|| {
+        Finding::new(seen.hostname(), Gravity::Warning, "sudo", text)
+            .fix(format!("echo '{line}' | sudo EDITOR='tee' visudo -f {file}"))
+    })
+}
+
+fn sshd(seen: &Seen) -> Option<Finding> {
+    let said = seen.sshd.as_ref().ok()?;
+    let sessions =
+        said.lines().find_map(|line| line.strip_prefix("maxsessions "))?.trim().parse::<u32>().ok()?;
+    let text =
+        format!("its sshd allows {sessions} session in a connection (MaxSessions), syncs to it want more");
+    (sessions < SESSIONS_WANTED).then(|| {
+        Finding::new(seen.hostname(), Gravity::Warning, "sshd", text)
+            .fix("echo 'MaxSessions 10' | sudo tee /etc/ssh/sshd_config.d/00-sessions.conf && sudo systemctl reload ssh")
+    })
+}
+
+fn program(seen: &Seen) -> Option<Finding> {
+    let installed = match &seen.installed {
+        Ok(installed) => installed,
+        Err(why) => {
+            let text = format!("pc-switcher is not installed: {why}; a sync brings it");
+            return Some(Finding::new(seen.hostname(), Gravity::Note, "program", text));
+        }
+    };
+    let (theirs, own) = (Version::parse(installed).ok()?, Version::parse(&seen.own_version).ok()?);
+    match theirs.cmp_precedence(&own) {
+        std::cmp::Ordering::Less => {
+            let text = format!("pc-switcher {theirs} is installed; a sync brings {own}");
+            Some(Finding::new(seen.hostname(), Gravity::Note, "program", text))
+        }
+        std::cmp::Ordering::Greater => {
+            let text =
+                format!("pc-switcher {theirs} is installed, newer than {own}: a sync to it is refused");
+            Some(
+                Finding::new(seen.hostname(), Gravity::Fault, "program", text)
+                    .fix(format!("install pc-switcher {theirs} here too, or sync from {}", seen.hostname())),
+            )
+        }
+        std::cmp::Ordering::Equal => None,
+    }
+}
+
+fn markers(seen: &Seen) -> Vec<Finding> {
+    let finding = |marker: &String| {
+        Finding::new(seen.hostname(), Gravity::Warning, "markers", marker.clone())
+            .fix("the same sync again plans anew and brings what is missing")
+    };
+    seen.markers.iter().map(finding).collect()
+}

@@ -1,0 +1,50 @@
+//! What was seen on a machine, as plain data.
+
+use pc_switcher_agent::proto::{Diagnosis, Layout, MachineFacts};
+use pc_switcher_contract::{Hostname, Problem};
+use serde_json::Value;
+
+/// A value, or why it could not be had.
+pub type Doubt<T> = Result<T, String>;
+
+/// One machine.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// What it says of itself.
+    pub facts: MachineFacts,
+    /// How the synced folders and subvolumes lie.
+    pub layout: Layout,
+    /// What stands in the way of syncs or of ways back.
+    pub diagnosis: Diagnosis,
+    /// What the modules would refuse there: a sync's own words.
+    pub problems: Vec<Problem>,
+    /// The user on whose behalf was looked.
+    pub user: String,
+    /// Whether sudo wanted a password.
+    pub sudo_asked: bool,
+    /// What `sshd -T` says.
+    pub sshd: Doubt<String>,
+    /// The installed program's version, or what is installed instead.
+    pub installed: Doubt<String>,
+    /// Our own version.
+    pub own_version: String,
+    /// What a dead run left, in words.
+    pub markers: Vec<String>,
+    /// The config that applies to a sync that is started there.
+    pub config: Doubt<Value>,
+    /// By how many milliseconds its clock is ahead of the one of the machine where the command was typed.
+    pub clock_ms: i64,
+    /// By how many milliseconds `clock_ms` may be wrong, for the time the question was on its way.
+    pub clock_doubt_ms: i64,
+    /// Whether ssh leads from there to the other machine without a question.
+    pub way_back: Option<Doubt<()>>,
+    /// Where snapshots go.
+    pub snapshot_dir: String,
+}
+
+impl Seen {
+    /// Returns the machine's name.
+    pub fn hostname(&self) -> &Hostname {
+        &self.facts.hostname
+    }
+}

@@ -1,0 +1,205 @@
+//! Every finding, from what is seen to what is said.
+
+use pc_switcher_agent::proto::{
+    Diagnosis, FolderPart, Layout, MachineFacts, Session, SubvolumeFact, SwapFile, UserFact,
+};
+use pc_switcher_contract::Problem;
+use serde_json::json;
+
+use super::*;
+
+fn healthy(name: &str) -> Seen {
+    let part = FolderPart {
+        folder: "/home".into(),
+        root: "/home".into(),
+        subvolume: Some("@home".parse().unwrap()),
+        inside: "".into(),
+        subvolume_uuid: "u".into(),
+        fs_uuid: "f".into(),
+        fs_type: "btrfs".into(),
+        mount_point: "/home".into(),
+        nested: Vec::new(),
+        is_empty: false,
+    };
+    let subvolume = SubvolumeFact {
+        name: "@".parse().unwrap(),
+        mount_point: "/".into(),
+        uuid: "r".into(),
+        id: 256,
+        fs_uuid: "f".into(),
+        generation: 1,
+    };
+    Seen {
+        facts: MachineFacts {
+            hostname: name.parse().unwrap(),
+            machine_id: name.into(),
+            boot_id: "b".into(),
+            arch: "x86_64".into(),
+            kernel: "6".into(),
+            users: vec![UserFact { name: "alice".into(), uid: 1000, gid: 1000, home: "/home/alice".into() }],
+            clock_seconds: 0,
+            elevated: true,
+        },
+        layout: Layout {
+            parts: vec![part],
+            missing_folders: Vec::new(),
+            foreign: Vec::new(),
+            subvolumes: vec![subvolume],
+            missing_subvolumes: Vec::new(),
+            known_subvolumes: Vec::new(),
+            snapshot_fs_uuid: "f".into(),
+            snapshot_dir_exists: true,
+            snapshot_dir_own_subvolume: true,
+        },
+        diagnosis: Diagnosis { clock_follows: true, ..Diagnosis::default() },
+        problems: Vec::new(),
+        user: "alice".into(),
+        sudo_asked: false,
+        sshd: Ok("port 22\nmaxsessions 10\n".into()),
+        installed: Ok("1.2.0".into()),
+        own_version: "1.2.0".into(),
+        markers: Vec::new(),
+        config: Ok(json!({"user-data": {"exclude": []}})),
+        clock_ms: 0,
+        clock_doubt_ms: 1000,
+        way_back: None,
+        snapshot_dir: "/.snapshots".into(),
+    }
+}
+
+/// Changes one of two healthy machines and returns what is found: machine, gravity, check.
+fn found(change: impl FnOnce(&mut Seen, &mut Seen)) -> Vec<Finding> {
+    let (mut source, mut target) = (healthy("laptop"), healthy("desk"));
+    change(&mut source, &mut target);
+    judge(&[source, target])
+}
+
+#[track_caller]
+fn assert_found(
+    change: impl FnOnce(&mut Seen, &mut Seen),
+    host: &str,
+    gravity: Gravity,
+    check: &str,
+    words: &str,
+) {
+    let found = found(change);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    let finding = &found[0];
+    assert_eq!((finding.hostname.as_str(), finding.gravity, finding.check), (host, gravity, check));
+    let whole = format!("{} {}", finding.text, finding.fix.join(" "));
+    assert!(whole.contains(words), "`{words}` is not in `{whole}`");
+}
+
+#[test]
+fn two_healthy_machines_have_nothing_to_mend() {
+    assert_eq!(found(|_, _| {}), []);
+}
+
+#[test]
+fn what_stands_on_one_machine_is_found_there_with_its_fix() {
+    use Gravity::{Fault, Note, Warning};
+    let swap = SwapFile { path: "/swapfile".into(), subvolume_root: "/".into() };
+    assert_found(
+        |_, desk| desk.diagnosis.swapfiles = vec![swap],
+        "desk",
+        Fault,
+        "swap",
+        "sudo swapoff /swapfile",
+    );
+    let elsewhere = SwapFile { path: "/swap/file".into(), subvolume_root: "/swap".into() };
+    assert_eq!(found(|_, desk| desk.diagnosis.swapfiles = vec![elsewhere]), []);
+    let fstab = "UUID=1 / btrfs rw,subvolid=256,subvol=/@ 0 0\n";
+    assert_found(
+        |laptop, _| laptop.diagnosis.fstab = fstab.into(),
+        "laptop",
+        Warning,
+        "fstab",
+        "/etc/fstab:1",
+    );
+    let inside = |_: &mut Seen, desk: &mut Seen| desk.layout.snapshot_dir_own_subvolume = false;
+    assert_found(inside, "desk", Warning, "layout", "btrfs subvolume create /mnt/@snapshots");
+    let nested = |laptop: &mut Seen, _: &mut Seen| laptop.layout.parts[0].nested = vec!["alice/vm".into()];
+    assert_found(nested, "laptop", Warning, "layout", "`/home/alice/vm` is a nested subvolume");
+    let quotas = |_: &mut Seen, desk: &mut Seen| desk.diagnosis.quotas = vec!["/".into()];
+    assert_found(quotas, "desk", Warning, "quotas", "sudo btrfs quota disable /");
+    let boot = |_: &mut Seen, desk: &mut Seen| desk.diagnosis.boot = Some(("/boot".into(), "ext4".into()));
+    assert_found(boot, "desk", Note, "boot", "ext4");
+    assert_found(|_, desk| desk.diagnosis.clock_follows = false, "desk", Warning, "clock", "set-ntp");
+    let line = "alice ALL=(root) NOPASSWD: /usr/local/bin/pc-switcher agent";
+    assert_found(|_, desk| desk.sudo_asked = true, "desk", Warning, "sudo", line);
+    assert_found(
+        |_, desk| desk.sshd = Ok("maxsessions 1\n".into()),
+        "desk",
+        Warning,
+        "sshd",
+        "MaxSessions 10",
+    );
+    assert_found(
+        |_, desk| desk.markers = vec!["a run died".into()],
+        "desk",
+        Warning,
+        "markers",
+        "a run died",
+    );
+    let refused = |_: &mut Seen, desk: &mut Seen| {
+        desk.problems = vec![Problem::general("there is no subvolume `@`").hint("name it")];
+    };
+    assert_found(refused, "desk", Fault, "modules", "there is no subvolume `@` name it");
+}
+
+#[test]
+fn the_program_may_be_missing_or_old_but_not_newer() {
+    use Gravity::{Fault, Note};
+    assert_found(
+        |_, desk| desk.installed = Err("no file".into()),
+        "desk",
+        Note,
+        "program",
+        "a sync brings it",
+    );
+    assert_found(
+        |_, desk| desk.installed = Ok("1.1.9".into()),
+        "desk",
+        Note,
+        "program",
+        "a sync brings 1.2.0",
+    );
+    assert_found(|_, desk| desk.installed = Ok("1.3.0".into()), "desk", Fault, "program", "is refused");
+}
+
+#[test]
+fn what_differs_between_two_machines_is_found_on_the_target() {
+    use Gravity::{Fault, Warning};
+    assert_found(
+        |_, desk| desk.facts.users[0].uid = 1001,
+        "desk",
+        Fault,
+        "users",
+        "sudo usermod -u 1000 alice",
+    );
+    assert_found(|_, desk| desk.clock_ms = 172_800_000, "desk", Warning, "clock", "172798.0 s apart");
+    assert_eq!(found(|_, desk| desk.clock_ms = -3_900), []);
+    let desktop = |_: &mut Seen, desk: &mut Seen| {
+        desk.diagnosis.sessions = vec![Session { uid: 1000, kind: "wayland".into() }];
+    };
+    assert_found(desktop, "desk", Warning, "sessions", "log out there");
+    let other = |_: &mut Seen, desk: &mut Seen| desk.config = Ok(json!({"user-data": {"exclude": ["x"]}}));
+    assert_found(other, "desk", Warning, "config", "[user-data]");
+    let closed = |_: &mut Seen, desk: &mut Seen| desk.way_back = Some(Err("Permission denied".into()));
+    assert_found(closed, "desk", Warning, "way-back", "ssh-copy-id laptop");
+}
+
+#[test]
+fn a_person_reads_machine_by_machine_and_a_program_reads_json() {
+    let (mut source, mut target) = (healthy("laptop"), healthy("desk"));
+    target.diagnosis.clock_follows = false;
+    target.facts.users[0].uid = 1001;
+    target.installed = Err("no such file".into());
+    source.way_back = None;
+    let machines = [source, target];
+    let findings = judge(&machines);
+    assert!(is_ill(&findings));
+    insta::assert_snapshot!(text(&machines, &findings).join("\n"));
+    let json = json(&machines, &findings);
+    assert_eq!((json["ill"].as_bool(), json["findings"][0]["gravity"].as_str()), (Some(true), Some("fault")));
+}

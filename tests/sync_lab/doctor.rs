@@ -1,0 +1,66 @@
+//! What a doctor finds on real machines, that it writes nothing, and that what it says mends it.
+
+use pc_switcher_testkit::lab::{Cmd, Machine};
+use serde_json::Value;
+
+use crate::hosts::{Ran, SOON, alice, assert_nothing_runs, configure, first_sync, lab, picture, root, run};
+
+fn doctor(machine: &Machine, words: &[&str]) -> Ran {
+    run(machine, &Cmd::new("pc-switcher").arg("doctor").args(words.iter().copied()).as_alice())
+}
+
+/// Returns what is found, `MACHINE CHECK`, without what depends on the host that runs this lab.
+fn found(machine: &Machine, words: &[&str]) -> Vec<String> {
+    let ran = doctor(machine, &[words, &["--json"]].concat());
+    let json: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{}", ran.text));
+    let findings = json["findings"].as_array().unwrap().iter();
+    findings
+        .filter(|finding| finding["check"] != "clock")
+        .map(|finding| {
+            format!("{} {}", finding["hostname"].as_str().unwrap(), finding["check"].as_str().unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn a_doctor_writes_nothing_on_either_machine() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    let before = [laptop, desk].map(picture);
+    assert_eq!(found(laptop, &["desk"]), ["desk program"]);
+    assert_eq!([laptop, desk].map(picture), before);
+    assert_nothing_runs(&[laptop, desk], SOON);
+}
+
+#[test]
+fn what_a_doctor_finds_is_mended_by_what_it_says() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    assert_eq!(found(laptop, &["desk"]), [""; 0]);
+    assert_eq!(found(laptop, &[]), [""; 0]);
+
+    root(desk, "btrfs quota enable /; echo 'UUID=1 / btrfs rw,subvolid=256,subvol=/@ 0 0' >>/etc/fstab");
+    root(desk, "echo MaxSessions 1 >/etc/ssh/sshd_config.d/a-few.conf; rm /home/alice/.ssh/known_hosts");
+    root(desk, "btrfs subvolume create /home/alice/images; chown alice: /home/alice/images");
+    configure(desk, "[user-data]\nexclude = [\"*.iso\"]\n");
+    let all = ["desk fstab", "desk layout", "desk quotas", "desk sshd", "desk config", "desk way-back"];
+    assert_eq!(found(laptop, &["desk"]), all);
+    let said = doctor(laptop, &["desk"]).ends_with(3);
+    said.says(&["sudo btrfs quota disable /", "/etc/fstab:", "`/home/alice/images`", "findings to mend"]);
+
+    root(desk, "btrfs quota disable /; rm /etc/ssh/sshd_config.d/a-few.conf; rmdir /home/alice/images");
+    let line = root(desk, "grep -n subvolid= /etc/fstab | cut -d: -f1");
+    root(desk, &format!("sed -i -E '{}s/,subvolid=[0-9]+|subvolid=[0-9]+,//' /etc/fstab", line.trim()));
+    alice(desk, "rm .config/pc-switcher/config.toml");
+    assert_eq!(found(laptop, &["desk"]), ["desk way-back"]);
+    assert_nothing_runs(&[laptop, desk], SOON);
+}
+
+#[test]
+fn a_doctor_who_reaches_nobody_says_so() {
+    let Some(lab) = lab() else { return };
+    doctor(lab.laptop(), &["nowhere.invalid"]).ends_with(4).says(&["nowhere.invalid"]);
+    root(lab.desk(), "rm /etc/sudoers.d/alice");
+    doctor(lab.laptop(), &["desk"]).ends_with(3).says(&["desk", "sudo"]);
+}
