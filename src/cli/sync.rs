@@ -47,8 +47,8 @@ pub struct Gates {
     /// Allow a folder that is empty, not mounted, or on another file system than last time
     #[arg(long, help_heading = "Safety gates")]
     pub allow_replaced_source: bool,
-    /// Allow a sync while a user of the synced folders works on the target
-    #[arg(long, hide = true, help_heading = "Safety gates")]
+    /// Allow a sync while a user of the synced folders works at a desktop of the target
+    #[arg(long, help_heading = "Safety gates")]
     pub allow_active_session: bool,
     /// Allow users with different ids on the two machines
     #[arg(long, help_heading = "Safety gates")]

@@ -1,7 +1,10 @@
 //! What a sync must not do without the user's word, and what it does with it.
 
+use pc_switcher_testkit::lab::Cmd;
+
 use crate::hosts::{
     HOME, SOON, alice, assert_moved, configure, dawdle, first_sync, home, lab, line, root, snapshots, sync,
+    wait_for,
 };
 
 #[test]
@@ -60,6 +63,54 @@ fn a_mass_deletion_is_refused() {
     assert_eq!(home(desk), before);
     sync(laptop, "desk", &["--allow-mass-deletion"]).ends_with(0);
     assert_moved(laptop, desk);
+}
+
+#[test]
+fn who_works_at_a_desktop_of_the_target_is_asked_first() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    let seat = "UID=1000\nUSER=alice\nACTIVE=1\nSTATE=active\nTYPE=wayland\nCLASS=user\n";
+    root(desk, "mkdir -p /run/systemd/sessions");
+    desk.write_file("/run/systemd/sessions/7", seat.as_bytes(), 0o644, "root").unwrap();
+    let ran = sync(laptop, "desk", &["--allow-first-sync"]).ends_with(7);
+    ran.says(&["alice is logged in on desk (wayland desktop)", "--allow-active-session"]);
+    assert!(!desk.exists("/home/alice/notes").unwrap());
+    sync(laptop, "desk", &["--allow-first-sync", "--allow-active-session"]).ends_with(0);
+    root(desk, "rm /run/systemd/sessions/7");
+    sync(laptop, "desk", &[]).ends_with(0);
+}
+
+#[test]
+fn a_plan_that_would_lock_its_user_out_is_refused_and_no_flag_helps() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    alice(laptop, "echo new >notes/new; chmod 777 .ssh");
+    let before = home(desk);
+    let ran = sync(laptop, "desk", &["--allow-conflicts", "--allow-first-sync"]).ends_with(7);
+    ran.says(&["`/home/alice/.ssh` would belong to 1000 with mode 0777"]);
+    assert_eq!(home(desk), before);
+    sync(laptop, "desk", &["--dry-run"]).ends_with(7);
+    alice(laptop, "chmod 700 .ssh");
+    sync(laptop, "desk", &[]).ends_with(0);
+    assert_moved(laptop, desk);
+}
+
+#[test]
+fn a_program_that_writes_to_what_is_replaced_is_named() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "echo one >notes/open");
+    first_sync(&lab);
+    alice(laptop, "echo two >notes/open");
+    let writer = desk.spawn(&Cmd::script("exec 3>>notes/open; exec sleep 60").as_alice()).unwrap();
+    wait_for("writer", SOON, || {
+        root(desk, "ls -l /proc/[0-9]*/fd 2>/dev/null | grep -c notes/open || true").trim() != "0"
+    });
+    let ran = sync(laptop, "desk", &[]).ends_with(0);
+    ran.says(&["`/home/alice/notes/open` is open for writing in `sleep`"]);
+    drop(writer);
+    assert_eq!(alice(desk, "cat notes/open"), "two\n");
 }
 
 #[test]

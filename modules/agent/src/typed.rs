@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::proto::{
     ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, Diagnosis, DirListing, Layout,
     LayoutRequest, LockReply, LockRequest, MachineFacts, ReadWant, Request, SpaceReport, StreamFrame,
-    TakeSet, Tree, WalkRequest, WalkSummary, decode, encode,
+    TakeSet, Tree, WalkRequest, WalkSummary, Writer, WritersRequest, decode, encode,
 };
 
 /// An agent with typed calls.
@@ -58,6 +58,11 @@ impl Agent {
     /// Asks what may stand in the way of a sync or of a way back.
     pub async fn diagnose(&self) -> Result<Diagnosis, ExecError> {
         self.call(&Request::Diagnose).await
+    }
+
+    /// Asks which files below these folders are open for writing.
+    pub async fn writers(&self, folders: Vec<BytePath>) -> Result<Vec<Writer>, ExecError> {
+        self.call(&Request::Writers(WritersRequest { folders })).await
     }
 
     /// Takes the machine's lock.

@@ -12,6 +12,7 @@ pub mod links;
 pub mod module;
 pub mod parts;
 pub mod pattern;
+pub mod people;
 pub mod rules;
 pub mod spec;
 pub mod steps;

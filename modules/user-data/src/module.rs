@@ -13,6 +13,7 @@ use pc_switcher_contract::{
 use crate::config::{Compare, UserDataConfig};
 use crate::guards::{self, Hosts};
 use crate::parts::{PartPair, pair_parts};
+use crate::people;
 use crate::rules::{rule_hash, rules_for};
 use crate::steps::Stats;
 use crate::survey::{Survey, held_by, roots, survey};
@@ -101,6 +102,32 @@ impl UserData {
         Ok(surveys)
     }
 
+    /// Asks at the gates that need no comparison.
+    async fn pass_early_gates(&self, ctx: &ModuleContext) -> Result<(), ModuleError> {
+        let hosts = Hosts { source: &ctx.source.hostname, target: &ctx.target.hostname };
+        let target = Agent::new(&ctx.target.agent);
+        let (facts, diagnosis) = tokio::try_join!(target.facts(), target.diagnose())?;
+        if let Some(gate) = people::active_session(hosts, &self.folders(), &diagnosis, &facts.users) {
+            ctx.gates.pass(gate).await?;
+        }
+        Ok(())
+    }
+
+    /// Names programs of the target that write to what this plan replaces.
+    async fn writers(
+        &self,
+        ctx: &ModuleContext,
+        parts: &[PartPair],
+        surveys: &[Survey],
+    ) -> Result<Vec<String>, ModuleError> {
+        if surveys.iter().all(|survey| survey.steps.ops.is_empty()) {
+            return Ok(Vec::new());
+        }
+        let both: Vec<(&PartPair, &Survey)> = parts.iter().zip(surveys).collect();
+        let writers = Agent::new(&ctx.target.agent).writers(self.folders()).await?;
+        Ok(people::writers_of(&writers, &both))
+    }
+
     /// Asks at every gate that this plan meets.
     async fn pass_gates(
         &self,
@@ -129,6 +156,10 @@ impl UserData {
             tokio::try_join!(async { Agent::new(&ctx.source.agent).facts().await }, async {
                 Agent::new(&ctx.target.agent).facts().await
             })?;
+        let logins = Agent::new(&ctx.target.agent).diagnose().await?.logins;
+        if let Some(gate) = people::lock_out(hosts, &logins, &both) {
+            ctx.gates.pass(gate).await?;
+        }
         if let Some(gate) = guards::id_mismatch(hosts, &self.folders(), &ours.users, &theirs.users) {
             ctx.gates.pass(gate).await?;
         }
@@ -302,6 +333,7 @@ impl Module for UserData {
 
     async fn plan(&self, ctx: &ModuleContext) -> Result<Plan, ModuleError> {
         let parts = self.parts_or_fail(ctx).await?;
+        self.pass_early_gates(ctx).await?;
         let surveys = self.surveys(ctx, &parts, SnapshotKind::PreSync).await?;
         self.pass_gates(ctx, &parts, &surveys).await?;
         let stats = total(&surveys);
@@ -313,7 +345,7 @@ impl Module for UserData {
             ("conflict", surveys.iter().map(|survey| survey.conflicts.len() as u64).sum()),
         ];
         let items = parts.iter().zip(&surveys).flat_map(|(part, survey)| plan_items(part, survey)).collect();
-        let mut warnings = Vec::new();
+        let mut warnings = self.writers(ctx, &parts, &surveys).await?;
         for (part, survey) in parts.iter().zip(&surveys) {
             for path in survey.steps.kept.iter().chain(&survey.steps.blocked) {
                 warnings.push(format!(
@@ -333,6 +365,7 @@ impl Module for UserData {
 
     async fn execute(&self, ctx: &ModuleContext) -> Result<Outcome, ModuleError> {
         let parts = self.parts_or_fail(ctx).await?;
+        self.pass_early_gates(ctx).await?;
         ctx.reporter.stage("compare");
         let surveys = self.surveys(ctx, &parts, SnapshotKind::PreSync).await?;
         for (part, survey) in parts.iter().zip(&surveys) {
@@ -344,6 +377,9 @@ impl Module for UserData {
             return Ok(Outcome::Done(describe(stats)));
         }
         self.forecast(ctx, &parts, &surveys).await?;
+        for writer in self.writers(ctx, &parts, &surveys).await? {
+            ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, writer);
+        }
         ctx.reporter.log(LogLevel::Info, &ctx.target.hostname, describe(stats));
         let mut loads = Vec::new();
         for (part, survey) in parts.into_iter().zip(surveys) {

@@ -8,7 +8,7 @@ use pc_switcher_contract::BytePath;
 
 use super::btrfs::{Btrfs, KernelBtrfs};
 use super::mounts::{Mounts, unescape};
-use crate::proto::{AgentError, Diagnosis, Session, SwapFile};
+use crate::proto::{AgentError, Diagnosis, LoginPath, Session, SwapFile, UserFact};
 
 /// The inode number of a subvolume's root.
 const SUBVOLUME_ROOT: u64 = 256;
@@ -28,6 +28,7 @@ pub fn diagnose() -> Result<Diagnosis, AgentError> {
         boot: boot(&mounts),
         clock_follows: clock_follows(),
         sessions: sessions(),
+        logins: logins(&super::machine::users(Path::new("/etc/passwd"))?),
     })
 }
 
@@ -85,6 +86,24 @@ fn sessions() -> Vec<Session> {
         .filter(|path| is_session(path))
         .filter_map(|path| session(&fs::read_to_string(path).ok()?))
         .collect()
+}
+
+/// Returns home, `.ssh` and the list of keys of everybody who has one, as they are now; links are not followed.
+fn logins(users: &[UserFact]) -> Vec<LoginPath> {
+    let mut found = Vec::new();
+    for user in users {
+        let ssh = user.home.join(b".ssh");
+        let keys = ssh.join(b"authorized_keys");
+        if !keys.as_path().is_file() {
+            continue;
+        }
+        for path in [user.home.clone(), ssh, keys] {
+            if let Ok(meta) = fs::symlink_metadata(path.as_path()) {
+                found.push(LoginPath { user: user.uid, path, owner: meta.uid(), mode: meta.mode() & 0o7777 });
+            }
+        }
+    }
+    found
 }
 
 /// Leaves out the pipes that lie beside the files.

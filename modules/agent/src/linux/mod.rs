@@ -20,3 +20,4 @@ pub mod snapshots;
 pub mod space;
 pub mod state;
 pub mod stdin;
+mod writers;

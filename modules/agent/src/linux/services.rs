@@ -13,7 +13,9 @@ use super::lock::{Attempt, LOCK_PATH, MachineLock};
 use super::mounts::Mounts;
 use super::state::{STATE_PATH, StateDir};
 use super::stdin::WatchedStdin;
-use super::{connection, diagnose, exec, layout, machine, orphans, put_file, signals, snapshots, space};
+use super::{
+    connection, diagnose, exec, layout, machine, orphans, put_file, signals, snapshots, space, writers,
+};
 use crate::data;
 use crate::proto::{AgentError, AgentHello, LockReply, LockRequest, PROTOCOL, Request, encode};
 use crate::server::{Call, SILENT, Services, serve};
@@ -125,6 +127,7 @@ impl Services for LinuxServices {
             Request::Facts => encode(&machine::facts()?),
             Request::Lock(request) => encode(&self.take_lock(&request)?),
             Request::Diagnose => encode(&diagnose::diagnose()?),
+            Request::Writers(request) => encode(&writers::writers(&request.folders)),
             Request::Layout(request) => encode(&layout::layout(&request)?),
             Request::Space(paths) => encode(&space::space(&KernelBtrfs, &Mounts::read()?, &paths)?),
             Request::TakeSet(request) => encode(&snapshots::take_set(&request)?),

@@ -19,6 +19,41 @@ pub struct Diagnosis {
     pub clock_follows: bool,
     /// Graphical sessions of people.
     pub sessions: Vec<Session>,
+    /// What sshd looks at before it believes the keys of a person: home, `.ssh` and the file, for people who have one.
+    pub logins: Vec<LoginPath>,
+}
+
+/// A path whose owner and mode decide whether a person may log in by key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginPath {
+    /// Whose login.
+    pub user: u32,
+    /// The path.
+    pub path: BytePath,
+    /// Its owner.
+    pub owner: u32,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+/// Asks which files below these folders are open for writing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WritersRequest {
+    /// The folders, absolute.
+    pub folders: Vec<BytePath>,
+}
+
+/// A file that a process holds open for writing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Writer {
+    /// The file.
+    pub path: BytePath,
+    /// The process's short name.
+    pub program: String,
+    /// Its pid.
+    pub pid: u32,
+    /// Whose process it is.
+    pub uid: u32,
 }
 
 /// A file that the kernel swaps to.

@@ -14,7 +14,7 @@ pub use apply::{
     ApplyNews, ApplyReport, ApplyRequest, Body, Conflict, Identity, Op, PartRoot, Piece, ReadWant,
     StreamFrame,
 };
-pub use diagnose::{Diagnosis, Session, SwapFile};
+pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersRequest};
 pub use fs::{
     DirListing, Entry, FileTime, Kind, Meta, Rule, RuleSet, Skip, SkipReason, Tree, WalkRequest, WalkSummary,
 };

@@ -58,6 +58,8 @@ pub enum Request {
     HistoryList(u32),
     /// → [`super::Diagnosis`].
     Diagnose,
+    /// → `Vec<`[`super::Writer`]`>`, sorted.
+    Writers(super::WritersRequest),
 }
 
 impl Request {
@@ -84,6 +86,7 @@ impl Request {
             Request::Activate(_) => "activate",
             Request::HistoryList(_) => "history-list",
             Request::Diagnose => "diagnose",
+            Request::Writers(_) => "writers",
         }
     }
 }
