@@ -28,6 +28,11 @@ pub trait Reach: Send + Sync {
     /// If it cannot be installed; the sync goes on with the one that runs.
     async fn activate(&self) -> Result<Vec<String>, ModuleError>;
 
+    /// Tries whether a new login to the target works without a question; `None` where there is no such thing.
+    async fn fresh_login(&self) -> Option<Result<(), String>> {
+        None
+    }
+
     /// Resolves when a machine is lost.
     async fn lost(&self) -> ModuleError;
 

@@ -99,6 +99,11 @@ impl Reach for RealReach {
         Ok(done.changes.into_iter().map(|change| format!("{}: {change}", link.hostname())).collect())
     }
 
+    async fn fresh_login(&self) -> Option<Result<(), String>> {
+        let connection = self.held().connection.clone()?;
+        Some(connection.fresh_login().await)
+    }
+
     async fn lost(&self) -> ModuleError {
         let (links, connection) = {
             let held = self.held();

@@ -88,6 +88,8 @@ pub(super) struct Engine {
     failure: Option<Failure>,
     problems: Vec<Problem>,
     verified: Option<Vec<Problem>>,
+    /// How a new login went before anything was changed.
+    login_before: Option<JoinHandle<Option<Result<(), String>>>>,
 }
 
 /// Runs a sync. Always ends in a terminal state, with the locks freed.
@@ -119,6 +121,7 @@ pub async fn run(deps: Deps, plan: RunPlan, interrupts: mpsc::Receiver<(String, 
         failure: None,
         problems: Vec::new(),
         verified: None,
+        login_before: None,
     };
     engine.deps.log.started(
         engine.deps.request.target.clone(),
@@ -179,6 +182,10 @@ impl Engine {
         self.session.target_hostname = Some(target.hostname.clone());
         self.deps.log.connected(target.hostname.clone());
         self.watch_connection();
+        if !self.session.dry_run {
+            let reach = Arc::clone(&self.deps.reach);
+            self.login_before = Some(tokio::spawn(async move { reach.fresh_login().await }));
+        }
         let agent = Agent::new(&target.agent);
         let target_facts = self.watch.drive(async { Ok(agent.facts().await?) }).await?;
         let board = Arc::new(SessionBoard::default());
@@ -284,6 +291,9 @@ impl Engine {
 
     async fn finish(mut self, result: Result<(), ModuleError>) -> Finished {
         self.background_failed = self.watch.failure.is_some();
+        if let Some(login) = self.login_before.take() {
+            login.abort();
+        }
         if let Err(error) = result {
             self.blame(error);
         } else if let Some(error) = self.watch.failure.take() {
@@ -328,6 +338,7 @@ impl Engine {
             problems: self.problems.clone(),
             conflicts: self.prepared.as_ref().map(|prepared| prepared.board.conflicts()).unwrap_or_default(),
             verified: self.verified.clone(),
+            checks: self.prepared.as_ref().map(|prepared| prepared.board.checks()).unwrap_or_default(),
             log: self.deps.log_path.as_ref().map(|path| path.display().to_string()),
             next: Vec::new(),
         };
@@ -425,6 +436,39 @@ impl Engine {
         }
     }
 
+    /// The next sync needs a new login. One that nobody had to answer before must work now, too.
+    async fn check_login(&mut self, prepared: &Prepared) -> Result<Option<Problem>, ModuleError> {
+        let Some(before) = self.login_before.take() else { return Ok(None) };
+        let reach = Arc::clone(&self.deps.reach);
+        let now = self.watch.drive(async move {
+            Ok(match before.await {
+                Ok(Some(Ok(()))) => reach.fresh_login().await,
+                Ok(Some(Err(why))) => {
+                    let text = format!("a new login could not be tried without a person: {why}");
+                    return Ok(Some(Err((false, text))));
+                }
+                _ => None,
+            }
+            .map(|now| now.map_err(|why| (true, why))))
+        });
+        let target = &prepared.target.hostname;
+        Ok(match now.await? {
+            None => None,
+            Some(Ok(())) => {
+                prepared.board.add_check(format!("a new ssh login to {target} works"));
+                None
+            }
+            Some(Err((false, text))) => {
+                self.deps.log.on(target).full(text);
+                None
+            }
+            Some(Err((true, why))) => Some(
+                Problem::on(target, format!("a new ssh login does not work any more: {why}"))
+                    .hint("keep this terminal open and look at `~/.ssh` and `sshd` there"),
+            ),
+        })
+    }
+
     async fn activate(&mut self) -> Result<(), ModuleError> {
         let reach = Arc::clone(&self.deps.reach);
         match self.watch.drive(reach.activate()).await {
@@ -462,6 +506,7 @@ impl Engine {
                 }
             }
         }
+        found.extend(self.check_login(prepared).await?);
         for problem in &found {
             let log = problem
                 .hostname

@@ -21,6 +21,7 @@ const CLOSING_GRACE: Duration = Duration::from_secs(2);
 /// A connection to the other machine (rows D701 to D714). Dropping it ends ssh and with it everything we started there.
 pub struct TargetConnection {
     typed: OsString,
+    env: RemoteEnv,
     master: Master,
     channels: Channels,
     executor: SshExecutor,
@@ -58,7 +59,14 @@ impl TargetConnection {
         };
         let channels = channels.renamed(&hostname);
         let executor = SshExecutor::new(hostname, channels.clone());
-        Ok(Self { typed: target.to_owned(), master, channels, executor, state: Mutex::new(state) })
+        Ok(Self {
+            typed: target.to_owned(),
+            env: env.clone(),
+            master,
+            channels,
+            executor,
+            state: Mutex::new(state),
+        })
     }
 
     /// Returns what the user typed.
@@ -87,6 +95,14 @@ impl TargetConnection {
             step(&mut state, ConnectionStep::Failed);
         }
         *state
+    }
+
+    /// Tries whether a new login works without a question.
+    ///
+    /// # Errors
+    /// The last words of ssh.
+    pub async fn fresh_login(&self) -> Result<(), String> {
+        super::fresh::login(&self.typed, &self.env).await
     }
 
     /// Resolves when the connection is gone.

@@ -12,6 +12,7 @@ mod diagnose;
 mod elevate;
 mod env;
 mod error;
+mod fresh;
 mod jobs;
 mod launch;
 mod local_executor;

@@ -40,6 +40,8 @@ pub struct Closing {
     pub conflicts: Vec<String>,
     /// What verification found: `None` if it did not run, empty if a second plan is empty.
     pub verified: Option<Vec<Problem>>,
+    /// What else was checked and found right.
+    pub checks: Vec<String>,
     /// Where the log is.
     pub log: Option<String>,
     /// Further steps, besides those that follow from the ending.
@@ -92,6 +94,9 @@ pub struct Report {
     pub conflicts: Vec<String>,
     /// What verification found.
     pub verified: Option<Vec<Problem>>,
+    /// What else was checked and found right.
+    #[serde(default)]
+    pub checks: Vec<String>,
     /// Where the log is.
     pub log: Option<String>,
     /// What to do next.
@@ -126,6 +131,7 @@ impl Report {
             problems: closing.problems,
             conflicts: closing.conflicts,
             verified: closing.verified,
+            checks: closing.checks,
             log: closing.log,
             next,
         }
@@ -140,10 +146,12 @@ impl Report {
         self.snapshot_lines(&mut lines);
         let checked = self.verified.iter().flatten().map(ToString::to_string).collect::<Vec<_>>();
         match &self.verified {
-            Some(found) if found.is_empty() => lines.extend([
-                String::new(),
-                "Checked: a second plan is empty, both machines are the same.".to_owned(),
-            ]),
+            Some(found) if found.is_empty() => {
+                let empty = "a second plan is empty, both machines are the same".to_owned();
+                let checks: Vec<String> = [vec![empty], self.checks.clone()].concat();
+                lines.push(String::new());
+                lines.extend(text::wrap(&format!("Checked: {}.", checks.join("; ")), WIDTH, "  "));
+            }
             Some(_) => list(&mut lines, "Checked, and different:", &checked),
             None => {}
         }

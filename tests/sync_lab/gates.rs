@@ -97,6 +97,22 @@ fn a_plan_that_would_lock_its_user_out_is_refused_and_no_flag_helps() {
 }
 
 #[test]
+fn a_login_that_stops_working_during_a_sync_is_no_success() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab)
+        .says(&["a new ssh login to desk works", "written files read back from desk as they were sent"]);
+    dawdle(laptop, 3, "");
+    let running = laptop.spawn(&line("desk", &[])).unwrap();
+    running.expect("stage: module:dummy-success", SOON).unwrap();
+    root(desk, "mv /home/alice/.ssh/authorized_keys /var/tmp/");
+    let output = running.wait().unwrap();
+    let text = format!("{}{}", output.error_text(), output.text());
+    assert_eq!(output.code(), Some(1), "{text}");
+    assert!(text.contains("a new ssh login does not work any more"), "{text}");
+}
+
+#[test]
 fn a_program_that_writes_to_what_is_replaced_is_named() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());

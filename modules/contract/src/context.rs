@@ -91,6 +91,7 @@ pub struct SessionBoard {
     folders: Mutex<Vec<BytePath>>,
     commit_pending: AtomicBool,
     conflicts: Mutex<Vec<String>>,
+    checks: Mutex<Vec<String>>,
 }
 
 impl SessionBoard {
@@ -132,6 +133,16 @@ impl SessionBoard {
     /// Returns all conflicts.
     pub fn conflicts(&self) -> Vec<String> {
         lock(&self.conflicts).clone()
+    }
+
+    /// Notes what was checked after the work and found right, a fragment for people.
+    pub fn add_check(&self, line: impl Into<String>) {
+        lock(&self.checks).push(line.into());
+    }
+
+    /// Returns what was checked and found right.
+    pub fn checks(&self) -> Vec<String> {
+        lock(&self.checks).clone()
     }
 
     /// Notes that a commit was asked for (`true`) or answered (`false`).

@@ -18,3 +18,4 @@ pub mod spec;
 pub mod steps;
 pub mod survey;
 pub mod transfer;
+mod written;

@@ -1,5 +1,6 @@
 //! The module itself: validate, plan, execute, verify, in terms of the pure parts.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,17 +19,20 @@ use crate::rules::{rule_hash, rules_for};
 use crate::steps::Stats;
 use crate::survey::{Survey, held_by, roots, survey};
 use crate::transfer::{Load, log_report, transfer};
+use crate::written::Written;
 
 /// Mirrors folders from the source's pre set to the target.
 pub struct UserData {
     name: ModuleName,
     config: UserDataConfig,
+    /// What `execute` wrote, for `verify`.
+    written: Mutex<Written>,
 }
 
 impl UserData {
     /// Makes the module.
     pub fn new(config: UserDataConfig) -> Self {
-        Self { name: ModuleName::literal("user-data"), config }
+        Self { name: ModuleName::literal("user-data"), config, written: Mutex::default() }
     }
 
     fn folders(&self) -> Vec<BytePath> {
@@ -386,7 +390,9 @@ impl Module for UserData {
             let source_root = roots(ctx, &part, SnapshotKind::PreSync)?.source;
             loads.push(Load { part, source_root, steps: survey.steps });
         }
+        let written = Written::planned(&loads);
         let report = transfer(ctx, loads).await?;
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = written.without_conflicts(&report);
         let conflicts = log_report(ctx, &report);
         let mut text = describe(stats);
         if conflicts {
@@ -395,7 +401,8 @@ impl Module for UserData {
         Ok(Outcome::Done(text))
     }
 
-    /// The source's pre set against the target's post set: a second plan must be empty.
+    /// The source's pre set against the target's post set: a second plan must be empty, and what was written must read back
+    /// as it was sent.
     async fn verify(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError> {
         let parts = self.parts_or_fail(ctx).await?;
         let surveys = self.surveys(ctx, &parts, SnapshotKind::PostSync).await?;
@@ -404,6 +411,21 @@ impl Module for UserData {
             for path in survey.steps.ops.iter().map(op_path).take(100) {
                 let text = format!("`{}` still differs", part.root.join(path.as_bytes()));
                 problems.push(Problem::on(&ctx.target.hostname, text));
+            }
+        }
+        if problems.is_empty() {
+            let written = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
+            for part in &parts {
+                problems.extend(
+                    written.check(ctx, &part.root, &roots(ctx, part, SnapshotKind::PostSync)?).await?,
+                );
+            }
+            if problems.is_empty() && written.count() > 0 {
+                ctx.board.add_check(format!(
+                    "{} written files read back from {} as they were sent",
+                    written.count(),
+                    ctx.target.hostname
+                ));
             }
         }
         Ok(problems)

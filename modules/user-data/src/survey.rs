@@ -259,7 +259,7 @@ async fn settle_all(
     Ok(found)
 }
 
-async fn digests(
+pub(crate) async fn digests(
     ctx: &ModuleContext,
     role: Role,
     root: &BytePath,

@@ -1,0 +1,78 @@
+//! Every written file, read back from the target's post set and held against what the source's pre set holds.
+
+use std::collections::{BTreeMap, HashSet};
+
+use pc_switcher_agent::proto::{ApplyReport, Body, Op, ReadWant};
+use pc_switcher_contract::{BytePath, ModuleContext, ModuleError, Problem, Role};
+
+use crate::survey::{Roots, digests};
+use crate::transfer::Load;
+
+/// So many files are compared at once: memory is bounded by it.
+const BATCH: usize = 20_000;
+
+/// The files that a run wrote: per part's root, paths relative to it.
+#[derive(Debug, Default)]
+pub struct Written(BTreeMap<BytePath, Vec<BytePath>>);
+
+impl Written {
+    /// Notes what is going to be written.
+    pub fn planned(loads: &[Load]) -> Self {
+        let mut written = BTreeMap::new();
+        for load in loads {
+            let files = load.steps.ops.iter().filter_map(|op| match op {
+                Op::Put { path, body: Body::File { .. }, .. } => Some(path.clone()),
+                _ => None,
+            });
+            written.insert(load.part.root.clone(), files.collect());
+        }
+        Self(written)
+    }
+
+    /// Leaves out what the commit left as it was.
+    #[must_use]
+    pub fn without_conflicts(mut self, report: &ApplyReport) -> Self {
+        let left: HashSet<&BytePath> = report.conflicts.iter().map(|conflict| &conflict.path).collect();
+        if !left.is_empty() {
+            for (root, paths) in &mut self.0 {
+                paths.retain(|path| !left.contains(&root.join(path.as_bytes())));
+            }
+        }
+        self
+    }
+
+    /// Returns how many there are.
+    pub fn count(&self) -> usize {
+        self.0.values().map(Vec::len).sum()
+    }
+
+    /// Reads the files of one part on both machines; returns a problem for each that is not what was sent.
+    ///
+    /// # Errors
+    /// If an agent fails or the run is stopped.
+    pub async fn check(
+        &self,
+        ctx: &ModuleContext,
+        root: &BytePath,
+        roots: &Roots,
+    ) -> Result<Vec<Problem>, ModuleError> {
+        let mut problems = Vec::new();
+        for batch in self.0.get(root).map(Vec::as_slice).unwrap_or_default().chunks(BATCH) {
+            let want = |(at, path): (usize, &BytePath)| ReadWant { content: at as u32, path: path.clone() };
+            let wants: Vec<ReadWant> = batch.iter().enumerate().map(want).collect();
+            let (sent, arrived) = tokio::try_join!(
+                digests(ctx, Role::Source, &roots.source, &wants),
+                digests(ctx, Role::Target, &roots.target, &wants)
+            )?;
+            for want in &wants {
+                let pair = (sent.get(&want.content), arrived.get(&want.content));
+                if !matches!(pair, (Some(sent), Some(arrived)) if sent == arrived) {
+                    let text =
+                        format!("`{}` reads back other than it was sent", root.join(want.path.as_bytes()));
+                    problems.push(Problem::on(&ctx.target.hostname, text));
+                }
+            }
+        }
+        Ok(problems)
+    }
+}
