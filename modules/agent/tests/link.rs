@@ -59,6 +59,7 @@ impl Services for Model {
                 Ok(encode(&bytes))
             }
             Request::StateGet(_) => Ok(encode(&Some(vec![7_u8]))),
+            Request::Read { .. } => Err(AgentError::failed("no such snapshot")),
             _ => panic!("not modelled"),
         }
     }
@@ -140,6 +141,15 @@ async fn uploads_larger_than_the_window_arrive_whole() {
     call.sink.finish().await.unwrap();
     let reply = call.stream.next().await.unwrap();
     assert_eq!(reply, pc_switcher_contract::Reply::Done(encode(&(40_u64 << 20))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn asking_more_of_a_call_that_the_agent_has_ended_hides_no_reason() {
+    let rig = rig(b"", ConnOptions::new("desk", "0")).await;
+    let (mut wants, mut frames) = rig.agent.read("/x".into()).await.unwrap();
+    let error = frames.next().await.unwrap_err();
+    assert!(matches!(&error, ExecError::Failed { why, .. } if why == "no such snapshot"), "{error}");
+    assert_eq!(wants.send(&vec![]).await, Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
