@@ -41,7 +41,6 @@ pub struct Ran {
     pub session: SessionId,
     pub exit: Exit,
     pub state: SessionState,
-    pub report: Report,
     pub events: Vec<Arc<Event>>,
     pub calls: Vec<Seen>,
     /// Whether the fault happened.
@@ -200,7 +199,7 @@ pub async fn sync(world: &World, wish: Wish) -> Ran {
         }),
         log_path: None,
     };
-    let Finished { exit, report } = run(deps, plan, interrupts).await;
+    let Finished { exit, .. } = run(deps, plan, interrupts).await;
 
     let made = script.seen().len();
     tokio::join!(reach.source.end(), reach.target.end());
@@ -230,7 +229,7 @@ pub async fn sync(world: &World, wish: Wish) -> Ran {
     let asked = asked.lock().unwrap().clone();
     let state = states.first().copied().unwrap_or(SessionState::Initializing);
     let has_fired = script.has_fired();
-    Ran { session, exit, state, report, events, calls, has_fired, asked, wrong }
+    Ran { session, exit, state, events, calls, has_fired, asked, wrong }
 }
 
 /// Whether a phase lies behind the run's work.

@@ -47,7 +47,7 @@ impl World {
         let home = home(&self.laptop).join("alice");
         fs::write(home.join("notes/today"), "call the dentist, and mother\n").unwrap();
         fs::create_dir(home.join("new")).unwrap();
-        fs::write(home.join("new/plan"), vec![b'p'; 70_000]).unwrap();
+        fs::write(home.join("new/plan"), vec![b'p'; 600_000]).unwrap();
         fs::write(home.join("new/empty"), "").unwrap();
         fs::remove_dir_all(home.join("src/old")).unwrap();
         fs::remove_file(home.join("src/link")).unwrap();

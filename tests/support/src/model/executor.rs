@@ -70,7 +70,8 @@ impl Cut for ModelExecutor {
 /// Works as long as the command would; the exit code is 0.
 async fn work(cmd: &Cmd, hostname: &Hostname, stop: &CancellationToken) -> Result<i32, ExecError> {
     let asked = cmd.args.first().and_then(|word| word.to_str()?.parse().ok());
-    let length = if cmd.program == "sleep" { Duration::from_secs_f64(asked.unwrap_or(0.0)) } else { Duration::ZERO };
+    let length =
+        if cmd.program == "sleep" { Duration::from_secs_f64(asked.unwrap_or(0.0)) } else { Duration::ZERO };
     tokio::select! {
         biased;
         () = stop.cancelled() => Err(ExecError::Cancelled),
@@ -121,7 +122,8 @@ impl Executor for ModelExecutor {
 #[async_trait]
 impl RemoteExecutor for ModelExecutor {
     async fn send_file(&self, file: &SendFile, _: &WriteLicence) -> Result<(), ExecError> {
-        let put = std::fs::read(&file.local).and_then(|bytes| std::fs::write(self.disk.real(&file.remote), bytes));
+        let put =
+            std::fs::read(&file.local).and_then(|bytes| std::fs::write(self.disk.real(&file.remote), bytes));
         put.map_err(|error| ExecError::Failed {
             hostname: self.hostname().to_string(),
             what: format!("send `{}`", file.remote),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pc_switcher_agent::proto::{Request, decode};
+use pc_switcher_agent::proto::{Request, StreamFrame, decode};
 use pc_switcher_contract::{
     Action, AgentCall, AgentLink, AgentSink, AgentStream, ExecError, Executor, Hostname, Output,
     RemoteExecutor, Reply, SendFile, Spawned, WriteLicence,
@@ -87,6 +87,8 @@ impl AgentLink for FaultyLink {
     }
 
     async fn open(&self, request: Vec<u8>) -> Result<AgentCall, ExecError> {
+        // Whatever was started beside gets its turn first, so that the order of calls is not left to chance.
+        tokio::task::yield_now().await;
         let name = decode::<Request>(&request).map_or("unknown", |request| request.name());
         let (number, fault) = self.script.enter(self.hostname().as_str(), name);
         let armed = Arc::new(Armed {
@@ -107,7 +109,7 @@ impl AgentLink for FaultyLink {
         }
         let AgentCall { sink, stream } = self.inner.open(request).await?;
         let sink = Sink { inner: sink, armed: Arc::clone(&armed) };
-        let stream = Stream { inner: Some(stream), items: 0, armed };
+        let stream = Stream { inner: Some(stream), wrong: None, items: 0, armed };
         Ok(AgentCall { sink: Box::new(sink), stream: Box::new(stream) })
     }
 }
@@ -150,14 +152,16 @@ impl AgentSink for Sink {
         if self.armed.fired.is_cancelled() {
             return Err(ExecError::Cancelled);
         }
+        let is_commit = matches!(decode(&body), Ok(StreamFrame::Commit { .. }));
         self.inner.send(body).await?;
-        self.armed.script.note_upload(self.armed.number);
+        self.armed.script.note_upload(self.armed.number, is_commit);
         let sent = {
             let mut uploads = lock(&self.armed.uploads);
             *uploads += 1;
             *uploads
         };
-        match self.armed.is(At::Upload(sent)) {
+        let at = if is_commit { At::Commit } else { At::Upload(sent) };
+        match self.armed.is(at) {
             // The agent says why on the way down.
             Some(How::Fail) => {
                 let _ = self.armed.happen(How::Fail).await;
@@ -176,44 +180,53 @@ impl AgentSink for Sink {
 struct Stream {
     /// Gone once the call has gone wrong, which gives it up on the machine.
     inner: Option<Box<dyn AgentStream>>,
+    /// How it went wrong: a caller that did not wait for the end of a reply asks again.
+    wrong: Option<How>,
     items: usize,
     armed: Arc<Armed>,
+}
+
+impl Stream {
+    async fn go_wrong(&mut self, how: How) -> ExecError {
+        (self.inner, self.wrong) = (None, Some(how));
+        self.armed.happen(how).await
+    }
 }
 
 #[async_trait]
 impl AgentStream for Stream {
     async fn next(&mut self) -> Result<Reply, ExecError> {
-        let Some(inner) = &mut self.inner else { return Err(lost(&self.armed.hostname)) };
+        if let Some(how) = self.wrong {
+            return Err(self.armed.heard(how).await);
+        }
         if self.items == 1
             && let Some(how) = self.armed.is(At::FirstItem)
         {
-            self.inner = None;
-            return Err(self.armed.happen(how).await);
+            return Err(self.go_wrong(how).await);
         }
-        let upload = matches!(self.armed.fault, Some((_, At::Upload(_))));
+        let Some(inner) = &mut self.inner else { return Err(lost(&self.armed.hostname)) };
         let reply = tokio::select! {
             biased;
-            () = self.armed.fired.cancelled(), if upload => None,
+            () = self.armed.fired.cancelled() => None,
             reply = inner.next() => Some(reply),
         };
-        let Some(reply) = reply else {
-            let how = self.armed.fault.map_or(How::Hang, |(how, _)| how);
-            self.inner = None;
-            return Err(self.armed.heard(how).await);
-        };
-        match &reply {
-            Ok(Reply::Item(_)) => {
+        match reply {
+            None => {
+                let how = self.armed.fault.map_or(How::Hang, |(how, _)| how);
+                (self.inner, self.wrong) = (None, Some(how));
+                Err(self.armed.heard(how).await)
+            }
+            Some(Ok(Reply::Item(body))) => {
                 self.items += 1;
                 self.armed.script.note_item(self.armed.number);
+                Ok(Reply::Item(body))
             }
-            Ok(Reply::Done(_)) => {
-                if let Some(how) = self.armed.is(At::Answer) {
-                    return Err(self.armed.happen(how).await);
-                }
-            }
-            Err(_) => {}
+            Some(Ok(Reply::Done(body))) => match self.armed.is(At::Answer) {
+                Some(how) => Err(self.go_wrong(how).await),
+                None => Ok(Reply::Done(body)),
+            },
+            Some(Err(error)) => Err(error),
         }
-        reply
     }
 }
 

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pc_switcher_agent::frame::{self, FrameKind, WINDOW};
@@ -48,8 +49,10 @@ impl Shared {
 
     fn send(&self, call: u32, kind: FrameKind, body: &[u8]) -> Result<(), ExecError> {
         let mut bytes = Vec::new();
-        frame::write(&mut bytes, call, kind, body)
-            .map_err(|error| ExecError::Protocol { hostname: self.hostname.to_string(), why: error.to_string() })?;
+        frame::write(&mut bytes, call, kind, body).map_err(|error| ExecError::Protocol {
+            hostname: self.hostname.to_string(),
+            why: error.to_string(),
+        })?;
         let sent = lock(&self.to_agent).as_ref().is_some_and(|pipe| pipe.send(bytes).is_ok());
         if sent { Ok(()) } else { Err(self.error()) }
     }
@@ -98,6 +101,7 @@ pub struct ModelLink {
     next: AtomicU32,
     disk: Option<Arc<Disk>>,
     agent: Mutex<Option<JoinHandle<Result<(), String>>>>,
+    services: Weak<dyn Services>,
 }
 
 impl ModelLink {
@@ -120,8 +124,15 @@ impl ModelLink {
         // The agent has just been started: the pipe takes it.
         let _ = shared.send(0, FrameKind::Hello, &encode(&hello));
         let outlet = Box::new(Outlet::new(Arc::clone(&shared)));
+        let alive = Arc::downgrade(&services);
         let agent = std::thread::spawn(move || serve(services, Inlet::new(chunks), outlet));
-        ModelLink { shared, next: AtomicU32::new(1), disk: None, agent: Mutex::new(Some(agent)) }
+        ModelLink {
+            shared,
+            next: AtomicU32::new(1),
+            disk: None,
+            agent: Mutex::new(Some(agent)),
+            services: alive,
+        }
     }
 
     /// Resolves when the agent is gone.
@@ -132,10 +143,16 @@ impl ModelLink {
 
     /// Waits until the agent's process would be gone; call it after [`Cut::cut`].
     pub async fn ended(&self) {
-        let agent = lock(&self.agent).take();
-        if let Some(agent) = agent {
-            let _ = tokio::task::spawn_blocking(move || agent.join()).await;
-        }
+        let Some(agent) = lock(&self.agent).take() else { return };
+        let services = Weak::clone(&self.services);
+        let end = move || {
+            let _ = agent.join();
+            // A process takes its threads with it; these end a moment after they have answered.
+            while services.strong_count() > 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let _ = tokio::task::spawn_blocking(end).await;
     }
 }
 

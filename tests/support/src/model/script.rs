@@ -35,6 +35,8 @@ pub struct Seen {
     pub items: usize,
     /// Frames that went up.
     pub uploads: usize,
+    /// Whether one of them asked for a commit.
+    pub commits: bool,
 }
 
 /// What goes wrong.
@@ -55,8 +57,10 @@ pub enum At {
     Open,
     /// After its first item.
     FirstItem,
-    /// After that many upload frames.
+    /// After that many upload frames; a request to commit does not count.
     Upload(usize),
+    /// After the request to commit.
+    Commit,
     /// When the work is done, before the answer is heard.
     Answer,
 }
@@ -116,7 +120,7 @@ impl Script {
         *count += 1;
         let fault = self.fault.as_ref().filter(|fault| fault.key == key).map(|fault| (fault.how, fault.at));
         let mut seen = lock(&self.seen);
-        seen.push(Seen { key, items: 0, uploads: 0 });
+        seen.push(Seen { key, items: 0, uploads: 0, commits: false });
         (seen.len() - 1, fault)
     }
 
@@ -124,8 +128,10 @@ impl Script {
         lock(&self.seen)[number].items += 1;
     }
 
-    pub(super) fn note_upload(&self, number: usize) {
-        lock(&self.seen)[number].uploads += 1;
+    pub(super) fn note_upload(&self, number: usize, is_commit: bool) {
+        let seen = &mut lock(&self.seen)[number];
+        seen.uploads += usize::from(!is_commit);
+        seen.commits |= is_commit;
     }
 
     /// Notes that the fault happens now.

@@ -6,8 +6,8 @@ use pc_switcher_agent::data;
 use pc_switcher_agent::linux::lock::{Attempt, MachineLock};
 use pc_switcher_agent::linux::state::StateDir;
 use pc_switcher_agent::proto::{
-    AgentError, AgentHello, FolderPart, Layout, LayoutRequest, LockReply, LockRequest, MachineFacts, PROTOCOL,
-    Request, SpaceReport, SubvolumeFact, UserFact, encode,
+    AgentError, AgentHello, FolderPart, Layout, LayoutRequest, LockReply, LockRequest, MachineFacts,
+    PROTOCOL, Request, SpaceReport, SubvolumeFact, UserFact, encode,
 };
 use pc_switcher_agent::server::{Call, Services};
 use pc_switcher_contract::BytePath;
@@ -74,7 +74,8 @@ impl ModelServices {
             generation: 1,
         };
         let wanted = |name| {
-            request.subvolumes.contains(name) || parts.iter().any(|part| part.subvolume.as_ref() == Some(name))
+            request.subvolumes.contains(name)
+                || parts.iter().any(|part| part.subvolume.as_ref() == Some(name))
         };
         let subvolumes = all.iter().filter(|(name, _)| wanted(name)).map(fact).collect();
         let known_subvolumes: Vec<_> = all.into_iter().map(|(name, _)| name).collect();
