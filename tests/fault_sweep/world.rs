@@ -55,6 +55,14 @@ impl World {
         fs::set_permissions(home.join("src/main.rs"), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
+    /// Goes on working on the laptop, on the same files.
+    pub fn work_on(&self) {
+        let home = home(&self.laptop).join("alice");
+        fs::write(home.join("notes/today"), "call mother again\n").unwrap();
+        fs::write(home.join("new/empty"), "not empty any more\n").unwrap();
+        fs::remove_file(home.join("src/link")).unwrap();
+    }
+
     pub fn disks(&self) -> [&Arc<Disk>; 2] {
         [&self.laptop, &self.desk]
     }

@@ -3,23 +3,19 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pc_switcher_agent::proto::{AgentError, DirListing, FileTime, TakeSet};
+use pc_switcher_agent::proto::{AgentError, DirListing, TakeSet};
 use pc_switcher_contract::{BytePath, Hostname, SnapshotMember, SnapshotName, SnapshotSet, SubvolumeName};
 use tempfile::TempDir;
 
+use super::copy::{Inodes, copy};
 use super::lock;
 
 /// Subvolumes by their flat names, and where they are mounted.
 const MOUNTS: [(&str, &str); 3] = [("@", "/"), ("@home", "/home"), ("@snapshots", "/.snapshots")];
-
-/// Inode and its last change, by the path below a snapshot's root.
-type Inodes = HashMap<Vec<u8>, (u64, FileTime)>;
 
 struct Taken {
     set: SnapshotSet,
@@ -193,27 +189,4 @@ pub(super) fn holder(path: &BytePath) -> (&'static str, BytePath) {
     let (name, mount) = MOUNTS.iter().filter(held).max_by_key(|mount| mount.1.len()).unwrap_or(&MOUNTS[0]);
     let rest = path.as_bytes().strip_prefix(mount.as_bytes()).unwrap_or(path.as_bytes());
     (name, BytePath::new(rest.strip_prefix(b"/").unwrap_or(rest)))
-}
-
-/// Copies a tree with everything that belongs to its files, and returns the inodes it was made of.
-fn copy(from: &Path, to: &Path) -> io::Result<Inodes> {
-    let output = Command::new("cp").args(["-a", "--reflink=auto", "-T"]).args([from, to]).output()?;
-    if !output.status.success() {
-        return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()));
-    }
-    let mut inodes = Inodes::new();
-    let mut todo = vec![BytePath::default()];
-    while let Some(path) = todo.pop() {
-        let real = from.join(path.as_path());
-        let meta = fs::symlink_metadata(&real)?;
-        let ctime = FileTime { seconds: meta.ctime(), nanos: meta.ctime_nsec() as u32 };
-        inodes.insert(path.as_bytes().to_vec(), (meta.ino(), ctime));
-        if meta.is_dir() {
-            for entry in fs::read_dir(&real)? {
-                let name = BytePath::from(Path::new(&entry?.file_name()));
-                todo.push(if path.is_empty() { name } else { path.join(name.as_bytes()) });
-            }
-        }
-    }
-    Ok(inodes)
 }

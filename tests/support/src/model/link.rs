@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use pc_switcher_agent::frame::{self, FrameKind, WINDOW};
@@ -101,14 +100,16 @@ pub struct ModelLink {
     next: AtomicU32,
     disk: Option<Arc<Disk>>,
     agent: Mutex<Option<JoinHandle<Result<(), String>>>>,
-    services: Weak<dyn Services>,
+    /// Closed when nothing of the agent is left.
+    gone: Mutex<Option<Receiver<()>>>,
 }
 
 impl ModelLink {
     /// Starts the agent of a machine.
     pub fn start(disk: &Arc<Disk>) -> ModelLink {
-        let services = Arc::new(ModelServices::new(Arc::clone(disk)));
-        ModelLink { disk: Some(Arc::clone(disk)), ..Self::with(services) }
+        let (alive, gone) = std::sync::mpsc::channel();
+        let services = Arc::new(ModelServices::new(Arc::clone(disk), alive));
+        ModelLink { disk: Some(Arc::clone(disk)), gone: Mutex::new(Some(gone)), ..Self::with(services) }
     }
 
     /// Starts an agent that answers what `services` answers.
@@ -124,14 +125,13 @@ impl ModelLink {
         // The agent has just been started: the pipe takes it.
         let _ = shared.send(0, FrameKind::Hello, &encode(&hello));
         let outlet = Box::new(Outlet::new(Arc::clone(&shared)));
-        let alive = Arc::downgrade(&services);
         let agent = std::thread::spawn(move || serve(services, Inlet::new(chunks), outlet));
         ModelLink {
             shared,
             next: AtomicU32::new(1),
             disk: None,
             agent: Mutex::new(Some(agent)),
-            services: alive,
+            gone: Mutex::default(),
         }
     }
 
@@ -144,13 +144,11 @@ impl ModelLink {
     /// Waits until the agent's process would be gone; call it after [`Cut::cut`].
     pub async fn ended(&self) {
         let Some(agent) = lock(&self.agent).take() else { return };
-        let services = Weak::clone(&self.services);
+        let gone = lock(&self.gone).take();
         let end = move || {
             let _ = agent.join();
             // A process takes its threads with it; these end a moment after they have answered.
-            while services.strong_count() > 0 {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            let _ = gone.map(|gone| gone.recv());
         };
         let _ = tokio::task::spawn_blocking(end).await;
     }

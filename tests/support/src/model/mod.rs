@@ -7,6 +7,7 @@
 //!
 //! [`Script`] numbers the calls to such machines and makes one of them fail, hang or lose its machine.
 
+mod copy;
 mod disk;
 mod executor;
 mod faulty;

@@ -1,5 +1,6 @@
 //! The agent of a modelled machine.
 
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
 use pc_switcher_agent::data;
@@ -19,11 +20,13 @@ pub(super) struct ModelServices {
     disk: Arc<Disk>,
     state: StateDir,
     held: Mutex<Option<MachineLock>>,
+    /// Dropped last: the lock is free before anybody hears that the agent is gone.
+    _alive: Sender<()>,
 }
 
 impl ModelServices {
-    pub(super) fn new(disk: Arc<Disk>) -> Self {
-        Self { state: StateDir::new(disk.state_dir()), disk, held: Mutex::default() }
+    pub(super) fn new(disk: Arc<Disk>, alive: Sender<()>) -> Self {
+        Self { state: StateDir::new(disk.state_dir()), disk, held: Mutex::default(), _alive: alive }
     }
 
     fn real(&self, path: &BytePath) -> BytePath {
