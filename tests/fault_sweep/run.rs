@@ -15,8 +15,8 @@ use pc_switcher::registry::registry;
 use pc_switcher::session::{Report, SyncSession};
 use pc_switcher::signal::Escalation;
 use pc_switcher_contract::{
-    Answer, ErrorKind, Event, EventKind, Gate, GateKind, Gatekeeper, LogLevel, ModuleError, SessionId,
-    SessionState,
+    Answer, ErrorKind, Event, EventKind, Gate, GateKind, Gatekeeper, LogLevel, ModuleError, ModuleName,
+    ModuleResult, SessionId, SessionState,
 };
 use pc_switcher_testkit::model::{Fault, Script, Seen};
 
@@ -32,6 +32,8 @@ pub struct Wish {
     pub fault: Option<Fault>,
     /// Whether the user presses Ctrl+C when something hangs.
     pub impatient: bool,
+    /// When the user presses Ctrl+C anyway.
+    pub ctrl_c_after: Option<Duration>,
     /// The gates that are open.
     pub open: Vec<GateKind>,
 }
@@ -47,6 +49,8 @@ pub struct Ran {
     pub has_fired: bool,
     /// Gates that were met.
     pub asked: Vec<GateKind>,
+    /// What became of each module, for example `user-data SUCCESS`.
+    pub results: Vec<String>,
     /// What was wrong that must never be, whatever happens.
     pub wrong: Vec<String>,
 }
@@ -56,6 +60,16 @@ impl Ran {
         let is_critical =
             |event: &&Arc<Event>| matches!(event.kind, EventKind::Log { level: LogLevel::Critical, .. });
         self.events.iter().filter(is_critical).count()
+    }
+
+    /// Returns the stages that were passed, in order.
+    pub fn stages(&self) -> Vec<&str> {
+        let events = self.events.iter();
+        let stages = events.filter_map(|event| match &event.kind {
+            EventKind::Stage { stage } => Some(stage.as_str()),
+            _ => None,
+        });
+        stages.collect()
     }
 
     /// Returns the lines of the log from WARNING up.
@@ -110,15 +124,15 @@ impl Gatekeeper for Doors {
     }
 }
 
-/// Remembers in which states the session was noted, and in which it ended.
+/// Remembers how the session ended.
 #[derive(Default)]
-struct Notes(Mutex<Vec<SessionState>>);
+struct Notes(Mutex<Vec<SyncSession>>);
 
 impl Chronicle for Notes {
     fn note(&self, _: &SyncSession) {}
 
     fn end(&self, session: &SyncSession, _: &Report) {
-        self.0.lock().unwrap().push(session.state());
+        self.0.lock().unwrap().push(session.clone());
     }
 
     fn row_for_target(&self, session: &SyncSession, _: &Report) -> Vec<u8> {
@@ -139,7 +153,7 @@ impl Drop for FrontGuard {
 const CLEANUP: [&str; 4] = ["terminate-all", "state-put", "history-put", "close"];
 
 /// Returns the built modules for a config file, the test modules among them.
-pub fn planned(text: &str) -> (Config, RunPlan) {
+fn planned(text: &str) -> (Config, RunPlan) {
     let vars = [("PC_SWITCHER_TEST_MODULES".into(), "1".into())].into();
     let specs = registry(&Env { vars, ..Env::default() });
     let source = Source { path: "config.toml".into(), text: text.to_owned() };
@@ -159,6 +173,13 @@ pub async fn sync(world: &World, wish: Wish) -> Ran {
     let reader = bus.subscribe_bounded(1 << 20);
     let listener = Arc::new(Listener { reader, heard: Mutex::default() });
     let (press, interrupts) = tokio::sync::mpsc::channel(8);
+    if let Some(after) = wish.ctrl_c_after {
+        let press = press.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            let _ = press.send(("Ctrl+C".to_owned(), Escalation::Cancel)).await;
+        });
+    }
     let (phase_of, impatient) = (Arc::clone(&listener), wish.impatient);
     let script = Arc::new(Script::new(
         wish.fault,
@@ -208,7 +229,10 @@ pub async fn sync(world: &World, wish: Wish) -> Ran {
     listener.phase();
     let (events, _) = std::mem::take(&mut *listener.heard.lock().unwrap());
     let calls = script.seen();
-    let states = notes.0.lock().unwrap().clone();
+    let ended = notes.0.lock().unwrap().clone();
+    let states: Vec<SessionState> = ended.iter().map(SyncSession::state).collect();
+    let result = |(name, result): (&ModuleName, ModuleResult)| format!("{name} {result}");
+    let results = ended.first().map(|session| session.results().into_iter().map(result).collect());
     let mut wrong = Vec::new();
     let mut check = |is_right: bool, text: String| {
         if !is_right {
@@ -229,7 +253,7 @@ pub async fn sync(world: &World, wish: Wish) -> Ran {
     let asked = asked.lock().unwrap().clone();
     let state = states.first().copied().unwrap_or(SessionState::Initializing);
     let has_fired = script.has_fired();
-    Ran { session, exit, state, events, calls, has_fired, asked, wrong }
+    Ran { session, exit, state, events, calls, has_fired, asked, results: results.unwrap_or_default(), wrong }
 }
 
 /// Whether a phase lies behind the run's work.
