@@ -1,5 +1,6 @@
 //! Every ending of a sync and its exit code, without a fault of any machine.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use pc_switcher_testkit::model::Disk;
 
 use crate::run::{Ran, Wish, sync};
 use crate::sweep::in_model_time;
-use crate::world::{World, picture};
+use crate::world::{World, home, picture};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -128,6 +129,31 @@ fn ctrl_c_in_the_middle_of_work_stops_it_and_the_next_sync_completes() {
         assert_eq!(ran.results[..2], ["dummy-success FAILED", "user-data SKIPPED"]);
         assert_eq!(world.sets_of(&ran.session), ["pre", "pre"]);
         assert_ended(&sync(&world, wish(config(modules, ""))).await, 0, 0);
+    });
+}
+
+#[test]
+fn after_an_unfinished_sync_only_what_people_changed_is_a_conflict() {
+    in_model_time(async {
+        let world = World::new();
+        let modules = "user-data = true\ndummy-success = true";
+        assert_ended(&sync(&world, wish(config(modules, ""))).await, 0, 0);
+        world.work();
+        let slow = config(modules, "[dummy-success]\nduration = 3600\n");
+        for _ in 0..2 {
+            assert_ended(&sync(&world, wish(slow.clone())).await, 130, 0);
+        }
+        assert_same_tree(&picture(&world.laptop), &picture(&world.desk));
+        // The sync has brought both over; one of them is edited there.
+        fs::write(home(&world.desk).join("alice/new/empty"), "written on the desk\n").unwrap();
+        world.work_on();
+        let ran = sync(&world, wish(config(modules, ""))).await;
+        assert_ended(&ran, 7, 0);
+        let said = ran.complaints().join("\n");
+        assert!(said.contains("1 path changed on desk") && said.contains("/home/alice/new/empty"), "{said}");
+        fs::write(home(&world.laptop).join("alice/new/empty"), "written on the desk\n").unwrap();
+        assert_ended(&sync(&world, wish(config(modules, ""))).await, 0, 0);
+        assert_same_tree(&picture(&world.laptop), &picture(&world.desk));
     });
 }
 

@@ -37,6 +37,7 @@ pre-snapshots         layout         *        *       1!    130^   4!    -      
 pre-snapshots         take-set       *        open    1!    130^   4!    -         -         old    -
 pre-snapshots         take-set       laptop   answer  .     130^   4!    pre       -         old    -
 pre-snapshots         take-set       desk     answer  .     130^   4!    -         pre       old    -
+pre-snapshots         state-put      laptop   *       1!    130^   4!    pre       pre       old    -
 pre-snapshots         activate       desk     open    0     .      .     pre+post  pre+post  new    -
 pre-snapshots         activate       desk     open    .     130^   4!    pre       pre       old    -
 module:user-data      layout         *        *       1!    130^   4!    pre       pre       old    -
@@ -47,22 +48,22 @@ compare               facts          *        *       1!    130^   4!    pre    
 compare               space          desk     *       1!    130^   4!    pre       pre       old    -
 compare               apply          desk     open    1!    130^   4!    pre       pre       old    -
 compare               apply          desk     upload  1!    130^   4!    pre       pre       old    -
-compare               apply          desk     commit  1!    130^   4!    pre       pre       whole  conflicts
-compare               apply          desk     *       1!    130^   4!    pre       pre       new    conflicts
+compare               apply          desk     commit  1!    130^   4!    pre       pre       whole  -
+compare               apply          desk     *       1!    130^   4!    pre       pre       new    -
 stage                 read           laptop   *       1!    130^   4!    pre       pre       old    -
-module:dummy-success  spawn          *        open    1!    130^   4!    pre       pre       new    conflicts
+module:dummy-success  spawn          *        open    1!    130^   4!    pre       pre       new    -
 module:dummy-success  space          *        *       0     0      .     pre+post  pre+post  new    -
-module:dummy-success  space          *        *       .     .      4!    pre       pre       new    conflicts
-post-snapshots        layout         desk     *       1!    130^   4!    pre       pre       new    conflicts
-post-snapshots        take-set       desk     open    1!    130^   4!    pre       pre       new    conflicts
-post-snapshots        take-set       desk     answer  .     130^   4!    pre       pre+post  new    conflicts
-verify                take-set       laptop   answer  .     130^   4!    pre+post  pre+post  new    conflicts
-verify                layout         *        *       1!    130^   4!    pre       pre+post  new    conflicts
-verify                facts          *        *       1!    130^   4!    pre       pre+post  new    conflicts
-verify                walk           *        *       1!    130^   4!    pre       pre+post  new    conflicts
-verify                check-set      *        *       1!    130^   4!    pre       pre+post  new    conflicts
-verify                take-set       laptop   open    1!    130^   4!    pre       pre+post  new    conflicts
-record                state-put      desk     open    1!    130^   4!    pre+post  pre+post  new    conflicts
+module:dummy-success  space          *        *       .     .      4!    pre       pre       new    -
+post-snapshots        layout         desk     *       1!    130^   4!    pre       pre       new    -
+post-snapshots        take-set       desk     open    1!    130^   4!    pre       pre       new    -
+post-snapshots        take-set       desk     answer  .     130^   4!    pre       pre+post  new    -
+verify                take-set       laptop   answer  .     130^   4!    pre+post  pre+post  new    -
+verify                layout         *        *       1!    130^   4!    pre       pre+post  new    -
+verify                facts          *        *       1!    130^   4!    pre       pre+post  new    -
+verify                walk           *        *       1!    130^   4!    pre       pre+post  new    -
+verify                check-set      *        *       1!    130^   4!    pre       pre+post  new    -
+verify                take-set       laptop   open    1!    130^   4!    pre       pre+post  new    -
+record                state-put      desk     open    1!    130^   4!    pre+post  pre+post  new    -
 record                state-put      laptop   open    1!    130^   4!    pre+post  pre+post  new    first-sync
 record                state-put      desk     answer  .     130^   4!    pre+post  pre+post  new    first-sync
 record                state-put      laptop   answer  .     130^   4!    pre+post  pre+post  new    -
@@ -142,7 +143,6 @@ pub fn promise(fault: &Fault) -> Option<Promise> {
             asks: match next {
                 "-" => vec![],
                 "first-sync" => vec![GateKind::FirstSync],
-                "conflicts" => vec![GateKind::Conflicts],
                 other => panic!("line {line} of the table asks `{other}`"),
             },
         })
