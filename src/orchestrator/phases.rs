@@ -97,6 +97,10 @@ pub async fn explain_dead_runs(deps: &Deps, prepared: &Prepared) -> Result<(), M
         if let Some(intent) =
             records::read_intent(&agent).await?.filter(|intent| told.as_ref() != Some(&intent.session))
         {
+            // A run that was recorded did end, whatever became of its intent.
+            if records::read_pairs(&agent).await?.iter().any(|pair| pair.session == intent.session) {
+                continue;
+            }
             deps.log
                 .on(agent.hostname())
                 .warning(format!("{}; this run goes on from there", intent.explain()));

@@ -45,8 +45,8 @@ pub struct Ran {
     pub state: SessionState,
     pub events: Vec<Arc<Event>>,
     pub calls: Vec<Seen>,
-    /// Whether the fault happened.
-    pub has_fired: bool,
+    /// How long it went on after the fault, if that happened.
+    pub went_on: Option<Duration>,
     /// Gates that were met.
     pub asked: Vec<GateKind>,
     /// What became of each module, for example `user-data SUCCESS`.
@@ -222,6 +222,7 @@ pub async fn sync(world: &World, wish: Wish) -> Ran {
     };
     let Finished { exit, .. } = run(deps, plan, interrupts).await;
 
+    let went_on = script.fired().map(|fired| fired.elapsed());
     let made = script.seen().len();
     tokio::join!(reach.source.end(), reach.target.end());
     // Whoever still watches would look again by now.
@@ -252,8 +253,7 @@ pub async fn sync(world: &World, wish: Wish) -> Ran {
     }
     let asked = asked.lock().unwrap().clone();
     let state = states.first().copied().unwrap_or(SessionState::Initializing);
-    let has_fired = script.has_fired();
-    Ran { session, exit, state, events, calls, has_fired, asked, results: results.unwrap_or_default(), wrong }
+    Ran { session, exit, state, events, calls, went_on, asked, results: results.unwrap_or_default(), wrong }
 }
 
 /// Whether a phase lies behind the run's work.

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::time::Instant;
 
 use super::lock;
 
@@ -91,7 +92,7 @@ pub struct Script {
     on_hang: Box<dyn Fn() + Send + Sync>,
     seen: Mutex<Vec<Seen>>,
     counts: Mutex<HashMap<(String, String, String), usize>>,
-    has_fired: AtomicBool,
+    fired: Mutex<Option<Instant>>,
 }
 
 impl Script {
@@ -107,7 +108,7 @@ impl Script {
             on_hang: Box::new(on_hang),
             seen: Mutex::default(),
             counts: Mutex::default(),
-            has_fired: AtomicBool::new(false),
+            fired: Mutex::default(),
         }
     }
 
@@ -136,15 +137,15 @@ impl Script {
 
     /// Notes that the fault happens now.
     pub fn fire(&self, how: How) {
-        self.has_fired.store(true, Ordering::SeqCst);
+        lock(&self.fired).get_or_insert_with(Instant::now);
         if how == How::Hang {
             (self.on_hang)();
         }
     }
 
-    /// Whether the fault has happened.
-    pub fn has_fired(&self) -> bool {
-        self.has_fired.load(Ordering::SeqCst)
+    /// Returns when the fault happened.
+    pub fn fired(&self) -> Option<Instant> {
+        *lock(&self.fired)
     }
 
     /// Returns all calls so far.
