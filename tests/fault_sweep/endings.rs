@@ -7,7 +7,7 @@ use std::time::Duration;
 use pc_switcher_agent::linux::lock::{Attempt, MachineLock};
 use pc_switcher_agent::proto::LockRequest;
 use pc_switcher_contract::{GateKind, Role, SessionState};
-use pc_switcher_testkit::manifest::assert_same_tree;
+use pc_switcher_testkit::manifest::{ManifestOptions, TreeManifest, assert_same_tree};
 use pc_switcher_testkit::model::Disk;
 
 use crate::run::{Ran, Wish, sync};
@@ -115,6 +115,28 @@ fn a_sync_passes_its_stages_in_the_documented_order_and_brings_everything_over()
         assert_eq!(world.sets_of(&ran.session), ["pre+post", "pre+post"]);
         assert_eq!(world.desk.history(), [ran.session.to_string().into_bytes()]);
         assert_same_tree(&picture(&world.laptop), &picture(&world.desk));
+    });
+}
+
+#[test]
+fn a_dry_run_asks_no_machine_to_write_anything() {
+    in_model_time(async {
+        let world = World::new();
+        let modules = "user-data = true\ndummy-success = true";
+        assert_ended(&sync(&world, wish(config(modules, ""))).await, 0, 0);
+        world.work();
+        let whole =
+            |disk: &Disk| TreeManifest::read(disk.root(), &ManifestOptions::new().exclude("run")).unwrap();
+        let before = world.disks().map(|disk| whole(disk));
+        let ran = sync(&world, Wish { dry_run: true, ..wish(config(modules, "")) }).await;
+        assert_ended(&ran, 0, 0);
+        let reads =
+            ["start", "connect", "close", "facts", "lock", "layout", "space", "check-set", "walk", "digest"];
+        let reads = [reads.as_slice(), &["state-get", "state-list", "terminate-all"]].concat();
+        let mut others = ran.calls.iter().map(|seen| seen.key.call.as_str());
+        assert_eq!(others.find(|call| !reads.contains(call)), None);
+        let after = world.disks().map(|disk| whole(disk));
+        before.iter().zip(&after).for_each(|(before, after)| assert_same_tree(before, after));
     });
 }
 

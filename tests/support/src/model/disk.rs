@@ -61,6 +61,11 @@ impl Disk {
         &self.hostname
     }
 
+    /// Returns the directory that holds all of it.
+    pub fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Returns where a path of the machine really lies.
     pub fn real(&self, path: &BytePath) -> PathBuf {
         let (name, inside) = holder(path);
