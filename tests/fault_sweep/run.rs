@@ -31,7 +31,7 @@ pub struct Wish {
     /// Whether it is a dry run.
     pub dry_run: bool,
     /// What goes wrong.
-    pub fault: Option<Fault>,
+    pub faults: Vec<Fault>,
     /// Whether the user presses Ctrl+C when something hangs.
     pub impatient: bool,
     /// When the user presses Ctrl+C anyway.
@@ -47,7 +47,7 @@ pub struct Ran {
     pub state: SessionState,
     pub events: Vec<Arc<Event>>,
     pub calls: Vec<Seen>,
-    /// How long it went on after the fault, if that happened.
+    /// How long it went on after the last fault, if all happened.
     pub went_on: Option<Duration>,
     /// Gates that were met.
     pub asked: Vec<GateKind>,
@@ -184,7 +184,7 @@ pub async fn sync(world: &World, wish: Wish) -> Ran {
     }
     let (phase_of, impatient) = (Arc::clone(&listener), wish.impatient);
     let script = Arc::new(Script::new(
-        wish.fault,
+        wish.faults,
         move || phase_of.phase(),
         move || {
             if impatient {

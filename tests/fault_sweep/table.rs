@@ -37,6 +37,7 @@ pre-snapshots         layout         *        *       1!    130^   4!    -      
 pre-snapshots         take-set       *        open    1!    130^   4!    -         -         old    -
 pre-snapshots         take-set       laptop   answer  .     130^   4!    pre       -         old    -
 pre-snapshots         take-set       desk     answer  .     130^   4!    -         pre       old    -
+pre-snapshots         drop-set       laptop   open    1!    130^   1!    pre       -         old    -
 pre-snapshots         state-put      laptop   *       1!    130^   4!    pre       pre       old    -
 pre-snapshots         activate       desk     open    0     .      .     pre+post  pre+post  new    -
 pre-snapshots         activate       desk     open    .     130^   4!    pre       pre       old    -

@@ -40,8 +40,11 @@ impl Armed {
 
     /// Lets it happen; returns what the caller hears, which for a hang is nothing.
     async fn happen(&self, how: How) -> ExecError {
-        self.script.fire(how);
-        self.fired.cancel();
+        // A caller that did not wait for the end of a reply asks again; it went wrong once.
+        if !self.fired.is_cancelled() {
+            self.fired.cancel();
+            self.script.fire(how);
+        }
         self.heard(how).await
     }
 

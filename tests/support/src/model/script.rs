@@ -85,25 +85,25 @@ impl fmt::Display for Fault {
 
 type PhaseOf = Box<dyn Fn() -> String + Send + Sync>;
 
-/// Numbers the calls of one run and knows the one fault in it.
+/// Numbers the calls of one run and knows the faults in it.
 pub struct Script {
-    fault: Option<Fault>,
+    faults: Vec<Fault>,
     phase: PhaseOf,
     on_hang: Box<dyn Fn() + Send + Sync>,
     seen: Mutex<Vec<Seen>>,
     counts: Mutex<HashMap<(String, String, String), usize>>,
-    fired: Mutex<Option<Instant>>,
+    fired: Mutex<Vec<Instant>>,
 }
 
 impl Script {
     /// Makes the script of one run. `phase` names where the run is; `on_hang` is called when a call hangs.
     pub fn new(
-        fault: Option<Fault>,
+        faults: Vec<Fault>,
         phase: impl Fn() -> String + Send + Sync + 'static,
         on_hang: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         Self {
-            fault,
+            faults,
             phase: Box::new(phase),
             on_hang: Box::new(on_hang),
             seen: Mutex::default(),
@@ -119,7 +119,7 @@ impl Script {
         let count = counts.entry((phase.clone(), machine.clone(), call.clone())).or_default();
         let key = CallKey { phase, machine, call, nth: *count };
         *count += 1;
-        let fault = self.fault.as_ref().filter(|fault| fault.key == key).map(|fault| (fault.how, fault.at));
+        let fault = self.faults.iter().find(|fault| fault.key == key).map(|fault| (fault.how, fault.at));
         let mut seen = lock(&self.seen);
         seen.push(Seen { key, items: 0, uploads: 0, commits: false });
         (seen.len() - 1, fault)
@@ -137,15 +137,16 @@ impl Script {
 
     /// Notes that the fault happens now.
     pub fn fire(&self, how: How) {
-        lock(&self.fired).get_or_insert_with(Instant::now);
+        lock(&self.fired).push(Instant::now());
         if how == How::Hang {
             (self.on_hang)();
         }
     }
 
-    /// Returns when the fault happened.
+    /// Returns when the last of the faults happened, if all of them did.
     pub fn fired(&self) -> Option<Instant> {
-        *lock(&self.fired)
+        let fired = lock(&self.fired);
+        fired.last().copied().filter(|_| fired.len() >= self.faults.len())
     }
 
     /// Returns all calls so far.
