@@ -8,7 +8,7 @@ use pc_switcher_agent::linux::lock::{Attempt, MachineLock};
 use pc_switcher_agent::proto::LockRequest;
 use pc_switcher_contract::{GateKind, Role, SessionState};
 use pc_switcher_testkit::manifest::{ManifestOptions, TreeManifest, assert_same_tree};
-use pc_switcher_testkit::model::Disk;
+use pc_switcher_testkit::model::{At, CallKey, Disk, Fault, How};
 
 use crate::run::{Ran, Wish, sync};
 use crate::sweep::in_model_time;
@@ -202,6 +202,23 @@ fn too_little_space_before_a_sync_and_during_one_is_exit_6() {
         assert_eq!(ran.results[..2], ["dummy-success FAILED", "user-data SKIPPED"]);
         assert_same_tree(&old, &picture(&world.desk));
     });
+}
+
+#[test]
+fn a_disk_that_gives_no_answer_three_times_in_a_row_ends_the_sync_and_twice_does_not() {
+    let look = |phase: &str, nth: usize| {
+        let key = CallKey { phase: phase.into(), machine: "desk".into(), call: "space".into(), nth };
+        Fault { key, how: How::Hang, at: At::Open }
+    };
+    let faults = [look("monitors", 0), look("module:dummy-success", 0), look("module:dummy-success", 1)];
+    for (count, exit) in [(2, 0), (3, 1)] {
+        let slow = config("dummy-success = true", "[dummy-success]\nduration = 600\n");
+        let wish = Wish { faults: faults[..count].to_vec(), ctrl_c_after: None, ..wish(slow) };
+        let ran = in_model_time(async { sync(&World::new(), wish).await });
+        assert_ended(&ran, exit, usize::from(exit == 1));
+        let failed = ran.complaints().iter().filter(|line| line.contains("no answer within 20 s")).count();
+        assert_eq!(failed, count + usize::from(exit == 1), "{:?}", ran.complaints());
+    }
 }
 
 #[test]
