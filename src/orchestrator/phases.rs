@@ -97,6 +97,10 @@ pub async fn explain_dead_runs(deps: &Deps, prepared: &Prepared) -> Result<(), M
         if let Some(intent) =
             records::read_intent(&agent).await?.filter(|intent| told.as_ref() != Some(&intent.session))
         {
+            // A run that was recorded did end, whatever became of its intent.
+            if records::read_pairs(&agent).await?.iter().any(|pair| pair.session == intent.session) {
+                continue;
+            }
             deps.log
                 .on(agent.hostname())
                 .warning(format!("{}; this run goes on from there", intent.explain()));
@@ -143,6 +147,8 @@ pub async fn judge_past(deps: &Deps, prepared: &Prepared, gates: &dyn Gatekeeper
             if let Some(gate) = gate {
                 gates.pass(gate).await?;
             }
+            let attempts = records::read_attempts(&source, &prepared.target_facts, &record).await?;
+            prepared.board.put_attempts(attempts);
             prepared.board.put_pair(*record);
         }
     }
@@ -205,6 +211,18 @@ impl Prepared {
 }
 
 impl Executed {
+    /// Remembers what this run is about to bring over, in case that its end cannot be recorded.
+    ///
+    /// # Errors
+    /// If the source's agent cannot write its state.
+    pub async fn note_attempt(&self) -> Result<(), ModuleError> {
+        let Some(set) = self.prepared.board.set(Role::Source, SnapshotKind::PreSync) else { return Ok(()) };
+        let mut attempts = self.prepared.board.attempts();
+        attempts.push(set);
+        let [source, _] = self.prepared.agents();
+        records::write_attempts(&source, &self.prepared.target_facts, &attempts).await
+    }
+
     /// Records on both machines what they have in common now.
     ///
     /// # Errors

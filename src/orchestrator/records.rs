@@ -2,13 +2,17 @@
 
 use pc_switcher_agent::proto::MachineFacts;
 use pc_switcher_agent::typed::Agent;
-use pc_switcher_contract::{Hostname, ModuleError, PairRecord, SessionId};
+use pc_switcher_contract::{Hostname, ModuleError, PairRecord, SessionId, SnapshotSet};
 use serde::{Deserialize, Serialize};
 
 /// The key of the intent record.
 const INTENT: &str = "intent.json";
 /// Below this lie the pair records, by the machine id of the other machine.
 const PAIRS: &str = "pairs/";
+/// Below this lie the source's pre sets of syncs that are not recorded (yet), by the machine id of the target.
+const ATTEMPTS: &str = "attempts/";
+/// So many attempts are remembered.
+const KEPT_ATTEMPTS: usize = 8;
 
 /// Written before the first change and removed at the end: one that is found belongs to a run that died.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,9 +38,13 @@ impl Intent {
     }
 }
 
-fn pair_key(machine_id: &str) -> String {
+fn key(below: &str, machine_id: &str) -> String {
     let plain: String = machine_id.chars().filter(char::is_ascii_alphanumeric).collect();
-    format!("{PAIRS}{}.json", plain.to_ascii_lowercase())
+    format!("{below}{}.json", plain.to_ascii_lowercase())
+}
+
+fn pair_key(machine_id: &str) -> String {
+    key(PAIRS, machine_id)
 }
 
 /// Reads the intent that a dead run left on a machine.
@@ -95,6 +103,42 @@ pub async fn write_pair(source: &Agent, target: &Agent, record: &PairRecord) -> 
     target.state_put(pair_key(&record.source.machine_id), Some(bytes.clone())).await?;
     source.state_put(pair_key(&record.target.machine_id), Some(bytes)).await?;
     Ok(())
+}
+
+/// Reads from the source which of its pre sets belong to syncs with `target` after the one that `last` records, and are
+/// still there. What these syncs wrote on the target is nobody's own work.
+///
+/// # Errors
+/// If the agent cannot read its state.
+pub async fn read_attempts(
+    source: &Agent,
+    target: &MachineFacts,
+    last: &PairRecord,
+) -> Result<Vec<SnapshotSet>, ModuleError> {
+    let bytes = source.state_get(key(ATTEMPTS, &target.machine_id)).await?;
+    let all: Vec<SnapshotSet> =
+        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let mut attempts = Vec::new();
+    for set in all.into_iter().filter(|set| set.session != last.session && set.stamp >= last.stamp) {
+        if source.check_set(set.clone()).await?.is_ok() {
+            attempts.push(set);
+        }
+    }
+    Ok(attempts)
+}
+
+/// Remembers on the source, before anything is written on the target, which set a sync brings over.
+///
+/// # Errors
+/// If the agent cannot write its state.
+pub async fn write_attempts(
+    source: &Agent,
+    target: &MachineFacts,
+    attempts: &[SnapshotSet],
+) -> Result<(), ModuleError> {
+    let newest = &attempts[attempts.len().saturating_sub(KEPT_ATTEMPTS)..];
+    let bytes = serde_json::to_vec_pretty(newest).unwrap_or_default();
+    Ok(source.state_put(key(ATTEMPTS, &target.machine_id), Some(bytes)).await?)
 }
 
 #[cfg(test)]

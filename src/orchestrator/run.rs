@@ -377,6 +377,7 @@ impl Engine {
         self.watch.drive(prepared.write_intent(&self.deps)).await?;
         self.deps.log.stage("pre-snapshots");
         self.bracket(&plan.pre, prepared, &gates).await?;
+        self.watch.drive(executed.note_attempt()).await?;
         self.activate().await?;
         for module in &plan.sequential {
             self.deps.log.stage(format!("module:{}", module.name()));

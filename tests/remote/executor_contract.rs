@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::processes::{sleepers, unique_seconds, wait_for_sleepers};
 use pc_switcher::remote::{LocalExecutor, TargetConnection};
 use pc_switcher_contract::{Cmd, ExecError, Executor, OutputLine};
+use pc_switcher_testkit::model::{Disk, ModelExecutor};
 use tokio_util::sync::CancellationToken;
 
 /// An executor and what it needs to live.
@@ -20,6 +21,11 @@ struct Subject {
 async fn local() -> Option<Subject> {
     let executor = Arc::new(LocalExecutor::new("here".parse().unwrap()));
     Some(Subject { executor, _kept: Box::new(()) })
+}
+
+async fn modelled() -> Option<Subject> {
+    let disk = Arc::new(Disk::new("model".parse().unwrap()).unwrap());
+    Some(Subject { executor: Arc::new(ModelExecutor::new(&disk)), _kept: Box::new(()) })
 }
 
 async fn over_ssh(extra: &str) -> Option<Subject> {
@@ -182,6 +188,25 @@ async fn sudo_without_an_agent_is_an_error(executor: Arc<dyn Executor>) {
     assert!(matches!(error, ExecError::Failed { .. }), "{error}");
 }
 
+async fn what_runs_ends_when_it_is_dropped_or_ended_and_late_commands_are_errors(
+    executor: Arc<dyn Executor>,
+) {
+    let sleep = |seconds: &str| Cmd::new("sleep").arg(seconds);
+    let [one, two] = [executor.spawn(sleep("600").into()), executor.spawn(sleep("600").into())];
+    let (one, two) = (one.await.unwrap(), two.await.unwrap());
+    assert_eq!(executor.terminate_all(Duration::from_secs(5)).await, 2);
+    assert_eq!(one.exit.await.unwrap(), Err(ExecError::Cancelled));
+    assert_eq!(two.exit.await.unwrap(), Err(ExecError::Cancelled));
+    drop(executor.spawn(sleep("600").into()).await.unwrap());
+    let late = executor.run(sleep("600").timeout(Duration::from_secs(1)).into()).await.unwrap_err();
+    assert!(matches!(late, ExecError::Timeout { seconds: 1, .. }), "{late}");
+    assert_eq!(executor.terminate_all(Duration::from_secs(5)).await, 0);
+    let mut short = executor.spawn(sleep("0.05").into()).await.unwrap();
+    assert_eq!(short.lines.recv().await, None);
+    assert_eq!(short.exit.await.unwrap(), Ok(0));
+    assert!(executor.run(Cmd::new("true").into()).await.unwrap().ok());
+}
+
 macro_rules! contract {
     ($module:ident, $subject:expr, [$($promise:ident),* $(,)?]) => {
         mod $module {
@@ -218,6 +243,7 @@ macro_rules! every_promise {
                 terminating_all_ends_stubborn_groups_and_counts_them,
                 many_commands_at_once_all_succeed,
                 sudo_without_an_agent_is_an_error,
+                what_runs_ends_when_it_is_dropped_or_ended_and_late_commands_are_errors,
             ]
         );
     };
@@ -225,6 +251,7 @@ macro_rules! every_promise {
 
 every_promise!(on_this_machine, local());
 every_promise!(over_a_connection, over_ssh(""));
+contract!(on_a_model, modelled(), [what_runs_ends_when_it_is_dropped_or_ended_and_late_commands_are_errors]);
 contract!(
     where_two_sessions_are_allowed,
     over_ssh("MaxSessions 2"),

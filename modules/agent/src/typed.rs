@@ -194,12 +194,15 @@ pub struct Wants {
 }
 
 impl Wants {
-    /// Asks for more files.
+    /// Asks for more files. An agent that has ended the call already wants none; the stream says why it ended.
     ///
     /// # Errors
-    /// If the agent is gone or has ended the call.
+    /// If the agent is gone.
     pub async fn send(&mut self, wants: &Vec<ReadWant>) -> Result<(), ExecError> {
-        self.sink.send(encode(wants)).await
+        match self.sink.send(encode(wants)).await {
+            Err(ExecError::Cancelled) => Ok(()),
+            sent => sent,
+        }
     }
 
     /// Says that no more are wanted.

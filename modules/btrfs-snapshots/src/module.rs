@@ -12,6 +12,9 @@ use pc_switcher_contract::{
 
 use crate::config::BtrfsSnapshotsConfig;
 
+/// How long a set may still take after a stop: less than a run waits for its modules, so that the other set can go.
+const AFTER_STOP: Duration = Duration::from_secs(5);
+
 /// One phase of the bracket. Invariant: a set is on the board only if every member of it was checked.
 pub struct BtrfsSnapshots {
     name: ModuleName,
@@ -75,13 +78,12 @@ impl BtrfsSnapshots {
         ctx.board.add_set(role, set.clone());
     }
 
-    /// Takes the pre sets of both machines at once. If one fails the other is removed again.
+    /// Takes the pre sets of both machines at once. If one fails, or a machine does not come to an end after a stop, the
+    /// other is removed again.
     async fn take_both(&self, ctx: &ModuleContext) -> Result<Outcome, ModuleError> {
         let stamp = UtcStamp::new((ctx.clock)());
-        let (source, target) = tokio::join!(
-            self.take(ctx, Role::Source, SnapshotKind::PreSync, stamp),
-            self.take(ctx, Role::Target, SnapshotKind::PreSync, stamp)
-        );
+        let take = |role| until_stopped(ctx, self.take(ctx, role, SnapshotKind::PreSync, stamp));
+        let (source, target) = tokio::join!(take(Role::Source), take(Role::Target));
         match (source, target) {
             (Ok(source), Ok(target)) => {
                 self.publish(ctx, Role::Source, &source);
@@ -110,6 +112,21 @@ impl BtrfsSnapshots {
             );
         }
         error
+    }
+}
+
+/// Waits for a set; after a stop only as long as one takes that nothing holds up.
+async fn until_stopped(
+    ctx: &ModuleContext,
+    take: impl Future<Output = Result<SnapshotSet, ModuleError>>,
+) -> Result<SnapshotSet, ModuleError> {
+    let stopped = async {
+        ctx.cancel.cancelled().await;
+        tokio::time::sleep(AFTER_STOP).await;
+    };
+    tokio::select! {
+        set = take => set,
+        () = stopped => Err(ModuleError::cancelled()),
     }
 }
 

@@ -89,6 +89,7 @@ pub struct SessionBoard {
     pair: Mutex<Option<PairRecord>>,
     rule_hash: Mutex<Option<String>>,
     folders: Mutex<Vec<BytePath>>,
+    attempts: Mutex<Vec<SnapshotSet>>,
     commit_pending: AtomicBool,
     conflicts: Mutex<Vec<String>>,
     checks: Mutex<Vec<String>>,
@@ -163,6 +164,16 @@ impl SessionBoard {
     /// Returns the record of the last sync, if both machines hold the same one and their sets still exist.
     pub fn pair(&self) -> Option<PairRecord> {
         lock(&self.pair).clone()
+    }
+
+    /// Notes the source's pre sets of syncs of these two machines after the last recorded one: what they committed is ours.
+    pub fn put_attempts(&self, sets: Vec<SnapshotSet>) {
+        *lock(&self.attempts) = sets;
+    }
+
+    /// Returns the source's pre sets of syncs after the last recorded one, oldest first.
+    pub fn attempts(&self) -> Vec<SnapshotSet> {
+        lock(&self.attempts).clone()
     }
 
     /// Notes the digest of the rules that this run applies.

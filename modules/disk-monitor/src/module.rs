@@ -14,6 +14,8 @@ use crate::config::DiskConfig;
 
 /// So many probes in a row may fail before the run stops (one lost answer is no full disk).
 const TOLERATED_PROBES: u32 = 3;
+/// How long one probe may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Watches the file systems of both machines.
 pub struct DiskMonitor {
@@ -41,6 +43,16 @@ impl DiskMonitor {
             found.extend(reports.iter().filter_map(|report| shortage(ctx.hostname(role), report, threshold)));
         }
         Ok(found)
+    }
+
+    /// Looks whether the reserve is still there; a look that hangs counts as one that failed, or nobody would watch.
+    async fn look(&self, ctx: &ModuleContext) -> Result<Vec<String>, ModuleError> {
+        let look = self.shortages(ctx, self.config.reserve_minimum);
+        tokio::time::timeout(PROBE_LIMIT, look).await.unwrap_or_else(|_| {
+            let text = format!("no answer within {} s", PROBE_LIMIT.as_secs());
+            Err(ModuleError::failed(text)
+                .hint("one of the file systems may hang; see `dmesg` on both machines"))
+        })
     }
 }
 
@@ -104,12 +116,14 @@ impl Module for DiskMonitor {
     async fn execute(&self, ctx: &ModuleContext) -> Result<Outcome, ModuleError> {
         let mut failed = 0;
         loop {
-            match self.shortages(ctx, self.config.reserve_minimum).await {
+            let looked = tokio::select! {
+                biased;
+                () = ctx.cancel.cancelled() => return Ok(Outcome::Done("watched".into())),
+                looked = self.look(ctx) => looked,
+            };
+            match looked {
                 Ok(short) if short.is_empty() => failed = 0,
                 Ok(short) => return Err(disk_space("the disk-space reserve is used up", short)),
-                Err(error) if error.kind == ErrorKind::Cancelled => {
-                    return Ok(Outcome::Done("watched".into()));
-                }
                 Err(error) => {
                     failed += 1;
                     let text =

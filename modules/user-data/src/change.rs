@@ -27,8 +27,8 @@ pub struct Found {
     pub change: Change,
     /// Whether the target's version changed since the last sync; for conflicts.
     pub touched: bool,
-    /// The target's version: size and time, if there is one.
-    pub theirs: Option<(u64, FileTime)>,
+    /// The target's version, if there is one.
+    pub theirs: Option<Entry>,
 }
 
 /// Two files whose equality size and time do not settle.
@@ -53,6 +53,8 @@ pub struct LinkSeen {
     pub ours: Entry,
     /// The target's file at that path.
     pub target: Option<Identity>,
+    /// The target's version, whatever it is.
+    pub theirs: Option<Entry>,
     /// Whether the target's version changed since the last sync.
     pub touched: bool,
 }
@@ -208,12 +210,18 @@ fn entry_change(
     judge: Judge,
     result: &mut DirResult,
 ) {
-    let theirs = t.map(|t| (t.size, t.meta.mtime));
+    let theirs = t.cloned();
     let several = s.is_some_and(|s| s.kind == Kind::File && s.nlink > 1)
         || t.is_some_and(|t| t.kind == Kind::File && t.nlink > 1);
     if let (true, Some(s)) = (several, s.filter(|s| s.kind == Kind::File)) {
         let target = t.filter(|t| t.kind == Kind::File).map(identity);
-        result.links.push(LinkSeen { path: at.clone(), ours: s.clone(), target, touched });
+        result.links.push(LinkSeen {
+            path: at.clone(),
+            ours: s.clone(),
+            target,
+            theirs: t.cloned(),
+            touched,
+        });
     }
     let change = match (s, t) {
         (None, None) => return,
@@ -250,13 +258,13 @@ fn entry_change(
 pub fn settle(suspect: Suspect, equal: bool) -> Option<Found> {
     let Suspect { path, ours, theirs, touched } = suspect;
     let old = identity(&theirs);
-    let seen = Some((theirs.size, theirs.meta.mtime));
     if !equal {
-        return Some(Found { path, change: Change::Replace(ours, old, Kind::File), touched, theirs: seen });
+        let change = Change::Replace(ours, old, Kind::File);
+        return Some(Found { path, change, touched, theirs: Some(theirs) });
     }
     let same = same_rights(&ours, &theirs) && ours.meta.mtime == theirs.meta.mtime;
     // Equal content is no conflict, whoever wrote it.
-    (!same).then_some(Found { path, change: Change::Meta(ours, old), touched: false, theirs: seen })
+    (!same).then_some(Found { path, change: Change::Meta(ours, old), touched: false, theirs: Some(theirs) })
 }
 
 fn child_sides(s: Option<&Entry>, t: Option<&Entry>) -> Option<Sides> {

@@ -3,6 +3,7 @@
 //! The plan is made by pure functions of the listings of both machines ([`change`], [`compare`], [`links`], [`steps`]); the
 //! source is always the read-only pre set. How changes are found is behind [`survey`]: today a full walk of both sides.
 
+mod attempts;
 pub mod builtin;
 pub mod change;
 pub mod compare;

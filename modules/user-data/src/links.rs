@@ -98,7 +98,7 @@ impl Work<'_> {
         match self.at.get(&name.path) {
             Some(index) => self.found[*index].change = change,
             None => {
-                let theirs = name.target.map(|target| (target.size, target.mtime));
+                let theirs = name.theirs.clone();
                 self.found.push(Found { path: name.path.clone(), change, touched: name.touched, theirs });
             }
         }
@@ -129,7 +129,13 @@ mod tests {
     }
 
     fn seen(path: &str, source: u64, target: Option<u64>) -> LinkSeen {
-        LinkSeen { path: path.into(), ours: ours(source), target: target.map(id), touched: false }
+        LinkSeen {
+            path: path.into(),
+            ours: ours(source),
+            target: target.map(id),
+            theirs: None,
+            touched: false,
+        }
     }
 
     fn run(mut found: Vec<Found>, seen: Vec<LinkSeen>) -> Vec<(String, Change)> {

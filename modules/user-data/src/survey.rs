@@ -10,6 +10,7 @@ use pc_switcher_contract::{
     BytePath, ErrorKind, LogLevel, ModuleContext, ModuleError, Progress, Role, SnapshotKind, SnapshotSet,
 };
 
+use crate::attempts;
 use crate::change::{Found, Judge, Suspect, settle};
 use crate::compare::{Comparison, Pairing, Walk};
 use crate::links;
@@ -60,7 +61,7 @@ pub struct ConflictItem {
 }
 
 /// Returns where the part lies in a set; `None` if the set does not cover it.
-fn in_set(
+pub(crate) fn in_set(
     set: &SnapshotSet,
     subvolume: Option<&pc_switcher_contract::SubvolumeName>,
     inside: &BytePath,
@@ -141,6 +142,7 @@ pub async fn survey(
     let Comparison { mut found, suspects, links, dir_meta, holding, left_alone, .. } = comparison;
     found.extend(settle_all(ctx, roots, suspects).await?);
     links::resolve(&mut found, links);
+    attempts::disown(ctx, part, &mut found).await?;
     let conflicts = conflicts(&found);
     let steps = steps(found, &holding, &dir_meta, first_content);
     Ok(Survey {
@@ -299,7 +301,10 @@ fn conflicts(found: &[Found]) -> Vec<ConflictItem> {
     };
     let touched: BTreeMap<&BytePath, &Found> =
         found.iter().filter(|found| found.touched).map(|found| (&found.path, found)).collect();
-    let item =
-        |found: &Found| ConflictItem { path: found.path.clone(), ours: ours(found), theirs: found.theirs };
+    let item = |found: &Found| ConflictItem {
+        path: found.path.clone(),
+        ours: ours(found),
+        theirs: found.theirs.as_ref().map(|entry| (entry.size, entry.meta.mtime)),
+    };
     touched.into_values().map(item).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pc_switcher_agent::proto::{ApplyNews, ApplyReport, ApplyRequest, PartRoot, StreamFrame, decode};
+use pc_switcher_agent::proto::{ApplyNews, ApplyReport, ApplyRequest, PartRoot, StreamFrame, decode, encode};
 use pc_switcher_agent::typed::{Agent, ApplySink, ApplyStream, Applying};
 use pc_switcher_contract::{
     BytePath, ErrorKind, ExecError, Fraction, LogLevel, ModuleContext, ModuleError, Progress,
@@ -83,14 +83,16 @@ pub async fn transfer(ctx: &ModuleContext, loads: Vec<Load>) -> Result<ApplyRepo
             }
         }
     };
-    match sent {
-        Ok(mut sink) => {
-            ctx.reporter.stage("commit");
-            ctx.board.set_commit_pending(true);
-            sink.0.send(&StreamFrame::Commit { ops: sink.1, contents: sink.2 }).await?;
-            sink.0.finish().await?;
-            committed(ctx, &mut stream, sink.1).await
-        }
+    let asked = async {
+        let (mut sink, ops, contents) = sent?;
+        ctx.reporter.stage("commit");
+        ctx.board.set_commit_pending(true);
+        up(&mut sink, encode(&StreamFrame::Commit { ops, contents })).await?;
+        sink.finish().await?;
+        Ok(ops)
+    };
+    match asked.await {
+        Ok(ops) => committed(ctx, &mut stream, ops).await,
         // The target ended the call: its own words say why.
         Err(Broken::Sink) => match stream.next().await {
             Err(error) => Err(error.into()),
@@ -139,7 +141,7 @@ async fn send_all(
             if ops.is_empty() {
                 break;
             }
-            let frame = pc_switcher_agent::proto::encode(&StreamFrame::Ops { part, ops });
+            let frame = encode(&StreamFrame::Ops { part, ops });
             up(&mut sink, frame).await?;
         }
         reads.push((load.source_root, load.part.root, wants));

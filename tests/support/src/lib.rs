@@ -2,4 +2,5 @@
 
 pub mod lab;
 pub mod manifest;
+pub mod model;
 pub mod seed;

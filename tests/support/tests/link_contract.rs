@@ -1,4 +1,4 @@
-//! Front and agent over a real socket pair: calls, flow control, cancellation, silence.
+//! What every link to an agent promises, proven on each: the real one over a socket pair, and the modelled one.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,6 +13,7 @@ use pc_switcher_agent::proto::{
 use pc_switcher_agent::server::{Call, Services, serve};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{AgentLink, BytePath, ExecError};
+use pc_switcher_testkit::model::{Cut, ModelLink};
 
 /// An agent that walks an endless tree, lists upload sizes as state keys, panics on facts.
 #[derive(Default)]
@@ -59,6 +60,7 @@ impl Services for Model {
                 Ok(encode(&bytes))
             }
             Request::StateGet(_) => Ok(encode(&Some(vec![7_u8]))),
+            Request::Read { .. } => Err(AgentError::failed("no such snapshot")),
             _ => panic!("not modelled"),
         }
     }
@@ -68,37 +70,55 @@ impl Services for Model {
     }
 }
 
+/// A link to the model, and what happened behind it.
 struct Rig {
-    conn: Arc<AgentConn>,
+    link: Arc<dyn AgentLink>,
     agent: Agent,
     model: Arc<Model>,
-    server: std::thread::JoinHandle<Result<(), String>>,
+    cut: Box<dyn Fn()>,
 }
 
-async fn rig(noise: &'static [u8], options: ConnOptions) -> Rig {
+/// The real front's end, over a socket pair.
+async fn over_a_pipe() -> Rig {
     let (near, far) = UnixStream::pair().unwrap();
     near.set_nonblocking(true).unwrap();
     let model = Arc::new(Model::default());
     let services = Arc::clone(&model);
-    let server = std::thread::spawn(move || {
+    std::thread::spawn(move || {
         let mut out = far.try_clone().unwrap();
-        out.write_all(noise).unwrap();
+        out.write_all(b"Welcome to the machine\n").unwrap();
         serve(services, far, Box::new(out))
     });
     let (read, write) = tokio::net::UnixStream::from_std(near).unwrap().into_split();
-    let (conn, hello) = AgentConn::start(read, write, options).await.unwrap();
+    let (conn, hello) = AgentConn::start(read, write, ConnOptions::new("desk", "0")).await.unwrap();
     assert_eq!(hello.hostname.as_str(), "desk");
     let link: Arc<dyn AgentLink> = Arc::clone(&conn) as Arc<dyn AgentLink>;
-    Rig { conn, agent: Agent::new(&link), model, server }
+    Rig { agent: Agent::new(&link), link, model, cut: Box::new(move || conn.close()) }
+}
+
+/// The modelled one.
+async fn in_one_process() -> Rig {
+    let model = Arc::new(Model::default());
+    let modelled = Arc::new(ModelLink::with(Arc::clone(&model) as Arc<dyn Services>));
+    let link: Arc<dyn AgentLink> = Arc::clone(&modelled) as Arc<dyn AgentLink>;
+    Rig { agent: Agent::new(&link), link, model, cut: Box::new(move || modelled.cut()) }
+}
+
+/// Waits for what happens on another thread.
+async fn until(happened: impl Fn() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(10), async {
+        while !happened() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    waited.await.unwrap();
 }
 
 fn tree(root: &str) -> Tree {
     Tree { root: root.into(), prefix: BytePath::default(), rules: Default::default() }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_consumer_does_not_stop_other_calls() {
-    let rig = rig(b"Welcome to the machine\n", ConnOptions::new("desk", "0")).await;
+async fn a_slow_consumer_does_not_stop_other_calls(rig: Rig) {
     let mut walk = rig.agent.walk(tree("full")).await.unwrap();
     assert!(walk.next().await.unwrap().is_some());
     // 30 MB wait for this walk; the window is 8 MiB, and other calls pass it.
@@ -108,32 +128,19 @@ async fn a_slow_consumer_does_not_stop_other_calls() {
         seen += 1;
     }
     assert_eq!((seen, walk.summary().unwrap().directories), (30_000, 30_000));
-    rig.conn.close();
-    assert_eq!(rig.server.join().unwrap(), Ok(()));
-    assert!(rig.model.shut.load(Ordering::SeqCst));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dropping_a_call_cancels_it_in_the_agent() {
-    let rig = rig(b"", ConnOptions::new("desk", "0")).await;
+async fn dropping_a_call_cancels_it_in_the_agent(rig: Rig) {
     let mut walk = rig.agent.walk(tree("")).await.unwrap();
     assert!(walk.next().await.unwrap().is_some());
     drop(walk);
-    let waited = tokio::time::timeout(Duration::from_secs(10), async {
-        while !rig.model.cancelled.load(Ordering::SeqCst) {
-            tokio::task::yield_now().await;
-        }
-    });
-    waited.await.unwrap();
+    until(|| rig.model.cancelled.load(Ordering::SeqCst)).await;
     assert_eq!(rig.agent.state_get("k").await.unwrap(), Some(vec![7]));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn uploads_larger_than_the_window_arrive_whole() {
-    let rig = rig(b"", ConnOptions::new("desk", "0")).await;
+async fn uploads_larger_than_the_window_arrive_whole(rig: Rig) {
     let put = pc_switcher_agent::proto::PutFile { path: BytePath::from("/x"), mode: 0o644, owner: None };
-    let link: Arc<dyn AgentLink> = Arc::clone(&rig.conn) as Arc<dyn AgentLink>;
-    let mut call = link.open(encode(&Request::PutFile(put))).await.unwrap();
+    let mut call = rig.link.open(encode(&Request::PutFile(put))).await.unwrap();
     for _ in 0..40 {
         call.sink.send(vec![1; 1 << 20]).await.unwrap();
     }
@@ -142,13 +149,67 @@ async fn uploads_larger_than_the_window_arrive_whole() {
     assert_eq!(reply, pc_switcher_contract::Reply::Done(encode(&(40_u64 << 20))));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_in_a_handler_fails_that_call_alone() {
-    let rig = rig(b"", ConnOptions::new("desk", "0")).await;
+async fn asking_more_of_a_call_that_the_agent_has_ended_hides_no_reason(rig: Rig) {
+    let (mut wants, mut frames) = rig.agent.read("/x".into()).await.unwrap();
+    let error = frames.next().await.unwrap_err();
+    assert!(matches!(&error, ExecError::Failed { why, .. } if why == "no such snapshot"), "{error}");
+    assert_eq!(wants.send(&vec![]).await, Ok(()));
+}
+
+async fn a_panic_in_a_handler_fails_that_call_alone(rig: Rig) {
     let error = rig.agent.facts().await.unwrap_err();
     assert!(matches!(&error, ExecError::Failed { why, .. } if why.contains("panicked")), "{error}");
     assert_eq!(rig.agent.state_get("k").await.unwrap(), Some(vec![7]));
 }
+
+async fn a_lost_agent_ends_its_calls_on_both_sides(rig: Rig) {
+    let mut walk = rig.agent.walk(tree("")).await.unwrap();
+    assert!(walk.next().await.unwrap().is_some());
+    (rig.cut)();
+    // What was under way may still arrive.
+    let lost = loop {
+        if let Err(lost) = walk.next().await {
+            break lost;
+        }
+    };
+    assert!(matches!(lost, ExecError::Transport { .. }), "{lost}");
+    until(|| rig.model.cancelled.load(Ordering::SeqCst) && rig.model.shut.load(Ordering::SeqCst)).await;
+    assert!(matches!(rig.agent.facts().await, Err(ExecError::Transport { .. })));
+}
+
+macro_rules! contract {
+    ($module:ident, $subject:expr, [$($promise:ident),* $(,)?]) => {
+        mod $module {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $promise() {
+                    super::$promise($subject.await).await;
+                }
+            )*
+        }
+    };
+}
+
+macro_rules! every_promise {
+    ($module:ident, $subject:expr) => {
+        contract!(
+            $module,
+            $subject,
+            [
+                a_slow_consumer_does_not_stop_other_calls,
+                dropping_a_call_cancels_it_in_the_agent,
+                uploads_larger_than_the_window_arrive_whole,
+                asking_more_of_a_call_that_the_agent_has_ended_hides_no_reason,
+                a_panic_in_a_handler_fails_that_call_alone,
+                a_lost_agent_ends_its_calls_on_both_sides,
+            ]
+        );
+    };
+}
+
+every_promise!(a_real_link, over_a_pipe());
+every_promise!(a_modelled_link, in_one_process());
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_agent_is_lost_and_its_calls_end() {

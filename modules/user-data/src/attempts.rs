@@ -1,0 +1,121 @@
+//! What syncs wrote whose end could not be recorded: it stands on the target since the last recorded one, and yet it is no
+//! change of anybody's.
+
+use std::collections::HashMap;
+
+use pc_switcher_agent::proto::{Entry, Kind, Tree};
+use pc_switcher_agent::typed::Agent;
+use pc_switcher_contract::{BytePath, LogLevel, ModuleContext, ModuleError};
+
+use crate::change::{Found, same_rights};
+use crate::parts::PartPair;
+use crate::survey::in_set;
+
+/// Takes the mark of a conflict from every path of which the target has just the version that such a sync brought over.
+/// The source's snapshots hold these versions, so nothing can be lost with them.
+///
+/// # Errors
+/// If the source's agent fails.
+pub async fn disown(ctx: &ModuleContext, part: &PartPair, found: &mut [Found]) -> Result<(), ModuleError> {
+    let (subvolume, inside) = (part.source.subvolume.as_ref(), &part.source.inside);
+    let mut disowned = 0;
+    for root in ctx.board.attempts().iter().filter_map(|set| in_set(set, subvolume, inside)) {
+        if !found.iter().any(|found| found.touched) {
+            break;
+        }
+        let Some(brought) = versions(ctx, part, root, found).await? else { continue };
+        for found in found.iter_mut().filter(|found| found.touched) {
+            found.touched = !is_same_version(found.theirs.as_ref(), brought.get(&found.path));
+            disowned += u64::from(!found.touched);
+        }
+    }
+    if disowned > 0 {
+        let text = format!("{disowned} paths below `{}` are as an unfinished sync left them", part.root);
+        ctx.reporter.log(LogLevel::Full, &ctx.target.hostname, text);
+    }
+    Ok(())
+}
+
+/// Whether the target has what the sync brought over. Times of directories move with every entry.
+fn is_same_version(theirs: Option<&Entry>, brought: Option<&Entry>) -> bool {
+    match (theirs, brought) {
+        (None, None) => true,
+        (Some(theirs), Some(brought)) => {
+            let is_dir = theirs.kind == Kind::Dir;
+            let same_time = is_dir || theirs.meta.mtime == brought.meta.mtime;
+            let same_content = theirs.size == brought.size && theirs.target == brought.target;
+            theirs.kind == brought.kind && same_content && same_time && same_rights(theirs, brought)
+        }
+        _ => false,
+    }
+}
+
+/// Returns what a set of the source holds at the touched paths; `None` if it could not be read whole.
+async fn versions(
+    ctx: &ModuleContext,
+    part: &PartPair,
+    root: BytePath,
+    found: &[Found],
+) -> Result<Option<HashMap<BytePath, Entry>>, ModuleError> {
+    let wanted: std::collections::HashSet<&BytePath> =
+        found.iter().filter(|found| found.touched).map(|found| &found.path).collect();
+    let tree = Tree { root, prefix: part.prefix.clone(), rules: part.rules.clone() };
+    let mut walk = Agent::new(&ctx.source.agent).walk(tree).await?;
+    let mut versions = HashMap::new();
+    loop {
+        let listing = tokio::select! {
+            biased;
+            () = ctx.cancel.cancelled() => return Err(ModuleError::cancelled()),
+            listing = walk.next() => listing?,
+        };
+        let Some(listing) = listing else { break };
+        for entry in listing.entries {
+            let path = listing.path.join(entry.name.as_bytes());
+            if wanted.contains(&path) {
+                versions.insert(path, entry);
+            }
+        }
+    }
+    let is_whole = walk.summary().is_some_and(|summary| summary.unreadable == 0);
+    Ok(is_whole.then_some(versions))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pc_switcher_agent::proto::{FileTime, Meta};
+
+    fn entry(kind: Kind, mode: u32, seconds: i64) -> Entry {
+        Entry {
+            name: "a".into(),
+            kind,
+            meta: Meta { mode, mtime: FileTime { seconds, nanos: 1 }, ..Meta::default() },
+            size: 10,
+            allocated: 4096,
+            ctime: FileTime::default(),
+            ino: 1,
+            nlink: 1,
+            target: BytePath::default(),
+        }
+    }
+
+    #[test]
+    fn only_the_very_version_that_was_brought_over_is_ours() {
+        let brought = entry(Kind::File, 0o644, 5);
+        let is_ours = |theirs: &Entry| is_same_version(Some(theirs), Some(&brought));
+        assert!(is_ours(&Entry { ino: 9, nlink: 2, allocated: 0, ..brought.clone() }));
+        assert!(!is_ours(&entry(Kind::File, 0o644, 6)), "somebody wrote to it");
+        assert!(!is_ours(&entry(Kind::File, 0o600, 5)), "somebody changed its mode");
+        assert!(!is_ours(&entry(Kind::Symlink, 0o644, 5)));
+        assert!(!is_ours(&Entry { size: 11, ..brought.clone() }));
+        assert!(!is_same_version(None, Some(&brought)), "somebody deleted it");
+        assert!(!is_same_version(Some(&brought), None), "somebody made it");
+        assert!(is_same_version(None, None), "the sync deleted it");
+    }
+
+    #[test]
+    fn the_time_of_a_directory_says_nothing() {
+        let [one, other] = [5, 6].map(|seconds| entry(Kind::Dir, 0o755, seconds));
+        assert!(is_same_version(Some(&one), Some(&other)));
+    }
+}
