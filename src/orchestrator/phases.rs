@@ -246,6 +246,7 @@ impl Executed {
             source: end(&self.prepared.source_facts, source_set),
             target: end(&self.prepared.target_facts, target_set),
             rule_hash,
+            unsettled: board.unsettled(),
         };
         let [source, target] = self.prepared.agents();
         records::write_pair(&source, &target, &record).await

@@ -338,6 +338,7 @@ impl Engine {
             problems: self.problems.clone(),
             conflicts: self.prepared.as_ref().map(|prepared| prepared.board.conflicts()).unwrap_or_default(),
             verified: self.verified.clone(),
+            unsettled: self.prepared.as_ref().map_or(0, |prepared| prepared.board.unsettled().len()),
             checks: self.prepared.as_ref().map(|prepared| prepared.board.checks()).unwrap_or_default(),
             log: self.deps.log_path.as_ref().map(|path| path.display().to_string()),
             next: Vec::new(),

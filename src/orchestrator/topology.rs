@@ -103,6 +103,7 @@ mod tests {
             source: end(source),
             target: end(target),
             rule_hash: "r".into(),
+            unsettled: Vec::new(),
         }
     }
 

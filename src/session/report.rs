@@ -40,6 +40,8 @@ pub struct Closing {
     pub conflicts: Vec<String>,
     /// What verification found: `None` if it did not run, empty if a second plan is empty.
     pub verified: Option<Vec<Problem>>,
+    /// How many paths somebody changed on the target meanwhile.
+    pub unsettled: usize,
     /// What else was checked and found right.
     pub checks: Vec<String>,
     /// Where the log is.
@@ -94,6 +96,9 @@ pub struct Report {
     pub conflicts: Vec<String>,
     /// What verification found.
     pub verified: Option<Vec<Problem>>,
+    /// How many paths somebody changed on the target meanwhile: they stay as they are there.
+    #[serde(default)]
+    pub unsettled: usize,
     /// What else was checked and found right.
     #[serde(default)]
     pub checks: Vec<String>,
@@ -131,6 +136,7 @@ impl Report {
             problems: closing.problems,
             conflicts: closing.conflicts,
             verified: closing.verified,
+            unsettled: closing.unsettled,
             checks: closing.checks,
             log: closing.log,
             next,
@@ -147,7 +153,14 @@ impl Report {
         let checked = self.verified.iter().flatten().map(ToString::to_string).collect::<Vec<_>>();
         match &self.verified {
             Some(found) if found.is_empty() => {
-                let empty = "a second plan is empty, both machines are the same".to_owned();
+                let empty = match self.unsettled {
+                    0 => "a second plan is empty, both machines are the same".to_owned(),
+                    n => format!(
+                        "a second plan is empty but for {} that changed on {} meanwhile",
+                        text::count(n as u64, "path"),
+                        self.target_hostname
+                    ),
+                };
                 let checks: Vec<String> = [vec![empty], self.checks.clone()].concat();
                 lines.push(String::new());
                 lines.extend(text::wrap(&format!("Checked: {}.", checks.join("; ")), WIDTH, "  "));

@@ -93,6 +93,7 @@ pub struct SessionBoard {
     commit_pending: AtomicBool,
     conflicts: Mutex<Vec<String>>,
     checks: Mutex<Vec<String>>,
+    unsettled: Mutex<Vec<BytePath>>,
 }
 
 impl SessionBoard {
@@ -134,6 +135,16 @@ impl SessionBoard {
     /// Returns all conflicts.
     pub fn conflicts(&self) -> Vec<String> {
         lock(&self.conflicts).clone()
+    }
+
+    /// Notes an absolute path that somebody changed on the target while the sync ran, without touching anything of it.
+    pub fn add_unsettled(&self, path: BytePath) {
+        lock(&self.unsettled).push(path);
+    }
+
+    /// Returns the paths that somebody changed on the target while the sync ran.
+    pub fn unsettled(&self) -> Vec<BytePath> {
+        lock(&self.unsettled).clone()
     }
 
     /// Notes what was checked after the work and found right, a fragment for people.

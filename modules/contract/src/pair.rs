@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Hostname, SessionId};
+use crate::path::BytePath;
 use crate::snapshot::SnapshotSet;
 use crate::time::UtcStamp;
 
@@ -34,6 +35,42 @@ pub struct PairRecord {
     pub target: PairEnd,
     /// Digest of the exclusion rules that were in force.
     pub rule_hash: String,
+    /// Absolute paths that somebody changed on the target while the sync ran: the target's set holds the change, so it
+    /// says nothing about what both had in common there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "exact")]
+    pub unsettled: Vec<BytePath>,
+}
+
+/// Paths in JSON, byte for byte: text after `t:`, or hex digits after `x:`.
+mod exact {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::path::BytePath;
+
+    pub fn serialize<S: Serializer>(paths: &[BytePath], serializer: S) -> Result<S::Ok, S::Error> {
+        let word = |path: &BytePath| match std::str::from_utf8(path.as_bytes()) {
+            Ok(text) => format!("t:{text}"),
+            Err(_) => {
+                format!("x:{}", path.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+            }
+        };
+        serializer.collect_seq(paths.iter().map(word))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<BytePath>, D::Error> {
+        let words = Vec::<String>::deserialize(deserializer)?;
+        words.iter().map(|word| read(word).ok_or_else(|| D::Error::custom("not a path"))).collect()
+    }
+
+    fn read(word: &str) -> Option<BytePath> {
+        if let Some(text) = word.strip_prefix("t:") {
+            return Some(BytePath::from(text));
+        }
+        let hex = word.strip_prefix("x:").filter(|hex| hex.len() % 2 == 0 && hex.is_ascii())?;
+        let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).ok();
+        Some(BytePath::new((0..hex.len()).step_by(2).map(byte).collect::<Option<Vec<u8>>>()?))
+    }
 }
 
 impl PairRecord {
@@ -43,5 +80,23 @@ impl PairRecord {
     /// Returns the end of the machine with this id.
     pub fn end_of(&self, machine_id: &str) -> Option<&PairEnd> {
         [&self.source, &self.target].into_iter().find(|end| end.machine_id == machine_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Paths(#[serde(with = "exact")] Vec<BytePath>);
+
+    #[test]
+    fn paths_come_back_byte_for_byte() {
+        let odd = Paths(vec!["/a\\n\nb\u{1b}".into(), BytePath::new(b"/\xff\\x41".to_vec())]);
+        let json = serde_json::to_string(&odd).unwrap();
+        assert_eq!(serde_json::from_str::<Paths>(&json).unwrap(), odd);
+        for bad in ["[\"a\"]", "[\"x:0\"]", "[\"x:zz\"]"] {
+            assert!(serde_json::from_str::<Paths>(bad).is_err(), "{bad}");
+        }
     }
 }

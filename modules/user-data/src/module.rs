@@ -21,6 +21,11 @@ use crate::survey::{Survey, held_by, roots, survey};
 use crate::transfer::{Load, log_report, transfer};
 use crate::written::Written;
 
+/// So many paths may change on the target during a sync before it counts as failed: the record of the pair names them.
+const MEANWHILE: usize = 10_000;
+/// So many paths of a kind are said loudly.
+const NAMED: usize = 100;
+
 /// Mirrors folders from the source's pre set to the target.
 pub struct UserData {
     name: ModuleName,
@@ -289,13 +294,13 @@ fn describe(stats: Stats) -> String {
     words.join(", ")
 }
 
-fn op_path(op: &Op) -> &BytePath {
-    match op {
-        Op::Put { path, .. }
-        | Op::Link { path, .. }
-        | Op::Remove { path, .. }
-        | Op::RemoveDir { path }
-        | Op::SetMeta { path, .. } => path,
+/// Names what somebody changed on the target while the sync ran; the next sync asks about it.
+fn note_meanwhile(ctx: &ModuleContext, paths: Vec<BytePath>) {
+    for (at, path) in paths.into_iter().enumerate() {
+        let level = if at < NAMED { LogLevel::Warning } else { LogLevel::Full };
+        let text = format!("`{path}` changed there during the sync and stays as it is");
+        ctx.reporter.log(level, &ctx.target.hostname, text);
+        ctx.board.add_unsettled(path);
     }
 }
 
@@ -406,15 +411,21 @@ impl Module for UserData {
     async fn verify(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError> {
         let parts = self.parts_or_fail(ctx).await?;
         let surveys = self.surveys(ctx, &parts, SnapshotKind::PostSync).await?;
+        let written = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
         let mut problems = Vec::new();
+        let mut meanwhile = Vec::new();
         for (part, survey) in parts.iter().zip(&surveys) {
-            for path in survey.steps.ops.iter().map(op_path).take(100) {
-                let text = format!("`{}` still differs", part.root.join(path.as_bytes()));
-                problems.push(Problem::on(&ctx.target.hostname, text));
+            for path in survey.steps.differing() {
+                let whole = part.root.join(path.as_bytes());
+                if !written.has_planned(&part.root, path) && meanwhile.len() < MEANWHILE {
+                    meanwhile.push(whole);
+                } else if problems.len() < NAMED {
+                    problems.push(Problem::on(&ctx.target.hostname, format!("`{whole}` still differs")));
+                }
             }
         }
         if problems.is_empty() {
-            let written = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
+            note_meanwhile(ctx, meanwhile);
             for part in &parts {
                 problems.extend(
                     written.check(ctx, &part.root, &roots(ctx, part, SnapshotKind::PostSync)?).await?,

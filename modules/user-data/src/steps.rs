@@ -51,6 +51,24 @@ pub struct Steps {
     pub kept: Vec<BytePath>,
     /// Paths that cannot become what they are on the source for the same reason.
     pub blocked: Vec<BytePath>,
+    /// Directories whose own metadata differs; other steps that set metadata of directories only follow from changes in
+    /// them.
+    pub changed_dirs: Vec<BytePath>,
+}
+
+impl Steps {
+    /// Returns every path that differs between the machines.
+    pub fn differing(&self) -> impl Iterator<Item = &BytePath> {
+        let of_op = |op| match op {
+            &Op::Put { ref path, .. }
+            | &Op::Link { ref path, .. }
+            | &Op::Remove { ref path, .. }
+            | &Op::RemoveDir { ref path }
+            | &Op::SetMeta { ref path, expect: Some(_), .. } => Some(path),
+            &Op::SetMeta { expect: None, .. } => None,
+        };
+        self.ops.iter().filter_map(of_op).chain(&self.changed_dirs)
+    }
 }
 
 /// Orders paths so that a directory stands before what it holds.
@@ -109,6 +127,7 @@ pub fn steps(
             Change::Meta(entry, old) => {
                 out.stats.metadata += 1;
                 if entry.kind == Kind::Dir {
+                    out.changed_dirs.push(path.clone());
                     sorted.dir_meta.insert(path, entry.meta);
                 } else {
                     sorted.file_meta.push(Op::SetMeta { path, meta: entry.meta, expect: Some(old) });

@@ -2,7 +2,7 @@
 //!
 //! This is the seam for another way of finding changes: whatever returns the same [`Survey`] fits.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use pc_switcher_agent::proto::{FileTime, ReadWant, Tree};
 use pc_switcher_agent::typed::{Agent, WalkStream};
@@ -143,6 +143,9 @@ pub async fn survey(
     found.extend(settle_all(ctx, roots, suspects).await?);
     links::resolve(&mut found, links);
     attempts::disown(ctx, part, &mut found).await?;
+    if roots.base.is_some() {
+        mark_unsettled(ctx, part, &mut found);
+    }
     let conflicts = conflicts(&found);
     let steps = steps(found, &holding, &dir_meta, first_content);
     Ok(Survey {
@@ -153,6 +156,21 @@ pub async fn survey(
         target_entries: comparison.target_entries,
         source_bytes: comparison.source_bytes,
     })
+}
+
+/// Where somebody worked on the target while the last sync ran, the set that it left says nothing: what stands there counts
+/// as changed.
+fn mark_unsettled(ctx: &ModuleContext, part: &PartPair, found: &mut [Found]) {
+    let Some(pair) = ctx.board.pair().filter(|pair| pair.target.hostname.same_machine(&ctx.target.hostname))
+    else {
+        return;
+    };
+    let unsettled: HashSet<BytePath> = pair.unsettled.into_iter().collect();
+    if !unsettled.is_empty() {
+        for found in found {
+            found.touched |= unsettled.contains(&part.root.join(found.path.as_bytes()));
+        }
+    }
 }
 
 async fn compare(

@@ -1,6 +1,7 @@
 //! Every written file, read back from the target's post set and held against what the source's pre set holds.
 
 use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use pc_switcher_agent::proto::{ApplyReport, Body, Op, ReadWant};
 use pc_switcher_contract::{BytePath, ModuleContext, ModuleError, Problem, Role};
@@ -11,22 +12,40 @@ use crate::transfer::Load;
 /// So many files are compared at once: memory is bounded by it.
 const BATCH: usize = 20_000;
 
-/// The files that a run wrote: per part's root, paths relative to it.
+/// What a run touched.
 #[derive(Debug, Default)]
-pub struct Written(BTreeMap<BytePath, Vec<BytePath>>);
+pub struct Written {
+    /// The files that it wrote: per part's root, paths relative to it.
+    files: BTreeMap<BytePath, Vec<BytePath>>,
+    /// Every path of its plan, as a hash: there may be millions.
+    planned: HashSet<u64>,
+}
+
+fn hash(root: &BytePath, path: &BytePath) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (root.as_bytes(), path.as_bytes()).hash(&mut hasher);
+    hasher.finish()
+}
 
 impl Written {
     /// Notes what is going to be written.
     pub fn planned(loads: &[Load]) -> Self {
-        let mut written = BTreeMap::new();
+        let mut written = Self::default();
         for load in loads {
+            let root = &load.part.root;
+            written.planned.extend(load.steps.differing().map(|path| hash(root, path)));
             let files = load.steps.ops.iter().filter_map(|op| match op {
                 Op::Put { path, body: Body::File { .. }, .. } => Some(path.clone()),
                 _ => None,
             });
-            written.insert(load.part.root.clone(), files.collect());
+            written.files.insert(root.clone(), files.collect());
         }
-        Self(written)
+        written
+    }
+
+    /// Whether the plan was to change this path.
+    pub fn has_planned(&self, root: &BytePath, path: &BytePath) -> bool {
+        self.planned.contains(&hash(root, path))
     }
 
     /// Leaves out what the commit left as it was.
@@ -34,7 +53,7 @@ impl Written {
     pub fn without_conflicts(mut self, report: &ApplyReport) -> Self {
         let left: HashSet<&BytePath> = report.conflicts.iter().map(|conflict| &conflict.path).collect();
         if !left.is_empty() {
-            for (root, paths) in &mut self.0 {
+            for (root, paths) in &mut self.files {
                 paths.retain(|path| !left.contains(&root.join(path.as_bytes())));
             }
         }
@@ -43,7 +62,7 @@ impl Written {
 
     /// Returns how many there are.
     pub fn count(&self) -> usize {
-        self.0.values().map(Vec::len).sum()
+        self.files.values().map(Vec::len).sum()
     }
 
     /// Reads the files of one part on both machines; returns a problem for each that is not what was sent.
@@ -57,7 +76,7 @@ impl Written {
         roots: &Roots,
     ) -> Result<Vec<Problem>, ModuleError> {
         let mut problems = Vec::new();
-        for batch in self.0.get(root).map(Vec::as_slice).unwrap_or_default().chunks(BATCH) {
+        for batch in self.files.get(root).map(Vec::as_slice).unwrap_or_default().chunks(BATCH) {
             let want = |(at, path): (usize, &BytePath)| ReadWant { content: at as u32, path: path.clone() };
             let wants: Vec<ReadWant> = batch.iter().enumerate().map(want).collect();
             let (sent, arrived) = tokio::try_join!(
