@@ -44,6 +44,32 @@ fn ctrl_c_during_a_module_leaves_no_process_and_no_lock_on_either_machine() {
 }
 
 #[test]
+fn what_a_stopped_sync_has_brought_over_is_no_conflict_for_the_next_one() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    alice(laptop, "echo one >notes/ours; echo one >notes/both");
+    configure(
+        laptop,
+        "[sync_modules]\nuser-data = true\ndummy-success = true\n[dummy-success]\nduration = 60\n",
+    );
+    let running = laptop.spawn(&line("desk", &[])).unwrap();
+    running.expect("stage: module:dummy-success", LIMIT).unwrap();
+    running.signal(Signal::INT).unwrap();
+    assert_eq!(running.wait().unwrap().code(), Some(130));
+    configure(laptop, "[sync_modules]\nuser-data = true\n");
+    alice(laptop, "echo two >notes/ours; echo two >notes/both");
+    alice(desk, "cat notes/ours; echo desk >notes/both");
+    let before = home(desk);
+    let ran = sync(laptop, "desk", &[]).ends_with(7);
+    ran.says(&["1 path changed on desk", "/home/alice/notes/both"]);
+    assert_same_tree(&before, &home(desk));
+    alice(laptop, "echo desk >notes/both");
+    sync(laptop, "desk", &[]).ends_with(0);
+    assert_moved(laptop, desk);
+}
+
+#[test]
 fn a_request_to_end_is_like_ctrl_c() {
     let Some(lab) = lab() else { return };
     first_sync(&lab);
