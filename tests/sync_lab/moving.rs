@@ -182,6 +182,41 @@ fn what_is_written_on_the_laptop_during_a_sync_is_not_lost_on_the_way_back() {
 }
 
 #[test]
+fn what_is_written_on_the_desk_during_a_sync_stays_and_the_next_one_asks_about_it() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    alice(laptop, "echo planned >notes/planned");
+    dawdle(laptop, 3, "");
+    let running = laptop.spawn(&line("desk", &[])).unwrap();
+    running.expect("stage: module:dummy-success", hosts::SOON).unwrap();
+    alice(
+        desk,
+        "echo during >notes/during; echo more >>.config/editor/settings.json; rm src/project/README.md",
+    );
+    let output = running.wait().unwrap();
+    let text = format!("{}{}", output.error_text(), output.text());
+    assert_eq!(output.code(), Some(0), "{text}");
+    let named = [
+        "/home/alice/notes/during",
+        "/home/alice/.config/editor/settings.json",
+        "/home/alice/src/project/README.md",
+    ];
+    for path in named {
+        assert!(text.contains(&format!("`{path}` changed there during the sync")), "{text}");
+    }
+    configure(laptop, "");
+    let ran = sync(laptop, "desk", &[]).ends_with(7);
+    ran.says(&named);
+    assert_eq!(alice(desk, "cat notes/during; tail -n 1 .config/editor/settings.json"), "during\nmore\n");
+    // On the way back it is an ordinary change.
+    sync(desk, "laptop", &[]).ends_with(0);
+    assert_moved(desk, laptop);
+    assert_eq!(alice(laptop, "cat notes/during notes/planned"), "during\nplanned\n");
+    assert!(!laptop.exists("/home/alice/src/project/README.md").unwrap());
+}
+
+#[test]
 fn a_dry_run_writes_nothing_on_either_machine() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
