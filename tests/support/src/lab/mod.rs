@@ -35,6 +35,7 @@ mod running;
 mod scripts;
 mod shared;
 mod tool;
+mod usage;
 mod users;
 
 use std::{
@@ -56,6 +57,7 @@ pub use self::{
     requirements::require_lab,
     running::Running,
     shared::{SharedLab, SharedLabGuard},
+    usage::{Memory, Usage},
 };
 use self::{guardian::Guardian, hub::Hub, place::Place, provision::Identities};
 
