@@ -20,6 +20,10 @@ use pc_switcher_contract::BytePath;
 
 use crate::proto::{Rule, RuleSet};
 
+mod near;
+
+pub use near::Near;
+
 /// What becomes of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision<'a> {
@@ -66,6 +70,12 @@ impl Rules {
         self.decide_in_folder(path, is_dir)
     }
 
+    /// Tells which names in a directory of the tree need [`Rules::decide`] at all; all others are kept.
+    pub fn near(&self, dir: &[u8]) -> Near<'_> {
+        let outlines = self.forced.outlines.iter().chain(&self.layered.outlines);
+        Near::of(outlines, &[self.prefix.as_slice(), dir].join(&b'/'))
+    }
+
     /// Decides on the tree's root itself: it is left out if it or a directory above it, within the folder, is.
     pub fn decide_root(&self) -> Decision<'_> {
         let ends = (0..self.prefix.len()).filter(|at| self.prefix[*at] == b'/').chain([self.prefix.len()]);
@@ -87,6 +97,7 @@ impl Rules {
 /// One list of patterns; the last match wins.
 struct Layer {
     matcher: Gitignore,
+    outlines: Vec<near::Outline>,
     reasons: HashMap<String, String>,
 }
 
@@ -94,14 +105,16 @@ impl Layer {
     fn compile(rules: &[Rule]) -> Result<Layer, String> {
         let mut builder = GitignoreBuilder::new("");
         let mut reasons = HashMap::new();
+        let mut outlines = Vec::new();
         for rule in rules {
             check(&rule.pattern)?;
             let line = floating(&rule.pattern);
+            outlines.extend(near::Outline::of(&line));
             builder.add_line(None, &line).map_err(|error| invalid(&rule.pattern, &error))?;
             reasons.insert(line, rule.reason.clone());
         }
         let matcher = builder.build().map_err(|error| format!("the rules cannot be compiled: {error}"))?;
-        Ok(Layer { matcher, reasons })
+        Ok(Layer { matcher, outlines, reasons })
     }
 
     fn decide(&self, path: &Path, is_dir: bool) -> Decision<'_> {
@@ -232,6 +245,33 @@ mod tests {
     }
 
     #[test]
+    fn few_names_of_a_home_are_near_a_rule() {
+        let rules = rules(
+            &["**/.ssh/id_*", "/*/.local/state/pc-switcher"],
+            &["/*/.cache/*", "/*/.config/**/Singleton*", "!/*/.cache/pip", "*.iso"],
+        );
+        let near = |dir: &str, name: &str| rules.near(dir.as_bytes()).may_match(name.as_bytes());
+        for (dir, name) in [
+            ("ann/.ssh", "id_rsa"),
+            ("ann/.cache", "x"),
+            ("ann/.local/state", "pc-switcher"),
+            ("ann/.config/a/b", "SingletonLock"),
+            ("ann/src/deep", "debian.iso"),
+        ] {
+            assert!(near(dir, name), "{dir}/{name}");
+        }
+        for (dir, name) in [
+            ("ann/.ssh", "config"),
+            ("ann/src/deep", "x"),
+            ("ann/.local", "state"),
+            ("ann/.config/a/b", "Single"),
+            ("", "ann"),
+        ] {
+            assert!(!near(dir, name), "{dir}/{name}");
+        }
+    }
+
+    #[test]
     fn patterns_that_do_not_mean_what_they_say_are_refused() {
         for bad in ["", " ", "!", "/", "#x", "*.log # logs", "a\nb", "[z-a]", "{a", "x "] {
             assert!(check(bad).is_err(), "{bad:?}");
@@ -263,6 +303,24 @@ mod tests {
             let rules = rules(&[], &[&name]);
             let path = format!("{above}{other}");
             prop_assert_eq!(kept(&rules, &path), name != other);
+        }
+
+        #[test]
+        fn what_is_not_near_is_kept(
+            patterns in proptest::collection::vec("/?((\\*\\*|[ab]{1,2}|[ab*?]{1,3}|\\[a/b\\]|\\{a,b/a\\})/){0,3}(\\*\\*|[ab*?]{1,3}|\\\\a)/?", 1..4),
+            prefix in "([ab]{1,2}/[ab])?",
+            dir in "([ab]{1,2}(/[ab]{1,2}){0,3})?",
+            name in "[ab]{1,3}",
+            is_dir: bool,
+        ) {
+            let valid = patterns.iter().filter(|pattern| check(pattern).is_ok());
+            let rule = |pattern: &String| Rule { pattern: pattern.clone(), reason: String::new() };
+            let set = RuleSet { forced: Vec::new(), layered: valid.map(rule).collect() };
+            let rules = Rules::compile(&set, &prefix.as_str().into()).unwrap();
+            let path = if dir.is_empty() { name.clone() } else { format!("{dir}/{name}") };
+            if !rules.near(dir.as_bytes()).may_match(name.as_bytes()) {
+                prop_assert_eq!(rules.decide(path.as_bytes(), is_dir), Decision::Keep, "{:?}", set);
+            }
         }
 
         #[test]

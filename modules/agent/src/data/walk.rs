@@ -24,6 +24,7 @@ use crate::frame::MAX_BODY;
 use crate::proto::{AgentError, DirListing, Skip, SkipReason, WalkRequest, WalkSummary, encode};
 use crate::server::Call;
 
+mod items;
 mod list;
 
 /// The magic number of btrfs.
@@ -45,10 +46,12 @@ pub fn run(request: &WalkRequest, call: &Call) -> Result<WalkSummary, AgentError
         return Err(AgentError::failed("`/proc` is not mounted"));
     }
     let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
+    let is_btrfs = fstatfs(&root).map_err(failed)?.f_type as u64 == BTRFS;
     let walk = Walk {
         call,
         rules,
-        is_btrfs: fstatfs(&root).map_err(failed)?.f_type as u64 == BTRFS,
+        is_btrfs,
+        is_sealed: is_btrfs && items::is_sealed(&root),
         unprivileged: !rustix::process::geteuid().is_root(),
         seen: Seen::of(&root).map_err(failed)?,
         root,
@@ -75,6 +78,8 @@ struct Walk<'a> {
     root: OwnedFd,
     seen: Seen,
     is_btrfs: bool,
+    /// Whether inodes may be read from the tree: see [`items`].
+    is_sealed: bool,
     unprivileged: bool,
     queue: Mutex<Queue>,
     wake: Condvar,

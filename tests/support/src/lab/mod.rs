@@ -35,6 +35,7 @@ mod running;
 mod scripts;
 mod shared;
 mod tool;
+mod usage;
 mod users;
 mod wire;
 
@@ -57,6 +58,7 @@ pub use self::{
     requirements::require_lab,
     running::Running,
     shared::{SharedLab, SharedLabGuard},
+    usage::{Memory, Usage},
     wire::Wire,
 };
 use self::{guardian::Guardian, hub::Hub, place::Place, provision::Identities};

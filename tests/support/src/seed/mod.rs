@@ -3,12 +3,14 @@
 //! Invariant: [`HomeSeed::write`] depends on nothing but its seed and sizes; no clock, no random source.
 
 mod content;
+mod full;
 mod odd;
 mod random;
 mod tree;
 
 use std::{io, path::Path};
 
+pub use self::full::{Changed, FullHome};
 use self::{random::Random, tree::Tree};
 use crate::lab::{Cmd, LabError, Machine};
 

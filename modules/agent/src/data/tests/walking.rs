@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 use super::drive::{Disk, digests, read_frames, sh, skip, try_walk, walked};
 use crate::proto::{Kind, Piece, ReadWant, Rule, RuleSet, SkipReason, StreamFrame};
@@ -168,4 +169,57 @@ fn digests_read_holes_as_zeros() {
     let found = digests(dir.path(), vec![want(1, "full"), want(2, "sparse")]);
     let digest = Some(blake3::hash(&bytes).into());
     assert_eq!(found, [(1, digest), (2, digest)]);
+}
+
+#[test]
+fn a_read_only_snapshot_is_listed_as_the_tree_it_was_taken_of() {
+    let Some(disk) = Disk::make("btrfs", 300 << 20) else { return };
+    let live = disk.root.join("live");
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    assert!(sh("btrfs", &["subvolume", "create", &path(&live)]));
+    let mut nasty = 0;
+    for dir in ["", "few", "many", "many/deep"] {
+        fs::create_dir_all(live.join(dir)).unwrap();
+        for n in 0..(if dir == "many" { 3000 } else { 20 }) {
+            let file = live.join(dir).join(format!("file-{n}"));
+            fs::write(&file, vec![7; n * 37 % 5000]).unwrap();
+            for size in [1, 200, 3000].iter().take(n % 4) {
+                let (name, value) = (format!("user.x{size}"), vec![b'v'; *size]);
+                rustix::fs::setxattr(&file, name, &value, rustix::fs::XattrFlags::empty()).unwrap();
+                nasty += 1;
+            }
+        }
+    }
+    // Attributes of more than one search, two names in one directory, extents by the thousand, odd modes and owners.
+    let file = live.join("few/attributes");
+    fs::write(&file, b"x").unwrap();
+    for n in 0..100 {
+        let value = vec![b'v'; 3500];
+        rustix::fs::setxattr(&file, format!("user.{n}"), &value, rustix::fs::XattrFlags::empty()).unwrap();
+    }
+    fs::hard_link(live.join("few/file-3"), live.join("few/other name")).unwrap();
+    let sparse = fs::File::create(live.join("few/sparse")).unwrap();
+    for n in 0..4000 {
+        std::os::unix::fs::FileExt::write_all_at(&sparse, b"island", n * 16384).unwrap();
+    }
+    fs::set_permissions(live.join("few/file-1"), std::os::unix::fs::PermissionsExt::from_mode(0o4755))
+        .unwrap();
+    std::os::unix::fs::chown(live.join("few/file-2"), Some(70_000), Some(70_001)).unwrap();
+    fs::create_dir(live.join("many/gone")).unwrap();
+    assert!(sh("setfacl", &["-m", "u:1001:rw", &path(&live.join("few/file-5"))]));
+    let times =
+        fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH - std::time::Duration::from_millis(1500));
+    fs::File::options().write(true).open(live.join("few/file-4")).unwrap().set_times(times).unwrap();
+    drop(sparse);
+    let sealed = disk.root.join("sealed");
+    assert!(sh("btrfs", &["subvolume", "snapshot", "-r", &path(&live), &path(&sealed)]));
+    let (ours, theirs) = (walked(&sealed), walked(&live));
+    assert_eq!(ours.len(), theirs.len());
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        for (ours, theirs) in ours.entries.iter().zip(&theirs.entries) {
+            assert_eq!(ours, theirs);
+        }
+        assert_eq!(ours, theirs);
+    }
+    assert!(nasty > 1000);
 }

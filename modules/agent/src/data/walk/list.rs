@@ -9,9 +9,9 @@ use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
 
-use super::Walk;
+use super::{Walk, items};
 use crate::data::HOME;
-use crate::data::rules::Decision;
+use crate::data::rules::{Decision, Near};
 use crate::data::seen::Seen;
 use crate::data::xattr;
 use crate::proto::{DirListing, Entry, Kind, Meta, Skip, SkipReason};
@@ -32,6 +32,15 @@ pub(super) struct Lister<'a, 'b> {
     names: Vec<MaybeUninit<u8>>,
     path: Vec<u8>,
     xattrs: xattr::Reader,
+    items: Option<items::Searcher>,
+    inos: Vec<u64>,
+}
+
+/// One name of a directory, as the directory itself has it.
+struct Name {
+    name: CString,
+    file_type: FileType,
+    ino: u64,
 }
 
 /// Returns the reason for what `error` says.
@@ -49,7 +58,9 @@ enum Found {
 impl<'a, 'b> Lister<'a, 'b> {
     pub(super) fn new(walk: &'a Walk<'b>) -> Self {
         let names = vec![MaybeUninit::uninit(); ROOM];
-        Self { walk, names, path: Vec::new(), xattrs: xattr::Reader::for_thread() }
+        let items = walk.is_sealed.then(items::Searcher::new);
+        let xattrs = xattr::Reader::for_thread();
+        Self { walk, names, path: Vec::new(), xattrs, items, inos: Vec::new() }
     }
 
     /// Returns the entry of the tree's root.
@@ -68,12 +79,14 @@ impl<'a, 'b> Lister<'a, 'b> {
         children: &mut Vec<BytePath>,
     ) -> Result<(), Errno> {
         let (mut names, read) = self.names(dir);
-        names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let has_items = self.search(&names);
         listing.entries.reserve(names.len());
         self.xattrs.enter(dir);
-        for (name, file_type) in names {
-            let bytes = BytePath::new(name.to_bytes());
-            match self.look(dir, &listing.path, &name, file_type) {
+        let near = self.walk.rules.near(listing.path.as_bytes());
+        for name in names {
+            let bytes = BytePath::new(name.name.to_bytes());
+            match self.look(dir, &listing.path, &near, &name, has_items) {
                 Ok(Found::Entry(entry)) => {
                     if entry.kind == Kind::Dir {
                         children.push(listing.path.join(bytes.as_bytes()));
@@ -88,13 +101,27 @@ impl<'a, 'b> Lister<'a, 'b> {
         read
     }
 
-    fn names(&mut self, dir: &OwnedFd) -> (Vec<(CString, FileType)>, Result<(), Errno>) {
+    /// Reads the inodes of all files at once, where that is possible.
+    fn search(&mut self, names: &[Name]) -> bool {
+        let Some(items) = &mut self.items else { return false };
+        self.inos.clear();
+        let files = names.iter().filter(|name| name.file_type == FileType::RegularFile);
+        self.inos.extend(files.map(|name| name.ino));
+        // Where it fails each file is looked at by itself.
+        items.read(&self.walk.root, &mut self.inos).is_ok()
+    }
+
+    fn names(&mut self, dir: &OwnedFd) -> (Vec<Name>, Result<(), Errno>) {
         let mut found = Vec::new();
         let mut entries = RawDir::new(dir, &mut self.names);
         while let Some(entry) = entries.next() {
             match entry {
                 Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
-                Ok(entry) => found.push((entry.file_name().to_owned(), entry.file_type())),
+                Ok(entry) => found.push(Name {
+                    name: entry.file_name().to_owned(),
+                    file_type: entry.file_type(),
+                    ino: entry.ino(),
+                }),
                 Err(error) => return (found, Err(error)),
             }
         }
@@ -105,25 +132,30 @@ impl<'a, 'b> Lister<'a, 'b> {
         &mut self,
         dir: &OwnedFd,
         parent: &BytePath,
-        name: &CStr,
-        file_type: FileType,
+        near: &Near<'_>,
+        found: &Name,
+        has_items: bool,
     ) -> Result<Found, Errno> {
+        let name: &CStr = &found.name;
         let mut early = None;
-        let is_dir = match file_type {
+        let is_dir = match found.file_type {
             FileType::Unknown => early.insert(Seen::at(dir, name)?).is_dir(),
             file_type => file_type == FileType::Directory,
         };
-        self.path.clear();
-        self.path.extend_from_slice(parent.as_bytes());
-        if !parent.is_empty() {
-            self.path.push(b'/');
-        }
-        self.path.extend_from_slice(name.to_bytes());
-        if self.path == HOME.as_bytes() {
+        if parent.is_empty() && name.to_bytes() == HOME.as_bytes() {
             return Ok(Found::Skip(SkipReason::Rule(OWN.into())));
         }
-        if let Decision::Skip(reason) = self.walk.rules.decide(&self.path, is_dir) {
+        if near.may_match(name.to_bytes())
+            && let Decision::Skip(reason) = self.decide(parent, name, is_dir)
+        {
             return Ok(Found::Skip(SkipReason::Rule(reason.to_owned())));
+        }
+        if has_items
+            && found.file_type == FileType::RegularFile
+            && let Some(inode) = self.items.as_mut().and_then(|items| items.take(found.ino))
+            && FileType::from_raw_mode(inode.mode) == FileType::RegularFile
+        {
+            return Ok(Found::Entry(Box::new(file(BytePath::new(name.to_bytes()), inode))));
         }
         let seen = match early {
             Some(seen) => seen,
@@ -153,6 +185,16 @@ impl<'a, 'b> Lister<'a, 'b> {
         Ok(Found::Entry(Box::new(entry(BytePath::new(name.to_bytes()), kind, &seen, xattrs, target))))
     }
 
+    fn decide(&mut self, parent: &BytePath, name: &CStr, is_dir: bool) -> Decision<'a> {
+        self.path.clear();
+        self.path.extend_from_slice(parent.as_bytes());
+        if !parent.is_empty() {
+            self.path.push(b'/');
+        }
+        self.path.extend_from_slice(name.to_bytes());
+        self.walk.rules.decide(&self.path, is_dir)
+    }
+
     fn is_subvolume(&self, seen: &Seen) -> bool {
         self.walk.is_btrfs && matches!(seen.ino(), SUBVOLUME_ROOT | SUBVOLUME_STUB)
     }
@@ -163,6 +205,21 @@ impl<'a, 'b> Lister<'a, 'b> {
             true => accessat(dir, name, Access::READ_OK | Access::EXEC_OK, AtFlags::EACCESS),
             false => Ok(()),
         }
+    }
+}
+
+fn file(name: BytePath, inode: items::Inode) -> Entry {
+    let items::Inode { uid, gid, mtime, xattrs, .. } = inode;
+    Entry {
+        name,
+        kind: Kind::File,
+        meta: Meta { mode: inode.mode & 0o7777, uid, gid, mtime, xattrs },
+        size: inode.size,
+        allocated: inode.allocated,
+        ctime: inode.ctime,
+        ino: inode.ino,
+        nlink: inode.nlink,
+        target: BytePath::default(),
     }
 }
 

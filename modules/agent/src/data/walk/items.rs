@@ -1,0 +1,199 @@
+//! Reads the inodes of a directory's files out of the tree of a read-only subvolume, many with one call.
+//!
+//! A fresh snapshot has no inode in memory: `statx` and `listxattr` of each file make the kernel build one, which takes most
+//! of the time of a walk. A read-only subvolume cannot change, and the commit that sealed it wrote everything that was still
+//! pending, so its tree says what `statx` would. Elsewhere the tree lags behind and must not be asked.
+#![expect(unsafe_code, reason = "btrfs speaks through ioctl")]
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::io::Errno;
+use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
+
+use crate::data::xattr::{Xattrs, is_mirrored};
+use crate::proto::FileTime;
+
+/// `BTRFS_SUBVOL_RDONLY`.
+const READONLY: u64 = 1 << 1;
+const GET_FLAGS: Opcode = opcode::read::<u64>(0x94, 25);
+/// `BTRFS_IOC_TREE_SEARCH_V2`: `_IOWR(0x94, 17, struct btrfs_ioctl_search_args_v2)`.
+const TREE_SEARCH: u64 = 0xc070_9411;
+
+/// Bytes of the head of the request, before the results.
+const HEAD: usize = 112;
+/// Bytes of the head of one result.
+const ITEM_HEAD: usize = 32;
+/// Room for results. While more than [`LARGEST`] of it is left, the kernel has not stopped for want of room.
+const ROOM: usize = 256 << 10;
+/// No item is larger than a leaf, and no leaf is larger.
+const LARGEST: usize = 64 << 10;
+
+/// The last number that an inode of a file may have.
+const LAST: u64 = u64::MAX - 256;
+
+/// Types of items: the inode, and its extended attributes. Extents and the entries of directories come after both.
+const INODE: u32 = 1;
+const XATTR: u32 = 24;
+
+/// Inode numbers that are read though nobody asked, rather than to ask once more.
+const GAP: u64 = 16;
+
+/// What the tree says about one inode.
+#[derive(Debug, Default)]
+pub(super) struct Inode {
+    pub(super) ino: u64,
+    pub(super) size: u64,
+    pub(super) allocated: u64,
+    pub(super) nlink: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// File type and permissions.
+    pub(super) mode: u32,
+    pub(super) ctime: FileTime,
+    pub(super) mtime: FileTime,
+    pub(super) xattrs: Xattrs,
+}
+
+/// Whether this lies on a subvolume that is read-only, and its tree may be searched.
+pub(super) fn is_sealed(fd: impl AsFd) -> bool {
+    // SAFETY: the number encodes a `u64`, which the kernel fills.
+    let flags = unsafe { ioctl(&fd, Getter::<GET_FLAGS, u64>::new()) };
+    flags.is_ok_and(|flags: u64| flags & READONLY != 0) && Searcher::new().read(&fd, &mut [256]).is_ok()
+}
+
+/// One thread's buffer.
+pub(super) struct Searcher {
+    args: Vec<u8>,
+    found: Vec<Inode>,
+}
+
+impl Searcher {
+    pub(super) fn new() -> Self {
+        Self { args: vec![0; HEAD + ROOM], found: Vec::new() }
+    }
+
+    /// Reads these inodes of the subvolume that `fd` lies on, for [`Searcher::take`].
+    pub(super) fn read(&mut self, fd: impl AsFd, inos: &mut [u64]) -> Result<(), Errno> {
+        self.found.clear();
+        inos.sort_unstable();
+        for range in inos.chunk_by(|a, b| b - a <= GAP) {
+            let last = range[range.len() - 1];
+            let mut next = Some(range[0]).filter(|_| last <= LAST);
+            while let Some(first) = next.filter(|first| *first <= last) {
+                next = self.search(&fd, first, last)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one of the inodes out that were read last; `None` if it was not there.
+    pub(super) fn take(&mut self, ino: u64) -> Option<Inode> {
+        let at = self.found.binary_search_by_key(&ino, |inode| inode.ino).ok()?;
+        let inode = &mut self.found[at];
+        let copy = Inode { xattrs: Vec::new(), ..*inode };
+        // A file may have two names in one directory.
+        let xattrs = if inode.nlink > 1 { inode.xattrs.clone() } else { std::mem::take(&mut inode.xattrs) };
+        Some(Inode { xattrs, ..copy })
+    }
+
+    /// Searches from one inode to another. Returns where to go on, if the room was too little.
+    fn search(&mut self, fd: impl AsFd, first: u64, last: u64) -> Result<Option<u64>, Errno> {
+        let words = [0, first, last, 0, u64::MAX, 0, u64::MAX].into_iter().enumerate();
+        words.for_each(|(at, word)| self.args[at * 8..][..8].copy_from_slice(&word.to_ne_bytes()));
+        for (at, half) in [(56, INODE), (60, XATTR), (64, u32::MAX), (68, 0)] {
+            self.args[at..][..4].copy_from_slice(&half.to_ne_bytes());
+        }
+        self.args[72..104].fill(0);
+        self.args[104..HEAD].copy_from_slice(&(ROOM as u64).to_ne_bytes());
+        loop {
+            // SAFETY: TREE_SEARCH_V2 takes a head of 112 bytes that names the room behind it, all part of `args`.
+            let done =
+                unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), TREE_SEARCH as _, self.args.as_mut_ptr()) };
+            if done >= 0 {
+                break;
+            }
+            match Errno::from_io_error(&std::io::Error::last_os_error()) {
+                Some(Errno::INTR) => {}
+                error => return Err(error.unwrap_or(Errno::IO)),
+            }
+        }
+        let count = u32_at(&self.args, 64).ok_or(Errno::IO)?;
+        let (end, used) = take_in(&self.args[HEAD..], count, &mut self.found)?;
+        match end {
+            Some((ino, kind)) if ROOM - used <= LARGEST => match kind {
+                // All that is wanted of this one was there: its extents or entries have begun.
+                kind if kind > XATTR => Ok(Some(ino + 1)),
+                _ if ino == first => Err(Errno::OVERFLOW),
+                _ => {
+                    self.found.pop_if(|inode| inode.ino == ino);
+                    Ok(Some(ino))
+                }
+            },
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Adds the results to the inodes. Returns number and type of the last, and how many bytes there were. Between the smallest
+/// and the largest key lie items of all types.
+fn take_in(
+    mut bytes: &[u8],
+    count: u32,
+    found: &mut Vec<Inode>,
+) -> Result<(Option<(u64, u32)>, usize), Errno> {
+    let (mut end, mut used) = (None, 0);
+    for _ in 0..count {
+        let (head, rest) = bytes.split_at_checked(ITEM_HEAD).ok_or(Errno::IO)?;
+        let ino = u64_at(head, 8).ok_or(Errno::IO)?;
+        let (Some(kind), Some(len)) = (u32_at(head, 24), u32_at(head, 28)) else { return Err(Errno::IO) };
+        let (data, rest) = rest.split_at_checked(len as usize).ok_or(Errno::IO)?;
+        (bytes, end, used) = (rest, Some((ino, kind)), used + ITEM_HEAD + len as usize);
+        match (kind, found.last_mut()) {
+            (INODE, _) => found.push(inode(ino, data).ok_or(Errno::IO)?),
+            (XATTR, Some(last)) if last.ino == ino => xattrs(data, &mut last.xattrs).ok_or(Errno::IO)?,
+            _ => {}
+        }
+    }
+    Ok((end, used))
+}
+
+/// Reads `struct btrfs_inode_item`.
+fn inode(ino: u64, data: &[u8]) -> Option<Inode> {
+    let time = |at| Some(FileTime { seconds: u64_at(data, at)?.cast_signed(), nanos: u32_at(data, at + 8)? });
+    Some(Inode {
+        ino,
+        size: u64_at(data, 16)?,
+        allocated: u64_at(data, 24)?.next_multiple_of(4096),
+        nlink: u32_at(data, 40)?,
+        uid: u32_at(data, 44)?,
+        gid: u32_at(data, 48)?,
+        mode: u32_at(data, 52)?,
+        ctime: time(124)?,
+        mtime: time(136)?,
+        xattrs: Vec::new(),
+    })
+}
+
+/// Reads one or more `struct btrfs_dir_item`: names with the same hash share an item.
+fn xattrs(mut data: &[u8], found: &mut Xattrs) -> Option<()> {
+    while !data.is_empty() {
+        let (head, rest) = data.split_at_checked(30)?;
+        let size = |at: usize| Some(usize::from(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?)));
+        let (name, rest) = rest.split_at_checked(size(27)?)?;
+        let (value, rest) = rest.split_at_checked(size(25)?)?;
+        data = rest;
+        if is_mirrored(name) {
+            let at = found.partition_point(|(other, _)| other.as_slice() < name);
+            found.insert(at, (name.to_vec(), value.to_vec()));
+        }
+    }
+    Some(())
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}

@@ -1,0 +1,104 @@
+//! Runs one command and measures it from outside, the same way whichever tool it is.
+
+use std::{
+    collections::BTreeMap,
+    fmt, thread,
+    time::{Duration, Instant},
+};
+
+use pc_switcher_testkit::lab::{Cmd, Lab, Usage};
+
+use super::{LIMIT, Outcome};
+
+/// How often memory is looked at. A peak stays visible until its process ends, so only the last moment can be missed.
+const LOOK: Duration = Duration::from_millis(25);
+/// How long processes that end after the command are waited for; not part of its time.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// What one run took.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// From start to end of what was typed.
+    pub wall: Duration,
+    /// Of all processes on both machines, ssh and sshd included.
+    pub cpu: Duration,
+    /// Over the cable, both directions.
+    pub wire_bytes: u64,
+    /// The peak of each of the tool's processes, by machine and command.
+    pub memory: BTreeMap<String, u64>,
+}
+
+impl Run {
+    /// Returns the peak of the largest process.
+    pub fn peak_bytes(&self) -> u64 {
+        self.memory.values().copied().max().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        write!(
+            f,
+            "{:.2} s, {:.2} s of CPU, {:.2} MiB on the wire",
+            self.wall.as_secs_f64(),
+            self.cpu.as_secs_f64(),
+            mib(self.wire_bytes)
+        )?;
+        self.memory.iter().try_for_each(|(process, peak)| write!(f, "; {:.0} MiB {process}", mib(*peak)))
+    }
+}
+
+/// Runs `cmd` on the laptop; it must succeed. Memory is that of programs whose name begins with `program`.
+pub fn run(lab: &Lab, cmd: &Cmd, program: &str) -> Outcome<Run> {
+    let before = usage(lab)?;
+    let start = Instant::now();
+    let mut running = lab.laptop().spawn(cmd)?;
+    running.close_stdin();
+    let (output, wall, memory) = thread::scope(|scope| {
+        let waiting = scope.spawn(move || {
+            let output = running.wait();
+            (output, start.elapsed())
+        });
+        let mut memory = BTreeMap::new();
+        while !waiting.is_finished() && start.elapsed() < LIMIT {
+            look(lab, program, &mut memory);
+            thread::sleep(LOOK);
+        }
+        match waiting.join() {
+            Ok((output, wall)) => Ok((output?, wall, memory)),
+            Err(_) => Err(Box::<dyn std::error::Error>::from("the waiting thread panicked")),
+        }
+    })?;
+    if !output.status.success() {
+        return Err(
+            format!("it ended with {}: {}{}", output.status, output.text(), output.error_text()).into()
+        );
+    }
+    thread::sleep(SETTLE);
+    let after = usage(lab)?;
+    Ok(Run {
+        wall,
+        cpu: after.cpu.saturating_sub(before.cpu),
+        wire_bytes: after.wire_bytes - before.wire_bytes,
+        memory,
+    })
+}
+
+/// Both machines' processor time, and the cable as the laptop sees it.
+fn usage(lab: &Lab) -> Outcome<Usage> {
+    let (laptop, desk) = (lab.laptop().usage()?, lab.desk().usage()?);
+    Ok(Usage { cpu: laptop.cpu + desk.cpu, wire_bytes: laptop.wire_bytes })
+}
+
+fn look(lab: &Lab, program: &str, memory: &mut BTreeMap<String, u64>) {
+    for machine in [lab.laptop(), lab.desk()] {
+        for process in machine.memory().into_iter().filter(|process| process.program.starts_with(program)) {
+            // The path that a program was pushed to holds a random word.
+            let words = process.command.split(' ').skip(1).take(1).collect::<String>();
+            let key = format!("{}: {program} {words} ({})", machine.hostname(), process.host_pid);
+            let peak = memory.entry(key).or_insert(0);
+            *peak = process.peak_bytes.max(*peak);
+        }
+    }
+}
