@@ -44,6 +44,7 @@ pre-snapshots         activate       desk     open    .     130^   4!    pre    
 module:user-data      layout         *        *       1!    130^   4!    pre       pre       old    -
 module:user-data      facts          *        *       1!    130^   4!    pre       pre       old    -
 module:user-data      diagnose       desk     *       1!    130^   4!    pre       pre       old    -
+compare               unchanged      desk     *       1!    130^   4!    pre       pre       old    -
 compare               walk           *        *       1!    130^   4!    pre       pre       old    -
 compare               digest         *        *       1!    130^   4!    pre       pre       old    -
 compare               facts          *        *       1!    130^   4!    pre       pre       old    -

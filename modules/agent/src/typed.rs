@@ -1,5 +1,6 @@
 //! Typed calls over an [`AgentLink`]: what modules use to talk to an agent.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use pc_switcher_contract::{
@@ -131,11 +132,22 @@ impl Agent {
         self.call(&Request::Activate(request)).await
     }
 
+    /// Asks whether two snapshots are of the same subvolume and nothing in it changed from the first to the second.
+    pub async fn unchanged(&self, from: BytePath, to: BytePath) -> Result<bool, ExecError> {
+        self.call(&Request::Unchanged { from, to }).await
+    }
+
     /// Starts a walk.
     pub async fn walk(&self, tree: Tree) -> Result<WalkStream, ExecError> {
         let mut call = self.link.open(encode(&Request::Walk(WalkRequest { tree }))).await?;
         call.sink.finish().await?;
-        Ok(WalkStream { agent: self.clone(), stream: call.stream, summary: None })
+        Ok(WalkStream {
+            agent: self.clone(),
+            stream: call.stream,
+            summary: None,
+            ready: VecDeque::new(),
+            pieces: HashMap::new(),
+        })
     }
 
     /// Starts reading files below `root`.
@@ -162,6 +174,8 @@ pub struct WalkStream {
     agent: Agent,
     stream: Box<dyn AgentStream>,
     summary: Option<WalkSummary>,
+    ready: VecDeque<DirListing>,
+    pieces: HashMap<BytePath, DirListing>,
 }
 
 impl WalkStream {
@@ -170,15 +184,43 @@ impl WalkStream {
     /// # Errors
     /// What the agent said, or that it is gone.
     pub async fn next(&mut self) -> Result<Option<DirListing>, ExecError> {
-        if self.summary.is_some() {
-            return Ok(None);
-        }
-        match self.stream.next().await? {
-            Reply::Item(body) => decode(&body).map(Some).map_err(|why| self.agent.broken(why)),
-            Reply::Done(body) => {
-                self.summary = Some(decode(&body).map_err(|why| self.agent.broken(why))?);
-                Ok(None)
+        loop {
+            if let Some(listing) = self.ready.pop_front() {
+                return Ok(Some(listing));
             }
+            if self.summary.is_some() {
+                return Ok(None);
+            }
+            match self.stream.next().await? {
+                Reply::Item(body) => {
+                    let listings: Vec<DirListing> = decode(&body).map_err(|why| self.agent.broken(why))?;
+                    listings.into_iter().for_each(|listing| self.take(listing));
+                }
+                Reply::Done(body) => {
+                    self.summary = Some(decode(&body).map_err(|why| self.agent.broken(why))?);
+                    if let Some(path) = self.pieces.keys().next() {
+                        return Err(self.agent.broken(format!("the listing of `{path}` has no end")));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts the pieces of a large directory together.
+    fn take(&mut self, piece: DirListing) {
+        let more = piece.more;
+        let whole = match self.pieces.remove(&piece.path) {
+            Some(mut whole) => {
+                whole.entries.extend(piece.entries);
+                whole.skipped.extend(piece.skipped);
+                whole
+            }
+            None => piece,
+        };
+        if more {
+            self.pieces.insert(whole.path.clone(), whole);
+        } else {
+            self.ready.push_back(DirListing { more: false, ..whole });
         }
     }
 

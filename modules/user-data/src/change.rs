@@ -88,6 +88,8 @@ pub struct Child {
 pub struct Judge {
     /// Whether there is a base: the target's state after the last sync.
     pub has_base: bool,
+    /// Whether the target is known to be just as the base: then the base is not walked.
+    pub base_is_target: bool,
     /// Files of the source whose inode changed after this are never equal by size and time alone.
     pub source_after: Option<FileTime>,
     /// Whether every file is compared by content.
@@ -191,6 +193,7 @@ pub fn compare_dir(
             }));
             continue;
         }
+        let b = if judge.base_is_target { t } else { b };
         let touched = judge.has_base && touched(b, t);
         if let Some(child) = child_sides(s, t) {
             result.children.push(Child { path: at.clone(), sides: child, lists });

@@ -66,7 +66,7 @@ impl Pairing {
         let mut waiting = HashMap::new();
         let root = Waiting {
             listings: [None, None, None],
-            expected: Some((Sides::Both, [true, true, judge.has_base])),
+            expected: Some((Sides::Both, [true, true, judge.has_base && !judge.base_is_target])),
         };
         waiting.insert(BytePath::default(), root);
         Self { judge, waiting, result: Comparison::default(), source_dirs: HashMap::new() }
@@ -185,7 +185,7 @@ mod tests {
     fn listing(path: &str, entries: &[(&str, Kind)]) -> DirListing {
         let root = path.is_empty().then(|| entry("", Kind::Dir));
         let entries = entries.iter().map(|(name, kind)| entry(name, *kind)).collect();
-        DirListing { path: path.into(), root, entries, skipped: vec![] }
+        DirListing { path: path.into(), root, entries, skipped: vec![], more: false }
     }
 
     /// Source: /a/b/f, /c/g. Target: /a/old, /d/h. Base: /a/old, /d/h, /e/i.

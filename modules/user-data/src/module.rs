@@ -111,6 +111,22 @@ impl UserData {
         Ok(surveys)
     }
 
+    /// Whether the plan was empty and the target's post set is known to be just as its pre set, which that plan was made of:
+    /// then a second plan is made of the same, and is empty.
+    async fn is_as_compared(&self, ctx: &ModuleContext, parts: &[PartPair]) -> Result<bool, ModuleError> {
+        if !self.written.lock().unwrap_or_else(PoisonError::into_inner).is_nothing() {
+            return Ok(false);
+        }
+        for part in parts {
+            let before = roots(ctx, part, SnapshotKind::PreSync)?.target;
+            let after = roots(ctx, part, SnapshotKind::PostSync)?.target;
+            if !Agent::new(&ctx.target.agent).unchanged(before, after).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Asks at the gates that need no comparison.
     async fn pass_early_gates(&self, ctx: &ModuleContext) -> Result<(), ModuleError> {
         let hosts = Hosts { source: &ctx.source.hostname, target: &ctx.target.hostname };
@@ -383,6 +399,7 @@ impl Module for UserData {
         self.pass_gates(ctx, &parts, &surveys).await?;
         let stats = total(&surveys);
         if surveys.iter().all(|survey| survey.steps.ops.is_empty()) {
+            *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Written::nothing();
             return Ok(Outcome::Done(describe(stats)));
         }
         self.forecast(ctx, &parts, &surveys).await?;
@@ -410,6 +427,9 @@ impl Module for UserData {
     /// as it was sent.
     async fn verify(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError> {
         let parts = self.parts_or_fail(ctx).await?;
+        if self.is_as_compared(ctx, &parts).await? {
+            return Ok(Vec::new());
+        }
         let surveys = self.surveys(ctx, &parts, SnapshotKind::PostSync).await?;
         let written = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
         let mut problems = Vec::new();

@@ -131,8 +131,13 @@ pub async fn survey(
     content: bool,
     first_content: u32,
 ) -> Result<Survey, ModuleError> {
+    let base_is_target = match &roots.base {
+        Some(base) => Agent::new(&ctx.target.agent).unchanged(base.clone(), roots.target.clone()).await?,
+        None => false,
+    };
     let judge = Judge {
         has_base: roots.base.is_some(),
+        base_is_target,
         source_after: roots.source_after,
         content,
         ignore_dir_times: roots.ignore_dir_times,
@@ -185,8 +190,8 @@ async fn compare(
     let mut ours = source.walk(tree(&roots.source)).await?;
     let mut theirs = target.walk(tree(&roots.target)).await?;
     let mut base = match &roots.base {
-        Some(root) => Some(target.walk(tree(root)).await?),
-        None => None,
+        Some(root) if !judge.base_is_target => Some(target.walk(tree(root)).await?),
+        _ => None,
     };
     let mut pairing = Pairing::new(judge);
     let mut open = [true, true, base.is_some()];

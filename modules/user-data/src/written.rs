@@ -19,6 +19,8 @@ pub struct Written {
     files: BTreeMap<BytePath, Vec<BytePath>>,
     /// Every path of its plan, as a hash: there may be millions.
     planned: HashSet<u64>,
+    /// Whether the plan was made and is empty.
+    nothing: bool,
 }
 
 fn hash(root: &BytePath, path: &BytePath) -> u64 {
@@ -41,6 +43,16 @@ impl Written {
             written.files.insert(root.clone(), files.collect());
         }
         written
+    }
+
+    /// Notes that there was nothing to do.
+    pub fn nothing() -> Self {
+        Self { nothing: true, ..Self::default() }
+    }
+
+    /// Whether there was nothing to do.
+    pub fn is_nothing(&self) -> bool {
+        self.nothing
     }
 
     /// Whether the plan was to change this path.

@@ -43,9 +43,10 @@ impl Services for Model {
                     root: None,
                     entries: vec![],
                     skipped: vec![],
+                    more: false,
                 };
                 for _ in 0..if endless { u64::MAX } else { 30_000 } {
-                    if let Err(error) = call.item(&listing) {
+                    if let Err(error) = call.item(&[&listing]) {
                         self.cancelled.store(true, Ordering::SeqCst);
                         return Err(error);
                     }

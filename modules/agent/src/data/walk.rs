@@ -20,12 +20,12 @@ use pc_switcher_contract::BytePath;
 use super::open;
 use super::rules::{Decision, Rules};
 use super::seen::Seen;
-use crate::frame::MAX_BODY;
-use crate::proto::{AgentError, DirListing, Skip, SkipReason, WalkRequest, WalkSummary, encode};
+use crate::proto::{AgentError, DirListing, Skip, SkipReason, WalkRequest, WalkSummary};
 use crate::server::Call;
 
 mod items;
 mod list;
+mod outbox;
 
 /// The magic number of btrfs.
 const BTRFS: u64 = 0x9123_683e;
@@ -36,7 +36,7 @@ const BATCH: usize = 16;
 /// Answers [`crate::proto::Request::Walk`].
 ///
 /// # Errors
-/// If a rule is invalid, the root cannot be opened, a listing is too large for one message, or the caller gave up.
+/// If a rule is invalid, the root cannot be opened, or the caller gave up.
 pub fn run(request: &WalkRequest, call: &Call) -> Result<WalkSummary, AgentError> {
     let tree = &request.tree;
     let failed = |error: Errno| AgentError::io(format!("`{}`", tree.root), &error.into());
@@ -128,20 +128,29 @@ impl Walk<'_> {
 
     fn work(&self) {
         let mut lister = list::Lister::new(self);
+        let mut outbox = outbox::Outbox::new(self.call);
         let mut children = Vec::new();
-        while let Some((batch, turn)) = self.next() {
+        while let Some((batch, turn)) = self.next(&mut outbox) {
             for path in batch {
-                if let Err(error) = self.visit(&mut lister, path, &mut children) {
-                    self.queue().failed.get_or_insert(error);
+                if let Err(error) = self.visit(&mut lister, &mut outbox, path, &mut children) {
+                    self.fail(error);
                     break;
                 }
             }
             turn.end(&mut children);
         }
+        if let Err(error) = outbox.send() {
+            self.fail(error);
+        }
     }
 
-    /// Takes the next few directories, so that threads do not meet at the stack for each.
-    fn next(&self) -> Option<(Vec<BytePath>, Turn<'_, '_>)> {
+    fn fail(&self, error: AgentError) {
+        self.queue().failed.get_or_insert(error);
+    }
+
+    /// Takes the next few directories, so that threads do not meet at the stack for each. Nothing waits in the outbox while
+    /// the thread does.
+    fn next(&self, outbox: &mut outbox::Outbox<'_>) -> Option<(Vec<BytePath>, Turn<'_, '_>)> {
         let mut queue = self.queue();
         loop {
             if queue.failed.is_some() {
@@ -158,6 +167,14 @@ impl Walk<'_> {
             if queue.busy == 0 {
                 return None;
             }
+            if !outbox.is_empty() {
+                drop(queue);
+                if let Err(error) = outbox.send() {
+                    self.fail(error);
+                }
+                queue = self.queue();
+                continue;
+            }
             queue.asleep += 1;
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
             queue.asleep -= 1;
@@ -167,6 +184,7 @@ impl Walk<'_> {
     fn visit(
         &self,
         lister: &mut list::Lister<'_, '_>,
+        outbox: &mut outbox::Outbox<'_>,
         path: BytePath,
         children: &mut Vec<BytePath>,
     ) -> Result<(), AgentError> {
@@ -178,12 +196,7 @@ impl Walk<'_> {
             bytes: listing.entries.iter().map(|entry| entry.size).sum(),
             unreadable: listing.skipped.iter().filter(unreadable).count() as u64,
         };
-        let body = encode(&listing);
-        if body.len() > MAX_BODY {
-            let whole = &listing.path;
-            return Err(AgentError::failed(format!("`{whole}` holds too many entries for one message")));
-        }
-        self.call.item_raw(&body)?;
+        outbox.add(listing)?;
         {
             let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
             totals.directories += seen.directories;
@@ -201,7 +214,8 @@ impl Walk<'_> {
         path: BytePath,
         children: &mut Vec<BytePath>,
     ) -> Result<DirListing, AgentError> {
-        let mut listing = DirListing { path, root: None, entries: Vec::new(), skipped: Vec::new() };
+        let mut listing =
+            DirListing { path, root: None, entries: Vec::new(), skipped: Vec::new(), more: false };
         if listing.path.is_empty() {
             let root = lister.root().map_err(|error| AgentError::io("the tree's root", &error.into()))?;
             listing.root = Some(root);

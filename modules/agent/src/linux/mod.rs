@@ -20,4 +20,5 @@ pub mod snapshots;
 pub mod space;
 pub mod state;
 pub mod stdin;
+pub mod unchanged;
 mod writers;

@@ -14,7 +14,8 @@ use super::mounts::Mounts;
 use super::state::{STATE_PATH, StateDir};
 use super::stdin::WatchedStdin;
 use super::{
-    connection, diagnose, exec, layout, machine, orphans, put_file, signals, snapshots, space, writers,
+    connection, diagnose, exec, layout, machine, orphans, put_file, signals, snapshots, space, unchanged,
+    writers,
 };
 use crate::data;
 use crate::proto::{AgentError, AgentHello, LockReply, LockRequest, PROTOCOL, Request, encode};
@@ -127,6 +128,14 @@ impl Services for LinuxServices {
             Request::Facts => encode(&machine::facts()?),
             Request::Lock(request) => encode(&self.take_lock(&request)?),
             Request::Diagnose => encode(&diagnose::diagnose()?),
+            Request::Unchanged { from, to } => {
+                let same = unchanged::unchanged(&KernelBtrfs, from.as_path(), to.as_path());
+                encode(
+                    &same.map_err(|error| {
+                        AgentError::io(format!("cannot compare `{from}` and `{to}`"), &error)
+                    })?,
+                )
+            }
             Request::Writers(request) => encode(&writers::writers(&request.folders)),
             Request::Layout(request) => encode(&layout::layout(&request)?),
             Request::Space(paths) => encode(&space::space(&KernelBtrfs, &Mounts::read()?, &paths)?),

@@ -100,6 +100,9 @@ pub struct DirListing {
     pub entries: Vec<Entry>,
     /// What is there and is not mirrored.
     pub skipped: Vec<Skip>,
+    /// Whether another piece of this directory follows: a large one does not fit into one message. Pieces of one directory
+    /// come in order.
+    pub more: bool,
 }
 
 /// One exclusion rule: a pattern in gitignore syntax, relative to the folder.

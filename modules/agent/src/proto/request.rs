@@ -25,7 +25,7 @@ pub enum Request {
     CheckSet(SnapshotSet),
     /// Removes the members of a set of our own → `()`.
     DropSet(SnapshotSet),
-    /// Items: [`super::DirListing`] → [`super::WalkSummary`].
+    /// Items: `Vec<`[`super::DirListing`]`>` → [`super::WalkSummary`].
     Walk(WalkRequest),
     /// Uploads: `Vec<`[`super::ReadWant`]`>`; items: [`super::StreamFrame`] → `()`.
     Read {
@@ -60,6 +60,13 @@ pub enum Request {
     Diagnose,
     /// → `Vec<`[`super::Writer`]`>`, sorted.
     Writers(super::WritersRequest),
+    /// Whether two snapshots are of the same subvolume and nothing in it changed from the first to the second → `bool`.
+    Unchanged {
+        /// A path in the older snapshot.
+        from: BytePath,
+        /// A path in the newer one.
+        to: BytePath,
+    },
 }
 
 impl Request {
@@ -87,6 +94,7 @@ impl Request {
             Request::HistoryList(_) => "history-list",
             Request::Diagnose => "diagnose",
             Request::Writers(_) => "writers",
+            Request::Unchanged { .. } => "unchanged",
         }
     }
 }

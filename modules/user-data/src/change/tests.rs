@@ -20,7 +20,7 @@ fn file(name: &str, size: u64, seconds: i64, ino: u64) -> Entry {
 }
 
 fn dir(entries: Vec<Entry>) -> DirListing {
-    DirListing { path: BytePath::default(), root: None, entries, skipped: vec![] }
+    DirListing { path: BytePath::default(), root: None, entries, skipped: vec![], more: false }
 }
 
 fn compare(ours: &DirListing, theirs: &DirListing, base: Option<&DirListing>) -> DirResult {

@@ -232,9 +232,9 @@ impl AgentStream for Stream {
         // Whoever is lost grants nothing; the next reply says so.
         let _ = self.shared.send(self.id, FrameKind::Credit, &grant);
         if let Some((disk, root)) = &self.snapshot
-            && let Ok(listing) = decode::<DirListing>(&body)
+            && let Ok(listings) = decode::<Vec<DirListing>>(&body)
         {
-            body = encode(&disk.as_taken(root, listing));
+            body = encode(&listings.into_iter().map(|one| disk.as_taken(root, one)).collect::<Vec<_>>());
         }
         Ok(Reply::Item(body))
     }

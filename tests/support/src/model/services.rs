@@ -179,6 +179,8 @@ impl Services for ModelServices {
             Request::StatePut(key, value) => encode(&self.state.put(&key, value.as_deref())?),
             Request::HistoryPut(row) => encode(&self.disk.add_history(row)),
             Request::Diagnose => encode(&Diagnosis { clock_follows: true, ..Diagnosis::default() }),
+            // What is not known is looked at.
+            Request::Unchanged { .. } => encode(&false),
             Request::Writers(_) => encode(&Vec::<Writer>::new()),
             Request::HistoryList(_) | Request::Exec(_) | Request::PutFile(_) | Request::Activate(_) => {
                 return Err(AgentError::failed(format!("`{}` is not modelled", request.name())));

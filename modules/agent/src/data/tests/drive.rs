@@ -59,7 +59,7 @@ pub fn try_walk(root: &Path, rules: RuleSet) -> Result<(WalkSummary, Vec<DirList
     let (call, seen) = Call::for_test(Vec::new());
     let tree = Tree { root: root.into(), prefix: BytePath::default(), rules };
     let summary = walk::run(&WalkRequest { tree }, &call)?;
-    Ok((summary, items(&seen)))
+    Ok((summary, items::<Vec<DirListing>>(&seen).into_iter().flatten().collect()))
 }
 
 /// Walks and sorts the listings by path.

@@ -118,6 +118,32 @@ fn root_refs(file: &File) -> io::Result<Vec<RootRef>> {
 }
 
 impl Btrfs for KernelBtrfs {
+    fn has_newer(&self, path: &Path, transid: u64) -> io::Result<bool> {
+        let file = open_any(path)?;
+        let mut args = raw::SearchArgs {
+            // The one that the file lies in.
+            tree: 0,
+            min_object: 0,
+            max_object: u64::MAX,
+            min_offset: 0,
+            max_offset: u64::MAX,
+            min_transid: transid + 1,
+            max_transid: u64::MAX,
+            min_type: 0,
+            max_type: u32::MAX,
+            items: 1,
+            unused: 0,
+            unused_words: [0; 4],
+            buffer: [0; 3992],
+        };
+        // SAFETY: TREE_SEARCH takes `SearchArgs`, whose buffer it fills.
+        match unsafe { ioctl(file.as_raw_fd(), raw::TREE_SEARCH, &mut args) } {
+            // An item that has no room in the buffer is there all the same.
+            Err(error) if error.raw_os_error() == Some(libc::EOVERFLOW) => Ok(true),
+            done => done.map(|()| args.items > 0),
+        }
+    }
+
     fn subvolume(&self, path: &Path) -> io::Result<SubvolumeInfo> {
         // SAFETY: the structure holds numbers and bytes alone, for which zero is a value.
         let mut info: raw::SubvolInfo = unsafe { std::mem::zeroed() };

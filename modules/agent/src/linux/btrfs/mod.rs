@@ -110,6 +110,13 @@ pub trait Btrfs: Send + Sync {
     /// `ENOTTY` where there is no btrfs.
     fn subvolume(&self, path: &Path) -> io::Result<SubvolumeInfo>;
 
+    /// Whether anything in the subvolume that `path` lies in is newer than a transaction. May say so though nothing is, where
+    /// the tree is a single leaf. Needs root.
+    ///
+    /// # Errors
+    /// `EPERM` without root.
+    fn has_newer(&self, path: &Path, transid: u64) -> io::Result<bool>;
+
     /// Returns the file system's uuid. Needs no privilege.
     ///
     /// # Errors

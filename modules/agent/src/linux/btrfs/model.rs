@@ -139,6 +139,10 @@ fn errno(number: i32) -> io::Error {
 }
 
 impl Btrfs for ModelBtrfs {
+    fn has_newer(&self, path: &Path, transid: u64) -> io::Result<bool> {
+        Ok(self.subvolume(path)?.ctransid > transid)
+    }
+
     fn subvolume(&self, path: &Path) -> io::Result<SubvolumeInfo> {
         Ok(self.holder(path)?.1)
     }

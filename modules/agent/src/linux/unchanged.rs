@@ -1,0 +1,102 @@
+//! Whether nothing changed between two snapshots: asked of the tree, not of the files.
+
+use std::io;
+use std::path::Path;
+
+use super::btrfs::{Btrfs, Uuid};
+
+/// Whether the snapshots that two paths lie in are of the same subvolume and nothing in it changed from the first to the
+/// second.
+///
+/// A node of a tree is written anew in the transaction that changes anything below it. So a younger snapshot that holds
+/// nothing newer than the transaction in which the older one was taken holds the same; what a crash left in the log tree
+/// counts too, since its replay writes nodes. Where there is no btrfs, nothing is known.
+///
+/// # Errors
+/// If btrfs cannot be asked, for example without root.
+pub fn unchanged(btrfs: &dyn Btrfs, from: &Path, to: &Path) -> io::Result<bool> {
+    let (older, newer) = match (btrfs.subvolume(from), btrfs.subvolume(to)) {
+        (Ok(older), Ok(newer)) => (older, newer),
+        (Err(error), _) | (_, Err(error)) if error.raw_os_error() == Some(libc::ENOTTY) => return Ok(false),
+        (Err(error), _) | (_, Err(error)) => return Err(error),
+    };
+    let same_source = older.source_uuid == newer.source_uuid && older.source_uuid != Uuid::default();
+    if !same_source || !older.readonly || !newer.readonly || newer.otransid < older.otransid {
+        return Ok(false);
+    }
+    Ok(!btrfs.has_newer(to, older.otransid)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    use super::super::btrfs::KernelBtrfs;
+    use super::super::btrfs::image::Image;
+    use super::*;
+
+    fn take(image: &Image, name: &str) -> PathBuf {
+        let snapshot = image.top().join(name);
+        KernelBtrfs.snapshot(&image.top().join("@home"), image.top(), OsStr::new(name)).unwrap();
+        KernelBtrfs.set_readonly(&snapshot, true).unwrap();
+        snapshot
+    }
+
+    /// Enough files for a tree of several leaves; a single one is written anew with every snapshot.
+    fn home(image: &Image) -> PathBuf {
+        image.create("@home");
+        let home = image.top().join("@home");
+        for number in 0..500 {
+            fs::write(home.join(format!("a file with a long name, number {number}")), "x".repeat(500))
+                .unwrap();
+        }
+        home
+    }
+
+    #[test]
+    fn every_kind_of_change_is_seen_and_none_is_none() {
+        let Some(image) = Image::make(256) else { return };
+        let home = home(&image);
+        let mut before = take(&image, "0");
+        let file = home.join("a file with a long name, number 7");
+        let changes: [&dyn Fn(); 8] = [
+            &|| fs::write(home.join("new"), "").unwrap(),
+            &|| fs::write(home.join("new"), "content").unwrap(),
+            &|| fs::rename(home.join("new"), home.join("renamed")).unwrap(),
+            &|| fs::remove_file(home.join("renamed")).unwrap(),
+            &|| fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap(),
+            &|| fs::File::open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap(),
+            &|| rustix::fs::setxattr(&file, "user.x", b"y", rustix::fs::XattrFlags::empty()).unwrap(),
+            &|| fs::hard_link(&file, home.join("link")).unwrap(),
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let quiet = take(&image, &format!("quiet-{number}"));
+            assert!(
+                unchanged(&KernelBtrfs, &before, &quiet).unwrap(),
+                "nothing happened before change {number}"
+            );
+            change();
+            let after = take(&image, &format!("after-{number}"));
+            assert!(!unchanged(&KernelBtrfs, &quiet, &after).unwrap(), "change {number} was not seen");
+            assert!(!unchanged(&KernelBtrfs, &after, &quiet).unwrap(), "backwards nothing is known");
+            before = after;
+        }
+    }
+
+    #[test]
+    fn what_is_no_pair_of_sealed_snapshots_of_one_subvolume_is_not_known() {
+        let Some(image) = Image::make(256) else { return };
+        let home = home(&image);
+        let (one, two) = (take(&image, "1"), take(&image, "2"));
+        assert!(unchanged(&KernelBtrfs, &one, &two.join("a file with a long name, number 3")).unwrap());
+        assert!(!unchanged(&KernelBtrfs, &one, &home).unwrap());
+        KernelBtrfs.set_readonly(&two, false).unwrap();
+        assert!(!unchanged(&KernelBtrfs, &one, &two).unwrap());
+        image.create("@other");
+        assert!(!unchanged(&KernelBtrfs, &image.top().join("@other"), &one).unwrap());
+        assert!(!unchanged(&KernelBtrfs, Path::new("/proc"), &one).unwrap());
+    }
+}
