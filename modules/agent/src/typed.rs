@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::proto::{
     ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, DirListing, Layout, LayoutRequest,
-    LockReply, LockRequest, MachineFacts, ReadWant, Request, SpaceReport, StreamFrame, TakeSet, Tree,
+    LockReply, LockRequest, MachineFacts, ReadWant, Redone, Request, SpaceReport, StreamFrame, TakeSet, Tree,
     WalkRequest, WalkSummary, decode, encode,
 };
 
@@ -108,6 +108,11 @@ impl Agent {
     /// Installs the binary the agent runs from.
     pub async fn activate(&self, request: ActivateRequest) -> Result<Activated, ExecError> {
         self.call(&Request::Activate(request)).await
+    }
+
+    /// Brings sessions that were cut off to their end; needs the machine's lock.
+    pub async fn redo(&self) -> Result<Vec<Redone>, ExecError> {
+        self.call(&Request::Redo).await
     }
 
     /// Starts a walk.

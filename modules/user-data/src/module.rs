@@ -16,7 +16,7 @@ use crate::parts::{PartPair, pair_parts};
 use crate::rules::{rule_hash, rules_for};
 use crate::steps::Stats;
 use crate::survey::{Survey, held_by, roots, survey};
-use crate::transfer::{Load, log_report, transfer};
+use crate::transfer::{Load, log_report, transfer, whole};
 
 /// Mirrors folders from the source's pre set to the target.
 pub struct UserData {
@@ -350,6 +350,7 @@ impl Module for UserData {
         }
         let report = transfer(ctx, loads).await?;
         let conflicts = log_report(ctx, &report);
+        whole(ctx, &report)?;
         let mut text = describe(stats);
         if conflicts {
             text = format!("{text}; {} left as they are", report.conflicts.len());

@@ -10,8 +10,8 @@ mod host;
 mod request;
 
 pub use apply::{
-    ApplyNews, ApplyReport, ApplyRequest, Body, Conflict, Identity, Op, PartRoot, Piece, ReadWant,
-    StreamFrame,
+    ApplyNews, ApplyReport, ApplyRequest, Body, Conflict, Identity, Op, PartRoot, Piece, ReadWant, Redone,
+    RedoneHow, StreamFrame,
 };
 pub use fs::{
     DirListing, Entry, FileTime, Kind, Meta, Rule, RuleSet, Skip, SkipReason, Tree, WalkRequest, WalkSummary,

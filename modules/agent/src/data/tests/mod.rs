@@ -6,5 +6,6 @@ mod faults;
 mod measure;
 mod nasty;
 mod plan;
+mod redo;
 mod walking;
 mod wire;
