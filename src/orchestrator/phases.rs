@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pc_switcher_agent::data::apply::PENDING;
 use pc_switcher_agent::proto::{LockReply, LockRequest, MachineFacts};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
@@ -93,9 +94,13 @@ pub fn refuse_self(source: &MachineFacts, target: &MachineFacts) -> Result<(), M
 /// # Errors
 /// If an agent cannot read its state.
 pub async fn explain_dead_runs(deps: &Deps, prepared: &Prepared) -> Result<(), ModuleError> {
-    if !deps.request.dry_run {
-        for agent in [Agent::new(&prepared.target.agent), Agent::new(&prepared.source.agent)] {
+    for agent in [Agent::new(&prepared.target.agent), Agent::new(&prepared.source.agent)] {
+        if !deps.request.dry_run {
             redo(deps, &agent).await?;
+        } else if !agent.state_list(PENDING).await?.is_empty() {
+            deps.log.on(agent.hostname()).warning(
+                "a sync was cut off while it staged or committed; a real run brings it to its end before it compares anything",
+            );
         }
     }
     let mut told: Option<SessionId> = None;

@@ -9,7 +9,7 @@ use crate::linux::state::StateDir;
 use crate::proto::{AgentError, FileTime, Meta, PartRoot, Redone, decode, encode};
 
 /// Below this key lie the sessions that are under way.
-const PENDING: &str = "commits";
+pub const PENDING: &str = "commits";
 
 /// Below this key lie the results of redos that nobody has been told yet.
 const RESULTS: &str = "redone";

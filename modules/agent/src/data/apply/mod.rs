@@ -37,7 +37,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-pub use entry::list_of;
+pub use entry::{PENDING, list_of};
 pub use journal::{Reader, Record, read_journal, read_list};
 pub use redo::{Patience, redo};
 pub use watch::{Unwatched, Watch};
