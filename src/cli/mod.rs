@@ -144,7 +144,7 @@ pub fn run(
         Command::Logs(args) => logs::run(&args, &mut context),
         Command::Doctor(args) => doctor::run(&args, &mut context),
         Command::Sync(args) => sync::run(&args, &mut context, engine::sync),
-        Command::Agent(args) => agent::run(&args),
+        Command::Agent(args) => agent::run(&args, &mut context),
         Command::Modules(args) => modules::run(&args, &mut context),
         Command::Config(args) => config::run(&args, &mut context),
         Command::Util(args) => util::run(&args, &mut context),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pc_switcher_agent::data::apply::PENDING;
 use pc_switcher_agent::proto::{LockReply, LockRequest, MachineFacts};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
@@ -87,11 +88,21 @@ pub fn refuse_self(source: &MachineFacts, target: &MachineFacts) -> Result<(), M
     Ok(())
 }
 
-/// Explains what a dead run left, on either machine.
+/// Explains what a dead run left, on either machine, and brings its commit to an end before anybody looks at the machines:
+/// neither its leftovers nor what it had not done yet is in the way of this run. A dry run changes nothing.
 ///
 /// # Errors
 /// If an agent cannot read its state.
 pub async fn explain_dead_runs(deps: &Deps, prepared: &Prepared) -> Result<(), ModuleError> {
+    for agent in [Agent::new(&prepared.target.agent), Agent::new(&prepared.source.agent)] {
+        if !deps.request.dry_run {
+            redo(deps, &agent).await?;
+        } else if !agent.state_list(PENDING).await?.is_empty() {
+            deps.log.on(agent.hostname()).warning(
+                "a sync was cut off while it staged or committed; a real run brings it to its end before it compares anything",
+            );
+        }
+    }
     let mut told: Option<SessionId> = None;
     for agent in [Agent::new(&prepared.source.agent), Agent::new(&prepared.target.agent)] {
         if let Some(intent) =
@@ -106,6 +117,25 @@ pub async fn explain_dead_runs(deps: &Deps, prepared: &Prepared) -> Result<(), M
                 .warning(format!("{}; this run goes on from there", intent.explain()));
             told = Some(intent.session);
         }
+    }
+    Ok(())
+}
+
+/// Finishes or drops what sessions that were cut off left on a machine, and tells it.
+async fn redo(deps: &Deps, agent: &Agent) -> Result<(), ModuleError> {
+    let log = deps.log.on(agent.hostname());
+    for redone in agent.redo().await? {
+        log.warning(redone.explain());
+        for conflict in &redone.report.conflicts {
+            log.warning(format!("`{}` was left as it is: {}", conflict.path, conflict.why));
+        }
+        for path in &redone.report.kept {
+            log.warning(format!("`{path}` is kept: it holds something that is not mirrored"));
+        }
+        for warning in &redone.report.warnings {
+            log.warning(warning.clone());
+        }
+        agent.state_put(redone.key(), None).await?;
     }
     Ok(())
 }

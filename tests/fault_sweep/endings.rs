@@ -132,8 +132,11 @@ fn a_dry_run_asks_no_machine_to_write_anything() {
         assert_ended(&ran, 0, 0);
         let reads =
             ["start", "connect", "close", "facts", "lock", "layout", "space", "check-set", "walk", "digest"];
-        let reads =
-            [reads.as_slice(), &["state-get", "state-list", "terminate-all", "diagnose", "writers", "unchanged"]].concat();
+        let reads = [
+            reads.as_slice(),
+            &["state-get", "state-list", "terminate-all", "diagnose", "writers", "unchanged"],
+        ]
+        .concat();
         let mut others = ran.calls.iter().map(|seen| seen.key.call.as_str());
         assert_eq!(others.find(|call| !reads.contains(call)), None);
         let after = world.disks().map(|disk| whole(disk));

@@ -24,6 +24,7 @@ start-agent           lock           laptop   *       1!    130^   4!    -      
 connect               connect        desk     open    4!    130^   4!    -         -         old    -
 connect               facts          desk     *       1!    130^   4!    -         -         old    -
 connect               lock           desk     *       1!    130^   4!    -         -         old    -
+history               redo           *        *       1!    130^   4!    -         -         old    -
 history               state-get      *        *       1!    130^   4!    -         -         old    -
 history               state-list     desk     *       1!    130^   4!    -         -         old    -
 history               check-set      *        *       1!    130^   4!    -         -         old    -

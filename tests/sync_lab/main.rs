@@ -9,6 +9,7 @@ mod gates;
 mod hosts;
 mod layouts;
 mod moving;
+mod redone;
 mod unplugged;
 
 #[test]

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::proto::{
     ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, Diagnosis, DirListing, Layout,
-    LayoutRequest, LockReply, LockRequest, MachineFacts, ReadWant, Request, SpaceReport, StreamFrame,
+    LayoutRequest, LockReply, LockRequest, MachineFacts, ReadWant, Redone, Request, SpaceReport, StreamFrame,
     TakeSet, Tree, WalkRequest, WalkSummary, Writer, WritersRequest, decode, encode,
 };
 
@@ -135,6 +135,11 @@ impl Agent {
     /// Asks whether two snapshots are of the same subvolume and nothing in it changed from the first to the second.
     pub async fn unchanged(&self, from: BytePath, to: BytePath) -> Result<bool, ExecError> {
         self.call(&Request::Unchanged { from, to }).await
+    }
+
+    /// Brings sessions that were cut off to their end; needs the machine's lock.
+    pub async fn redo(&self) -> Result<Vec<Redone>, ExecError> {
+        self.call(&Request::Redo).await
     }
 
     /// Starts a walk.

@@ -18,7 +18,7 @@ use crate::people;
 use crate::rules::{rule_hash, rules_for};
 use crate::steps::Stats;
 use crate::survey::{Survey, held_by, roots, survey};
-use crate::transfer::{Load, log_report, transfer};
+use crate::transfer::{Load, log_report, transfer, whole};
 use crate::written::Written;
 
 /// So many paths may change on the target during a sync before it counts as failed: the record of the pair names them.
@@ -416,6 +416,7 @@ impl Module for UserData {
         let report = transfer(ctx, loads).await?;
         *self.written.lock().unwrap_or_else(PoisonError::into_inner) = written.without_conflicts(&report);
         let conflicts = log_report(ctx, &report);
+        whole(ctx, &report)?;
         let mut text = describe(stats);
         if conflicts {
             text = format!("{text}; {} left as they are", report.conflicts.len());

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use pc_switcher_agent::proto::{ApplyNews, ApplyReport, ApplyRequest, PartRoot, StreamFrame, decode, encode};
 use pc_switcher_agent::typed::{Agent, ApplySink, ApplyStream, Applying};
 use pc_switcher_contract::{
-    BytePath, ErrorKind, ExecError, Fraction, LogLevel, ModuleContext, ModuleError, Progress,
+    BytePath, ErrorKind, ExecError, Fraction, LogLevel, ModuleContext, ModuleError, Progress, Role,
+    SnapshotKind,
 };
 
 use crate::parts::PartPair;
@@ -65,7 +66,8 @@ pub async fn transfer(ctx: &ModuleContext, loads: Vec<Load>) -> Result<ApplyRepo
             subvolume_uuid: load.part.target.subvolume_uuid.clone(),
         })
         .collect();
-    let request = ApplyRequest { session: ctx.session.clone(), parts };
+    let pre_set = ctx.board.set(Role::Target, SnapshotKind::PreSync);
+    let request = ApplyRequest { session: ctx.session.clone(), parts, pre_set };
     let (sink, mut stream) = Agent::new(&ctx.target.agent).apply(request).await?;
     ctx.reporter.stage("stage");
     let sent = {
@@ -201,7 +203,8 @@ async fn committed(
     loop {
         match stream.next().await? {
             Applying::Report(report) => {
-                ctx.board.set_commit_pending(false);
+                // What failed is tried again by a redo: until then the mark of this run stays.
+                ctx.board.set_commit_pending(report.failed.is_some());
                 return Ok(report);
             }
             Applying::News(ApplyNews::Staged) => ctx.reporter.stage("committing"),
@@ -216,6 +219,16 @@ async fn committed(
             }
         }
     }
+}
+
+/// Turns a commit that could not do all of its steps into the end of the run.
+///
+/// # Errors
+/// [`ErrorKind::DiskSpace`] if the target's disk is full, otherwise what the system said.
+pub fn whole(ctx: &ModuleContext, report: &ApplyReport) -> Result<(), ModuleError> {
+    let Some(failed) = &report.failed else { return Ok(()) };
+    let error = ModuleError::from(failed.clone().into_exec(&ctx.target.hostname, "the commit"));
+    Err(error.hint("every path there is its old or its new version, and the next sync brings it to its end"))
 }
 
 /// Logs what the commit left alone; whether anything was a conflict.

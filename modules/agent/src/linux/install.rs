@@ -1,7 +1,9 @@
 //! Installs the program that runs on this machine (rulings 14).
 //!
 //! Order: everything is checked first, the line for sudoers by `visudo` too; then the binary, the link to it, the
-//! line. Each step is atomic and an interrupted activation is completed by the next one.
+//! line, the unit for the boot. Each step is atomic and an interrupted activation is completed by the next one.
+
+mod unit;
 
 use std::cmp::Ordering;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -100,6 +102,7 @@ fn activate_checked(
         changes.push(format!("wrote `{}`", line.path.display()));
         line.put()?;
     }
+    changes.extend(unit::put(places)?);
     for old in prune(&lib, version)? {
         changes.push(format!("removed version `{old}`"));
     }

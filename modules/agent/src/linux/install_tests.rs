@@ -172,3 +172,27 @@ fn versions_are_compared_by_number() {
         assert!(!is_newer(one, other) && !is_newer(other, one), "{one} {other}");
     }
 }
+
+#[test]
+fn where_there_is_systemd_each_boot_redoes_and_a_masked_unit_stays_masked() {
+    let machine = machine();
+    let system = machine.root.join("etc/systemd/system");
+    fs::create_dir_all(&system).unwrap();
+    assert_eq!(machine.activate(None, "1.0.0").unwrap().changes.len(), 2, "no systemd, no unit");
+    fs::create_dir_all(machine.root.join("usr/lib/systemd")).unwrap();
+    fs::write(machine.root.join("usr/lib/systemd/systemd"), "").unwrap();
+    assert_eq!(machine.activate(None, "1.0.0").unwrap().changes.len(), 2);
+    assert_eq!(machine.activate(None, "1.0.0").unwrap().changes, [""; 0]);
+    let unit = system.join("pc-switcher-redo.service");
+    let link = system.join("multi-user.target.wants/pc-switcher-redo.service");
+    assert_eq!(fs::read(&link).unwrap(), fs::read(&unit).unwrap());
+    assert!(
+        fs::read_to_string(&link).unwrap().contains("ExecStart=/usr/local/bin/pc-switcher agent --redo\n")
+    );
+    fs::write(&unit, "of an older version").unwrap();
+    assert_eq!(machine.activate(None, "1.1.0").unwrap().changes.len(), 3);
+    fs::remove_file(&unit).unwrap();
+    symlink("/dev/null", &unit).unwrap();
+    assert_eq!(machine.activate(None, "1.1.0").unwrap().changes, [""; 0]);
+    assert_eq!(fs::read_link(&unit).unwrap(), Path::new("/dev/null"));
+}

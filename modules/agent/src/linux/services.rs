@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pc_switcher_contract::Role;
+
 use super::btrfs::KernelBtrfs;
 use super::exec::Groups;
 use super::install::{self, Places};
@@ -18,7 +20,8 @@ use super::{
     writers,
 };
 use crate::data;
-use crate::proto::{AgentError, AgentHello, LockReply, LockRequest, PROTOCOL, Request, encode};
+use crate::data::apply::{Patience, Unwatched, Watch, redo};
+use crate::proto::{AgentError, AgentHello, LockReply, LockRequest, PROTOCOL, Redone, Request, encode};
 use crate::server::{Call, SILENT, Services, serve};
 
 /// Keeps the machine's history below the state directory: the syncs that came here. Rows are JSON objects.
@@ -47,6 +50,8 @@ pub struct AgentOptions {
     pub lock_path: PathBuf,
     /// Keeps the machine's history.
     pub history: Box<dyn HistoryKeeper>,
+    /// Looks on at every durable step of a commit.
+    pub watch: Box<dyn Watch>,
 }
 
 impl AgentOptions {
@@ -58,9 +63,13 @@ impl AgentOptions {
             state_dir: STATE_PATH.into(),
             lock_path: LOCK_PATH.into(),
             history,
+            watch: Box::new(Unwatched),
         }
     }
 }
+
+/// The session of a redo without a front.
+const NOBODY: &str = "00000000";
 
 struct LinuxServices {
     options: AgentOptions,
@@ -101,7 +110,38 @@ pub fn main(options: AgentOptions) -> Result<(), String> {
     ended
 }
 
+/// Brings sessions that were cut off to their end, for a boot without any front. Returns what is to be told, by the next sync
+/// as well; `None` if a sync is under way, which has seen to it.
+///
+/// # Errors
+/// If the machine's lock or its state cannot be used.
+pub fn redo_alone(options: &AgentOptions) -> Result<Option<Vec<Redone>>, AgentError> {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let request = LockRequest {
+        session: NOBODY.parse().map_err(|error| AgentError::failed(format!("{error}")))?,
+        role: Role::Target,
+        from: machine::hostname()?,
+        user: "redo".into(),
+    };
+    match MachineLock::try_take(&options.lock_path, &request)? {
+        Attempt::Busy(_) => Ok(None),
+        Attempt::Held(_lock) => {
+            let state = StateDir::new(options.state_dir.clone());
+            redo(&state, Patience::TryAgainLater, options.watch.as_ref()).map(Some)
+        }
+    }
+}
+
 impl LinuxServices {
+    /// Brings cut off sessions to their end. Without the lock it could be one that is under way.
+    fn redo(&self) -> Result<Vec<Redone>, AgentError> {
+        let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        match held.as_ref() {
+            Some(_) => redo(&self.state, Patience::GiveUp, self.options.watch.as_ref()),
+            None => Err(AgentError::protocol("a redo needs the machine's lock")),
+        }
+    }
+
     fn take_lock(&self, request: &LockRequest) -> Result<LockReply, AgentError> {
         let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lock) = held.as_ref() {
@@ -145,7 +185,10 @@ impl Services for LinuxServices {
             Request::Walk(request) => encode(&data::walk::run(&request, call)?),
             Request::Read { root } => encode(&data::read::run(&root, call)?),
             Request::Digest { root } => encode(&data::digest::run(&root, call)?),
-            Request::Apply(request) => encode(&data::apply::run(&request, call)?),
+            Request::Apply(request) => {
+                encode(&data::apply::run(&request, call, &self.state, self.options.watch.as_ref())?)
+            }
+            Request::Redo => encode(&self.redo()?),
             Request::StateGet(key) => encode(&self.state.get(&key)?),
             Request::StateList(prefix) => encode(&self.state.list(&prefix)?),
             Request::StatePut(key, value) => encode(&self.state.put(&key, value.as_deref())?),

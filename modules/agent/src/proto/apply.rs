@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use pc_switcher_contract::{BytePath, SessionId};
+use pc_switcher_contract::{BytePath, SessionId, SnapshotSet};
 
 use super::fs::{FileTime, Meta};
+use super::request::AgentError;
 
 /// One file wanted from the source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +161,8 @@ pub struct ApplyRequest {
     pub session: SessionId,
     /// Where things go.
     pub parts: Vec<PartRoot>,
+    /// The target's pre set; the list of steps is kept with it.
+    pub pre_set: Option<SnapshotSet>,
 }
 
 /// News while applying.
@@ -193,6 +196,61 @@ pub struct ApplyReport {
     pub kept: Vec<BytePath>,
     /// Metadata that the file system refused, with the reason.
     pub warnings: Vec<String>,
+    /// Why some steps could not be done. Each path is old or new; a redo tries the rest once more.
+    pub failed: Option<AgentError>,
+}
+
+/// How a session that was cut off was brought to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RedoneHow {
+    /// It had not been committed: what it had staged is gone, nothing had changed.
+    Dropped,
+    /// It had been committed: all its steps are done now.
+    Finished,
+    /// It had been committed and could not be finished: each path is old or new, and the next sync compares everything.
+    GivenUp(String),
+    /// It had been committed and cannot be finished yet; it is tried again.
+    Pending(String),
+}
+
+/// What became of a session that was cut off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redone {
+    /// The session.
+    pub session: SessionId,
+    /// How it ended.
+    pub how: RedoneHow,
+    /// What was left alone, kept and noted, if steps were redone.
+    pub report: ApplyReport,
+}
+
+impl Redone {
+    /// Returns the key of the machine state under which it waits to be told.
+    pub fn key(&self) -> String {
+        format!("redone/{}", self.session)
+    }
+
+    /// Returns what a person should know.
+    pub fn explain(&self) -> String {
+        let session = &self.session;
+        match &self.how {
+            RedoneHow::Dropped => format!(
+                "sync {session} was cut off before it changed anything; what it had staged is removed"
+            ),
+            RedoneHow::Finished => {
+                format!("sync {session} was cut off while it committed; the commit is finished now")
+            }
+            RedoneHow::GivenUp(why) => format!(
+                "sync {session} was cut off while it committed and could not be finished ({why}): each path is its old or its \
+                 new version, and the next sync compares everything"
+            ),
+            RedoneHow::Pending(why) => {
+                format!(
+                    "sync {session} was cut off while it committed and cannot be finished yet ({why}); the next sync tries again"
+                )
+            }
+        }
+    }
 }
 
 /// Bytes as one run instead of a sequence of numbers.

@@ -40,6 +40,9 @@ pub enum Request {
     },
     /// Uploads: [`super::StreamFrame`]; items: [`super::ApplyNews`] → [`super::ApplyReport`].
     Apply(ApplyRequest),
+    /// Brings sessions that were cut off to their end; only for the holder of the lock → `Vec<`[`super::Redone`]`>`, with all
+    /// that nobody has been told yet. Whoever tells it removes [`super::Redone::key`].
+    Redo,
     /// Reads a file of the machine state by its key, for example `pairs/0123` → `Option<Vec<u8>>`.
     StateGet(String),
     /// Lists keys below a prefix → `Vec<String>`.
@@ -84,6 +87,7 @@ impl Request {
             Request::Read { .. } => "read",
             Request::Digest { .. } => "digest",
             Request::Apply(_) => "apply",
+            Request::Redo => "redo",
             Request::StateGet(_) => "state-get",
             Request::StateList(_) => "state-list",
             Request::StatePut(..) => "state-put",
@@ -159,5 +163,11 @@ impl AgentError {
             AgentErrorKind::Protocol => ExecError::Protocol { hostname, why: self.message },
             AgentErrorKind::Timeout => ExecError::Failed { hostname, what, why: self.message },
         }
+    }
+}
+
+impl From<rustix::io::Errno> for AgentError {
+    fn from(error: rustix::io::Errno) -> Self {
+        Self::io("the system refused", &error.into())
     }
 }

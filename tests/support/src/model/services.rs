@@ -3,7 +3,10 @@
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
-use pc_switcher_agent::data;
+use pc_switcher_agent::data::{
+    self,
+    apply::{Patience, Unwatched, redo},
+};
 use pc_switcher_agent::linux::lock::{Attempt, MachineLock};
 use pc_switcher_agent::linux::state::StateDir;
 use pc_switcher_agent::proto::{
@@ -172,8 +175,12 @@ impl Services for ModelServices {
                     // The directory lies on no subvolume of that name.
                     part.subvolume_uuid.clear();
                 }
-                encode(&data::apply::run(&request, call)?)
+                encode(&data::apply::run(&request, call, &self.state, &Unwatched)?)
             }
+            Request::Redo => match lock(&self.held).as_ref() {
+                Some(_) => encode(&redo(&self.state, Patience::GiveUp, &Unwatched)?),
+                None => return Err(AgentError::protocol("a redo needs the machine's lock")),
+            },
             Request::StateGet(key) => encode(&self.state.get(&key)?),
             Request::StateList(prefix) => encode(&self.state.list(&prefix)?),
             Request::StatePut(key, value) => encode(&self.state.put(&key, value.as_deref())?),

@@ -6,7 +6,7 @@ use rustix::fs::{AtFlags, RenameFlags, renameat_with, unlinkat};
 use rustix::io::Errno;
 
 use super::commit::{Committer, Refusal, changed};
-use super::stage::single;
+use super::planner::single;
 use super::touched::is_same_version;
 use crate::data::seen::Seen;
 use crate::proto::Identity;
@@ -28,26 +28,28 @@ impl Committer<'_> {
         let before = Seen::at(dir, name)?;
         renameat_with(stage, staged, dir, name, RenameFlags::EXCHANGE)
             .map_err(|error| self.explain(dir, name, error))?;
+        self.watch.after("exchange")?;
+        let stage = &self.parts[part].stage;
         let out = Seen::at(stage, staged)?;
         if out.is_dir() {
             return match unlinkat(stage, staged, AtFlags::REMOVEDIR) {
                 Ok(()) => Ok(()),
                 Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                    self.put_back(part, number, dir, name, mine);
+                    self.put_back(part, number, dir, name, mine)?;
                     Err(Refusal::Conflict("the directory to be replaced holds something".into()))
                 }
                 Err(error) => {
-                    self.put_back(part, number, dir, name, mine);
+                    self.put_back(part, number, dir, name, mine)?;
                     Err(error.into())
                 }
             };
         }
         if !is_same_version(&out.identity(), expected) {
-            self.put_back(part, number, dir, name, mine);
+            self.put_back(part, number, dir, name, mine)?;
             return Err(changed());
         }
-        // Into undo under the same number. Should that fail it stays in staging and goes with it.
-        let _ = renameat_with(stage, staged, &self.parts[part].undo, staged, RenameFlags::NOREPLACE);
+        // Into undo under the same number. Should that fail the step is not done, and is looked at once more.
+        renameat_with(stage, staged, &self.parts[part].undo, staged, RenameFlags::NOREPLACE)?;
         self.note_moved(part, number, &before);
         Ok(())
     }
@@ -67,6 +69,7 @@ impl Committer<'_> {
         let before = Seen::at(dir, name)?;
         renameat_with(dir, name, undo, number_name, RenameFlags::NOREPLACE)
             .map_err(|error| self.explain(dir, name, error))?;
+        self.watch.after("take away")?;
         let out = Seen::at(undo, number_name)?;
         if !out.is_dir() && is_same_version(&out.identity(), expected) {
             self.note_moved(part, number, &before);
@@ -80,31 +83,36 @@ impl Committer<'_> {
 
     /// Exchanges once more. What comes back must be our own version; otherwise somebody has already put a newer one there,
     /// which then stays, and the one that we hold is kept aside.
-    fn put_back(&mut self, part: usize, number: u64, dir: &OwnedFd, name: &[u8], mine: u64) {
+    fn put_back(
+        &self,
+        part: usize,
+        number: u64,
+        dir: &OwnedFd,
+        name: &[u8],
+        mine: u64,
+    ) -> Result<(), Refusal> {
         let stage = &self.parts[part].stage;
         let staged = single(number);
         let staged = staged.as_bytes();
         let back = match renameat_with(stage, staged, dir, name, RenameFlags::EXCHANGE) {
             Ok(()) => match Seen::at(stage, staged) {
-                Ok(seen) if seen.ino() == mine => return,
+                Ok(seen) if seen.ino() == mine => return Ok(()),
                 _ => renameat_with(stage, staged, dir, name, RenameFlags::EXCHANGE),
             },
             Err(Errno::NOENT) => match renameat_with(stage, staged, dir, name, RenameFlags::NOREPLACE) {
-                Ok(()) => return,
+                Ok(()) => return Ok(()),
                 Err(error) => Err(error),
             },
             Err(error) => Err(error),
         };
         // Either way the version in staging is somebody's own: out of staging, which is removed.
         let _ = back;
-        let _ = renameat_with(stage, staged, &self.parts[part].undo, staged, RenameFlags::NOREPLACE);
-        self.keep_undo[part] = true;
+        Ok(renameat_with(stage, staged, &self.parts[part].undo, staged, RenameFlags::NOREPLACE)?)
     }
 
     /// The refusal for a version that could not go back to its name.
-    fn kept_aside(&mut self, part: usize) -> Refusal {
-        self.keep_undo[part] = true;
-        let place = self.parts[part].undo_path();
+    pub(super) fn kept_aside(&self, part: usize) -> Refusal {
+        let place = self.parts[part].kept_path();
         Refusal::Conflict(format!("it was changed while it was replaced; the other version is in `{place}`"))
     }
 

@@ -1,5 +1,6 @@
 //! Phase 2: brings staged versions in, step by step. See the page of [`super`] for what holds throughout.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -10,12 +11,12 @@ use pc_switcher_contract::BytePath;
 
 use super::part::Part;
 use super::plan::{Action, Step};
-use super::stage::single;
-use super::touched::Touched;
+use super::planner::single;
+use super::touched::{Touched, is_half_set, is_same_version};
+use super::watch::Watch;
 use crate::data::seen::Seen;
 use crate::data::{meta, open};
-use crate::proto::{AgentError, ApplyNews, ApplyReport, Conflict, Identity, Meta};
-use crate::server::Call;
+use crate::proto::{AgentError, ApplyReport, Conflict, Identity, Meta};
 
 /// Steps between two pieces of news.
 const NEWS: u64 = 1024;
@@ -49,92 +50,118 @@ impl From<Errno> for Refusal {
 /// Carries out the steps of a commit.
 pub(super) struct Committer<'a> {
     pub(super) parts: &'a [Part],
-    call: &'a Call,
+    pub(super) watch: &'a dyn Watch,
     pub(super) touched: Touched,
     pub(super) report: ApplyReport,
-    failed: Option<AgentError>,
+    /// The inodes that were staged, by step.
+    pub(super) staged: &'a HashMap<u64, u64>,
+    /// Whether steps may have been done before, in whole or in part.
+    pub(super) again: bool,
+    /// The inodes of names that steps remove; known only when steps are done again.
+    pub(super) removed: HashMap<(usize, BytePath), u64>,
     open: Vec<(usize, BytePath, Arc<OwnedFd>)>,
     roots: Vec<(usize, Meta)>,
-    /// Parts whose displaced versions must stay, since one could not be put back.
-    pub(super) keep_undo: Vec<bool>,
+}
+
+/// What a commit did, all of it on the disk.
+pub(super) struct Committed {
+    /// For people. If it says that something failed, the session is not at its end.
+    pub(super) report: ApplyReport,
+    /// Metadata of roots, to be set when all of ours is gone from there.
+    pub(super) roots: Vec<(usize, Meta)>,
 }
 
 impl<'a> Committer<'a> {
-    pub(super) fn new(parts: &'a [Part], call: &'a Call) -> Self {
+    /// Takes the inodes that were staged; `again` if steps may have been done before.
+    pub(super) fn new(
+        parts: &'a [Part],
+        staged: &'a HashMap<u64, u64>,
+        again: bool,
+        watch: &'a dyn Watch,
+    ) -> Self {
         Self {
             parts,
-            call,
+            watch,
             touched: Touched::default(),
             report: ApplyReport::default(),
-            failed: None,
+            staged,
+            again,
+            removed: HashMap::new(),
             open: Vec::new(),
             roots: Vec::new(),
-            keep_undo: vec![false; parts.len()],
         }
     }
 
-    /// Does all steps, removes staging, sets the roots' metadata.
-    pub(super) fn run(mut self, steps: Vec<Step>) -> Result<ApplyReport, AgentError> {
-        let mut seen = 0;
-        for step in steps {
-            let (part, path) = (step.part, step.path.clone());
-            match self.step(step) {
-                Ok(()) => self.report.done += 1,
-                Err(refusal) => self.refuse(part, &path, refusal),
+    /// Does all steps and waits until they are on the disk. What fails is tried once more at the end: on a disk that was
+    /// full, a sync may have given space back.
+    pub(super) fn run(mut self, steps: &[Step], news: &dyn Fn(u64)) -> Committed {
+        let mut failed = Vec::new();
+        if self.again {
+            self.learn_removed(steps);
+        }
+        for (seen, step) in (1..).zip(steps) {
+            match self.settle(step) {
+                Ok(()) => {}
+                Err(Refusal::System(_)) => {
+                    // It may be half done, and what it touched is not noted.
+                    self.learn_removed(steps);
+                    self.again = true;
+                    failed.push(step);
+                }
+                Err(refusal) => self.refuse(step, refusal),
             }
-            seen += 1;
             if seen % NEWS == 0 {
-                // Who does not listen any more misses the news only.
-                let _ = self.call.item(&ApplyNews::Committed(seen));
+                news(seen);
+            }
+        }
+        if !failed.is_empty() {
+            self.open.clear();
+            self.sync();
+            for step in failed {
+                if let Err(refusal) = self.settle(step) {
+                    self.refuse(step, refusal);
+                }
             }
         }
         self.open.clear();
         self.sync();
-        for (at, part) in self.parts.iter().enumerate() {
-            part.end_journal();
-            match part.clean_up(self.keep_undo[at]) {
-                Ok(false) => {}
-                Ok(true) => {
-                    let place = part.undo_path();
-                    self.report.warnings.push(format!("displaced versions are kept in `{place}`"));
-                }
-                Err(error) => {
-                    let why = std::io::Error::from(error);
-                    let warning = format!("staging below `{}` could not be removed: {why}", part.path);
-                    self.report.warnings.push(warning);
-                }
-            }
-            part.restore_mtime();
+        Committed { report: self.report, roots: self.roots }
+    }
+
+    fn learn_removed(&mut self, steps: &[Step]) {
+        if !self.removed.is_empty() {
+            return;
         }
-        for (part, meta) in std::mem::take(&mut self.roots) {
-            match meta::change(&self.parts[part].root, &meta) {
-                Ok(refused) => self.warn(part, &BytePath::default(), refused),
-                Err(error) => self.refuse(part, &BytePath::default(), error.into()),
-            }
-        }
-        self.sync();
-        match self.failed {
-            Some(error) => Err(error),
-            None => Ok(self.report),
-        }
+        let removed = steps.iter().filter_map(|step| match &step.action {
+            Action::Remove { expect } => Some(((step.part, step.path.clone()), expect.ino)),
+            _ => None,
+        });
+        self.removed = removed.collect();
+    }
+
+    fn settle(&mut self, step: &Step) -> Result<(), Refusal> {
+        if self.again { self.resume(step) } else { self.step(step) }?;
+        self.watch.after("step")?;
+        self.report.done += 1;
+        Ok(())
     }
 
     fn sync(&mut self) {
         for part in self.parts {
             if let Err(error) = part.sync() {
-                self.failed.get_or_insert(error);
+                self.report.failed.get_or_insert(error);
             }
         }
     }
 
-    fn refuse(&mut self, part: usize, path: &BytePath, refusal: Refusal) {
-        let path = self.parts[part].absolute(path);
+    fn refuse(&mut self, step: &Step, refusal: Refusal) {
+        let path = self.parts[step.part].absolute(&step.path);
         match refusal {
             Refusal::Conflict(why) => self.report.conflicts.push(Conflict { path, why }),
             Refusal::Kept => self.report.kept.push(path),
             Refusal::System(error) => {
                 let error = AgentError::io(format!("commit of `{path}`"), &error.into());
-                self.failed.get_or_insert(error);
+                self.report.failed.get_or_insert(error);
             }
         }
     }
@@ -147,28 +174,31 @@ impl<'a> Committer<'a> {
         }));
     }
 
-    fn step(&mut self, step: Step) -> Result<(), Refusal> {
+    /// Does a step that was never tried.
+    pub(super) fn step(&mut self, step: &Step) -> Result<(), Refusal> {
         let Step { number, part, path, action } = step;
+        let (number, part) = (*number, *part);
         match action {
             Action::Put { replaces, links } => {
-                self.late_links(part, links);
-                self.put(part, number, &path, replaces)
+                self.late_links(part, links)?;
+                self.put(part, number, path, *replaces)
             }
             Action::Link { to, replaces } => {
-                self.link_live(part, &to, &single(number))?;
-                self.put(part, number, &path, replaces)
+                self.link_live(part, to, &single(number))?;
+                self.put(part, number, path, *replaces)
             }
-            Action::Remove { expect } => self.remove(part, number, &path, &expect),
-            Action::RemoveDir => self.remove_dir(part, &path),
+            Action::Remove { expect } => self.remove(part, number, path, expect),
+            Action::RemoveDir => self.remove_dir(part, path),
             Action::SetMeta { meta, .. } if path.is_empty() => {
-                self.roots.push((part, meta));
+                self.roots.retain(|(known, _)| *known != part);
+                self.roots.push((part, meta.clone()));
                 Ok(())
             }
-            Action::SetMeta { meta, expect } => self.set_meta(part, &path, &meta, expect),
+            Action::SetMeta { meta, expect } => self.set_meta(part, path, meta, *expect),
         }
     }
 
-    fn put(
+    pub(super) fn put(
         &mut self,
         part: usize,
         number: u64,
@@ -191,7 +221,7 @@ impl<'a> Committer<'a> {
         }
     }
 
-    fn remove(
+    pub(super) fn remove(
         &mut self,
         part: usize,
         number: u64,
@@ -235,7 +265,10 @@ impl<'a> Committer<'a> {
         let dir = self.dir_of(part, path)?;
         let fd = open::beneath(&dir, path.name(), flags)?;
         let before = Seen::of(&fd)?;
-        if expect.is_some_and(|expected| !self.touched.is_expected(part, &before, &expected)) {
+        if let Some(expected) = expect
+            && !self.touched.is_expected(part, &before, &expected)
+            && !(self.again && is_half_set(&before, &expected, meta))
+        {
             return Err(changed());
         }
         match meta::change(&fd, meta) {
@@ -259,7 +292,12 @@ impl<'a> Committer<'a> {
         let parent = staged.parent().unwrap_or_default();
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let into = open::beneath(&self.parts[part].stage, parent.as_bytes(), flags)?;
-        linkat(&from, to.name(), &into, staged.name(), AtFlags::empty())?;
+        match linkat(&from, to.name(), &into, staged.name(), AtFlags::empty()) {
+            // Made before a crash.
+            Err(Errno::EXIST) if self.again && Seen::at(&into, staged.name())?.ino() == before.ino() => {}
+            made => made?,
+        }
+        self.watch.after("link")?;
         let after = Seen::at(&into, staged.name())?;
         self.touched.note(part, before.identity(), after.identity());
         Ok(())
@@ -271,7 +309,9 @@ impl<'a> Committer<'a> {
         if now.is_frozen() {
             return Err(frozen());
         }
-        if self.touched.is_expected(part, &now, expected) { Ok(()) } else { Err(changed()) }
+        // Steps before a crash gave an inode of several names another ctime, and nobody remembers which.
+        let ours = || self.again && now.nlink() > 1 && is_same_version(&now.identity(), expected);
+        if self.touched.is_expected(part, &now, expected) || ours() { Ok(()) } else { Err(changed()) }
     }
 
     /// Gives the reason for a refusal of the system, which for `chattr` says little by itself.
@@ -289,11 +329,13 @@ impl<'a> Committer<'a> {
     /// Whether there is nothing at a path because a directory above it is gone.
     fn is_gone(&self, part: usize, path: &BytePath) -> bool {
         let parent = path.parent().unwrap_or_default();
-        matches!(open::beneath(&self.parts[part].root, parent.as_bytes(), OFlags::PATH), Err(Errno::NOENT))
+        let opened =
+            open::beneath(&self.parts[part].root, parent.as_bytes(), OFlags::PATH | OFlags::DIRECTORY);
+        matches!(opened, Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
     }
 
     /// Opens the live directory that holds `path`.
-    fn dir_of(&mut self, part: usize, path: &BytePath) -> Result<Arc<OwnedFd>, Refusal> {
+    pub(super) fn dir_of(&mut self, part: usize, path: &BytePath) -> Result<Arc<OwnedFd>, Refusal> {
         let parent = path.parent().unwrap_or_default();
         if let Some(at) = self.open.iter().rposition(|(p, open, _)| *p == part && *open == parent) {
             let found = self.open.remove(at);

@@ -1,21 +1,23 @@
 //! The journal of one session: every step, which staged inode belongs to which, and whether all is there to be committed.
 //!
-//! It lies in the first part's staging directory. A record is its length, eight bytes of its BLAKE3 digest and its postcard
-//! bytes. Reading ends at the first record that is cut or damaged; a journal without a whole [`Record::Commit`] was never
-//! committed. A redo compares the inodes of [`Record::Staged`] with what it finds: a staged name that still holds its own
-//! inode has not been committed, one that holds another was exchanged.
+//! It lies in the first part's staging directory, which the machine state names. A record is its length, eight bytes of its
+//! BLAKE3 digest and its postcard bytes. Reading ends at the first record that is cut or damaged; a journal without a whole
+//! [`Record::Commit`] was never committed. A redo compares the inodes of [`Record::Staged`] with what it finds: a staged
+//! name that still holds its own inode has not been committed, one that holds another was exchanged.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use pc_switcher_contract::SessionId;
+use pc_switcher_contract::{BytePath, SessionId};
 
-use crate::proto::{Op, PartRoot, decode, encode};
+use crate::proto::{ApplyReport, Op, PartRoot, decode, encode};
 
 /// Its name in the staging directory.
 pub(super) const NAME: &str = "journal";
@@ -52,6 +54,8 @@ pub enum Record {
         /// How many steps there are.
         ops: u64,
     },
+    /// In the list that is kept for an undo: which paths were left alone.
+    Left(Vec<BytePath>),
 }
 
 /// Writes a journal.
@@ -117,15 +121,44 @@ pub fn read_journal(stage: impl AsFd) -> io::Result<Option<Reader>> {
     }
 }
 
-/// Whether the session of this staging directory was past its commit record.
-pub(super) fn is_committed(stage: impl AsFd) -> io::Result<bool> {
-    let committed = |reader: Reader| reader.last().is_some_and(|last| matches!(last, Record::Commit { .. }));
-    Ok(read_journal(stage)?.is_some_and(committed))
+/// The name of a list of steps in the directory of its set.
+pub const LIST: &str = "operations";
+
+/// Keeps the records of a journal in `dir`, durably, with the paths that were left alone at their end.
+pub(super) fn keep(records: Reader, dir: &Path, report: &ApplyReport) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let temp = dir.join("operations.new");
+    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
+    let mut writer = Writer(BufWriter::with_capacity(256 << 10, file));
+    for record in records {
+        writer.append(&record)?;
+    }
+    let conflicts = report.conflicts.iter().map(|conflict| conflict.path.clone());
+    writer.append(&Record::Left(conflicts.chain(report.kept.iter().cloned()).collect()))?;
+    writer.sync()?;
+    std::fs::rename(&temp, dir.join(LIST))?;
+    File::open(dir)?.sync_all()
+}
+
+/// Opens a list of steps that was kept with a set; `None` if there is none.
+///
+/// # Errors
+/// If it is there and cannot be opened.
+pub fn read_list(dir: &Path) -> io::Result<Option<Reader>> {
+    match File::open(dir.join(LIST)) {
+        Ok(file) => Ok(Some(Reader(BufReader::new(file)))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn is_committed(stage: impl AsFd) -> bool {
+        read_journal(stage).unwrap().unwrap().last().is_some_and(|last| matches!(last, Record::Commit { .. }))
+    }
 
     fn written(dir: &std::path::Path) -> (File, Vec<Record>) {
         let stage = File::open(dir).unwrap();
@@ -146,7 +179,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (stage, records) = written(dir.path());
         assert_eq!(read_journal(&stage).unwrap().unwrap().collect::<Vec<_>>(), records);
-        assert!(is_committed(&stage).unwrap());
+        assert!(is_committed(&stage));
     }
 
     #[test]
@@ -156,7 +189,7 @@ mod tests {
         let bytes = std::fs::read(dir.path().join(NAME)).unwrap();
         for len in 0..bytes.len() {
             std::fs::write(dir.path().join(NAME), &bytes[..len]).unwrap();
-            assert!(!is_committed(&stage).unwrap(), "{len}");
+            assert!(!is_committed(&stage), "{len}");
             let read: Vec<_> = read_journal(&stage).unwrap().unwrap().collect();
             assert!(records.starts_with(&read));
         }
@@ -171,7 +204,7 @@ mod tests {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
             std::fs::write(dir.path().join(NAME), damaged).unwrap();
-            assert!(!is_committed(&stage).unwrap(), "{at}");
+            assert!(!is_committed(&stage), "{at}");
         }
     }
 }

@@ -6,33 +6,30 @@ use pc_switcher_contract::BytePath;
 
 use super::commit::{Committer, Refusal};
 use super::plan::LateLink;
-use crate::data::seen::Seen;
 use crate::data::{meta, open};
 use crate::proto::{Conflict, FileTime};
 
 impl Committer<'_> {
     /// Makes the links. One that cannot be made is reported for its own path and does not hold up the directory. The
     /// times of the directories that hold them are put back.
-    pub(super) fn late_links(&mut self, part: usize, links: Vec<LateLink>) {
+    pub(super) fn late_links(&mut self, part: usize, links: &[LateLink]) -> Result<(), Refusal> {
         let mut held: Option<(BytePath, FileTime)> = None;
         for link in links {
             let parent = link.staged.parent().unwrap_or_default();
             if held.as_ref().is_none_or(|(path, _)| *path != parent) {
                 self.restore(part, held.take());
-                let dir = open::beneath(&self.parts[part].stage, parent.as_bytes(), OFlags::PATH);
-                held = dir.and_then(Seen::of).ok().map(|seen| (parent, seen.mtime()));
+                held = link.mtime.map(|mtime| (parent, mtime));
             }
-            if let Err(refusal) = self.link_live(part, &link.to, &link.staged) {
-                let why = match refusal {
-                    Refusal::Conflict(why) => why,
-                    Refusal::System(error) => std::io::Error::from(error).to_string(),
-                    Refusal::Kept => continue,
-                };
-                let path = self.parts[part].absolute(&link.path);
-                self.report.conflicts.push(Conflict { path, why });
-            }
+            let why = match self.link_live(part, &link.to, &link.staged) {
+                Ok(()) | Err(Refusal::Kept) => continue,
+                Err(Refusal::Conflict(why)) => why,
+                Err(refusal @ Refusal::System(_)) => return Err(refusal),
+            };
+            let path = self.parts[part].absolute(&link.path);
+            self.report.conflicts.push(Conflict { path, why });
         }
         self.restore(part, held);
+        Ok(())
     }
 
     fn restore(&self, part: usize, held: Option<(BytePath, FileTime)>) {

@@ -12,31 +12,44 @@
 //! displaced is compared once more when nobody can reach it by its name, and is put back if it differs. Such a path is
 //! left alone and reported, and the others go on.
 //!
-//! [`read_journal`] is what a redo after a crash begins with.
+//! A session that is cut off has an entry in the machine state, and [`redo`] brings it to its end: docs/adr/0005.
 
 mod aside;
 mod commit;
+mod entry;
+mod finish;
 mod journal;
 mod links;
 mod part;
 mod plan;
+mod planner;
+mod redo;
 mod remove;
+mod resume;
+mod retire;
 mod stage;
 mod touched;
 mod valid;
+mod watch;
 mod writer;
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-pub use journal::{Reader, Record, read_journal};
+pub use entry::{PENDING, list_of};
+pub use journal::{Reader, Record, read_journal, read_list};
+pub use redo::{Patience, redo};
+pub use watch::{Unwatched, Watch};
 
-use commit::Committer;
+use commit::{Committed, Committer};
+use entry::{Entry, Phase};
 use part::Part;
 use plan::Step;
 use stage::Stager;
 use writer::{Tally, Writers};
 
+use crate::linux::state::StateDir;
 use crate::proto::{AgentError, ApplyNews, ApplyReport, ApplyRequest, StreamFrame, decode};
 use crate::server::{Call, Shield};
 
@@ -46,38 +59,83 @@ const INODES: usize = 64 << 10;
 /// Answers [`crate::proto::Request::Apply`].
 ///
 /// # Errors
-/// Before the commit record: whatever stopped staging; nothing visible has changed then. After it: only what no other step
-/// could do anything about, such as a full disk; each path is old or new then, and the next plan heals the rest.
-pub fn run(request: &ApplyRequest, call: &Call) -> Result<ApplyReport, AgentError> {
-    let mut parts: Vec<Part> = Vec::with_capacity(request.parts.len());
+/// Whatever stopped staging; nothing visible has changed then. What goes wrong after the commit record is in the report:
+/// each path is old or new then, and a redo tries the rest once more.
+pub fn run(
+    request: &ApplyRequest,
+    call: &Call,
+    state: &StateDir,
+    watch: &dyn Watch,
+) -> Result<ApplyReport, AgentError> {
+    redo::make_way(state)?;
+    let mut entry = Entry {
+        session: request.session.clone(),
+        parts: Vec::with_capacity(request.parts.len()),
+        list: request.pre_set.as_ref().and_then(list_of),
+        phase: Phase::Open,
+    };
     for wanted in &request.parts {
-        match Part::open(wanted, &request.session) {
-            Ok(part) => parts.push(part),
-            Err(error) => {
-                parts.iter().for_each(Part::remove_all);
-                return Err(error);
-            }
-        }
+        entry.parts.push((wanted.clone(), Part::look(wanted)?));
     }
+    entry.put(state)?;
+    let mut parts = Vec::with_capacity(request.parts.len());
     let tally = Tally::default();
-    let (steps, _shield) =
-        stage(request, &parts, call, &tally).inspect_err(|_| parts.iter().for_each(Part::remove_all))?;
+    let staged = open(&entry, &mut parts, watch).and_then(|()| stage(request, &parts, call, &tally, watch));
+    let staged = match staged {
+        Ok(staged) => staged,
+        Err(error) => {
+            let parts: Vec<(usize, &Part)> = parts.iter().enumerate().collect();
+            // What stays is seen to by the next redo.
+            let _ = finish::drop_all(&parts, &HashMap::new(), &mut entry, state)
+                .and_then(|_| entry.remove(state));
+            return Err(error);
+        }
+    };
     // Who has gone away meanwhile does not hear it, and the commit goes on.
     let _ = call.item(&ApplyNews::Staged);
     parts.iter().for_each(Part::free_reserve);
-    let mut report = Committer::new(&parts, call).run(steps)?;
+    // Who does not listen any more misses the news only.
+    let news = |done| drop(call.item(&ApplyNews::Committed(done)));
+    let committed = Committer::new(&parts, &staged.inodes, false, watch).run(&staged.steps, &news);
+    let Committed { mut report, roots } = committed;
     report.bytes = tally.bytes.load(Ordering::Relaxed);
     report.warnings.splice(0..0, tally.take_warnings());
+    if report.failed.is_none() {
+        let expected = retire::expected(&staged.steps);
+        let parts: Vec<(usize, &Part)> = parts.iter().enumerate().collect();
+        let ended = finish::finish(&parts, &expected, &mut entry, roots, state, watch, &mut report);
+        report.failed = ended.err();
+    }
     Ok(report)
 }
 
-/// Phase 1, up to the synced commit record. Returns the steps of the commit, and what keeps the agent alive for them.
+/// Opens all parts with fresh staging.
+fn open(entry: &Entry, parts: &mut Vec<Part>, watch: &dyn Watch) -> Result<(), AgentError> {
+    watch.after("entry")?;
+    for (wanted, mtime) in &entry.parts {
+        parts.push(Part::open(wanted, *mtime, &entry.session)?);
+        watch.after("open")?;
+    }
+    Ok(())
+}
+
+/// What stands ready to be committed.
+struct Staged {
+    steps: Vec<Step>,
+    /// The inodes that stand staged for steps.
+    inodes: HashMap<u64, u64>,
+    /// Keeps the agent alive.
+    _shield: Shield,
+}
+
+/// Phase 1, up to the synced commit record.
 fn stage(
     request: &ApplyRequest,
     parts: &[Part],
     call: &Call,
     tally: &Tally,
-) -> Result<(Vec<Step>, Shield), AgentError> {
+    watch: &dyn Watch,
+) -> Result<Staged, AgentError> {
     let journal_failed = |error: std::io::Error| AgentError::io("journal", &error);
     let mut journal = match parts.first() {
         Some(first) => journal::Writer::create(&first.stage).map_err(journal_failed)?,
@@ -89,44 +147,46 @@ fn stage(
     let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
     thread::scope(|scope| {
         let writers = Writers::start(scope, threads, tally);
-        let fed = feed(&mut stager, &mut journal, parts.len(), &writers, call);
+        let fed = feed(&mut stager, &mut journal, &writers, call);
         // The reason of a thread that has given up comes before the consequence.
         writers.finish().and(fed)
     })?;
     if tally.files.load(Ordering::Relaxed) != stager.contents {
         return Err(AgentError::protocol("some content never came or never ended"));
     }
-    let ops = stager.ops;
+    let ops = stager.ops();
     let steps = stager.finish()?;
-    for inodes in Stager::inodes(parts, &steps)?.chunks(INODES) {
+    watch.after("stage")?;
+    let inodes = Stager::inodes(parts, &steps)?;
+    for inodes in inodes.chunks(INODES) {
         journal.append(&Record::Staged(inodes.to_vec())).map_err(journal_failed)?;
     }
     journal.sync().map_err(journal_failed)?;
+    watch.after("journal")?;
     parts.iter().try_for_each(Part::sync)?;
+    watch.after("sync")?;
     let shield = call.shield();
     if call.is_cancelled() {
         return Err(AgentError::cancelled());
     }
     journal.append(&Record::Commit { ops }).map_err(journal_failed)?;
     journal.sync().map_err(journal_failed)?;
-    Ok((steps, shield))
+    // Nothing that goes wrong from here on is an error of staging.
+    let _ = watch.after("commit");
+    Ok(Staged { steps, inodes: inodes.into_iter().collect(), _shield: shield })
 }
 
 /// Takes in the stream until its commit frame.
 fn feed(
     stager: &mut Stager<'_>,
     journal: &mut journal::Writer,
-    parts: usize,
     writers: &Writers<'_>,
     call: &Call,
 ) -> Result<(), AgentError> {
     while let Some(body) = call.next_upload()? {
         match decode(&body).map_err(AgentError::protocol)? {
             StreamFrame::Ops { part, ops } => {
-                if usize::from(part) >= parts {
-                    return Err(AgentError::protocol(format!("part {part} was not announced")));
-                }
-                let record = Record::Ops { first: stager.ops, part, ops };
+                let record = Record::Ops { first: stager.ops(), part, ops };
                 journal.append(&record).map_err(|error| AgentError::io("journal", &error))?;
                 let Record::Ops { ops, .. } = record else { unreachable!("made two lines above") };
                 ops.into_iter().try_for_each(|op| stager.step(part.into(), op))?;
@@ -142,13 +202,14 @@ fn feed(
                     "content {content} was announced and is unreadable"
                 )));
             }
-            StreamFrame::Commit { ops, contents } if (ops, contents) == (stager.ops, stager.contents) => {
+            StreamFrame::Commit { ops, contents } if (ops, contents) == (stager.ops(), stager.contents) => {
                 return Ok(());
             }
             StreamFrame::Commit { ops, contents } => {
                 return Err(AgentError::protocol(format!(
                     "{ops} steps with {contents} contents were announced, {} with {} came",
-                    stager.ops, stager.contents
+                    stager.ops(),
+                    stager.contents
                 )));
             }
         }

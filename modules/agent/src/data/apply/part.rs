@@ -4,28 +4,25 @@
 //! never crossed nor in the way. Staging lies in `.pc-switcher` at the root, on the same subvolume: a rename is all that a
 //! commit takes. Everything there belongs to root, mode 0700, without inherited ACLs.
 //!
-//! What a dead session left: staging that was never committed is removed. Staging past its commit record is left for a
-//! redo until a later session has committed, whose plan was made from what it found and thus replaces it. Displaced
-//! versions (`undo-…`) without such staging are removed where there is btrfs, since the pre set of that session holds them
-//! too: a version was only displaced if it was the planned one. Without btrfs they are the only copy and stay until the
-//! next session has committed.
+//! What dead sessions left is brought to its end by a redo before anybody plans anew (see [`super::redo`]). What nobody can
+//! redo is swept when the next session opens its parts: staging goes, displaced versions are judged like all others (see
+//! [`super::retire`]).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, fallocate, fchmod, mkdirat, openat, syncfs,
-    unlinkat,
+    AtFlags, CWD, FallocateFlags, Mode, OFlags, fallocate, fchmod, mkdirat, openat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use pc_switcher_contract::{BytePath, SessionId};
 
-use super::{journal, remove};
+use super::{remove, retire};
 use crate::data::seen::Seen;
 use crate::data::{HOME, btrfs, meta, open};
-use crate::proto::{AgentError, FileTime, PartRoot};
+use crate::proto::{AgentError, FileTime, Meta, PartRoot};
 
 /// Space kept back for the commit, and the name of the file that holds it.
 const RESERVE_BYTES: u64 = 4 << 20;
@@ -41,36 +38,71 @@ pub(super) struct Part {
     pub(super) stage: Arc<OwnedFd>,
     /// Where displaced versions go.
     pub(super) undo: OwnedFd,
-    home: OwnedFd,
-    session: SessionId,
-    has_pre_set: bool,
+    pub(super) home: OwnedFd,
+    pub(super) session: SessionId,
+    pub(super) has_pre_set: bool,
     mtime: FileTime,
     /// The private mount lives as long as this.
     _mount: Option<OwnedFd>,
 }
 
 impl Part {
-    /// Opens the root and makes fresh staging; what dead sessions left is swept.
-    pub(super) fn open(wanted: &PartRoot, session: &SessionId) -> Result<Part, AgentError> {
-        let path = wanted.root.clone();
-        let failed = |error: Errno| AgentError::io(format!("`{path}`"), &error.into());
-        let (mount, root) = private(&path).map_err(failed)?;
+    /// Returns the time of a root that steps may be applied to.
+    pub(super) fn look(wanted: &PartRoot) -> Result<FileTime, AgentError> {
+        let (_mount, root) = private(&wanted.root).map_err(|error| at(&wanted.root, error))?;
         check_subvolume(&root, wanted)?;
-        let mtime = Seen::of(&root).map_err(failed)?.mtime();
-        let at_home = |error: Errno| AgentError::io(format!("`{path}/{HOME}`"), &error.into());
+        Ok(Seen::of(&root).map_err(|error| at(&wanted.root, error))?.mtime())
+    }
+
+    /// Opens the root and makes fresh staging; what dead sessions left is swept. `mtime` is the root's time.
+    pub(super) fn open(wanted: &PartRoot, mtime: FileTime, session: &SessionId) -> Result<Part, AgentError> {
+        let path = wanted.root.clone();
+        let (mount, root) = private(&path).map_err(|error| at(&path, error))?;
+        check_subvolume(&root, wanted)?;
+        let home_path = path.join(HOME.as_bytes());
         let home = own_dir(&root, HOME).map_err(|error| match error {
             Errno::PERM | Errno::NOTDIR | Errno::LOOP => AgentError::failed(format!(
-                "`{path}/{HOME}` is not a directory of ours; move it away and try again"
+                "`{home_path}` is not a directory of ours; move it away and try again"
             )),
-            error => at_home(error),
+            error => at(&home_path, error),
         })?;
-        let made = staging(&home, session, !wanted.subvolume_uuid.is_empty());
+        let has_pre_set = !wanted.subvolume_uuid.is_empty();
+        let swept = retire::sweep(&home, has_pre_set);
+        let made = swept.and_then(|()| {
+            // What a session of this name left without a pre set was replaced by now.
+            remove::tree(&home, &format!("undo-{session}"))?;
+            directories(&home, session)
+        });
         let (stage, undo) = made.map_err(|error| {
             // Nothing of ours was made, or the next session sweeps it.
             let _ = unlinkat(&root, HOME, AtFlags::REMOVEDIR);
-            at_home(error)
+            at(&home_path, error)
         })?;
-        let part = Part {
+        let (stage, session) = (Arc::new(stage), session.clone());
+        let part = Part { path, root, stage, undo, home, session, has_pre_set, mtime, _mount: mount };
+        part.reserve().map_err(|error| {
+            part.remove_all();
+            AgentError::io(format!("reserve in `{home_path}`"), &error.into())
+        })?;
+        Ok(part)
+    }
+
+    /// Opens what a session left below a root; `None` if nothing is there.
+    pub(super) fn reopen(
+        wanted: &PartRoot,
+        mtime: FileTime,
+        session: &SessionId,
+    ) -> Result<Option<Part>, AgentError> {
+        let path = wanted.root.clone();
+        let (mount, root) = private(&path).map_err(|error| at(&path, error))?;
+        check_subvolume(&root, wanted)?;
+        match Seen::at(&root, HOME) {
+            Err(Errno::NOENT) => return Ok(None),
+            found => found.map_err(|error| at(&path, error))?,
+        };
+        let home = own_dir(&root, HOME).map_err(|error| at(&path, error))?;
+        let (stage, undo) = directories(&home, session).map_err(|error| at(&path, error))?;
+        Ok(Some(Part {
             path,
             root,
             stage: Arc::new(stage),
@@ -80,12 +112,22 @@ impl Part {
             has_pre_set: !wanted.subvolume_uuid.is_empty(),
             mtime,
             _mount: mount,
+        }))
+    }
+
+    /// Sets what a root must end with where nothing else of a session is left: its metadata, or the time it had before.
+    pub(super) fn end_root(
+        wanted: &PartRoot,
+        mtime: FileTime,
+        meta: Option<&Meta>,
+    ) -> Result<Vec<meta::Refused>, AgentError> {
+        let (_mount, root) = private(&wanted.root).map_err(|error| at(&wanted.root, error))?;
+        check_subvolume(&root, wanted)?;
+        let set = match meta {
+            Some(meta) => meta::change(&root, meta),
+            None => meta::set_mtime(&root, mtime).map(|()| Vec::new()),
         };
-        part.reserve().map_err(|error| {
-            part.remove_all();
-            AgentError::io(format!("reserve in `{}/{HOME}`", part.path), &error.into())
-        })?;
-        Ok(part)
+        set.map_err(|error| at(&wanted.root, error))
     }
 
     fn reserve(&self) -> Result<(), Errno> {
@@ -118,17 +160,16 @@ impl Part {
         self.absolute(&format!("{HOME}/undo-{}", self.session).as_str().into())
     }
 
-    /// Forgets that this session was committed: what is left of it is no work for a redo.
-    pub(super) fn end_journal(&self) {
-        // If it stays, a redo finds every step done.
-        let _ = unlinkat(&self.stage, journal::NAME, AtFlags::empty());
+    /// Where versions are kept that nobody else holds, for messages.
+    pub(super) fn kept_path(&self) -> BytePath {
+        self.absolute(&format!("{HOME}/{}", retire::kept_name(&self.session)).as_str().into())
     }
 
-    /// Removes staging after a commit, with what older sessions left. Displaced versions go too if the pre set holds them
-    /// and `keep` is not set; returns whether some stay.
-    pub(super) fn clean_up(&self, keep: bool) -> Result<bool, Errno> {
+    /// Removes staging after a commit, with what older sessions left. Displaced versions stay where there is no pre set;
+    /// returns whether there are any.
+    pub(super) fn clean_up(&self) -> Result<bool, Errno> {
         let own_undo = format!("undo-{}", self.session);
-        let stays = (keep || !self.has_pre_set) && self.thin_out()?;
+        let stays = !self.has_pre_set && !remove::list(&self.undo)?.is_empty();
         for (name, _) in remove::list(&self.home)? {
             let name = name.to_string_lossy();
             let ours = name.starts_with("stage-") || name.starts_with("undo-") || name.starts_with("deep-");
@@ -138,20 +179,6 @@ impl Part {
         }
         self.remove_home();
         Ok(stays)
-    }
-
-    /// Removes displaced names of inodes that live on under another name, so that nothing live shares an inode with undo.
-    /// Returns whether something is left.
-    fn thin_out(&self) -> Result<bool, Errno> {
-        let mut left = false;
-        for (name, file_type) in remove::list(&self.undo)? {
-            if file_type != FileType::Directory && Seen::at(&self.undo, &name)?.nlink() > 1 {
-                unlinkat(&self.undo, &name, AtFlags::empty())?;
-            } else {
-                left = true;
-            }
-        }
-        Ok(left)
     }
 
     /// Removes all traces of a session that was not committed.
@@ -209,17 +236,17 @@ fn check_subvolume(root: &OwnedFd, wanted: &PartRoot) -> Result<(), AgentError> 
     }
 }
 
-/// Sweeps what is dead and makes the two directories of a session.
-fn staging(home: &OwnedFd, session: &SessionId, has_pre_set: bool) -> Result<(OwnedFd, OwnedFd), Errno> {
-    let (stage, undo) = (format!("stage-{session}"), format!("undo-{session}"));
-    remove::tree(home, &stage)?;
-    remove::tree(home, &undo)?;
-    sweep(home, has_pre_set)?;
-    Ok((own_dir(home, &stage)?, own_dir(home, &undo)?))
+fn at(path: &BytePath, error: Errno) -> AgentError {
+    AgentError::io(format!("`{path}`"), &error.into())
+}
+
+/// Makes or opens the two directories of a session.
+fn directories(home: &OwnedFd, session: &SessionId) -> Result<(OwnedFd, OwnedFd), Errno> {
+    Ok((own_dir(home, &format!("stage-{session}"))?, own_dir(home, &format!("undo-{session}"))?))
 }
 
 /// Makes or opens a directory that only we may use.
-fn own_dir(parent: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
+pub(super) fn own_dir(parent: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
     match mkdirat(&parent, name, Mode::from_raw_mode(0o700)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error),
@@ -232,29 +259,4 @@ fn own_dir(parent: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
     meta::strip_acls(&dir)?;
     fchmod(&dir, Mode::from_raw_mode(0o700))?;
     Ok(dir)
-}
-
-/// Removes what dead sessions left and nobody needs; see the module's page.
-fn sweep(home: &OwnedFd, has_pre_set: bool) -> Result<(), Errno> {
-    let names: Vec<String> =
-        remove::list(home)?.into_iter().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
-    let mut committed = Vec::new();
-    for name in &names {
-        let Some(session) = name.strip_prefix("stage-") else { continue };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let stage = openat(home, name.as_str(), flags, Mode::empty())?;
-        // What cannot be read is not known to be dead.
-        if journal::is_committed(&stage).unwrap_or(true) {
-            committed.push(session);
-        } else {
-            remove::tree(home, name)?;
-        }
-    }
-    for name in &names {
-        let dead_undo = name.strip_prefix("undo-").is_some_and(|session| !committed.contains(&session));
-        if (dead_undo && has_pre_set) || name.starts_with("deep-") {
-            remove::tree(home, name)?;
-        }
-    }
-    Ok(())
 }

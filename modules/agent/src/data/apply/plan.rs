@@ -2,7 +2,7 @@
 
 use pc_switcher_contract::BytePath;
 
-use crate::proto::{Identity, Meta};
+use crate::proto::{FileTime, Identity, Meta};
 
 /// One step of the commit.
 pub(super) struct Step {
@@ -56,4 +56,6 @@ pub(super) struct LateLink {
     pub(super) to: BytePath,
     /// Its place in staging.
     pub(super) staged: BytePath,
+    /// The time that its staged directory has, once the link is made.
+    pub(super) mtime: Option<FileTime>,
 }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use crate::data::seen::Seen;
-use crate::proto::Identity;
+use crate::proto::{Identity, Meta};
 
 /// Inodes that earlier steps have touched, by part and inode number.
 #[derive(Default)]
@@ -42,6 +42,14 @@ impl Touched {
 /// Whether an inode that was moved aside is the expected one; a rename changes its `ctime` and nothing else.
 pub(super) fn is_same_version(moved: &Identity, expected: &Identity) -> bool {
     (moved.ino, moved.size, moved.mtime) == (expected.ino, expected.size, expected.mtime)
+}
+
+/// Whether an inode may be one whose metadata a commit had begun to set when it was cut off: the time of the last change of
+/// its content is set last, and its content is the planned one.
+pub(super) fn is_half_set(now: &Seen, expected: &Identity, wanted: &Meta) -> bool {
+    let now = now.identity();
+    (now.ino, now.size) == (expected.ino, expected.size)
+        && (now.mtime == expected.mtime || now.mtime == wanted.mtime)
 }
 
 #[cfg(test)]

@@ -11,8 +11,10 @@ use serde::de::DeserializeOwned;
 use pc_switcher_contract::BytePath;
 
 use super::plan::{Plan, normal, plan};
+use crate::data::apply::Watch;
 use crate::data::{apply, btrfs, digest, read, walk};
 use crate::frame::{self, FrameKind};
+use crate::linux::state::StateDir;
 use crate::proto::{
     AgentError, ApplyReport, ApplyRequest, DirListing, Kind, PartRoot, ReadWant, RuleSet, StreamFrame, Tree,
     WalkRequest, WalkSummary, decode, encode,
@@ -100,9 +102,10 @@ pub fn sh(program: &str, args: &[&str]) -> bool {
 
 /// A file system of its own on a loop device, unmounted and detached when dropped.
 pub struct Disk {
+    fs_type: String,
     device: String,
     pub root: PathBuf,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Disk {
@@ -120,26 +123,63 @@ impl Disk {
             skip(&format!("`{mkfs}` does not work here"));
             return None;
         }
-        let output = Command::new("losetup").args(["--find", "--show"]).arg(&image).output();
-        let Some(output) = output.ok().filter(|output| output.status.success()) else {
+        let Some(device) = attach(&image) else {
             skip("no loop device");
             return None;
         };
-        let device = String::from_utf8(output.stdout).unwrap().trim().to_owned();
         let root = dir.path().join("mount");
         std::fs::create_dir(&root).unwrap();
-        let disk = Disk { device, root, _dir: dir };
+        let disk = Disk { fs_type: fs_type.into(), device, root, dir };
         if !sh("mount", &["-t", fs_type, &disk.device, disk.root.to_str().unwrap()]) {
             skip(&format!("cannot mount {fs_type}"));
             return None;
         }
         Some(disk)
     }
+
+    /// Takes a picture of the disk as it would be after a power cut now, and returns where it lies.
+    pub fn photograph(dir: &Path, number: usize) -> PathBuf {
+        let photo = dir.join(format!("photo-{number}"));
+        let image = dir.join("image");
+        let [from, to] = [&image, &photo].map(|path| path.to_str().unwrap());
+        assert!(sh("cp", &["--reflink=auto", "--sparse=always", from, to]));
+        photo
+    }
+
+    /// Returns the directory that holds the image.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Boots a picture: from now on it is what is mounted.
+    pub fn boot(&mut self, photo: &Path) {
+        assert!(unmount(&self.root));
+        assert!(sh("losetup", &["--detach", &self.device]));
+        self.device = attach(photo).expect("a loop device");
+        assert!(sh("mount", &["-t", &self.fs_type, &self.device, self.root.to_str().unwrap()]));
+    }
+}
+
+/// Unmounts, as soon as no child of another test holds what was open here when it was forked.
+fn unmount(root: &Path) -> bool {
+    (0..200).any(|_| {
+        let done = sh("umount", &[root.to_str().unwrap()]);
+        if !done {
+            std::thread::park_timeout(std::time::Duration::from_millis(20));
+        }
+        done
+    })
+}
+
+fn attach(image: &Path) -> Option<String> {
+    let output = Command::new("losetup").args(["--find", "--show"]).arg(image).output();
+    let output = output.ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        sh("umount", &[self.root.to_str().unwrap()]);
+        unmount(&self.root);
         sh("losetup", &["--detach", &self.device]);
     }
 }
@@ -160,12 +200,28 @@ pub fn frames(source: &Path, plan: &Plan) -> Vec<StreamFrame> {
 
 pub fn request(target: &Path, uuid: &str) -> ApplyRequest {
     let part = PartRoot { root: target.into(), subvolume_uuid: uuid.into() };
-    ApplyRequest { session: "0123abcd".parse().unwrap(), parts: vec![part] }
+    ApplyRequest { session: "0123abcd".parse().unwrap(), parts: vec![part], pre_set: None }
 }
 
 pub fn apply_frames(target: &Path, frames: Vec<StreamFrame>, uuid: &str) -> Result<ApplyReport, AgentError> {
     let (call, _seen) = call_with(&frames);
-    apply::run(&request(target, uuid), &call)
+    apply::run(&request(target, uuid), &call, &state_of(target), &apply::Unwatched)
+}
+
+/// As [`apply_frames`], with somebody who looks on.
+pub fn apply_watched(
+    source: &Path,
+    target: &Path,
+    plan: &Plan,
+    watch: &dyn Watch,
+) -> Result<ApplyReport, AgentError> {
+    let (call, _seen) = call_with(&frames(source, plan));
+    apply::run(&request(target, &uuid_of(target)), &call, &state_of(target), watch)
+}
+
+/// The machine state of a target: next to it.
+pub fn state_of(target: &Path) -> StateDir {
+    StateDir::new(target.with_extension("state"))
 }
 
 /// Brings `target` to what `source` is, and checks that it is.

@@ -177,7 +177,7 @@ fn a_mount_below_the_root_is_never_written_to() {
 }
 
 #[test]
-fn what_dead_sessions_left_is_swept_and_a_committed_one_stays_until_the_next_commit() {
+fn what_dead_sessions_left_without_an_entry_is_swept() {
     everywhere(|source, target| {
         fs::write(source.join("a"), "1").unwrap();
         let home = target.join(".pc-switcher");

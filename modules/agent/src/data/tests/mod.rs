@@ -1,10 +1,12 @@
 //! The data plane as a whole: what one side reads, the other side has afterwards.
 
 mod applying;
+mod deaths;
 pub(super) mod drive;
 mod faults;
 mod measure;
 mod nasty;
 mod plan;
+mod redo;
 mod walking;
 mod wire;

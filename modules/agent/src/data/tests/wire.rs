@@ -4,6 +4,7 @@ use std::io::{PipeReader, PipeWriter};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use super::drive::state_of;
 use crate::data::{apply, digest, read, walk};
 use crate::frame::{self, Frame, FrameKind};
 use crate::proto::{AgentError, AgentHello, FrontHello, MAGIC, PROTOCOL, Request, encode};
@@ -28,7 +29,10 @@ impl Services for Data {
             Request::Walk(request) => walk::run(&request, call).map(|done| encode(&done)),
             Request::Read { root } => read::run(&root, call).map(|()| Vec::new()),
             Request::Digest { root } => digest::run(&root, call).map(|()| Vec::new()),
-            Request::Apply(request) => apply::run(&request, call).map(|done| encode(&done)),
+            Request::Apply(request) => {
+                let state = state_of(request.parts[0].root.as_path());
+                apply::run(&request, call, &state, &apply::Unwatched).map(|done| encode(&done))
+            }
             other => Err(AgentError::protocol(other.name())),
         }
     }

@@ -14,6 +14,7 @@ use pc_switcher_contract::{SnapshotMember, SnapshotSet};
 use super::btrfs::{Btrfs, KernelBtrfs, SubvolumeInfo};
 use super::machine;
 use super::mounts::Mounts;
+use crate::data::apply::list_of;
 use crate::proto::{AgentError, TakeSet};
 
 /// Takes one read-only snapshot of each subvolume, at one instant if the kernel lets us.
@@ -35,7 +36,14 @@ pub fn check_set(set: &SnapshotSet) -> Result<(), String> {
 /// # Errors
 /// Names every member that stays, and why.
 pub fn drop_set(set: &SnapshotSet) -> Result<(), AgentError> {
-    drop_members(&KernelBtrfs, &set.members)
+    drop_members(&KernelBtrfs, &set.members)?;
+    // An undo without the set has nothing to take contents from.
+    match list_of(set).map(|dir| std::fs::remove_dir_all(dir.as_path())) {
+        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
+            Err(AgentError::io("cannot remove what belongs to the set", &error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_member(btrfs: &dyn Btrfs, member: &SnapshotMember) -> Result<(), String> {

@@ -1,0 +1,117 @@
+//! The end of a committed session, and of one that is dropped: what was displaced is judged, all of ours goes, the roots get
+//! their metadata. Each step may be done again after a crash.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use super::entry::{Entry, Phase};
+use super::journal;
+use super::part::Part;
+use super::retire::Expected;
+use super::watch::Watch;
+use crate::data::meta;
+use crate::linux::state::StateDir;
+use crate::proto::{AgentError, ApplyReport, Conflict, Meta};
+
+/// Ends a session whose steps are all done and on the disk. `roots` are those of [`Phase::Done`].
+pub(super) fn finish(
+    parts: &[(usize, &Part)],
+    expected: &Expected,
+    entry: &mut Entry,
+    roots: Vec<(usize, Meta)>,
+    state: &StateDir,
+    watch: &dyn Watch,
+    report: &mut ApplyReport,
+) -> Result<(), AgentError> {
+    if let Some((_, first)) = parts.first().filter(|(index, _)| *index == 0) {
+        if let Some(list) = &entry.list
+            && let Err(error) = keep_list(&first.stage, list.as_path(), report)
+        {
+            report.warnings.push(format!("the list of steps in `{list}` could not be written: {error}"));
+        }
+        watch.after("list")?;
+    }
+    entry.phase = Phase::Done(roots);
+    entry.put(state)?;
+    watch.after("done")?;
+    let Phase::Done(roots) = &entry.phase else { return Ok(()) };
+    for (_, part) in parts {
+        report.conflicts.extend(part.retire(expected).map_err(|error| tidying(part, error))?);
+        watch.after("retire")?;
+    }
+    for (_, part) in parts {
+        part.sync()?;
+        report.warnings.extend(part.kept_lines().map_err(|error| tidying(part, error))?);
+    }
+    // The journal lies in the first part's staging: that goes last.
+    for (_, part) in parts.iter().rev() {
+        match part.clean_up() {
+            Ok(false) => {}
+            Ok(true) => {
+                let place = part.undo_path();
+                report.warnings.push(format!("displaced versions are kept in `{place}`"));
+            }
+            Err(error) => return Err(tidying(part, error)),
+        }
+        part.restore_mtime();
+        watch.after("clean up")?;
+    }
+    for (index, meta) in roots {
+        let Some((_, part)) = parts.iter().find(|(part, _)| part == index) else { continue };
+        set_root(part, meta, report);
+        watch.after("root")?;
+    }
+    for (_, part) in parts {
+        part.sync()?;
+    }
+    entry.remove(state)
+}
+
+/// Sets the metadata of a root.
+pub(super) fn set_root(part: &Part, meta: &Meta, report: &mut ApplyReport) {
+    match meta::change(&part.root, meta) {
+        Ok(refused) => report.warnings.extend(refused.into_iter().map(|(name, error)| {
+            let name = pc_switcher_contract::BytePath::new(name);
+            format!("`{}`: attribute `{name}`: {}", part.path, std::io::Error::from(error))
+        })),
+        Err(error) => {
+            let why = std::io::Error::from(error).to_string();
+            report.conflicts.push(Conflict { path: part.path.clone(), why });
+        }
+    }
+}
+
+/// Removes all of a session that was not committed or is given up; what was displaced is judged before. The caller
+/// removes the entry.
+pub(super) fn drop_all(
+    parts: &[(usize, &Part)],
+    expected: &Expected,
+    entry: &mut Entry,
+    state: &StateDir,
+) -> Result<Vec<Conflict>, AgentError> {
+    let mut kept = Vec::new();
+    for (_, part) in parts {
+        kept.extend(part.retire(expected).map_err(|error| tidying(part, error))?);
+    }
+    // From here on the journal may say things that staging does not hold any more.
+    entry.phase = Phase::Dropping;
+    entry.put(state)?;
+    for (_, part) in parts.iter().rev() {
+        part.remove_all();
+    }
+    Ok(kept)
+}
+
+fn tidying(part: &Part, error: Errno) -> AgentError {
+    AgentError::io(format!("staging below `{}` could not be removed", part.path), &error.into())
+}
+
+/// Keeps the journal, with what became of it, next to the pre set.
+fn keep_list(stage: &OwnedFd, list: &Path, report: &ApplyReport) -> std::io::Result<()> {
+    match journal::read_journal(stage.as_fd())? {
+        Some(records) => journal::keep(records, list, report),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,396 @@
+//! A session that dies after any step leaves each path old or new, and a redo makes the whole tree old or new.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+
+use pc_switcher_contract::{SnapshotKind, SnapshotMember, SnapshotSet};
+use rustix::io::Errno;
+
+use super::deaths::{At, Fault, Stage, assert_nothing_left, dying, is_committed, redo_now};
+use super::drive::{
+    Disk, apply_watched, assert_same, call_with, everywhere, frames, mirror, read_frames, request, state_of,
+    uuid_of, walked,
+};
+use super::nasty::set_mtime;
+use super::plan::{normal, plan};
+use crate::data::apply::{self, Patience, Record, Unwatched, Watch, list_of, read_list, redo};
+use crate::linux::state::StateDir;
+use crate::proto::{AgentErrorKind, ApplyReport, ApplyRequest, Body, Op, RedoneHow, StreamFrame};
+
+#[test]
+fn a_death_after_any_step_leaves_each_path_old_or_new_and_a_redo_the_tree() {
+    everywhere(|base, _| {
+        let stage = Stage::make(base);
+        let before = normal(&walked(&stage.target()));
+        let mut deaths = Vec::new();
+        for number in 0.. {
+            let target = stage.target();
+            let Err(step) = dying(|| stage.push(&target, &At::new(number, Fault::Die))) else {
+                assert_same(&stage.new, &target);
+                break;
+            };
+            deaths.push(step);
+            let when = format!("died after {number} `{step}`");
+            stage.assert_each_old_or_new(&target, &when);
+            // The redo dies as well, at another place each time.
+            let second = dying(|| redo_now(&target, &At::new(number * 7 % 23, Fault::Die))).err();
+            let when = format!("{when}, the redo after {second:?}");
+            stage.assert_each_old_or_new(&target, &when);
+            let results = redo_now(&target, &Unwatched);
+            for result in &results {
+                assert!(result.report.conflicts.is_empty(), "{when}: {result:?}");
+                let finished = result.how == RedoneHow::Finished;
+                assert!(finished == is_committed(step), "{when}: {result:?}");
+            }
+            assert_nothing_left(&target);
+            match is_committed(step) {
+                true => assert_same(&stage.new, &target),
+                false => assert_eq!(normal(&walked(&target)), before, "{when}"),
+            }
+            assert!(results.len() <= 1 && redo_now(&target, &Unwatched).is_empty());
+        }
+        for step in
+            ["entry", "open", "stage", "journal", "sync", "commit", "exchange", "take away", "link", "step"]
+        {
+            assert!(deaths.contains(&step), "no death after `{step}`: {deaths:?}");
+        }
+    });
+}
+
+#[test]
+fn a_failure_once_before_the_commit_changes_nothing_and_one_after_it_is_overcome() {
+    everywhere(|base, _| {
+        let stage = Stage::make(base);
+        let before = normal(&walked(&stage.target()));
+        for (error, kind) in [(Errno::NOSPC, AgentErrorKind::NoSpace), (Errno::IO, AgentErrorKind::Failed)] {
+            for number in 0.. {
+                let target = stage.target();
+                let watch = At::new(number, Fault::Once(error));
+                let ended = stage.push(&target, &watch);
+                if watch.seen.load(Ordering::SeqCst) <= number {
+                    break;
+                }
+                match ended {
+                    Err(error) => {
+                        assert_eq!(error.kind, kind, "{number}: {error}");
+                        assert_eq!(normal(&walked(&target)), before, "{number}");
+                    }
+                    Ok(report) => {
+                        assert!(report.conflicts.is_empty(), "{number}: {report:?}");
+                        let left = redo_now(&target, &Unwatched);
+                        assert_eq!(report.failed.is_some(), !left.is_empty(), "{number}: {report:?}");
+                        assert_same(&stage.new, &target);
+                    }
+                }
+                assert_nothing_left(&target);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_disk_that_stays_full_leaves_each_path_old_or_new_and_the_next_sync_heals() {
+    everywhere(|base, _| {
+        let stage = Stage::make(base);
+        for number in 0.. {
+            let target = stage.target();
+            let changing = plan(&walked(&stage.new), &walked(&target));
+            fs::write(target.join("edited"), "mine").unwrap();
+            let watch = At::new(number, Fault::FromThenOn(Errno::NOSPC));
+            let ended = apply_watched(&stage.new, &target, &changing, &watch);
+            if watch.seen.load(Ordering::SeqCst) <= number {
+                break;
+            }
+            assert_eq!(fs::read_to_string(target.join("edited")).unwrap(), "mine");
+            if let Ok(report) = ended {
+                let failed = report.failed.as_ref().expect("the disk stays full");
+                assert_eq!(failed.kind, AgentErrorKind::NoSpace, "{number}: {failed}");
+                // The conflict is told although the commit failed, unless its step never got that far.
+                assert!(
+                    report.conflicts.iter().any(|conflict| conflict.path.to_string().ends_with("/edited")),
+                    "{report:?}"
+                );
+                let full = At::new(0, Fault::FromThenOn(Errno::NOSPC));
+                let results = redo(&state_of(&target), Patience::TryAgainLater, &full).unwrap();
+                assert!(matches!(results[0].how, RedoneHow::Pending(_) | RedoneHow::Finished), "{results:?}");
+                let results = redo(&state_of(&target), Patience::GiveUp, &full).unwrap();
+                let ended = |how: &RedoneHow| matches!(how, RedoneHow::GivenUp(_) | RedoneHow::Finished);
+                assert!(results.iter().all(|result| ended(&result.how)), "{results:?}");
+                results.iter().for_each(|result| state_of(&target).put(&result.key(), None).unwrap());
+            }
+            assert_nothing_left(&target);
+            assert_eq!(fs::read_to_string(target.join("edited")).unwrap(), "mine");
+            mirror(&stage.new, &target);
+        }
+    });
+}
+
+#[test]
+fn what_is_written_between_a_crash_and_the_redo_stays() {
+    everywhere(|base, _| {
+        let stage = Stage::make(base);
+        for number in 0.. {
+            let target = stage.target();
+            let Err(step) = dying(|| stage.push(&target, &At::new(number, Fault::Die))) else { break };
+            for name in ["edited", "removed", "becomes-file", "two-b", "a-lone"] {
+                let path = target.join(name);
+                if path.is_dir() {
+                    fs::write(path.join("late"), "mine").unwrap();
+                } else {
+                    fs::write(path, format!("mine {name}")).unwrap();
+                }
+            }
+            let results = redo_now(&target, &Unwatched);
+            for name in ["edited", "removed", "two-b", "a-lone"] {
+                let text = fs::read_to_string(target.join(name)).unwrap();
+                assert_eq!(text, format!("mine {name}"), "after {number} `{step}`: {results:?}");
+            }
+            let path = target.join("becomes-file");
+            let kept = fs::read_to_string(path.join("late")).or_else(|_| fs::read_to_string(path)).unwrap();
+            assert!(kept.starts_with("mine"), "after {number} `{step}`: {results:?}");
+        }
+    });
+}
+
+/// Writes through an open file once it was displaced.
+struct LateWriter {
+    file: fs::File,
+    path: PathBuf,
+    ino: u64,
+}
+
+impl Watch for LateWriter {
+    fn after(&self, step: &'static str) -> Result<(), Errno> {
+        let displaced = fs::symlink_metadata(&self.path).map_or(0, |meta| meta.ino()) != self.ino;
+        if step == "step" && displaced {
+            self.file.write_all_at(b"still writing", 0).unwrap();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_written_to_a_displaced_version_is_kept_and_named_until_the_user_removes_it() {
+    everywhere(|base, _| {
+        let stage = Stage::make(base);
+        let target = stage.target();
+        if uuid_of(&target).is_empty() {
+            return;
+        }
+        for (name, kept_as) in [("edited", "still writing"), ("removed", "still writing")] {
+            let target = stage.target();
+            let path = target.join(name);
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.set_len(3).unwrap();
+            set_mtime(&path, 1_000_000, 6);
+            let ino = file.metadata().unwrap().ino();
+            let report = stage.push(&target, &LateWriter { file, path: path.clone(), ino }).unwrap();
+            assert_same(&stage.new, &target);
+            let [conflict] = &report.conflicts[..] else { panic!("{report:?}") };
+            assert_eq!(conflict.path.as_path(), path);
+            let place = conflict.why.split('`').nth(1).unwrap();
+            assert!(place.ends_with(name), "{place}");
+            assert_eq!(fs::read_to_string(place).unwrap(), kept_as);
+            let dir = Path::new(place).parent().unwrap();
+            for _ in 0..2 {
+                let again = stage.push(&target, &Unwatched).unwrap();
+                let named = |line: &String| line.contains(dir.to_str().unwrap());
+                assert_eq!(again.warnings.iter().filter(|line| named(line)).count(), 1, "{again:?}");
+            }
+            assert_eq!(fs::read_to_string(place).unwrap(), kept_as);
+        }
+    });
+}
+
+/// Photographs the disk after each step, and has what was done so far written to it now and then.
+struct Photographer<'a> {
+    dir: &'a Path,
+    root: fs::File,
+    photos: Mutex<Vec<(&'static str, PathBuf)>>,
+}
+
+impl Watch for Photographer<'_> {
+    fn after(&self, step: &'static str) -> Result<(), Errno> {
+        let mut photos = self.photos.lock().unwrap();
+        if photos.len().is_multiple_of(3) {
+            rustix::fs::syncfs(&self.root).unwrap();
+        }
+        let photo = Disk::photograph(self.dir, photos.len());
+        photos.push((step, photo));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_power_cut_after_any_step_leaves_each_path_old_or_new_and_a_redo_the_tree() {
+    for fs_type in ["btrfs", "ext4"] {
+        let Some(mut disk) = Disk::make(fs_type, 256 << 20) else { return };
+        let root = disk.root.clone();
+        let stage = Stage::make(&root);
+        let target = stage.target();
+        let before = normal(&walked(&target));
+        rustix::fs::sync();
+        let photographer =
+            Photographer { dir: disk.dir(), root: fs::File::open(&root).unwrap(), photos: Mutex::default() };
+        stage.push(&target, &photographer).unwrap();
+        let Photographer { root: held, photos, .. } = photographer;
+        drop(held);
+        let photos = photos.into_inner().unwrap();
+        assert!(photos.len() > 30, "{}", photos.len());
+        for (number, (step, photo)) in photos.iter().enumerate() {
+            disk.boot(photo);
+            let when = format!("{fs_type}: power cut after {number} `{step}`");
+            stage.assert_each_old_or_new(&target, &when);
+            for result in redo_now(&target, &Unwatched) {
+                assert!(result.report.conflicts.is_empty(), "{when}: {result:?}");
+            }
+            assert_nothing_left(&target);
+            match is_committed(step) {
+                true => assert_same(&stage.new, &target),
+                false => assert_eq!(normal(&walked(&target)), before, "{when}"),
+            }
+        }
+    }
+}
+
+/// Fills the disk to the last byte and the last inode that fits, right after the commit record.
+struct Filler {
+    dir: PathBuf,
+}
+
+impl Watch for Filler {
+    fn after(&self, step: &'static str) -> Result<(), Errno> {
+        if step == "commit" {
+            fs::create_dir(&self.dir).unwrap();
+            for size in [1 << 20, 4096, 1000] {
+                let full = (0..200_000)
+                    .find(|n| fs::write(self.dir.join(format!("{size}-{n}")), vec![1; size]).is_err());
+                assert!(full.is_some());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_disk_that_fills_up_in_the_middle_of_a_commit_leaves_each_path_old_or_new_and_heals() {
+    for fs_type in ["btrfs", "ext4"] {
+        let Some(disk) = Disk::make(fs_type, 128 << 20) else { return };
+        let stage = Stage::make(&disk.root);
+        let target = stage.target();
+        let dir = disk.root.join("filler");
+        let report = stage.push(&target, &Filler { dir: dir.clone() }).unwrap();
+        stage.assert_each_old_or_new(&target, fs_type);
+        fs::remove_dir_all(&dir).unwrap();
+        let results = redo_now(&target, &Unwatched);
+        assert_eq!(results.is_empty(), report.failed.is_none(), "{report:?} {results:?}");
+        assert_same(&stage.new, &target);
+        assert_nothing_left(&target);
+    }
+}
+
+/// Brings two targets to the new tree in one session.
+fn push_two(
+    stages: [&Stage<'_>; 2],
+    targets: [&Path; 2],
+    state: &StateDir,
+    watch: &dyn Watch,
+) -> ApplyReport {
+    let (mut frames, mut reads, mut ops, mut contents) = (Vec::new(), Vec::new(), 0, 0);
+    for (part, (stage, target)) in stages.into_iter().zip(targets).enumerate() {
+        let mut plan = plan(&walked(&stage.new), &walked(target));
+        ops += plan.ops.len() as u64;
+        for op in &mut plan.ops {
+            if let Op::Put { body: Body::File { content, .. }, .. } = op {
+                *content += contents;
+            }
+        }
+        plan.wants.iter_mut().for_each(|want| want.content += contents);
+        contents += plan.wants.len() as u32;
+        frames.push(StreamFrame::Ops { part: part as u16, ops: plan.ops });
+        reads.extend(read_frames(&stage.new, plan.wants));
+    }
+    frames.extend(reads);
+    frames.push(StreamFrame::Commit { ops, contents: contents.into() });
+    let (call, _seen) = call_with(&frames);
+    let mut request = request(targets[0], &uuid_of(targets[0]));
+    request.parts.extend(super::drive::request(targets[1], &uuid_of(targets[1])).parts);
+    apply::run(&request, &call, state, watch).unwrap()
+}
+
+#[test]
+fn two_file_systems_become_new_together_or_not_at_all() {
+    let (Some(one), Some(two)) = (Disk::make("ext4", 256 << 20), Disk::make("btrfs", 256 << 20)) else {
+        return;
+    };
+    let stages = [&Stage::make(&one.root), &Stage::make(&two.root)];
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::new(dir.path());
+    for number in 0.. {
+        let targets = stages.map(Stage::target);
+        let paths = [targets[0].as_path(), targets[1].as_path()];
+        let before = paths.map(|target| normal(&walked(target)));
+        let at = At::new(number, Fault::Die);
+        let Err(step) = dying(|| push_two(stages, paths, &state, &at)) else { break };
+        for round in [Some(number * 5 % 31), None] {
+            let number = round.unwrap_or(usize::MAX);
+            let _ = dying(|| redo(&state, Patience::TryAgainLater, &At::new(number, Fault::Die)).unwrap());
+        }
+        for ((stage, target), before) in stages.into_iter().zip(paths).zip(before) {
+            match is_committed(step) {
+                true => assert_same(&stage.new, target),
+                false => assert_eq!(normal(&walked(target)), before, "died after {number} `{step}`"),
+            }
+        }
+        assert_eq!(state.list("commits").unwrap(), [""; 0]);
+    }
+}
+
+#[test]
+fn the_list_of_steps_stays_with_the_pre_set() {
+    everywhere(|base, _| {
+        let stage = Stage::make(base);
+        let name = "@home-presync-20251115T120000Z-0123abcd";
+        let member = SnapshotMember {
+            name: name.parse().unwrap(),
+            path: base.join("snapshots").join(name).as_path().into(),
+            uuid: String::new(),
+            source_uuid: String::new(),
+            id: 0,
+            otransid: 0,
+            ctransid: 0,
+        };
+        let set = SnapshotSet {
+            hostname: "desk".parse().unwrap(),
+            kind: SnapshotKind::PreSync,
+            stamp: member.name.stamp,
+            session: member.name.session.clone(),
+            consistent: true,
+            members: vec![member],
+        };
+        let list = list_of(&set).unwrap();
+        for fault in [None, Some(8)] {
+            let target = stage.target();
+            let planned = plan(&walked(&stage.new), &walked(&target));
+            fs::write(target.join("edited"), "mine").unwrap();
+            let (call, _seen) = call_with(&frames(&stage.new, &planned));
+            let request = ApplyRequest { pre_set: Some(set.clone()), ..request(&target, &uuid_of(&target)) };
+            let at = At::new(fault.unwrap_or(usize::MAX), Fault::Die);
+            let died = dying(|| apply::run(&request, &call, &state_of(&target), &at).unwrap()).is_err();
+            assert_eq!(died, fault.is_some());
+            redo_now(&target, &Unwatched);
+            let records: Vec<Record> = read_list(list.as_path()).unwrap().unwrap().collect();
+            let steps: Vec<&Op> = records
+                .iter()
+                .flat_map(|record| if let Record::Ops { ops, .. } = record { &ops[..] } else { &[] })
+                .collect();
+            assert_eq!(steps, planned.ops.iter().collect::<Vec<_>>());
+            let left = target.join("edited").as_path().into();
+            assert!(records.contains(&Record::Left(vec![left])), "{:?}", records.last());
+            fs::remove_dir_all(list.as_path()).unwrap();
+        }
+    });
+}
