@@ -184,7 +184,14 @@ impl Engine {
         self.watch_connection();
         if !self.session.dry_run {
             let reach = Arc::clone(&self.deps.reach);
-            self.login_before = Some(tokio::spawn(async move { reach.fresh_login().await }));
+            let log = self.deps.log.on(&target.hostname);
+            self.login_before = Some(tokio::spawn(async move {
+                let login = reach.fresh_login().await;
+                if let Some(Ok(())) = &login {
+                    log.full("a new login works without a question");
+                }
+                login
+            }));
         }
         let agent = Agent::new(&target.agent);
         let target_facts = self.watch.drive(async { Ok(agent.facts().await?) }).await?;

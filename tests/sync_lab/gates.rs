@@ -102,8 +102,9 @@ fn a_login_that_stops_working_during_a_sync_is_no_success() {
     let (laptop, desk) = (lab.laptop(), lab.desk());
     first_sync(&lab)
         .says(&["a new ssh login to desk works", "written files read back from desk as they were sent"]);
-    dawdle(laptop, 3, "");
-    let running = laptop.spawn(&line("desk", &[])).unwrap();
+    dawdle(laptop, 8, "");
+    let running = laptop.spawn(&line("desk", &["--log-level", "FULL"])).unwrap();
+    running.expect("a new login works without a question", SOON).unwrap();
     running.expect("stage: module:dummy-success", SOON).unwrap();
     root(desk, "mv /home/alice/.ssh/authorized_keys /var/tmp/");
     let output = running.wait().unwrap();
