@@ -111,20 +111,25 @@ impl UserData {
         Ok(surveys)
     }
 
-    /// Whether the plan was empty and the target's post set is known to be just as its pre set, which that plan was made of:
-    /// then a second plan is made of the same, and is empty.
-    async fn is_as_compared(&self, ctx: &ModuleContext, parts: &[PartPair]) -> Result<bool, ModuleError> {
-        if !self.written.lock().unwrap_or_else(PoisonError::into_inner).is_nothing() {
-            return Ok(false);
-        }
+    /// Leaves out parts for which the plan was empty and the target's post set is known to be just as its pre set, which that
+    /// plan was made of: a second plan is made of the same, and is empty.
+    async fn to_be_looked_at_again(
+        &self,
+        ctx: &ModuleContext,
+        parts: Vec<PartPair>,
+        written: &Written,
+    ) -> Result<Vec<PartPair>, ModuleError> {
+        let mut again = Vec::new();
         for part in parts {
-            let before = roots(ctx, part, SnapshotKind::PreSync)?.target;
-            let after = roots(ctx, part, SnapshotKind::PostSync)?.target;
-            if !Agent::new(&ctx.target.agent).unchanged(before, after).await? {
-                return Ok(false);
+            let before = roots(ctx, &part, SnapshotKind::PreSync)?.target;
+            let after = roots(ctx, &part, SnapshotKind::PostSync)?.target;
+            let settled = written.had_nothing_for(&part.root)
+                && Agent::new(&ctx.target.agent).unchanged(before, after).await?;
+            if !settled {
+                again.push(part);
             }
         }
-        Ok(true)
+        Ok(again)
     }
 
     /// Asks at the gates that need no comparison.
@@ -399,7 +404,7 @@ impl Module for UserData {
         self.pass_gates(ctx, &parts, &surveys).await?;
         let stats = total(&surveys);
         if surveys.iter().all(|survey| survey.steps.ops.is_empty()) {
-            *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Written::nothing();
+            *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Written::nothing(&parts);
             return Ok(Outcome::Done(describe(stats)));
         }
         self.forecast(ctx, &parts, &surveys).await?;
@@ -427,12 +432,10 @@ impl Module for UserData {
     /// The source's pre set against the target's post set: a second plan must be empty, and what was written must read back
     /// as it was sent.
     async fn verify(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError> {
-        let parts = self.parts_or_fail(ctx).await?;
-        if self.is_as_compared(ctx, &parts).await? {
-            return Ok(Vec::new());
-        }
-        let surveys = self.surveys(ctx, &parts, SnapshotKind::PostSync).await?;
         let written = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
+        let parts = self.parts_or_fail(ctx).await?;
+        let parts = self.to_be_looked_at_again(ctx, parts, &written).await?;
+        let surveys = self.surveys(ctx, &parts, SnapshotKind::PostSync).await?;
         let mut problems = Vec::new();
         let mut meanwhile = Vec::new();
         for (part, survey) in parts.iter().zip(&surveys) {

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use pc_switcher_agent::proto::{ApplyReport, Body, Op, ReadWant};
 use pc_switcher_contract::{BytePath, ModuleContext, ModuleError, Problem, Role};
 
+use crate::parts::PartPair;
 use crate::survey::{Roots, digests};
 use crate::transfer::Load;
 
@@ -19,8 +20,8 @@ pub struct Written {
     files: BTreeMap<BytePath, Vec<BytePath>>,
     /// Every path of its plan, as a hash: there may be millions.
     planned: HashSet<u64>,
-    /// Whether the plan was made and is empty.
-    nothing: bool,
+    /// Parts for which the plan was made and is empty.
+    nothing: HashSet<BytePath>,
 }
 
 fn hash(root: &BytePath, path: &BytePath) -> u64 {
@@ -41,18 +42,21 @@ impl Written {
                 _ => None,
             });
             written.files.insert(root.clone(), files.collect());
+            if load.steps.ops.is_empty() {
+                written.nothing.insert(root.clone());
+            }
         }
         written
     }
 
     /// Notes that there was nothing to do.
-    pub fn nothing() -> Self {
-        Self { nothing: true, ..Self::default() }
+    pub fn nothing(parts: &[PartPair]) -> Self {
+        Self { nothing: parts.iter().map(|part| part.root.clone()).collect(), ..Self::default() }
     }
 
-    /// Whether there was nothing to do.
-    pub fn is_nothing(&self) -> bool {
-        self.nothing
+    /// Whether there was nothing to do in this part.
+    pub fn had_nothing_for(&self, root: &BytePath) -> bool {
+        self.nothing.contains(root)
     }
 
     /// Whether the plan was to change this path.

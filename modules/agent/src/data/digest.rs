@@ -8,7 +8,9 @@ use rustix::io::{Errno, pread};
 
 use pc_switcher_contract::BytePath;
 
+use super::content::ContentHash;
 use super::seen::Seen;
+use super::sent::Sent;
 use super::{extents, open, wants};
 use crate::proto::AgentError;
 use crate::server::Call;
@@ -16,20 +18,18 @@ use crate::server::Call;
 /// Bytes read at once.
 const STRETCH: usize = 256 << 10;
 
-/// Zeros that stand for a hole.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-
 /// Answers [`crate::proto::Request::Digest`].
 ///
 /// # Errors
 /// If the root cannot be opened or the caller gave up.
-pub fn run(root: &BytePath, call: &Call) -> Result<(), AgentError> {
+pub fn run(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> {
     let dir = open::root(root).map_err(|error| AgentError::io(format!("`{root}`"), &error.into()))?;
     let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
     wants::serve(call, threads, |wants| {
         let mut buffer = vec![0; STRETCH];
         for want in wants {
-            let digest = file(&dir, &want.path, &mut buffer, call).ok();
+            let known = sent.of(root, &want.path);
+            let digest = known.or_else(|| file(&dir, &want.path, &mut buffer, call).ok());
             call.item(&(want.content, digest))?;
         }
         Ok(())
@@ -47,27 +47,29 @@ fn file(dir: &OwnedFd, path: &BytePath, buffer: &mut [u8], call: &Call) -> Resul
         // Advice: the file is read as well without it.
         let _ = fadvise(&fd, 0, None, Advice::Sequential);
     }
-    let mut hasher = blake3::Hasher::new();
+    let mut hash = ContentHash::new();
     let mut at = 0;
     while at < size {
         let (start, end) = match size <= STRETCH as u64 {
             true => (0, size),
             false => extents::next(&fd, at, size)?.unwrap_or((size, size)),
         };
-        zeros(&mut hasher, start - at, call)?;
+        if !hash.zeros(start, || call.is_cancelled()) {
+            return Err(Errno::CANCELED);
+        }
         at = start;
         while at < end {
             let want = STRETCH.min((end - at) as usize);
             let n = read(&fd, &mut buffer[..want], at)?;
             if n == 0 {
-                return Ok(hasher.finalize().into());
+                return Ok(hash.finish(at));
             }
-            hasher.update(&buffer[..n]);
+            hash.add(at, &buffer[..n]);
             at += n as u64;
             stop_if_cancelled(call)?;
         }
     }
-    Ok(hasher.finalize().into())
+    Ok(hash.finish(size))
 }
 
 fn read(fd: impl AsFd, buffer: &mut [u8], at: u64) -> Result<usize, Errno> {
@@ -77,16 +79,6 @@ fn read(fd: impl AsFd, buffer: &mut [u8], at: u64) -> Result<usize, Errno> {
             done => return done,
         }
     }
-}
-
-fn zeros(hasher: &mut blake3::Hasher, mut len: u64, call: &Call) -> Result<(), Errno> {
-    while len > 0 {
-        let step = len.min(ZEROS.len() as u64);
-        hasher.update(&ZEROS[..step as usize]);
-        len -= step;
-        stop_if_cancelled(call)?;
-    }
-    Ok(())
 }
 
 /// A large file must not hold up the end of a call.

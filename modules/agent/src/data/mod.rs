@@ -8,9 +8,11 @@ pub mod apply;
 pub mod digest;
 pub mod read;
 pub mod rules;
+pub mod sent;
 pub mod walk;
 
 mod btrfs;
+mod content;
 mod cwd;
 mod extents;
 mod meta;

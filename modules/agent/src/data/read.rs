@@ -12,8 +12,10 @@ use rustix::io::{Errno, pread};
 
 use pc_switcher_contract::BytePath;
 
+use super::content::ContentHash;
 use super::seen::Seen;
-use super::{extents, open, wants};
+use super::sent::Sent;
+use super::{extents, open, walk, wants};
 use crate::proto::{AgentError, Piece, ReadWant, StreamFrame};
 use crate::server::Call;
 
@@ -30,10 +32,12 @@ const READERS: usize = 2;
 ///
 /// # Errors
 /// If the root cannot be opened or the caller gave up.
-pub fn run(root: &BytePath, call: &Call) -> Result<(), AgentError> {
+pub fn run(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> {
     let dir = open::root(root).map_err(|error| AgentError::io(format!("`{root}`"), &error.into()))?;
+    // Elsewhere a file may change after it was sent.
+    let sent = walk::is_sealed(&dir).then_some(sent);
     wants::serve(call, READERS, |wants| {
-        let mut reader = Reader { dir: &dir, call, batch: Vec::new(), bytes: 0 };
+        let mut reader = Reader { root, dir: &dir, call, sent, batch: Vec::new(), bytes: 0 };
         loop {
             let want = match wants.try_recv() {
                 Ok(want) => want,
@@ -54,8 +58,10 @@ pub fn run(root: &BytePath, call: &Call) -> Result<(), AgentError> {
 
 /// One reading thread.
 struct Reader<'a> {
+    root: &'a BytePath,
     dir: &'a OwnedFd,
     call: &'a Call,
+    sent: Option<&'a Sent>,
     batch: Vec<Piece>,
     bytes: usize,
 }
@@ -85,7 +91,7 @@ impl Reader<'_> {
             let data = read_at(&fd, 0, size as usize)?;
             let size = data.len() as u64;
             let last = pieces.last(Some((0, data)), size);
-            return Ok(self.push(last)?);
+            return Ok(self.push_last(want, last)?);
         }
         if size > FRAME as u64 {
             // Advice: the file is read as well without it.
@@ -99,7 +105,7 @@ impl Reader<'_> {
                 if data.is_empty() {
                     // Cut while it was read: it ends here now.
                     let last = pieces.last(held, start);
-                    return Ok(self.push(last)?);
+                    return Ok(self.push_last(want, last)?);
                 }
                 let next = start + data.len() as u64;
                 if let Some(before) = held.replace((start, data)) {
@@ -111,7 +117,14 @@ impl Reader<'_> {
             at = end;
         }
         let last = pieces.last(held, size);
-        Ok(self.push(last)?)
+        Ok(self.push_last(want, last)?)
+    }
+
+    fn push_last(&mut self, want: &ReadWant, piece: Piece) -> Result<(), AgentError> {
+        if let (Some(sent), Some((_, digest))) = (self.sent, piece.last) {
+            sent.note(self.root, &want.path, digest);
+        }
+        self.push(piece)
     }
 
     fn push(&mut self, piece: Piece) -> Result<(), AgentError> {
@@ -136,24 +149,23 @@ impl Reader<'_> {
 /// Numbers and digests the pieces of one file.
 struct Pieces {
     content: u32,
-    hasher: blake3::Hasher,
+    hash: ContentHash,
 }
 
 impl Pieces {
     fn new(content: u32) -> Self {
-        Self { content, hasher: blake3::Hasher::new() }
+        Self { content, hash: ContentHash::new() }
     }
 
     fn next(&mut self, (offset, data): (u64, Vec<u8>)) -> Piece {
-        self.hasher.update(&offset.to_le_bytes());
-        self.hasher.update(&data);
+        self.hash.add(offset, &data);
         Piece { content: self.content, offset, data, last: None }
     }
 
     /// The last piece; empty if the file has no data.
     fn last(mut self, held: Option<(u64, Vec<u8>)>, size: u64) -> Piece {
         let piece = self.next(held.unwrap_or_default());
-        Piece { last: Some((size, self.hasher.finalize().into())), ..piece }
+        Piece { last: Some((size, self.hash.finish(size))), ..piece }
     }
 }
 

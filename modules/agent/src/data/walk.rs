@@ -27,6 +27,8 @@ mod items;
 mod list;
 mod outbox;
 
+pub(super) use items::is_sealed;
+
 /// The magic number of btrfs.
 const BTRFS: u64 = 0x9123_683e;
 

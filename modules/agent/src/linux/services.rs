@@ -77,6 +77,7 @@ struct LinuxServices {
     state: StateDir,
     lock: Mutex<Option<MachineLock>>,
     groups: Groups,
+    sent: data::sent::Sent,
 }
 
 /// Runs the agent on standard input and output until its front is gone.
@@ -98,8 +99,14 @@ pub fn main(options: AgentOptions) -> Result<(), String> {
     };
     let input = io::BufReader::with_capacity(256 << 10, WatchedStdin::new(stop, options.silence));
     let state = StateDir::new(options.state_dir.clone());
-    let services =
-        Arc::new(LinuxServices { options, hello, state, lock: Mutex::default(), groups: Groups::default() });
+    let services = Arc::new(LinuxServices {
+        options,
+        hello,
+        state,
+        lock: Mutex::default(),
+        groups: Groups::default(),
+        sent: data::sent::Sent::default(),
+    });
     // Unbuffered: the standard library would look for line ends in megabytes of content.
     let output = rustix::io::dup(rustix::stdio::stdout())
         .map_err(|error| format!("cannot use standard output: {error}"))?;
@@ -183,8 +190,8 @@ impl Services for LinuxServices {
             Request::CheckSet(set) => encode(&snapshots::check_set(&set)),
             Request::DropSet(set) => encode(&snapshots::drop_set(&set)?),
             Request::Walk(request) => encode(&data::walk::run(&request, call)?),
-            Request::Read { root } => encode(&data::read::run(&root, call)?),
-            Request::Digest { root } => encode(&data::digest::run(&root, call)?),
+            Request::Read { root } => encode(&data::read::run(&root, call, &self.sent)?),
+            Request::Digest { root } => encode(&data::digest::run(&root, call, &self.sent)?),
             Request::Apply(request) => {
                 encode(&data::apply::run(&request, call, &self.state, self.options.watch.as_ref())?)
             }

@@ -26,8 +26,7 @@ pub struct Piece {
     /// The bytes; empty only in a last piece.
     #[serde(with = "byte_vec")]
     pub data: Vec<u8>,
-    /// In the last piece: the file's size and the BLAKE3 digest of all pieces in order, each as
-    /// offset (8 bytes, little endian) and data; holes are left out.
+    /// In the last piece: the file's size and the BLAKE3 digest of its content, holes read as zeros.
     pub last: Option<(u64, [u8; 32])>,
 }
 

@@ -23,13 +23,20 @@ pub(super) struct ModelServices {
     disk: Arc<Disk>,
     state: StateDir,
     held: Mutex<Option<MachineLock>>,
+    sent: data::sent::Sent,
     /// Dropped last: the lock is free before anybody hears that the agent is gone.
     _alive: Sender<()>,
 }
 
 impl ModelServices {
     pub(super) fn new(disk: Arc<Disk>, alive: Sender<()>) -> Self {
-        Self { state: StateDir::new(disk.state_dir()), disk, held: Mutex::default(), _alive: alive }
+        Self {
+            state: StateDir::new(disk.state_dir()),
+            disk,
+            held: Mutex::default(),
+            sent: data::sent::Sent::default(),
+            _alive: alive,
+        }
     }
 
     fn real(&self, path: &BytePath) -> BytePath {
@@ -167,8 +174,8 @@ impl Services for ModelServices {
                 request.tree.root = self.real(&request.tree.root);
                 encode(&data::walk::run(&request, call)?)
             }
-            Request::Read { root } => encode(&data::read::run(&self.real(&root), call)?),
-            Request::Digest { root } => encode(&data::digest::run(&self.real(&root), call)?),
+            Request::Read { root } => encode(&data::read::run(&self.real(&root), call, &self.sent)?),
+            Request::Digest { root } => encode(&data::digest::run(&self.real(&root), call, &self.sent)?),
             Request::Apply(mut request) => {
                 for part in &mut request.parts {
                     part.root = self.real(&part.root);

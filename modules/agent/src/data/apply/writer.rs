@@ -12,6 +12,7 @@ use rustix::io::{Errno, pwrite};
 
 use pc_switcher_contract::BytePath;
 
+use crate::data::content::ContentHash;
 use crate::data::meta;
 use crate::proto::{AgentError, Meta, Piece};
 
@@ -120,7 +121,7 @@ impl<'scope> Writers<'scope> {
 struct Open {
     fd: OwnedFd,
     start: Box<Start>,
-    hasher: blake3::Hasher,
+    hash: ContentHash,
     end: u64,
 }
 
@@ -152,7 +153,7 @@ pub(super) fn unknown(content: u32) -> AgentError {
 fn create(start: Box<Start>) -> Result<Open, AgentError> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(&start.dir, start.name.as_slice(), flags, Mode::from_raw_mode(0o600)) {
-        Ok(fd) => Ok(Open { fd, start, hasher: blake3::Hasher::new(), end: 0 }),
+        Ok(fd) => Ok(Open { fd, start, hash: ContentHash::new(), end: 0 }),
         Err(error) => Err(failed(&start, error)),
     }
 }
@@ -163,13 +164,12 @@ fn failed(start: &Start, error: Errno) -> AgentError {
 
 impl Open {
     fn write(&mut self, piece: &Piece, tally: &Tally) -> Result<(), AgentError> {
-        self.hasher.update(&piece.offset.to_le_bytes());
-        self.hasher.update(&piece.data);
         let len = piece.data.len() as u64;
         let end = piece.offset.checked_add(len).filter(|end| *end <= self.start.size);
         let Some(end) = end.filter(|_| piece.offset >= self.end || len == 0) else {
             return Err(self.differs("has other pieces than its size allows"));
         };
+        self.hash.add(piece.offset, &piece.data);
         let mut at = piece.offset;
         let mut rest = piece.data.as_slice();
         while !rest.is_empty() {
@@ -188,11 +188,11 @@ impl Open {
         Ok(())
     }
 
-    fn finish(self, size: u64, digest: [u8; 32], tally: &Tally) -> Result<(), AgentError> {
+    fn finish(mut self, size: u64, digest: [u8; 32], tally: &Tally) -> Result<(), AgentError> {
         if size != self.start.size {
             return Err(self.differs(&format!("has {size} bytes instead of {}", self.start.size)));
         }
-        if *self.hasher.finalize().as_bytes() != digest {
+        if self.hash.finish(size) != digest {
             return Err(self.differs("arrived with another digest"));
         }
         if self.end < size {

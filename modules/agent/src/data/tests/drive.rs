@@ -12,6 +12,7 @@ use pc_switcher_contract::BytePath;
 
 use super::plan::{Plan, normal, plan};
 use crate::data::apply::Watch;
+use crate::data::sent::Sent;
 use crate::data::{apply, btrfs, digest, read, walk};
 use crate::frame::{self, FrameKind};
 use crate::linux::state::StateDir;
@@ -73,13 +74,13 @@ pub fn walked(root: &Path) -> Vec<DirListing> {
 
 pub fn read_frames(root: &Path, wants: Vec<ReadWant>) -> Vec<StreamFrame> {
     let (call, seen) = call_with(&[wants]);
-    read::run(&root.into(), &call).unwrap();
+    read::run(&root.into(), &call, &Sent::default()).unwrap();
     items(&seen)
 }
 
 pub fn digests(root: &Path, wants: Vec<ReadWant>) -> Vec<(u32, Option<[u8; 32]>)> {
     let (call, seen) = call_with(&[wants]);
-    digest::run(&root.into(), &call).unwrap();
+    digest::run(&root.into(), &call, &Sent::default()).unwrap();
     let mut all: Vec<_> = items(&seen);
     all.sort();
     all

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::drive::state_of;
+use crate::data::sent::Sent;
 use crate::data::{apply, digest, read, walk};
 use crate::frame::{self, Frame, FrameKind};
 use crate::proto::{AgentError, AgentHello, FrontHello, MAGIC, PROTOCOL, Request, encode};
@@ -27,8 +28,8 @@ impl Services for Data {
     fn handle(&self, request: Request, call: &Call) -> Result<Vec<u8>, AgentError> {
         match request {
             Request::Walk(request) => walk::run(&request, call).map(|done| encode(&done)),
-            Request::Read { root } => read::run(&root, call).map(|()| Vec::new()),
-            Request::Digest { root } => digest::run(&root, call).map(|()| Vec::new()),
+            Request::Read { root } => read::run(&root, call, &Sent::default()).map(|()| Vec::new()),
+            Request::Digest { root } => digest::run(&root, call, &Sent::default()).map(|()| Vec::new()),
             Request::Apply(request) => {
                 let state = state_of(request.parts[0].root.as_path());
                 apply::run(&request, call, &state, &apply::Unwatched).map(|done| encode(&done))

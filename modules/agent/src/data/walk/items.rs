@@ -55,7 +55,7 @@ pub(super) struct Inode {
 }
 
 /// Whether this lies on a subvolume that is read-only, and its tree may be searched.
-pub(super) fn is_sealed(fd: impl AsFd) -> bool {
+pub(in crate::data) fn is_sealed(fd: impl AsFd) -> bool {
     // SAFETY: the number encodes a `u64`, which the kernel fills.
     let flags = unsafe { ioctl(&fd, Getter::<GET_FLAGS, u64>::new()) };
     flags.is_ok_and(|flags: u64| flags & READONLY != 0) && Searcher::new().read(&fd, &mut [256]).is_ok()
