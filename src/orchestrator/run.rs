@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::ending::{Facts, verdict};
+use super::login::Logins;
 use super::phases::{self, Executed, Prepared, Validated};
 use super::plan::RunPlan;
 use super::reach::SharedReach;
@@ -88,8 +89,7 @@ pub(super) struct Engine {
     failure: Option<Failure>,
     problems: Vec<Problem>,
     verified: Option<Vec<Problem>>,
-    /// How a new login went before anything was changed.
-    login_before: Option<JoinHandle<Option<Result<(), String>>>>,
+    logins: Logins,
 }
 
 /// Runs a sync. Always ends in a terminal state, with the locks freed.
@@ -121,7 +121,7 @@ pub async fn run(deps: Deps, plan: RunPlan, interrupts: mpsc::Receiver<(String, 
         failure: None,
         problems: Vec::new(),
         verified: None,
-        login_before: None,
+        logins: Logins::default(),
     };
     engine.deps.log.started(
         engine.deps.request.target.clone(),
@@ -183,15 +183,7 @@ impl Engine {
         self.deps.log.connected(target.hostname.clone());
         self.watch_connection();
         if !self.session.dry_run {
-            let reach = Arc::clone(&self.deps.reach);
-            let log = self.deps.log.on(&target.hostname);
-            self.login_before = Some(tokio::spawn(async move {
-                let login = reach.fresh_login().await;
-                if let Some(Ok(())) = &login {
-                    log.full("a new login works without a question");
-                }
-                login
-            }));
+            self.logins.begin(&self.deps.reach, self.deps.log.on(&target.hostname));
         }
         let agent = Agent::new(&target.agent);
         let target_facts = self.watch.drive(async { Ok(agent.facts().await?) }).await?;
@@ -298,9 +290,7 @@ impl Engine {
 
     async fn finish(mut self, result: Result<(), ModuleError>) -> Finished {
         self.background_failed = self.watch.failure.is_some();
-        if let Some(login) = self.login_before.take() {
-            login.abort();
-        }
+        self.logins = Logins::default();
         if let Err(error) = result {
             self.blame(error);
         } else if let Some(error) = self.watch.failure.take() {
@@ -391,6 +381,7 @@ impl Engine {
             self.deps.log.stage(format!("module:{}", module.name()));
             self.one(module, prepared, &gates).await?;
         }
+        self.logins.again(&self.deps.reach, plan, prepared);
         self.deps.log.stage("post-snapshots");
         self.bracket(&plan.post_target, prepared, &gates).await?;
         self.deps.log.stage("verify");
@@ -445,39 +436,6 @@ impl Engine {
         }
     }
 
-    /// The next sync needs a new login. One that nobody had to answer before must work now, too.
-    async fn check_login(&mut self, prepared: &Prepared) -> Result<Option<Problem>, ModuleError> {
-        let Some(before) = self.login_before.take() else { return Ok(None) };
-        let reach = Arc::clone(&self.deps.reach);
-        let now = self.watch.drive(async move {
-            Ok(match before.await {
-                Ok(Some(Ok(()))) => reach.fresh_login().await,
-                Ok(Some(Err(why))) => {
-                    let text = format!("a new login could not be tried without a person: {why}");
-                    return Ok(Some(Err((false, text))));
-                }
-                _ => None,
-            }
-            .map(|now| now.map_err(|why| (true, why))))
-        });
-        let target = &prepared.target.hostname;
-        Ok(match now.await? {
-            None => None,
-            Some(Ok(())) => {
-                prepared.board.add_check(format!("a new ssh login to {target} works"));
-                None
-            }
-            Some(Err((false, text))) => {
-                self.deps.log.on(target).full(text);
-                None
-            }
-            Some(Err((true, why))) => Some(
-                Problem::on(target, format!("a new ssh login does not work any more: {why}"))
-                    .hint("keep this terminal open and look at `~/.ssh` and `sshd` there"),
-            ),
-        })
-    }
-
     async fn activate(&mut self) -> Result<(), ModuleError> {
         let reach = Arc::clone(&self.deps.reach);
         match self.watch.drive(reach.activate()).await {
@@ -515,7 +473,7 @@ impl Engine {
                 }
             }
         }
-        found.extend(self.check_login(prepared).await?);
+        found.extend(self.logins.judge(&mut self.watch, prepared, &self.deps.log).await?);
         for problem in &found {
             let log = problem
                 .hostname

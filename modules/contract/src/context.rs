@@ -10,7 +10,7 @@ use crate::agent::AgentLink;
 use crate::event::Reporter;
 use crate::exec::{Executor, RemoteExecutor};
 use crate::gate::Gatekeeper;
-use crate::ids::{Hostname, SessionId};
+use crate::ids::{Hostname, ModuleName, SessionId};
 use crate::pair::PairRecord;
 use crate::path::BytePath;
 use crate::snapshot::{SnapshotKind, SnapshotSet};
@@ -94,6 +94,7 @@ pub struct SessionBoard {
     conflicts: Mutex<Vec<String>>,
     checks: Mutex<Vec<String>>,
     unsettled: Mutex<Vec<BytePath>>,
+    idle: Mutex<Vec<ModuleName>>,
 }
 
 impl SessionBoard {
@@ -145,6 +146,16 @@ impl SessionBoard {
     /// Returns the paths that somebody changed on the target while the sync ran.
     pub fn unsettled(&self) -> Vec<BytePath> {
         lock(&self.unsettled).clone()
+    }
+
+    /// Notes that a module changed nothing on the target in this run; whoever does not say so is taken to have changed it.
+    pub fn note_idle(&self, module: &ModuleName) {
+        lock(&self.idle).push(module.clone());
+    }
+
+    /// Whether a module said that it changed nothing on the target.
+    pub fn is_idle(&self, module: &ModuleName) -> bool {
+        lock(&self.idle).contains(module)
     }
 
     /// Notes what was checked after the work and found right, a fragment for people.

@@ -405,6 +405,7 @@ impl Module for UserData {
         let stats = total(&surveys);
         if surveys.iter().all(|survey| survey.steps.ops.is_empty()) {
             *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Written::nothing(&parts);
+            ctx.board.note_idle(&self.name);
             return Ok(Outcome::Done(describe(stats)));
         }
         self.forecast(ctx, &parts, &surveys).await?;
