@@ -1,20 +1,27 @@
 //! The one place that names all modules.
 
-use pc_switcher_contract::ModuleSpec;
+use pc_switcher_contract::{BytePath, ModuleSpec};
 
-use crate::paths::Env;
+use crate::paths::{self, Env};
 
 /// Returns all modules of this build; the test modules only behind their switch.
 pub fn registry(env: &Env) -> Vec<ModuleSpec> {
     let mut specs = vec![
         pc_switcher_btrfs_snapshots::spec::spec(),
         pc_switcher_disk_monitor::spec::spec(),
-        pc_switcher_user_data::spec::spec(),
+        pc_switcher_user_data::spec::spec(own_dirs(env)),
     ];
     if env.test_modules() {
         specs.extend([pc_switcher_dummy::spec::success(), pc_switcher_dummy::spec::fail()]);
     }
     specs
+}
+
+/// Returns where our own state and configuration of this user lie.
+fn own_dirs(env: &Env) -> Vec<BytePath> {
+    let config = paths::config_file(env).ok().and_then(|file| file.parent().map(BytePath::from));
+    let state = paths::state_dir(env).ok().map(|dir| BytePath::from(dir.as_path()));
+    config.into_iter().chain(state).collect()
 }
 
 #[cfg(test)]

@@ -149,7 +149,11 @@ pub fn run(
         Command::Config(args) => config::run(&args, &mut context),
         Command::Util(args) => util::run(&args, &mut context),
     };
-    let result = result.and_then(|exit| context.out.flush().map(|()| exit).map_err(CliError::Output));
+    let result = result.and_then(|exit| match context.out.flush() {
+        // Whoever reads has seen enough; how the command ended stands.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::Output(error)),
+        _ => Ok(exit),
+    });
     result.unwrap_or_else(|error| {
         // Nobody is left to tell if standard error is gone as well.
         let _ = error.write(context.err, colour);

@@ -1,5 +1,6 @@
 //! Judgements over one machine.
 
+use pc_switcher_contract::BytePath;
 use semver::Version;
 
 use super::fstab;
@@ -103,14 +104,15 @@ fn nested(seen: &Seen) -> Vec<Finding> {
     for part in &seen.layout.parts {
         for nested in &part.nested {
             let path = part.root.join(nested.as_bytes());
+            let (now, old) = (quoted(&path), quoted(&BytePath::new([path.as_bytes(), b".old"].concat())));
             let text = format!(
                 "`{path}` is a nested subvolume: it is in no snapshot of `{}` and not synced",
                 part.root
             );
             found.push(
                 Finding::new(seen.hostname(), Gravity::Warning, "layout", text).fix(format!(
-                    "to sync it, make it a plain folder: sudo mv {path} {path}.old && sudo cp -a --reflink=always \
-                     {path}.old {path} && sudo btrfs subvolume delete {path}.old"
+                    "to sync it, make it a plain folder: sudo mv {now} {old} && sudo cp -a --reflink=always {old} {now} \
+                     && sudo btrfs subvolume delete {old}"
                 )),
             );
         }
@@ -118,14 +120,21 @@ fn nested(seen: &Seen) -> Vec<Finding> {
     found
 }
 
+/// Writes a path as a word of a shell; bytes that cannot be shown make one that matches nothing else.
+fn quoted(path: &BytePath) -> String {
+    let text = path.to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./@+,:=".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
 /// Quotas make snapshots slow and their removal freeze the machine (facts/btrfs.md B39).
 fn quotas(seen: &Seen) -> Vec<Finding> {
-    let finding = |point| {
+    let finding = |point: &BytePath| {
         let text = format!(
             "quotas are on for the file system of `{point}`: removing snapshots may freeze the machine"
         );
         Finding::new(seen.hostname(), Gravity::Warning, "quotas", text)
-            .fix(format!("sudo btrfs quota disable {point}"))
+            .fix(format!("sudo btrfs quota disable {}", quoted(point)))
     };
     seen.diagnosis.quotas.iter().map(finding).collect()
 }

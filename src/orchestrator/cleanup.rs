@@ -64,13 +64,15 @@ impl Engine {
         }
         let Some(prepared) = &self.prepared else { return };
         let (source, target) = (Arc::clone(&prepared.source.executor), Arc::clone(&prepared.target.executor));
-        let agents = prepared.agents();
         self.watch
             .bounded(TERM * 2, async move {
                 let target: &dyn Executor = target.as_ref();
                 tokio::join!(source.terminate_all(TERM), target.terminate_all(TERM));
             })
             .await;
+        self.forget_attempt().await;
+        let Some(prepared) = &self.prepared else { return };
+        let agents = prepared.agents();
         // A commit that may still go on over there keeps its mark: if that machine dies now, the next run must say so.
         if std::mem::take(&mut self.intent_written) && !prepared.board.commit_pending() {
             let log = self.deps.log.clone();
@@ -84,5 +86,26 @@ impl Engine {
                 })
                 .await;
         }
+    }
+
+    /// An attempt that never asked for a commit brought nothing over: it must not push out one that did.
+    async fn forget_attempt(&mut self) {
+        let Some(prepared) = self.prepared.as_ref().filter(|prepared| !prepared.board.commit_was_asked())
+        else {
+            return;
+        };
+        if !std::mem::take(&mut self.attempt_noted) {
+            return;
+        }
+        let (attempts, facts) = (prepared.board.attempts(), prepared.target_facts.clone());
+        let [source, _] = prepared.agents();
+        let log = self.deps.log.clone();
+        self.watch
+            .bounded(CLOSE, async move {
+                if let Err(error) = records::write_attempts(&source, &facts, &attempts).await {
+                    log.debug(format!("the attempt stays noted: {error}"));
+                }
+            })
+            .await;
     }
 }

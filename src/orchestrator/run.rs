@@ -84,6 +84,7 @@ pub(super) struct Engine {
     pub(super) running: Option<(Arc<dyn Module>, ModuleContext)>,
     pub(super) prepared: Option<Prepared>,
     pub(super) intent_written: bool,
+    pub(super) attempt_noted: bool,
     pub(super) background_failed: bool,
     failures: Vec<ErrorKind>,
     failure: Option<Failure>,
@@ -116,6 +117,7 @@ pub async fn run(deps: Deps, plan: RunPlan, interrupts: mpsc::Receiver<(String, 
         running: None,
         prepared: None,
         intent_written: false,
+        attempt_noted: false,
         background_failed: false,
         failures: Vec::new(),
         failure: None,
@@ -336,6 +338,7 @@ impl Engine {
             conflicts: self.prepared.as_ref().map(|prepared| prepared.board.conflicts()).unwrap_or_default(),
             verified: self.verified.clone(),
             unsettled: self.prepared.as_ref().map_or(0, |prepared| prepared.board.unsettled().len()),
+            left: self.prepared.as_ref().map_or(0, |prepared| prepared.board.left()),
             checks: self.prepared.as_ref().map(|prepared| prepared.board.checks()).unwrap_or_default(),
             log: self.deps.log_path.as_ref().map(|path| path.display().to_string()),
             next: Vec::new(),
@@ -376,6 +379,7 @@ impl Engine {
         self.deps.log.stage("pre-snapshots");
         self.bracket(&plan.pre, prepared, &gates).await?;
         self.watch.drive(executed.note_attempt()).await?;
+        self.attempt_noted = true;
         self.activate().await?;
         for module in &plan.sequential {
             self.deps.log.stage(format!("module:{}", module.name()));

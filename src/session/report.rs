@@ -42,6 +42,8 @@ pub struct Closing {
     pub verified: Option<Vec<Problem>>,
     /// How many paths somebody changed on the target meanwhile.
     pub unsettled: usize,
+    /// How many paths stay other than on the source, each with a warning.
+    pub left: usize,
     /// What else was checked and found right.
     pub checks: Vec<String>,
     /// Where the log is.
@@ -99,6 +101,9 @@ pub struct Report {
     /// How many paths somebody changed on the target meanwhile: they stay as they are there.
     #[serde(default)]
     pub unsettled: usize,
+    /// How many paths stay other than on the source, each with a warning.
+    #[serde(default)]
+    pub left: usize,
     /// What else was checked and found right.
     #[serde(default)]
     pub checks: Vec<String>,
@@ -137,6 +142,7 @@ impl Report {
             conflicts: closing.conflicts,
             verified: closing.verified,
             unsettled: closing.unsettled,
+            left: closing.left,
             checks: closing.checks,
             log: closing.log,
             next,
@@ -154,6 +160,12 @@ impl Report {
         match &self.verified {
             Some(found) if found.is_empty() => {
                 let empty = match self.unsettled {
+                    0 if self.left > 0 => {
+                        format!(
+                            "a second plan is empty but for {} left as told above",
+                            text::count(self.left as u64, "path")
+                        )
+                    }
                     0 => "a second plan is empty, both machines are the same".to_owned(),
                     n => format!(
                         "a second plan is empty but for {} that changed on {} meanwhile",

@@ -1,6 +1,6 @@
 //! What a module is handed: everything it may touch.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
@@ -91,10 +91,12 @@ pub struct SessionBoard {
     folders: Mutex<Vec<BytePath>>,
     attempts: Mutex<Vec<SnapshotSet>>,
     commit_pending: AtomicBool,
+    commit_asked: AtomicBool,
     conflicts: Mutex<Vec<String>>,
     checks: Mutex<Vec<String>>,
     unsettled: Mutex<Vec<BytePath>>,
     idle: Mutex<Vec<ModuleName>>,
+    left: AtomicUsize,
 }
 
 impl SessionBoard {
@@ -148,6 +150,16 @@ impl SessionBoard {
         lock(&self.unsettled).clone()
     }
 
+    /// Notes that so many paths stay other than on the source, each named before.
+    pub fn add_left(&self, count: usize) {
+        self.left.fetch_add(count, Ordering::SeqCst);
+    }
+
+    /// Returns how many paths stay other than on the source.
+    pub fn left(&self) -> usize {
+        self.left.load(Ordering::SeqCst)
+    }
+
     /// Notes that a module changed nothing on the target in this run; whoever does not say so is taken to have changed it.
     pub fn note_idle(&self, module: &ModuleName) {
         lock(&self.idle).push(module.clone());
@@ -171,6 +183,12 @@ impl SessionBoard {
     /// Notes that a commit was asked for (`true`) or answered (`false`).
     pub fn set_commit_pending(&self, pending: bool) {
         self.commit_pending.store(pending, Ordering::SeqCst);
+        self.commit_asked.fetch_or(pending, Ordering::SeqCst);
+    }
+
+    /// Whether a commit was ever asked for in this run.
+    pub fn commit_was_asked(&self) -> bool {
+        self.commit_asked.load(Ordering::SeqCst)
     }
 
     /// Whether a commit was asked for and its end is not known.

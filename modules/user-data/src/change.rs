@@ -42,6 +42,8 @@ pub struct Suspect {
     pub theirs: Entry,
     /// Whether the target's version changed since the last sync.
     pub touched: bool,
+    /// Whether its mode, owner or attributes did.
+    pub rights_touched: bool,
 }
 
 /// A file with several names on either machine.
@@ -243,7 +245,14 @@ fn entry_change(
                 if content { judge.content || source_moved || target_moved } else { touched }
             };
             if suspect {
-                result.suspects.push(Suspect { path: at, ours: s.clone(), theirs: t.clone(), touched });
+                let rights_touched = judge.has_base && b.is_some_and(|b| !same_rights(b, t));
+                result.suspects.push(Suspect {
+                    path: at,
+                    ours: s.clone(),
+                    theirs: t.clone(),
+                    touched,
+                    rights_touched,
+                });
                 return;
             }
             let same_time = s.meta.mtime == t.meta.mtime || (judge.ignore_dir_times && s.kind == Kind::Dir);
@@ -259,15 +268,16 @@ fn entry_change(
 
 /// Settles a suspect: `equal` says whether both contents are the same. Returns the change that is left, if any.
 pub fn settle(suspect: Suspect, equal: bool) -> Option<Found> {
-    let Suspect { path, ours, theirs, touched } = suspect;
+    let Suspect { path, ours, theirs, touched, rights_touched } = suspect;
     let old = identity(&theirs);
     if !equal {
         let change = Change::Replace(ours, old, Kind::File);
         return Some(Found { path, change, touched, theirs: Some(theirs) });
     }
     let same = same_rights(&ours, &theirs) && ours.meta.mtime == theirs.meta.mtime;
-    // Equal content is no conflict, whoever wrote it.
-    (!same).then_some(Found { path, change: Change::Meta(ours, old), touched: false, theirs: Some(theirs) })
+    // Equal content is no conflict, whoever wrote it; a mode that somebody set on the target is one.
+    let touched = rights_touched && !same_rights(&ours, &theirs);
+    (!same).then_some(Found { path, change: Change::Meta(ours, old), touched, theirs: Some(theirs) })
 }
 
 fn child_sides(s: Option<&Entry>, t: Option<&Entry>) -> Option<Sides> {

@@ -92,7 +92,7 @@ impl Pairing {
         let Some(sides) = complete else { return };
         let Some(Waiting { listings: [ours, theirs, base], .. }) = self.waiting.remove(&path) else { return };
         if path.is_empty() {
-            self.compare_roots(ours.as_ref(), theirs.as_ref());
+            self.compare_roots(ours.as_ref(), theirs.as_ref(), base.as_ref());
         }
         self.count(sides, ours.as_ref(), theirs.as_ref());
         let done = compare_dir(&path, sides, [ours.as_ref(), theirs.as_ref(), base.as_ref()], self.judge);
@@ -120,18 +120,24 @@ impl Pairing {
         self.result.unreadable.extend(done.unreadable);
     }
 
-    fn compare_roots(&mut self, ours: Option<&DirListing>, theirs: Option<&DirListing>) {
+    fn compare_roots(
+        &mut self,
+        ours: Option<&DirListing>,
+        theirs: Option<&DirListing>,
+        base: Option<&DirListing>,
+    ) {
         let root = |dir: Option<&DirListing>| dir.and_then(|dir| dir.root.clone());
         if let (Some(ours), Some(theirs)) = (root(ours), root(theirs)) {
             self.source_dirs.insert(BytePath::default(), ours.meta.clone());
             let times = ours.meta.mtime == theirs.meta.mtime || self.judge.ignore_dir_times;
             if !times || !same_rights(&ours, &theirs) {
-                let change = Change::Meta(ours, identity(&theirs));
+                let was = root(base).is_none_or(|base| same_rights(&base, &theirs));
+                let touched = self.judge.has_base && !was && !same_rights(&ours, &theirs);
                 self.result.found.push(Found {
                     path: BytePath::default(),
-                    change,
-                    touched: false,
-                    theirs: None,
+                    change: Change::Meta(ours, identity(&theirs)),
+                    touched,
+                    theirs: Some(theirs),
                 });
             }
         }

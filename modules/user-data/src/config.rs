@@ -82,11 +82,29 @@ impl Folder {
     }
 }
 
+/// What makes a machine this one: identity, programs, state of services, the kernel's own trees.
+const SYSTEM: [&str; 14] = [
+    "/etc",
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/boot",
+    "/dev",
+    "/proc",
+    "/run",
+    "/sys",
+    "/var/lib",
+    "/.snapshots",
+];
+
 impl TryFrom<String> for Folder {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let refuse = |why| Err(format!("`{}` is not a folder to mirror: {why}", text.escape_debug()));
+        let refuse = |why: &str| Err(format!("`{}` is not a folder to mirror: {why}", text.escape_debug()));
         let trimmed = text.trim_end_matches('/');
         if !text.starts_with('/') {
             return refuse("an absolute path is wanted; `~` and variables are not expanded");
@@ -99,6 +117,13 @@ impl TryFrom<String> for Folder {
         }
         if trimmed[1..].split('/').any(|part| matches!(part, "" | "." | "..")) {
             return refuse("`.`, `..` and empty parts are not allowed");
+        }
+        let part_of =
+            |a: &str, b: &str| a == b || a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'));
+        if let Some(system) =
+            SYSTEM.iter().find(|system| part_of(trimmed, system) || part_of(system, trimmed))
+        {
+            return refuse(&format!("`{system}` belongs to the machine, not to a person"));
         }
         Ok(Self(trimmed.to_owned()))
     }

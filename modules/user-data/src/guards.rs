@@ -1,6 +1,6 @@
 //! The gates of this module: what it must not do without the user's word.
 
-use pc_switcher_agent::proto::{FileTime, UserFact};
+use pc_switcher_agent::proto::{FileTime, Op, UserFact};
 use pc_switcher_contract::{BytePath, Gate, GateKind, Hostname, PairEnd};
 
 use crate::config::UserDataConfig;
@@ -127,6 +127,32 @@ pub fn mass_deletion(
             "these entries are deleted on {}; its pre-sync snapshot keeps them",
             hosts.target
         ),
+    })
+}
+
+/// Whether somebody's home on the target would be deleted because the source does not know that person.
+pub fn lost_homes(hosts: Hosts, theirs: &[UserFact], surveys: &[(&PartPair, &Survey)]) -> Option<Gate> {
+    let is_removed = |user: &&UserFact| {
+        surveys.iter().any(|(part, survey)| {
+            let removes =
+                |op: &Op| matches!(op, Op::RemoveDir { path } if part.root.join(path.as_bytes()) == user.home);
+            survey.steps.ops.iter().any(removes)
+        })
+    };
+    let findings: Vec<String> = theirs
+        .iter()
+        .filter(is_removed)
+        .map(|user| {
+            format!(
+                "{}: `{}`, the home of {}, is not on {}",
+                hosts.target, user.home, user.name, hosts.source
+            )
+        })
+        .collect();
+    (!findings.is_empty()).then(|| Gate {
+        kind: GateKind::MassDeletion,
+        findings,
+        consequence: format!("it is deleted on {}; its pre-sync snapshot keeps it", hosts.target),
     })
 }
 

@@ -30,14 +30,16 @@ const NAMED: usize = 100;
 pub struct UserData {
     name: ModuleName,
     config: UserDataConfig,
+    /// Directories of our own state and configuration on the source.
+    own: Vec<BytePath>,
     /// What `execute` wrote, for `verify`.
     written: Mutex<Written>,
 }
 
 impl UserData {
-    /// Makes the module.
-    pub fn new(config: UserDataConfig) -> Self {
-        Self { name: ModuleName::literal("user-data"), config, written: Mutex::default() }
+    /// Makes the module. `own` are directories of our own state and configuration.
+    pub fn new(config: UserDataConfig, own: Vec<BytePath>) -> Self {
+        Self { name: ModuleName::literal("user-data"), config, own, written: Mutex::default() }
     }
 
     fn folders(&self) -> Vec<BytePath> {
@@ -68,7 +70,7 @@ impl UserData {
         users.sort_by(|a, b| (&a.home, &a.name).cmp(&(&b.home, &b.name)));
         users.dedup();
         let rules = |folder: &BytePath, prefixes: &[BytePath]| {
-            rules_for(&folder.to_string(), &self.config, &users, prefixes)
+            rules_for(&folder.to_string(), &self.config, &users, prefixes, &self.own)
         };
         let pairs = pair_parts((&ctx.source.hostname, &ours), (&ctx.target.hostname, &theirs), rules);
         if let Ok(pairs) = &pairs {
@@ -197,6 +199,9 @@ impl UserData {
             if let Some(gate) = guards::replaced_source(hosts, part, end) {
                 ctx.gates.pass(gate).await?;
             }
+        }
+        if let Some(gate) = guards::lost_homes(hosts, &theirs.users, &both) {
+            ctx.gates.pass(gate).await?;
         }
         for folder in self.folders() {
             if let Some(gate) = guards::mass_deletion(hosts, &self.config, &folder, &both) {
@@ -400,6 +405,7 @@ impl Module for UserData {
         let surveys = self.surveys(ctx, &parts, SnapshotKind::PreSync).await?;
         for (part, survey) in parts.iter().zip(&surveys) {
             note_kept(ctx, part, survey);
+            ctx.board.add_left(survey.steps.blocked.len() + survey.steps.kept.len());
         }
         self.pass_gates(ctx, &parts, &surveys).await?;
         let stats = total(&surveys);

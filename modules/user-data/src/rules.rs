@@ -8,14 +8,27 @@ use crate::config::UserDataConfig;
 
 /// Where staging lies while a sync runs; never mirrored, on either side.
 const STAGING: &str = "/.pc-switcher";
+const OWN_STATE: &str = "our own state, where the environment has put it";
 
 /// Returns the rules of `folder`. `users` are those of both machines; `mounts` are the parts' roots relative to the folder.
-pub fn rules_for(folder: &str, config: &UserDataConfig, users: &[UserFact], mounts: &[BytePath]) -> RuleSet {
+/// `own` are directories of our own state, absolute, wherever the environment has put them.
+pub fn rules_for(
+    folder: &str,
+    config: &UserDataConfig,
+    users: &[UserFact],
+    mounts: &[BytePath],
+    own: &[BytePath],
+) -> RuleSet {
     let homes = homes_in(folder, users);
     let mut forced = vec![rule(STAGING, "our own staging")];
     for mount in mounts.iter().filter(|mount| !mount.is_empty()) {
         forced.push(rule(&format!("/{}{STAGING}", escape(&mount.to_string())), "our own staging"));
     }
+    let inside =
+        own.iter().filter_map(|dir| dir.as_bytes().strip_prefix(folder.as_bytes())?.strip_prefix(b"/"));
+    forced.extend(
+        inside.map(|dir| rule(&format!("/{}", escape(&BytePath::new(dir.to_vec()).to_string())), OWN_STATE)),
+    );
     // Whatever a home is called and wherever it lies: identity stays where it is.
     for pattern in ["**/.ssh/id_*", "**/.ssh/known_hosts*", "**/.ssh/authorized_keys*"] {
         forced.push(rule(pattern, "identity of this machine"));
@@ -44,7 +57,8 @@ pub fn rule_hash(sets: &[(String, RuleSet)]) -> String {
     for (folder, set) in sets {
         hasher.update(folder.as_bytes());
         for (mark, rules) in [(b"\0F", &set.forced), (b"\0L", &set.layered)] {
-            for rule in rules {
+            // Where our state lies is a matter of each machine: the way back has other rules, and means the same.
+            for rule in rules.iter().filter(|rule| rule.reason != OWN_STATE) {
                 hasher.update(mark);
                 hasher.update(rule.pattern.as_bytes());
             }
@@ -139,7 +153,7 @@ mod tests {
 
     fn forced(folder: &str) -> Vec<String> {
         let users = [user("root", "/root"), user("alice", "/home/alice"), user("bob", "/home/staff/bob")];
-        let set = rules_for(folder, &UserDataConfig::default(), &users, &[BytePath::from("alice")]);
+        let set = rules_for(folder, &UserDataConfig::default(), &users, &[BytePath::from("alice")], &[]);
         set.forced.into_iter().map(|rule| rule.pattern).collect()
     }
 
@@ -165,7 +179,10 @@ mod tests {
 
     #[test]
     fn another_rule_makes_another_hash() {
-        let one = vec![("/home".to_owned(), rules_for("/home", &UserDataConfig::default(), &[], &[]))];
+        let one = vec![(
+            "/home".to_owned(),
+            rules_for("/home", &UserDataConfig::default(), &[], &[], &["/home/a/odd/state".into()]),
+        )];
         let mut two = one.clone();
         two[0].1.layered.pop();
         assert_ne!(rule_hash(&one), rule_hash(&two));
