@@ -1,6 +1,7 @@
 //! Odds: people and programs that write while a sync runs, processes that die in it. Seeded, a few rounds each;
 //! `PC_SWITCHER_ROUNDS=100` asks for more.
 
+mod clock;
 mod database;
 mod edits;
 mod halts;
