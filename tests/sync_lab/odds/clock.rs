@@ -6,7 +6,7 @@
 //! is not shown.
 
 use super::lab;
-use crate::hosts::{alice, assert_moved, first_sync, root, snapshots, sync};
+use crate::hosts::{SOON, alice, assert_moved, first_sync, line, root, snapshots, sync};
 
 /// Moves the date of all snapshots and of the records of pairs.
 const FORGE: &str = "cd /.snapshots
@@ -42,4 +42,19 @@ fn what_a_sync_with_a_clock_two_days_ahead_left_misleads_no_later_sync() {
     sync(desk, "laptop", &[]).ends_with(0);
     assert_moved(desk, laptop);
     assert!(alice(laptop, "pc-switcher status").starts_with("Last sync: desk → laptop"));
+}
+
+#[test]
+fn an_edit_right_behind_the_snapshot_is_not_missed_though_it_keeps_size_and_time() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "echo one >notes/kept-time; touch -d 2024-05-06T07:08:09Z notes/kept-time");
+    first_sync(&lab);
+    let running = laptop.spawn(&line("desk", &[])).unwrap();
+    running.expect("snapshots: laptop presync", SOON).unwrap();
+    alice(laptop, "echo two >notes/kept-time; touch -d 2024-05-06T07:08:09Z notes/kept-time");
+    assert_eq!(running.wait().unwrap().code(), Some(0));
+    assert_eq!(alice(desk, "cat notes/kept-time"), "one\n");
+    sync(laptop, "desk", &[]).ends_with(0);
+    assert_eq!(alice(desk, "cat notes/kept-time"), "two\n");
 }
