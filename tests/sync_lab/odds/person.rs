@@ -169,11 +169,11 @@ pub fn judge(
     let (mut aside, mut lost) = (0, Vec::new());
     for (path, left) in left {
         let at = tree.join(path);
-        let path = path.display();
+        let name = path.display();
         match left {
             Left::Words(words) => {
                 let Ok(content) = fs::read(&at) else {
-                    lost.push(format!("`{path}` is gone, it should hold {words:?}"));
+                    lost.push(format!("`{name}` is gone, it should hold {words:?}"));
                     continue;
                 };
                 let content = String::from_utf8_lossy(&content);
@@ -181,19 +181,19 @@ pub fn judge(
                     if kept.iter().any(|kept| kept.contains(word)) {
                         aside += 1;
                     } else {
-                        lost.push(format!("`{path}` should hold `{word}`, it holds `{content}`"));
+                        lost.push(format!("`{name}` should hold `{word}`, it holds `{content}`"));
                     }
                 }
             }
             Left::Link(to) => {
                 if fs::read_link(&at).ok().as_ref() != Some(to) {
-                    lost.push(format!("`{path}` is no link to `{}` any more", to.display()));
+                    lost.push(format!("`{name}` is no link to `{}` any more", to.display()));
                 }
             }
             // What the sync brought anew may come after the person's own went.
             Left::Nothing => {
-                if at.symlink_metadata().is_ok() && was_there(Path::new(&path.to_string())) {
-                    lost.push(format!("`{path}` was deleted and is back: {:?}", fs::read_to_string(&at)));
+                if at.symlink_metadata().is_ok() && was_there(path) {
+                    lost.push(format!("`{name}` was deleted and is back: {:?}", fs::read_to_string(&at)));
                 }
             }
         }
