@@ -9,6 +9,7 @@ mod gates;
 mod hosts;
 mod layouts;
 mod moving;
+mod odds;
 mod redone;
 mod unplugged;
 

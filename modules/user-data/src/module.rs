@@ -455,8 +455,9 @@ impl Module for UserData {
                 }
             }
         }
+        // Said whatever else is wrong: who worked there wants to know.
+        note_meanwhile(ctx, meanwhile);
         if problems.is_empty() {
-            note_meanwhile(ctx, meanwhile);
             for part in &parts {
                 problems.extend(
                     written.check(ctx, &part.root, &roots(ctx, part, SnapshotKind::PostSync)?).await?,

@@ -108,9 +108,8 @@ pub fn roots(ctx: &ModuleContext, part: &PartPair, target_kind: SnapshotKind) ->
     let source_end = end(&ctx.source.hostname);
     let base =
         target_end.and_then(|end| in_set(&end.set, part.target.subvolume.as_ref(), &part.target.inside));
-    // The stamp is cut to the second, so the second after it is the first that certainly lies behind the snapshot.
-    let source_after =
-        source_end.map(|end| FileTime { seconds: end.set.stamp.timestamp().as_second() + 1, nanos: 0 });
+    let now = (ctx.clock)().as_second();
+    let source_after = source_end.map(|end| before(end.set.stamp.timestamp().as_second(), now));
     Ok(Roots {
         source: place(Role::Source, SnapshotKind::PreSync)?,
         target: place(Role::Target, target_kind)?,
@@ -118,6 +117,15 @@ pub fn roots(ctx: &ModuleContext, part: &PartPair, target_kind: SnapshotKind) ->
         source_after,
         ignore_dir_times: false,
     })
+}
+
+/// Returns a moment that certainly lies before a snapshot of this stamp, in seconds. What changed after it may have changed
+/// behind the snapshot.
+fn before(stamp: i64, now: i64) -> FileTime {
+    // A stamp of the future comes from a clock that was wrong: then every file may have changed since. The kernel's stamps
+    // of files run a few milliseconds behind the clock, so the second of the stamp itself is not early enough.
+    let seconds = if stamp > now { i64::MIN } else { stamp - 1 };
+    FileTime { seconds, nanos: 0 }
 }
 
 /// Walks one part on both machines (and the target's base) at once and returns what it needs.
@@ -330,4 +338,18 @@ fn conflicts(found: &[Found]) -> Vec<ConflictItem> {
         theirs: found.theirs.as_ref().map(|entry| (entry.size, entry.meta.mtime)),
     };
     touched.into_values().map(item).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changed_in_the_second_of_a_snapshot_may_be_behind_it_and_behind_one_of_the_future_lies_everything()
+     {
+        let long_ago = FileTime::default();
+        assert!(before(101, 100) < long_ago && long_ago < before(100, 100));
+        assert!(before(100, 200) < FileTime { seconds: 99, nanos: 990_000_000 });
+        assert!(before(100, 200) > FileTime { seconds: 98, nanos: 0 });
+    }
 }

@@ -21,4 +21,4 @@ pub mod space;
 pub mod state;
 pub mod stdin;
 pub mod unchanged;
-mod writers;
+pub(crate) mod writers;

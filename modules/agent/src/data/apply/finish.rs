@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::entry::{Entry, Phase};
+use super::held::held;
 use super::journal;
 use super::part::Part;
 use super::retire::Expected;
@@ -37,6 +38,7 @@ pub(super) fn finish(
     entry.put(state)?;
     watch.after("done")?;
     let Phase::Done(roots) = &entry.phase else { return Ok(()) };
+    report.warnings.extend(held(parts, expected));
     for (_, part) in parts {
         report.conflicts.extend(part.retire(expected).map_err(|error| tidying(part, error))?);
         watch.after("retire")?;

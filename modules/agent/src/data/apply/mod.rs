@@ -18,6 +18,7 @@ mod aside;
 mod commit;
 mod entry;
 mod finish;
+mod held;
 mod journal;
 mod links;
 mod part;

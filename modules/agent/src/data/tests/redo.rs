@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
@@ -202,6 +203,29 @@ fn what_is_written_to_a_displaced_version_is_kept_and_named_until_the_user_remov
             }
             assert_eq!(fs::read_to_string(place).unwrap(), kept_as);
         }
+    });
+}
+
+#[test]
+fn a_program_that_holds_a_displaced_version_open_is_named_whenever_it_opened_it() {
+    everywhere(|base, _| {
+        let stage = Stage::make(base);
+        let target = stage.target();
+        // Between the plan and the commit, without a change to the file.
+        let hold = |name: &str| {
+            let file = fs::File::options().append(true).open(target.join(name)).unwrap();
+            Command::new("sleep").arg("60").stdout(file).spawn().unwrap()
+        };
+        let mut programs = ["edited", "removed"].map(hold);
+        let report = stage.push(&target, &Unwatched).unwrap();
+        for (program, name) in programs.iter_mut().zip(["edited", "removed"]) {
+            program.kill().unwrap();
+            program.wait().unwrap();
+            let path = target.join(name);
+            let who = format!("`{}` was replaced while `sleep` (process {})", path.display(), program.id());
+            assert_eq!(report.warnings.iter().filter(|line| line.contains(&who)).count(), 1, "{report:?}");
+        }
+        assert_same(&stage.new, &target);
     });
 }
 

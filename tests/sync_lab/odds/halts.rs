@@ -1,0 +1,129 @@
+//! Processes that die and machines that sleep in the middle of a sync: each path is old or new, and the next sync heals.
+
+use std::{thread, time::Duration, time::Instant};
+
+use pc_switcher_testkit::lab::{Lab, Machine, Running};
+use rustix::process::Signal;
+
+use super::{lab, rewrite};
+use crate::hosts::{
+    SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, line, ours, root, sync, wait_for,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// The marks of a sync at which it is stopped.
+const MARKS: [&str; 4] = ["stage: compare", "stage: stage", "stage: committing", "stage: verify"];
+
+/// Both machines hold the first version of a tree.
+fn prepare(lab: &Lab) {
+    configure(lab.laptop(), "[user-data]\nmass_deletion_share = 1.0\n");
+    alice(lab.laptop(), "mkdir work");
+    alice(lab.laptop(), &rewrite("version-0"));
+    first_sync(lab);
+}
+
+/// Starts a sync of another version and waits until it says so.
+fn start(lab: &Lab, version: usize, mark: &str) -> Running {
+    alice(lab.laptop(), &rewrite(&format!("version-{version}")));
+    let running = lab.laptop().spawn(&line("desk", &[]).timeout(MINUTE * 3)).unwrap();
+    running.expect(mark, MINUTE).unwrap();
+    running
+}
+
+/// Checks that no file of the tree is anything but a whole version.
+#[track_caller]
+fn assert_old_or_new(machine: &Machine, version: usize, mark: &str) {
+    let old = format!("^version-{}$", version - 1);
+    let new = format!("^version-{version}$");
+    let half = format!("grep -rLE '{old}|{new}' work || true; grep -rvE '{old}|{new}' work || true");
+    assert_eq!(alice(machine, &half), "", "after `{mark}`");
+}
+
+#[track_caller]
+fn heal(lab: &Lab) {
+    sync(lab.laptop(), "desk", &[]).ends_with(0);
+    assert_moved(lab.laptop(), lab.desk());
+    let left = root(lab.desk(), "ls -A /home/.pc-switcher /root/.pc-switcher 2>/dev/null || true");
+    assert!(!left.contains("stage") && !left.contains("undo") && !left.contains("kept"), "{left}");
+}
+
+/// Ends every process of a machine whose command holds a word.
+fn kill(machine: &Machine, word: &str) -> usize {
+    let found = machine.processes().into_iter().filter(|process| process.command.contains(word));
+    let killed = found.filter(|process| {
+        rustix::process::Pid::from_raw(process.host_pid)
+            .is_some_and(|pid| rustix::process::kill_process(pid, Signal::KILL).is_ok())
+    });
+    killed.count()
+}
+
+fn kill_agents(victim: fn(&Lab) -> &Machine) {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    prepare(&lab);
+    for (version, mark) in (1..).zip(MARKS) {
+        let running = start(&lab, version, mark);
+        assert!(kill(victim(&lab), "pc-switcher agent") > 0, "{:#?}", ours(victim(&lab)));
+        let start = Instant::now();
+        let output = running.wait().unwrap();
+        let text = format!("{}{}", output.error_text(), output.text());
+        println!("{mark}: {:?} after {:?}", output.code(), start.elapsed());
+        assert!(matches!(output.code(), Some(1 | 4)), "after `{mark}`: {:?} {text}", output.code());
+        assert_nothing_runs(&[laptop, desk], MINUTE);
+        assert_old_or_new(desk, version, mark);
+        heal(&lab);
+    }
+}
+
+#[test]
+fn a_killed_agent_of_the_target_leaves_each_path_old_or_new_and_the_next_sync_heals() {
+    kill_agents(|lab| lab.desk());
+}
+
+#[test]
+fn a_killed_agent_of_the_source_leaves_each_path_old_or_new_and_the_next_sync_heals() {
+    kill_agents(|lab| lab.laptop());
+}
+
+#[test]
+fn a_killed_sshd_ends_the_sync_and_the_next_one_heals() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    prepare(&lab);
+    for (version, mark) in (1..).zip(MARKS) {
+        let running = start(&lab, version, mark);
+        let start = Instant::now();
+        // The listener and the processes of the connection.
+        assert!(kill(desk, "sshd") > 2);
+        let output = running.wait().unwrap();
+        println!("{mark}: {:?} after {:?}", output.code(), start.elapsed());
+        let text = format!("{}{}", output.error_text(), output.text());
+        assert_eq!(output.code(), Some(4), "after `{mark}`: {text}");
+        assert_nothing_runs(&[laptop, desk], MINUTE.saturating_sub(start.elapsed()));
+        assert_old_or_new(desk, version, mark);
+        root(desk, "/usr/sbin/sshd");
+        wait_for("listener", SOON, || root(desk, "ss -Hltn sport = :22 || true").contains(":22"));
+        heal(&lab);
+    }
+}
+
+#[test]
+fn a_desk_that_sleeps_for_a_minute_in_a_sync_is_never_half() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    prepare(&lab);
+    for (version, mark) in (1..).zip(["stage: stage", "stage: committing"]) {
+        let running = start(&lab, version, mark);
+        desk.freeze().unwrap();
+        // How long it sleeps, not a wait for anything.
+        thread::sleep(MINUTE);
+        desk.thaw().unwrap();
+        let output = running.wait().unwrap();
+        println!("{mark}: {:?}", output.code());
+        let text = format!("{}{}", output.error_text(), output.text());
+        assert!(matches!(output.code(), Some(0 | 4)), "after `{mark}`: {text}");
+        assert_nothing_runs(&[laptop, desk], MINUTE);
+        assert_old_or_new(desk, version, mark);
+        heal(&lab);
+    }
+}
