@@ -42,6 +42,40 @@ fn what_changed_on_the_target_is_named_and_never_overwritten_unasked() {
 }
 
 #[test]
+fn a_mode_or_attribute_set_on_the_target_is_a_conflict_like_any_change() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "echo one >notes/mode; echo two >notes/attribute; echo three >notes/time");
+    first_sync(&lab);
+    alice(desk, "chmod 600 notes/mode; setfattr -n user.tag -v x notes/attribute; touch notes/time");
+    root(desk, "chmod 711 /home");
+    let ran = sync(laptop, "desk", &[]).ends_with(7);
+    ran.says(&["/home/alice/notes/mode", "/home/alice/notes/attribute", "/home laptop: "]);
+    assert_eq!(
+        alice(desk, "stat -c %a notes/mode; getfattr --only-values -n user.tag notes/attribute"),
+        "600\nx"
+    );
+    root(desk, "chmod 755 /home");
+    sync(laptop, "desk", &["--allow-conflicts"]).ends_with(0);
+    assert_moved(laptop, desk);
+}
+
+#[test]
+fn the_home_of_somebody_else_is_not_deleted_unasked() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    root(
+        desk,
+        "useradd --create-home --uid 1234 carol; echo hers >/home/carol/file; chown carol: /home/carol/file",
+    );
+    let ran = sync(laptop, "desk", &["--allow-first-sync"]).ends_with(7);
+    ran.says(&["`/home/carol`, the home of carol, is not on laptop", "--allow-mass-deletion"]);
+    assert_eq!(root(desk, "cat /home/carol/file"), "hers\n");
+    sync(laptop, "desk", &["--allow-first-sync", "--allow-mass-deletion"]).ends_with(0);
+    assert!(!desk.exists("/home/carol").unwrap());
+}
+
+#[test]
 fn the_same_change_on_both_machines_is_no_conflict() {
     let Some(lab) = lab() else { return };
     first_sync(&lab);

@@ -50,6 +50,19 @@ fn a_person_moves_to_the_desk_works_there_and_moves_back_without_any_set_up() {
 }
 
 #[test]
+fn our_own_state_stays_wherever_the_environment_has_put_it() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    let odd =
+        |target: &str, flags: &[&str]| line(target, flags).env("XDG_STATE_HOME", "/home/alice/odd/state");
+    run(laptop, &odd("desk", &["--allow-first-sync"])).ends_with(0);
+    run(laptop, &odd("desk", &[])).ends_with(0);
+    assert!(laptop.exists("/home/alice/odd/state/pc-switcher/history.db").unwrap());
+    assert!(!desk.exists("/home/alice/odd/state/pc-switcher").unwrap());
+    run(desk, &line("laptop", &[])).ends_with(0);
+}
+
+#[test]
 fn a_machine_far_away_gets_the_same() {
     let Some(lab) = lab() else { return };
     let _wire = lab.desk().delay(std::time::Duration::from_millis(40)).unwrap();

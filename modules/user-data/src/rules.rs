@@ -33,6 +33,10 @@ pub fn rules_for(
     for pattern in ["**/.ssh/id_*", "**/.ssh/known_hosts*", "**/.ssh/authorized_keys*"] {
         forced.push(rule(pattern, "identity of this machine"));
     }
+    // The other machine's environment is not known: its logs and its history are told by their names.
+    for pattern in ["**/pc-switcher/history.db*", "**/pc-switcher/logs/*.jsonl*"] {
+        forced.push(rule(pattern, "our own state"));
+    }
     for (pattern, reason) in FORCED {
         forced.extend(
             homes.iter().filter_map(|home| home.place(pattern)).map(|pattern| rule(&pattern, reason)),
@@ -173,7 +177,7 @@ mod tests {
         let ssh = forced("/home/alice/.ssh");
         assert!(ssh.contains(&"/id_*".to_owned()), "{ssh:?}");
         let documents = forced("/home/alice/Documents");
-        let expected = |pattern: &String| pattern.contains(".pc-switcher") || pattern.starts_with("**/.ssh/");
+        let expected = |pattern: &String| pattern.contains("pc-switcher") || pattern.starts_with("**/.ssh/");
         assert!(documents.iter().all(expected), "{documents:?}");
     }
 
