@@ -13,6 +13,9 @@ dest=${DESTDIR:-}
 lib=/usr/local/lib/pc-switcher
 stable=/usr/local/bin/pc-switcher
 sudoers_dir=/etc/sudoers.d
+units=/etc/systemd/system
+unit=pc-switcher-redo.service
+boot_link=$units/multi-user.target.wants/$unit
 man=/usr/local/share/man/man1
 bash_completions=/usr/local/share/bash-completion/completions
 zsh_completions=/usr/local/share/zsh/site-functions
@@ -24,6 +27,11 @@ fail() {
 }
 
 uninstall() {
+  [ ! -L "$dest$boot_link" ] || { rm -f -- "$dest$boot_link" && echo "removed $dest$boot_link"; }
+  # A link here is the user's own: the unit is masked.
+  if [ -f "$dest$units/$unit" ] && [ ! -L "$dest$units/$unit" ]; then
+    rm -f -- "$dest$units/$unit" && echo "removed $dest$units/$unit"
+  fi
   for file in "$dest$man"/pc-switcher*.1 "$dest$bash_completions/pc-switcher" \
     "$dest$zsh_completions/_pc-switcher" "$dest$fish_completions/pc-switcher.fish" \
     "$dest$sudoers_dir"/pc-switcher-*; do
@@ -57,6 +65,27 @@ put() {
 # Installs an optional file of the release: FROM TO.
 optional() {
   [ ! -f "$1" ] || put 644 "$1" "$2"
+}
+
+# Makes each boot bring a sync that was cut off to its end, as a sync does on the other machine. A masked unit stays
+# masked.
+each_boot() {
+  [ -d "$dest$units" ] && [ ! -L "$dest$units/$unit" ] || return 0
+  [ -e "$dest/usr/lib/systemd/systemd" ] || [ -e "$dest/lib/systemd/systemd" ] || return 0
+  draft=$(mktemp)
+  if ! "$binary" agent --print-redo-unit </dev/null >"$draft"; then
+    rm -f "$draft"
+    fail "\`$binary\` does not print the unit for the boot; give a binary of the same release as this script"
+  fi
+  put 644 "$draft" "$dest$units/$unit"
+  rm -f "$draft"
+  if [ "$(readlink "$dest$boot_link" 2>/dev/null)" != "../$unit" ]; then
+    mkdir -p "$dest${boot_link%/*}"
+    # A name that systemd does not take for a unit.
+    ln -sfn -- "../$unit" "$dest${boot_link%/*}/.pc-switcher.new"
+    mv -fT -- "$dest${boot_link%/*}/.pc-switcher.new" "$dest$boot_link"
+    echo "each boot starts $unit"
+  fi
 }
 
 # Lets the user start the agent, and nothing else, without a password. The grant equals root.
@@ -117,6 +146,7 @@ done
 optional "$release/completions/pc-switcher.bash" "$dest$bash_completions/pc-switcher"
 optional "$release/completions/_pc-switcher" "$dest$zsh_completions/_pc-switcher"
 optional "$release/completions/pc-switcher.fish" "$dest$fish_completions/pc-switcher.fish"
+each_boot
 
 user=${SUDOERS_USER:-${SUDO_USER:-}}
 if [ -n "$user" ] && [ "$user" != root ]; then

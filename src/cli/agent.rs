@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use pc_switcher_agent::linux::install::REDO_UNIT;
 use pc_switcher_agent::linux::services::{AgentOptions, HistoryKeeper, main, redo_alone};
 use pc_switcher_agent::proto::RedoneHow;
 
@@ -14,6 +15,9 @@ pub struct Args {
     /// Bring syncs that were cut off to their end instead, for the boot
     #[arg(long)]
     redo: bool,
+    /// Print the unit that does so at boot, for the installer
+    #[arg(long, hide = true, conflicts_with = "redo")]
+    print_redo_unit: bool,
 }
 
 /// Serves until the front is gone.
@@ -21,6 +25,10 @@ pub struct Args {
 /// # Errors
 /// If the front broke the protocol or fell silent, or a redo is not possible.
 pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    if args.print_redo_unit {
+        write!(context.out, "{REDO_UNIT}")?;
+        return Ok(Exit::Completed);
+    }
     let options = AgentOptions::new(env!("CARGO_PKG_VERSION"), Box::new(Rows));
     if args.redo {
         return redo(&options, context);

@@ -4,6 +4,7 @@
 
 mod docs;
 mod files;
+mod install;
 mod lines;
 
 use std::path::Path;

@@ -18,6 +18,8 @@ use semver::Version;
 use super::machine::is_elevated;
 use crate::proto::{ActivateRequest, Activated, AgentError};
 
+pub use unit::REDO_UNIT;
+
 const LIB: &str = "/usr/local/lib/pc-switcher";
 const BIN: &str = "/usr/local/bin/pc-switcher";
 const SUDOERS_DIR: &str = "/etc/sudoers.d";

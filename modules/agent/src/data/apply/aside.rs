@@ -24,33 +24,35 @@ impl Committer<'_> {
         let stage = &self.parts[part].stage;
         let staged = single(number);
         let staged = staged.as_bytes();
-        let mine = Seen::at(stage, staged)?.ino();
+        let mine = Seen::at(stage, staged)?;
         let before = Seen::at(dir, name)?;
         renameat_with(stage, staged, dir, name, RenameFlags::EXCHANGE)
             .map_err(|error| self.explain(dir, name, error))?;
         self.watch.after("exchange")?;
+        self.note_moved(part, &mine, dir, name);
         let stage = &self.parts[part].stage;
         let out = Seen::at(stage, staged)?;
         if out.is_dir() {
             return match unlinkat(stage, staged, AtFlags::REMOVEDIR) {
                 Ok(()) => Ok(()),
                 Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                    self.put_back(part, number, dir, name, mine)?;
+                    self.put_back(part, number, dir, name, &mine)?;
                     Err(Refusal::Conflict("the directory to be replaced holds something".into()))
                 }
                 Err(error) => {
-                    self.put_back(part, number, dir, name, mine)?;
+                    self.put_back(part, number, dir, name, &mine)?;
                     Err(error.into())
                 }
             };
         }
         if !is_same_version(&out.identity(), expected) {
-            self.put_back(part, number, dir, name, mine)?;
+            self.put_back(part, number, dir, name, &mine)?;
             return Err(changed());
         }
         // Into undo under the same number. Should that fail the step is not done, and is looked at once more.
-        renameat_with(stage, staged, &self.parts[part].undo, staged, RenameFlags::NOREPLACE)?;
-        self.note_moved(part, number, &before);
+        let undo = &self.parts[part].undo;
+        renameat_with(stage, staged, undo, staged, RenameFlags::NOREPLACE)?;
+        self.note_moved(part, &before, undo, staged);
         Ok(())
     }
 
@@ -72,7 +74,7 @@ impl Committer<'_> {
         self.watch.after("take away")?;
         let out = Seen::at(undo, number_name)?;
         if !out.is_dir() && is_same_version(&out.identity(), expected) {
-            self.note_moved(part, number, &before);
+            self.note_moved(part, &before, undo, number_name);
             return Ok(());
         }
         if renameat_with(undo, number_name, dir, name, RenameFlags::NOREPLACE).is_err() {
@@ -84,19 +86,22 @@ impl Committer<'_> {
     /// Exchanges once more. What comes back must be our own version; otherwise somebody has already put a newer one there,
     /// which then stays, and the one that we hold is kept aside.
     fn put_back(
-        &self,
+        &mut self,
         part: usize,
         number: u64,
         dir: &OwnedFd,
         name: &[u8],
-        mine: u64,
+        mine: &Seen,
     ) -> Result<(), Refusal> {
         let stage = &self.parts[part].stage;
         let staged = single(number);
         let staged = staged.as_bytes();
         let back = match renameat_with(stage, staged, dir, name, RenameFlags::EXCHANGE) {
             Ok(()) => match Seen::at(stage, staged) {
-                Ok(seen) if seen.ino() == mine => return Ok(()),
+                Ok(seen) if seen.ino() == mine.ino() => {
+                    self.note_moved(part, mine, stage, staged);
+                    return Ok(());
+                }
                 _ => renameat_with(stage, staged, dir, name, RenameFlags::EXCHANGE),
             },
             Err(Errno::NOENT) => match renameat_with(stage, staged, dir, name, RenameFlags::NOREPLACE) {
@@ -116,13 +121,15 @@ impl Committer<'_> {
         Refusal::Conflict(format!("it was changed while it was replaced; the other version is in `{place}`"))
     }
 
-    /// Remembers what moving did to an inode that has other names.
-    fn note_moved(&mut self, part: usize, number: u64, before: &Seen) {
-        if before.nlink() > 1 {
-            let moved = Seen::at(&self.parts[part].undo, single(number).as_bytes());
-            if let Ok(after) = moved {
-                self.touched.note(part, before.identity(), after.identity());
-            }
+    /// Remembers what moving did to an inode that has other names: it stands at `name` now. What somebody else has changed
+    /// meanwhile is not noted, so that it is not taken for ours.
+    pub(super) fn note_moved(&mut self, part: usize, before: &Seen, dir: &OwnedFd, name: &[u8]) {
+        if before.nlink() > 1
+            && !before.is_dir()
+            && let Ok(after) = Seen::at(dir, name)
+            && is_same_version(&after.identity(), &before.identity())
+        {
+            self.touched.note(part, before.identity(), after.identity());
         }
     }
 }

@@ -210,8 +210,10 @@ impl<'a> Committer<'a> {
         self.open.retain(|(at, open, _)| *at != part || !open.is_within(path));
         match replaces {
             None => {
-                let stage = &self.parts[part].stage;
-                renameat_with(stage, single(number).as_bytes(), &dir, path.name(), RenameFlags::NOREPLACE)?;
+                let (stage, staged) = (&self.parts[part].stage, single(number));
+                let before = Seen::at(stage, staged.as_bytes())?;
+                renameat_with(stage, staged.as_bytes(), &dir, path.name(), RenameFlags::NOREPLACE)?;
+                self.note_moved(part, &before, &dir, path.name());
                 Ok(())
             }
             Some(expected) => {
@@ -298,8 +300,10 @@ impl<'a> Committer<'a> {
             made => made?,
         }
         self.watch.after("link")?;
-        let after = Seen::at(&into, staged.name())?;
-        self.touched.note(part, before.identity(), after.identity());
+        let (before, after) = (before.identity(), Seen::at(&into, staged.name())?.identity());
+        if is_same_version(&after, &before) {
+            self.touched.note(part, before, after);
+        }
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use super::journal;
 use super::part::Part;
 use super::retire::Expected;
 use super::watch::Watch;
-use crate::data::meta;
+use crate::data::{HOME, meta};
 use crate::linux::state::StateDir;
 use crate::proto::{AgentError, ApplyReport, Conflict, Meta};
 
@@ -86,7 +86,7 @@ pub(super) fn set_root(part: &Part, meta: &Meta, report: &mut ApplyReport) {
 }
 
 /// Removes all of a session that was not committed or is given up; what was displaced is judged before. The caller
-/// removes the entry.
+/// removes the entry. A full disk does not keep it from that: it is our own staging that fills it.
 pub(super) fn drop_all(
     parts: &[(usize, &Part)],
     expected: &Expected,
@@ -99,15 +99,36 @@ pub(super) fn drop_all(
     }
     // From here on the journal may say things that staging does not hold any more.
     entry.phase = Phase::Dropping;
-    entry.put(state)?;
-    for (_, part) in parts.iter().rev() {
-        part.remove_all();
+    if entry.put(state).is_err() {
+        put_without_room(parts, entry, state)?;
     }
-    Ok(kept)
+    let mut removed = Ok(());
+    for (_, part) in parts.iter().rev() {
+        removed = removed.and(part.remove_all().map_err(|error| tidying(part, error)));
+    }
+    removed.map(|()| kept)
+}
+
+/// Writes the entry into the space that was kept back. If that is not enough, the journal goes instead: without it no
+/// redo takes what is left of staging for a commit.
+fn put_without_room(parts: &[(usize, &Part)], entry: &Entry, state: &StateDir) -> Result<(), AgentError> {
+    for (_, part) in parts {
+        part.free_reserve();
+        // It may take a commit of the file system until the space can be had; without it the entry says no again.
+        let _ = part.sync();
+    }
+    let Err(error) = entry.put(state) else { return Ok(()) };
+    match parts.first() {
+        Some((0, first)) => journal::remove(&first.stage).map_err(|error| tidying(first, error)),
+        _ => Err(error),
+    }
 }
 
 fn tidying(part: &Part, error: Errno) -> AgentError {
-    AgentError::io(format!("staging below `{}` could not be removed", part.path), &error.into())
+    AgentError::io(
+        format!("staging in `{}` could not be removed", part.absolute(&HOME.into())),
+        &error.into(),
+    )
 }
 
 /// Keeps the journal, with what became of it, next to the pre set.

@@ -7,11 +7,11 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{AtFlags, Mode, OFlags, fsync, openat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +84,14 @@ impl Writer {
     pub(super) fn sync(&mut self) -> io::Result<()> {
         self.0.flush()?;
         self.0.get_ref().sync_all()
+    }
+}
+
+/// Removes a journal, durably; none is fine.
+pub(super) fn remove(stage: &OwnedFd) -> Result<(), Errno> {
+    match unlinkat(stage, NAME, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => fsync(stage),
+        Err(error) => Err(error),
     }
 }
 

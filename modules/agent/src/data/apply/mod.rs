@@ -84,11 +84,15 @@ pub fn run(
     let staged = open(&entry, &mut parts, watch).and_then(|()| stage(request, &parts, call, &tally, watch));
     let staged = match staged {
         Ok(staged) => staged,
-        Err(error) => {
+        Err(mut error) => {
             let parts: Vec<(usize, &Part)> = parts.iter().enumerate().collect();
-            // What stays is seen to by the next redo.
-            let _ = finish::drop_all(&parts, &HashMap::new(), &mut entry, state)
+            let dropped = finish::drop_all(&parts, &HashMap::new(), &mut entry, state)
                 .and_then(|_| entry.remove(state));
+            if let Err(left) = dropped {
+                error
+                    .message
+                    .push_str(&format!("; the next sync tidies up after this one: {}", left.message));
+            }
             return Err(error);
         }
     };

@@ -81,7 +81,8 @@ impl Part {
         let (stage, session) = (Arc::new(stage), session.clone());
         let part = Part { path, root, stage, undo, home, session, has_pre_set, mtime, _mount: mount };
         part.reserve().map_err(|error| {
-            part.remove_all();
+            // What cannot be removed now is swept by the next session.
+            let _ = part.remove_all();
             AgentError::io(format!("reserve in `{home_path}`"), &error.into())
         })?;
         Ok(part)
@@ -181,15 +182,14 @@ impl Part {
         Ok(stays)
     }
 
-    /// Removes all traces of a session that was not committed.
-    pub(super) fn remove_all(&self) {
+    /// Removes all traces of a session that was not committed, as many as it can.
+    pub(super) fn remove_all(&self) -> Result<(), Errno> {
         self.free_reserve();
-        for kind in ["stage", "undo"] {
-            // What cannot be removed now is swept by the next session.
-            let _ = remove::tree(&self.home, &format!("{kind}-{}", self.session));
-        }
+        let remove = |kind| remove::tree(&self.home, &format!("{kind}-{}", self.session));
+        let removed = ["stage", "undo"].map(remove).into_iter().collect();
         self.remove_home();
         self.restore_mtime();
+        removed
     }
 
     fn remove_home(&self) {

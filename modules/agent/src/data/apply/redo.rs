@@ -37,13 +37,28 @@ pub fn redo(state: &StateDir, patience: Patience, watch: &dyn Watch) -> Result<V
     for entry in Entry::all(state)? {
         match entry {
             Ok(mut entry) => pending.extend(redo_one(state, &mut entry, patience, watch)?),
-            // Another version wrote it; staging without an entry is swept by the next session.
-            Err(key) => state.put(&key, None)?,
+            Err(key) => forget(state, &key)?,
         }
     }
     let mut all = entry::results(state)?;
     all.extend(pending);
     Ok(all)
+}
+
+/// Gives up a session whose entry this program cannot read, and notes it; staging without an entry is swept by the next
+/// session.
+fn forget(state: &StateDir, key: &str) -> Result<(), AgentError> {
+    // No version names an entry by anything but its session.
+    if let Some(Ok(session)) = key.rsplit('/').next().map(str::parse) {
+        let why = format!(
+            "`{}` was written by another version of pc-switcher and cannot be read by this one; what it had staged is \
+             swept by the next sync, which plans anew",
+            state.root().join(key).display()
+        );
+        let (how, report) = (RedoneHow::GivenUp(why), ApplyReport::default());
+        entry::put_result(state, &Redone { session, how, report })?;
+    }
+    state.put(key, None)
 }
 
 /// Drops what an older session left in the way of a new one whose plan replaces it.

@@ -1,14 +1,19 @@
 //! What goes wrong before the commit leaves no trace; what goes wrong later is told.
 
 use std::fs;
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
 
 use super::drive::{
-    Disk, apply, apply_frames, assert_same, everywhere, frames, mirror, request, sh, skip, uuid_of, walked,
+    Disk, apply, apply_frames, apply_watched, assert_same, everywhere, frames, mirror, request, sh, skip,
+    state_of, uuid_of, walked,
 };
 use super::nasty;
 use super::plan::{normal, plan};
 use super::wire::Agent;
+use crate::data::apply::Watch;
 use crate::frame::FrameKind;
 use crate::proto::{
     AgentError, AgentErrorKind, ApplyNews, ApplyReport, Meta, Op, Request, StreamFrame, decode, encode,
@@ -112,6 +117,64 @@ fn a_full_disk_leaves_the_tree_as_it_was() {
         fails(&disk.root, all, AgentErrorKind::NoSpace);
         assert_eq!(fs::read_to_string(disk.root.join("mine")).unwrap(), "x");
     }
+}
+
+#[test]
+fn a_disk_that_staging_fills_is_given_back_although_the_machine_state_lies_on_it() {
+    for (fs_type, size) in [("btrfs", 120), ("btrfs", 400), ("ext4", 120)] {
+        let Some(disk) = Disk::make(fs_type, size << 20) else { return };
+        let target = disk.root.join("target");
+        fs::create_dir(&target).unwrap();
+        let source = tempfile::tempdir().unwrap();
+        // Small ones as well: they fill what the large ones leave.
+        for n in 0..300 {
+            fs::write(source.path().join(format!("small-{n}")), vec![n as u8; 5000]).unwrap();
+        }
+        for n in 0..size / 10 {
+            fs::write(source.path().join(format!("large-{n}")), vec![n as u8; 10 << 20]).unwrap();
+        }
+        let all = frames(source.path(), &plan(&walked(source.path()), &walked(&target)));
+        let error = fails(&target, all, AgentErrorKind::NoSpace);
+        assert!(!error.message.contains("tidies up"), "{error}");
+        assert_eq!(state_of(&target).list("").unwrap(), [""; 0]);
+    }
+}
+
+/// Fills the file system of the machine state to the last byte once staging has begun.
+struct FillState(PathBuf);
+
+impl Watch for FillState {
+    fn after(&self, step: &'static str) -> Result<(), Errno> {
+        match step {
+            "stage" => {
+                let mut file = fs::File::create(self.0.join("filler")).unwrap();
+                while file.write_all(&[1; 4096]).is_ok() {}
+                Err(Errno::NOSPC)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn staging_goes_although_the_machine_state_cannot_be_written_at_all() {
+    let Some(disk) = Disk::make("btrfs", 256 << 20) else { return };
+    let (source, target) = (disk.root.join("source"), disk.root.join("target"));
+    let state = state_of(&target);
+    for dir in [&source, &target, state.root()] {
+        fs::create_dir(dir).unwrap();
+    }
+    fs::write(source.join("new"), "x").unwrap();
+    let root = state.root().to_str().unwrap();
+    assert!(sh("mount", &["-t", "tmpfs", "-o", "size=256k", "none", root]));
+    let changing = plan(&walked(&source), &walked(&target));
+    let ended = apply_watched(&source, &target, &changing, &FillState(root.into()));
+    let left = state.list("commits");
+    assert!(sh("umount", &[root]));
+    assert_eq!(ended.unwrap_err().kind, AgentErrorKind::NoSpace);
+    assert_eq!(left.unwrap(), [""; 0]);
+    assert!(!target.join(".pc-switcher").exists());
+    mirror(&source, &target);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod applying;
 mod deaths;
 pub(super) mod drive;
 mod faults;
+mod links;
 mod measure;
 mod nasty;
 mod plan;

@@ -316,6 +316,30 @@ fn a_disk_that_fills_up_in_the_middle_of_a_commit_leaves_each_path_old_or_new_an
     }
 }
 
+#[test]
+fn an_entry_that_cannot_be_read_is_told_once_and_its_staging_swept() {
+    everywhere(|base, _| {
+        let stage = Stage::make(base);
+        let target = stage.target();
+        assert_eq!(dying(|| stage.push(&target, &At::new(4, Fault::Die))).unwrap_err(), "sync");
+        let (state, key) = (state_of(&target), "commits/0123abcd");
+        state.put(key, Some(b"\xff of another version")).unwrap();
+        let results = redo(&state, Patience::TryAgainLater, &Unwatched).unwrap();
+        let [result] = results.as_slice() else { panic!("{results:?}") };
+        assert_eq!(result.session.as_str(), "0123abcd");
+        let told = result.explain();
+        for part in [state.root().join(key).to_str().unwrap(), "another version", "swept", "plans anew"] {
+            assert!(told.contains(part), "`{part}` is missing: {told}");
+        }
+        assert_eq!(state.get(key).unwrap(), None);
+        assert_eq!(redo_now(&target, &Unwatched), results, "until somebody was told");
+        assert!(redo_now(&target, &Unwatched).is_empty());
+        assert!(target.join(".pc-switcher").exists());
+        mirror(&stage.new, &target);
+        assert_nothing_left(&target);
+    });
+}
+
 /// Brings two targets to the new tree in one session.
 fn push_two(
     stages: [&Stage<'_>; 2],

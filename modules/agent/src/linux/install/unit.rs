@@ -14,7 +14,8 @@ const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
 /// Where systemd may lie; without it there is nobody to read a unit.
 const SYSTEMD: [&str; 2] = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"];
 
-const TEXT: &str = "\
+/// The unit; `installer/install.sh` has the program print it.
+pub const REDO_UNIT: &str = "\
 [Unit]
 Description=Bring a cut off sync of pc-switcher to its end
 ConditionDirectoryNotEmpty=/var/lib/pc-switcher/commits
@@ -39,9 +40,9 @@ pub(super) fn put(places: &Places) -> Result<Vec<String>, AgentError> {
         return Ok(Vec::new());
     }
     let mut changes = Vec::new();
-    if !is_ours(&path, 0o644) || fs::read(&path).is_ok_and(|old| old != TEXT.as_bytes()) {
+    if !is_ours(&path, 0o644) || fs::read(&path).is_ok_and(|old| old != REDO_UNIT.as_bytes()) {
         // A name that systemd does not take for a unit.
-        Unfinished::write(dir.join(".pc-switcher.new"), TEXT.as_bytes(), 0o644)?.put(&path)?;
+        Unfinished::write(dir.join(".pc-switcher.new"), REDO_UNIT.as_bytes(), 0o644)?.put(&path)?;
         changes.push(format!("wrote `{}`", path.display()));
     }
     let wants = places.at(WANTS);
