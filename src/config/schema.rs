@@ -16,7 +16,7 @@ pub struct TopLevel {
     pub log_file_level: LogLevel,
     /// What the terminal shows: this level and graver ones.
     pub log_cli_level: LogLevel,
-    /// Whether a sync may run although a machine has no btrfs and so no snapshots.
+    /// Accepted for what is to come: this version refuses machines without btrfs, whatever stands here.
     pub allow_no_snapshots: bool,
 }
 
