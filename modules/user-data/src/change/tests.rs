@@ -48,6 +48,17 @@ fn a_file_changed_on_both_machines_is_settled_by_content() {
 }
 
 #[test]
+fn a_mode_that_was_set_on_the_target_is_touched_though_the_content_is_equal() {
+    let base = dir(vec![file("a", 1, 10, 7)]);
+    let mut theirs = dir(vec![file("a", 1, 10, 7)]);
+    theirs.entries[0].meta.mode ^= 0o100;
+    theirs.entries[0].ctime.seconds += 1;
+    let result = compare(&dir(vec![file("a", 1, 10, 5)]), &theirs, Some(&base));
+    let found = settle(result.suspects[0].clone(), true).unwrap();
+    assert!(found.touched && matches!(found.change, Change::Meta(..)));
+}
+
+#[test]
 fn a_file_that_the_target_deleted_since_is_a_touched_create() {
     let base = dir(vec![file("a", 1, 10, 7)]);
     let result = compare(&dir(vec![file("a", 1, 10, 5)]), &dir(vec![]), Some(&base));
