@@ -46,7 +46,7 @@ impl Services for Model {
                     more: false,
                 };
                 for _ in 0..if endless { u64::MAX } else { 30_000 } {
-                    if let Err(error) = call.item(&[&listing]) {
+                    if let Err(error) = call.item(&vec![&listing]) {
                         self.cancelled.store(true, Ordering::SeqCst);
                         return Err(error);
                     }
