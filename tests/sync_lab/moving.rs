@@ -63,6 +63,17 @@ fn our_own_state_stays_wherever_the_environment_has_put_it() {
 }
 
 #[test]
+fn a_renamed_name_of_a_file_with_several_arrives() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "mkdir many; echo x >many/a; ln many/a many/b; echo y >many/c; ln many/c many/d");
+    first_sync(&lab);
+    alice(laptop, "mv many/a many/z; ln many/d many/e; rm many/c");
+    sync(laptop, "desk", &[]).ends_with(0);
+    assert_moved(laptop, desk);
+}
+
+#[test]
 fn a_machine_far_away_gets_the_same() {
     let Some(lab) = lab() else { return };
     let _wire = lab.desk().delay(std::time::Duration::from_millis(40)).unwrap();

@@ -71,3 +71,20 @@ fn after_a_power_cut_of_the_source_the_target_is_free_within_a_minute() {
     sync(laptop, "desk", &[]).ends_with(0);
     assert_moved(laptop, desk);
 }
+
+#[test]
+fn an_edit_that_only_the_log_of_the_disk_holds_at_a_power_cut_is_a_conflict_afterwards() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "echo one >notes/logged");
+    first_sync(&lab);
+    desk.sync_disk().unwrap();
+    // No commit of the file system: the edit lies in its log tree alone, and the next mount replays it.
+    alice(desk, "echo edited >notes/logged; sync notes/logged");
+    desk.power_cut(DiskCache::Volatile).unwrap();
+    desk.boot().unwrap();
+    assert_eq!(alice(desk, "cat notes/logged"), "edited\n", "what was fsynced survives");
+    alice(laptop, "echo two >notes/logged");
+    sync(laptop, "desk", &[]).ends_with(7).says(&["/home/alice/notes/logged"]);
+    assert_eq!(alice(desk, "cat notes/logged"), "edited\n");
+}
