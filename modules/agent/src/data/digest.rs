@@ -1,7 +1,6 @@
 //! Digests of whole files, for comparing without sending: BLAKE3 of the content with holes read as zeros.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::thread;
 
 use rustix::fs::{Advice, FileType, OFlags, fadvise};
 use rustix::io::{Errno, pread};
@@ -18,14 +17,16 @@ use crate::server::Call;
 /// Bytes read at once.
 const STRETCH: usize = 256 << 10;
 
+/// How many files are read at once: they wait for the disk more than for a processor.
+const THREADS: usize = 8;
+
 /// Answers [`crate::proto::Request::Digest`].
 ///
 /// # Errors
 /// If the root cannot be opened or the caller gave up.
 pub fn run(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> {
     let dir = open::root(root).map_err(|error| AgentError::io(format!("`{root}`"), &error.into()))?;
-    let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
-    wants::serve(call, threads, |wants| {
+    wants::serve(call, THREADS, |wants| {
         let mut buffer = vec![0; STRETCH];
         for want in wants {
             let known = sent.of(root, &want.path);

@@ -26,7 +26,7 @@ const FRAME: usize = 256 << 10;
 const PIECE_HEAD: usize = 64;
 
 /// How many files are read at once.
-const READERS: usize = 2;
+const READERS: usize = 8;
 
 /// Answers [`crate::proto::Request::Read`].
 ///

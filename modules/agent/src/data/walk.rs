@@ -2,7 +2,8 @@
 //!
 //! Directories wait on one stack, and the children of a directory are pushed in reverse order of their names. So every walk
 //! goes down first and in the order of names, as far as threads allow: two machines stay about in step, and the stack holds
-//! no more than the siblings along one path for each thread. The listing of a directory is sent before those below it.
+//! no more than the siblings along one path for each thread. Listings wait in the outbox of their thread, so one may be sent
+//! before that of its parent.
 //!
 //! A directory that cannot be opened or read to its end has a listing all the same: with what was seen and one skip whose
 //! name is empty, [`SkipReason::Unreadable`], which stands for the directory itself. So the caller never waits for a
