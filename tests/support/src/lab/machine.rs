@@ -38,7 +38,7 @@ pub struct Machine {
 
 impl Machine {
     pub(super) fn new(name: MachineName, shared: Arc<Shared>) -> Self {
-        let pool = Pool::new(&shared.place, name);
+        let pool = Pool::new(&shared.place, name, &shared.options);
         Self { name, shared, pool, door: Mutex::new(None) }
     }
 
@@ -185,6 +185,7 @@ impl Machine {
             ("LAB_ROOT", place.root(self.name).into()),
             ("LAB_ADDRESS", self.name.address().to_string().into()),
             ("LAB_MAC", self.name.hardware_address().into()),
+            ("LAB_UNCACHED", if options.uncached_disks { "yes" } else { "" }.into()),
             ("LAB_INIT", init.into()),
             ("LAB_MOUNTS", mounts.join(" ").into()),
             ("LAB_TINY", Scripts::at(&place.run()).tiny_init.into()),

@@ -113,6 +113,8 @@ pub struct LabOptions {
     pub(super) sudo: Sudo,
     pub(super) disk_bytes: u64,
     pub(super) ext4: Vec<MachineName>,
+    #[serde(default)]
+    pub(super) uncached_disks: bool,
     #[serde(skip)]
     pub(super) lock_wait: Duration,
     #[serde(skip)]
@@ -130,6 +132,7 @@ impl LabOptions {
             sudo: Sudo::default(),
             disk_bytes: 6 << 30,
             ext4: Vec::new(),
+            uncached_disks: false,
             lock_wait: Duration::from_secs(20),
             is_detached: false,
         }
@@ -170,6 +173,13 @@ impl LabOptions {
     pub fn ext4(mut self, machine: MachineName) -> Self {
         self.ext4.push(machine);
         self
+    }
+
+    /// Lets the machines' disks pass the host's page cache by, as hardware does: for measurements. Otherwise each read and
+    /// write costs the host a copy, and a power cut loses what was not flushed.
+    #[must_use]
+    pub fn uncached_disks(self) -> Self {
+        Self { uncached_disks: true, ..self }
     }
 
     /// Chooses how long `up` waits for another process that holds this name.

@@ -30,11 +30,12 @@ pub(super) const PRISTINE: &str = "pristine";
 pub(super) struct Pool {
     place: Place,
     machine: MachineName,
+    is_uncached: bool,
 }
 
 impl Pool {
-    pub(super) fn new(place: &Place, machine: MachineName) -> Self {
-        Self { place: place.clone(), machine }
+    pub(super) fn new(place: &Place, machine: MachineName, options: &LabOptions) -> Self {
+        Self { place: place.clone(), machine, is_uncached: options.uncached_disks }
     }
 
     fn pristine(&self) -> PathBuf {
@@ -70,6 +71,9 @@ impl Pool {
         let name = file_name(&file);
         for device in loops::attached(|file| file == name) {
             loops::stop_flushing(&device, &self.place.unflushed())?;
+            if self.is_uncached {
+                tool::run("losetup", ["--direct-io=on", &format!("/dev/{device}")].map(Path::new))?;
+            }
         }
         Ok(())
     }

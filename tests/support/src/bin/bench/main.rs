@@ -75,7 +75,7 @@ fn main() -> ExitCode {
 }
 
 fn bench(cli: &Cli, program: &std::path::Path) -> Outcome<Figures> {
-    let lab = Lab::up(LabOptions::new(LAB).disk_bytes(DISK))?;
+    let lab = Lab::up(LabOptions::new(LAB).disk_bytes(DISK).uncached_disks())?;
     let home = FullHome::new(1, cli.files);
     eprintln!("seeding {} files", cli.files);
     lab.laptop().copy_in(program, "/usr/local/bin/pc-switcher", 0o755, "root")?;

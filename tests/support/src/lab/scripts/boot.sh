@@ -1,7 +1,7 @@
 # First process of a machine: builds its network, disks and /proc, /sys, /dev, then becomes its init.
 #
-# LAB_MACHINE  LAB_IMAGE  LAB_FORMAT (btrfs|ext4)  LAB_ROOT (mount point)  LAB_ADDRESS  LAB_MAC  LAB_INIT (tiny|systemd)
-# LAB_MOUNTS (subvolume:path …)  LAB_TINY (path of the tiny init)
+# LAB_MACHINE  LAB_IMAGE  LAB_FORMAT (btrfs|ext4)  LAB_UNCACHED (yes or empty)  LAB_ROOT (mount point)  LAB_ADDRESS  LAB_MAC
+# LAB_INIT (tiny|systemd)  LAB_MOUNTS (subvolume:path …)  LAB_TINY (path of the tiny init)
 set -eu
 root=$LAB_ROOT
 quiet=nosuid,nodev,noexec
@@ -18,11 +18,17 @@ ip addr add "$LAB_ADDRESS/24" dev eth0
 ip link set eth0 up
 echo "$LAB_MACHINE" >/proc/sys/kernel/hostname
 
-# Disk.
-options=loop
-[ "$LAB_FORMAT" = ext4 ] || options=loop,subvol=@
-mount -t "$LAB_FORMAT" -o "$options" "$LAB_IMAGE" "$root"
-disk=$(findmnt --noheadings --nofsroot --output SOURCE --mountpoint "$root")
+# Disk. An uncached one has the block size of the pool's XFS; once it is in use, detaching waits for its last mount.
+options=defaults
+[ "$LAB_FORMAT" = ext4 ] || options=subvol=@
+if [ -n "$LAB_UNCACHED" ]; then
+    disk=$(losetup --find --show --direct-io=on --sector-size 4096 "$LAB_IMAGE")
+    mount -t "$LAB_FORMAT" -o "$options" "$disk" "$root" || { losetup --detach "$disk"; exit 1; }
+    losetup --detach "$disk"
+else
+    mount -t "$LAB_FORMAT" -o "loop,$options" "$LAB_IMAGE" "$root"
+    disk=$(findmnt --noheadings --nofsroot --output SOURCE --mountpoint "$root")
+fi
 # This setting stays with a loop device from one use to the next. "write through" would mean that nothing is ever
 # flushed, and that a synced file does not survive a power cut.
 echo 'write back' >"/sys/block/${disk#/dev/}/queue/write_cache"
