@@ -286,11 +286,11 @@ pub struct DigestStream {
 }
 
 impl DigestStream {
-    /// Returns the next file's number and digest, `None` after the last.
+    /// Returns the numbers and digests of the next files, `None` after the last.
     ///
     /// # Errors
     /// What the agent said, or that it is gone.
-    pub async fn next(&mut self) -> Result<Option<(u32, Option<[u8; 32]>)>, ExecError> {
+    pub async fn next(&mut self) -> Result<Option<Vec<(u32, Option<[u8; 32]>)>>, ExecError> {
         match self.stream.next().await? {
             Reply::Item(body) => decode(&body).map(Some).map_err(|why| self.agent.broken(why)),
             Reply::Done(_) => Ok(None),

@@ -307,10 +307,8 @@ pub(crate) async fn digests(
     };
     let receive = async {
         let mut digests = HashMap::new();
-        while let Some((content, digest)) = down.next().await? {
-            if let Some(digest) = digest {
-                digests.insert(content, digest);
-            }
+        while let Some(read) = down.next().await? {
+            digests.extend(read.into_iter().filter_map(|(content, digest)| Some((content, digest?))));
         }
         Ok(digests)
     };

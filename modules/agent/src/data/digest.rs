@@ -1,6 +1,6 @@
 //! Digests of whole files, for comparing without sending: BLAKE3 of the content with holes read as zeros.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{Advice, FileType, OFlags, fadvise};
 use rustix::io::{Errno, pread};
@@ -9,16 +9,17 @@ use pc_switcher_contract::BytePath;
 
 use super::content::ContentHash;
 use super::seen::Seen;
+use super::read::READERS;
 use super::sent::Sent;
-use super::{extents, open, wants};
+use super::{extents, open, walk, wants};
 use crate::proto::AgentError;
 use crate::server::Call;
 
 /// Bytes read at once.
 const STRETCH: usize = 256 << 10;
 
-/// How many files are read at once: they wait for the disk more than for a processor.
-const THREADS: usize = 8;
+/// Digests that one item carries, at most.
+const ITEM: usize = 512;
 
 /// Answers [`crate::proto::Request::Digest`].
 ///
@@ -26,34 +27,56 @@ const THREADS: usize = 8;
 /// If the root cannot be opened or the caller gave up.
 pub fn run(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> {
     let dir = open::root(root).map_err(|error| AgentError::io(format!("`{root}`"), &error.into()))?;
-    wants::serve(call, THREADS, |wants| {
+    // Elsewhere the pages are those of files in use.
+    let forgets = walk::is_sealed(&dir);
+    wants::serve(call, READERS, |wants| {
         let mut buffer = vec![0; STRETCH];
-        for want in wants {
+        let mut found: Vec<(u32, Option<[u8; 32]>)> = Vec::new();
+        loop {
+            let flush = || if found.is_empty() { Ok(()) } else { call.item(&std::mem::take(&mut found)) };
+            let Some(want) = wants::next(wants, flush)? else { return Ok(()) };
             let known = sent.of(root, &want.path);
-            let digest = known.or_else(|| file(&dir, &want.path, &mut buffer, call).ok());
-            call.item(&(want.content, digest))?;
+            let digest = known.or_else(|| file(&dir, &want.path, forgets, &mut buffer, call).ok());
+            found.push((want.content, digest));
+            if found.len() >= ITEM {
+                call.item(&std::mem::take(&mut found))?;
+            }
         }
-        Ok(())
     })
 }
 
-fn file(dir: &OwnedFd, path: &BytePath, buffer: &mut [u8], call: &Call) -> Result<[u8; 32], Errno> {
+/// Opens one file and forgets its pages when they were read.
+fn file(
+    dir: &OwnedFd,
+    path: &BytePath,
+    forgets: bool,
+    buffer: &mut [u8],
+    call: &Call,
+) -> Result<[u8; 32], Errno> {
     let fd = open::beneath_for_reading(dir, path.as_bytes(), OFlags::NOFOLLOW)?;
-    let seen = Seen::of(&fd)?;
+    let digest = content(&fd, buffer, call);
+    if forgets {
+        open::forget(&fd);
+    }
+    digest
+}
+
+fn content(fd: &OwnedFd, buffer: &mut [u8], call: &Call) -> Result<[u8; 32], Errno> {
+    let seen = Seen::of(fd)?;
     if seen.file_type() != FileType::RegularFile {
         return Err(Errno::INVAL);
     }
     let size = seen.size();
     if size > STRETCH as u64 {
         // Advice: the file is read as well without it.
-        let _ = fadvise(&fd, 0, None, Advice::Sequential);
+        let _ = fadvise(fd, 0, None, Advice::Sequential);
     }
     let mut hash = ContentHash::new();
     let mut at = 0;
     while at < size {
         let (start, end) = match size <= STRETCH as u64 {
             true => (0, size),
-            false => extents::next(&fd, at, size)?.unwrap_or((size, size)),
+            false => extents::next(fd, at, size)?.unwrap_or((size, size)),
         };
         if !hash.zeros(start, || call.is_cancelled()) {
             return Err(Errno::CANCELED);
@@ -61,7 +84,7 @@ fn file(dir: &OwnedFd, path: &BytePath, buffer: &mut [u8], call: &Call) -> Resul
         at = start;
         while at < end {
             let want = STRETCH.min((end - at) as usize);
-            let n = read(&fd, &mut buffer[..want], at)?;
+            let n = read(fd, &mut buffer[..want], at)?;
             if n == 0 {
                 return Ok(hash.finish(at));
             }
@@ -73,9 +96,9 @@ fn file(dir: &OwnedFd, path: &BytePath, buffer: &mut [u8], call: &Call) -> Resul
     Ok(hash.finish(size))
 }
 
-fn read(fd: impl AsFd, buffer: &mut [u8], at: u64) -> Result<usize, Errno> {
+fn read(fd: &OwnedFd, buffer: &mut [u8], at: u64) -> Result<usize, Errno> {
     loop {
-        match pread(&fd, &mut *buffer, at) {
+        match pread(fd, &mut *buffer, at) {
             Err(Errno::INTR) => {}
             done => return done,
         }

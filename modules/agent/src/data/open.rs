@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{Advice, CWD, Mode, OFlags, ResolveFlags, fadvise, openat, openat2};
 use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
@@ -63,4 +63,11 @@ fn once(dir: impl AsFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
             opened => return opened,
         }
     }
+}
+
+/// Drops a file's pages from memory: nobody else reads a snapshot that was just made, and its pages would push out those of
+/// files in use.
+pub(super) fn forget(fd: &OwnedFd) {
+    // Advice: what stays is only memory.
+    let _ = fadvise(fd, 0, None, Advice::DontNeed);
 }

@@ -1,11 +1,10 @@
 //! Reads content on the source: small files many to a frame, large ones in pieces, holes not at all.
 //!
-//! One thread reads a file from its beginning to its end, so the pieces of a file stay in order while two files travel at
-//! once. What cannot be read is reported for the file and does not end the call.
+//! One thread reads a file from its beginning to its end, so the pieces of a file stay in order while several files travel
+//! at once. What cannot be read is reported for the file and does not end the call.
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use crossbeam_channel::TryRecvError;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, FileType, OFlags, fadvise};
 use rustix::io::{Errno, pread};
@@ -25,8 +24,8 @@ const FRAME: usize = 256 << 10;
 /// What a piece weighs in a frame besides its data.
 const PIECE_HEAD: usize = 64;
 
-/// How many files are read at once.
-const READERS: usize = 8;
+/// How many files are read at once: they wait for the disk more than for a processor.
+pub(super) const READERS: usize = 8;
 
 /// Answers [`crate::proto::Request::Read`].
 ///
@@ -38,21 +37,10 @@ pub fn run(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> 
     let sent = walk::is_sealed(&dir).then_some(sent);
     wants::serve(call, READERS, |wants| {
         let mut reader = Reader { root, dir: &dir, call, sent, batch: Vec::new(), bytes: 0 };
-        loop {
-            let want = match wants.try_recv() {
-                Ok(want) => want,
-                Err(TryRecvError::Disconnected) => return reader.flush(),
-                Err(TryRecvError::Empty) => {
-                    // Nothing to add now: the caller may be waiting for what is here.
-                    reader.flush()?;
-                    match wants.recv() {
-                        Ok(want) => want,
-                        Err(_) => return Ok(()),
-                    }
-                }
-            };
+        while let Some(want) = wants::next(wants, || reader.flush())? {
             reader.send(&want)?;
         }
+        Ok(())
     })
 }
 
@@ -81,27 +69,35 @@ impl Reader<'_> {
 
     fn file(&mut self, want: &ReadWant) -> Result<(), Trouble> {
         let fd = open::beneath_for_reading(self.dir, want.path.as_bytes(), OFlags::NOFOLLOW)?;
-        let seen = Seen::of(&fd)?;
+        let sent = self.content(want, &fd);
+        if self.sent.is_some() {
+            open::forget(&fd);
+        }
+        sent
+    }
+
+    fn content(&mut self, want: &ReadWant, fd: &OwnedFd) -> Result<(), Trouble> {
+        let seen = Seen::of(fd)?;
         if seen.file_type() != FileType::RegularFile {
             return Err(Trouble::File(Errno::INVAL));
         }
         let mut pieces = Pieces::new(want.content);
         let size = seen.size();
         if size <= FRAME as u64 && seen.allocated() >= size {
-            let data = read_at(&fd, 0, size as usize)?;
+            let data = read_at(fd, 0, size as usize)?;
             let size = data.len() as u64;
             let last = pieces.last(Some((0, data)), size);
             return Ok(self.push_last(want, last)?);
         }
         if size > FRAME as u64 {
             // Advice: the file is read as well without it.
-            let _ = fadvise(&fd, 0, None, Advice::Sequential);
+            let _ = fadvise(fd, 0, None, Advice::Sequential);
         }
         let mut held: Option<(u64, Vec<u8>)> = None;
         let mut at = 0;
-        while let Some((mut start, end)) = extents::next(&fd, at, size)? {
+        while let Some((mut start, end)) = extents::next(fd, at, size)? {
             while start < end {
-                let data = read_at(&fd, start, FRAME.min((end - start) as usize))?;
+                let data = read_at(fd, start, FRAME.min((end - start) as usize))?;
                 if data.is_empty() {
                     // Cut while it was read: it ends here now.
                     let last = pieces.last(held, start);

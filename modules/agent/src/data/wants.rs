@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, TryRecvError, bounded};
 
 use crate::proto::{AgentError, ReadWant, decode};
 use crate::server::Call;
@@ -34,6 +34,19 @@ pub(super) fn serve(
         }
         ended
     })
+}
+
+/// Takes the next want of a worker; calls `flush` before waiting for one and at the end, since the caller may wait for what
+/// the worker holds back.
+pub(super) fn next(
+    wants: &Receiver<ReadWant>,
+    flush: impl FnOnce() -> Result<(), AgentError>,
+) -> Result<Option<ReadWant>, AgentError> {
+    match wants.try_recv() {
+        Ok(want) => Ok(Some(want)),
+        Err(TryRecvError::Disconnected) => flush().map(|()| None),
+        Err(TryRecvError::Empty) => flush().map(|()| wants.recv().ok()),
+    }
 }
 
 fn feed(call: &Call, mut take: impl FnMut(ReadWant) -> bool) -> Result<(), AgentError> {

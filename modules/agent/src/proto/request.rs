@@ -32,8 +32,8 @@ pub enum Request {
         /// The tree's root.
         root: BytePath,
     },
-    /// Uploads: `Vec<`[`super::ReadWant`]`>`; items: `(u32, Option<[u8; 32]>)`, the BLAKE3 digest of the whole content with
-    /// holes read as zeros, `None` if unreadable → `()`.
+    /// Uploads: `Vec<`[`super::ReadWant`]`>`; items: `Vec<(u32, Option<[u8; 32]>)>`, the BLAKE3 digest of the whole content
+    /// with holes read as zeros, `None` if unreadable → `()`.
     Digest {
         /// The tree's root.
         root: BytePath,

@@ -81,7 +81,7 @@ pub fn read_frames(root: &Path, wants: Vec<ReadWant>) -> Vec<StreamFrame> {
 pub fn digests(root: &Path, wants: Vec<ReadWant>) -> Vec<(u32, Option<[u8; 32]>)> {
     let (call, seen) = call_with(&[wants]);
     digest::run(&root.into(), &call, &Sent::default()).unwrap();
-    let mut all: Vec<_> = items(&seen);
+    let mut all: Vec<_> = items::<Vec<_>>(&seen).into_iter().flatten().collect();
     all.sort();
     all
 }
