@@ -47,7 +47,7 @@ pub fn first_sync(source: &Hostname, target: &Hostname, why: &Stranger, overwrit
     let consequence = format!(
         "{target} becomes like {source}; what {target} alone has in these places stays in its pre-sync snapshots only"
     );
-    Gate { kind: GateKind::FirstSync, findings, consequence }
+    Gate { kind: GateKind::FirstSync, summary: None, findings, consequence }
 }
 
 /// Returns the gate of a sync after another machine wrote to the target. `others` are the target's records with other
@@ -72,6 +72,7 @@ pub fn out_of_order(
         .collect();
     (!later.is_empty()).then(|| Gate {
         kind: GateKind::OutOfOrder,
+        summary: None,
         findings: later,
         consequence: format!("what came to {target} from there is overwritten where it conflicts"),
     })

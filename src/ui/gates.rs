@@ -34,12 +34,13 @@ pub struct Gates {
 impl Gates {
     fn question(&self, gate: &Gate) -> String {
         let mut lines = vec![format!("{} → {}: {}", self.source, self.target, text::gate(gate.kind))];
+        lines.extend(
+            gate.summary.iter().flat_map(|summary| text::wrap(&format!("  {summary}:"), WIDTH, "  ")),
+        );
         for finding in gate.findings.iter().take(SHOWN) {
             lines.extend(text::wrap(&format!("  - {finding}"), WIDTH, "    "));
         }
-        if gate.findings.len() > SHOWN {
-            lines.push(format!("  - and {} more, all in the log", gate.findings.len() - SHOWN));
-        }
+        lines.extend(more(gate).map(|more| format!("  - {more}")));
         lines.extend(text::wrap(&format!("If you say yes: {}", gate.consequence), WIDTH, "  "));
         lines.push("Go on?".to_owned());
         lines.join("\n")
@@ -47,20 +48,32 @@ impl Gates {
 
     /// Names what was found, a line each: nobody may have to look into a log for what a sync would overwrite.
     fn name(&self, gate: &Gate, say: fn(&CoreLog, String)) {
-        for finding in &gate.findings {
-            say(&self.log, format!("{}: {finding}", text::gate(gate.kind)));
+        let heading = text::gate(gate.kind);
+        for (at, finding) in gate.findings.iter().enumerate() {
+            let say = if at < SHOWN { say } else { CoreLog::full };
+            say(&self.log, format!("{heading}: {finding}"));
+        }
+        if let Some(more) = more(gate) {
+            say(&self.log, format!("{heading}: {more}"));
         }
     }
 
     /// One line for logs and errors.
     fn brief(&self, gate: &Gate) -> String {
-        let first = gate.findings.first().map_or_else(String::new, |first| format!(": {first}"));
+        let first = gate.summary.as_ref().or(gate.findings.first());
+        let first = first.map_or_else(String::new, |first| format!(": {first}"));
         let more = match gate.findings.len() {
-            0 | 1 => String::new(),
-            n => format!(" (and {} more)", n - 1),
+            n if n > 1 && gate.summary.is_none() => format!(" (and {} more)", n - 1),
+            _ => String::new(),
         };
         format!("{} → {}: {}{first}{more}", self.source, self.target, text::gate(gate.kind))
     }
+}
+
+/// What is said instead of the findings that are not shown.
+fn more(gate: &Gate) -> Option<String> {
+    let hidden = gate.findings.len().saturating_sub(SHOWN);
+    (hidden > 0).then(|| format!("and {hidden} more, all in the log"))
 }
 
 #[async_trait]

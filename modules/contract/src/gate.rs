@@ -51,6 +51,8 @@ impl GateKind {
 pub struct Gate {
     /// Which gate.
     pub kind: GateKind,
+    /// All findings in one line, if there may be many of them.
+    pub summary: Option<String>,
     /// What was found, a line each, machines by hostname.
     pub findings: Vec<String>,
     /// What happens if the answer is yes: one sentence.

@@ -29,6 +29,8 @@ pub struct Found {
     pub touched: bool,
     /// The target's version, if there is one.
     pub theirs: Option<Entry>,
+    /// Whether the last sync left something there.
+    pub was_there: bool,
 }
 
 /// Two files whose equality size and time do not settle.
@@ -263,7 +265,7 @@ fn entry_change(
             }
         }
     };
-    result.found.push(Found { path: at, change, touched, theirs });
+    result.found.push(Found { path: at, change, touched, theirs, was_there: b.is_some() });
 }
 
 /// Settles a suspect: `equal` says whether both contents are the same. Returns the change that is left, if any.
@@ -272,12 +274,13 @@ pub fn settle(suspect: Suspect, equal: bool) -> Option<Found> {
     let old = identity(&theirs);
     if !equal {
         let change = Change::Replace(ours, old, Kind::File);
-        return Some(Found { path, change, touched, theirs: Some(theirs) });
+        return Some(Found { path, change, touched, theirs: Some(theirs), was_there: true });
     }
     let same = same_rights(&ours, &theirs) && ours.meta.mtime == theirs.meta.mtime;
     // Equal content is no conflict, whoever wrote it; a mode that somebody set on the target is one.
     let touched = rights_touched && !same_rights(&ours, &theirs);
-    (!same).then_some(Found { path, change: Change::Meta(ours, old), touched, theirs: Some(theirs) })
+    let change = Change::Meta(ours, old);
+    (!same).then_some(Found { path, change, touched, theirs: Some(theirs), was_there: true })
 }
 
 fn child_sides(s: Option<&Entry>, t: Option<&Entry>) -> Option<Sides> {

@@ -138,6 +138,7 @@ impl Pairing {
                     change: Change::Meta(ours, identity(&theirs)),
                     touched,
                     theirs: Some(theirs),
+                    was_there: true,
                 });
             }
         }

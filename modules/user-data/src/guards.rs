@@ -5,10 +5,7 @@ use pc_switcher_contract::{BytePath, Gate, GateKind, Hostname, PairEnd};
 
 use crate::config::UserDataConfig;
 use crate::parts::PartPair;
-use crate::survey::{ConflictItem, Survey};
-
-/// So many paths are named at a gate; the log has all of them.
-const NAMED: usize = 20;
+use crate::survey::{ConflictItem, Ours, Survey};
 
 /// Who is who at a gate.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +32,7 @@ pub fn replaced_source(hosts: Hosts, part: &PartPair, end: Option<&PairEnd>) -> 
     }
     (!findings.is_empty()).then(|| Gate {
         kind: GateKind::ReplacedSource,
+        summary: None,
         findings,
         consequence: format!(
             "`{}` on {} becomes what it is on {} now",
@@ -56,6 +54,7 @@ pub fn new_paths(hosts: Hosts, rules_changed: bool, without_base: &[BytePath]) -
     findings.extend(without_base.iter().map(|root| format!("`{root}` was not part of the last sync")));
     (!findings.is_empty()).then(|| Gate {
         kind: GateKind::FirstSync,
+        summary: None,
         findings,
         consequence: format!(
             "where {} has something in paths that were not synced before, it becomes what it is on {}",
@@ -92,6 +91,7 @@ pub fn id_mismatch(
     }
     (!findings.is_empty()).then(|| Gate {
         kind: GateKind::IdMismatch,
+        summary: None,
         findings,
         consequence: format!(
             "files keep their numbers, so on {} they belong to whoever has these ids there",
@@ -118,6 +118,7 @@ pub fn mass_deletion(
     }
     Some(Gate {
         kind: GateKind::MassDeletion,
+        summary: None,
         findings: vec![format!(
             "{}: `{folder}` would lose {deleted} of {there} entries ({:.0} %)",
             hosts.target,
@@ -151,6 +152,7 @@ pub fn lost_homes(hosts: Hosts, theirs: &[UserFact], surveys: &[(&PartPair, &Sur
         .collect();
     (!findings.is_empty()).then(|| Gate {
         kind: GateKind::MassDeletion,
+        summary: None,
         findings,
         consequence: format!("it is deleted on {}; its pre-sync snapshot keeps it", hosts.target),
     })
@@ -162,19 +164,11 @@ pub fn conflicts(hosts: Hosts, surveys: &[(&PartPair, &Survey)], now_seconds: i6
     if lines.is_empty() {
         return None;
     }
-    let count = lines.len();
-    let mut findings = vec![format!(
-        "{count} path{} changed on {} since the last sync",
-        if count == 1 { "" } else { "s" },
-        hosts.target
-    )];
-    findings.extend(lines.iter().take(NAMED).cloned());
-    if count > NAMED {
-        findings.push(format!("… and {} more, all in the log", count - NAMED));
-    }
+    let (count, plural) = (lines.len(), if lines.len() == 1 { "" } else { "s" });
     Some(Gate {
         kind: GateKind::Conflicts,
-        findings,
+        summary: Some(format!("{count} path{plural} changed on {} since the last sync", hosts.target)),
+        findings: lines,
         consequence: format!(
             "the version of {} is taken; the one of {} stays in its pre-sync snapshot",
             hosts.source, hosts.target
@@ -187,24 +181,31 @@ pub fn conflict_lines(hosts: Hosts, surveys: &[(&PartPair, &Survey)], now_second
     let mut lines = Vec::new();
     for (part, survey) in surveys {
         for ConflictItem { path, ours, theirs } in &survey.conflicts {
-            lines.push(format!(
-                "{}  {}: {}  {}: {}",
-                part.root.join(path.as_bytes()),
-                hosts.source,
-                version(*ours, now_seconds),
-                hosts.target,
-                version(*theirs, now_seconds)
-            ));
+            let both = line(hosts, &part.root, ours, *theirs, now_seconds);
+            lines.push(format!("{}  {both}", part.root.join(path.as_bytes())));
         }
     }
     lines
 }
 
-fn version(version: Option<(u64, FileTime)>, now_seconds: i64) -> String {
-    match version {
-        None => "none".into(),
-        Some((size, time)) => format!("{size} bytes, {}", age(now_seconds - time.seconds)),
-    }
+/// Writes what both machines have at a path below `root`.
+fn line(hosts: Hosts, root: &BytePath, ours: &Ours, theirs: Option<(u64, FileTime)>, now: i64) -> String {
+    let (source, target) = (hosts.source, hosts.target);
+    let ours = match ours {
+        Ours::Version(size, time) => format!("{source}: {}", version(*size, *time, now)),
+        Ours::Link(to) => format!("{source}: another name of `{}`", root.join(to.as_bytes())),
+        Ours::Deleted => format!("deleted on {source}"),
+        Ours::Never => format!("not on {source}"),
+    };
+    let theirs = match theirs {
+        Some((size, time)) => format!("{target}: {}", version(size, time, now)),
+        None => format!("deleted on {target}"),
+    };
+    format!("{ours}  {theirs}")
+}
+
+fn version(size: u64, time: FileTime, now_seconds: i64) -> String {
+    format!("{size} bytes, {}", age(now_seconds - time.seconds))
 }
 
 /// Writes how long ago something was.
@@ -244,6 +245,26 @@ mod tests {
             Some(vec!["1000 is `alice` on laptop and `bob` on desk".to_owned()])
         );
         assert_eq!(judge("/srv", std::slice::from_ref(&alice), &[user("alice", 1001)]), None);
+    }
+
+    #[test]
+    fn a_conflict_says_what_each_machine_has() {
+        let (laptop, desk) = ("laptop".parse().unwrap(), "desk".parse().unwrap());
+        let at = FileTime { seconds: 940, nanos: 0 };
+        let say = |ours, theirs| {
+            line(Hosts { source: &laptop, target: &desk }, &"/home".into(), &ours, theirs, 1000)
+        };
+        assert_eq!(
+            say(Ours::Version(5, at), Some((7, at))),
+            "laptop: 5 bytes, 60 s ago  desk: 7 bytes, 60 s ago"
+        );
+        assert_eq!(say(Ours::Deleted, Some((7, at))), "deleted on laptop  desk: 7 bytes, 60 s ago");
+        assert_eq!(say(Ours::Never, Some((7, at))), "not on laptop  desk: 7 bytes, 60 s ago");
+        assert_eq!(say(Ours::Version(5, at), None), "laptop: 5 bytes, 60 s ago  deleted on desk");
+        assert_eq!(
+            say(Ours::Link("a/b".into()), None),
+            "laptop: another name of `/home/a/b`  deleted on desk"
+        );
     }
 
     #[test]

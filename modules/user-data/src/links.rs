@@ -98,8 +98,8 @@ impl Work<'_> {
         match self.at.get(&name.path) {
             Some(index) => self.found[*index].change = change,
             None => {
-                let theirs = name.theirs.clone();
-                self.found.push(Found { path: name.path.clone(), change, touched: name.touched, theirs });
+                let (path, theirs) = (name.path.clone(), name.theirs.clone());
+                self.found.push(Found { path, change, touched: name.touched, theirs, was_there: true });
             }
         }
     }
@@ -146,7 +146,13 @@ mod tests {
     }
 
     fn create(path: &str, ino: u64) -> Found {
-        Found { path: path.into(), change: Change::Create(ours(ino)), touched: false, theirs: None }
+        Found {
+            path: path.into(),
+            change: Change::Create(ours(ino)),
+            touched: false,
+            theirs: None,
+            was_there: false,
+        }
     }
 
     #[test]
@@ -168,6 +174,7 @@ mod tests {
             change: Change::Meta(ours(1), id(7)),
             touched: false,
             theirs: None,
+            was_there: true,
         };
         let out = run(vec![meta("a"), meta("b")], vec![seen("a", 1, Some(7)), seen("b", 1, Some(7))]);
         assert_eq!(out.len(), 1);

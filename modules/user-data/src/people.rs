@@ -32,6 +32,7 @@ pub fn active_session(
     findings.dedup();
     (!findings.is_empty()).then(|| Gate {
         kind: GateKind::ActiveSession,
+        summary: None,
         findings,
         consequence: format!(
             "programs that run on {} may overwrite what arrives with what they remember",
@@ -68,6 +69,7 @@ pub fn lock_out(hosts: Hosts, logins: &[LoginPath], surveys: &[(&PartPair, &Surv
     }
     (!findings.is_empty()).then(|| Gate {
         kind: GateKind::LockOut,
+        summary: None,
         findings,
         consequence: format!("ssh would not let you in on {} any more", hosts.target),
     })

@@ -299,7 +299,7 @@ mod tests {
     }
 
     fn found(path: &str, change: Change) -> Found {
-        Found { path: path.into(), change, touched: false, theirs: None }
+        Found { path: path.into(), change, touched: false, theirs: None, was_there: false }
     }
 
     fn shape(steps: &Steps) -> Vec<String> {

@@ -54,10 +54,23 @@ pub struct Survey {
 pub struct ConflictItem {
     /// Relative to the part's root.
     pub path: BytePath,
-    /// The source's version: size and time; `None` if it has none.
-    pub ours: Option<(u64, FileTime)>,
-    /// The target's version.
+    /// What the source has there.
+    pub ours: Ours,
+    /// The target's version: size and time; `None` if it was deleted there.
     pub theirs: Option<(u64, FileTime)>,
+}
+
+/// The source's side of a conflict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ours {
+    /// A version: size and time.
+    Version(u64, FileTime),
+    /// Another name of this file.
+    Link(BytePath),
+    /// Nothing any more.
+    Deleted,
+    /// Nothing, and never had: it was made on the target.
+    Never,
 }
 
 /// Returns where the part lies in a set; `None` if the set does not cover it.
@@ -324,9 +337,11 @@ fn conflicts(found: &[Found]) -> Vec<ConflictItem> {
     use crate::change::Change;
     let ours = |found: &Found| match &found.change {
         Change::Create(entry) | Change::Replace(entry, ..) | Change::Meta(entry, _) => {
-            Some((entry.size, entry.meta.mtime))
+            Ours::Version(entry.size, entry.meta.mtime)
         }
-        Change::Link(..) | Change::Delete(..) => None,
+        Change::Link(to, _) => Ours::Link(to.clone()),
+        Change::Delete(..) if found.was_there => Ours::Deleted,
+        Change::Delete(..) => Ours::Never,
     };
     let touched: BTreeMap<&BytePath, &Found> =
         found.iter().filter(|found| found.touched).map(|found| (&found.path, found)).collect();

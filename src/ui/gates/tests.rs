@@ -57,6 +57,7 @@ fn line(text: &str) -> Option<Asked> {
 fn gate(kind: GateKind) -> Gate {
     Gate {
         kind,
+        summary: None,
         findings: vec![
             "desk has never been synced with laptop".into(),
             "user data: `/home` is overwritten".into(),
@@ -97,6 +98,24 @@ async fn a_flag_is_the_answer_to_its_own_gate_alone() {
     assert_eq!(scene.gates.pass(gate(GateKind::FirstSync)).await.unwrap(), Answer::ByFlag);
     assert!(scene.console.shown.lock().unwrap().is_empty());
     assert!(scene.gates.pass(gate(GateKind::OutOfOrder)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_summary_is_no_finding_and_what_is_not_shown_is_counted() {
+    for (count, more) in [(1, None), (25, Some("and 5 more, all in the log"))] {
+        let scene = scene(line("n"));
+        let mut gate = gate(GateKind::Conflicts);
+        gate.summary = Some(format!("{count} paths changed on desk since the last sync"));
+        gate.findings = (0..count).map(|at| format!("/home/alice/{at}")).collect();
+        let error = scene.gates.pass(gate).await.unwrap_err().to_string();
+        assert!(error.ends_with("changed on desk since the last sync"), "{error}");
+        let shown = scene.console.shown.lock().unwrap();
+        assert_eq!(shown.matches("/home/alice/").count(), count.min(20));
+        assert_eq!(
+            shown.lines().find(|line| line.contains("more")),
+            more.map(|more| format!("  - {more}")).as_deref()
+        );
+    }
 }
 
 #[tokio::test]
