@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 
 use crate::proto::{
     ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, Diagnosis, DirListing, Layout,
-    LayoutRequest, LockReply, LockRequest, MachineFacts, ReadWant, Redone, Request, SpaceReport, StreamFrame,
-    TakeSet, Tree, WalkRequest, WalkSummary, Writer, WritersRequest, decode, encode,
+    LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, ReadWant, Redone, Request, SpaceReport,
+    StreamFrame, TakeSet, Tree, WalkRequest, WalkSummary, Writer, WritersRequest, decode, encode,
 };
 
 /// An agent with typed calls.
@@ -198,7 +198,7 @@ impl WalkStream {
             }
             match self.stream.next().await? {
                 Reply::Item(body) => {
-                    let listings: Vec<DirListing> = decode(&body).map_err(|why| self.agent.broken(why))?;
+                    let Listings(listings) = decode(&body).map_err(|why| self.agent.broken(why))?;
                     listings.into_iter().for_each(|listing| self.take(listing));
                 }
                 Reply::Done(body) => {

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use pc_switcher_agent::proto::{ApplyNews, ApplyReport, ApplyRequest, PartRoot, StreamFrame, decode, encode};
+use pc_switcher_agent::proto::{
+    ApplyNews, ApplyReport, ApplyRequest, Op, PartRoot, StreamFrame, decode, encode,
+};
 use pc_switcher_agent::typed::{Agent, ApplySink, ApplyStream, Applying};
 use pc_switcher_contract::{
     BytePath, ErrorKind, ExecError, Fraction, LogLevel, ModuleContext, ModuleError, Progress, Role,
@@ -14,6 +16,11 @@ use crate::steps::Steps;
 
 /// Share of the module's work that is done when the transfer begins, and when it ends.
 const TRANSFER: (f64, f64) = (0.15, 0.95);
+
+/// Steps of one frame, at most.
+const STEPS: usize = 500;
+/// Bytes of attributes in one frame after which another begins: it stays below the largest frame.
+const LONG: usize = 256 << 10;
 
 /// One part to move.
 pub struct Load {
@@ -137,13 +144,9 @@ async fn send_all(
         ops += steps.len() as u64;
         contents += wants.len() as u64;
         let part = index as u16;
-        let mut steps = steps.into_iter();
-        loop {
-            let ops: Vec<_> = steps.by_ref().take(500).collect();
-            if ops.is_empty() {
-                break;
-            }
-            let frame = encode(&StreamFrame::Ops { part, ops });
+        let mut steps = steps.into_iter().peekable();
+        while steps.peek().is_some() {
+            let frame = encode(&StreamFrame::Ops { part, ops: batch(&mut steps) });
             up(&mut sink, frame).await?;
         }
         reads.push((load.source_root, load.part.root, wants));
@@ -174,6 +177,29 @@ async fn send_all(
         tokio::try_join!(async { ask.await.map_err(Broken::from) }, pass)?;
     }
     Ok((sink, ops, contents))
+}
+
+/// Bytes of a step's attributes: nothing else of it grows beyond a few paths.
+fn attributes(op: &Op) -> usize {
+    match op {
+        Op::Put { meta, .. } | Op::SetMeta { meta, .. } => {
+            meta.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum()
+        }
+        Op::Link { .. } | Op::Remove { .. } | Op::RemoveDir { .. } => 0,
+    }
+}
+
+/// Takes the steps of one frame: not many, and not many bytes of attributes.
+fn batch(steps: &mut impl Iterator<Item = Op>) -> Vec<Op> {
+    let (mut ops, mut bytes) = (Vec::new(), 0);
+    while ops.len() < STEPS
+        && bytes < LONG
+        && let Some(op) = steps.next()
+    {
+        bytes += attributes(&op);
+        ops.push(op);
+    }
+    ops
 }
 
 /// A file of a read-only snapshot that cannot be read is a broken disk: nothing is committed.
@@ -250,4 +276,34 @@ pub fn log_report(ctx: &ModuleContext, report: &ApplyReport) -> bool {
         ctx.reporter.log(LogLevel::Warning, target, warning.clone());
     }
     !report.conflicts.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pc_switcher_agent::frame::MAX_BODY;
+    use pc_switcher_agent::proto::Meta;
+
+    #[test]
+    fn steps_with_large_attributes_come_in_frames_that_an_agent_takes() {
+        let xattrs = vec![(b"user.large".to_vec(), vec![7; 60_000])];
+        let path = "d/".repeat(2000);
+        let op = |at: usize| Op::SetMeta {
+            path: format!("{path}{at}").as_str().into(),
+            meta: Meta { xattrs: xattrs.clone(), ..Meta::default() },
+            expect: None,
+        };
+        let mut steps = (0..700).map(op);
+        let mut count = 0;
+        loop {
+            let ops = batch(&mut steps);
+            if ops.is_empty() {
+                break;
+            }
+            count += ops.len();
+            assert!(encode(&StreamFrame::Ops { part: 0, ops }).len() < MAX_BODY);
+        }
+        let mut plain = (0..700).map(|at| Op::RemoveDir { path: format!("{at}").as_str().into() });
+        assert_eq!((count, batch(&mut plain).len(), batch(&mut plain).len()), (700, STEPS, 200));
+    }
 }

@@ -24,6 +24,8 @@ use super::seen::Seen;
 use crate::proto::{AgentError, DirListing, Skip, SkipReason, WalkRequest, WalkSummary};
 use crate::server::Call;
 
+#[doc(hidden)]
+pub mod fuzzing;
 mod items;
 mod list;
 mod outbox;

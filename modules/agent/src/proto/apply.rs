@@ -47,7 +47,8 @@ pub enum StreamFrame {
     Ops {
         /// Index into [`ApplyRequest::parts`].
         part: u16,
-        /// The steps.
+        /// The steps, at most [`super::MOST`].
+        #[serde(deserialize_with = "super::few")]
         ops: Vec<Op>,
     },
     /// Front to target: all has been sent, commit.

@@ -105,6 +105,10 @@ pub struct DirListing {
     pub more: bool,
 }
 
+/// Listings that travel together, at most [`super::MOST`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listings(#[serde(deserialize_with = "super::few")] pub Vec<DirListing>);
+
 /// One exclusion rule: a pattern in gitignore syntax, relative to the folder.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rule {

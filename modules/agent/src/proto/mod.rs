@@ -5,6 +5,7 @@
 
 mod apply;
 mod diagnose;
+mod few;
 mod fs;
 mod hello;
 mod host;
@@ -15,8 +16,11 @@ pub use apply::{
     RedoneHow, StreamFrame,
 };
 pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersRequest};
+pub use few::MOST;
+pub(crate) use few::few;
 pub use fs::{
-    DirListing, Entry, FileTime, Kind, Meta, Rule, RuleSet, Skip, SkipReason, Tree, WalkRequest, WalkSummary,
+    DirListing, Entry, FileTime, Kind, Listings, Meta, Rule, RuleSet, Skip, SkipReason, Tree, WalkRequest,
+    WalkSummary,
 };
 pub use hello::{AgentHello, FrontHello, MAGIC, PROTOCOL};
 pub use host::{

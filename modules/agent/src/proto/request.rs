@@ -25,7 +25,7 @@ pub enum Request {
     CheckSet(SnapshotSet),
     /// Removes the members of a set of our own → `()`.
     DropSet(SnapshotSet),
-    /// Items: `Vec<`[`super::DirListing`]`>` → [`super::WalkSummary`].
+    /// Items: [`super::Listings`] → [`super::WalkSummary`].
     Walk(WalkRequest),
     /// Uploads: `Vec<`[`super::ReadWant`]`>`; items: [`super::StreamFrame`] → `()`.
     Read {

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use pc_switcher_agent::frame::{self, FrameKind, WINDOW};
-use pc_switcher_agent::proto::{AgentError, DirListing, FrontHello, PROTOCOL, Request, decode, encode};
+use pc_switcher_agent::proto::{AgentError, FrontHello, Listings, PROTOCOL, Request, decode, encode};
 use pc_switcher_agent::server::{Services, serve};
 use pc_switcher_contract::{
     AgentCall, AgentLink, AgentSink, AgentStream, BytePath, ExecError, Hostname, Reply,
@@ -232,7 +232,7 @@ impl AgentStream for Stream {
         // Whoever is lost grants nothing; the next reply says so.
         let _ = self.shared.send(self.id, FrameKind::Credit, &grant);
         if let Some((disk, root)) = &self.snapshot
-            && let Ok(listings) = decode::<Vec<DirListing>>(&body)
+            && let Ok(Listings(listings)) = decode(&body)
         {
             body = encode(&listings.into_iter().map(|one| disk.as_taken(root, one)).collect::<Vec<_>>());
         }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use pc_switcher_contract::{BytePath, SessionId};
 
-use crate::proto::{ApplyReport, Op, PartRoot, decode, encode};
+use crate::proto::{ApplyReport, Op, PartRoot, decode, encode, few};
 
 /// Its name in the staging directory.
 pub(super) const NAME: &str = "journal";
@@ -45,6 +45,7 @@ pub enum Record {
         /// Index of the part.
         part: u16,
         /// The steps.
+        #[serde(deserialize_with = "few")]
         ops: Vec<Op>,
     },
     /// Numbers of steps with the inode that stands staged for each.
@@ -96,9 +97,9 @@ pub(super) fn remove(stage: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// Reads the records of a journal, up to the first that is cut or damaged.
-pub struct Reader(BufReader<File>);
+pub struct Reader<R = BufReader<File>>(pub(super) R);
 
-impl Iterator for Reader {
+impl<R: Read> Iterator for Reader<R> {
     type Item = Record;
 
     fn next(&mut self) -> Option<Record> {

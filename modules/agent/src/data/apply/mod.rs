@@ -18,6 +18,8 @@ mod aside;
 mod commit;
 mod entry;
 mod finish;
+#[doc(hidden)]
+pub mod fuzzing;
 mod held;
 mod journal;
 mod links;

@@ -165,15 +165,23 @@ fn give_up(state: &StateDir, entry: &mut Entry, why: String) -> Result<(), Agent
 }
 
 /// A journal that was committed.
-struct Journal {
-    steps: Vec<Step>,
+pub(super) struct Journal {
+    pub(super) steps: Vec<Step>,
     staged: HashMap<u64, u64>,
 }
 
 /// Reads the journal in the first part's staging; `None` if the session was not committed.
 fn read(first: &Part, parts: usize) -> Result<Option<Journal>, AgentError> {
     let failed = |error: std::io::Error| AgentError::io("journal", &error);
-    let Some(records) = read_journal(&first.stage).map_err(failed)? else { return Ok(None) };
+    let records = read_journal(&first.stage).map_err(failed)?;
+    records.map_or(Ok(None), |records| follow(records, parts))
+}
+
+/// Follows the records of a journal; `None` if the session was not committed.
+pub(super) fn follow(
+    records: impl Iterator<Item = Record>,
+    parts: usize,
+) -> Result<Option<Journal>, AgentError> {
     let (mut planner, mut staged, mut committed) = (Planner::new(parts), HashMap::new(), None);
     for record in records {
         match record {

@@ -17,8 +17,8 @@ use crate::data::{apply, btrfs, digest, read, walk};
 use crate::frame::{self, FrameKind};
 use crate::linux::state::StateDir;
 use crate::proto::{
-    AgentError, ApplyReport, ApplyRequest, DirListing, Kind, PartRoot, ReadWant, RuleSet, StreamFrame, Tree,
-    WalkRequest, WalkSummary, decode, encode,
+    AgentError, ApplyReport, ApplyRequest, DirListing, Kind, Listings, PartRoot, ReadWant, RuleSet,
+    StreamFrame, Tree, WalkRequest, WalkSummary, decode, encode,
 };
 use crate::server::Call;
 
@@ -62,7 +62,7 @@ pub fn try_walk(root: &Path, rules: RuleSet) -> Result<(WalkSummary, Vec<DirList
     let (call, seen) = Call::for_test(Vec::new());
     let tree = Tree { root: root.into(), prefix: BytePath::default(), rules };
     let summary = walk::run(&WalkRequest { tree }, &call)?;
-    Ok((summary, items::<Vec<DirListing>>(&seen).into_iter().flatten().collect()))
+    Ok((summary, items::<Listings>(&seen).into_iter().flat_map(|listings| listings.0).collect()))
 }
 
 /// Walks and sorts the listings by path.

@@ -136,7 +136,7 @@ impl Searcher {
 
 /// Adds the results to the inodes. Returns number and type of the last, and how many bytes there were. Between the smallest
 /// and the largest key lie items of all types.
-fn take_in(
+pub(super) fn take_in(
     mut bytes: &[u8],
     count: u32,
     found: &mut Vec<Inode>,

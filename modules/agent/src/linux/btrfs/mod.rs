@@ -3,6 +3,8 @@
 //! Both are held to the same contract tests. Directory work (making, renaming, syncing) is done by the callers with
 //! the standard library, so the model keeps subvolumes as plain directories and adds what only btrfs knows.
 
+#[doc(hidden)]
+pub mod fuzzing;
 mod ioctl;
 mod raw;
 mod tree;
