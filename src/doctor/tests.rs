@@ -43,6 +43,7 @@ fn healthy(name: &str) -> Seen {
         layout: Layout {
             parts: vec![part],
             missing_folders: Vec::new(),
+            unfit_folders: Vec::new(),
             foreign: Vec::new(),
             subvolumes: vec![subvolume],
             missing_subvolumes: Vec::new(),

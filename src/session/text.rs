@@ -2,14 +2,10 @@
 
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use console::measure_text_width;
 use pc_switcher_contract::{GateKind, ModuleName};
 
-/// Returns for example `84.0 MB`.
-pub fn bytes(count: u64) -> String {
-    ByteSize(count).display().si().to_string()
-}
+pub use pc_switcher_contract::human_bytes as bytes;
 
 /// Returns for example `45 s`, `2 min 5 s`, `1 h 3 min`.
 pub fn duration(length: Duration) -> String {

@@ -36,7 +36,7 @@ impl Meter {
         self.modules = modules.to_vec();
     }
 
-    /// Takes a report and returns its line, for example `42 %, 84.0 MB of 200.0 MB, 12.0 MB/s, 10 s left`.
+    /// Takes a report and returns its line, for example `42 %, 84.0 MiB of 200.0 MiB, 12.0 MiB/s, 10 s left`.
     pub(super) fn update(&mut self, module: &ModuleName, at: Timestamp, progress: &Progress) -> String {
         let gauge = self.gauges.entry(module.clone()).or_default();
         gauge.fraction = progress.fraction.map(|fraction| fraction.get()).or(gauge.fraction);
@@ -129,10 +129,10 @@ mod tests {
 
     fn step(done: u64) -> Progress {
         Progress {
-            fraction: Some(Fraction::of(done, 100_000_000)),
+            fraction: Some(Fraction::of(done, 100 << 20)),
             item: "x".into(),
             eta: None,
-            bytes: Some((done, 100_000_000)),
+            bytes: Some((done, 100 << 20)),
         }
     }
 
@@ -141,10 +141,10 @@ mod tests {
         let mut meter = Meter::default();
         let module = ModuleName::literal("user-data");
         meter.expect(std::slice::from_ref(&module));
-        assert_eq!(meter.update(&module, at(0), &step(0)), "0 %, 0 B of 100.0 MB");
-        let text = meter.update(&module, at(2), &step(20_000_000));
-        assert_eq!(text, "20 %, 20.0 MB of 100.0 MB, 10.0 MB/s, 8 s left");
-        assert_eq!(meter.overall_text(), "0 of 1 module, 10.0 MB/s, 8 s left");
+        assert_eq!(meter.update(&module, at(0), &step(0)), "0 %, 0 B of 100.0 MiB");
+        let text = meter.update(&module, at(2), &step(20 << 20));
+        assert_eq!(text, "20 %, 20.0 MiB of 100.0 MiB, 10.0 MiB/s, 8 s left");
+        assert_eq!(meter.overall_text(), "0 of 1 module, 10.0 MiB/s, 8 s left");
     }
 
     #[test]
@@ -152,7 +152,7 @@ mod tests {
         let mut meter = Meter::default();
         let modules = ["a", "b"].map(ModuleName::literal);
         meter.expect(&modules);
-        meter.update(&modules[0], at(0), &step(50_000_000));
+        meter.update(&modules[0], at(0), &step(50 << 20));
         assert!((meter.overall() - 0.25).abs() < 1e-9);
         meter.finish(&modules[0]);
         meter.finish(&modules[1]);

@@ -14,6 +14,7 @@ use crate::ids::{Hostname, ModuleName, SessionId};
 use crate::pair::PairRecord;
 use crate::path::BytePath;
 use crate::snapshot::{SnapshotKind, SnapshotSet};
+use crate::threshold::Threshold;
 
 /// A machine's part in a session. Messages name machines by hostname, never by role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -97,6 +98,7 @@ pub struct SessionBoard {
     unsettled: Mutex<Vec<BytePath>>,
     idle: Mutex<Vec<ModuleName>>,
     left: AtomicUsize,
+    reserve: Mutex<Option<Threshold>>,
 }
 
 impl SessionBoard {
@@ -128,6 +130,16 @@ impl SessionBoard {
     /// Returns the folders whose subvolumes join the snapshot sets.
     pub fn folders(&self) -> Vec<BytePath> {
         lock(&self.folders).clone()
+    }
+
+    /// Notes how much must stay free while the run goes on; called while validating.
+    pub fn put_reserve(&self, reserve: Threshold) {
+        *lock(&self.reserve) = Some(reserve);
+    }
+
+    /// Returns how much must stay free while the run goes on: below it the run is stopped.
+    pub fn reserve(&self) -> Option<Threshold> {
+        *lock(&self.reserve)
     }
 
     /// Notes a conflict and where the losing version is kept, a line for people.

@@ -169,7 +169,7 @@ pub enum EventKind {
         module: ModuleName,
         /// How it went.
         result: ModuleResult,
-        /// A line for people, for example `1,204 files, 84 MB`.
+        /// A line for people, for example `1,204 files, 84 MiB`.
         summary: String,
     },
     /// The session is over.

@@ -7,7 +7,7 @@ use pc_switcher_agent::proto::SpaceReport;
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
     BytePath, ErrorKind, Hostname, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, Plan,
-    Problem, Role, Threshold,
+    Problem, Role, Threshold, human_bytes,
 };
 
 use crate::config::DiskConfig;
@@ -63,25 +63,13 @@ fn shortage(hostname: &Hostname, report: &SpaceReport, threshold: Threshold) -> 
         format!(
             "{hostname}: `{}` has {} free, {} wanted (data {}, unallocated {}, metadata {})",
             report.path,
-            human(report.available_bytes),
-            human(wanted),
-            human(report.data_free_bytes),
-            human(report.unallocated_bytes),
-            human(report.metadata_free_bytes),
+            human_bytes(report.available_bytes),
+            human_bytes(wanted),
+            human_bytes(report.data_free_bytes),
+            human_bytes(report.unallocated_bytes),
+            human_bytes(report.metadata_free_bytes),
         )
     })
-}
-
-/// Writes bytes with a binary unit, for example `9.8 GiB`.
-fn human(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
 fn disk_space(what: &str, shortages: Vec<String>) -> ModuleError {
@@ -97,6 +85,7 @@ impl Module for DiskMonitor {
 
     /// Too little space is an error of its own kind, so that it has its own exit code.
     async fn validate(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError> {
+        ctx.board.put_reserve(self.config.reserve_minimum);
         let mut short = self.shortages(ctx, self.config.min_free).await?;
         if short.is_empty() {
             short = self.shortages(ctx, self.config.reserve_minimum).await?;
@@ -162,6 +151,7 @@ mod tests {
             data_free_bytes: 1 << 30,
             unallocated_bytes: 0,
             metadata_free_bytes: 5 << 20,
+            metadata_copies: 2,
             available_bytes,
         }
     }

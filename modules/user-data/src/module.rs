@@ -8,11 +8,12 @@ use pc_switcher_agent::proto::{Layout, LayoutRequest, Op, UserFact};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
     BytePath, ErrorKind, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, Plan, PlanItem,
-    Problem, Role, SnapshotKind,
+    Problem, Role, SnapshotKind, human_bytes,
 };
 
 use crate::config::{Compare, UserDataConfig};
 use crate::guards::{self, Hosts};
+use crate::need::Need;
 use crate::parts::{PartPair, pair_parts};
 use crate::people;
 use crate::rules::{rule_hash, rules_for};
@@ -246,14 +247,20 @@ impl UserData {
         let reports = Agent::new(&ctx.target.agent).space(roots).await?;
         for report in reports {
             let on_it = parts.iter().zip(surveys).filter(|(part, _)| part.target.fs_uuid == report.fs_uuid);
-            let wanted: u64 = on_it.map(|(_, survey)| survey.steps.stats.bytes).sum();
-            if wanted > report.available_bytes {
-                let text = format!(
-                    "{}: `{}` has {} bytes free, this sync writes {wanted}",
-                    ctx.target.hostname, report.path, report.available_bytes
-                );
+            let (mut need, mut entries) = (Need::default(), 0);
+            for (_, survey) in on_it {
+                need.add(survey.steps.need);
+                entries += survey.target_entries;
+            }
+            let reserve = ctx.board.reserve().map_or(0, |reserve| reserve.bytes_of(report.size_bytes));
+            if let Some(text) = need.shortage(entries, &report, reserve) {
+                let text = format!("{}: {text}", ctx.target.hostname);
                 return Err(ModuleError::new(ErrorKind::DiskSpace, text)
-                    .hint("free space there, or exclude something"));
+                    .hint(format!(
+                        "free space there; `sudo btrfs balance start -dusage=50 {}` gives back what data does not fill",
+                        report.path
+                    ))
+                    .hint("or leave something out with [user-data] exclude"));
             }
         }
         Ok(())
@@ -315,7 +322,7 @@ fn describe(stats: Stats) -> String {
     let mut words: Vec<String> =
         counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
     if stats.bytes > 0 {
-        words.push(format!("{:.1} MiB", stats.bytes as f64 / f64::from(1 << 20)));
+        words.push(human_bytes(stats.bytes));
     }
     words.join(", ")
 }

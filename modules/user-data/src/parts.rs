@@ -35,6 +35,10 @@ pub fn pair_parts(
             let hint = "make it, or take it out of [user-data] folders";
             problems.push(Problem::on(hostname, format!("the folder `{folder}` does not exist")).hint(hint));
         }
+        for (folder, why) in &layout.unfit_folders {
+            let hint = "mend it, or take it out of [user-data] folders";
+            problems.push(Problem::on(hostname, format!("the folder `{folder}` {why}")).hint(hint));
+        }
         for part in &layout.parts {
             problems.extend(unfit(hostname, part));
         }
@@ -62,7 +66,7 @@ pub fn pair_parts(
                     });
                 }
                 Some(_) => {}
-                None if other.missing_folders.contains(&part.folder) => {}
+                None if is_named(other, &part.folder) => {}
                 None => {
                     let text =
                         format!("`{}` is a mount of its own on the other machine, but not here", part.root);
@@ -74,6 +78,11 @@ pub fn pair_parts(
         }
     }
     if problems.is_empty() { Ok(pairs) } else { Err(problems) }
+}
+
+/// Whether a folder has a problem of its own already.
+fn is_named(layout: &Layout, folder: &BytePath) -> bool {
+    layout.missing_folders.contains(folder) || layout.unfit_folders.iter().any(|(path, _)| path == folder)
 }
 
 /// Returns what keeps one part from being snapshotted.
@@ -122,6 +131,7 @@ mod tests {
         Layout {
             parts,
             missing_folders: vec![],
+            unfit_folders: vec![],
             foreign: vec![],
             subvolumes: vec![],
             missing_subvolumes: vec![],
@@ -151,6 +161,15 @@ mod tests {
         let problems = pairs(source, layout(vec![part("/home", Some("@home"))])).unwrap_err();
         assert_eq!(problems.len(), 1);
         assert!(problems[0].to_string().starts_with("desk: `/home/alice` is a mount"), "{}", problems[0]);
+    }
+
+    #[test]
+    fn a_folder_that_is_a_file_on_one_machine_is_one_problem_of_that_machine() {
+        let target =
+            Layout { unfit_folders: vec![("/home".into(), "is not a directory".into())], ..layout(vec![]) };
+        let problems = pairs(layout(vec![part("/home", Some("@home"))]), target).unwrap_err();
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].to_string().starts_with("desk: the folder `/home` is not a directory"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use pc_switcher_agent::proto::{Body, Entry, Kind, Meta, Op, ReadWant};
 use pc_switcher_contract::BytePath;
 
 use crate::change::{Change, Found};
+use crate::need::Need;
 
 /// What a plan amounts to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct Steps {
     pub wants: Vec<ReadWant>,
     /// What it amounts to.
     pub stats: Stats,
+    /// What it takes on the target's disk.
+    pub need: Need,
     /// Directories that stay because they hold something which is never deleted.
     pub kept: Vec<BytePath>,
     /// Paths that cannot become what they are on the source for the same reason.
@@ -122,6 +125,7 @@ pub fn steps(
                     Some(_) => out.stats.updated += 1,
                     None => out.stats.created += 1,
                 }
+                out.need.link(&path);
                 sorted.links.push(Op::Link { path, to, replaces });
             }
             Change::Meta(entry, old) => {
@@ -158,6 +162,8 @@ pub fn steps(
         // Staging below the root moves its time, so it is always set again.
         sorted.dir_meta.entry(BytePath::default()).or_insert_with(|| meta.clone());
     }
+    out.need.touched =
+        out.stats.updated + out.stats.metadata + out.stats.deleted + sorted.dir_meta.len() as u64;
     out.ops = sorted.into_ops();
     out
 }
@@ -208,6 +214,7 @@ impl Sorted {
         next: &mut u32,
         out: &mut Steps,
     ) {
+        out.need.put(&path, &entry);
         let body = match entry.kind {
             Kind::File => {
                 let content = *next;

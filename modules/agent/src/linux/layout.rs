@@ -16,7 +16,7 @@ use crate::proto::{AgentError, FolderPart, ForeignMount, Layout, LayoutRequest};
 /// Resolves the request on this machine.
 ///
 /// # Errors
-/// If a folder is no plain path to a directory or leads through a symbolic link; all such folders are named at once.
+/// If the mounts or the file systems cannot be looked at.
 pub fn layout(request: &LayoutRequest) -> Result<Layout, AgentError> {
     layout_on(&KernelBtrfs, &Mounts::read()?, request)
 }
@@ -33,7 +33,7 @@ pub(super) fn layout_on(
     mounts: &Mounts,
     request: &LayoutRequest,
 ) -> Result<Layout, AgentError> {
-    let (present, missing_folders) = sort_out(&request.folders)?;
+    let Sorted { present, missing_folders, unfit_folders } = sort_out(&request.folders);
     let mut near: Vec<&BytePath> = vec![&request.snapshot_dir];
     near.extend(present.iter().copied());
     let finder = Finder::new(btrfs, mounts, &near)?;
@@ -65,6 +65,7 @@ pub(super) fn layout_on(
     Ok(Layout {
         parts: found.into_iter().map(|one| one.part).collect(),
         missing_folders,
+        unfit_folders,
         foreign,
         subvolumes,
         missing_subvolumes,
@@ -75,20 +76,23 @@ pub(super) fn layout_on(
     })
 }
 
-/// Sorts folders into those that are here and those that are not.
-fn sort_out(folders: &[BytePath]) -> Result<(Vec<&BytePath>, Vec<BytePath>), AgentError> {
-    let (mut present, mut missing, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+struct Sorted<'a> {
+    present: Vec<&'a BytePath>,
+    missing_folders: Vec<BytePath>,
+    unfit_folders: Vec<(BytePath, String)>,
+}
+
+/// Sorts folders into those that are here, those that are not, and those that cannot be mirrored.
+fn sort_out(folders: &[BytePath]) -> Sorted<'_> {
+    let mut sorted = Sorted { present: Vec::new(), missing_folders: Vec::new(), unfit_folders: Vec::new() };
     for folder in folders {
         match check(folder.as_path()) {
-            Ok(true) => present.push(folder),
-            Ok(false) => missing.push(folder.clone()),
-            Err(why) => problems.push(format!("`{folder}` {why}")),
+            Ok(true) => sorted.present.push(folder),
+            Ok(false) => sorted.missing_folders.push(folder.clone()),
+            Err(why) => sorted.unfit_folders.push((folder.clone(), why)),
         }
     }
-    match problems.is_empty() {
-        true => Ok((present, missing)),
-        false => Err(AgentError::failed(problems.join("; "))),
-    }
+    sorted
 }
 
 /// Whether a folder exists; an error if it is none that could be mirrored.

@@ -62,6 +62,7 @@ fn report(btrfs: &dyn Btrfs, mounts: &Mounts, path: &BytePath) -> Result<SpaceRe
         data_free_bytes: free,
         unallocated_bytes: 0,
         metadata_free_bytes: free,
+        metadata_copies: 1,
         available_bytes: free,
     })
 }
@@ -103,6 +104,7 @@ fn judge(slots: &[SpaceSlot], devices: DeviceSpace) -> SpaceReport {
         data_free_bytes: data_free,
         unallocated_bytes: unallocated,
         metadata_free_bytes: metadata_free,
+        metadata_copies: ratio(METADATA),
         available_bytes: available,
     }
 }
@@ -128,6 +130,7 @@ mod tests {
     fn data_free_and_unallocated_count_when_metadata_has_room() {
         let report = judge(&slots((8 * GIB, 7 * GIB), (GIB, GIB / 2)), devices(100 * GIB, 10 * GIB));
         assert_eq!((report.available_bytes, report.unallocated_bytes), (91 * GIB, 90 * GIB));
+        assert_eq!(report.metadata_copies, 2);
     }
 
     #[test]

@@ -146,6 +146,8 @@ pub struct Layout {
     pub parts: Vec<FolderPart>,
     /// Folders that do not exist here.
     pub missing_folders: Vec<BytePath>,
+    /// Folders that cannot be mirrored as they are named, each with the reason.
+    pub unfit_folders: Vec<(BytePath, String)>,
     /// Mounts that are left out.
     pub foreign: Vec<ForeignMount>,
     /// The subvolumes that were asked for and those that hold a folder, as far as they exist.
@@ -194,6 +196,8 @@ pub struct SpaceReport {
     pub unallocated_bytes: u64,
     /// Bytes free inside metadata chunks, without the global reserve.
     pub metadata_free_bytes: u64,
+    /// How many copies of metadata are kept; what a new chunk for it takes is so many times its size.
+    pub metadata_copies: u64,
     /// What can be relied on: the minimum estimate, in bytes.
     pub available_bytes: u64,
 }

@@ -96,6 +96,7 @@ impl ModelServices {
         Layout {
             parts,
             missing_folders: missing.into_iter().cloned().collect(),
+            unfit_folders: Vec::new(),
             foreign: Vec::new(),
             subvolumes,
             missing_subvolumes: unknown.cloned().collect(),
@@ -139,6 +140,7 @@ impl ModelServices {
             data_free_bytes: available_bytes,
             unallocated_bytes: available_bytes,
             metadata_free_bytes: available_bytes,
+            metadata_copies: 1,
             available_bytes,
         };
         paths.first().map(report).into_iter().collect()
