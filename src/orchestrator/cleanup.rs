@@ -30,9 +30,10 @@ impl Engine {
             let (module, background) = (Arc::clone(module), self.background.clone());
             let running = Arc::clone(&module);
             let task = tokio::spawn(async move {
-                if let Err(error) = running.execute(&ctx).await
+                if let Err(mut error) = running.execute(&ctx).await
                     && error.kind != ErrorKind::Cancelled
                 {
+                    error.message = format!("{}: {}", running.name(), error.message);
                     drop(background.send(error).await);
                 }
             });

@@ -434,9 +434,17 @@ impl Engine {
                 if self.watch.is_stopping() { Err(ModuleError::cancelled()) } else { Ok(()) }
             }
             Err(error) => {
-                self.record(module.as_ref(), ModuleResult::Failed, &error.to_string());
+                self.record(module.as_ref(), ModuleResult::Failed, &self.why_failed(&error));
                 Err(error)
             }
+        }
+    }
+
+    /// Says why a module failed: one that was cancelled because of a failure beside it has that reason.
+    fn why_failed(&self, error: &ModuleError) -> String {
+        match &self.watch.failure {
+            Some(failure) if error.kind == ErrorKind::Cancelled => format!("stopped: {failure}"),
+            _ => error.to_string(),
         }
     }
 
@@ -472,7 +480,7 @@ impl Engine {
                     found.extend(problems);
                 }
                 Err(error) => {
-                    self.record(module.as_ref(), ModuleResult::Failed, &error.to_string());
+                    self.record(module.as_ref(), ModuleResult::Failed, &self.why_failed(&error));
                     return Err(error);
                 }
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pc_switcher_agent::linux::lock::{Attempt, MachineLock};
 use pc_switcher_agent::proto::LockRequest;
-use pc_switcher_contract::{GateKind, Role, SessionState};
+use pc_switcher_contract::{EventKind, GateKind, ModuleResult, Role, SessionState};
 use pc_switcher_testkit::manifest::{ManifestOptions, TreeManifest, assert_same_tree};
 use pc_switcher_testkit::model::{At, CallKey, Disk, Fault, How};
 
@@ -153,6 +153,12 @@ fn ctrl_c_in_the_middle_of_work_stops_it_and_the_next_sync_completes() {
         let ran = sync(&world, wish(slow)).await;
         assert_ended(&ran, 130, 0);
         assert_eq!(ran.results[..2], ["dummy-success FAILED", "user-data SKIPPED"]);
+        let why = ran.events.iter().find_map(|event| match &event.kind {
+            EventKind::Module { result: ModuleResult::Failed, text, .. } => Some(text.as_str()),
+            _ => None,
+        });
+        let wanted = "stopped: disk-monitor: the disk-space reserve is used up: desk: ";
+        assert!(why.is_some_and(|why| why.starts_with(wanted)), "{why:?}");
         assert_eq!(world.sets_of(&ran.session), ["pre", "pre"]);
         assert_ended(&sync(&world, wish(config(modules, ""))).await, 0, 0);
     });
