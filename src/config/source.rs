@@ -31,15 +31,20 @@ impl Source {
                 });
             }
         };
-        match String::from_utf8(bytes) {
-            Ok(text) => Ok(Some(Self { path: path.to_owned(), text })),
-            Err(error) => {
-                let good = error.utf8_error().valid_up_to();
-                let text = String::from_utf8_lossy(&error.as_bytes()[..good]).into_owned();
-                let broken = Self { path: path.to_owned(), text };
-                Err(broken.problem(Some(good), "the text is not UTF-8"))
-            }
-        }
+        Self::of_bytes(path, bytes).map(Some)
+    }
+
+    /// Makes a source of a file's bytes.
+    ///
+    /// # Errors
+    /// If they are not UTF-8.
+    pub fn of_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, ConfigProblem> {
+        String::from_utf8(bytes).map(|text| Self { path: path.to_owned(), text }).map_err(|error| {
+            let good = error.utf8_error().valid_up_to();
+            let text = String::from_utf8_lossy(&error.as_bytes()[..good]).into_owned();
+            let broken = Self { path: path.to_owned(), text };
+            broken.problem(Some(good), "the text is not UTF-8")
+        })
     }
 
     /// Returns the place of a byte offset.
