@@ -154,7 +154,7 @@ fn ctrl_c_in_the_middle_of_work_stops_it_and_the_next_sync_completes() {
         assert_ended(&ran, 130, 0);
         assert_eq!(ran.results[..2], ["dummy-success FAILED", "user-data SKIPPED"]);
         let why = ran.events.iter().find_map(|event| match &event.kind {
-            EventKind::Module { result: ModuleResult::Failed, text, .. } => Some(text.as_str()),
+            EventKind::Module { result: ModuleResult::Failed, summary, .. } => Some(summary.as_str()),
             _ => None,
         });
         let wanted = "stopped: disk-monitor: the disk-space reserve is used up: desk: ";
