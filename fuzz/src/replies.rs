@@ -5,7 +5,8 @@ use std::sync::Arc;
 use pc_switcher_agent::client::{AgentConn, ConnOptions};
 use pc_switcher_agent::proto::{
     Activated, AgentError, AgentHello, ApplyNews, ApplyReport, ApplyRequest, Diagnosis, ExecItem, Layout,
-    Listings, LockReply, MachineFacts, Redone, RuleSet, SpaceReport, StreamFrame, Tree, WalkSummary, Writer,
+    Listings, LockReply, MachineFacts, Patience, Redone, RuleSet, SpaceReport, StreamFrame, Tree,
+    WalkSummary, Writer,
 };
 use pc_switcher_agent::typed::{Agent, Applying};
 use pc_switcher_contract::{AgentLink, BytePath, SnapshotSet};
@@ -97,6 +98,12 @@ async fn calls(agent: &Agent) {
         while let Ok(Some(_)) = digest.next().await {}
         while let Ok(Applying::News(_)) = apply.next().await {}
     };
-    let answers = tokio::join!(walked, readers, agent.facts(), agent.history_list(3), agent.redo());
+    let answers = tokio::join!(
+        walked,
+        readers,
+        agent.facts(),
+        agent.history_list(3),
+        agent.redo(Patience::TryAgainLater)
+    );
     drop(answers);
 }

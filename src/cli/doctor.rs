@@ -24,8 +24,9 @@ const CLOSE: Duration = Duration::from_secs(3);
 
 /// Look for what would keep a sync from working, and say how it is mended
 ///
-/// Looks at this machine, and with TARGET at that one too and at both as a pair. Writes nothing on either. Every finding
-/// comes with its fix; exit code 3 if there is something to mend.
+/// Looks at this machine, and with TARGET at that one too and at both as a pair. Writes nothing on either, but for one
+/// thing: a sync that was cut off is brought to its end, as the next boot or sync would, and what was done is said. Every
+/// finding comes with its fix; exit code 3 if there is something to mend.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Args {
     /// The other machine: what your ssh understands, for example `desk` or `me@desk.lan`
@@ -113,6 +114,7 @@ async fn look(
         sudo_asked: asked.swap(false, Ordering::SeqCst),
         config,
         is_here: true,
+        from: source.hostname.clone(),
     };
     let mut machines = vec![doctor::look_at(&here).await?];
     if with_target {
@@ -125,6 +127,7 @@ async fn look(
             sudo_asked: asked.swap(false, Ordering::SeqCst),
             config,
             is_here: false,
+            from: source.hostname.clone(),
         };
         let mut seen = doctor::look_at(&there).await?;
         seen.way_back = Some(doctor::way_back(executor, &source.hostname).await);

@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
+use pc_switcher_agent::data::apply::{PENDING, RESULTS};
 use pc_switcher_agent::linux::lock::{LOCK_PATH, MachineLock};
-use pc_switcher_agent::proto::LockHolder;
+use pc_switcher_agent::proto::{LockHolder, Redone, decode};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{AgentLink, Hostname, ModuleError};
 use tokio_util::sync::CancellationToken;
@@ -100,7 +101,27 @@ async fn ask(reach: Reach, own: &Hostname, count: usize) -> Result<Found, Module
     // While a sync runs its mark is no leftover.
     let running = MachineLock::look(LOCK_PATH.as_ref()).is_some();
     let intent = if running { None } else { records::read_intent(&agent).await? };
-    let markers = intent.iter().map(records::Intent::explain).collect();
+    let mut markers: Vec<String> = intent.iter().map(records::Intent::explain).collect();
+    if !running {
+        markers.extend(cut_off(&agent).await?);
+    }
     started.process.close(Duration::from_secs(2)).await;
     Ok((rows, markers))
+}
+
+/// Says what became of the commits of syncs that were cut off, or that they are still to be finished.
+async fn cut_off(agent: &Agent) -> Result<Vec<String>, ModuleError> {
+    let mut lines = Vec::new();
+    for key in agent.state_list(PENDING).await? {
+        let session = key.rsplit('/').next().unwrap_or_default();
+        lines.push(format!(
+            "sync {session} was cut off while it staged or committed here; `pc-switcher doctor` brings it to its end now, the \
+             next boot or the next sync does otherwise"
+        ));
+    }
+    for key in agent.state_list(RESULTS).await? {
+        let result = agent.state_get(key).await?.and_then(|bytes| decode::<Redone>(&bytes).ok());
+        lines.extend(result.map(|result| result.explain()));
+    }
+    Ok(lines)
 }

@@ -121,7 +121,7 @@ fn nested(seen: &Seen) -> Vec<Finding> {
 }
 
 /// Writes a path as a word of a shell; bytes that cannot be shown make one that matches nothing else.
-fn quoted(path: &BytePath) -> String {
+pub(super) fn quoted(path: &BytePath) -> String {
     let text = path.to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./@+,:=".contains(c);
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }

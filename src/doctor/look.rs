@@ -1,4 +1,4 @@
-//! Gathers what is judged. Writes nothing on any machine.
+//! Gathers what is judged. Writes nothing on any machine, but for the end of a sync that was cut off (see [`super::settle`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::seen::{Doubt, Seen};
+use super::settle::settle;
 use crate::clock;
 use crate::config::Config;
 use crate::events::EventBus;
@@ -37,9 +38,11 @@ pub struct Place<'a> {
     pub config: &'a Config,
     /// Whether this is that machine.
     pub is_here: bool,
+    /// The machine where the command was typed.
+    pub from: Hostname,
 }
 
-/// Looks at one machine.
+/// Looks at one machine, after a sync that was cut off there was brought to its end.
 ///
 /// # Errors
 /// If its agent does not answer.
@@ -48,6 +51,7 @@ pub async fn look_at(place: &Place<'_>) -> Result<Seen, ModuleError> {
     let asked = Instant::now();
     let facts = agent.facts().await?;
     let (clock_ms, doubt) = (facts.clock_seconds * 1000, asked.elapsed());
+    let settled = settle(&agent, &place.from, &place.user).await?;
     let snapshot_dir =
         text_of(place.config, "btrfs-snapshots", "snapshot_dir").unwrap_or_else(|| "/.snapshots".into());
     let layout = agent
@@ -84,7 +88,9 @@ pub async fn look_at(place: &Place<'_>) -> Result<Seen, ModuleError> {
         sshd: say(place.executor, Cmd::new("sshd").arg("-T").sudo()).await,
         installed,
         own_version: env!("CARGO_PKG_VERSION").to_owned(),
-        markers: intent.iter().map(records::Intent::explain).collect(),
+        markers: intent.iter().filter(|_| !settled.is_busy).map(records::Intent::explain).collect(),
+        redone: settled.redone,
+        is_busy: settled.is_busy,
         config,
         clock_ms: clock_ms - clock::system()().as_millisecond(),
         // Whole seconds on their side, and the way there and back.

@@ -3,9 +3,11 @@
 mod alone;
 mod both;
 mod fstab;
+mod leftovers;
 mod look;
 mod render;
 mod seen;
+mod settle;
 
 use pc_switcher_contract::Hostname;
 use serde::Serialize;
@@ -65,7 +67,8 @@ impl Finding {
 
 /// Judges one or two machines: the one where the command was typed comes first.
 pub fn judge(machines: &[Seen]) -> Vec<Finding> {
-    let mut found: Vec<Finding> = machines.iter().flat_map(alone::findings).collect();
+    let one = |seen| alone::findings(seen).into_iter().chain(leftovers::findings(seen));
+    let mut found: Vec<Finding> = machines.iter().flat_map(one).collect();
     if let [source, target] = machines {
         found.extend(both::findings(source, target));
     }

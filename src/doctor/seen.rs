@@ -1,6 +1,6 @@
 //! What was seen on a machine, as plain data.
 
-use pc_switcher_agent::proto::{Diagnosis, Layout, MachineFacts};
+use pc_switcher_agent::proto::{Diagnosis, Layout, MachineFacts, Redone};
 use pc_switcher_contract::{Hostname, Problem};
 use serde_json::Value;
 
@@ -30,6 +30,10 @@ pub struct Seen {
     pub own_version: String,
     /// What a dead run left, in words.
     pub markers: Vec<String>,
+    /// Syncs that were cut off, and how they were brought to their end just now or before.
+    pub redone: Vec<Redone>,
+    /// Whether a sync is under way there: what looks left behind is its own.
+    pub is_busy: bool,
     /// The config that applies to a sync that is started there.
     pub config: Doubt<Value>,
     /// By how many milliseconds its clock is ahead of the one of the machine where the command was typed.

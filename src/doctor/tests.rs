@@ -1,7 +1,8 @@
 //! Every finding, from what is seen to what is said.
 
 use pc_switcher_agent::proto::{
-    Diagnosis, FolderPart, Layout, MachineFacts, Session, SubvolumeFact, SwapFile, UserFact,
+    ApplyReport, Conflict, Diagnosis, FolderPart, Layout, MachineFacts, Redone, RedoneHow, Session,
+    SubvolumeFact, SwapFile, UserFact,
 };
 use pc_switcher_contract::Problem;
 use serde_json::json;
@@ -20,6 +21,7 @@ fn healthy(name: &str) -> Seen {
         mount_point: "/home".into(),
         nested: Vec::new(),
         is_empty: false,
+        leftovers: Vec::new(),
     };
     let subvolume = SubvolumeFact {
         name: "@".parse().unwrap(),
@@ -60,6 +62,8 @@ fn healthy(name: &str) -> Seen {
         installed: Ok("1.2.0".into()),
         own_version: "1.2.0".into(),
         markers: Vec::new(),
+        redone: Vec::new(),
+        is_busy: false,
         config: Ok(json!({"user-data": {"exclude": []}})),
         clock_ms: 0,
         clock_doubt_ms: 1000,
@@ -146,6 +150,42 @@ fn what_stands_on_one_machine_is_found_there_with_its_fix() {
         desk.problems = vec![Problem::general("there is no subvolume `@`").hint("name it")];
     };
     assert_found(refused, "desk", Fault, "modules", "there is no subvolume `@` name it");
+}
+
+#[test]
+fn what_became_of_a_sync_that_was_cut_off_is_said_and_what_it_left_is_named() {
+    use Gravity::{Note, Warning};
+    let redone = |how| Redone { session: "0a1b2c3d".parse().unwrap(), how, report: ApplyReport::default() };
+    let finished = redone(RedoneHow::Finished);
+    assert_found(|_, desk| desk.redone = vec![finished], "desk", Note, "syncs", "is finished now");
+    let pending = redone(RedoneHow::Pending("`/home` is not mounted".into()));
+    let with_staging = |_: &mut Seen, desk: &mut Seen| {
+        desk.redone = vec![pending];
+        desk.layout.parts[0].leftovers = vec!["stage-0a1b2c3d".into(), "undo-0a1b2c3d".into()];
+    };
+    assert_found(with_staging, "desk", Warning, "syncs", "`/home` is not mounted");
+    let conflict = Conflict { path: "/home/a".into(), why: "somebody changed it".into() };
+    let report = ApplyReport { conflicts: vec![conflict], ..ApplyReport::default() };
+    let with_conflict = Redone { report, ..redone(RedoneHow::Finished) };
+    let found = found(|_, desk| desk.redone = vec![with_conflict]);
+    assert!(is_ill(&found) && found.iter().any(|finding| finding.text.contains("`/home/a` was left")));
+}
+
+#[test]
+fn staging_that_nobody_knows_is_named_unless_a_sync_is_under_way() {
+    use Gravity::Warning;
+    let left = |name: &'static str| {
+        move |_: &mut Seen, desk: &mut Seen| desk.layout.parts[0].leftovers = vec![name.into()]
+    };
+    let remove = "sudo rm -r /home/.pc-switcher/stage-0a1b2c3d";
+    assert_found(left("stage-0a1b2c3d"), "desk", Warning, "staging", remove);
+    assert_found(left("kept-0a1b2c3d"), "desk", Warning, "staging", "take what you need");
+    assert_found(left("undo-0a1b2c3d"), "desk", Warning, "staging", "the next sync to this machine");
+    let found = found(|source, desk| {
+        left("stage-0a1b2c3d")(source, desk);
+        desk.is_busy = true;
+    });
+    assert!(!is_ill(&found), "{found:#?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pc_switcher_agent::data::apply::PENDING;
-use pc_switcher_agent::proto::{LockReply, LockRequest, MachineFacts};
+use pc_switcher_agent::proto::{LockReply, LockRequest, MachineFacts, Patience};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
     ErrorKind, Gatekeeper, Machine, Module, ModuleContext, ModuleError, Outcome, PairEnd, PairRecord,
@@ -124,7 +124,7 @@ pub async fn explain_dead_runs(deps: &Deps, prepared: &Prepared) -> Result<(), M
 /// Finishes or drops what sessions that were cut off left on a machine, and tells it.
 async fn redo(deps: &Deps, agent: &Agent) -> Result<(), ModuleError> {
     let log = deps.log.on(agent.hostname());
-    for redone in agent.redo().await? {
+    for redone in agent.redo(Patience::GiveUp).await? {
         log.warning(redone.explain());
         for conflict in &redone.report.conflicts {
             log.warning(format!("`{}` was left as it is: {}", conflict.path, conflict.why));

@@ -10,8 +10,9 @@ use serde::de::DeserializeOwned;
 
 use crate::proto::{
     ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, Diagnosis, DirListing, Layout,
-    LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, ReadWant, Redone, Request, SpaceReport,
-    StreamFrame, TakeSet, Tree, WalkRequest, WalkSummary, Writer, WritersRequest, decode, encode,
+    LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Patience, ReadWant, Redone, Request,
+    SpaceReport, StreamFrame, TakeSet, Tree, WalkRequest, WalkSummary, Writer, WritersRequest, decode,
+    encode,
 };
 
 /// An agent with typed calls.
@@ -138,8 +139,8 @@ impl Agent {
     }
 
     /// Brings sessions that were cut off to their end; needs the machine's lock.
-    pub async fn redo(&self) -> Result<Vec<Redone>, ExecError> {
-        self.call(&Request::Redo).await
+    pub async fn redo(&self, patience: Patience) -> Result<Vec<Redone>, ExecError> {
+        self.call(&Request::Redo(patience)).await
     }
 
     /// Starts a walk.

@@ -124,6 +124,7 @@ mod tests {
             mount_point: root.into(),
             nested: vec![],
             is_empty: false,
+            leftovers: Vec::new(),
         }
     }
 

@@ -23,7 +23,7 @@ mod xattr;
 
 /// Our directory at the root of every part on a target: staging, and displaced versions. A walk names it as skipped whatever
 /// the rules say, and no step may touch it.
-const HOME: &str = ".pc-switcher";
+pub(crate) const HOME: &str = ".pc-switcher";
 
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use pc_switcher_contract::{BytePath, SubvolumeName};
 use super::btrfs::{Btrfs, FS_TREE, KernelBtrfs, SubvolumeInfo, Uuid, relative};
 use super::finder::{Finder, privileged};
 use super::mounts::{Mount, Mounts, is_plain};
+use crate::data::HOME;
 use crate::proto::{AgentError, FolderPart, ForeignMount, Layout, LayoutRequest};
 
 /// Resolves the request on this machine.
@@ -185,6 +186,7 @@ impl Survey<'_> {
             mount_point: mount.point.clone(),
             nested: Vec::new(),
             is_empty,
+            leftovers: leftovers(root),
         };
         if !mount.is_btrfs() {
             return Ok(Found { part, place: None });
@@ -224,6 +226,15 @@ impl Survey<'_> {
         let uuid = |path: &Path| self.btrfs.subvolume(path).map(|info| info.uuid).ok();
         uuid(path).is_some_and(|own| Some(own) == uuid(Path::new("/")))
     }
+}
+
+/// Lists our own directory at a root; nobody but root may look into it.
+fn leftovers(root: &BytePath) -> Vec<BytePath> {
+    let entries = std::fs::read_dir(root.join(HOME.as_bytes()).as_path()).into_iter().flatten().flatten();
+    let mut names: Vec<BytePath> =
+        entries.map(|entry| BytePath::from(Path::new(&entry.file_name()))).collect();
+    names.sort();
+    names
 }
 
 /// Whether two parts show the same files.

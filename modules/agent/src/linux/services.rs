@@ -20,8 +20,10 @@ use super::{
     writers,
 };
 use crate::data;
-use crate::data::apply::{Patience, Unwatched, Watch, redo};
-use crate::proto::{AgentError, AgentHello, LockReply, LockRequest, PROTOCOL, Redone, Request, encode};
+use crate::data::apply::{Unwatched, Watch, redo};
+use crate::proto::{
+    AgentError, AgentHello, LockReply, LockRequest, PROTOCOL, Patience, Redone, Request, encode,
+};
 use crate::server::{Call, SILENT, Services, serve};
 
 /// Keeps the machine's history below the state directory: the syncs that came here. Rows are JSON objects.
@@ -141,10 +143,10 @@ pub fn redo_alone(options: &AgentOptions) -> Result<Option<Vec<Redone>>, AgentEr
 
 impl LinuxServices {
     /// Brings cut off sessions to their end. Without the lock it could be one that is under way.
-    fn redo(&self) -> Result<Vec<Redone>, AgentError> {
+    fn redo(&self, patience: Patience) -> Result<Vec<Redone>, AgentError> {
         let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         match held.as_ref() {
-            Some(_) => redo(&self.state, Patience::GiveUp, self.options.watch.as_ref()),
+            Some(_) => redo(&self.state, patience, self.options.watch.as_ref()),
             None => Err(AgentError::protocol("a redo needs the machine's lock")),
         }
     }
@@ -195,7 +197,7 @@ impl Services for LinuxServices {
             Request::Apply(request) => {
                 encode(&data::apply::run(&request, call, &self.state, self.options.watch.as_ref())?)
             }
-            Request::Redo => encode(&self.redo()?),
+            Request::Redo(patience) => encode(&self.redo(patience)?),
             Request::StateGet(key) => encode(&self.state.get(&key)?),
             Request::StateList(prefix) => encode(&self.state.list(&prefix)?),
             Request::StatePut(key, value) => encode(&self.state.put(&key, value.as_deref())?),

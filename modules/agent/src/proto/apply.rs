@@ -200,6 +200,15 @@ pub struct ApplyReport {
     pub failed: Option<AgentError>,
 }
 
+/// What becomes of a session that was cut off and cannot be finished now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Patience {
+    /// It stays for another time.
+    TryAgainLater,
+    /// A sync is about to compare everything anew: it is given up, so that nothing of it is in the way.
+    GiveUp,
+}
+
 /// How a session that was cut off was brought to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RedoneHow {

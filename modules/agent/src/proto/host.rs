@@ -128,6 +128,8 @@ pub struct FolderPart {
     pub nested: Vec<BytePath>,
     /// Whether the root holds no entry at all.
     pub is_empty: bool,
+    /// What stands in our own directory at the root: staging and displaced versions of sessions that did not end.
+    pub leftovers: Vec<BytePath>,
 }
 
 /// A mount below a folder that is not mirrored.

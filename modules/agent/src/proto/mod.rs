@@ -12,8 +12,8 @@ mod host;
 mod request;
 
 pub use apply::{
-    ApplyNews, ApplyReport, ApplyRequest, Body, Conflict, Identity, Op, PartRoot, Piece, ReadWant, Redone,
-    RedoneHow, StreamFrame,
+    ApplyNews, ApplyReport, ApplyRequest, Body, Conflict, Identity, Op, PartRoot, Patience, Piece, ReadWant,
+    Redone, RedoneHow, StreamFrame,
 };
 pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersRequest};
 pub use few::MOST;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use pc_switcher_contract::{BytePath, ExecError, Hostname, SnapshotSet};
 
-use super::apply::ApplyRequest;
+use super::apply::{ApplyRequest, Patience};
 use super::fs::WalkRequest;
 use super::host::{ActivateRequest, ExecRequest, LayoutRequest, LockRequest, PutFile, TakeSet};
 
@@ -42,7 +42,7 @@ pub enum Request {
     Apply(ApplyRequest),
     /// Brings sessions that were cut off to their end; only for the holder of the lock → `Vec<`[`super::Redone`]`>`, with all
     /// that nobody has been told yet. Whoever tells it removes [`super::Redone::key`].
-    Redo,
+    Redo(Patience),
     /// Reads a file of the machine state by its key, for example `pairs/0123` → `Option<Vec<u8>>`.
     StateGet(String),
     /// Lists keys below a prefix → `Vec<String>`.
@@ -87,7 +87,7 @@ impl Request {
             Request::Read { .. } => "read",
             Request::Digest { .. } => "digest",
             Request::Apply(_) => "apply",
-            Request::Redo => "redo",
+            Request::Redo(_) => "redo",
             Request::StateGet(_) => "state-get",
             Request::StateList(_) => "state-list",
             Request::StatePut(..) => "state-put",

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use pc_switcher_agent::data::{
     self,
-    apply::{Patience, Unwatched, redo},
+    apply::{Unwatched, redo},
 };
 use pc_switcher_agent::linux::lock::{Attempt, MachineLock};
 use pc_switcher_agent::linux::state::StateDir;
@@ -123,6 +123,7 @@ impl ModelServices {
             mount_point: mount.map(|(_, mount)| mount).unwrap_or_default(),
             nested: Vec::new(),
             is_empty,
+            leftovers: Vec::new(),
         }
     }
 
@@ -186,8 +187,8 @@ impl Services for ModelServices {
                 }
                 encode(&data::apply::run(&request, call, &self.state, &Unwatched)?)
             }
-            Request::Redo => match lock(&self.held).as_ref() {
-                Some(_) => encode(&redo(&self.state, Patience::GiveUp, &Unwatched)?),
+            Request::Redo(patience) => match lock(&self.held).as_ref() {
+                Some(_) => encode(&redo(&self.state, patience, &Unwatched)?),
                 None => return Err(AgentError::protocol("a redo needs the machine's lock")),
             },
             Request::StateGet(key) => encode(&self.state.get(&key)?),

@@ -12,7 +12,7 @@ use crate::proto::{AgentError, FileTime, Meta, PartRoot, Redone, decode, encode}
 pub const PENDING: &str = "commits";
 
 /// Below this key lie the results of redos that nobody has been told yet.
-const RESULTS: &str = "redone";
+pub const RESULTS: &str = "redone";
 
 /// One session that is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -40,9 +40,9 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-pub use entry::{PENDING, list_of};
+pub use entry::{PENDING, RESULTS, list_of};
 pub use journal::{Reader, Record, read_journal, read_list};
-pub use redo::{Patience, redo};
+pub use redo::redo;
 pub use watch::{Unwatched, Watch};
 
 use commit::{Committed, Committer};

@@ -16,16 +16,7 @@ use super::planner::Planner;
 use super::retire::{expected, expected_of};
 use super::watch::Watch;
 use crate::linux::state::StateDir;
-use crate::proto::{AgentError, ApplyReport, Redone, RedoneHow};
-
-/// Whether a session that cannot be finished now is tried again later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
-    /// It stays for another time.
-    TryAgainLater,
-    /// A sync is about to compare everything anew: it is given up, so that nothing of it is in the way.
-    GiveUp,
-}
+use crate::proto::{AgentError, ApplyReport, Patience, Redone, RedoneHow};
 
 /// Brings all sessions that were cut off to their end, and returns what nobody has been told yet. The caller holds the
 /// machine's lock.

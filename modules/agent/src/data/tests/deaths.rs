@@ -12,7 +12,8 @@ use rustix::io::Errno;
 use super::drive::{apply_watched, mirror, state_of, uuid_of, walked};
 use super::nasty::set_mtime;
 use super::plan::{plan, tree};
-use crate::data::apply::{Patience, Watch, redo};
+use crate::data::apply::{Watch, redo};
+use crate::proto::Patience;
 use crate::proto::{AgentError, ApplyReport, Kind, Redone};
 
 /// The machine dies, or the system refuses.

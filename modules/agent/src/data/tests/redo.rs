@@ -17,9 +17,9 @@ use super::drive::{
 };
 use super::nasty::set_mtime;
 use super::plan::{normal, plan};
-use crate::data::apply::{self, Patience, Record, Unwatched, Watch, list_of, read_list, redo};
+use crate::data::apply::{self, Record, Unwatched, Watch, list_of, read_list, redo};
 use crate::linux::state::StateDir;
-use crate::proto::{AgentErrorKind, ApplyReport, ApplyRequest, Body, Op, RedoneHow, StreamFrame};
+use crate::proto::{AgentErrorKind, ApplyReport, ApplyRequest, Body, Op, Patience, RedoneHow, StreamFrame};
 
 #[test]
 fn a_death_after_any_step_leaves_each_path_old_or_new_and_a_redo_the_tree() {
