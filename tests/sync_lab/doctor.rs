@@ -1,9 +1,16 @@
 //! What a doctor finds on real machines, that it writes nothing, and that what it says mends it.
 
-use pc_switcher_testkit::lab::{Cmd, Machine};
+use std::time::Duration;
+
+use pc_switcher_testkit::lab::{Cmd, DiskCache, Machine};
 use serde_json::Value;
 
-use crate::hosts::{Ran, SOON, alice, assert_nothing_runs, configure, first_sync, lab, picture, root, run};
+use crate::hosts::{
+    Ran, SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, lab, line, picture, root,
+    run, sync,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 fn doctor(machine: &Machine, words: &[&str]) -> Ran {
     run(machine, &Cmd::new("pc-switcher").arg("doctor").args(words.iter().copied()).as_alice())
@@ -54,6 +61,35 @@ fn what_a_doctor_finds_is_mended_by_what_it_says() {
     root(desk, &format!("sed -i -E '{}s/,subvolid=[0-9]+|subvolid=[0-9]+,//' /etc/fstab", line.trim()));
     alice(desk, "rm .config/pc-switcher/config.toml");
     assert_eq!(found(laptop, &["desk"]), ["desk way-back"]);
+    assert_nothing_runs(&[laptop, desk], SOON);
+}
+
+#[test]
+fn a_doctor_finishes_a_commit_that_was_cut_off_and_names_staging_that_nobody_knows() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "mkdir many && cd many && for n in $(seq 8000); do echo first >$n; done");
+    first_sync(&lab);
+    alice(laptop, "cd many && for n in $(seq 8000); do echo second-$n >$n; done");
+    desk.sync_disk().unwrap();
+    let running = laptop.spawn(&line("desk", &[])).unwrap();
+    running.expect("committing", MINUTE).unwrap();
+    desk.power_cut(DiskCache::Volatile).unwrap();
+    running.wait().unwrap();
+    desk.boot().unwrap();
+    let status = || run(desk, &Cmd::new("pc-switcher").arg("status").as_alice()).ends_with(0);
+    status().says(&["Left behind: sync", "was cut off", "`pc-switcher doctor` brings it to its end now"]);
+    doctor(laptop, &["desk"]).says(&["desk:", "syncs: sync", "the commit is finished now"]);
+    let old = root(desk, "grep -Lr second /home/alice/many | wc -l");
+    assert_eq!(old.trim(), "0", "the whole tree is new");
+    status().says(&["the commit is finished now"]);
+    root(desk, "mkdir -p /home/.pc-switcher/stage-deadbeef/0");
+    doctor(desk, &[]).ends_with(3).says(&["fix: sudo rm -r /home/.pc-switcher/stage-deadbeef"]);
+    root(desk, "rm -r /home/.pc-switcher/stage-deadbeef");
+    assert!(!found(desk, &[]).contains(&"desk staging".to_owned()));
+    sync(laptop, "desk", &[]).ends_with(0).says(&["is finished now"]);
+    assert!(!found(desk, &[]).contains(&"desk syncs".to_owned()), "the sync has said it");
+    assert_moved(laptop, desk);
     assert_nothing_runs(&[laptop, desk], SOON);
 }
 

@@ -203,6 +203,42 @@ fn too_little_space_before_a_sync_is_refused() {
     assert!(snapshots(lab.desk()).is_empty());
 }
 
+/// Small files stand in metadata, of which a full disk has little though it has gigabytes of room for data.
+#[test]
+fn very_many_tiny_files_that_the_desk_has_no_metadata_for_are_refused_before_anything_is_written() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    alice(laptop, "mkdir tiny; head -c 320000000 /dev/urandom | split -b 2000 -a 5 - tiny/");
+    // Every second file goes again: data chunks are half empty, and no chunk is free for metadata.
+    root(desk, "for n in {1..300}; do fallocate -l 100M /var/fill$n || break; done; sync");
+    root(desk, "rm /var/fill*[02468]; sync");
+    let before = home(desk);
+    configure(laptop, "[disk]\nmin_free = \"2GiB\"\nreserve_minimum = \"1GiB\"\n");
+    let ran = sync(laptop, "desk", &[]).ends_with(6);
+    ran.says(&[
+        "desk: `/home` has room for ",
+        " of metadata (names and small files), this sync needs about ",
+    ]);
+    assert_eq!(home(desk), before);
+    assert!(root(desk, "ls -A /home").lines().all(|name| name != ".pc-switcher"));
+    // The same amount in one file fits.
+    alice(laptop, "rm -r tiny; head -c 320000000 /dev/urandom >large");
+    sync(laptop, "desk", &[]).ends_with(0);
+}
+
+#[test]
+fn a_folder_that_is_a_file_on_the_desk_is_a_problem_that_is_named_before_anything_is_written() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    root(laptop, "mkdir /data");
+    root(desk, "touch /data");
+    configure(laptop, "[user-data]\nfolders = [\"/home\", \"/data\"]\n");
+    let ran = sync(laptop, "desk", &["--allow-first-sync"]).ends_with(3);
+    ran.says(&["desk: the folder `/data` is not a directory", "take it out of [user-data] folders"]);
+    assert!(snapshots(desk).is_empty());
+}
+
 #[test]
 fn space_that_runs_out_during_a_sync_stops_it() {
     let Some(lab) = lab() else { return };
@@ -215,6 +251,10 @@ fn space_that_runs_out_during_a_sync_stops_it() {
     root(desk, "fallocate -l 15G /var/fill");
     let output = running.wait().unwrap();
     assert_eq!(output.code(), Some(6), "{}{}", output.error_text(), output.text());
+    let said = format!("{}{}", output.error_text(), output.text());
+    let flat = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(flat.contains("stopped: disk-monitor: the disk-space reserve is used up"), "{said}");
+    assert!(!flat.contains("stopped on request"), "{said}");
     assert_eq!(desk.manifest(HOME, &pc_switcher_testkit::manifest::ManifestOptions::new()).unwrap(), before);
     crate::hosts::assert_nothing_runs(&[laptop, desk], SOON);
 }
