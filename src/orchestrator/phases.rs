@@ -277,6 +277,7 @@ impl Executed {
             target: end(&self.prepared.target_facts, target_set),
             rule_hash,
             unsettled: board.unsettled(),
+            entries: board.entries(),
         };
         let [source, target] = self.prepared.agents();
         records::write_pair(&source, &target, &record).await

@@ -104,6 +104,7 @@ mod tests {
             target: end(target),
             rule_hash: "r".into(),
             unsettled: Vec::new(),
+            entries: std::collections::BTreeMap::new(),
         }
     }
 

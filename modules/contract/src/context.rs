@@ -1,5 +1,6 @@
 //! What a module is handed: everything it may touch.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -88,6 +89,7 @@ pub struct SessionBoard {
     sets: Mutex<Vec<(Role, SnapshotSet)>>,
     pair: Mutex<Option<PairRecord>>,
     rule_hash: Mutex<Option<String>>,
+    entries: Mutex<BTreeMap<String, u64>>,
     folders: Mutex<Vec<BytePath>>,
     attempts: Mutex<Vec<SnapshotSet>>,
     commit_pending: AtomicBool,
@@ -214,6 +216,16 @@ impl SessionBoard {
     /// Returns the source's pre sets of syncs after the last recorded one, oldest first.
     pub fn attempts(&self) -> Vec<SnapshotSet> {
         lock(&self.attempts).clone()
+    }
+
+    /// Says how many entries a part of the folders holds on both machines after this run.
+    pub fn put_entries(&self, root: &BytePath, count: u64) {
+        lock(&self.entries).insert(root.to_string(), count);
+    }
+
+    /// Returns how many entries the parts of the folders hold, by where they begin.
+    pub fn entries(&self) -> BTreeMap<String, u64> {
+        lock(&self.entries).clone()
     }
 
     /// Notes the digest of the rules that this run applies.

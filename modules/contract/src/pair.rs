@@ -1,5 +1,7 @@
 //! The record of the last sync between two machines.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Hostname, SessionId};
@@ -39,6 +41,9 @@ pub struct PairRecord {
     /// says nothing about what both had in common there.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "exact")]
     pub unsettled: Vec<BytePath>,
+    /// How many entries each part of the folders held then, by where it begins; about.
+    #[serde(default)]
+    pub entries: BTreeMap<String, u64>,
 }
 
 /// Paths in JSON, byte for byte: text after `t:`, or hex digits after `x:`.

@@ -100,6 +100,13 @@ pub struct Judge {
     pub ignore_dir_times: bool,
 }
 
+impl Judge {
+    /// Whether the base is looked at besides both trees.
+    pub fn walks_base(&self) -> bool {
+        self.has_base && !self.base_is_target
+    }
+}
+
 /// What came out of one directory.
 #[derive(Debug, Default)]
 pub struct DirResult {

@@ -408,6 +408,9 @@ impl Module for UserData {
             ctx.board.add_left(survey.steps.blocked.len() + survey.steps.kept.len());
         }
         self.pass_gates(ctx, &parts, &surveys).await?;
+        for (part, survey) in parts.iter().zip(&surveys) {
+            ctx.board.put_entries(&part.root, survey.source_entries);
+        }
         let stats = total(&surveys);
         if surveys.iter().all(|survey| survey.steps.ops.is_empty()) {
             *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Written::nothing(&parts);

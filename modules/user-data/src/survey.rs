@@ -1,13 +1,13 @@
-//! How changes are found: today by a full walk of both sides at once.
-//!
-//! This is the seam for another way of finding changes: whatever returns the same [`Survey`] fits.
+//! How changes are found: by comparing the directories that the trees of both machines name as changed since their last sync,
+//! or all of them by a walk of both sides at once.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use pc_switcher_agent::proto::{FileTime, ReadWant, Tree};
+use pc_switcher_agent::proto::{ChangedDir, DirListing, FileTime, FolderPart, ReadWant, Tree};
 use pc_switcher_agent::typed::{Agent, WalkStream};
 use pc_switcher_contract::{
-    BytePath, ErrorKind, LogLevel, ModuleContext, ModuleError, Progress, Role, SnapshotKind, SnapshotSet,
+    BytePath, ErrorKind, ExecError, Hostname, LogLevel, ModuleContext, ModuleError, PairRecord, Progress,
+    Role, SnapshotKind, SnapshotSet,
 };
 
 use crate::attempts;
@@ -15,7 +15,11 @@ use crate::change::{Found, Judge, Suspect, settle};
 use crate::compare::{Comparison, Pairing, Walk};
 use crate::links;
 use crate::parts::PartPair;
+use crate::scope::Scope;
 use crate::steps::{Steps, steps};
+
+/// Directories that one message asks for.
+const ASKS: usize = 500;
 
 /// Where one part is read on both machines.
 #[derive(Debug, Clone)]
@@ -41,12 +45,17 @@ pub struct Survey {
     pub conflicts: Vec<ConflictItem>,
     /// Names left alone though the other machine has them, with the reason.
     pub left_alone: Vec<(BytePath, String)>,
-    /// Entries of the source's part.
+    /// Entries of the source's part; about, if not all of it was compared.
     pub source_entries: u64,
-    /// Entries of the target's part.
+    /// Entries of the target's part; about, if not all of it was compared.
     pub target_entries: u64,
-    /// Bytes of the source's part.
-    pub source_bytes: u64,
+}
+
+/// What is compared when not everything is.
+struct Common {
+    directories: Scope,
+    /// Entries that both machines had after their last sync.
+    entries: u64,
 }
 
 /// One path changed on the target that the source would overwrite or delete.
@@ -150,7 +159,16 @@ pub async fn survey(
         content,
         ignore_dir_times: roots.ignore_dir_times,
     };
-    let comparison = compare(ctx, part, roots, judge).await?;
+    let scope = match scope(ctx, part, roots, content).await? {
+        Ok(scope) => Some(scope),
+        Err(why) => {
+            let text = format!("everything below `{}` is compared: {why}", part.root);
+            ctx.reporter.log(LogLevel::Full, &ctx.source.hostname, text);
+            None
+        }
+    };
+    let common = scope.as_ref().map(|scope| scope.entries);
+    let comparison = compare(ctx, part, roots, judge, scope.map(|scope| scope.directories)).await?;
     refuse_unreadable(ctx, part, &comparison)?;
     let Comparison { mut found, suspects, links, dir_meta, holding, left_alone, .. } = comparison;
     found.extend(settle_all(ctx, roots, suspects).await?);
@@ -161,14 +179,11 @@ pub async fn survey(
     }
     let conflicts = conflicts(&found);
     let steps = steps(found, &holding, &dir_meta, first_content);
-    Ok(Survey {
-        steps,
-        conflicts,
-        left_alone,
-        source_entries: comparison.source_entries,
-        target_entries: comparison.target_entries,
-        source_bytes: comparison.source_bytes,
-    })
+    let (source_entries, target_entries) = match common {
+        Some(before) => ((before + steps.stats.created).saturating_sub(steps.stats.deleted), before),
+        None => (comparison.source_entries, comparison.target_entries),
+    };
+    Ok(Survey { steps, conflicts, left_alone, source_entries, target_entries })
 }
 
 /// Where somebody worked on the target while the last sync ran, the set that it left says nothing: what stands there counts
@@ -186,55 +201,134 @@ fn mark_unsettled(ctx: &ModuleContext, part: &PartPair, found: &mut [Found]) {
     }
 }
 
+/// Returns which directories have to be compared, or why everything has to. What both machines had in common after their last
+/// sync is still the same where neither changed.
+async fn scope(
+    ctx: &ModuleContext,
+    part: &PartPair,
+    roots: &Roots,
+    content: bool,
+) -> Result<Result<Common, &'static str>, ModuleError> {
+    if content {
+        return Ok(Err("contents are compared"));
+    }
+    let Some(pair) = ctx.board.pair() else { return Ok(Err("there is no last sync")) };
+    let same_rules = ctx.board.rule_hash().as_deref() == Some(pair.rule_hash.as_str());
+    let source_base = base_of(&pair, &ctx.source.hostname, &part.source);
+    let target_base = base_of(&pair, &ctx.target.hostname, &part.target);
+    if !same_rules {
+        return Ok(Err("the rules are others than at the last sync"));
+    }
+    let entries = pair.entries.get(&part.root.to_string()).copied();
+    let (Some(source_base), Some(target_base), Some(entries)) = (source_base, target_base, entries) else {
+        return Ok(Err("the last sync did not hold it"));
+    };
+    let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
+    let (ours, theirs) = tokio::try_join!(
+        source.changed(source_base, tree(part, &roots.source)),
+        target.changed(target_base, tree(part, &roots.target))
+    )?;
+    let (Some(ours), Some(theirs)) = (ours, theirs) else {
+        return Ok(Err("the trees do not tell what changed since the last sync"));
+    };
+    // These were not the same then.
+    let unsettled = pair.unsettled.iter().filter_map(|path| {
+        let inside = path.as_bytes().strip_prefix(part.root.as_bytes())?;
+        let path = BytePath::new(inside.strip_prefix(b"/").unwrap_or(inside));
+        Some(ChangedDir { path: path.parent().unwrap_or_default(), whole: false })
+    });
+    let directories = Scope::of(ours.into_iter().chain(theirs).chain(unsettled));
+    Ok(Ok(Common { directories, entries }))
+}
+
+/// Returns where a part lies in what the last sync left on this machine.
+fn base_of(pair: &PairRecord, hostname: &Hostname, part: &FolderPart) -> Option<BytePath> {
+    let end = [&pair.source, &pair.target].into_iter().find(|end| end.hostname.same_machine(hostname))?;
+    in_set(&end.set, part.subvolume.as_ref(), &part.inside)
+}
+
+fn tree(part: &PartPair, root: &BytePath) -> Tree {
+    Tree { root: root.clone(), prefix: part.prefix.clone(), rules: part.rules.clone() }
+}
+
 async fn compare(
     ctx: &ModuleContext,
     part: &PartPair,
     roots: &Roots,
     judge: Judge,
+    scope: Option<Scope>,
 ) -> Result<Comparison, ModuleError> {
-    let tree =
-        |root: &BytePath| Tree { root: root.clone(), prefix: part.prefix.clone(), rules: part.rules.clone() };
     let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
-    let mut ours = source.walk(tree(&roots.source)).await?;
-    let mut theirs = target.walk(tree(&roots.target)).await?;
-    let mut base = match &roots.base {
-        Some(root) if !judge.base_is_target => Some(target.walk(tree(root)).await?),
-        _ => None,
+    let places = [
+        Some((&source, &roots.source)),
+        Some((&target, &roots.target)),
+        roots.base.as_ref().filter(|_| judge.walks_base()).map(|root| (&target, root)),
+    ];
+    let mut sinks = [None, None, None];
+    let mut streams = [None, None, None];
+    for (at, (agent, root)) in places.into_iter().enumerate().filter_map(|(at, place)| Some((at, place?))) {
+        let tree = tree(part, root);
+        streams[at] = Some(match scope {
+            None => agent.walk(tree).await?,
+            Some(_) => {
+                let (wants, listings) = agent.list(tree).await?;
+                sinks[at] = Some(wants);
+                listings
+            }
+        });
+    }
+    let [mut ours, mut theirs, mut base] = streams;
+    let mut pairing = match scope {
+        Some(scope) => Pairing::within(scope, judge),
+        None => Pairing::new(judge),
     };
-    let mut pairing = Pairing::new(judge);
-    let mut open = [true, true, base.is_some()];
     let mut seen = 0_u64;
-    while open.contains(&true) {
+    loop {
+        for (sink, asks) in sinks.iter_mut().zip(pairing.take_asks()) {
+            match sink {
+                Some(sink) => {
+                    for asks in asks.chunks(ASKS) {
+                        sink.send(asks).await?;
+                    }
+                }
+                None => {}
+            }
+        }
+        if pairing.is_complete() {
+            for sink in sinks.iter_mut().filter_map(Option::take) {
+                sink.finish().await?;
+            }
+        }
+        if ours.is_none() && theirs.is_none() && base.is_none() {
+            break;
+        }
         let (walk, listing) = tokio::select! {
             biased;
             () = ctx.cancel.cancelled() => return Err(ModuleError::cancelled()),
-            listing = ours.next(), if open[0] => (Walk::Source, listing?),
-            listing = theirs.next(), if open[1] => (Walk::Target, listing?),
-            listing = next(&mut base), if open[2] => (Walk::Base, listing?),
+            listing = next(&mut ours), if ours.is_some() => (Walk::Source, listing?),
+            listing = next(&mut theirs), if theirs.is_some() => (Walk::Target, listing?),
+            listing = next(&mut base), if base.is_some() => (Walk::Base, listing?),
         };
-        match listing {
-            None => open[walk as usize] = false,
-            Some(listing) => {
-                if walk == Walk::Source {
-                    seen += listing.entries.len() as u64;
-                    report(ctx, &part.root, &listing.path, seen);
-                }
-                pairing.add(walk, listing);
-            }
+        let Some(listing) = listing else { continue };
+        if walk == Walk::Source {
+            seen += listing.entries.len() as u64;
+            report(ctx, &part.root, &listing.path, seen);
         }
+        pairing.add(walk, listing);
     }
     pairing
         .finish()
         .map_err(|why| ModuleError::failed(format!("the walks of `{}` do not fit: {why}", part.root)))
 }
 
-async fn next(
-    base: &mut Option<WalkStream>,
-) -> Result<Option<pc_switcher_agent::proto::DirListing>, pc_switcher_contract::ExecError> {
-    match base {
-        Some(walk) => walk.next().await,
-        None => Ok(None),
+/// Returns the next listing; the stream goes when it has ended.
+async fn next(walk: &mut Option<WalkStream>) -> Result<Option<DirListing>, ExecError> {
+    let Some(running) = walk else { return Ok(None) };
+    let listing = running.next().await?;
+    if listing.is_none() {
+        *walk = None;
     }
+    Ok(listing)
 }
 
 /// Progress while comparing: the share cannot be told, the count can.

@@ -5,6 +5,7 @@
 //! an access time), and nothing here prints, reads the environment or asks the time.
 
 pub mod apply;
+pub mod changed;
 pub mod digest;
 pub mod read;
 pub mod rules;
@@ -17,6 +18,7 @@ mod cwd;
 mod extents;
 mod meta;
 mod open;
+mod search;
 mod seen;
 mod wants;
 mod xattr;

@@ -21,7 +21,9 @@ use super::{
 };
 use crate::data;
 use crate::data::apply::{Patience, Unwatched, Watch, redo};
-use crate::proto::{AgentError, AgentHello, LockReply, LockRequest, PROTOCOL, Redone, Request, encode};
+use crate::proto::{
+    AgentError, AgentHello, ChangedRequest, LockReply, LockRequest, PROTOCOL, Redone, Request, encode,
+};
 use crate::server::{Call, SILENT, Services, serve};
 
 /// Keeps the machine's history below the state directory: the syncs that came here. Rows are JSON objects.
@@ -165,6 +167,14 @@ impl LinuxServices {
     }
 }
 
+/// Answers [`Request::Changed`].
+fn changed(request: &ChangedRequest, call: &Call) -> Result<bool, AgentError> {
+    let (base, root) = (&request.base, &request.tree.root);
+    let since = unchanged::since(&KernelBtrfs, base.as_path(), root.as_path())
+        .map_err(|error| AgentError::io(format!("cannot compare `{base}` and `{root}`"), &error))?;
+    since.map_or(Ok(false), |since| data::changed::run(request, since, call))
+}
+
 impl Services for LinuxServices {
     fn hello(&self) -> AgentHello {
         self.hello.clone()
@@ -190,6 +200,8 @@ impl Services for LinuxServices {
             Request::CheckSet(set) => encode(&snapshots::check_set(&set)),
             Request::DropSet(set) => encode(&snapshots::drop_set(&set)?),
             Request::Walk(request) => encode(&data::walk::run(&request, call)?),
+            Request::List(request) => encode(&data::walk::list(&request, call)?),
+            Request::Changed(request) => encode(&changed(&request, call)?),
             Request::Read { root } => encode(&data::read::run(&root, call, &self.sent)?),
             Request::Digest { root } => encode(&data::digest::run(&root, call, &self.sent)?),
             Request::Apply(request) => {

@@ -16,7 +16,8 @@ pub use apply::{
 };
 pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersRequest};
 pub use fs::{
-    DirListing, Entry, FileTime, Kind, Meta, Rule, RuleSet, Skip, SkipReason, Tree, WalkRequest, WalkSummary,
+    ChangedDir, ChangedRequest, DirListing, Entry, FileTime, Kind, ListWant, Meta, Rule, RuleSet, Skip,
+    SkipReason, Tree, WalkRequest, WalkSummary,
 };
 pub use hello::{AgentHello, FrontHello, MAGIC, PROTOCOL};
 pub use host::{

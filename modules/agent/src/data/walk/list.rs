@@ -63,10 +63,10 @@ impl<'a, 'b> Lister<'a, 'b> {
         Self { walk, names, path: Vec::new(), xattrs, items, inos: Vec::new() }
     }
 
-    /// Returns the entry of the tree's root.
-    pub(super) fn root(&mut self) -> Result<Entry, Errno> {
-        let xattrs = self.xattrs.of(&self.walk.root)?;
-        let seen = Seen::of(&self.walk.root)?;
+    /// Returns the entry of an open directory, without its name.
+    pub(super) fn own(&mut self, dir: &OwnedFd) -> Result<Entry, Errno> {
+        let xattrs = self.xattrs.of(dir)?;
+        let seen = Seen::of(dir)?;
         Ok(entry(BytePath::default(), Kind::Dir, &seen, xattrs, BytePath::default()))
     }
 
