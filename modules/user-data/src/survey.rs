@@ -285,13 +285,9 @@ async fn compare(
     let mut seen = 0_u64;
     loop {
         for (sink, asks) in sinks.iter_mut().zip(pairing.take_asks()) {
-            match sink {
-                Some(sink) => {
-                    for asks in asks.chunks(ASKS) {
-                        sink.send(asks).await?;
-                    }
-                }
-                None => {}
+            let Some(sink) = sink else { continue };
+            for asks in asks.chunks(ASKS) {
+                sink.send(asks).await?;
             }
         }
         if pairing.is_complete() {
@@ -395,7 +391,7 @@ pub(crate) async fn digests(
     let (mut up, mut down) = Agent::new(ctx.agent(role)).digest(root.clone()).await?;
     let send = async {
         for batch in wants.chunks(1000) {
-            up.send(&batch.to_vec()).await?;
+            up.send(batch).await?;
         }
         up.finish().await
     };
