@@ -237,7 +237,12 @@ async fn scope(
         let path = BytePath::new(inside.strip_prefix(b"/").unwrap_or(inside));
         Some(ChangedDir { path: path.parent().unwrap_or_default(), whole: false })
     });
-    let directories = Scope::of(ours.into_iter().chain(theirs).chain(unsettled));
+    let mut named: Vec<ChangedDir> = ours.into_iter().chain(theirs).chain(unsettled).collect();
+    if !named.is_empty() {
+        // Staging lies in the root, whose time is set again after it.
+        named.push(ChangedDir { path: BytePath::default(), whole: false });
+    }
+    let directories = Scope::of(named);
     Ok(Ok(Common { directories, entries }))
 }
 

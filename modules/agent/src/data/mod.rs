@@ -16,6 +16,7 @@ mod btrfs;
 mod content;
 mod cwd;
 mod extents;
+mod inline;
 mod meta;
 mod open;
 mod search;

@@ -5,6 +5,7 @@ mod changed;
 mod deaths;
 pub(super) mod drive;
 mod faults;
+mod inline;
 mod links;
 mod measure;
 mod nasty;
