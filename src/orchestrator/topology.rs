@@ -104,7 +104,8 @@ mod tests {
             target: end(target),
             rule_hash: "r".into(),
             unsettled: Vec::new(),
-            entries: std::collections::BTreeMap::new(),
+            apart: Vec::new(),
+            parts: Vec::new(),
         }
     }
 

@@ -1,6 +1,5 @@
 //! What a module is handed: everything it may touch.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +11,7 @@ use crate::event::Reporter;
 use crate::exec::{Executor, RemoteExecutor};
 use crate::gate::Gatekeeper;
 use crate::ids::{Hostname, ModuleName, SessionId};
-use crate::pair::PairRecord;
+use crate::pair::{PairRecord, PartRecord};
 use crate::path::BytePath;
 use crate::snapshot::{SnapshotKind, SnapshotSet};
 
@@ -89,7 +88,8 @@ pub struct SessionBoard {
     sets: Mutex<Vec<(Role, SnapshotSet)>>,
     pair: Mutex<Option<PairRecord>>,
     rule_hash: Mutex<Option<String>>,
-    entries: Mutex<BTreeMap<String, u64>>,
+    parts: Mutex<Vec<PartRecord>>,
+    apart: Mutex<Vec<BytePath>>,
     folders: Mutex<Vec<BytePath>>,
     attempts: Mutex<Vec<SnapshotSet>>,
     commit_pending: AtomicBool,
@@ -218,14 +218,29 @@ impl SessionBoard {
         lock(&self.attempts).clone()
     }
 
-    /// Says how many entries a part of the folders holds on both machines after this run.
-    pub fn put_entries(&self, root: &BytePath, count: u64) {
-        lock(&self.entries).insert(root.to_string(), count);
+    /// Notes a part of the folders that was compared.
+    pub fn put_part(&self, part: PartRecord) {
+        let mut parts = lock(&self.parts);
+        parts.retain(|other| other.root != part.root);
+        parts.push(part);
     }
 
-    /// Returns how many entries the parts of the folders hold, by where they begin.
-    pub fn entries(&self) -> BTreeMap<String, u64> {
-        lock(&self.entries).clone()
+    /// Returns the parts of the folders that were compared.
+    pub fn parts(&self) -> Vec<PartRecord> {
+        lock(&self.parts).clone()
+    }
+
+    /// Notes a path where both machines differ though nothing was to be done.
+    pub fn add_apart(&self, path: BytePath) {
+        lock(&self.apart).push(path);
+    }
+
+    /// Returns the paths where both machines differ though nothing was to be done, each once.
+    pub fn apart(&self) -> Vec<BytePath> {
+        let mut apart = lock(&self.apart).clone();
+        apart.sort();
+        apart.dedup();
+        apart
     }
 
     /// Notes the digest of the rules that this run applies.

@@ -122,6 +122,8 @@ pub struct DirResult {
     pub left_alone: Vec<(BytePath, String)>,
     /// Names that could not be read, with the machine's side and the system's word.
     pub unreadable: Vec<(BytePath, bool, String)>,
+    /// Directories that differ in nothing but their time, where that does not count.
+    pub times: Vec<BytePath>,
     /// Whether the target holds something here that is never deleted.
     pub holds_excluded: bool,
 }
@@ -264,7 +266,12 @@ fn entry_change(
             }
             let same_time = s.meta.mtime == t.meta.mtime || (judge.ignore_dir_times && s.kind == Kind::Dir);
             match (content, same_rights(s, t) && same_time) {
-                (true, true) => return,
+                (true, true) => {
+                    if s.meta.mtime != t.meta.mtime {
+                        result.times.push(at);
+                    }
+                    return;
+                }
                 (true, false) => Change::Meta(s.clone(), identity(t)),
                 (false, _) => Change::Replace(s.clone(), identity(t), t.kind),
             }

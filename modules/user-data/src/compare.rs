@@ -5,9 +5,9 @@
 //!
 //! Where a [`Scope`] says what has to be compared at all, the listings are asked for one by one: see [`Pairing::take_asks`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use pc_switcher_agent::proto::{DirListing, Entry, ListWant, Meta};
+use pc_switcher_agent::proto::{DirListing, Entry, Kind, ListWant, Meta};
 use pc_switcher_contract::BytePath;
 
 use crate::change::{
@@ -43,10 +43,38 @@ pub struct Comparison {
     pub left_alone: Vec<(BytePath, String)>,
     /// Names that could not be read: path, whether on the source, the system's word.
     pub unreadable: Vec<(BytePath, bool, String)>,
+    /// Directories that differ in nothing but their time, where that does not count.
+    pub times: Vec<BytePath>,
     /// Entries of the source's tree.
     pub source_entries: u64,
     /// Entries of the target's tree.
     pub target_entries: u64,
+}
+
+impl Comparison {
+    /// Returns why a comparison of some directories may say less than one of all.
+    pub fn doubt(&self) -> Option<&'static str> {
+        if !self.unreadable.is_empty() {
+            // What one machine names may lie in what is of another kind on the other one.
+            return Some("a directory that changed is not where it should be");
+        }
+        let mut names: HashMap<(bool, u64), u32> = HashMap::new();
+        for link in &self.links {
+            *names.entry((true, link.ours.ino)).or_default() += 1;
+            if let Some(target) = link.target {
+                *names.entry((false, target.ino)).or_default() += 1;
+            }
+        }
+        let suspects = self.suspects.iter().map(|suspect| &suspect.path);
+        let changed: HashSet<&BytePath> =
+            self.found.iter().map(|found| &found.path).chain(suspects).collect();
+        let hidden = self.links.iter().filter(|link| changed.contains(&link.path)).any(|link| {
+            let theirs = link.theirs.as_ref().filter(|theirs| theirs.kind == Kind::File);
+            names[&(true, link.ours.ino)] < link.ours.nlink
+                || theirs.is_some_and(|theirs| names[&(false, theirs.ino)] < theirs.nlink)
+        });
+        hidden.then_some("a file that changed has names elsewhere")
+    }
 }
 
 #[derive(Default)]
@@ -203,6 +231,7 @@ impl Pairing {
         self.result.links.extend(done.links);
         self.result.left_alone.extend(done.left_alone);
         self.result.unreadable.extend(done.unreadable);
+        self.result.times.extend(done.times);
     }
 
     fn compare_roots(

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use pc_switcher_agent::proto::{ChangedDir, DirListing, FileTime, FolderPart, ReadWant, Tree};
+use pc_switcher_agent::proto::{ChangedDir, DirListing, FileTime, FolderPart, ListWant, ReadWant, Tree};
 use pc_switcher_agent::typed::{Agent, WalkStream};
 use pc_switcher_contract::{
-    BytePath, ErrorKind, ExecError, Hostname, LogLevel, ModuleContext, ModuleError, PairRecord, Progress,
-    Role, SnapshotKind, SnapshotSet,
+    BytePath, ErrorKind, ExecError, Hostname, LogLevel, ModuleContext, ModuleError, PairRecord, PartRecord,
+    Progress, Role, SnapshotKind, SnapshotSet,
 };
 
 use crate::attempts;
@@ -18,8 +18,11 @@ use crate::parts::PartPair;
 use crate::scope::Scope;
 use crate::steps::{Steps, steps};
 
-/// Directories that one message asks for.
-const ASKS: usize = 500;
+/// Bytes of paths that one message asks for, about.
+const ASKS: usize = 64 << 10;
+
+/// So many paths at which nothing was to be done though both machines differ, and the next sync compares everything.
+pub const APART: usize = 10_000;
 
 /// Where one part is read on both machines.
 #[derive(Debug, Clone)]
@@ -45,6 +48,8 @@ pub struct Survey {
     pub conflicts: Vec<ConflictItem>,
     /// Names left alone though the other machine has them, with the reason.
     pub left_alone: Vec<(BytePath, String)>,
+    /// Directories that differ in nothing but their time, where that does not count.
+    pub times: Vec<BytePath>,
     /// Entries of the source's part; about, if not all of it was compared.
     pub source_entries: u64,
     /// Entries of the target's part; about, if not all of it was compared.
@@ -162,15 +167,19 @@ pub async fn survey(
     let scope = match scope(ctx, part, roots, content).await? {
         Ok(scope) => Some(scope),
         Err(why) => {
-            let text = format!("everything below `{}` is compared: {why}", part.root);
-            ctx.reporter.log(LogLevel::Full, &ctx.source.hostname, text);
+            full(ctx, part, why);
             None
         }
     };
-    let common = scope.as_ref().map(|scope| scope.entries);
-    let comparison = compare(ctx, part, roots, judge, scope.map(|scope| scope.directories)).await?;
+    let mut common = scope.as_ref().map(|scope| scope.entries);
+    let mut comparison = compare(ctx, part, roots, judge, scope.map(|scope| scope.directories)).await?;
+    if let Some(why) = common.and_then(|_| comparison.doubt()) {
+        full(ctx, part, why);
+        common = None;
+        comparison = compare(ctx, part, roots, judge, None).await?;
+    }
     refuse_unreadable(ctx, part, &comparison)?;
-    let Comparison { mut found, suspects, links, dir_meta, holding, left_alone, .. } = comparison;
+    let Comparison { mut found, suspects, links, dir_meta, holding, left_alone, times, .. } = comparison;
     found.extend(settle_all(ctx, roots, suspects).await?);
     links::resolve(&mut found, links);
     attempts::disown(ctx, part, &mut found).await?;
@@ -183,7 +192,13 @@ pub async fn survey(
         Some(before) => ((before + steps.stats.created).saturating_sub(steps.stats.deleted), before),
         None => (comparison.source_entries, comparison.target_entries),
     };
-    Ok(Survey { steps, conflicts, left_alone, source_entries, target_entries })
+    Ok(Survey { steps, conflicts, left_alone, times, source_entries, target_entries })
+}
+
+/// Says that everything is compared, and why.
+fn full(ctx: &ModuleContext, part: &PartPair, why: &str) {
+    let text = format!("everything below `{}` is compared: {why}", part.root);
+    ctx.reporter.log(LogLevel::Full, &ctx.source.hostname, text);
 }
 
 /// Where somebody worked on the target while the last sync ran, the set that it left says nothing: what stands there counts
@@ -213,43 +228,61 @@ async fn scope(
         return Ok(Err("contents are compared"));
     }
     let Some(pair) = ctx.board.pair() else { return Ok(Err("there is no last sync")) };
-    let same_rules = ctx.board.rule_hash().as_deref() == Some(pair.rule_hash.as_str());
-    let source_base = base_of(&pair, &ctx.source.hostname, &part.source);
-    let target_base = base_of(&pair, &ctx.target.hostname, &part.target);
-    if !same_rules {
+    if ctx.board.rule_hash().as_deref() != Some(pair.rule_hash.as_str()) {
         return Ok(Err("the rules are others than at the last sync"));
     }
-    let entries = pair.entries.get(&part.root.to_string()).copied();
-    let (Some(source_base), Some(target_base), Some(entries)) = (source_base, target_base, entries) else {
+    if pair.apart.len() >= APART {
+        return Ok(Err("too much was left alone by the last sync"));
+    }
+    let root = part.root.to_string();
+    let Some(then) = pair.parts.iter().find(|then| then.root == root) else {
         return Ok(Err("the last sync did not hold it"));
     };
+    let source_base = base_of(&pair, then, &ctx.source.hostname, &part.source);
+    let target_base = base_of(&pair, then, &ctx.target.hostname, &part.target);
+    let (Some(source_base), Some(target_base)) = (source_base, target_base) else {
+        return Ok(Err("it lies elsewhere than at the last sync"));
+    };
     let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
-    let (ours, theirs) = tokio::try_join!(
-        source.changed(source_base, tree(part, &roots.source)),
-        target.changed(target_base, tree(part, &roots.target))
-    )?;
+    let asked = async {
+        tokio::try_join!(
+            source.changed(source_base, tree(part, &roots.source)),
+            target.changed(target_base, tree(part, &roots.target))
+        )
+    };
+    let (ours, theirs) = tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => return Err(ModuleError::cancelled()),
+        asked = asked => asked?,
+    };
     let (Some(ours), Some(theirs)) = (ours, theirs) else {
         return Ok(Err("the trees do not tell what changed since the last sync"));
     };
     // These were not the same then.
-    let unsettled = pair.unsettled.iter().filter_map(|path| {
-        let inside = path.as_bytes().strip_prefix(part.root.as_bytes())?;
+    let different = pair.unsettled.iter().chain(&pair.apart).filter(|path| path.is_within(&part.root));
+    let different = different.map(|path| {
+        let inside = path.as_bytes().get(part.root.as_bytes().len()..).unwrap_or_default();
         let path = BytePath::new(inside.strip_prefix(b"/").unwrap_or(inside));
-        Some(ChangedDir { path: path.parent().unwrap_or_default(), whole: false })
+        ChangedDir { path: path.parent().unwrap_or_default(), whole: false }
     });
-    let mut named: Vec<ChangedDir> = ours.into_iter().chain(theirs).chain(unsettled).collect();
+    let mut named: Vec<ChangedDir> = ours.into_iter().chain(theirs).chain(different).collect();
     if !named.is_empty() {
         // Staging lies in the root, whose time is set again after it.
         named.push(ChangedDir { path: BytePath::default(), whole: false });
     }
-    let directories = Scope::of(named);
-    Ok(Ok(Common { directories, entries }))
+    Ok(Ok(Common { directories: Scope::of(named), entries: then.entries }))
 }
 
-/// Returns where a part lies in what the last sync left on this machine.
-fn base_of(pair: &PairRecord, hostname: &Hostname, part: &FolderPart) -> Option<BytePath> {
-    let end = [&pair.source, &pair.target].into_iter().find(|end| end.hostname.same_machine(hostname))?;
-    in_set(&end.set, part.subvolume.as_ref(), &part.inside)
+/// Returns where a part lies in what the last sync left on this machine, if it lay there then.
+fn base_of(pair: &PairRecord, then: &PartRecord, hostname: &Hostname, part: &FolderPart) -> Option<BytePath> {
+    let ends = [(&pair.source, &then.source), (&pair.target, &then.target)];
+    let (end, place) = ends.into_iter().find(|(end, _)| end.hostname.same_machine(hostname))?;
+    (*place == place_of(part)).then(|| in_set(&end.set, part.subvolume.as_ref(), &part.inside)).flatten()
+}
+
+/// Returns subvolume and path inside, as the record of a pair keeps them.
+pub fn place_of(part: &FolderPart) -> (String, String) {
+    (part.subvolume.as_ref().map(ToString::to_string).unwrap_or_default(), part.inside.to_string())
 }
 
 fn tree(part: &PartPair, root: &BytePath) -> Tree {
@@ -291,7 +324,7 @@ async fn compare(
     loop {
         for (sink, asks) in sinks.iter_mut().zip(pairing.take_asks()) {
             let Some(sink) = sink else { continue };
-            for asks in asks.chunks(ASKS) {
+            for asks in asks.chunk_by(in_one_message()) {
                 sink.send(asks).await?;
             }
         }
@@ -320,6 +353,19 @@ async fn compare(
     pairing
         .finish()
         .map_err(|why| ModuleError::failed(format!("the walks of `{}` do not fit: {why}", part.root)))
+}
+
+/// Returns a judge of neighbours that says where a message is full.
+fn in_one_message() -> impl FnMut(&ListWant, &ListWant) -> bool {
+    let mut bytes = 0;
+    move |want, _| {
+        bytes += want.path.as_bytes().len() + 16;
+        let fits = bytes < ASKS;
+        if !fits {
+            bytes = 0;
+        }
+        fits
+    }
 }
 
 /// Returns the next listing; the stream goes when it has ended.

@@ -21,8 +21,12 @@ use crate::server::Call;
 
 /// More directories than this are not told: listing everything is no slower then, and memory stays bounded.
 const MANY: usize = 50_000;
-/// Directories that one item carries.
-const ITEM: usize = 500;
+/// Bytes of paths that one item carries, about.
+const ITEM: usize = 64 << 10;
+/// Longest path that is told: there may be as many as it has names.
+const LONGEST: usize = 4096;
+/// Inodes that are looked at, at most.
+const MANY_INODES: usize = 1 << 20;
 /// Room for the scan of the tree, and for the names of one inode.
 const SCAN_ROOM: usize = 1 << 20;
 const NAMES_ROOM: usize = 4 << 10;
@@ -55,17 +59,27 @@ pub fn run(request: &ChangedRequest, since: u64, call: &Call) -> Result<bool, Ag
     let inodes = match younger(&now, since, call) {
         Ok(inodes) => inodes,
         Err(Errno::CANCELED) => return Err(AgentError::cancelled()),
+        Err(Errno::TOOBIG) => return Ok(false),
         Err(error) => return Err(failed(&tree.root)(error)),
     };
     let mut places = Places { rules: &rules, root, now: Names::of(now), known: HashMap::new() };
     let found = match directories(&mut places, &mut Names::of(base), &inodes, call) {
         Ok(found) => found,
         Err(Errno::CANCELED) => return Err(AgentError::cancelled()),
+        Err(Errno::TOOBIG) => return Ok(false),
         Err(error) => return Err(failed(&tree.root)(error)),
     };
     let Some(found) = found else { return Ok(false) };
-    for dirs in found.chunks(ITEM) {
+    let mut rest = found.as_slice();
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let end = rest.iter().position(|dir| {
+            bytes += dir.path.as_bytes().len() + 16;
+            bytes > ITEM
+        });
+        let (dirs, after) = rest.split_at(end.unwrap_or(rest.len()).max(1));
         call.item(&dirs)?;
+        rest = after;
     }
     Ok(true)
 }
@@ -82,6 +96,9 @@ fn younger(dir: &OwnedFd, since: u64, call: &Call) -> Result<Vec<(u64, bool)>, E
             let mode = u32_at(data, 52).ok_or(Errno::IO)?;
             if transid > since {
                 found.push((ino, mode & 0o170_000 == DIR));
+            }
+            if found.len() > MANY_INODES {
+                return Err(Errno::TOOBIG);
             }
             if call.is_cancelled() {
                 return Err(Errno::CANCELED);
@@ -204,6 +221,9 @@ impl Places<'_> {
         };
         for (ino, name) in chain.into_iter().rev() {
             place = place.and_then(|parent| self.child(&parent, &name, true));
+            if place.as_ref().is_some_and(|path| path.as_bytes().len() > LONGEST) {
+                return Err(Errno::TOOBIG);
+            }
             self.known.insert(ino, place.clone());
         }
         Ok(place)

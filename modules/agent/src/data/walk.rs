@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::fs::{OFlags, fstatfs, readlinkat};
 use rustix::io::Errno;
 
@@ -79,6 +80,7 @@ fn walk(request: &WalkRequest, call: &Call, on_demand: bool) -> Result<WalkSumma
             failed: None,
         }),
         wake: Condvar::new(),
+        ended: bounded(1),
         totals: Mutex::default(),
         threads,
     };
@@ -110,6 +112,8 @@ struct Walk<'a> {
     on_demand: bool,
     queue: Mutex<Queue>,
     wake: Condvar,
+    /// Says that a thread gave up.
+    ended: (Sender<()>, Receiver<()>),
     totals: Mutex<WalkSummary>,
     threads: usize,
 }
@@ -150,6 +154,7 @@ impl Drop for Turn<'_, '_> {
         queue.busy -= 1;
         if thread::panicking() {
             queue.failed.get_or_insert_with(|| AgentError::failed("a walking thread panicked"));
+            let _ = self.0.ended.0.try_send(());
         }
         if queue.asleep > 0 {
             self.0.wake.notify_all();
@@ -187,12 +192,14 @@ impl Walk<'_> {
     fn fail(&self, error: AgentError) {
         self.queue().failed.get_or_insert(error);
         self.wake.notify_all();
+        // Who waits for the caller's next wish need not any more.
+        let _ = self.ended.0.try_send(());
     }
 
     /// Takes what the caller asks for until it has asked for everything.
     fn feed(&self) {
         loop {
-            let wants = self.call.next_upload().and_then(|body| match body {
+            let wants = self.call.next_upload_or(&self.ended.1).and_then(|body| match body {
                 Some(body) => decode::<Vec<ListWant>>(&body).map(Some).map_err(AgentError::protocol),
                 None => Ok(None),
             });
@@ -294,6 +301,7 @@ impl Walk<'_> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
         let read = open::beneath_for_reading(&self.root, listing.path.as_bytes(), flags).and_then(|dir| {
             if self.on_demand && listing.root.is_none() {
+                lister.refuse_other_trees(&dir)?;
                 listing.root = Some(lister.own(&dir)?);
             }
             lister.fill(&dir, &mut listing, children)

@@ -13,7 +13,11 @@ use super::btrfs::{Btrfs, Uuid};
 pub fn since(btrfs: &dyn Btrfs, from: &Path, to: &Path) -> io::Result<Option<u64>> {
     let (older, newer) = match (btrfs.subvolume(from), btrfs.subvolume(to)) {
         (Ok(older), Ok(newer)) => (older, newer),
-        (Err(error), _) | (_, Err(error)) if error.raw_os_error() == Some(libc::ENOTTY) => return Ok(None),
+        (Err(error), _) | (_, Err(error))
+            if matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::ENOENT)) =>
+        {
+            return Ok(None);
+        }
         (Err(error), _) | (_, Err(error)) => return Err(error),
     };
     let same_source = older.source_uuid == newer.source_uuid && older.source_uuid != Uuid::default();

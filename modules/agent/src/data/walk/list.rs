@@ -70,6 +70,15 @@ impl<'a, 'b> Lister<'a, 'b> {
         Ok(entry(BytePath::default(), Kind::Dir, &seen, xattrs, BytePath::default()))
     }
 
+    /// Refuses a directory that stands for another tree: what is below it is not ours to list.
+    pub(super) fn refuse_other_trees(&self, dir: &OwnedFd) -> Result<(), Errno> {
+        let seen = Seen::of(dir)?;
+        match seen.is_across(&self.walk.seen) || self.is_subvolume(&seen) {
+            true => Err(Errno::XDEV),
+            false => Ok(()),
+        }
+    }
+
     /// Fills the listing of the open directory; directories to go on with are added to `children`. After an error it
     /// holds what was seen before.
     pub(super) fn fill(
