@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, Mode, OFlags, fallocate, fchmod, mkdirat, openat, syncfs, unlinkat,
+    AtFlags, CWD, FallocateFlags, Mode, OFlags, fallocate, fchmod, fsync, mkdirat, openat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -116,7 +116,8 @@ impl Part {
         }))
     }
 
-    /// Sets what a root must end with where nothing else of a session is left: its metadata, or the time it had before.
+    /// Sets what a root must end with where nothing else of a session is left, durably: its metadata, or the time it had
+    /// before.
     pub(super) fn end_root(
         wanted: &PartRoot,
         mtime: FileTime,
@@ -128,6 +129,7 @@ impl Part {
             Some(meta) => meta::change(&root, meta),
             None => meta::set_mtime(&root, mtime).map(|()| Vec::new()),
         };
+        let set = set.and_then(|refused| fsync(&root).map(|()| refused));
         set.map_err(|error| at(&wanted.root, error))
     }
 

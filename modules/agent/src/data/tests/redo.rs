@@ -280,6 +280,35 @@ fn a_power_cut_after_any_step_leaves_each_path_old_or_new_and_a_redo_the_tree() 
     }
 }
 
+#[test]
+fn a_power_cut_right_after_a_redo_takes_nothing_of_it_back() {
+    for fs_type in ["btrfs", "ext4"] {
+        let Some(mut disk) = Disk::make(fs_type, 256 << 20) else { return };
+        let root = disk.root.clone();
+        let stage = Stage::make(&root);
+        let before = normal(&walked(&stage.target()));
+        let (mut image, mut steps) = (disk.dir().join("image"), Vec::new());
+        for number in 0.. {
+            let target = stage.target();
+            let Err(step) = dying(|| stage.push(&target, &At::new(number, Fault::Die))) else { break };
+            if steps.contains(&step) {
+                continue;
+            }
+            steps.push(step);
+            rustix::fs::syncfs(fs::File::open(&root).unwrap()).unwrap();
+            redo_now(&target, &Unwatched);
+            image = Disk::photograph_of(&image, disk.dir(), number);
+            disk.boot(&image);
+            assert_nothing_left(&target);
+            match is_committed(step) {
+                true => assert_same(&stage.new, &target),
+                false => assert_eq!(normal(&walked(&target)), before, "{fs_type}: died after `{step}`"),
+            }
+        }
+        assert!(["open", "sync", "commit", "clean up", "root"].iter().all(|step| steps.contains(step)));
+    }
+}
+
 /// Fills the disk to the last byte and the last inode that fits, right after the commit record.
 struct Filler {
     dir: PathBuf,
