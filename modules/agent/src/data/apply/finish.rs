@@ -47,8 +47,12 @@ pub(super) fn finish(
         part.sync()?;
         report.warnings.extend(part.kept_lines().map_err(|error| tidying(part, error))?);
     }
-    // The journal lies in the first part's staging: that goes last.
-    for (_, part) in parts.iter().rev() {
+    // The journal lies in the first part's staging: that goes last, when the others are gone for good. What they displaced
+    // could not be judged without it.
+    for (index, part) in parts.iter().rev() {
+        if *index == 0 {
+            parts.iter().skip(1).try_for_each(|(_, other)| other.sync())?;
+        }
         match part.clean_up() {
             Ok(false) => {}
             Ok(true) => {

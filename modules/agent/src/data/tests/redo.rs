@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pc_switcher_contract::{SnapshotKind, SnapshotMember, SnapshotSet};
 use rustix::io::Errno;
@@ -423,6 +423,50 @@ fn two_file_systems_become_new_together_or_not_at_all() {
             }
         }
         assert_eq!(state.list("commits").unwrap(), [""; 0]);
+    }
+}
+
+/// Has the first disk written when nothing is left to tidy up there, and takes both disks.
+struct FirstOnly<'a> {
+    disks: [&'a Disk; 2],
+    seen: AtomicUsize,
+    photos: Mutex<Vec<PathBuf>>,
+}
+
+impl Watch for FirstOnly<'_> {
+    fn after(&self, step: &'static str) -> Result<(), Errno> {
+        if step == "clean up" && self.seen.fetch_add(1, Ordering::SeqCst) == 1 {
+            rustix::fs::syncfs(fs::File::open(&self.disks[0].root).unwrap()).unwrap();
+            *self.photos.lock().unwrap() = self.disks.map(|disk| Disk::photograph(disk.dir(), 0)).to_vec();
+            return At::new(0, Fault::Die).after(step);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_disk_that_has_forgotten_its_tidying_up_does_not_take_old_versions_for_edits() {
+    let (Some(mut one), Some(mut two)) = (Disk::make("btrfs", 256 << 20), Disk::make("btrfs", 256 << 20))
+    else {
+        return;
+    };
+    let roots = [one.root.clone(), two.root.clone()];
+    let stages = roots.each_ref().map(|root| Stage::make(root));
+    let targets = stages.each_ref().map(Stage::target);
+    let paths = targets.each_ref().map(PathBuf::as_path);
+    roots.iter().for_each(|root| rustix::fs::syncfs(fs::File::open(root).unwrap()).unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::new(dir.path());
+    let first_only = FirstOnly { disks: [&one, &two], seen: AtomicUsize::new(0), photos: Mutex::default() };
+    assert!(dying(|| push_two(stages.each_ref(), paths, &state, &first_only)).is_err());
+    let photos = first_only.photos.into_inner().unwrap();
+    one.boot(&photos[0]);
+    two.boot(&photos[1]);
+    let results = redo(&state, Patience::TryAgainLater, &Unwatched).unwrap();
+    assert!(results.iter().all(|result| result.report.conflicts.is_empty()), "{results:?}");
+    for (stage, target) in stages.iter().zip(paths) {
+        assert_same(&stage.new, target);
+        assert!(!target.join(".pc-switcher").exists());
     }
 }
 
