@@ -1,6 +1,7 @@
 //! The data plane as a whole: what one side reads, the other side has afterwards.
 
 mod applying;
+mod cuts;
 mod deaths;
 pub(super) mod drive;
 mod faults;
