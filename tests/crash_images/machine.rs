@@ -1,12 +1,13 @@
 //! The target: one or two disks with its root, its state and the parts that a sync writes to.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
 use pc_switcher_agent::linux::state::StateDir;
+use rustix::mount::{MountFlags, UnmountFlags, mount};
 
 use super::pool::{Pool, attach, detach, sh, text};
 
@@ -107,9 +108,10 @@ impl Machine {
         let devices: Vec<String> = images.iter().map(|image| attach(image)).collect();
         let fs_type = if self.layout.is_btrfs() { "btrfs" } else { "ext4" };
         for (disk, subvolume, point) in self.layout.mounts() {
-            let option = if subvolume.is_empty() { "rw".into() } else { format!("subvol={subvolume}") };
+            let option =
+                (!subvolume.is_empty()).then(|| CString::new(format!("subvol={subvolume}")).unwrap());
             let (device, point) = (format!("/dev/{}", devices[*disk]), self.root.join(point));
-            sh("mount", &["-t", fs_type, "-o", &option, &device, text(&point)]);
+            mount(device, &point, fs_type, MountFlags::empty(), option.as_deref()).unwrap();
         }
         devices.iter().for_each(|device| detach(device));
         let (layout, root) = (self.layout, self.root.clone());
@@ -182,7 +184,7 @@ fn reflink(image: &Path, copy: PathBuf) -> PathBuf {
 }
 
 fn unmount(point: &Path) {
-    let done = || Command::new("umount").arg(point).output().is_ok_and(|output| output.status.success());
+    let done = || rustix::mount::unmount(point, UnmountFlags::empty()).is_ok();
     assert!(soon(done), "`{}` stays busy", point.display());
 }
 
