@@ -2,6 +2,7 @@
 
 mod applying;
 mod changed;
+mod cuts;
 mod deaths;
 pub(super) mod drive;
 mod faults;
