@@ -8,7 +8,7 @@ use pc_switcher_agent::data::apply::fuzzing::places;
 use pc_switcher_agent::data::rules::Rules;
 use pc_switcher_agent::frame::{self, FrameKind, MAX_BODY};
 use pc_switcher_agent::proto::{
-    AgentError, AgentHello, FrontHello, PROTOCOL, ReadWant, Request, StreamFrame, decode, encode,
+    AgentError, AgentHello, FrontHello, ListWant, PROTOCOL, ReadWant, Request, StreamFrame, decode, encode,
 };
 use pc_switcher_agent::server::{Call, Services, serve};
 use serde::Serialize;
@@ -30,7 +30,10 @@ pub fn run(data: &[u8]) {
         2 => drop(one::<FrontHello>(body)),
         3 => request(body),
         4 => upload(body),
-        _ => drop(one::<Vec<ReadWant>>(body)),
+        _ => {
+            one::<Vec<ReadWant>>(body);
+            one::<Vec<ListWant>>(body);
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use pc_switcher_agent::client::{AgentConn, ConnOptions};
 use pc_switcher_agent::proto::{
-    Activated, AgentError, AgentHello, ApplyNews, ApplyReport, ApplyRequest, Diagnosis, ExecItem, Layout,
-    Listings, LockReply, MachineFacts, Patience, Redone, RuleSet, SpaceReport, StreamFrame, Tree,
+    Activated, AgentError, AgentHello, ApplyNews, ApplyReport, ApplyRequest, ChangedDir, Diagnosis, ExecItem,
+    Layout, Listings, LockReply, MachineFacts, Patience, Redone, RuleSet, SpaceReport, StreamFrame, Tree,
     WalkSummary, Writer,
 };
 use pc_switcher_agent::typed::{Agent, Applying};
@@ -39,6 +39,7 @@ pub fn run(data: &[u8]) {
         18 => drop(one::<Diagnosis>(body)),
         _ => {
             one::<Vec<Writer>>(body);
+            one::<Vec<ChangedDir>>(body);
             one::<AgentError>(body);
             one::<Result<(), String>>(body);
         }

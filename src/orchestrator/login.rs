@@ -79,6 +79,9 @@ impl Logins {
             }
             Some(Login::Untried(why)) => {
                 log.on(target).full(format!("a new login could not be tried without a person: {why}"));
+                prepared
+                    .board
+                    .add_check(format!("a new ssh login to {target} was not tried: it takes a person"));
                 None
             }
             Some(Login::Broken(why)) => Some(

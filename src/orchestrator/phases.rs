@@ -277,6 +277,8 @@ impl Executed {
             target: end(&self.prepared.target_facts, target_set),
             rule_hash,
             unsettled: board.unsettled(),
+            apart: board.apart(),
+            parts: board.parts(),
         };
         let [source, target] = self.prepared.agents();
         records::write_pair(&source, &target, &record).await

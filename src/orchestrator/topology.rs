@@ -105,6 +105,8 @@ mod tests {
             target: end(target),
             rule_hash: "r".into(),
             unsettled: Vec::new(),
+            apart: Vec::new(),
+            parts: Vec::new(),
         }
     }
 

@@ -9,10 +9,10 @@ use pc_switcher_contract::{
 use serde::de::DeserializeOwned;
 
 use crate::proto::{
-    ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, Diagnosis, DirListing, Layout,
-    LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Patience, ReadWant, Redone, Request,
-    SpaceReport, StreamFrame, TakeSet, Tree, WalkRequest, WalkSummary, Writer, WritersRequest, decode,
-    encode,
+    ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, ChangedDir, ChangedRequest, Diagnosis,
+    DirListing, Layout, LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Patience, Redone,
+    Request, SpaceReport, StreamFrame, TakeSet, Tree, WalkRequest, WalkSummary, Writer, WritersRequest,
+    decode, encode,
 };
 
 /// An agent with typed calls.
@@ -147,13 +147,31 @@ impl Agent {
     pub async fn walk(&self, tree: Tree) -> Result<WalkStream, ExecError> {
         let mut call = self.link.open(encode(&Request::Walk(WalkRequest { tree }))).await?;
         call.sink.finish().await?;
-        Ok(WalkStream {
-            agent: self.clone(),
-            stream: call.stream,
-            summary: None,
-            ready: VecDeque::new(),
-            pieces: HashMap::new(),
-        })
+        Ok(WalkStream::new(self, call.stream))
+    }
+
+    /// Starts listing single directories of a tree, as they are asked for.
+    pub async fn list(&self, tree: Tree) -> Result<(Wants, WalkStream), ExecError> {
+        let call = self.link.open(encode(&Request::List(WalkRequest { tree }))).await?;
+        Ok((Wants { sink: call.sink }, WalkStream::new(self, call.stream)))
+    }
+
+    /// Returns the directories of a tree that changed since an older snapshot of its subvolume; `None` if that is not known.
+    pub async fn changed(&self, base: BytePath, tree: Tree) -> Result<Option<Vec<ChangedDir>>, ExecError> {
+        let mut call = self.link.open(encode(&Request::Changed(ChangedRequest { base, tree }))).await?;
+        call.sink.finish().await?;
+        let mut found: Vec<ChangedDir> = Vec::new();
+        loop {
+            match call.stream.next().await? {
+                Reply::Item(body) => {
+                    found.extend(decode::<Vec<ChangedDir>>(&body).map_err(|why| self.broken(why))?);
+                }
+                Reply::Done(body) => {
+                    let is_known: bool = decode(&body).map_err(|why| self.broken(why))?;
+                    return Ok(is_known.then_some(found));
+                }
+            }
+        }
     }
 
     /// Starts reading files below `root`.
@@ -185,6 +203,10 @@ pub struct WalkStream {
 }
 
 impl WalkStream {
+    fn new(agent: &Agent, stream: Box<dyn AgentStream>) -> Self {
+        Self { agent: agent.clone(), stream, summary: None, ready: VecDeque::new(), pieces: HashMap::new() }
+    }
+
     /// Returns the next listing, `None` after the last.
     ///
     /// # Errors
@@ -236,18 +258,18 @@ impl WalkStream {
     }
 }
 
-/// The files wanted from a read or digest.
+/// What is wanted from a running call: files of a read or digest, directories of a listing.
 pub struct Wants {
     sink: Box<dyn AgentSink>,
 }
 
 impl Wants {
-    /// Asks for more files. An agent that has ended the call already wants none; the stream says why it ended.
+    /// Asks for more. An agent that has ended the call already wants nothing; the stream says why it ended.
     ///
     /// # Errors
     /// If the agent is gone.
-    pub async fn send(&mut self, wants: &Vec<ReadWant>) -> Result<(), ExecError> {
-        match self.sink.send(encode(wants)).await {
+    pub async fn send<W: serde::Serialize>(&mut self, wants: &[W]) -> Result<(), ExecError> {
+        match self.sink.send(encode(&wants)).await {
             Err(ExecError::Cancelled) => Ok(()),
             sent => sent,
         }

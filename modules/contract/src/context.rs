@@ -11,7 +11,7 @@ use crate::event::Reporter;
 use crate::exec::{Executor, RemoteExecutor};
 use crate::gate::Gatekeeper;
 use crate::ids::{Hostname, ModuleName, SessionId};
-use crate::pair::PairRecord;
+use crate::pair::{PairRecord, PartRecord};
 use crate::path::BytePath;
 use crate::snapshot::{SnapshotKind, SnapshotSet};
 use crate::threshold::Threshold;
@@ -89,6 +89,8 @@ pub struct SessionBoard {
     sets: Mutex<Vec<(Role, SnapshotSet)>>,
     pair: Mutex<Option<PairRecord>>,
     rule_hash: Mutex<Option<String>>,
+    parts: Mutex<Vec<PartRecord>>,
+    apart: Mutex<Vec<BytePath>>,
     folders: Mutex<Vec<BytePath>>,
     attempts: Mutex<Vec<SnapshotSet>>,
     commit_pending: AtomicBool,
@@ -226,6 +228,31 @@ impl SessionBoard {
     /// Returns the source's pre sets of syncs after the last recorded one, oldest first.
     pub fn attempts(&self) -> Vec<SnapshotSet> {
         lock(&self.attempts).clone()
+    }
+
+    /// Notes a part of the folders that was compared.
+    pub fn put_part(&self, part: PartRecord) {
+        let mut parts = lock(&self.parts);
+        parts.retain(|other| other.root != part.root);
+        parts.push(part);
+    }
+
+    /// Returns the parts of the folders that were compared.
+    pub fn parts(&self) -> Vec<PartRecord> {
+        lock(&self.parts).clone()
+    }
+
+    /// Notes a path where both machines differ though nothing was to be done.
+    pub fn add_apart(&self, path: BytePath) {
+        lock(&self.apart).push(path);
+    }
+
+    /// Returns the paths where both machines differ though nothing was to be done, each once.
+    pub fn apart(&self) -> Vec<BytePath> {
+        let mut apart = lock(&self.apart).clone();
+        apart.sort();
+        apart.dedup();
+        apart
     }
 
     /// Notes the digest of the rules that this run applies.

@@ -39,6 +39,25 @@ pub struct PairRecord {
     /// says nothing about what both had in common there.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "exact")]
     pub unsettled: Vec<BytePath>,
+    /// Absolute paths where both machines differ though nothing was to be done: what is kept, left alone, or dated otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "exact")]
+    pub apart: Vec<BytePath>,
+    /// The parts of the folders that were compared.
+    #[serde(default)]
+    pub parts: Vec<PartRecord>,
+}
+
+/// A part of the folders, as it lay when it was compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// Where it begins.
+    pub root: String,
+    /// Subvolume and path inside, on the machine that was the source.
+    pub source: (String, String),
+    /// The same on the machine that was the target.
+    pub target: (String, String),
+    /// How many entries it held; about.
+    pub entries: u64,
 }
 
 /// Paths in JSON, byte for byte: text after `t:`, or hex digits after `x:`.

@@ -102,6 +102,13 @@ pub struct Judge {
     pub ignore_dir_times: bool,
 }
 
+impl Judge {
+    /// Whether the base is looked at besides both trees.
+    pub fn walks_base(&self) -> bool {
+        self.has_base && !self.base_is_target
+    }
+}
+
 /// What came out of one directory.
 #[derive(Debug, Default)]
 pub struct DirResult {
@@ -117,6 +124,8 @@ pub struct DirResult {
     pub left_alone: Vec<(BytePath, String)>,
     /// Names that could not be read, with the machine's side and the system's word.
     pub unreadable: Vec<(BytePath, bool, String)>,
+    /// Directories that differ in nothing but their time, where that does not count.
+    pub times: Vec<BytePath>,
     /// Whether the target holds something here that is never deleted.
     pub holds_excluded: bool,
 }
@@ -259,7 +268,12 @@ fn entry_change(
             }
             let same_time = s.meta.mtime == t.meta.mtime || (judge.ignore_dir_times && s.kind == Kind::Dir);
             match (content, same_rights(s, t) && same_time) {
-                (true, true) => return,
+                (true, true) => {
+                    if s.meta.mtime != t.meta.mtime {
+                        result.times.push(at);
+                    }
+                    return;
+                }
                 (true, false) => Change::Meta(s.clone(), identity(t)),
                 (false, _) => Change::Replace(s.clone(), identity(t), t.kind),
             }

@@ -2,13 +2,18 @@
 //!
 //! Invariant: a directory is compared once, when its parent has said where it is and all expected listings are there. What
 //! waits in memory is only the distance between the walks.
+//!
+//! Where a [`Scope`] says what has to be compared at all, the listings are asked for one by one: see [`Pairing::take_asks`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use pc_switcher_agent::proto::{DirListing, Entry, Meta};
+use pc_switcher_agent::proto::{DirListing, Entry, Kind, ListWant, Meta};
 use pc_switcher_contract::BytePath;
 
-use crate::change::{Change, Found, Judge, LinkSeen, Sides, Suspect, compare_dir, identity, same_rights};
+use crate::change::{
+    Change, Child, Found, Judge, LinkSeen, Sides, Suspect, compare_dir, identity, same_rights,
+};
+use crate::scope::Scope;
 
 /// Which walk a listing is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,18 +43,53 @@ pub struct Comparison {
     pub left_alone: Vec<(BytePath, String)>,
     /// Names that could not be read: path, whether on the source, the system's word.
     pub unreadable: Vec<(BytePath, bool, String)>,
+    /// Directories that differ in nothing but their time, where that does not count.
+    pub times: Vec<BytePath>,
     /// Entries of the source's tree.
     pub source_entries: u64,
     /// Entries of the target's tree.
     pub target_entries: u64,
-    /// Bytes of the source's tree.
-    pub source_bytes: u64,
+}
+
+impl Comparison {
+    /// Returns why a comparison of some directories may say less than one of all.
+    pub fn doubt(&self) -> Option<&'static str> {
+        if !self.unreadable.is_empty() {
+            // What one machine names may lie in what is of another kind on the other one.
+            return Some("a directory that changed is not where it should be");
+        }
+        let mut names: HashMap<(bool, u64), u32> = HashMap::new();
+        for link in &self.links {
+            *names.entry((true, link.ours.ino)).or_default() += 1;
+            if let Some(target) = link.target {
+                *names.entry((false, target.ino)).or_default() += 1;
+            }
+        }
+        let suspects = self.suspects.iter().map(|suspect| &suspect.path);
+        let changed: HashSet<&BytePath> =
+            self.found.iter().map(|found| &found.path).chain(suspects).collect();
+        let hidden = self.links.iter().filter(|link| changed.contains(&link.path)).any(|link| {
+            let theirs = link.theirs.as_ref().filter(|theirs| theirs.kind == Kind::File);
+            names[&(true, link.ours.ino)] < link.ours.nlink
+                || theirs.is_some_and(|theirs| names[&(false, theirs.ino)] < theirs.nlink)
+        });
+        hidden.then_some("a file that changed has names elsewhere")
+    }
 }
 
 #[derive(Default)]
 struct Waiting {
     listings: [Option<DirListing>; 3],
-    expected: Option<(Sides, [bool; 3])>,
+    expected: Option<Expected>,
+}
+
+/// What is known of a directory before its listings are.
+#[derive(Clone, Copy)]
+struct Expected {
+    sides: Sides,
+    lists: [bool; 3],
+    /// Whether the listings of everything below it come as well.
+    whole: bool,
 }
 
 /// Collects listings and compares what is complete.
@@ -58,18 +98,51 @@ pub struct Pairing {
     waiting: HashMap<BytePath, Waiting>,
     result: Comparison,
     source_dirs: HashMap<BytePath, Meta>,
+    scope: Option<Scope>,
+    asks: [Vec<ListWant>; 3],
+    /// Directories of which something is expected and not there.
+    pending: usize,
 }
 
 impl Pairing {
-    /// Begins with the root, which every walk lists; `with_base` says whether there are three walks.
+    /// Begins with the root, which every walk lists.
     pub fn new(judge: Judge) -> Self {
-        let mut waiting = HashMap::new();
-        let root = Waiting {
-            listings: [None, None, None],
-            expected: Some((Sides::Both, [true, true, judge.has_base && !judge.base_is_target])),
-        };
-        waiting.insert(BytePath::default(), root);
-        Self { judge, waiting, result: Comparison::default(), source_dirs: HashMap::new() }
+        let mut pairing = Self::empty(judge, None);
+        let all = [true, true, judge.walks_base()];
+        pairing.expect(BytePath::default(), Expected { sides: Sides::Both, lists: all, whole: true });
+        pairing
+    }
+
+    /// Begins with what the scope says; all its directories are listed on demand.
+    pub fn within(scope: Scope, judge: Judge) -> Self {
+        let first = scope.first().to_vec();
+        let mut pairing = Self::empty(judge, Some(scope));
+        for path in first {
+            pairing.ask(path, Sides::Both, [true, true, judge.walks_base()], false);
+        }
+        pairing
+    }
+
+    fn empty(judge: Judge, scope: Option<Scope>) -> Self {
+        Self {
+            judge,
+            waiting: HashMap::new(),
+            result: Comparison::default(),
+            source_dirs: HashMap::new(),
+            scope,
+            asks: Default::default(),
+            pending: 0,
+        }
+    }
+
+    /// Takes the listings to be asked for now, by walk. Without a scope there are none.
+    pub fn take_asks(&mut self) -> [Vec<ListWant>; 3] {
+        std::mem::take(&mut self.asks)
+    }
+
+    /// Whether everything that was expected has come.
+    pub fn is_complete(&self) -> bool {
+        self.pending == 0
     }
 
     /// Takes one listing.
@@ -82,22 +155,63 @@ impl Pairing {
         }
     }
 
+    fn expect(&mut self, path: BytePath, expected: Expected) {
+        self.pending += 1;
+        self.waiting.entry(path).or_default().expected = Some(expected);
+    }
+
+    /// Expects a directory's listings and asks for them.
+    fn ask(&mut self, path: BytePath, sides: Sides, lists: [bool; 3], everything: bool) {
+        let whole = everything || self.scope.as_ref().is_some_and(|scope| scope.is_whole(&path));
+        for (asks, _) in self.asks.iter_mut().zip(lists).filter(|(_, wanted)| *wanted) {
+            asks.push(ListWant { path: path.clone(), whole });
+        }
+        self.expect(path, Expected { sides, lists, whole });
+    }
+
+    /// Goes on with a child directory: where everything below its parent is listed it is expected, otherwise the scope says
+    /// what is asked for.
+    fn descend(&mut self, child: Child, parent: Expected, ready: &mut Vec<BytePath>) {
+        let Child { path, sides, lists } = child;
+        let Some(scope) = self.scope.as_ref().filter(|_| !parent.whole) else {
+            self.expect(path.clone(), Expected { sides, lists, whole: parent.whole });
+            ready.push(path);
+            return;
+        };
+        match sides {
+            Sides::Both => {
+                for path in scope.below(&path).to_vec() {
+                    self.ask(path, Sides::Both, lists, false);
+                }
+            }
+            Sides::Source | Sides::Target => self.ask(path, sides, lists, true),
+            Sides::Ignore => {}
+        }
+    }
+
     fn try_compare(&mut self, path: BytePath, ready: &mut Vec<BytePath>) {
         let complete = self.waiting.get(&path).and_then(|waiting| {
-            let (sides, lists) = waiting.expected?;
-            let all =
-                lists.iter().zip(&waiting.listings).all(|(wanted, listing)| !wanted || listing.is_some());
-            all.then_some(sides)
+            let expected = waiting.expected?;
+            let all = expected
+                .lists
+                .iter()
+                .zip(&waiting.listings)
+                .all(|(wanted, listing)| !wanted || listing.is_some());
+            all.then_some(expected)
         });
-        let Some(sides) = complete else { return };
+        let Some(expected) = complete else { return };
         let Some(Waiting { listings: [ours, theirs, base], .. }) = self.waiting.remove(&path) else { return };
+        self.pending -= 1;
+        let sides = expected.sides;
         if path.is_empty() {
             self.compare_roots(ours.as_ref(), theirs.as_ref(), base.as_ref());
         }
         self.count(sides, ours.as_ref(), theirs.as_ref());
         let done = compare_dir(&path, sides, [ours.as_ref(), theirs.as_ref(), base.as_ref()], self.judge);
+        // A directory that was asked for by itself brings its own entry along.
+        let own = || ours.as_ref().and_then(|dir| dir.root.as_ref()).map(|entry| entry.meta.clone());
         if sides == Sides::Both
-            && let Some(meta) = self.source_dirs.remove(&path)
+            && let Some(meta) = self.source_dirs.remove(&path).or_else(own)
         {
             self.result.dir_meta.insert(path.clone(), meta);
         }
@@ -110,14 +224,14 @@ impl Pairing {
             {
                 self.source_dirs.insert(child.path.clone(), entry.meta.clone());
             }
-            self.waiting.entry(child.path.clone()).or_default().expected = Some((child.sides, child.lists));
-            ready.push(child.path);
+            self.descend(child, expected, ready);
         }
         self.result.found.extend(done.found);
         self.result.suspects.extend(done.suspects);
         self.result.links.extend(done.links);
         self.result.left_alone.extend(done.left_alone);
         self.result.unreadable.extend(done.unreadable);
+        self.result.times.extend(done.times);
     }
 
     fn compare_roots(
@@ -148,8 +262,6 @@ impl Pairing {
         if sides != Sides::Ignore {
             self.result.source_entries += ours.map_or(0, |dir| dir.entries.len() as u64);
             self.result.target_entries += theirs.map_or(0, |dir| dir.entries.len() as u64);
-            self.result.source_bytes +=
-                ours.map_or(0, |dir| dir.entries.iter().map(|entry| entry.size).sum());
         }
     }
 
@@ -168,6 +280,9 @@ impl Pairing {
 fn by_name<'a>(dir: &'a DirListing, name: &[u8]) -> Option<&'a Entry> {
     dir.entries.binary_search_by(|entry| entry.name.as_bytes().cmp(name)).ok().map(|at| &dir.entries[at])
 }
+
+#[cfg(test)]
+mod within;
 
 #[cfg(test)]
 mod tests {

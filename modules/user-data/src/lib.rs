@@ -16,6 +16,7 @@ mod parts;
 pub mod pattern;
 pub mod people;
 pub mod rules;
+mod scope;
 pub mod spec;
 pub mod steps;
 pub mod survey;

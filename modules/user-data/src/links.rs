@@ -55,6 +55,7 @@ impl Work<'_> {
             self.stays(name) && name.target.is_some_and(|target| !self.claimed.contains(&target.ino))
         });
         let leader = fit.unwrap_or(0);
+        let fit = fit.filter(|fit| !self.must_be_made_anew(&group, *fit));
         let leader_path = group[leader].path.clone();
         let leader_ino = fit.and_then(|index| group[index].target).map(|target| target.ino);
         match leader_ino {
@@ -62,7 +63,7 @@ impl Work<'_> {
                 self.claimed.insert(ino);
             }
             None if self.stays(&group[leader]) => {
-                // Right content, but the inode stands for another file: it comes apart.
+                // Right content, but the inode stands for another file or cannot take the others: a new one.
                 let old = group[leader].target;
                 self.set(&group[leader], |name| match old {
                     Some(old) => Change::Replace(name.ours.clone(), old, Kind::File),
@@ -90,6 +91,15 @@ impl Work<'_> {
             });
             self.set(name, |_| Change::Link(leader_path.clone(), old));
         }
+    }
+
+    /// Whether names join the leader's inode while its metadata changes, too. That takes two steps, and between them those
+    /// names would show neither their old version nor their new one; names of a new inode get it whole.
+    fn must_be_made_anew(&self, group: &[LinkSeen], leader: usize) -> bool {
+        let changes = self.at.get(&group[leader].path).map(|index| &self.found[*index].change);
+        let ino = |name: &LinkSeen| name.target.map(|target| target.ino);
+        let joins = |name: &LinkSeen| !self.stays(name) || ino(name) != ino(&group[leader]);
+        matches!(changes, Some(Change::Meta(..))) && group.iter().any(joins)
     }
 
     /// Sets the change of a name; what is known of the target's version stays.
@@ -178,6 +188,22 @@ mod tests {
         };
         let out = run(vec![meta("a"), meta("b")], vec![seen("a", 1, Some(7)), seen("b", 1, Some(7))]);
         assert_eq!(out.len(), 1);
+    }
+
+    #[test]
+    fn names_never_join_an_inode_whose_metadata_is_still_to_be_set() {
+        let meta = Found {
+            path: "a".into(),
+            change: Change::Meta(ours(1), id(7)),
+            touched: false,
+            theirs: None,
+            was_there: true,
+        };
+        let names = vec![seen("a", 1, Some(7)), seen("b", 1, Some(7)), seen("c", 1, None)];
+        let out = run(vec![meta, create("c", 1)], names);
+        assert_eq!(out[0], ("a".into(), Change::Replace(ours(1), id(7), Kind::File)));
+        assert_eq!(out[1], ("b".into(), Change::Link("a".into(), Some(id(7)))));
+        assert_eq!(out[2], ("c".into(), Change::Link("a".into(), None)));
     }
 
     #[test]

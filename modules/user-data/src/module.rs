@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use pc_switcher_agent::proto::{Layout, LayoutRequest, Op, UserFact};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
-    BytePath, ErrorKind, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, Plan, PlanItem,
-    Problem, Role, SnapshotKind, human_bytes,
+    BytePath, ErrorKind, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, PartRecord, Plan,
+    PlanItem, Problem, Role, SnapshotKind, human_bytes,
 };
 
 use crate::config::{Compare, UserDataConfig};
@@ -18,7 +18,7 @@ use crate::parts::{PartPair, pair_parts};
 use crate::people;
 use crate::rules::{rule_hash, rules_for};
 use crate::steps::Stats;
-use crate::survey::{Survey, held_by, roots, survey};
+use crate::survey::{APART, Survey, held_by, place_of, roots, survey};
 use crate::transfer::{Load, log_report, transfer, whole};
 use crate::written::Written;
 
@@ -282,6 +282,16 @@ fn note_left_out(ctx: &ModuleContext, hostname: &pc_switcher_contract::Hostname,
     }
 }
 
+/// Notes where both machines differ though nothing is to be done: the next sync looks there again.
+fn note_apart(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
+    let left_alone = survey.left_alone.iter().map(|(path, _)| path);
+    let steps = &survey.steps;
+    let paths = left_alone.chain(&steps.kept).chain(&steps.blocked).chain(&survey.times);
+    for path in paths.take(APART) {
+        ctx.board.add_apart(part.root.join(path.as_bytes()));
+    }
+}
+
 /// Names what stays though the source has it otherwise.
 fn note_kept(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
     for (path, reason) in &survey.left_alone {
@@ -415,6 +425,15 @@ impl Module for UserData {
             ctx.board.add_left(survey.steps.blocked.len() + survey.steps.kept.len());
         }
         self.pass_gates(ctx, &parts, &surveys).await?;
+        for (part, survey) in parts.iter().zip(&surveys) {
+            ctx.board.put_part(PartRecord {
+                root: part.root.to_string(),
+                source: place_of(&part.source),
+                target: place_of(&part.target),
+                entries: survey.source_entries,
+            });
+            note_apart(ctx, part, survey);
+        }
         let stats = total(&surveys);
         if surveys.iter().all(|survey| survey.steps.ops.is_empty()) {
             *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Written::nothing(&parts);
@@ -453,6 +472,7 @@ impl Module for UserData {
         let mut problems = Vec::new();
         let mut meanwhile = Vec::new();
         for (part, survey) in parts.iter().zip(&surveys) {
+            note_apart(ctx, part, survey);
             for path in survey.steps.differing() {
                 let whole = part.root.join(path.as_bytes());
                 if !written.has_planned(&part.root, path) && meanwhile.len() < MEANWHILE {

@@ -1,13 +1,13 @@
-//! How changes are found: today by a full walk of both sides at once.
-//!
-//! This is the seam for another way of finding changes: whatever returns the same [`Survey`] fits.
+//! How changes are found: by comparing the directories that the trees of both machines name as changed since their last sync,
+//! or all of them by a walk of both sides at once.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use pc_switcher_agent::proto::{FileTime, ReadWant, Tree};
+use pc_switcher_agent::proto::{ChangedDir, DirListing, FileTime, FolderPart, ListWant, ReadWant, Tree};
 use pc_switcher_agent::typed::{Agent, WalkStream};
 use pc_switcher_contract::{
-    BytePath, ErrorKind, LogLevel, ModuleContext, ModuleError, Progress, Role, SnapshotKind, SnapshotSet,
+    BytePath, ErrorKind, ExecError, Hostname, LogLevel, ModuleContext, ModuleError, PairRecord, PartRecord,
+    Progress, Role, SnapshotKind, SnapshotSet,
 };
 
 use crate::attempts;
@@ -15,7 +15,14 @@ use crate::change::{Found, Judge, Suspect, settle};
 use crate::compare::{Comparison, Pairing, Walk};
 use crate::links;
 use crate::parts::PartPair;
+use crate::scope::Scope;
 use crate::steps::{Steps, steps};
+
+/// Bytes of paths that one message asks for, about.
+const ASKS: usize = 64 << 10;
+
+/// So many paths at which nothing was to be done though both machines differ, and the next sync compares everything.
+pub const APART: usize = 10_000;
 
 /// Where one part is read on both machines.
 #[derive(Debug, Clone)]
@@ -41,12 +48,19 @@ pub struct Survey {
     pub conflicts: Vec<ConflictItem>,
     /// Names left alone though the other machine has them, with the reason.
     pub left_alone: Vec<(BytePath, String)>,
-    /// Entries of the source's part.
+    /// Directories that differ in nothing but their time, where that does not count.
+    pub times: Vec<BytePath>,
+    /// Entries of the source's part; about, if not all of it was compared.
     pub source_entries: u64,
-    /// Entries of the target's part.
+    /// Entries of the target's part; about, if not all of it was compared.
     pub target_entries: u64,
-    /// Bytes of the source's part.
-    pub source_bytes: u64,
+}
+
+/// What is compared when not everything is.
+struct Common {
+    directories: Scope,
+    /// Entries that both machines had after their last sync.
+    entries: u64,
 }
 
 /// One path changed on the target that the source would overwrite or delete.
@@ -163,9 +177,22 @@ pub async fn survey(
         content,
         ignore_dir_times: roots.ignore_dir_times,
     };
-    let comparison = compare(ctx, part, roots, judge).await?;
+    let scope = match scope(ctx, part, roots, content).await? {
+        Ok(scope) => Some(scope),
+        Err(why) => {
+            full(ctx, part, why);
+            None
+        }
+    };
+    let mut common = scope.as_ref().map(|scope| scope.entries);
+    let mut comparison = compare(ctx, part, roots, judge, scope.map(|scope| scope.directories)).await?;
+    if let Some(why) = common.and_then(|_| comparison.doubt()) {
+        full(ctx, part, why);
+        common = None;
+        comparison = compare(ctx, part, roots, judge, None).await?;
+    }
     refuse_unreadable(ctx, part, &comparison)?;
-    let Comparison { mut found, suspects, links, dir_meta, holding, left_alone, .. } = comparison;
+    let Comparison { mut found, suspects, links, dir_meta, holding, left_alone, times, .. } = comparison;
     found.extend(settle_all(ctx, roots, suspects).await?);
     links::resolve(&mut found, links);
     attempts::disown(ctx, part, &mut found).await?;
@@ -174,14 +201,17 @@ pub async fn survey(
     }
     let conflicts = conflicts(&found);
     let steps = steps(found, &holding, &dir_meta, first_content);
-    Ok(Survey {
-        steps,
-        conflicts,
-        left_alone,
-        source_entries: comparison.source_entries,
-        target_entries: comparison.target_entries,
-        source_bytes: comparison.source_bytes,
-    })
+    let (source_entries, target_entries) = match common {
+        Some(before) => ((before + steps.stats.created).saturating_sub(steps.stats.deleted), before),
+        None => (comparison.source_entries, comparison.target_entries),
+    };
+    Ok(Survey { steps, conflicts, left_alone, times, source_entries, target_entries })
+}
+
+/// Says that everything is compared, and why.
+fn full(ctx: &ModuleContext, part: &PartPair, why: &str) {
+    let text = format!("everything below `{}` is compared: {why}", part.root);
+    ctx.reporter.log(LogLevel::Full, &ctx.source.hostname, text);
 }
 
 /// Where somebody worked on the target while the last sync ran, the set that it left says nothing: what stands there counts
@@ -199,55 +229,166 @@ fn mark_unsettled(ctx: &ModuleContext, part: &PartPair, found: &mut [Found]) {
     }
 }
 
+/// Returns which directories have to be compared, or why everything has to. What both machines had in common after their last
+/// sync is still the same where neither changed.
+async fn scope(
+    ctx: &ModuleContext,
+    part: &PartPair,
+    roots: &Roots,
+    content: bool,
+) -> Result<Result<Common, &'static str>, ModuleError> {
+    if content {
+        return Ok(Err("contents are compared"));
+    }
+    let Some(pair) = ctx.board.pair() else { return Ok(Err("there is no last sync")) };
+    if ctx.board.rule_hash().as_deref() != Some(pair.rule_hash.as_str()) {
+        return Ok(Err("the rules are others than at the last sync"));
+    }
+    if pair.apart.len() >= APART {
+        return Ok(Err("too much was left alone by the last sync"));
+    }
+    let root = part.root.to_string();
+    let Some(then) = pair.parts.iter().find(|then| then.root == root) else {
+        return Ok(Err("the last sync did not hold it"));
+    };
+    let source_base = base_of(&pair, then, &ctx.source.hostname, &part.source);
+    let target_base = base_of(&pair, then, &ctx.target.hostname, &part.target);
+    let (Some(source_base), Some(target_base)) = (source_base, target_base) else {
+        return Ok(Err("it lies elsewhere than at the last sync"));
+    };
+    let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
+    let asked = async {
+        tokio::try_join!(
+            source.changed(source_base, tree(part, &roots.source)),
+            target.changed(target_base, tree(part, &roots.target))
+        )
+    };
+    let (ours, theirs) = tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => return Err(ModuleError::cancelled()),
+        asked = asked => asked?,
+    };
+    let (Some(ours), Some(theirs)) = (ours, theirs) else {
+        return Ok(Err("the trees do not tell what changed since the last sync"));
+    };
+    // These were not the same then.
+    let different = pair.unsettled.iter().chain(&pair.apart).filter(|path| path.is_within(&part.root));
+    let different = different.map(|path| {
+        let inside = path.as_bytes().get(part.root.as_bytes().len()..).unwrap_or_default();
+        let path = BytePath::new(inside.strip_prefix(b"/").unwrap_or(inside));
+        ChangedDir { path: path.parent().unwrap_or_default(), whole: false }
+    });
+    let mut named: Vec<ChangedDir> = ours.into_iter().chain(theirs).chain(different).collect();
+    if !named.is_empty() {
+        // Staging lies in the root, whose time is set again after it.
+        named.push(ChangedDir { path: BytePath::default(), whole: false });
+    }
+    Ok(Ok(Common { directories: Scope::of(named), entries: then.entries }))
+}
+
+/// Returns where a part lies in what the last sync left on this machine, if it lay there then.
+fn base_of(pair: &PairRecord, then: &PartRecord, hostname: &Hostname, part: &FolderPart) -> Option<BytePath> {
+    let ends = [(&pair.source, &then.source), (&pair.target, &then.target)];
+    let (end, place) = ends.into_iter().find(|(end, _)| end.hostname.same_machine(hostname))?;
+    (*place == place_of(part)).then(|| in_set(&end.set, part.subvolume.as_ref(), &part.inside)).flatten()
+}
+
+/// Returns subvolume and path inside, as the record of a pair keeps them.
+pub fn place_of(part: &FolderPart) -> (String, String) {
+    (part.subvolume.as_ref().map(ToString::to_string).unwrap_or_default(), part.inside.to_string())
+}
+
+fn tree(part: &PartPair, root: &BytePath) -> Tree {
+    Tree { root: root.clone(), prefix: part.prefix.clone(), rules: part.rules.clone() }
+}
+
 async fn compare(
     ctx: &ModuleContext,
     part: &PartPair,
     roots: &Roots,
     judge: Judge,
+    scope: Option<Scope>,
 ) -> Result<Comparison, ModuleError> {
-    let tree =
-        |root: &BytePath| Tree { root: root.clone(), prefix: part.prefix.clone(), rules: part.rules.clone() };
     let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
-    let mut ours = source.walk(tree(&roots.source)).await?;
-    let mut theirs = target.walk(tree(&roots.target)).await?;
-    let mut base = match &roots.base {
-        Some(root) if !judge.base_is_target => Some(target.walk(tree(root)).await?),
-        _ => None,
+    let places = [
+        Some((&source, &roots.source)),
+        Some((&target, &roots.target)),
+        roots.base.as_ref().filter(|_| judge.walks_base()).map(|root| (&target, root)),
+    ];
+    let mut sinks = [None, None, None];
+    let mut streams = [None, None, None];
+    for (at, (agent, root)) in places.into_iter().enumerate().filter_map(|(at, place)| Some((at, place?))) {
+        let tree = tree(part, root);
+        streams[at] = Some(match scope {
+            None => agent.walk(tree).await?,
+            Some(_) => {
+                let (wants, listings) = agent.list(tree).await?;
+                sinks[at] = Some(wants);
+                listings
+            }
+        });
+    }
+    let [mut ours, mut theirs, mut base] = streams;
+    let mut pairing = match scope {
+        Some(scope) => Pairing::within(scope, judge),
+        None => Pairing::new(judge),
     };
-    let mut pairing = Pairing::new(judge);
-    let mut open = [true, true, base.is_some()];
     let mut seen = 0_u64;
-    while open.contains(&true) {
+    loop {
+        for (sink, asks) in sinks.iter_mut().zip(pairing.take_asks()) {
+            let Some(sink) = sink else { continue };
+            for asks in asks.chunk_by(in_one_message()) {
+                sink.send(asks).await?;
+            }
+        }
+        if pairing.is_complete() {
+            for sink in sinks.iter_mut().filter_map(Option::take) {
+                sink.finish().await?;
+            }
+        }
+        if ours.is_none() && theirs.is_none() && base.is_none() {
+            break;
+        }
         let (walk, listing) = tokio::select! {
             biased;
             () = ctx.cancel.cancelled() => return Err(ModuleError::cancelled()),
-            listing = ours.next(), if open[0] => (Walk::Source, listing?),
-            listing = theirs.next(), if open[1] => (Walk::Target, listing?),
-            listing = next(&mut base), if open[2] => (Walk::Base, listing?),
+            listing = next(&mut ours), if ours.is_some() => (Walk::Source, listing?),
+            listing = next(&mut theirs), if theirs.is_some() => (Walk::Target, listing?),
+            listing = next(&mut base), if base.is_some() => (Walk::Base, listing?),
         };
-        match listing {
-            None => open[walk as usize] = false,
-            Some(listing) => {
-                if walk == Walk::Source {
-                    seen += listing.entries.len() as u64;
-                    report(ctx, &part.root, &listing.path, seen);
-                }
-                pairing.add(walk, listing);
-            }
+        let Some(listing) = listing else { continue };
+        if walk == Walk::Source {
+            seen += listing.entries.len() as u64;
+            report(ctx, &part.root, &listing.path, seen);
         }
+        pairing.add(walk, listing);
     }
     pairing
         .finish()
         .map_err(|why| ModuleError::failed(format!("the walks of `{}` do not fit: {why}", part.root)))
 }
 
-async fn next(
-    base: &mut Option<WalkStream>,
-) -> Result<Option<pc_switcher_agent::proto::DirListing>, pc_switcher_contract::ExecError> {
-    match base {
-        Some(walk) => walk.next().await,
-        None => Ok(None),
+/// Returns a judge of neighbours that says where a message is full.
+fn in_one_message() -> impl FnMut(&ListWant, &ListWant) -> bool {
+    let mut bytes = 0;
+    move |want, _| {
+        bytes += want.path.as_bytes().len() + 16;
+        let fits = bytes < ASKS;
+        if !fits {
+            bytes = 0;
+        }
+        fits
     }
+}
+
+/// Returns the next listing; the stream goes when it has ended.
+async fn next(walk: &mut Option<WalkStream>) -> Result<Option<DirListing>, ExecError> {
+    let Some(running) = walk else { return Ok(None) };
+    let listing = running.next().await?;
+    if listing.is_none() {
+        *walk = None;
+    }
+    Ok(listing)
 }
 
 /// Progress while comparing: the share cannot be told, the count can.
@@ -314,7 +455,7 @@ pub(crate) async fn digests(
     let (mut up, mut down) = Agent::new(ctx.agent(role)).digest(root.clone()).await?;
     let send = async {
         for batch in wants.chunks(1000) {
-            up.send(&batch.to_vec()).await?;
+            up.send(batch).await?;
         }
         up.finish().await
     };

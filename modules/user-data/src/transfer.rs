@@ -158,7 +158,7 @@ async fn send_all(
         let (mut asking, mut read) = Agent::new(&ctx.source.agent).read(source_root).await?;
         let ask = async {
             for batch in wants.chunks(500) {
-                asking.send(&batch.to_vec()).await?;
+                asking.send(batch).await?;
             }
             asking.finish().await
         };

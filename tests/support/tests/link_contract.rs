@@ -154,7 +154,7 @@ async fn asking_more_of_a_call_that_the_agent_has_ended_hides_no_reason(rig: Rig
     let (mut wants, mut frames) = rig.agent.read("/x".into()).await.unwrap();
     let error = frames.next().await.unwrap_err();
     assert!(matches!(&error, ExecError::Failed { why, .. } if why == "no such snapshot"), "{error}");
-    assert_eq!(wants.send(&vec![]).await, Ok(()));
+    assert_eq!(wants.send::<pc_switcher_agent::proto::ReadWant>(&[]).await, Ok(()));
 }
 
 async fn a_panic_in_a_handler_fails_that_call_alone(rig: Rig) {

@@ -1,7 +1,7 @@
 //! A person works on the desk while a sync brings the laptop's version: no edit is lost, and each is named.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
@@ -186,9 +186,10 @@ fn what_a_program_writes_to_files_that_it_holds_open_is_there_or_kept_or_the_pro
         let written = String::from_utf8_lossy(&writer.stdout()).into_owned();
         drop(writer);
         let kept = kept(desk);
+        let mut seen: HashMap<&str, String> = HashMap::new();
         for line in written.lines() {
             let (file, word) = line.split_once(' ').unwrap();
-            let live = alice(desk, &format!("cat work/{file}"));
+            let live = seen.entry(file).or_insert_with(|| alice(desk, &format!("cat work/{file}")));
             let is_named = text.contains(&format!("`{TREE}/{file}` was replaced while `bash`"));
             let is_kept = kept.iter().any(|kept| kept.lines().any(|line| line == word));
             if !live.lines().any(|line| line == word) {
@@ -210,7 +211,7 @@ fn what_a_program_writes_to_files_that_it_holds_open_is_there_or_kept_or_the_pro
 /// which file, and goes on holding them.
 const HOLD: &str = "cd work
     for n in {00..17}; do exec {fd}>>d$n/f00; fds[10#$n]=$fd; done
-    for step in {1..60}; do
+    for step in {1..3000}; do
         for n in {00..17}; do
             ((step < 10#$n * 2)) && continue
             echo word-$n-$step >&${fds[10#$n]}; echo d$n/f00 word-$n-$step

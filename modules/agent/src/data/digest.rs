@@ -8,6 +8,7 @@ use rustix::io::{Errno, pread};
 use pc_switcher_contract::BytePath;
 
 use super::content::ContentHash;
+use super::inline::Inline;
 use super::read::READERS;
 use super::seen::Seen;
 use super::sent::Sent;
@@ -27,22 +28,40 @@ const ITEM: usize = 512;
 /// If the root cannot be opened or the caller gave up.
 pub fn run(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> {
     let dir = open::root(root).map_err(|error| AgentError::io(format!("`{root}`"), &error.into()))?;
-    // Elsewhere the pages are those of files in use.
-    let forgets = walk::is_sealed(&dir);
+    // Elsewhere a tree lags behind, and the pages are those of files in use.
+    let is_sealed = walk::is_sealed(&dir);
     wants::serve(call, READERS, |wants| {
+        let mut inline = is_sealed.then(|| Inline::below(&dir));
         let mut buffer = vec![0; STRETCH];
         let mut found: Vec<(u32, Option<[u8; 32]>)> = Vec::new();
         loop {
             let flush = || if found.is_empty() { Ok(()) } else { call.item(&std::mem::take(&mut found)) };
-            let Some(want) = wants::next(wants, flush)? else { return Ok(()) };
-            let known = sent.of(root, &want.path);
-            let digest = known.or_else(|| file(&dir, &want.path, forgets, &mut buffer, call).ok());
-            found.push((want.content, digest));
+            let Some(wants) = wants::next(wants, flush)? else { return Ok(()) };
+            let (known, wants): (Vec<_>, Vec<_>) =
+                wants.into_iter().partition(|want| sent.of(root, &want.path).is_some());
+            found.extend(known.into_iter().map(|want| (want.content, sent.of(root, &want.path))));
+            if let Some(inline) = &mut inline {
+                inline.prepare(&wants);
+            }
+            for want in wants {
+                let small = inline.as_mut().and_then(|inline| inline.take(&want.path));
+                let digest = match small {
+                    Some(data) => Some(of_data(&data)),
+                    None => file(&dir, &want.path, is_sealed, &mut buffer, call).ok(),
+                };
+                found.push((want.content, digest));
+            }
             if found.len() >= ITEM {
                 call.item(&std::mem::take(&mut found))?;
             }
         }
     })
+}
+
+fn of_data(data: &[u8]) -> [u8; 32] {
+    let mut hash = ContentHash::new();
+    hash.add(0, data);
+    hash.finish(data.len() as u64)
 }
 
 /// Opens one file and forgets its pages when they were read.

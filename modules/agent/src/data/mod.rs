@@ -5,7 +5,10 @@
 //! an access time), and nothing here prints, reads the environment or asks the time.
 
 pub mod apply;
+pub mod changed;
 pub mod digest;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod read;
 pub mod rules;
 pub mod sent;
@@ -15,8 +18,10 @@ mod btrfs;
 mod content;
 mod cwd;
 mod extents;
+mod inline;
 mod meta;
 mod open;
+mod search;
 mod seen;
 mod wants;
 mod xattr;

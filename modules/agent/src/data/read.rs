@@ -12,6 +12,7 @@ use rustix::io::{Errno, pread};
 use pc_switcher_contract::BytePath;
 
 use super::content::ContentHash;
+use super::inline::Inline;
 use super::seen::Seen;
 use super::sent::Sent;
 use super::{extents, open, walk, wants};
@@ -36,9 +37,15 @@ pub fn run(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> 
     // Elsewhere a file may change after it was sent.
     let sent = walk::is_sealed(&dir).then_some(sent);
     wants::serve(call, READERS, |wants| {
-        let mut reader = Reader { root, dir: &dir, call, sent, batch: Vec::new(), bytes: 0 };
-        while let Some(want) = wants::next(wants, || reader.flush())? {
-            reader.send(&want)?;
+        let inline = sent.map(|_| Inline::below(&dir));
+        let mut reader = Reader { root, dir: &dir, call, sent, inline, batch: Vec::new(), bytes: 0 };
+        while let Some(wants) = wants::next(wants, || reader.flush())? {
+            if let Some(inline) = &mut reader.inline {
+                inline.prepare(&wants);
+            }
+            for want in wants {
+                reader.send(&want)?;
+            }
         }
         Ok(())
     })
@@ -50,6 +57,7 @@ struct Reader<'a> {
     dir: &'a OwnedFd,
     call: &'a Call,
     sent: Option<&'a Sent>,
+    inline: Option<Inline<'a>>,
     batch: Vec<Piece>,
     bytes: usize,
 }
@@ -68,6 +76,11 @@ impl Reader<'_> {
     }
 
     fn file(&mut self, want: &ReadWant) -> Result<(), Trouble> {
+        if let Some(data) = self.inline.as_mut().and_then(|inline| inline.take(&want.path)) {
+            let size = data.len() as u64;
+            let last = Pieces::new(want.content).last(Some((0, data)), size);
+            return Ok(self.push_last(want, last)?);
+        }
         let fd = open::beneath_for_reading(self.dir, want.path.as_bytes(), OFlags::NOFOLLOW)?;
         let sent = self.content(want, &fd);
         if self.sent.is_some() {

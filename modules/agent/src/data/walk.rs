@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::fs::{OFlags, fstatfs, readlinkat};
 use rustix::io::Errno;
 
@@ -21,7 +22,7 @@ use pc_switcher_contract::BytePath;
 use super::open;
 use super::rules::{Decision, Rules};
 use super::seen::Seen;
-use crate::proto::{AgentError, DirListing, Skip, SkipReason, WalkRequest, WalkSummary};
+use crate::proto::{AgentError, DirListing, ListWant, Skip, SkipReason, WalkRequest, WalkSummary, decode};
 use crate::server::Call;
 
 #[doc(hidden)]
@@ -43,6 +44,18 @@ const BATCH: usize = 16;
 /// # Errors
 /// If a rule is invalid, the root cannot be opened, or the caller gave up.
 pub fn run(request: &WalkRequest, call: &Call) -> Result<WalkSummary, AgentError> {
+    walk(request, call, false)
+}
+
+/// Answers [`crate::proto::Request::List`]: the directories that the caller asks for, while it asks.
+///
+/// # Errors
+/// As [`run`].
+pub fn list(request: &WalkRequest, call: &Call) -> Result<WalkSummary, AgentError> {
+    walk(request, call, true)
+}
+
+fn walk(request: &WalkRequest, call: &Call, on_demand: bool) -> Result<WalkSummary, AgentError> {
     let tree = &request.tree;
     let failed = |error: Errno| AgentError::io(format!("`{}`", tree.root), &error.into());
     let rules = Rules::compile(&tree.rules, &tree.prefix).map_err(AgentError::failed)?;
@@ -60,14 +73,25 @@ pub fn run(request: &WalkRequest, call: &Call) -> Result<WalkSummary, AgentError
         unprivileged: !rustix::process::geteuid().is_root(),
         seen: Seen::of(&root).map_err(failed)?,
         root,
-        queue: Mutex::new(Queue { stack: vec![BytePath::default()], busy: 0, asleep: 0, failed: None }),
+        on_demand,
+        queue: Mutex::new(Queue {
+            stack: if on_demand { Vec::new() } else { vec![Todo { path: BytePath::default(), whole: true }] },
+            is_open: on_demand,
+            busy: 0,
+            asleep: 0,
+            failed: None,
+        }),
         wake: Condvar::new(),
+        ended: bounded(1),
         totals: Mutex::default(),
         threads,
     };
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| walk.work());
+        }
+        if on_demand {
+            walk.feed();
         }
     });
     match walk.queue().failed.take() {
@@ -86,14 +110,26 @@ struct Walk<'a> {
     /// Whether inodes may be read from the tree: see [`items`].
     is_sealed: bool,
     unprivileged: bool,
+    /// Whether the caller names the directories: then one that is not there is an error.
+    on_demand: bool,
     queue: Mutex<Queue>,
     wake: Condvar,
+    /// Says that a thread gave up.
+    ended: (Sender<()>, Receiver<()>),
     totals: Mutex<WalkSummary>,
     threads: usize,
 }
 
+/// A directory to be listed, with or without those below it.
+struct Todo {
+    path: BytePath,
+    whole: bool,
+}
+
 struct Queue {
-    stack: Vec<BytePath>,
+    stack: Vec<Todo>,
+    /// Whether the caller may name more.
+    is_open: bool,
     /// Threads that are listing now and may push more.
     busy: usize,
     /// Threads that wait for something to do.
@@ -108,7 +144,8 @@ impl Turn<'_, '_> {
     /// Ends the turn with the directories that were found, in order of their names.
     fn end(self, children: &mut Vec<BytePath>) {
         if !children.is_empty() {
-            self.0.queue().stack.extend(children.drain(..).rev());
+            let todo = children.drain(..).rev().map(|path| Todo { path, whole: true });
+            self.0.queue().stack.extend(todo);
         }
     }
 }
@@ -119,6 +156,7 @@ impl Drop for Turn<'_, '_> {
         queue.busy -= 1;
         if thread::panicking() {
             queue.failed.get_or_insert_with(|| AgentError::failed("a walking thread panicked"));
+            let _ = self.0.ended.0.try_send(());
         }
         if queue.asleep > 0 {
             self.0.wake.notify_all();
@@ -136,10 +174,14 @@ impl Walk<'_> {
         let mut outbox = outbox::Outbox::new(self.call);
         let mut children = Vec::new();
         while let Some((batch, turn)) = self.next(&mut outbox) {
-            for path in batch {
+            for Todo { path, whole } in batch {
+                let before = children.len();
                 if let Err(error) = self.visit(&mut lister, &mut outbox, path, &mut children) {
                     self.fail(error);
                     break;
+                }
+                if !whole {
+                    children.truncate(before);
                 }
             }
             turn.end(&mut children);
@@ -151,11 +193,38 @@ impl Walk<'_> {
 
     fn fail(&self, error: AgentError) {
         self.queue().failed.get_or_insert(error);
+        self.wake.notify_all();
+        // Who waits for the caller's next wish need not any more.
+        let _ = self.ended.0.try_send(());
+    }
+
+    /// Takes what the caller asks for until it has asked for everything.
+    fn feed(&self) {
+        loop {
+            let wants = self.call.next_upload_or(&self.ended.1).and_then(|body| match body {
+                Some(body) => decode::<Vec<ListWant>>(&body).map(Some).map_err(AgentError::protocol),
+                None => Ok(None),
+            });
+            match wants {
+                Ok(Some(wants)) => {
+                    let todo = wants.into_iter().map(|want| Todo { path: want.path, whole: want.whole });
+                    self.queue().stack.extend(todo);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.fail(error);
+                    break;
+                }
+            }
+            self.wake.notify_all();
+        }
+        self.queue().is_open = false;
+        self.wake.notify_all();
     }
 
     /// Takes the next few directories, so that threads do not meet at the stack for each. Nothing waits in the outbox while
     /// the thread does.
-    fn next(&self, outbox: &mut outbox::Outbox<'_>) -> Option<(Vec<BytePath>, Turn<'_, '_>)> {
+    fn next(&self, outbox: &mut outbox::Outbox<'_>) -> Option<(Vec<Todo>, Turn<'_, '_>)> {
         let mut queue = self.queue();
         loop {
             if queue.failed.is_some() {
@@ -169,7 +238,7 @@ impl Walk<'_> {
                 queue.busy += 1;
                 return Some((batch, Turn(self)));
             }
-            if queue.busy == 0 {
+            if queue.busy == 0 && !queue.is_open {
                 return None;
             }
             if !outbox.is_empty() {
@@ -222,7 +291,8 @@ impl Walk<'_> {
         let mut listing =
             DirListing { path, root: None, entries: Vec::new(), skipped: Vec::new(), more: false };
         if listing.path.is_empty() {
-            let root = lister.root().map_err(|error| AgentError::io("the tree's root", &error.into()))?;
+            let root =
+                lister.own(&self.root).map_err(|error| AgentError::io("the tree's root", &error.into()))?;
             listing.root = Some(root);
             if let Decision::Skip(reason) = self.rules.decide_root() {
                 let reason = SkipReason::Rule(reason.to_owned());
@@ -231,10 +301,16 @@ impl Walk<'_> {
             }
         }
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let read = open::beneath_for_reading(&self.root, listing.path.as_bytes(), flags)
-            .and_then(|dir| lister.fill(&dir, &mut listing, children));
+        let read = open::beneath_for_reading(&self.root, listing.path.as_bytes(), flags).and_then(|dir| {
+            if self.on_demand && listing.root.is_none() {
+                lister.refuse_other_trees(&dir)?;
+                listing.root = Some(lister.own(&dir)?);
+            }
+            lister.fill(&dir, &mut listing, children)
+        });
         match read {
-            Ok(()) | Err(Errno::NOENT) => {}
+            Ok(()) => {}
+            Err(Errno::NOENT) if !self.on_demand => {}
             Err(error) => {
                 listing.skipped.push(Skip { name: BytePath::default(), reason: list::unreadable(error) });
             }

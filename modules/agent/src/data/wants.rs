@@ -7,16 +7,18 @@ use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use crate::proto::{AgentError, ReadWant, decode};
 use crate::server::Call;
 
-/// Wants that may wait for a thread.
-const WAITING: usize = 256;
+/// Wants that a thread takes at once: neighbours cost less together.
+const CHUNK: usize = 16;
+/// Chunks that may wait for a thread.
+const WAITING: usize = 16;
 
 /// Runs `worker` on `threads` threads, each with its end of one queue, until the uploads end.
 pub(super) fn serve(
     call: &Call,
     threads: usize,
-    worker: impl Fn(&Receiver<ReadWant>) -> Result<(), AgentError> + Sync,
+    worker: impl Fn(&Receiver<Vec<ReadWant>>) -> Result<(), AgentError> + Sync,
 ) -> Result<(), AgentError> {
-    let (send, recv) = bounded::<ReadWant>(WAITING);
+    let (send, recv) = bounded::<Vec<ReadWant>>(WAITING);
     thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|_| {
@@ -25,7 +27,7 @@ pub(super) fn serve(
             })
             .collect();
         drop(recv);
-        let fed = feed(call, |want| send.send(want).is_ok());
+        let fed = feed(call, |chunk| send.send(chunk).is_ok());
         drop(send);
         let mut ended = fed;
         for worker in workers {
@@ -36,24 +38,25 @@ pub(super) fn serve(
     })
 }
 
-/// Takes the next want of a worker; calls `flush` before waiting for one and at the end, since the caller may wait for what
+/// Takes the next wants of a worker; calls `flush` before waiting for one and at the end, since the caller may wait for what
 /// the worker holds back.
 pub(super) fn next(
-    wants: &Receiver<ReadWant>,
+    wants: &Receiver<Vec<ReadWant>>,
     flush: impl FnOnce() -> Result<(), AgentError>,
-) -> Result<Option<ReadWant>, AgentError> {
+) -> Result<Option<Vec<ReadWant>>, AgentError> {
     match wants.try_recv() {
-        Ok(want) => Ok(Some(want)),
+        Ok(chunk) => Ok(Some(chunk)),
         Err(TryRecvError::Disconnected) => flush().map(|()| None),
         Err(TryRecvError::Empty) => flush().map(|()| wants.recv().ok()),
     }
 }
 
-fn feed(call: &Call, mut take: impl FnMut(ReadWant) -> bool) -> Result<(), AgentError> {
+fn feed(call: &Call, mut take: impl FnMut(Vec<ReadWant>) -> bool) -> Result<(), AgentError> {
     while let Some(body) = call.next_upload()? {
-        let wants: Vec<ReadWant> = decode(&body).map_err(AgentError::protocol)?;
-        for want in wants {
-            if !take(want) {
+        let mut wants: Vec<ReadWant> = decode(&body).map_err(AgentError::protocol)?;
+        while !wants.is_empty() {
+            let rest = wants.split_off(CHUNK.min(wants.len()));
+            if !take(std::mem::replace(&mut wants, rest)) {
                 return Ok(());
             }
         }

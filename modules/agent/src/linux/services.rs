@@ -22,7 +22,8 @@ use super::{
 use crate::data;
 use crate::data::apply::{Unwatched, Watch, redo};
 use crate::proto::{
-    AgentError, AgentHello, LockReply, LockRequest, PROTOCOL, Patience, Redone, Request, encode,
+    AgentError, AgentHello, ChangedRequest, LockReply, LockRequest, PROTOCOL, Patience, Redone, Request,
+    encode,
 };
 use crate::server::{Call, SILENT, Services, serve};
 
@@ -70,6 +71,9 @@ impl AgentOptions {
     }
 }
 
+/// Bytes that our pipes hold, where the kernel lets us.
+const PIPE: usize = 1 << 20;
+
 /// The session of a redo without a front.
 const NOBODY: &str = "00000000";
 
@@ -109,6 +113,9 @@ pub fn main(options: AgentOptions) -> Result<(), String> {
         groups: Groups::default(),
         sent: data::sent::Sent::default(),
     });
+    // A larger pipe means fewer switches of tasks; what is no pipe stays as it is.
+    let _ = rustix::pipe::fcntl_setpipe_size(rustix::stdio::stdin(), PIPE);
+    let _ = rustix::pipe::fcntl_setpipe_size(rustix::stdio::stdout(), PIPE);
     // Unbuffered: the standard library would look for line ends in megabytes of content.
     let output = rustix::io::dup(rustix::stdio::stdout())
         .map_err(|error| format!("cannot use standard output: {error}"))?;
@@ -167,6 +174,14 @@ impl LinuxServices {
     }
 }
 
+/// Answers [`Request::Changed`].
+fn changed(request: &ChangedRequest, call: &Call) -> Result<bool, AgentError> {
+    let (base, root) = (&request.base, &request.tree.root);
+    let since = unchanged::since(&KernelBtrfs, base.as_path(), root.as_path())
+        .map_err(|error| AgentError::io(format!("cannot compare `{base}` and `{root}`"), &error))?;
+    since.map_or(Ok(false), |since| data::changed::run(request, since, call))
+}
+
 impl Services for LinuxServices {
     fn hello(&self) -> AgentHello {
         self.hello.clone()
@@ -192,6 +207,8 @@ impl Services for LinuxServices {
             Request::CheckSet(set) => encode(&snapshots::check_set(&set)),
             Request::DropSet(set) => encode(&snapshots::drop_set(&set)?),
             Request::Walk(request) => encode(&data::walk::run(&request, call)?),
+            Request::List(request) => encode(&data::walk::list(&request, call)?),
+            Request::Changed(request) => encode(&changed(&request, call)?),
             Request::Read { root } => encode(&data::read::run(&root, call, &self.sent)?),
             Request::Digest { root } => encode(&data::digest::run(&root, call, &self.sent)?),
             Request::Apply(request) => {

@@ -99,6 +99,17 @@ impl StateDir {
         }
     }
 
+    /// Removes what writers that died left below `prefix`, as far as it can. Nobody may write there meanwhile.
+    pub fn sweep(&self, prefix: &str) {
+        let Ok(dir) = self.path(prefix) else { return };
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if is_temp(&entry.file_name()) {
+                // It is in nobody's way.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
     /// Makes the directories down to `dir`, each durable.
     fn make_dirs(&self, dir: &Path) -> io::Result<()> {
         let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.is_dir()).collect();
@@ -146,6 +157,10 @@ fn temp_name(name: &OsStr) -> OsString {
     temp
 }
 
+fn is_temp(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".") && name.as_encoded_bytes().ends_with(b"~")
+}
+
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
@@ -191,6 +206,21 @@ mod tests {
         state.put("a", Some(b"1")).unwrap();
         fs::write(dir.path().join(temp_name("b".as_ref())), "half").unwrap();
         assert_eq!(state.list("").unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn what_dead_writers_left_is_swept_and_all_else_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        for key in ["commits/a", "pairs/a"] {
+            state.put(key, Some(b"1")).unwrap();
+            let temp = dir.path().join(key).with_file_name(temp_name("b".as_ref()));
+            fs::write(temp, "half").unwrap();
+        }
+        ["commits", "nowhere", "../x"].iter().for_each(|prefix| state.sweep(prefix));
+        let count = |dir: PathBuf| fs::read_dir(dir).unwrap().count();
+        assert_eq!([count(dir.path().join("commits")), count(dir.path().join("pairs"))], [1, 2]);
+        assert_eq!(state.list("").unwrap(), ["commits/a", "pairs/a"]);
     }
 
     #[test]

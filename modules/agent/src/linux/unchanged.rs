@@ -5,26 +5,40 @@ use std::path::Path;
 
 use super::btrfs::{Btrfs, Uuid};
 
+/// Returns the transaction after which everything in the snapshot `to` was written that is not in `from`: both are
+/// read-only, of the same subvolume, and in this order. Otherwise, and where there is no btrfs, nothing is known.
+///
+/// # Errors
+/// If btrfs cannot be asked, for example without root.
+pub fn since(btrfs: &dyn Btrfs, from: &Path, to: &Path) -> io::Result<Option<u64>> {
+    let (older, newer) = match (btrfs.subvolume(from), btrfs.subvolume(to)) {
+        (Ok(older), Ok(newer)) => (older, newer),
+        (Err(error), _) | (_, Err(error))
+            if matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::ENOENT)) =>
+        {
+            return Ok(None);
+        }
+        (Err(error), _) | (_, Err(error)) => return Err(error),
+    };
+    let same_source = older.source_uuid == newer.source_uuid && older.source_uuid != Uuid::default();
+    let in_order = older.readonly && newer.readonly && newer.otransid >= older.otransid;
+    Ok((same_source && in_order).then_some(older.otransid))
+}
+
 /// Whether the snapshots that two paths lie in are of the same subvolume and nothing in it changed from the first to the
 /// second.
 ///
 /// A node of a tree is written anew in the transaction that changes anything below it. So a younger snapshot that holds
 /// nothing newer than the transaction in which the older one was taken holds the same; what a crash left in the log tree
-/// counts too, since its replay writes nodes. Where there is no btrfs, nothing is known.
+/// counts too, since its replay writes nodes.
 ///
 /// # Errors
-/// If btrfs cannot be asked, for example without root.
+/// As [`since`].
 pub fn unchanged(btrfs: &dyn Btrfs, from: &Path, to: &Path) -> io::Result<bool> {
-    let (older, newer) = match (btrfs.subvolume(from), btrfs.subvolume(to)) {
-        (Ok(older), Ok(newer)) => (older, newer),
-        (Err(error), _) | (_, Err(error)) if error.raw_os_error() == Some(libc::ENOTTY) => return Ok(false),
-        (Err(error), _) | (_, Err(error)) => return Err(error),
-    };
-    let same_source = older.source_uuid == newer.source_uuid && older.source_uuid != Uuid::default();
-    if !same_source || !older.readonly || !newer.readonly || newer.otransid < older.otransid {
-        return Ok(false);
+    match since(btrfs, from, to)? {
+        Some(transid) => Ok(!btrfs.has_newer(to, transid)?),
+        None => Ok(false),
     }
-    Ok(!btrfs.has_newer(to, older.otransid)?)
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ pub struct Skip {
 pub struct DirListing {
     /// The directory, relative to the root of the walk; empty for the root.
     pub path: BytePath,
-    /// The root's own entry, in the root's listing alone.
+    /// The directory's own entry: in the listing of the root, and of every directory that was asked for by itself.
     pub root: Option<Entry>,
     /// What is mirrored, sorted by name.
     pub entries: Vec<Entry>,
@@ -143,6 +143,33 @@ pub struct Tree {
 pub struct WalkRequest {
     /// The tree.
     pub tree: Tree,
+}
+
+/// Asks which directories of a tree changed since an older snapshot of its subvolume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedRequest {
+    /// The tree's root in the older snapshot.
+    pub base: BytePath,
+    /// The tree.
+    pub tree: Tree,
+}
+
+/// A directory whose listing may differ from what it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedDir {
+    /// Relative to the tree's root.
+    pub path: BytePath,
+    /// Whether it is new or was moved: then everything below it may differ.
+    pub whole: bool,
+}
+
+/// A directory to be listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListWant {
+    /// Relative to the tree's root.
+    pub path: BytePath,
+    /// Whether everything below it is listed as well.
+    pub whole: bool,
 }
 
 /// The answer after the last listing.

@@ -19,8 +19,8 @@ pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersReque
 pub use few::MOST;
 pub(crate) use few::few;
 pub use fs::{
-    DirListing, Entry, FileTime, Kind, Listings, Meta, Rule, RuleSet, Skip, SkipReason, Tree, WalkRequest,
-    WalkSummary,
+    ChangedDir, ChangedRequest, DirListing, Entry, FileTime, Kind, ListWant, Listings, Meta, Rule, RuleSet,
+    Skip, SkipReason, Tree, WalkRequest, WalkSummary,
 };
 pub use hello::{AgentHello, FrontHello, MAGIC, PROTOCOL};
 pub use host::{

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use pc_switcher_contract::{BytePath, ExecError, Hostname, SnapshotSet};
 
 use super::apply::{ApplyRequest, Patience};
-use super::fs::WalkRequest;
+use super::fs::{ChangedRequest, WalkRequest};
 use super::host::{ActivateRequest, ExecRequest, LayoutRequest, LockRequest, PutFile, TakeSet};
 
 /// One call. The type of each answer stands behind the arrow; `items` come before it, `uploads` go up.
@@ -27,6 +27,12 @@ pub enum Request {
     DropSet(SnapshotSet),
     /// Items: [`super::Listings`] → [`super::WalkSummary`].
     Walk(WalkRequest),
+    /// Items: `Vec<`[`super::ChangedDir`]`>` → `bool`, whether it is known what changed: only between read-only snapshots
+    /// of one subvolume.
+    Changed(ChangedRequest),
+    /// Uploads: `Vec<`[`super::ListWant`]`>`; items: [`super::Listings`] → [`super::WalkSummary`]. A directory
+    /// that is not there is an unreadable one.
+    List(WalkRequest),
     /// Uploads: `Vec<`[`super::ReadWant`]`>`; items: [`super::StreamFrame`] → `()`.
     Read {
         /// The tree's root.
@@ -84,6 +90,8 @@ impl Request {
             Request::CheckSet(_) => "check-set",
             Request::DropSet(_) => "drop-set",
             Request::Walk(_) => "walk",
+            Request::Changed(_) => "changed",
+            Request::List(_) => "list",
             Request::Read { .. } => "read",
             Request::Digest { .. } => "digest",
             Request::Apply(_) => "apply",

@@ -107,6 +107,25 @@ impl Call {
             return Err(AgentError::cancelled());
         }
         let next = self.uploads.recv().unwrap_or(None);
+        self.taken(next)
+    }
+
+    /// As [`Call::next_upload`], but also ends when something comes out of `stop`.
+    ///
+    /// # Errors
+    /// As [`Call::next_upload`].
+    pub fn next_upload_or(&self, stop: &Receiver<()>) -> Result<Option<Vec<u8>>, AgentError> {
+        if self.is_cancelled() {
+            return Err(AgentError::cancelled());
+        }
+        let next = crossbeam_channel::select! {
+            recv(self.uploads) -> next => next.unwrap_or(None),
+            recv(stop) -> _ => None,
+        };
+        self.taken(next)
+    }
+
+    fn taken(&self, next: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, AgentError> {
         if self.is_cancelled() {
             return Err(AgentError::cancelled());
         }

@@ -196,8 +196,12 @@ impl Services for ModelServices {
             Request::StatePut(key, value) => encode(&self.state.put(&key, value.as_deref())?),
             Request::HistoryPut(row) => encode(&self.disk.add_history(row)),
             Request::Diagnose => encode(&Diagnosis { clock_follows: true, ..Diagnosis::default() }),
+            Request::List(mut request) => {
+                request.tree.root = self.real(&request.tree.root);
+                encode(&data::walk::list(&request, call)?)
+            }
             // What is not known is looked at.
-            Request::Unchanged { .. } => encode(&false),
+            Request::Unchanged { .. } | Request::Changed(_) => encode(&false),
             Request::Writers(_) => encode(&Vec::<Writer>::new()),
             Request::HistoryList(_) | Request::Exec(_) | Request::PutFile(_) | Request::Activate(_) => {
                 return Err(AgentError::failed(format!("`{}` is not modelled", request.name())));

@@ -10,8 +10,11 @@ mod tree;
 
 use std::{io, path::Path};
 
-pub use self::full::{Changed, FullHome};
-use self::{random::Random, tree::Tree};
+use self::tree::Tree;
+pub use self::{
+    full::{Changed, FullHome},
+    random::Random,
+};
 use crate::lab::{Cmd, LabError, Machine};
 
 /// Describes a home; the defaults make some 400 paths with about 6 MB.

@@ -2,14 +2,15 @@
 
 /// A stream of numbers from a seed.
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    /// Begins the stream of a seed.
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -17,23 +18,25 @@ impl Random {
     }
 
     /// Returns a number below `limit`.
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    pub(super) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+    /// Returns one of several.
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         let index = self.below(from.len() as u64);
         &from[usize::try_from(index).unwrap_or_default()]
     }
 
-    pub(super) fn bytes(&mut self, length: usize) -> Vec<u8> {
+    /// Returns so many bytes.
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
         let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect();
         bytes.truncate(length);
         bytes
     }
 
     /// Returns about `length` bytes of words and lines.
-    pub(super) fn prose(&mut self, length: usize) -> Vec<u8> {
+    pub fn prose(&mut self, length: usize) -> Vec<u8> {
         const WORDS: [&str; 16] = [
             "sync", "the", "laptop", "desk", "of", "morning", "note", "list", "and", "paper", "river",
             "with", "old", "house", "late", "train",

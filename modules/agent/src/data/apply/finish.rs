@@ -47,8 +47,12 @@ pub(super) fn finish(
         part.sync()?;
         report.warnings.extend(part.kept_lines().map_err(|error| tidying(part, error))?);
     }
-    // The journal lies in the first part's staging: that goes last.
-    for (_, part) in parts.iter().rev() {
+    // The journal lies in the first part's staging: that goes last, when the others are gone for good. What they displaced
+    // could not be judged without it.
+    for (index, part) in parts.iter().rev() {
+        if *index == 0 {
+            parts.iter().skip(1).try_for_each(|(_, other)| other.sync())?;
+        }
         match part.clean_up() {
             Ok(false) => {}
             Ok(true) => {
@@ -85,7 +89,7 @@ pub(super) fn set_root(part: &Part, meta: &Meta, report: &mut ApplyReport) {
     }
 }
 
-/// Removes all of a session that was not committed or is given up; what was displaced is judged before. The caller
+/// Removes all of a session that was not committed or is given up, durably; what was displaced is judged before. The caller
 /// removes the entry. A full disk does not keep it from that: it is our own staging that fills it.
 pub(super) fn drop_all(
     parts: &[(usize, &Part)],
@@ -105,6 +109,11 @@ pub(super) fn drop_all(
     let mut removed = Ok(());
     for (_, part) in parts.iter().rev() {
         removed = removed.and(part.remove_all().map_err(|error| tidying(part, error)));
+    }
+    for (_, part) in parts {
+        // The entry goes next. What this complains of may be writes of what was just removed, on a disk that was full; what is
+        // left then is swept by the next session.
+        let _ = part.sync();
     }
     removed.map(|()| kept)
 }

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, Mode, OFlags, fallocate, fchmod, mkdirat, openat, syncfs, unlinkat,
+    AtFlags, CWD, FallocateFlags, Mode, OFlags, fallocate, fchmod, fsync, mkdirat, openat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -27,6 +27,9 @@ use crate::proto::{AgentError, FileTime, Meta, PartRoot};
 /// Space kept back for the commit, and the name of the file that holds it.
 const RESERVE_BYTES: u64 = 4 << 20;
 const RESERVE: &str = "reserve";
+
+/// What sessions leave, in the order it goes: what was displaced is judged by the journal, which lies in staging.
+const GOING: [&str; 3] = ["undo-", "deep-", "stage-"];
 
 /// A part that is open.
 pub(super) struct Part {
@@ -116,7 +119,8 @@ impl Part {
         }))
     }
 
-    /// Sets what a root must end with where nothing else of a session is left: its metadata, or the time it had before.
+    /// Sets what a root must end with where nothing else of a session is left, durably: its metadata, or the time it had
+    /// before.
     pub(super) fn end_root(
         wanted: &PartRoot,
         mtime: FileTime,
@@ -128,6 +132,7 @@ impl Part {
             Some(meta) => meta::change(&root, meta),
             None => meta::set_mtime(&root, mtime).map(|()| Vec::new()),
         };
+        let set = set.and_then(|refused| fsync(&root).map(|()| refused));
         set.map_err(|error| at(&wanted.root, error))
     }
 
@@ -171,11 +176,11 @@ impl Part {
     pub(super) fn clean_up(&self) -> Result<bool, Errno> {
         let own_undo = format!("undo-{}", self.session);
         let stays = !self.has_pre_set && !remove::list(&self.undo)?.is_empty();
-        for (name, _) in remove::list(&self.home)? {
-            let name = name.to_string_lossy();
-            let ours = name.starts_with("stage-") || name.starts_with("undo-") || name.starts_with("deep-");
-            if ours && !(stays && *name == *own_undo) {
-                remove::tree(&self.home, &name)?;
+        let names: Vec<String> =
+            remove::list(&self.home)?.iter().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+        for kind in GOING {
+            for name in names.iter().filter(|name| name.starts_with(kind) && !(stays && **name == own_undo)) {
+                remove::tree(&self.home, name)?;
             }
         }
         self.remove_home();
@@ -185,8 +190,8 @@ impl Part {
     /// Removes all traces of a session that was not committed, as many as it can.
     pub(super) fn remove_all(&self) -> Result<(), Errno> {
         self.free_reserve();
-        let remove = |kind| remove::tree(&self.home, &format!("{kind}-{}", self.session));
-        let removed = ["stage", "undo"].map(remove).into_iter().collect();
+        let remove = |kind| remove::tree(&self.home, &format!("{kind}{}", self.session));
+        let removed = GOING.map(remove).into_iter().collect();
         self.remove_home();
         self.restore_mtime();
         removed

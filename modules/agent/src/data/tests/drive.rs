@@ -140,9 +140,13 @@ impl Disk {
 
     /// Takes a picture of the disk as it would be after a power cut now, and returns where it lies.
     pub fn photograph(dir: &Path, number: usize) -> PathBuf {
+        Disk::photograph_of(&dir.join("image"), dir, number)
+    }
+
+    /// As [`Disk::photograph`], of a picture that was booted.
+    pub fn photograph_of(image: &Path, dir: &Path, number: usize) -> PathBuf {
         let photo = dir.join(format!("photo-{number}"));
-        let image = dir.join("image");
-        let [from, to] = [&image, &photo].map(|path| path.to_str().unwrap());
+        let [from, to] = [image, &photo].map(|path| path.to_str().unwrap());
         assert!(sh("cp", &["--reflink=auto", "--sparse=always", from, to]));
         photo
     }

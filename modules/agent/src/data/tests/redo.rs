@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use pc_switcher_contract::{SnapshotKind, SnapshotMember, SnapshotSet};
@@ -229,57 +228,6 @@ fn a_program_that_holds_a_displaced_version_open_is_named_whenever_it_opened_it(
     });
 }
 
-/// Photographs the disk after each step, and has what was done so far written to it now and then.
-struct Photographer<'a> {
-    dir: &'a Path,
-    root: fs::File,
-    photos: Mutex<Vec<(&'static str, PathBuf)>>,
-}
-
-impl Watch for Photographer<'_> {
-    fn after(&self, step: &'static str) -> Result<(), Errno> {
-        let mut photos = self.photos.lock().unwrap();
-        if photos.len().is_multiple_of(3) {
-            rustix::fs::syncfs(&self.root).unwrap();
-        }
-        let photo = Disk::photograph(self.dir, photos.len());
-        photos.push((step, photo));
-        Ok(())
-    }
-}
-
-#[test]
-fn a_power_cut_after_any_step_leaves_each_path_old_or_new_and_a_redo_the_tree() {
-    for fs_type in ["btrfs", "ext4"] {
-        let Some(mut disk) = Disk::make(fs_type, 256 << 20) else { return };
-        let root = disk.root.clone();
-        let stage = Stage::make(&root);
-        let target = stage.target();
-        let before = normal(&walked(&target));
-        rustix::fs::sync();
-        let photographer =
-            Photographer { dir: disk.dir(), root: fs::File::open(&root).unwrap(), photos: Mutex::default() };
-        stage.push(&target, &photographer).unwrap();
-        let Photographer { root: held, photos, .. } = photographer;
-        drop(held);
-        let photos = photos.into_inner().unwrap();
-        assert!(photos.len() > 30, "{}", photos.len());
-        for (number, (step, photo)) in photos.iter().enumerate() {
-            disk.boot(photo);
-            let when = format!("{fs_type}: power cut after {number} `{step}`");
-            stage.assert_each_old_or_new(&target, &when);
-            for result in redo_now(&target, &Unwatched) {
-                assert!(result.report.conflicts.is_empty(), "{when}: {result:?}");
-            }
-            assert_nothing_left(&target);
-            match is_committed(step) {
-                true => assert_same(&stage.new, &target),
-                false => assert_eq!(normal(&walked(&target)), before, "{when}"),
-            }
-        }
-    }
-}
-
 /// Fills the disk to the last byte and the last inode that fits, right after the commit record.
 struct Filler {
     dir: PathBuf,
@@ -341,7 +289,7 @@ fn an_entry_that_cannot_be_read_is_told_once_and_its_staging_swept() {
 }
 
 /// Brings two targets to the new tree in one session.
-fn push_two(
+pub fn push_two(
     stages: [&Stage<'_>; 2],
     targets: [&Path; 2],
     state: &StateDir,

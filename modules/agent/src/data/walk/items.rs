@@ -5,31 +5,20 @@
 //! pending, so its tree says what `statx` would. Elsewhere the tree lags behind and must not be asked.
 #![expect(unsafe_code, reason = "btrfs speaks through ioctl")]
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
 
+use crate::data::search::{Item, LAST, Page, Search, u16_at, u32_at, u64_at};
 use crate::data::xattr::{Xattrs, is_mirrored};
 use crate::proto::FileTime;
 
 /// `BTRFS_SUBVOL_RDONLY`.
 const READONLY: u64 = 1 << 1;
 const GET_FLAGS: Opcode = opcode::read::<u64>(0x94, 25);
-/// `BTRFS_IOC_TREE_SEARCH_V2`: `_IOWR(0x94, 17, struct btrfs_ioctl_search_args_v2)`.
-const TREE_SEARCH: u64 = 0xc070_9411;
-
-/// Bytes of the head of the request, before the results.
-const HEAD: usize = 112;
-/// Bytes of the head of one result.
-const ITEM_HEAD: usize = 32;
-/// Room for results. While more than [`LARGEST`] of it is left, the kernel has not stopped for want of room.
-const ROOM: usize = 256 << 10;
-/// No item is larger than a leaf, and no leaf is larger.
-const LARGEST: usize = 64 << 10;
-
-/// The last number that an inode of a file may have.
-const LAST: u64 = u64::MAX - 256;
+/// Room for results.
+const ROOM: usize = 192 << 10;
 
 /// Types of items: the inode, and its extended attributes. Extents and the entries of directories come after both.
 const INODE: u32 = 1;
@@ -63,13 +52,13 @@ pub(in crate::data) fn is_sealed(fd: impl AsFd) -> bool {
 
 /// One thread's buffer.
 pub(super) struct Searcher {
-    args: Vec<u8>,
+    search: Search,
     found: Vec<Inode>,
 }
 
 impl Searcher {
     pub(super) fn new() -> Self {
-        Self { args: vec![0; HEAD + ROOM], found: Vec::new() }
+        Self { search: Search::with_room(ROOM), found: Vec::new() }
     }
 
     /// Reads these inodes of the subvolume that `fd` lies on, for [`Searcher::take`].
@@ -98,63 +87,34 @@ impl Searcher {
 
     /// Searches from one inode to another. Returns where to go on, if the room was too little.
     fn search(&mut self, fd: impl AsFd, first: u64, last: u64) -> Result<Option<u64>, Errno> {
-        let words = [0, first, last, 0, u64::MAX, 0, u64::MAX].into_iter().enumerate();
-        words.for_each(|(at, word)| self.args[at * 8..][..8].copy_from_slice(&word.to_ne_bytes()));
-        for (at, half) in [(56, INODE), (60, XATTR), (64, u32::MAX), (68, 0)] {
-            self.args[at..][..4].copy_from_slice(&half.to_ne_bytes());
-        }
-        self.args[72..104].fill(0);
-        self.args[104..HEAD].copy_from_slice(&(ROOM as u64).to_ne_bytes());
-        loop {
-            // SAFETY: TREE_SEARCH_V2 takes a head of 112 bytes that names the room behind it, all part of `args`.
-            let done =
-                unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), TREE_SEARCH as _, self.args.as_mut_ptr()) };
-            if done >= 0 {
-                break;
+        let page = self.search.page(fd, ((first, INODE, 0), (last, XATTR, u64::MAX)), 0)?;
+        match take_in(&page, &mut self.found)? {
+            // All that is wanted of this one was there: its extents or entries have begun.
+            Some((ino, kind)) if kind > XATTR => Ok(Some(ino + 1)),
+            Some((ino, _)) if ino == first => Err(Errno::OVERFLOW),
+            Some((ino, _)) => {
+                self.found.pop_if(|inode| inode.ino == ino);
+                Ok(Some(ino))
             }
-            match Errno::from_io_error(&std::io::Error::last_os_error()) {
-                Some(Errno::INTR) => {}
-                error => return Err(error.unwrap_or(Errno::IO)),
-            }
-        }
-        let count = u32_at(&self.args, 64).ok_or(Errno::IO)?;
-        let (end, used) = take_in(&self.args[HEAD..], count, &mut self.found)?;
-        match end {
-            Some((ino, kind)) if ROOM - used <= LARGEST => match kind {
-                // All that is wanted of this one was there: its extents or entries have begun.
-                kind if kind > XATTR => Ok(Some(ino + 1)),
-                _ if ino == first => Err(Errno::OVERFLOW),
-                _ => {
-                    self.found.pop_if(|inode| inode.ino == ino);
-                    Ok(Some(ino))
-                }
-            },
-            _ => Ok(None),
+            None => Ok(None),
         }
     }
 }
 
-/// Adds the results to the inodes. Returns number and type of the last, and how many bytes there were. Between the smallest
-/// and the largest key lie items of all types.
-pub(super) fn take_in(
-    mut bytes: &[u8],
-    count: u32,
-    found: &mut Vec<Inode>,
-) -> Result<(Option<(u64, u32)>, usize), Errno> {
-    let (mut end, mut used) = (None, 0);
-    for _ in 0..count {
-        let (head, rest) = bytes.split_at_checked(ITEM_HEAD).ok_or(Errno::IO)?;
-        let ino = u64_at(head, 8).ok_or(Errno::IO)?;
-        let (Some(kind), Some(len)) = (u32_at(head, 24), u32_at(head, 28)) else { return Err(Errno::IO) };
-        let (data, rest) = rest.split_at_checked(len as usize).ok_or(Errno::IO)?;
-        (bytes, end, used) = (rest, Some((ino, kind)), used + ITEM_HEAD + len as usize);
+/// Adds what a search found to the inodes. Returns number and type of the last item if there may be more. Between the
+/// smallest and the largest key lie items of all types.
+pub(super) fn take_in(page: &Page<'_>, found: &mut Vec<Inode>) -> Result<Option<(u64, u32)>, Errno> {
+    let mut end = None;
+    let more = page.each(|Item { key: (ino, kind, _), data }| {
+        end = Some((ino, kind));
         match (kind, found.last_mut()) {
             (INODE, _) => found.push(inode(ino, data).ok_or(Errno::IO)?),
             (XATTR, Some(last)) if last.ino == ino => xattrs(data, &mut last.xattrs).ok_or(Errno::IO)?,
             _ => {}
         }
-    }
-    Ok((end, used))
+        Ok(())
+    })?;
+    Ok(end.filter(|_| more))
 }
 
 /// Reads `struct btrfs_inode_item`.
@@ -163,7 +123,7 @@ fn inode(ino: u64, data: &[u8]) -> Option<Inode> {
     Some(Inode {
         ino,
         size: u64_at(data, 16)?,
-        allocated: u64_at(data, 24)?.next_multiple_of(4096),
+        allocated: u64_at(data, 24)?.checked_next_multiple_of(4096)?,
         nlink: u32_at(data, 40)?,
         uid: u32_at(data, 44)?,
         gid: u32_at(data, 48)?,
@@ -178,7 +138,7 @@ fn inode(ino: u64, data: &[u8]) -> Option<Inode> {
 fn xattrs(mut data: &[u8], found: &mut Xattrs) -> Option<()> {
     while !data.is_empty() {
         let (head, rest) = data.split_at_checked(30)?;
-        let size = |at: usize| Some(usize::from(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?)));
+        let size = |at: usize| u16_at(head, at).map(usize::from);
         let (name, rest) = rest.split_at_checked(size(27)?)?;
         let (value, rest) = rest.split_at_checked(size(25)?)?;
         data = rest;
@@ -188,12 +148,4 @@ fn xattrs(mut data: &[u8], found: &mut Xattrs) -> Option<()> {
         }
     }
     Some(())
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }

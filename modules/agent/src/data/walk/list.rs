@@ -63,11 +63,20 @@ impl<'a, 'b> Lister<'a, 'b> {
         Self { walk, names, path: Vec::new(), xattrs, items, inos: Vec::new() }
     }
 
-    /// Returns the entry of the tree's root.
-    pub(super) fn root(&mut self) -> Result<Entry, Errno> {
-        let xattrs = self.xattrs.of(&self.walk.root)?;
-        let seen = Seen::of(&self.walk.root)?;
+    /// Returns the entry of an open directory, without its name.
+    pub(super) fn own(&mut self, dir: &OwnedFd) -> Result<Entry, Errno> {
+        let xattrs = self.xattrs.of(dir)?;
+        let seen = Seen::of(dir)?;
         Ok(entry(BytePath::default(), Kind::Dir, &seen, xattrs, BytePath::default()))
+    }
+
+    /// Refuses a directory that stands for another tree: what is below it is not ours to list.
+    pub(super) fn refuse_other_trees(&self, dir: &OwnedFd) -> Result<(), Errno> {
+        let seen = Seen::of(dir)?;
+        match seen.is_across(&self.walk.seen) || self.is_subvolume(&seen) {
+            true => Err(Errno::XDEV),
+            false => Ok(()),
+        }
     }
 
     /// Fills the listing of the open directory; directories to go on with are added to `children`. After an error it

@@ -1,0 +1,242 @@
+//! Which directories changed between two snapshots of one subvolume: asked of the tree, not of the files.
+//!
+//! Every change of a file or directory writes its inode anew, with the number of the transaction (`facts/sync-engine.md` 3.2).
+//! So the inodes with a younger number are all that changed; their names lead to the directories whose listings may differ.
+//! Invariant: a directory that is not named, nor lies below one that is named as a whole, has the same listing in both
+//! snapshots, at the same path.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+
+use pc_switcher_contract::BytePath;
+
+use super::rules::{Decision, Rules};
+use super::search::{Item, LAST, Search, u16_at, u32_at, u64_at};
+use super::seen::Seen;
+use super::{HOME, open};
+use crate::proto::{AgentError, ChangedDir, ChangedRequest};
+use crate::server::Call;
+
+/// More directories than this are not told: listing everything is no slower then, and memory stays bounded.
+const MANY: usize = 50_000;
+/// Bytes of paths that one item carries, about.
+const ITEM: usize = 64 << 10;
+/// Longest path that is told: there may be as many as it has names.
+const LONGEST: usize = 4096;
+/// Inodes that are looked at, at most.
+const MANY_INODES: usize = 1 << 20;
+/// Room for the scan of the tree, and for the names of one inode.
+const SCAN_ROOM: usize = 1 << 20;
+const NAMES_ROOM: usize = 4 << 10;
+
+/// The root directory of every subvolume.
+const SUBVOLUME_ROOT: u64 = 256;
+/// Types of items: the inode, its names, and names that had no room there.
+const INODE: u32 = 1;
+const REF: u32 = 12;
+const EXTREF: u32 = 13;
+
+/// Answers [`crate::proto::Request::Changed`]: `since` is the transaction in which the base was taken. Returns whether it is
+/// known what changed.
+///
+/// # Errors
+/// If a rule is invalid, a root cannot be opened, the tree cannot be read, or the caller gave up.
+pub fn run(request: &ChangedRequest, since: u64, call: &Call) -> Result<bool, AgentError> {
+    let tree = &request.tree;
+    let rules = Rules::compile(&tree.rules, &tree.prefix).map_err(AgentError::failed)?;
+    let failed = |path: &BytePath| {
+        let text = format!("`{path}`");
+        move |error: Errno| AgentError::io(text.clone(), &error.into())
+    };
+    let now = open::root(&tree.root).map_err(failed(&tree.root))?;
+    let base = open::root(&request.base).map_err(failed(&request.base))?;
+    let root = Seen::of(&now).map_err(failed(&tree.root))?.ino();
+    if Seen::of(&base).map_err(failed(&request.base))?.ino() != root {
+        return Ok(false);
+    }
+    let inodes = match younger(&now, since, call) {
+        Ok(inodes) => inodes,
+        Err(Errno::CANCELED) => return Err(AgentError::cancelled()),
+        Err(Errno::TOOBIG) => return Ok(false),
+        Err(error) => return Err(failed(&tree.root)(error)),
+    };
+    let mut places = Places { rules: &rules, root, now: Names::of(now), known: HashMap::new() };
+    let found = match directories(&mut places, &mut Names::of(base), &inodes, call) {
+        Ok(found) => found,
+        Err(Errno::CANCELED) => return Err(AgentError::cancelled()),
+        Err(Errno::TOOBIG) => return Ok(false),
+        Err(error) => return Err(failed(&tree.root)(error)),
+    };
+    let Some(found) = found else { return Ok(false) };
+    let mut rest = found.as_slice();
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let end = rest.iter().position(|dir| {
+            bytes += dir.path.as_bytes().len() + 16;
+            bytes > ITEM
+        });
+        let (dirs, after) = rest.split_at(end.unwrap_or(rest.len()).max(1));
+        call.item(&dirs)?;
+        rest = after;
+    }
+    Ok(true)
+}
+
+/// Returns the inodes that were written after a transaction, with whether each is a directory.
+fn younger(dir: &OwnedFd, since: u64, call: &Call) -> Result<Vec<(u64, bool)>, Errno> {
+    const DIR: u32 = 0o040_000;
+    let mut found = Vec::new();
+    let range = ((SUBVOLUME_ROOT, INODE, 0), (LAST, u32::from(u8::MAX), u64::MAX));
+    // A leaf is written as a whole, so it brings older inodes, and items of other types, along.
+    Search::with_room(SCAN_ROOM).run(dir, range, since + 1, |Item { key: (ino, kind, _), data }| {
+        if kind == INODE {
+            let transid = u64_at(data, 8).ok_or(Errno::IO)?;
+            let mode = u32_at(data, 52).ok_or(Errno::IO)?;
+            if transid > since {
+                found.push((ino, mode & 0o170_000 == DIR));
+            }
+            if found.len() > MANY_INODES {
+                return Err(Errno::TOOBIG);
+            }
+            if call.is_cancelled() {
+                return Err(Errno::CANCELED);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Returns the directories to look at, sorted; `None` if they are too many.
+fn directories(
+    places: &mut Places<'_>,
+    base: &mut Names,
+    inodes: &[(u64, bool)],
+    call: &Call,
+) -> Result<Option<Vec<ChangedDir>>, Errno> {
+    let mut listed: HashSet<u64> = HashSet::new();
+    let mut whole: HashSet<u64> = HashSet::new();
+    for &(ino, is_dir) in inodes {
+        if call.is_cancelled() {
+            return Err(Errno::CANCELED);
+        }
+        let names = places.now.of_inode(ino)?;
+        if is_dir && places.of(ino)?.is_some() {
+            listed.insert(ino);
+            // What is new or was moved has everything below it at another path.
+            if ino != places.root && base.of_inode(ino)? != names {
+                whole.insert(ino);
+            }
+        }
+        if ino == places.root {
+            continue;
+        }
+        for (parent, name) in names {
+            if !listed.contains(&parent) && places.holds(parent, &name, is_dir)? {
+                listed.insert(parent);
+            }
+        }
+        if listed.len() > MANY {
+            return Ok(None);
+        }
+    }
+    let mut found = Vec::with_capacity(listed.len());
+    for ino in listed {
+        if let Some(path) = places.of(ino)? {
+            found.push(ChangedDir { path, whole: whole.contains(&ino) });
+        }
+    }
+    found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    Ok(Some(found))
+}
+
+/// Names of inodes in one tree.
+struct Names {
+    dir: OwnedFd,
+    search: Search,
+}
+
+impl Names {
+    fn of(dir: OwnedFd) -> Self {
+        Self { dir, search: Search::with_room(NAMES_ROOM) }
+    }
+
+    /// Returns every name of an inode with the directory that it is in; none if there is no such inode.
+    fn of_inode(&mut self, ino: u64) -> Result<Vec<(u64, Vec<u8>)>, Errno> {
+        let mut found = Vec::new();
+        let range = ((ino, REF, 0), (ino, EXTREF, u64::MAX));
+        self.search.run(&self.dir, range, 0, |Item { key: (_, kind, offset), data }| {
+            let parent = (kind == REF).then_some(offset);
+            names(parent, data, &mut found).ok_or(Errno::IO)
+        })?;
+        Ok(found)
+    }
+}
+
+/// Reads the `struct btrfs_inode_ref`s of one item, whose key has the directory, or its `struct btrfs_inode_extref`s.
+pub(super) fn names(parent: Option<u64>, mut data: &[u8], found: &mut Vec<(u64, Vec<u8>)>) -> Option<()> {
+    let head = if parent.is_some() { 8 } else { 16 };
+    while !data.is_empty() {
+        let dir = parent.or_else(|| u64_at(data, 0))?;
+        let len = usize::from(u16_at(data, head)?);
+        let (name, rest) = data.get(head + 2..)?.split_at_checked(len)?;
+        found.push((dir, name.to_vec()));
+        data = rest;
+    }
+    Some(())
+}
+
+/// Paths of directories below the root, as far as they are mirrored.
+struct Places<'a> {
+    rules: &'a Rules,
+    root: u64,
+    now: Names,
+    known: HashMap<u64, Option<BytePath>>,
+}
+
+impl Places<'_> {
+    /// Returns the path of a directory; `None` if it does not lie below the root, or is left out.
+    fn of(&mut self, ino: u64) -> Result<Option<BytePath>, Errno> {
+        let mut chain = Vec::new();
+        let mut at = ino;
+        let mut place = loop {
+            if let Some(known) = self.known.get(&at) {
+                break known.clone();
+            }
+            if at == self.root {
+                break (self.rules.decide_root() == Decision::Keep).then(BytePath::default);
+            }
+            let name = match at {
+                SUBVOLUME_ROOT => None,
+                _ => self.now.of_inode(at)?.pop(),
+            };
+            let Some((parent, name)) = name else {
+                self.known.insert(at, None);
+                break None;
+            };
+            chain.push((at, name));
+            at = parent;
+        };
+        for (ino, name) in chain.into_iter().rev() {
+            place = place.and_then(|parent| self.child(&parent, &name, true));
+            if place.as_ref().is_some_and(|path| path.as_bytes().len() > LONGEST) {
+                return Err(Errno::TOOBIG);
+            }
+            self.known.insert(ino, place.clone());
+        }
+        Ok(place)
+    }
+
+    /// Whether a directory is mirrored, and this name in it.
+    fn holds(&mut self, parent: u64, name: &[u8], is_dir: bool) -> Result<bool, Errno> {
+        Ok(self.of(parent)?.is_some_and(|parent| self.child(&parent, name, is_dir).is_some()))
+    }
+
+    fn child(&self, parent: &BytePath, name: &[u8], is_dir: bool) -> Option<BytePath> {
+        let path = parent.join(name);
+        let kept = self.rules.decide(path.as_bytes(), is_dir) == Decision::Keep;
+        (kept && path.as_bytes() != HOME.as_bytes()).then_some(path)
+    }
+}

@@ -1,0 +1,175 @@
+//! Changed directories, held against what two walks see.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use super::drive::{items, try_walk};
+use crate::data::changed;
+use crate::linux::btrfs::image::Image;
+use crate::linux::btrfs::{Btrfs, KernelBtrfs};
+use crate::proto::{ChangedDir, ChangedRequest, DirListing, Rule, RuleSet, Tree};
+use crate::server::Call;
+
+fn take(image: &Image, name: &str) -> PathBuf {
+    let snapshot = image.top().join(name);
+    KernelBtrfs.snapshot(&image.top().join("@home"), image.top(), OsStr::new(name)).unwrap();
+    KernelBtrfs.set_readonly(&snapshot, true).unwrap();
+    snapshot
+}
+
+fn rules() -> RuleSet {
+    let rule = |pattern: &str| Rule { pattern: pattern.into(), reason: "made anew".into() };
+    RuleSet { forced: Vec::new(), layered: vec![rule("out*/"), rule("*.tmp")] }
+}
+
+fn changed(base: &Path, now: &Path) -> Option<Vec<ChangedDir>> {
+    let since = KernelBtrfs.subvolume(base).unwrap().otransid;
+    let (call, seen) = Call::for_test(Vec::new());
+    let tree = Tree { root: now.into(), prefix: "".into(), rules: rules() };
+    let is_known = changed::run(&ChangedRequest { base: base.into(), tree }, since, &call).unwrap();
+    is_known.then(|| items::<Vec<ChangedDir>>(&seen).into_iter().flatten().collect())
+}
+
+fn listings(root: &Path) -> BTreeMap<String, DirListing> {
+    let (_, listings) = try_walk(root, rules()).unwrap();
+    listings
+        .into_iter()
+        .map(|listing| (listing.path.to_string(), DirListing { root: None, ..listing }))
+        .collect()
+}
+
+fn parents(path: &str) -> impl Iterator<Item = &str> {
+    let at_slash = path.char_indices().rev().filter(|(_, c)| *c == '/').map(|(at, _)| &path[..at]);
+    std::iter::once(path).chain(at_slash).chain((!path.is_empty()).then_some(""))
+}
+
+/// Whatever is not named must be as it was, and what is gone must be gone from something that is named.
+fn assert_covers(base: &Path, now: &Path, found: &[ChangedDir], round: usize) {
+    let whole =
+        |path: &str| parents(path).any(|at| found.iter().any(|dir| dir.whole && dir.path.to_string() == at));
+    let named = |path: &str| whole(path) || found.iter().any(|dir| dir.path.to_string() == path);
+    let (before, after) = (listings(base), listings(now));
+    for (path, listing) in &after {
+        assert!(named(path) || before.get(path) == Some(listing), "round {round}: `{path}` is not named");
+    }
+    for path in before.keys().filter(|path| !after.contains_key(*path)) {
+        let left = parents(path).find(|at| after.contains_key(*at)).unwrap();
+        assert!(named(left), "round {round}: `{path}` is gone and `{left}` is not named");
+    }
+}
+
+/// A small generator: the same seed makes the same changes.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % sides
+    }
+
+    fn pick<'a>(&mut self, all: &'a [PathBuf]) -> Option<&'a PathBuf> {
+        (!all.is_empty()).then(|| &all[self.roll(all.len())])
+    }
+}
+
+fn tree(root: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let (mut dirs, mut files) = (vec![root.to_owned()], Vec::new());
+    let mut at = 0;
+    while at < dirs.len() {
+        let mut entries: Vec<PathBuf> = fs::read_dir(&dirs[at]).unwrap().map(|e| e.unwrap().path()).collect();
+        entries.sort();
+        for path in entries {
+            let list = if path.symlink_metadata().unwrap().is_dir() { &mut dirs } else { &mut files };
+            list.push(path);
+        }
+        at += 1;
+    }
+    (dirs, files)
+}
+
+/// Changes something; what does not work on what is there is no change.
+fn change(root: &Path, dice: &mut Dice, number: usize) {
+    let (dirs, files) = tree(root);
+    let dir = dice.pick(&dirs).unwrap().clone();
+    let name = ["f", "g.tmp", "out", "d"][dice.roll(4)];
+    let new = dir.join(format!("{name}{number}"));
+    let file = dice.pick(&files).cloned();
+    let moved = dice.pick(&dirs[1..]).cloned();
+    let _ = match (dice.roll(14), file, moved) {
+        (0 | 1, ..) => fs::create_dir(&new),
+        (2 | 3, ..) => fs::write(&new, vec![b'x'; dice.roll(9000)]),
+        (4, Some(file), _) => fs::write(file, format!("again {number}")),
+        (5, Some(file), _) => fs::remove_file(file),
+        (6, Some(file), _) => fs::rename(file, &new),
+        (7 | 8, _, Some(moved)) => fs::rename(moved, &new),
+        (9, _, Some(moved)) => fs::remove_dir_all(moved),
+        (10, Some(file), _) => fs::hard_link(file, &new),
+        (11, Some(file), _) => fs::set_permissions(file, fs::Permissions::from_mode(0o600)),
+        (12, _, Some(moved)) => fs::set_permissions(moved, fs::Permissions::from_mode(0o711)),
+        (13, _, Some(moved)) => {
+            // Two directories change places.
+            let other = dice.pick(&dirs[1..]).unwrap();
+            let flags = rustix::fs::RenameFlags::EXCHANGE;
+            rustix::fs::renameat_with(rustix::fs::CWD, &moved, rustix::fs::CWD, other, flags)
+                .map_err(Into::into)
+        }
+        _ => symlink("nowhere", &new),
+    };
+}
+
+#[test]
+fn what_is_not_named_is_as_it_was_whatever_was_done() {
+    let Some(image) = Image::make(256) else { return };
+    image.create("@home");
+    let home = image.top().join("@home");
+    let mut dice = Dice(20_261_121);
+    for number in 0..120 {
+        change(&home, &mut dice, number);
+    }
+    let mut base = take(&image, "base");
+    let mut named = 0;
+    for round in 0..60 {
+        for number in 0..1 + dice.roll(12) {
+            change(&home, &mut dice, 1000 * (round + 1) + number);
+        }
+        let now = take(&image, &format!("now-{round}"));
+        let found = changed(&base, &now).unwrap();
+        assert_covers(&base, &now, &found, round);
+        named += found.len();
+        base = now;
+    }
+    assert!(named > 60, "the rounds changed something");
+}
+
+#[test]
+fn only_what_changed_is_named() {
+    let Some(image) = Image::make(256) else { return };
+    image.create("@home");
+    let home = image.top().join("@home");
+    for dir in 0..200 {
+        let dir = home.join(format!("user/{dir}/deep"));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("file"), "x").unwrap();
+    }
+    fs::create_dir_all(home.join("user/out/side")).unwrap();
+    let base = take(&image, "0");
+    let paths = |found: Option<Vec<ChangedDir>>| -> Vec<(String, bool)> {
+        found.unwrap().into_iter().map(|dir| (dir.path.to_string(), dir.whole)).collect()
+    };
+    assert!(paths(changed(&base, &take(&image, "1"))).is_empty());
+    fs::write(home.join("user/7/deep/file"), "y").unwrap();
+    fs::write(home.join("user/out/side/new"), "y").unwrap();
+    fs::write(home.join("user/8/deep/file"), "z").unwrap();
+    let now = take(&image, "2");
+    let deep = |number: u32| (format!("user/{number}/deep"), false);
+    assert_eq!(paths(changed(&base, &now)), [deep(7), deep(8)], "the excluded one is not told");
+    fs::rename(home.join("user/9"), home.join("user/10/nine")).unwrap();
+    let after = take(&image, "3");
+    // The time of `user` is in the root's listing.
+    let expected = [("", false), ("user", false), ("user/10", false), ("user/10/nine", true)];
+    assert_eq!(paths(changed(&now, &after)), expected.map(|(path, whole)| (path.to_owned(), whole)));
+    assert_eq!(changed(&now.join("user"), &after.join("user/10")), None, "another root is no base");
+}

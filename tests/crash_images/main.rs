@@ -1,0 +1,68 @@
+//! Power cuts by the thousand: a sync writes to a machine's disks, and every picture of them that a cut could have left is
+//! booted and judged. Before the redo each path is its old or its new version, after it the tree is wholly the old or the
+//! new one, and nothing of ours is left.
+//!
+//! A picture is what the kernel has sent to the disks so far. It neither tears single writes nor changes their order between
+//! two flushes (facts/btrfs.md B87).
+
+mod camera;
+mod grow;
+mod inside;
+mod judge;
+mod machine;
+mod pool;
+mod push;
+mod racer;
+mod session;
+mod trees;
+mod work;
+
+use std::env;
+
+use self::pool::Pool;
+use self::session::Score;
+
+/// Judges at least so many images, from seed to seed; no seed gives more than `most`.
+fn score(images: usize, first_seed: u64, most: usize) {
+    let pool = Pool::make();
+    let mut score = Score::default();
+    for seed in first_seed.. {
+        if score.images >= images {
+            break;
+        }
+        session::run(&pool, seed, most, &mut score);
+        println!("seed {seed}: {} images, {} bad", score.images, score.bad.len());
+    }
+    for ((layout, generation, written), count) in &score.by {
+        println!("{count:6} {layout:?}, {generation} crash, written {written:?}");
+    }
+    println!(
+        "{} images of {} syncs (seeds {first_seed} and on): {} with work for the redo, {} ended new, {} old, {} bad",
+        score.images,
+        score.sessions,
+        score.pending,
+        score.new,
+        score.images - score.new - score.bad.len(),
+        score.bad.len()
+    );
+    assert!(score.bad.is_empty(), "{} images are bad, see above", score.bad.len());
+}
+
+fn number(name: &str, usual: u64) -> u64 {
+    env::var(name)
+        .map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("`{name}` is no number: `{text}`")))
+}
+
+#[test]
+fn a_power_cut_leaves_each_path_old_or_new_and_a_redo_the_tree() {
+    inside::run("a_power_cut_leaves_each_path_old_or_new_and_a_redo_the_tree", || score(60, 3, 9));
+}
+
+#[test]
+#[ignore = "takes minutes: `tests/full crash-images`"]
+fn thousands_of_power_cuts_leave_no_path_and_no_tree_half() {
+    inside::run("thousands_of_power_cuts_leave_no_path_and_no_tree_half", || {
+        let images = number("IMAGES", 2000);
+        score(images as usize, number("SEED", 1), 40);
+    });
+}

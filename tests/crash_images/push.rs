@@ -1,0 +1,151 @@
+//! One sync's writing half: the plan of the real planner, through real agents, with somebody who looks on at each step.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pc_switcher_agent::data::apply::{self, Watch};
+use pc_switcher_agent::data::{read, sent::Sent, walk};
+use pc_switcher_agent::linux::btrfs::{Btrfs, KernelBtrfs};
+use pc_switcher_agent::linux::state::StateDir;
+use pc_switcher_agent::proto::{
+    AgentError, AgentHello, ApplyReport, ApplyRequest, PROTOCOL, PartRoot, Request, RuleSet, StreamFrame,
+    Tree, encode,
+};
+use pc_switcher_agent::server::{Call, Services};
+use pc_switcher_agent::typed::{Agent, Applying};
+use pc_switcher_contract::{AgentLink, BytePath, SnapshotKind, SnapshotMember, SnapshotSet};
+use pc_switcher_testkit::model::{Cut, ModelLink};
+use pc_switcher_user_data::change::Judge;
+use pc_switcher_user_data::compare::{Pairing, Walk};
+use pc_switcher_user_data::links::resolve;
+use pc_switcher_user_data::steps::{Steps, steps};
+
+use super::machine::Running;
+
+pub const SESSION: &str = "0123abcd";
+const PRE_SET: &str = "@home-presync-20251115T120000Z-0123abcd";
+
+/// The agent of both sides: the source is another directory.
+struct OneAgent {
+    state: StateDir,
+    watch: Arc<dyn Watch>,
+    sent: Sent,
+}
+
+impl Services for OneAgent {
+    fn hello(&self) -> AgentHello {
+        AgentHello {
+            protocol: PROTOCOL,
+            version: "0".into(),
+            hostname: "desk".parse().unwrap(),
+            machine_id: String::new(),
+            uid: 0,
+            pid: std::process::id(),
+        }
+    }
+
+    fn handle(&self, request: Request, call: &Call) -> Result<Vec<u8>, AgentError> {
+        Ok(match request {
+            Request::Walk(request) => encode(&walk::run(&request, call)?),
+            Request::Read { root } => encode(&read::run(&root, call, &self.sent)?),
+            Request::Apply(request) => encode(&apply::run(&request, call, &self.state, self.watch.as_ref())?),
+            other => return Err(AgentError::failed(format!("`{}` is not answered here", other.name()))),
+        })
+    }
+
+    fn shut_down(&self) {}
+}
+
+/// Brings the parts of a machine to what the sources are; returns the report and the number of steps.
+pub fn push(sources: &[PathBuf], running: &Running, watch: Arc<dyn Watch>) -> (ApplyReport, usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let services = OneAgent { state: running.state(), watch, sent: Sent::default() };
+        let link = Arc::new(ModelLink::with(Arc::new(services)));
+        let agent = Agent::new(&(Arc::clone(&link) as Arc<dyn AgentLink>));
+        let (mut plans, mut contents, mut ops) = (Vec::new(), 0, 0);
+        for (source, part) in sources.iter().zip(running.parts()) {
+            let plan = plan(&agent, source, &part, contents).await;
+            contents += plan.wants.len() as u32;
+            ops += plan.ops.len();
+            plans.push(plan);
+        }
+        let report = send(&agent, sources, running, plans).await;
+        link.cut();
+        link.ended().await;
+        (report, ops)
+    })
+}
+
+async fn plan(agent: &Agent, source: &Path, part: &Path, first_content: u32) -> Steps {
+    let mut pairing = Pairing::new(Judge::default());
+    for (walk, root) in [(Walk::Source, source), (Walk::Target, part)] {
+        let tree = Tree { root: root.into(), prefix: BytePath::default(), rules: RuleSet::default() };
+        let mut listings = agent.walk(tree).await.unwrap();
+        while let Some(listing) = listings.next().await.unwrap() {
+            pairing.add(walk, listing);
+        }
+    }
+    let mut all = pairing.finish().unwrap();
+    assert!(all.suspects.is_empty(), "nothing is compared by content: {:?}", all.suspects);
+    resolve(&mut all.found, all.links);
+    steps(all.found, &all.holding, &all.dir_meta, first_content)
+}
+
+async fn send(agent: &Agent, sources: &[PathBuf], running: &Running, plans: Vec<Steps>) -> ApplyReport {
+    let parts = running.parts().map(|part| PartRoot {
+        root: part.as_path().into(),
+        subvolume_uuid: match running.layout.is_btrfs() {
+            true => KernelBtrfs.subvolume(&part).unwrap().uuid.hex(),
+            false => String::new(),
+        },
+    });
+    let pre_set = running.layout.is_btrfs().then(|| pre_set(running));
+    let request = ApplyRequest { session: SESSION.parse().unwrap(), parts: parts.collect(), pre_set };
+    let (mut sink, mut stream) = agent.apply(request).await.unwrap();
+    let (mut ops, mut contents, mut reads) = (0, 0, Vec::new());
+    for (part, (plan, source)) in (0..).zip(plans.into_iter().zip(sources)) {
+        ops += plan.ops.len() as u64;
+        contents += plan.wants.len() as u64;
+        for chunk in plan.ops.chunks(50) {
+            sink.send(&StreamFrame::Ops { part, ops: chunk.to_vec() }).await.unwrap();
+        }
+        reads.push((source, plan.wants));
+    }
+    for (source, wants) in reads {
+        let (mut asking, mut read) = agent.read(source.as_path().into()).await.unwrap();
+        asking.send(&wants).await.unwrap();
+        asking.finish().await.unwrap();
+        while let Some(frame) = read.next().await.unwrap() {
+            sink.send_raw(frame).await.unwrap();
+        }
+    }
+    sink.send(&StreamFrame::Commit { ops, contents }).await.unwrap();
+    sink.finish().await.unwrap();
+    loop {
+        if let Applying::Report(report) = stream.next().await.unwrap() {
+            return report;
+        }
+    }
+}
+
+/// A set that says where the list of steps is kept.
+pub fn pre_set(running: &Running) -> SnapshotSet {
+    let member = SnapshotMember {
+        name: PRE_SET.parse().unwrap(),
+        path: running.root.join("snapshots").join(PRE_SET).as_path().into(),
+        uuid: String::new(),
+        source_uuid: String::new(),
+        id: 0,
+        otransid: 0,
+        ctransid: 0,
+    };
+    SnapshotSet {
+        hostname: "desk".parse().unwrap(),
+        kind: SnapshotKind::PreSync,
+        stamp: member.name.stamp,
+        session: member.name.session.clone(),
+        consistent: true,
+        members: vec![member],
+    }
+}
