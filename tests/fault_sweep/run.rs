@@ -121,7 +121,10 @@ impl Gatekeeper for Doors {
         self.asked.lock().unwrap().push(gate.kind);
         match self.open.contains(&gate.kind) {
             true => Ok(Answer::ByFlag),
-            false => Err(ModuleError::new(ErrorKind::Refused(gate.kind), gate.findings.join("; "))),
+            false => {
+                let found: Vec<String> = gate.summary.into_iter().chain(gate.findings).collect();
+                Err(ModuleError::new(ErrorKind::Refused(gate.kind), found.join("; ")))
+            }
         }
     }
 }
