@@ -17,10 +17,12 @@ use pc_switcher_testkit::{
 use super::{
     DIRS, FILES, lab,
     person::{Person, judge},
-    random::Random,
     rewrite, rounds,
 };
-use crate::hosts::{Ran, SOON, alice, configure, first_sync, line, root, sync};
+use crate::{
+    hosts::{Ran, SOON, alice, configure, first_sync, line, root, sync},
+    random::Random,
+};
 
 const TREE: &str = "/home/alice/work";
 /// So much may happen in one round.

@@ -3,11 +3,11 @@
 use std::{thread, time::Duration, time::Instant};
 
 use pc_switcher_testkit::lab::{Lab, Machine, Running};
-use rustix::process::Signal;
 
 use super::{lab, rewrite};
 use crate::hosts::{
-    SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, line, ours, root, sync, wait_for,
+    SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, kill, line, ours, root, sync,
+    wait_for,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -45,16 +45,6 @@ fn heal(lab: &Lab) {
     assert_moved(lab.laptop(), lab.desk());
     let left = root(lab.desk(), "ls -A /home/.pc-switcher /root/.pc-switcher 2>/dev/null || true");
     assert!(!left.contains("stage") && !left.contains("undo") && !left.contains("kept"), "{left}");
-}
-
-/// Ends every process of a machine whose command holds a word.
-fn kill(machine: &Machine, word: &str) -> usize {
-    let found = machine.processes().into_iter().filter(|process| process.command.contains(word));
-    let killed = found.filter(|process| {
-        rustix::process::Pid::from_raw(process.host_pid)
-            .is_some_and(|pid| rustix::process::kill_process(pid, Signal::KILL).is_ok())
-    });
-    killed.count()
 }
 
 fn kill_agents(victim: fn(&Lab) -> &Machine) {

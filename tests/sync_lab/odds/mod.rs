@@ -7,7 +7,6 @@ mod edits;
 mod halts;
 mod noise;
 mod person;
-mod random;
 
 use pc_switcher_testkit::lab::{SharedLab, SharedLabGuard};
 

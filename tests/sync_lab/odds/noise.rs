@@ -7,8 +7,11 @@ use pc_switcher_testkit::{
     manifest::{ManifestOptions, assert_same_tree},
 };
 
-use super::{lab, random::Random, rewrite, rounds};
-use crate::hosts::{SOON, alice, assert_moved, configure, first_sync, home, root, sync, wait_for};
+use super::{lab, rewrite, rounds};
+use crate::{
+    hosts::{SOON, alice, assert_moved, configure, first_sync, home, root, sync, wait_for},
+    random::Random,
+};
 
 const CONFLICTS: usize = 50;
 

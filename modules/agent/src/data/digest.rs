@@ -8,8 +8,8 @@ use rustix::io::{Errno, pread};
 use pc_switcher_contract::BytePath;
 
 use super::content::ContentHash;
-use super::seen::Seen;
 use super::read::READERS;
+use super::seen::Seen;
 use super::sent::Sent;
 use super::{extents, open, walk, wants};
 use crate::proto::AgentError;

@@ -1,0 +1,133 @@
+//! What is synced: an old tree on the desk, a new one on the laptop, and every kind of step between them.
+
+use std::{
+    fs,
+    os::{fd::AsFd, unix::ffi::OsStrExt},
+    path::PathBuf,
+};
+
+use pc_switcher_testkit::{
+    lab::{Lab, Result},
+    manifest::{Entry, Kind, TreeManifest},
+};
+use rustix::fs::{AtFlags, statat};
+
+use crate::hosts::{HOME, alice, configure, first_sync, home, install};
+
+/// The state of both machines in which every point begins.
+const READY: &str = "ready";
+/// How many paths tell how far a commit is.
+const PROBES: usize = 64;
+
+/// 1200 small files and a large one, names that are one inode, links, a pair that will be swapped.
+const OLD: &str = "mkdir work; cd work
+    for d in {00..11}; do mkdir d$d; for f in {00..99}; do echo old-$d-$f >d$d/f$f; done; done
+    head -c 30M /dev/urandom >big
+    for n in {0..9}; do ln d11/f0$n twin-$n; ln -s d11/f0$n link-$n; done
+    mkdir -p left/deep right/deep becomes-file/sub gone/far/down
+    echo left >left/deep/name; echo right >right/deep/name; echo x >becomes-file/sub/x
+    echo gone >gone/far/down/file; echo y >becomes-dir";
+
+/// Contents, modes, times, attributes, names, kinds: all that can become another.
+const NEW: &str = "cd work
+    for f in d00/* d01/* d02/*; do echo new-$f >$f; done
+    for f in d03/* d04/*; do echo saved-$f >.save; mv .save $f; done
+    rm -r d05 gone; mv d06 m06; chmod 600 d07/*; touch d08/*; setfattr -n user.tag -v new d09/*
+    mkdir n00 n01; for d in n00 n01; do for f in {00..99}; do echo fresh-$f >$d/f$f; done; done
+    head -c 30M /dev/urandom >big
+    for n in {0..4}; do rm twin-$n; echo alone >twin-$n; ln -sfn d10/f0$n link-$n; done
+    ln d10/f00 joined; mv left swap; mv right left; mv swap right
+    rm -r becomes-file; echo file >becomes-file; rm becomes-dir; mkdir becomes-dir; echo in >becomes-dir/inside";
+
+/// Both trees as they are when a point begins.
+pub struct Scene {
+    old: TreeManifest,
+    pub new: TreeManifest,
+    probes: Vec<(PathBuf, (i64, u32))>,
+}
+
+impl Scene {
+    /// Makes the program, both trees and the state that every point begins with.
+    pub fn make(lab: &Lab) -> Result<Self> {
+        let (laptop, desk) = (lab.laptop(), lab.desk());
+        install(laptop)?;
+        configure(laptop, super::point::CONFIG);
+        alice(laptop, OLD);
+        first_sync(lab);
+        alice(laptop, NEW);
+        lab.snapshot(READY)?;
+        let (old, new) = (home(desk), home(laptop));
+        let changed = new.entries().filter(|(path, entry)| {
+            matches!(entry.kind, Kind::File { .. }) && old.get(as_path(path)) != Some(*entry)
+        });
+        let changed: Vec<_> = changed.map(|(path, entry)| (as_path(path), entry.modified)).collect();
+        let probes = changed.iter().step_by(changed.len().div_ceil(PROBES)).cloned().collect();
+        Ok(Self { old, new, probes })
+    }
+
+    /// Sets both machines back.
+    pub fn begin(lab: &Lab) -> Result<()> {
+        lab.reset(READY)
+    }
+
+    /// Returns how much of the new tree is live on the desk, told from a few paths.
+    pub fn committed(&self, lab: &Lab) -> f64 {
+        let Ok(root) = lab.desk().root_path().map(|root| fs::File::open(root.join(&HOME[1..]))) else {
+            return 0.0;
+        };
+        let Ok(root) = root else { return 0.0 };
+        let is_new = |(path, wanted): &&(PathBuf, (i64, u32))| {
+            statat(root.as_fd(), path, AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| (stat.st_mtime, stat.st_mtime_nsec as u32) == *wanted)
+        };
+        self.probes.iter().filter(is_new).count() as f64 / self.probes.len() as f64
+    }
+
+    /// Returns how many of the paths that differ are new, and what is neither old nor new.
+    pub fn judge(&self, now: &TreeManifest) -> (usize, usize, Vec<String>) {
+        let (mut fresh, mut stale, mut wrong) = (0, 0, Vec::new());
+        let paths: std::collections::BTreeSet<_> = [&self.old, &self.new, now]
+            .into_iter()
+            .flat_map(TreeManifest::entries)
+            .map(|(path, _)| path)
+            .collect();
+        for path in paths {
+            let [old, new, now] = [&self.old, &self.new, now].map(|tree| tree.get(as_path(path)));
+            match (is_same(now, old), is_same(now, new)) {
+                (true, true) => {}
+                (true, false) => stale += 1,
+                (false, true) => fresh += 1,
+                (false, false) => {
+                    wrong.push(format!("`{}`: {now:?}, was {old:?}, becomes {new:?}", path.escape_ascii()))
+                }
+            }
+        }
+        (fresh, stale, wrong)
+    }
+
+    /// Returns what of a tree is not as in the one of both that is closer; empty if it is one of them.
+    pub fn differences(&self, now: &TreeManifest) -> Vec<String> {
+        let both = [&self.old, &self.new].map(|tree| tree.diff(now));
+        let closer = both.into_iter().min_by_key(Vec::len).unwrap_or_default();
+        closer.iter().map(ToString::to_string).collect()
+    }
+}
+
+/// Whether a path is the version that a person knows. Of a directory its time changes with each name in it, and which
+/// other name is the same inode is seen at that name.
+fn is_same(now: Option<&Entry>, known: Option<&Entry>) -> bool {
+    match (now, known) {
+        (Some(now), Some(known)) if now.kind == Kind::Directory => {
+            (&now.kind, now.mode, now.uid, now.gid, &now.attributes)
+                == (&known.kind, known.mode, known.uid, known.gid, &known.attributes)
+        }
+        (Some(now), Some(known)) => {
+            Entry { hard_link_of: known.hard_link_of.clone(), ..now.clone() } == *known
+        }
+        (now, known) => now.is_none() && known.is_none(),
+    }
+}
+
+fn as_path(path: &[u8]) -> PathBuf {
+    std::ffi::OsStr::from_bytes(path).into()
+}
