@@ -6,7 +6,7 @@ use std::{
 };
 
 use pc_switcher_testkit::{
-    lab::{CableCut, Cmd, DiskCache, Lab, Machine, Running},
+    lab::{CableCut, Cmd, DiskCache, Lab, Machine, Result, Running},
     manifest::TreeManifest,
 };
 use rustix::process::Signal;
@@ -35,6 +35,7 @@ pub enum Force {
     SourcePowerCut,
     TargetAsleep,
     TargetDiskFull,
+    TargetDiskBrimful,
     TargetDiskDead,
     ForeignWriter,
 }
@@ -56,7 +57,7 @@ impl Force {
         match self {
             Self::SourceAgentKilled => place != Place::Stage("start-agent"),
             Self::TargetAgentKilled => !matches!(place, Place::Stage("start-agent" | "connect")),
-            Self::TargetDiskFull | Self::TargetDiskDead => matches!(
+            Self::TargetDiskFull | Self::TargetDiskBrimful | Self::TargetDiskDead => matches!(
                 place,
                 Place::Stage("stage" | "commit" | "committing") | Place::Arrived(_) | Place::Committed(_)
             ),
@@ -68,7 +69,7 @@ impl Force {
     /// Returns how the front may end, beside a success of a sync that was over already.
     pub fn codes(self) -> &'static [i32] {
         match self {
-            Self::TargetDiskFull => &[1, 6],
+            Self::TargetDiskFull | Self::TargetDiskBrimful => &[1, 6],
             Self::ForeignWriter => &[6],
             _ => &[1, 4],
         }
@@ -78,7 +79,11 @@ impl Force {
     pub fn may_halve(self) -> bool {
         matches!(
             self,
-            Self::TargetAgentKilled | Self::TargetPowerCut | Self::TargetDiskFull | Self::TargetDiskDead
+            Self::TargetAgentKilled
+                | Self::TargetPowerCut
+                | Self::TargetDiskFull
+                | Self::TargetDiskBrimful
+                | Self::TargetDiskDead
         )
     }
 
@@ -101,9 +106,10 @@ impl Force {
             Self::TargetPowerCut => cut_power(desk, random),
             Self::SourcePowerCut => cut_power(laptop, random),
             Self::TargetAsleep => desk.freeze().unwrap(),
-            Self::TargetDiskFull => fill(desk, 0),
+            Self::TargetDiskFull => at_once(desk, || desk.fill(0)),
+            Self::TargetDiskBrimful => at_once(desk, || desk.fill(0).and_then(|()| desk.fill_metadata())),
             Self::TargetDiskDead => desk.disk_fail().unwrap(),
-            Self::ForeignWriter => fill(desk, LITTLE_BYTES),
+            Self::ForeignWriter => at_once(desk, || desk.fill(LITTLE_BYTES)),
         }
         let (code, said) = if self == Self::SourcePowerCut {
             drop(running);
@@ -153,7 +159,7 @@ impl Force {
         match self {
             Self::CablePulled | Self::DeadAir => desk.cable_restore().unwrap(),
             Self::SourcePowerCut => laptop.boot().unwrap(),
-            Self::TargetDiskFull | Self::ForeignWriter => desk.unfill().unwrap(),
+            Self::TargetDiskFull | Self::TargetDiskBrimful | Self::ForeignWriter => desk.unfill().unwrap(),
             _ => {}
         }
         Aftermath { code, said, home, free_after }
@@ -176,10 +182,10 @@ fn cut_power(machine: &Machine, random: &mut Random) {
     machine.power_cut(cache).unwrap();
 }
 
-/// Takes all space but for so much in one moment.
-fn fill(machine: &Machine, leave_bytes: u64) {
+/// Does something to a machine between two moments of it.
+fn at_once(machine: &Machine, work: impl FnOnce() -> Result<()>) {
     machine.freeze().unwrap();
-    machine.fill(leave_bytes).unwrap();
+    work().unwrap();
     machine.thaw().unwrap();
 }
 

@@ -37,7 +37,8 @@ const FORCES: [Force; 8] = [
     Force::SourceAgentKilled,
     Force::FrontKilled,
 ];
-const DISK_FORCES: [Force; 3] = [Force::TargetDiskFull, Force::TargetDiskDead, Force::ForeignWriter];
+const DISK_FORCES: [Force; 4] =
+    [Force::TargetDiskFull, Force::TargetDiskBrimful, Force::TargetDiskDead, Force::ForeignWriter];
 /// Moments within the copying, and within the commit.
 const COPYING: u64 = 4;
 const COMMITTING: u64 = 8;
@@ -49,7 +50,7 @@ fn whatever_is_killed_cut_or_put_to_sleep_leaves_each_path_old_or_new_and_the_ne
 
 #[test]
 fn a_disk_that_is_full_or_dies_leaves_each_path_old_or_new_and_the_next_sync_heals() {
-    run("kill-disk", &DISK_FORCES, number("DISK_POINTS", 6));
+    run("kill-disk", &DISK_FORCES, number("DISK_POINTS", 8));
 }
 
 /// Goes through the points of a table and says what each came to.
