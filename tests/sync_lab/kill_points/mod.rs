@@ -1,7 +1,7 @@
 //! Force at every moment of a sync: what is killed, cut, frozen, filled or broken leaves each path old or new, both
 //! machines free within a minute, and the next sync heals.
 //!
-//! A table of forces and moments, in an order that a seed gives, on a few labs at once. A usual run meets each force once;
+//! A table of forces and moments, in an order that a seed gives, on a few labs at once. A usual run meets each force once or twice;
 //! `tests/full kill-points` takes them all. `KILL_POINTS=200 SEED=1 KILL_SLICE=37/200` does the 37th of them alone.
 
 mod force;
@@ -12,6 +12,7 @@ mod scene;
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
+    str::FromStr,
     sync::Mutex,
     thread,
     time::{Duration, Instant},
@@ -45,31 +46,41 @@ const COMMITTING: u64 = 8;
 
 #[test]
 fn whatever_is_killed_cut_or_put_to_sleep_leaves_each_path_old_or_new_and_the_next_sync_heals() {
-    run("kill", &FORCES, number("KILL_POINTS", 8));
+    // Unasked, each force once, then more of those that nobody has to wait for.
+    let points = match asked("KILL_POINTS") {
+        Some(count) => points(&FORCES, count, seed()),
+        None => points(&FORCES, 40, seed())
+            .into_iter()
+            .enumerate()
+            .filter(|(at, point)| *at < FORCES.len() || point.force.ends_at_once())
+            .map(|(_, point)| point)
+            .take(2 * FORCES.len())
+            .collect(),
+    };
+    run("kill", points);
 }
 
 #[test]
 fn a_disk_that_is_full_or_dies_leaves_each_path_old_or_new_and_the_next_sync_heals() {
-    run("kill-disk", &DISK_FORCES, number("DISK_POINTS", 8));
+    run("kill-disk", points(&DISK_FORCES, asked("DISK_POINTS").unwrap_or(8), seed()));
 }
 
 /// Goes through the points of a table and says what each came to.
-fn run(name: &str, forces: &[Force], count: u64) {
+fn run(name: &str, points: Vec<Point>) {
     if require_lab().is_none() {
         return;
     }
-    let seed = number("SEED", 1);
-    let points = slice(points(forces, usize::try_from(count).unwrap(), seed));
+    let points = slice(points);
     let (total, next, failed) = (points.len(), Mutex::new(points.into_iter()), Mutex::new(Vec::new()));
     thread::scope(|scope| {
-        for lab in 0..number("KILL_LABS", 3).min(total as u64) {
+        for lab in 0..asked("KILL_LABS").unwrap_or(3).min(total) {
             let (next, failed) = (&next, &failed);
             scope.spawn(move || work(&format!("{name}-{lab}"), next, failed));
         }
     });
     let failed = failed.into_inner().unwrap();
-    println!("{name}, seed {seed}: {} of {total} points as promised", total - failed.len());
-    assert!(failed.is_empty(), "{} of {total} points of seed {seed}:\n{}", failed.len(), failed.join("\n\n"));
+    println!("{name}, seed {}: {} of {total} points as promised", seed(), total - failed.len());
+    assert!(failed.is_empty(), "{} of {total} points:\n{}", failed.len(), failed.join("\n\n"));
 }
 
 /// Takes one point after the other to a lab of its own.
@@ -141,9 +152,13 @@ fn slice(points: Vec<Point>) -> Vec<Point> {
     points[at(part - 1)..at(part)].to_vec()
 }
 
-fn number(name: &str, usual: u64) -> u64 {
-    let Ok(text) = std::env::var(name) else { return usual };
-    text.parse().unwrap_or_else(|_| panic!("`{name}={text}` is no number"))
+fn seed() -> u64 {
+    asked("SEED").unwrap_or(1)
+}
+
+fn asked<T: FromStr>(name: &str) -> Option<T> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("`{name}={text}` is no number")))
 }
 
 fn words(panic: &(dyn Any + Send)) -> String {

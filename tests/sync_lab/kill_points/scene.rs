@@ -8,7 +8,7 @@ use std::{
 
 use pc_switcher_testkit::{
     lab::{Lab, Result},
-    manifest::{Entry, Kind, TreeManifest},
+    manifest::{Entry, Kind, ManifestOptions, TreeManifest},
 };
 use rustix::fs::{AtFlags, statat};
 
@@ -130,4 +130,36 @@ fn is_same(now: Option<&Entry>, known: Option<&Entry>) -> bool {
 
 fn as_path(path: &[u8]) -> PathBuf {
     std::ffi::OsStr::from_bytes(path).into()
+}
+
+#[test]
+fn what_is_neither_old_nor_new_or_missing_is_told_and_a_mixed_tree_is_no_whole_one() {
+    let tree = |files: &[(&str, &str)]| {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            fs::write(dir.path().join(name), content).unwrap();
+        }
+        let names = files.iter().map(|(name, _)| *name);
+        for name in names.chain(["."]) {
+            fs::File::open(dir.path().join(name)).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
+        TreeManifest::read(dir.path(), &ManifestOptions::new()).unwrap()
+    };
+    let old = tree(&[("both", "one"), ("gone", "x"), ("kept", "same")]);
+    let new = tree(&[("both", "two"), ("fresh", "y"), ("kept", "same")]);
+    let scene = Scene { old, new, probes: Vec::new() };
+    let judge = |files: &[(&str, &str)]| {
+        let (fresh, stale, wrong) = scene.judge(&tree(files));
+        (
+            fresh,
+            stale,
+            wrong.iter().map(|text| text.split('`').nth(1).unwrap().to_owned()).collect::<Vec<_>>(),
+        )
+    };
+    let mixed = [("both", "two"), ("gone", "x"), ("kept", "same")];
+    assert_eq!(judge(&mixed), (1, 2, Vec::new()));
+    assert_eq!(scene.differences(&tree(&mixed)).len(), 1);
+    assert!(scene.differences(&scene.new).is_empty() && scene.differences(&scene.old).is_empty());
+    assert_eq!(judge(&[("both", "tw"), ("kept", "same")]), (1, 1, vec!["both".to_owned()]));
+    assert_eq!(judge(&[("gone", "x"), ("fresh", "y"), ("what", "")]).2, ["both", "kept", "what"]);
 }
