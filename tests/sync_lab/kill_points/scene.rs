@@ -1,6 +1,7 @@
 //! What is synced: an old tree on the desk, a new one on the laptop, and every kind of step between them.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::{fd::AsFd, unix::ffi::OsStrExt},
     path::PathBuf,
@@ -33,6 +34,7 @@ const NEW: &str = "cd work
     for f in d00/* d01/* d02/*; do echo new-$f >$f; done
     for f in d03/* d04/*; do echo saved-$f >.save; mv .save $f; done
     rm -r d05 gone; mv d06 m06; chmod 600 d07/*; touch d08/*; setfattr -n user.tag -v new d09/*
+    chmod 640 d10/*; setfattr -n user.tag -v new d10/*; touch d10/*
     mkdir n00 n01; for d in n00 n01; do for f in {00..99}; do echo fresh-$f >$d/f$f; done; done
     head -c 30M /dev/urandom >big
     for n in {0..4}; do rm twin-$n; echo alone >twin-$n; ln -sfn d10/f0$n link-$n; done
@@ -44,6 +46,17 @@ pub struct Scene {
     old: TreeManifest,
     pub new: TreeManifest,
     probes: Vec<(PathBuf, (i64, u32))>,
+}
+
+/// How many of the paths that differ between both trees are which version.
+#[derive(Debug, Default)]
+pub struct Judged {
+    pub fresh: usize,
+    pub stale: usize,
+    /// Old and new in content, but with some of their metadata old and some new.
+    pub between: usize,
+    /// What is none of these.
+    pub wrong: Vec<String>,
 }
 
 impl Scene {
@@ -83,10 +96,10 @@ impl Scene {
         self.probes.iter().filter(is_new).count() as f64 / self.probes.len() as f64
     }
 
-    /// Returns how many of the paths that differ are new, and what is neither old nor new.
-    pub fn judge(&self, now: &TreeManifest) -> (usize, usize, Vec<String>) {
-        let (mut fresh, mut stale, mut wrong) = (0, 0, Vec::new());
-        let paths: std::collections::BTreeSet<_> = [&self.old, &self.new, now]
+    /// Tells of each path which version it is.
+    pub fn judge(&self, now: &TreeManifest) -> Judged {
+        let mut judged = Judged::default();
+        let paths: BTreeSet<_> = [&self.old, &self.new, now]
             .into_iter()
             .flat_map(TreeManifest::entries)
             .map(|(path, _)| path)
@@ -95,14 +108,16 @@ impl Scene {
             let [old, new, now] = [&self.old, &self.new, now].map(|tree| tree.get(as_path(path)));
             match (is_same(now, old), is_same(now, new)) {
                 (true, true) => {}
-                (true, false) => stale += 1,
-                (false, true) => fresh += 1,
+                (true, false) => judged.stale += 1,
+                (false, true) => judged.fresh += 1,
+                (false, false) if is_between(now, old, new) => judged.between += 1,
                 (false, false) => {
-                    wrong.push(format!("`{}`: {now:?}, was {old:?}, becomes {new:?}", path.escape_ascii()))
+                    let path = path.escape_ascii();
+                    judged.wrong.push(format!("`{path}`: {now:?}, was {old:?}, becomes {new:?}"));
                 }
             }
         }
-        (fresh, stale, wrong)
+        judged
     }
 
     /// Returns what of a tree is not as in the one of both that is closer; empty if it is one of them.
@@ -111,6 +126,23 @@ impl Scene {
         let closer = both.into_iter().min_by_key(Vec::len).unwrap_or_default();
         closer.iter().map(ToString::to_string).collect()
     }
+}
+
+/// Whether content and name are what they were and will be, and the rest of what is known of a path is partly old and
+/// partly new: an inode that stays gets its new owner, mode, attributes and time one after the other.
+fn is_between(now: Option<&Entry>, old: Option<&Entry>, new: Option<&Entry>) -> bool {
+    let (Some(now), Some(old), Some(new)) = (now, old, new) else { return false };
+    let attributes = |entry: &Entry| entry.attributes.keys().cloned().collect::<Vec<_>>();
+    let names = [old, new, now].into_iter().flat_map(attributes).collect::<BTreeSet<_>>();
+    now.kind == old.kind
+        && now.kind == new.kind
+        && [old.mode, new.mode].contains(&now.mode)
+        && [(old.uid, old.gid), (new.uid, new.gid)].contains(&(now.uid, now.gid))
+        && (now.kind == Kind::Directory || [old.modified, new.modified].contains(&now.modified))
+        && names.iter().all(|name| {
+            let [now, old, new] = [now, old, new].map(|entry| entry.attributes.get(name));
+            now == old || now == new
+        })
 }
 
 /// Whether a path is the version that a person knows. Of a directory its time changes with each name in it, and which
@@ -149,12 +181,9 @@ fn what_is_neither_old_nor_new_or_missing_is_told_and_a_mixed_tree_is_no_whole_o
     let new = tree(&[("both", "two"), ("fresh", "y"), ("kept", "same")]);
     let scene = Scene { old, new, probes: Vec::new() };
     let judge = |files: &[(&str, &str)]| {
-        let (fresh, stale, wrong) = scene.judge(&tree(files));
-        (
-            fresh,
-            stale,
-            wrong.iter().map(|text| text.split('`').nth(1).unwrap().to_owned()).collect::<Vec<_>>(),
-        )
+        let Judged { fresh, stale, wrong, .. } = scene.judge(&tree(files));
+        let paths = wrong.iter().map(|text| text.split('`').nth(1).unwrap().to_owned());
+        (fresh, stale, paths.collect::<Vec<_>>())
     };
     let mixed = [("both", "two"), ("gone", "x"), ("kept", "same")];
     assert_eq!(judge(&mixed), (1, 2, Vec::new()));
