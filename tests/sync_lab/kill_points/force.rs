@@ -177,14 +177,17 @@ fn kill_agent(machine: &Machine) {
     wait_for("agent", SOON, || kill(machine, AGENT) > 0);
 }
 
-/// With what was never flushed lost, from one moment to the next or in the middle of a write; or with all kept that was
-/// sent to the disk.
+/// In the middle of a write or between two; right behind a sync that somebody asked for; or with all kept that was sent
+/// to the disk, flushed or not.
 fn cut_power(machine: &Machine, random: &mut Random) {
-    let cache = if random.below(3) == 0 { DiskCache::WriteThrough } else { DiskCache::Volatile };
-    if random.below(2) == 0 {
+    let how = random.below(4);
+    if how > 0 {
         machine.freeze().unwrap();
     }
-    machine.power_cut(cache).unwrap();
+    if how == 2 {
+        machine.sync_disk().unwrap();
+    }
+    machine.power_cut(if how == 3 { DiskCache::WriteThrough } else { DiskCache::Volatile }).unwrap();
 }
 
 /// Does something to a machine between two moments of it.
