@@ -104,8 +104,8 @@ impl Force {
         let start = Instant::now();
         match self {
             Self::FrontKilled => running.signal(Signal::KILL).unwrap(),
-            Self::SourceAgentKilled => kill_agent(laptop),
-            Self::TargetAgentKilled => kill_agent(desk),
+            Self::SourceAgentKilled => kill_agent(laptop, &running),
+            Self::TargetAgentKilled => kill_agent(desk, &running),
             Self::CablePulled => desk.cable_cut(CableCut::Carrier).unwrap(),
             Self::DeadAir => desk.cable_cut(CableCut::Silent).unwrap(),
             Self::TargetPowerCut => cut_power(desk, random),
@@ -172,9 +172,9 @@ impl Force {
 }
 
 #[track_caller]
-fn kill_agent(machine: &Machine) {
-    // Its start may take a moment longer than its stage line.
-    wait_for("agent", SOON, || kill(machine, AGENT) > 0);
+fn kill_agent(machine: &Machine, running: &Running) {
+    // Its start may take a moment longer than its stage line, and at the end it may be gone already.
+    wait_for("agent", SOON, || kill(machine, AGENT) > 0 || running.try_wait().unwrap().is_some());
 }
 
 /// In the middle of a write or between two; right behind a sync that somebody asked for; or with all kept that was sent
