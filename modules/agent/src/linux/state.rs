@@ -99,6 +99,23 @@ impl StateDir {
         }
     }
 
+    /// Removes what dead processes were writing when they died. The caller holds the machine's lock, so nobody else writes.
+    pub fn sweep(&self) {
+        let mut todo = vec![self.root.clone()];
+        while let Some(dir) = todo.pop() {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => todo.push(entry.path()),
+                    // What cannot be removed now is in nobody's way.
+                    Ok(kind) if kind.is_file() && is_dead(&entry.file_name()) => {
+                        let _ = fs::remove_file(entry.path());
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// Makes the directories down to `dir`, each durable.
     fn make_dirs(&self, dir: &Path) -> io::Result<()> {
         let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.is_dir()).collect();
@@ -146,6 +163,15 @@ fn temp_name(name: &OsStr) -> OsString {
     temp
 }
 
+/// Whether a name is one of [`temp_name`] that another process has made.
+fn is_dead(name: &OsStr) -> bool {
+    let number = |text: &str| text.parse::<u32>().ok();
+    let made = name.to_str().and_then(|name| name.strip_prefix('.')?.strip_suffix('~')?.rsplit_once('.'));
+    let made = made.and_then(|(key, numbers)| is_key(key).then(|| numbers.split_once('-')).flatten());
+    let pid = made.and_then(|(pid, count)| number(count).and(number(pid)));
+    pid.is_some_and(|pid| pid != std::process::id())
+}
+
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
@@ -191,6 +217,27 @@ mod tests {
         state.put("a", Some(b"1")).unwrap();
         fs::write(dir.path().join(temp_name("b".as_ref())), "half").unwrap();
         assert_eq!(state.list("").unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn what_a_dead_process_was_writing_is_swept_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        state.put("commits/95cb6c8d", Some(b"1")).unwrap();
+        let commits = dir.path().join("commits");
+        let own = temp_name("95cb6c8d".as_ref());
+        let others =
+            [own.to_str().unwrap(), ".editor~", ".95cb6c8d.102~", "95cb6c8d.102-2~", ".95cb6c8d.102-2"];
+        for name in others.into_iter().chain([".95cb6c8d.0-2~"]) {
+            fs::write(commits.join(name), "half").unwrap();
+        }
+        state.sweep();
+        let names = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut left: Vec<String> = fs::read_dir(&commits).unwrap().map(names).collect();
+        left.sort();
+        let mut wanted: Vec<&str> = others.into_iter().chain(["95cb6c8d"]).collect();
+        wanted.sort_unstable();
+        assert_eq!(left, wanted);
     }
 
     #[test]
