@@ -74,7 +74,9 @@ impl Force {
     /// Returns how the front may end, beside a success of a sync that was over already.
     pub fn codes(self) -> &'static [i32] {
         match self {
-            Self::TargetDiskFull | Self::TargetDiskBrimful => &[1, 6],
+            Self::TargetDiskFull => &[1, 6],
+            // Filling takes a while, and the connection is given up if the machine stands still for too long.
+            Self::TargetDiskBrimful => &[1, 4, 6],
             Self::ForeignWriter => &[6],
             _ => &[1, 4],
         }
