@@ -7,9 +7,11 @@ mod endings;
 mod first_contact;
 mod gates;
 mod hosts;
+mod kill_points;
 mod layouts;
 mod moving;
 mod odds;
+mod random;
 mod redone;
 mod unplugged;
 
