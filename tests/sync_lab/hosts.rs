@@ -10,6 +10,7 @@ use pc_switcher_testkit::{
     manifest::{Entry, ManifestOptions, TreeManifest, assert_same_tree},
     seed::HomeSeed,
 };
+use rustix::process::Signal;
 
 pub const PROGRAM: &str = "/usr/local/bin/pc-switcher";
 pub const HOME: &str = "/home/alice";
@@ -199,6 +200,16 @@ pub fn ours(machine: &Machine) -> Vec<String> {
         .map(|process| process.command)
         .filter(|command| command.contains("pc-switcher") || command.contains(CHILD))
         .collect()
+}
+
+/// Ends every process of a machine whose command holds a word.
+pub fn kill(machine: &Machine, word: &str) -> usize {
+    let found = machine.processes().into_iter().filter(|process| process.command.contains(word));
+    let killed = found.filter(|process| {
+        rustix::process::Pid::from_raw(process.host_pid)
+            .is_some_and(|pid| rustix::process::kill_process(pid, Signal::KILL).is_ok())
+    });
+    killed.count()
 }
 
 /// Checks that soon nothing of ours runs on these machines and that their locks are free.

@@ -2,14 +2,17 @@
 //!
 //! The program under test is named by `PC_SWITCHER_BIN` (`tests/run` builds it); it must be one static file.
 
+mod changed;
 mod doctor;
 mod endings;
 mod first_contact;
 mod gates;
 mod hosts;
+mod kill_points;
 mod layouts;
 mod moving;
 mod odds;
+mod random;
 mod redone;
 mod unplugged;
 

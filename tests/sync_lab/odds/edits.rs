@@ -17,10 +17,12 @@ use pc_switcher_testkit::{
 use super::{
     DIRS, FILES, lab,
     person::{Person, judge},
-    random::Random,
     rewrite, rounds,
 };
-use crate::hosts::{Ran, SOON, alice, configure, first_sync, line, root, sync};
+use crate::{
+    hosts::{Ran, SOON, alice, configure, first_sync, line, root, sync},
+    random::Random,
+};
 
 const TREE: &str = "/home/alice/work";
 /// So much may happen in one round.
@@ -45,7 +47,7 @@ fn no_edit_on_the_desk_is_lost_whenever_it_falls_into_a_sync() {
     first_sync(&lab);
     let mut total = Score::default();
     let rounds = rounds(10);
-    for round in 0..rounds {
+    for round in rounds.clone() {
         let score = one_round(&lab, round);
         println!("round {round}: {score:?}");
         total.edits += score.edits;
@@ -53,7 +55,7 @@ fn no_edit_on_the_desk_is_lost_whenever_it_falls_into_a_sync() {
         total.aside += score.aside;
         total.failed += score.failed;
     }
-    println!("{rounds} of {rounds} rounds, none lost: {total:?}");
+    println!("rounds {rounds:?}, none lost: {total:?}");
     assert!(total.paths > 0, "nobody edited anything");
 }
 
@@ -173,7 +175,7 @@ fn what_a_program_writes_to_files_that_it_holds_open_is_there_or_kept_or_the_pro
     alice(laptop, &rewrite("first"));
     first_sync(&lab);
     let mut total = [0; 2];
-    for round in 0..rounds(5) {
+    for round in rounds(5) {
         alice(laptop, &rewrite(&format!("round-{round}")));
         let running = laptop.spawn(&line("desk", &[])).unwrap();
         // Opened after the look for programs that write, or before it.

@@ -7,7 +7,8 @@ mod edits;
 mod halts;
 mod noise;
 mod person;
-mod random;
+
+use std::ops::Range;
 
 use pc_switcher_testkit::lab::{SharedLab, SharedLabGuard};
 
@@ -35,7 +36,12 @@ fn rewrite(word: &str) -> String {
     )
 }
 
-/// Returns how often a test tries its luck.
-fn rounds(usual: u64) -> u64 {
-    std::env::var("PC_SWITCHER_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+/// Returns the rounds in which a test tries its luck: so many, or those that `PC_SWITCHER_ROUNDS` names as `100` or `20..40`.
+fn rounds(usual: u64) -> Range<u64> {
+    let Ok(text) = std::env::var("PC_SWITCHER_ROUNDS") else { return 0..usual };
+    let (first, end) = text.split_once("..").unwrap_or(("0", &text));
+    let parsed = first.parse().ok().zip(end.parse().ok());
+    let (first, end) = parsed
+        .unwrap_or_else(|| panic!("`PC_SWITCHER_ROUNDS={text}` names no rounds, such as `100` or `20..40`"));
+    first..end
 }

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::random::Random;
+use crate::random::Random;
 
 /// What the person left at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -99,13 +99,21 @@ impl StateDir {
         }
     }
 
-    /// Removes what writers that died left below `prefix`, as far as it can. Nobody may write there meanwhile.
-    pub fn sweep(&self, prefix: &str) {
-        let Ok(dir) = self.path(prefix) else { return };
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            if is_temp(&entry.file_name()) {
-                // It is in nobody's way.
-                let _ = fs::remove_file(entry.path());
+    /// Removes what dead processes were writing when they died, and in the records of commits whatever was being written. The
+    /// caller holds the machine's lock and is about to redo commits, so nobody else writes there.
+    pub fn sweep(&self) {
+        let mut todo = vec![self.root.clone()];
+        while let Some(dir) = todo.pop() {
+            let is_ours = ["commits", "redone"].iter().any(|name| dir == self.root.join(name));
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => todo.push(entry.path()),
+                    // What cannot be removed now is in nobody's way.
+                    Ok(kind) if kind.is_file() && is_dead(&entry.file_name(), is_ours) => {
+                        let _ = fs::remove_file(entry.path());
+                    }
+                    _ => {}
+                }
             }
         }
     }
@@ -157,8 +165,13 @@ fn temp_name(name: &OsStr) -> OsString {
     temp
 }
 
-fn is_temp(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b".") && name.as_encoded_bytes().ends_with(b"~")
+/// Whether a name is one of [`temp_name`] that another process has made, or this one where that counts as well.
+fn is_dead(name: &OsStr, own_too: bool) -> bool {
+    let number = |text: &str| text.parse::<u32>().ok();
+    let made = name.to_str().and_then(|name| name.strip_prefix('.')?.strip_suffix('~')?.rsplit_once('.'));
+    let made = made.and_then(|(key, numbers)| is_key(key).then(|| numbers.split_once('-')).flatten());
+    let pid = made.and_then(|(pid, count)| number(count).and(number(pid)));
+    pid.is_some_and(|pid| own_too || pid != std::process::id())
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
@@ -209,18 +222,27 @@ mod tests {
     }
 
     #[test]
-    fn what_dead_writers_left_is_swept_and_all_else_stays() {
+    fn what_a_dead_process_was_writing_is_swept_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::new(dir.path());
-        for key in ["commits/a", "pairs/a"] {
-            state.put(key, Some(b"1")).unwrap();
-            let temp = dir.path().join(key).with_file_name(temp_name("b".as_ref()));
-            fs::write(temp, "half").unwrap();
+        state.put("pairs/95cb6c8d", Some(b"1")).unwrap();
+        state.put("commits/95cb6c8d", Some(b"1")).unwrap();
+        let pairs = dir.path().join("pairs");
+        let own = temp_name("95cb6c8d".as_ref());
+        let others =
+            [own.to_str().unwrap(), ".editor~", ".95cb6c8d.102~", "95cb6c8d.102-2~", ".95cb6c8d.102-2"];
+        for name in others.into_iter().chain([".95cb6c8d.0-2~"]) {
+            fs::write(pairs.join(name), "half").unwrap();
         }
-        ["commits", "nowhere", "../x"].iter().for_each(|prefix| state.sweep(prefix));
-        let count = |dir: PathBuf| fs::read_dir(dir).unwrap().count();
-        assert_eq!([count(dir.path().join("commits")), count(dir.path().join("pairs"))], [1, 2]);
-        assert_eq!(state.list("").unwrap(), ["commits/a", "pairs/a"]);
+        fs::write(dir.path().join("commits").join(&own), "half").unwrap();
+        state.sweep();
+        assert_eq!(fs::read_dir(dir.path().join("commits")).unwrap().count(), 1);
+        let names = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut left: Vec<String> = fs::read_dir(&pairs).unwrap().map(names).collect();
+        left.sort();
+        let mut wanted: Vec<&str> = others.into_iter().chain(["95cb6c8d"]).collect();
+        wanted.sort_unstable();
+        assert_eq!(left, wanted);
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! The disk: filled to the brim, or dying.
 
-use std::{fs::File, path::PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use rustix::{
-    fs::{FallocateFlags, fallocate, fstatvfs},
+    fs::{FallocateFlags, XattrFlags, fallocate, fsetxattr, fstatvfs},
     io::Errno,
 };
 
@@ -16,6 +19,10 @@ use super::{
 const BALLAST: &str = "var/tmp/pc-switcher-lab-ballast";
 const FIRST_STEP_BYTES: u64 = 1 << 30;
 const LAST_STEP_BYTES: u64 = 64 << 10;
+/// Attributes of one file of [`Machine::fill_metadata`], each of which takes a node of btrfs for itself, and then those
+/// that fit between them.
+const ATTRIBUTES: usize = 100;
+const ATTRIBUTE_BYTES: [usize; 3] = [16_000, 4_000, 200];
 
 impl Machine {
     /// Takes space until at most `leave_bytes` are free, as an ordinary user sees it.
@@ -47,15 +54,46 @@ impl Machine {
         }
     }
 
-    /// Gives back what [`Machine::fill`] took.
-    pub fn unfill(&self) -> Result<()> {
-        let path = self.ballast()?;
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(LabError::path("remove", path)(error))
-            }
-            _ => self.sync_disk(),
+    /// Takes what is left for names and small files too, once [`Machine::fill`] has left no space for anything else.
+    pub fn fill_metadata(&self) -> Result<()> {
+        let dir = self.metadata_ballast()?;
+        std::fs::create_dir_all(&dir).map_err(LabError::path("create", &dir))?;
+        for bytes in ATTRIBUTE_BYTES {
+            let value = vec![b'x'; bytes];
+            while self.add_attributes(&dir.join(format!("{bytes}-{}", count(&dir)?)), &value)? {}
         }
+        Ok(())
+    }
+
+    /// Makes a file with many attributes; returns whether there was space for all of it.
+    fn add_attributes(&self, path: &Path, value: &[u8]) -> Result<bool> {
+        let is_full = |error: &std::io::Error| error.kind() == std::io::ErrorKind::StorageFull;
+        let file = match File::create(path) {
+            Err(error) if is_full(&error) => return Ok(false),
+            file => file.map_err(LabError::path("create", path))?,
+        };
+        for number in 0..ATTRIBUTES {
+            match fsetxattr(&file, format!("user.{number}"), value, XattrFlags::empty()) {
+                Ok(()) => {}
+                Err(Errno::NOSPC) => return Ok(false),
+                Err(error) => return Err(LabError::path("grow", path)(error.into())),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Gives back what [`Machine::fill`] and [`Machine::fill_metadata`] took.
+    pub fn unfill(&self) -> Result<()> {
+        let (file, dir) = (self.ballast()?, self.metadata_ballast()?);
+        for (removed, path) in [(std::fs::remove_file(&file), file), (std::fs::remove_dir_all(&dir), dir)] {
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(LabError::path("remove", path)(error));
+                }
+                _ => {}
+            }
+        }
+        self.sync_disk()
     }
 
     /// Returns how many bytes are free on the machine's disk, as an ordinary user sees it.
@@ -76,4 +114,13 @@ impl Machine {
     fn ballast(&self) -> Result<PathBuf> {
         Ok(self.root_path()?.join(BALLAST))
     }
+
+    fn metadata_ballast(&self) -> Result<PathBuf> {
+        Ok(self.ballast()?.with_extension("names"))
+    }
+}
+
+/// Returns how many entries a directory has.
+fn count(dir: &Path) -> Result<usize> {
+    Ok(std::fs::read_dir(dir).map_err(LabError::path("list", dir))?.count())
 }

@@ -75,12 +75,6 @@ pub fn list_of(set: &SnapshotSet) -> Option<BytePath> {
     })
 }
 
-/// Removes what a session or a redo that died was writing here. Only the holder of the machine's lock writes, and it does so
-/// in turn.
-pub(super) fn sweep(state: &StateDir) {
-    [PENDING, RESULTS].iter().for_each(|prefix| state.sweep(prefix));
-}
-
 /// Notes durably what became of a session, until somebody was told.
 pub(super) fn put_result(state: &StateDir, result: &Redone) -> Result<(), AgentError> {
     state.put(&result.key(), Some(&encode(result)))

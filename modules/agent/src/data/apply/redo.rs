@@ -24,7 +24,7 @@ use crate::proto::{AgentError, ApplyReport, Patience, Redone, RedoneHow};
 /// # Errors
 /// If the machine state cannot be read or written.
 pub fn redo(state: &StateDir, patience: Patience, watch: &dyn Watch) -> Result<Vec<Redone>, AgentError> {
-    entry::sweep(state);
+    state.sweep();
     let mut pending = Vec::new();
     for entry in Entry::all(state)? {
         match entry {

@@ -1,0 +1,79 @@
+//! Only what changed is compared after the first sync: places where the two machines differ on purpose, or share inodes.
+
+use crate::hosts::{alice, assert_moved, configure, first_sync, lab, root, run, sync};
+
+/// The other listings stay as they are: whoever looks into a directory moves its time of access.
+const QUIET: &str = "mount -o remount,noatime / /home 2>/dev/null; mount -o remount,noatime /home";
+
+#[test]
+fn a_directory_that_is_left_alone_stays_though_somebody_works_in_it() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    root(desk, QUIET);
+    alice(laptop, "mkdir -p vm/n1 vm/n2; echo x >vm/n1/f; echo y >vm/n2/f");
+    first_sync(&lab);
+    root(laptop, "mv /home/alice/vm /home/alice/vm.old; btrfs subvolume create /home/alice/vm");
+    sync(laptop, "desk", &[]).ends_with(0);
+    assert_eq!(alice(desk, "cat vm.old/n1/f vm/n1/f"), "x\nx\n");
+    for touch in ["touch -a vm/n2", "chmod 711 vm/n2"] {
+        alice(desk, touch);
+        sync(laptop, "desk", &[]).ends_with(0);
+        assert_eq!(alice(desk, "cat vm/n1/f vm/n2/f"), "x\ny\n", "after `{touch}`");
+    }
+}
+
+#[test]
+fn a_kept_directory_is_in_nobodys_way() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    root(desk, QUIET);
+    configure(laptop, "[user-data]\nexclude = [\"*.lock\"]\n");
+    alice(laptop, "mkdir -p app/deep/er; echo x >app/deep/er/f");
+    first_sync(&lab);
+    alice(desk, "touch app/deep/er/one.lock");
+    alice(laptop, "rm -r app");
+    sync(laptop, "desk", &["--allow-mass-deletion", "--allow-conflicts"]).ends_with(0);
+    assert_eq!(alice(desk, "ls app/deep/er"), "one.lock\n");
+    for word in ["two", "three"] {
+        alice(desk, &format!("touch app/deep/er/{word}.lock"));
+        sync(laptop, "desk", &[]).ends_with(0);
+    }
+    alice(desk, "rm app/deep/er/*.lock");
+    sync(laptop, "desk", &[]).ends_with(0);
+    assert!(!desk.exists("/home/alice/app").unwrap());
+}
+
+#[test]
+fn hard_links_stay_together_when_a_directory_is_renamed_on_either_machine() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "mkdir a h1 h2 h3; echo x >h2/f; ln h2/f a/f; echo y >h1/g; ln h1/g h3/g");
+    first_sync(&lab);
+    alice(laptop, "mv a a9; mv h1 h9");
+    sync(laptop, "desk", &[]).ends_with(0);
+    assert_moved(laptop, desk);
+    alice(desk, "mv h2 h0");
+    run(desk, &crate::hosts::line("laptop", &[])).ends_with(0);
+    assert_moved(desk, laptop);
+}
+
+#[test]
+fn folders_whose_names_begin_alike_and_another_tree_at_the_same_place_are_told_apart() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    for machine in [laptop, desk] {
+        root(machine, "mkdir -p /root/p1 /root/p2 /srv/d; mount --bind /root/p1 /srv/d");
+    }
+    root(laptop, "echo one >/root/p1/f; echo two >/root/p2/f; touch -d 2001-01-01 /root/p2/f");
+    alice(laptop, "mkdir do docs; echo x >do/f; echo y >docs/f");
+    configure(laptop, "[user-data]\nfolders = [\"/home/alice/do\", \"/home/alice/docs\", \"/srv/d\"]\n");
+    for machine in [desk] {
+        alice(machine, "mkdir -p do docs");
+    }
+    first_sync(&lab);
+    assert_eq!(root(desk, "cat /srv/d/f /home/alice/docs/f"), "one\ny\n");
+    root(laptop, "umount /srv/d; mount --bind /root/p2 /srv/d");
+    alice(laptop, "echo more >docs/g");
+    sync(laptop, "desk", &["--allow-first-sync", "--allow-replaced-source"]).ends_with(0);
+    assert_eq!(root(desk, "cat /srv/d/f /home/alice/docs/g"), "two\nmore\n");
+}
