@@ -46,6 +46,7 @@ module:user-data      layout         *        *       1!    130^   4!    pre    
 module:user-data      facts          *        *       1!    130^   4!    pre       pre       old    -
 module:user-data      diagnose       desk     *       1!    130^   4!    pre       pre       old    -
 compare               unchanged      desk     *       1!    130^   4!    pre       pre       old    -
+compare               changed        *        *       1!    130^   4!    pre       pre       old    -
 compare               walk           *        *       1!    130^   4!    pre       pre       old    -
 compare               digest         *        *       1!    130^   4!    pre       pre       old    -
 compare               facts          *        *       1!    130^   4!    pre       pre       old    -
@@ -66,6 +67,7 @@ post-snapshots        take-set       desk     answer  .     130^   4!    pre    
 verify                take-set       laptop   answer  .     130^   4!    pre+post  pre+post  new    -
 verify                layout         *        *       1!    130^   4!    pre       pre+post  new    -
 verify                facts          *        *       1!    130^   4!    pre       pre+post  new    -
+verify                changed        *        *       1!    130^   4!    pre       pre+post  new    -
 verify                walk           *        *       1!    130^   4!    pre       pre+post  new    -
 verify                digest         *        *       1!    130^   4!    pre       pre+post  new    -
 verify                check-set      *        *       1!    130^   4!    pre       pre+post  new    -
