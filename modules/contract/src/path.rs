@@ -107,10 +107,10 @@ impl fmt::Debug for BytePath {
 }
 
 impl Serialize for BytePath {
-    /// Bytes on the wire; in readable formats the escaped text.
+    /// Bytes on the wire; in readable formats text from which they come back exactly.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if serializer.is_human_readable() {
-            serializer.collect_str(self)
+            serializer.serialize_str(&escape(&self.0))
         } else {
             serializer.serialize_bytes(&self.0)
         }
@@ -143,36 +143,48 @@ impl<'de> Deserialize<'de> for BytePath {
     }
 }
 
-/// Reads back what `Display` wrote, as far as it can be told apart from plain text.
-fn unescape(text: &str) -> BytePath {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = (bytes[at..].starts_with(b"\\x") && at + 4 <= bytes.len())
-            .then(|| std::str::from_utf8(&bytes[at + 2..at + 4]).ok())
-            .flatten()
-            .and_then(|pair| u8::from_str_radix(pair, 16).ok());
-        match (hex, bytes.get(at..at + 2)) {
-            (Some(byte), _) => {
-                out.push(byte);
-                at += 4;
-            }
-            (None, Some(b"\\n")) => {
-                out.push(b'\n');
-                at += 2;
-            }
-            (None, Some(b"\\t")) => {
-                out.push(b'\t');
-                at += 2;
-            }
-            _ => {
-                out.push(bytes[at]);
-                at += 1;
+/// Writes bytes as text: a backslash is doubled, what is no text or controls a terminal becomes `\\x` and two hex digits.
+fn escape(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    let hex = |out: &mut String, bytes: &[u8]| {
+        bytes.iter().for_each(|byte| out.push_str(&format!("\\x{byte:02x}")));
+    };
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' => out.push_str("\\\\"),
+                c if c.is_control() => hex(&mut out, c.encode_utf8(&mut [0; 4]).as_bytes()),
+                c => out.push(c),
             }
         }
+        hex(&mut out, chunk.invalid());
+    }
+    out
+}
+
+/// Reads back what [`escape`] wrote, and what older records hold: `\\n`, `\\t` and single backslashes.
+fn unescape(text: &str) -> BytePath {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let (byte, taken) = match (first, after) {
+            (b'\\', [b'\\', ..]) => (b'\\', 2),
+            (b'\\', [b'n', ..]) => (b'\n', 2),
+            (b'\\', [b't', ..]) => (b'\t', 2),
+            (b'\\', [b'x', high, low, ..]) => match (digit(*high), digit(*low)) {
+                (Some(high), Some(low)) => (high << 4 | low, 4),
+                _ => (b'\\', 1),
+            },
+            (byte, _) => (*byte, 1),
+        };
+        out.push(byte);
+        rest = &rest[taken..];
     }
     BytePath(out)
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 #[cfg(test)]
@@ -183,6 +195,20 @@ mod tests {
     fn foreign_bytes_never_reach_the_terminal_raw() {
         let path = BytePath::new(b"a\x1b[31m\xff\nb".to_vec());
         assert_eq!(path.to_string(), "a\\u{1b}[31m\\xff\\nb");
+    }
+
+    #[test]
+    fn any_bytes_come_back_from_readable_formats() {
+        let all: Vec<u8> = (1..=255).collect();
+        let odd = ["/a\\nb", "/a\\\\x41", "\\", "\\x", "\\x4", "\u{7f}\u{85}é\\", "\n\t\r", ""];
+        for bytes in odd.map(|text| text.as_bytes().to_vec()).into_iter().chain([all]) {
+            let path = BytePath(bytes);
+            let text = serde_json::to_string(&path).unwrap();
+            assert_eq!(serde_json::from_str::<BytePath>(&text).unwrap(), path, "{text}");
+            assert!(!text.chars().any(char::is_control));
+        }
+        let old: BytePath = serde_json::from_str(r#""/a\\nb\\xff\\c""#).unwrap();
+        assert_eq!(old.as_bytes(), b"/a\nb\xff\\c");
     }
 
     #[test]
