@@ -12,8 +12,9 @@ use super::processes;
 /// How long orphans may take to end after TERM.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long killed ones are waited for.
-const KILLED: Duration = Duration::from_secs(1);
+/// How long killed ones are waited for, from the first kill on: the agent may be held up itself on a busy machine. One
+/// that hangs in the kernel cannot be helped.
+const KILLED: Duration = Duration::from_secs(5);
 
 /// Makes every orphan below this process its own child, so that it can be found.
 ///
@@ -32,17 +33,23 @@ pub fn end_all() {
     let mut asked = HashSet::new();
     // A look at all processes is no instant: who loses its parent meanwhile may be missing in one, but not in two.
     let mut quiet = 0;
+    let mut killed: Option<Instant> = None;
     loop {
         let (over, left): (Vec<_>, Vec<_>) = processes::descendants(&processes::all(), own, session)
             .into_iter()
             .partition(|process| process.zombie);
         over.iter().filter(|process| process.parent == own).for_each(processes::reap);
         quiet = if left.is_empty() { quiet + 1 } else { 0 };
-        if quiet == 2 || since.elapsed() > GRACE + KILLED {
+        if quiet == 2 || killed.is_some_and(|first| first.elapsed() > KILLED) {
             return;
         }
+        // However long a look took: first they are asked, then killed, and only then given up.
+        let kill = !asked.is_empty() && since.elapsed() >= GRACE;
+        if kill && !left.is_empty() {
+            killed.get_or_insert_with(Instant::now);
+        }
         for process in &left {
-            if since.elapsed() >= GRACE {
+            if kill {
                 processes::signal(process, Signal::KILL);
             } else if asked.insert(process.pid) {
                 processes::signal(process, Signal::TERM);
