@@ -149,7 +149,7 @@ pub async fn judge_past(deps: &Deps, prepared: &Prepared, gates: &dyn Gatekeeper
     let ours = records::read_pair(&source, &prepared.target_facts).await?;
     let theirs = records::read_pair(&target, &prepared.source_facts).await?;
     let mut past = past(ours, theirs);
-    if let Past::Known(record) = &past {
+    if let Past::Known { record, by_both } = &past {
         for (agent, facts) in [(&source, &prepared.source_facts), (&target, &prepared.target_facts)] {
             let whole = match record.end_of(&facts.machine_id) {
                 Some(end) if !end.hostname.same_machine(&facts.hostname) => {
@@ -159,7 +159,11 @@ pub async fn judge_past(deps: &Deps, prepared: &Prepared, gates: &dyn Gatekeeper
                 None => Err("it names other machines".into()),
             };
             if let Err(why) = whole {
-                past = Past::Stranger(Stranger::Broken(format!("{}: {why}", facts.hostname)));
+                past = Past::Stranger(if *by_both {
+                    Stranger::Broken(format!("{}: {why}", facts.hostname))
+                } else {
+                    Stranger::Differ
+                });
                 break;
             }
         }
@@ -171,7 +175,7 @@ pub async fn judge_past(deps: &Deps, prepared: &Prepared, gates: &dyn Gatekeeper
                 .pass(first_sync(&prepared.source.hostname, &prepared.target.hostname, &why, &overwrites))
                 .await?;
         }
-        Past::Known(record) => {
+        Past::Known { record, .. } => {
             let others = records::read_pairs(&target).await?;
             let gate = out_of_order(&prepared.source.hostname, &prepared.target.hostname, &record, &others);
             if let Some(gate) = gate {

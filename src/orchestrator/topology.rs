@@ -2,6 +2,9 @@
 //!
 //! With a valid record of the pair, any order is silent: A→B→A and A→B→B alike. No record means a first sync; another
 //! machine that wrote to the target in between is out of order. What people changed on the target is found later, per path.
+//!
+//! A run that is cut off between the two halves of the record leaves the newer one on one machine alone. It is as true as
+//! two of them, as long as both sets that it names are there untouched; a machine that was restored has lost its end.
 
 use pc_switcher_contract::{Gate, GateKind, Hostname, PairRecord};
 
@@ -19,20 +22,25 @@ pub enum Stranger {
 /// What is known of the two machines' past.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Past {
-    /// They share a valid record.
-    Known(Box<PairRecord>),
+    /// They have a record; it is valid if both sets that it names are there.
+    Known {
+        /// The record.
+        record: Box<PairRecord>,
+        /// Whether both machines have it.
+        by_both: bool,
+    },
     /// They do not.
     Stranger(Stranger),
 }
 
-/// Compares both machines' records of each other.
+/// Compares both machines' records of each other. The newer one counts, and never the older: what came after it is unknown.
 pub fn past(on_source: Option<PairRecord>, on_target: Option<PairRecord>) -> Past {
-    match (on_source, on_target) {
-        (Some(ours), Some(theirs)) if ours == theirs && ours.format == PairRecord::FORMAT => {
-            Past::Known(Box::new(ours))
-        }
-        (None, None) => Past::Stranger(Stranger::NoRecord),
-        _ => Past::Stranger(Stranger::Differ),
+    let by_both = on_source == on_target;
+    let newest = [on_source, on_target].into_iter().flatten().max_by_key(|record| record.stamp);
+    match newest {
+        None => Past::Stranger(Stranger::NoRecord),
+        Some(record) if record.format != PairRecord::FORMAT => Past::Stranger(Stranger::Differ),
+        Some(record) => Past::Known { record: Box::new(record), by_both },
     }
 }
 
@@ -111,13 +119,17 @@ mod tests {
     }
 
     #[test]
-    fn equal_records_are_a_past_and_anything_else_is_not() {
+    fn the_newest_record_counts_wherever_it_is() {
         let one = record("laptop", "desk", "20251115T120000Z");
-        let two = record("laptop", "desk", "20251116T120000Z");
-        assert!(matches!(past(Some(one.clone()), Some(one.clone())), Past::Known(_)));
-        assert_eq!(past(Some(one.clone()), Some(two)), Past::Stranger(Stranger::Differ));
-        assert_eq!(past(Some(one), None), Past::Stranger(Stranger::Differ));
+        let two = record("desk", "laptop", "20251116T120000Z");
+        let known = |record: &PairRecord, by_both| Past::Known { record: Box::new(record.clone()), by_both };
+        assert_eq!(past(Some(one.clone()), Some(one.clone())), known(&one, true));
+        assert_eq!(past(Some(one.clone()), Some(two.clone())), known(&two, false));
+        assert_eq!(past(Some(two.clone()), Some(one.clone())), known(&two, false));
+        assert_eq!(past(None, Some(one.clone())), known(&one, false));
         assert_eq!(past(None, None), Past::Stranger(Stranger::NoRecord));
+        let strange = PairRecord { format: 0, ..two };
+        assert_eq!(past(Some(one), Some(strange)), Past::Stranger(Stranger::Differ));
     }
 
     #[test]

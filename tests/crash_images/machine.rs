@@ -9,7 +9,7 @@ use std::time::Duration;
 use pc_switcher_agent::linux::state::StateDir;
 use rustix::mount::{MountFlags, UnmountFlags, mount};
 
-use super::pool::{Pool, attach, detach, sh, text};
+use super::pool::{Pool, mount_image, sh, text};
 
 const DISK_BYTES: u64 = 320 << 20;
 
@@ -82,9 +82,7 @@ impl Machine {
                 continue;
             }
             sh("mkfs.btrfs", &["--quiet", text(disk)]);
-            let device = attach(disk);
-            sh("mount", &["-t", "btrfs", &format!("/dev/{device}"), text(&root)]);
-            detach(&device);
+            let device = mount_image("btrfs", "", disk, &root);
             for (_, subvolume, _) in layout.mounts().iter().filter(|mount| mount.0 == number) {
                 sh("btrfs", &["subvolume", "create", text(&root.join(subvolume))]);
             }
@@ -105,15 +103,25 @@ impl Machine {
     /// Switches it on with these disks; the file systems replay their logs.
     pub fn boot(&mut self, images: Vec<PathBuf>) {
         self.halt();
-        let devices: Vec<String> = images.iter().map(|image| attach(image)).collect();
+        let mut devices: Vec<Option<String>> = vec![None; images.len()];
         let fs_type = if self.layout.is_btrfs() { "btrfs" } else { "ext4" };
         for (disk, subvolume, point) in self.layout.mounts() {
-            let option =
-                (!subvolume.is_empty()).then(|| CString::new(format!("subvol={subvolume}")).unwrap());
-            let (device, point) = (format!("/dev/{}", devices[*disk]), self.root.join(point));
-            mount(device, &point, fs_type, MountFlags::empty(), option.as_deref()).unwrap();
+            let (option, point) = (format!("subvol={subvolume}"), self.root.join(point));
+            let option = if subvolume.is_empty() { "" } else { &option };
+            match &devices[*disk] {
+                None => {
+                    let comma = if option.is_empty() { "" } else { "," };
+                    let options = format!("{comma}{option}");
+                    devices[*disk] = Some(mount_image(fs_type, &options, &images[*disk], &point));
+                }
+                Some(device) => {
+                    let option = CString::new(option).unwrap();
+                    mount(format!("/dev/{device}"), &point, fs_type, MountFlags::empty(), Some(&*option))
+                        .unwrap();
+                }
+            }
         }
-        devices.iter().for_each(|device| detach(device));
+        let devices = devices.into_iter().flatten().collect();
         let (layout, root) = (self.layout, self.root.clone());
         self.running = Some(Running { layout, root, images, devices });
     }

@@ -35,9 +35,7 @@ impl Pool {
         let file = memory.join("pool");
         File::create(&file).unwrap().set_len(BYTES).unwrap();
         sh("mkfs.xfs", &["-q", "-K", "-m", "reflink=1", text(&file)]);
-        let device = attach(&file);
-        sh("mount", &["-t", "xfs", "-o", "discard", &format!("/dev/{device}"), text(&images)]);
-        detach(&device);
+        mount_image("xfs", ",discard", &file, &images);
         pool
     }
 
@@ -77,21 +75,21 @@ pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Attaches an image and returns the device's name (`loop3`).
-pub fn attach(image: &Path) -> String {
+/// Mounts an image and returns the name of its device (`loop3`), which goes with its last mount, and also if we are killed
+/// before there is one.
+pub fn mount_image(fs_type: &str, options: &str, image: &Path, point: &Path) -> String {
+    let options = format!("loop{options}");
+    let words = ["-t", fs_type, "-o", &options, text(image), text(point)];
     // Another user of the host may have taken the same free device in between.
-    for _ in 0..20 {
-        let output = Command::new("losetup").args(["--find", "--show"]).arg(image).output().unwrap();
-        if output.status.success() {
-            let device = String::from_utf8(output.stdout).unwrap();
-            return device.trim().trim_start_matches("/dev/").to_owned();
+    let is_mounted = (0..20).any(|_| {
+        let done = Command::new("mount").args(words).output().unwrap().status.success();
+        if !done {
+            sleep(Duration::from_millis(50));
         }
-        sleep(Duration::from_millis(50));
-    }
-    panic!("no loop device for `{}`", image.display());
-}
-
-/// Lets a device go with its last mount.
-pub fn detach(device: &str) {
-    sh("losetup", &["--detach", &format!("/dev/{device}")]);
+        done
+    });
+    assert!(is_mounted, "`{}` cannot be mounted", image.display());
+    let source = sh("findmnt", &["--noheadings", "--output", "SOURCE", "--mountpoint", text(point)]);
+    let source = source.lines().last().unwrap();
+    source.split('[').next().unwrap().trim().trim_start_matches("/dev/").to_owned()
 }

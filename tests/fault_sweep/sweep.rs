@@ -90,7 +90,7 @@ fn case(faults: &[Fault], promise: &Promise) -> Vec<String> {
         let ran = sync(&world, Wish { faults: faults.to_vec(), impatient, ..wish() }).await;
         let mut wrong = judge(&world, &ran, promise, [&old, &new]);
         world.work_on();
-        let healed = sync(&world, Wish { open: promise.asks.clone(), ..wish() }).await;
+        let healed = sync(&world, wish()).await;
         if healed.exit != Exit::Completed || !healed.wrong.is_empty() {
             wrong.push(format!(
                 "the next sync: {:?} {:?} {:?}",
@@ -103,8 +103,8 @@ fn case(faults: &[Fault], promise: &Promise) -> Vec<String> {
         if is_called_dead && ran.exit == Exit::Completed {
             wrong.push("the next sync calls a completed one dead".into());
         }
-        if healed.asked != promise.asks {
-            wrong.push(format!("the next sync asks {:?}, not {:?}", healed.asked, promise.asks));
+        if !healed.asked.is_empty() {
+            wrong.push(format!("the next sync asks {:?}", healed.asked));
         }
         let differences = picture(&world.laptop).diff(&picture(&world.desk));
         wrong.extend(differences.iter().map(|difference| format!("after the next sync: {difference}")));

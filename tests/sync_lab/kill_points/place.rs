@@ -42,11 +42,6 @@ pub enum Place {
 }
 
 impl Place {
-    /// Whether the target has nothing to do any more but to let go.
-    pub fn is_at_the_end(self) -> bool {
-        matches!(self, Self::Stage("record" | "cleanup"))
-    }
-
     /// Makes the sync slow where that is needed to meet the moment.
     pub fn prepare(self, lab: &Lab) {
         if matches!(self, Self::Arrived(_)) {

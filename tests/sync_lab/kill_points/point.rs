@@ -70,37 +70,26 @@ impl Point {
             let differences = scene.differences(&home(desk));
             assert!(differences.is_empty(), "not whole after a redo: {}\n{said}", differences.join("\n"));
         }
-        let asked = if self.heal(lab, scene) { ", the next sync asked" } else { "" };
+        self.heal(lab, scene);
         let code = code.map_or("no code".to_owned(), |code| format!("code {code}"));
         let total = fresh + stale + between;
         let between =
             if between > 0 { format!(", {between} with half their metadata") } else { String::new() };
-        format!(
-            "{code}, {fresh} of {total} new{between}, free after {:.1} s{asked}",
-            free_after.as_secs_f64()
-        )
+        format!("{code}, {fresh} of {total} new{between}, free after {:.1} s", free_after.as_secs_f64())
     }
 
-    /// Lets the next sync bring everything to its end; returns whether it had to ask.
+    /// Lets the next sync bring everything to its end, without a question.
     #[track_caller]
-    fn heal(&self, lab: &Lab, scene: &Scene) -> bool {
+    fn heal(&self, lab: &Lab, scene: &Scene) {
         let (laptop, desk) = (lab.laptop(), lab.desk());
         let _ = desk.limit_rate(None);
         configure(laptop, CONFIG);
         assert_same_tree(&scene.new, &home(laptop));
-        let mut ran = sync(laptop, "desk", &[]);
-        // The one question that is left: the record of the last sync is on one machine only.
-        let asked = ran.code == Some(7) && self.place.is_at_the_end();
-        if asked {
-            ran.says(&["remember different last syncs"]);
-            ran = sync(laptop, "desk", &["--allow-first-sync"]);
-        }
-        ran.ends_with(0);
+        sync(laptop, "desk", &[]).ends_with(0);
         assert_same_tree(&scene.new, &home(laptop));
         assert_same_tree(&scene.new, &home(desk));
         assert_nothing_runs(&[laptop, desk], SOON);
         [laptop, desk].into_iter().for_each(assert_nothing_is_left);
-        asked
     }
 }
 

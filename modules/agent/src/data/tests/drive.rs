@@ -101,10 +101,9 @@ pub fn sh(program: &str, args: &[&str]) -> bool {
     Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
 }
 
-/// A file system of its own on a loop device, unmounted and detached when dropped.
+/// A file system of its own on a loop device, unmounted when dropped; the device goes with the mount.
 pub struct Disk {
     fs_type: String,
-    device: String,
     pub root: PathBuf,
     dir: tempfile::TempDir,
 }
@@ -124,14 +123,10 @@ impl Disk {
             skip(&format!("`{mkfs}` does not work here"));
             return None;
         }
-        let Some(device) = attach(&image) else {
-            skip("no loop device");
-            return None;
-        };
         let root = dir.path().join("mount");
         std::fs::create_dir(&root).unwrap();
-        let disk = Disk { fs_type: fs_type.into(), device, root, dir };
-        if !sh("mount", &["-t", fs_type, &disk.device, disk.root.to_str().unwrap()]) {
+        let disk = Disk { fs_type: fs_type.into(), root, dir };
+        if !mount(fs_type, &image, &disk.root) {
             skip(&format!("cannot mount {fs_type}"));
             return None;
         }
@@ -159,9 +154,7 @@ impl Disk {
     /// Boots a picture: from now on it is what is mounted.
     pub fn boot(&mut self, photo: &Path) {
         assert!(unmount(&self.root));
-        assert!(sh("losetup", &["--detach", &self.device]));
-        self.device = attach(photo).expect("a loop device");
-        assert!(sh("mount", &["-t", &self.fs_type, &self.device, self.root.to_str().unwrap()]));
+        assert!(mount(&self.fs_type, photo, &self.root));
     }
 }
 
@@ -176,16 +169,15 @@ fn unmount(root: &Path) -> bool {
     })
 }
 
-fn attach(image: &Path) -> Option<String> {
-    let output = Command::new("losetup").args(["--find", "--show"]).arg(image).output();
-    let output = output.ok().filter(|output| output.status.success())?;
-    Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+fn mount(fs_type: &str, image: &Path, root: &Path) -> bool {
+    let words = ["-t", fs_type, "-o", "loop", image.to_str().unwrap(), root.to_str().unwrap()];
+    // Another test may have taken the same free device in between.
+    (0..5).any(|_| sh("mount", &words))
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
         unmount(&self.root);
-        sh("losetup", &["--detach", &self.device]);
     }
 }
 
