@@ -121,7 +121,10 @@ impl Services for Model {
 
     fn handle(&self, request: Request, call: &Call) -> Result<Vec<u8>, AgentError> {
         let mut bytes = 0;
-        if matches!(request, Request::Read { .. } | Request::Digest { .. } | Request::Apply(_)) {
+        if matches!(
+            request,
+            Request::Read { .. } | Request::ReadLive { .. } | Request::Digest { .. } | Request::Apply(_)
+        ) {
             while let Some(body) = call.next_upload()? {
                 bytes += body.len();
             }

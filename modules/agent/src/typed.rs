@@ -150,6 +150,25 @@ impl Agent {
         Ok(WalkStream::new(self, call.stream))
     }
 
+    /// Starts a walk of a live tree whose listings are kept under a key of the machine state.
+    pub async fn walk_kept(&self, tree: Tree, key: String) -> Result<WalkStream, ExecError> {
+        let mut call = self.link.open(encode(&Request::WalkKept { tree, key })).await?;
+        call.sink.finish().await?;
+        Ok(WalkStream::new(self, call.stream))
+    }
+
+    /// Starts reading the listings that a walk has kept.
+    pub async fn kept(&self, key: String) -> Result<WalkStream, ExecError> {
+        let mut call = self.link.open(encode(&Request::Kept(key))).await?;
+        call.sink.finish().await?;
+        Ok(WalkStream::new(self, call.stream))
+    }
+
+    /// Asks whether what a walk has kept is there and whole; the inner error says what is wrong with it.
+    pub async fn check_kept(&self, key: String) -> Result<Result<(), String>, ExecError> {
+        self.call(&Request::CheckKept(key)).await
+    }
+
     /// Starts listing single directories of a tree, as they are asked for.
     pub async fn list(&self, tree: Tree) -> Result<(Wants, WalkStream), ExecError> {
         let call = self.link.open(encode(&Request::List(WalkRequest { tree }))).await?;
@@ -177,6 +196,12 @@ impl Agent {
     /// Starts reading files below `root`.
     pub async fn read(&self, root: BytePath) -> Result<(Wants, ReadStream), ExecError> {
         let call = self.link.open(encode(&Request::Read { root })).await?;
+        Ok((Wants { sink: call.sink }, ReadStream { stream: call.stream }))
+    }
+
+    /// Starts reading files below `root` of a live tree.
+    pub async fn read_live(&self, root: BytePath) -> Result<(Wants, ReadStream), ExecError> {
+        let call = self.link.open(encode(&Request::ReadLive { root })).await?;
         Ok((Wants { sink: call.sink }, ReadStream { stream: call.stream }))
     }
 

@@ -9,6 +9,7 @@ pub mod changed;
 pub mod digest;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod manifest;
 pub mod read;
 pub mod rules;
 pub mod sent;

@@ -2,8 +2,13 @@
 //!
 //! One thread reads a file from its beginning to its end, so the pieces of a file stay in order while several files travel
 //! at once. What cannot be read is reported for the file and does not end the call.
+//!
+//! In a live tree each file is looked at before and after it is read. One that did not change meanwhile is said to be whole,
+//! with the version that was read.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, FileType, OFlags, fadvise};
@@ -16,7 +21,7 @@ use super::inline::Inline;
 use super::seen::Seen;
 use super::sent::Sent;
 use super::{extents, open, walk, wants};
-use crate::proto::{AgentError, Piece, ReadWant, StreamFrame};
+use crate::proto::{AgentError, Identity, Piece, ReadWant, StreamFrame};
 use crate::server::Call;
 
 /// Bytes of content that one frame carries, about.
@@ -24,6 +29,12 @@ const FRAME: usize = 256 << 10;
 
 /// What a piece weighs in a frame besides its data.
 const PIECE_HEAD: usize = 64;
+
+/// Longer than stamps of files stand still: what is written from now on has another one than whatever a walk has seen.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Files that one [`StreamFrame::Whole`] tells of.
+const TOLD: usize = 256;
 
 /// How many files are read at once: they wait for the disk more than for a processor.
 pub(super) const READERS: usize = 8;
@@ -38,7 +49,8 @@ pub fn run(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> 
     let sent = walk::is_sealed(&dir).then_some(sent);
     wants::serve(call, READERS, |wants| {
         let inline = sent.map(|_| Inline::below(&dir));
-        let mut reader = Reader { root, dir: &dir, call, sent, inline, batch: Vec::new(), bytes: 0 };
+        let mut reader =
+            Reader { root, dir: &dir, call, sent, inline, batch: Vec::new(), bytes: 0, digest: None };
         while let Some(wants) = wants::next(wants, || reader.flush())? {
             if let Some(inline) = &mut reader.inline {
                 inline.prepare(&wants);
@@ -51,6 +63,54 @@ pub fn run(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> 
     })
 }
 
+/// Answers [`crate::proto::Request::ReadLive`].
+///
+/// # Errors
+/// As [`run`].
+pub fn run_live(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> {
+    let dir = open::root(root).map_err(|error| AgentError::io(format!("`{root}`"), &error.into()))?;
+    thread::sleep(TICK);
+    wants::serve(call, READERS, |wants| {
+        let mut reader = Reader {
+            root,
+            dir: &dir,
+            call,
+            sent: None,
+            inline: None,
+            batch: Vec::new(),
+            bytes: 0,
+            digest: None,
+        };
+        let mut whole = Vec::new();
+        loop {
+            let next = wants::next(wants, || {
+                reader.flush()?;
+                tell(call, &mut whole)
+            })?;
+            let Some(wants) = next else { return Ok(()) };
+            for want in wants {
+                let Some(version) = reader.send_live(&want)? else { continue };
+                whole.push((want.content, version));
+                if let Some(digest) = reader.digest.take() {
+                    sent.note(root, &want.path, digest);
+                }
+            }
+            if whole.len() >= TOLD {
+                reader.flush()?;
+                tell(call, &mut whole)?;
+            }
+        }
+    })
+}
+
+/// Says which files of a live tree are whole.
+fn tell(call: &Call, whole: &mut Vec<(u32, Identity)>) -> Result<(), AgentError> {
+    match whole.is_empty() {
+        true => Ok(()),
+        false => call.item(&StreamFrame::Whole(std::mem::take(whole))),
+    }
+}
+
 /// One reading thread.
 struct Reader<'a> {
     root: &'a BytePath,
@@ -60,6 +120,8 @@ struct Reader<'a> {
     inline: Option<Inline<'a>>,
     batch: Vec<Piece>,
     bytes: usize,
+    /// The digest of the last file that was sent.
+    digest: Option<[u8; 32]>,
 }
 
 impl Reader<'_> {
@@ -67,12 +129,35 @@ impl Reader<'_> {
         match self.file(want) {
             Ok(()) => Ok(()),
             Err(Trouble::Agent(error)) => Err(error),
-            Err(Trouble::File(error)) => {
-                self.flush()?;
-                let why = std::io::Error::from(error).to_string();
-                self.call.item(&StreamFrame::Unreadable { content: want.content, why })
-            }
+            Err(Trouble::File(error)) => self.unreadable(want, error),
         }
+    }
+
+    fn unreadable(&mut self, want: &ReadWant, error: Errno) -> Result<(), AgentError> {
+        self.flush()?;
+        let why = std::io::Error::from(error).to_string();
+        self.call.item(&StreamFrame::Unreadable { content: want.content, why })
+    }
+
+    /// Sends a file of a live tree, whatever becomes of it meanwhile; returns the version that was read, if it is whole.
+    fn send_live(&mut self, want: &ReadWant) -> Result<Option<Identity>, AgentError> {
+        match self.live_file(want) {
+            Ok(version) => Ok(version),
+            Err(Trouble::Agent(error)) => Err(error),
+            // What stood at this name has gone, or something else stands there or above it.
+            Err(Trouble::File(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::INVAL)) => {
+                Ok(None)
+            }
+            Err(Trouble::File(error)) => self.unreadable(want, error).map(|()| None),
+        }
+    }
+
+    fn live_file(&mut self, want: &ReadWant) -> Result<Option<Identity>, Trouble> {
+        let fd = open::beneath_for_reading(self.dir, want.path.as_bytes(), OFlags::NOFOLLOW)?;
+        let before = Seen::of(&fd)?.identity();
+        self.content(want, &fd)?;
+        let after = Seen::of(&fd)?.identity();
+        Ok((before == after).then_some(before))
     }
 
     fn file(&mut self, want: &ReadWant) -> Result<(), Trouble> {
@@ -130,7 +215,8 @@ impl Reader<'_> {
     }
 
     fn push_last(&mut self, want: &ReadWant, piece: Piece) -> Result<(), AgentError> {
-        if let (Some(sent), Some((_, digest))) = (self.sent, piece.last) {
+        self.digest = piece.last.map(|(_, digest)| digest);
+        if let (Some(sent), Some(digest)) = (self.sent, self.digest) {
             sent.note(self.root, &want.path, digest);
         }
         self.push(piece)

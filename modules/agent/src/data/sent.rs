@@ -1,5 +1,5 @@
-//! What this agent has read out of sealed snapshots and sent, by digest: a later question for the same digest needs no
-//! second reading.
+//! What this agent has read and sent, by digest: a later question for the same digest needs no second reading. Of a live tree
+//! it is the only one who knows what was sent.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -14,7 +14,7 @@ const MOST: usize = 1 << 20;
 pub struct Sent(Mutex<HashMap<[u8; 16], [u8; 32]>>);
 
 impl Sent {
-    /// Remembers the digest of a file of a sealed snapshot.
+    /// Remembers the digest of a file of a sealed snapshot, or of a live one that was whole.
     pub(super) fn note(&self, root: &BytePath, path: &BytePath, digest: [u8; 32]) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if held.len() < MOST {

@@ -19,9 +19,10 @@ use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
 
-use super::open;
 use super::rules::{Decision, Rules};
 use super::seen::Seen;
+use super::{manifest, open};
+use crate::linux::state::StateDir;
 use crate::proto::{AgentError, DirListing, ListWant, Skip, SkipReason, WalkRequest, WalkSummary, decode};
 use crate::server::Call;
 
@@ -44,7 +45,23 @@ const BATCH: usize = 16;
 /// # Errors
 /// If a rule is invalid, the root cannot be opened, or the caller gave up.
 pub fn run(request: &WalkRequest, call: &Call) -> Result<WalkSummary, AgentError> {
-    walk(request, call, false)
+    walk(request, call, false, None)
+}
+
+/// Answers [`crate::proto::Request::WalkKept`].
+///
+/// # Errors
+/// As [`run`], or if the manifest cannot be written.
+pub fn run_kept(
+    request: &WalkRequest,
+    key: &str,
+    call: &Call,
+    state: &StateDir,
+) -> Result<WalkSummary, AgentError> {
+    let manifest = Mutex::new(manifest::Writer::create(state, key)?);
+    let summary = walk(request, call, false, Some(&manifest))?;
+    manifest.into_inner().unwrap_or_else(PoisonError::into_inner).finish(summary)?;
+    Ok(summary)
 }
 
 /// Answers [`crate::proto::Request::List`]: the directories that the caller asks for, while it asks.
@@ -52,10 +69,15 @@ pub fn run(request: &WalkRequest, call: &Call) -> Result<WalkSummary, AgentError
 /// # Errors
 /// As [`run`].
 pub fn list(request: &WalkRequest, call: &Call) -> Result<WalkSummary, AgentError> {
-    walk(request, call, true)
+    walk(request, call, true, None)
 }
 
-fn walk(request: &WalkRequest, call: &Call, on_demand: bool) -> Result<WalkSummary, AgentError> {
+fn walk(
+    request: &WalkRequest,
+    call: &Call,
+    on_demand: bool,
+    manifest: Option<&Mutex<manifest::Writer>>,
+) -> Result<WalkSummary, AgentError> {
     let tree = &request.tree;
     let failed = |error: Errno| AgentError::io(format!("`{}`", tree.root), &error.into());
     let rules = Rules::compile(&tree.rules, &tree.prefix).map_err(AgentError::failed)?;
@@ -74,6 +96,7 @@ fn walk(request: &WalkRequest, call: &Call, on_demand: bool) -> Result<WalkSumma
         seen: Seen::of(&root).map_err(failed)?,
         root,
         on_demand,
+        manifest,
         queue: Mutex::new(Queue {
             stack: if on_demand { Vec::new() } else { vec![Todo { path: BytePath::default(), whole: true }] },
             is_open: on_demand,
@@ -112,6 +135,8 @@ struct Walk<'a> {
     unprivileged: bool,
     /// Whether the caller names the directories: then one that is not there is an error.
     on_demand: bool,
+    /// Where the listings are kept as well.
+    manifest: Option<&'a Mutex<manifest::Writer>>,
     queue: Mutex<Queue>,
     wake: Condvar,
     /// Says that a thread gave up.
@@ -171,7 +196,7 @@ impl Walk<'_> {
 
     fn work(&self) {
         let mut lister = list::Lister::new(self);
-        let mut outbox = outbox::Outbox::new(self.call);
+        let mut outbox = outbox::Outbox::new(self.call, self.manifest);
         let mut children = Vec::new();
         while let Some((batch, turn)) = self.next(&mut outbox) {
             for Todo { path, whole } in batch {
@@ -310,7 +335,7 @@ impl Walk<'_> {
         });
         match read {
             Ok(()) => {}
-            Err(Errno::NOENT) if !self.on_demand => {}
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !self.on_demand => {}
             Err(error) => {
                 listing.skipped.push(Skip { name: BytePath::default(), reason: list::unreadable(error) });
             }

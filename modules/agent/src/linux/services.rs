@@ -23,7 +23,7 @@ use crate::data;
 use crate::data::apply::{Unwatched, Watch, redo};
 use crate::proto::{
     AgentError, AgentHello, ChangedRequest, LockReply, LockRequest, PROTOCOL, Patience, Redone, Request,
-    encode,
+    WalkRequest, encode,
 };
 use crate::server::{Call, SILENT, Services, serve};
 
@@ -210,6 +210,12 @@ impl Services for LinuxServices {
             Request::List(request) => encode(&data::walk::list(&request, call)?),
             Request::Changed(request) => encode(&changed(&request, call)?),
             Request::Read { root } => encode(&data::read::run(&root, call, &self.sent)?),
+            Request::WalkKept { tree, key } => {
+                encode(&data::walk::run_kept(&WalkRequest { tree }, &key, call, &self.state)?)
+            }
+            Request::Kept(key) => encode(&data::manifest::run(&key, call, &self.state)?),
+            Request::CheckKept(key) => encode(&data::manifest::check(&key, &self.state)?),
+            Request::ReadLive { root } => encode(&data::read::run_live(&root, call, &self.sent)?),
             Request::Digest { root } => encode(&data::digest::run(&root, call, &self.sent)?),
             Request::Apply(request) => {
                 encode(&data::apply::run(&request, call, &self.state, self.options.watch.as_ref())?)

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -99,6 +99,32 @@ impl StateDir {
         }
     }
 
+    /// Begins a file that is too long to be held in memory; it is there when [`Draft::finish`] returns.
+    ///
+    /// # Errors
+    /// If the key is none or the file cannot be made.
+    pub fn draft(&self, key: &str) -> Result<Draft, AgentError> {
+        let path = self.path(key)?;
+        let parent = path.parent().unwrap_or(&self.root);
+        let failed = |error: io::Error| AgentError::io(format!("cannot write state `{key}`"), &error);
+        self.make_dirs(parent).map_err(failed)?;
+        let temp = path.with_file_name(temp_name(path.file_name().unwrap_or_default()));
+        let file = new_file(&temp).map_err(failed)?;
+        Ok(Draft { file: BufWriter::with_capacity(256 << 10, file), temp, path })
+    }
+
+    /// Opens a file for reading, `None` if there is none.
+    ///
+    /// # Errors
+    /// If the key is none or the file cannot be opened.
+    pub fn open(&self, key: &str) -> Result<Option<File>, AgentError> {
+        match File::open(self.path(key)?) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(AgentError::io(format!("cannot read state `{key}`"), &error)),
+        }
+    }
+
     /// Removes what dead processes were writing when they died, and in the records of commits whatever was being written. The
     /// caller holds the machine's lock and is about to redo commits, so nobody else writes there.
     pub fn sweep(&self) {
@@ -140,12 +166,54 @@ impl StateDir {
     }
 }
 
+/// A file that is being written. Dropping it leaves the older one of its key in place.
+#[derive(Debug)]
+pub struct Draft {
+    file: BufWriter<File>,
+    temp: PathBuf,
+    path: PathBuf,
+}
+
+impl Draft {
+    /// Puts the file in its place; durable when it returns.
+    ///
+    /// # Errors
+    /// If it cannot be written whole.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.file.flush()?;
+        self.file.get_ref().sync_all()?;
+        fs::rename(&self.temp, &self.path)?;
+        sync_dir(self.path.parent().unwrap_or(&self.path))
+    }
+}
+
+impl Write for Draft {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // Gone already if it was finished; otherwise the next session sweeps it.
+        let _ = fs::remove_file(&self.temp);
+    }
+}
+
+/// Makes a temporary file. One of this name can only be a dead process's.
+fn new_file(temp: &Path) -> io::Result<File> {
+    File::options().write(true).create(true).truncate(true).mode(0o600).open(temp)
+}
+
 /// Writes a file of root's alone: temporary file, fsync, rename, fsync of the directory (facts/btrfs.md B4).
 fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temp = path.with_file_name(temp_name(path.file_name().unwrap_or_default()));
     let write = || {
-        // One of this name can only be a dead process's.
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
+        let mut file = new_file(&temp)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temp, path)?;

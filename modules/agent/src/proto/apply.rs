@@ -55,8 +55,16 @@ pub enum StreamFrame {
     Commit {
         /// How many steps were sent.
         ops: u64,
-        /// How many contents were sent.
+        /// How many contents the steps have.
         contents: u64,
+    },
+    /// Source to front, out of a live tree: files that were whole when they were read, each with the version it was. Others
+    /// changed or went meanwhile.
+    Whole(#[serde(deserialize_with = "super::few")] Vec<(u32, Identity)>),
+    /// Front to target: content follows whose steps come later, if they come. Not after the first steps.
+    Ahead {
+        /// Index into [`ApplyRequest::parts`] of the part that it is for.
+        part: u16,
     },
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use pc_switcher_contract::{BytePath, ExecError, Hostname, SnapshotSet};
 
 use super::apply::{ApplyRequest, Patience};
-use super::fs::{ChangedRequest, WalkRequest};
+use super::fs::{ChangedRequest, Tree, WalkRequest};
 use super::host::{ActivateRequest, ExecRequest, LayoutRequest, LockRequest, PutFile, TakeSet};
 
 /// One call. The type of each answer stands behind the arrow; `items` come before it, `uploads` go up.
@@ -76,6 +76,23 @@ pub enum Request {
         /// A path in the newer one.
         to: BytePath,
     },
+    /// As [`Request::Walk`], of a live tree: what is listed is kept in the machine state, whole or not at all.
+    WalkKept {
+        /// The tree.
+        tree: Tree,
+        /// The key that it is kept under.
+        key: String,
+    },
+    /// What a walk has kept. Items: [`super::Listings`] → [`super::WalkSummary`].
+    Kept(String),
+    /// Whether what a walk has kept is there and whole → `Result<(), String>`.
+    CheckKept(String),
+    /// As [`Request::Read`], of a live tree: [`StreamFrame::Whole`](super::StreamFrame::Whole) names the files that did not
+    /// change meanwhile.
+    ReadLive {
+        /// The tree's root.
+        root: BytePath,
+    },
 }
 
 impl Request {
@@ -107,6 +124,10 @@ impl Request {
             Request::Diagnose => "diagnose",
             Request::Writers(_) => "writers",
             Request::Unchanged { .. } => "unchanged",
+            Request::WalkKept { .. } => "walk-kept",
+            Request::Kept(_) => "kept",
+            Request::CheckKept(_) => "check-kept",
+            Request::ReadLive { .. } => "read-live",
         }
     }
 }

@@ -30,6 +30,7 @@ pub struct Disk {
     history: Mutex<Vec<Vec<u8>>>,
     next_id: AtomicU64,
     available_bytes: AtomicU64,
+    is_plain: bool,
 }
 
 impl Disk {
@@ -50,7 +51,21 @@ impl Disk {
             history: Mutex::default(),
             next_id: AtomicU64::new(256),
             available_bytes: AtomicU64::new(Self::SIZE / 2),
+            is_plain: false,
         })
+    }
+
+    /// As [`Disk::new`], on a file system without subvolumes and snapshots.
+    ///
+    /// # Errors
+    /// As [`Disk::new`].
+    pub fn plain(hostname: Hostname) -> io::Result<Disk> {
+        Ok(Disk { is_plain: true, ..Disk::new(hostname)? })
+    }
+
+    /// Whether it has no subvolumes and no snapshots.
+    pub(super) fn is_plain(&self) -> bool {
+        self.is_plain
     }
 
     /// Its size in bytes.
@@ -107,7 +122,8 @@ impl Disk {
 
     /// Returns all subvolumes with their mount points.
     pub(super) fn subvolumes(&self) -> impl Iterator<Item = (SubvolumeName, BytePath)> {
-        MOUNTS.iter().filter_map(|(name, mount)| Some((name.parse().ok()?, BytePath::from(*mount))))
+        let mounts = MOUNTS.iter().filter(|_| !self.is_plain);
+        mounts.filter_map(|(name, mount)| Some((name.parse().ok()?, BytePath::from(*mount))))
     }
 
     /// Returns the uuid of a subvolume.

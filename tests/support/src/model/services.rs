@@ -11,7 +11,7 @@ use pc_switcher_agent::linux::lock::{Attempt, MachineLock};
 use pc_switcher_agent::linux::state::StateDir;
 use pc_switcher_agent::proto::{
     AgentError, AgentHello, Diagnosis, FolderPart, Layout, LayoutRequest, LockReply, LockRequest,
-    MachineFacts, PROTOCOL, Request, SpaceReport, SubvolumeFact, UserFact, Writer, encode,
+    MachineFacts, PROTOCOL, Request, SpaceReport, SubvolumeFact, UserFact, WalkRequest, Writer, encode,
 };
 use pc_switcher_agent::server::{Call, Services};
 use pc_switcher_contract::BytePath;
@@ -101,7 +101,7 @@ impl ModelServices {
             subvolumes,
             missing_subvolumes: unknown.cloned().collect(),
             known_subvolumes,
-            snapshot_fs_uuid: self.fs_uuid(),
+            snapshot_fs_uuid: if self.disk.is_plain() { String::new() } else { self.fs_uuid() },
             snapshot_dir_exists: true,
             snapshot_dir_own_subvolume: true,
         }
@@ -109,7 +109,7 @@ impl ModelServices {
 
     fn part(&self, folder: &BytePath) -> FolderPart {
         let (name, inside) = holder(folder);
-        let subvolume = name.parse().ok();
+        let subvolume = name.parse().ok().filter(|_| !self.disk.is_plain());
         let mount = self.disk.subvolumes().find(|(known, _)| Some(known) == subvolume.as_ref());
         let is_empty = std::fs::read_dir(self.disk.real(folder)).is_ok_and(|mut dir| dir.next().is_none());
         FolderPart {
@@ -119,12 +119,16 @@ impl ModelServices {
             subvolume,
             inside,
             fs_uuid: self.fs_uuid(),
-            fs_type: "btrfs".into(),
+            fs_type: self.fs_type(),
             mount_point: mount.map(|(_, mount)| mount).unwrap_or_default(),
             nested: Vec::new(),
             is_empty,
             leftovers: Vec::new(),
         }
+    }
+
+    fn fs_type(&self) -> String {
+        if self.disk.is_plain() { "ext4" } else { "btrfs" }.into()
     }
 
     fn fs_uuid(&self) -> String {
@@ -136,7 +140,7 @@ impl ModelServices {
         let report = |path: &BytePath| SpaceReport {
             path: path.clone(),
             fs_uuid: self.fs_uuid(),
-            fs_type: "btrfs".into(),
+            fs_type: self.fs_type(),
             size_bytes: Disk::SIZE,
             data_free_bytes: available_bytes,
             unallocated_bytes: available_bytes,
@@ -200,6 +204,13 @@ impl Services for ModelServices {
                 request.tree.root = self.real(&request.tree.root);
                 encode(&data::walk::list(&request, call)?)
             }
+            Request::WalkKept { mut tree, key } => {
+                tree.root = self.real(&tree.root);
+                encode(&data::walk::run_kept(&WalkRequest { tree }, &key, call, &self.state)?)
+            }
+            Request::Kept(key) => encode(&data::manifest::run(&key, call, &self.state)?),
+            Request::CheckKept(key) => encode(&data::manifest::check(&key, &self.state)?),
+            Request::ReadLive { root } => encode(&data::read::run_live(&self.real(&root), call, &self.sent)?),
             // What is not known is looked at.
             Request::Unchanged { .. } | Request::Changed(_) => encode(&false),
             Request::Writers(_) => encode(&Vec::<Writer>::new()),

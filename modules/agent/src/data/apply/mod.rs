@@ -42,6 +42,7 @@ use std::thread;
 
 pub use entry::{PENDING, RESULTS, list_of};
 pub use journal::{Reader, Record, read_journal, read_list};
+pub use part::undo_of;
 pub use redo::redo;
 pub use watch::{Unwatched, Watch};
 
@@ -153,8 +154,9 @@ fn stage(
     let mut stager = Stager::new(parts, tally);
     let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
     thread::scope(|scope| {
-        let writers = Writers::start(scope, threads, tally);
-        let fed = feed(&mut stager, &mut journal, &writers, call);
+        let start = || Writers::start(scope, threads, tally);
+        let mut writers = start();
+        let fed = feed(&mut stager, &mut journal, &mut writers, call, start);
         // The reason of a thread that has given up comes before the consequence.
         writers.finish().and(fed)
     })?;
@@ -183,16 +185,23 @@ fn stage(
     Ok(Staged { steps, inodes: inodes.into_iter().collect(), _shield: shield })
 }
 
-/// Takes in the stream until its commit frame.
-fn feed(
+/// Takes in the stream until its commit frame. `start` makes new writing threads, once those before have ended.
+fn feed<'scope>(
     stager: &mut Stager<'_>,
     journal: &mut journal::Writer,
-    writers: &Writers<'_>,
+    writers: &mut Writers<'scope>,
     call: &Call,
+    start: impl Fn() -> Writers<'scope>,
 ) -> Result<(), AgentError> {
     while let Some(body) = call.next_upload()? {
         match decode(&body).map_err(AgentError::protocol)? {
+            StreamFrame::Ahead { part } => stager.set_ahead(part.into())?,
             StreamFrame::Ops { part, ops } => {
+                if stager.end_ahead() {
+                    // What came ahead is complete when its steps ask for it.
+                    writers.finish()?;
+                    *writers = start();
+                }
                 let record = Record::Ops { first: stager.ops(), part, ops };
                 journal.append(&record).map_err(|error| AgentError::io("journal", &error))?;
                 let Record::Ops { ops, .. } = record else { unreachable!("made two lines above") };
@@ -208,6 +217,9 @@ fn feed(
                 return Err(AgentError::protocol(format!(
                     "content {content} was announced and is unreadable"
                 )));
+            }
+            StreamFrame::Whole(_) => {
+                return Err(AgentError::protocol("what was whole on the source is nothing to apply"));
             }
             StreamFrame::Commit { ops, contents } if (ops, contents) == (stager.ops(), stager.contents) => {
                 return Ok(());

@@ -163,7 +163,7 @@ impl Part {
 
     /// Where displaced versions are, for messages.
     pub(super) fn undo_path(&self) -> BytePath {
-        self.absolute(&format!("{HOME}/undo-{}", self.session).as_str().into())
+        undo_of(&self.path, &self.session)
     }
 
     /// Where versions are kept that nobody else holds, for messages.
@@ -243,6 +243,11 @@ fn check_subvolume(root: &OwnedFd, wanted: &PartRoot) -> Result<(), AgentError> 
 
 fn at(path: &BytePath, error: Errno) -> AgentError {
     AgentError::io(format!("`{path}`"), &error.into())
+}
+
+/// Returns where a session keeps what it displaced below a root, each under the number of its step.
+pub fn undo_of(root: &BytePath, session: &SessionId) -> BytePath {
+    root.join(format!("{HOME}/undo-{session}").as_bytes())
 }
 
 /// Makes or opens the two directories of a session.

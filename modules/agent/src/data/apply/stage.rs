@@ -5,8 +5,9 @@
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, linkat, mkdirat, mknodat, openat, symlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, linkat, mkdirat, mknodat, openat, renameat, symlinkat};
 use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
@@ -40,6 +41,10 @@ pub(super) struct Stager<'a> {
     pub(super) contents: u64,
     waiting: HashMap<u32, Waiting>,
     known: HashSet<u32>,
+    /// The part that content comes for whose steps come later.
+    ahead: Option<usize>,
+    /// Such content, with its part.
+    early: HashMap<u32, usize>,
     dirs: Vec<(usize, Staged, Meta)>,
     /// Staged directories that are open, by part, the last used at the end.
     open: Vec<Vec<(Staged, Arc<OwnedFd>)>>,
@@ -54,6 +59,8 @@ impl<'a> Stager<'a> {
             contents: 0,
             waiting: HashMap::new(),
             known: HashSet::new(),
+            ahead: None,
+            early: HashMap::new(),
             dirs: Vec::new(),
             open: parts.iter().map(|_| Vec::new()).collect(),
         }
@@ -81,6 +88,14 @@ impl<'a> Stager<'a> {
                 return Err(AgentError::protocol(format!("content {content} is used twice")).into());
             }
             self.contents += 1;
+            if let Some(from) = self.early.remove(&content) {
+                if from != part || self.tally.take_ahead(content) != Some(size) {
+                    return Err(
+                        AgentError::protocol(format!("content {content} is not that of its step")).into()
+                    );
+                }
+                return Ok(self.claim(part, content, &at, &path, &meta)?);
+            }
             self.waiting.insert(content, Waiting { part, at, path, meta, size });
             return Ok(());
         }
@@ -103,8 +118,43 @@ impl<'a> Stager<'a> {
         Ok(())
     }
 
+    /// Takes the file that came before its step to the place where it is built.
+    fn claim(
+        &mut self,
+        part: usize,
+        content: u32,
+        at: &Staged,
+        path: &BytePath,
+        meta: &Meta,
+    ) -> Result<(), Errno> {
+        let dir = self.dir_of(part, at)?;
+        renameat(&self.parts[part].stage, early_name(content), &dir, at.name())?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let refused = meta::fresh(openat(&dir, at.name(), flags, Mode::empty())?, meta)?;
+        self.tally.refused(&self.parts[part].absolute(path), refused);
+        self.tally.files.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Says for which part the content comes whose steps come later.
+    pub(super) fn set_ahead(&mut self, part: usize) -> Result<(), AgentError> {
+        if part >= self.parts.len() || self.ops() > 0 {
+            return Err(AgentError::protocol(format!("content of part {part} cannot come ahead")));
+        }
+        self.ahead = Some(part);
+        Ok(())
+    }
+
+    /// Says that steps come from here on; returns whether content came before them.
+    pub(super) fn end_ahead(&mut self) -> bool {
+        self.ahead.take().is_some()
+    }
+
     /// Finds out where a piece belongs.
     pub(super) fn job(&mut self, piece: Piece) -> Result<Job, AgentError> {
+        if let Some(part) = self.ahead {
+            return self.early_job(part, piece);
+        }
         let Some(file) = self.waiting.remove(&piece.content) else {
             return if self.known.contains(&piece.content) {
                 Ok(Job { piece, start: None })
@@ -116,7 +166,20 @@ impl<'a> Stager<'a> {
         let dir = self
             .dir_of(file.part, &file.at)
             .map_err(|error| AgentError::io(format!("staging of `{path}`"), &error.into()))?;
-        let start = Start { dir, name: file.at.name().to_vec(), meta: file.meta, size: file.size, path };
+        let planned = Some((file.size, file.meta));
+        let start = Start { dir, name: file.at.name().to_vec(), planned, path };
+        Ok(Job { piece, start: Some(Box::new(start)) })
+    }
+
+    fn early_job(&mut self, part: usize, piece: Piece) -> Result<Job, AgentError> {
+        match self.early.insert(piece.content, part) {
+            None => {}
+            Some(before) if before == part => return Ok(Job { piece, start: None }),
+            Some(_) => return Err(unknown(piece.content)),
+        }
+        let Part { path, stage, .. } = &self.parts[part];
+        let (dir, name) = (Arc::clone(stage), early_name(piece.content).into_bytes());
+        let start = Start { dir, name, planned: None, path: path.clone() };
         Ok(Job { piece, start: Some(Box::new(start)) })
     }
 
@@ -173,6 +236,11 @@ impl<'a> Stager<'a> {
         })
         .collect()
     }
+}
+
+/// The staged name of content that came before its step: no number of a step, and no name of ours.
+fn early_name(content: u32) -> String {
+    format!("early-{content}")
 }
 
 /// What stops a step from being staged.

@@ -28,10 +28,8 @@ pub(super) struct Start {
     pub(super) dir: Arc<OwnedFd>,
     /// Its name there.
     pub(super) name: Vec<u8>,
-    /// Its metadata.
-    pub(super) meta: Meta,
-    /// Its size by the plan.
-    pub(super) size: u64,
+    /// Its size by the plan and its metadata; none if its step comes later.
+    pub(super) planned: Option<(u64, Meta)>,
     /// Its absolute path, for messages.
     pub(super) path: BytePath,
 }
@@ -51,6 +49,8 @@ pub(super) struct Tally {
     pub(super) files: AtomicU64,
     /// Bytes written.
     pub(super) bytes: AtomicU64,
+    /// The sizes of files that are complete and wait for their steps.
+    ahead: Mutex<HashMap<u32, u64>>,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -64,6 +64,11 @@ impl Tally {
                 warnings.push(format!("`{path}`: attribute `{name}`: {}", std::io::Error::from(error)));
             }
         }
+    }
+
+    /// Takes out the size of a file that waits for its step, if it is complete.
+    pub(super) fn take_ahead(&self, content: u32) -> Option<u64> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner).remove(&content)
     }
 
     /// Takes the warnings out.
@@ -105,11 +110,11 @@ impl<'scope> Writers<'scope> {
         shares.all(|(share, queue)| queue.send(share).is_ok())
     }
 
-    /// Waits until all is written.
-    pub(super) fn finish(self) -> Result<(), AgentError> {
-        drop(self.queues);
+    /// Waits until all is written; nothing can be handed out any more.
+    pub(super) fn finish(&mut self) -> Result<(), AgentError> {
+        self.queues.clear();
         let mut ended = Ok(());
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             let done = thread.join().unwrap_or_else(|_| Err(AgentError::failed("a writing thread panicked")));
             ended = ended.and(done);
         }
@@ -135,7 +140,7 @@ fn work(queue: &Receiver<Vec<Job>>, tally: &Tally) -> Result<(), AgentError> {
         };
         file.write(&piece, tally)?;
         match piece.last {
-            Some((size, digest)) => file.finish(size, digest, tally)?,
+            Some((size, digest)) => file.finish(content, size, digest, tally)?,
             None => {
                 open.insert(content, file);
             }
@@ -165,7 +170,8 @@ fn failed(start: &Start, error: Errno) -> AgentError {
 impl Open {
     fn write(&mut self, piece: &Piece, tally: &Tally) -> Result<(), AgentError> {
         let len = piece.data.len() as u64;
-        let end = piece.offset.checked_add(len).filter(|end| *end <= self.start.size);
+        let most = self.start.planned.as_ref().map_or(u64::MAX, |(size, _)| *size);
+        let end = piece.offset.checked_add(len).filter(|end| *end <= most);
         let Some(end) = end.filter(|_| piece.offset >= self.end || len == 0) else {
             return Err(self.differs("has other pieces than its size allows"));
         };
@@ -188,9 +194,13 @@ impl Open {
         Ok(())
     }
 
-    fn finish(mut self, size: u64, digest: [u8; 32], tally: &Tally) -> Result<(), AgentError> {
-        if size != self.start.size {
-            return Err(self.differs(&format!("has {size} bytes instead of {}", self.start.size)));
+    fn finish(mut self, content: u32, size: u64, digest: [u8; 32], tally: &Tally) -> Result<(), AgentError> {
+        match &self.start.planned {
+            Some((planned, _)) if size != *planned => {
+                return Err(self.differs(&format!("has {size} bytes instead of {planned}")));
+            }
+            None if size < self.end => return Err(self.differs("has more pieces than its size allows")),
+            _ => {}
         }
         if self.hash.finish(size) != digest {
             return Err(self.differs("arrived with another digest"));
@@ -198,7 +208,11 @@ impl Open {
         if self.end < size {
             ftruncate(&self.fd, size).map_err(|error| failed(&self.start, error))?;
         }
-        let refused = meta::fresh(&self.fd, &self.start.meta).map_err(|error| failed(&self.start, error))?;
+        let Some((_, meta)) = &self.start.planned else {
+            tally.ahead.lock().unwrap_or_else(PoisonError::into_inner).insert(content, size);
+            return Ok(());
+        };
+        let refused = meta::fresh(&self.fd, meta).map_err(|error| failed(&self.start, error))?;
         tally.refused(&self.start.path, refused);
         tally.files.fetch_add(1, Ordering::Relaxed);
         Ok(())

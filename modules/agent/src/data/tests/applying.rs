@@ -3,10 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use super::drive::{apply, apply_frames, assert_same, everywhere, mirror, uuid_of, walked};
+use super::drive::{apply, apply_frames, assert_same, everywhere, frames, mirror, uuid_of, walked};
 use super::nasty;
 use super::plan::{identity, plan, tree};
-use crate::proto::{Op, StreamFrame};
+use crate::proto::{Body, Op, StreamFrame};
 
 #[test]
 fn a_nasty_tree_arrives_whole_and_a_second_plan_is_empty() {
@@ -25,6 +25,83 @@ fn a_nasty_tree_arrives_whole_and_a_second_plan_is_empty() {
         let sparse = |root: &std::path::Path| fs::metadata(root.join("docs/sparse")).unwrap().blocks();
         assert!(sparse(target) <= sparse(source), "no hole was filled");
     });
+}
+
+/// The stream of a plan whose content goes before its steps.
+fn ahead(source: &std::path::Path, plan: &super::plan::Plan) -> Vec<StreamFrame> {
+    let mut frames = frames(source, plan);
+    let content = |frame: &StreamFrame| matches!(frame, StreamFrame::Content(_));
+    // Sorting is stable: pieces of a file stay in order.
+    frames.sort_by_key(|frame| !content(frame));
+    frames.insert(0, StreamFrame::Ahead { part: 0 });
+    frames
+}
+
+#[test]
+fn content_may_go_before_its_steps_and_what_no_step_asks_for_is_dropped() {
+    everywhere(|source, target| {
+        nasty::make(source);
+        let whole = plan(&walked(source), &walked(target));
+        let left = whole.ops.iter().rposition(|op| {
+            matches!(op, Op::Put { path, body: Body::File { .. }, .. } if path.to_string().starts_with("docs"))
+        });
+        let mut frames = ahead(source, &whole);
+        let Op::Put { path, .. } = &whole.ops[left.unwrap()] else { unreachable!() };
+        let mut without: Vec<Op> = whole.ops.clone();
+        without.retain(|op| match op {
+            Op::Put { path: other, .. } => other != path,
+            Op::Link { path: other, to, .. } => other != path && to != path,
+            _ => true,
+        });
+        let (ops, contents) = (without.len() as u64, whole.wants.len() as u64 - 1);
+        frames.retain(|frame| !matches!(frame, StreamFrame::Ops { .. } | StreamFrame::Commit { .. }));
+        frames.extend(without.chunks(100).map(|ops| StreamFrame::Ops { part: 0, ops: ops.to_vec() }));
+        frames.push(StreamFrame::Commit { ops, contents });
+        let report = apply_frames(target, frames, &uuid_of(target)).unwrap();
+        assert!(report.conflicts.is_empty() && report.kept.is_empty(), "{report:?}");
+        assert!(!target.join(".pc-switcher").exists() && !target.join(path.as_path()).exists());
+        let rest = plan(&walked(source), &walked(target));
+        apply_frames(target, ahead(source, &rest), &uuid_of(target)).unwrap();
+        assert_same(source, target);
+    });
+}
+
+#[test]
+fn a_step_takes_no_content_that_came_otherwise_than_announced() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+    for dir in [&source, &target] {
+        fs::create_dir(dir).unwrap();
+    }
+    fs::write(source.join("a"), "12345").unwrap();
+    let good = ahead(&source, &plan(&walked(&source), &walked(&target)));
+    let refused = |change: &dyn Fn(&mut Vec<StreamFrame>)| {
+        let mut frames = good.clone();
+        change(&mut frames);
+        apply_frames(&target, frames, "").unwrap_err();
+        assert!(!target.join("a").exists() && !target.join(".pc-switcher").exists());
+    };
+    refused(&|frames| frames[0] = StreamFrame::Ahead { part: 1 });
+    refused(&|frames| drop(frames.remove(0)));
+    refused(&|frames| frames.retain(|frame| !matches!(frame, StreamFrame::Content(_))));
+    refused(&|frames| {
+        for frame in frames {
+            if let StreamFrame::Content(pieces) = frame {
+                pieces[0].last = None;
+            }
+        }
+    });
+    refused(&|frames| {
+        for frame in frames {
+            if let StreamFrame::Ops { ops, .. } = frame
+                && let Op::Put { body: Body::File { size, .. }, .. } = &mut ops[0]
+            {
+                *size = 4;
+            }
+        }
+    });
+    apply_frames(&target, good.clone(), "").unwrap();
+    assert_same(&source, &target);
 }
 
 #[test]

@@ -5,9 +5,12 @@ use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::drive::{Disk, digests, read_frames, sh, skip, try_walk, walked};
-use crate::proto::{Kind, Piece, ReadWant, Rule, RuleSet, SkipReason, StreamFrame};
+use super::drive::{Disk, call_with, digests, items, read_frames, sh, skip, try_walk, walked};
+use crate::data::read;
+use crate::data::sent::Sent;
+use crate::proto::{Identity, Kind, Piece, ReadWant, Rule, RuleSet, SkipReason, StreamFrame};
 
 fn want(content: u32, path: &str) -> ReadWant {
     ReadWant { content, path: path.into() }
@@ -19,6 +22,78 @@ fn pieces(frames: Vec<StreamFrame>) -> Vec<Piece> {
         other => panic!("{other:?}"),
     };
     frames.into_iter().flat_map(list).collect()
+}
+
+/// Reads a live tree; returns the numbers of the files that are whole, with their versions.
+fn read_live(root: &Path, wants: Vec<ReadWant>) -> Vec<(u32, Identity)> {
+    let (call, seen) = call_with(&[wants]);
+    read::run_live(&root.into(), &call, &Sent::default()).unwrap();
+    let mut all = Vec::new();
+    for frame in items(&seen) {
+        if let StreamFrame::Whole(whole) = frame {
+            all.extend(whole);
+        }
+    }
+    all.sort_by_key(|(content, _)| *content);
+    all
+}
+
+#[test]
+fn a_live_file_is_whole_in_the_version_that_was_listed_or_not_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    fs::write(root.join("still"), b"12345").unwrap();
+    fs::write(root.join("large"), vec![7; 3 << 20]).unwrap();
+    fs::create_dir(root.join("dir")).unwrap();
+    symlink("still", root.join("link")).unwrap();
+    let listed = walked(root);
+    let version = |name: &str| {
+        let entry = listed[0].entries.iter().find(|entry| entry.name == name.into()).unwrap();
+        Identity { ino: entry.ino, ctime: entry.ctime, mtime: entry.meta.mtime, size: entry.size }
+    };
+    let wants = ["still", "large", "dir", "link", "gone", "still/below"];
+    let wants = || wants.iter().enumerate().map(|(at, path)| want(at as u32, path)).collect();
+    assert_eq!(read_live(root, wants()), [(0, version("still")), (1, version("large"))]);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    fs::write(root.join("still"), b"54321").unwrap();
+    let whole = read_live(root, wants());
+    assert_ne!(whole[0], (0, version("still")), "another version");
+    assert_eq!(whole[1], (1, version("large")));
+}
+
+#[test]
+fn a_file_that_is_written_while_it_is_read_is_not_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("busy");
+    fs::write(&path, vec![0; 8 << 20]).unwrap();
+    let stop = AtomicBool::new(false);
+    let was_noticed = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut file = fs::File::options().write(true).open(&path).unwrap();
+            for round in (0..=u8::MAX).cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
+                file.seek(SeekFrom::Start(0)).unwrap();
+                file.write_all(&vec![round; 8 << 20]).unwrap();
+            }
+        });
+        // The writer may stand still for as long as one reading takes, but not every time.
+        let was_noticed = (0..200).any(|_| read_live(dir.path(), vec![want(0, "busy")]).is_empty());
+        stop.store(true, Ordering::Relaxed);
+        was_noticed
+    });
+    assert!(was_noticed);
+    assert_eq!(read_live(dir.path(), vec![want(0, "busy")]).len(), 1);
+}
+
+#[test]
+fn what_a_check_of_ext4_makes_is_left_alone() {
+    let Some(disk) = Disk::make("ext4", 64 << 20) else { return };
+    fs::create_dir_all(disk.root.join("alice/lost+found")).unwrap();
+    let listings = walked(&disk.root);
+    assert_eq!(listings[0].skipped[0].name, "lost+found".into());
+    assert_eq!(
+        listings.iter().map(|listing| listing.path.to_string()).collect::<Vec<_>>(),
+        ["", "alice", "alice/lost+found"]
+    );
 }
 
 #[test]

@@ -22,6 +22,10 @@ const ROOM: usize = 64 << 10;
 /// Why our own directory is skipped.
 const OWN: &str = "staging of pc-switcher itself";
 
+/// What a check of ext4 makes at the root of a file system, and why it is skipped.
+const FOUND: &CStr = c"lost+found";
+const CHECKED: &str = "belongs to its file system";
+
 /// Inode numbers of btrfs: every subvolume's root, and what stands for a nested one inside a snapshot.
 const SUBVOLUME_ROOT: u64 = 256;
 const SUBVOLUME_STUB: u64 = 2;
@@ -153,6 +157,9 @@ impl<'a, 'b> Lister<'a, 'b> {
         };
         if parent.is_empty() && name.to_bytes() == HOME.as_bytes() {
             return Ok(Found::Skip(SkipReason::Rule(OWN.into())));
+        }
+        if parent.is_empty() && is_dir && !self.walk.is_btrfs && name == FOUND {
+            return Ok(Found::Skip(SkipReason::Rule(CHECKED.into())));
         }
         if near.may_match(name.to_bytes())
             && let Decision::Skip(reason) = self.decide(parent, name, is_dir)

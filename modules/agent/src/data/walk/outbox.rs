@@ -1,5 +1,8 @@
 //! What one thread of a walk has to send: listings together in one message, and a large one in several.
 
+use std::sync::{Mutex, PoisonError};
+
+use crate::data::manifest;
 use crate::proto::{AgentError, DirListing, Entry, MOST, Skip, SkipReason, encode};
 use crate::server::Call;
 
@@ -15,13 +18,14 @@ const LONG: usize = 1 << 20;
 /// Listings that wait to be sent.
 pub(super) struct Outbox<'a> {
     call: &'a Call,
+    manifest: Option<&'a Mutex<manifest::Writer>>,
     count: usize,
     bodies: Vec<u8>,
 }
 
 impl<'a> Outbox<'a> {
-    pub(super) fn new(call: &'a Call) -> Self {
-        Self { call, count: 0, bodies: Vec::new() }
+    pub(super) fn new(call: &'a Call, manifest: Option<&'a Mutex<manifest::Writer>>) -> Self {
+        Self { call, manifest, count: 0, bodies: Vec::new() }
     }
 
     /// Adds a listing; sends what is there once it is enough.
@@ -55,6 +59,9 @@ impl<'a> Outbox<'a> {
         let mut body = encode(&self.count);
         body.append(&mut self.bodies);
         self.count = 0;
+        if let Some(manifest) = self.manifest {
+            manifest.lock().unwrap_or_else(PoisonError::into_inner).add(&body)?;
+        }
         self.call.item_raw(&body)
     }
 }
@@ -109,7 +116,7 @@ mod tests {
             skipped: (0..count).map(skip).collect(),
             more: false,
         };
-        let mut outbox = Outbox::new(&call);
+        let mut outbox = Outbox::new(&call, None);
         outbox.add(listing(3 * PIECE + 5)).unwrap();
         outbox.add(listing(0)).unwrap();
         outbox.send().unwrap();
@@ -138,7 +145,7 @@ mod tests {
             target: BytePath::default(),
         };
         let entries: Vec<Entry> = (0..150).map(entry).collect();
-        let mut outbox = Outbox::new(&call);
+        let mut outbox = Outbox::new(&call, None);
         let (path, skipped) = (BytePath::from("big"), Vec::new());
         outbox.add(DirListing { path, root: None, entries: entries.clone(), skipped, more: false }).unwrap();
         outbox.send().unwrap();
