@@ -2,7 +2,7 @@
 //!
 //! Mirrored classes: `user.*`, `trusted.*`, the two POSIX ACLs and file capabilities. Labels and signatures of a security
 //! module (`security.selinux`, `security.ima`, `security.evm`, …) belong to the machine, and file-system properties
-//! (`btrfs.*`) to its file system.
+//! (`btrfs.*`) to its file system, as do the second names that XFS has for ACLs.
 
 use std::ffi::CStr;
 use std::io::Write;
@@ -24,10 +24,13 @@ const MOST: usize = 64 << 10;
 /// Attributes as in [`crate::proto::Meta`].
 pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// XFS shows root the two POSIX ACLs by these names as well.
+const XFS_ACL: &[u8] = b"trusted.SGI_ACL_";
+
 /// Whether an attribute of this name is mirrored.
 pub(super) fn is_mirrored(name: &[u8]) -> bool {
     name.starts_with(b"user.")
-        || name.starts_with(b"trusted.")
+        || (name.starts_with(b"trusted.") && !name.starts_with(XFS_ACL))
         || name.starts_with(b"system.posix_acl_")
         || name == b"security.capability"
 }

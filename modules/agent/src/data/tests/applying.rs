@@ -105,6 +105,34 @@ fn a_step_takes_no_content_that_came_otherwise_than_announced() {
 }
 
 #[test]
+fn an_acl_has_one_name_on_xfs_too() {
+    let Some(disk) = super::drive::Disk::make("xfs", 320 << 20) else { return };
+    let (here, there) = (tempfile::tempdir().unwrap(), disk.root.join("target"));
+    fs::create_dir(&there).unwrap();
+    fs::create_dir(here.path().join("shared")).unwrap();
+    let path = here.path().join("shared");
+    // `u::rwx,u:1001:r-x,g::r-x,m::r-x,o::---`, for the directory and by default for what is made in it.
+    let entry = |tag: u16, rights: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let none = u32::MAX;
+    let entries =
+        [entry(1, 7, none), entry(2, 5, 1001), entry(4, 5, none), entry(16, 5, none), entry(32, 0, none)];
+    let acl = [2_u32.to_le_bytes().to_vec(), entries.concat()].concat();
+    for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+        let set = rustix::fs::setxattr(&path, name, &acl, rustix::fs::XattrFlags::empty());
+        if set == Err(rustix::io::Errno::OPNOTSUPP) {
+            return super::drive::skip("no ACLs in the temporary directory");
+        }
+        set.unwrap();
+    }
+    mirror(here.path(), &there);
+    let again = plan(&walked(here.path()), &walked(&there));
+    assert!(again.ops.iter().all(|op| matches!(op, Op::SetMeta { expect: None, .. })), "{:?}", again.ops);
+    assert_eq!(walked(&there)[0].entries[0].meta.xattrs.len(), 2);
+}
+
+#[test]
 fn changes_types_and_links_follow() {
     everywhere(|source, target| {
         nasty::make(source);
