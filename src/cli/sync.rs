@@ -53,8 +53,8 @@ pub struct Gates {
     /// Allow users with different ids on the two machines
     #[arg(long, help_heading = "Safety gates")]
     pub allow_id_mismatch: bool,
-    /// Allow a sync without snapshots, with weaker promises
-    #[arg(long, hide = true, help_heading = "Safety gates")]
+    /// Allow folders that do not lie on btrfs, with weaker promises
+    #[arg(long, help_heading = "Safety gates")]
     pub allow_no_snapshots: bool,
 }
 

@@ -16,7 +16,7 @@ pub struct TopLevel {
     pub log_file_level: LogLevel,
     /// What the terminal shows: this level and graver ones.
     pub log_cli_level: LogLevel,
-    /// Accepted for what is to come: this version refuses machines without btrfs, whatever stands here.
+    /// Whether folders that do not lie on btrfs are synced, without snapshots and with weaker promises.
     pub allow_no_snapshots: bool,
 }
 

@@ -6,8 +6,9 @@ use pc_switcher_agent::data::apply::PENDING;
 use pc_switcher_agent::proto::{LockReply, LockRequest, MachineFacts, Patience};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
-    ErrorKind, Gatekeeper, Machine, Module, ModuleContext, ModuleError, Outcome, PairEnd, PairRecord,
-    Problem, Role, RunMode, SessionBoard, SessionId, SnapshotKind, TargetMachine, UtcStamp, WriteLicence,
+    Attempt, ErrorKind, Gatekeeper, Machine, Module, ModuleContext, ModuleError, Outcome, PairEnd,
+    PairRecord, Problem, Role, RunMode, SessionBoard, SessionId, SnapshotKind, TargetMachine, UtcStamp,
+    WriteLicence,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -155,7 +156,7 @@ pub async fn judge_past(deps: &Deps, prepared: &Prepared, gates: &dyn Gatekeeper
                 Some(end) if !end.hostname.same_machine(&facts.hostname) => {
                     Err(format!("it was called {} then", end.hostname))
                 }
-                Some(end) => agent.check_set(end.set.clone()).await?,
+                Some(end) => check_end(agent, end).await?,
                 None => Err("it names other machines".into()),
             };
             if let Err(why) = whole {
@@ -187,6 +188,21 @@ pub async fn judge_past(deps: &Deps, prepared: &Prepared, gates: &dyn Gatekeeper
         }
     }
     Ok(())
+}
+
+/// Whether all that a machine's end of a pair names is there and whole.
+async fn check_end(agent: &Agent, end: &PairEnd) -> Result<Result<(), String>, ModuleError> {
+    if let Some(set) = &end.set
+        && let Err(why) = agent.check_set(set.clone()).await?
+    {
+        return Ok(Err(why));
+    }
+    for manifest in &end.manifests {
+        if let Err(why) = agent.check_kept(manifest.key.clone()).await? {
+            return Ok(Err(why));
+        }
+    }
+    Ok(Ok(()))
 }
 
 impl Prepared {
@@ -249,10 +265,16 @@ impl Executed {
     ///
     /// # Errors
     /// If the source's agent cannot write its state.
-    pub async fn note_attempt(&self) -> Result<(), ModuleError> {
-        let Some(set) = self.prepared.board.set(Role::Source, SnapshotKind::PreSync) else { return Ok(()) };
-        let mut attempts = self.prepared.board.attempts();
-        attempts.push(set);
+    pub async fn note_attempt(&self, deps: &Deps) -> Result<(), ModuleError> {
+        let board = &self.prepared.board;
+        let set = board.set(Role::Source, SnapshotKind::PreSync);
+        let is_kept = board.without_snapshots().iter().any(|(role, ..)| *role == Role::Source);
+        if set.is_none() && !is_kept {
+            return Ok(());
+        }
+        let stamp = set.as_ref().map_or_else(|| UtcStamp::new((deps.clock)()), |set| set.stamp);
+        let mut attempts = board.attempts();
+        attempts.push(Attempt { session: deps.session.clone(), stamp, set });
         let [source, _] = self.prepared.agents();
         records::write_attempts(&source, &self.prepared.target_facts, &attempts).await
     }
@@ -263,29 +285,44 @@ impl Executed {
     /// If an agent cannot write its state.
     pub async fn write_pair(&self, deps: &Deps) -> Result<(), ModuleError> {
         let board = &self.prepared.board;
-        let sets =
-            (board.set(Role::Source, SnapshotKind::PreSync), board.set(Role::Target, SnapshotKind::PostSync));
-        let (Some(source_set), Some(target_set)) = sets else { return Ok(()) };
+        let of = |role, kind| (board.set(role, kind), board.manifests(role));
+        let ends = [of(Role::Source, SnapshotKind::PreSync), of(Role::Target, SnapshotKind::PostSync)];
+        if ends.iter().any(|(set, manifests)| set.is_none() && manifests.is_empty()) {
+            return Ok(());
+        }
+        let [source_end, target_end] = ends;
         // Nobody compared folders in this run, so it says nothing about what both machines have in common.
         let Some(rule_hash) = board.rule_hash() else { return Ok(()) };
-        let end = |facts: &MachineFacts, set| PairEnd {
+        let end = |facts: &MachineFacts, (set, manifests)| PairEnd {
             hostname: facts.hostname.clone(),
             machine_id: facts.machine_id.clone(),
             set,
+            manifests,
         };
         let record = PairRecord {
             format: PairRecord::FORMAT,
             session: deps.session.clone(),
             stamp: UtcStamp::new((deps.clock)()),
-            source: end(&self.prepared.source_facts, source_set),
-            target: end(&self.prepared.target_facts, target_set),
+            source: end(&self.prepared.source_facts, source_end),
+            target: end(&self.prepared.target_facts, target_end),
             rule_hash,
             unsettled: board.unsettled(),
+            unsent: board.unsent(),
             apart: board.apart(),
             parts: board.parts(),
         };
         let [source, target] = self.prepared.agents();
-        records::write_pair(&source, &target, &record).await
+        records::write_pair(&source, &target, &record).await?;
+        if board.without_snapshots().is_empty() {
+            return Ok(());
+        }
+        for agent in [&source, &target] {
+            // What stays is removed by the next sync.
+            if let Err(error) = records::prune_manifests(agent).await {
+                deps.log.on(agent.hostname()).debug(format!("old manifests stay: {error}"));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -2,14 +2,14 @@
 
 use pc_switcher_agent::proto::MachineFacts;
 use pc_switcher_agent::typed::Agent;
-use pc_switcher_contract::{Hostname, ModuleError, PairRecord, SessionId, SnapshotSet};
+use pc_switcher_contract::{Attempt, Hostname, Manifest, ModuleError, PairRecord, SessionId};
 use serde::{Deserialize, Serialize};
 
 /// The key of the intent record.
 const INTENT: &str = "intent.json";
 /// Below this lie the pair records, by the machine id of the other machine.
 const PAIRS: &str = "pairs/";
-/// Below this lie the source's pre sets of syncs that are not recorded (yet), by the machine id of the target.
+/// Below this lie syncs that are not recorded (yet), by the machine id of the target.
 const ATTEMPTS: &str = "attempts/";
 /// So many attempts are remembered.
 const KEPT_ATTEMPTS: usize = 8;
@@ -105,8 +105,33 @@ pub async fn write_pair(source: &Agent, target: &Agent, record: &PairRecord) -> 
     Ok(())
 }
 
-/// Reads from the source which of its pre sets belong to syncs with `target` after the one that `last` records, and are
-/// still there. What these syncs wrote on the target is nobody's own work.
+/// Removes the manifests that no record and no attempt of a machine names any more.
+///
+/// # Errors
+/// If the agent cannot read or write its state.
+pub async fn prune_manifests(agent: &Agent) -> Result<(), ModuleError> {
+    let keys = agent.state_list(Manifest::KEYS).await?;
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut sessions: Vec<SessionId> =
+        read_pairs(agent).await?.into_iter().map(|record| record.session).collect();
+    for key in agent.state_list(ATTEMPTS).await? {
+        let bytes = agent.state_get(key).await?;
+        let attempts: Vec<Attempt> =
+            bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        sessions.extend(attempts.into_iter().map(|attempt| attempt.session));
+    }
+    let is_named = |key: &String| {
+        sessions.iter().any(|session| key.starts_with(&format!("{}{session}-", Manifest::KEYS)))
+    };
+    for key in keys.into_iter().filter(|key| !is_named(key)) {
+        agent.state_put(key, None).await?;
+    }
+    Ok(())
+}
+
+/// Reads from the source which syncs with `target` came after the one that `last` records, and still have their sets. What these syncs wrote on the target is nobody's own work.
 ///
 /// # Errors
 /// If the agent cannot read its state.
@@ -114,27 +139,30 @@ pub async fn read_attempts(
     source: &Agent,
     target: &MachineFacts,
     last: &PairRecord,
-) -> Result<Vec<SnapshotSet>, ModuleError> {
+) -> Result<Vec<Attempt>, ModuleError> {
     let bytes = source.state_get(key(ATTEMPTS, &target.machine_id)).await?;
-    let all: Vec<SnapshotSet> =
-        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let all: Vec<Attempt> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
     let mut attempts = Vec::new();
-    for set in all.into_iter().filter(|set| set.session != last.session && set.stamp >= last.stamp) {
-        if source.check_set(set.clone()).await?.is_ok() {
-            attempts.push(set);
+    let is_later = |attempt: &Attempt| attempt.session != last.session && attempt.stamp >= last.stamp;
+    for mut attempt in all.into_iter().filter(is_later) {
+        if let Some(set) = attempt.set.take()
+            && source.check_set(set.clone()).await?.is_ok()
+        {
+            attempt.set = Some(set);
         }
+        attempts.push(attempt);
     }
     Ok(attempts)
 }
 
-/// Remembers on the source, before anything is written on the target, which set a sync brings over.
+/// Remembers on the source, before anything is written on the target, what a sync brings over.
 ///
 /// # Errors
 /// If the agent cannot write its state.
 pub async fn write_attempts(
     source: &Agent,
     target: &MachineFacts,
-    attempts: &[SnapshotSet],
+    attempts: &[Attempt],
 ) -> Result<(), ModuleError> {
     let newest = &attempts[attempts.len().saturating_sub(KEPT_ATTEMPTS)..];
     let bytes = serde_json::to_vec_pretty(newest).unwrap_or_default();

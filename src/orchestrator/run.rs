@@ -378,7 +378,7 @@ impl Engine {
         self.watch.drive(prepared.write_intent(&self.deps)).await?;
         self.deps.log.stage("pre-snapshots");
         self.bracket(&plan.pre, prepared, &gates).await?;
-        self.watch.drive(executed.note_attempt()).await?;
+        self.watch.drive(executed.note_attempt(&self.deps)).await?;
         self.attempt_noted = true;
         self.activate().await?;
         for module in &plan.sequential {
@@ -411,6 +411,8 @@ impl Engine {
         for module in modules {
             self.one(module, prepared, gates).await?;
         }
+        self.session.without_snapshots =
+            prepared.board.without_snapshots().iter().any(|(role, ..)| *role == Role::Target);
         self.session.snapshots = prepared.board.sets().into_iter().map(|(_, set)| set).collect();
         self.note();
         Ok(())

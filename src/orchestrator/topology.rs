@@ -53,7 +53,8 @@ pub fn first_sync(source: &Hostname, target: &Hostname, why: &Stranger, overwrit
     }];
     findings.extend(overwrites.iter().cloned());
     let consequence = format!(
-        "{target} becomes like {source}; what {target} alone has in these places stays in its pre-sync snapshots only"
+        "{target} becomes like {source}; what {target} alone has in these places stays in its pre-sync snapshots only, and \
+         where there are none in `.pc-switcher` until the next sync"
     );
     Gate { kind: GateKind::FirstSync, summary: None, findings, consequence }
 }
@@ -101,7 +102,7 @@ mod tests {
             consistent: true,
             members: vec![],
         };
-        PairEnd { hostname, machine_id: name.into(), set }
+        PairEnd { hostname, machine_id: name.into(), set: Some(set), manifests: Vec::new() }
     }
 
     fn record(source: &str, target: &str, stamp: &str) -> PairRecord {
@@ -113,6 +114,7 @@ mod tests {
             target: end(target),
             rule_hash: "r".into(),
             unsettled: Vec::new(),
+            unsent: Vec::new(),
             apart: Vec::new(),
             parts: Vec::new(),
         }

@@ -46,6 +46,9 @@ pub struct SyncSession {
     pub lock_path: Option<PathBuf>,
     /// Sets taken so far, in order.
     pub snapshots: Vec<SnapshotSet>,
+    /// Whether folders of the target are in none of these.
+    #[serde(default)]
+    pub without_snapshots: bool,
     /// Whether nothing is written.
     pub dry_run: bool,
     state: SessionState,
@@ -74,6 +77,7 @@ impl SyncSession {
             abort_requested: false,
             lock_path: None,
             snapshots: Vec::new(),
+            without_snapshots: false,
             dry_run: false,
             state: SessionState::Initializing,
         }

@@ -287,21 +287,33 @@ fn list_all(lines: &mut Vec<String>, heading: &str, items: &[String]) {
     }
 }
 
+/// Says where the target keeps what it had before.
+fn kept(session: &SyncSession) -> String {
+    let sets = format!("in its pre-sync snapshots of session {}", session.id);
+    match session.without_snapshots {
+        false => sets,
+        true => format!(
+            "{sets}; where there are none, `.pc-switcher/undo-{}` keeps what was replaced until the next sync",
+            session.id
+        ),
+    }
+}
+
 /// What follows from the ending alone.
 fn next_steps(session: &SyncSession, closing: &Closing) -> Vec<String> {
     let target = session.target_name();
-    let changed = !session.dry_run && !session.snapshots.is_empty();
+    let changed = !session.dry_run && (!session.snapshots.is_empty() || session.without_snapshots);
     match session.state() {
         SessionState::Completed if session.dry_run => {
             vec![format!("`pc-switcher sync {}` does it", session.target)]
         }
         SessionState::Completed => vec![
             format!("sit down at {target}; programs that ran there during the sync may need a restart"),
-            format!("what {target} had before is in its pre-sync snapshots of session {}", session.id),
+            format!("what {target} had before is {}", kept(session)),
         ],
         SessionState::Aborted | SessionState::Failed if changed && closing.exit_code != 8 => vec![
             format!("`pc-switcher sync {}` again plans anew and brings what is missing", session.target),
-            format!("what {target} had before is in its pre-sync snapshots of session {}", session.id),
+            format!("what {target} had before is {}", kept(session)),
         ],
         _ => Vec::new(),
     }

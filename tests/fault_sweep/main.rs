@@ -3,6 +3,7 @@
 //! The orchestrator and the modules are the real ones; what is modelled is told in `pc_switcher_testkit::model`.
 
 mod endings;
+mod plain;
 mod reach;
 mod run;
 mod sweep;

@@ -16,7 +16,7 @@ use crate::table::{Promise, lines, promise};
 use crate::world::{World, picture, staging};
 
 /// A module of each sort runs; the last one is long enough for a second look at the disks.
-const CONFIG: &str = "
+pub const CONFIG: &str = "
 [sync_modules]
 user-data = true
 dummy-success = true
@@ -57,7 +57,7 @@ async fn acquainted() -> World {
 }
 
 /// Returns all that can go wrong in a call.
-fn faults(seen: &Seen) -> Vec<Fault> {
+pub fn faults(seen: &Seen) -> Vec<Fault> {
     // What is no call to an agent has no answer of its own to lose.
     let is_plain =
         ["start", "connect", "activate", "close", "spawn", "terminate-all"].contains(&&*seen.key.call);

@@ -20,8 +20,13 @@ pub struct World {
 impl World {
     /// Makes two machines with something of a home each.
     pub fn new() -> World {
-        let disk = |name: &str| Arc::new(Disk::new(name.parse().unwrap()).unwrap());
-        let world = World { laptop: disk("laptop"), desk: disk("desk") };
+        let disk = |name: &str| Disk::new(name.parse().unwrap()).unwrap();
+        World::of(disk("laptop"), disk("desk"))
+    }
+
+    /// As [`World::new`], on these disks.
+    pub fn of(laptop: Disk, desk: Disk) -> World {
+        let world = World { laptop: Arc::new(laptop), desk: Arc::new(desk) };
         let home = home(&world.laptop);
         for dir in ["alice/notes", "alice/src/old", "alice/music"] {
             fs::create_dir_all(home.join(dir)).unwrap();

@@ -53,8 +53,11 @@ impl BtrfsSnapshots {
         role: Role,
         kind: SnapshotKind,
         stamp: UtcStamp,
-    ) -> Result<SnapshotSet, ModuleError> {
+    ) -> Result<Option<SnapshotSet>, ModuleError> {
         let subvolumes = self.subvolumes(ctx, role).await?;
+        if subvolumes.is_empty() && has_parts_without(ctx, role) {
+            return Ok(None);
+        }
         let request = TakeSet {
             session: ctx.session.clone(),
             stamp,
@@ -67,7 +70,30 @@ impl BtrfsSnapshots {
             let text = "the snapshots of this set were not taken in one instant; they are used nevertheless";
             ctx.reporter.log(LogLevel::Warning, &set.hostname, text);
         }
-        Ok(set)
+        Ok(Some(set))
+    }
+
+    /// Publishes what was taken, and says what it is and what was left out.
+    fn outcome<const N: usize>(
+        &self,
+        ctx: &ModuleContext,
+        taken: [(Role, Option<SnapshotSet>); N],
+    ) -> Outcome {
+        let roles = taken.each_ref().map(|(role, _)| *role);
+        let mut words = Vec::new();
+        for (role, set) in taken {
+            if let Some(set) = set {
+                self.publish(ctx, role, &set);
+                words.push(describe(&set));
+            }
+        }
+        let has_sets = !words.is_empty();
+        words.extend(parts_without(ctx, &roles).into_iter().map(|(role, root, fs_type)| {
+            let skipped = if has_sets { "SKIPPED on" } else { "on" };
+            format!("{skipped} {}: `{root}` lies on {fs_type}", ctx.hostname(role))
+        }));
+        let text = words.join(", ");
+        if has_sets { Outcome::Done(text) } else { Outcome::Skipped(text) }
     }
 
     fn publish(&self, ctx: &ModuleContext, role: Role, set: &SnapshotSet) {
@@ -86,13 +112,16 @@ impl BtrfsSnapshots {
         let (source, target) = tokio::join!(take(Role::Source), take(Role::Target));
         match (source, target) {
             (Ok(source), Ok(target)) => {
-                self.publish(ctx, Role::Source, &source);
-                self.publish(ctx, Role::Target, &target);
-                Ok(Outcome::Done(describe(&[&source, &target])))
+                let sets = [(Role::Source, source), (Role::Target, target)];
+                for (role, root, fs_type) in parts_without(ctx, &[Role::Source, Role::Target]) {
+                    let text = format!("SKIPPED: no snapshot of `{root}`, which lies on {fs_type}");
+                    ctx.reporter.log(LogLevel::Warning, ctx.hostname(role), text);
+                }
+                Ok(self.outcome(ctx, sets))
             }
-            (Ok(set), Err(error)) => Err(self.undo(ctx, Role::Source, set, error).await),
-            (Err(error), Ok(set)) => Err(self.undo(ctx, Role::Target, set, error).await),
-            (Err(error), Err(_)) => Err(error),
+            (Ok(Some(set)), Err(error)) => Err(self.undo(ctx, Role::Source, set, error).await),
+            (Err(error), Ok(Some(set))) => Err(self.undo(ctx, Role::Target, set, error).await),
+            (Err(error), _) | (_, Err(error)) => Err(error),
         }
     }
 
@@ -118,8 +147,8 @@ impl BtrfsSnapshots {
 /// Waits for a set; after a stop only as long as one takes that nothing holds up.
 async fn until_stopped(
     ctx: &ModuleContext,
-    take: impl Future<Output = Result<SnapshotSet, ModuleError>>,
-) -> Result<SnapshotSet, ModuleError> {
+    take: impl Future<Output = Result<Option<SnapshotSet>, ModuleError>>,
+) -> Result<Option<SnapshotSet>, ModuleError> {
     let stopped = async {
         ctx.cancel.cancelled().await;
         tokio::time::sleep(AFTER_STOP).await;
@@ -130,18 +159,34 @@ async fn until_stopped(
     }
 }
 
-/// Returns a line for the report, for example `3 presync on laptop, 3 presync on desk`.
-fn describe(sets: &[&SnapshotSet]) -> String {
-    let words =
-        sets.iter().map(|set| format!("{} {} on {}", set.members.len(), set.kind.in_name(), set.hostname));
-    words.collect::<Vec<_>>().join(", ")
+/// Returns words for the report, for example `3 presync on laptop`.
+fn describe(set: &SnapshotSet) -> String {
+    format!("{} {} on {}", set.members.len(), set.kind.in_name(), set.hostname)
+}
+
+/// Returns the parts of folders on these machines that no set can hold.
+fn parts_without(ctx: &ModuleContext, roles: &[Role]) -> Vec<(Role, BytePath, String)> {
+    let mut parts = ctx.board.without_snapshots();
+    parts.retain(|(role, ..)| roles.contains(role));
+    parts
+}
+
+/// Whether this machine has parts without snapshots: a gate asks whether they may be synced.
+fn has_parts_without(ctx: &ModuleContext, role: Role) -> bool {
+    !parts_without(ctx, &[role]).is_empty()
 }
 
 /// Looks for what keeps a set from being taken on one machine.
 fn problems_of(layout: &Layout, ctx: &ModuleContext, role: Role, snapshot_dir: &BytePath) -> Vec<Problem> {
     let hostname = ctx.hostname(role);
     let mut problems = Vec::new();
+    let is_asked = has_parts_without(ctx, role);
     for name in &layout.missing_subvolumes {
+        if is_asked {
+            let text = format!("there is no subvolume `{name}`, so no snapshot of it is taken");
+            ctx.reporter.log(LogLevel::Info, hostname, text);
+            continue;
+        }
         let known: Vec<String> = layout.known_subvolumes.iter().map(|known| format!("`{known}`")).collect();
         let hint = if known.is_empty() {
             "there is no mounted btrfs with top-level subvolumes".to_owned()
@@ -185,7 +230,7 @@ impl Module for BtrfsSnapshots {
         let mut problems = Vec::new();
         for (role, layout) in [(Role::Source, source?), (Role::Target, target?)] {
             problems.extend(problems_of(&layout, ctx, role, &dir));
-            if problems.is_empty() && !layout.snapshot_dir_own_subvolume {
+            if problems.is_empty() && !layout.subvolumes.is_empty() && !layout.snapshot_dir_own_subvolume {
                 let text = format!(
                     "`{dir}` is no top-level subvolume of its own: a later rollback of `@` would lose it"
                 );
@@ -209,8 +254,7 @@ impl Module for BtrfsSnapshots {
             BracketPhase::Post(role) => {
                 let stamp = UtcStamp::new((ctx.clock)());
                 let set = self.take(ctx, role, SnapshotKind::PostSync, stamp).await?;
-                self.publish(ctx, role, &set);
-                Ok(Outcome::Done(describe(&[&set])))
+                Ok(self.outcome(ctx, [(role, set)]))
             }
         }
     }

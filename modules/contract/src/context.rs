@@ -11,7 +11,7 @@ use crate::event::Reporter;
 use crate::exec::{Executor, RemoteExecutor};
 use crate::gate::Gatekeeper;
 use crate::ids::{Hostname, ModuleName, SessionId};
-use crate::pair::{PairRecord, PartRecord};
+use crate::pair::{Attempt, Manifest, PairRecord, PartRecord};
 use crate::path::BytePath;
 use crate::snapshot::{SnapshotKind, SnapshotSet};
 use crate::threshold::Threshold;
@@ -92,7 +92,10 @@ pub struct SessionBoard {
     parts: Mutex<Vec<PartRecord>>,
     apart: Mutex<Vec<BytePath>>,
     folders: Mutex<Vec<BytePath>>,
-    attempts: Mutex<Vec<SnapshotSet>>,
+    attempts: Mutex<Vec<Attempt>>,
+    without_snapshots: Mutex<Vec<(Role, BytePath, String)>>,
+    manifests: Mutex<Vec<(Role, Manifest)>>,
+    unsent: Mutex<Vec<BytePath>>,
     commit_pending: AtomicBool,
     commit_asked: AtomicBool,
     conflicts: Mutex<Vec<String>>,
@@ -220,14 +223,47 @@ impl SessionBoard {
         lock(&self.pair).clone()
     }
 
-    /// Notes the source's pre sets of syncs of these two machines after the last recorded one: what they committed is ours.
-    pub fn put_attempts(&self, sets: Vec<SnapshotSet>) {
-        *lock(&self.attempts) = sets;
+    /// Notes syncs of these two machines after the last recorded one: what they committed is ours.
+    pub fn put_attempts(&self, attempts: Vec<Attempt>) {
+        *lock(&self.attempts) = attempts;
     }
 
-    /// Returns the source's pre sets of syncs after the last recorded one, oldest first.
-    pub fn attempts(&self) -> Vec<SnapshotSet> {
+    /// Returns the syncs after the last recorded one, oldest first.
+    pub fn attempts(&self) -> Vec<Attempt> {
         lock(&self.attempts).clone()
+    }
+
+    /// Notes a part of a folder on a file system without snapshots; called while validating.
+    pub fn add_without_snapshots(&self, role: Role, root: BytePath, fs_type: String) {
+        lock(&self.without_snapshots).push((role, root, fs_type));
+    }
+
+    /// Returns the parts of folders without snapshots: machine, where they begin, file system.
+    pub fn without_snapshots(&self) -> Vec<(Role, BytePath, String)> {
+        lock(&self.without_snapshots).clone()
+    }
+
+    /// Notes what a machine keeps of a part without snapshots; a later one replaces it.
+    pub fn put_manifest(&self, role: Role, manifest: Manifest) {
+        let mut manifests = lock(&self.manifests);
+        manifests.retain(|(other, held)| *other != role || held.root != manifest.root);
+        manifests.push((role, manifest));
+    }
+
+    /// Returns what a machine keeps of its parts without snapshots.
+    pub fn manifests(&self, role: Role) -> Vec<Manifest> {
+        let manifests = lock(&self.manifests);
+        manifests.iter().filter(|(other, _)| *other == role).map(|(_, manifest)| manifest.clone()).collect()
+    }
+
+    /// Notes an absolute path that changed on the source while it was read, and so was not brought over.
+    pub fn add_unsent(&self, path: BytePath) {
+        lock(&self.unsent).push(path);
+    }
+
+    /// Returns the paths that changed on the source while they were read.
+    pub fn unsent(&self) -> Vec<BytePath> {
+        lock(&self.unsent).clone()
     }
 
     /// Notes a part of the folders that was compared.

@@ -14,8 +14,55 @@ pub struct PairEnd {
     pub hostname: Hostname,
     /// Its machine id, which survives a new hostname.
     pub machine_id: String,
-    /// The set both ends agree on: the source's pre set, the target's post set.
-    pub set: SnapshotSet,
+    /// The set both ends agree on: the source's pre set, the target's post set. None if nothing of it lies on btrfs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<SnapshotSet>,
+    /// What the set cannot hold: parts of folders that have no snapshots.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub manifests: Vec<Manifest>,
+}
+
+/// A part of a folder without snapshots, as one walk of the session found it. Its machine keeps the listings in its state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Where the part begins.
+    pub root: String,
+    /// When the walk began.
+    pub stamp: UtcStamp,
+    /// The key of the machine state below which it is kept.
+    pub key: String,
+}
+
+impl Manifest {
+    /// Below this lie all manifests in the machine state.
+    pub const KEYS: &str = "manifests/";
+
+    /// Returns the key of a session's manifest of a part: both are in it, so that an unfinished session's is found as well.
+    pub fn key_of(session: &SessionId, root: &BytePath) -> String {
+        // FNV-1a: short, and the same in every version. A collision would be refused, since a manifest names its session's part.
+        let hash = root.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("{}{session}-{hash:016x}", Self::KEYS)
+    }
+}
+
+impl PairEnd {
+    /// Returns the manifest of the part that begins at `root`.
+    pub fn manifest(&self, root: &BytePath) -> Option<&Manifest> {
+        self.manifests.iter().find(|manifest| manifest.root.as_bytes() == root.as_bytes())
+    }
+}
+
+/// A sync that has begun to bring something over and is not recorded (yet).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The session.
+    pub session: SessionId,
+    /// When it began.
+    pub stamp: UtcStamp,
+    /// The source's pre set, if it has one. What lies on no snapshot is in the session's manifests.
+    pub set: Option<SnapshotSet>,
 }
 
 /// What two machines had in common after their last sync: the source's **pre** set equals the target's **post** set.
@@ -39,6 +86,10 @@ pub struct PairRecord {
     /// says nothing about what both had in common there.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "exact")]
     pub unsettled: Vec<BytePath>,
+    /// Absolute paths that changed on the source while they were read, and so were not brought over: the source's end says
+    /// nothing about what both had in common there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "exact")]
+    pub unsent: Vec<BytePath>,
     /// Absolute paths where both machines differ though nothing was to be done: what is kept, left alone, or dated otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "exact")]
     pub apart: Vec<BytePath>,
@@ -105,6 +156,14 @@ impl PairRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_part_of_each_session_has_a_manifest_of_its_own() {
+        let key = |session: &str, root: &str| Manifest::key_of(&session.parse().unwrap(), &root.into());
+        assert_eq!(key("abc12345", "/home"), "manifests/abc12345-b17eeef9480d2491");
+        assert_ne!(key("abc12345", "/home"), key("abc12345", "/root"));
+        assert_ne!(key("abc12345", "/home"), key("abc12346", "/home"));
+    }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Paths(#[serde(with = "exact")] Vec<BytePath>);

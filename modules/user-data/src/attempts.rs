@@ -3,27 +3,26 @@
 
 use std::collections::HashMap;
 
-use pc_switcher_agent::proto::{Entry, Kind, Tree};
+use pc_switcher_agent::proto::{Entry, Kind};
 use pc_switcher_agent::typed::Agent;
-use pc_switcher_contract::{BytePath, LogLevel, ModuleContext, ModuleError};
+use pc_switcher_contract::{Attempt, BytePath, LogLevel, Manifest, ModuleContext, ModuleError, Role};
 
 use crate::change::{Found, same_rights};
 use crate::parts::PartPair;
-use crate::survey::in_set;
+use crate::roots::{Listed, in_set};
 
 /// Takes the mark of a conflict from every path of which the target has just the version that such a sync brought over.
-/// The source's snapshots hold these versions, so nothing can be lost with them.
+/// The source's snapshots or manifests hold these versions, so nothing can be lost with them.
 ///
 /// # Errors
 /// If the source's agent fails.
 pub async fn disown(ctx: &ModuleContext, part: &PartPair, found: &mut [Found]) -> Result<(), ModuleError> {
-    let (subvolume, inside) = (part.source.subvolume.as_ref(), &part.source.inside);
     let mut disowned = 0;
-    for root in ctx.board.attempts().iter().filter_map(|set| in_set(set, subvolume, inside)) {
+    for listed in ctx.board.attempts().iter().filter_map(|attempt| listed(attempt, part)) {
         if !found.iter().any(|found| found.touched) {
             break;
         }
-        let Some(brought) = versions(ctx, part, root, found).await? else { continue };
+        let Some(brought) = versions(ctx, part, &listed, found).await? else { continue };
         for found in found.iter_mut().filter(|found| found.touched) {
             found.touched = !is_same_version(found.theirs.as_ref(), brought.get(&found.path));
             disowned += u64::from(!found.touched);
@@ -34,6 +33,15 @@ pub async fn disown(ctx: &ModuleContext, part: &PartPair, found: &mut [Found]) -
         ctx.reporter.log(LogLevel::Full, &ctx.target.hostname, text);
     }
     Ok(())
+}
+
+/// Returns what the source listed for a sync.
+fn listed(attempt: &Attempt, part: &PartPair) -> Option<Listed> {
+    if part.is_live(Role::Source) {
+        return Some(Listed::Again(Manifest::key_of(&attempt.session, &part.root)));
+    }
+    let (subvolume, inside) = (part.source.subvolume.as_ref(), &part.source.inside);
+    in_set(attempt.set.as_ref()?, subvolume, inside).map(Listed::Tree)
 }
 
 /// Whether the target has what the sync brought over. Times of directories move with every entry.
@@ -50,17 +58,23 @@ fn is_same_version(theirs: Option<&Entry>, brought: Option<&Entry>) -> bool {
     }
 }
 
-/// Returns what a set of the source holds at the touched paths; `None` if it could not be read whole.
+/// Returns what the source had at the touched paths; `None` if it could not be read whole.
 async fn versions(
     ctx: &ModuleContext,
     part: &PartPair,
-    root: BytePath,
+    listed: &Listed,
     found: &[Found],
 ) -> Result<Option<HashMap<BytePath, Entry>>, ModuleError> {
     let wanted: std::collections::HashSet<&BytePath> =
         found.iter().filter(|found| found.touched).map(|found| &found.path).collect();
-    let tree = Tree { root, prefix: part.prefix.clone(), rules: part.rules.clone() };
-    let mut walk = Agent::new(&ctx.source.agent).walk(tree).await?;
+    let source = Agent::new(&ctx.source.agent);
+    if let Listed::Again(key) = listed
+        && source.check_kept(key.clone()).await?.is_err()
+    {
+        // It ended before it had compared anything, so it brought nothing over.
+        return Ok(None);
+    }
+    let mut walk = listed.walk(&source, part).await?;
     let mut versions = HashMap::new();
     loop {
         let listing = tokio::select! {

@@ -1,10 +1,11 @@
 //! The gates of this module: what it must not do without the user's word.
 
 use pc_switcher_agent::proto::{FileTime, Op, UserFact};
-use pc_switcher_contract::{BytePath, Gate, GateKind, Hostname, PairEnd};
+use pc_switcher_contract::{BytePath, Gate, GateKind, Hostname, PairEnd, Role};
 
 use crate::config::UserDataConfig;
 use crate::parts::PartPair;
+use crate::roots::place_of;
 use crate::survey::{ConflictItem, Ours, Survey};
 
 /// Who is who at a gate.
@@ -17,17 +18,31 @@ pub struct Hosts<'a> {
 }
 
 /// Whether the source's part looks replaced: it holds nothing though the target's does, or it is another subvolume than
-/// last time. `end` is the source's end of the last sync.
-pub fn replaced_source(hosts: Hosts, part: &PartPair, end: Option<&PairEnd>) -> Option<Gate> {
+/// last time. `end` is the source's end of the last sync, `then` where it lay there.
+pub fn replaced_source(
+    hosts: Hosts,
+    part: &PartPair,
+    end: Option<&PairEnd>,
+    then: Option<&(String, String)>,
+) -> Option<Gate> {
     let mut findings = Vec::new();
     if part.source.is_empty && !part.target.is_empty {
         findings.push(format!("{}: `{}` is empty; is it mounted?", hosts.source, part.root));
     }
-    let before = end.and_then(|end| end.set.member(part.source.subvolume.as_ref()?));
+    let set = end.and_then(|end| end.set.as_ref());
+    let before = set.and_then(|set| set.member(part.source.subvolume.as_ref()?));
     if let Some(before) = before.filter(|before| before.source_uuid != part.source.subvolume_uuid) {
         findings.push(format!(
             "{}: `{}` is another subvolume than at the last sync of {}",
             hosts.source, part.root, before.name.stamp
+        ));
+    }
+    let now = place_of(&part.source);
+    let is_live = part.is_live(Role::Source);
+    if let Some((holder, _)) = then.filter(|then| then.0 != now.0 && (is_live || before.is_none())) {
+        findings.push(format!(
+            "{}: `{}` lies on {} now, and lay on {holder} at the last sync",
+            hosts.source, part.root, now.0
         ));
     }
     (!findings.is_empty()).then(|| Gate {
@@ -108,6 +123,7 @@ pub fn mass_deletion(
     surveys: &[(&PartPair, &Survey)],
 ) -> Option<Gate> {
     let of_folder = || surveys.iter().filter(|(part, _)| part.folder == *folder).map(|(_, survey)| survey);
+    let of_parts = || surveys.iter().map(|(part, _)| *part).filter(|part| part.folder == *folder);
     let deleted: u64 = of_folder().map(|survey| survey.steps.stats.deleted).sum();
     let there: u64 = of_folder().map(|survey| survey.target_entries).sum();
     let share = if there == 0 { 0.0 } else { deleted as f64 / there as f64 };
@@ -124,10 +140,7 @@ pub fn mass_deletion(
             hosts.target,
             share * 100.0
         )],
-        consequence: format!(
-            "these entries are deleted on {}; its pre-sync snapshot keeps them",
-            hosts.target
-        ),
+        consequence: format!("these entries are deleted on {}; {}", hosts.target, keeps(of_parts())),
     })
 }
 
@@ -154,7 +167,11 @@ pub fn lost_homes(hosts: Hosts, theirs: &[UserFact], surveys: &[(&PartPair, &Sur
         kind: GateKind::MassDeletion,
         summary: None,
         findings,
-        consequence: format!("it is deleted on {}; its pre-sync snapshot keeps it", hosts.target),
+        consequence: format!(
+            "it is deleted on {}; {}",
+            hosts.target,
+            keeps(surveys.iter().map(|(part, _)| *part))
+        ),
     })
 }
 
@@ -170,10 +187,68 @@ pub fn conflicts(hosts: Hosts, surveys: &[(&PartPair, &Survey)], now_seconds: i6
         summary: Some(format!("{count} path{plural} changed on {} since the last sync", hosts.target)),
         findings: lines,
         consequence: format!(
-            "the version of {} is taken; the one of {} stays in its pre-sync snapshot",
-            hosts.source, hosts.target
+            "the version of {} is taken; what {} has there is replaced: {}",
+            hosts.source,
+            hosts.target,
+            keeps(surveys.iter().filter(|(_, survey)| !survey.conflicts.is_empty()).map(|(part, _)| *part))
         ),
     })
+}
+
+/// Says where the target's versions are after a sync.
+fn keeps<'a>(parts: impl Iterator<Item = &'a PartPair> + Clone) -> String {
+    let (mut live, mut sealed) = (parts.clone(), parts);
+    match (sealed.any(|part| !part.is_live(Role::Target)), live.any(|part| part.is_live(Role::Target))) {
+        (_, false) => "its pre-sync snapshot keeps that".into(),
+        (false, true) => format!("{UNDO} keeps that until the next sync"),
+        (true, true) => format!("its pre-sync snapshot keeps that, or {UNDO} until the next sync"),
+    }
+}
+
+const UNDO: &str = "`.pc-switcher` in the folder";
+
+/// Returns the gate of parts without snapshots.
+pub fn no_snapshots(hosts: Hosts, parts: &[PartPair]) -> Option<Gate> {
+    let mut findings = Vec::new();
+    for part in parts {
+        for (role, hostname) in [(Role::Source, hosts.source), (Role::Target, hosts.target)] {
+            if part.is_live(role) {
+                let fs_type = &part.end(role).fs_type;
+                findings
+                    .push(format!("{hostname}: `{}` lies on {fs_type}, which has no snapshots", part.root));
+            }
+        }
+    }
+    (!findings.is_empty()).then(|| Gate {
+        kind: GateKind::NoSnapshots,
+        summary: None,
+        findings,
+        consequence: "these folders are synced with weaker promises, which were named above".into(),
+    })
+}
+
+/// Says in plain words what does not hold for folders without snapshots.
+pub fn weaker_promises(hosts: Hosts, parts: &[PartPair]) -> Vec<String> {
+    let is_live = |role| parts.iter().any(|part| part.is_live(role));
+    let mut lines = Vec::new();
+    if is_live(Role::Source) {
+        lines.push(format!(
+            "without snapshots on {}: its files are read while programs work on them, so they are not of one instant; one \
+             that changes while it is read is named and left for the next sync",
+            hosts.source
+        ));
+    }
+    if is_live(Role::Target) {
+        lines.push(format!(
+            "without snapshots on {}: there is no way back to before this sync; what it replaces or deletes is kept in {UNDO} \
+             until the next one, but modes, owners and times are not",
+            hosts.target
+        ));
+    }
+    if !lines.is_empty() {
+        lines.push("without snapshots everything is compared in every sync, which takes longer".into());
+    }
+    lines
 }
 
 /// Returns a line per conflict: path, then both versions by hostname.

@@ -7,25 +7,25 @@ use async_trait::async_trait;
 use pc_switcher_agent::proto::{Layout, LayoutRequest, Op, UserFact};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
-    BytePath, ErrorKind, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, PartRecord, Plan,
-    PlanItem, Problem, Role, SnapshotKind, human_bytes,
+    BytePath, ErrorKind, Hostname, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome,
+    PairRecord, PartRecord, Plan, PlanItem, Problem, Role, SnapshotKind, human_bytes,
 };
 
 use crate::config::{Compare, UserDataConfig};
 use crate::guards::{self, Hosts};
 use crate::need::Need;
+use crate::notes;
 use crate::parts::{PartPair, pair_parts};
 use crate::people;
+use crate::roots::{held_by, place_of, roots};
 use crate::rules::{rule_hash, rules_for};
 use crate::steps::Stats;
-use crate::survey::{APART, Survey, held_by, place_of, roots, survey};
-use crate::transfer::{Load, log_report, transfer, whole};
+use crate::survey::{Survey, survey};
+use crate::transfer::{Load, Transferred, log_report, transfer, whole};
 use crate::written::Written;
 
 /// So many paths may change on the target during a sync before it counts as failed: the record of the pair names them.
 const MEANWHILE: usize = 10_000;
-/// So many paths of a kind are said loudly.
-const NAMED: usize = 100;
 
 /// Mirrors folders from the source's pre set to the target.
 pub struct UserData {
@@ -65,7 +65,7 @@ impl UserData {
                 Ok(target.facts().await?)
             })?;
         for (hostname, layout) in [(&ctx.source.hostname, &ours), (&ctx.target.hostname, &theirs)] {
-            note_left_out(ctx, hostname, layout);
+            notes::left_out(ctx, hostname, layout);
         }
         let mut users: Vec<UserFact> = source_facts.users.into_iter().chain(target_facts.users).collect();
         users.sort_by(|a, b| (&a.home, &a.name).cmp(&(&b.home, &b.name)));
@@ -107,7 +107,9 @@ impl UserData {
                 // Whoever works on the target meanwhile moves the times of directories, by excluded files too.
                 roots.ignore_dir_times = true;
             }
-            let found = survey(ctx, part, &roots, content, first).await?;
+            // A live source is looked at once: what was sent is read back, whatever it has become since.
+            let verifies_live = target_kind == SnapshotKind::PostSync && part.is_live(Role::Source);
+            let found = survey(ctx, part, &roots, content && !verifies_live, first).await?;
             first += found.steps.wants.len() as u32;
             surveys.push(found);
         }
@@ -124,6 +126,10 @@ impl UserData {
     ) -> Result<Vec<PartPair>, ModuleError> {
         let mut again = Vec::new();
         for part in parts {
+            if part.is_live(Role::Target) {
+                again.push(part);
+                continue;
+            }
             let before = roots(ctx, &part, SnapshotKind::PreSync)?.target;
             let after = roots(ctx, &part, SnapshotKind::PostSync)?.target;
             let settled = written.had_nothing_for(&part.root)
@@ -133,6 +139,27 @@ impl UserData {
             }
         }
         Ok(again)
+    }
+
+    /// Asks whether parts without snapshots may be synced, after it has said what that means.
+    async fn pass_without_snapshots(
+        &self,
+        ctx: &ModuleContext,
+        parts: &[PartPair],
+    ) -> Result<(), ModuleError> {
+        let hosts = Hosts { source: &ctx.source.hostname, target: &ctx.target.hostname };
+        let Some(gate) = guards::no_snapshots(hosts, parts) else { return Ok(()) };
+        for line in guards::weaker_promises(hosts, parts) {
+            ctx.reporter.log(LogLevel::Warning, hosts.source, line);
+        }
+        // Noted first: what no set can hold is this gate's matter, and no problem besides.
+        for part in parts {
+            for role in [Role::Source, Role::Target].into_iter().filter(|role| part.is_live(*role)) {
+                let fs_type = part.end(role).fs_type.clone();
+                ctx.board.add_without_snapshots(role, part.root.clone(), fs_type);
+            }
+        }
+        ctx.gates.pass(gate).await.map(drop)
     }
 
     /// Asks at the gates that need no comparison.
@@ -179,7 +206,7 @@ impl UserData {
         });
         if let (Some(pair), Some(target_end)) = (&pair, target_end) {
             let changed = ctx.board.rule_hash().as_deref() != Some(pair.rule_hash.as_str());
-            let new = parts.iter().filter(|part| !held_by(&target_end.set, part));
+            let new = parts.iter().filter(|part| !held_by(target_end, part));
             let without: Vec<BytePath> = new.map(|part| part.root.clone()).collect();
             if let Some(gate) = guards::new_paths(hosts, changed, &without) {
                 ctx.gates.pass(gate).await?;
@@ -197,7 +224,8 @@ impl UserData {
             ctx.gates.pass(gate).await?;
         }
         for part in parts {
-            if let Some(gate) = guards::replaced_source(hosts, part, end) {
+            let then = pair.as_ref().and_then(|pair| lay_then(pair, &part.root, hosts.source));
+            if let Some(gate) = guards::replaced_source(hosts, part, end, then) {
                 ctx.gates.pass(gate).await?;
             }
         }
@@ -267,47 +295,10 @@ impl UserData {
     }
 }
 
-/// Names what lies below a folder and is not mirrored with it.
-fn note_left_out(ctx: &ModuleContext, hostname: &pc_switcher_contract::Hostname, layout: &Layout) {
-    for mount in &layout.foreign {
-        let text = format!("`{}` ({}) is a mount of its own and is not mirrored", mount.path, mount.fs_type);
-        ctx.reporter.log(LogLevel::Warning, hostname, text);
-    }
-    for part in &layout.parts {
-        for nested in &part.nested {
-            let path = part.root.join(nested.as_bytes());
-            let text = format!("`{path}` is a nested subvolume and is not mirrored");
-            ctx.reporter.log(LogLevel::Warning, hostname, text);
-        }
-    }
-}
-
-/// Notes where both machines differ though nothing is to be done: the next sync looks there again.
-fn note_apart(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
-    let left_alone = survey.left_alone.iter().map(|(path, _)| path);
-    let steps = &survey.steps;
-    let paths = left_alone.chain(&steps.kept).chain(&steps.blocked).chain(&survey.times);
-    for path in paths.take(APART) {
-        ctx.board.add_apart(part.root.join(path.as_bytes()));
-    }
-}
-
-/// Names what stays though the source has it otherwise.
-fn note_kept(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
-    for (path, reason) in &survey.left_alone {
-        let text = format!("`{}` is left alone: {reason}", part.root.join(path.as_bytes()));
-        ctx.reporter.log(LogLevel::Full, &ctx.target.hostname, text);
-    }
-    for path in &survey.steps.kept {
-        let text =
-            format!("`{}` stays: it holds files that are not mirrored", part.root.join(path.as_bytes()));
-        ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, text);
-    }
-    for path in &survey.steps.blocked {
-        let path = part.root.join(path.as_bytes());
-        let text = format!("`{path}` stays a directory: it holds files that are not mirrored");
-        ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, text);
-    }
+/// Returns where a part lay on a machine at the last sync.
+fn lay_then<'a>(pair: &'a PairRecord, root: &BytePath, hostname: &Hostname) -> Option<&'a (String, String)> {
+    let then = pair.parts.iter().find(|then| then.root.as_bytes() == root.as_bytes())?;
+    Some(if pair.source.hostname.same_machine(hostname) { &then.source } else { &then.target })
 }
 
 fn total(surveys: &[Survey]) -> Stats {
@@ -335,16 +326,6 @@ fn describe(stats: Stats) -> String {
         words.push(human_bytes(stats.bytes));
     }
     words.join(", ")
-}
-
-/// Names what somebody changed on the target while the sync ran; the next sync asks about it.
-fn note_meanwhile(ctx: &ModuleContext, paths: Vec<BytePath>) {
-    for (at, path) in paths.into_iter().enumerate() {
-        let level = if at < NAMED { LogLevel::Warning } else { LogLevel::Full };
-        let text = format!("`{path}` changed there during the sync and stays as it is");
-        ctx.reporter.log(level, &ctx.target.hostname, text);
-        ctx.board.add_unsettled(path);
-    }
 }
 
 /// Returns a line of the plan per step that a person would call a change.
@@ -380,7 +361,10 @@ impl Module for UserData {
 
     async fn validate(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError> {
         ctx.board.want_folders(self.folders());
-        Ok(self.parts(ctx).await?.err().unwrap_or_default())
+        match self.parts(ctx).await? {
+            Err(problems) => Ok(problems),
+            Ok(parts) => self.pass_without_snapshots(ctx, &parts).await.map(|()| Vec::new()),
+        }
     }
 
     async fn plan(&self, ctx: &ModuleContext) -> Result<Plan, ModuleError> {
@@ -421,7 +405,7 @@ impl Module for UserData {
         ctx.reporter.stage("compare");
         let surveys = self.surveys(ctx, &parts, SnapshotKind::PreSync).await?;
         for (part, survey) in parts.iter().zip(&surveys) {
-            note_kept(ctx, part, survey);
+            notes::kept(ctx, part, survey);
             ctx.board.add_left(survey.steps.blocked.len() + survey.steps.kept.len());
         }
         self.pass_gates(ctx, &parts, &surveys).await?;
@@ -432,7 +416,7 @@ impl Module for UserData {
                 target: place_of(&part.target),
                 entries: survey.source_entries,
             });
-            note_apart(ctx, part, survey);
+            notes::apart(ctx, part, survey);
         }
         let stats = total(&surveys);
         if surveys.iter().all(|survey| survey.steps.ops.is_empty()) {
@@ -448,16 +432,23 @@ impl Module for UserData {
         let mut loads = Vec::new();
         for (part, survey) in parts.into_iter().zip(surveys) {
             let source_root = roots(ctx, &part, SnapshotKind::PreSync)?.source;
-            loads.push(Load { part, source_root, steps: survey.steps });
+            let conflicts = survey.conflicts.into_iter().map(|conflict| conflict.path).collect();
+            loads.push(Load { part, source_root, steps: survey.steps, conflicts });
         }
         let written = Written::planned(&loads);
-        let report = transfer(ctx, loads).await?;
+        let Transferred { report, unsent, losers } = transfer(ctx, loads).await?;
+        notes::unsent(ctx, &unsent);
+        notes::losers(ctx, losers, &report);
+        let written = written.without(&unsent);
         *self.written.lock().unwrap_or_else(PoisonError::into_inner) = written.without_conflicts(&report);
         let conflicts = log_report(ctx, &report);
         whole(ctx, &report)?;
         let mut text = describe(stats);
         if conflicts {
             text = format!("{text}; {} left as they are", report.conflicts.len());
+        }
+        if !unsent.is_empty() {
+            text = format!("{text}; {} left for the next sync", unsent.len());
         }
         Ok(Outcome::Done(text))
     }
@@ -472,18 +463,21 @@ impl Module for UserData {
         let mut problems = Vec::new();
         let mut meanwhile = Vec::new();
         for (part, survey) in parts.iter().zip(&surveys) {
-            note_apart(ctx, part, survey);
+            notes::apart(ctx, part, survey);
             for path in survey.steps.differing() {
                 let whole = part.root.join(path.as_bytes());
+                if written.has_left(&part.root, path) {
+                    continue;
+                }
                 if !written.has_planned(&part.root, path) && meanwhile.len() < MEANWHILE {
                     meanwhile.push(whole);
-                } else if problems.len() < NAMED {
+                } else if problems.len() < notes::NAMED {
                     problems.push(Problem::on(&ctx.target.hostname, format!("`{whole}` still differs")));
                 }
             }
         }
         // Said whatever else is wrong: who worked there wants to know.
-        note_meanwhile(ctx, meanwhile);
+        notes::meanwhile(ctx, meanwhile);
         if problems.is_empty() {
             for part in &parts {
                 problems.extend(

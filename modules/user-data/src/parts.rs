@@ -1,7 +1,7 @@
 //! Which stretch of which folder meets which on the other machine.
 
 use pc_switcher_agent::proto::{FolderPart, Layout, RuleSet};
-use pc_switcher_contract::{BytePath, Hostname, Problem};
+use pc_switcher_contract::{BytePath, Hostname, Problem, Role};
 
 /// A stretch of a folder on both machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,28 @@ pub struct PartPair {
     /// The folder's rules.
     pub rules: RuleSet,
 }
+
+impl PartPair {
+    /// Returns how it lies on the machine of that role.
+    pub fn end(&self, role: Role) -> &FolderPart {
+        match role {
+            Role::Source => &self.source,
+            Role::Target => &self.target,
+        }
+    }
+
+    /// Whether the machine of that role has no snapshots of it.
+    pub fn is_live(&self, role: Role) -> bool {
+        !has_snapshots(self.end(role))
+    }
+}
+
+/// Whether a part can be snapshotted at all.
+pub fn has_snapshots(part: &FolderPart) -> bool {
+    part.fs_type == BTRFS
+}
+
+const BTRFS: &str = "btrfs";
 
 /// Pairs the parts of both machines by where they begin.
 ///
@@ -85,15 +107,9 @@ fn is_named(layout: &Layout, folder: &BytePath) -> bool {
     layout.missing_folders.contains(folder) || layout.unfit_folders.iter().any(|(path, _)| path == folder)
 }
 
-/// Returns what keeps one part from being snapshotted.
+/// Returns what keeps one part from being snapshotted though its file system could.
 fn unfit(hostname: &Hostname, part: &FolderPart) -> Option<Problem> {
-    if part.fs_type != "btrfs" {
-        let text = format!("`{}` lies on {}, which has no snapshots", part.root, part.fs_type);
-        return Some(
-            Problem::on(hostname, text).hint("put it on btrfs, or take it out of [user-data] folders"),
-        );
-    }
-    if part.subvolume.is_none() {
+    if has_snapshots(part) && part.subvolume.is_none() {
         let text = format!("`{}` lies on a nested subvolume, which no snapshot set holds", part.root);
         return Some(
             Problem::on(hostname, text).hint("mount a top-level subvolume there, or choose another folder"),
@@ -154,6 +170,13 @@ mod tests {
             .unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].target.subvolume.as_ref().unwrap().as_str(), "@");
+    }
+
+    #[test]
+    fn a_part_without_snapshots_meets_one_that_has_them() {
+        let plain = FolderPart { fs_type: "ext4".into(), ..part("/home", None) };
+        let found = pairs(layout(vec![plain]), layout(vec![part("/home", Some("@home"))])).unwrap();
+        assert!(found[0].is_live(Role::Source) && !found[0].is_live(Role::Target));
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pc_switcher_agent::proto::{Body, Entry, Kind, Meta, Op, ReadWant};
+use pc_switcher_agent::proto::{Body, Entry, Identity, Kind, Meta, Op, ReadWant};
 use pc_switcher_contract::BytePath;
 
-use crate::change::{Change, Found};
+use crate::change::{Change, Found, identity};
 use crate::need::Need;
 
 /// What a plan amounts to.
@@ -46,6 +46,8 @@ pub struct Steps {
     pub ops: Vec<Op>,
     /// The content that the steps want, numbered.
     pub wants: Vec<ReadWant>,
+    /// The version of each of these files that was planned, in the same order.
+    pub versions: Vec<Identity>,
     /// What it amounts to.
     pub stats: Stats,
     /// What it takes on the target's disk.
@@ -60,6 +62,33 @@ pub struct Steps {
 }
 
 impl Steps {
+    /// Leaves out the steps that need content of these paths, with all below the paths: what stands there stays as it is.
+    /// Returns the paths of all these steps.
+    pub fn leave_out(&mut self, paths: &HashSet<BytePath>) -> HashSet<BytePath> {
+        if paths.is_empty() {
+            return HashSet::new();
+        }
+        let is_left = |path: &BytePath| {
+            std::iter::successors(Some(path.clone()), BytePath::parent).any(|above| paths.contains(&above))
+        };
+        let mut left: HashSet<BytePath> = HashSet::new();
+        self.ops.retain(|op| {
+            let (path, to) = match op {
+                Op::Link { path, to, .. } => (path, Some(to)),
+                Op::Put { path, .. } | Op::Remove { path, .. } | Op::RemoveDir { path } => (path, None),
+                Op::SetMeta { path, .. } => (path, None),
+            };
+            let stays = !is_left(path) && !to.is_some_and(|to| is_left(to) || left.contains(to));
+            if !stays {
+                left.insert(path.clone());
+            }
+            stays
+        });
+        let wants = std::mem::take(&mut self.wants).into_iter().zip(std::mem::take(&mut self.versions));
+        (self.wants, self.versions) = wants.filter(|(want, _)| !is_left(&want.path)).unzip();
+        left
+    }
+
     /// Returns every path that differs between the machines.
     pub fn differing(&self) -> impl Iterator<Item = &BytePath> {
         let of_op = |op| match op {
@@ -210,7 +239,7 @@ impl Sorted {
         &mut self,
         path: BytePath,
         entry: Entry,
-        replaces: Option<pc_switcher_agent::proto::Identity>,
+        replaces: Option<Identity>,
         next: &mut u32,
         out: &mut Steps,
     ) {
@@ -221,6 +250,7 @@ impl Sorted {
                 *next += 1;
                 out.stats.bytes += entry.size.min(entry.allocated.max(4096));
                 out.wants.push(ReadWant { content, path: path.clone() });
+                out.versions.push(identity(&entry));
                 Body::File { content, size: entry.size }
             }
             Kind::Symlink => Body::Symlink(entry.target),
@@ -242,7 +272,7 @@ impl Sorted {
         false
     }
 
-    fn remove(&mut self, path: BytePath, expect: pc_switcher_agent::proto::Identity) {
+    fn remove(&mut self, path: BytePath, expect: Identity) {
         let early = self.is_early(&path);
         let op = Op::Remove { path, expect };
         if early { self.early.push(op) } else { self.removes.push(op) }
@@ -285,7 +315,7 @@ impl Sorted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pc_switcher_agent::proto::{FileTime, Identity};
+    use pc_switcher_agent::proto::FileTime;
 
     fn entry(kind: Kind) -> Entry {
         Entry {
@@ -359,6 +389,23 @@ mod tests {
         let steps = steps(changes, &["d/sub".into()], &HashMap::new(), 0);
         assert_eq!(shape(&steps), ["rm d/f"]);
         assert_eq!(steps.kept, ["d".into(), "d/sub".into()]);
+    }
+
+    #[test]
+    fn what_is_left_out_takes_its_links_and_what_it_would_replace_along() {
+        let changes = vec![
+            found("d", Change::Replace(entry(Kind::File), id(), Kind::Dir)),
+            found("d/f", Change::Delete(id(), Kind::File)),
+            found("e", Change::Link("d".into(), None)),
+            found("g", Change::Create(entry(Kind::File))),
+            found("h", Change::Link("g".into(), Some(id()))),
+        ];
+        let mut steps = steps(changes, &[], &HashMap::new(), 0);
+        let left = steps.leave_out(&HashSet::from(["d".into()]));
+        assert_eq!(left, HashSet::from(["d".into(), "d/f".into(), "e".into()]));
+        assert_eq!(shape(&steps), ["put g", "link h=g"]);
+        let wants: Vec<String> = steps.wants.iter().map(|want| want.path.to_string()).collect();
+        assert_eq!((wants, steps.versions.len()), (vec!["g".to_owned()], 1));
     }
 
     #[test]

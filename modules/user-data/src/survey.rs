@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use pc_switcher_agent::proto::{ChangedDir, DirListing, FileTime, FolderPart, ListWant, ReadWant, Tree};
+use pc_switcher_agent::proto::{ChangedDir, DirListing, FileTime, FolderPart, ListWant, ReadWant};
 use pc_switcher_agent::typed::{Agent, WalkStream};
 use pc_switcher_contract::{
     BytePath, ErrorKind, ExecError, Hostname, LogLevel, ModuleContext, ModuleError, PairRecord, PartRecord,
-    Progress, Role, SnapshotKind, SnapshotSet,
+    Progress, Role,
 };
 
 use crate::attempts;
@@ -15,6 +15,7 @@ use crate::change::{Found, Judge, Suspect, settle};
 use crate::compare::{Comparison, Pairing, Walk};
 use crate::links;
 use crate::parts::PartPair;
+use crate::roots::{Listed, Roots, in_set, note_kept, place_of, tree};
 use crate::scope::Scope;
 use crate::steps::{Steps, steps};
 
@@ -23,21 +24,6 @@ const ASKS: usize = 64 << 10;
 
 /// So many paths at which nothing was to be done though both machines differ, and the next sync compares everything.
 pub const APART: usize = 10_000;
-
-/// Where one part is read on both machines.
-#[derive(Debug, Clone)]
-pub struct Roots {
-    /// On the source: in its pre set, or live in a dry run.
-    pub source: BytePath,
-    /// On the target: in its pre set (or its post set, to verify), or live in a dry run.
-    pub target: BytePath,
-    /// On the target: in the set that the last sync left, if it is still there.
-    pub base: Option<BytePath>,
-    /// Files of the source that changed after this are compared by content.
-    pub source_after: Option<FileTime>,
-    /// Whether the times of directories do not count.
-    pub ignore_dir_times: bool,
-}
 
 /// What one part needs.
 #[derive(Debug)]
@@ -87,74 +73,6 @@ pub enum Ours {
     Never,
 }
 
-/// Returns where the part lies in a set; `None` if the set does not cover it.
-pub(crate) fn in_set(
-    set: &SnapshotSet,
-    subvolume: Option<&pc_switcher_contract::SubvolumeName>,
-    inside: &BytePath,
-) -> Option<BytePath> {
-    let member = set.member(subvolume?)?;
-    Some(member.path.join(inside.as_bytes()))
-}
-
-/// Whether the set holds the target's end of the part.
-pub fn held_by(set: &SnapshotSet, part: &PartPair) -> bool {
-    in_set(set, part.target.subvolume.as_ref(), &part.target.inside).is_some()
-}
-
-/// Returns where to read a part: `target_kind` is the set of the target to compare with.
-///
-/// # Errors
-/// If a set that was taken does not hold the part.
-pub fn roots(ctx: &ModuleContext, part: &PartPair, target_kind: SnapshotKind) -> Result<Roots, ModuleError> {
-    let place = |role: Role, kind: SnapshotKind| match ctx.board.set(role, kind) {
-        None if ctx.mode.is_dry() => Ok(part.root.clone()),
-        None => Err(ModuleError::failed(format!(
-            "{}: no snapshot of this run holds `{}`",
-            ctx.hostname(role),
-            part.root
-        ))),
-        Some(set) => {
-            let end = if role == Role::Source { &part.source } else { &part.target };
-            in_set(&set, end.subvolume.as_ref(), &end.inside).ok_or_else(|| {
-                ModuleError::failed(format!(
-                    "{}: no snapshot of this run holds `{}`",
-                    ctx.hostname(role),
-                    part.root
-                ))
-            })
-        }
-    };
-    let pair = ctx.board.pair();
-    let end = |hostname| {
-        pair.as_ref().and_then(|pair| {
-            [&pair.source, &pair.target].into_iter().find(|end| end.hostname.same_machine(hostname)).cloned()
-        })
-    };
-    let target_end = end(&ctx.target.hostname);
-    let source_end = end(&ctx.source.hostname);
-    let base =
-        target_end.and_then(|end| in_set(&end.set, part.target.subvolume.as_ref(), &part.target.inside));
-    let now = (ctx.clock)().as_second();
-    let source_after = source_end.map(|end| before(end.set.stamp.timestamp().as_second(), now));
-    Ok(Roots {
-        source: place(Role::Source, SnapshotKind::PreSync)?,
-        target: place(Role::Target, target_kind)?,
-        base,
-        source_after,
-        ignore_dir_times: false,
-    })
-}
-
-/// Returns a moment that certainly lies before a snapshot of this stamp, in seconds. What changed after it may have changed
-/// behind the snapshot.
-fn before(stamp: i64, now: i64) -> FileTime {
-    // A stamp of the future comes from a clock that was wrong: then every file may have changed since. The kernel's stamps
-    // of files run a few milliseconds behind the clock, so the second of the stamp itself is not early enough.
-    let seconds = if stamp > now { i64::MIN } else { stamp - 1 };
-    FileTime { seconds, nanos: 0 }
-}
-
 /// Walks one part on both machines (and the target's base) at once and returns what it needs.
 ///
 /// # Errors
@@ -166,9 +84,11 @@ pub async fn survey(
     content: bool,
     first_content: u32,
 ) -> Result<Survey, ModuleError> {
-    let base_is_target = match &roots.base {
-        Some(base) => Agent::new(&ctx.target.agent).unchanged(base.clone(), roots.target.clone()).await?,
-        None => false,
+    let base_is_target = match (&roots.base, &roots.theirs) {
+        (Some(Listed::Tree(base)), Listed::Tree(target)) => {
+            Agent::new(&ctx.target.agent).unchanged(base.clone(), target.clone()).await?
+        }
+        _ => false,
     };
     let judge = Judge {
         has_base: roots.base.is_some(),
@@ -177,6 +97,7 @@ pub async fn survey(
         content,
         ignore_dir_times: roots.ignore_dir_times,
     };
+    note_kept(ctx, part, roots);
     let scope = match scope(ctx, part, roots, content).await? {
         Ok(scope) => Some(scope),
         Err(why) => {
@@ -214,14 +135,14 @@ fn full(ctx: &ModuleContext, part: &PartPair, why: &str) {
     ctx.reporter.log(LogLevel::Full, &ctx.source.hostname, text);
 }
 
-/// Where somebody worked on the target while the last sync ran, the set that it left says nothing: what stands there counts
-/// as changed.
+/// Where somebody worked on a machine while the last sync ran, what it left says nothing of what both had in common: what
+/// stands there counts as changed. On the machine that was the target that is what was not as planned in the end, on the
+/// source what could not be read.
 fn mark_unsettled(ctx: &ModuleContext, part: &PartPair, found: &mut [Found]) {
-    let Some(pair) = ctx.board.pair().filter(|pair| pair.target.hostname.same_machine(&ctx.target.hostname))
-    else {
-        return;
-    };
-    let unsettled: HashSet<BytePath> = pair.unsettled.into_iter().collect();
+    let Some(pair) = ctx.board.pair() else { return };
+    let was_target = pair.target.hostname.same_machine(&ctx.target.hostname);
+    let unsettled: HashSet<BytePath> =
+        if was_target { pair.unsettled } else { pair.unsent }.into_iter().collect();
     if !unsettled.is_empty() {
         for found in found {
             found.touched |= unsettled.contains(&part.root.join(found.path.as_bytes()));
@@ -240,6 +161,9 @@ async fn scope(
     if content {
         return Ok(Err("contents are compared"));
     }
+    let (Some(our_tree), Some(their_tree)) = (roots.ours.tree(), roots.theirs.tree()) else {
+        return Ok(Err("without snapshots nothing tells what changed"));
+    };
     let Some(pair) = ctx.board.pair() else { return Ok(Err("there is no last sync")) };
     if ctx.board.rule_hash().as_deref() != Some(pair.rule_hash.as_str()) {
         return Ok(Err("the rules are others than at the last sync"));
@@ -259,8 +183,8 @@ async fn scope(
     let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
     let asked = async {
         tokio::try_join!(
-            source.changed(source_base, tree(part, &roots.source)),
-            target.changed(target_base, tree(part, &roots.target))
+            source.changed(source_base, tree(part, our_tree)),
+            target.changed(target_base, tree(part, their_tree))
         )
     };
     let (ours, theirs) = tokio::select! {
@@ -290,16 +214,8 @@ async fn scope(
 fn base_of(pair: &PairRecord, then: &PartRecord, hostname: &Hostname, part: &FolderPart) -> Option<BytePath> {
     let ends = [(&pair.source, &then.source), (&pair.target, &then.target)];
     let (end, place) = ends.into_iter().find(|(end, _)| end.hostname.same_machine(hostname))?;
-    (*place == place_of(part)).then(|| in_set(&end.set, part.subvolume.as_ref(), &part.inside)).flatten()
-}
-
-/// Returns subvolume and path inside, as the record of a pair keeps them.
-pub fn place_of(part: &FolderPart) -> (String, String) {
-    (part.subvolume.as_ref().map(ToString::to_string).unwrap_or_default(), part.inside.to_string())
-}
-
-fn tree(part: &PartPair, root: &BytePath) -> Tree {
-    Tree { root: root.clone(), prefix: part.prefix.clone(), rules: part.rules.clone() }
+    let set = end.set.as_ref().filter(|_| *place == place_of(part))?;
+    in_set(set, part.subvolume.as_ref(), &part.inside)
 }
 
 async fn compare(
@@ -311,21 +227,20 @@ async fn compare(
 ) -> Result<Comparison, ModuleError> {
     let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
     let places = [
-        Some((&source, &roots.source)),
-        Some((&target, &roots.target)),
-        roots.base.as_ref().filter(|_| judge.walks_base()).map(|root| (&target, root)),
+        Some((&source, &roots.ours)),
+        Some((&target, &roots.theirs)),
+        roots.base.as_ref().filter(|_| judge.walks_base()).map(|base| (&target, base)),
     ];
     let mut sinks = [None, None, None];
     let mut streams = [None, None, None];
-    for (at, (agent, root)) in places.into_iter().enumerate().filter_map(|(at, place)| Some((at, place?))) {
-        let tree = tree(part, root);
-        streams[at] = Some(match scope {
-            None => agent.walk(tree).await?,
-            Some(_) => {
-                let (wants, listings) = agent.list(tree).await?;
+    for (at, (agent, listed)) in places.into_iter().enumerate().filter_map(|(at, place)| Some((at, place?))) {
+        streams[at] = Some(match (&scope, listed.tree()) {
+            (Some(_), Some(root)) => {
+                let (wants, listings) = agent.list(tree(part, root)).await?;
                 sinks[at] = Some(wants);
                 listings
             }
+            _ => listed.walk(agent, part).await?,
         });
     }
     let [mut ours, mut theirs, mut base] = streams;
@@ -492,18 +407,4 @@ fn conflicts(found: &[Found]) -> Vec<ConflictItem> {
         theirs: found.theirs.as_ref().map(|entry| (entry.size, entry.meta.mtime)),
     };
     touched.into_values().map(item).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_changed_in_the_second_of_a_snapshot_may_be_behind_it_and_behind_one_of_the_future_lies_everything()
-     {
-        let long_ago = FileTime::default();
-        assert!(before(101, 100) < long_ago && long_ago < before(100, 100));
-        assert!(before(100, 200) < FileTime { seconds: 99, nanos: 990_000_000 });
-        assert!(before(100, 200) > FileTime { seconds: 98, nanos: 0 });
-    }
 }

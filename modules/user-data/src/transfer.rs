@@ -1,9 +1,11 @@
 //! Moves content from the source's agent to the target's and lets the target commit.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use pc_switcher_agent::data::apply::undo_of;
 use pc_switcher_agent::proto::{
-    ApplyNews, ApplyReport, ApplyRequest, Op, PartRoot, StreamFrame, decode, encode,
+    ApplyNews, ApplyReport, ApplyRequest, Identity, Op, PartRoot, StreamFrame, decode, encode,
 };
 use pc_switcher_agent::typed::{Agent, ApplySink, ApplyStream, Applying};
 use pc_switcher_contract::{
@@ -30,6 +32,27 @@ pub struct Load {
     pub source_root: BytePath,
     /// What to do.
     pub steps: Steps,
+    /// Paths where a version of the target loses that nobody has asked it to lose.
+    pub conflicts: HashSet<BytePath>,
+}
+
+/// What went over.
+pub struct Transferred {
+    /// What the commit did.
+    pub report: ApplyReport,
+    /// Paths that were left out, by part's root and path in it: they changed on the source while they were read.
+    pub unsent: Vec<(BytePath, BytePath)>,
+    /// Where conflicts keep the target's version, if it is in no snapshot: absolute paths and places.
+    pub losers: Vec<(BytePath, BytePath)>,
+}
+
+/// What was sent, when all was.
+struct Sent {
+    sink: ApplySink,
+    ops: u64,
+    contents: u64,
+    unsent: Vec<(BytePath, BytePath)>,
+    losers: Vec<(BytePath, BytePath)>,
 }
 
 /// Counts what went over and reports it at most four times a second.
@@ -65,7 +88,7 @@ impl Meter<'_> {
 ///
 /// # Errors
 /// If a file cannot be read, the disk is full, or an agent is lost.
-pub async fn transfer(ctx: &ModuleContext, loads: Vec<Load>) -> Result<ApplyReport, ModuleError> {
+pub async fn transfer(ctx: &ModuleContext, loads: Vec<Load>) -> Result<Transferred, ModuleError> {
     let parts = loads
         .iter()
         .map(|load| PartRoot {
@@ -93,15 +116,18 @@ pub async fn transfer(ctx: &ModuleContext, loads: Vec<Load>) -> Result<ApplyRepo
         }
     };
     let asked = async {
-        let (mut sink, ops, contents) = sent?;
+        let Sent { mut sink, ops, contents, unsent, losers } = sent?;
         ctx.reporter.stage("commit");
         ctx.board.set_commit_pending(true);
         up(&mut sink, encode(&StreamFrame::Commit { ops, contents })).await?;
         sink.finish().await?;
-        Ok(ops)
+        Ok((ops, unsent, losers))
     };
     match asked.await {
-        Ok(ops) => committed(ctx, &mut stream, ops).await,
+        Ok((ops, unsent, losers)) => {
+            let report = committed(ctx, &mut stream, ops).await?;
+            Ok(Transferred { report, unsent, losers })
+        }
         // The target ended the call: its own words say why.
         Err(Broken::Sink) => match stream.next().await {
             Err(error) => Err(error.into()),
@@ -129,54 +155,112 @@ async fn up(sink: &mut ApplySink, frame: Vec<u8>) -> Result<(), Broken> {
     })
 }
 
-/// Sends all steps, then all content; returns the sink with the counts for the commit.
-async fn send_all(
-    ctx: &ModuleContext,
-    loads: Vec<Load>,
-    mut sink: ApplySink,
-) -> Result<(ApplySink, u64, u64), Broken> {
+/// Sends all steps, then all content. Content of live trees goes first: only then it is known which steps there are.
+async fn send_all(ctx: &ModuleContext, mut loads: Vec<Load>, mut sink: ApplySink) -> Result<Sent, Broken> {
     let total: u64 = loads.iter().map(|load| load.steps.stats.bytes).sum();
     let mut meter = Meter { ctx, total, done: 0, began: Instant::now(), last: None };
+    let (mut unsent, mut losers) = (Vec::new(), Vec::new());
+    for (index, load) in loads.iter_mut().enumerate().filter(|(_, load)| load.part.is_live(Role::Source)) {
+        if load.steps.wants.is_empty() {
+            continue;
+        }
+        up(&mut sink, encode(&StreamFrame::Ahead { part: index as u16 })).await?;
+        let left = send_content(ctx, &mut sink, &mut meter, load).await?;
+        let left = load.steps.leave_out(&left).into_iter();
+        unsent.extend(left.map(|path| (load.part.root.clone(), path)));
+    }
     let (mut ops, mut contents) = (0, 0);
-    let mut reads = Vec::new();
-    for (index, load) in loads.into_iter().enumerate() {
-        let Steps { ops: steps, wants, .. } = load.steps;
+    for (index, load) in loads.iter_mut().enumerate() {
+        losers.extend(losers_of(ctx, load, ops));
+        let steps = std::mem::take(&mut load.steps.ops);
         ops += steps.len() as u64;
-        contents += wants.len() as u64;
+        contents += load.steps.wants.len() as u64;
         let part = index as u16;
         let mut steps = steps.into_iter().peekable();
         while steps.peek().is_some() {
             let frame = encode(&StreamFrame::Ops { part, ops: batch(&mut steps) });
             up(&mut sink, frame).await?;
         }
-        reads.push((load.source_root, load.part.root, wants));
     }
-    for (source_root, root, wants) in reads {
-        if wants.is_empty() {
-            continue;
+    for load in loads.iter().filter(|load| !load.part.is_live(Role::Source) && !load.steps.wants.is_empty()) {
+        send_content(ctx, &mut sink, &mut meter, load).await?;
+    }
+    Ok(Sent { sink, ops, contents, unsent, losers })
+}
+
+/// Sends the content of one part; returns the paths that did not go over as they were planned, in a live tree.
+async fn send_content(
+    ctx: &ModuleContext,
+    sink: &mut ApplySink,
+    meter: &mut Meter<'_>,
+    load: &Load,
+) -> Result<HashSet<BytePath>, Broken> {
+    let (root, wants) = (&load.part.root, &load.steps.wants);
+    let is_live = load.part.is_live(Role::Source);
+    let source = Agent::new(&ctx.source.agent);
+    let (mut asking, mut read) = match is_live {
+        true => source.read_live(load.source_root.clone()).await?,
+        false => source.read(load.source_root.clone()).await?,
+    };
+    let ask = async {
+        for batch in wants.chunks(500) {
+            asking.send(batch).await?;
         }
-        let (mut asking, mut read) = Agent::new(&ctx.source.agent).read(source_root).await?;
-        let ask = async {
-            for batch in wants.chunks(500) {
-                asking.send(batch).await?;
-            }
-            asking.finish().await
-        };
-        let item = format!("copying {root} to {}", ctx.target.hostname);
-        let pass = async {
-            while let Some(frame) = read.next().await? {
-                if !StreamFrame::is_content(&frame) {
-                    return Err(unreadable(ctx, &frame, &root, &wants));
-                }
+        asking.finish().await
+    };
+    let item = format!("copying {root} to {}", ctx.target.hostname);
+    let first = wants.first().map_or(0, |want| want.content);
+    let mut is_whole = vec![!is_live; wants.len()];
+    let pass = async {
+        while let Some(frame) = read.next().await? {
+            if StreamFrame::is_content(&frame) {
                 let bytes = frame.len() as u64;
-                up(&mut sink, frame).await?;
+                up(sink, frame).await?;
                 meter.add(bytes, &item);
+                continue;
             }
-            Ok(())
-        };
-        tokio::try_join!(async { ask.await.map_err(Broken::from) }, pass)?;
+            let Some(whole) = whole_files(&frame).filter(|_| is_live) else {
+                return Err(unreadable(ctx, &frame, root, wants));
+            };
+            for (content, version) in whole {
+                let at = content.wrapping_sub(first) as usize;
+                if load.steps.versions.get(at) == Some(&version) {
+                    is_whole[at] = true;
+                }
+            }
+        }
+        Ok(())
+    };
+    tokio::try_join!(async { ask.await.map_err(Broken::from) }, pass)?;
+    let left = wants.iter().zip(is_whole).filter(|(_, is_whole)| !is_whole);
+    Ok(left.map(|(want, _)| want.path.clone()).collect())
+}
+
+/// Returns the files of a live tree that a frame says are whole, if that is what it says.
+fn whole_files(frame: &[u8]) -> Option<Vec<(u32, Identity)>> {
+    match decode(frame) {
+        Ok(StreamFrame::Whole(whole)) => Some(whole),
+        _ => None,
     }
-    Ok((sink, ops, contents))
+}
+
+/// Returns where the target's versions of conflicts go that are in no snapshot; `first` is the number of the first step.
+fn losers_of(ctx: &ModuleContext, load: &Load, first: u64) -> Vec<(BytePath, BytePath)> {
+    if !load.part.is_live(Role::Target) || load.conflicts.is_empty() {
+        return Vec::new();
+    }
+    let undo = undo_of(&load.part.root, &ctx.session);
+    let displaced = load.steps.ops.iter().zip(first..).filter_map(|(op, number)| match op {
+        Op::Put { path, replaces: Some(_), .. }
+        | Op::Link { path, replaces: Some(_), .. }
+        | Op::Remove { path, .. } => Some((path, number)),
+        _ => None,
+    });
+    let lost = displaced.filter(|(path, _)| load.conflicts.contains(*path));
+    lost.map(|(path, number)| {
+        (load.part.root.join(path.as_bytes()), undo.join(number.to_string().as_bytes()))
+    })
+    .collect()
 }
 
 /// Bytes of a step's attributes: nothing else of it grows beyond a few paths.

@@ -7,7 +7,8 @@ use pc_switcher_agent::proto::{ApplyReport, Body, Op, ReadWant};
 use pc_switcher_contract::{BytePath, ModuleContext, ModuleError, Problem, Role};
 
 use crate::parts::PartPair;
-use crate::survey::{Roots, digests};
+use crate::roots::Roots;
+use crate::survey::digests;
 use crate::transfer::Load;
 
 /// So many files are compared at once: memory is bounded by it.
@@ -20,6 +21,8 @@ pub struct Written {
     files: BTreeMap<BytePath, Vec<BytePath>>,
     /// Every path of its plan, as a hash: there may be millions.
     planned: HashSet<u64>,
+    /// What of it was left for the next sync, likewise.
+    left: HashSet<u64>,
     /// Parts for which the plan was made and is empty.
     nothing: HashSet<BytePath>,
 }
@@ -62,6 +65,23 @@ impl Written {
     /// Whether the plan was to change this path.
     pub fn has_planned(&self, root: &BytePath, path: &BytePath) -> bool {
         self.planned.contains(&hash(root, path))
+    }
+
+    /// Whether this path was planned and is left for the next sync.
+    pub fn has_left(&self, root: &BytePath, path: &BytePath) -> bool {
+        self.left.contains(&hash(root, path))
+    }
+
+    /// Leaves out what was not sent.
+    #[must_use]
+    pub fn without(mut self, unsent: &[(BytePath, BytePath)]) -> Self {
+        self.left.extend(unsent.iter().map(|(root, path)| hash(root, path)));
+        if !unsent.is_empty() {
+            for (root, paths) in &mut self.files {
+                paths.retain(|path| !self.left.contains(&hash(root, path)));
+            }
+        }
+        self
     }
 
     /// Leaves out what the commit left as it was.

@@ -1,0 +1,88 @@
+//! What people and the record of the pair are told about single paths.
+
+use std::collections::HashSet;
+
+use pc_switcher_agent::proto::{ApplyReport, Layout};
+use pc_switcher_contract::{BytePath, Hostname, LogLevel, ModuleContext};
+
+use crate::parts::PartPair;
+use crate::survey::{APART, Survey};
+
+/// So many paths of a kind are said loudly.
+pub const NAMED: usize = 100;
+
+/// Names what changed on the source while it was read; the next sync brings it over.
+pub fn unsent(ctx: &ModuleContext, unsent: &[(BytePath, BytePath)]) {
+    for (at, (root, path)) in unsent.iter().enumerate() {
+        let path = root.join(path.as_bytes());
+        let level = if at < NAMED { LogLevel::Warning } else { LogLevel::Full };
+        let text = format!("`{path}` changed while it was read and is left for the next sync");
+        ctx.reporter.log(level, &ctx.source.hostname, text);
+        ctx.board.add_unsent(path);
+    }
+    ctx.board.add_left(unsent.len());
+}
+
+/// Says where the target's versions of conflicts are that no snapshot holds.
+pub fn losers(ctx: &ModuleContext, losers: Vec<(BytePath, BytePath)>, report: &ApplyReport) {
+    let left: HashSet<&BytePath> = report.conflicts.iter().map(|conflict| &conflict.path).collect();
+    for (path, kept) in losers.into_iter().filter(|(path, _)| !left.contains(path)) {
+        let hostname = &ctx.target.hostname;
+        let text = format!("`{path}`: the version of {hostname} is kept as `{kept}` until the next sync");
+        ctx.reporter.log(LogLevel::Info, hostname, text.clone());
+        ctx.board.add_conflict(text);
+    }
+}
+
+/// Names what lies below a folder and is not mirrored with it.
+pub fn left_out(ctx: &ModuleContext, hostname: &Hostname, layout: &Layout) {
+    for mount in &layout.foreign {
+        let text = format!("`{}` ({}) is a mount of its own and is not mirrored", mount.path, mount.fs_type);
+        ctx.reporter.log(LogLevel::Warning, hostname, text);
+    }
+    for part in &layout.parts {
+        for nested in &part.nested {
+            let path = part.root.join(nested.as_bytes());
+            let text = format!("`{path}` is a nested subvolume and is not mirrored");
+            ctx.reporter.log(LogLevel::Warning, hostname, text);
+        }
+    }
+}
+
+/// Notes where both machines differ though nothing is to be done: the next sync looks there again.
+pub fn apart(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
+    let left_alone = survey.left_alone.iter().map(|(path, _)| path);
+    let steps = &survey.steps;
+    let paths = left_alone.chain(&steps.kept).chain(&steps.blocked).chain(&survey.times);
+    for path in paths.take(APART) {
+        ctx.board.add_apart(part.root.join(path.as_bytes()));
+    }
+}
+
+/// Names what stays though the source has it otherwise.
+pub fn kept(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
+    for (path, reason) in &survey.left_alone {
+        let text = format!("`{}` is left alone: {reason}", part.root.join(path.as_bytes()));
+        ctx.reporter.log(LogLevel::Full, &ctx.target.hostname, text);
+    }
+    for path in &survey.steps.kept {
+        let text =
+            format!("`{}` stays: it holds files that are not mirrored", part.root.join(path.as_bytes()));
+        ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, text);
+    }
+    for path in &survey.steps.blocked {
+        let path = part.root.join(path.as_bytes());
+        let text = format!("`{path}` stays a directory: it holds files that are not mirrored");
+        ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, text);
+    }
+}
+
+/// Names what somebody changed on the target while the sync ran; the next sync asks about it.
+pub fn meanwhile(ctx: &ModuleContext, paths: Vec<BytePath>) {
+    for (at, path) in paths.into_iter().enumerate() {
+        let level = if at < NAMED { LogLevel::Warning } else { LogLevel::Full };
+        let text = format!("`{path}` changed there during the sync and stays as it is");
+        ctx.reporter.log(level, &ctx.target.hostname, text);
+        ctx.board.add_unsettled(path);
+    }
+}
