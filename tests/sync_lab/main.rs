@@ -11,6 +11,7 @@ mod hosts;
 mod kill_points;
 mod layouts;
 mod moving;
+mod no_snapshots;
 mod odds;
 mod random;
 mod redone;

@@ -15,7 +15,7 @@ use super::{
     enter::Door,
     error::{LabError, Result},
     guardian::remove_cgroups,
-    options::{Init, MachineName},
+    options::{HomeDisk, Init, MachineName},
     poll::wait_for,
     pool::{self, Pool},
     processes::{self, Process},
@@ -187,6 +187,8 @@ impl Machine {
             ("LAB_MAC", self.name.hardware_address().into()),
             ("LAB_UNCACHED", if options.uncached_disks { "yes" } else { "" }.into()),
             ("LAB_INIT", init.into()),
+            ("LAB_HOME", options.home_of(self.name).map_or("", HomeDisk::as_str).into()),
+            ("LAB_HOME_IMAGE", place.root(self.name).join(pool::HOME_IMAGE).into()),
             ("LAB_MOUNTS", mounts.join(" ").into()),
             ("LAB_TINY", Scripts::at(&place.run()).tiny_init.into()),
         ]

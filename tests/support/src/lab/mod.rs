@@ -51,7 +51,7 @@ pub use self::{
     error::{LabError, Result},
     machine::Machine,
     net::CableCut,
-    options::{Init, LabOptions, MachineName, SnapshotDir, Sudo},
+    options::{HomeDisk, Init, LabOptions, MachineName, SnapshotDir, Sudo},
     power::DiskCache,
     processes::Process,
     pty::{CTRL_BACKSLASH, CTRL_C, CTRL_D, Terminal},

@@ -103,6 +103,26 @@ pub enum Sudo {
     Refused,
 }
 
+/// A file system of the homes' own, in an image on the machine's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HomeDisk {
+    /// ext4, with its `lost+found`.
+    Ext4,
+    /// XFS.
+    Xfs,
+}
+
+impl HomeDisk {
+    /// Returns the name of the file system.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+        }
+    }
+}
+
 /// Name and variants of a lab; [`LabOptions::new`] has the defaults of an everyday pair of machines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabOptions {
@@ -113,6 +133,8 @@ pub struct LabOptions {
     pub(super) sudo: Sudo,
     pub(super) disk_bytes: u64,
     pub(super) ext4: Vec<MachineName>,
+    #[serde(default)]
+    pub(super) homes: Vec<(MachineName, HomeDisk)>,
     #[serde(default)]
     pub(super) uncached_disks: bool,
     #[serde(skip)]
@@ -132,6 +154,7 @@ impl LabOptions {
             sudo: Sudo::default(),
             disk_bytes: 6 << 30,
             ext4: Vec::new(),
+            homes: Vec::new(),
             uncached_disks: false,
             lock_wait: Duration::from_secs(20),
             is_detached: false,
@@ -175,6 +198,13 @@ impl LabOptions {
         self
     }
 
+    /// Gives this machine's homes a file system of their own, in place of the subvolume `@home`.
+    #[must_use]
+    pub fn home(mut self, machine: MachineName, disk: HomeDisk) -> Self {
+        self.homes.push((machine, disk));
+        self
+    }
+
     /// Lets the machines' disks pass the host's page cache by, as hardware does: for measurements. Otherwise each read and
     /// write costs the host a copy, and a power cut loses what was not flushed.
     #[must_use]
@@ -206,7 +236,14 @@ impl LabOptions {
     /// Returns the part that decides what the pristine disks hold; the rest may differ between two `up`.
     pub(super) fn disk_recipe(&self) -> String {
         let Self { init, root_subvolume, snapshot_dir, sudo, disk_bytes, ext4, .. } = self;
-        format!("{init:?} {root_subvolume} {snapshot_dir:?} {sudo:?} {disk_bytes} {ext4:?}")
+        let homes = self.homes.iter().map(|(machine, disk)| format!(" {machine:?} {disk:?}"));
+        let homes: String = homes.collect();
+        format!("{init:?} {root_subvolume} {snapshot_dir:?} {sudo:?} {disk_bytes} {ext4:?}{homes}")
+    }
+
+    /// Returns the file system of this machine's homes, if it is one of their own.
+    pub(super) fn home_of(&self, machine: MachineName) -> Option<HomeDisk> {
+        self.homes.iter().find(|(name, _)| *name == machine).map(|(_, disk)| *disk)
     }
 
     pub(super) fn is_ext4(&self, machine: MachineName) -> bool {

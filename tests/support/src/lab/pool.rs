@@ -13,7 +13,7 @@ use super::{
     error::{LabError, Result},
     hub::{reflink, shut_down_xfs},
     loops,
-    options::{LabOptions, MachineName, SnapshotDir},
+    options::{HomeDisk, LabOptions, MachineName, SnapshotDir},
     place::Place,
     provision::{self, Identities},
     tool,
@@ -21,6 +21,10 @@ use super::{
 
 /// Sparse on the host: images of a machine and of its snapshots share their extents.
 const POOL_BYTES: u64 = 32 << 30;
+
+/// The image of the homes' own file system on a machine's disk, and its size: sparse, and a little less than the disk.
+pub(super) const HOME_IMAGE: &str = "var/lib/lab-home.img";
+const HOME_SHARE: (u64, u64) = (3, 4);
 
 /// Name of the state in which a machine is first booted; it cannot be saved over.
 pub(super) const PRISTINE: &str = "pristine";
@@ -136,7 +140,8 @@ impl Pool {
         fs::create_dir_all(&top).map_err(LabError::path("create", &top))?;
         mount_loop("btrfs", "loop,subvolid=5", image, &top)?;
         let made = mount_subvolumes(&subvolumes(options, self.machine), &top, root).and_then(|()| {
-            let filled = fill();
+            let home = options.home_of(self.machine).map_or(Ok(()), |disk| make_home(root, disk, options));
+            let filled = home.and_then(|()| fill());
             tool::run("umount", [Path::new("--recursive"), root])?;
             filled
         });
@@ -181,6 +186,21 @@ impl Pool {
     }
 }
 
+/// Makes the homes' own file system and mounts it.
+fn make_home(root: &Path, disk: HomeDisk, options: &LabOptions) -> Result<()> {
+    let (image, point) = (root.join(HOME_IMAGE), root.join("home"));
+    for dir in [image.parent().unwrap_or(root), &point] {
+        fs::create_dir_all(dir).map_err(LabError::path("create", dir))?;
+    }
+    set_len(&image, options.disk_bytes / HOME_SHARE.1 * HOME_SHARE.0)?;
+    let kept = match disk {
+        HomeDisk::Ext4 => "-Enodiscard",
+        HomeDisk::Xfs => "-K",
+    };
+    tool::run(&format!("mkfs.{}", disk.as_str()), [Path::new("-q"), Path::new(kept), &image])?;
+    mount_loop(disk.as_str(), "loop", &image, &point)
+}
+
 fn mount_subvolumes(others: &[(&str, &str)], top: &Path, root: &Path) -> Result<()> {
     for subvolume in ["@"].into_iter().chain(others.iter().map(|(subvolume, _)| *subvolume)) {
         tool::run("btrfs", [Path::new("subvolume"), Path::new("create"), &top.join(subvolume)])?;
@@ -201,7 +221,10 @@ pub(super) fn subvolumes(options: &LabOptions, machine: MachineName) -> Vec<(&'s
     if options.is_ext4(machine) {
         return Vec::new();
     }
-    let mut found = vec![("@home", "/home")];
+    let mut found = Vec::new();
+    if options.home_of(machine).is_none() {
+        found.push(("@home", "/home"));
+    }
     if options.root_subvolume {
         found.push(("@root", "/root"));
     }

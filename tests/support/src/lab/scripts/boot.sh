@@ -1,6 +1,7 @@
 # First process of a machine: builds its network, disks and /proc, /sys, /dev, then becomes its init.
 #
 # LAB_MACHINE  LAB_IMAGE  LAB_FORMAT (btrfs|ext4)  LAB_UNCACHED (yes or empty)  LAB_ROOT (mount point)  LAB_ADDRESS  LAB_MAC
+# LAB_HOME (file system of the homes' own in LAB_HOME_IMAGE, or empty)
 # LAB_INIT (tiny|systemd)  LAB_MOUNTS (subvolume:path …)  LAB_TINY (path of the tiny init)
 set -eu
 root=$LAB_ROOT
@@ -35,6 +36,12 @@ echo 'write back' >"/sys/block/${disk#/dev/}/queue/write_cache"
 for pair in $LAB_MOUNTS; do
     mount -t btrfs -o "subvol=${pair%%:*}" "$disk" "$root${pair#*:}"
 done
+
+if [ -n "$LAB_HOME" ]; then
+    mount -t "$LAB_HOME" -o loop "$LAB_HOME_IMAGE" "$root/home"
+    home=$(findmnt --noheadings --nofsroot --output SOURCE --mountpoint "$root/home")
+    echo 'write back' >"/sys/block/${home#/dev/}/queue/write_cache"
+fi
 
 # Kernel file systems. The second, bare proc is what rootless containers look for; it is not for users.
 mount -t tmpfs -o mode=755,nosuid,nodev tmpfs "$root/run"
