@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 
 use crate::proto::{
     ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, ChangedDir, ChangedRequest, Diagnosis,
-    DirListing, Layout, LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Patience, Redone,
-    Request, SpaceReport, StreamFrame, TakeSet, Tree, WalkRequest, WalkSummary, Writer, WritersRequest,
-    decode, encode,
+    DirListing, Layout, LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Patience, ReadWant,
+    Redone, Request, SpaceReport, StreamFrame, TakeSet, Tree, WalkRequest, WalkSummary, Writer,
+    WritersRequest, decode, encode,
 };
 
 /// An agent with typed calls.
@@ -177,6 +177,42 @@ impl Agent {
     /// Starts reading files below `root`.
     pub async fn read(&self, root: BytePath) -> Result<(Wants, ReadStream), ExecError> {
         let call = self.link.open(encode(&Request::Read { root })).await?;
+        Ok((Wants { sink: call.sink }, ReadStream { stream: call.stream }))
+    }
+
+    /// Returns by their numbers how many bytes of files changed since an older snapshot; a file of which that is not known
+    /// is left out.
+    pub async fn delta(
+        &self,
+        root: BytePath,
+        base: BytePath,
+        wants: &[ReadWant],
+    ) -> Result<HashMap<u32, u64>, ExecError> {
+        let mut call = self.link.open(encode(&Request::Delta { root, base })).await?;
+        let send = async {
+            for batch in wants.chunks(500) {
+                call.sink.send(encode(&batch.to_vec())).await?;
+            }
+            call.sink.finish().await
+        };
+        let receive = async {
+            let mut found = HashMap::new();
+            loop {
+                match call.stream.next().await? {
+                    Reply::Item(body) => {
+                        let told: Vec<(u32, Option<u64>)> = decode(&body).map_err(|why| self.broken(why))?;
+                        found.extend(told.into_iter().filter_map(|(content, bytes)| Some((content, bytes?))));
+                    }
+                    Reply::Done(_) => return Ok(found),
+                }
+            }
+        };
+        tokio::try_join!(send, receive).map(|((), found)| found)
+    }
+
+    /// Starts reading what changed in files below `root` since an older snapshot.
+    pub async fn read_delta(&self, root: BytePath, base: BytePath) -> Result<(Wants, ReadStream), ExecError> {
+        let call = self.link.open(encode(&Request::ReadDelta { root, base })).await?;
         Ok((Wants { sink: call.sink }, ReadStream { stream: call.stream }))
     }
 

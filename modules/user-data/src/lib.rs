@@ -13,6 +13,7 @@ pub mod links;
 pub mod module;
 pub mod need;
 mod parts;
+mod patches;
 pub mod pattern;
 pub mod people;
 pub mod rules;

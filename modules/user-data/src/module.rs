@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pc_switcher_agent::proto::{Layout, LayoutRequest, Op, UserFact};
+use pc_switcher_agent::proto::{Body, Layout, LayoutRequest, Op, UserFact};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
     BytePath, ErrorKind, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, PartRecord, Plan,
@@ -108,7 +108,7 @@ impl UserData {
                 roots.ignore_dir_times = true;
             }
             let found = survey(ctx, part, &roots, content, first).await?;
-            first += found.steps.wants.len() as u32;
+            first += (found.steps.wants.len() + found.steps.patches.len()) as u32;
             surveys.push(found);
         }
         Ok(surveys)
@@ -359,8 +359,10 @@ fn plan_items(part: &PartPair, survey: &Survey) -> Vec<PlanItem> {
     for op in &survey.steps.ops {
         items.push(match op {
             Op::Put { path, body, replaces, .. } => {
-                let bytes =
-                    if let pc_switcher_agent::proto::Body::File { size, .. } = body { *size } else { 0 };
+                let bytes = match body {
+                    Body::File { size, .. } | Body::Patched { size, .. } => *size,
+                    _ => 0,
+                };
                 item(if replaces.is_some() { "update" } else { "create" }, path, bytes)
             }
             Op::Link { path, .. } => item("link", path, 0),
@@ -448,7 +450,8 @@ impl Module for UserData {
         let mut loads = Vec::new();
         for (part, survey) in parts.into_iter().zip(surveys) {
             let source_root = roots(ctx, &part, SnapshotKind::PreSync)?.source;
-            loads.push(Load { part, source_root, steps: survey.steps });
+            let source_base = survey.source_base;
+            loads.push(Load { part, source_root, source_base, steps: survey.steps });
         }
         let written = Written::planned(&loads);
         let report = transfer(ctx, loads).await?;

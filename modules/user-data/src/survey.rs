@@ -15,6 +15,7 @@ use crate::change::{Found, Judge, Suspect, settle};
 use crate::compare::{Comparison, Pairing, Walk};
 use crate::links;
 use crate::parts::PartPair;
+use crate::patches::{self, Patches};
 use crate::scope::Scope;
 use crate::steps::{Steps, steps};
 
@@ -44,6 +45,8 @@ pub struct Roots {
 pub struct Survey {
     /// The steps that make the target's part the source's.
     pub steps: Steps,
+    /// What the steps patch files from: on the source, in the set of the last sync.
+    pub source_base: Option<BytePath>,
     /// Paths changed on the target since the last sync that the steps would touch: size and time of both versions.
     pub conflicts: Vec<ConflictItem>,
     /// Names left alone though the other machine has them, with the reason.
@@ -200,12 +203,24 @@ pub async fn survey(
         mark_unsettled(ctx, part, &mut found);
     }
     let conflicts = conflicts(&found);
-    let steps = steps(found, &holding, &dir_meta, first_content);
+    let patches = match content {
+        false => patches::ask(ctx, part, roots, &found).await?,
+        true => Patches::default(),
+    };
+    let steps = steps(found, &holding, &dir_meta, &patches.bytes, first_content);
     let (source_entries, target_entries) = match common {
         Some(before) => ((before + steps.stats.created).saturating_sub(steps.stats.deleted), before),
         None => (comparison.source_entries, comparison.target_entries),
     };
-    Ok(Survey { steps, conflicts, left_alone, times, source_entries, target_entries })
+    Ok(Survey {
+        steps,
+        source_base: patches.base,
+        conflicts,
+        left_alone,
+        times,
+        source_entries,
+        target_entries,
+    })
 }
 
 /// Says that everything is compared, and why.
@@ -287,7 +302,12 @@ async fn scope(
 }
 
 /// Returns where a part lies in what the last sync left on this machine, if it lay there then.
-fn base_of(pair: &PairRecord, then: &PartRecord, hostname: &Hostname, part: &FolderPart) -> Option<BytePath> {
+pub(crate) fn base_of(
+    pair: &PairRecord,
+    then: &PartRecord,
+    hostname: &Hostname,
+    part: &FolderPart,
+) -> Option<BytePath> {
     let ends = [(&pair.source, &then.source), (&pair.target, &then.target)];
     let (end, place) = ends.into_iter().find(|(end, _)| end.hostname.same_machine(hostname))?;
     (*place == place_of(part)).then(|| in_set(&end.set, part.subvolume.as_ref(), &part.inside)).flatten()

@@ -28,6 +28,8 @@ pub struct Load {
     pub part: PartPair,
     /// Where the source's snapshot of it lies.
     pub source_root: BytePath,
+    /// Where the source has the versions that files are patched from.
+    pub source_base: Option<BytePath>,
     /// What to do.
     pub steps: Steps,
 }
@@ -140,22 +142,27 @@ async fn send_all(
     let (mut ops, mut contents) = (0, 0);
     let mut reads = Vec::new();
     for (index, load) in loads.into_iter().enumerate() {
-        let Steps { ops: steps, wants, .. } = load.steps;
+        let Steps { ops: steps, wants, patches, .. } = load.steps;
         ops += steps.len() as u64;
-        contents += wants.len() as u64;
+        contents += (wants.len() + patches.len()) as u64;
         let part = index as u16;
         let mut steps = steps.into_iter().peekable();
         while steps.peek().is_some() {
             let frame = encode(&StreamFrame::Ops { part, ops: batch(&mut steps) });
             up(&mut sink, frame).await?;
         }
-        reads.push((load.source_root, load.part.root, wants));
+        reads.push((load.source_root.clone(), None, load.part.root.clone(), wants));
+        reads.push((load.source_root, load.source_base, load.part.root, patches));
     }
-    for (source_root, root, wants) in reads {
+    for (source_root, source_base, root, wants) in reads {
         if wants.is_empty() {
             continue;
         }
-        let (mut asking, mut read) = Agent::new(&ctx.source.agent).read(source_root).await?;
+        let source = Agent::new(&ctx.source.agent);
+        let (mut asking, mut read) = match source_base {
+            None => source.read(source_root).await?,
+            Some(base) => source.read_delta(source_root, base).await?,
+        };
         let ask = async {
             for batch in wants.chunks(500) {
                 asking.send(batch).await?;

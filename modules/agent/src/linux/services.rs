@@ -210,6 +210,10 @@ impl Services for LinuxServices {
             Request::List(request) => encode(&data::walk::list(&request, call)?),
             Request::Changed(request) => encode(&changed(&request, call)?),
             Request::Read { root } => encode(&data::read::run(&root, call, &self.sent)?),
+            Request::Delta { root, base } => encode(&data::delta::run(&root, &base, call)?),
+            Request::ReadDelta { root, base } => {
+                encode(&data::read::run_delta(&root, &base, call, &self.sent)?)
+            }
             Request::Digest { root } => encode(&data::digest::run(&root, call, &self.sent)?),
             Request::Apply(request) => {
                 encode(&data::apply::run(&request, call, &self.state, self.options.watch.as_ref())?)

@@ -58,12 +58,21 @@ pub enum StreamFrame {
         /// How many contents were sent.
         contents: u64,
     },
+    /// A range of a [`Body::Patched`] file that is a hole now.
+    Hole {
+        /// The file's number.
+        content: u32,
+        /// Where it begins.
+        at: u64,
+        /// Where it ends.
+        end: u64,
+    },
 }
 
 impl StreamFrame {
-    /// Whether an encoded frame holds content, told by its first byte.
+    /// Whether an encoded frame holds content or a hole, told by its first byte.
     pub fn is_content(encoded: &[u8]) -> bool {
-        encoded.first() == Some(&0)
+        matches!(encoded.first(), Some(0 | 4))
     }
 }
 
@@ -96,6 +105,13 @@ pub enum Body {
     Fifo,
     /// A directory, empty so far.
     Dir,
+    /// A regular file that is made of the version which it replaces: only the ranges that differ are sent.
+    Patched {
+        /// The number of its content.
+        content: u32,
+        /// Its size, holes included.
+        size: u64,
+    },
 }
 
 /// One step of the commit. Paths are relative to the part's root.

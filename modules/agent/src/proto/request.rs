@@ -76,6 +76,22 @@ pub enum Request {
         /// A path in the newer one.
         to: BytePath,
     },
+    /// Uploads: `Vec<`[`super::ReadWant`]`>`; items: `Vec<(u32, Option<u64>)>`, the bytes of each file that changed since an
+    /// older snapshot of its subvolume, `None` if the trees do not tell → `()`.
+    Delta {
+        /// The tree's root.
+        root: BytePath,
+        /// The same root in the older snapshot.
+        base: BytePath,
+    },
+    /// As [`Request::Read`], but only what changed since an older snapshot of the subvolume is sent, with
+    /// [`super::StreamFrame::Hole`]s where data became a hole.
+    ReadDelta {
+        /// The tree's root.
+        root: BytePath,
+        /// The same root in the older snapshot.
+        base: BytePath,
+    },
 }
 
 impl Request {
@@ -107,6 +123,8 @@ impl Request {
             Request::Diagnose => "diagnose",
             Request::Writers(_) => "writers",
             Request::Unchanged { .. } => "unchanged",
+            Request::Delta { .. } => "delta",
+            Request::ReadDelta { .. } => "read-delta",
         }
     }
 }

@@ -178,6 +178,12 @@ impl Services for ModelServices {
                 encode(&data::walk::run(&request, call)?)
             }
             Request::Read { root } => encode(&data::read::run(&self.real(&root), call, &self.sent)?),
+            Request::Delta { root, base } => {
+                encode(&data::delta::run(&self.real(&root), &self.real(&base), call)?)
+            }
+            Request::ReadDelta { root, base } => {
+                encode(&data::read::run_delta(&self.real(&root), &self.real(&base), call, &self.sent)?)
+            }
             Request::Digest { root } => encode(&data::digest::run(&self.real(&root), call, &self.sent)?),
             Request::Apply(mut request) => {
                 for part in &mut request.parts {

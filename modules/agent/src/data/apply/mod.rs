@@ -15,6 +15,7 @@
 //! A session that is cut off has an entry in the machine state, and [`redo`] brings it to its end: docs/adr/0005.
 
 mod aside;
+mod clone;
 mod commit;
 mod entry;
 mod finish;
@@ -153,7 +154,7 @@ fn stage(
     let mut stager = Stager::new(parts, tally);
     let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
     thread::scope(|scope| {
-        let writers = Writers::start(scope, threads, tally);
+        let writers = Writers::start(scope, threads, tally, call);
         let fed = feed(&mut stager, &mut journal, &writers, call);
         // The reason of a thread that has given up comes before the consequence.
         writers.finish().and(fed)
@@ -201,6 +202,11 @@ fn feed(
             StreamFrame::Content(pieces) => {
                 let jobs = pieces.into_iter().map(|piece| stager.job(piece)).collect::<Result<_, _>>()?;
                 if !writers.give(jobs) {
+                    return Err(AgentError::failed("a writing thread gave up"));
+                }
+            }
+            StreamFrame::Hole { content, at, end } => {
+                if !writers.give(vec![stager.hole(content, at, end)?]) {
                     return Err(AgentError::failed("a writing thread gave up"));
                 }
             }

@@ -14,10 +14,10 @@ use pc_switcher_contract::BytePath;
 use super::part::Part;
 use super::plan::{Action, Step};
 use super::planner::{New, Planner, Staged, single};
-use super::writer::{Job, Start, Tally, unknown};
+use super::writer::{Job, Over, Start, Tally, What, unknown};
 use crate::data::seen::Seen;
-use crate::data::{meta, open};
-use crate::proto::{AgentError, Body, Meta, Op, Piece};
+use crate::data::{delta, meta, open};
+use crate::proto::{AgentError, Body, Identity, Meta, Op, Piece};
 
 /// Staged directories that are kept open.
 const OPEN_DIRS: usize = 32;
@@ -29,6 +29,8 @@ struct Waiting {
     path: BytePath,
     meta: Meta,
     size: u64,
+    /// The version that it is made of.
+    made_of: Option<Identity>,
 }
 
 /// Builds staging from steps and pieces.
@@ -75,13 +77,14 @@ impl<'a> Stager<'a> {
     }
 
     fn build(&mut self, part: usize, new: New) -> Result<(), Trouble> {
-        let New { at, path, body, meta } = new;
-        if let Body::File { content, size } = body {
+        let New { at, path, body, meta, replaces } = new;
+        if let Body::File { content, size } | Body::Patched { content, size } = body {
+            let made_of = replaces.filter(|_| matches!(body, Body::Patched { .. }));
             if !self.known.insert(content) {
                 return Err(AgentError::protocol(format!("content {content} is used twice")).into());
             }
             self.contents += 1;
-            self.waiting.insert(content, Waiting { part, at, path, meta, size });
+            self.waiting.insert(content, Waiting { part, at, path, meta, size, made_of });
             return Ok(());
         }
         let dir = self.dir_of(part, &at)?;
@@ -93,7 +96,7 @@ impl<'a> Stager<'a> {
                 return Ok(());
             }
             Body::Symlink(target) => symlinkat(target.as_bytes(), &dir, name)?,
-            Body::Fifo | Body::File { .. } => {
+            Body::Fifo | Body::File { .. } | Body::Patched { .. } => {
                 mknodat(&dir, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
             }
         }
@@ -105,19 +108,35 @@ impl<'a> Stager<'a> {
 
     /// Finds out where a piece belongs.
     pub(super) fn job(&mut self, piece: Piece) -> Result<Job, AgentError> {
-        let Some(file) = self.waiting.remove(&piece.content) else {
-            return if self.known.contains(&piece.content) {
-                Ok(Job { piece, start: None })
-            } else {
-                Err(unknown(piece.content))
-            };
+        Ok(Job { content: piece.content, start: self.start(piece.content)?, what: What::Piece(piece) })
+    }
+
+    /// Finds out where a hole belongs.
+    pub(super) fn hole(&mut self, content: u32, at: u64, end: u64) -> Result<Job, AgentError> {
+        Ok(Job { content, start: self.start(content)?, what: What::Hole(at, end) })
+    }
+
+    /// Returns what is to be made before anything of this content is written, if that is the first of it.
+    fn start(&mut self, content: u32) -> Result<Option<Box<Start>>, AgentError> {
+        let Some(file) = self.waiting.remove(&content) else {
+            return if self.known.contains(&content) { Ok(None) } else { Err(unknown(content)) };
         };
         let path = self.parts[file.part].absolute(&file.path);
         let dir = self
             .dir_of(file.part, &file.at)
             .map_err(|error| AgentError::io(format!("staging of `{path}`"), &error.into()))?;
-        let start = Start { dir, name: file.at.name().to_vec(), meta: file.meta, size: file.size, path };
-        Ok(Job { piece, start: Some(Box::new(start)) })
+        let over = match file.made_of {
+            None => Over::Nothing,
+            Some(expected) => self.live(file.part, &file.path, expected),
+        };
+        let name = file.at.name().to_vec();
+        Ok(Some(Box::new(Start { dir, name, meta: file.meta, size: file.size, path, over })))
+    }
+
+    /// Opens the live version that a file is made of.
+    fn live(&self, part: usize, path: &BytePath, expected: Identity) -> Over {
+        let opened = delta::open_file(&self.parts[part].root, path);
+        opened.map_or(Over::Gone, |fd| Over::Version(fd, expected))
     }
 
     /// Opens the staged directory that holds `at`.
