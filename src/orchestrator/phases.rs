@@ -78,6 +78,15 @@ pub async fn lock(deps: &Deps, agent: &Agent, role: Role) -> Result<(), ModuleEr
 /// [`ErrorKind::Usage`].
 pub fn refuse_self(source: &MachineFacts, target: &MachineFacts) -> Result<(), ModuleError> {
     if source.machine_id == target.machine_id {
+        if !source.hostname.same_machine(&target.hostname) {
+            let (one, other) = (&source.hostname, &target.hostname);
+            let text =
+                format!("{one} and {other} have the same machine id: one is a copy of the other's disk");
+            let hint = format!(
+                "on {other}: sudo rm /etc/machine-id && sudo systemd-machine-id-setup, and start it again"
+            );
+            return Err(ModuleError::new(ErrorKind::Usage, text).hint(hint));
+        }
         let text = format!("the target is this machine itself, {}", source.hostname);
         return Err(ModuleError::new(ErrorKind::Usage, text).hint("name the other machine"));
     }
@@ -282,6 +291,7 @@ impl Executed {
             rule_hash,
             unsettled: board.unsettled(),
             apart: board.apart(),
+            alien: board.alien(),
             parts: board.parts(),
         };
         let [source, target] = self.prepared.agents();

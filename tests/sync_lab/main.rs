@@ -12,6 +12,8 @@ mod kill_points;
 mod layouts;
 mod moving;
 mod odds;
+mod past;
+mod patched;
 mod random;
 mod redone;
 mod unplugged;

@@ -147,11 +147,16 @@ fn problems_of(layout: &Layout, ctx: &ModuleContext, role: Role, snapshot_dir: &
             "there is no mounted btrfs with top-level subvolumes".to_owned()
         } else {
             format!(
-                "mounted top-level subvolumes are {}; name them in [btrfs-snapshots] subvolumes",
+                "top-level subvolumes are {}; name them in [btrfs-snapshots] subvolumes",
                 known.join(", ")
             )
         };
-        problems.push(Problem::on(hostname, format!("there is no subvolume `{name}`")).hint(hint));
+        let (text, hint) = if layout.known_subvolumes.contains(name) {
+            (format!("the subvolume `{name}` is not mounted"), "mount it".to_owned())
+        } else {
+            (format!("there is no subvolume `{name}`"), hint)
+        };
+        problems.push(Problem::on(hostname, text).hint(hint));
     }
     if layout.snapshot_fs_uuid.is_empty() && !layout.subvolumes.is_empty() {
         let text = format!("the snapshot directory `{snapshot_dir}` does not lie on btrfs");

@@ -5,7 +5,7 @@ use pc_switcher_contract::{BytePath, Gate, GateKind, Hostname, PairEnd};
 
 use crate::config::UserDataConfig;
 use crate::parts::PartPair;
-use crate::survey::{ConflictItem, Ours, Survey};
+use crate::survey::{ConflictItem, Ours, Survey, place_of};
 
 /// Who is who at a gate.
 #[derive(Debug, Clone, Copy)]
@@ -17,9 +17,28 @@ pub struct Hosts<'a> {
 }
 
 /// Whether the source's part looks replaced: it holds nothing though the target's does, or it is another subvolume than
-/// last time. `end` is the source's end of the last sync.
-pub fn replaced_source(hosts: Hosts, part: &PartPair, end: Option<&PairEnd>) -> Option<Gate> {
+/// last time. `end` is the source's end of the last sync; `then` says where the part lay at that time, on the source and on the
+/// target: what is not mounted lies on another subvolume, on the target as well.
+pub fn replaced_source(
+    hosts: Hosts,
+    part: &PartPair,
+    end: Option<&PairEnd>,
+    then: Option<[&(String, String); 2]>,
+) -> Option<Gate> {
     let mut findings = Vec::new();
+    for (hostname, now, then) in then.into_iter().flat_map(|[source, target]| {
+        [(hosts.source, &part.source, source), (hosts.target, &part.target, target)]
+    }) {
+        let now = place_of(now);
+        if now != *then {
+            findings.push(format!(
+                "{hostname}: `{}` lies in {}, at the last sync it lay in {}; is everything mounted?",
+                part.root,
+                in_words(&now),
+                in_words(then)
+            ));
+        }
+    }
     if part.source.is_empty && !part.target.is_empty {
         findings.push(format!("{}: `{}` is empty; is it mounted?", hosts.source, part.root));
     }
@@ -39,6 +58,14 @@ pub fn replaced_source(hosts: Hosts, part: &PartPair, end: Option<&PairEnd>) -> 
             part.root, hosts.target, hosts.source
         ),
     })
+}
+
+fn in_words((subvolume, inside): &(String, String)) -> String {
+    let inside = if inside.is_empty() { String::new() } else { format!(" as `{inside}`") };
+    match subvolume.as_str() {
+        "" => format!("no subvolume{inside}"),
+        name => format!("subvolume `{name}`{inside}"),
+    }
 }
 
 /// Whether paths are synced that were not synced before: for them there is no common past, so nothing would be a conflict.

@@ -16,7 +16,7 @@ use crate::guards::{self, Hosts};
 use crate::need::Need;
 use crate::parts::{PartPair, pair_parts};
 use crate::people;
-use crate::rules::{rule_hash, rules_for};
+use crate::rules::{rule_hash, rule_of_mount, rules_for};
 use crate::steps::Stats;
 use crate::survey::{APART, Survey, held_by, place_of, roots, survey};
 use crate::transfer::{Load, log_report, transfer, whole};
@@ -73,10 +73,13 @@ impl UserData {
         let rules = |folder: &BytePath, prefixes: &[BytePath]| {
             rules_for(&folder.to_string(), &self.config, &users, prefixes, &self.own)
         };
-        let pairs = pair_parts((&ctx.source.hostname, &ours), (&ctx.target.hostname, &theirs), rules);
-        if let Ok(pairs) = &pairs {
+        let mut pairs = pair_parts((&ctx.source.hostname, &ours), (&ctx.target.hostname, &theirs), rules);
+        if let Ok(pairs) = &mut pairs {
             let sets: Vec<_> = pairs.iter().map(|part| (part.root.to_string(), part.rules.clone())).collect();
             ctx.board.put_rule_hash(rule_hash(&sets));
+            for mount in ours.foreign.iter().chain(&theirs.foreign) {
+                leave_mount_alone(ctx, pairs, &mount.path);
+            }
         }
         Ok(pairs)
     }
@@ -197,7 +200,8 @@ impl UserData {
             ctx.gates.pass(gate).await?;
         }
         for part in parts {
-            if let Some(gate) = guards::replaced_source(hosts, part, end) {
+            let then = pair.as_ref().and_then(|pair| places_then(hosts, pair, part));
+            if let Some(gate) = guards::replaced_source(hosts, part, end, then) {
                 ctx.gates.pass(gate).await?;
             }
         }
@@ -282,6 +286,33 @@ fn note_left_out(ctx: &ModuleContext, hostname: &pc_switcher_contract::Hostname,
     }
 }
 
+/// Leaves a path that is mounted over on one machine alone on both, and all below it: a snapshot shows what lies under the
+/// mount. Mounts come and go, so they do not belong to the rules of which the record keeps a digest; but nobody compared
+/// what lies there.
+fn leave_mount_alone(ctx: &ModuleContext, parts: &mut [PartPair], path: &BytePath) {
+    let held = |part: &&mut PartPair| *path != part.root && path.is_within(&part.root);
+    let Some(part) = parts.iter_mut().filter(held).max_by_key(|part| part.root.as_bytes().len()) else {
+        return;
+    };
+    if let Some(rule) = rule_of_mount(&part.folder, path) {
+        part.rules.forced.push(rule);
+        ctx.board.add_apart(path.clone());
+        ctx.board.add_alien(path.clone());
+    }
+}
+
+/// Returns where a part lay at the last sync, on the machines that are source and target now.
+fn places_then<'a>(
+    hosts: Hosts,
+    pair: &'a pc_switcher_contract::PairRecord,
+    part: &PartPair,
+) -> Option<[&'a (String, String); 2]> {
+    let root = part.root.to_string();
+    let then = pair.parts.iter().find(|then| then.root == root)?;
+    let is_same_way = pair.source.hostname.same_machine(hosts.source);
+    Some(if is_same_way { [&then.source, &then.target] } else { [&then.target, &then.source] })
+}
+
 /// Notes where both machines differ though nothing is to be done: the next sync looks there again.
 fn note_apart(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
     let left_alone = survey.left_alone.iter().map(|(path, _)| path);
@@ -289,6 +320,12 @@ fn note_apart(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
     let paths = left_alone.chain(&steps.kept).chain(&steps.blocked).chain(&survey.times);
     for path in paths.take(APART) {
         ctx.board.add_apart(part.root.join(path.as_bytes()));
+    }
+    for (path, _) in &survey.left_alone {
+        ctx.board.add_alien(part.root.join(path.as_bytes()));
+    }
+    for path in &survey.steps.blocked {
+        ctx.board.add_alien(part.root.join(path.as_bytes()));
     }
 }
 

@@ -11,7 +11,7 @@ use pc_switcher_contract::{
 };
 
 use crate::attempts;
-use crate::change::{Found, Judge, Suspect, settle};
+use crate::change::{Change, Found, Judge, Suspect, same_rights, settle};
 use crate::compare::{Comparison, Pairing, Walk};
 use crate::links;
 use crate::parts::PartPair;
@@ -201,13 +201,16 @@ pub async fn survey(
     attempts::disown(ctx, part, &mut found).await?;
     if roots.base.is_some() {
         mark_unsettled(ctx, part, &mut found);
+        mark_alien(ctx, part, &mut found);
     }
-    let conflicts = conflicts(&found);
     let patches = match content {
         false => patches::ask(ctx, part, roots, &found).await?,
         true => Patches::default(),
     };
+    let mut conflicts = conflicts(&found);
     let steps = steps(found, &holding, &dir_meta, &patches.bytes, first_content);
+    // Nothing is done there.
+    conflicts.retain(|conflict| !steps.blocked.iter().any(|blocked| conflict.path.is_within(blocked)));
     let (source_entries, target_entries) = match common {
         Some(before) => ((before + steps.stats.created).saturating_sub(steps.stats.deleted), before),
         None => (comparison.source_entries, comparison.target_entries),
@@ -240,6 +243,29 @@ fn mark_unsettled(ctx: &ModuleContext, part: &PartPair, found: &mut [Found]) {
     if !unsettled.is_empty() {
         for found in found {
             found.touched |= unsettled.contains(&part.root.join(found.path.as_bytes()));
+        }
+    }
+}
+
+/// What the last sync left alone has no common past: what the target has there counts as changed, whoever was its target then.
+fn mark_alien(ctx: &ModuleContext, part: &PartPair, found: &mut [Found]) {
+    let alien: HashSet<BytePath> =
+        ctx.board.pair().map(|pair| pair.alien).unwrap_or_default().into_iter().collect();
+    if alien.is_empty() {
+        return;
+    }
+    for found in found.iter_mut() {
+        let Some(theirs) = &found.theirs else { continue };
+        if matches!(&found.change, Change::Meta(ours, _) if same_rights(ours, theirs)) {
+            continue;
+        }
+        let mut at = Some(part.root.join(found.path.as_bytes()));
+        while let Some(path) = at {
+            if alien.contains(&path) {
+                found.touched = true;
+                break;
+            }
+            at = path.parent();
         }
     }
 }
@@ -287,13 +313,16 @@ async fn scope(
         return Ok(Err("the trees do not tell what changed since the last sync"));
     };
     // These were not the same then.
-    let different = pair.unsettled.iter().chain(&pair.apart).filter(|path| path.is_within(&part.root));
-    let different = different.map(|path| {
+    let inside = |path: &BytePath| {
         let inside = path.as_bytes().get(part.root.as_bytes().len()..).unwrap_or_default();
-        let path = BytePath::new(inside.strip_prefix(b"/").unwrap_or(inside));
-        ChangedDir { path: path.parent().unwrap_or_default(), whole: false }
-    });
-    let mut named: Vec<ChangedDir> = ours.into_iter().chain(theirs).chain(different).collect();
+        BytePath::new(inside.strip_prefix(b"/").unwrap_or(inside))
+    };
+    let is_here = |path: &&BytePath| path.is_within(&part.root);
+    let different = pair.unsettled.iter().chain(&pair.apart).filter(is_here);
+    let different =
+        different.map(|path| ChangedDir { path: inside(path).parent().unwrap_or_default(), whole: false });
+    let alien = pair.alien.iter().filter(is_here).map(|path| ChangedDir { path: inside(path), whole: true });
+    let mut named: Vec<ChangedDir> = ours.into_iter().chain(theirs).chain(different).chain(alien).collect();
     if !named.is_empty() {
         // Staging lies in the root, whose time is set again after it.
         named.push(ChangedDir { path: BytePath::default(), whole: false });
@@ -495,7 +524,6 @@ pub(crate) async fn digests(
 
 /// Returns what the target changed and the plan would touch.
 fn conflicts(found: &[Found]) -> Vec<ConflictItem> {
-    use crate::change::Change;
     let ours = |found: &Found| match &found.change {
         Change::Create(entry) | Change::Replace(entry, ..) | Change::Meta(entry, _) => {
             Ours::Version(entry.size, entry.meta.mtime)
