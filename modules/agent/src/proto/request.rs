@@ -7,6 +7,7 @@ use pc_switcher_contract::{BytePath, ExecError, Hostname, SnapshotSet};
 use super::apply::{ApplyRequest, Patience};
 use super::fs::{ChangedRequest, WalkRequest};
 use super::host::{ActivateRequest, ExecRequest, LayoutRequest, LockRequest, PutFile, TakeSet};
+use super::store::SetRequest;
 
 /// One call. The type of each answer stands behind the arrow; `items` come before it, `uploads` go up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +77,14 @@ pub enum Request {
         /// A path in the newer one.
         to: BytePath,
     },
+    /// For a snapshot directory; items: [`super::StoredSet`], oldest first → [`super::Strays`].
+    Sets(BytePath),
+    /// Removes a set that nobody wants to keep; only for the holder of the lock → `()`.
+    DeleteSet(SetRequest),
+    /// Pins a set → `()`.
+    PinSet(SetRequest),
+    /// Frees a set that was pinned → `()`.
+    UnpinSet(SetRequest),
 }
 
 impl Request {
@@ -107,6 +116,10 @@ impl Request {
             Request::Diagnose => "diagnose",
             Request::Writers(_) => "writers",
             Request::Unchanged { .. } => "unchanged",
+            Request::Sets(_) => "sets",
+            Request::DeleteSet(_) => "delete-set",
+            Request::PinSet(_) => "pin-set",
+            Request::UnpinSet(_) => "unpin-set",
         }
     }
 }
