@@ -108,6 +108,7 @@ fn a_sync_passes_its_stages_in_the_documented_order_and_brings_everything_over()
             "post-snapshots",
             "verify",
             "record",
+            "tidy",
             "cleanup",
         ];
         assert_eq!(ran.stages(), wanted);

@@ -14,7 +14,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub const SLOW_KBIT_PER_S: u32 = 160_000;
 
 /// The stages in their order.
-pub const STAGES: [&str; 13] = [
+pub const STAGES: [&str; 14] = [
     "start-agent",
     "connect",
     "history",
@@ -27,6 +27,7 @@ pub const STAGES: [&str; 13] = [
     "post-snapshots",
     "verify",
     "record",
+    "tidy",
     "cleanup",
 ];
 
