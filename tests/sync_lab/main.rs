@@ -14,6 +14,7 @@ mod moving;
 mod odds;
 mod random;
 mod redone;
+mod sets;
 mod unplugged;
 
 #[test]

@@ -147,7 +147,10 @@ mod tests {
         let needs = Needs::read(&state, "id-of-laptop").unwrap();
         assert_eq!(needs.of(&old.id()), []);
         assert_eq!(needs.of(&new.id()), [Need::Attempt("desk".into())]);
-        assert_eq!(needs.of(&set("dddddddd", "20251116T120000Z", SnapshotKind::PreSync).id()), [Need::Commit]);
+        assert_eq!(
+            needs.of(&set("dddddddd", "20251116T120000Z", SnapshotKind::PreSync).id()),
+            [Need::Commit]
+        );
         state.put("pairs/idofdesk.json", None).unwrap();
         let needs = Needs::read(&state, "id-of-laptop").unwrap();
         assert_eq!(needs.of(&old.id()), [Need::Attempt("machine idofdesk".into())]);
