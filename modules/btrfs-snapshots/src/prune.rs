@@ -2,7 +2,7 @@
 //! more before each.
 
 use jiff::Timestamp;
-use pc_switcher_agent::proto::{SetRequest, StoredSet, Strays};
+use pc_switcher_agent::proto::{SetRequest, StoredSet};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{BytePath, ExecError, SetId};
 use tokio_util::sync::CancellationToken;
@@ -15,8 +15,6 @@ use crate::retention::{Verdict, judge};
 pub struct Judged {
     /// The sets, oldest first.
     pub sets: Vec<StoredSet>,
-    /// What else lies in the snapshot directory; none of it is ever removed.
-    pub strays: Strays,
     /// A verdict for each set, oldest first.
     pub verdicts: Vec<Verdict>,
 }
@@ -36,8 +34,12 @@ pub struct Pruned {
 /// If its agent does not answer, or cannot tell what its own records name.
 pub async fn look(agent: &Agent, config: &BtrfsSnapshotsConfig, now: Timestamp) -> Result<Judged, ExecError> {
     let (sets, strays) = agent.sets(BytePath::from(config.snapshot_dir.as_path())).await?;
+    if let Some(why) = strays.doubt {
+        let hostname = agent.hostname().to_string();
+        return Err(ExecError::Failed { hostname, what: "judging old snapshots".into(), why });
+    }
     let verdicts = judge(&sets, now, &config.keep, &config.keep_min);
-    Ok(Judged { sets, strays, verdicts })
+    Ok(Judged { sets, verdicts })
 }
 
 /// Removes what is to go, oldest first, until it is cancelled or the machine is lost. The agent must hold the machine's lock.

@@ -47,6 +47,9 @@ pub fn list(args: &ListArgs, context: &mut Context<'_>) -> Result<Exit, CliError
     for line in render::table(&found) {
         writeln!(context.out, "{line}")?;
     }
+    if let Some(why) = &found.strays.doubt {
+        writeln!(context.err, "warning: {}: no set will be removed: {why}", found.hostname)?;
+    }
     Ok(Exit::Completed)
 }
 

@@ -19,7 +19,8 @@ pub(super) fn word(kind: SnapshotKind) -> String {
 pub(super) fn protection(stored: &StoredSet) -> Option<String> {
     let why: Vec<String> = [(stored.pinned, "it is pinned"), (stored.in_use, "it is in use")]
         .into_iter()
-        .filter_map(|(is, word)| is.then(|| word.to_owned()))
+        .filter(|(is, _)| *is)
+        .map(|(_, word)| word.to_owned())
         .chain(stored.needs.iter().map(ToString::to_string))
         .collect();
     (!why.is_empty()).then(|| why.join(", "))
@@ -139,6 +140,7 @@ pub(super) fn json(found: &Found) -> Value {
         "damaged": strays.damaged.iter().map(|(id, why)| json!({ "set": id, "why": why })).collect::<Vec<_>>(),
         "orphans": paths(&strays.orphans),
         "foreign": paths(&strays.foreign),
+        "doubt": strays.doubt,
     })
 }
 

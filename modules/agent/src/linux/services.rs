@@ -237,8 +237,7 @@ impl Services for LinuxServices {
             Request::CheckSet(set) => encode(&snapshots::check_set(&set)),
             Request::DropSet(set) => encode(&self.drop_set(&set)?),
             Request::Sets(dir) => {
-                let mut send = |set| call.item(&set);
-                encode(&snapshots::list_sets(dir.as_path(), &self.needs()?, &mut send)?)
+                encode(&snapshots::list_sets(dir.as_path(), self.needs(), &mut |set| call.item(&set))?)
             }
             Request::DeleteSet(request) => encode(&self.delete_set(&request)?),
             Request::PinSet(request) => encode(&snapshots::pin_set(&request, true)?),

@@ -53,6 +53,8 @@ pub struct Strays {
     pub orphans: Vec<BytePath>,
     /// What is not ours.
     pub foreign: Vec<BytePath>,
+    /// Why it is not known which sets are needed, if so: then none may be removed.
+    pub doubt: Option<String>,
 }
 
 /// Names one set.

@@ -63,16 +63,20 @@ fn drop_from(btrfs: &dyn Btrfs, set: &SnapshotSet) -> Result<(), AgentError> {
     }
 }
 
-/// Hands every whole set to `found`, oldest first, and returns what else lies in the directory. Changes nothing.
+/// Hands every whole set to `found`, oldest first, and returns what else lies in the directory. Changes nothing. Without
+/// needs the answer says why.
 ///
 /// # Errors
 /// If the directory cannot be read, or what `found` says.
 pub fn list_sets(
     snapshot_dir: &Path,
-    needs: &Needs,
+    needs: Result<Needs, AgentError>,
     found: &mut dyn FnMut(StoredSet) -> Result<(), AgentError>,
 ) -> Result<Strays, AgentError> {
-    Store::new(&KernelBtrfs, snapshot_dir).list(&|id| needs.of(id), found)
+    let doubt = needs.as_ref().err().map(ToString::to_string);
+    let needs = needs.unwrap_or_default();
+    let strays = Store::new(&KernelBtrfs, snapshot_dir).list(&|id| needs.of(id), found)?;
+    Ok(Strays { doubt, ..strays })
 }
 
 /// Removes a set that nobody wants to keep. `needs` are read when nobody else takes or removes sets any more.

@@ -30,6 +30,14 @@ fn sets_are_found_by_what_lies_beside_them_and_the_rest_is_told_apart() {
 }
 
 #[test]
+fn sets_are_listed_though_it_is_not_known_which_are_needed_and_that_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = Err(AgentError::failed("a record is torn"));
+    let strays = list_sets(dir.path(), broken, &mut |_| panic!("a set of nowhere")).unwrap();
+    assert_eq!(strays.doubt.as_deref(), Some("a record is torn"));
+}
+
+#[test]
 fn a_directory_that_is_not_there_holds_no_sets_and_is_not_made() {
     let bench = Bench::new();
     let store = Store::new(&bench.model, &bench.top.join("nowhere"));

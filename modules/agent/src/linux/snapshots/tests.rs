@@ -129,7 +129,7 @@ fn whatever_fails_leaves_nothing_of_the_set() {
         let bench = Bench::new();
         bench.model.fail(fault);
         let error = bench.take("abc12345").unwrap_err();
-        assert_eq!(bench.left(), BTreeSet::new(), "{fault:?}");
+        assert_eq!((bench.left(), bench.sidecars()), (BTreeSet::new(), vec![]), "{fault:?}");
         match fault {
             Fault::Snapshot(_, libc::ENOSPC) => assert_eq!(error.kind, AgentErrorKind::NoSpace),
             Fault::Snapshot(_, libc::ETXTBSY) => assert!(error.message.contains("swap file"), "{error}"),
