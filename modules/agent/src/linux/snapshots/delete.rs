@@ -115,7 +115,7 @@ impl Store<'_> {
             other => other?,
         };
         match is_ours(&info, planned, meta) {
-            true => self.btrfs.destroy(parent, name.as_ref()).map_err(|error| {
+            true => self.btrfs.destroy_id(parent, info.id).map_err(|error| {
                 io::Error::new(error.kind(), format!("`{}`: {}", path.display(), stays(&error)))
             }),
             // Somebody has put another one in its place.
