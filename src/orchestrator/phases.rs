@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use pc_switcher_agent::data::apply::PENDING;
-use pc_switcher_agent::proto::{LockReply, LockRequest, MachineFacts, Patience};
+use pc_switcher_agent::proto::{LockHolder, LockReply, LockRequest, MachineFacts, Patience};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
-    ErrorKind, Gatekeeper, Machine, Module, ModuleContext, ModuleError, Outcome, PairEnd, PairRecord,
-    Problem, Role, RunMode, SessionBoard, SessionId, SnapshotKind, TargetMachine, UtcStamp, WriteLicence,
+    ErrorKind, Gatekeeper, Hostname, Machine, Module, ModuleContext, ModuleError, Outcome, PairEnd,
+    PairRecord, Problem, Role, RunMode, SessionBoard, SessionId, SnapshotKind, TargetMachine, UtcStamp,
+    WriteLicence,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -56,20 +57,21 @@ pub async fn lock(deps: &Deps, agent: &Agent, role: Role) -> Result<(), ModuleEr
     };
     match agent.lock(request).await? {
         LockReply::Held => Ok(()),
-        LockReply::Busy(holder) => {
-            let hostname = agent.hostname();
-            let who = match holder {
-                Some(holder) => format!(
-                    "sync {} from {} by {} (process {}, since {})",
-                    holder.session, holder.from, holder.user, holder.pid, holder.since
-                ),
-                None => "another sync".into(),
-            };
-            let text = format!("{hostname} is busy: {who} holds its lock");
-            Err(ModuleError::new(ErrorKind::Busy, text)
-                .hint("wait for it, or end it with Ctrl+C where it runs"))
-        }
+        LockReply::Busy(holder) => Err(busy(agent.hostname(), holder)),
     }
+}
+
+/// Says who holds a machine's lock.
+pub fn busy(hostname: &Hostname, holder: Option<LockHolder>) -> ModuleError {
+    let who = match holder {
+        Some(holder) => format!(
+            "sync {} from {} by {} (process {}, since {})",
+            holder.session, holder.from, holder.user, holder.pid, holder.since
+        ),
+        None => "another sync".into(),
+    };
+    let text = format!("{hostname} is busy: {who} holds its lock");
+    ModuleError::new(ErrorKind::Busy, text).hint("wait for it, or end it with Ctrl+C where it runs")
 }
 
 /// Refuses a sync of a machine with itself, whatever alias was typed.

@@ -15,7 +15,7 @@ use crate::run::{Ran, Wish, sync};
 use crate::table::{Promise, lines, promise};
 use crate::world::{World, picture, staging};
 
-/// A module of each sort runs; the last one is long enough for a second look at the disks.
+/// A module of each sort runs; the last one is long enough for a second look at the disks. The sets of the sync before go.
 const CONFIG: &str = "
 [sync_modules]
 user-data = true
@@ -26,6 +26,8 @@ folders = [\"/home\"]
 
 [btrfs-snapshots]
 subvolumes = [\"@\", \"@home\"]
+keep = \"last 1 session\"
+keep_min = \"last 1 session\"
 
 [dummy-success]
 duration = 40

@@ -16,6 +16,7 @@ mod past;
 mod patched;
 mod random;
 mod redone;
+mod sets;
 mod unplugged;
 
 #[test]

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use crate::proto::{
     ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, ChangedDir, ChangedRequest, Diagnosis,
     DirListing, Layout, LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Patience, ReadWant,
-    Redone, Request, SpaceReport, StreamFrame, TakeSet, Tree, WalkRequest, WalkSummary, Writer,
-    WritersRequest, decode, encode,
+    Redone, Request, SetRequest, SpaceReport, StoredSet, Strays, StreamFrame, TakeSet, Tree, WalkRequest,
+    WalkSummary, Writer, WritersRequest, decode, encode,
 };
 
 /// An agent with typed calls.
@@ -95,6 +95,34 @@ impl Agent {
     /// Removes the members of a set.
     pub async fn drop_set(&self, set: SnapshotSet) -> Result<(), ExecError> {
         self.call(&Request::DropSet(set)).await
+    }
+
+    /// Lists the sets in a snapshot directory, oldest first, and what else lies there.
+    pub async fn sets(&self, snapshot_dir: BytePath) -> Result<(Vec<StoredSet>, Strays), ExecError> {
+        let mut call = self.link.open(encode(&Request::Sets(snapshot_dir))).await?;
+        call.sink.finish().await?;
+        let mut sets = Vec::new();
+        loop {
+            match call.stream.next().await? {
+                Reply::Item(set) => sets.push(decode(&set).map_err(|why| self.broken(why))?),
+                Reply::Done(strays) => return Ok((sets, decode(&strays).map_err(|why| self.broken(why))?)),
+            }
+        }
+    }
+
+    /// Removes a set that nobody wants to keep; needs the machine's lock.
+    pub async fn delete_set(&self, request: SetRequest) -> Result<(), ExecError> {
+        self.call(&Request::DeleteSet(request)).await
+    }
+
+    /// Pins a set.
+    pub async fn pin_set(&self, request: SetRequest) -> Result<(), ExecError> {
+        self.call(&Request::PinSet(request)).await
+    }
+
+    /// Frees a set that was pinned.
+    pub async fn unpin_set(&self, request: SetRequest) -> Result<(), ExecError> {
+        self.call(&Request::UnpinSet(request)).await
     }
 
     /// Reads a file of the machine state.

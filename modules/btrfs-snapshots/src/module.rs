@@ -11,6 +11,7 @@ use pc_switcher_contract::{
 };
 
 use crate::config::BtrfsSnapshotsConfig;
+use crate::prune::{self, Pruned};
 
 /// How long a set may still take after a stop: less than a run waits for its modules, so that the other set can go.
 const AFTER_STOP: Duration = Duration::from_secs(5);
@@ -93,6 +94,28 @@ impl BtrfsSnapshots {
             (Ok(set), Err(error)) => Err(self.undo(ctx, Role::Source, set, error).await),
             (Err(error), Ok(set)) => Err(self.undo(ctx, Role::Target, set, error).await),
             (Err(error), Err(_)) => Err(error),
+        }
+    }
+
+    /// Removes from one machine the sets that no rule keeps.
+    async fn prune(&self, ctx: &ModuleContext, role: Role) {
+        let (agent, hostname) = (Agent::new(ctx.agent(role)), ctx.hostname(role));
+        let log = |level, text: String| ctx.reporter.log(level, hostname, text);
+        let judged = match prune::look(&agent, &self.config, (ctx.clock)()).await {
+            Ok(judged) => judged,
+            Err(error) => return log(LogLevel::Warning, format!("old snapshots are not removed: {error}")),
+        };
+        let Pruned { removed, left } =
+            prune::remove(&agent, &self.config, &judged.verdicts, &ctx.cancel).await;
+        for id in &removed {
+            log(LogLevel::Full, format!("set of snapshots `{id}` is removed: no rule of `keep` keeps it"));
+        }
+        if !removed.is_empty() {
+            let plural = if removed.len() == 1 { "" } else { "s" };
+            log(LogLevel::Info, format!("{} old set{plural} of snapshots removed", removed.len()));
+        }
+        for (id, why) in left {
+            log(LogLevel::Warning, format!("set of snapshots `{id}` is not removed: {why}"));
         }
     }
 
@@ -230,6 +253,14 @@ impl Module for BtrfsSnapshots {
             }
         }
         Ok(problems)
+    }
+
+    /// Removes from both machines the sets that no rule keeps any more.
+    async fn tidy(&self, ctx: &ModuleContext) -> Result<(), ModuleError> {
+        if self.phase == BracketPhase::Pre {
+            tokio::join!(self.prune(ctx, Role::Source), self.prune(ctx, Role::Target));
+        }
+        Ok(())
     }
 
     /// A set is taken in milliseconds and the agent removes what is incomplete.

@@ -6,7 +6,7 @@ pub mod model;
 pub mod seed;
 
 /// The stages that a sync with `user-data` alone says, in their order.
-pub const STAGES: [&str; 13] = [
+pub const STAGES: [&str; 14] = [
     "start-agent",
     "connect",
     "history",
@@ -19,5 +19,6 @@ pub const STAGES: [&str; 13] = [
     "post-snapshots",
     "verify",
     "record",
+    "tidy",
     "cleanup",
 ];

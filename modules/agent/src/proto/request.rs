@@ -7,6 +7,7 @@ use pc_switcher_contract::{BytePath, ExecError, Hostname, SnapshotSet};
 use super::apply::{ApplyRequest, Patience};
 use super::fs::{ChangedRequest, WalkRequest};
 use super::host::{ActivateRequest, ExecRequest, LayoutRequest, LockRequest, PutFile, TakeSet};
+use super::store::SetRequest;
 
 /// One call. The type of each answer stands behind the arrow; `items` come before it, `uploads` go up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +93,14 @@ pub enum Request {
         /// The same root in the older snapshot.
         base: BytePath,
     },
+    /// For a snapshot directory; items: [`super::StoredSet`], oldest first → [`super::Strays`].
+    Sets(BytePath),
+    /// Removes a set that nobody wants to keep; only for the holder of the lock → `()`.
+    DeleteSet(SetRequest),
+    /// Pins a set → `()`.
+    PinSet(SetRequest),
+    /// Frees a set that was pinned → `()`.
+    UnpinSet(SetRequest),
 }
 
 impl Request {
@@ -125,6 +134,10 @@ impl Request {
             Request::Unchanged { .. } => "unchanged",
             Request::Delta { .. } => "delta",
             Request::ReadDelta { .. } => "read-delta",
+            Request::Sets(_) => "sets",
+            Request::DeleteSet(_) => "delete-set",
+            Request::PinSet(_) => "pin-set",
+            Request::UnpinSet(_) => "unpin-set",
         }
     }
 }

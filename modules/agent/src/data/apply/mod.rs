@@ -42,7 +42,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 pub use entry::{PENDING, RESULTS, list_of};
-pub use journal::{Reader, Record, read_journal, read_list};
+pub use journal::{Reader, Record, has_list, read_journal, read_list};
 pub use redo::redo;
 pub use watch::{Unwatched, Watch};
 
