@@ -4,8 +4,8 @@ use pc_switcher_testkit::lab::{Cmd, Machine};
 use serde_json::Value;
 
 use crate::hosts::{
-    Ran, SOON, alice, assert_moved, assert_nothing_runs, configure, cut_off_commit, first_sync, lab, picture,
-    root, run, sync,
+    Ran, SOON, alice, assert_moved, assert_nothing_runs, configure, cut_off_commit, dawdle, first_sync, lab,
+    line, picture, root, run, sync,
 };
 
 fn doctor(machine: &Machine, words: &[&str]) -> Ran {
@@ -79,6 +79,20 @@ fn a_doctor_finishes_a_commit_that_was_cut_off_and_names_staging_that_nobody_kno
     assert!(!found(desk, &[]).contains(&"desk syncs".to_owned()), "the sync has said it");
     assert_moved(laptop, desk);
     assert_nothing_runs(&[laptop, desk], SOON);
+}
+
+#[test]
+fn a_doctor_who_comes_while_a_sync_runs_calls_it_running() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    dawdle(laptop, 12, "");
+    let running = laptop.spawn(&line("desk", &[])).unwrap();
+    running.expect("stage: module:dummy-success", SOON).unwrap();
+    let ran = doctor(desk, &[]).says(&["a sync is under way"]);
+    assert!(!ran.text.contains("did not end"), "{}", ran.text);
+    let output = running.wait().unwrap();
+    assert_eq!(output.code(), Some(0), "{}{}", output.error_text(), output.text());
 }
 
 #[test]
