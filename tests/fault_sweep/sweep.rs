@@ -130,7 +130,12 @@ fn judge(world: &World, ran: &Ran, promise: &Promise, [old, new]: [&TreeManifest
     check("the ending", ran.state.to_string(), promise.state().to_string());
     check("the exit code", ran.exit.code().to_string(), promise.exit.to_string());
     check("the number of CRITICAL lines", ran.criticals().to_string(), promise.criticals.to_string());
-    check("what is kept", world.sets_of(&ran.session).join(" "), promise.sets.join(" "));
+    let kept = world.sets_of(&ran.session);
+    let allowed = promise.sets.iter().zip(&kept).map(|(promised, kept)| match promised.strip_suffix('?') {
+        Some(set) if set == kept.as_str() || kept.as_str() == "-" => kept.to_string(),
+        _ => promised.clone(),
+    });
+    check("what is kept", kept.join(" "), allowed.collect::<Vec<_>>().join(" "));
     check("what is left of staging", format!("{:?}", staging(&world.desk)), "[]".into());
     let now = picture(&world.desk);
     let version = if now == *old {
