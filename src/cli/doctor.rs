@@ -1,26 +1,15 @@
 //! `doctor`: what would keep a sync or a way back from working, and how it is mended.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use pc_switcher_contract::{Hostname, ModuleError, RemoteExecutor};
 
-use async_trait::async_trait;
-use pc_switcher_contract::{ExecError, Hostname, ModuleError, RemoteExecutor};
-use tokio_util::sync::CancellationToken;
-
+use super::contact::{Contact, with_machines};
 use super::{CliError, Context, Exit, engine, sync};
 use crate::config::Config;
 use crate::doctor::{self, Place, Seen};
 use crate::orchestrator::plan::RunPlan;
 use crate::orchestrator::reach::Reach as _;
-use crate::orchestrator::real_reach::RealReach;
 use crate::paths::Env;
 use crate::registry::registry;
-use crate::remote::{PasswordPrompt, Reach};
-use crate::ui::{FdConsole, Prompter};
-
-/// How long agents and connection get to end by themselves.
-const CLOSE: Duration = Duration::from_secs(3);
 
 /// Look for what would keep a sync from working, and say how it is mended
 ///
@@ -40,11 +29,10 @@ pub struct Args {
 /// If the config is wrong, a machine cannot be reached or its agent not be started.
 pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let config = context.load_config(&[], &[])?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.map_err(|error| CliError::Failed(format!("cannot start: {error}")))?;
-    let machines = runtime.block_on(examine(args.target.as_deref(), &config, &context.env));
-    runtime.shutdown_timeout(Duration::from_millis(500));
-    let machines = machines?;
+    let target = args.target.as_deref();
+    let machines = with_machines(target, &context.env, async |contact| {
+        look(contact, target.is_some(), &config, &context.env).await
+    })?;
     let findings = doctor::judge(&machines);
     if context.global.json {
         context.print_json(&doctor::json(&machines, &findings))?;
@@ -56,62 +44,19 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     Ok(if doctor::is_ill(&findings) { Exit::Invalid } else { Exit::Completed })
 }
 
-/// Asks for sudo's password, and remembers that it did.
-struct Noting {
-    inner: engine::Passwords,
-    asked: Arc<AtomicBool>,
-}
-
-#[async_trait]
-impl PasswordPrompt for Noting {
-    async fn ask(&self, prompt: String) -> Result<String, ExecError> {
-        self.asked.store(true, Ordering::SeqCst);
-        self.inner.ask(prompt).await
-    }
-}
-
-async fn examine(target: Option<&str>, config: &Config, env: &Env) -> Result<Vec<Seen>, CliError> {
-    let own = engine::own_name().map_err(CliError::Failed)?;
-    let facts = engine::terminal_facts(env);
-    let cancel = CancellationToken::new();
-    let console = FdConsole::standard(facts)
-        .map_err(|error| CliError::Failed(format!("cannot use the terminal: {error}")))?;
-    let prompter = Arc::new(Prompter::new(Arc::new(console), cancel.clone()));
-    // Held for the whole look: a Ctrl+C cancels, and questions end with it.
-    let _interrupts = engine::listen(&prompter, &cancel)
-        .map_err(|error| CliError::Failed(format!("cannot listen to signals: {error}")))?;
-    let asked = Arc::new(AtomicBool::new(false));
-    let prompt = Noting { inner: engine::Passwords(Arc::clone(&prompter)), asked: Arc::clone(&asked) };
-    let reach = RealReach::new(
-        Reach::new(engine::asking_env(env, facts), Some(Arc::new(prompt))),
-        target.unwrap_or_default().into(),
-        own.clone(),
-        engine::user(env),
-        None,
-    );
-    let looked = tokio::select! {
-        looked = look(&reach, target.is_some(), config, env, &asked, &cancel) => looked,
-        () = cancel.cancelled() => Err(ModuleError::cancelled()),
-    };
-    reach.close(CLOSE).await;
-    prompter.restore_terminal();
-    Ok(looked?)
-}
-
 async fn look(
-    reach: &RealReach,
+    contact: &Contact,
     with_target: bool,
     config: &Config,
     env: &Env,
-    asked: &AtomicBool,
-    cancel: &CancellationToken,
 ) -> Result<Vec<Seen>, ModuleError> {
+    let (reach, cancel) = (&contact.reach, &contact.cancel);
     let source = reach.source(cancel).await?;
     let here = Place {
         agent: &source.agent,
         executor: source.executor.as_ref(),
         user: engine::user(env),
-        sudo_asked: asked.swap(false, Ordering::SeqCst),
+        sudo_asked: contact.sudo_asked(),
         config,
         is_here: true,
         from: source.hostname.clone(),
@@ -124,7 +69,7 @@ async fn look(
             agent: &target.agent,
             executor,
             user: reach.target_user().unwrap_or_else(|| engine::user(env)),
-            sudo_asked: asked.swap(false, Ordering::SeqCst),
+            sudo_asked: contact.sudo_asked(),
             config,
             is_here: false,
             from: source.hostname.clone(),

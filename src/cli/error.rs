@@ -103,6 +103,14 @@ pub enum CliError {
     /// A machine could not be reached or refused something.
     #[error(transparent)]
     Machine(#[from] ModuleError),
+    /// Something that is protected would be lost.
+    #[error("{message}")]
+    Refused {
+        /// What is protected, and why.
+        message: String,
+        /// What to do first.
+        help: Option<String>,
+    },
     /// Anything else.
     #[error("{0}")]
     Failed(String),
@@ -139,6 +147,7 @@ impl CliError {
             CliError::Config(_) | CliError::Usage { .. } => Exit::Usage,
             CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Completed,
             CliError::Machine(error) => Exit::of(error.kind),
+            CliError::Refused { .. } => Exit::Refused,
             CliError::Failed(_) | CliError::Output(_) => Exit::Failed,
         }
     }
@@ -149,7 +158,7 @@ impl CliError {
             CliError::Config(errors) => {
                 errors.0.iter().try_for_each(|problem| write_problem(err, "error", problem, colour))
             }
-            CliError::Usage { message, help } => {
+            CliError::Usage { message, help } | CliError::Refused { message, help } => {
                 let problem = ConfigProblem { help: help.clone(), ..ConfigProblem::general(message) };
                 write_problem(err, "error", &problem, colour)
             }

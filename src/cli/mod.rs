@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod config;
+mod contact;
 pub mod doctor;
 mod engine;
 pub mod error;
@@ -11,6 +12,7 @@ pub mod logs;
 mod machine;
 mod markdown;
 pub mod modules;
+pub mod snapshots;
 pub mod status;
 pub mod sync;
 pub mod util;
@@ -63,6 +65,7 @@ enum Command {
     History(history::Args),
     Logs(logs::Args),
     Doctor(doctor::Args),
+    Snapshots(snapshots::Args),
     Modules(modules::Args),
     #[command(hide = true)]
     Agent(agent::Args),
@@ -143,6 +146,7 @@ pub fn run(
         Command::History(args) => history::run(&args, &mut context),
         Command::Logs(args) => logs::run(&args, &mut context),
         Command::Doctor(args) => doctor::run(&args, &mut context),
+        Command::Snapshots(args) => snapshots::run(&args, &mut context),
         Command::Sync(args) => sync::run(&args, &mut context, engine::sync),
         Command::Agent(args) => agent::run(&args, &mut context),
         Command::Modules(args) => modules::run(&args, &mut context),

@@ -51,7 +51,8 @@ pub async fn look_at(place: &Place<'_>) -> Result<Seen, ModuleError> {
     let asked = Instant::now();
     let facts = agent.facts().await?;
     let (clock_ms, doubt) = (facts.clock_seconds * 1000, asked.elapsed());
-    let settled = settle(&agent, &place.from, &place.user).await?;
+    let intent = records::read_intent(&agent).await?;
+    let settled = settle(&agent, &place.from, &place.user, intent.is_some()).await?;
     let snapshot_dir =
         text_of(place.config, "btrfs-snapshots", "snapshot_dir").unwrap_or_else(|| "/.snapshots".into());
     let layout = agent
@@ -68,7 +69,6 @@ pub async fn look_at(place: &Place<'_>) -> Result<Seen, ModuleError> {
         })
         .await?;
     let diagnosis = agent.diagnose().await?;
-    let intent = records::read_intent(&agent).await?;
     let stable = pc_switcher_installer::STABLE_PATH;
     let installed = say(place.executor, Cmd::new(stable).arg("--version")).await.and_then(|text| {
         let version = text.trim().strip_prefix("pc-switcher ").map(str::to_owned);

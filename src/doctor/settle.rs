@@ -15,12 +15,17 @@ pub(super) struct Settled {
 }
 
 /// Finishes what was committed and drops what was not, under the machine's lock, if there is anything. The lock is free
-/// again when the agent ends.
+/// again when the agent ends. A run that left its mark (`is_marked`) may be under way, which the lock tells.
 ///
 /// # Errors
 /// If the agent does not answer.
-pub(super) async fn settle(agent: &Agent, from: &Hostname, user: &str) -> Result<Settled, ModuleError> {
-    if agent.state_list(PENDING).await?.is_empty() {
+pub(super) async fn settle(
+    agent: &Agent,
+    from: &Hostname,
+    user: &str,
+    is_marked: bool,
+) -> Result<Settled, ModuleError> {
+    if !is_marked && agent.state_list(PENDING).await?.is_empty() {
         return Ok(Settled { redone: told_later(agent).await?, is_busy: false });
     }
     let session = SessionId::from_uuid(uuid::Uuid::new_v4());

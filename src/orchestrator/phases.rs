@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use pc_switcher_agent::data::apply::PENDING;
-use pc_switcher_agent::proto::{LockReply, LockRequest, MachineFacts, Patience};
+use pc_switcher_agent::proto::{LockHolder, LockReply, LockRequest, MachineFacts, Patience};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
-    Attempt, ErrorKind, Gatekeeper, Machine, Module, ModuleContext, ModuleError, Outcome, PairEnd,
+    Attempt, ErrorKind, Gatekeeper, Hostname, Machine, Module, ModuleContext, ModuleError, Outcome, PairEnd,
     PairRecord, Problem, Role, RunMode, SessionBoard, SessionId, SnapshotKind, TargetMachine, UtcStamp,
     WriteLicence,
 };
@@ -57,20 +57,21 @@ pub async fn lock(deps: &Deps, agent: &Agent, role: Role) -> Result<(), ModuleEr
     };
     match agent.lock(request).await? {
         LockReply::Held => Ok(()),
-        LockReply::Busy(holder) => {
-            let hostname = agent.hostname();
-            let who = match holder {
-                Some(holder) => format!(
-                    "sync {} from {} by {} (process {}, since {})",
-                    holder.session, holder.from, holder.user, holder.pid, holder.since
-                ),
-                None => "another sync".into(),
-            };
-            let text = format!("{hostname} is busy: {who} holds its lock");
-            Err(ModuleError::new(ErrorKind::Busy, text)
-                .hint("wait for it, or end it with Ctrl+C where it runs"))
-        }
+        LockReply::Busy(holder) => Err(busy(agent.hostname(), holder)),
     }
+}
+
+/// Says who holds a machine's lock.
+pub fn busy(hostname: &Hostname, holder: Option<LockHolder>) -> ModuleError {
+    let who = match holder {
+        Some(holder) => format!(
+            "sync {} from {} by {} (process {}, since {})",
+            holder.session, holder.from, holder.user, holder.pid, holder.since
+        ),
+        None => "another sync".into(),
+    };
+    let text = format!("{hostname} is busy: {who} holds its lock");
+    ModuleError::new(ErrorKind::Busy, text).hint("wait for it, or end it with Ctrl+C where it runs")
 }
 
 /// Refuses a sync of a machine with itself, whatever alias was typed.
@@ -79,6 +80,15 @@ pub async fn lock(deps: &Deps, agent: &Agent, role: Role) -> Result<(), ModuleEr
 /// [`ErrorKind::Usage`].
 pub fn refuse_self(source: &MachineFacts, target: &MachineFacts) -> Result<(), ModuleError> {
     if source.machine_id == target.machine_id {
+        if !source.hostname.same_machine(&target.hostname) {
+            let (one, other) = (&source.hostname, &target.hostname);
+            let text =
+                format!("{one} and {other} have the same machine id: one is a copy of the other's disk");
+            let hint = format!(
+                "on {other}: sudo rm /etc/machine-id && sudo systemd-machine-id-setup, and start it again"
+            );
+            return Err(ModuleError::new(ErrorKind::Usage, text).hint(hint));
+        }
         let text = format!("the target is this machine itself, {}", source.hostname);
         return Err(ModuleError::new(ErrorKind::Usage, text).hint("name the other machine"));
     }
@@ -309,6 +319,7 @@ impl Executed {
             unsettled: board.unsettled(),
             unsent: board.unsent(),
             apart: board.apart(),
+            alien: board.alien(),
             parts: board.parts(),
         };
         let [source, target] = self.prepared.agents();

@@ -1,5 +1,6 @@
 //! Pair records and intents: what both machines remember, kept by their agents.
 
+use pc_switcher_agent::linux::snapshots::{ATTEMPTS, PAIRS};
 use pc_switcher_agent::proto::MachineFacts;
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{Attempt, Hostname, Manifest, ModuleError, PairRecord, SessionId};
@@ -7,10 +8,6 @@ use serde::{Deserialize, Serialize};
 
 /// The key of the intent record.
 const INTENT: &str = "intent.json";
-/// Below this lie the pair records, by the machine id of the other machine.
-const PAIRS: &str = "pairs/";
-/// Below this lie syncs that are not recorded (yet), by the machine id of the target.
-const ATTEMPTS: &str = "attempts/";
 /// So many attempts are remembered.
 const KEPT_ATTEMPTS: usize = 8;
 

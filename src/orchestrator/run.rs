@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
@@ -23,6 +24,9 @@ use crate::config::SyncRequest;
 use crate::events::CoreLog;
 use crate::session::{Closing, Failure, Report, SyncSession};
 use crate::signal::Escalation;
+
+/// How long a module may tidy up.
+const TIDY: Duration = Duration::from_secs(30);
 
 /// Makes the gatekeeper once both machines have said their names: source, target.
 pub type GatesOf = Box<dyn Fn(&Hostname, &Hostname) -> Arc<dyn Gatekeeper> + Send + Sync>;
@@ -398,7 +402,26 @@ impl Engine {
             return Ok(());
         }
         self.deps.log.stage("record");
-        self.watch.drive(executed.write_pair(&self.deps)).await
+        self.watch.drive(executed.write_pair(&self.deps)).await?;
+        self.tidy(plan, prepared, &gates).await;
+        Ok(())
+    }
+
+    /// Lets modules tidy up. The sync is done: whatever fails here is a warning.
+    async fn tidy(&mut self, plan: &RunPlan, prepared: &Prepared, gates: &Arc<dyn Gatekeeper>) {
+        self.deps.log.stage("tidy");
+        for module in plan.pre.iter().chain(&plan.sequential) {
+            let ctx = prepared.context(&self.deps, module.as_ref(), gates, &self.watch.cancel);
+            let log = self.deps.log.clone();
+            let tidied = async {
+                if let Err(error) = module.tidy(&ctx).await {
+                    log.warning(format!("`{}` could not tidy up: {error}", module.name()));
+                }
+            };
+            if !self.watch.bounded(TIDY, tidied).await {
+                self.deps.log.warning(format!("`{}` did not tidy up in time", module.name()));
+            }
+        }
     }
 
     /// Runs the instances of a bracket; its result is the worst of its phases.

@@ -69,7 +69,7 @@ pub fn out_of_order(
 ) -> Option<Gate> {
     let later: Vec<String> = others
         .iter()
-        .filter(|other| other.stamp > pair.stamp && other.target.hostname.same_machine(target))
+        .filter(|other| other.target.hostname.same_machine(target) && is_later(target, other, pair))
         .filter(|other| !other.source.hostname.same_machine(source))
         .map(|other| {
             format!(
@@ -85,6 +85,20 @@ pub fn out_of_order(
         findings: later,
         consequence: format!("what came to {target} from there is overwritten where it conflicts"),
     })
+}
+
+/// Whether the target came by `other` after `pair`: by its own count of transactions, if both hold one subvolume of it, since the
+/// clocks of other machines say little.
+fn is_later(target: &Hostname, other: &PairRecord, pair: &PairRecord) -> bool {
+    let end = [&pair.target, &pair.source].into_iter().find(|end| end.hostname.same_machine(target));
+    let same = end.and_then(|end| {
+        let (theirs, ours) = other.target.set.as_ref().zip(end.set.as_ref())?;
+        theirs.members.iter().find_map(|other| {
+            let twin = ours.members.iter().find(|member| member.source_uuid == other.source_uuid)?;
+            Some(other.otransid > twin.otransid)
+        })
+    });
+    same.unwrap_or(other.stamp > pair.stamp)
 }
 
 #[cfg(test)]
@@ -116,6 +130,7 @@ mod tests {
             unsettled: Vec::new(),
             unsent: Vec::new(),
             apart: Vec::new(),
+            alien: Vec::new(),
             parts: Vec::new(),
         }
     }
@@ -150,5 +165,28 @@ mod tests {
         assert_eq!(judge(&[record("tower", "desk", "20251114T120000Z")]), None);
         assert_eq!(judge(&[record("desk", "tower", "20251116T120000Z")]), None);
         assert_eq!(judge(&[record("tower", "Desk", "20251116T120000Z")]), Some(GateKind::OutOfOrder));
+    }
+
+    #[test]
+    fn a_clock_that_lies_does_not_change_what_came_later() {
+        let (laptop, desk) = ("laptop".parse().unwrap(), "desk".parse().unwrap());
+        let at = |source: &str, stamp: &str, otransid: u64| {
+            let mut record = record(source, "desk", stamp);
+            let member = pc_switcher_contract::SnapshotMember {
+                name: "@home-postsync-20251115T120000Z-abc12345".parse().unwrap(),
+                path: "/.snapshots/x".into(),
+                uuid: otransid.to_string(),
+                source_uuid: "home".into(),
+                id: otransid,
+                otransid,
+                ctransid: otransid,
+            };
+            record.target.set.as_mut().unwrap().members.push(member);
+            record
+        };
+        let pair = at("laptop", "20251115T120000Z", 100);
+        let judge = |other: PairRecord| out_of_order(&laptop, &desk, &pair, &[other]).is_some();
+        assert!(judge(at("tower", "20251113T120000Z", 101)), "two days behind, and later");
+        assert!(!judge(at("tower", "20351113T120000Z", 99)), "years ahead, and earlier");
     }
 }

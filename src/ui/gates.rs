@@ -10,7 +10,7 @@ use super::prompt::Prompter;
 use crate::events::CoreLog;
 use crate::session::text;
 
-/// Most findings shown in one question; all of them are in the log.
+/// Most findings shown in one question.
 const SHOWN: usize = 20;
 /// Columns of a question.
 const WIDTH: usize = 80;
@@ -73,7 +73,7 @@ impl Gates {
 /// What is said instead of the findings that are not shown.
 fn more(gate: &Gate) -> Option<String> {
     let hidden = gate.findings.len().saturating_sub(SHOWN);
-    (hidden > 0).then(|| format!("and {hidden} more, all in the log"))
+    (hidden > 0).then(|| format!("and {hidden} more; `--dry-run --json` names them all"))
 }
 
 #[async_trait]

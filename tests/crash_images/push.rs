@@ -1,5 +1,6 @@
 //! One sync's writing half: the plan of the real planner, through real agents, with somebody who looks on at each step.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -89,7 +90,7 @@ async fn plan(agent: &Agent, source: &Path, part: &Path, first_content: u32) -> 
     let mut all = pairing.finish().unwrap();
     assert!(all.suspects.is_empty(), "nothing is compared by content: {:?}", all.suspects);
     resolve(&mut all.found, all.links);
-    steps(all.found, &all.holding, &all.dir_meta, first_content)
+    steps(all.found, &all.holding, &all.dir_meta, &HashMap::new(), first_content)
 }
 
 async fn send(agent: &Agent, sources: &[PathBuf], running: &Running, plans: Vec<Steps>) -> ApplyReport {

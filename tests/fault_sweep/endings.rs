@@ -7,6 +7,7 @@ use std::time::Duration;
 use pc_switcher_agent::linux::lock::{Attempt, MachineLock};
 use pc_switcher_agent::proto::LockRequest;
 use pc_switcher_contract::{EventKind, GateKind, ModuleResult, Role, SessionState};
+use pc_switcher_testkit::STAGES;
 use pc_switcher_testkit::manifest::{ManifestOptions, TreeManifest, assert_same_tree};
 use pc_switcher_testkit::model::{At, CallKey, Disk, Fault, How};
 
@@ -95,22 +96,7 @@ fn a_sync_passes_its_stages_in_the_documented_order_and_brings_everything_over()
         let world = World::new();
         let ran = sync(&world, wish(config("user-data = true", ""))).await;
         assert_ended(&ran, 0, 0);
-        let wanted = [
-            "start-agent",
-            "connect",
-            "history",
-            "pre-snapshots",
-            "module:user-data",
-            "compare",
-            "stage",
-            "commit",
-            "committing",
-            "post-snapshots",
-            "verify",
-            "record",
-            "cleanup",
-        ];
-        assert_eq!(ran.stages(), wanted);
+        assert_eq!(ran.stages(), STAGES);
         assert_eq!(ran.asked, [GateKind::FirstSync]);
         assert_eq!(world.sets_of(&ran.session), ["pre+post", "pre+post"]);
         assert_eq!(world.desk.history(), [ran.session.to_string().into_bytes()]);

@@ -2,8 +2,9 @@
 //!
 //! One line per class of calls: in which phase, which call, of which machine, and when in the call. Then how the run ends
 //! if the machine says no, if the call hangs, and if the machine is lost: the exit code, `!` for the one CRITICAL line, `^`
-//! if it takes a Ctrl+C to end it; `.` if that cannot be. Then what each machine keeps of the session's snapshots, which
-//! version the target's tree is (`whole`: old or new, but all of it). The next sync heals all and asks nothing.
+//! if it takes a Ctrl+C to end it; `.` if that cannot be. Then what each machine keeps of the session's snapshots (`pre?`: or
+//! nothing, where sets are taken meanwhile), and which version the target's tree is (`whole`: old or new, but all of it). The
+//! next sync heals all and asks nothing.
 //!
 //! | exit code | ending |
 //! |---|---|
@@ -33,7 +34,7 @@ validating            facts          *        *       1!    130^   4!    -      
 validating            space          *        *       1!    130^   4!    -         -         old
 monitors              state-put      *        *       1!    130^   4!    -         -         old
 monitors              space          *        *       0     0      .     pre+post  pre+post  new
-monitors              space          *        *       .     .      4!    -         -         old
+monitors              space          *        *       .     .      4!    pre?      pre?      old
 pre-snapshots         layout         *        *       1!    130^   4!    -         -         old
 pre-snapshots         take-set       *        open    1!    130^   4!    -         -         old
 pre-snapshots         take-set       laptop   answer  .     130^   4!    pre       -         old
@@ -76,6 +77,8 @@ record                state-put      desk     open    1!    130^   4!    pre+pos
 record                state-put      laptop   open    1!    130^   4!    pre+post  pre+post  new
 record                state-put      desk     answer  .     130^   4!    pre+post  pre+post  new
 record                state-put      laptop   answer  .     130^   4!    pre+post  pre+post  new
+tidy                  sets           *        *       0     0      0     pre+post  pre+post  new
+tidy                  delete-set     *        *       0     0      0     pre+post  pre+post  new
 cleanup               terminate-all  *        open    .     0      0     pre+post  pre+post  new
 cleanup               state-put      *        *       0     0      0     pre+post  pre+post  new
 completed             history-put    desk     *       0     0      0     pre+post  pre+post  new

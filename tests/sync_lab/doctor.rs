@@ -1,16 +1,12 @@
 //! What a doctor finds on real machines, that it writes nothing, and that what it says mends it.
 
-use std::time::Duration;
-
-use pc_switcher_testkit::lab::{Cmd, DiskCache, Machine};
+use pc_switcher_testkit::lab::{Cmd, Machine};
 use serde_json::Value;
 
 use crate::hosts::{
-    Ran, SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, lab, line, picture, root,
-    run, sync,
+    Ran, SOON, alice, assert_moved, assert_nothing_runs, configure, cut_off_commit, dawdle, first_sync, lab,
+    line, picture, root, run, sync,
 };
-
-const MINUTE: Duration = Duration::from_secs(60);
 
 fn doctor(machine: &Machine, words: &[&str]) -> Ran {
     run(machine, &Cmd::new("pc-switcher").arg("doctor").args(words.iter().copied()).as_alice())
@@ -68,15 +64,7 @@ fn what_a_doctor_finds_is_mended_by_what_it_says() {
 fn a_doctor_finishes_a_commit_that_was_cut_off_and_names_staging_that_nobody_knows() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
-    alice(laptop, "mkdir many && cd many && for n in $(seq 8000); do echo first >$n; done");
-    first_sync(&lab);
-    alice(laptop, "cd many && for n in $(seq 8000); do echo second-$n >$n; done");
-    desk.sync_disk().unwrap();
-    let running = laptop.spawn(&line("desk", &[])).unwrap();
-    running.expect("committing", MINUTE).unwrap();
-    desk.power_cut(DiskCache::Volatile).unwrap();
-    running.wait().unwrap();
-    desk.boot().unwrap();
+    cut_off_commit(&lab);
     let status = || run(desk, &Cmd::new("pc-switcher").arg("status").as_alice()).ends_with(0);
     status().says(&["Left behind: sync", "was cut off", "`pc-switcher doctor` brings it to its end now"]);
     doctor(laptop, &["desk"]).says(&["desk:", "syncs: sync", "the commit is finished now"]);
@@ -91,6 +79,20 @@ fn a_doctor_finishes_a_commit_that_was_cut_off_and_names_staging_that_nobody_kno
     assert!(!found(desk, &[]).contains(&"desk syncs".to_owned()), "the sync has said it");
     assert_moved(laptop, desk);
     assert_nothing_runs(&[laptop, desk], SOON);
+}
+
+#[test]
+fn a_doctor_who_comes_while_a_sync_runs_calls_it_running() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    dawdle(laptop, 12, "");
+    let running = laptop.spawn(&line("desk", &[])).unwrap();
+    running.expect("stage: module:dummy-success", SOON).unwrap();
+    let ran = doctor(desk, &[]).says(&["a sync is under way"]);
+    assert!(!ran.text.contains("did not end"), "{}", ran.text);
+    let output = running.wait().unwrap();
+    assert_eq!(output.code(), Some(0), "{}{}", output.error_text(), output.text());
 }
 
 #[test]

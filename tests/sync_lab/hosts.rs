@@ -6,7 +6,7 @@ use std::{
 };
 
 use pc_switcher_testkit::{
-    lab::{Cmd, Lab, LabOptions, Machine, Result, SharedLab, SharedLabGuard},
+    lab::{Cmd, DiskCache, Lab, LabOptions, Machine, Output, Result, SharedLab, SharedLabGuard},
     manifest::{Entry, ManifestOptions, TreeManifest, assert_same_tree},
     seed::HomeSeed,
 };
@@ -113,6 +113,21 @@ pub fn run(machine: &Machine, cmd: &Cmd) -> Ran {
 #[track_caller]
 pub fn first_sync(lab: &Lab) -> Ran {
     sync(lab.laptop(), "desk", &["--allow-first-sync"]).ends_with(0)
+}
+
+/// Cuts the desk's power while it commits, and boots it again; returns what the sync said.
+pub fn cut_off_commit(lab: &Lab) -> Output {
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "mkdir many && cd many && for n in $(seq 8000); do echo first >$n; done");
+    first_sync(lab);
+    alice(laptop, "cd many && for n in $(seq 8000); do echo second-$n >$n; done");
+    desk.sync_disk().unwrap();
+    let running = laptop.spawn(&line("desk", &[])).unwrap();
+    running.expect("committing", Duration::from_secs(60)).unwrap();
+    desk.power_cut(DiskCache::Volatile).unwrap();
+    let ended = running.wait().unwrap();
+    desk.boot().unwrap();
+    ended
 }
 
 /// Runs a script as alice, in her home.

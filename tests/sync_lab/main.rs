@@ -13,8 +13,11 @@ mod layouts;
 mod moving;
 mod no_snapshots;
 mod odds;
+mod past;
+mod patched;
 mod random;
 mod redone;
+mod sets;
 mod unplugged;
 
 #[test]

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use pc_switcher_testkit::lab::{Cmd, DiskCache};
+use pc_switcher_testkit::lab::Cmd;
 
-use crate::hosts::{SOON, alice, assert_moved, assert_nothing_runs, first_sync, lab, line, sync};
+use crate::hosts::{SOON, assert_moved, assert_nothing_runs, cut_off_commit, lab, sync};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -12,17 +12,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn after_a_power_cut_in_the_commit_the_boot_finishes_it_and_the_next_sync_says_so() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
-    alice(laptop, "mkdir many && cd many && for n in $(seq 8000); do echo first >$n; done");
-    first_sync(&lab);
-    alice(laptop, "cd many && for n in $(seq 8000); do echo second-$n >$n; done");
-    desk.sync_disk().unwrap();
-    let running = laptop.spawn(&line("desk", &[])).unwrap();
-    running.expect("committing", MINUTE).unwrap();
-    desk.power_cut(DiskCache::Volatile).unwrap();
-    let output = running.wait().unwrap();
+    let output = cut_off_commit(&lab);
     assert!(matches!(output.code(), Some(1 | 4)), "{}{}", output.error_text(), output.text());
     assert_nothing_runs(&[laptop], SOON);
-    desk.boot().unwrap();
     // What the unit starts where there is systemd.
     let redo = desk.exec(&Cmd::new("pc-switcher").args(["agent", "--redo"]).timeout(MINUTE)).unwrap();
     assert_eq!(redo.code(), Some(0), "{}", redo.error_text());

@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 
 use crate::proto::{
     ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, ChangedDir, ChangedRequest, Diagnosis,
-    DirListing, Layout, LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Patience, Redone,
-    Request, SpaceReport, StreamFrame, TakeSet, Tree, WalkRequest, WalkSummary, Writer, WritersRequest,
-    decode, encode,
+    DirListing, Layout, LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Patience, ReadWant,
+    Redone, Request, SetRequest, SpaceReport, StoredSet, Strays, StreamFrame, TakeSet, Tree, WalkRequest,
+    WalkSummary, Writer, WritersRequest, decode, encode,
 };
 
 /// An agent with typed calls.
@@ -95,6 +95,34 @@ impl Agent {
     /// Removes the members of a set.
     pub async fn drop_set(&self, set: SnapshotSet) -> Result<(), ExecError> {
         self.call(&Request::DropSet(set)).await
+    }
+
+    /// Lists the sets in a snapshot directory, oldest first, and what else lies there.
+    pub async fn sets(&self, snapshot_dir: BytePath) -> Result<(Vec<StoredSet>, Strays), ExecError> {
+        let mut call = self.link.open(encode(&Request::Sets(snapshot_dir))).await?;
+        call.sink.finish().await?;
+        let mut sets = Vec::new();
+        loop {
+            match call.stream.next().await? {
+                Reply::Item(set) => sets.push(decode(&set).map_err(|why| self.broken(why))?),
+                Reply::Done(strays) => return Ok((sets, decode(&strays).map_err(|why| self.broken(why))?)),
+            }
+        }
+    }
+
+    /// Removes a set that nobody wants to keep; needs the machine's lock.
+    pub async fn delete_set(&self, request: SetRequest) -> Result<(), ExecError> {
+        self.call(&Request::DeleteSet(request)).await
+    }
+
+    /// Pins a set.
+    pub async fn pin_set(&self, request: SetRequest) -> Result<(), ExecError> {
+        self.call(&Request::PinSet(request)).await
+    }
+
+    /// Frees a set that was pinned.
+    pub async fn unpin_set(&self, request: SetRequest) -> Result<(), ExecError> {
+        self.call(&Request::UnpinSet(request)).await
     }
 
     /// Reads a file of the machine state.
@@ -202,6 +230,42 @@ impl Agent {
     /// Starts reading files below `root` of a live tree.
     pub async fn read_live(&self, root: BytePath) -> Result<(Wants, ReadStream), ExecError> {
         let call = self.link.open(encode(&Request::ReadLive { root })).await?;
+        Ok((Wants { sink: call.sink }, ReadStream { stream: call.stream }))
+    }
+
+    /// Returns by their numbers how many bytes of files changed since an older snapshot; a file of which that is not known
+    /// is left out.
+    pub async fn delta(
+        &self,
+        root: BytePath,
+        base: BytePath,
+        wants: &[ReadWant],
+    ) -> Result<HashMap<u32, u64>, ExecError> {
+        let mut call = self.link.open(encode(&Request::Delta { root, base })).await?;
+        let send = async {
+            for batch in wants.chunks(500) {
+                call.sink.send(encode(&batch.to_vec())).await?;
+            }
+            call.sink.finish().await
+        };
+        let receive = async {
+            let mut found = HashMap::new();
+            loop {
+                match call.stream.next().await? {
+                    Reply::Item(body) => {
+                        let told: Vec<(u32, Option<u64>)> = decode(&body).map_err(|why| self.broken(why))?;
+                        found.extend(told.into_iter().filter_map(|(content, bytes)| Some((content, bytes?))));
+                    }
+                    Reply::Done(_) => return Ok(found),
+                }
+            }
+        };
+        tokio::try_join!(send, receive).map(|((), found)| found)
+    }
+
+    /// Starts reading what changed in files below `root` since an older snapshot.
+    pub async fn read_delta(&self, root: BytePath, base: BytePath) -> Result<(Wants, ReadStream), ExecError> {
+        let call = self.link.open(encode(&Request::ReadDelta { root, base })).await?;
         Ok((Wants { sink: call.sink }, ReadStream { stream: call.stream }))
     }
 

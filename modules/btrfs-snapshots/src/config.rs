@@ -20,6 +20,8 @@ pub struct BtrfsSnapshotsConfig {
     pub snapshot_dir: SnapshotDir,
     /// Which snapshots stay, on both machines, for example `all 2h, last 5 sessions, 24h, 7d, 4w, 6m, 2y`.
     pub keep: Keep,
+    /// Which snapshots stay even where space is short.
+    pub keep_min: Keep,
 }
 
 impl Default for BtrfsSnapshotsConfig {
@@ -28,6 +30,7 @@ impl Default for BtrfsSnapshotsConfig {
             subvolumes: ["@", "@home"].into_iter().filter_map(|name| name.parse().ok()).collect(),
             snapshot_dir: SnapshotDir("/.snapshots".into()),
             keep: Keep::default(),
+            keep_min: Keep::least(),
         }
     }
 }

@@ -104,6 +104,11 @@ impl Keep {
     pub fn rules(&self) -> &[Rule] {
         &self.0
     }
+
+    /// Returns what stays even where space is short: `last 2 sessions`.
+    pub fn least() -> Self {
+        Keep(vec![Rule::LastSessions(NonZeroU32::MIN.saturating_add(1))])
+    }
 }
 
 impl Default for Keep {

@@ -3,4 +3,6 @@
 pub mod config;
 pub mod keep;
 pub mod module;
+pub mod prune;
+pub mod retention;
 pub mod spec;

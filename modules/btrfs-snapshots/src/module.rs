@@ -11,6 +11,7 @@ use pc_switcher_contract::{
 };
 
 use crate::config::BtrfsSnapshotsConfig;
+use crate::prune::{self, Pruned};
 
 /// How long a set may still take after a stop: less than a run waits for its modules, so that the other set can go.
 const AFTER_STOP: Duration = Duration::from_secs(5);
@@ -125,6 +126,28 @@ impl BtrfsSnapshots {
         }
     }
 
+    /// Removes from one machine the sets that no rule keeps.
+    async fn prune(&self, ctx: &ModuleContext, role: Role) {
+        let (agent, hostname) = (Agent::new(ctx.agent(role)), ctx.hostname(role));
+        let log = |level, text: String| ctx.reporter.log(level, hostname, text);
+        let judged = match prune::look(&agent, &self.config, (ctx.clock)()).await {
+            Ok(judged) => judged,
+            Err(error) => return log(LogLevel::Warning, format!("old snapshots are not removed: {error}")),
+        };
+        let Pruned { removed, left } =
+            prune::remove(&agent, &self.config, &judged.verdicts, &ctx.cancel).await;
+        for id in &removed {
+            log(LogLevel::Full, format!("set of snapshots `{id}` is removed: no rule of `keep` keeps it"));
+        }
+        if !removed.is_empty() {
+            let plural = if removed.len() == 1 { "" } else { "s" };
+            log(LogLevel::Info, format!("{} old set{plural} of snapshots removed", removed.len()));
+        }
+        for (id, why) in left {
+            log(LogLevel::Warning, format!("set of snapshots `{id}` is not removed: {why}"));
+        }
+    }
+
     async fn undo(
         &self,
         ctx: &ModuleContext,
@@ -192,11 +215,16 @@ fn problems_of(layout: &Layout, ctx: &ModuleContext, role: Role, snapshot_dir: &
             "there is no mounted btrfs with top-level subvolumes".to_owned()
         } else {
             format!(
-                "mounted top-level subvolumes are {}; name them in [btrfs-snapshots] subvolumes",
+                "top-level subvolumes are {}; name them in [btrfs-snapshots] subvolumes",
                 known.join(", ")
             )
         };
-        problems.push(Problem::on(hostname, format!("there is no subvolume `{name}`")).hint(hint));
+        let (text, hint) = if layout.known_subvolumes.contains(name) {
+            (format!("the subvolume `{name}` is not mounted"), "mount it".to_owned())
+        } else {
+            (format!("there is no subvolume `{name}`"), hint)
+        };
+        problems.push(Problem::on(hostname, text).hint(hint));
     }
     if layout.snapshot_fs_uuid.is_empty() && !layout.subvolumes.is_empty() {
         let text = format!("the snapshot directory `{snapshot_dir}` does not lie on btrfs");
@@ -269,6 +297,14 @@ impl Module for BtrfsSnapshots {
             }
         }
         Ok(problems)
+    }
+
+    /// Removes from both machines the sets that no rule keeps any more.
+    async fn tidy(&self, ctx: &ModuleContext) -> Result<(), ModuleError> {
+        if self.phase == BracketPhase::Pre {
+            tokio::join!(self.prune(ctx, Role::Source), self.prune(ctx, Role::Target));
+        }
+        Ok(())
     }
 
     /// A set is taken in milliseconds and the agent removes what is incomplete.

@@ -91,6 +91,7 @@ pub struct SessionBoard {
     rule_hash: Mutex<Option<String>>,
     parts: Mutex<Vec<PartRecord>>,
     apart: Mutex<Vec<BytePath>>,
+    alien: Mutex<Vec<BytePath>>,
     folders: Mutex<Vec<BytePath>>,
     attempts: Mutex<Vec<Attempt>>,
     without_snapshots: Mutex<Vec<(Role, BytePath, String)>>,
@@ -289,6 +290,19 @@ impl SessionBoard {
         apart.sort();
         apart.dedup();
         apart
+    }
+
+    /// Notes a path at and below which nobody looked whether both machines have the same.
+    pub fn add_alien(&self, path: BytePath) {
+        lock(&self.alien).push(path);
+    }
+
+    /// Returns the paths at and below which nobody looked whether both machines have the same, each once.
+    pub fn alien(&self) -> Vec<BytePath> {
+        let mut alien = lock(&self.alien).clone();
+        alien.sort();
+        alien.dedup();
+        alien
     }
 
     /// Notes the digest of the rules that this run applies.

@@ -97,6 +97,14 @@ pub trait Module: Send + Sync {
     /// Reads the result again and compares it with what was wanted. Called after the target's post set.
     async fn verify(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError>;
 
+    /// Tidies up after a sync that completed and was recorded, within half a minute. What fails here is a warning.
+    ///
+    /// # Errors
+    /// If it could not look.
+    async fn tidy(&self, _ctx: &ModuleContext) -> Result<(), ModuleError> {
+        Ok(())
+    }
+
     /// Ends what it started and frees what it holds, within `timeout`. Called on the running module alone.
     async fn abort(&self, ctx: &ModuleContext, timeout: Duration);
 }

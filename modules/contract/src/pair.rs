@@ -93,6 +93,10 @@ pub struct PairRecord {
     /// Absolute paths where both machines differ though nothing was to be done: what is kept, left alone, or dated otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "exact")]
     pub apart: Vec<BytePath>,
+    /// Absolute paths that were left alone on both machines, with all below them: there is no common past there, whatever
+    /// the sets hold, so what the target has there is never overwritten unasked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "exact")]
+    pub alien: Vec<BytePath>,
     /// The parts of the folders that were compared.
     #[serde(default)]
     pub parts: Vec<PartRecord>,

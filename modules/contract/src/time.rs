@@ -35,7 +35,9 @@ impl FromStr for UtcStamp {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
         let bad = || IdError { what: "UTC stamp", text: text.to_owned(), why: "YYYYMMDDTHHMMSSZ is wanted" };
-        if text.len() != 16 {
+        // Signs and spaces would be read, too, but not written again.
+        let is_digit = |(at, byte): (usize, u8)| matches!(at, 8 | 15) || byte.is_ascii_digit();
+        if text.len() != 16 || !text.bytes().enumerate().all(is_digit) {
             return Err(bad());
         }
         let date = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", text).map_err(|_| bad())?;
@@ -64,7 +66,13 @@ mod tests {
     fn a_stamp_reads_what_it_wrote() {
         let stamp: UtcStamp = "20251115T120000Z".parse().unwrap();
         assert_eq!(stamp.to_string(), "20251115T120000Z");
-        for bad in ["20251115T120000", "2025-11-15T12:00:00Z", "20251315T120000Z"] {
+        for bad in [
+            "20251115T120000",
+            "2025-11-15T12:00:00Z",
+            "20251315T120000Z",
+            "-0251121T060002Z",
+            "20251115T12000 Z",
+        ] {
             assert!(bad.parse::<UtcStamp>().is_err(), "{bad}");
         }
     }

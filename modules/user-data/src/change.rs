@@ -219,10 +219,15 @@ pub fn compare_dir(
     result
 }
 
+/// Whether somebody changed mode, owner or attributes on the target since the last sync.
+fn rights_touched(judge: Judge, base: Option<&Entry>, now: &Entry) -> bool {
+    judge.has_base && base.is_some_and(|base| !same_rights(base, now))
+}
+
 fn entry_change(
     at: BytePath,
     [s, t, b]: [Option<&Entry>; 3],
-    touched: bool,
+    mut touched: bool,
     judge: Judge,
     result: &mut DirResult,
 ) {
@@ -246,7 +251,7 @@ fn entry_change(
         (Some(s), Some(t)) if s.kind != t.kind => Change::Replace(s.clone(), identity(t), t.kind),
         (Some(s), Some(t)) => {
             let content = match s.kind {
-                Kind::File => s.size == t.size && s.meta.mtime == t.meta.mtime,
+                Kind::File => s.size == t.size && (s.size == 0 || s.meta.mtime == t.meta.mtime),
                 Kind::Symlink => s.target == t.target,
                 Kind::Dir | Kind::Fifo => true,
             };
@@ -256,7 +261,7 @@ fn entry_change(
                 if content { judge.content || source_moved || target_moved } else { touched }
             };
             if suspect {
-                let rights_touched = judge.has_base && b.is_some_and(|b| !same_rights(b, t));
+                let rights_touched = rights_touched(judge, b, t);
                 result.suspects.push(Suspect {
                     path: at,
                     ours: s.clone(),
@@ -274,7 +279,11 @@ fn entry_change(
                     }
                     return;
                 }
-                (true, false) => Change::Meta(s.clone(), identity(t)),
+                (true, false) => {
+                    // The same made on both machines, at other times, is no conflict; other rights are one.
+                    touched = rights_touched(judge, b, t) && !same_rights(s, t);
+                    Change::Meta(s.clone(), identity(t))
+                }
                 (false, _) => Change::Replace(s.clone(), identity(t), t.kind),
             }
         }

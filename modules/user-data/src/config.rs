@@ -21,11 +21,12 @@ pub struct UserDataConfig {
     /// What is mirrored although the built-in list or `exclude` leaves it alone; never identity or our own state.
     #[schemars(extend("uniqueItems" = true))]
     pub include: Vec<IncludePattern>,
-    /// How two files are compared when there is no common past: by size and time, or by content.
+    /// How two files are compared: by size and time, after the first sync only where something changed since the last one, or
+    /// by the content of every file at each sync.
     pub compare: Compare,
     /// A sync that would delete more files than this in one folder asks first.
     pub mass_deletion_count: NonZeroU64,
-    /// A sync that would delete a larger share than this of one folder asks first.
+    /// A sync that would delete a larger share than this of one folder, and at least 50 entries, asks first.
     pub mass_deletion_share: Share,
 }
 
@@ -53,14 +54,14 @@ impl UserDataConfig {
     }
 }
 
-/// How files are compared without a common past.
+/// How files are compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Compare {
-    /// Equal size and time mean equal content.
+    /// Equal size and time mean equal content where nobody changed anything since the last sync.
     #[default]
     Quick,
-    /// Digests are compared.
+    /// Digests of all files are compared.
     Content,
 }
 

@@ -18,14 +18,28 @@ pub struct Hosts<'a> {
 }
 
 /// Whether the source's part looks replaced: it holds nothing though the target's does, or it is another subvolume than
-/// last time. `end` is the source's end of the last sync, `then` where it lay there.
+/// last time. `end` is the source's end of the last sync; `then` says where the part lay at that time, on the source and on the
+/// target: what is not mounted lies on another subvolume, on the target as well.
 pub fn replaced_source(
     hosts: Hosts,
     part: &PartPair,
     end: Option<&PairEnd>,
-    then: Option<&(String, String)>,
+    then: Option<[&(String, String); 2]>,
 ) -> Option<Gate> {
     let mut findings = Vec::new();
+    for (hostname, now, then) in then.into_iter().flat_map(|[source, target]| {
+        [(hosts.source, &part.source, source), (hosts.target, &part.target, target)]
+    }) {
+        let now = place_of(now);
+        if now != *then {
+            findings.push(format!(
+                "{hostname}: `{}` lies on {} now, and lay on {} at the last sync; is everything mounted?",
+                part.root,
+                in_words(&now),
+                in_words(then)
+            ));
+        }
+    }
     if part.source.is_empty && !part.target.is_empty {
         findings.push(format!("{}: `{}` is empty; is it mounted?", hosts.source, part.root));
     }
@@ -37,14 +51,6 @@ pub fn replaced_source(
             hosts.source, part.root, before.name.stamp
         ));
     }
-    let now = place_of(&part.source);
-    let is_live = part.is_live(Role::Source);
-    if let Some((holder, _)) = then.filter(|then| then.0 != now.0 && (is_live || before.is_none())) {
-        findings.push(format!(
-            "{}: `{}` lies on {} now, and lay on {holder} at the last sync",
-            hosts.source, part.root, now.0
-        ));
-    }
     (!findings.is_empty()).then(|| Gate {
         kind: GateKind::ReplacedSource,
         summary: None,
@@ -54,6 +60,11 @@ pub fn replaced_source(
             part.root, hosts.target, hosts.source
         ),
     })
+}
+
+/// Says where a part lies: the subvolume or the sort of file system, and the place in it.
+fn in_words((holder, inside): &(String, String)) -> String {
+    if inside.is_empty() { format!("`{holder}`") } else { format!("`{holder}` as `{inside}`") }
 }
 
 /// Whether paths are synced that were not synced before: for them there is no common past, so nothing would be a conflict.

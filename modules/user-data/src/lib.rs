@@ -14,6 +14,7 @@ pub mod module;
 pub mod need;
 mod notes;
 mod parts;
+mod patches;
 pub mod pattern;
 pub mod people;
 mod roots;

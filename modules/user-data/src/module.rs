@@ -4,11 +4,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pc_switcher_agent::proto::{Layout, LayoutRequest, Op, UserFact};
+use pc_switcher_agent::proto::{Body, Layout, LayoutRequest, Op, UserFact};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
-    BytePath, ErrorKind, Hostname, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome,
-    PairRecord, PartRecord, Plan, PlanItem, Problem, Role, SnapshotKind, human_bytes,
+    BytePath, ErrorKind, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, PairRecord,
+    PartRecord, Plan, PlanItem, Problem, Role, SnapshotKind, human_bytes,
 };
 
 use crate::config::{Compare, UserDataConfig};
@@ -18,7 +18,7 @@ use crate::notes;
 use crate::parts::{PartPair, pair_parts};
 use crate::people;
 use crate::roots::{held_by, place_of, roots};
-use crate::rules::{rule_hash, rules_for};
+use crate::rules::{rule_hash, rule_of_mount, rules_for};
 use crate::steps::Stats;
 use crate::survey::{Survey, survey};
 use crate::transfer::{Load, Transferred, log_report, transfer, whole};
@@ -73,10 +73,13 @@ impl UserData {
         let rules = |folder: &BytePath, prefixes: &[BytePath]| {
             rules_for(&folder.to_string(), &self.config, &users, prefixes, &self.own)
         };
-        let pairs = pair_parts((&ctx.source.hostname, &ours), (&ctx.target.hostname, &theirs), rules);
-        if let Ok(pairs) = &pairs {
+        let mut pairs = pair_parts((&ctx.source.hostname, &ours), (&ctx.target.hostname, &theirs), rules);
+        if let Ok(pairs) = &mut pairs {
             let sets: Vec<_> = pairs.iter().map(|part| (part.root.to_string(), part.rules.clone())).collect();
             ctx.board.put_rule_hash(rule_hash(&sets));
+            for mount in ours.foreign.iter().chain(&theirs.foreign) {
+                leave_mount_alone(ctx, pairs, &mount.path);
+            }
         }
         Ok(pairs)
     }
@@ -110,7 +113,7 @@ impl UserData {
             // A live source is looked at once: what was sent is read back, whatever it has become since.
             let verifies_live = target_kind == SnapshotKind::PostSync && part.is_live(Role::Source);
             let found = survey(ctx, part, &roots, content && !verifies_live, first).await?;
-            first += found.steps.wants.len() as u32;
+            first += (found.steps.wants.len() + found.steps.patches.len()) as u32;
             surveys.push(found);
         }
         Ok(surveys)
@@ -224,7 +227,7 @@ impl UserData {
             ctx.gates.pass(gate).await?;
         }
         for part in parts {
-            let then = pair.as_ref().and_then(|pair| lay_then(pair, &part.root, hosts.source));
+            let then = pair.as_ref().and_then(|pair| places_then(hosts, pair, part));
             if let Some(gate) = guards::replaced_source(hosts, part, end, then) {
                 ctx.gates.pass(gate).await?;
             }
@@ -295,10 +298,27 @@ impl UserData {
     }
 }
 
-/// Returns where a part lay on a machine at the last sync.
-fn lay_then<'a>(pair: &'a PairRecord, root: &BytePath, hostname: &Hostname) -> Option<&'a (String, String)> {
-    let then = pair.parts.iter().find(|then| then.root.as_bytes() == root.as_bytes())?;
-    Some(if pair.source.hostname.same_machine(hostname) { &then.source } else { &then.target })
+/// Leaves a path that is mounted over on one machine alone on both, and all below it: a snapshot shows what lies under the
+/// mount. Mounts come and go, so they do not belong to the rules of which the record keeps a digest; but nobody compared
+/// what lies there.
+fn leave_mount_alone(ctx: &ModuleContext, parts: &mut [PartPair], path: &BytePath) {
+    let held = |part: &&mut PartPair| *path != part.root && path.is_within(&part.root);
+    let Some(part) = parts.iter_mut().filter(held).max_by_key(|part| part.root.as_bytes().len()) else {
+        return;
+    };
+    if let Some(rule) = rule_of_mount(&part.folder, path) {
+        part.rules.forced.push(rule);
+        ctx.board.add_apart(path.clone());
+        ctx.board.add_alien(path.clone());
+    }
+}
+
+/// Returns where a part lay at the last sync, on the machines that are source and target now.
+fn places_then<'a>(hosts: Hosts, pair: &'a PairRecord, part: &PartPair) -> Option<[&'a (String, String); 2]> {
+    let root = part.root.to_string();
+    let then = pair.parts.iter().find(|then| then.root == root)?;
+    let is_same_way = pair.source.hostname.same_machine(hosts.source);
+    Some(if is_same_way { [&then.source, &then.target] } else { [&then.target, &then.source] })
 }
 
 fn total(surveys: &[Survey]) -> Stats {
@@ -340,8 +360,10 @@ fn plan_items(part: &PartPair, survey: &Survey) -> Vec<PlanItem> {
     for op in &survey.steps.ops {
         items.push(match op {
             Op::Put { path, body, replaces, .. } => {
-                let bytes =
-                    if let pc_switcher_agent::proto::Body::File { size, .. } = body { *size } else { 0 };
+                let bytes = match body {
+                    Body::File { size, .. } | Body::Patched { size, .. } => *size,
+                    _ => 0,
+                };
                 item(if replaces.is_some() { "update" } else { "create" }, path, bytes)
             }
             Op::Link { path, .. } => item("link", path, 0),
@@ -432,8 +454,9 @@ impl Module for UserData {
         let mut loads = Vec::new();
         for (part, survey) in parts.into_iter().zip(surveys) {
             let source_root = roots(ctx, &part, SnapshotKind::PreSync)?.source;
+            let source_base = survey.source_base;
             let conflicts = survey.conflicts.into_iter().map(|conflict| conflict.path).collect();
-            loads.push(Load { part, source_root, steps: survey.steps, conflicts });
+            loads.push(Load { part, source_root, source_base, steps: survey.steps, conflicts });
         }
         let written = Written::planned(&loads);
         let Transferred { report, unsent, losers } = transfer(ctx, loads).await?;

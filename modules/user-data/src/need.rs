@@ -19,6 +19,10 @@ const INODE: u64 = 430;
 const NAME: u64 = 190;
 /// What an extent of data takes.
 const EXTENT: u64 = 200;
+/// What one shared extent of a clone takes: its item in the file and its place in the list of who uses it.
+const SHARED_NAME: u64 = 120;
+/// How long the extents of a large file are, about.
+const SHARED: u64 = 64 << 10;
 /// Bytes of data for one byte of checksums and what leads to them.
 const PER_CHECKSUM: u64 = 700;
 /// What a change copies of metadata that a snapshot holds: three leaves.
@@ -62,6 +66,16 @@ impl Need {
             Kind::Symlink => inline(entry.target.as_bytes().len() as u64),
             Kind::Dir | Kind::Fifo => 0,
         };
+    }
+
+    /// Counts a file that is made of a clone of what it replaces.
+    pub fn patch(&mut self, path: &BytePath, entry: &Entry, changed: u64) {
+        self.put(path, &Entry { size: 0, ..entry.clone() });
+        let data = changed.next_multiple_of(BLOCK);
+        self.data_bytes += data;
+        // The clone names every extent again; they are seldom smaller than this on the average.
+        self.new_bytes +=
+            (entry.size / SHARED).saturating_add(data / BLOCK) * SHARED_NAME + data / PER_CHECKSUM;
     }
 
     /// Counts one more name.

@@ -57,6 +57,9 @@ pub fn apart(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
     for path in paths.take(APART) {
         ctx.board.add_apart(part.root.join(path.as_bytes()));
     }
+    for path in survey.left_alone.iter().map(|(path, _)| path).chain(&steps.blocked) {
+        ctx.board.add_alien(part.root.join(path.as_bytes()));
+    }
 }
 
 /// Names what stays though the source has it otherwise.

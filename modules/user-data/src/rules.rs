@@ -55,6 +55,13 @@ pub fn rules_for(
     RuleSet { forced, layered }
 }
 
+/// Returns the rule that leaves a mount below a folder alone; `None` for a name that no rule can say.
+pub fn rule_of_mount(folder: &BytePath, mount: &BytePath) -> Option<Rule> {
+    let inside = mount.as_bytes().strip_prefix(folder.as_bytes())?;
+    let inside = std::str::from_utf8(inside.strip_prefix(b"/").unwrap_or(inside)).ok()?;
+    Some(rule(&format!("/{}", escape(inside)), "a mount of its own"))
+}
+
 /// Returns the digest of all rules of a run: another digest means that the last sync saw other files.
 pub fn rule_hash(sets: &[(String, RuleSet)]) -> String {
     let mut hasher = blake3::Hasher::new();

@@ -48,6 +48,8 @@ pub struct Steps {
     pub wants: Vec<ReadWant>,
     /// The version of each of these files that was planned, in the same order.
     pub versions: Vec<Identity>,
+    /// The content of which they want only what changed since the last sync, numbered likewise.
+    pub patches: Vec<ReadWant>,
     /// What it amounts to.
     pub stats: Stats,
     /// What it takes on the target's disk.
@@ -109,11 +111,13 @@ pub fn path_order(a: &BytePath, b: &BytePath) -> std::cmp::Ordering {
 }
 
 /// Turns changes into steps. `holding` are directories of the target with something that is never deleted; `dir_meta` is the
-/// source's metadata of the directories that both have; contents are numbered from `first_content`.
+/// source's metadata of the directories that both have; `deltas` says of files that can be patched how many bytes changed;
+/// contents are numbered from `first_content`.
 pub fn steps(
     mut found: Vec<Found>,
     holding: &[BytePath],
     dir_meta: &HashMap<BytePath, Meta>,
+    deltas: &HashMap<BytePath, u64>,
     first_content: u32,
 ) -> Steps {
     let kept = with_ancestors(holding);
@@ -143,7 +147,18 @@ pub fn steps(
                 if was == Kind::Dir {
                     sorted.replaced_dirs.insert(path.clone());
                 }
-                sorted.put(path, entry, Some(old), &mut next, &mut out);
+                let content = next;
+                match deltas.get(&path).filter(|_| (was, entry.kind) == (Kind::File, Kind::File)) {
+                    None => sorted.put(path, entry, Some(old), &mut next, &mut out),
+                    Some(bytes) => {
+                        next += 1;
+                        out.stats.bytes += bytes;
+                        out.need.patch(&path, &entry, *bytes);
+                        out.patches.push(ReadWant { content, path: path.clone() });
+                        let body = Body::Patched { content, size: entry.size };
+                        sorted.puts.push(Op::Put { path, body, meta: entry.meta, replaces: Some(old) });
+                    }
+                }
             }
             Change::Link(to, replaces) => {
                 if replaces.is_some() {
@@ -361,12 +376,36 @@ mod tests {
             found("old/a/f", Change::Delete(id(), Kind::File)),
         ];
         let dir_meta = HashMap::from([(BytePath::default(), Meta::default())]);
-        let steps = steps(changes, &[], &dir_meta, 5);
+        let steps = steps(changes, &[], &dir_meta, &HashMap::new(), 5);
         let wanted =
             ["put new", "put new/x", "put new-er", "rm old/a/f", "rmdir old/a", "rmdir old", "meta "];
         assert_eq!(shape(&steps), wanted);
         assert_eq!(steps.wants.iter().map(|want| want.content).collect::<Vec<_>>(), [5, 6]);
         assert_eq!((steps.stats.created, steps.stats.deleted), (3, 3));
+    }
+
+    #[test]
+    fn of_a_file_that_can_be_patched_only_what_changed_is_wanted() {
+        let large = |path: &str| {
+            found(
+                path,
+                Change::Replace(
+                    Entry { size: 1 << 30, allocated: 1 << 30, ..entry(Kind::File) },
+                    id(),
+                    Kind::File,
+                ),
+            )
+        };
+        let changes = vec![large("image"), large("other"), found("new", Change::Create(entry(Kind::File)))];
+        let deltas = HashMap::from([("image".into(), 8192), ("new".into(), 1)]);
+        let steps = steps(changes, &[], &HashMap::new(), &deltas, 5);
+        let names = |wants: &[ReadWant]| -> Vec<(u32, String)> {
+            wants.iter().map(|want| (want.content, want.path.to_string())).collect()
+        };
+        assert_eq!(names(&steps.patches), [(5, "image".into())]);
+        assert_eq!(names(&steps.wants), [(6, "new".into()), (7, "other".into())]);
+        assert_eq!(steps.stats.bytes, 8192 + 10 + (1 << 30));
+        assert!((1 << 30..(1 << 30) + (1 << 20)).contains(&steps.need.data_bytes), "{:?}", steps.need);
     }
 
     #[test]
@@ -376,7 +415,10 @@ mod tests {
             found("d/sub", Change::Delete(id(), Kind::Dir)),
             found("d/sub/f", Change::Delete(id(), Kind::File)),
         ];
-        assert_eq!(shape(&steps(changes, &[], &HashMap::new(), 0)), ["rm d/sub/f", "rmdir d/sub", "put d"]);
+        assert_eq!(
+            shape(&steps(changes, &[], &HashMap::new(), &HashMap::new(), 0)),
+            ["rm d/sub/f", "rmdir d/sub", "put d"]
+        );
     }
 
     #[test]
@@ -386,7 +428,7 @@ mod tests {
             found("d/sub", Change::Delete(id(), Kind::Dir)),
             found("d/f", Change::Delete(id(), Kind::File)),
         ];
-        let steps = steps(changes, &["d/sub".into()], &HashMap::new(), 0);
+        let steps = steps(changes, &["d/sub".into()], &HashMap::new(), &HashMap::new(), 0);
         assert_eq!(shape(&steps), ["rm d/f"]);
         assert_eq!(steps.kept, ["d".into(), "d/sub".into()]);
     }
@@ -400,7 +442,7 @@ mod tests {
             found("g", Change::Create(entry(Kind::File))),
             found("h", Change::Link("g".into(), Some(id()))),
         ];
-        let mut steps = steps(changes, &[], &HashMap::new(), 0);
+        let mut steps = steps(changes, &[], &HashMap::new(), &HashMap::new(), 0);
         let left = steps.leave_out(&HashSet::from(["d".into()]));
         assert_eq!(left, HashSet::from(["d".into(), "d/f".into(), "e".into()]));
         assert_eq!(shape(&steps), ["put g", "link h=g"]);
@@ -415,7 +457,10 @@ mod tests {
             found("d", Change::Link("a".into(), Some(id()))),
             found("d/f", Change::Delete(id(), Kind::File)),
         ];
-        assert_eq!(shape(&steps(changes, &[], &HashMap::new(), 0)), ["rm d/f", "put a", "link d=a"]);
+        assert_eq!(
+            shape(&steps(changes, &[], &HashMap::new(), &HashMap::new(), 0)),
+            ["rm d/f", "put a", "link d=a"]
+        );
     }
 
     #[test]
@@ -424,7 +469,7 @@ mod tests {
             found("d", Change::Replace(entry(Kind::File), id(), Kind::Dir)),
             found("d/f", Change::Delete(id(), Kind::File)),
         ];
-        let steps = steps(changes, &["d".into()], &HashMap::new(), 0);
+        let steps = steps(changes, &["d".into()], &HashMap::new(), &HashMap::new(), 0);
         assert!(steps.ops.is_empty());
         assert_eq!(steps.blocked, ["d".into()]);
     }

@@ -11,10 +11,11 @@ use pc_switcher_contract::{
 };
 
 use crate::attempts;
-use crate::change::{Found, Judge, Suspect, settle};
+use crate::change::{Change, Found, Judge, Suspect, same_rights, settle};
 use crate::compare::{Comparison, Pairing, Walk};
 use crate::links;
 use crate::parts::PartPair;
+use crate::patches::{self, Patches};
 use crate::roots::{Listed, Roots, in_set, note_kept, place_of, tree};
 use crate::scope::Scope;
 use crate::steps::{Steps, steps};
@@ -30,6 +31,8 @@ pub const APART: usize = 10_000;
 pub struct Survey {
     /// The steps that make the target's part the source's.
     pub steps: Steps,
+    /// What the steps patch files from: on the source, in the set of the last sync.
+    pub source_base: Option<BytePath>,
     /// Paths changed on the target since the last sync that the steps would touch: size and time of both versions.
     pub conflicts: Vec<ConflictItem>,
     /// Names left alone though the other machine has them, with the reason.
@@ -119,14 +122,29 @@ pub async fn survey(
     attempts::disown(ctx, part, &mut found).await?;
     if roots.base.is_some() {
         mark_unsettled(ctx, part, &mut found);
+        mark_alien(ctx, part, &mut found);
     }
-    let conflicts = conflicts(&found);
-    let steps = steps(found, &holding, &dir_meta, first_content);
+    let patches = match content {
+        false => patches::ask(ctx, part, roots, &found).await?,
+        true => Patches::default(),
+    };
+    let mut conflicts = conflicts(&found);
+    let steps = steps(found, &holding, &dir_meta, &patches.bytes, first_content);
+    // Nothing is done there.
+    conflicts.retain(|conflict| !steps.blocked.iter().any(|blocked| conflict.path.is_within(blocked)));
     let (source_entries, target_entries) = match common {
         Some(before) => ((before + steps.stats.created).saturating_sub(steps.stats.deleted), before),
         None => (comparison.source_entries, comparison.target_entries),
     };
-    Ok(Survey { steps, conflicts, left_alone, times, source_entries, target_entries })
+    Ok(Survey {
+        steps,
+        source_base: patches.base,
+        conflicts,
+        left_alone,
+        times,
+        source_entries,
+        target_entries,
+    })
 }
 
 /// Says that everything is compared, and why.
@@ -146,6 +164,29 @@ fn mark_unsettled(ctx: &ModuleContext, part: &PartPair, found: &mut [Found]) {
     if !unsettled.is_empty() {
         for found in found {
             found.touched |= unsettled.contains(&part.root.join(found.path.as_bytes()));
+        }
+    }
+}
+
+/// What the last sync left alone has no common past: what the target has there counts as changed, whoever was its target then.
+fn mark_alien(ctx: &ModuleContext, part: &PartPair, found: &mut [Found]) {
+    let alien: HashSet<BytePath> =
+        ctx.board.pair().map(|pair| pair.alien).unwrap_or_default().into_iter().collect();
+    if alien.is_empty() {
+        return;
+    }
+    for found in found.iter_mut() {
+        let Some(theirs) = &found.theirs else { continue };
+        if matches!(&found.change, Change::Meta(ours, _) if same_rights(ours, theirs)) {
+            continue;
+        }
+        let mut at = Some(part.root.join(found.path.as_bytes()));
+        while let Some(path) = at {
+            if alien.contains(&path) {
+                found.touched = true;
+                break;
+            }
+            at = path.parent();
         }
     }
 }
@@ -196,13 +237,16 @@ async fn scope(
         return Ok(Err("the trees do not tell what changed since the last sync"));
     };
     // These were not the same then.
-    let different = pair.unsettled.iter().chain(&pair.apart).filter(|path| path.is_within(&part.root));
-    let different = different.map(|path| {
+    let inside = |path: &BytePath| {
         let inside = path.as_bytes().get(part.root.as_bytes().len()..).unwrap_or_default();
-        let path = BytePath::new(inside.strip_prefix(b"/").unwrap_or(inside));
-        ChangedDir { path: path.parent().unwrap_or_default(), whole: false }
-    });
-    let mut named: Vec<ChangedDir> = ours.into_iter().chain(theirs).chain(different).collect();
+        BytePath::new(inside.strip_prefix(b"/").unwrap_or(inside))
+    };
+    let is_here = |path: &&BytePath| path.is_within(&part.root);
+    let different = pair.unsettled.iter().chain(&pair.apart).filter(is_here);
+    let different =
+        different.map(|path| ChangedDir { path: inside(path).parent().unwrap_or_default(), whole: false });
+    let alien = pair.alien.iter().filter(is_here).map(|path| ChangedDir { path: inside(path), whole: true });
+    let mut named: Vec<ChangedDir> = ours.into_iter().chain(theirs).chain(different).chain(alien).collect();
     if !named.is_empty() {
         // Staging lies in the root, whose time is set again after it.
         named.push(ChangedDir { path: BytePath::default(), whole: false });
@@ -211,7 +255,12 @@ async fn scope(
 }
 
 /// Returns where a part lies in what the last sync left on this machine, if it lay there then.
-fn base_of(pair: &PairRecord, then: &PartRecord, hostname: &Hostname, part: &FolderPart) -> Option<BytePath> {
+pub(crate) fn base_of(
+    pair: &PairRecord,
+    then: &PartRecord,
+    hostname: &Hostname,
+    part: &FolderPart,
+) -> Option<BytePath> {
     let ends = [(&pair.source, &then.source), (&pair.target, &then.target)];
     let (end, place) = ends.into_iter().find(|(end, _)| end.hostname.same_machine(hostname))?;
     let set = end.set.as_ref().filter(|_| *place == place_of(part))?;
@@ -390,7 +439,6 @@ pub(crate) async fn digests(
 
 /// Returns what the target changed and the plan would touch.
 fn conflicts(found: &[Found]) -> Vec<ConflictItem> {
-    use crate::change::Change;
     let ours = |found: &Found| match &found.change {
         Change::Create(entry) | Change::Replace(entry, ..) | Change::Meta(entry, _) => {
             Ours::Version(entry.size, entry.meta.mtime)

@@ -30,6 +30,8 @@ pub struct Load {
     pub part: PartPair,
     /// Where the source's snapshot of it lies.
     pub source_root: BytePath,
+    /// Where the source has the versions that files are patched from.
+    pub source_base: Option<BytePath>,
     /// What to do.
     pub steps: Steps,
     /// Paths where a version of the target loses that nobody has asked it to lose.
@@ -174,7 +176,7 @@ async fn send_all(ctx: &ModuleContext, mut loads: Vec<Load>, mut sink: ApplySink
         losers.extend(losers_of(ctx, load, ops));
         let steps = std::mem::take(&mut load.steps.ops);
         ops += steps.len() as u64;
-        contents += load.steps.wants.len() as u64;
+        contents += (load.steps.wants.len() + load.steps.patches.len()) as u64;
         let part = index as u16;
         let mut steps = steps.into_iter().peekable();
         while steps.peek().is_some() {
@@ -182,10 +184,50 @@ async fn send_all(ctx: &ModuleContext, mut loads: Vec<Load>, mut sink: ApplySink
             up(&mut sink, frame).await?;
         }
     }
-    for load in loads.iter().filter(|load| !load.part.is_live(Role::Source) && !load.steps.wants.is_empty()) {
-        send_content(ctx, &mut sink, &mut meter, load).await?;
+    for load in loads.iter().filter(|load| !load.part.is_live(Role::Source)) {
+        if !load.steps.wants.is_empty() {
+            send_content(ctx, &mut sink, &mut meter, load).await?;
+        }
+        if !load.steps.patches.is_empty() {
+            send_patches(ctx, &mut sink, &mut meter, load).await?;
+        }
     }
     Ok(Sent { sink, ops, contents, unsent, losers })
+}
+
+/// Sends what changed in files of one part that are patched.
+async fn send_patches(
+    ctx: &ModuleContext,
+    sink: &mut ApplySink,
+    meter: &mut Meter<'_>,
+    load: &Load,
+) -> Result<(), Broken> {
+    let (root, wants) = (&load.part.root, &load.steps.patches);
+    let Some(base) = load.source_base.clone() else {
+        return Err(Broken::Other(ModuleError::failed(format!("`{root}` has nothing to patch files from"))));
+    };
+    let source = Agent::new(&ctx.source.agent);
+    let (mut asking, mut read) = source.read_delta(load.source_root.clone(), base).await?;
+    let ask = async {
+        for batch in wants.chunks(500) {
+            asking.send(batch).await?;
+        }
+        asking.finish().await
+    };
+    let item = format!("copying {root} to {}", ctx.target.hostname);
+    let pass = async {
+        while let Some(frame) = read.next().await? {
+            if !StreamFrame::is_content(&frame) {
+                return Err(unreadable(ctx, &frame, root, wants));
+            }
+            let bytes = frame.len() as u64;
+            up(sink, frame).await?;
+            meter.add(bytes, &item);
+        }
+        Ok(())
+    };
+    tokio::try_join!(async { ask.await.map_err(Broken::from) }, pass)?;
+    Ok(())
 }
 
 /// Sends the content of one part; returns the paths that did not go over as they were planned, in a live tree.

@@ -102,7 +102,7 @@ async fn a_flag_is_the_answer_to_its_own_gate_alone() {
 
 #[tokio::test]
 async fn a_summary_is_no_finding_and_what_is_not_shown_is_counted() {
-    for (count, more) in [(1, None), (25, Some("and 5 more, all in the log"))] {
+    for (count, more) in [(1, None), (25, Some("and 5 more; `--dry-run --json` names them all"))] {
         let scene = scene(line("n"));
         let mut gate = gate(GateKind::Conflicts);
         gate.summary = Some(format!("{count} paths changed on desk since the last sync"));

@@ -4,3 +4,21 @@ pub mod lab;
 pub mod manifest;
 pub mod model;
 pub mod seed;
+
+/// The stages that a sync with `user-data` alone says, in their order.
+pub const STAGES: [&str; 14] = [
+    "start-agent",
+    "connect",
+    "history",
+    "pre-snapshots",
+    "module:user-data",
+    "compare",
+    "stage",
+    "commit",
+    "committing",
+    "post-snapshots",
+    "verify",
+    "record",
+    "tidy",
+    "cleanup",
+];

@@ -18,14 +18,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pc_switcher_testkit::lab::{Lab, require_lab};
-
-use self::{
-    force::Force,
-    place::{Place, STAGES},
-    point::Point,
-    scene::Scene,
+use pc_switcher_testkit::{
+    STAGES,
+    lab::{Lab, require_lab},
 };
+
+use self::{force::Force, place::Place, point::Point, scene::Scene};
 use crate::{hosts::options, random::Random};
 
 const FORCES: [Force; 8] = [

@@ -13,23 +13,6 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Makes the copying take more than a second.
 pub const SLOW_KBIT_PER_S: u32 = 160_000;
 
-/// The stages in their order.
-pub const STAGES: [&str; 13] = [
-    "start-agent",
-    "connect",
-    "history",
-    "pre-snapshots",
-    "module:user-data",
-    "compare",
-    "stage",
-    "commit",
-    "committing",
-    "post-snapshots",
-    "verify",
-    "record",
-    "cleanup",
-];
-
 /// A moment of a sync.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Place {

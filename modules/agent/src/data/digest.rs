@@ -47,7 +47,7 @@ pub fn run(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> 
                 let small = inline.as_mut().and_then(|inline| inline.take(&want.path));
                 let digest = match small {
                     Some(data) => Some(of_data(&data)),
-                    None => file(&dir, &want.path, is_sealed, &mut buffer, call).ok(),
+                    None => file(&dir, &want.path, is_sealed, &mut buffer, &|| call.is_cancelled()).ok(),
                 };
                 found.push((want.content, digest));
             }
@@ -70,17 +70,18 @@ fn file(
     path: &BytePath,
     forgets: bool,
     buffer: &mut [u8],
-    call: &Call,
+    stop: &dyn Fn() -> bool,
 ) -> Result<[u8; 32], Errno> {
     let fd = open::beneath_for_reading(dir, path.as_bytes(), OFlags::NOFOLLOW)?;
-    let digest = content(&fd, buffer, call);
+    let digest = content(&fd, buffer, stop);
     if forgets {
         open::forget(&fd);
     }
     digest
 }
 
-fn content(fd: &OwnedFd, buffer: &mut [u8], call: &Call) -> Result<[u8; 32], Errno> {
+/// Reads a regular file to its end; `stop` is asked now and then, since a large one must not hold up the end of a call.
+pub(super) fn content(fd: &OwnedFd, buffer: &mut [u8], stop: &dyn Fn() -> bool) -> Result<[u8; 32], Errno> {
     let seen = Seen::of(fd)?;
     if seen.file_type() != FileType::RegularFile {
         return Err(Errno::INVAL);
@@ -97,7 +98,7 @@ fn content(fd: &OwnedFd, buffer: &mut [u8], call: &Call) -> Result<[u8; 32], Err
             true => (0, size),
             false => extents::next(fd, at, size)?.unwrap_or((size, size)),
         };
-        if !hash.zeros(start, || call.is_cancelled()) {
+        if !hash.zeros(start, stop) {
             return Err(Errno::CANCELED);
         }
         at = start;
@@ -109,7 +110,9 @@ fn content(fd: &OwnedFd, buffer: &mut [u8], call: &Call) -> Result<[u8; 32], Err
             }
             hash.add(at, &buffer[..n]);
             at += n as u64;
-            stop_if_cancelled(call)?;
+            if stop() {
+                return Err(Errno::CANCELED);
+            }
         }
     }
     Ok(hash.finish(size))
@@ -122,9 +125,4 @@ fn read(fd: &OwnedFd, buffer: &mut [u8], at: u64) -> Result<usize, Errno> {
             done => return done,
         }
     }
-}
-
-/// A large file must not hold up the end of a call.
-fn stop_if_cancelled(call: &Call) -> Result<(), Errno> {
-    if call.is_cancelled() { Err(Errno::CANCELED) } else { Ok(()) }
 }

@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod changed;
+pub mod delta;
 pub mod digest;
 #[doc(hidden)]
 pub mod fuzzing;

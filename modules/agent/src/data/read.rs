@@ -20,7 +20,7 @@ use super::content::ContentHash;
 use super::inline::Inline;
 use super::seen::Seen;
 use super::sent::Sent;
-use super::{extents, open, walk, wants};
+use super::{delta, extents, open, walk, wants};
 use crate::proto::{AgentError, Identity, Piece, ReadWant, StreamFrame};
 use crate::server::Call;
 
@@ -44,7 +44,7 @@ pub(super) const READERS: usize = 8;
 /// # Errors
 /// If the root cannot be opened or the caller gave up.
 pub fn run(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> {
-    let dir = open::root(root).map_err(|error| AgentError::io(format!("`{root}`"), &error.into()))?;
+    let dir = opened(root)?;
     // Elsewhere a file may change after it was sent.
     let sent = walk::is_sealed(&dir).then_some(sent);
     wants::serve(call, READERS, |wants| {
@@ -85,7 +85,7 @@ pub fn run_live(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentEr
         loop {
             let next = wants::next(wants, || {
                 reader.flush()?;
-                tell(call, &mut whole)
+                tell_whole(call, &mut whole)
             })?;
             let Some(wants) = next else { return Ok(()) };
             for want in wants {
@@ -97,18 +97,46 @@ pub fn run_live(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentEr
             }
             if whole.len() >= TOLD {
                 reader.flush()?;
-                tell(call, &mut whole)?;
+                tell_whole(call, &mut whole)?;
             }
         }
     })
 }
 
 /// Says which files of a live tree are whole.
-fn tell(call: &Call, whole: &mut Vec<(u32, Identity)>) -> Result<(), AgentError> {
+fn tell_whole(call: &Call, whole: &mut Vec<(u32, Identity)>) -> Result<(), AgentError> {
     match whole.is_empty() {
         true => Ok(()),
         false => call.item(&StreamFrame::Whole(std::mem::take(whole))),
     }
+}
+
+/// Answers [`crate::proto::Request::ReadDelta`]: every file is read to the end, for its digest, and what differs from the same
+/// file below `base` is sent.
+///
+/// # Errors
+/// If a root cannot be opened or is no read-only snapshot, or the caller gave up.
+pub fn run_delta(root: &BytePath, base: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> {
+    let (dir, base_dir) = (opened(root)?, opened(base)?);
+    if let Some((path, _)) = [(root, &dir), (base, &base_dir)].iter().find(|(_, dir)| !walk::is_sealed(dir)) {
+        return Err(AgentError::failed(format!("`{path}` is not in a read-only snapshot")));
+    }
+    wants::serve(call, delta::AT_ONCE, |wants| {
+        let (inline, batch) = (None, Vec::new());
+        let mut reader =
+            Reader { root, dir: &dir, call, sent: Some(sent), inline, batch, bytes: 0, digest: None };
+        while let Some(wants) = wants::next(wants, || reader.flush())? {
+            for want in wants {
+                let done = reader.patch(&want, &base_dir);
+                reader.tell(&want, done)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn opened(root: &BytePath) -> Result<OwnedFd, AgentError> {
+    open::root(root).map_err(|error| AgentError::io(format!("`{root}`"), &error.into()))
 }
 
 /// One reading thread.
@@ -126,7 +154,13 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn send(&mut self, want: &ReadWant) -> Result<(), AgentError> {
-        match self.file(want) {
+        let done = self.file(want);
+        self.tell(want, done)
+    }
+
+    /// Says that a file could not be read, if so.
+    fn tell(&mut self, want: &ReadWant, done: Result<(), Trouble>) -> Result<(), AgentError> {
+        match done {
             Ok(()) => Ok(()),
             Err(Trouble::Agent(error)) => Err(error),
             Err(Trouble::File(error)) => self.unreadable(want, error),
@@ -212,6 +246,47 @@ impl Reader<'_> {
         }
         let last = pieces.last(held, size);
         Ok(self.push_last(want, last)?)
+    }
+
+    fn patch(&mut self, want: &ReadWant, base: &OwnedFd) -> Result<(), Trouble> {
+        let (new, old) = (delta::open_file(self.dir, &want.path)?, delta::open_file(base, &want.path)?);
+        let ranges = delta::changed(&new, &old)?;
+        let size = Seen::of(&new)?.size();
+        self.flush()?;
+        for range in ranges.iter().filter(|range| range.is_hole) {
+            let (content, at, end) = (want.content, range.at, range.end);
+            self.call.item(&StreamFrame::Hole { content, at, end })?;
+        }
+        // Advice: the file is read as well without it.
+        let _ = fadvise(&new, 0, None, Advice::Sequential);
+        let mut ranges = ranges.iter().filter(|range| !range.is_hole).peekable();
+        let mut hash = ContentHash::new();
+        let mut at = 0;
+        while let Some((mut start, end)) = extents::next(&new, at, size)? {
+            while start < end {
+                while ranges.next_if(|range| range.end <= start).is_some() {}
+                let (differs, until) = match ranges.peek() {
+                    Some(range) if range.at <= start => (true, range.end),
+                    Some(range) => (false, range.at),
+                    None => (false, end),
+                };
+                let data = read_at(&new, start, FRAME.min((until.min(end) - start) as usize))?;
+                if data.is_empty() || self.call.is_cancelled() {
+                    return Err(Trouble::File(Errno::IO));
+                }
+                hash.add(start, &data);
+                let offset = start;
+                start += data.len() as u64;
+                if differs {
+                    self.push(Piece { content: want.content, offset, data, last: None })?;
+                }
+            }
+            at = end;
+        }
+        let last = Some((size, hash.finish(size)));
+        let done = self.push_last(want, Piece { content: want.content, offset: 0, data: Vec::new(), last });
+        open::forget(&new);
+        Ok(done?)
     }
 
     fn push_last(&mut self, want: &ReadWant, piece: Piece) -> Result<(), AgentError> {

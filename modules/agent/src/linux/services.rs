@@ -1,18 +1,20 @@
 //! The agent of a real machine: every call of the protocol, answered.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pc_switcher_contract::Role;
+use pc_switcher_contract::{Role, SetId, SnapshotSet};
 
 use super::btrfs::KernelBtrfs;
 use super::exec::Groups;
 use super::install::{self, Places};
 use super::lock::{Attempt, LOCK_PATH, MachineLock};
 use super::mounts::Mounts;
+use super::snapshots::Needs;
 use super::state::{STATE_PATH, StateDir};
 use super::stdin::WatchedStdin;
 use super::{
@@ -23,7 +25,7 @@ use crate::data;
 use crate::data::apply::{Unwatched, Watch, redo};
 use crate::proto::{
     AgentError, AgentHello, ChangedRequest, LockReply, LockRequest, PROTOCOL, Patience, Redone, Request,
-    WalkRequest, encode,
+    SetRequest, TakeSet, WalkRequest, encode,
 };
 use crate::server::{Call, SILENT, Services, serve};
 
@@ -84,6 +86,8 @@ struct LinuxServices {
     lock: Mutex<Option<MachineLock>>,
     groups: Groups,
     sent: data::sent::Sent,
+    /// To the sets that were taken here: nobody removes them while this agent lives.
+    references: Mutex<HashMap<SetId, snapshots::Reference>>,
 }
 
 /// Runs the agent on standard input and output until its front is gone.
@@ -112,6 +116,7 @@ pub fn main(options: AgentOptions) -> Result<(), String> {
         lock: Mutex::default(),
         groups: Groups::default(),
         sent: data::sent::Sent::default(),
+        references: Mutex::default(),
     });
     // A larger pipe means fewer switches of tasks; what is no pipe stays as it is.
     let _ = rustix::pipe::fcntl_setpipe_size(rustix::stdio::stdin(), PIPE);
@@ -155,6 +160,31 @@ impl LinuxServices {
         match held.as_ref() {
             Some(_) => redo(&self.state, patience, self.options.watch.as_ref()),
             None => Err(AgentError::protocol("a redo needs the machine's lock")),
+        }
+    }
+
+    fn take_set(&self, request: &TakeSet) -> Result<SnapshotSet, AgentError> {
+        let (set, reference) = snapshots::take_set(request)?;
+        let mut references = self.references.lock().unwrap_or_else(PoisonError::into_inner);
+        references.extend(reference.map(|reference| (set.id(), reference)));
+        Ok(set)
+    }
+
+    fn drop_set(&self, set: &SnapshotSet) -> Result<(), AgentError> {
+        self.references.lock().unwrap_or_else(PoisonError::into_inner).remove(&set.id());
+        snapshots::drop_set(set)
+    }
+
+    fn needs(&self) -> Result<Needs, AgentError> {
+        Needs::read(&self.state, &self.hello.machine_id)
+    }
+
+    /// Removes a set. Without the machine's lock a sync could be about to start from it.
+    fn delete_set(&self, request: &SetRequest) -> Result<(), AgentError> {
+        let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        match held.as_ref() {
+            Some(_) => snapshots::delete_set(request, || self.needs()),
+            None => Err(AgentError::protocol("removing a set needs the machine's lock")),
         }
     }
 
@@ -203,9 +233,15 @@ impl Services for LinuxServices {
             Request::Writers(request) => encode(&writers::writers(&request.folders)),
             Request::Layout(request) => encode(&layout::layout(&request)?),
             Request::Space(paths) => encode(&space::space(&KernelBtrfs, &Mounts::read()?, &paths)?),
-            Request::TakeSet(request) => encode(&snapshots::take_set(&request)?),
+            Request::TakeSet(request) => encode(&self.take_set(&request)?),
             Request::CheckSet(set) => encode(&snapshots::check_set(&set)),
-            Request::DropSet(set) => encode(&snapshots::drop_set(&set)?),
+            Request::DropSet(set) => encode(&self.drop_set(&set)?),
+            Request::Sets(dir) => {
+                encode(&snapshots::list_sets(dir.as_path(), self.needs(), &mut |set| call.item(&set))?)
+            }
+            Request::DeleteSet(request) => encode(&self.delete_set(&request)?),
+            Request::PinSet(request) => encode(&snapshots::pin_set(&request, true)?),
+            Request::UnpinSet(request) => encode(&snapshots::pin_set(&request, false)?),
             Request::Walk(request) => encode(&data::walk::run(&request, call)?),
             Request::List(request) => encode(&data::walk::list(&request, call)?),
             Request::Changed(request) => encode(&changed(&request, call)?),
@@ -216,6 +252,10 @@ impl Services for LinuxServices {
             Request::Kept(key) => encode(&data::manifest::run(&key, call, &self.state)?),
             Request::CheckKept(key) => encode(&data::manifest::check(&key, &self.state)?),
             Request::ReadLive { root } => encode(&data::read::run_live(&root, call, &self.sent)?),
+            Request::Delta { root, base } => encode(&data::delta::run(&root, &base, call)?),
+            Request::ReadDelta { root, base } => {
+                encode(&data::read::run_delta(&root, &base, call, &self.sent)?)
+            }
             Request::Digest { root } => encode(&data::digest::run(&root, call, &self.sent)?),
             Request::Apply(request) => {
                 encode(&data::apply::run(&request, call, &self.state, self.options.watch.as_ref())?)

@@ -210,7 +210,7 @@ fn new_file(temp: &Path) -> io::Result<File> {
 }
 
 /// Writes a file of root's alone: temporary file, fsync, rename, fsync of the directory (facts/btrfs.md B4).
-fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temp = path.with_file_name(temp_name(path.file_name().unwrap_or_default()));
     let write = || {
         let mut file = new_file(&temp)?;
@@ -242,7 +242,7 @@ fn is_dead(name: &OsStr, own_too: bool) -> bool {
     pid.is_some_and(|pid| own_too || pid != std::process::id())
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 

@@ -58,6 +58,15 @@ pub enum StreamFrame {
         /// How many contents the steps have.
         contents: u64,
     },
+    /// A range of a [`Body::Patched`] file that is a hole now.
+    Hole {
+        /// The file's number.
+        content: u32,
+        /// Where it begins.
+        at: u64,
+        /// Where it ends.
+        end: u64,
+    },
     /// Source to front, out of a live tree: files that were whole when they were read, each with the version it was. Others
     /// changed or went meanwhile.
     Whole(#[serde(deserialize_with = "super::few")] Vec<(u32, Identity)>),
@@ -69,9 +78,9 @@ pub enum StreamFrame {
 }
 
 impl StreamFrame {
-    /// Whether an encoded frame holds content, told by its first byte.
+    /// Whether an encoded frame holds content or a hole, told by its first byte.
     pub fn is_content(encoded: &[u8]) -> bool {
-        encoded.first() == Some(&0)
+        matches!(encoded.first(), Some(0 | 4))
     }
 }
 
@@ -104,6 +113,13 @@ pub enum Body {
     Fifo,
     /// A directory, empty so far.
     Dir,
+    /// A regular file that is made of the version which it replaces: only the ranges that differ are sent.
+    Patched {
+        /// The number of its content.
+        content: u32,
+        /// Its size, holes included.
+        size: u64,
+    },
 }
 
 /// One step of the commit. Paths are relative to the part's root.

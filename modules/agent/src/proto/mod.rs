@@ -10,6 +10,7 @@ mod fs;
 mod hello;
 mod host;
 mod request;
+mod store;
 
 pub use apply::{
     ApplyNews, ApplyReport, ApplyRequest, Body, Conflict, Identity, Op, PartRoot, Patience, Piece, ReadWant,
@@ -28,6 +29,7 @@ pub use host::{
     LockHolder, LockReply, LockRequest, MachineFacts, PutFile, SpaceReport, SubvolumeFact, TakeSet, UserFact,
 };
 pub use request::{AgentError, AgentErrorKind, Request};
+pub use store::{Need, SetRequest, StoredSet, Strays};
 
 /// Encodes a message.
 ///

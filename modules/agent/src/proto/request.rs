@@ -7,6 +7,7 @@ use pc_switcher_contract::{BytePath, ExecError, Hostname, SnapshotSet};
 use super::apply::{ApplyRequest, Patience};
 use super::fs::{ChangedRequest, Tree, WalkRequest};
 use super::host::{ActivateRequest, ExecRequest, LayoutRequest, LockRequest, PutFile, TakeSet};
+use super::store::SetRequest;
 
 /// One call. The type of each answer stands behind the arrow; `items` come before it, `uploads` go up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +77,30 @@ pub enum Request {
         /// A path in the newer one.
         to: BytePath,
     },
+    /// Uploads: `Vec<`[`super::ReadWant`]`>`; items: `Vec<(u32, Option<u64>)>`, the bytes of each file that changed since an
+    /// older snapshot of its subvolume, `None` if the trees do not tell → `()`.
+    Delta {
+        /// The tree's root.
+        root: BytePath,
+        /// The same root in the older snapshot.
+        base: BytePath,
+    },
+    /// As [`Request::Read`], but only what changed since an older snapshot of the subvolume is sent, with
+    /// [`super::StreamFrame::Hole`]s where data became a hole.
+    ReadDelta {
+        /// The tree's root.
+        root: BytePath,
+        /// The same root in the older snapshot.
+        base: BytePath,
+    },
+    /// For a snapshot directory; items: [`super::StoredSet`], oldest first → [`super::Strays`].
+    Sets(BytePath),
+    /// Removes a set that nobody wants to keep; only for the holder of the lock → `()`.
+    DeleteSet(SetRequest),
+    /// Pins a set → `()`.
+    PinSet(SetRequest),
+    /// Frees a set that was pinned → `()`.
+    UnpinSet(SetRequest),
     /// As [`Request::Walk`], of a live tree: what is listed is kept in the machine state, whole or not at all.
     WalkKept {
         /// The tree.
@@ -124,6 +149,12 @@ impl Request {
             Request::Diagnose => "diagnose",
             Request::Writers(_) => "writers",
             Request::Unchanged { .. } => "unchanged",
+            Request::Delta { .. } => "delta",
+            Request::ReadDelta { .. } => "read-delta",
+            Request::Sets(_) => "sets",
+            Request::DeleteSet(_) => "delete-set",
+            Request::PinSet(_) => "pin-set",
+            Request::UnpinSet(_) => "unpin-set",
             Request::WalkKept { .. } => "walk-kept",
             Request::Kept(_) => "kept",
             Request::CheckKept(_) => "check-kept",

@@ -7,8 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pc_switcher_agent::proto::{AgentError, DirListing, TakeSet};
-use pc_switcher_contract::{BytePath, Hostname, SnapshotMember, SnapshotName, SnapshotSet, SubvolumeName};
+use pc_switcher_agent::data::apply::{has_list, list_of};
+use pc_switcher_agent::linux::snapshots::Needs;
+use pc_switcher_agent::proto::{AgentError, DirListing, StoredSet, TakeSet};
+use pc_switcher_contract::{
+    BytePath, Hostname, SetId, SnapshotMember, SnapshotName, SnapshotSet, SubvolumeName,
+};
 use tempfile::TempDir;
 
 use super::copy::{Inodes, copy};
@@ -184,6 +188,32 @@ impl Disk {
         lock(&self.sets).retain(|taken| taken.set != *set);
         let remove = |member: &SnapshotMember| fs::remove_dir_all(self.real(&member.path));
         set.members.iter().try_for_each(remove).map_err(|error| AgentError::io("cannot drop the set", &error))
+    }
+
+    /// Returns the sets as an agent lists them, oldest first.
+    pub(super) fn stored(&self, needs: &Needs) -> Vec<StoredSet> {
+        let stored = |set: SnapshotSet| StoredSet {
+            pinned: false,
+            in_use: false,
+            has_steps: list_of(&set).is_some_and(|list| has_list(list.as_path())),
+            needs: needs.of(&set.id()),
+            missing: Vec::new(),
+            set,
+        };
+        let mut all: Vec<StoredSet> = self.sets().into_iter().map(stored).collect();
+        all.sort_by_key(|stored| stored.set.id());
+        all
+    }
+
+    /// Removes a set that nobody needs.
+    pub(super) fn delete(&self, id: &SetId, needs: &Needs) -> Result<(), AgentError> {
+        if let Some(need) = needs.of(id).first() {
+            return Err(AgentError::failed(format!("set `{id}` stays: {need}")));
+        }
+        match self.sets().into_iter().find(|set| set.id() == *id) {
+            Some(set) => self.drop_set(&set),
+            None => Err(AgentError::failed(format!("there is no set `{id}`"))),
+        }
     }
 
     /// Gives what was listed below `root` the inodes of what the snapshot was taken of, as a real snapshot has them.

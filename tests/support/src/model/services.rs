@@ -8,10 +8,12 @@ use pc_switcher_agent::data::{
     apply::{Unwatched, redo},
 };
 use pc_switcher_agent::linux::lock::{Attempt, MachineLock};
+use pc_switcher_agent::linux::snapshots::Needs;
 use pc_switcher_agent::linux::state::StateDir;
 use pc_switcher_agent::proto::{
     AgentError, AgentHello, Diagnosis, FolderPart, Layout, LayoutRequest, LockReply, LockRequest,
-    MachineFacts, PROTOCOL, Request, SpaceReport, SubvolumeFact, UserFact, WalkRequest, Writer, encode,
+    MachineFacts, PROTOCOL, Request, SpaceReport, Strays, SubvolumeFact, UserFact, WalkRequest, Writer,
+    encode,
 };
 use pc_switcher_agent::server::{Call, Services};
 use pc_switcher_contract::BytePath;
@@ -177,11 +179,29 @@ impl Services for ModelServices {
             Request::TakeSet(wanted) => encode(&self.disk.take(&wanted)?),
             Request::CheckSet(set) => encode(&self.disk.check(&set)),
             Request::DropSet(set) => encode(&self.disk.drop_set(&set)?),
+            Request::Sets(_) => {
+                let needs = Needs::read(&self.state, &machine_id(&self.disk))?;
+                self.disk.stored(&needs).iter().try_for_each(|stored| call.item(stored))?;
+                encode(&Strays::default())
+            }
+            Request::DeleteSet(request) => match lock(&self.held).as_ref() {
+                Some(_) => {
+                    let needs = Needs::read(&self.state, &machine_id(&self.disk))?;
+                    encode(&self.disk.delete(&request.id, &needs)?)
+                }
+                None => return Err(AgentError::protocol("removing a set needs the machine's lock")),
+            },
             Request::Walk(mut request) => {
                 request.tree.root = self.real(&request.tree.root);
                 encode(&data::walk::run(&request, call)?)
             }
             Request::Read { root } => encode(&data::read::run(&self.real(&root), call, &self.sent)?),
+            Request::Delta { root, base } => {
+                encode(&data::delta::run(&self.real(&root), &self.real(&base), call)?)
+            }
+            Request::ReadDelta { root, base } => {
+                encode(&data::read::run_delta(&self.real(&root), &self.real(&base), call, &self.sent)?)
+            }
             Request::Digest { root } => encode(&data::digest::run(&self.real(&root), call, &self.sent)?),
             Request::Apply(mut request) => {
                 for part in &mut request.parts {
@@ -214,7 +234,12 @@ impl Services for ModelServices {
             // What is not known is looked at.
             Request::Unchanged { .. } | Request::Changed(_) => encode(&false),
             Request::Writers(_) => encode(&Vec::<Writer>::new()),
-            Request::HistoryList(_) | Request::Exec(_) | Request::PutFile(_) | Request::Activate(_) => {
+            Request::HistoryList(_)
+            | Request::Exec(_)
+            | Request::PutFile(_)
+            | Request::Activate(_)
+            | Request::PinSet(_)
+            | Request::UnpinSet(_) => {
                 return Err(AgentError::failed(format!("`{}` is not modelled", request.name())));
             }
         })

@@ -68,11 +68,8 @@ impl Entry {
 /// Returns where the list of a session's steps is kept: with its pre set.
 pub fn list_of(set: &SnapshotSet) -> Option<BytePath> {
     let snapshot_dir = set.members.first()?.path.parent()?;
-    let kind = SnapshotKind::PreSync;
-    (set.kind == kind).then(|| {
-        let sidecar = format!(".pc-switcher/sets/{}-{}-{}", set.stamp, set.session, kind.in_name());
-        snapshot_dir.join(sidecar.as_bytes())
-    })
+    let sidecar = || snapshot_dir.join(format!(".pc-switcher/sets/{}", set.id()).as_bytes());
+    (set.kind == SnapshotKind::PreSync).then(sidecar)
 }
 
 /// Notes durably what became of a session, until somebody was told.

@@ -149,6 +149,11 @@ pub(super) fn keep(records: Reader, dir: &Path, report: &ApplyReport) -> io::Res
     File::open(dir)?.sync_all()
 }
 
+/// Whether a list of steps was kept with a set.
+pub fn has_list(dir: &Path) -> bool {
+    dir.join(LIST).is_file()
+}
+
 /// Opens a list of steps that was kept with a set; `None` if there is none.
 ///
 /// # Errors

@@ -15,6 +15,7 @@
 //! A session that is cut off has an entry in the machine state, and [`redo`] brings it to its end: docs/adr/0005.
 
 mod aside;
+mod clone;
 mod commit;
 mod entry;
 mod finish;
@@ -41,7 +42,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 pub use entry::{PENDING, RESULTS, list_of};
-pub use journal::{Reader, Record, read_journal, read_list};
+pub use journal::{Reader, Record, has_list, read_journal, read_list};
 pub use part::undo_of;
 pub use redo::redo;
 pub use watch::{Unwatched, Watch};
@@ -154,7 +155,7 @@ fn stage(
     let mut stager = Stager::new(parts, tally);
     let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
     thread::scope(|scope| {
-        let start = || Writers::start(scope, threads, tally);
+        let start = || Writers::start(scope, threads, tally, call);
         let mut writers = start();
         let fed = feed(&mut stager, &mut journal, &mut writers, call, start);
         // The reason of a thread that has given up comes before the consequence.
@@ -210,6 +211,11 @@ fn feed<'scope>(
             StreamFrame::Content(pieces) => {
                 let jobs = pieces.into_iter().map(|piece| stager.job(piece)).collect::<Result<_, _>>()?;
                 if !writers.give(jobs) {
+                    return Err(AgentError::failed("a writing thread gave up"));
+                }
+            }
+            StreamFrame::Hole { content, at, end } => {
+                if !writers.give(vec![stager.hole(content, at, end)?]) {
                     return Err(AgentError::failed("a writing thread gave up"));
                 }
             }

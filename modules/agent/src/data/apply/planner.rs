@@ -11,7 +11,7 @@ use pc_switcher_contract::BytePath;
 
 use super::plan::{Action, LateLink, Step};
 use super::valid;
-use crate::proto::{AgentError, Body, FileTime, Meta, Op};
+use crate::proto::{AgentError, Body, FileTime, Identity, Meta, Op};
 
 /// A place in staging, relative to a part's staging directory.
 pub(super) type Staged = BytePath;
@@ -26,6 +26,8 @@ pub(super) struct New {
     pub(super) body: Body,
     /// With which metadata.
     pub(super) meta: Meta,
+    /// What stands there.
+    pub(super) replaces: Option<Identity>,
 }
 
 /// Follows the steps of a session.
@@ -111,7 +113,7 @@ impl Planner {
                 if is_dir {
                     self.views[part].times.insert(at.clone(), meta.mtime);
                 }
-                new = Some(New { at, path: path.clone(), body, meta });
+                new = Some(New { at, path: path.clone(), body, meta, replaces });
                 if !is_single {
                     return Ok(new);
                 }

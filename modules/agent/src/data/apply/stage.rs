@@ -15,10 +15,10 @@ use pc_switcher_contract::BytePath;
 use super::part::Part;
 use super::plan::{Action, Step};
 use super::planner::{New, Planner, Staged, single};
-use super::writer::{Job, Start, Tally, unknown};
+use super::writer::{Job, Over, Start, Tally, What, unknown};
 use crate::data::seen::Seen;
-use crate::data::{meta, open};
-use crate::proto::{AgentError, Body, Meta, Op, Piece};
+use crate::data::{delta, meta, open};
+use crate::proto::{AgentError, Body, Identity, Meta, Op, Piece};
 
 /// Staged directories that are kept open.
 const OPEN_DIRS: usize = 32;
@@ -30,6 +30,8 @@ struct Waiting {
     path: BytePath,
     meta: Meta,
     size: u64,
+    /// The version that it is made of.
+    made_of: Option<Identity>,
 }
 
 /// Builds staging from steps and pieces.
@@ -82,21 +84,22 @@ impl<'a> Stager<'a> {
     }
 
     fn build(&mut self, part: usize, new: New) -> Result<(), Trouble> {
-        let New { at, path, body, meta } = new;
-        if let Body::File { content, size } = body {
+        let New { at, path, body, meta, replaces } = new;
+        if let Body::File { content, size } | Body::Patched { content, size } = body {
+            let made_of = replaces.filter(|_| matches!(body, Body::Patched { .. }));
             if !self.known.insert(content) {
                 return Err(AgentError::protocol(format!("content {content} is used twice")).into());
             }
             self.contents += 1;
             if let Some(from) = self.early.remove(&content) {
-                if from != part || self.tally.take_ahead(content) != Some(size) {
+                if from != part || made_of.is_some() || self.tally.take_ahead(content) != Some(size) {
                     return Err(
                         AgentError::protocol(format!("content {content} is not that of its step")).into()
                     );
                 }
                 return Ok(self.claim(part, content, &at, &path, &meta)?);
             }
-            self.waiting.insert(content, Waiting { part, at, path, meta, size });
+            self.waiting.insert(content, Waiting { part, at, path, meta, size, made_of });
             return Ok(());
         }
         let dir = self.dir_of(part, &at)?;
@@ -108,7 +111,7 @@ impl<'a> Stager<'a> {
                 return Ok(());
             }
             Body::Symlink(target) => symlinkat(target.as_bytes(), &dir, name)?,
-            Body::Fifo | Body::File { .. } => {
+            Body::Fifo | Body::File { .. } | Body::Patched { .. } => {
                 mknodat(&dir, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
             }
         }
@@ -155,32 +158,53 @@ impl<'a> Stager<'a> {
         if let Some(part) = self.ahead {
             return self.early_job(part, piece);
         }
-        let Some(file) = self.waiting.remove(&piece.content) else {
-            return if self.known.contains(&piece.content) {
-                Ok(Job { piece, start: None })
-            } else {
-                Err(unknown(piece.content))
-            };
+        Ok(Job { content: piece.content, start: self.start(piece.content)?, what: What::Piece(piece) })
+    }
+
+    /// Finds out where a hole belongs.
+    pub(super) fn hole(&mut self, content: u32, at: u64, end: u64) -> Result<Job, AgentError> {
+        if self.ahead.is_some() {
+            return Err(unknown(content));
+        }
+        Ok(Job { content, start: self.start(content)?, what: What::Hole(at, end) })
+    }
+
+    /// Returns what is to be made before anything of this content is written, if that is the first of it.
+    fn start(&mut self, content: u32) -> Result<Option<Box<Start>>, AgentError> {
+        let Some(file) = self.waiting.remove(&content) else {
+            return if self.known.contains(&content) { Ok(None) } else { Err(unknown(content)) };
         };
         let path = self.parts[file.part].absolute(&file.path);
         let dir = self
             .dir_of(file.part, &file.at)
             .map_err(|error| AgentError::io(format!("staging of `{path}`"), &error.into()))?;
+        let over = match file.made_of {
+            None => Over::Nothing,
+            Some(expected) => self.live(file.part, &file.path, expected),
+        };
+        let name = file.at.name().to_vec();
         let planned = Some((file.size, file.meta));
-        let start = Start { dir, name: file.at.name().to_vec(), planned, path };
-        Ok(Job { piece, start: Some(Box::new(start)) })
+        Ok(Some(Box::new(Start { dir, name, planned, path, over })))
+    }
+
+    /// Opens the live version that a file is made of.
+    fn live(&self, part: usize, path: &BytePath, expected: Identity) -> Over {
+        let opened = delta::open_file(&self.parts[part].root, path);
+        opened.map_or(Over::Gone, |fd| Over::Version(fd, expected))
     }
 
     fn early_job(&mut self, part: usize, piece: Piece) -> Result<Job, AgentError> {
-        match self.early.insert(piece.content, part) {
+        let content = piece.content;
+        let what = What::Piece(piece);
+        match self.early.insert(content, part) {
             None => {}
-            Some(before) if before == part => return Ok(Job { piece, start: None }),
-            Some(_) => return Err(unknown(piece.content)),
+            Some(before) if before == part => return Ok(Job { content, start: None, what }),
+            Some(_) => return Err(unknown(content)),
         }
         let Part { path, stage, .. } = &self.parts[part];
-        let (dir, name) = (Arc::clone(stage), early_name(piece.content).into_bytes());
-        let start = Start { dir, name, planned: None, path: path.clone() };
-        Ok(Job { piece, start: Some(Box::new(start)) })
+        let (dir, name) = (Arc::clone(stage), early_name(content).into_bytes());
+        let start = Start { dir, name, planned: None, path: path.clone(), over: Over::Nothing };
+        Ok(Job { content, start: Some(Box::new(start)), what })
     }
 
     /// Opens the staged directory that holds `at`.

@@ -9,12 +9,15 @@ use crate::proto::{AgentError, Body, Meta, Op};
 /// [`crate::proto::AgentErrorKind::Protocol`] with what is wrong.
 pub(super) fn check(op: &Op) -> Result<(), AgentError> {
     let wrong = match op {
-        Op::Put { path, body, meta, .. } => name(path.as_bytes()).or_else(|| about(meta)).or(match body {
-            Body::Symlink(target) if target.is_empty() || target.as_bytes().contains(&0) => {
-                Some("link target")
-            }
-            _ => None,
-        }),
+        Op::Put { path, body, meta, replaces } => {
+            name(path.as_bytes()).or_else(|| about(meta)).or(match body {
+                Body::Patched { .. } if replaces.is_none() => Some("patch of nothing"),
+                Body::Symlink(target) if target.is_empty() || target.as_bytes().contains(&0) => {
+                    Some("link target")
+                }
+                _ => None,
+            })
+        }
         Op::Link { path, to, .. } => name(path.as_bytes()).or_else(|| name(to.as_bytes())),
         Op::Remove { path, .. } | Op::RemoveDir { path } => name(path.as_bytes()),
         Op::SetMeta { path, meta, .. } if path.is_empty() => about(meta),

@@ -7,20 +7,36 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rustix::fs::{Mode, OFlags, ftruncate, openat};
+use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, ftruncate, openat};
 use rustix::io::{Errno, pwrite};
 
 use pc_switcher_contract::BytePath;
 
+use super::clone;
 use crate::data::content::ContentHash;
-use crate::data::meta;
-use crate::proto::{AgentError, Meta, Piece};
+use crate::data::seen::Seen;
+use crate::data::{digest, meta};
+use crate::proto::{AgentError, Identity, Meta, Piece};
+use crate::server::Call;
 
 /// Frames that may wait for each thread: with the window of a call this bounds the memory.
 const WAITING: usize = 4;
 
 /// Warnings that are kept; more say nothing new.
 const WARNINGS: usize = 1000;
+
+/// Bytes read at once where a file that was patched is read back.
+const STRETCH: usize = 256 << 10;
+
+/// What a file is made of before its content comes.
+pub(super) enum Over {
+    /// It is new.
+    Nothing,
+    /// A clone of this live file, if it is still the version of the plan.
+    Version(OwnedFd, Identity),
+    /// The live file is gone, so the commit will refuse the step.
+    Gone,
+}
 
 /// What the first piece of a file brings along.
 pub(super) struct Start {
@@ -32,14 +48,26 @@ pub(super) struct Start {
     pub(super) planned: Option<(u64, Meta)>,
     /// Its absolute path, for messages.
     pub(super) path: BytePath,
+    /// What it is made of.
+    pub(super) over: Over,
 }
 
-/// A piece on its way to a thread.
+/// Something to write, on its way to a thread.
 pub(super) struct Job {
-    /// The piece.
-    pub(super) piece: Piece,
+    /// The number of the content.
+    pub(super) content: u32,
     /// What to make first.
     pub(super) start: Option<Box<Start>>,
+    /// What to write.
+    pub(super) what: What,
+}
+
+/// What comes of a file.
+pub(super) enum What {
+    /// Bytes.
+    Piece(Piece),
+    /// From here to there is nothing.
+    Hole(u64, u64),
 }
 
 /// What all threads have done.
@@ -89,12 +117,13 @@ impl<'scope> Writers<'scope> {
         scope: &'scope Scope<'scope, 'env>,
         count: usize,
         tally: &'env Tally,
+        call: &'env Call,
     ) -> Writers<'scope> {
         let mut writers = Writers { queues: Vec::new(), threads: Vec::new() };
         for _ in 0..count {
             let (send, recv) = bounded(WAITING);
             writers.queues.push(send);
-            writers.threads.push(scope.spawn(move || work(&recv, tally)));
+            writers.threads.push(scope.spawn(move || work(&recv, tally, call)));
         }
         writers
     }
@@ -104,7 +133,7 @@ impl<'scope> Writers<'scope> {
         let count = self.queues.len();
         let mut shares: Vec<Vec<Job>> = (0..count).map(|_| Vec::new()).collect();
         for job in jobs {
-            shares[job.piece.content as usize % count].push(job);
+            shares[job.content as usize % count].push(job);
         }
         let mut shares = shares.into_iter().zip(&self.queues).filter(|(share, _)| !share.is_empty());
         shares.all(|(share, queue)| queue.send(share).is_ok())
@@ -126,21 +155,39 @@ impl<'scope> Writers<'scope> {
 struct Open {
     fd: OwnedFd,
     start: Box<Start>,
-    hash: ContentHash,
+    made: Made,
     end: u64,
 }
 
-fn work(queue: &Receiver<Vec<Job>>, tally: &Tally) -> Result<(), AgentError> {
+/// How a file comes about.
+enum Made {
+    /// Of its pieces alone, which are digested as they come.
+    New(Box<ContentHash>),
+    /// Of a clone; it is digested as a whole in the end.
+    Patched,
+    /// It cannot be made: the version that it is made of has changed, and the commit will see that and refuse the step.
+    Never,
+}
+
+fn work(queue: &Receiver<Vec<Job>>, tally: &Tally, call: &Call) -> Result<(), AgentError> {
     let mut open: HashMap<u32, Open> = HashMap::new();
-    for Job { piece, start } in queue.iter().flatten() {
-        let content = piece.content;
+    for Job { content, start, what } in queue.iter().flatten() {
         let mut file = match start {
             Some(start) => create(start)?,
             None => open.remove(&content).ok_or_else(|| unknown(content))?,
         };
-        file.write(&piece, tally)?;
-        match piece.last {
-            Some((size, digest)) => file.finish(content, size, digest, tally)?,
+        let last = match what {
+            What::Piece(piece) => {
+                file.write(&piece, tally)?;
+                piece.last
+            }
+            What::Hole(at, end) => {
+                file.punch(at, end)?;
+                None
+            }
+        };
+        match last {
+            Some((size, digest)) => file.finish(content, (size, digest), tally, call)?,
             None => {
                 open.insert(content, file);
             }
@@ -156,11 +203,29 @@ pub(super) fn unknown(content: u32) -> AgentError {
 }
 
 fn create(start: Box<Start>) -> Result<Open, AgentError> {
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat(&start.dir, start.name.as_slice(), flags, Mode::from_raw_mode(0o600)) {
-        Ok(fd) => Ok(Open { fd, start, hash: ContentHash::new(), end: 0 }),
-        Err(error) => Err(failed(&start, error)),
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = openat(&start.dir, start.name.as_slice(), flags, Mode::from_raw_mode(0o600))
+        .map_err(|error| failed(&start, error))?;
+    let made = made(&fd, &start).map_err(|error| failed(&start, error))?;
+    Ok(Open { fd, start, made, end: 0 })
+}
+
+/// Begins a file as what it is made of.
+fn made(fd: &OwnedFd, start: &Start) -> Result<Made, Errno> {
+    let (live, expected) = match &start.over {
+        Over::Nothing => return Ok(Made::New(Box::new(ContentHash::new()))),
+        Over::Gone => return Ok(Made::Never),
+        Over::Version(live, expected) => (live, expected),
+    };
+    let is_expected = || Seen::of(live).map(|seen| seen.identity() == *expected);
+    if !is_expected()? {
+        return Ok(Made::Never);
     }
+    clone::clone(live, fd)?;
+    // Nothing beyond the end may come back if it grows.
+    let size = start.planned.as_ref().map_or(expected.size, |(size, _)| *size);
+    ftruncate(fd, size.min(expected.size))?;
+    Ok(if is_expected()? { Made::Patched } else { Made::Never })
 }
 
 fn failed(start: &Start, error: Errno) -> AgentError {
@@ -175,7 +240,11 @@ impl Open {
         let Some(end) = end.filter(|_| piece.offset >= self.end || len == 0) else {
             return Err(self.differs("has other pieces than its size allows"));
         };
-        self.hash.add(piece.offset, &piece.data);
+        match &mut self.made {
+            Made::New(hash) => hash.add(piece.offset, &piece.data),
+            Made::Patched => {}
+            Made::Never => return Ok(()),
+        }
         let mut at = piece.offset;
         let mut rest = piece.data.as_slice();
         while !rest.is_empty() {
@@ -194,7 +263,29 @@ impl Open {
         Ok(())
     }
 
-    fn finish(mut self, content: u32, size: u64, digest: [u8; 32], tally: &Tally) -> Result<(), AgentError> {
+    fn punch(&mut self, at: u64, end: u64) -> Result<(), AgentError> {
+        if at >= end || end > self.planned_size() || matches!(self.made, Made::New(_)) {
+            return Err(self.differs("has a hole where none can be"));
+        }
+        if matches!(self.made, Made::Patched) {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            fallocate(&self.fd, flags, at, end - at).map_err(|error| failed(&self.start, error))?;
+        }
+        Ok(())
+    }
+
+    /// Its size by the plan; any if its step comes later.
+    fn planned_size(&self) -> u64 {
+        self.start.planned.as_ref().map_or(u64::MAX, |(size, _)| *size)
+    }
+
+    fn finish(
+        mut self,
+        content: u32,
+        (size, digest): (u64, [u8; 32]),
+        tally: &Tally,
+        call: &Call,
+    ) -> Result<(), AgentError> {
         match &self.start.planned {
             Some((planned, _)) if size != *planned => {
                 return Err(self.differs(&format!("has {size} bytes instead of {planned}")));
@@ -202,11 +293,23 @@ impl Open {
             None if size < self.end => return Err(self.differs("has more pieces than its size allows")),
             _ => {}
         }
-        if self.hash.finish(size) != digest {
-            return Err(self.differs("arrived with another digest"));
-        }
-        if self.end < size {
+        let is_patched = matches!(self.made, Made::Patched);
+        if self.end < size || is_patched {
             ftruncate(&self.fd, size).map_err(|error| failed(&self.start, error))?;
+        }
+        let is_right = match &mut self.made {
+            Made::New(hash) => hash.finish(size) == digest,
+            Made::Patched => {
+                let read = digest::content(&self.fd, &mut vec![0; STRETCH], &|| call.is_cancelled());
+                read.map_err(|error| failed(&self.start, error))? == digest
+            }
+            Made::Never => true,
+        };
+        if !is_right {
+            let hint = "; `compare = \"content\"` for one sync sends it as a whole";
+            return Err(
+                self.differs(&format!("arrived with another digest{}", if is_patched { hint } else { "" }))
+            );
         }
         let Some((_, meta)) = &self.start.planned else {
             tally.ahead.lock().unwrap_or_else(PoisonError::into_inner).insert(content, size);

@@ -10,6 +10,7 @@ mod inline;
 mod links;
 mod measure;
 mod nasty;
+mod patching;
 mod plan;
 mod redo;
 mod walking;

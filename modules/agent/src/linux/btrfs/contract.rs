@@ -72,6 +72,22 @@ fn a_writable_snapshot_moves_and_a_read_only_one_stays() {
 }
 
 #[test]
+fn an_id_removes_that_subvolume_whatever_has_its_name_now() {
+    on_both(|bench| {
+        (bench.create)("@");
+        fs::create_dir(bench.at("nest")).unwrap();
+        bench.btrfs.snapshot(&bench.at("@"), &bench.at("nest"), OsStr::new("s")).unwrap();
+        bench.btrfs.set_readonly(&bench.at("nest/s"), true).unwrap();
+        let id = bench.btrfs.subvolume(&bench.at("nest/s")).unwrap().id;
+        bench.btrfs.rename(&bench.at("nest/s"), &bench.at("nest/old")).unwrap();
+        bench.btrfs.snapshot(&bench.at("@"), &bench.at("nest"), OsStr::new("s")).unwrap();
+        bench.btrfs.destroy_id(&bench.at("nest"), id).unwrap();
+        assert!(bench.at("nest/s").exists() && !bench.at("nest/old").exists());
+        assert_eq!(bench.errno(bench.btrfs.destroy_id(&bench.at("nest"), id)), libc::ENOENT);
+    });
+}
+
+#[test]
 fn subvolumes_are_listed_with_their_directories() {
     on_both(|bench| {
         (bench.create)("@");

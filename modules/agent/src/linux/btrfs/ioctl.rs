@@ -219,6 +219,14 @@ impl Btrfs for KernelBtrfs {
         unsafe { ioctl(open(parent)?.as_raw_fd(), raw::SNAP_DESTROY, &mut args) }
     }
 
+    fn destroy_id(&self, parent: &Path, id: u64) -> io::Result<()> {
+        let mut args =
+            raw::VolArgsV2 { fd: 0, transid: 0, flags: raw::SPEC_BY_ID, unused: [0; 4], name: [0; 4040] };
+        args.name[..8].copy_from_slice(&id.to_ne_bytes());
+        // SAFETY: SNAP_DESTROY_V2 takes `VolArgsV2`; with this flag the id stands where the name begins.
+        unsafe { ioctl(open(parent)?.as_raw_fd(), raw::SNAP_DESTROY_V2, &mut args) }
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
     }

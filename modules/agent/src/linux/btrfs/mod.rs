@@ -149,6 +149,13 @@ pub trait Btrfs: Send + Sync {
     /// `EPERM` for one that is pinned or being sent, `ENOTEMPTY` with a subvolume inside.
     fn destroy(&self, parent: &Path, name: &OsStr) -> io::Result<()>;
 
+    /// Removes the subvolume of this id, which stands in `parent`: no other, whatever has taken its name meanwhile. Durable
+    /// only after [`Btrfs::sync`].
+    ///
+    /// # Errors
+    /// As [`Btrfs::destroy`]; `ENOENT` if there is none.
+    fn destroy_id(&self, parent: &Path, id: u64) -> io::Result<()>;
+
     /// Moves a subvolume. A read-only one stays in its directory (facts/btrfs.md B19).
     ///
     /// # Errors

@@ -226,6 +226,17 @@ impl Btrfs for ModelBtrfs {
         fs::remove_dir_all(path)
     }
 
+    fn destroy_id(&self, parent: &Path, id: u64) -> io::Result<()> {
+        for entry in fs::read_dir(parent)? {
+            let entry = entry?;
+            let inode = fs::symlink_metadata(entry.path())?.ino();
+            if self.state().subvolumes.get(&inode).is_some_and(|info| info.id == id) {
+                return self.destroy(parent, &entry.file_name());
+            }
+        }
+        Err(errno(libc::ENOENT))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let inode = self.root_of(from)?;
         let above = self.holder(to.parent().unwrap())?.1.id;

@@ -8,6 +8,7 @@ pub(super) const FIRST_FREE: u64 = 256;
 pub(super) const LAST_FREE: u64 = u64::MAX - 255;
 pub(super) const ROOT_REF_KEY: u32 = 156;
 pub(super) const READONLY: u64 = 1 << 1;
+pub(super) const SPEC_BY_ID: u64 = 1 << 4;
 
 const MAGIC: u64 = 0x94;
 
@@ -27,6 +28,7 @@ pub(super) const GET_FLAGS: u64 = request(2, 25, size_of::<u64>());
 pub(super) const SET_FLAGS: u64 = request(1, 26, size_of::<u64>());
 pub(super) const DEV_INFO: u64 = request(3, 30, size_of::<DevInfo>());
 pub(super) const FS_INFO: u64 = request(2, 31, size_of::<FsInfo>());
+pub(super) const SNAP_DESTROY_V2: u64 = request(1, 63, size_of::<VolArgsV2>());
 pub(super) const GET_SUBVOL_INFO: u64 = request(2, 60, size_of::<SubvolInfo>());
 
 #[repr(C)]
@@ -187,6 +189,7 @@ mod tests {
     fn requests_have_the_numbers_of_the_kernels_header() {
         assert_eq!(SNAP_CREATE_V2, 0x5000_9417);
         assert_eq!(SNAP_DESTROY, 0x5000_940f);
+        assert_eq!(SNAP_DESTROY_V2, 0x5000_943f);
         assert_eq!(GET_SUBVOL_INFO, 0x81f8_943c);
         assert_eq!(TREE_SEARCH, 0xd000_9411);
         assert_eq!(SPACE_INFO, 0xc010_9414);

@@ -1,29 +1,42 @@
-//! Sets of read-only snapshots: taking, checking and dropping them.
+//! Sets of read-only snapshots: taking, listing, checking, pinning and removing them.
 //!
 //! A set is born writable in directories of its own, which lets its members share one transaction, then moved to the
-//! flat names and made read-only (facts/btrfs.md B20, B62, B67). A set is whole or not there: whatever fails removes what
-//! was made, and what a crash leaves behind is named by the nursery and removed by the next set.
+//! flat names and made read-only (facts/btrfs.md B20, B62, B67). A set is there when its `toc` is, and then it is whole;
+//! whatever fails removes what was made, and what a crash leaves behind is named by the set's intent and removed by whoever
+//! takes or removes the next set.
 
+mod delete;
+mod listing;
+mod needs;
 mod nursery;
+mod reference;
 mod set;
+mod sidecar;
+mod store;
 
 use std::io;
+use std::path::Path;
 
 use pc_switcher_contract::{SnapshotMember, SnapshotSet};
 
 use super::btrfs::{Btrfs, KernelBtrfs, SubvolumeInfo};
 use super::machine;
 use super::mounts::Mounts;
-use crate::data::apply::list_of;
-use crate::proto::{AgentError, TakeSet};
+use crate::proto::{AgentError, SetRequest, StoredSet, Strays, TakeSet};
 
-/// Takes one read-only snapshot of each subvolume, at one instant if the kernel lets us.
+pub use needs::{ATTEMPTS, Needs, PAIRS};
+pub use reference::Reference;
+use store::Store;
+
+/// Takes one read-only snapshot of each subvolume, at one instant if the kernel lets us. The set cannot be removed while the
+/// reference is held.
 ///
 /// # Errors
 /// If a subvolume is not mounted, lies on another file system than the snapshot directory, holds a running swap file,
 /// or the disk is full. Nothing of the set is left then.
-pub fn take_set(request: &TakeSet) -> Result<SnapshotSet, AgentError> {
-    set::take(&KernelBtrfs, &Mounts::read()?, machine::hostname()?, request)
+pub fn take_set(request: &TakeSet) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
+    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    set::take(&store, &Mounts::read()?, machine::hostname()?, request)
 }
 
 /// Whether every member is there, read-only, the same and never changed; the text names the first that is not.
@@ -31,19 +44,59 @@ pub fn check_set(set: &SnapshotSet) -> Result<(), String> {
     set.members.iter().try_for_each(|member| check_member(&KernelBtrfs, member))
 }
 
-/// Removes the members of a set. One that is gone already is fine; one that is not ours any more stays.
+/// Removes a set that its session takes back. Members that are gone already are fine; one that is not ours any more stays.
 ///
 /// # Errors
-/// Names every member that stays, and why.
+/// Names what stays, and why.
 pub fn drop_set(set: &SnapshotSet) -> Result<(), AgentError> {
-    drop_members(&KernelBtrfs, &set.members)?;
-    // An undo without the set has nothing to take contents from.
-    match list_of(set).map(|dir| std::fs::remove_dir_all(dir.as_path())) {
-        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
-            Err(AgentError::io("cannot remove what belongs to the set", &error))
-        }
-        _ => Ok(()),
+    drop_from(&KernelBtrfs, set)
+}
+
+fn drop_from(btrfs: &dyn Btrfs, set: &SnapshotSet) -> Result<(), AgentError> {
+    let member = set.members.first().map(|member| member.path.as_path().to_owned());
+    let Some(store) = member.as_deref().and_then(Path::parent).map(|dir| Store::new(btrfs, dir)) else {
+        return Ok(());
+    };
+    match store.sidecar(&set.id()).has_toc() {
+        true => store.delete(&set.id(), || Ok(Vec::new())),
+        false => Ok(()),
     }
+}
+
+/// Hands every whole set to `found`, oldest first, and returns what else lies in the directory. Changes nothing. Without
+/// needs the answer says why.
+///
+/// # Errors
+/// If the directory cannot be read, or what `found` says.
+pub fn list_sets(
+    snapshot_dir: &Path,
+    needs: Result<Needs, AgentError>,
+    found: &mut dyn FnMut(StoredSet) -> Result<(), AgentError>,
+) -> Result<Strays, AgentError> {
+    let doubt = needs.as_ref().err().map(ToString::to_string);
+    let needs = needs.unwrap_or_default();
+    let strays = Store::new(&KernelBtrfs, snapshot_dir).list(&|id| needs.of(id), found)?;
+    Ok(Strays { doubt, ..strays })
+}
+
+/// Removes a set that nobody wants to keep. `needs` are read when nobody else takes or removes sets any more.
+///
+/// # Errors
+/// If there is none, it is pinned, in use or needed, or the machine does not let it go.
+pub fn delete_set(
+    request: &SetRequest,
+    needs: impl FnOnce() -> Result<Needs, AgentError>,
+) -> Result<(), AgentError> {
+    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    store.delete(&request.id, || Ok(needs()?.of(&request.id)))
+}
+
+/// Pins a set, or frees it again.
+///
+/// # Errors
+/// If there is none, or its record cannot be written.
+pub fn pin_set(request: &SetRequest, pinned: bool) -> Result<(), AgentError> {
+    Store::new(&KernelBtrfs, request.snapshot_dir.as_path()).pin(&request.id, pinned)
 }
 
 fn check_member(btrfs: &dyn Btrfs, member: &SnapshotMember) -> Result<(), String> {
@@ -71,35 +124,6 @@ fn untouched(info: &SubvolumeInfo) -> Result<(), String> {
     Ok(())
 }
 
-fn drop_members(btrfs: &dyn Btrfs, members: &[SnapshotMember]) -> Result<(), AgentError> {
-    let mut kept = Vec::new();
-    let mut dropped_in = None;
-    for member in members {
-        let path = member.path.as_path();
-        let Some((parent, name)) = path.parent().zip(path.file_name()) else {
-            kept.push(format!("`{}` is no snapshot's path", member.path));
-            continue;
-        };
-        match btrfs.subvolume(path) {
-            Ok(info) if info.uuid.hex() == member.uuid => match btrfs.destroy(parent, name) {
-                Ok(()) => dropped_in = Some(parent),
-                Err(error) => kept.push(format!("`{}`: {}", member.path, stays(&error))),
-            },
-            Ok(_) => kept.push(format!("`{}` is another subvolume by now", member.path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => kept.push(format!("`{}`: {error}", member.path)),
-        }
-    }
-    // Deleting is durable only after a commit; a crash before it merely brings a snapshot back.
-    if let Some(parent) = dropped_in {
-        let _ = btrfs.sync(parent);
-    }
-    match kept.is_empty() {
-        true => Ok(()),
-        false => Err(AgentError::failed(format!("cannot remove {}", kept.join("; ")))),
-    }
-}
-
 fn stays(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EPERM) => "it is pinned, being sent, or root is needed".into(),
@@ -108,5 +132,7 @@ fn stays(error: &io::Error) -> String {
     }
 }
 
+#[cfg(test)]
+mod store_tests;
 #[cfg(test)]
 mod tests;

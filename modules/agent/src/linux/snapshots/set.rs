@@ -5,9 +5,12 @@ use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
 
-use pc_switcher_contract::{Hostname, SnapshotMember, SnapshotName, SnapshotSet};
+use pc_switcher_contract::{Hostname, SetId, SnapshotMember, SnapshotName, SnapshotSet};
 
 use super::nursery::{Cradle, Nursery};
+use super::reference::Reference;
+use super::sidecar::Planned;
+use super::store::Store;
 use super::untouched;
 use crate::linux::btrfs::Btrfs;
 use crate::linux::finder::Finder;
@@ -17,28 +20,34 @@ use crate::proto::{AgentError, SubvolumeFact, TakeSet};
 /// How often a set is taken anew to get it into one transaction; a try misses in about 6 of 100 cases under load.
 const TRIES: usize = 5;
 
+/// Takes a set. It cannot be removed while the reference is held.
 pub(super) fn take(
-    btrfs: &dyn Btrfs,
+    store: &Store<'_>,
     mounts: &Mounts,
     hostname: Hostname,
     request: &TakeSet,
-) -> Result<SnapshotSet, AgentError> {
-    let snapshot_dir = request.snapshot_dir.as_path();
+) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
+    let (btrfs, snapshot_dir) = (store.btrfs, store.dir());
     let (sources, names) = sources(btrfs, mounts, request)?;
     same_file_system(btrfs, snapshot_dir, &sources)?;
-    let nursery = Nursery::open(btrfs, snapshot_dir, &request.session, names)?;
+    let planned = names.into_iter().zip(&sources);
+    let planned = planned.map(|(name, source)| Planned { name, source_uuid: source.uuid.clone() }).collect();
+    let TakeSet { session, stamp, kind, .. } = request.clone();
+    let id = SetId { stamp, session: session.clone(), kind };
+    let nursery = Nursery::open(store, store.lock()?, id, planned)?;
     for attempt in 1.. {
         let last = attempt == TRIES;
         let born = give_birth(btrfs, snapshot_dir, &nursery.cradles, &sources)?;
+        (store.after)("born");
         let consistent = born.iter().all(|transid| *transid == born[0]);
         if consistent || last {
-            match publish(btrfs, &nursery.cradles, &sources)? {
+            match publish(store, &nursery.cradles, &sources)? {
                 Published::Whole(members) => {
-                    nursery
-                        .finish()
+                    let set = SnapshotSet { hostname, kind, stamp, session, consistent, members };
+                    let reference = nursery
+                        .finish(&set)
                         .map_err(|error| AgentError::io("cannot publish the snapshots", &error))?;
-                    let TakeSet { session, stamp, kind, .. } = request.clone();
-                    return Ok(SnapshotSet { hostname, kind, stamp, session, consistent, members });
+                    return Ok((set, reference));
                 }
                 Published::Touched(name) if last => {
                     let text = format!("snapshot `{name}` is written to as soon as it is made");
@@ -148,15 +157,17 @@ enum Published {
 
 /// Moves the members to their names, makes them read-only and checks them.
 fn publish(
-    btrfs: &dyn Btrfs,
+    store: &Store<'_>,
     cradles: &[Cradle],
     sources: &[SubvolumeFact],
 ) -> Result<Published, AgentError> {
+    let btrfs = store.btrfs;
     let failed = |cradle: &Cradle, error: &io::Error| {
         AgentError::io(format!("cannot publish snapshot `{}`", cradle.name), error)
     };
     for cradle in cradles {
         btrfs.rename(&cradle.born, &cradle.flat).map_err(|error| failed(cradle, &error))?;
+        (store.after)("moved");
     }
     // Each flip commits, the moves included; flips at one time share a commit.
     let flips: Vec<io::Result<()>> = thread::scope(|scope| {
@@ -168,6 +179,7 @@ fn publish(
     for (cradle, flip) in cradles.iter().zip(flips) {
         flip.map_err(|error| failed(cradle, &error))?;
     }
+    (store.after)("frozen");
     let mut members = Vec::new();
     for (cradle, source) in cradles.iter().zip(sources) {
         let info = btrfs.subvolume(&cradle.flat).map_err(|error| failed(cradle, &error))?;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use pc_switcher_contract::SnapshotKind;
+use pc_switcher_contract::{SetId, SnapshotKind};
 
+use super::sidecar::{Intent, Planned};
 use super::*;
 use crate::linux::btrfs::image::Image;
 use crate::linux::btrfs::model::{Fault, ModelBtrfs};
@@ -23,15 +24,15 @@ fn request(snapshot_dir: &Path, session: &str, subvolumes: &[&str]) -> TakeSet {
     }
 }
 
-struct Bench {
+pub(super) struct Bench {
     _dir: tempfile::TempDir,
-    top: PathBuf,
-    model: ModelBtrfs,
+    pub(super) top: PathBuf,
+    pub(super) model: ModelBtrfs,
     mounts: Mounts,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let top = fs::canonicalize(dir.path()).unwrap();
         let model = ModelBtrfs::new(&top);
@@ -43,17 +44,51 @@ impl Bench {
         Self { _dir: dir, model, mounts: Mounts::parse(table.as_bytes()), top }
     }
 
-    fn dir(&self) -> PathBuf {
+    pub(super) fn dir(&self) -> PathBuf {
         self.top.join("@snapshots")
     }
 
-    fn take(&self, session: &str) -> Result<SnapshotSet, AgentError> {
+    pub(super) fn take(&self, session: &str) -> Result<SnapshotSet, AgentError> {
+        self.take_held(session).map(|(set, _)| set)
+    }
+
+    pub(super) fn take_held(&self, session: &str) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
+        self.take_in(&self.store(), session)
+    }
+
+    pub(super) fn take_in(
+        &self,
+        store: &Store<'_>,
+        session: &str,
+    ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
         let request = request(&self.dir(), session, &["@", "@home"]);
-        set::take(&self.model, &self.mounts, "laptop".parse().unwrap(), &request)
+        set::take(store, &self.mounts, "laptop".parse().unwrap(), &request)
+    }
+
+    pub(super) fn store(&self) -> Store<'_> {
+        Store::new(&self.model, &self.dir())
+    }
+
+    pub(super) fn delete(&self, id: &SetId) -> Result<(), AgentError> {
+        self.store().delete(id, || Ok(Vec::new()))
+    }
+
+    pub(super) fn list(&self) -> (Vec<StoredSet>, Strays) {
+        let mut sets = Vec::new();
+        let strays = self.store().list(&|_| Vec::new(), &mut |set| {
+            sets.push(set);
+            Ok(())
+        });
+        (sets, strays.unwrap())
+    }
+
+    /// What lies beside the sets, whole or not.
+    pub(super) fn sidecars(&self) -> Vec<String> {
+        self.store().ids().unwrap().iter().map(ToString::to_string).collect()
     }
 
     /// What stands in the snapshot directory and in the nursery.
-    fn left(&self) -> BTreeSet<String> {
+    pub(super) fn left(&self) -> BTreeSet<String> {
         let names = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten();
         names(self.dir())
             .chain(names(self.dir().join(".pc-switcher/tmp")))
@@ -63,7 +98,7 @@ impl Bench {
     }
 }
 
-const HOME: &str = "@home-presync-20251115T120000Z-abc12345";
+pub(super) const HOME: &str = "@home-presync-20251115T120000Z-abc12345";
 
 #[test]
 fn a_set_stands_under_flat_names_and_nothing_else_is_left() {
@@ -94,7 +129,7 @@ fn whatever_fails_leaves_nothing_of_the_set() {
         let bench = Bench::new();
         bench.model.fail(fault);
         let error = bench.take("abc12345").unwrap_err();
-        assert_eq!(bench.left(), BTreeSet::new(), "{fault:?}");
+        assert_eq!((bench.left(), bench.sidecars()), (BTreeSet::new(), vec![]), "{fault:?}");
         match fault {
             Fault::Snapshot(_, libc::ENOSPC) => assert_eq!(error.kind, AgentErrorKind::NoSpace),
             Fault::Snapshot(_, libc::ETXTBSY) => assert!(error.message.contains("swap file"), "{error}"),
@@ -126,31 +161,27 @@ fn a_member_that_was_written_to_voids_the_try() {
 fn what_a_crash_left_is_swept_and_what_is_foreign_stays() {
     let bench = Bench::new();
     bench.take("aaaaaaaa").unwrap();
-    let tmp = bench.dir().join(".pc-switcher/tmp");
-    // A crash after one of two moves, and a directory that is not ours.
-    fs::create_dir_all(tmp.join("dead0000/0")).unwrap();
-    fs::create_dir_all(tmp.join("dead0000/1")).unwrap();
+    let (tmp, sets) = (bench.dir().join(".pc-switcher/tmp"), bench.dir().join(".pc-switcher/sets"));
+    // A sidecar that only says what a sync did, a directory that is not ours, a snapshot that no intent names.
+    fs::create_dir(sets.join("20251115T110000Z-dead0000-presync")).unwrap();
+    fs::write(sets.join("20251115T110000Z-dead0000-presync/operations"), "list").unwrap();
     fs::create_dir(tmp.join("keep-me")).unwrap();
-    let names = ["@", "@home"].map(|name| format!("{name}-presync-20251115T110000Z-dead0000"));
-    symlink(&names[0], tmp.join("dead0000/0.name")).unwrap();
-    symlink(&names[1], tmp.join("dead0000/1.name")).unwrap();
-    bench.model.snapshot(&bench.top.join("@"), &bench.dir(), names[0].as_ref()).unwrap();
-    bench.model.snapshot(&bench.top.join("@home"), &tmp.join("dead0000/1"), names[1].as_ref()).unwrap();
-    // A link that names somebody else's snapshot.
-    symlink("@home-presync-20251115T120000Z-aaaaaaaa", tmp.join("dead0000/2.name")).unwrap();
+    let orphan = "@home-presync-20251115T110000Z-dead0000";
+    bench.model.snapshot(&bench.top.join("@"), &bench.dir(), orphan.as_ref()).unwrap();
+    // An intent that names a snapshot of something else.
+    let intent = Intent::new(vec![Planned { name: HOME.parse().unwrap(), source_uuid: "0".repeat(32) }]);
+    let other: SetId = "20251115T120000Z-abc12345-presync".parse().unwrap();
+    fs::create_dir(bench.store().sidecar(&other).dir()).unwrap();
+    bench.store().sidecar(&other).put_intent(&intent).unwrap();
+    bench.model.snapshot(&bench.top.join("@home"), &bench.dir(), HOME.as_ref()).unwrap();
     bench.take("bbbbbbbb").unwrap();
     let left = bench.left();
-    assert!(left.contains("keep-me") && left.contains("@home-presync-20251115T120000Z-aaaaaaaa"));
-    assert!(!left.iter().any(|name| name.contains("dead0000")), "{left:?}");
-}
-
-#[test]
-fn what_cannot_be_swept_hinders_nobody() {
-    let bench = Bench::new();
-    let dead = bench.dir().join(".pc-switcher/tmp/dead0000/0");
-    fs::create_dir_all(dead.join("not-ours")).unwrap();
-    bench.take("bbbbbbbb").unwrap();
-    assert!(dead.join("not-ours").exists());
+    assert!(left.contains("keep-me") && left.contains(orphan) && left.contains(HOME), "{left:?}");
+    assert!(sets.join("20251115T110000Z-dead0000-presync/operations").exists());
+    assert!(bench.store().sidecar(&other).intent(&other).is_none(), "its work is done");
+    let (sets, strays) = bench.list();
+    assert_eq!(sets.len(), 2);
+    assert_eq!(strays.orphans.len(), 2);
 }
 
 #[test]
@@ -163,15 +194,21 @@ fn a_second_creator_is_refused() {
 }
 
 #[test]
-fn only_members_with_the_recorded_uuid_are_dropped() {
+fn a_set_with_a_member_that_is_another_subvolume_by_now_stays() {
     let bench = Bench::new();
-    let mut set = bench.take("abc12345").unwrap();
-    set.members[0].uuid = "0".repeat(32);
-    let error = drop_members(&bench.model, &set.members).unwrap_err();
+    let set = bench.take("abc12345").unwrap();
+    let path = set.members[0].path.as_path();
+    bench.model.destroy(&bench.dir(), path.file_name().unwrap()).unwrap();
+    bench.model.snapshot(&bench.top.join("@"), &bench.dir(), path.file_name().unwrap()).unwrap();
+    let error = bench.delete(&set.id()).unwrap_err();
     assert!(error.message.contains("another subvolume"), "{error}");
-    assert_eq!(bench.left().len(), 1);
+    assert_eq!((bench.left().len(), bench.list().0.len()), (2, 1));
     assert!(check_member(&bench.model, &set.members[0]).is_err());
-    drop_members(&bench.model, &set.members[1..]).unwrap();
+    // One that is gone is in nobody's way.
+    bench.model.destroy(&bench.dir(), path.file_name().unwrap()).unwrap();
+    assert_eq!(bench.list().0[0].missing, [set.members[0].name.clone()]);
+    bench.delete(&set.id()).unwrap();
+    assert_eq!((bench.left(), bench.sidecars()), (BTreeSet::new(), vec![]));
 }
 
 #[test]
@@ -186,7 +223,7 @@ fn a_real_set_is_one_instant_and_tampering_shows() {
     let mut consistent = 0;
     for n in 0..20 {
         let since = Instant::now();
-        let set = take_set(&request(&dir, &format!("{n:08}"), &["@", "@home"])).unwrap();
+        let set = take_set(&request(&dir, &format!("{n:08}"), &["@", "@home"])).unwrap().0;
         times.push(since.elapsed());
         consistent += usize::from(set.consistent);
         check_set(&set).unwrap();
@@ -197,7 +234,7 @@ fn a_real_set_is_one_instant_and_tampering_shows() {
     assert_eq!(fs::read_dir(dir.join(".pc-switcher/tmp")).unwrap().count(), 0);
     assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
 
-    let set = take_set(&request(&dir, "abc12345", &["@", "@home"])).unwrap();
+    let (set, _) = take_set(&request(&dir, "abc12345", &["@", "@home"])).unwrap();
     let path = set.members[1].path.as_path();
     KernelBtrfs.set_readonly(path, false).unwrap();
     assert!(check_set(&set).unwrap_err().contains("writable"));
@@ -214,9 +251,9 @@ fn a_snapshot_directory_without_btrfs_is_refused_and_not_littered_with_members()
     let Some(image) = Image::make(256) else { return };
     image.create("@");
     let dir = image.dir().join("elsewhere");
-    let error = take_set(&request(&dir, "abc12345", &["@"])).unwrap_err();
+    let error = take_set(&request(&dir, "abc12345", &["@"])).map(drop).unwrap_err();
     assert!(error.message.contains("no btrfs") && !dir.exists(), "{error}");
-    let error = take_set(&request(&dir, "abc12345", &["@nope"])).unwrap_err();
+    let error = take_set(&request(&dir, "abc12345", &["@nope"])).map(drop).unwrap_err();
     assert!(error.message.contains("not mounted"), "{error}");
 }
 
@@ -225,6 +262,6 @@ fn a_subvolume_of_another_file_system_is_refused_before_anything_is_made() {
     let (Some(one), Some(other)) = (Image::make(256), Image::make(256)) else { return };
     one.create("@one-alone");
     let dir = other.top().join("snaps");
-    let error = take_set(&request(&dir, "abc12345", &["@one-alone"])).unwrap_err();
+    let error = take_set(&request(&dir, "abc12345", &["@one-alone"])).map(drop).unwrap_err();
     assert!(error.message.contains("another file system") && !dir.exists(), "{error}");
 }

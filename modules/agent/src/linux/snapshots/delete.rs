@@ -1,0 +1,135 @@
+//! Removing sets: the `toc` goes first, so that a crash at any moment leaves sets that are whole, or none.
+
+use std::io;
+use std::path::Path;
+
+use pc_switcher_contract::SetId;
+
+use super::reference::Sole;
+use super::sidecar::{Intent, Meta, Planned};
+use super::stays;
+use super::store::{Store, remove_cradles};
+use crate::linux::btrfs::SubvolumeInfo;
+use crate::proto::{AgentError, Need};
+
+impl Store<'_> {
+    /// Removes a set that nobody wants to keep.
+    ///
+    /// # Errors
+    /// If there is none, it is pinned, in use or needed, a member is not ours any more, or the machine does not let it go;
+    /// in the last case it is a set no more, and the next who takes or removes one finishes the work.
+    pub(super) fn delete(
+        &self,
+        id: &SetId,
+        needs: impl FnOnce() -> Result<Vec<Need>, AgentError>,
+    ) -> Result<(), AgentError> {
+        self.published(id)?;
+        let _creation = self.lock()?;
+        let meta = self.published(id)?;
+        let failed = |error: &io::Error| AgentError::io(format!("cannot remove set `{id}`"), error);
+        if meta.pinned {
+            let text = format!("set `{id}` is pinned; `pc-switcher snapshots unpin {id}` frees it");
+            return Err(AgentError::failed(text));
+        }
+        if let Some(need) = needs()?.first() {
+            return Err(AgentError::failed(format!("set `{id}` stays: {need}")));
+        }
+        let sidecar = self.sidecar(id);
+        let Some(_sole) = Sole::take(&sidecar).map_err(|error| failed(&error))? else {
+            return Err(AgentError::failed(format!("set `{id}` is in use; try again when that has ended")));
+        };
+        for member in &meta.set.members {
+            match self.btrfs.subvolume(member.path.as_path()) {
+                Ok(info) if info.uuid.hex() == member.uuid => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Ok(_) => {
+                    let text = format!("set `{id}` stays: `{}` is another subvolume by now", member.path);
+                    return Err(AgentError::failed(text));
+                }
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+        if sidecar.intent(id).is_none() {
+            sidecar.put_intent(&Intent::of(&meta.set)).map_err(|error| failed(&error))?;
+        }
+        sidecar.unpublish().map_err(|error| failed(&error))?;
+        (self.after)("toc");
+        self.erase(id).map_err(|error| failed(&error))
+    }
+
+    /// Pins a set, or frees it again; durable when it returns.
+    ///
+    /// # Errors
+    /// If there is none of that name, or its record cannot be written.
+    pub(super) fn pin(&self, id: &SetId, pinned: bool) -> Result<(), AgentError> {
+        self.published(id)?;
+        let _creation = self.lock()?;
+        let mut meta = self.published(id)?;
+        meta.pinned = pinned;
+        let written = self.sidecar(id).put_meta(&meta);
+        written.map_err(|error| AgentError::io(format!("cannot write the record of set `{id}`"), &error))
+    }
+
+    /// Returns the record of a whole set.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub(super) fn published(&self, id: &SetId) -> Result<Meta, AgentError> {
+        let sidecar = self.sidecar(id);
+        if !sidecar.has_toc() {
+            return Err(AgentError::failed(format!("there is no set `{id}` in `{}`", self.dir().display())));
+        }
+        sidecar
+            .meta(id)
+            .map_err(|error| AgentError::io(format!("cannot read the record of set `{id}`"), &error))
+    }
+
+    /// Removes what the intent of a set without a `toc` names, wherever it stands, and then what lies beside it. Without an
+    /// intent nothing is removed. May be done again after a crash.
+    pub(super) fn erase(&self, id: &SetId) -> io::Result<()> {
+        let sidecar = self.sidecar(id);
+        let Some(intent) = sidecar.intent(id) else { return Ok(()) };
+        let meta = sidecar.meta(id).ok();
+        let mut result = Ok(());
+        for (n, planned) in intent.members.iter().enumerate() {
+            let name = planned.name.to_string();
+            let cradle = self.cradles(&id.session).join(n.to_string());
+            for parent in [self.dir(), &cradle] {
+                result = result.and(self.destroy(parent, &name, planned, meta.as_ref()));
+                (self.after)("member");
+            }
+        }
+        // Deleting is durable only after a commit (facts/btrfs.md B1): until then a crash brings members back, and what
+        // names them must still be there.
+        self.btrfs.sync(self.dir())?;
+        (self.after)("sync");
+        result?;
+        remove_cradles(&self.cradles(&id.session))?;
+        sidecar.remove()
+    }
+
+    fn destroy(&self, parent: &Path, name: &str, planned: &Planned, meta: Option<&Meta>) -> io::Result<()> {
+        let path = parent.join(name);
+        let info = match self.btrfs.subvolume(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        match is_ours(&info, planned, meta) {
+            true => self.btrfs.destroy_id(parent, info.id).map_err(|error| {
+                io::Error::new(error.kind(), format!("`{}`: {}", path.display(), stays(&error)))
+            }),
+            // Somebody has put another one in its place.
+            false => Ok(()),
+        }
+    }
+}
+
+/// Whether what stands under a member's name is what the set made.
+fn is_ours(info: &SubvolumeInfo, planned: &Planned, meta: Option<&Meta>) -> bool {
+    let mut recorded = meta.into_iter().flat_map(|meta| &meta.set.members);
+    let is_recorded = match recorded.find(|member| member.name == planned.name) {
+        Some(member) => member.uuid == info.uuid.hex(),
+        None => true,
+    };
+    is_recorded && info.source_uuid.hex() == planned.source_uuid
+}

@@ -1,0 +1,91 @@
+//! What is in a store, found by reading it.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+
+use pc_switcher_contract::{SetId, SnapshotName};
+
+use super::reference::Sole;
+use super::store::{OWN, Store};
+use crate::data::apply::has_list;
+use crate::proto::{AgentError, Need, StoredSet, Strays};
+
+impl Store<'_> {
+    /// Hands every whole set to `found`, oldest first, and returns what else is there. Changes nothing.
+    ///
+    /// # Errors
+    /// If the directory cannot be read, or what `found` says.
+    pub(super) fn list(
+        &self,
+        needs: &dyn Fn(&SetId) -> Vec<Need>,
+        found: &mut dyn FnMut(StoredSet) -> Result<(), AgentError>,
+    ) -> Result<Strays, AgentError> {
+        let failed = |error: &io::Error| {
+            AgentError::io(format!("cannot list the snapshots in `{}`", self.dir().display()), error)
+        };
+        let flat = self.flat().map_err(|error| failed(&error))?;
+        let (mut strays, mut known) = (Strays::default(), BTreeSet::new());
+        for id in self.ids().map_err(|error| failed(&error))? {
+            let sidecar = self.sidecar(&id);
+            if !sidecar.has_toc() {
+                // Being made or removed, or left so by a crash: the next who takes a set removes it.
+                let intent = sidecar.intent(&id).into_iter();
+                known.extend(intent.flat_map(|intent| intent.members).map(|planned| planned.name));
+                continue;
+            }
+            let meta = match sidecar.meta(&id) {
+                Ok(meta) => meta,
+                Err(error) => {
+                    let intent = sidecar.intent(&id).into_iter();
+                    known.extend(intent.flat_map(|intent| intent.members).map(|planned| planned.name));
+                    strays.damaged.push((id, error.to_string()));
+                    continue;
+                }
+            };
+            let names = || meta.set.members.iter().map(|member| &member.name);
+            // One that came after the directory was read is there all the same.
+            let is_there = |name: &SnapshotName| {
+                let name = OsString::from(name.to_string());
+                flat.contains(&name) || fs::symlink_metadata(self.dir().join(&name)).is_ok()
+            };
+            let missing = names().filter(|name| !is_there(name));
+            let stored = StoredSet {
+                missing: missing.cloned().collect(),
+                pinned: meta.pinned,
+                in_use: matches!(Sole::take(&sidecar), Ok(None)),
+                has_steps: has_list(sidecar.dir()),
+                needs: needs(&id),
+                set: meta.set.clone(),
+            };
+            known.extend(names().cloned());
+            found(stored)?;
+        }
+        for name in flat {
+            let path = self.dir().join(&name).as_path().into();
+            match name.to_str().and_then(|name| name.parse::<SnapshotName>().ok()) {
+                Some(name) if known.contains(&name) => {}
+                Some(_) => strays.orphans.push(path),
+                None => strays.foreign.push(path),
+            }
+        }
+        Ok(strays)
+    }
+
+    /// Returns the directories beside ours.
+    fn flat(&self) -> io::Result<BTreeSet<OsString>> {
+        let entries = match fs::read_dir(self.dir()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            other => other?,
+        };
+        let mut names = BTreeSet::new();
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() && entry.file_name() != OWN {
+                names.insert(entry.file_name());
+            }
+        }
+        Ok(names)
+    }
+}

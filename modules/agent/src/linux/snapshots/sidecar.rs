@@ -1,0 +1,170 @@
+//! What lies beside a set, since nothing can be written into it.
+//!
+//! | file | says |
+//! |---|---|
+//! | `intent` | what belongs to the set, written before the first member is born |
+//! | `meta.json` | what was taken, and what people said of it |
+//! | `toc` | that the set is whole: last to come, first to go |
+//! | `lock` | held shared by whoever works with the set |
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pc_switcher_contract::{SetId, SnapshotName, SnapshotSet};
+use serde::{Deserialize, Serialize};
+
+use crate::linux::state::{sync_dir, write_file};
+
+/// The format that this program writes.
+const FORMAT: u32 = 1;
+
+/// What belongs to a set that may be half made or half removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Intent {
+    format: u32,
+    /// The members.
+    pub(super) members: Vec<Planned>,
+}
+
+/// One member as it was meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Planned {
+    /// The name under which it is to stand.
+    pub(super) name: SnapshotName,
+    /// The uuid of the subvolume it is taken of, 32 hex digits.
+    pub(super) source_uuid: String,
+}
+
+impl Intent {
+    /// Makes an intent.
+    pub(super) fn new(members: Vec<Planned>) -> Self {
+        Self { format: FORMAT, members }
+    }
+
+    /// Returns the intent of a set that was taken.
+    pub(super) fn of(set: &SnapshotSet) -> Self {
+        let planned = set
+            .members
+            .iter()
+            .map(|member| Planned { name: member.name.clone(), source_uuid: member.source_uuid.clone() });
+        Self::new(planned.collect())
+    }
+}
+
+/// What is known of a whole set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Meta {
+    format: u32,
+    /// Whether somebody asked that it stays.
+    #[serde(default)]
+    pub(super) pinned: bool,
+    /// The set.
+    pub(super) set: SnapshotSet,
+}
+
+impl Meta {
+    /// Makes the record of a set that was just taken.
+    pub(super) fn new(set: SnapshotSet) -> Self {
+        Self { format: FORMAT, pinned: false, set }
+    }
+}
+
+/// The directory beside a set.
+#[derive(Debug, Clone)]
+pub(super) struct Sidecar {
+    dir: PathBuf,
+}
+
+impl Sidecar {
+    /// Names it; it need not exist.
+    pub(super) fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// Returns the directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Returns the file that is locked by whoever works with the set.
+    pub(super) fn lock(&self) -> PathBuf {
+        self.dir.join("lock")
+    }
+
+    fn toc(&self) -> PathBuf {
+        self.dir.join("toc")
+    }
+
+    /// Whether the set is whole.
+    pub(super) fn has_toc(&self) -> bool {
+        fs::symlink_metadata(self.toc()).is_ok()
+    }
+
+    /// Returns what belongs to the set, `None` if that is not known.
+    pub(super) fn intent(&self, id: &SetId) -> Option<Intent> {
+        let intent: Intent = serde_json::from_slice(&fs::read(self.dir.join("intent")).ok()?).ok()?;
+        intent.members.iter().all(|planned| id.covers(&planned.name)).then_some(intent)
+    }
+
+    /// Writes what is to belong to the set, durably.
+    pub(super) fn put_intent(&self, intent: &Intent) -> io::Result<()> {
+        write_file(&self.dir.join("intent"), &json(intent))
+    }
+
+    /// Reads the record of the set.
+    ///
+    /// # Errors
+    /// If it is not there, cannot be read or is of another set.
+    pub(super) fn meta(&self, id: &SetId) -> io::Result<Meta> {
+        let bytes = fs::read(self.dir.join("meta.json"))?;
+        let meta: Meta = serde_json::from_slice(&bytes).map_err(io::Error::other)?;
+        match meta.set.id() == *id {
+            true => Ok(meta),
+            false => Err(io::Error::other(format!("it is the record of `{}`", meta.set.id()))),
+        }
+    }
+
+    /// Writes the record of the set, durably.
+    pub(super) fn put_meta(&self, meta: &Meta) -> io::Result<()> {
+        write_file(&self.dir.join("meta.json"), &json(meta))
+    }
+
+    /// Says durably that the set is whole.
+    pub(super) fn publish(&self, set: &SnapshotSet) -> io::Result<()> {
+        let line =
+            |member: &pc_switcher_contract::SnapshotMember| format!("{} {}\n", member.uuid, member.name);
+        let text: String = set.members.iter().map(line).collect();
+        write_file(&self.toc(), text.as_bytes())
+    }
+
+    /// Says durably that the set is not whole any more.
+    pub(super) fn unpublish(&self) -> io::Result<()> {
+        match fs::remove_file(self.toc()) {
+            Ok(()) => sync_dir(&self.dir),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes all of it, the intent last.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path())?,
+                false if entry.file_name() == "intent" => {}
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+        match fs::remove_file(self.dir.join("intent")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::remove_dir(&self.dir)
+    }
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec_pretty(value).unwrap_or_default()
+}

@@ -1,0 +1,149 @@
+//! Where sets lie: members flat in the snapshot directory, all else below `.pc-switcher` beside them, root's alone.
+//!
+//! Whoever makes or removes sets holds the creation lock, and first removes what dead processes left half made or half
+//! removed. A set without a `toc` is such a thing; its `intent` says what belongs to it, and nothing else is ever touched.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use pc_switcher_contract::{SessionId, SetId};
+
+use super::reference::Held;
+use super::sidecar::Sidecar;
+use crate::linux::btrfs::Btrfs;
+use crate::linux::state::sync_dir;
+use crate::proto::AgentError;
+
+/// The name of our own directory beside the members.
+pub(super) const OWN: &str = ".pc-switcher";
+
+/// The sets of one snapshot directory.
+pub(super) struct Store<'a> {
+    pub(super) btrfs: &'a dyn Btrfs,
+    pub(super) dir: PathBuf,
+    /// Told after every step that a crash may follow.
+    pub(super) after: &'a dyn Fn(&'static str),
+}
+
+/// The right to make and to remove sets, until it is dropped.
+pub(super) struct CreationLock(#[expect(dead_code, reason = "it is held, not read")] Held);
+
+impl<'a> Store<'a> {
+    /// Names the store of a directory, which need not exist.
+    pub(super) fn new(btrfs: &'a dyn Btrfs, snapshot_dir: &Path) -> Self {
+        Self { btrfs, dir: snapshot_dir.to_owned(), after: &|_| {} }
+    }
+
+    /// Returns the snapshot directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Returns the directory of a session's birth places.
+    pub(super) fn cradles(&self, session: &SessionId) -> PathBuf {
+        self.tmp().join(session.as_str())
+    }
+
+    fn tmp(&self) -> PathBuf {
+        self.dir.join(OWN).join("tmp")
+    }
+
+    fn sidecars(&self) -> PathBuf {
+        self.dir.join(OWN).join("sets")
+    }
+
+    /// Returns what lies beside a set.
+    pub(super) fn sidecar(&self, id: &SetId) -> Sidecar {
+        Sidecar::new(self.sidecars().join(id.to_string()))
+    }
+
+    /// Returns the names of all sidecars, oldest first, of whole sets or not.
+    pub(super) fn ids(&self) -> io::Result<Vec<SetId>> {
+        let entries = match fs::read_dir(self.sidecars()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut ids = Vec::new();
+        for entry in entries {
+            ids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<SetId>().ok()));
+        }
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Makes the directories, takes the creation lock and removes what dead processes left. What cannot be removed, for
+    /// example because it is being sent, stays for the next time and hinders nobody.
+    ///
+    /// # Errors
+    /// If a directory cannot be made, or another process has the lock.
+    pub(super) fn lock(&self) -> Result<CreationLock, AgentError> {
+        let failed = |what: &Path, error: &io::Error| {
+            AgentError::io(format!("cannot prepare `{}`", what.display()), error)
+        };
+        let tmp = self.tmp();
+        for dir in [&self.dir, &self.dir.join(OWN), &tmp, &self.sidecars()] {
+            make_lasting_dir(dir).map_err(|error| failed(dir, &error))?;
+        }
+        let lock = File::open(&tmp).map_err(|error| failed(&tmp, &error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let text = format!("another run takes or removes snapshots in `{}`", self.dir.display());
+                return Err(AgentError::failed(text));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(&tmp, &error)),
+        }
+        let lock = CreationLock(Held::new(lock));
+        self.sweep();
+        Ok(lock)
+    }
+
+    fn sweep(&self) {
+        for id in self.ids().unwrap_or_default() {
+            if !self.sidecar(&id).has_toc() {
+                let _ = self.erase(&id);
+            }
+        }
+        for entry in fs::read_dir(self.tmp()).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.parse::<SessionId>().is_ok()) {
+                let _ = remove_cradles(&entry.path());
+            }
+        }
+    }
+}
+
+/// Makes a directory of root's alone, if it is not there; whether it was made.
+pub(super) fn make_dir(path: &Path) -> io::Result<bool> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            match fs::symlink_metadata(path)?.is_dir() {
+                true => Ok(false),
+                false => Err(io::ErrorKind::NotADirectory.into()),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// As [`make_dir`], and its name is durable.
+pub(super) fn make_lasting_dir(path: &Path) -> io::Result<()> {
+    match (make_dir(path)?, path.parent()) {
+        (true, Some(parent)) => sync_dir(parent),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a session's empty birth places; never anything else.
+pub(super) fn remove_cradles(dir: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        fs::remove_dir(entry?.path())?;
+    }
+    fs::remove_dir(dir)
+}

@@ -1,0 +1,136 @@
+//! The store: what is listed, what may be removed, and what a death at any step leaves.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::tests::{Bench, HOME};
+use super::*;
+use crate::proto::Need;
+
+#[test]
+fn sets_are_found_by_what_lies_beside_them_and_the_rest_is_told_apart() {
+    let bench = Bench::new();
+    let set = bench.take("abc12345").unwrap();
+    let orphan = "@home-postsync-20240101T000000Z-00000001";
+    for name in [orphan, "by-hand"] {
+        bench.model.snapshot(&bench.top.join("@"), &bench.dir(), name.as_ref()).unwrap();
+    }
+    let (sets, strays) = bench.list();
+    assert_eq!(sets.iter().map(|stored| &stored.set).collect::<Vec<_>>(), [&set]);
+    assert!(sets[0].missing.is_empty() && !sets[0].pinned && !sets[0].in_use && !sets[0].has_steps);
+    assert_eq!(strays.orphans, [bench.dir().join(orphan).as_path().into()]);
+    assert_eq!(strays.foreign, [bench.dir().join("by-hand").as_path().into()]);
+
+    let meta = bench.store().sidecar(&set.id()).dir().join("meta.json");
+    std::fs::write(meta, "{}").unwrap();
+    let (sets, strays) = bench.list();
+    assert_eq!((sets.len(), strays.damaged[0].0.clone(), strays.orphans.len()), (0, set.id(), 1));
+    assert!(bench.delete(&set.id()).unwrap_err().message.contains("record"));
+    assert!(bench.dir().join(HOME).exists());
+}
+
+#[test]
+fn sets_are_listed_though_it_is_not_known_which_are_needed_and_that_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = Err(AgentError::failed("a record is torn"));
+    let strays = list_sets(dir.path(), broken, &mut |_| panic!("a set of nowhere")).unwrap();
+    assert_eq!(strays.doubt.as_deref(), Some("a record is torn"));
+}
+
+#[test]
+fn a_directory_that_is_not_there_holds_no_sets_and_is_not_made() {
+    let bench = Bench::new();
+    let store = Store::new(&bench.model, &bench.top.join("nowhere"));
+    let strays = store.list(&|_| Vec::new(), &mut |_| panic!("a set of nowhere")).unwrap();
+    assert_eq!(strays, Strays::default());
+    let id = "20251115T120000Z-abc12345-presync".parse().unwrap();
+    assert!(store.delete(&id, || Ok(Vec::new())).unwrap_err().message.contains("there is no set"));
+    assert!(store.pin(&id, true).is_err() && !bench.top.join("nowhere").exists());
+}
+
+#[test]
+fn pinned_needed_and_used_sets_stay() {
+    let bench = Bench::new();
+    let (set, reference) = bench.take_held("abc12345").unwrap();
+    let id = set.id();
+    let stays = |word: &str| {
+        let error = bench.delete(&id).unwrap_err();
+        assert!(error.message.contains(word), "{error}");
+        assert_eq!(bench.left().len(), 2);
+    };
+    assert!(bench.list().0[0].in_use);
+    stays("in use");
+    drop(reference);
+    assert!(!bench.list().0[0].in_use);
+    bench.store().pin(&id, true).unwrap();
+    assert!(bench.list().0[0].pinned);
+    stays("unpin");
+    bench.store().pin(&id, false).unwrap();
+    let error = bench.store().delete(&id, || Ok(vec![Need::Pair("desk".into())])).unwrap_err();
+    assert!(error.message.contains("the next sync with desk"), "{error}");
+    bench.delete(&id).unwrap();
+    assert_eq!((bench.left().len(), bench.sidecars().len()), (0, 0));
+    assert!(bench.delete(&id).unwrap_err().message.contains("there is no set"));
+}
+
+/// Runs `work` over a store that dies after its step `n`; whether it did.
+fn dies(bench: &Bench, n: usize, work: impl FnOnce(&Store<'_>)) -> bool {
+    let left = Cell::new(n);
+    let after = |_: &'static str| {
+        assert_ne!(left.get(), 0, "killed");
+        left.set(left.get() - 1);
+    };
+    let store = Store { after: &after, ..bench.store() };
+    catch_unwind(AssertUnwindSafe(|| work(&store))).is_err()
+}
+
+/// Checks that every set that is listed is whole, and returns how many there are.
+fn whole(bench: &Bench) -> usize {
+    let (sets, strays) = bench.list();
+    for stored in &sets {
+        assert!(stored.missing.is_empty());
+        stored.set.members.iter().for_each(|member| check_member(&bench.model, member).unwrap());
+    }
+    assert_eq!(strays, Strays::default());
+    sets.len()
+}
+
+#[test]
+fn a_death_at_any_step_of_taking_a_set_leaves_whole_sets_and_nothing_else_in_the_end() {
+    let mut deaths = 0;
+    loop {
+        let bench = Bench::new();
+        bench.take("aaaaaaaa").unwrap();
+        let died = dies(&bench, deaths, |store| drop(bench.take_in(store, "bbbbbbbb").unwrap()));
+        let before = whole(&bench);
+        assert!(died || before == 2);
+        bench.take("cccccccc").unwrap();
+        assert_eq!(whole(&bench), before + 1);
+        assert_eq!((bench.left().len(), bench.sidecars().len()), (2 * (before + 1), before + 1));
+        if !died {
+            break;
+        }
+        deaths += 1;
+    }
+    assert_eq!(deaths, 7, "intent, births, two moves, the flag, the record, the toc");
+}
+
+#[test]
+fn a_death_at_any_step_of_removing_a_set_leaves_whole_sets_and_nothing_else_in_the_end() {
+    let mut deaths = 0;
+    loop {
+        let bench = Bench::new();
+        bench.take("aaaaaaaa").unwrap();
+        let set = bench.take("bbbbbbbb").unwrap();
+        let died = dies(&bench, deaths, |store| store.delete(&set.id(), || Ok(Vec::new())).unwrap());
+        assert_eq!(whole(&bench), 1, "its toc went first");
+        bench.take("cccccccc").unwrap();
+        assert_eq!(whole(&bench), 2);
+        assert_eq!((bench.left().len(), bench.sidecars().len()), (4, 2));
+        if !died {
+            break;
+        }
+        deaths += 1;
+    }
+    assert_eq!(deaths, 6, "the toc, two members in two places, the commit");
+}

@@ -1,0 +1,67 @@
+//! The sets of snapshots that a machine keeps.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use pc_switcher_contract::{BytePath, SetId, SnapshotName, SnapshotSet};
+
+/// Why the machine itself cannot do without a set; the names are of the other machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Need {
+    /// The next sync with it starts from this set.
+    Pair(String),
+    /// A sync with it that did not come to its end brought this set over.
+    Attempt(String),
+    /// A commit of its session is still to be brought to its end.
+    Commit,
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Need::Pair(other) => write!(f, "the next sync with {other} starts from it"),
+            Need::Attempt(other) => write!(f, "an unfinished sync with {other} brought it over"),
+            Need::Commit => f.write_str("its sync is still to be brought to its end"),
+        }
+    }
+}
+
+/// A set that is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredSet {
+    /// The set as it was taken.
+    pub set: SnapshotSet,
+    /// Whether somebody asked that it stays.
+    pub pinned: bool,
+    /// Whether somebody works with it right now.
+    pub in_use: bool,
+    /// Whether the list of steps of a sync lies with it: that sync changed this machine.
+    pub has_steps: bool,
+    /// Why the machine cannot do without it.
+    pub needs: Vec<Need>,
+    /// Members that are gone.
+    pub missing: Vec<SnapshotName>,
+}
+
+/// What else lies in the snapshot directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Strays {
+    /// Sets whose record cannot be read, with the reason.
+    pub damaged: Vec<(SetId, String)>,
+    /// Snapshots with names of ours that belong to no set.
+    pub orphans: Vec<BytePath>,
+    /// What is not ours.
+    pub foreign: Vec<BytePath>,
+    /// Why it is not known which sets are needed, if so: then none may be removed.
+    pub doubt: Option<String>,
+}
+
+/// Names one set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetRequest {
+    /// Where snapshots lie.
+    pub snapshot_dir: BytePath,
+    /// Which set.
+    pub id: SetId,
+}

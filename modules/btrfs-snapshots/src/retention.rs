@@ -1,0 +1,183 @@
+//! Which sets stay and which go: pure. What it means for people is told in docs/snapshots.md.
+//!
+//! The sets of one session are one unit: its pre set without its post set, or the other way round, is half a way back.
+//! Buckets are those of the UTC calendar, and as many of them count as there are sessions in: a clock that runs ahead, or a
+//! machine that was off for months, drops nothing for that.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use pc_switcher_agent::proto::{Need, StoredSet};
+use pc_switcher_contract::{SessionId, SetId, SnapshotKind};
+
+use crate::keep::{Bucket, Keep, Rule};
+
+/// For so long the sets of a sync that changed nothing stay.
+pub const ATTEMPT_AGE: SignedDuration = SignedDuration::from_hours(24);
+
+/// Why a set stays or goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// Somebody asked that it stays.
+    Pinned,
+    /// Somebody works with it.
+    InUse,
+    /// The machine cannot do without it.
+    Needed(Need),
+    /// It was not taken by a sync: only people remove it.
+    NoSync,
+    /// Its stamp lies in the future, so one of the clocks is wrong.
+    Future,
+    /// This rule of `keep` or `keep_min` keeps it.
+    Rule(Rule),
+    /// It is of the newest session.
+    Newest,
+    /// Its sync changed nothing here, less than a day ago.
+    Attempt,
+    /// Its sync changed nothing here, so it is no way back.
+    Idle,
+    /// No rule keeps it.
+    Beyond,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Pinned => f.write_str("pinned"),
+            Reason::InUse => f.write_str("in use"),
+            Reason::Needed(need) => need.fmt(f),
+            Reason::NoSync => f.write_str("not taken by a sync"),
+            Reason::Future => f.write_str("dated in the future"),
+            Reason::Rule(rule) => write!(f, "kept by `{rule}`"),
+            Reason::Newest => f.write_str("the newest session"),
+            Reason::Attempt => f.write_str("its sync changed nothing here, less than a day ago"),
+            Reason::Idle => f.write_str("its sync changed nothing here"),
+            Reason::Beyond => f.write_str("no rule keeps it"),
+        }
+    }
+}
+
+/// What becomes of one set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The set.
+    pub id: SetId,
+    /// Whether it stays.
+    pub stays: bool,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// The sets of one session.
+struct Unit<'a> {
+    sets: Vec<&'a StoredSet>,
+    /// When the first of them was taken.
+    stamp: Timestamp,
+    guard: Option<Reason>,
+    /// Whether the session changed something on this machine, or came to its end.
+    counts: bool,
+}
+
+impl<'a> Unit<'a> {
+    fn new(sets: Vec<&'a StoredSet>, now: Timestamp) -> Self {
+        let stamps = || sets.iter().map(|stored| stored.set.stamp.timestamp());
+        let is_future = stamps().any(|stamp| stamp > now);
+        let guard = sets.iter().find_map(|stored| guard(stored)).or(is_future.then_some(Reason::Future));
+        let counts = |stored: &&StoredSet| stored.has_steps || stored.set.kind == SnapshotKind::PostSync;
+        Self {
+            stamp: stamps().min().unwrap_or(now),
+            counts: !is_future && sets.iter().any(counts),
+            guard,
+            sets,
+        }
+    }
+}
+
+/// What keeps a set whatever the rules say.
+fn guard(stored: &StoredSet) -> Option<Reason> {
+    let is_of_a_sync = matches!(stored.set.kind, SnapshotKind::PreSync | SnapshotKind::PostSync);
+    if stored.pinned {
+        return Some(Reason::Pinned);
+    }
+    if let Some(need) = stored.needs.first() {
+        return Some(Reason::Needed(need.clone()));
+    }
+    match (stored.in_use, is_of_a_sync) {
+        (true, _) => Some(Reason::InUse),
+        (_, false) => Some(Reason::NoSync),
+        (false, true) => None,
+    }
+}
+
+/// Judges all sets of one machine, oldest first. `keep_min` keeps as `keep` does; it is what stays even where space is short.
+pub fn judge(sets: &[StoredSet], now: Timestamp, keep: &Keep, keep_min: &Keep) -> Vec<Verdict> {
+    let mut sessions: BTreeMap<&SessionId, Vec<&StoredSet>> = BTreeMap::new();
+    for stored in sets {
+        sessions.entry(&stored.set.session).or_default().push(stored);
+    }
+    let mut units: Vec<Unit<'_>> = sessions.into_values().map(|sets| Unit::new(sets, now)).collect();
+    // Newest first; sessions of one second in an order that does not change.
+    units.sort_by(|a, b| b.stamp.cmp(&a.stamp).then_with(|| b.sets[0].set.id().cmp(&a.sets[0].set.id())));
+    let counting: Vec<Timestamp> = units.iter().filter(|unit| unit.counts).map(|unit| unit.stamp).collect();
+    let mut kept: Vec<Option<Rule>> = vec![None; counting.len()];
+    for rule in keep.rules().iter().chain(keep_min.rules()) {
+        for index in chosen(rule, &counting, now) {
+            kept[index].get_or_insert(*rule);
+        }
+    }
+    let mut kept = kept.into_iter();
+    let mut verdicts = Vec::new();
+    let newest = units.iter().position(|unit| !matches!(unit.guard, Some(Reason::Future)));
+    for (index, unit) in units.iter().enumerate() {
+        let rule = if unit.counts { kept.next().flatten() } else { None };
+        let is_fresh = now.duration_since(unit.stamp) < ATTEMPT_AGE;
+        let (stays, reason) = match (&unit.guard, rule) {
+            (Some(guard), _) => (true, guard.clone()),
+            (None, Some(rule)) => (true, Reason::Rule(rule)),
+            (None, None) if newest == Some(index) => (true, Reason::Newest),
+            (None, None) if unit.counts => (false, Reason::Beyond),
+            (None, None) if is_fresh => (true, Reason::Attempt),
+            (None, None) => (false, Reason::Idle),
+        };
+        let verdict = |stored: &&StoredSet| Verdict { id: stored.set.id(), stays, reason: reason.clone() };
+        verdicts.extend(unit.sets.iter().map(verdict));
+    }
+    verdicts.sort_by(|a, b| a.id.cmp(&b.id));
+    verdicts
+}
+
+/// Returns which of these stamps, newest first, a rule keeps.
+fn chosen(rule: &Rule, stamps: &[Timestamp], now: Timestamp) -> Vec<usize> {
+    match rule {
+        Rule::All(age) => {
+            let is_young = |stamp: &Timestamp| now.duration_since(*stamp).unsigned_abs() < age.length();
+            (0..stamps.len()).filter(|index| is_young(&stamps[*index])).collect()
+        }
+        Rule::LastSessions(count) => (0..stamps.len()).take(count.get() as usize).collect(),
+        Rule::Newest { count, bucket } => {
+            let mut seen = BTreeSet::new();
+            let is_first = |index: &usize| seen.insert(number(*bucket, stamps[*index]));
+            (0..stamps.len()).filter(is_first).take(count.get() as usize).collect()
+        }
+    }
+}
+
+/// Returns the bucket of a stamp: a number that is the same for all in it.
+fn number(bucket: Bucket, stamp: Timestamp) -> (i16, i8, i8, i8) {
+    let at = stamp.to_zoned(TimeZone::UTC).datetime();
+    match bucket {
+        Bucket::Hour => (at.year(), at.month(), at.day(), at.hour()),
+        Bucket::Day => (at.year(), at.month(), at.day(), 0),
+        Bucket::Week => {
+            let week = at.date().iso_week_date();
+            (week.year(), week.week(), 0, 0)
+        }
+        Bucket::Month => (at.year(), at.month(), 0, 0),
+        Bucket::Year => (at.year(), 0, 0, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+use jiff::ToSpan;
+use pc_switcher_contract::{SnapshotSet, UtcStamp};
+use proptest::prelude::*;
+
+use super::*;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn keep(text: &str) -> Keep {
+    text.parse().unwrap()
+}
+
+/// What a machine keeps of a session: kinds and when each was taken.
+fn session(n: u32, kinds: &[SnapshotKind], stamp: Timestamp) -> Vec<StoredSet> {
+    let stored = |(minutes, kind): (i64, &SnapshotKind)| StoredSet {
+        set: SnapshotSet {
+            hostname: "laptop".parse().unwrap(),
+            kind: *kind,
+            stamp: UtcStamp::new(stamp + minutes.minutes()),
+            session: format!("{n:08x}").parse().unwrap(),
+            consistent: true,
+            members: Vec::new(),
+        },
+        pinned: false,
+        in_use: false,
+        has_steps: false,
+        needs: Vec::new(),
+        missing: Vec::new(),
+    };
+    (0..).zip(kinds).map(stored).collect()
+}
+
+const BOTH: [SnapshotKind; 2] = [SnapshotKind::PreSync, SnapshotKind::PostSync];
+const PRE: [SnapshotKind; 1] = [SnapshotKind::PreSync];
+
+/// The sessions that stay, oldest first.
+fn staying(sets: &[StoredSet], now: Timestamp, keep: &Keep, keep_min: &Keep) -> Vec<u32> {
+    let verdicts = judge(sets, now, keep, keep_min);
+    assert_eq!(verdicts.len(), sets.len());
+    let staying = verdicts.iter().filter(|verdict| verdict.stays);
+    let mut numbers: Vec<u32> =
+        staying.map(|verdict| u32::from_str_radix(verdict.id.session.as_str(), 16).unwrap()).collect();
+    numbers.dedup();
+    numbers
+}
+
+fn reason_of(sets: &[StoredSet], now: Timestamp, n: u32) -> Reason {
+    let name = format!("{n:08x}");
+    let verdicts = judge(sets, now, &keep("last 1 session"), &keep("last 1 session"));
+    verdicts.into_iter().find(|verdict| verdict.id.session.as_str() == name).unwrap().reason
+}
+
+#[test]
+fn pre_and_post_of_a_session_go_and_stay_together_even_over_midnight() {
+    let late = at("2026-03-01T23:59:30Z");
+    let mut sets = session(1, &BOTH, late - 24.hours());
+    sets.extend(session(2, &BOTH, late));
+    sets.extend(session(3, &BOTH, late + 1.hours()));
+    let now = late + 2.hours();
+    assert_eq!(staying(&sets, now, &keep("2d"), &keep("last 1 session")), [2, 3]);
+    sets[0].pinned = true;
+    assert_eq!(staying(&sets, now, &keep("2d"), &keep("last 1 session")), [1, 2, 3]);
+    assert_eq!(judge(&sets, now, &keep("1d"), &keep("1d")).iter().filter(|one| one.stays).count(), 4);
+}
+
+#[test]
+fn what_is_wanted_is_never_dropped_and_the_reason_is_said() {
+    let now = at("2026-06-01T12:00:00Z");
+    let sets_with = |change: fn(&mut StoredSet)| {
+        let mut sets = session(1, &BOTH, now - 900.hours());
+        change(&mut sets[1]);
+        sets.extend(session(2, &BOTH, now - 800.hours()));
+        sets.extend(session(3, &BOTH, now - 1.hours()));
+        sets
+    };
+    let words = |change| reason_of(&sets_with(change), now, 1).to_string();
+    assert_eq!(words(|_| {}), "no rule keeps it");
+    assert_eq!(words(|set| set.pinned = true), "pinned");
+    assert_eq!(words(|set| set.in_use = true), "in use");
+    assert_eq!(words(|set| set.set.kind = SnapshotKind::Manual), "not taken by a sync");
+    assert_eq!(
+        words(|set| set.needs.push(Need::Pair("desk".into()))),
+        "the next sync with desk starts from it"
+    );
+    assert_eq!(reason_of(&sets_with(|_| {}), now, 3).to_string(), "kept by `last 1 session`");
+}
+
+#[test]
+fn sets_dated_in_the_future_stay_and_push_nothing_out() {
+    let now = at("2026-06-01T12:00:00Z");
+    let mut sets = session(1, &BOTH, now - 2.hours());
+    sets.extend(session(2, &BOTH, now - 1.hours()));
+    for n in 3..9 {
+        sets.extend(session(n, &BOTH, now + i64::from(n).hours()));
+    }
+    assert_eq!(staying(&sets, now, &keep("last 1 session"), &keep("1y")), [2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(reason_of(&sets, now, 5), Reason::Future);
+}
+
+#[test]
+fn a_sync_that_changed_nothing_counts_for_no_rule_and_goes_after_a_day() {
+    let now = at("2026-06-10T12:00:00Z");
+    let mut sets = session(1, &BOTH, now - 200.hours());
+    sets.extend(session(2, &PRE, now - 100.hours()));
+    sets.extend(session(3, &PRE, now - 50.hours()));
+    sets.extend(session(4, &PRE, now - 1.hours()));
+    let rules = keep("last 2 sessions");
+    assert_eq!(staying(&sets, now, &rules, &rules), [1, 4]);
+    // Once there is a newer one, and a day has passed, it goes too.
+    sets.extend(session(5, &BOTH, now + 30.hours()));
+    assert_eq!(staying(&sets, now + 40.hours(), &rules, &rules), [1, 5]);
+    // Half a commit is written down: that session is a way back.
+    sets[2].has_steps = true;
+    assert_eq!(staying(&sets, now + 40.hours(), &rules, &rules), [2, 5]);
+}
+
+#[test]
+fn the_newest_of_each_calendar_bucket_stays() {
+    // From a Wednesday on, every six hours for thirty days.
+    let begin = at("2025-12-03T00:00:00Z");
+    let sets: Vec<StoredSet> =
+        (0..120).flat_map(|n| session(n, &BOTH, begin + (6 * i64::from(n)).hours())).collect();
+    let now = begin + 720.hours();
+    let stay = |rules: &str| staying(&sets, now, &keep(rules), &keep("last 1 session"));
+    assert_eq!(stay("3d"), [111, 115, 119]);
+    assert_eq!(stay("3w"), [75, 103, 119]);
+    assert_eq!((stay("2m"), stay("2y"), stay("3h")), (vec![115, 119], vec![115, 119], vec![117, 118, 119]));
+    assert_eq!(stay("all 13h"), [118, 119]);
+    assert_eq!(stay("3h, 2d, 1y"), [115, 117, 118, 119]);
+}
+
+/// A year of a person who moves twice a day, with clocks that jump; each sync prunes.
+#[test]
+fn a_year_keeps_what_the_rules_promise_whatever_the_clock_does() {
+    let (rules, floor) = (keep("last 5 sessions, 7d, 4w, 6m, 2y"), keep("last 2 sessions"));
+    let begin = at("2025-01-01T06:30:00Z");
+    let mut sets: Vec<StoredSet> = Vec::new();
+    let mut most = 0;
+    for n in 0..730_u32 {
+        let honest = begin + (12 * i64::from(n)).hours();
+        // Switches of summer time are no steps in UTC; these are: an hour back, and once a year ahead and back again.
+        let now = match n {
+            180..184 => honest - 1.hours(),
+            400 => honest + (24 * 365).hours(),
+            _ => honest,
+        };
+        let before: BTreeSet<SetId> = sets.iter().map(|stored| stored.set.id()).collect();
+        sets.extend(session(n, &BOTH, now));
+        let after = now + 2.minutes();
+        let verdicts = judge(&sets, after, &rules, &floor);
+        let gone: BTreeSet<&SetId> =
+            verdicts.iter().filter(|verdict| !verdict.stays).map(|verdict| &verdict.id).collect();
+        assert!(gone.iter().all(|id| before.contains(id)), "what was just taken stays");
+        sets.retain(|stored| !gone.contains(&stored.set.id()));
+        most = most.max(sets.len());
+        assert!(sets.len() >= before.len().min(4), "session {n} emptied the store");
+        if (401..730).contains(&n) {
+            let ahead: SessionId = format!("{:08x}", 400).parse().unwrap();
+            assert!(sets.iter().any(|stored| stored.set.session == ahead), "it is dated in the future");
+        }
+    }
+    // 5 sessions, 7 days, 4 weeks, 6 months, 2 years, the one from the future: at most, and two sets each.
+    assert!(most <= 2 * 26, "{most}");
+    let stamps: BTreeSet<String> = sets
+        .iter()
+        .filter(|stored| stored.set.kind == SnapshotKind::PreSync)
+        .map(|stored| stored.set.stamp.timestamp().strftime("%Y-%m").to_string())
+        .collect();
+    let months = ["2025-07", "2025-08", "2025-09", "2025-10", "2025-11", "2025-12"];
+    assert!(months.iter().all(|month| stamps.contains(*month)), "{stamps:?}");
+}
+
+fn world() -> impl Strategy<Value = Vec<StoredSet>> {
+    let one = (0..400_i64, 0..3_usize, 0..40_u8);
+    prop::collection::vec(one, 0..40).prop_map(|drawn| {
+        let begin = at("2026-01-01T00:00:00Z");
+        let make = |(n, (hours, kinds, luck)): (u32, (i64, usize, u8))| {
+            let kinds: &[SnapshotKind] = [&BOTH[..], &PRE, &BOTH[1..]][kinds];
+            let mut sets = session(n, kinds, begin + (7 * hours).hours());
+            sets[0].pinned = luck == 0;
+            sets[0].has_steps = luck == 1;
+            sets
+        };
+        (0..).zip(drawn).flat_map(make).collect()
+    })
+}
+
+fn rules() -> impl Strategy<Value = Keep> {
+    let parts = vec!["all 3d", "last 3 sessions", "5h", "4d", "3w", "2m", "1y"];
+    prop::sample::subsequence(parts, 1..=7).prop_map(|parts| keep(&parts.join(", ")))
+}
+
+proptest! {
+    #[test]
+    fn judging_what_stays_drops_nothing_more(sets in world(), rules in rules(), hours in 0..4000_i64) {
+        let now = at("2026-01-01T00:00:00Z") + hours.hours();
+        let floor = keep("last 1 session");
+        let first = staying(&sets, now, &rules, &floor);
+        let left: Vec<StoredSet> = sets
+            .into_iter()
+            .filter(|stored| first.contains(&u32::from_str_radix(stored.set.session.as_str(), 16).unwrap()))
+            .collect();
+        prop_assert_eq!(staying(&left, now, &rules, &floor), first);
+    }
+
+    #[test]
+    fn what_is_dropped_once_is_dropped_for_ever(
+        sets in world(),
+        rules in rules(),
+        hours in 0..3000_i64,
+        more in 0..3000_i64,
+    ) {
+        let now = at("2026-01-01T00:00:00Z") + hours.hours();
+        let floor = keep("last 1 session");
+        let (soon, later) =
+            (staying(&sets, now, &rules, &floor), staying(&sets, now + more.hours(), &rules, &floor));
+        prop_assert!(later.iter().all(|n| soon.contains(n)), "{:?} {:?}", soon, later);
+    }
+
+    #[test]
+    fn a_rule_more_keeps_no_set_less(
+        sets in world(),
+        rules in rules(),
+        others in rules(),
+        hours in 0..4000_i64,
+    ) {
+        let now = at("2026-01-01T00:00:00Z") + hours.hours();
+        let few = staying(&sets, now, &rules, &rules);
+        let many = staying(&sets, now, &rules, &others);
+        prop_assert!(few.iter().all(|n| many.contains(n)));
+    }
+
+    #[test]
+    fn while_there_are_sets_one_stays(sets in world(), rules in rules(), hours in 0..90_000_i64) {
+        let now = at("2026-01-01T00:00:00Z") + hours.hours();
+        prop_assert_eq!(sets.is_empty(), staying(&sets, now, &rules, &rules).is_empty());
+    }
+}

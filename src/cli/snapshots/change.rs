@@ -1,0 +1,82 @@
+//! `snapshots pin`, `unpin` and `delete`.
+
+use pc_switcher_agent::proto::{SetRequest, StoredSet};
+use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
+use pc_switcher_contract::{BytePath, SetId};
+use serde_json::json;
+
+use super::{Found, SetArgs, lock, render, settings, with_agent};
+use crate::cli::{CliError, Context, Exit};
+
+fn request(config: &BtrfsSnapshotsConfig, id: &SetId) -> SetRequest {
+    SetRequest { snapshot_dir: BytePath::from(config.snapshot_dir.as_path()), id: id.clone() }
+}
+
+/// Prints what was done to which sets.
+fn say(context: &mut Context<'_>, found: &Found, done: &str, ids: &[SetId]) -> Result<Exit, CliError> {
+    if context.global.json {
+        context.print_json(&json!({ "machine": found.hostname, done: ids }))?;
+        return Ok(Exit::Completed);
+    }
+    for id in ids {
+        writeln!(context.out, "{}: {id} is {done}", found.hostname)?;
+    }
+    Ok(Exit::Completed)
+}
+
+/// Pins sets, or frees them.
+///
+/// # Errors
+/// If there are none of that name, or the machine cannot be reached.
+pub fn pin(args: &SetArgs, pinned: bool, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let config = settings(context)?;
+    let (found, ids) = with_agent(&args.place, context, async |agent, _| {
+        let found = Found::read(agent, &config).await?;
+        let ids = found.chosen(&args.sets).map(ids_of);
+        for id in ids.as_deref().unwrap_or_default() {
+            match pinned {
+                true => agent.pin_set(request(&config, id)).await?,
+                false => agent.unpin_set(request(&config, id)).await?,
+            }
+        }
+        Ok((found, ids))
+    })?;
+    say(context, &found, if pinned { "pinned" } else { "unpinned" }, &ids?)
+}
+
+/// Removes sets, all or none if one of them is protected.
+///
+/// # Errors
+/// If one is protected, there are none of that name, a sync runs, or the machine cannot be reached.
+pub fn delete(args: &SetArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let config = settings(context)?;
+    let (found, ids) = with_agent(&args.place, context, async |agent, contact| {
+        lock(agent, contact).await?;
+        let found = Found::read(agent, &config).await?;
+        let ids = found.chosen(&args.sets).and_then(|chosen| unprotected(&found, chosen));
+        for id in ids.as_deref().unwrap_or_default() {
+            agent.delete_set(request(&config, id)).await?;
+        }
+        Ok((found, ids))
+    })?;
+    say(context, &found, "removed", &ids?)
+}
+
+fn ids_of(chosen: Vec<&StoredSet>) -> Vec<SetId> {
+    chosen.into_iter().map(|stored| stored.set.id()).collect()
+}
+
+/// Returns the names of sets that may go; all that are protected are named, with the reason.
+fn unprotected(found: &Found, chosen: Vec<&StoredSet>) -> Result<Vec<SetId>, CliError> {
+    let protected: Vec<String> = chosen
+        .iter()
+        .filter_map(|stored| Some((stored.set.id(), render::protection(stored)?)))
+        .map(|(id, why)| format!("set `{id}` on {} stays: {why}", found.hostname))
+        .collect();
+    if protected.is_empty() {
+        return Ok(ids_of(chosen));
+    }
+    let is_pinned = chosen.iter().any(|stored| stored.pinned);
+    let help = is_pinned.then(|| "`pc-switcher snapshots unpin SET` frees a pinned one".to_owned());
+    Err(CliError::Refused { message: protected.join("; "), help })
+}

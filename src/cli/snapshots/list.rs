@@ -1,0 +1,78 @@
+//! `snapshots list` and `snapshots show`.
+
+use pc_switcher_contract::{SessionId, SnapshotKind};
+use serde_json::json;
+
+use super::{Found, Where, kind, render, settings, with_agent};
+use crate::cli::{CliError, Context, Exit};
+
+/// List the sets of snapshots, oldest first
+#[derive(Debug, Clone, clap::Args)]
+pub struct ListArgs {
+    /// Only those of this session
+    #[arg(long, value_name = "SESSION")]
+    session: Option<SessionId>,
+    /// Only those of this kind, for example `pre-sync`
+    #[arg(long, value_name = "KIND", value_parser = kind)]
+    kind: Option<SnapshotKind>,
+    #[command(flatten)]
+    place: Where,
+}
+
+/// Show all that is known of a set
+#[derive(Debug, Clone, clap::Args)]
+pub struct ShowArgs {
+    /// A set as `snapshots list --json` names it, or a session: then all its sets
+    #[arg(value_name = "SET")]
+    set: String,
+    #[command(flatten)]
+    place: Where,
+}
+
+/// Prints the list.
+///
+/// # Errors
+/// If the machine cannot be reached.
+pub fn list(args: &ListArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let config = settings(context)?;
+    let mut found = with_agent(&args.place, context, async |agent, _| Found::read(agent, &config).await)?;
+    found.sets.retain(|stored| {
+        args.session.as_ref().is_none_or(|session| stored.set.session == *session)
+            && args.kind.is_none_or(|kind| stored.set.kind == kind)
+    });
+    if context.global.json {
+        context.print_json(&render::json(&found))?;
+        return Ok(Exit::Completed);
+    }
+    for line in render::table(&found) {
+        writeln!(context.out, "{line}")?;
+    }
+    if let Some(why) = &found.strays.doubt {
+        writeln!(context.err, "warning: {}: no set will be removed: {why}", found.hostname)?;
+    }
+    Ok(Exit::Completed)
+}
+
+/// Prints one set, or those of one session.
+///
+/// # Errors
+/// If there is none, or the machine cannot be reached.
+pub fn show(args: &ShowArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let config = settings(context)?;
+    let found = with_agent(&args.place, context, async |agent, _| Found::read(agent, &config).await)?;
+    let chosen = found.chosen(std::slice::from_ref(&args.set))?;
+    if context.global.json {
+        let sets: Vec<_> = chosen.into_iter().map(render::set_json).collect();
+        context.print_json(&json!({ "machine": found.hostname, "sets": sets }))?;
+        return Ok(Exit::Completed);
+    }
+    for (at, stored) in chosen.into_iter().enumerate() {
+        if at > 0 {
+            writeln!(context.out)?;
+        }
+        for line in render::details(stored) {
+            writeln!(context.out, "{line}")?;
+        }
+    }
+    Ok(Exit::Completed)
+}

@@ -1,0 +1,158 @@
+//! Sets for people and for programs: pure.
+
+use comfy_table::{ContentArrangement, Table, presets};
+use pc_switcher_agent::proto::StoredSet;
+use pc_switcher_btrfs_snapshots::retention::Verdict;
+use pc_switcher_contract::SnapshotKind;
+use serde_json::{Value, json};
+
+use super::Found;
+
+const WIDTH: u16 = 80;
+
+/// Returns a kind as people write it, for example `pre-sync`.
+pub(super) fn word(kind: SnapshotKind) -> String {
+    json!(kind).as_str().unwrap_or_default().to_owned()
+}
+
+/// Returns why a set cannot be removed, if so.
+pub(super) fn protection(stored: &StoredSet) -> Option<String> {
+    let why: Vec<String> = [(stored.pinned, "it is pinned"), (stored.in_use, "it is in use")]
+        .into_iter()
+        .filter(|(is, _)| *is)
+        .map(|(_, word)| word.to_owned())
+        .chain(stored.needs.iter().map(ToString::to_string))
+        .collect();
+    (!why.is_empty()).then(|| why.join(", "))
+}
+
+fn state(stored: &StoredSet) -> String {
+    let words = [
+        (stored.pinned, "pinned"),
+        (stored.in_use, "in use"),
+        (!stored.needs.is_empty(), "needed"),
+        (!stored.missing.is_empty(), "incomplete"),
+        (!stored.set.consistent, "not one instant"),
+    ];
+    let words: Vec<&str> = words.into_iter().filter_map(|(is, word)| is.then_some(word)).collect();
+    words.join(", ")
+}
+
+fn subvolumes(stored: &StoredSet) -> Vec<&str> {
+    stored.set.members.iter().map(|member| member.name.subvolume.as_str()).collect()
+}
+
+fn when(stored: &StoredSet) -> String {
+    stored.set.stamp.timestamp().strftime("%Y-%m-%d %H:%M").to_string()
+}
+
+fn plain_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    table.set_header(header);
+    table
+}
+
+fn lines(table: &Table) -> Vec<String> {
+    table.to_string().lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+/// Returns the list as lines of 80 columns.
+pub(super) fn table(found: &Found) -> Vec<String> {
+    let mut said = Vec::new();
+    if found.sets.is_empty() {
+        said.push(format!("{}: no sets of snapshots", found.hostname));
+    } else {
+        let mut table = plain_table(&["SESSION", "TAKEN (UTC)", "KIND", "OF", "STATE"]);
+        for stored in &found.sets {
+            table.add_row([
+                stored.set.session.to_string(),
+                when(stored),
+                word(stored.set.kind),
+                subvolumes(stored).join(" "),
+                state(stored),
+            ]);
+        }
+        said.extend(lines(&table));
+    }
+    let strays = &found.strays;
+    said.extend(strays.damaged.iter().map(|(id, why)| format!("damaged: {id}: {why}")));
+    said.extend(strays.orphans.iter().map(|path| format!("orphan: {path}")));
+    said.extend(strays.foreign.iter().map(|path| format!("foreign: {path}")));
+    said
+}
+
+/// Returns all that is known of a set, line by line.
+pub(super) fn details(stored: &StoredSet) -> Vec<String> {
+    let set = &stored.set;
+    let mut said = vec![
+        format!("Set       {}", set.id()),
+        format!("Machine   {}", set.hostname),
+        format!("Taken     {} UTC, {}", when(stored), word(set.kind)),
+        format!("Instant   {}", if set.consistent { "one for all members" } else { "not proven" }),
+    ];
+    if stored.pinned {
+        said.push("Pinned    yes".into());
+    }
+    if stored.in_use {
+        said.push("In use    yes".into());
+    }
+    said.extend(stored.needs.iter().map(|need| format!("Needed    {need}")));
+    for member in &set.members {
+        let gone = if stored.missing.contains(&member.name) { " (gone)" } else { "" };
+        said.push(format!("Snapshot  {}{gone}", member.path));
+    }
+    said
+}
+
+/// Returns a set for programs.
+pub(super) fn set_json(stored: &StoredSet) -> Value {
+    let set = &stored.set;
+    let member = |member: &pc_switcher_contract::SnapshotMember| {
+        json!({
+            "subvolume": member.name.subvolume,
+            "path": member.path.to_string(),
+            "uuid": member.uuid,
+            "missing": stored.missing.contains(&member.name),
+        })
+    };
+    json!({
+        "set": set.id(),
+        "session": set.session,
+        "kind": set.kind,
+        "taken": set.stamp.timestamp().to_string(),
+        "consistent": set.consistent,
+        "pinned": stored.pinned,
+        "in_use": stored.in_use,
+        "needed": stored.needs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "members": set.members.iter().map(member).collect::<Vec<_>>(),
+    })
+}
+
+/// Returns the list for programs.
+pub(super) fn json(found: &Found) -> Value {
+    let strays = &found.strays;
+    let paths =
+        |paths: &[pc_switcher_contract::BytePath]| paths.iter().map(ToString::to_string).collect::<Vec<_>>();
+    json!({
+        "machine": found.hostname,
+        "sets": found.sets.iter().map(set_json).collect::<Vec<_>>(),
+        "damaged": strays.damaged.iter().map(|(id, why)| json!({ "set": id, "why": why })).collect::<Vec<_>>(),
+        "orphans": paths(&strays.orphans),
+        "foreign": paths(&strays.foreign),
+        "doubt": strays.doubt,
+    })
+}
+
+/// Returns why each set stays or goes, as lines of 80 columns.
+pub(super) fn verdicts(verdicts: &[Verdict]) -> Vec<String> {
+    let mut table = plain_table(&["SET", "", "WHY"]);
+    for verdict in verdicts {
+        let word = if verdict.stays { "stays" } else { "goes" };
+        table.add_row([verdict.id.to_string(), word.to_owned(), verdict.reason.to_string()]);
+    }
+    lines(&table)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! What both machines had in common is what was compared: neither what lies elsewhere now, nor what was left alone.
+
+use pc_switcher_testkit::lab::Machine;
+
+use crate::hosts::{alice, assert_moved, first_sync, lab, root, sync};
+
+/// Mounts a subvolume of the machine's disk.
+fn mount(machine: &Machine, subvolume: &str, point: &str) {
+    let disk = "$(findmnt -no SOURCE / | cut -d[ -f1)";
+    root(machine, &format!("mount -o subvol=/{subvolume} {disk} {point}"));
+}
+
+#[test]
+fn a_home_on_another_subvolume_than_last_time_is_asked_about() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "mkdir proj; echo old >proj/f");
+    first_sync(&lab);
+    root(
+        laptop,
+        "mkdir -p /mnt/top; mount -o subvolid=5 $(findmnt -no SOURCE / | cut -d[ -f1) /mnt/top; \
+         btrfs -q subvolume snapshot /mnt/top/@home /mnt/top/@home-restored",
+    );
+    alice(laptop, "echo new >proj/f; echo x >proj/more");
+    sync(laptop, "desk", &[]).ends_with(0);
+    root(laptop, "umount -l /home");
+    mount(laptop, "@home-restored", "/home");
+    let named = ["/home", "lies on `@home-restored` now", "lay on `@home`", "--allow-replaced-source"];
+    sync(laptop, "desk", &[]).ends_with(7).says(&named);
+    assert_eq!(alice(desk, "cat proj/f proj/more"), "new\nx\n");
+}
+
+#[test]
+fn what_is_not_mounted_on_either_machine_is_asked_about() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    root(laptop, "echo work >/root/work");
+    first_sync(&lab);
+    root(laptop, "umount -l /root; echo stub >/root/.bash_history");
+    sync(laptop, "desk", &[]).ends_with(7).says(&["laptop: `/root` lies on `@` as", "mounted?"]);
+    mount(laptop, "@root", "/root");
+    root(desk, "umount -l /root");
+    root(laptop, "echo more >/root/work");
+    sync(laptop, "desk", &[]).ends_with(7).says(&["desk: `/root` lies on `@` as", "mounted?"]);
+    assert_eq!(root(desk, "ls -A /root"), "");
+    mount(desk, "@root", "/root");
+    sync(laptop, "desk", &[]).ends_with(0);
+    assert_eq!(root(desk, "cat /root/work"), "more\n");
+}
+
+#[test]
+fn what_stays_because_it_holds_a_key_does_not_come_back_over_the_other_machines_work() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "mkdir -p pr/.ssh; echo a >pr/f");
+    first_sync(&lab);
+    alice(desk, "echo key >pr/.ssh/id_rsa");
+    alice(laptop, "rm -r pr; echo notes >pr");
+    sync(laptop, "desk", &[]).ends_with(0).says(&["`/home/alice/pr` stays"]);
+    sync(desk, "laptop", &[]).ends_with(7).says(&["/home/alice/pr", "--allow-conflicts"]);
+    assert_eq!(alice(laptop, "cat pr"), "notes\n");
+}
+
+#[test]
+fn what_was_left_alone_is_not_deleted_when_the_reason_is_gone() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "btrfs -q subvolume create vms");
+    alice(desk, "mkdir vms; echo mine >vms/disk");
+    first_sync(&lab);
+    assert_eq!(alice(desk, "cat vms/disk"), "mine\n");
+    root(laptop, "btrfs -q subvolume delete /home/alice/vms");
+    sync(laptop, "desk", &[]).ends_with(7).says(&["/home/alice/vms/disk", "--allow-conflicts"]);
+    assert_eq!(alice(desk, "cat vms/disk"), "mine\n");
+    sync(laptop, "desk", &["--allow-conflicts"]).ends_with(0);
+    assert_moved(laptop, desk);
+}
+
+#[test]
+fn what_lies_under_a_mount_of_either_machine_is_left_alone_in_a_dry_run_as_in_a_real_one() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "mkdir -p nas/local; echo x >nas/local/f");
+    first_sync(&lab);
+    alice(laptop, "rm -r nas/local");
+    root(laptop, "mount -t tmpfs none /home/alice/nas");
+    alice(desk, "echo y >nas/local/g");
+    for flags in [&["--dry-run"][..], &[]] {
+        sync(laptop, "desk", flags).ends_with(0).says(&["`/home/alice/nas` (tmpfs)", "nothing"]);
+    }
+    assert_eq!(alice(desk, "cat nas/local/f nas/local/g"), "x\ny\n");
+    sync(desk, "laptop", &[]).ends_with(0);
+    root(laptop, "umount /home/alice/nas");
+    assert_eq!(alice(laptop, "ls -A nas"), "");
+    sync(laptop, "desk", &[]).ends_with(7).says(&["/home/alice/nas/local/g", "--allow-conflicts"]);
+    sync(desk, "laptop", &[]).ends_with(0);
+    assert_moved(desk, laptop);
+}
+
+#[test]
+fn the_same_made_on_both_machines_at_other_times_is_no_conflict() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "ln -s one link");
+    first_sync(&lab);
+    for machine in [laptop, desk] {
+        alice(machine, "mkdir made; : >empty; ln -s nowhere new; ln -sfn two link; mkfifo pipe; sleep 1.1");
+    }
+    sync(laptop, "desk", &[]).ends_with(0);
+    assert_moved(laptop, desk);
+}
