@@ -24,7 +24,10 @@ pub(super) fn findings(source: &Seen, target: &Seen) -> Vec<Finding> {
 fn ids(source: &Seen, target: &Seen) -> Vec<Finding> {
     let mut found = Vec::new();
     for ours in source.facts.users.iter().filter(|user| is_synced(source, user)) {
-        let Some(theirs) = target.facts.users.iter().find(|user| user.name == ours.name) else { continue };
+        let Some(theirs) = target.facts.users.iter().find(|user| user.name == ours.name) else {
+            found.extend(taken(ours, source, target));
+            continue;
+        };
         if (ours.uid, ours.gid) == (theirs.uid, theirs.gid) {
             continue;
         }
@@ -45,6 +48,19 @@ fn ids(source: &Seen, target: &Seen) -> Vec<Finding> {
         );
     }
     found
+}
+
+/// A number that belongs to somebody else on the target.
+fn taken(ours: &UserFact, source: &Seen, target: &Seen) -> Option<Finding> {
+    let other = target.facts.users.iter().find(|user| user.uid == ours.uid)?;
+    let (uid, name, here) = (ours.uid, &ours.name, source.hostname());
+    let text =
+        format!("{uid} is {} there and {name} on {here}: files would belong to somebody else", other.name);
+    let fix = format!(
+        "give {} another number: sudo usermod -u NUMBER {0}; sudo chown -R {0}: {1}",
+        other.name, other.home
+    );
+    Some(Finding::new(target.hostname(), Gravity::Fault, "users", text).fix(fix))
 }
 
 fn is_synced(seen: &Seen, user: &UserFact) -> bool {

@@ -218,6 +218,13 @@ fn what_differs_between_two_machines_is_found_on_the_target() {
         "users",
         "sudo usermod -u 1000 alice",
     );
+    assert_found(
+        |_, desk| desk.facts.users[0].name = "carol".into(),
+        "desk",
+        Fault,
+        "users",
+        "1000 is carol there and alice on laptop",
+    );
     assert_found(|_, desk| desk.clock_ms = 172_800_000, "desk", Warning, "clock", "172798.0 s apart");
     assert_eq!(found(|_, desk| desk.clock_ms = -3_900), []);
     let desktop = |_: &mut Seen, desk: &mut Seen| {
