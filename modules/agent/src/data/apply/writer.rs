@@ -34,7 +34,7 @@ pub(super) enum Over {
     Nothing,
     /// A clone of this live file, if it is still the version of the plan.
     Version(OwnedFd, Identity),
-    /// The live file is gone, so the commit will refuse the step.
+    /// The live file is gone, so staging ends with that.
     Gone,
 }
 
@@ -165,7 +165,7 @@ enum Made {
     New(Box<ContentHash>),
     /// Of a clone; it is digested as a whole in the end.
     Patched,
-    /// It cannot be made: the version that it is made of has changed, and the commit will see that and refuse the step.
+    /// It cannot be made: the version that it is made of has changed, and staging ends with that.
     Never,
 }
 
@@ -303,7 +303,10 @@ impl Open {
                 let read = digest::content(&self.fd, &mut vec![0; STRETCH], &|| call.is_cancelled());
                 read.map_err(|error| failed(&self.start, error))? == digest
             }
-            Made::Never => true,
+            // Nothing half made may ever stand staged: a redo takes an inode of several names for its own by less than its ctime.
+            Made::Never => {
+                return Err(self.differs("was changed while it was staged; the next sync asks about it"));
+            }
         };
         if !is_right {
             let hint = "; `compare = \"content\"` for one sync sends it as a whole";
