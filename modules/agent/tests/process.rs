@@ -23,6 +23,8 @@ fn be_the_agent() {
     options.silence = Duration::from_millis(millis);
     options.state_dir = Path::new(&dir).join("state");
     options.lock_path = Path::new(&dir).join("run/lock");
+    // Above this process may be the connection of whoever runs the tests.
+    options.ends_connection = false;
     let _ = main(options);
 }
 
@@ -155,6 +157,24 @@ fn a_front_that_is_gone_leaves_no_command_and_no_daemon() {
     agent.stdin = None;
     agent.ends_within(Duration::from_secs(15));
     assert_eq!(sleepers(&time), 0);
+}
+
+/// Where a session began outside of the pid namespace its number is 0: containers are like that.
+#[test]
+fn a_session_from_outside_of_the_pid_namespace_is_no_hindrance() {
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("LAB_REQUIRED").is_none(), "only root makes a pid namespace");
+        eprintln!("skipped: only root makes a pid namespace");
+        return;
+    }
+    let run = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "a_front_that_is_gone_leaves_no_command_and_no_daemon"])
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stdout));
+    assert!(String::from_utf8_lossy(&run.stdout).contains("1 passed"));
 }
 
 #[test]

@@ -28,7 +28,8 @@ pub fn adopt() -> io::Result<()> {
 /// over: whatever is left then is an orphan.
 pub fn end_all() {
     let own = rustix::process::getpid().as_raw_nonzero().get();
-    let session = rustix::process::getsid(None).map_or(0, |session| session.as_raw_nonzero().get());
+    // Not by getsid(2): it says 0 of a session that began outside of our pid namespace, and no wrapper takes that.
+    let session = processes::look(own).map_or(0, |process| process.session);
     let since = Instant::now();
     let mut asked = HashSet::new();
     // A look at all processes is no instant: who loses its parent meanwhile may be missing in one, but not in two.

@@ -57,6 +57,8 @@ pub struct AgentOptions {
     pub history: Box<dyn HistoryKeeper>,
     /// Looks on at every durable step of a commit.
     pub watch: Box<dyn Watch>,
+    /// Whether a silent front means that the ssh connection above this process is dead, and is to be ended as well.
+    pub ends_connection: bool,
 }
 
 impl AgentOptions {
@@ -69,6 +71,7 @@ impl AgentOptions {
             lock_path: LOCK_PATH.into(),
             history,
             watch: Box::new(Unwatched),
+            ends_connection: true,
         }
     }
 }
@@ -108,6 +111,7 @@ pub fn main(options: AgentOptions) -> Result<(), String> {
         pid: std::process::id(),
     };
     let input = io::BufReader::with_capacity(256 << 10, WatchedStdin::new(stop, options.silence));
+    let ends_connection = options.ends_connection;
     let state = StateDir::new(options.state_dir.clone());
     let services = Arc::new(LinuxServices {
         options,
@@ -125,7 +129,7 @@ pub fn main(options: AgentOptions) -> Result<(), String> {
     let output = rustix::io::dup(rustix::stdio::stdout())
         .map_err(|error| format!("cannot use standard output: {error}"))?;
     let ended = serve(services, input, Box::new(File::from(output)));
-    if ended.as_ref().is_err_and(|why| why == SILENT) {
+    if ends_connection && ended.as_ref().is_err_and(|why| why == SILENT) {
         connection::end_own();
     }
     ended
