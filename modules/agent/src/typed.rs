@@ -9,10 +9,11 @@ use pc_switcher_contract::{
 use serde::de::DeserializeOwned;
 
 use crate::proto::{
-    ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, ChangedDir, ChangedRequest, Diagnosis,
-    DirListing, Layout, LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Patience, ReadWant,
-    Redone, Request, SetRequest, SpaceReport, StoredSet, Strays, StreamFrame, TakeSet, Tree, WalkRequest,
-    WalkSummary, Writer, WritersRequest, decode, encode,
+    ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, ChangedDir, ChangedRequest, CreateSet,
+    Diagnosis, DirListing, Finding, Layout, LayoutRequest, Listings, LockReply, LockRequest, MachineFacts,
+    Patience, ReadWant, Redone, Request, RestoreReply, RestoreRequest, SetRequest, SpaceReport, StoredSet,
+    Strays, StreamFrame, TakeSet, Tree, Verified, VerifyRequest, WalkRequest, WalkSummary, Writer,
+    WritersRequest, decode, encode,
 };
 
 /// An agent with typed calls.
@@ -123,6 +124,46 @@ impl Agent {
     /// Frees a set that was pinned.
     pub async fn unpin_set(&self, request: SetRequest) -> Result<(), ExecError> {
         self.call(&Request::UnpinSet(request)).await
+    }
+
+    /// Takes a set that people want.
+    pub async fn create_set(&self, request: CreateSet) -> Result<SnapshotSet, ExecError> {
+        self.call(&Request::CreateSet(request)).await
+    }
+
+    /// Writes what a set is for.
+    pub async fn annotate_set(&self, request: SetRequest, note: Option<String>) -> Result<(), ExecError> {
+        self.call(&Request::AnnotateSet(request, note)).await
+    }
+
+    /// Looks whether sets are what was taken; `found` is told what is wrong.
+    pub async fn verify(
+        &self,
+        request: VerifyRequest,
+        found: impl FnMut(Finding),
+    ) -> Result<Verified, ExecError> {
+        self.items(&Request::Verify(request), found).await
+    }
+
+    /// Brings paths back out of a set.
+    pub async fn restore(&self, request: RestoreRequest) -> Result<RestoreReply, ExecError> {
+        self.call(&Request::Restore(request)).await
+    }
+
+    /// Makes a call that has items and no uploads.
+    async fn items<I: DeserializeOwned, T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        mut each: impl FnMut(I),
+    ) -> Result<T, ExecError> {
+        let mut call = self.link.open(encode(request)).await?;
+        call.sink.finish().await?;
+        loop {
+            match call.stream.next().await? {
+                Reply::Item(body) => each(decode(&body).map_err(|why| self.broken(why))?),
+                Reply::Done(body) => return decode(&body).map_err(|why| self.broken(why)),
+            }
+        }
     }
 
     /// Reads a file of the machine state.

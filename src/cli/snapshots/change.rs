@@ -8,12 +8,17 @@ use serde_json::json;
 use super::{Found, SetArgs, lock, render, settings, with_agent};
 use crate::cli::{CliError, Context, Exit};
 
-fn request(config: &BtrfsSnapshotsConfig, id: &SetId) -> SetRequest {
+pub(super) fn request(config: &BtrfsSnapshotsConfig, id: &SetId) -> SetRequest {
     SetRequest { snapshot_dir: BytePath::from(config.snapshot_dir.as_path()), id: id.clone() }
 }
 
 /// Prints what was done to which sets.
-fn say(context: &mut Context<'_>, found: &Found, done: &str, ids: &[SetId]) -> Result<Exit, CliError> {
+pub(super) fn say(
+    context: &mut Context<'_>,
+    found: &Found,
+    done: &str,
+    ids: &[SetId],
+) -> Result<Exit, CliError> {
     if context.global.json {
         context.print_json(&json!({ "machine": found.hostname, done: ids }))?;
         return Ok(Exit::Completed);
@@ -62,7 +67,7 @@ pub fn delete(args: &SetArgs, context: &mut Context<'_>) -> Result<Exit, CliErro
     say(context, &found, "removed", &ids?)
 }
 
-fn ids_of(chosen: Vec<&StoredSet>) -> Vec<SetId> {
+pub(super) fn ids_of(chosen: Vec<&StoredSet>) -> Vec<SetId> {
     chosen.into_iter().map(|stored| stored.set.id()).collect()
 }
 

@@ -3,7 +3,7 @@
 use comfy_table::{ContentArrangement, Table, presets};
 use pc_switcher_agent::proto::StoredSet;
 use pc_switcher_btrfs_snapshots::retention::Verdict;
-use pc_switcher_contract::SnapshotKind;
+use pc_switcher_contract::{SnapshotKind, UtcStamp};
 use serde_json::{Value, json};
 
 use super::Found;
@@ -34,16 +34,28 @@ fn state(stored: &StoredSet) -> String {
         (!stored.missing.is_empty(), "incomplete"),
         (!stored.set.consistent, "not one instant"),
     ];
-    let words: Vec<&str> = words.into_iter().filter_map(|(is, word)| is.then_some(word)).collect();
-    words.join(", ")
+    let until = stored.words.until.map(|until| format!("until {}", &minute(until)[..10]));
+    let words = words.into_iter().filter_map(|(is, word)| is.then(|| word.to_owned()));
+    words.chain(until).collect::<Vec<_>>().join(", ")
 }
 
-fn subvolumes(stored: &StoredSet) -> Vec<&str> {
+pub(super) fn subvolumes(stored: &StoredSet) -> Vec<&str> {
     stored.set.members.iter().map(|member| member.name.subvolume.as_str()).collect()
 }
 
 fn when(stored: &StoredSet) -> String {
-    stored.set.stamp.timestamp().strftime("%Y-%m-%d %H:%M").to_string()
+    minute(stored.set.stamp)
+}
+
+/// Returns a stamp for people, in UTC.
+pub(super) fn minute(stamp: UtcStamp) -> String {
+    stamp.timestamp().strftime("%Y-%m-%d %H:%M").to_string()
+}
+
+/// Returns what people called a set, and what they said of it.
+fn spoken(stored: &StoredSet) -> String {
+    let words = [&stored.words.name, &stored.words.note];
+    words.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(": ")
 }
 
 fn plain_table(header: &[&str]) -> Table {
@@ -63,15 +75,20 @@ pub(super) fn table(found: &Found) -> Vec<String> {
     if found.sets.is_empty() {
         said.push(format!("{}: no sets of snapshots", found.hostname));
     } else {
-        let mut table = plain_table(&["SESSION", "TAKEN (UTC)", "KIND", "OF", "STATE"]);
+        let has_words = found.sets.iter().any(|stored| !spoken(stored).is_empty());
+        let header = ["SESSION", "TAKEN (UTC)", "KIND", "OF", "STATE", "NAME: NOTE"];
+        let columns = if has_words { header.len() } else { header.len() - 1 };
+        let mut table = plain_table(&header[..columns]);
         for stored in &found.sets {
-            table.add_row([
+            let row = [
                 stored.set.session.to_string(),
                 when(stored),
                 word(stored.set.kind),
                 subvolumes(stored).join(" "),
                 state(stored),
-            ]);
+                spoken(stored),
+            ];
+            table.add_row(&row[..columns]);
         }
         said.extend(lines(&table));
     }
@@ -91,6 +108,9 @@ pub(super) fn details(stored: &StoredSet) -> Vec<String> {
         format!("Taken     {} UTC, {}", when(stored), word(set.kind)),
         format!("Instant   {}", if set.consistent { "one for all members" } else { "not proven" }),
     ];
+    said.extend(stored.words.name.iter().map(|name| format!("Name      {name}")));
+    said.extend(stored.words.note.iter().map(|note| format!("Note      {note}")));
+    said.extend(stored.words.until.map(|until| format!("Stays     until {} UTC", minute(until))));
     if stored.pinned {
         said.push("Pinned    yes".into());
     }
@@ -122,6 +142,9 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
         "kind": set.kind,
         "taken": set.stamp.timestamp().to_string(),
         "consistent": set.consistent,
+        "name": stored.words.name,
+        "note": stored.words.note,
+        "until": stored.words.until.map(|until| until.timestamp().to_string()),
         "pinned": stored.pinned,
         "in_use": stored.in_use,
         "needed": stored.needs.iter().map(ToString::to_string).collect::<Vec<_>>(),

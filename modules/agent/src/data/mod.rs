@@ -12,6 +12,8 @@ pub mod digest;
 pub mod fuzzing;
 pub mod manifest;
 pub mod read;
+pub(crate) mod read_through;
+pub(crate) mod restore;
 pub mod rules;
 pub mod sent;
 pub mod walk;

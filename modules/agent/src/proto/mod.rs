@@ -10,7 +10,9 @@ mod fs;
 mod hello;
 mod host;
 mod request;
+mod restore;
 mod store;
+mod verify;
 
 pub use apply::{
     ApplyNews, ApplyReport, ApplyRequest, Body, Conflict, Identity, Op, PartRoot, Patience, Piece, ReadWant,
@@ -29,7 +31,9 @@ pub use host::{
     LockHolder, LockReply, LockRequest, MachineFacts, PutFile, SpaceReport, SubvolumeFact, TakeSet, UserFact,
 };
 pub use request::{AgentError, AgentErrorKind, Request};
-pub use store::{Need, SetRequest, StoredSet, Strays};
+pub use restore::{RestorePlace, RestoreReply, RestoreRequest, Restored};
+pub use store::{CreateSet, Need, SetRequest, StoredSet, Strays, Words};
+pub use verify::{Finding, Verified, VerifyRequest};
 
 /// Encodes a message.
 ///

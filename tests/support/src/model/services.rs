@@ -239,7 +239,11 @@ impl Services for ModelServices {
             | Request::PutFile(_)
             | Request::Activate(_)
             | Request::PinSet(_)
-            | Request::UnpinSet(_) => {
+            | Request::UnpinSet(_)
+            | Request::CreateSet(_)
+            | Request::AnnotateSet(..)
+            | Request::Verify(_)
+            | Request::Restore(_) => {
                 return Err(AgentError::failed(format!("`{}` is not modelled", request.name())));
             }
         })

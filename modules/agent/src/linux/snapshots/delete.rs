@@ -62,10 +62,18 @@ impl Store<'_> {
     /// # Errors
     /// If there is none of that name, or its record cannot be written.
     pub(super) fn pin(&self, id: &SetId, pinned: bool) -> Result<(), AgentError> {
+        self.say(id, |meta| meta.pinned = pinned)
+    }
+
+    /// Changes what is said of a set; durable when it returns.
+    ///
+    /// # Errors
+    /// As [`Store::pin`].
+    pub(super) fn say(&self, id: &SetId, change: impl FnOnce(&mut Meta)) -> Result<(), AgentError> {
         self.published(id)?;
         let _creation = self.lock()?;
         let mut meta = self.published(id)?;
-        meta.pinned = pinned;
+        change(&mut meta);
         let written = self.sidecar(id).put_meta(&meta);
         written.map_err(|error| AgentError::io(format!("cannot write the record of set `{id}`"), &error))
     }
