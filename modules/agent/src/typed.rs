@@ -9,11 +9,11 @@ use pc_switcher_contract::{
 use serde::de::DeserializeOwned;
 
 use crate::proto::{
-    ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, ChangedDir, ChangedRequest, CreateSet,
-    Diagnosis, DirListing, Finding, Layout, LayoutRequest, Listings, LockReply, LockRequest, MachineFacts,
-    Patience, ReadWant, Redone, Request, RestoreReply, RestoreRequest, SetRequest, SpaceReport, StoredSet,
-    Strays, StreamFrame, TakeSet, Tree, Verified, VerifyRequest, WalkRequest, WalkSummary, Writer,
-    WritersRequest, decode, encode,
+    ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, Change, ChangedDir, ChangedRequest,
+    CreateSet, Diagnosis, DiffRequest, Diffed, DirListing, Finding, Layout, LayoutRequest, Listings,
+    LockReply, LockRequest, MachineFacts, Patience, ReadWant, Redone, Request, RestoreReply, RestoreRequest,
+    SetRequest, SpaceReport, StoredSet, Strays, StreamFrame, TakeSet, Tree, Verified, VerifyRequest,
+    Versions, VersionsRequest, WalkRequest, WalkSummary, Writer, WritersRequest, decode, encode,
 };
 
 /// An agent with typed calls.
@@ -148,6 +148,20 @@ impl Agent {
     /// Brings paths back out of a set.
     pub async fn restore(&self, request: RestoreRequest) -> Result<RestoreReply, ExecError> {
         self.call(&Request::Restore(request)).await
+    }
+
+    /// Returns the versions of a file over all sets.
+    pub async fn versions(&self, request: VersionsRequest) -> Result<Versions, ExecError> {
+        self.call(&Request::Versions(request)).await
+    }
+
+    /// Asks what differs between two sets; `found` is told, by path.
+    pub async fn diff(
+        &self,
+        request: DiffRequest,
+        found: impl FnMut(Vec<Change>),
+    ) -> Result<Diffed, ExecError> {
+        self.items(&Request::Diff(request), found).await
     }
 
     /// Makes a call that has items and no uploads.

@@ -2,11 +2,13 @@
 
 mod change;
 mod create;
+mod diff;
 mod list;
 mod prune;
 mod render;
 mod restore;
 mod verify;
+mod versions;
 
 use pc_switcher_agent::proto::{LockReply, LockRequest, StoredSet, Strays};
 use pc_switcher_agent::typed::Agent;
@@ -38,6 +40,8 @@ enum Command {
     Show(list::ShowArgs),
     Create(create::CreateArgs),
     Restore(restore::RestoreArgs),
+    Versions(versions::VersionsArgs),
+    Diff(diff::DiffArgs),
     Verify(verify::VerifyArgs),
     Annotate(create::AnnotateArgs),
     /// Keep a set whatever the rules say
@@ -76,6 +80,8 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
         Command::List(args) => list::list(args, context),
         Command::Show(args) => list::show(args, context),
         Command::Create(args) => create::create(args, context),
+        Command::Versions(args) => versions::run(args, context),
+        Command::Diff(args) => diff::run(args, context),
         Command::Restore(args) => restore::run(args, context),
         Command::Verify(args) => verify::run(args, context),
         Command::Annotate(args) => create::annotate(args, context),

@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod changed;
 pub mod delta;
+pub(crate) mod diff;
 pub mod digest;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -16,6 +17,7 @@ pub(crate) mod read_through;
 pub(crate) mod restore;
 pub mod rules;
 pub mod sent;
+pub(crate) mod versions;
 pub mod walk;
 
 mod btrfs;

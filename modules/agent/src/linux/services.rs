@@ -264,6 +264,8 @@ impl Services for LinuxServices {
             Request::UnpinSet(request) => encode(&snapshots::pin_set(&request, false)?),
             Request::CreateSet(request) => encode(&Self::create_set(&request)?),
             Request::AnnotateSet(request, note) => encode(&snapshots::annotate_set(&request, note)?),
+            Request::Versions(request) => encode(&snapshots::versions(&request, call)?),
+            Request::Diff(request) => encode(&snapshots::diff(&request, call)?),
             Request::Restore(request) => encode(&self.restore(&request, call)?),
             Request::Verify(request) => encode(&snapshots::verify(&request, call)?),
             Request::Walk(request) => encode(&data::walk::run(&request, call)?),

@@ -4,6 +4,7 @@
 //! as long as [`PROTOCOL`] changes with them.
 
 mod apply;
+mod compare;
 mod diagnose;
 mod few;
 mod fs;
@@ -18,6 +19,7 @@ pub use apply::{
     ApplyNews, ApplyReport, ApplyRequest, Body, Conflict, Identity, Op, PartRoot, Patience, Piece, ReadWant,
     Redone, RedoneHow, StreamFrame,
 };
+pub use compare::{Change, ChangeKind, DiffEnd, DiffRequest, Diffed, Version, Versions, VersionsRequest};
 pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersRequest};
 pub use few::MOST;
 pub(crate) use few::few;

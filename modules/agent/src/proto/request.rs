@@ -126,6 +126,10 @@ pub enum Request {
     Verify(super::VerifyRequest),
     /// Brings paths back out of a set; in place only for the holder of the lock → [`super::RestoreReply`].
     Restore(super::RestoreRequest),
+    /// → [`super::Versions`].
+    Versions(super::VersionsRequest),
+    /// Items: `Vec<`[`super::Change`]`>`, by path → [`super::Diffed`].
+    Diff(super::DiffRequest),
 }
 
 impl Request {
@@ -171,6 +175,8 @@ impl Request {
             Request::AnnotateSet(..) => "annotate-set",
             Request::Verify(_) => "verify",
             Request::Restore(_) => "restore",
+            Request::Versions(_) => "versions",
+            Request::Diff(_) => "diff",
         }
     }
 }

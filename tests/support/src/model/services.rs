@@ -243,7 +243,9 @@ impl Services for ModelServices {
             | Request::CreateSet(_)
             | Request::AnnotateSet(..)
             | Request::Verify(_)
-            | Request::Restore(_) => {
+            | Request::Restore(_)
+            | Request::Versions(_)
+            | Request::Diff(_) => {
                 return Err(AgentError::failed(format!("`{}` is not modelled", request.name())));
             }
         })

@@ -66,6 +66,12 @@ pub(crate) fn holds(source: &Source<'_>) -> Result<bool, AgentError> {
     }
 }
 
+/// Whether whoever asks may list a directory of a tree.
+pub(crate) fn may_list(root: &OwnedFd, dir: &BytePath) -> bool {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    open::beneath_for_reading(root, dir.as_bytes(), flags).is_ok()
+}
+
 /// Stages a copy in the directory `parent`, to be named `name`. `tag` makes the temporary name ours.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 //! whatever fails removes what was made, and what a crash leaves behind is named by the set's intent and removed by whoever
 //! takes or removes the next set.
 
+mod compare;
 mod delete;
 mod listing;
 mod needs;
@@ -26,8 +27,8 @@ use super::btrfs::{Btrfs, KernelBtrfs, SubvolumeInfo};
 use super::machine;
 use super::mounts::Mounts;
 use crate::proto::{
-    AgentError, CreateSet, RestoreReply, RestoreRequest, SetRequest, StoredSet, Strays, TakeSet, Verified,
-    VerifyRequest,
+    AgentError, CreateSet, DiffRequest, Diffed, RestoreReply, RestoreRequest, SetRequest, StoredSet, Strays,
+    TakeSet, Verified, VerifyRequest, Versions, VersionsRequest,
 };
 use crate::server::Call;
 
@@ -144,6 +145,24 @@ pub fn restore(request: &RestoreRequest, call: &Call) -> Result<RestoreReply, Ag
     store.restore(&Mounts::read()?, &machine::hostname()?, request, call)
 }
 
+/// Returns the versions of a file over all sets.
+///
+/// # Errors
+/// If the path lies on no subvolume that a set could hold, or cannot be read.
+pub fn versions(request: &VersionsRequest, call: &Call) -> Result<Versions, AgentError> {
+    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    store.versions(&Mounts::read()?, request, call)
+}
+
+/// Says what differs between two sets; items: `Vec<`[`crate::proto::Change`]`>`.
+///
+/// # Errors
+/// If a set is not there or not what was taken, or the caller gave up.
+pub fn diff(request: &DiffRequest, call: &Call) -> Result<Diffed, AgentError> {
+    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    store.diff(&Mounts::read()?, &machine::hostname()?, request, call)
+}
+
 fn check_member(btrfs: &dyn Btrfs, member: &SnapshotMember) -> Result<(), String> {
     let info = btrfs
         .subvolume(member.path.as_path())
@@ -181,6 +200,8 @@ fn stays(error: &io::Error) -> String {
     }
 }
 
+#[cfg(test)]
+mod compare_tests;
 #[cfg(test)]
 mod restore_tests;
 #[cfg(test)]
