@@ -4,13 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use pc_switcher_contract::{
-    AgentLink, AgentSink, AgentStream, BytePath, ExecError, Hostname, Reply, SnapshotSet,
+    AgentLink, AgentSink, AgentStream, BytePath, ExecError, Hostname, Reply, SetId, SnapshotSet,
 };
 use serde::de::DeserializeOwned;
 
 use crate::proto::{
     ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, Change, ChangedDir, ChangedRequest,
-    CreateSet, Diagnosis, DiffRequest, Diffed, DirListing, Finding, Layout, LayoutRequest, Listings,
+    CreateSet, Diagnosis, DiffRequest, Diffed, DirListing, Finding, Gain, Layout, LayoutRequest, Listings,
     LockReply, LockRequest, MachineFacts, Patience, ReadWant, Redone, Request, RestoreReply, RestoreRequest,
     SetRequest, SpaceReport, StoredSet, Strays, StreamFrame, TakeSet, Tree, Verified, VerifyRequest,
     Versions, VersionsRequest, WalkRequest, WalkSummary, Writer, WritersRequest, decode, encode,
@@ -136,6 +136,11 @@ impl Agent {
         self.call(&Request::AnnotateSet(request, note)).await
     }
 
+    /// Marks a set as the last that was known to be good, or none.
+    pub async fn mark_good(&self, snapshot_dir: BytePath, id: Option<SetId>) -> Result<(), ExecError> {
+        self.call(&Request::GoodSet { snapshot_dir, id }).await
+    }
+
     /// Looks whether sets are what was taken; `found` is told what is wrong.
     pub async fn verify(
         &self,
@@ -162,6 +167,13 @@ impl Agent {
         found: impl FnMut(Vec<Change>),
     ) -> Result<Diffed, ExecError> {
         self.items(&Request::Diff(request), found).await
+    }
+
+    /// Returns what removing the sets of each session would free.
+    pub async fn gains(&self, snapshot_dir: BytePath) -> Result<Vec<Gain>, ExecError> {
+        let mut found = Vec::new();
+        self.items::<_, ()>(&Request::Gains(snapshot_dir), |gain| found.push(gain)).await?;
+        Ok(found)
     }
 
     /// Makes a call that has items and no uploads.

@@ -22,6 +22,8 @@ pub const ATTEMPT_AGE: SignedDuration = SignedDuration::from_hours(24);
 pub enum Reason {
     /// Somebody asked that it stays.
     Pinned,
+    /// It is the last state that was known to be good.
+    Good,
     /// Somebody works with it.
     InUse,
     /// The machine cannot do without it.
@@ -50,6 +52,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Pinned => f.write_str("pinned"),
+            Reason::Good => f.write_str("the last known good one"),
             Reason::InUse => f.write_str("in use"),
             Reason::Needed(need) => need.fmt(f),
             Reason::NoSync => f.write_str("not taken by a sync"),
@@ -119,6 +122,9 @@ fn is_of_a_sync(stored: &StoredSet) -> bool {
 fn guard(stored: &StoredSet, now: Timestamp) -> Option<Reason> {
     if stored.pinned {
         return Some(Reason::Pinned);
+    }
+    if stored.words.good {
+        return Some(Reason::Good);
     }
     if let Some(need) = stored.needs.first() {
         return Some(Reason::Needed(need.clone()));

@@ -94,6 +94,7 @@ pub fn create(args: &CreateArgs, context: &mut Context<'_>) -> Result<Exit, CliE
         name: args.name.clone(),
         note: args.note.clone().filter(|note| !note.is_empty()),
         until: args.ttl.map(|ttl| end(now, ttl)).transpose()?,
+        good: false,
     };
     let set = TakeSet {
         session: SessionId::from_uuid(uuid::Uuid::new_v4()),
@@ -117,12 +118,9 @@ pub fn create(args: &CreateArgs, context: &mut Context<'_>) -> Result<Exit, CliE
         return Ok(Exit::Completed);
     }
     let members = render::subvolumes(stored).join(" ");
-    let called = args.name.as_ref().map(|name| format!(", called `{name}`")).unwrap_or_default();
-    writeln!(
-        context.out,
-        "{}: session {} is a set of {members} now{called}",
-        found.hostname, stored.set.session
-    )?;
+    let called = args.name.as_ref().map(|name| format!(" (`{name}`)")).unwrap_or_default();
+    let session = &stored.set.session;
+    writeln!(context.out, "{}: session {session}{called} is taken of {members}", found.hostname)?;
     if !stored.set.consistent {
         writeln!(
             context.err,

@@ -5,7 +5,7 @@ mod create;
 mod diff;
 mod list;
 mod prune;
-mod render;
+pub(super) mod render;
 mod restore;
 mod verify;
 mod versions;
@@ -48,6 +48,7 @@ enum Command {
     Pin(SetArgs),
     /// Let the rules decide again over a set that was pinned
     Unpin(SetArgs),
+    Good(change::GoodArgs),
     /// Remove sets; never pinned ones, or those that the next sync needs
     Delete(SetArgs),
     Prune(prune::PruneArgs),
@@ -87,21 +88,25 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
         Command::Annotate(args) => create::annotate(args, context),
         Command::Pin(args) => change::pin(args, true, context),
         Command::Unpin(args) => change::pin(args, false, context),
+        Command::Good(args) => change::good(args, context),
         Command::Delete(args) => change::delete(args, context),
         Command::Prune(args) => prune::run(args, context),
     }
 }
 
 /// The sets of one machine.
-struct Found {
-    hostname: Hostname,
-    sets: Vec<StoredSet>,
-    strays: Strays,
+pub(super) struct Found {
+    /// Which machine.
+    pub(super) hostname: Hostname,
+    /// Its sets, oldest first.
+    pub(super) sets: Vec<StoredSet>,
+    /// What else lies there.
+    pub(super) strays: Strays,
 }
 
 impl Found {
     /// Reads what one machine keeps.
-    async fn read(agent: &Agent, config: &BtrfsSnapshotsConfig) -> Result<Self, ModuleError> {
+    pub(super) async fn read(agent: &Agent, config: &BtrfsSnapshotsConfig) -> Result<Self, ModuleError> {
         let (sets, strays) = agent.sets(BytePath::from(config.snapshot_dir.as_path())).await?;
         Ok(Self { hostname: agent.hostname().clone(), sets, strays })
     }
@@ -172,7 +177,7 @@ fn settings(context: &mut Context<'_>) -> Result<BtrfsSnapshotsConfig, CliError>
 }
 
 /// Does work with the agent of the machine that was named, or of this one.
-fn with_agent<T>(
+pub(super) fn with_agent<T>(
     place: &Where,
     context: &Context<'_>,
     work: impl AsyncFnOnce(&Agent, &Contact) -> Result<T, ModuleError>,

@@ -1,6 +1,6 @@
 //! Sets for people and for programs: pure.
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use pc_switcher_agent::proto::StoredSet;
 use pc_switcher_btrfs_snapshots::retention::Verdict;
 use pc_switcher_contract::{SnapshotKind, UtcStamp};
@@ -16,8 +16,13 @@ pub(super) fn word(kind: SnapshotKind) -> String {
 }
 
 /// Returns why a set cannot be removed, if so.
-pub(super) fn protection(stored: &StoredSet) -> Option<String> {
-    let why: Vec<String> = [(stored.pinned, "it is pinned"), (stored.in_use, "it is in use")]
+pub(in crate::cli) fn protection(stored: &StoredSet) -> Option<String> {
+    let plain = [
+        (stored.pinned, "it is pinned"),
+        (stored.words.good, "it is the last known good one"),
+        (stored.in_use, "it is in use"),
+    ];
+    let why: Vec<String> = plain
         .into_iter()
         .filter(|(is, _)| *is)
         .map(|(_, word)| word.to_owned())
@@ -28,6 +33,7 @@ pub(super) fn protection(stored: &StoredSet) -> Option<String> {
 
 fn state(stored: &StoredSet) -> String {
     let words = [
+        (stored.words.good, "good"),
         (stored.pinned, "pinned"),
         (stored.in_use, "in use"),
         (!stored.needs.is_empty(), "needed"),
@@ -35,7 +41,7 @@ fn state(stored: &StoredSet) -> String {
         (!stored.set.consistent, "not one instant"),
     ];
     let until = stored.words.until.map(|until| format!("until {}", &minute(until)[..10]));
-    let words = words.into_iter().filter_map(|(is, word)| is.then(|| word.to_owned()));
+    let words = words.into_iter().filter(|(is, _)| *is).map(|(_, word)| word.to_owned());
     words.chain(until).collect::<Vec<_>>().join(", ")
 }
 
@@ -79,6 +85,10 @@ pub(super) fn table(found: &Found) -> Vec<String> {
         let header = ["SESSION", "TAKEN (UTC)", "KIND", "OF", "STATE", "NAME: NOTE"];
         let columns = if has_words { header.len() } else { header.len() - 1 };
         let mut table = plain_table(&header[..columns]);
+        // Only what people wrote is wrapped.
+        for column in table.column_iter_mut().take(4) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
         for stored in &found.sets {
             let row = [
                 stored.set.session.to_string(),
@@ -111,6 +121,9 @@ pub(super) fn details(stored: &StoredSet) -> Vec<String> {
     said.extend(stored.words.name.iter().map(|name| format!("Name      {name}")));
     said.extend(stored.words.note.iter().map(|note| format!("Note      {note}")));
     said.extend(stored.words.until.map(|until| format!("Stays     until {} UTC", minute(until))));
+    if stored.words.good {
+        said.push("Good      yes, the last that was known to be".into());
+    }
     if stored.pinned {
         said.push("Pinned    yes".into());
     }
@@ -145,6 +158,7 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
         "name": stored.words.name,
         "note": stored.words.note,
         "until": stored.words.until.map(|until| until.timestamp().to_string()),
+        "good": stored.words.good,
         "pinned": stored.pinned,
         "in_use": stored.in_use,
         "needed": stored.needs.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -65,7 +65,8 @@ pub fn run(args: &RestoreArgs, context: &mut Context<'_>) -> Result<Exit, CliErr
         };
         let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
         let stamp = UtcStamp::new(now);
-        let request = RestoreRequest { snapshot_dir, id: id.clone(), paths, place, stamp, uid };
+        let tag = SessionId::from_uuid(uuid::Uuid::new_v4());
+        let request = RestoreRequest { snapshot_dir, id: id.clone(), paths, place, stamp, tag, uid };
         let reply = agent.restore(request).await?;
         Ok((found.hostname, Ok((id, reply))))
     })?;
@@ -126,6 +127,7 @@ fn safety(config: &BtrfsSnapshotsConfig, now: jiff::Timestamp, id: &SetId, paths
         name: None,
         note: Some(format!("before {first}{more} was restored from {}", id.session)),
         until: now.checked_add(SAFETY).ok().map(UtcStamp::new),
+        good: false,
     };
     let set = TakeSet {
         session: SessionId::from_uuid(uuid::Uuid::new_v4()),
@@ -154,7 +156,7 @@ fn lines(hostname: &Hostname, one: &Restored) -> Vec<String> {
         n => format!("{}, {}", count(n, "entry").replace("entrys", "entries"), bytes(one.bytes)),
     };
     let mut said = vec![match one.to == one.path {
-        true => format!("{hostname}: `{}` is what it was ({amount})", one.path),
+        true => format!("{hostname}: `{}` is restored ({amount})", one.path),
         false => format!("{hostname}: `{}` is restored as `{}` ({amount})", one.path, one.to),
     }];
     said.extend(one.kept.iter().map(|kept| {
@@ -218,10 +220,7 @@ mod tests {
             notes: Vec::new(),
         };
         let desk = "desk".parse().unwrap();
-        assert_eq!(
-            lines(&desk, &one(1, "/home/alice/x")),
-            ["desk: `/home/alice/x` is what it was (2.0 KiB)"]
-        );
+        assert_eq!(lines(&desk, &one(1, "/home/alice/x")), ["desk: `/home/alice/x` is restored (2.0 KiB)"]);
         let beside = lines(&desk, &one(3, "/home/alice/x.restored-20251115T120000Z"));
         assert!(
             beside[0].ends_with("as `/home/alice/x.restored-20251115T120000Z` (3 entries, 2.0 KiB)"),

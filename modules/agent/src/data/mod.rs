@@ -11,6 +11,7 @@ pub(crate) mod diff;
 pub mod digest;
 #[doc(hidden)]
 pub mod fuzzing;
+pub(crate) mod gains;
 pub mod manifest;
 pub mod read;
 pub(crate) mod read_through;

@@ -267,6 +267,10 @@ impl Services for LinuxServices {
             Request::Versions(request) => encode(&snapshots::versions(&request, call)?),
             Request::Diff(request) => encode(&snapshots::diff(&request, call)?),
             Request::Restore(request) => encode(&self.restore(&request, call)?),
+            Request::GoodSet { snapshot_dir, id } => {
+                encode(&snapshots::mark_good(snapshot_dir.as_path(), id.as_ref())?)
+            }
+            Request::Gains(dir) => encode(&snapshots::gains(dir.as_path(), call)?),
             Request::Verify(request) => encode(&snapshots::verify(&request, call)?),
             Request::Walk(request) => encode(&data::walk::run(&request, call)?),
             Request::List(request) => encode(&data::walk::list(&request, call)?),

@@ -34,7 +34,7 @@ pub use host::{
 };
 pub use request::{AgentError, AgentErrorKind, Request};
 pub use restore::{RestorePlace, RestoreReply, RestoreRequest, Restored};
-pub use store::{CreateSet, Need, SetRequest, StoredSet, Strays, Words};
+pub use store::{CreateSet, Gain, Need, SetRequest, StoredSet, Strays, Words};
 pub use verify::{Finding, Verified, VerifyRequest};
 
 /// Encodes a message.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use pc_switcher_contract::{BytePath, ExecError, Hostname, SnapshotSet};
+use pc_switcher_contract::{BytePath, ExecError, Hostname, SetId, SnapshotSet};
 
 use super::apply::{ApplyRequest, Patience};
 use super::fs::{ChangedRequest, Tree, WalkRequest};
@@ -122,6 +122,13 @@ pub enum Request {
     CreateSet(CreateSet),
     /// Writes what a set is for; `None` takes it away → `()`.
     AnnotateSet(SetRequest, Option<String>),
+    /// Marks a set as the last that was known to be good, and no other in its directory; without an id none is → `()`.
+    GoodSet {
+        /// Where snapshots lie.
+        snapshot_dir: BytePath,
+        /// Which set.
+        id: Option<SetId>,
+    },
     /// Items: [`super::Finding`] → [`super::Verified`].
     Verify(super::VerifyRequest),
     /// Brings paths back out of a set; in place only for the holder of the lock → [`super::RestoreReply`].
@@ -130,6 +137,8 @@ pub enum Request {
     Versions(super::VersionsRequest),
     /// Items: `Vec<`[`super::Change`]`>`, by path → [`super::Diffed`].
     Diff(super::DiffRequest),
+    /// For a snapshot directory; items: [`super::Gain`] → `()`.
+    Gains(BytePath),
 }
 
 impl Request {
@@ -173,10 +182,12 @@ impl Request {
             Request::ReadLive { .. } => "read-live",
             Request::CreateSet(_) => "create-set",
             Request::AnnotateSet(..) => "annotate-set",
+            Request::GoodSet { .. } => "good-set",
             Request::Verify(_) => "verify",
             Request::Restore(_) => "restore",
             Request::Versions(_) => "versions",
             Request::Diff(_) => "diff",
+            Request::Gains(_) => "gains",
         }
     }
 }

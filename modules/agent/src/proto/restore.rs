@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use pc_switcher_contract::{BytePath, SetId, UtcStamp};
+use pc_switcher_contract::{BytePath, SessionId, SetId, UtcStamp};
 
 use super::store::CreateSet;
 
@@ -19,6 +19,8 @@ pub struct RestoreRequest {
     pub place: RestorePlace,
     /// Stands in the names of what is put beside.
     pub stamp: UtcStamp,
+    /// Stands in the names of what is not in its place yet; nobody has used it before.
+    pub tag: SessionId,
     /// The user with whose access rights all of it is done.
     pub uid: u32,
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use pc_switcher_contract::{BytePath, SetId, SnapshotName, SnapshotSet, UtcStamp};
+use pc_switcher_contract::{BytePath, SessionId, SetId, SnapshotName, SnapshotSet, UtcStamp};
 
 use super::host::TakeSet;
 
@@ -58,6 +58,8 @@ pub struct Words {
     pub note: Option<String>,
     /// Until when it stays; from then on it may be pruned.
     pub until: Option<UtcStamp>,
+    /// Whether it is the last state of the machine that was known to be good; one set at most.
+    pub good: bool,
 }
 
 /// What else lies in the snapshot directory.
@@ -91,4 +93,13 @@ pub struct CreateSet {
     pub words: Words,
     /// Whether it is to stay whatever the rules say.
     pub pinned: bool,
+}
+
+/// What removing all sets of a session would free.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gain {
+    /// The session.
+    pub session: SessionId,
+    /// Bytes of data on the disk that nobody else holds, one copy.
+    pub data_bytes: u64,
 }

@@ -256,6 +256,8 @@ fn a_set_taken_by_hand_goes_only_when_its_time_has_ended_and_never_stands_for_th
     assert_eq!(reason_of(&sets, later, 2), Reason::Ended(UtcStamp::new(later)));
     let last = keep("last 1 session");
     assert_eq!(staying(&sets, later, &last, &last), [3, 1]);
+    sets[1].words.good = true;
+    assert_eq!(reason_of(&sets, later, 2), Reason::Good);
     sets[1].pinned = true;
     assert_eq!(reason_of(&sets, later, 2), Reason::Pinned);
 }

@@ -74,6 +74,9 @@ fn what_protects_a_set_is_said_in_words() {
     assert_eq!(protection(&found.sets[0]).unwrap(), "it is pinned");
     assert_eq!(protection(&found.sets[1]).unwrap(), "the next sync with laptop starts from it");
     assert_eq!(protection(&stored(SnapshotKind::Manual, "20251115T120000Z")), None);
+    let mut good = stored(SnapshotKind::Manual, "20251115T120000Z");
+    good.words.good = true;
+    assert_eq!(protection(&good).unwrap(), "it is the last known good one");
     let lines = details(&found.sets[1]);
     assert!(lines.contains(&"Needed    the next sync with laptop starts from it".to_owned()));
     assert_eq!(json(&found)["sets"][1]["needed"][0], "the next sync with laptop starts from it");
@@ -86,6 +89,7 @@ fn named(name: &str, session: &str) -> StoredSet {
         name: Some(name.into()),
         note: Some("the last one that prints".into()),
         until: Some("20251216T080000Z".parse().unwrap()),
+        good: false,
     };
     set
 }

@@ -242,10 +242,12 @@ impl Services for ModelServices {
             | Request::UnpinSet(_)
             | Request::CreateSet(_)
             | Request::AnnotateSet(..)
+            | Request::GoodSet { .. }
             | Request::Verify(_)
             | Request::Restore(_)
             | Request::Versions(_)
-            | Request::Diff(_) => {
+            | Request::Diff(_)
+            | Request::Gains(_) => {
                 return Err(AgentError::failed(format!("`{}` is not modelled", request.name())));
             }
         })

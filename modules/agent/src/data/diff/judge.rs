@@ -42,7 +42,7 @@ fn file_differs(was: One<'_>, is: One<'_>, stop: &dyn Fn() -> bool) -> Result<bo
     }
     match is.2.size() {
         0 => Ok(false),
-        ..=SMALL => Ok(content(was, stop)? != content(is, stop)?),
+        1..=SMALL => Ok(content(was, stop)? != content(is, stop)?),
         _ => Ok(was.2.mtime() != is.2.mtime()),
     }
 }
@@ -60,7 +60,7 @@ fn target((root, path, _): One<'_>) -> Result<Vec<u8>, Errno> {
     Ok(readlinkat(fd, c"", Vec::new())?.into_bytes())
 }
 
-fn attributes((root, path, _): One<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+fn attributes((root, path, _): One<'_>) -> Result<xattr::Xattrs, Errno> {
     let fd = open::beneath(root, path.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW)?;
     xattr::Reader::new().of(&fd)
 }

@@ -196,7 +196,8 @@ impl<'a> Differ<'a> {
         for (name, _) in list(&dir)? {
             let is_ours = path.is_empty() && name.to_bytes() == HOME.as_bytes();
             let seen = Seen::at(&dir, &name)?;
-            if !is_ours && !(seen.is_dir() && seen.ino() == STAND_IN) {
+            let is_stand_in = seen.is_dir() && seen.ino() == STAND_IN;
+            if !is_ours && !is_stand_in {
                 found.insert(name.into_bytes(), seen);
             }
         }

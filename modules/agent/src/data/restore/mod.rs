@@ -34,6 +34,8 @@ pub(crate) struct Source<'a> {
     pub(crate) root: &'a OwnedFd,
     /// The path in it.
     pub(crate) inside: &'a BytePath,
+    /// The path as it is now on the machine, for messages.
+    pub(crate) path: &'a BytePath,
 }
 
 /// A copy that is whole and does not stand in its place yet; dropping it removes it.
@@ -62,7 +64,7 @@ pub(crate) fn holds(source: &Source<'_>) -> Result<bool, AgentError> {
             Ok(!is_stand_in)
         }
         Err(Errno::NOENT | Errno::NOTDIR | Errno::XDEV) => Ok(false),
-        Err(error) => Err(AgentError::io(format!("`{}` in the snapshot", source.inside), &error.into())),
+        Err(error) => Err(AgentError::io(format!("`{}` in the snapshot", source.path), &error.into())),
     }
 }
 
@@ -91,6 +93,9 @@ pub(crate) fn stage(
         error => AgentError::io(format!("`{parent}`"), &error.into()),
     })?;
     let temporary = BytePath::new(affixed(b".", name, &format!(".restoring-{tag}")));
+    if Seen::at(&dir, temporary.as_bytes()).is_ok() {
+        return Err(AgentError::failed(format!("`{}` is there already", parent.join(temporary.as_bytes()))));
+    }
     let mut staged = Staged {
         dir,
         parent: parent.clone(),
@@ -105,15 +110,14 @@ pub(crate) fn stage(
     let copied = copier.run();
     let (entries, bytes) = (copier.entries, copier.bytes);
     let notes = std::mem::take(&mut copier.notes);
-    copied.map_err(|(at, error)| failed(source, &at, error))?;
+    copied.map_err(|(at, error)| failed(&source.path.join(at.as_bytes()), error))?;
     (staged.entries, staged.bytes, staged.notes) = (entries, bytes, notes);
     // What is renamed into its place is there after a crash as well, or it would be half.
     syncfs(&staged.dir).map_err(|error| AgentError::io(format!("`{parent}`"), &error.into()))?;
     Ok(staged)
 }
 
-fn failed(source: &Source<'_>, at: &BytePath, error: Errno) -> AgentError {
-    let path = source.inside.join(at.as_bytes());
+fn failed(path: &BytePath, error: Errno) -> AgentError {
     match error {
         Errno::CANCELED => AgentError::cancelled(),
         Errno::ACCESS | Errno::PERM => AgentError::failed(format!(

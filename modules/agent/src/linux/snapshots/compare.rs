@@ -46,30 +46,32 @@ impl Store<'_> {
         };
         let mut ids = self.ids().map_err(|error| AgentError::io("cannot list the sets", &error))?;
         ids.reverse();
-        let mut roots: Vec<(Option<SetId>, OwnedFd, BytePath)> = Vec::new();
-        if let Ok(parent) = open_dir(&spot.parent) {
-            let name = match spot.inside.is_empty() {
-                true => BytePath::default(),
-                false => BytePath::new(spot.inside.name()),
-            };
-            roots.push((None, parent, name));
-        }
+        let mut roots: Vec<(SetId, OwnedFd)> = Vec::new();
         for id in ids {
             // One that is being removed is none any more.
             let Ok(meta) = self.published(&id) else { continue };
             let member = meta.set.member(&spot.subvolume);
             if let Some(root) = member.and_then(|member| open_dir(&member.path).ok()) {
-                roots.push((Some(id), root, spot.inside.clone()));
+                roots.push((id, root));
             }
         }
         let stop = || call.is_cancelled();
         person.act(|| {
             let (mut grouped, mut without) = (Grouped::default(), Vec::new());
-            for (id, root, inside) in &roots {
-                let look = Look { id: id.clone(), root, inside };
-                match (look.seen().map_err(failed)?, id) {
+            // Opened with the person's rights: what lies above it may be closed to them.
+            let parent = match open_dir(&spot.parent) {
+                Ok(parent) => Some(parent),
+                Err(_) if std::fs::symlink_metadata(spot.parent.as_path()).is_err() => None,
+                Err(error) => return Err(error),
+            };
+            let name = BytePath::new(spot.inside.name());
+            let live = parent.as_ref().map(|root| Look { id: None, root, inside: &name });
+            let held =
+                roots.iter().map(|(id, root)| Look { id: Some(id.clone()), root, inside: &spot.inside });
+            for look in live.into_iter().chain(held) {
+                match (look.seen().map_err(failed)?, look.id.clone()) {
                     (Some(seen), _) => grouped.add(look, seen, &stop).map_err(failed)?,
-                    (None, Some(id)) => without.push(id.clone()),
+                    (None, Some(id)) => without.push(id),
                     (None, None) => {}
                 }
             }
@@ -202,7 +204,7 @@ impl Drop for Held<'_> {
     }
 }
 
-fn open_dir(path: &BytePath) -> Result<OwnedFd, AgentError> {
+pub(super) fn open_dir(path: &BytePath) -> Result<OwnedFd, AgentError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(CWD, path.as_path(), flags, Mode::empty())
         .map_err(|error| AgentError::io(format!("`{path}`"), &error.into()))

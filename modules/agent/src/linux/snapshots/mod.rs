@@ -7,6 +7,7 @@
 
 mod compare;
 mod delete;
+mod gains;
 mod listing;
 mod needs;
 mod nursery;
@@ -21,7 +22,7 @@ mod verify;
 use std::io;
 use std::path::Path;
 
-use pc_switcher_contract::{SnapshotMember, SnapshotSet};
+use pc_switcher_contract::{SetId, SnapshotMember, SnapshotSet};
 
 use super::btrfs::{Btrfs, KernelBtrfs, SubvolumeInfo};
 use super::machine;
@@ -127,6 +128,22 @@ pub fn annotate_set(request: &SetRequest, note: Option<String>) -> Result<(), Ag
     store.say(&request.id, |meta| meta.words.note = note)
 }
 
+/// Marks a set as the last that was known to be good, and takes the mark from all others; without an id from all.
+///
+/// # Errors
+/// If there is none, or a record cannot be written.
+pub fn mark_good(snapshot_dir: &Path, id: Option<&SetId>) -> Result<(), AgentError> {
+    Store::new(&KernelBtrfs, snapshot_dir).mark_good(id)
+}
+
+/// Says what removing the sets of each session would free; items: [`crate::proto::Gain`].
+///
+/// # Errors
+/// If a tree cannot be read, or the caller gave up.
+pub fn gains(snapshot_dir: &Path, call: &Call) -> Result<(), AgentError> {
+    Store::new(&KernelBtrfs, snapshot_dir).gains(&Mounts::read()?, call)
+}
+
 /// Looks whether sets are what was taken; items: [`crate::proto::Finding`].
 ///
 /// # Errors
@@ -202,6 +219,8 @@ fn stays(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod compare_tests;
+#[cfg(test)]
+mod gains_tests;
 #[cfg(test)]
 mod restore_tests;
 #[cfg(test)]

@@ -24,7 +24,7 @@ struct Wanted {
 
 impl Wanted {
     fn source(&self) -> Source<'_> {
-        Source { root: &self.root, inside: &self.spot.inside }
+        Source { root: &self.root, inside: &self.spot.inside, path: &self.spot.path }
     }
 }
 
@@ -70,7 +70,7 @@ impl Store<'_> {
                 RestorePlace::Into(dir) => dir,
                 RestorePlace::Beside | RestorePlace::InPlace(_) => &one.spot.parent,
             };
-            stage(&one.source(), (parent, &named), id.session.as_str(), &owner, &stop)
+            stage(&one.source(), (parent, &named), request.tag.as_str(), &owner, &stop)
         };
         let staged: Vec<Staged> =
             person.act(|| wanted.iter().map(stage_one).collect::<Result<Vec<_>, _>>())?;
@@ -112,7 +112,9 @@ impl Store<'_> {
         ids.into_iter().filter(|other| other != id).find(|other| {
             let root = self.published(other).ok().and_then(|meta| self.member_of(&meta.set, spot));
             let Some(root) = root else { return false };
-            person.act(|| holds(&Source { root: &root, inside: &spot.inside })).unwrap_or(false)
+            person
+                .act(|| holds(&Source { root: &root, inside: &spot.inside, path: &spot.path }))
+                .unwrap_or(false)
         })
     }
 
@@ -189,7 +191,7 @@ fn put(
         (RestorePlace::Beside, _) => (staged.beside(stamp)?, None),
         (RestorePlace::Into(_), _) => (staged.under_its_name()?, None),
         (RestorePlace::InPlace(_), Some(root)) => {
-            staged.in_place(&Source { root, inside: &one.spot.inside }, stamp)?
+            staged.in_place(&Source { root, inside: &one.spot.inside, path: &one.spot.path }, stamp)?
         }
         (RestorePlace::InPlace(_), None) => {
             return Err(AgentError::failed("the set that was taken for safety cannot be opened"));

@@ -103,6 +103,7 @@ impl Scene {
             paths: vec![path.into()],
             place,
             stamp: "20251120T080000Z".parse().unwrap(),
+            tag: "fedcba98".parse().unwrap(),
             uid: 0,
         }
     }
@@ -225,7 +226,10 @@ fn nobody_restores_what_that_person_could_not_read_or_write() {
     std::os::unix::fs::chown(&inbox, Some(nobody), None).unwrap();
     request.place = RestorePlace::Into(inbox.as_path().into());
     let error = scene.restore(&request).unwrap_err();
-    assert!(error.message.contains("`alice/letter`") && error.message.contains("sudo"), "{error}");
+    assert!(
+        error.message.contains("@restore-home/alice/letter`") && error.message.contains("sudo"),
+        "{error}"
+    );
     assert_eq!(fs::read_dir(&inbox).unwrap().count(), 0, "nothing is left half made");
     assert_eq!(scene.names(), ["deep", "letter"]);
     request.paths = vec![scene.home().join("deep/er").as_path().into()];
@@ -255,4 +259,15 @@ fn what_is_no_path_of_a_subvolume_and_what_holds_another_is_refused() {
     refused(&scene, &deep.join("er/x"), RestorePlace::Beside, "lies on tmpfs");
     KernelBtrfs.set_readonly(scene.set.members[0].path.as_path(), false).unwrap();
     refused(&scene, &scene.home().join("letter"), RestorePlace::Beside, "is writable");
+}
+
+#[test]
+fn what_another_restore_has_staged_is_left_alone() {
+    let Some(scene) = Scene::make() else { return };
+    let letter = scene.home().join("letter");
+    let staged = scene.home().join(".letter.restoring-fedcba98");
+    fs::write(&staged, "not ours").unwrap();
+    let error = scene.restore(&scene.request(&letter, RestorePlace::Beside)).unwrap_err();
+    assert!(error.message.contains("is there already"), "{error}");
+    assert_eq!(fs::read_to_string(&staged).unwrap(), "not ours");
 }

@@ -80,6 +80,7 @@ fn what_is_said_of_a_set_is_there_with_it_and_older_records_say_nothing() {
         name: Some("before-upgrade".into()),
         note: None,
         until: Some("20251216T080000Z".parse().unwrap()),
+        good: false,
     };
     let set = bench.create("abc12345", Said { pinned: true, words: words.clone() });
     let id = set.id();
@@ -92,6 +93,27 @@ fn what_is_said_of_a_set_is_there_with_it_and_older_records_say_nothing() {
     meta.as_object_mut().unwrap().remove("words");
     std::fs::write(&path, meta.to_string()).unwrap();
     assert_eq!(bench.list().0[0].words, Words::default());
+}
+
+#[test]
+fn one_set_at_most_is_the_good_one_and_nobody_removes_it() {
+    let bench = Bench::new();
+    let [first, second] = ["aaaaaaaa", "bbbbbbbb"].map(|session| bench.take(session).unwrap().id());
+    let good = || -> Vec<SetId> {
+        let marked = bench.list().0.into_iter().filter(|stored| stored.words.good);
+        marked.map(|stored| stored.set.id()).collect()
+    };
+    bench.store().mark_good(Some(&first)).unwrap();
+    bench.store().mark_good(Some(&second)).unwrap();
+    assert_eq!(good(), std::slice::from_ref(&second));
+    let error = bench.delete(&second).unwrap_err();
+    assert!(error.message.contains("last known good"), "{error}");
+    let nowhere = "20250101T000000Z-cccccccc-manual".parse().unwrap();
+    assert!(bench.store().mark_good(Some(&nowhere)).is_err());
+    assert_eq!(good(), std::slice::from_ref(&second), "what fails changes nothing");
+    bench.store().mark_good(None).unwrap();
+    assert_eq!(good(), []);
+    bench.delete(&second).unwrap();
 }
 
 /// Runs `work` over a store that dies after its step `n`; whether it did.

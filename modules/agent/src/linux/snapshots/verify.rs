@@ -1,6 +1,6 @@
 //! Whether sets are what was taken: their records, their members, and with a deep look the content of every file.
 //!
-//! Changes nothing, not even what a crash left behind.
+//! Removes nothing, not even what a crash left behind.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -25,6 +25,12 @@ impl Store<'_> {
         })?;
         if let Some(id) = ids.iter().find(|id| !there.contains(id)) {
             return Err(AgentError::failed(format!("there is no set `{id}` in `{}`", self.dir().display())));
+        }
+        if !there.is_empty() {
+            // What was written while a member was writable may be in memory still: btrfs notes the change when it is on the disk.
+            self.btrfs.sync(self.dir()).map_err(|error| {
+                AgentError::io(format!("cannot flush what was written to `{}`", self.dir().display()), &error)
+            })?;
         }
         let mut seen = Verified::default();
         for id in there.iter().filter(|id| ids.is_empty() || ids.contains(id)) {

@@ -89,7 +89,11 @@ fn an_edit_between_writable_and_read_only_again_is_found_on_a_real_disk() {
     };
     flip(&|| {});
     assert!(look(&store, true).1.is_empty(), "a flip alone changes nothing");
-    flip(&|| fs::write(path.join("letter"), "fear").unwrap());
+    let append = || {
+        let mut letter = File::options().append(true).open(path.join("letter")).unwrap();
+        std::io::Write::write_all(&mut letter, b"est").unwrap();
+    };
+    flip(&append);
     assert_eq!(whats(&look(&store, false).1), ["was changed after it was taken"]);
     KernelBtrfs.set_readonly(path, false).unwrap();
     assert_eq!(whats(&look(&store, false).1), ["is writable"]);
