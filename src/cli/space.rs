@@ -42,6 +42,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
         Ok((Found::read(agent, &snapshots).await?, reports, gains))
     })?;
     let hostname = found.hostname.clone();
+    gains.retain(|gain| gain.data_bytes > 0);
     gains.sort_by(|a, b| (b.data_bytes, &b.session).cmp(&(a.data_bytes, &a.session)));
     if context.global.json {
         context.print_json(&as_json(&hostname, &reports, &disk, &gains))?;

@@ -133,6 +133,16 @@ impl Found {
         if !plain.is_empty() {
             return Ok(plain);
         }
+        if word == "good" {
+            let marked = of(&|stored| stored.words.good);
+            return match marked.is_empty() {
+                false => Ok(marked),
+                true => Err(CliError::Usage {
+                    message: format!("no set on {} is marked as good", self.hostname),
+                    help: Some("`pc-switcher snapshots good SESSION` marks one".into()),
+                }),
+            };
+        }
         let named = of(&|stored| stored.words.name.as_deref() == Some(word));
         let mut sessions: Vec<&str> = named.iter().map(|stored| stored.set.session.as_str()).collect();
         sessions.dedup();

@@ -77,8 +77,8 @@ pub fn run(args: &RestoreArgs, context: &mut Context<'_>) -> Result<Exit, CliErr
             return Err(missing(&hostname, &id, &path, nearest.as_ref()));
         }
     };
-    for (one, note) in restored.iter().flat_map(|one| one.notes.iter().map(move |note| (one, note))) {
-        writeln!(context.err, "warning: {hostname}: below `{}`: {note}", one.path)?;
+    for note in restored.iter().flat_map(|one| &one.notes) {
+        writeln!(context.err, "warning: {hostname}: {note}")?;
     }
     if context.global.json {
         context.print_json(&as_json(&hostname, &id, &restored, safety.as_ref()))?;

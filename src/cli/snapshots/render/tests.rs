@@ -123,4 +123,8 @@ fn a_name_means_its_session_unless_two_have_it() {
     let error = found.chosen(&["nightly".to_owned()]).unwrap_err();
     assert!(error.to_string().contains("2 sets on desk are called `nightly`"), "{error}");
     assert_eq!(found.chosen(&["00000002".to_owned()]).unwrap().len(), 1);
+    let good = ["good".to_owned()];
+    assert!(found.chosen(&good).unwrap_err().to_string().contains("no set on desk is marked as good"));
+    found.sets[0].words.good = true;
+    assert_eq!(found.chosen(&good).unwrap()[0].set.id(), found.sets[0].set.id());
 }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
 
+use super::Source;
 use crate::data::apply::clone::clone;
 use crate::data::apply::remove::list;
 use crate::data::seen::Seen;
@@ -20,7 +21,7 @@ use crate::proto::Meta;
 /// The inode number of what stands in a snapshot for a subvolume inside.
 const STAND_IN: u64 = 2;
 /// Notes that are told, at most.
-const NOTES: usize = 100;
+const NOTES: usize = 20;
 /// Set-user-id and set-group-id.
 const SET_ID: u32 = 0o6000;
 
@@ -33,6 +34,8 @@ pub(super) struct Copier<'a> {
     from: &'a OwnedFd,
     /// What is copied, relative to it.
     inside: &'a BytePath,
+    /// Its path on the live machine, for notes.
+    path: &'a BytePath,
     /// The directory that holds the copy.
     to: &'a OwnedFd,
     /// The copy's name there.
@@ -47,6 +50,7 @@ pub(super) struct Copier<'a> {
     pub(super) bytes: u64,
     /// What is not as it was.
     pub(super) notes: Vec<String>,
+    untold: u64,
 }
 
 /// To whom things may be given.
@@ -67,13 +71,14 @@ enum Todo {
 
 impl<'a> Copier<'a> {
     pub(super) fn new(
-        (from, inside): (&'a OwnedFd, &'a BytePath),
+        source: &Source<'a>,
         (to, name): (&'a OwnedFd, &'a BytePath),
         owner: &'a Owner,
         stop: &'a dyn Fn() -> bool,
     ) -> Self {
+        let Source { root: from, inside, path } = *source;
         let (links, notes) = (HashMap::new(), Vec::new());
-        Self { from, inside, to, name, owner, stop, links, entries: 0, bytes: 0, notes }
+        Self { from, inside, path, to, name, owner, stop, links, entries: 0, bytes: 0, notes, untold: 0 }
     }
 
     /// Copies all of it.
@@ -101,13 +106,16 @@ impl<'a> Copier<'a> {
                 Todo::Finish(at) => self.finish(&at).map_err(|error| (at, error))?,
             }
         }
+        if self.untold > 0 {
+            self.notes.push(format!("{} more are not in all as they were", self.untold));
+        }
         Ok(())
     }
 
     fn note(&mut self, at: &BytePath, what: &str) {
-        if self.notes.len() < NOTES {
-            let path = if at.is_empty() { BytePath::new(self.inside.name()) } else { at.clone() };
-            self.notes.push(format!("`{path}` {what}"));
+        match self.notes.len() {
+            ..NOTES => self.notes.push(format!("`{}` {what}", self.path.join(at.as_bytes()))),
+            _ => self.untold += 1,
         }
     }
 

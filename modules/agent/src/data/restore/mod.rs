@@ -106,7 +106,7 @@ pub(crate) fn stage(
         bytes: 0,
         notes: Vec::new(),
     };
-    let mut copier = Copier::new((source.root, source.inside), (&staged.dir, &staged.temporary), owner, stop);
+    let mut copier = Copier::new(source, (&staged.dir, &staged.temporary), owner, stop);
     let copied = copier.run();
     let (entries, bytes) = (copier.entries, copier.bytes);
     let notes = std::mem::take(&mut copier.notes);

@@ -271,3 +271,35 @@ fn what_another_restore_has_staged_is_left_alone() {
     assert!(error.message.contains("is there already"), "{error}");
     assert_eq!(fs::read_to_string(&staged).unwrap(), "not ours");
 }
+
+#[test]
+fn over_file_systems_content_is_copied_with_its_holes_and_a_full_one_is_left_as_it_was() {
+    let Some(mut scene) = Scene::make() else { return };
+    let inbox = scene.image.tmpfs("inbox");
+    let back = scene.done(&scene.home(), RestorePlace::Into(inbox.as_path().into()));
+    // Whether a tmpfs takes the attribute depends on the kernel.
+    let plain = |mut looks: BTreeMap<PathBuf, Look>| {
+        looks.values_mut().for_each(|look| look.6 = None);
+        looks
+    };
+    assert_eq!(plain(looks(back.to.as_path())), plain(looks(&scene.held())));
+    fs::remove_dir_all(back.to.as_path()).unwrap();
+    let small = std::process::Command::new("mount").args(["-o", "remount,size=64k"]).arg(&inbox).status();
+    assert!(small.unwrap().success());
+    fs::write(scene.home().join("deep/large"), vec![7; 1 << 20]).unwrap();
+    let dir = scene.dir();
+    let request = TakeSet {
+        stamp: "20251118T120000Z".parse().unwrap(),
+        ..take_request(&dir, "00000003", &["@restore-home"])
+    };
+    let store = Store::new(&KernelBtrfs, &dir);
+    let taken =
+        set::take(&store, &Mounts::read().unwrap(), "laptop".parse().unwrap(), &request, &Said::default());
+    let request = RestoreRequest {
+        id: taken.unwrap().0.id(),
+        ..scene.request(&scene.home(), RestorePlace::Into(inbox.as_path().into()))
+    };
+    let error = scene.restore(&request).unwrap_err();
+    assert_eq!(error.kind, crate::proto::AgentErrorKind::NoSpace, "{error}");
+    assert_eq!(fs::read_dir(&inbox).unwrap().count(), 0, "nothing is left half made");
+}
