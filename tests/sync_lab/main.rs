@@ -20,6 +20,7 @@ mod random;
 mod redone;
 mod sets;
 mod unplugged;
+mod verbs;
 
 #[test]
 fn every_test_that_the_promises_name_is_there() {
