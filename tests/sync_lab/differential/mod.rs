@@ -11,13 +11,13 @@ use std::path::Path;
 use pc_switcher_testkit::{
     lab::{Cmd, Machine, SharedLab},
     manifest::{ManifestOptions, TreeManifest},
+    seed::Random,
 };
 
 use self::changes::change;
 use crate::{
     hosts::{alice, configure, first_sync, install, options, root, sync},
     odds::rounds,
-    random::Random,
 };
 
 /// What changes, below alice's home.
