@@ -16,7 +16,6 @@ mod no_snapshots;
 mod odds;
 mod past;
 mod patched;
-mod random;
 mod redone;
 mod sets;
 mod unplugged;
