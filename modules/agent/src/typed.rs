@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 
 use crate::proto::{
     ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, ChangedDir, ChangedRequest, Diagnosis,
-    DirListing, Layout, LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Patience, ReadWant,
-    Redone, Request, SetRequest, SpaceReport, StoredSet, Strays, StreamFrame, TakeSet, Tree, WalkRequest,
-    WalkSummary, Writer, WritersRequest, decode, encode,
+    DirListing, Layout, LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Moved, Patience,
+    ReadWant, Redone, Request, SetRequest, SpaceReport, StoredSet, Strays, StreamFrame, TakeSet, Tree,
+    WalkRequest, WalkSummary, Writer, WritersRequest, decode, encode,
 };
 
 /// An agent with typed calls.
@@ -205,13 +205,18 @@ impl Agent {
 
     /// Returns the directories of a tree that changed since an older snapshot of its subvolume; `None` if that is not known.
     pub async fn changed(&self, base: BytePath, tree: Tree) -> Result<Option<Vec<ChangedDir>>, ExecError> {
-        let mut call = self.link.open(encode(&Request::Changed(ChangedRequest { base, tree }))).await?;
+        self.told(&Request::Changed(ChangedRequest { base, tree })).await
+    }
+
+    /// Collects lists of something, if it is known at all.
+    async fn told<T: DeserializeOwned>(&self, request: &Request) -> Result<Option<Vec<T>>, ExecError> {
+        let mut call = self.link.open(encode(request)).await?;
         call.sink.finish().await?;
-        let mut found: Vec<ChangedDir> = Vec::new();
+        let mut found: Vec<T> = Vec::new();
         loop {
             match call.stream.next().await? {
                 Reply::Item(body) => {
-                    found.extend(decode::<Vec<ChangedDir>>(&body).map_err(|why| self.broken(why))?);
+                    found.extend(decode::<Vec<T>>(&body).map_err(|why| self.broken(why))?);
                 }
                 Reply::Done(body) => {
                     let is_known: bool = decode(&body).map_err(|why| self.broken(why))?;
@@ -219,6 +224,11 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Returns what stands elsewhere than in an older snapshot; `None` if that is not known.
+    pub async fn moved(&self, base: BytePath, tree: Tree) -> Result<Option<Vec<Moved>>, ExecError> {
+        self.told(&Request::Moved(ChangedRequest { base, tree })).await
     }
 
     /// Starts reading files below `root`.

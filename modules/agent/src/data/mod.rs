@@ -11,6 +11,7 @@ pub mod digest;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod manifest;
+pub mod moved;
 pub mod read;
 pub mod rules;
 pub mod sent;

@@ -118,6 +118,9 @@ pub enum Request {
         /// The tree's root.
         root: BytePath,
     },
+    /// Items: `Vec<`[`super::Moved`]`>` → `bool`, whether it is known what was moved: as [`Request::Changed`], but the newer
+    /// tree may also be the live one that the snapshots are of; then what was done a moment ago may be missing.
+    Moved(ChangedRequest),
 }
 
 impl Request {
@@ -159,6 +162,7 @@ impl Request {
             Request::Kept(_) => "kept",
             Request::CheckKept(_) => "check-kept",
             Request::ReadLive { .. } => "read-live",
+            Request::Moved(_) => "moved",
         }
     }
 }

@@ -105,7 +105,7 @@ impl<'a> Stager<'a> {
         let dir = self.dir_of(part, &at)?;
         let name = at.name();
         match body {
-            Body::Dir => {
+            Body::Dir | Body::Bare => {
                 mkdirat(&dir, name, Mode::from_raw_mode(0o700))?;
                 self.dirs.push((part, at, meta));
                 return Ok(());

@@ -22,6 +22,11 @@ pub(super) fn check(op: &Op) -> Result<(), AgentError> {
         Op::Remove { path, .. } | Op::RemoveDir { path } => name(path.as_bytes()),
         Op::SetMeta { path, meta, .. } if path.is_empty() => about(meta),
         Op::SetMeta { path, meta, .. } => name(path.as_bytes()).or_else(|| about(meta)),
+        Op::Move { path, from: other, .. } | Op::Swap { path, with: other, .. } => {
+            let both = name(path.as_bytes()).or_else(|| name(other.as_bytes()));
+            both.or_else(|| (path == other).then_some("place for a move"))
+        }
+        Op::Aside { path, .. } => name(path.as_bytes()),
     };
     match wrong {
         None => Ok(()),
