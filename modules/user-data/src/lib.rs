@@ -11,6 +11,8 @@ pub mod config;
 pub mod guards;
 pub mod links;
 pub mod module;
+pub mod moves;
+mod moving;
 pub mod need;
 mod notes;
 mod parts;

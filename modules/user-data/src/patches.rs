@@ -8,6 +8,8 @@ use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{BytePath, ModuleContext, ModuleError, PairRecord, Role};
 
 use crate::change::{Change, Found};
+use crate::compare::Walk;
+use crate::moves::Moves;
 use crate::parts::PartPair;
 use crate::roots::Roots;
 use crate::survey::base_of;
@@ -33,12 +35,16 @@ pub async fn ask(
     part: &PartPair,
     roots: &Roots,
     found: &[Found],
+    moves: &Moves,
 ) -> Result<Patches, ModuleError> {
     let Some(pair) = ctx.board.pair() else { return Ok(Patches::default()) };
     let Some(base) = base(ctx, part, &pair) else { return Ok(Patches::default()) };
     let different: HashSet<&BytePath> = pair.unsettled.iter().chain(&pair.apart).collect();
     let is_same_then = |found: &&Found| !different.contains(&part.root.join(found.path.as_bytes()));
-    let candidates: Vec<&Found> = found.iter().filter(|found| can_be(found)).filter(is_same_then).collect();
+    // What moved has its older version at another path.
+    let stays = |found: &&Found| moves.stands(Walk::Target, &found.path) == found.path;
+    let candidates: Vec<&Found> =
+        found.iter().filter(|found| can_be(found)).filter(is_same_then).filter(stays).collect();
     if candidates.is_empty() {
         return Ok(Patches::default());
     }

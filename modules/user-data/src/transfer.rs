@@ -311,7 +311,12 @@ fn attributes(op: &Op) -> usize {
         Op::Put { meta, .. } | Op::SetMeta { meta, .. } => {
             meta.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum()
         }
-        Op::Link { .. } | Op::Remove { .. } | Op::RemoveDir { .. } => 0,
+        Op::Link { .. }
+        | Op::Remove { .. }
+        | Op::RemoveDir { .. }
+        | Op::Move { .. }
+        | Op::Swap { .. }
+        | Op::Aside { .. } => 0,
     }
 }
 
