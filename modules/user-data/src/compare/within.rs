@@ -24,7 +24,7 @@ pub(crate) struct Node {
 #[derive(Clone)]
 pub(crate) struct Machine {
     pub(crate) nodes: BTreeMap<u64, Node>,
-    changed: BTreeSet<u64>,
+    pub(crate) changed: BTreeSet<u64>,
     pub(crate) next: u64,
 }
 

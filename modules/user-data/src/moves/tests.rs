@@ -135,6 +135,47 @@ fn commit(target: &mut Machine, steps: &Steps, source: &Machine) -> usize {
     moves
 }
 
+fn count_kinds(steps: &Steps, kinds: &mut BTreeMap<&'static str, usize>) {
+    for op in &steps.ops {
+        let kind = match op {
+            Op::Move { replaces: Some(_), .. } => "over",
+            Op::Move { .. } => "move",
+            Op::Swap { .. } => "swap",
+            Op::Aside { .. } => "aside",
+            Op::Put { body: Body::Bare, .. } => "new directory",
+            _ => continue,
+        };
+        *kinds.entry(kind).or_default() += 1;
+    }
+}
+
+/// What moved on both machines alike is not looked at in the end but where something else was done, and nothing differs.
+fn verify(source: &Machine, source_base: &Machine, after: &mut Machine, target_base: &Machine, seed: u64) {
+    let other = |ino: &u64, node: &Node| target_base.nodes.get(ino) != Some(node);
+    let gone = target_base.nodes.iter().filter(|(ino, node)| after.nodes.get(ino) != Some(node));
+    let left: Vec<u64> = gone.map(|(_, node)| node.parent).collect();
+    let changed = after.nodes.iter().filter(|(ino, node)| other(ino, node));
+    let touched = changed.flat_map(|(ino, node)| [*ino, node.parent]).chain(left);
+    after.changed = touched.filter(|ino| *ino != 0 && after.nodes.contains_key(ino)).collect();
+    let (ours, theirs) = (moved(source_base, source), moved(target_base, after));
+    let Planned::Moves(moves) = Moves::plan(ours, &theirs, None, |_| false) else {
+        panic!("nothing is wanted")
+    };
+    assert!(moves.is_empty());
+    let whole = |dir: &ChangedDir, on_target| dir.whole && !moves.is_settled(&dir.path, on_target);
+    let here =
+        source.named(source_base).into_iter().map(|dir| ChangedDir { whole: whole(&dir, false), ..dir });
+    let there =
+        after.named(target_base).into_iter().map(|dir| ChangedDir { whole: whole(&dir, true), ..dir });
+    let mut named: Vec<ChangedDir> = here.chain(there).collect();
+    if !named.is_empty() {
+        named.push(ChangedDir { path: BytePath::default(), whole: false });
+    }
+    let machines = [source, after, target_base];
+    let (part, _) = within(Scope::of(named), Judge::default(), machines, &moves);
+    assert!(part.found.is_empty() && part.unreadable.is_empty(), "seed {seed}: {:?}", part.found);
+}
+
 /// A tree by its paths.
 fn face(machine: &Machine) -> BTreeMap<String, (bool, i64)> {
     let nodes = machine.nodes.iter();
@@ -197,6 +238,7 @@ fn work(machine: &mut Machine, dice: &mut Dice, version: i64) {
 fn moves_make_the_target_what_the_source_is_and_lose_nothing_unasked() {
     let judge = Judge { has_base: true, ..Judge::default() };
     let (mut done, mut doubtful, mut listed, mut all) = (0, 0, 0, 0);
+    let (mut kinds, mut told) = (BTreeMap::new(), 0);
     for seed in 0..6000_u64 {
         let mut dice = Dice(seed);
         let mut source_base = Machine::new();
@@ -261,9 +303,16 @@ fn moves_make_the_target_what_the_source_is_and_lose_nothing_unasked() {
         let steps = steps(found, &[], &full.dir_meta, &HashMap::new(), 0, &moves);
         done += commit(&mut after, &steps, &source);
         assert_eq!(face(&after), face(&source), "seed {seed}: {:?}", steps.ops);
+        count_kinds(&steps, &mut kinds);
+        told += moved(&source_base, &source).len();
+        verify(&source, &source_base, &mut after, &target_base, seed);
     }
     assert!(done > 6000, "{done} moves");
     assert!(doubtful < 200, "{doubtful} times everything was compared");
     assert!(listed < all, "{listed} of {all} directories listed");
+    for kind in ["move", "over", "swap", "aside", "new directory"] {
+        assert!(kinds.get(kind).is_some_and(|count| *count > 20), "{kind}: {kinds:?}");
+    }
+    println!("{told} told, {kinds:?}");
     println!("{done} moves, {doubtful} in doubt, {listed} of {all} directories listed");
 }
