@@ -4,15 +4,17 @@
 //! number of another is not taken for it (`facts/sync-engine.md` 3.2). A directory that moved brings all below it along: those
 //! names are not told, their inodes were not written.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
 
 use super::changed::{ITEM, Names, Places, younger};
 use super::open;
-use super::rules::Rules;
+use super::rules::{Decision, Rules};
 use super::search::{Item, Search, u32_at, u64_at};
 use super::seen::Seen;
 use crate::proto::{AgentError, ChangedRequest, Moved};
@@ -20,6 +22,10 @@ use crate::server::Call;
 
 /// More than these are not told: they are sent anew then.
 const MANY: usize = 50_000;
+
+/// Inode numbers of btrfs: every subvolume's root, and what stands for a nested one inside a snapshot.
+const SUBVOLUME_ROOT: u64 = 256;
+const SUBVOLUME_STUB: u64 = 2;
 
 /// The type of the item that is the inode.
 const INODE: u32 = 1;
@@ -71,6 +77,7 @@ fn moves(
     call: &Call,
 ) -> Result<Vec<Moved>, Errno> {
     let made = [rustix::io::dup(&base)?, rustix::io::dup(&now)?];
+    let mut left_alone = LeftAlone { rules, root: rustix::io::dup(&now)?, known: HashMap::new() };
     let mut made = made.map(Made::of);
     let [mut base, mut now] = [base, now].map(|dir| Places::of_tree(rules, root, Names::of(dir)));
     let mut found = Vec::new();
@@ -84,7 +91,7 @@ fn moves(
         }
         let (Some(from), Some(to)) = (base.name(was, is_dir)?, now.name(is, is_dir)?) else { continue };
         let alike = !is_dir || rules.say_the_same_below(from.as_bytes(), to.as_bytes());
-        if alike {
+        if alike && !left_alone.holds(&from)? {
             found.push(Moved { from, to, is_dir });
         }
         if found.len() > MANY {
@@ -99,6 +106,45 @@ impl Places<'_> {
     /// Returns where a name stands; `None` if it is not mirrored.
     fn name(&mut self, (parent, name): &(u64, Vec<u8>), is_dir: bool) -> Result<Option<BytePath>, Errno> {
         Ok(self.of(*parent)?.and_then(|parent| self.child(&parent, name, is_dir)))
+    }
+}
+
+/// Tells what the other machine leaves alone, because this one has something there that is not mirrored.
+struct LeftAlone<'a> {
+    rules: &'a Rules,
+    root: OwnedFd,
+    known: HashMap<BytePath, bool>,
+}
+
+impl LeftAlone<'_> {
+    /// Whether a path, or a directory above it, is now something that is not mirrored.
+    fn holds(&mut self, path: &BytePath) -> Result<bool, Errno> {
+        if path.is_empty() {
+            return Ok(false);
+        }
+        if let Some(known) = self.known.get(path) {
+            return Ok(*known);
+        }
+        let holds = self.holds(&path.parent().unwrap_or_default())? || self.is(path)?;
+        self.known.insert(path.clone(), holds);
+        Ok(holds)
+    }
+
+    fn is(&self, path: &BytePath) -> Result<bool, Errno> {
+        let seen = match open::beneath(&self.root, path.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW) {
+            Ok(fd) => Seen::of(fd)?,
+            Err(Errno::XDEV) => return Ok(true),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let is_other_tree = seen.is_across(&Seen::of(&self.root)?)
+            || seen.is_dir() && matches!(seen.ino(), SUBVOLUME_ROOT | SUBVOLUME_STUB);
+        let is_special = matches!(
+            seen.file_type(),
+            FileType::Socket | FileType::CharacterDevice | FileType::BlockDevice | FileType::Unknown
+        );
+        let is_ruled_out = self.rules.decide(path.as_bytes(), seen.is_dir()) != Decision::Keep;
+        Ok(is_other_tree || is_special || is_ruled_out)
     }
 }
 

@@ -310,6 +310,23 @@ mod tests {
         }
 
         #[test]
+        fn where_rules_say_the_same_below_two_directories_they_do(
+            patterns in proptest::collection::vec("!?/?(a|b|a\\*|\\*|\\*\\*|\\*b|[ab])(/(a|b|a\\*|\\*|\\*\\*|\\?)){0,3}/?", 1..5),
+            one in "[abc]{1,2}(/[abc]{1,2}){0,2}",
+            other in "[abc]{1,2}(/[abc]{1,2}){0,2}",
+            below in proptest::collection::vec("[abc]{1,2}(/[abc]{1,2}){0,2}", 12),
+        ) {
+            let patterns: Vec<&str> = patterns.iter().map(String::as_str).filter(|p| check(p).is_ok()).collect();
+            let rules = rules(&[], &patterns);
+            if rules.say_the_same_below(one.as_bytes(), other.as_bytes()) {
+                for path in below.iter().flat_map(|path| [path.clone(), format!("{path}/")]) {
+                    let at = |dir: &str| kept(&rules, &format!("{dir}/{path}"));
+                    prop_assert_eq!(at(&one), at(&other), "{} {:?}", path, patterns);
+                }
+            }
+        }
+
+        #[test]
         fn a_plain_name_matches_exactly_itself_at_every_depth(
             name in "[a-z]{1,5}", other in "[a-z]{1,5}", above in "([A-Z]{1,4}/){0,3}",
         ) {

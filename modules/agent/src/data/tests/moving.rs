@@ -12,7 +12,7 @@ use super::drive::{apply, apply_watched, everywhere, mirror, state_of, walked};
 use super::nasty::set_mtime;
 use super::plan::{Plan, identity, tree};
 use crate::data::apply::{Unwatched, Watch, redo};
-use crate::proto::{ApplyReport, Body, Identity, Meta, Op, Patience, RedoneHow};
+use crate::proto::{ApplyReport, Body, Identity, Meta, Op, Patience};
 
 fn make(root: &Path) {
     for path in
