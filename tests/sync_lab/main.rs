@@ -17,6 +17,7 @@ mod past;
 mod patched;
 mod random;
 mod redone;
+mod renames;
 mod sets;
 mod unplugged;
 

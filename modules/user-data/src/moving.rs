@@ -1,5 +1,7 @@
 //! Asks both machines what was moved since their last sync, and looks at what the target has there.
 
+use std::collections::HashSet;
+
 use pc_switcher_agent::proto::{DirListing, ListWant, Moved, UserFact};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{BytePath, ExecError, LogLevel, ModuleContext, ModuleError, PairRecord};
@@ -129,10 +131,15 @@ fn say(ctx: &ModuleContext, part: &PartPair, moves: &Moves) {
 
 /// What must stay where it is.
 struct Bars {
-    /// Paths in which both machines differ since the last sync, and homes.
-    within: Vec<BytePath>,
+    /// Paths in which both machines differ since the last sync, and homes, with everything above them.
+    above: HashSet<BytePath>,
     /// What was left alone by the last sync has no common past, and nothing below it has.
-    alien: Vec<BytePath>,
+    alien: HashSet<BytePath>,
+}
+
+/// Returns a path and everything above it.
+fn upwards(path: &BytePath) -> impl Iterator<Item = BytePath> {
+    std::iter::successors(Some(path.clone()), |path| if path.is_empty() { None } else { path.parent() })
 }
 
 impl Bars {
@@ -144,21 +151,25 @@ impl Bars {
         let here = |path: &&BytePath| path.is_within(&part.root) && **path != part.root;
         let different = [&pair.unsettled, &pair.unsent, &pair.apart, &pair.alien];
         let homes: Vec<BytePath> = users.map(|user| user.home.clone()).collect();
+        let within = different.into_iter().flatten().chain(&homes).filter(here).map(inside);
+        Self::with(within, pair.alien.iter().filter(here).map(inside))
+    }
+
+    fn with(within: impl Iterator<Item = BytePath>, alien: impl Iterator<Item = BytePath>) -> Self {
         Self {
-            within: different.into_iter().flatten().chain(&homes).filter(here).map(inside).collect(),
-            alien: pair.alien.iter().filter(here).map(inside).collect(),
+            above: within.flat_map(|path| upwards(&path).collect::<Vec<_>>()).collect(),
+            alien: alien.collect(),
         }
     }
 
     /// Whether something must not be moved: keys by which people log in lie in homes, and what both machines do not have alike
     /// would change its place with what holds it.
     fn are_in_the_way_of(&self, Moved { from, to, .. }: &Moved) -> bool {
-        let ssh = |path: &BytePath| path.as_bytes().split(|byte| *byte == b'/').any(|name| name == b".ssh");
-        let holds = |bar: &BytePath| bar.is_within(from) || bar.is_within(to);
-        ssh(from)
-            || ssh(to)
-            || self.within.iter().any(holds)
-            || self.alien.iter().any(|alien| from.is_within(alien) || to.is_within(alien))
+        [from, to].into_iter().any(|path| {
+            path.as_bytes().split(|byte| *byte == b'/').any(|name| name == b".ssh")
+                || self.above.contains(path)
+                || (!self.alien.is_empty() && upwards(path).any(|at| self.alien.contains(&at)))
+        })
     }
 }
 
@@ -172,7 +183,8 @@ mod tests {
 
     #[test]
     fn what_holds_a_home_or_keys_or_what_differs_stays() {
-        let bars = Bars { within: vec!["ann".into(), "bob/work/odd".into()], alien: vec!["bob/vm".into()] };
+        let paths = |paths: &[&str]| paths.iter().map(|path| BytePath::from(*path)).collect::<Vec<_>>();
+        let bars = Bars::with(paths(&["ann", "bob/work/odd"]).into_iter(), paths(&["bob/vm"]).into_iter());
         for (from, to) in [
             ("ann", "eve"),
             ("eve", "ann"),

@@ -11,7 +11,10 @@ pub(super) fn check(op: &Op) -> Result<(), AgentError> {
     let wrong = match op {
         Op::Put { path, body, meta, replaces } => {
             name(path.as_bytes()).or_else(|| about(meta)).or(match body {
-                Body::Patched { .. } if replaces.is_none() => Some("patch of nothing"),
+                Body::Patched { .. } | Body::PatchedFrom { .. } if replaces.is_none() => {
+                    Some("patch of nothing")
+                }
+                Body::PatchedFrom { from, .. } => name(from.as_bytes()),
                 Body::Symlink(target) if target.is_empty() || target.as_bytes().contains(&0) => {
                     Some("link target")
                 }
