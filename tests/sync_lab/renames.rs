@@ -136,11 +136,11 @@ fn an_edit_below_a_directory_that_moves_is_asked_about() {
 fn after_a_power_cut_in_a_commit_that_moves_the_next_sync_heals() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
-    alice(laptop, "mkdir many other && cd many && for n in $(seq 4000); do echo first >$n; done");
+    alice(laptop, "mkdir many other && cd many && for n in $(seq 8000); do echo first >$n; done");
     first_sync(&lab);
     alice(
         laptop,
-        "mv many moved; mv other many; cd moved && for n in $(seq 4000); do echo second-$n >$n; done; mkdir ../in; mv 7* ../in/",
+        "mv many moved; mv other many; cd moved && for n in $(seq 8000); do echo second-$n >$n; done; mkdir ../in; mv 7* ../in/",
     );
     desk.sync_disk().unwrap();
     let running = laptop.spawn(&line("desk", &[])).unwrap();
