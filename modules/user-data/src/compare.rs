@@ -169,7 +169,9 @@ impl<'a> Pairing<'a> {
         let waiting = self.waiting.entry(path.clone()).or_default();
         waiting.expected = Some(expected);
         // A tree that does not have the directory lists nothing, and yet something may come there.
-        for walk in [Walk::Target, Walk::Base].into_iter().filter(|walk| !expected.lists[*walk as usize]) {
+        let walked = [true, true, self.judge.walks_base()];
+        for walk in WALKS.into_iter().filter(|walk| walked[*walk as usize] && !expected.lists[*walk as usize])
+        {
             waiting.listings[walk as usize] = self.moves.arriving(walk, &path);
         }
     }

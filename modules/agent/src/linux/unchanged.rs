@@ -25,7 +25,8 @@ pub fn since(btrfs: &dyn Btrfs, from: &Path, to: &Path) -> io::Result<Option<u64
     Ok((same_source && in_order).then_some(older.otransid))
 }
 
-/// As [`since`], but `to` may also be the live subvolume that `from` is a snapshot of.
+/// As [`since`], but `to` may also be the live subvolume that `from` is a snapshot of: it is brought to the disk, since its tree
+/// does not hold before what was done a moment ago.
 ///
 /// # Errors
 /// As [`since`].
@@ -35,6 +36,9 @@ pub fn since_in_any(btrfs: &dyn Btrfs, from: &Path, to: &Path) -> io::Result<Opt
     }
     let (Ok(older), Ok(newer)) = (btrfs.subvolume(from), btrfs.subvolume(to)) else { return Ok(None) };
     let is_of_it = older.readonly && older.source_uuid == newer.uuid && newer.uuid != Uuid::default();
+    if is_of_it {
+        rustix::fs::syncfs(std::fs::File::open(to)?)?;
+    }
     Ok(is_of_it.then_some(older.otransid))
 }
 

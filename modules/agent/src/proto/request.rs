@@ -119,7 +119,7 @@ pub enum Request {
         root: BytePath,
     },
     /// Items: `Vec<`[`super::Moved`]`>` → `bool`, whether it is known what was moved: as [`Request::Changed`], but the newer
-    /// tree may also be the live one that the snapshots are of; then what was done a moment ago may be missing.
+    /// tree may also be the live one that the snapshots are of.
     Moved(ChangedRequest),
 }
 

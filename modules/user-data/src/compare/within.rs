@@ -181,6 +181,9 @@ pub(crate) fn everything(judge: Judge, machines: [&Machine; 3], moves: &Moves) -
     let mut pairing = Pairing::new(judge, moves);
     let root = ListWant { path: BytePath::default(), whole: true };
     for (walk, machine) in [Walk::Source, Walk::Target, Walk::Base].into_iter().zip(machines) {
+        if walk == Walk::Base && !judge.walks_base() {
+            continue;
+        }
         let mut listings = Vec::new();
         machine.list(&root, false, &mut listings);
         listings.into_iter().for_each(|listing| pairing.add(walk, listing));
@@ -205,6 +208,7 @@ pub(crate) fn within(
         for ((walk, machine), asks) in
             [Walk::Source, Walk::Target, Walk::Base].into_iter().zip(machines).zip(asks)
         {
+            assert!(walk != Walk::Base || judge.walks_base() || asks.is_empty(), "nobody lists the base");
             for ask in asks {
                 let mut listings = Vec::new();
                 machine.list(&ask, true, &mut listings);

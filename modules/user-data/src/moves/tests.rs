@@ -39,9 +39,13 @@ fn listing(machine: &Machine, path: &BytePath) -> Option<DirListing> {
     out.pop()
 }
 
-fn planned(source: &Machine, source_base: &Machine, target: &Machine, target_base: &Machine) -> Moves {
+fn planned(
+    [source, source_base]: [&Machine; 2],
+    [target, target_base]: [&Machine; 2],
+    judge: Judge,
+) -> Moves {
     let (ours, theirs) = (moved(source_base, source), moved(target_base, target));
-    let mut known = Known::new(true);
+    let mut known = Known::new(judge.walks_base());
     for _ in 0..64 {
         match Moves::plan(ours.clone(), &theirs, Some(&mut known), |_| false) {
             Planned::Moves(moves) => return moves,
@@ -236,7 +240,6 @@ fn work(machine: &mut Machine, dice: &mut Dice, version: i64) {
 
 #[test]
 fn moves_make_the_target_what_the_source_is_and_lose_nothing_unasked() {
-    let judge = Judge { has_base: true, ..Judge::default() };
     let (mut done, mut doubtful, mut listed, mut all) = (0, 0, 0, 0);
     let (mut kinds, mut told) = (BTreeMap::new(), 0);
     for seed in 0..6000_u64 {
@@ -251,10 +254,11 @@ fn moves_make_the_target_what_the_source_is_and_lose_nothing_unasked() {
             work(&mut source, &mut dice, 100 + version as i64);
         }
         let edits = if seed % 2 == 0 { 0 } else { dice.roll(4) };
+        let judge = Judge { has_base: true, base_is_target: seed % 4 == 0, ..Judge::default() };
         for version in 0..edits {
             work(&mut target, &mut dice, 200 + version as i64);
         }
-        let moves = planned(&source, &source_base, &target, &target_base);
+        let moves = planned([&source, &source_base], [&target, &target_base], judge);
         let machines = [&source, &target, &target_base];
         let named = source.named(&source_base).into_iter().map(|dir| {
             let whole = dir.whole && !moves.is_settled(&dir.path, false);
