@@ -10,6 +10,7 @@ mod grow;
 mod inside;
 mod judge;
 mod machine;
+mod places;
 mod pool;
 mod push;
 mod racer;
@@ -37,9 +38,10 @@ fn score(images: usize, first_seed: u64, most: usize) {
         println!("{count:6} {layout:?}, {generation} crash, written {written:?}");
     }
     println!(
-        "{} images of {} syncs (seeds {first_seed} and on): {} with work for the redo, {} ended new, {} old, {} bad",
+        "{} images of {} syncs with {} moves (seeds {first_seed} and on): {} with work for the redo, {} ended new, {} old, {} bad",
         score.images,
         score.sessions,
+        score.moves,
         score.pending,
         score.new,
         score.images - score.new - score.bad.len(),

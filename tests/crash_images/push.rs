@@ -9,8 +9,8 @@ use pc_switcher_agent::data::{read, sent::Sent, walk};
 use pc_switcher_agent::linux::btrfs::{Btrfs, KernelBtrfs};
 use pc_switcher_agent::linux::state::StateDir;
 use pc_switcher_agent::proto::{
-    AgentError, AgentHello, ApplyReport, ApplyRequest, PROTOCOL, PartRoot, Request, RuleSet, StreamFrame,
-    Tree, encode,
+    AgentError, AgentHello, ApplyReport, ApplyRequest, Moved, PROTOCOL, PartRoot, Request, RuleSet,
+    StreamFrame, Tree, encode,
 };
 use pc_switcher_agent::server::{Call, Services};
 use pc_switcher_agent::typed::{Agent, Applying};
@@ -19,6 +19,7 @@ use pc_switcher_testkit::model::{Cut, ModelLink};
 use pc_switcher_user_data::change::Judge;
 use pc_switcher_user_data::compare::{Pairing, Walk};
 use pc_switcher_user_data::links::resolve;
+use pc_switcher_user_data::moves::{Known, Moves, Planned};
 use pc_switcher_user_data::steps::{Steps, steps};
 
 use super::machine::Running;
@@ -57,40 +58,64 @@ impl Services for OneAgent {
     fn shut_down(&self) {}
 }
 
-/// Brings the parts of a machine to what the sources are; returns the report and the number of steps.
-pub fn push(sources: &[PathBuf], running: &Running, watch: Arc<dyn Watch>) -> (ApplyReport, usize) {
+/// What a sync did.
+pub struct Pushed {
+    pub report: ApplyReport,
+    /// Steps of the plan.
+    pub ops: usize,
+    /// How many of them move something.
+    pub moves: usize,
+}
+
+/// Brings the parts of a machine to what the sources are, of which each says what was moved in it.
+pub fn push(sources: &[(PathBuf, Vec<Moved>)], running: &Running, watch: Arc<dyn Watch>) -> Pushed {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let services = OneAgent { state: running.state(), watch, sent: Sent::default() };
         let link = Arc::new(ModelLink::with(Arc::new(services)));
         let agent = Agent::new(&(Arc::clone(&link) as Arc<dyn AgentLink>));
-        let (mut plans, mut contents, mut ops) = (Vec::new(), 0, 0);
-        for (source, part) in sources.iter().zip(running.parts()) {
-            let plan = plan(&agent, source, &part, contents).await;
+        let (mut plans, mut contents, mut ops, mut moves) = (Vec::new(), 0, 0, 0);
+        for ((source, moved), part) in sources.iter().zip(running.parts()) {
+            let plan = plan(&agent, source, &part, contents, moved).await;
             contents += plan.wants.len() as u32;
             ops += plan.ops.len();
+            moves += plan.stats.moved as usize;
             plans.push(plan);
         }
-        let report = send(&agent, sources, running, plans).await;
+        let roots: Vec<PathBuf> = sources.iter().map(|(source, _)| source.clone()).collect();
+        let report = send(&agent, &roots, running, plans).await;
         link.cut();
         link.ended().await;
-        (report, ops)
+        Pushed { report, ops, moves }
     })
 }
 
-async fn plan(agent: &Agent, source: &Path, part: &Path, first_content: u32) -> Steps {
-    let mut pairing = Pairing::new(Judge::default());
-    for (walk, root) in [(Walk::Source, source), (Walk::Target, part)] {
+async fn plan(agent: &Agent, source: &Path, part: &Path, first_content: u32, moved: &[Moved]) -> Steps {
+    let walks = [(Walk::Source, source), (Walk::Target, part)];
+    let (mut all, mut known) = (Vec::new(), Known::new(false));
+    for (walk, root) in walks {
         let tree = Tree { root: root.into(), prefix: BytePath::default(), rules: RuleSet::default() };
         let mut listings = agent.walk(tree).await.unwrap();
         while let Some(listing) = listings.next().await.unwrap() {
-            pairing.add(walk, listing);
+            if walk == Walk::Target {
+                known.add(listing.path.clone(), Some(listing.clone()), None);
+            }
+            all.push((walk, listing));
         }
     }
+    let moves = loop {
+        match Moves::plan(moved.to_vec(), &[], Some(&mut known), |_| false) {
+            Planned::Moves(moves) => break moves,
+            // All that there is was listed.
+            Planned::Wanted(wanted) => wanted.into_iter().for_each(|path| known.add(path, None, None)),
+        }
+    };
+    let mut pairing = Pairing::new(Judge::default(), &moves);
+    all.into_iter().for_each(|(walk, listing)| pairing.add(walk, listing));
     let mut all = pairing.finish().unwrap();
     assert!(all.suspects.is_empty(), "nothing is compared by content: {:?}", all.suspects);
     resolve(&mut all.found, all.links);
-    steps(all.found, &all.holding, &all.dir_meta, &HashMap::new(), first_content)
+    steps(all.found, &all.holding, &all.dir_meta, &HashMap::new(), first_content, &moves)
 }
 
 async fn send(agent: &Agent, sources: &[PathBuf], running: &Running, plans: Vec<Steps>) -> ApplyReport {

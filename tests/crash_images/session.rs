@@ -5,14 +5,16 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use pc_switcher_agent::proto::Moved;
 use pc_switcher_testkit::seed::Random;
 
 use super::camera::{Camera, End, Photo, Shelf, Written};
 use super::grow::Garden;
 use super::judge::{Court, Verdict};
 use super::machine::{Layout, Machine};
+use super::places::Places;
 use super::pool::Pool;
-use super::push::push;
+use super::push::{Pushed, push};
 use super::racer::{Racer, Slowly};
 use super::trees::{Change, Trees};
 use super::work::work;
@@ -22,6 +24,8 @@ use super::work::work;
 pub struct Score {
     pub images: usize,
     pub sessions: usize,
+    /// What was moved in them.
+    pub moves: usize,
     /// Images by layout, generation and what was written last.
     pub by: BTreeMap<(Layout, &'static str, Written), usize>,
     /// Images that a redo found something to do in, and which ended new.
@@ -49,7 +53,9 @@ pub fn run(pool: &Pool, seed: u64, most: usize, score: &mut Score) {
     let mut machine = Machine::make(pool, layout);
     let sources = trees(pool, &machine, &mut random);
     let parts = || machine.running().parts();
-    let change = Change { old: Trees::read(parts()), new: Trees::read(sources.iter().cloned()) };
+    let moved = sources.iter().map(|(_, moved)| moved.clone()).collect();
+    let new = Trees::read(sources.iter().map(|(source, _)| source.clone()));
+    let change = Change { old: Trees::read(parts()), new, moved };
     let paths = Arc::new(change.old.differing(&change.new, parts()));
     assert!(!paths.is_empty(), "seed {seed} changes nothing");
     parts().for_each(|part| rustix::fs::syncfs(std::fs::File::open(part).unwrap()).unwrap());
@@ -62,7 +68,7 @@ pub fn run(pool: &Pool, seed: u64, most: usize, score: &mut Score) {
     );
     let camera = Camera::new(shelf);
     let is_race = random.below(4) == 0;
-    let (report, ops) = match is_race {
+    let Pushed { report, ops, moves } = match is_race {
         true => {
             let racer = Racer::start(&camera, Random::new(seed));
             let done = push(&sources, machine.running(), Arc::new(Slowly(camera.clone())));
@@ -78,14 +84,15 @@ pub fn run(pool: &Pool, seed: u64, most: usize, score: &mut Score) {
     drop(camera);
     machine.scrap();
     score.sessions += 1;
+    score.moves += moves;
     drop_some(&mut photos, most, &mut random);
     let court = Court { change, ops, paths };
     let of_a_redo = most / 8 + 1;
     Session { seed, layout, random, machine, court, of_a_redo, score }.judge(photos, "first");
 }
 
-/// Grows the same tree on the target and on the source, and works on the source's.
-fn trees(pool: &Pool, machine: &Machine, random: &mut Random) -> Vec<PathBuf> {
+/// Grows the same tree on the target and on the source, and works on the source's; says what was moved there.
+fn trees(pool: &Pool, machine: &Machine, random: &mut Random) -> Vec<(PathBuf, Vec<Moved>)> {
     let source = pool.source();
     let part = |part: PathBuf| {
         let ours = source.join(part.file_name().unwrap());
@@ -97,8 +104,10 @@ fn trees(pool: &Pool, machine: &Machine, random: &mut Random) -> Vec<PathBuf> {
         let same = Trees::read([part].into_iter()).not(&Trees::read([ours.clone()].into_iter()));
         assert_eq!(same, None, "one seed grows one tree");
         let operations = 8 + garden.random.below(30);
+        let before = Places::of(&ours);
         work(&mut garden, operations);
-        ours
+        let moved = Places::of(&ours).moved_since(&before);
+        (ours, moved)
     };
     machine.running().parts().map(part).collect()
 }

@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use pc_switcher_agent::proto::Moved;
+use pc_switcher_contract::BytePath;
 use pc_switcher_testkit::manifest::{Entry, Kind, ManifestOptions, TreeManifest};
 
 use super::camera::End;
@@ -52,29 +54,40 @@ impl Trees {
 pub struct Change {
     pub old: Trees,
     pub new: Trees,
+    /// What moves in each part.
+    pub moved: Vec<Vec<Moved>>,
 }
 
 impl Change {
     /// Checks that each path is its old or its new version, and that what both have is there. Before a commit nothing new
-    /// may be seen at all. `is_between` allows metadata that is being set, which takes several calls of the system.
+    /// may be seen at all. `is_between` allows metadata that is being set, which takes several calls of the system. Where
+    /// something moves from or to, any old or new version may be seen until the redo, and nothing at all.
     pub fn check_paths(&self, now: &Trees, end: End, is_between: bool) -> Result<(), String> {
         for (part, now) in now.0.iter().enumerate() {
             let [old, new] = [&self.old, &self.new].map(|trees| entries(&trees.0[part]));
             let now = entries(now);
+            let known: Vec<&Kind> = old.values().chain(new.values()).map(|entry| &entry.kind).collect();
+            let moves = |path: &[u8]| {
+                let within = |top: &BytePath| BytePath::new(path).is_within(top);
+                end != End::Old
+                    && self.moved[part].iter().any(|moved| within(&moved.from) || within(&moved.to))
+            };
             for (path, entry) in &now {
                 let [was, will] = [old.get(path), new.get(path)].map(Option::<&&Entry>::copied);
                 let is_old = was.is_some_and(|was| same(was, entry));
                 let is_new = end != End::Old && will.is_some_and(|will| same(will, entry));
                 let is_half =
                     is_between && matches!((was, will), (Some(was), Some(will)) if is_half(was, will, entry));
-                if !is_old && !is_new && !is_half {
+                let has_moved = || moves(path) && known.contains(&&entry.kind);
+                if !is_old && !is_new && !is_half && !has_moved() {
                     let path = path.escape_ascii();
                     let [now, was, will] = [Some(*entry), was, will].map(brief);
                     return Err(format!("`{path}` is {now}, it was {was}, it will be {will}"));
                 }
             }
             let stays = |path: &&&Vec<u8>| end == End::Old || new.contains_key(**path);
-            if let Some(path) = old.keys().filter(stays).find(|path| !now.contains_key(*path)) {
+            let is_missing = |path: &&&Vec<u8>| !now.contains_key(**path) && !moves(path);
+            if let Some(path) = old.keys().filter(stays).find(is_missing) {
                 return Err(format!("`{}` is missing", path.escape_ascii()));
             }
         }

@@ -26,7 +26,7 @@ fn is_file(path: &Path) -> bool {
 fn one(garden: &mut Garden<'_>) {
     let dir = garden.any(is_dir).unwrap_or(garden.root.to_owned());
     let file = garden.any(is_file);
-    match (garden.random.below(24), file) {
+    match (garden.random.below(28), file) {
         (0..=2, _) => garden.something(&dir),
         (3..=6, Some(file)) => replace(garden, &file),
         // In place: all names of a file change.
@@ -60,8 +60,37 @@ fn one(garden: &mut Garden<'_>) {
         (21, _) => (0..10).for_each(|_| drop(garden.small_file(&dir))),
         (22, _) if garden.random.below(8) == 0 => drop(garden.large_file(&dir)),
         (23, _) => garden.own(garden.root, Some(0o751)),
+        (24 | 25, _) => exchange_dirs(garden),
+        // A directory of another sort takes the name, and holds the old one.
+        (26, _) => {
+            if let Some(old) = garden.any(is_dir) {
+                let aside = garden.fresh(garden.root);
+                fs::rename(&old, &aside).unwrap();
+                fs::create_dir(&old).unwrap();
+                let inside = garden.fresh(&old);
+                fs::rename(aside, inside).unwrap();
+            }
+        }
         _ => garden.touch(&dir),
     }
+}
+
+/// Two directories change places, also if one holds the other.
+fn exchange_dirs(garden: &mut Garden<'_>) {
+    let (Some(one), Some(other)) = (garden.any(is_dir), garden.any(is_dir)) else { return };
+    if one == other {
+        return;
+    }
+    let (outer, inner) = if one.starts_with(&other) { (other, one) } else { (one, other) };
+    if !inner.starts_with(&outer) {
+        return renameat_with(CWD, &outer, CWD, &inner, RenameFlags::EXCHANGE).unwrap();
+    }
+    let [aside, top] = [garden.fresh(garden.root), garden.fresh(garden.root)];
+    fs::rename(&inner, &aside).unwrap();
+    fs::rename(&outer, &top).unwrap();
+    fs::rename(&aside, &outer).unwrap();
+    let inside = garden.fresh(&outer);
+    fs::rename(&top, inside).unwrap();
 }
 
 /// Another inode takes the place of a file.

@@ -48,6 +48,7 @@ module:user-data      facts          *        *       1!    130^   4!    pre    
 module:user-data      diagnose       desk     *       1!    130^   4!    pre       pre       old
 compare               unchanged      desk     *       1!    130^   4!    pre       pre       old
 compare               changed        *        *       1!    130^   4!    pre       pre       old
+compare               moved          laptop   *       1!    130^   4!    pre       pre       old
 compare               walk           *        *       1!    130^   4!    pre       pre       old
 compare               digest         *        *       1!    130^   4!    pre       pre       old
 compare               facts          *        *       1!    130^   4!    pre       pre       old
@@ -69,6 +70,7 @@ verify                take-set       laptop   answer  .     130^   4!    pre+pos
 verify                layout         *        *       1!    130^   4!    pre       pre+post  new
 verify                facts          *        *       1!    130^   4!    pre       pre+post  new
 verify                changed        *        *       1!    130^   4!    pre       pre+post  new
+verify                moved          laptop   *       1!    130^   4!    pre       pre+post  new
 verify                walk           *        *       1!    130^   4!    pre       pre+post  new
 verify                digest         *        *       1!    130^   4!    pre       pre+post  new
 verify                check-set      *        *       1!    130^   4!    pre       pre+post  new

@@ -17,6 +17,7 @@ mod odds;
 mod past;
 mod patched;
 mod redone;
+mod renames;
 mod sets;
 mod unplugged;
 mod verbs;

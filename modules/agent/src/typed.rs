@@ -11,9 +11,10 @@ use serde::de::DeserializeOwned;
 use crate::proto::{
     ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, Change, ChangedDir, ChangedRequest,
     CreateSet, Diagnosis, DiffRequest, Diffed, DirListing, Finding, Gain, Layout, LayoutRequest, Listings,
-    LockReply, LockRequest, MachineFacts, Patience, ReadWant, Redone, Request, RestoreReply, RestoreRequest,
-    SetRequest, SpaceReport, StoredSet, Strays, StreamFrame, TakeSet, Tree, Verified, VerifyRequest,
-    Versions, VersionsRequest, WalkRequest, WalkSummary, Writer, WritersRequest, decode, encode,
+    LockReply, LockRequest, MachineFacts, Moved, Patience, ReadWant, Redone, Request, RestoreReply,
+    RestoreRequest, SetRequest, SpaceReport, StoredSet, Strays, StreamFrame, TakeSet, Tree, Verified,
+    VerifyRequest, Versions, VersionsRequest, WalkRequest, WalkSummary, Writer, WritersRequest, decode,
+    encode,
 };
 
 /// An agent with typed calls.
@@ -272,13 +273,18 @@ impl Agent {
 
     /// Returns the directories of a tree that changed since an older snapshot of its subvolume; `None` if that is not known.
     pub async fn changed(&self, base: BytePath, tree: Tree) -> Result<Option<Vec<ChangedDir>>, ExecError> {
-        let mut call = self.link.open(encode(&Request::Changed(ChangedRequest { base, tree }))).await?;
+        self.told(&Request::Changed(ChangedRequest { base, tree })).await
+    }
+
+    /// Collects lists of something, if it is known at all.
+    async fn told<T: DeserializeOwned>(&self, request: &Request) -> Result<Option<Vec<T>>, ExecError> {
+        let mut call = self.link.open(encode(request)).await?;
         call.sink.finish().await?;
-        let mut found: Vec<ChangedDir> = Vec::new();
+        let mut found: Vec<T> = Vec::new();
         loop {
             match call.stream.next().await? {
                 Reply::Item(body) => {
-                    found.extend(decode::<Vec<ChangedDir>>(&body).map_err(|why| self.broken(why))?);
+                    found.extend(decode::<Vec<T>>(&body).map_err(|why| self.broken(why))?);
                 }
                 Reply::Done(body) => {
                     let is_known: bool = decode(&body).map_err(|why| self.broken(why))?;
@@ -286,6 +292,11 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Returns what stands elsewhere than in an older snapshot; `None` if that is not known.
+    pub async fn moved(&self, base: BytePath, tree: Tree) -> Result<Option<Vec<Moved>>, ExecError> {
+        self.told(&Request::Moved(ChangedRequest { base, tree })).await
     }
 
     /// Starts reading files below `root`.

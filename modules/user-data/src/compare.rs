@@ -13,6 +13,7 @@ use pc_switcher_contract::BytePath;
 use crate::change::{
     Change, Child, Found, Judge, LinkSeen, Sides, Suspect, compare_dir, identity, same_rights,
 };
+use crate::moves::Moves;
 use crate::scope::Scope;
 
 /// Which walk a listing is from.
@@ -25,6 +26,8 @@ pub enum Walk {
     /// The target's tree after the last sync.
     Base = 2,
 }
+
+const WALKS: [Walk; 3] = [Walk::Source, Walk::Target, Walk::Base];
 
 /// All that a comparison of two trees found.
 #[derive(Debug, Default)]
@@ -90,46 +93,51 @@ struct Expected {
     lists: [bool; 3],
     /// Whether the listings of everything below it come as well.
     whole: bool,
+    /// Whether everything below it is compared.
+    everything: bool,
 }
 
 /// Collects listings and compares what is complete.
-pub struct Pairing {
+pub struct Pairing<'a> {
     judge: Judge,
     waiting: HashMap<BytePath, Waiting>,
     result: Comparison,
     source_dirs: HashMap<BytePath, Meta>,
     scope: Option<Scope>,
+    moves: &'a Moves,
     asks: [Vec<ListWant>; 3],
     /// Directories of which something is expected and not there.
     pending: usize,
 }
 
-impl Pairing {
-    /// Begins with the root, which every walk lists.
-    pub fn new(judge: Judge) -> Self {
-        let mut pairing = Self::empty(judge, None);
-        let all = [true, true, judge.walks_base()];
-        pairing.expect(BytePath::default(), Expected { sides: Sides::Both, lists: all, whole: true });
+impl<'a> Pairing<'a> {
+    /// Begins with the root, which every walk lists. What is moved is compared at its new place.
+    pub fn new(judge: Judge, moves: &'a Moves) -> Self {
+        let mut pairing = Self::empty(judge, None, moves);
+        let lists = [true, true, judge.walks_base()];
+        let expected = Expected { sides: Sides::Both, lists, whole: true, everything: true };
+        pairing.expect(BytePath::default(), expected);
         pairing
     }
 
     /// Begins with what the scope says; all its directories are listed on demand.
-    pub fn within(scope: Scope, judge: Judge) -> Self {
+    pub fn within(scope: Scope, judge: Judge, moves: &'a Moves) -> Self {
         let first = scope.first().to_vec();
-        let mut pairing = Self::empty(judge, Some(scope));
+        let mut pairing = Self::empty(judge, Some(scope), moves);
         for path in first {
             pairing.ask(path, Sides::Both, [true, true, judge.walks_base()], false);
         }
         pairing
     }
 
-    fn empty(judge: Judge, scope: Option<Scope>) -> Self {
+    fn empty(judge: Judge, scope: Option<Scope>, moves: &'a Moves) -> Self {
         Self {
             judge,
             waiting: HashMap::new(),
             result: Comparison::default(),
             source_dirs: HashMap::new(),
             scope,
+            moves,
             asks: Default::default(),
             pending: 0,
         }
@@ -147,6 +155,7 @@ impl Pairing {
 
     /// Takes one listing.
     pub fn add(&mut self, walk: Walk, listing: DirListing) {
+        let Some(listing) = self.moves.relocate(walk, listing) else { return };
         let path = listing.path.clone();
         self.waiting.entry(path.clone()).or_default().listings[walk as usize] = Some(listing);
         let mut ready = vec![path];
@@ -157,16 +166,25 @@ impl Pairing {
 
     fn expect(&mut self, path: BytePath, expected: Expected) {
         self.pending += 1;
-        self.waiting.entry(path).or_default().expected = Some(expected);
+        let waiting = self.waiting.entry(path.clone()).or_default();
+        waiting.expected = Some(expected);
+        // A tree that does not have the directory lists nothing, and yet something may come there.
+        let walked = [true, true, self.judge.walks_base()];
+        for walk in WALKS.into_iter().filter(|walk| walked[*walk as usize] && !expected.lists[*walk as usize])
+        {
+            waiting.listings[walk as usize] = self.moves.arriving(walk, &path);
+        }
     }
 
     /// Expects a directory's listings and asks for them.
     fn ask(&mut self, path: BytePath, sides: Sides, lists: [bool; 3], everything: bool) {
-        let whole = everything || self.scope.as_ref().is_some_and(|scope| scope.is_whole(&path));
-        for (asks, _) in self.asks.iter_mut().zip(lists).filter(|(_, wanted)| *wanted) {
-            asks.push(ListWant { path: path.clone(), whole });
+        let everything = everything || self.scope.as_ref().is_some_and(|scope| scope.is_whole(&path));
+        // Where something is moved out or in it goes step by step.
+        let whole = everything && !self.moves.cross(&path);
+        for (walk, asks) in WALKS.into_iter().zip(&mut self.asks).filter(|(walk, _)| lists[*walk as usize]) {
+            asks.push(ListWant { path: self.moves.stands(walk, &path), whole });
         }
-        self.expect(path, Expected { sides, lists, whole });
+        self.expect(path, Expected { sides, lists, whole, everything });
     }
 
     /// Goes on with a child directory: where everything below its parent is listed it is expected, otherwise the scope says
@@ -174,10 +192,13 @@ impl Pairing {
     fn descend(&mut self, child: Child, parent: Expected, ready: &mut Vec<BytePath>) {
         let Child { path, sides, lists } = child;
         let Some(scope) = self.scope.as_ref().filter(|_| !parent.whole) else {
-            self.expect(path.clone(), Expected { sides, lists, whole: parent.whole });
+            self.expect(path.clone(), Expected { sides, lists, ..parent });
             ready.push(path);
             return;
         };
+        if parent.everything && !self.moves.brings(&path) && sides != Sides::Ignore {
+            return self.ask(path, sides, lists, true);
+        }
         match sides {
             Sides::Both => {
                 for path in scope.below(&path).to_vec() {
@@ -282,7 +303,7 @@ fn by_name<'a>(dir: &'a DirListing, name: &[u8]) -> Option<&'a Entry> {
 }
 
 #[cfg(test)]
-mod within;
+pub(crate) mod within;
 
 #[cfg(test)]
 mod tests {
@@ -332,7 +353,8 @@ mod tests {
         #[test]
         fn the_order_in_which_listings_come_does_not_matter(order in Just((0..11_usize).collect::<Vec<_>>()).prop_shuffle()) {
             let walks = walks();
-            let mut pairing = Pairing::new(Judge { has_base: true, ..Judge::default() });
+            let moves = Moves::default();
+            let mut pairing = Pairing::new(Judge { has_base: true, ..Judge::default() }, &moves);
             for at in order {
                 let (walk, listing) = walks[at].clone();
                 pairing.add(walk, listing);
@@ -345,7 +367,8 @@ mod tests {
 
     #[test]
     fn a_listing_that_never_comes_is_an_error_and_no_deletion() {
-        let mut pairing = Pairing::new(Judge::default());
+        let moves = Moves::default();
+        let mut pairing = Pairing::new(Judge::default(), &moves);
         pairing.add(Walk::Source, listing("", &[("a", Kind::Dir)]));
         pairing.add(Walk::Target, listing("", &[("a", Kind::Dir)]));
         pairing.add(Walk::Target, listing("a", &[("x", Kind::File)]));

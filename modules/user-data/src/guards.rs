@@ -266,9 +266,13 @@ pub fn weaker_promises(hosts: Hosts, parts: &[PartPair]) -> Vec<String> {
 pub fn conflict_lines(hosts: Hosts, surveys: &[(&PartPair, &Survey)], now_seconds: i64) -> Vec<String> {
     let mut lines = Vec::new();
     for (part, survey) in surveys {
-        for ConflictItem { path, ours, theirs } in &survey.conflicts {
+        for ConflictItem { path, stands, ours, theirs } in &survey.conflicts {
             let both = line(hosts, &part.root, ours, *theirs, now_seconds);
-            lines.push(format!("{}  {both}", part.root.join(path.as_bytes())));
+            let place = match stands == path {
+                true => String::new(),
+                false => format!(" as `{}`", part.root.join(stands.as_bytes())),
+            };
+            lines.push(format!("{}  {both}{place}", part.root.join(path.as_bytes())));
         }
     }
     lines

@@ -261,7 +261,7 @@ impl UserData {
             let member = part.target.subvolume.as_ref().and_then(|name| set.member(name));
             let Some(member) = member else { continue };
             for conflict in survey.conflicts.iter().filter(|conflict| conflict.theirs.is_some()) {
-                let kept = member.path.join(part.target.inside.as_bytes()).join(conflict.path.as_bytes());
+                let kept = member.path.join(part.target.inside.as_bytes()).join(conflict.stands.as_bytes());
                 let path = part.root.join(conflict.path.as_bytes());
                 let text = format!("`{path}`: the version of {} is kept as `{kept}`", ctx.target.hostname);
                 ctx.reporter.log(LogLevel::Info, &ctx.target.hostname, text.clone());
@@ -341,6 +341,7 @@ fn describe(stats: Stats) -> String {
         (stats.created, "new"),
         (stats.updated, "changed"),
         (stats.metadata, "metadata"),
+        (stats.moved, "moved"),
         (stats.deleted, "gone"),
     ];
     let mut words: Vec<String> =
@@ -364,7 +365,9 @@ fn plan_items(part: &PartPair, survey: &Survey) -> Vec<PlanItem> {
         items.push(match op {
             Op::Put { path, body, replaces, .. } => {
                 let bytes = match body {
-                    Body::File { size, .. } | Body::Patched { size, .. } => *size,
+                    Body::File { size, .. } | Body::Patched { size, .. } | Body::PatchedFrom { size, .. } => {
+                        *size
+                    }
                     _ => 0,
                 };
                 item(if replaces.is_some() { "update" } else { "create" }, path, bytes)
@@ -372,9 +375,13 @@ fn plan_items(part: &PartPair, survey: &Survey) -> Vec<PlanItem> {
             Op::Link { path, .. } => item("link", path, 0),
             Op::Remove { path, .. } | Op::RemoveDir { path } => item("delete", path, 0),
             Op::SetMeta { path, expect: Some(_), .. } => item("metadata", path, 0),
-            Op::SetMeta { expect: None, .. } => continue,
+            Op::SetMeta { expect: None, .. } | Op::Move { .. } | Op::Swap { .. } | Op::Aside { .. } => {
+                continue;
+            }
         });
     }
+    let moved = survey.moves.pairs.iter().map(|(_, to)| item("move", to, 0));
+    items.extend(moved);
     items
 }
 
@@ -402,6 +409,7 @@ impl Module for UserData {
             ("create", stats.created),
             ("update", stats.updated),
             ("metadata", stats.metadata),
+            ("move", stats.moved),
             ("delete", stats.deleted),
             ("conflict", surveys.iter().map(|survey| survey.conflicts.len() as u64).sum()),
         ];

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use pc_switcher_agent::proto::{Diagnosis, LoginPath, Meta, Op, UserFact, Writer};
 use pc_switcher_contract::{BytePath, Gate, GateKind};
 
+use crate::compare::Walk;
 use crate::guards::Hosts;
 use crate::parts::PartPair;
 use crate::survey::Survey;
@@ -45,6 +46,7 @@ pub fn active_session(
 /// directory that others may write to. No flag opens this gate.
 pub fn lock_out(hosts: Hosts, logins: &[LoginPath], surveys: &[(&PartPair, &Survey)]) -> Option<Gate> {
     let mut after: HashMap<BytePath, Option<&Meta>> = HashMap::new();
+    let mut leaving: Vec<BytePath> = Vec::new();
     for (part, survey) in surveys {
         for op in &survey.steps.ops {
             let (path, meta) = match op {
@@ -54,12 +56,21 @@ pub fn lock_out(hosts: Hosts, logins: &[LoginPath], surveys: &[(&PartPair, &Surv
                 | Op::Link { path, .. }
                 | Op::Remove { path, .. }
                 | Op::RemoveDir { path } => (path, None),
+                Op::Move { path, from: left, .. } | Op::Swap { path, with: left, .. } => {
+                    leaving.extend([path, left].map(|path| part.root.join(path.as_bytes())));
+                    continue;
+                }
+                Op::Aside { .. } => continue,
             };
             after.insert(part.root.join(path.as_bytes()), meta);
         }
     }
     let mut findings = Vec::new();
     for login in logins.iter().filter(|login| is_trusted(login.user, login.owner, login.mode)) {
+        if leaving.iter().any(|left| login.path.is_within(left)) {
+            findings.push(format!("`{}` would be moved away", login.path));
+            continue;
+        }
         match after.get(&login.path) {
             Some(None) => findings.push(format!("`{}` would be replaced or removed", login.path)),
             Some(Some(meta)) if !is_trusted(login.user, meta.uid, meta.mode) => findings
@@ -88,7 +99,8 @@ pub fn writers_of(writers: &[Writer], surveys: &[(&PartPair, &Survey)]) -> Vec<S
             if let Op::Put { path, replaces: Some(_), .. } | Op::Link { path, .. } | Op::Remove { path, .. } =
                 op
             {
-                touched.insert(part.root.join(path.as_bytes()), ());
+                let stands = survey.moves.stands(Walk::Target, path);
+                touched.insert(part.root.join(stands.as_bytes()), ());
             }
         }
     }

@@ -6,7 +6,10 @@ use pc_switcher_agent::proto::{Body, Entry, Identity, Kind, Meta, Op, ReadWant};
 use pc_switcher_contract::BytePath;
 
 use crate::change::{Change, Found, identity};
+use crate::compare::Walk;
+use crate::moves::{Moves, Placing};
 use crate::need::Need;
+use crate::patches::Patch;
 
 /// What a plan amounts to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub struct Stats {
     pub metadata: u64,
     /// Paths that go.
     pub deleted: u64,
+    /// Paths that move, with all below them.
+    pub moved: u64,
     /// Bytes of content to move, holes not counted.
     pub bytes: u64,
 }
@@ -30,12 +35,13 @@ impl Stats {
         self.updated += other.updated;
         self.metadata += other.metadata;
         self.deleted += other.deleted;
+        self.moved += other.moved;
         self.bytes += other.bytes;
     }
 
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        self.created + self.updated + self.metadata + self.deleted == 0
+        self.created + self.updated + self.metadata + self.deleted + self.moved == 0
     }
 }
 
@@ -49,7 +55,7 @@ pub struct Steps {
     /// The version of each of these files that was planned, in the same order.
     pub versions: Vec<Identity>,
     /// The content of which they want only what changed since the last sync, numbered likewise.
-    pub patches: Vec<ReadWant>,
+    pub patches: Vec<Patch>,
     /// What it amounts to.
     pub stats: Stats,
     /// What it takes on the target's disk.
@@ -78,7 +84,8 @@ impl Steps {
             let (path, to) = match op {
                 Op::Link { path, to, .. } => (path, Some(to)),
                 Op::Put { path, .. } | Op::Remove { path, .. } | Op::RemoveDir { path } => (path, None),
-                Op::SetMeta { path, .. } => (path, None),
+                Op::SetMeta { path, .. } | Op::Aside { path, .. } => (path, None),
+                Op::Move { path, .. } | Op::Swap { path, .. } => (path, None),
             };
             let stays = !is_left(path) && !to.is_some_and(|to| is_left(to) || left.contains(to));
             if !stays {
@@ -98,10 +105,16 @@ impl Steps {
             | &Op::Link { ref path, .. }
             | &Op::Remove { ref path, .. }
             | &Op::RemoveDir { ref path }
-            | &Op::SetMeta { ref path, expect: Some(_), .. } => Some(path),
-            &Op::SetMeta { expect: None, .. } => None,
+            | &Op::SetMeta { ref path, expect: Some(_), .. }
+            | &Op::Move { ref path, .. }
+            | &Op::Swap { ref path, .. } => Some(path),
+            &Op::SetMeta { expect: None, .. } | &Op::Aside { .. } => None,
         };
-        self.ops.iter().filter_map(of_op).chain(&self.changed_dirs)
+        let left = |op| match op {
+            &Op::Move { from: ref left, .. } | &Op::Swap { with: ref left, .. } => Some(left),
+            _ => None,
+        };
+        self.ops.iter().flat_map(move |op| [of_op(op), left(op)]).flatten().chain(&self.changed_dirs)
     }
 }
 
@@ -112,13 +125,14 @@ pub fn path_order(a: &BytePath, b: &BytePath) -> std::cmp::Ordering {
 
 /// Turns changes into steps. `holding` are directories of the target with something that is never deleted; `dir_meta` is the
 /// source's metadata of the directories that both have; `deltas` says of files that can be patched how many bytes changed;
-/// contents are numbered from `first_content`.
+/// contents are numbered from `first_content`; `moves` come first, and all else is as they leave it.
 pub fn steps(
     mut found: Vec<Found>,
     holding: &[BytePath],
     dir_meta: &HashMap<BytePath, Meta>,
     deltas: &HashMap<BytePath, u64>,
     first_content: u32,
+    moves: &Moves,
 ) -> Steps {
     let kept = with_ancestors(holding);
     found.sort_by(|a, b| path_order(&a.path, &b.path));
@@ -154,8 +168,13 @@ pub fn steps(
                         next += 1;
                         out.stats.bytes += bytes;
                         out.need.patch(&path, &entry, *bytes);
-                        out.patches.push(ReadWant { content, path: path.clone() });
-                        let body = Body::Patched { content, size: entry.size };
+                        let from = moves.stands(Walk::Target, &path);
+                        out.patches.push(Patch { content, path: path.clone(), then: from.clone() });
+                        let size = entry.size;
+                        let body = match from == path {
+                            true => Body::Patched { content, size },
+                            false => Body::PatchedFrom { content, size, from },
+                        };
                         sorted.puts.push(Op::Put { path, body, meta: entry.meta, replaces: Some(old) });
                     }
                 }
@@ -195,6 +214,15 @@ pub fn steps(
             }
         }
     }
+    let new_dirs = sorted.take_placings(moves);
+    for (from, to) in &moves.pairs {
+        // Where it came from may have moved as well.
+        let left = from.parent().map(|dir| moves.map(Walk::Target, &dir));
+        changed_dirs.extend(left.into_iter().chain(to.parent()));
+        out.need.link(to);
+    }
+    out.stats.moved = moves.pairs.len() as u64;
+    sorted.dir_meta.extend(new_dirs);
     for dir in changed_dirs {
         if let Some(meta) = dir_meta.get(&dir) {
             sorted.dir_meta.entry(dir).or_insert_with(|| meta.clone());
@@ -206,8 +234,11 @@ pub fn steps(
         // Staging below the root moves its time, so it is always set again.
         sorted.dir_meta.entry(BytePath::default()).or_insert_with(|| meta.clone());
     }
-    out.need.touched =
-        out.stats.updated + out.stats.metadata + out.stats.deleted + sorted.dir_meta.len() as u64;
+    out.need.touched = out.stats.updated
+        + out.stats.metadata
+        + out.stats.deleted
+        + 2 * out.stats.moved
+        + sorted.dir_meta.len() as u64;
     out.ops = sorted.into_ops();
     out
 }
@@ -238,6 +269,8 @@ fn blocked(found: &[Found], kept: &HashSet<BytePath>) -> Vec<BytePath> {
 
 #[derive(Default)]
 struct Sorted {
+    /// What is there already comes to its place, with the directories that are made for it.
+    placings: Vec<Op>,
     replaced_dirs: HashSet<BytePath>,
     early: Vec<Op>,
     early_dirs: Vec<Op>,
@@ -275,6 +308,40 @@ impl Sorted {
         self.puts.push(Op::Put { path, body, meta: entry.meta, replaces });
     }
 
+    /// Takes what comes before all else; returns the metadata of directories that are made for it.
+    fn take_placings(&mut self, moves: &Moves) -> Vec<(BytePath, Meta)> {
+        let wanted = moves.placings.iter().filter_map(|placing| match placing {
+            Placing::NewDir(path) => Some(path),
+            Placing::Move(_) => None,
+        });
+        let wanted: HashSet<&BytePath> = wanted.collect();
+        let is_wanted = |op: &Op| matches!(op, Op::Put { path, .. } if wanted.contains(path));
+        let (new, puts): (Vec<Op>, Vec<Op>) = match wanted.is_empty() {
+            true => (Vec::new(), std::mem::take(&mut self.puts)),
+            false => std::mem::take(&mut self.puts).into_iter().partition(is_wanted),
+        };
+        self.puts = puts;
+        let mut new: HashMap<BytePath, (Meta, Option<Identity>)> = new
+            .into_iter()
+            .filter_map(|op| match op {
+                Op::Put { path, meta, replaces, .. } => Some((path, (meta, replaces))),
+                _ => None,
+            })
+            .collect();
+        let mut metas = Vec::new();
+        for placing in &moves.placings {
+            match placing {
+                Placing::Move(op) => self.placings.push(op.clone()),
+                Placing::NewDir(path) => {
+                    let Some((meta, replaces)) = new.remove(path) else { continue };
+                    metas.push((path.clone(), meta.clone()));
+                    self.placings.push(Op::Put { path: path.clone(), body: Body::Bare, meta, replaces });
+                }
+            }
+        }
+        metas
+    }
+
     /// Whether the path lies in a directory that becomes something else: it must be empty before that.
     fn is_early(&self, path: &BytePath) -> bool {
         let mut at = path.parent();
@@ -301,6 +368,7 @@ impl Sorted {
 
     fn is_empty(&self) -> bool {
         let lists = [
+            &self.placings,
             &self.early,
             &self.early_dirs,
             &self.puts,
@@ -315,7 +383,8 @@ impl Sorted {
     fn into_ops(self) -> Vec<Op> {
         let mut dirs: Vec<(BytePath, Meta)> = self.dir_meta.into_iter().collect();
         dirs.sort_by(|a, b| path_order(&b.0, &a.0));
-        let mut ops = self.early;
+        let mut ops = self.placings;
+        ops.extend(self.early);
         ops.extend(self.early_dirs.into_iter().rev());
         ops.extend(self.puts);
         ops.extend(self.links);
@@ -361,6 +430,7 @@ mod tests {
             Op::Remove { path, .. } => format!("rm {path}"),
             Op::RemoveDir { path } => format!("rmdir {path}"),
             Op::SetMeta { path, .. } => format!("meta {path}"),
+            other => format!("{other:?}"),
         };
         steps.ops.iter().map(show).collect()
     }
@@ -376,7 +446,7 @@ mod tests {
             found("old/a/f", Change::Delete(id(), Kind::File)),
         ];
         let dir_meta = HashMap::from([(BytePath::default(), Meta::default())]);
-        let steps = steps(changes, &[], &dir_meta, &HashMap::new(), 5);
+        let steps = steps(changes, &[], &dir_meta, &HashMap::new(), 5, &Moves::default());
         let wanted =
             ["put new", "put new/x", "put new-er", "rm old/a/f", "rmdir old/a", "rmdir old", "meta "];
         assert_eq!(shape(&steps), wanted);
@@ -398,11 +468,13 @@ mod tests {
         };
         let changes = vec![large("image"), large("other"), found("new", Change::Create(entry(Kind::File)))];
         let deltas = HashMap::from([("image".into(), 8192), ("new".into(), 1)]);
-        let steps = steps(changes, &[], &HashMap::new(), &deltas, 5);
+        let steps = steps(changes, &[], &HashMap::new(), &deltas, 5, &Moves::default());
         let names = |wants: &[ReadWant]| -> Vec<(u32, String)> {
             wants.iter().map(|want| (want.content, want.path.to_string())).collect()
         };
-        assert_eq!(names(&steps.patches), [(5, "image".into())]);
+        let patches: Vec<_> =
+            steps.patches.iter().map(|patch| (patch.content, patch.path.to_string())).collect();
+        assert_eq!(patches, [(5, "image".into())]);
         assert_eq!(names(&steps.wants), [(6, "new".into()), (7, "other".into())]);
         assert_eq!(steps.stats.bytes, 8192 + 10 + (1 << 30));
         assert!((1 << 30..(1 << 30) + (1 << 20)).contains(&steps.need.data_bytes), "{:?}", steps.need);
@@ -416,7 +488,7 @@ mod tests {
             found("d/sub/f", Change::Delete(id(), Kind::File)),
         ];
         assert_eq!(
-            shape(&steps(changes, &[], &HashMap::new(), &HashMap::new(), 0)),
+            shape(&steps(changes, &[], &HashMap::new(), &HashMap::new(), 0, &Moves::default())),
             ["rm d/sub/f", "rmdir d/sub", "put d"]
         );
     }
@@ -428,7 +500,7 @@ mod tests {
             found("d/sub", Change::Delete(id(), Kind::Dir)),
             found("d/f", Change::Delete(id(), Kind::File)),
         ];
-        let steps = steps(changes, &["d/sub".into()], &HashMap::new(), &HashMap::new(), 0);
+        let steps = steps(changes, &["d/sub".into()], &HashMap::new(), &HashMap::new(), 0, &Moves::default());
         assert_eq!(shape(&steps), ["rm d/f"]);
         assert_eq!(steps.kept, ["d".into(), "d/sub".into()]);
     }
@@ -442,7 +514,7 @@ mod tests {
             found("g", Change::Create(entry(Kind::File))),
             found("h", Change::Link("g".into(), Some(id()))),
         ];
-        let mut steps = steps(changes, &[], &HashMap::new(), &HashMap::new(), 0);
+        let mut steps = steps(changes, &[], &HashMap::new(), &HashMap::new(), 0, &Moves::default());
         let left = steps.leave_out(&HashSet::from(["d".into()]));
         assert_eq!(left, HashSet::from(["d".into(), "d/f".into(), "e".into()]));
         assert_eq!(shape(&steps), ["put g", "link h=g"]);
@@ -458,7 +530,7 @@ mod tests {
             found("d/f", Change::Delete(id(), Kind::File)),
         ];
         assert_eq!(
-            shape(&steps(changes, &[], &HashMap::new(), &HashMap::new(), 0)),
+            shape(&steps(changes, &[], &HashMap::new(), &HashMap::new(), 0, &Moves::default())),
             ["rm d/f", "put a", "link d=a"]
         );
     }
@@ -469,7 +541,7 @@ mod tests {
             found("d", Change::Replace(entry(Kind::File), id(), Kind::Dir)),
             found("d/f", Change::Delete(id(), Kind::File)),
         ];
-        let steps = steps(changes, &["d".into()], &HashMap::new(), &HashMap::new(), 0);
+        let steps = steps(changes, &["d".into()], &HashMap::new(), &HashMap::new(), 0, &Moves::default());
         assert!(steps.ops.is_empty());
         assert_eq!(steps.blocked, ["d".into()]);
     }

@@ -15,6 +15,8 @@ use crate::attempts;
 use crate::change::{Change, Found, Judge, Suspect, same_rights, settle};
 use crate::compare::{Comparison, Pairing, Walk};
 use crate::links;
+use crate::moves::Moves;
+use crate::moving::{self, Bases};
 use crate::parts::PartPair;
 use crate::patches::{self, Patches};
 use crate::roots::{Listed, Roots, in_set, note_kept, place_of, tree};
@@ -45,6 +47,8 @@ pub struct Survey {
     pub source_entries: u64,
     /// Entries of the target's part; about, if not all of it was compared.
     pub target_entries: u64,
+    /// What is moved on the target before all else.
+    pub moves: Moves,
 }
 
 /// What is compared when not everything is.
@@ -59,6 +63,8 @@ struct Common {
 pub struct ConflictItem {
     /// Relative to the part's root.
     pub path: BytePath,
+    /// Where the target's version stands now: elsewhere, if the source moved it or a directory above it.
+    pub stands: BytePath,
     /// What the source has there.
     pub ours: Ours,
     /// The target's version: size and time; `None` if it was deleted there.
@@ -103,7 +109,16 @@ pub async fn survey(
         ignore_dir_times: roots.ignore_dir_times,
     };
     note_kept(ctx, part, roots);
-    let scope = match scope(ctx, part, roots, content).await? {
+    let past = past(ctx, part, roots, content);
+    let moves = match &past {
+        Ok(past) => moving::moves(ctx, part, roots, judge, &past.bases).await?,
+        Err(_) => Moves::default(),
+    };
+    let scope = match past {
+        Ok(past) => scope(ctx, part, roots, past, &moves).await?,
+        Err(why) => Err(why),
+    };
+    let scope = match scope {
         Ok(scope) => Some(scope),
         Err(why) => {
             full(ctx, part, why);
@@ -111,15 +126,16 @@ pub async fn survey(
         }
     };
     let mut common = scope.as_ref().map(|scope| scope.entries);
-    let mut comparison = compare(ctx, part, roots, judge, scope.map(|scope| scope.directories)).await?;
+    let directories = scope.map(|scope| scope.directories);
+    let mut comparison = compare(ctx, part, roots, judge, directories, &moves).await?;
     if let Some(why) = common.and_then(|_| comparison.doubt()) {
         full(ctx, part, why);
         common = None;
-        comparison = compare(ctx, part, roots, judge, None).await?;
+        comparison = compare(ctx, part, roots, judge, None, &moves).await?;
     }
     refuse_unreadable(ctx, part, &comparison)?;
     let Comparison { mut found, suspects, links, dir_meta, holding, left_alone, times, .. } = comparison;
-    found.extend(settle_all(ctx, roots, suspects).await?);
+    found.extend(settle_all(ctx, roots, suspects, &moves).await?);
     links::resolve(&mut found, links);
     attempts::disown(ctx, part, &mut found).await?;
     if roots.base.is_some() {
@@ -130,11 +146,11 @@ pub async fn survey(
         }
     }
     let patches = match content {
-        false => patches::ask(ctx, part, roots, &found).await?,
+        false => patches::ask(ctx, part, roots, &found, &moves).await?,
         true => Patches::default(),
     };
-    let mut conflicts = conflicts(&found);
-    let steps = steps(found, &holding, &dir_meta, &patches.bytes, first_content);
+    let mut conflicts = conflicts(&found, &moves);
+    let steps = steps(found, &holding, &dir_meta, &patches.bytes, first_content, &moves);
     // Nothing is done there.
     conflicts.retain(|conflict| !steps.blocked.iter().any(|blocked| conflict.path.is_within(blocked)));
     let (source_entries, target_entries) = match common {
@@ -149,6 +165,7 @@ pub async fn survey(
         times,
         source_entries,
         target_entries,
+        moves,
     })
 }
 
@@ -202,35 +219,54 @@ fn mark_alien(ctx: &ModuleContext, part: &PartPair, found: &mut [Found]) {
     }
 }
 
+/// What both machines have in common.
+struct Past {
+    pair: PairRecord,
+    bases: Bases,
+    /// Entries that both had.
+    entries: u64,
+}
+
+/// Returns what both machines had in common after their last sync, or why nobody can tell.
+fn past(ctx: &ModuleContext, part: &PartPair, roots: &Roots, content: bool) -> Result<Past, &'static str> {
+    if content {
+        return Err("contents are compared");
+    }
+    if roots.ours.tree().is_none() || roots.theirs.tree().is_none() {
+        return Err("without snapshots nothing tells what changed");
+    }
+    let Some(pair) = ctx.board.pair() else { return Err("there is no last sync") };
+    if ctx.board.rule_hash().as_deref() != Some(pair.rule_hash.as_str()) {
+        return Err("the rules are others than at the last sync");
+    }
+    if pair.apart.len() >= APART {
+        return Err("too much was left alone by the last sync");
+    }
+    let root = part.root.to_string();
+    let Some(then) = pair.parts.iter().find(|then| then.root == root) else {
+        return Err("the last sync did not hold it");
+    };
+    let source = base_of(&pair, then, &ctx.source.hostname, &part.source);
+    let target = base_of(&pair, then, &ctx.target.hostname, &part.target);
+    let (Some(source), Some(target)) = (source, target) else {
+        return Err("it lies elsewhere than at the last sync");
+    };
+    let entries = then.entries;
+    Ok(Past { pair, bases: Bases { source, target }, entries })
+}
+
 /// Returns which directories have to be compared, or why everything has to. What both machines had in common after their last
 /// sync is still the same where neither changed.
 async fn scope(
     ctx: &ModuleContext,
     part: &PartPair,
     roots: &Roots,
-    content: bool,
+    past: Past,
+    moves: &Moves,
 ) -> Result<Result<Common, &'static str>, ModuleError> {
-    if content {
-        return Ok(Err("contents are compared"));
-    }
+    let Past { pair, bases: Bases { source: source_base, target: target_base }, entries } = past;
     let (Some(our_tree), Some(their_tree)) = (roots.ours.tree(), roots.theirs.tree()) else {
         return Ok(Err("without snapshots nothing tells what changed"));
-    };
-    let Some(pair) = ctx.board.pair() else { return Ok(Err("there is no last sync")) };
-    if ctx.board.rule_hash().as_deref() != Some(pair.rule_hash.as_str()) {
-        return Ok(Err("the rules are others than at the last sync"));
-    }
-    if pair.apart.len() >= APART {
-        return Ok(Err("too much was left alone by the last sync"));
-    }
-    let root = part.root.to_string();
-    let Some(then) = pair.parts.iter().find(|then| then.root == root) else {
-        return Ok(Err("the last sync did not hold it"));
-    };
-    let source_base = base_of(&pair, then, &ctx.source.hostname, &part.source);
-    let target_base = base_of(&pair, then, &ctx.target.hostname, &part.target);
-    let (Some(source_base), Some(target_base)) = (source_base, target_base) else {
-        return Ok(Err("it lies elsewhere than at the last sync"));
     };
     let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
     let asked = async {
@@ -257,12 +293,20 @@ async fn scope(
     let different =
         different.map(|path| ChangedDir { path: inside(path).parent().unwrap_or_default(), whole: false });
     let alien = pair.alien.iter().filter(is_here).map(|path| ChangedDir { path: inside(path), whole: true });
-    let mut named: Vec<ChangedDir> = ours.into_iter().chain(theirs).chain(different).chain(alien).collect();
+    let ours = ours.into_iter().map(|dir| {
+        let whole = dir.whole && !moves.is_settled(&dir.path, false);
+        ChangedDir { whole, ..dir }
+    });
+    let theirs = theirs.into_iter().map(|dir| {
+        let whole = dir.whole && !moves.is_settled(&dir.path, true);
+        ChangedDir { path: moves.map(Walk::Target, &dir.path), whole }
+    });
+    let mut named: Vec<ChangedDir> = ours.chain(theirs).chain(different).chain(alien).collect();
     if !named.is_empty() {
         // Staging lies in the root, whose time is set again after it.
         named.push(ChangedDir { path: BytePath::default(), whole: false });
     }
-    Ok(Ok(Common { directories: Scope::of(named), entries: then.entries }))
+    Ok(Ok(Common { directories: Scope::of(named), entries }))
 }
 
 /// Returns where a part lies in what the last sync left on this machine, if it lay there then.
@@ -284,6 +328,7 @@ async fn compare(
     roots: &Roots,
     judge: Judge,
     scope: Option<Scope>,
+    moves: &Moves,
 ) -> Result<Comparison, ModuleError> {
     let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
     let places = [
@@ -305,8 +350,8 @@ async fn compare(
     }
     let [mut ours, mut theirs, mut base] = streams;
     let mut pairing = match scope {
-        Some(scope) => Pairing::within(scope, judge),
-        None => Pairing::new(judge),
+        Some(scope) => Pairing::within(scope, judge, moves),
+        None => Pairing::new(judge, moves),
     };
     let mut seen = 0_u64;
     loop {
@@ -396,18 +441,22 @@ async fn settle_all(
     ctx: &ModuleContext,
     roots: &Roots,
     suspects: Vec<Suspect>,
+    moves: &Moves,
 ) -> Result<Vec<Found>, ModuleError> {
     if suspects.is_empty() {
         return Ok(Vec::new());
     }
-    let wants: Vec<ReadWant> = suspects
-        .iter()
-        .enumerate()
-        .map(|(index, suspect)| ReadWant { content: index as u32, path: suspect.path.clone() })
-        .collect();
+    let wants = |walk| -> Vec<ReadWant> {
+        let want = |(at, suspect): (usize, &Suspect)| ReadWant {
+            content: at as u32,
+            path: moves.stands(walk, &suspect.path),
+        };
+        suspects.iter().enumerate().map(want).collect()
+    };
+    let (here, there) = (wants(Walk::Source), wants(Walk::Target));
     let (ours, theirs) = tokio::try_join!(
-        digests(ctx, Role::Source, &roots.source, &wants),
-        digests(ctx, Role::Target, &roots.target, &wants)
+        digests(ctx, Role::Source, &roots.source, &here),
+        digests(ctx, Role::Target, &roots.target, &there)
     )?;
     let mut found = Vec::new();
     for (index, suspect) in suspects.into_iter().enumerate() {
@@ -449,7 +498,7 @@ pub(crate) async fn digests(
 }
 
 /// Returns what the target changed and the plan would touch.
-fn conflicts(found: &[Found]) -> Vec<ConflictItem> {
+fn conflicts(found: &[Found], moves: &Moves) -> Vec<ConflictItem> {
     let ours = |found: &Found| match &found.change {
         Change::Create(entry) | Change::Replace(entry, ..) | Change::Meta(entry, _) => {
             Ours::Version(entry.size, entry.meta.mtime)
@@ -462,6 +511,7 @@ fn conflicts(found: &[Found]) -> Vec<ConflictItem> {
         found.iter().filter(|found| found.touched).map(|found| (&found.path, found)).collect();
     let item = |found: &Found| ConflictItem {
         path: found.path.clone(),
+        stands: moves.stands(Walk::Target, &found.path),
         ours: ours(found),
         theirs: found.theirs.as_ref().map(|entry| (entry.size, entry.meta.mtime)),
     };

@@ -14,6 +14,7 @@ use pc_switcher_contract::{
 };
 
 use crate::parts::PartPair;
+use crate::patches::by_place;
 use crate::steps::Steps;
 
 /// Share of the module's work that is done when the transfer begins, and when it ends.
@@ -207,26 +208,29 @@ async fn send_patches(
         return Err(Broken::Other(ModuleError::failed(format!("`{root}` has nothing to patch files from"))));
     };
     let source = Agent::new(&ctx.source.agent);
-    let (mut asking, mut read) = source.read_delta(load.source_root.clone(), base).await?;
-    let ask = async {
-        for batch in wants.chunks(500) {
-            asking.send(batch).await?;
-        }
-        asking.finish().await
-    };
     let item = format!("copying {root} to {}", ctx.target.hostname);
-    let pass = async {
-        while let Some(frame) = read.next().await? {
-            if !StreamFrame::is_content(&frame) {
-                return Err(unreadable(ctx, &frame, root, wants));
+    for (tops, wants) in by_place(wants) {
+        let [now, then] = tops.of(&load.source_root, &base);
+        let (mut asking, mut read) = source.read_delta(now, then).await?;
+        let ask = async {
+            for batch in wants.chunks(500) {
+                asking.send(batch).await?;
             }
-            let bytes = frame.len() as u64;
-            up(sink, frame).await?;
-            meter.add(bytes, &item);
-        }
-        Ok(())
-    };
-    tokio::try_join!(async { ask.await.map_err(Broken::from) }, pass)?;
+            asking.finish().await
+        };
+        let pass = async {
+            while let Some(frame) = read.next().await? {
+                if !StreamFrame::is_content(&frame) {
+                    return Err(unreadable(ctx, &frame, root, &wants));
+                }
+                let bytes = frame.len() as u64;
+                up(sink, frame).await?;
+                meter.add(bytes, &item);
+            }
+            Ok(())
+        };
+        tokio::try_join!(async { ask.await.map_err(Broken::from) }, pass)?;
+    }
     Ok(())
 }
 
@@ -311,7 +315,12 @@ fn attributes(op: &Op) -> usize {
         Op::Put { meta, .. } | Op::SetMeta { meta, .. } => {
             meta.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum()
         }
-        Op::Link { .. } | Op::Remove { .. } | Op::RemoveDir { .. } => 0,
+        Op::Link { .. }
+        | Op::Remove { .. }
+        | Op::RemoveDir { .. }
+        | Op::Move { .. }
+        | Op::Swap { .. }
+        | Op::Aside { .. } => 0,
     }
 }
 

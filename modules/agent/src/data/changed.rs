@@ -22,7 +22,7 @@ use crate::server::Call;
 /// More directories than this are not told: listing everything is no slower then, and memory stays bounded.
 const MANY: usize = 50_000;
 /// Bytes of paths that one item carries, about.
-const ITEM: usize = 64 << 10;
+pub(super) const ITEM: usize = 64 << 10;
 /// Longest path that is told: there may be as many as it has names.
 const LONGEST: usize = 4096;
 /// Inodes that are looked at, at most.
@@ -90,12 +90,12 @@ pub(crate) fn find(
         Ok(inodes) => inodes,
         Err(error) => return known(error),
     };
-    let mut places = Places { rules: &rules, root, now: Names::of(now), known: HashMap::new() };
+    let mut places = Places::of_tree(&rules, root, Names::of(now));
     directories(&mut places, &mut Names::of(old), &inodes, call).or_else(known)
 }
 
 /// Returns the inodes that were written after a transaction, with whether each is a directory.
-fn younger(dir: &OwnedFd, since: u64, call: &Call) -> Result<Vec<(u64, bool)>, Errno> {
+pub(super) fn younger(dir: &OwnedFd, since: u64, call: &Call) -> Result<Vec<(u64, bool)>, Errno> {
     const DIR: u32 = 0o040_000;
     let mut found = Vec::new();
     let range = ((SUBVOLUME_ROOT, INODE, 0), (LAST, u32::from(u8::MAX), u64::MAX));
@@ -163,13 +163,13 @@ fn directories(
 }
 
 /// Names of inodes in one tree.
-struct Names {
+pub(super) struct Names {
     dir: OwnedFd,
     search: Search,
 }
 
 impl Names {
-    fn of(dir: OwnedFd) -> Self {
+    pub(super) fn of(dir: OwnedFd) -> Self {
         Self { dir, search: Search::with_room(NAMES_ROOM) }
     }
 
@@ -199,16 +199,25 @@ pub(super) fn names(parent: Option<u64>, mut data: &[u8], found: &mut Vec<(u64, 
 }
 
 /// Paths of directories below the root, as far as they are mirrored.
-struct Places<'a> {
+pub(super) struct Places<'a> {
     rules: &'a Rules,
     root: u64,
     now: Names,
     known: HashMap<u64, Option<BytePath>>,
 }
 
-impl Places<'_> {
+impl<'a> Places<'a> {
+    pub(super) fn of_tree(rules: &'a Rules, root: u64, now: Names) -> Self {
+        Self { rules, root, now, known: HashMap::new() }
+    }
+
+    /// Returns every name of an inode with the directory that it is in.
+    pub(super) fn names(&mut self, ino: u64) -> Result<Vec<(u64, Vec<u8>)>, Errno> {
+        self.now.of_inode(ino)
+    }
+
     /// Returns the path of a directory; `None` if it does not lie below the root, or is left out.
-    fn of(&mut self, ino: u64) -> Result<Option<BytePath>, Errno> {
+    pub(super) fn of(&mut self, ino: u64) -> Result<Option<BytePath>, Errno> {
         let mut chain = Vec::new();
         let mut at = ino;
         let mut place = loop {
@@ -244,7 +253,7 @@ impl Places<'_> {
         Ok(self.of(parent)?.is_some_and(|parent| self.child(&parent, name, is_dir).is_some()))
     }
 
-    fn child(&self, parent: &BytePath, name: &[u8], is_dir: bool) -> Option<BytePath> {
+    pub(super) fn child(&self, parent: &BytePath, name: &[u8], is_dir: bool) -> Option<BytePath> {
         let path = parent.join(name);
         let kept = self.rules.decide(path.as_bytes(), is_dir) == Decision::Keep;
         (kept && path.as_bytes() != HOME.as_bytes()).then_some(path)

@@ -13,6 +13,7 @@ pub mod digest;
 pub mod fuzzing;
 pub(crate) mod gains;
 pub mod manifest;
+pub mod moved;
 pub mod read;
 pub(crate) mod read_through;
 pub(crate) mod restore;

@@ -20,6 +20,7 @@ use pc_switcher_contract::BytePath;
 
 use crate::proto::{Rule, RuleSet};
 
+mod border;
 mod near;
 
 pub use near::Near;
@@ -76,6 +77,15 @@ impl Rules {
         Near::of(outlines, &[self.prefix.as_slice(), dir].join(&b'/'))
     }
 
+    /// Whether everything below one directory of the tree is decided on as it would be below another one. It may say no where
+    /// it is so, never yes where it is not.
+    pub fn say_the_same_below(&self, one: &[u8], other: &[u8]) -> bool {
+        let [one, other] = [one, other].map(|dir| [self.prefix.as_slice(), dir].join(&b'/'));
+        let names = |dir| <[u8]>::split(dir, |byte: &u8| *byte == b'/').filter(|name| !name.is_empty());
+        let [one, other] = [&one, &other].map(|dir| names(dir).collect::<Vec<_>>());
+        self.forced.roads.iter().chain(&self.layered.roads).all(|road| road.is_same(&one, &other))
+    }
+
     /// Decides on the tree's root itself: it is left out if it or a directory above it, within the folder, is.
     pub fn decide_root(&self) -> Decision<'_> {
         let ends = (0..self.prefix.len()).filter(|at| self.prefix[*at] == b'/').chain([self.prefix.len()]);
@@ -98,6 +108,7 @@ impl Rules {
 struct Layer {
     matcher: Gitignore,
     outlines: Vec<near::Outline>,
+    roads: Vec<border::Road>,
     reasons: HashMap<String, String>,
 }
 
@@ -106,15 +117,17 @@ impl Layer {
         let mut builder = GitignoreBuilder::new("");
         let mut reasons = HashMap::new();
         let mut outlines = Vec::new();
+        let mut roads = Vec::new();
         for rule in rules {
             check(&rule.pattern)?;
             let line = floating(&rule.pattern);
             outlines.extend(near::Outline::of(&line));
+            roads.extend(border::Road::of(&line));
             builder.add_line(None, &line).map_err(|error| invalid(&rule.pattern, &error))?;
             reasons.insert(line, rule.reason.clone());
         }
         let matcher = builder.build().map_err(|error| format!("the rules cannot be compiled: {error}"))?;
-        Ok(Layer { matcher, outlines, reasons })
+        Ok(Layer { matcher, outlines, roads, reasons })
     }
 
     fn decide(&self, path: &Path, is_dir: bool) -> Decision<'_> {
@@ -294,6 +307,23 @@ mod tests {
             let rules = rules(&[".ssh/known_hosts"], &layered);
             let path = format!("{above}.ssh/known_hosts");
             prop_assert!(!kept(&rules, &path));
+        }
+
+        #[test]
+        fn where_rules_say_the_same_below_two_directories_they_do(
+            patterns in proptest::collection::vec("!?/?(a|b|a\\*|\\*|\\*\\*|\\*b|[ab])(/(a|b|a\\*|\\*|\\*\\*|\\?)){0,3}/?", 1..5),
+            one in "[abc]{1,2}(/[abc]{1,2}){0,2}",
+            other in "[abc]{1,2}(/[abc]{1,2}){0,2}",
+            below in proptest::collection::vec("[abc]{1,2}(/[abc]{1,2}){0,2}", 12),
+        ) {
+            let patterns: Vec<&str> = patterns.iter().map(String::as_str).filter(|p| check(p).is_ok()).collect();
+            let rules = rules(&[], &patterns);
+            if rules.say_the_same_below(one.as_bytes(), other.as_bytes()) {
+                for path in below.iter().flat_map(|path| [path.clone(), format!("{path}/")]) {
+                    let at = |dir: &str| kept(&rules, &format!("{dir}/{path}"));
+                    prop_assert_eq!(at(&one), at(&other), "{} {:?}", path, patterns);
+                }
+            }
         }
 
         #[test]

@@ -224,6 +224,14 @@ impl LinuxServices {
     }
 }
 
+/// Answers [`Request::Moved`].
+fn moved(request: &ChangedRequest, call: &Call) -> Result<bool, AgentError> {
+    let (base, root) = (&request.base, &request.tree.root);
+    let since = unchanged::since_in_any(&KernelBtrfs, base.as_path(), root.as_path())
+        .map_err(|error| AgentError::io(format!("cannot compare `{base}` and `{root}`"), &error))?;
+    since.map_or(Ok(false), |since| data::moved::run(request, since, call))
+}
+
 /// Answers [`Request::Changed`].
 fn changed(request: &ChangedRequest, call: &Call) -> Result<bool, AgentError> {
     let (base, root) = (&request.base, &request.tree.root);
@@ -275,6 +283,7 @@ impl Services for LinuxServices {
             Request::Walk(request) => encode(&data::walk::run(&request, call)?),
             Request::List(request) => encode(&data::walk::list(&request, call)?),
             Request::Changed(request) => encode(&changed(&request, call)?),
+            Request::Moved(request) => encode(&moved(&request, call)?),
             Request::Read { root } => encode(&data::read::run(&root, call, &self.sent)?),
             Request::WalkKept { tree, key } => {
                 encode(&data::walk::run_kept(&WalkRequest { tree }, &key, call, &self.state)?)

@@ -25,6 +25,23 @@ pub fn since(btrfs: &dyn Btrfs, from: &Path, to: &Path) -> io::Result<Option<u64
     Ok((same_source && in_order).then_some(older.otransid))
 }
 
+/// As [`since`], but `to` may also be the live subvolume that `from` is a snapshot of: it is brought to the disk, since its tree
+/// does not hold before what was done a moment ago.
+///
+/// # Errors
+/// As [`since`].
+pub fn since_in_any(btrfs: &dyn Btrfs, from: &Path, to: &Path) -> io::Result<Option<u64>> {
+    if let Some(since) = since(btrfs, from, to)? {
+        return Ok(Some(since));
+    }
+    let (Ok(older), Ok(newer)) = (btrfs.subvolume(from), btrfs.subvolume(to)) else { return Ok(None) };
+    let is_of_it = older.readonly && older.source_uuid == newer.uuid && newer.uuid != Uuid::default();
+    if is_of_it {
+        rustix::fs::syncfs(std::fs::File::open(to)?)?;
+    }
+    Ok(is_of_it.then_some(older.otransid))
+}
+
 /// Whether the snapshots that two paths lie in are of the same subvolume and nothing in it changed from the first to the
 /// second.
 ///

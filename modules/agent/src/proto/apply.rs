@@ -120,6 +120,17 @@ pub enum Body {
         /// Its size, holes included.
         size: u64,
     },
+    /// A directory that is brought in empty and filled by later steps: something that is there moves into it.
+    Bare,
+    /// As [`Body::Patched`], of a version that is moved to the path by an earlier step.
+    PatchedFrom {
+        /// The number of its content.
+        content: u32,
+        /// Its size, holes included.
+        size: u64,
+        /// Where that version stands before the commit.
+        from: BytePath,
+    },
 }
 
 /// One step of the commit. Paths are relative to the part's root.
@@ -166,6 +177,35 @@ pub enum Op {
         meta: Meta,
         /// What stands there now; `None` for directories, whose times change while their entries do.
         expect: Option<Identity>,
+    },
+    /// Moves what stands at `from`, or what an earlier [`Op::Aside`] took away, a directory with all below it.
+    Move {
+        /// Where to.
+        path: BytePath,
+        /// Where it stands when the step is done; steps before may have moved a directory above it.
+        from: BytePath,
+        /// What is moved.
+        expect: Identity,
+        /// What stands at the path now, which is no directory.
+        replaces: Option<Identity>,
+    },
+    /// Exchanges what stands at two paths.
+    Swap {
+        /// The one path.
+        path: BytePath,
+        /// The other one.
+        with: BytePath,
+        /// What stands at the one path.
+        expect: Identity,
+        /// What stands at the other one.
+        other: Identity,
+    },
+    /// Takes away what is in the way of a move until a later [`Op::Move`] of the same inode brings it to its place.
+    Aside {
+        /// Where.
+        path: BytePath,
+        /// What stands there.
+        expect: Identity,
     },
 }
 

@@ -163,6 +163,18 @@ pub struct ChangedDir {
     pub whole: bool,
 }
 
+/// A directory, or a file of one name, that stands elsewhere than in the older snapshot: the same inode. What lies below a
+/// moved directory and moved along is not told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Where it stood, relative to the tree's root.
+    pub from: BytePath,
+    /// Where it stands; the same path if only the directory above it is another one.
+    pub to: BytePath,
+    /// Whether it is a directory; then the rules say the same of everything below it at both places.
+    pub is_dir: bool,
+}
+
 /// A directory to be listed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListWant {

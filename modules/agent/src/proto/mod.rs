@@ -24,8 +24,8 @@ pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersReque
 pub use few::MOST;
 pub(crate) use few::few;
 pub use fs::{
-    ChangedDir, ChangedRequest, DirListing, Entry, FileTime, Kind, ListWant, Listings, Meta, Rule, RuleSet,
-    Skip, SkipReason, Tree, WalkRequest, WalkSummary,
+    ChangedDir, ChangedRequest, DirListing, Entry, FileTime, Kind, ListWant, Listings, Meta, Moved, Rule,
+    RuleSet, Skip, SkipReason, Tree, WalkRequest, WalkSummary,
 };
 pub use hello::{AgentHello, FrontHello, MAGIC, PROTOCOL};
 pub use host::{

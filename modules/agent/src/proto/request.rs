@@ -139,6 +139,9 @@ pub enum Request {
     Diff(super::DiffRequest),
     /// For a snapshot directory; items: [`super::Gain`] → `()`.
     Gains(BytePath),
+    /// Items: `Vec<`[`super::Moved`]`>` → `bool`, whether it is known what was moved: as [`Request::Changed`], but the newer
+    /// tree may also be the live one that the snapshots are of.
+    Moved(ChangedRequest),
 }
 
 impl Request {
@@ -188,6 +191,7 @@ impl Request {
             Request::Versions(_) => "versions",
             Request::Diff(_) => "diff",
             Request::Gains(_) => "gains",
+            Request::Moved(_) => "moved",
         }
     }
 }

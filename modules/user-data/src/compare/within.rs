@@ -7,51 +7,52 @@ use pc_switcher_contract::BytePath;
 
 use super::{Comparison, Pairing, Walk};
 use crate::change::Judge;
+use crate::moves::Moves;
 use crate::scope::Scope;
 
-const ROOT: u64 = 256;
+pub(crate) const ROOT: u64 = 256;
 
 #[derive(Clone, Debug, PartialEq)]
-struct Node {
-    parent: u64,
-    name: String,
-    is_dir: bool,
-    version: i64,
+pub(crate) struct Node {
+    pub(crate) parent: u64,
+    pub(crate) name: String,
+    pub(crate) is_dir: bool,
+    pub(crate) version: i64,
 }
 
 /// A machine's tree: inodes with the place and version of each.
 #[derive(Clone)]
-struct Machine {
-    nodes: BTreeMap<u64, Node>,
-    changed: BTreeSet<u64>,
-    next: u64,
+pub(crate) struct Machine {
+    pub(crate) nodes: BTreeMap<u64, Node>,
+    pub(crate) changed: BTreeSet<u64>,
+    pub(crate) next: u64,
 }
 
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
+    pub(crate) fn roll(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % sides
     }
 }
 
 impl Machine {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let root = Node { parent: 0, name: String::new(), is_dir: true, version: 0 };
         Self { nodes: BTreeMap::from([(ROOT, root)]), changed: BTreeSet::new(), next: 257 }
     }
 
-    fn touch(&mut self, ino: u64, version: i64) {
+    pub(crate) fn touch(&mut self, ino: u64, version: i64) {
         self.nodes.get_mut(&ino).unwrap().version = version;
         self.changed.insert(ino);
     }
 
-    fn child(&self, dir: u64, name: &str) -> Option<u64> {
+    pub(crate) fn child(&self, dir: u64, name: &str) -> Option<u64> {
         self.nodes.iter().find(|(_, node)| node.parent == dir && node.name == name).map(|(ino, _)| *ino)
     }
 
-    fn path(&self, mut ino: u64) -> String {
+    pub(crate) fn path(&self, mut ino: u64) -> String {
         let mut names = Vec::new();
         while ino != ROOT {
             let node = &self.nodes[&ino];
@@ -62,18 +63,18 @@ impl Machine {
         names.join("/")
     }
 
-    fn is_below(&self, mut ino: u64, top: u64) -> bool {
+    pub(crate) fn is_below(&self, mut ino: u64, top: u64) -> bool {
         while ino != ROOT && ino != top {
             ino = self.nodes[&ino].parent;
         }
         ino == top
     }
 
-    fn find(&self, path: &str) -> Option<u64> {
+    pub(crate) fn find(&self, path: &str) -> Option<u64> {
         path.split('/').filter(|name| !name.is_empty()).try_fold(ROOT, |dir, name| self.child(dir, name))
     }
 
-    fn remove(&mut self, ino: u64, version: i64) {
+    pub(crate) fn remove(&mut self, ino: u64, version: i64) {
         let below: Vec<u64> = self.nodes.keys().copied().filter(|other| self.is_below(*other, ino)).collect();
         self.touch(self.nodes[&ino].parent, version);
         for ino in below {
@@ -82,7 +83,7 @@ impl Machine {
         }
     }
 
-    fn change(&mut self, dice: &mut Dice, version: i64) {
+    pub(crate) fn change(&mut self, dice: &mut Dice, version: i64) {
         let all: Vec<u64> = self.nodes.keys().copied().collect();
         let dirs: Vec<u64> = all.iter().copied().filter(|ino| self.nodes[ino].is_dir).collect();
         let (dir, any) = (dirs[dice.roll(dirs.len())], all[dice.roll(all.len())]);
@@ -114,8 +115,19 @@ impl Machine {
         }
     }
 
+    /// Returns the same tree on another machine, where it has other inodes; both forget what changed.
+    pub(crate) fn twin(&mut self) -> Machine {
+        let far = |ino: u64| if ino > ROOT { ino + 10_000 } else { ino };
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|(ino, node)| (far(*ino), Node { parent: far(node.parent), ..node.clone() }));
+        self.changed.clear();
+        Machine { nodes: nodes.collect(), changed: BTreeSet::new(), next: self.next + 10_000 }
+    }
+
     /// What an agent tells about this machine since `base`.
-    fn named(&self, base: &Machine) -> Vec<ChangedDir> {
+    pub(crate) fn named(&self, base: &Machine) -> Vec<ChangedDir> {
         let mut found = BTreeMap::new();
         for ino in self.changed.iter().filter(|ino| self.nodes.contains_key(*ino)) {
             let node = &self.nodes[ino];
@@ -134,7 +146,7 @@ impl Machine {
             .collect()
     }
 
-    fn entry(&self, ino: u64) -> Entry {
+    pub(crate) fn entry(&self, ino: u64) -> Entry {
         let node = &self.nodes[&ino];
         let time = FileTime { seconds: node.version, nanos: 0 };
         Entry {
@@ -150,7 +162,7 @@ impl Machine {
         }
     }
 
-    fn list(&self, want: &ListWant, on_demand: bool, out: &mut Vec<DirListing>) {
+    pub(crate) fn list(&self, want: &ListWant, on_demand: bool, out: &mut Vec<DirListing>) {
         let path = want.path.to_string();
         let ino = self.find(&path).unwrap_or_else(|| panic!("`{path}` is asked for and not there"));
         let mut inos: Vec<u64> =
@@ -165,10 +177,13 @@ impl Machine {
     }
 }
 
-fn everything(judge: Judge, machines: [&Machine; 3]) -> Comparison {
-    let mut pairing = Pairing::new(judge);
+pub(crate) fn everything(judge: Judge, machines: [&Machine; 3], moves: &Moves) -> Comparison {
+    let mut pairing = Pairing::new(judge, moves);
     let root = ListWant { path: BytePath::default(), whole: true };
     for (walk, machine) in [Walk::Source, Walk::Target, Walk::Base].into_iter().zip(machines) {
+        if walk == Walk::Base && !judge.walks_base() {
+            continue;
+        }
         let mut listings = Vec::new();
         machine.list(&root, false, &mut listings);
         listings.into_iter().for_each(|listing| pairing.add(walk, listing));
@@ -177,8 +192,13 @@ fn everything(judge: Judge, machines: [&Machine; 3]) -> Comparison {
 }
 
 /// Returns the comparison and how many listings it took.
-fn within(scope: Scope, judge: Judge, machines: [&Machine; 3]) -> (Comparison, usize) {
-    let mut pairing = Pairing::within(scope, judge);
+pub(crate) fn within(
+    scope: Scope,
+    judge: Judge,
+    machines: [&Machine; 3],
+    moves: &Moves,
+) -> (Comparison, usize) {
+    let mut pairing = Pairing::within(scope, judge, moves);
     let mut count = 0;
     loop {
         let asks = pairing.take_asks();
@@ -188,6 +208,7 @@ fn within(scope: Scope, judge: Judge, machines: [&Machine; 3]) -> (Comparison, u
         for ((walk, machine), asks) in
             [Walk::Source, Walk::Target, Walk::Base].into_iter().zip(machines).zip(asks)
         {
+            assert!(walk != Walk::Base || judge.walks_base() || asks.is_empty(), "nobody lists the base");
             for ask in asks {
                 let mut listings = Vec::new();
                 machine.list(&ask, true, &mut listings);
@@ -210,18 +231,7 @@ fn what_lies_outside_the_scope_would_have_shown_nothing() {
         for version in 0..40 {
             source_base.change(&mut dice, version);
         }
-        // The same tree on the other machine has other inodes.
-        let mut target_base = source_base.clone();
-        target_base.nodes = source_base
-            .nodes
-            .iter()
-            .map(|(ino, node)| {
-                let far = |ino: u64| if ino > ROOT { ino + 10_000 } else { ino };
-                (far(*ino), Node { parent: far(node.parent), ..node.clone() })
-            })
-            .collect();
-        target_base.next += 10_000;
-        (source_base.changed, target_base.changed) = Default::default();
+        let target_base = source_base.twin();
         let (mut source, mut target) = (source_base.clone(), target_base.clone());
         for version in 0..dice.roll(6) {
             source.change(&mut dice, 100 + version as i64);
@@ -231,8 +241,8 @@ fn what_lies_outside_the_scope_would_have_shown_nothing() {
         }
         let machines = [&source, &target, &target_base];
         let scope = Scope::of(source.named(&source_base).into_iter().chain(target.named(&target_base)));
-        let full = everything(judge, machines);
-        let (part, count) = within(scope, judge, machines);
+        let full = everything(judge, machines, &Moves::default());
+        let (part, count) = within(scope, judge, machines, &Moves::default());
         let sorted = |comparison: &Comparison| {
             let mut found: Vec<String> = comparison.found.iter().map(|found| format!("{found:?}")).collect();
             found.extend(comparison.suspects.iter().map(|suspect| format!("{suspect:?}")));

@@ -232,7 +232,7 @@ impl Services for ModelServices {
             Request::CheckKept(key) => encode(&data::manifest::check(&key, &self.state)?),
             Request::ReadLive { root } => encode(&data::read::run_live(&self.real(&root), call, &self.sent)?),
             // What is not known is looked at.
-            Request::Unchanged { .. } | Request::Changed(_) => encode(&false),
+            Request::Unchanged { .. } | Request::Changed(_) | Request::Moved(_) => encode(&false),
             Request::Writers(_) => encode(&Vec::<Writer>::new()),
             Request::HistoryList(_)
             | Request::Exec(_)

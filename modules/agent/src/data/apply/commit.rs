@@ -1,6 +1,6 @@
 //! Phase 2: brings staged versions in, step by step. See the page of [`super`] for what holds throughout.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
 
+use super::moves::Move;
 use super::part::Part;
 use super::plan::{Action, Step};
 use super::planner::single;
@@ -59,7 +60,13 @@ pub(super) struct Committer<'a> {
     pub(super) again: bool,
     /// The inodes of names that steps remove; known only when steps are done again.
     pub(super) removed: HashMap<(usize, BytePath), u64>,
-    open: Vec<(usize, BytePath, Arc<OwnedFd>)>,
+    /// Inodes that steps move, by part; known only when steps are done again.
+    pub(super) moved: HashSet<(usize, u64)>,
+    /// The steps that displace inodes, by part; known likewise.
+    pub(super) displacing: HashMap<(usize, u64), u64>,
+    /// Places to which nothing came though a step was to move something there.
+    pub(super) unplaced: Vec<(usize, BytePath)>,
+    pub(super) open: Vec<(usize, BytePath, Arc<OwnedFd>)>,
     roots: Vec<(usize, Meta)>,
 }
 
@@ -87,6 +94,9 @@ impl<'a> Committer<'a> {
             staged,
             again,
             removed: HashMap::new(),
+            moved: HashSet::new(),
+            displacing: HashMap::new(),
+            unplaced: Vec::new(),
             open: Vec::new(),
             roots: Vec::new(),
         }
@@ -96,16 +106,24 @@ impl<'a> Committer<'a> {
     /// full, a sync may have given space back.
     pub(super) fn run(mut self, steps: &[Step], news: &dyn Fn(u64)) -> Committed {
         let mut failed = Vec::new();
+        // What comes after a move counts on it.
+        let moves = steps.iter().rposition(Step::is_move).map_or(0, |last| last + 1);
+        let mut waits = false;
         if self.again {
-            self.learn_removed(steps);
+            self.learn(steps);
         }
         for (seen, step) in (1..).zip(steps) {
+            if waits {
+                failed.push(step);
+                continue;
+            }
             match self.settle(step) {
                 Ok(()) => {}
                 Err(Refusal::System(_)) => {
                     // It may be half done, and what it touched is not noted.
-                    self.learn_removed(steps);
+                    self.learn(steps);
                     self.again = true;
+                    waits = seen <= moves as u64;
                     failed.push(step);
                 }
                 Err(refusal) => self.refuse(step, refusal),
@@ -119,7 +137,11 @@ impl<'a> Committer<'a> {
             self.sync();
             for step in failed {
                 if let Err(refusal) = self.settle(step) {
+                    let stops = waits && matches!(refusal, Refusal::System(_));
                     self.refuse(step, refusal);
+                    if stops {
+                        break;
+                    }
                 }
             }
         }
@@ -128,9 +150,23 @@ impl<'a> Committer<'a> {
         Committed { report: self.report, roots: self.roots }
     }
 
-    fn learn_removed(&mut self, steps: &[Step]) {
-        if !self.removed.is_empty() {
+    fn learn(&mut self, steps: &[Step]) {
+        if !(self.removed.is_empty() && self.moved.is_empty() && self.displacing.is_empty()) {
             return;
+        }
+        for Step { number, part, action, .. } in steps {
+            match action {
+                Action::Put { replaces: Some(old), .. }
+                | Action::Link { replaces: Some(old), .. }
+                | Action::Remove { expect: old } => {
+                    self.displacing.insert((*part, old.ino), *number);
+                }
+                Action::Move { expect, .. } => drop(self.moved.insert((*part, expect.ino))),
+                Action::Swap { expect, other, .. } => {
+                    self.moved.extend([(*part, expect.ino), (*part, other.ino)]);
+                }
+                _ => {}
+            }
         }
         let removed = steps.iter().filter_map(|step| match &step.action {
             Action::Remove { expect } => Some(((step.part, step.path.clone()), expect.ino)),
@@ -140,6 +176,9 @@ impl<'a> Committer<'a> {
     }
 
     fn settle(&mut self, step: &Step) -> Result<(), Refusal> {
+        if self.is_unplaced(step) {
+            return Err(Refusal::Conflict("what should have been moved there was not".into()));
+        }
         if self.again { self.resume(step) } else { self.step(step) }?;
         self.watch.after("step")?;
         self.report.done += 1;
@@ -156,6 +195,13 @@ impl<'a> Committer<'a> {
 
     fn refuse(&mut self, step: &Step, refusal: Refusal) {
         let path = self.parts[step.part].absolute(&step.path);
+        match (&refusal, &step.action) {
+            (Refusal::Conflict(_), _) if self.is_unplaced(step) => {}
+            (Refusal::Conflict(_), Action::Move { from: other, .. } | Action::Swap { with: other, .. }) => {
+                self.unplace(step.part, &step.path, &[other]);
+            }
+            _ => {}
+        }
         match refusal {
             Refusal::Conflict(why) => self.report.conflicts.push(Conflict { path, why }),
             Refusal::Kept => self.report.kept.push(path),
@@ -195,6 +241,15 @@ impl<'a> Committer<'a> {
                 Ok(())
             }
             Action::SetMeta { meta, expect } => self.set_meta(part, path, meta, *expect),
+            Action::Move { from, aside, expect, replaces } => {
+                let it = Move { part, number, from, path, expect };
+                match aside {
+                    Some(aside) => self.bring_back(&it, *aside),
+                    None => self.move_live(&it, *replaces),
+                }
+            }
+            Action::Swap { with, expect, other } => self.swap_live(part, [path, with], [expect, other]),
+            Action::Aside { expect } => self.aside(part, number, path, expect),
         }
     }
 
@@ -308,13 +363,21 @@ impl<'a> Committer<'a> {
     }
 
     /// Compares what stands at a name with the plan.
-    fn check(&self, part: usize, dir: &OwnedFd, name: &[u8], expected: &Identity) -> Result<(), Refusal> {
+    pub(super) fn check(
+        &self,
+        part: usize,
+        dir: &OwnedFd,
+        name: &[u8],
+        expected: &Identity,
+    ) -> Result<(), Refusal> {
         let now = Seen::at(dir, name)?;
         if now.is_frozen() {
             return Err(frozen());
         }
-        // Steps before a crash gave an inode of several names another ctime, and nobody remembers which.
-        let ours = || self.again && now.nlink() > 1 && is_same_version(&now.identity(), expected);
+        // Steps before a crash gave an inode of several names, or one that they moved, another ctime, and nobody remembers
+        // which.
+        let is_known = || now.nlink() > 1 || self.moved.contains(&(part, now.ino()));
+        let ours = || self.again && is_known() && is_same_version(&now.identity(), expected);
         if self.touched.is_expected(part, &now, expected) || ours() { Ok(()) } else { Err(changed()) }
     }
 

@@ -24,6 +24,7 @@ pub mod fuzzing;
 mod held;
 mod journal;
 mod links;
+mod moves;
 mod part;
 mod plan;
 mod planner;

@@ -16,6 +16,13 @@ pub(super) struct Step {
     pub(super) action: Action,
 }
 
+impl Step {
+    /// Whether it moves what is there already.
+    pub(super) fn is_move(&self) -> bool {
+        matches!(self.action, Action::Move { .. } | Action::Swap { .. } | Action::Aside { .. })
+    }
+}
+
 /// What a step does.
 pub(super) enum Action {
     /// Brings in what is staged: a file, a link, or a directory with all below it.
@@ -45,6 +52,31 @@ pub(super) enum Action {
         meta: Meta,
         /// What stands there, if it must be checked.
         expect: Option<Identity>,
+    },
+    /// Moves what is there already.
+    Move {
+        /// Where it stands.
+        from: BytePath,
+        /// The step that took it away, if one did.
+        aside: Option<u64>,
+        /// What is moved.
+        expect: Identity,
+        /// What stands at its new place.
+        replaces: Option<Identity>,
+    },
+    /// Exchanges two things.
+    Swap {
+        /// The other path.
+        with: BytePath,
+        /// What stands at the path.
+        expect: Identity,
+        /// What stands at the other one.
+        other: Identity,
+    },
+    /// Takes something away for a moment.
+    Aside {
+        /// What stands there.
+        expect: Identity,
     },
 }
 

@@ -53,6 +53,8 @@ struct View {
     tree_steps: HashMap<u64, usize>,
     /// The times of staged directories.
     times: HashMap<Staged, FileTime>,
+    /// The steps that took inodes away.
+    asides: HashMap<u64, u64>,
 }
 
 impl View {
@@ -127,6 +129,18 @@ impl Planner {
             Op::Remove { path, expect } => (path, Action::Remove { expect }),
             Op::RemoveDir { path } => (path, Action::RemoveDir),
             Op::SetMeta { path, meta, expect } => (path, Action::SetMeta { meta, expect }),
+            Op::Move { path, from, expect, replaces } => {
+                let aside = self.views[part].asides.remove(&expect.ino);
+                if aside.is_some() && replaces.is_some() {
+                    return Err(AgentError::protocol(format!("`{path}` replaces what is not taken away")));
+                }
+                (path, Action::Move { from, aside, expect, replaces })
+            }
+            Op::Swap { path, with, expect, other } => (path, Action::Swap { with, expect, other }),
+            Op::Aside { path, expect } => {
+                self.views[part].asides.insert(expect.ino, number);
+                (path, Action::Aside { expect })
+            }
         };
         if self.views[part].trees.get(&path) == Some(&number) {
             self.views[part].tree_steps.insert(number, self.steps.len());

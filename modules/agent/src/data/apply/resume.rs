@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use pc_switcher_contract::BytePath;
 
 use super::commit::{Committer, Refusal, changed};
+use super::moves::Move;
 use super::plan::{Action, Step};
 use super::planner::single;
 use super::touched::is_same_version;
@@ -20,7 +21,7 @@ use crate::data::seen::Seen;
 use crate::proto::Identity;
 
 /// What stands at a name, `None` if nothing does.
-fn look(dir: &OwnedFd, name: &[u8]) -> Result<Option<Seen>, Errno> {
+pub(super) fn look(dir: &OwnedFd, name: &[u8]) -> Result<Option<Seen>, Errno> {
     match Seen::at(dir, name) {
         Ok(seen) => Ok(Some(seen)),
         Err(Errno::NOENT) => Ok(None),
@@ -51,6 +52,17 @@ impl Committer<'_> {
                 None => self.step(step),
             },
             Action::RemoveDir | Action::SetMeta { .. } => self.step(step),
+            Action::Move { from, aside: None, expect, replaces } => {
+                self.resume_move(&Move { part, number, from, path, expect }, *replaces)
+            }
+            // Whatever a swap brings to its path stays there; what it takes from there may have gone on since.
+            Action::Move { expect: brought, .. } | Action::Swap { other: brought, .. }
+                if self.has_come(part, path, brought.ino)? =>
+            {
+                Ok(())
+            }
+            Action::Aside { expect } if self.live(part, path)? != Some(expect.ino) => Ok(()),
+            Action::Move { .. } | Action::Swap { .. } | Action::Aside { .. } => self.step(step),
         }
     }
 
@@ -121,7 +133,7 @@ impl Committer<'_> {
     }
 
     /// Returns the inode that stands at a live path.
-    fn live(&self, part: usize, path: &BytePath) -> Result<Option<u64>, Refusal> {
+    pub(super) fn live(&self, part: usize, path: &BytePath) -> Result<Option<u64>, Refusal> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
         match open::beneath(&self.parts[part].root, path.as_bytes(), flags) {
             Ok(fd) => Ok(Some(Seen::of(&fd)?.ino())),

@@ -27,16 +27,19 @@ const KEPT: &str = "kept-";
 /// Longest part of a file's name in the name it is kept under; the rest is for its number.
 const NAME: usize = 200;
 
-/// The versions that steps displace: part, path and identity by the step's number.
-pub(super) type Expected = HashMap<u64, (usize, BytePath, Identity)>;
+/// The versions that steps displace: part, path and identity by the step's number. Without an identity it is something that
+/// was only out of the way, and nobody else holds it.
+pub(super) type Expected = HashMap<u64, (usize, BytePath, Option<Identity>)>;
 
 /// Returns what steps displace.
 pub(super) fn expected(steps: &[Step]) -> Expected {
     let displaced = steps.iter().filter_map(|step| {
         let identity = match &step.action {
-            Action::Put { replaces, .. } | Action::Link { replaces, .. } => (*replaces)?,
-            Action::Remove { expect } => *expect,
-            Action::RemoveDir | Action::SetMeta { .. } => return None,
+            Action::Put { replaces, .. } | Action::Link { replaces, .. } => Some((*replaces)?),
+            Action::Remove { expect } => Some(*expect),
+            Action::Move { replaces, .. } => Some((*replaces)?),
+            Action::Aside { .. } => None,
+            Action::RemoveDir | Action::SetMeta { .. } | Action::Swap { .. } => return None,
         };
         Some((step.number, (step.part, step.path.clone(), identity)))
     });
@@ -94,8 +97,9 @@ fn left(
         }
         let name = name.to_string_lossy().into_owned();
         let known = name.parse().ok().and_then(|number: u64| expected.get(&number));
-        let is_planned =
-            known.is_some_and(|(_, _, planned)| !seen.is_dir() && is_same_version(&seen.identity(), planned));
+        let is_planned = known
+            .and_then(|(_, _, planned)| planned.as_ref())
+            .is_some_and(|planned| !seen.is_dir() && is_same_version(&seen.identity(), planned));
         // Without a pre set all of undo stays where it is for a while, what cannot be judged included.
         if !is_planned && (has_pre_set || known.is_some()) {
             left.push((name, known.map(|(_, path, _)| path.clone())));

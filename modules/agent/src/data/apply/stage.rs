@@ -30,8 +30,8 @@ struct Waiting {
     path: BytePath,
     meta: Meta,
     size: u64,
-    /// The version that it is made of.
-    made_of: Option<Identity>,
+    /// The version that it is made of, and where it stands.
+    made_of: Option<(BytePath, Identity)>,
 }
 
 /// Builds staging from steps and pieces.
@@ -85,8 +85,15 @@ impl<'a> Stager<'a> {
 
     fn build(&mut self, part: usize, new: New) -> Result<(), Trouble> {
         let New { at, path, body, meta, replaces } = new;
-        if let Body::File { content, size } | Body::Patched { content, size } = body {
-            let made_of = replaces.filter(|_| matches!(body, Body::Patched { .. }));
+        if let Body::File { content, size }
+        | Body::Patched { content, size }
+        | Body::PatchedFrom { content, size, .. } = body
+        {
+            let made_of = match body {
+                Body::Patched { .. } => replaces.map(|old| (path.clone(), old)),
+                Body::PatchedFrom { from, .. } => replaces.map(|old| (from, old)),
+                _ => None,
+            };
             if !self.known.insert(content) {
                 return Err(AgentError::protocol(format!("content {content} is used twice")).into());
             }
@@ -105,13 +112,13 @@ impl<'a> Stager<'a> {
         let dir = self.dir_of(part, &at)?;
         let name = at.name();
         match body {
-            Body::Dir => {
+            Body::Dir | Body::Bare => {
                 mkdirat(&dir, name, Mode::from_raw_mode(0o700))?;
                 self.dirs.push((part, at, meta));
                 return Ok(());
             }
             Body::Symlink(target) => symlinkat(target.as_bytes(), &dir, name)?,
-            Body::Fifo | Body::File { .. } | Body::Patched { .. } => {
+            Body::Fifo | Body::File { .. } | Body::Patched { .. } | Body::PatchedFrom { .. } => {
                 mknodat(&dir, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
             }
         }
@@ -180,7 +187,7 @@ impl<'a> Stager<'a> {
             .map_err(|error| AgentError::io(format!("staging of `{path}`"), &error.into()))?;
         let over = match file.made_of {
             None => Over::Nothing,
-            Some(expected) => self.live(file.part, &file.path, expected),
+            Some((stands, expected)) => self.live(file.part, &stands, expected),
         };
         let name = file.at.name().to_vec();
         let planned = Some((file.size, file.meta));

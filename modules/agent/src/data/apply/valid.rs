@@ -11,7 +11,10 @@ pub(super) fn check(op: &Op) -> Result<(), AgentError> {
     let wrong = match op {
         Op::Put { path, body, meta, replaces } => {
             name(path.as_bytes()).or_else(|| about(meta)).or(match body {
-                Body::Patched { .. } if replaces.is_none() => Some("patch of nothing"),
+                Body::Patched { .. } | Body::PatchedFrom { .. } if replaces.is_none() => {
+                    Some("patch of nothing")
+                }
+                Body::PatchedFrom { from, .. } => name(from.as_bytes()),
                 Body::Symlink(target) if target.is_empty() || target.as_bytes().contains(&0) => {
                     Some("link target")
                 }
@@ -22,6 +25,11 @@ pub(super) fn check(op: &Op) -> Result<(), AgentError> {
         Op::Remove { path, .. } | Op::RemoveDir { path } => name(path.as_bytes()),
         Op::SetMeta { path, meta, .. } if path.is_empty() => about(meta),
         Op::SetMeta { path, meta, .. } => name(path.as_bytes()).or_else(|| about(meta)),
+        Op::Move { path, from: other, .. } | Op::Swap { path, with: other, .. } => {
+            let both = name(path.as_bytes()).or_else(|| name(other.as_bytes()));
+            both.or_else(|| (path == other).then_some("place for a move"))
+        }
+        Op::Aside { path, .. } => name(path.as_bytes()),
     };
     match wrong {
         None => Ok(()),

@@ -7,10 +7,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::drive::{items, try_walk};
-use crate::data::changed;
+use crate::data::{changed, moved};
 use crate::linux::btrfs::image::Image;
 use crate::linux::btrfs::{Btrfs, KernelBtrfs};
-use crate::proto::{ChangedDir, ChangedRequest, DirListing, Rule, RuleSet, Tree};
+use crate::proto::{ChangedDir, ChangedRequest, DirListing, Kind, Moved, Rule, RuleSet, Tree};
 use crate::server::Call;
 
 fn take(image: &Image, name: &str) -> PathBuf {
@@ -31,6 +31,14 @@ fn changed(base: &Path, now: &Path) -> Option<Vec<ChangedDir>> {
     let tree = Tree { root: now.into(), prefix: "".into(), rules: rules() };
     let is_known = changed::run(&ChangedRequest { base: base.into(), tree }, since, &call).unwrap();
     is_known.then(|| items::<Vec<ChangedDir>>(&seen).into_iter().flatten().collect())
+}
+
+fn moved(base: &Path, now: &Path) -> Option<Vec<Moved>> {
+    let since = KernelBtrfs.subvolume(base).unwrap().otransid;
+    let (call, seen) = Call::for_test(Vec::new());
+    let tree = Tree { root: now.into(), prefix: "".into(), rules: rules() };
+    let is_known = moved::run(&ChangedRequest { base: base.into(), tree }, since, &call).unwrap();
+    is_known.then(|| items::<Vec<Moved>>(&seen).into_iter().flatten().collect())
 }
 
 fn listings(root: &Path) -> BTreeMap<String, DirListing> {
@@ -59,6 +67,38 @@ fn assert_covers(base: &Path, now: &Path, found: &[ChangedDir], round: usize) {
         let left = parents(path).find(|at| after.contains_key(*at)).unwrap();
         assert!(named(left), "round {round}: `{path}` is gone and `{left}` is not named");
     }
+}
+
+/// What is told is just what the inodes of both walks say, but for rules and links.
+fn assert_moved(base: &Path, now: &Path, told: &[Moved], round: usize) -> usize {
+    let inodes = |root| -> BTreeMap<u64, (String, Kind)> {
+        let all = listings(root).into_iter().flat_map(|(path, listing)| {
+            let below =
+                move |name: &str| if path.is_empty() { name.into() } else { format!("{path}/{name}") };
+            let entries =
+                listing.entries.into_iter().filter(|entry| entry.kind == Kind::Dir || entry.nlink == 1);
+            entries.map(move |entry| (entry.ino, (below(&entry.name.to_string()), entry.kind)))
+        });
+        all.collect()
+    };
+    let (was, is) = (inodes(base), inodes(now));
+    for Moved { from, to, is_dir } in told {
+        let at = |path: &str, tree: &BTreeMap<u64, (String, Kind)>| {
+            tree.iter().find(|(_, (known, _))| known == path).map(|(ino, (_, kind))| (*ino, *kind))
+        };
+        let (then, there) = (at(&from.to_string(), &was), at(&to.to_string(), &is));
+        assert!(then.is_some() && then == there, "round {round}: `{from}` to `{to}`: {then:?}, {there:?}");
+        assert_eq!(*is_dir, there.unwrap().1 == Kind::Dir);
+    }
+    let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
+    for (ino, (path, _)) in &is {
+        // Another last name is a move whatever happened above.
+        if let Some((then, _)) = was.get(ino).filter(|(then, _)| name(then) != name(path)) {
+            let is_told = told.iter().any(|moved| moved.to.to_string() == *path);
+            assert!(is_told, "round {round}: `{then}` to `{path}` is not told");
+        }
+    }
+    told.len()
 }
 
 /// A small generator: the same seed makes the same changes.
@@ -130,7 +170,7 @@ fn what_is_not_named_is_as_it_was_whatever_was_done() {
         change(&home, &mut dice, number);
     }
     let mut base = take(&image, "base");
-    let mut named = 0;
+    let (mut named, mut carried) = (0, 0);
     for round in 0..60 {
         for number in 0..1 + dice.roll(12) {
             change(&home, &mut dice, 1000 * (round + 1) + number);
@@ -138,10 +178,44 @@ fn what_is_not_named_is_as_it_was_whatever_was_done() {
         let now = take(&image, &format!("now-{round}"));
         let found = changed(&base, &now).unwrap();
         assert_covers(&base, &now, &found, round);
+        carried += assert_moved(&base, &now, &moved(&base, &now).unwrap(), round);
         named += found.len();
         base = now;
     }
     assert!(named > 60, "the rounds changed something");
+    assert!(carried > 20, "{carried} things moved");
+}
+
+#[test]
+fn a_number_that_another_file_had_and_what_crosses_the_rules_are_not_taken_for_moved() {
+    let Some(image) = Image::make(256) else { return };
+    image.create("@home");
+    let home = image.top().join("@home");
+    for dir in ["one", "two", "three", "out", "deep/er", "sub"] {
+        fs::create_dir_all(home.join(dir)).unwrap();
+        fs::write(home.join(dir).join("f"), "x").unwrap();
+    }
+    fs::write(home.join("linked"), "x").unwrap();
+    fs::hard_link(home.join("linked"), home.join("also")).unwrap();
+    let base = take(&image, "0");
+    let mv = |from: &str, to: &str| fs::rename(home.join(from), home.join(to)).unwrap();
+    mv("one", "deep/one");
+    mv("deep/er", "er");
+    mv("three/f", "three/g.tmp");
+    mv("out/f", "f-out");
+    mv("two", "out-two");
+    mv("linked", "linked-now");
+    mv("sub", "sub-was");
+    image.create("@home/sub");
+    let told: Vec<(String, String)> = moved(&base, &take(&image, "1"))
+        .unwrap()
+        .into_iter()
+        .map(|moved| (moved.from.to_string(), moved.to.to_string()))
+        .collect();
+    let pair = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+    assert_eq!(told, [pair("one", "deep/one"), pair("deep/er", "er")]);
+    fs::write(home.join("live"), "not in any snapshot").unwrap();
+    assert!(moved(&base, &home).unwrap().len() >= 2, "a live tree tells as well");
 }
 
 #[test]

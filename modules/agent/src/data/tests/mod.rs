@@ -9,6 +9,7 @@ mod faults;
 mod inline;
 mod links;
 mod measure;
+mod moving;
 mod nasty;
 mod patching;
 mod plan;

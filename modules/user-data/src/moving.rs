@@ -1,0 +1,203 @@
+//! Asks both machines what was moved since their last sync, and looks at what the target has there.
+
+use std::collections::HashSet;
+
+use pc_switcher_agent::proto::{DirListing, ListWant, Moved, UserFact};
+use pc_switcher_agent::typed::Agent;
+use pc_switcher_contract::{BytePath, ExecError, LogLevel, ModuleContext, ModuleError, PairRecord};
+
+use crate::change::Judge;
+use crate::moves::{Known, Moves, Planned};
+use crate::parts::PartPair;
+use crate::roots::{Roots, tree};
+
+/// So often the target is asked for directories: each time leads one directory up, at most.
+const ROUNDS: usize = 64;
+
+/// Where both machines have what the last sync left.
+pub struct Bases {
+    /// On the source.
+    pub source: BytePath,
+    /// On the target.
+    pub target: BytePath,
+}
+
+/// Returns what is moved on the target.
+///
+/// # Errors
+/// If an agent fails or the run is stopped.
+pub async fn moves(
+    ctx: &ModuleContext,
+    part: &PartPair,
+    roots: &Roots,
+    judge: Judge,
+    bases: &Bases,
+) -> Result<Moves, ModuleError> {
+    let found = find(ctx, part, roots, judge, bases);
+    tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => Err(ModuleError::cancelled()),
+        found = found => Ok(found?),
+    }
+}
+
+async fn find(
+    ctx: &ModuleContext,
+    part: &PartPair,
+    roots: &Roots,
+    judge: Judge,
+    bases: &Bases,
+) -> Result<Moves, ExecError> {
+    let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
+    let (Some(our_tree), Some(their_tree)) = (roots.ours.tree(), roots.theirs.tree()) else {
+        return Ok(Moves::default());
+    };
+    let (Some(ours), Some(pair)) =
+        (source.moved(bases.source.clone(), tree(part, our_tree)).await?, ctx.board.pair())
+    else {
+        return Ok(Moves::default());
+    };
+    if ours.is_empty() {
+        return Ok(Moves::default());
+    }
+    // Nothing moved on a target that is as its base.
+    let theirs = match judge.base_is_target {
+        true => Some(Vec::new()),
+        false => target.moved(bases.target.clone(), tree(part, their_tree)).await?,
+    };
+    let Some(theirs) = theirs else { return Ok(Moves::default()) };
+    let (here, there) = tokio::try_join!(source.facts(), target.facts())?;
+    let bars = Bars::of(part, &pair, here.users.iter().chain(&there.users));
+    let mut known = judge.has_base.then(|| Known::new(judge.walks_base()));
+    for _ in 0..ROUNDS {
+        match Moves::plan(ours.clone(), &theirs, known.as_mut(), |moved| bars.are_in_the_way_of(moved)) {
+            Planned::Moves(moves) => {
+                say(ctx, part, &moves);
+                return Ok(moves);
+            }
+            Planned::Wanted(wanted) => {
+                let Some(known) = &mut known else { break };
+                let base = roots.base.as_ref().and_then(|base| base.tree()).filter(|_| judge.walks_base());
+                let (now, then) = tokio::try_join!(list(&target, part, their_tree, &wanted), async {
+                    match base {
+                        Some(base) => list(&target, part, base, &wanted).await,
+                        None => Ok(vec![None; wanted.len()]),
+                    }
+                })?;
+                for ((path, now), then) in wanted.into_iter().zip(now).zip(then) {
+                    known.add(path, now, then);
+                }
+            }
+        }
+    }
+    Ok(Moves::default())
+}
+
+/// Lists directories, in this order.
+async fn list(
+    agent: &Agent,
+    part: &PartPair,
+    root: &BytePath,
+    dirs: &[BytePath],
+) -> Result<Vec<Option<DirListing>>, ExecError> {
+    let (mut wants, mut listings) = agent.list(tree(part, root)).await?;
+    let send = async {
+        for dirs in dirs.chunks(200) {
+            let asks: Vec<_> =
+                dirs.iter().map(|path| ListWant { path: path.clone(), whole: false }).collect();
+            wants.send(&asks).await?;
+        }
+        wants.finish().await
+    };
+    let receive = async {
+        let mut found = vec![None; dirs.len()];
+        while let Some(listing) = listings.next().await? {
+            if let Ok(at) = dirs.binary_search(&listing.path) {
+                found[at] = Some(listing);
+            }
+        }
+        Ok(found)
+    };
+    tokio::try_join!(send, receive).map(|((), found)| found)
+}
+
+/// Says what is moved.
+fn say(ctx: &ModuleContext, part: &PartPair, moves: &Moves) {
+    for (from, to) in &moves.pairs {
+        let [from, to] = [from, to].map(|path| part.root.join(path.as_bytes()));
+        ctx.reporter.log(LogLevel::Full, &ctx.target.hostname, format!("`{from}` is moved to `{to}`"));
+    }
+}
+
+/// What must stay where it is.
+struct Bars {
+    /// Paths in which both machines differ since the last sync, and homes, with everything above them.
+    above: HashSet<BytePath>,
+    /// What was left alone by the last sync has no common past, and nothing below it has.
+    alien: HashSet<BytePath>,
+}
+
+/// Returns a path and everything above it.
+fn upwards(path: &BytePath) -> impl Iterator<Item = BytePath> {
+    std::iter::successors(Some(path.clone()), |path| if path.is_empty() { None } else { path.parent() })
+}
+
+impl Bars {
+    fn of<'a>(part: &PartPair, pair: &PairRecord, users: impl Iterator<Item = &'a UserFact>) -> Self {
+        let inside = |path: &BytePath| {
+            let inside = path.as_bytes().get(part.root.as_bytes().len()..).unwrap_or_default();
+            BytePath::new(inside.strip_prefix(b"/").unwrap_or(inside))
+        };
+        let here = |path: &&BytePath| path.is_within(&part.root) && **path != part.root;
+        let different = [&pair.unsettled, &pair.unsent, &pair.apart, &pair.alien];
+        let homes: Vec<BytePath> = users.map(|user| user.home.clone()).collect();
+        let within = different.into_iter().flatten().chain(&homes).filter(here).map(inside);
+        Self::with(within, pair.alien.iter().filter(here).map(inside))
+    }
+
+    fn with(within: impl Iterator<Item = BytePath>, alien: impl Iterator<Item = BytePath>) -> Self {
+        Self {
+            above: within.flat_map(|path| upwards(&path).collect::<Vec<_>>()).collect(),
+            alien: alien.collect(),
+        }
+    }
+
+    /// Whether something must not be moved: keys by which people log in lie in homes, and what both machines do not have alike
+    /// would change its place with what holds it.
+    fn are_in_the_way_of(&self, Moved { from, to, .. }: &Moved) -> bool {
+        [from, to].into_iter().any(|path| {
+            path.as_bytes().split(|byte| *byte == b'/').any(|name| name == b".ssh")
+                || self.above.contains(path)
+                || (!self.alien.is_empty() && upwards(path).any(|at| self.alien.contains(&at)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moved(from: &str, to: &str) -> Moved {
+        Moved { from: from.into(), to: to.into(), is_dir: true }
+    }
+
+    #[test]
+    fn what_holds_a_home_or_keys_or_what_differs_stays() {
+        let paths = |paths: &[&str]| paths.iter().map(|path| BytePath::from(*path)).collect::<Vec<_>>();
+        let bars = Bars::with(paths(&["ann", "bob/work/odd"]).into_iter(), paths(&["bob/vm"]).into_iter());
+        for (from, to) in [
+            ("ann", "eve"),
+            ("eve", "ann"),
+            ("bob/work", "bob/play"),
+            ("bob/vm/a", "bob/b"),
+            ("bob/b", "bob/vm/a"),
+            ("ann/.ssh", "ann/keys"),
+            ("ann/x", "ann/.ssh/x"),
+        ] {
+            assert!(bars.are_in_the_way_of(&moved(from, to)), "{from} {to}");
+        }
+        for (from, to) in [("ann/work", "ann/play"), ("bob/work/other", "bob/work/more"), ("a", "b")] {
+            assert!(!bars.are_in_the_way_of(&moved(from, to)), "{from} {to}");
+        }
+    }
+}
