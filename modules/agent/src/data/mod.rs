@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod read;
 pub mod rules;
 pub mod sent;
+pub mod undo;
 pub mod walk;
 
 mod btrfs;

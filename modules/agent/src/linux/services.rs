@@ -25,7 +25,7 @@ use crate::data;
 use crate::data::apply::{Unwatched, Watch, redo};
 use crate::proto::{
     AgentError, AgentHello, ChangedRequest, LockReply, LockRequest, PROTOCOL, Patience, Redone, Request,
-    SetRequest, TakeSet, WalkRequest, encode,
+    SetRequest, TakeSet, UndoReport, UndoRequest, WalkRequest, encode,
 };
 use crate::server::{Call, SILENT, Services, serve};
 
@@ -167,6 +167,15 @@ impl LinuxServices {
         }
     }
 
+    /// Takes a sync back. Without the machine's lock another one could be under way.
+    fn undo(&self, request: &UndoRequest, call: &Call) -> Result<UndoReport, AgentError> {
+        match self.lock.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(_) => {}
+            None => return Err(AgentError::protocol("an undo needs the machine's lock")),
+        }
+        data::undo::run(request, call, &self.state, self.options.watch.as_ref())
+    }
+
     fn take_set(&self, request: &TakeSet) -> Result<SnapshotSet, AgentError> {
         let (set, reference) = snapshots::take_set(request)?;
         let mut references = self.references.lock().unwrap_or_else(PoisonError::into_inner);
@@ -264,6 +273,7 @@ impl Services for LinuxServices {
             Request::Apply(request) => {
                 encode(&data::apply::run(&request, call, &self.state, self.options.watch.as_ref())?)
             }
+            Request::Undo(request) => encode(&self.undo(&request, call)?),
             Request::Redo(patience) => encode(&self.redo(patience)?),
             Request::StateGet(key) => encode(&self.state.get(&key)?),
             Request::StateList(prefix) => encode(&self.state.list(&prefix)?),

@@ -11,6 +11,7 @@ mod hello;
 mod host;
 mod request;
 mod store;
+mod undo;
 
 pub use apply::{
     ApplyNews, ApplyReport, ApplyRequest, Body, Conflict, Identity, Op, PartRoot, Patience, Piece, ReadWant,
@@ -30,6 +31,7 @@ pub use host::{
 };
 pub use request::{AgentError, AgentErrorKind, Request};
 pub use store::{Need, SetRequest, StoredSet, Strays};
+pub use undo::{UndoLine, UndoReport, UndoRequest, UndoWord, UndoneHow};
 
 /// Encodes a message.
 ///

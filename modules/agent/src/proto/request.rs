@@ -118,6 +118,9 @@ pub enum Request {
         /// The tree's root.
         root: BytePath,
     },
+    /// Takes back what a sync changed here and nobody touched since; only for the holder of the lock. Items:
+    /// `Vec<`[`super::UndoLine`]`>` → [`super::UndoReport`].
+    Undo(super::UndoRequest),
 }
 
 impl Request {
@@ -159,6 +162,7 @@ impl Request {
             Request::Kept(_) => "kept",
             Request::CheckKept(_) => "check-kept",
             Request::ReadLive { .. } => "read-live",
+            Request::Undo(_) => "undo",
         }
     }
 }

@@ -239,7 +239,8 @@ impl Services for ModelServices {
             | Request::PutFile(_)
             | Request::Activate(_)
             | Request::PinSet(_)
-            | Request::UnpinSet(_) => {
+            | Request::UnpinSet(_)
+            | Request::Undo(_) => {
                 return Err(AgentError::failed(format!("`{}` is not modelled", request.name())));
             }
         })

@@ -13,5 +13,6 @@ mod nasty;
 mod patching;
 mod plan;
 mod redo;
+mod undo;
 mod walking;
 mod wire;
