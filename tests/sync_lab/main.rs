@@ -18,6 +18,7 @@ mod patched;
 mod random;
 mod redone;
 mod sets;
+mod undo;
 mod unplugged;
 
 #[test]
