@@ -12,6 +12,7 @@ pub mod logs;
 mod machine;
 mod markdown;
 pub mod modules;
+pub mod rollback;
 pub mod snapshots;
 pub mod status;
 pub mod sync;
@@ -68,6 +69,7 @@ enum Command {
     Doctor(doctor::Args),
     Snapshots(snapshots::Args),
     Undo(undo::Args),
+    Rollback(rollback::Args),
     Modules(modules::Args),
     #[command(hide = true)]
     Agent(agent::Args),
@@ -149,6 +151,7 @@ pub fn run(
         Command::Logs(args) => logs::run(&args, &mut context),
         Command::Doctor(args) => doctor::run(&args, &mut context),
         Command::Snapshots(args) => snapshots::run(&args, &mut context),
+        Command::Rollback(args) => rollback::run(&args, &mut context),
         Command::Undo(args) => undo::run(&args, &mut context),
         Command::Sync(args) => sync::run(&args, &mut context, engine::sync),
         Command::Agent(args) => agent::run(&args, &mut context),

@@ -17,6 +17,7 @@ mod past;
 mod patched;
 mod random;
 mod redone;
+mod rollback;
 mod sets;
 mod undo;
 mod unplugged;

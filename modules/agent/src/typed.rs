@@ -11,8 +11,9 @@ use serde::de::DeserializeOwned;
 use crate::proto::{
     ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, ChangedDir, ChangedRequest, Diagnosis,
     DirListing, Layout, LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Patience, ReadWant,
-    Redone, Request, SetRequest, SpaceReport, StoredSet, Strays, StreamFrame, TakeSet, Tree, UndoLine,
-    UndoReport, UndoRequest, WalkRequest, WalkSummary, Writer, WritersRequest, decode, encode,
+    Redone, Request, RollbackLook, RollbackOrder, SetRequest, SpaceReport, StoredSet, Strays, StreamFrame,
+    TakeSet, Tree, UndoLine, UndoReport, UndoRequest, WalkRequest, WalkSummary, Writer, WritersRequest,
+    decode, encode,
 };
 
 /// An agent with typed calls.
@@ -181,6 +182,11 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Carries out an order about a rollback.
+    pub async fn rollback(&self, order: RollbackOrder) -> Result<RollbackLook, ExecError> {
+        self.call(&Request::Rollback(order)).await
     }
 
     /// Brings sessions that were cut off to their end; needs the machine's lock.

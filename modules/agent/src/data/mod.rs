@@ -5,6 +5,7 @@
 //! an access time), and nothing here prints, reads the environment or asks the time.
 
 pub mod apply;
+pub(crate) mod carry;
 pub mod changed;
 pub mod delta;
 pub mod digest;
@@ -34,4 +35,4 @@ mod xattr;
 pub(crate) const HOME: &str = ".pc-switcher";
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -10,6 +10,7 @@ mod fs;
 mod hello;
 mod host;
 mod request;
+mod rollback;
 mod store;
 mod undo;
 
@@ -30,6 +31,9 @@ pub use host::{
     LockHolder, LockReply, LockRequest, MachineFacts, PutFile, SpaceReport, SubvolumeFact, TakeSet, UserFact,
 };
 pub use request::{AgentError, AgentErrorKind, Request};
+pub use rollback::{
+    RollbackLook, RollbackMember, RollbackOrder, RollbackPhase, RollbackState, RollbackWish, Together,
+};
 pub use store::{Need, SetRequest, StoredSet, Strays};
 pub use undo::{UndoLine, UndoReport, UndoRequest, UndoWord, UndoneHow};
 

@@ -121,6 +121,8 @@ pub enum Request {
     /// Takes back what a sync changed here and nobody touched since; only for the holder of the lock. Items:
     /// `Vec<`[`super::UndoLine`]`>` → [`super::UndoReport`].
     Undo(super::UndoRequest),
+    /// Rolls whole subvolumes back, step by step → [`super::RollbackLook`].
+    Rollback(super::RollbackOrder),
 }
 
 impl Request {
@@ -163,6 +165,7 @@ impl Request {
             Request::CheckKept(_) => "check-kept",
             Request::ReadLive { .. } => "read-live",
             Request::Undo(_) => "undo",
+            Request::Rollback(_) => "rollback",
         }
     }
 }

@@ -240,7 +240,8 @@ impl Services for ModelServices {
             | Request::Activate(_)
             | Request::PinSet(_)
             | Request::UnpinSet(_)
-            | Request::Undo(_) => {
+            | Request::Undo(_)
+            | Request::Rollback(_) => {
                 return Err(AgentError::failed(format!("`{}` is not modelled", request.name())));
             }
         })

@@ -48,6 +48,9 @@ pub use part::undo_of;
 pub use redo::redo;
 pub use watch::{Unwatched, Watch};
 
+pub(super) use clone::clone as clone_file;
+pub(super) use remove::{list as list_names, tree as remove_tree};
+
 use commit::{Committed, Committer};
 use entry::{Entry, Phase};
 use part::Part;

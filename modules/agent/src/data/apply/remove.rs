@@ -11,7 +11,7 @@ use rustix::io::Errno;
 const DEPTH: usize = 100;
 
 /// Removes `name` in `base` with all below it; nothing there is fine. `base` must be a directory that only we use.
-pub(super) fn tree(base: impl AsFd, name: &str) -> Result<(), Errno> {
+pub(in crate::data) fn tree(base: impl AsFd, name: &str) -> Result<(), Errno> {
     let base = base.as_fd();
     let mut todo = vec![CString::new(name).map_err(|_| Errno::INVAL)?];
     let mut moved = 0_u64;
@@ -66,7 +66,7 @@ fn gone(removed: Result<(), Errno>) -> Result<(), Errno> {
 }
 
 /// Returns the names in a directory with their types.
-pub(super) fn list(dir: impl AsFd) -> Result<Vec<(CString, FileType)>, Errno> {
+pub(in crate::data) fn list(dir: impl AsFd) -> Result<Vec<(CString, FileType)>, Errno> {
     // It may have been listed before.
     seek(&dir, SeekFrom::Start(0))?;
     let mut room = vec![MaybeUninit::uninit(); 32 << 10];
