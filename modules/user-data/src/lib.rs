@@ -18,6 +18,7 @@ mod patches;
 pub mod pattern;
 pub mod people;
 mod roots;
+mod ruled;
 pub mod rules;
 mod scope;
 pub mod spec;
