@@ -4,12 +4,13 @@ mod choose;
 mod render;
 
 use pc_switcher_agent::proto::{
-    LockReply, LockRequest, Patience, RedoneHow, TakeSet, UndoLine, UndoReport, UndoRequest, UndoWord,
+    LockReply, LockRequest, Patience, RedoneHow, RollbackOrder, TakeSet, UndoLine, UndoReport, UndoRequest,
+    UndoWord,
 };
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{
-    BytePath, ErrorKind, Hostname, ModuleError, ModuleName, Role, SessionId, SetId, SnapshotKind,
+    BytePath, ErrorKind, GateKind, Hostname, ModuleError, ModuleName, Role, SessionId, SetId, SnapshotKind,
     SnapshotSet, UtcStamp,
 };
 use serde::Deserialize;
@@ -123,6 +124,10 @@ async fn undo(
     lock(agent, contact, &session).await?;
     if !args.dry_run {
         finish_what_was_cut_off(agent).await?;
+    }
+    if let Some(why) = agent.rollback(RollbackOrder::Look).await?.forbids_sync() {
+        let text = format!("{}: {why}", agent.hostname());
+        return Err(ModuleError::new(ErrorKind::Refused(GateKind::Rollback), text));
     }
     let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
     let (sets, _) = agent.sets(snapshot_dir.clone()).await?;

@@ -99,14 +99,17 @@ fn tell(lines: &[UndoLine], call: &Call) -> Result<(), AgentError> {
     Ok(())
 }
 
+/// A part of a sync, with what was meant to become of its paths.
+type Listed = (PartRoot, BTreeMap<Place, Meant>);
+
 /// Returns where the sync of a pre set went, and what it meant each path to become.
-fn listed(pre: &SnapshotSet) -> Result<Vec<(PartRoot, BTreeMap<Place, Meant>)>, AgentError> {
+fn listed(pre: &SnapshotSet) -> Result<Vec<Listed>, AgentError> {
     let list = list_of(pre).ok_or_else(|| AgentError::protocol("an undo needs a pre set"))?;
     let failed = |error| AgentError::io(format!("list of steps in `{list}`"), &error);
     let records = read_list(list.as_path()).map_err(failed)?;
     let records =
         records.ok_or_else(|| AgentError::failed(format!("no list of steps is kept in `{list}`")))?;
-    let mut all: Vec<(PartRoot, BTreeMap<Place, Meant>)> = Vec::new();
+    let mut all: Vec<Listed> = Vec::new();
     let mut left: HashSet<BytePath> = HashSet::new();
     let mut is_whole = false;
     for record in records {

@@ -178,8 +178,8 @@ fn make(
     watch: &dyn Watch,
 ) -> Result<(), AgentError> {
     let tops = now.members.iter().map(top_of).collect::<Result<Vec<Top>, _>>()?;
-    for at in 0..now.members.len() {
-        let (member, top) = (&now.members[at], &tops[at]);
+    for (at, top) in tops.iter().enumerate() {
+        let member = &now.members[at];
         let failed = |error: std::io::Error| {
             AgentError::io(format!("cannot make a new tree of `{}`", member.name), &error)
         };
