@@ -164,13 +164,14 @@ fn a_power_cut_between_prepare_and_commit_leaves_both_machines_of_one_mind_once_
     let cmd =
         Cmd::new("pc-switcher").args(["rollback", &session, "--subvol", "@home"]).as_alice().timeout(MINUTE);
     // The desk loses its cable by itself as soon as it is prepared; over a long wire the laptop's word comes too late.
-    let _wire = desk.delay(Duration::from_millis(200)).unwrap();
+    let wire = desk.delay(Duration::from_millis(200)).unwrap();
     let journal = "/.snapshots/.pc-switcher/rollback/journal.json";
     let cut =
         format!("until grep -q '\"prepared\"' {journal} 2>/dev/null; do :; done; ip link set eth0 down");
     let cutter = desk.spawn(&Cmd::script(&cut).timeout(MINUTE)).unwrap();
     let ended = laptop.spawn(&cmd).unwrap().wait().unwrap();
     cutter.wait().unwrap();
+    drop(wire);
     desk.power_cut(DiskCache::Volatile).unwrap();
     desk.boot().unwrap();
     root(desk, "pc-switcher agent --redo");

@@ -19,9 +19,7 @@ pub(super) struct Place(pub(super) BytePath);
 
 impl Ord for Place {
     fn cmp(&self, other: &Self) -> Ordering {
-        let parts = |place: &Self| place.0.as_bytes().to_vec();
-        let (one, other) = (parts(self), parts(other));
-        one.split(|byte| *byte == b'/').cmp(other.split(|byte| *byte == b'/'))
+        self.0.as_bytes().split(|byte| *byte == b'/').cmp(other.0.as_bytes().split(|byte| *byte == b'/'))
     }
 }
 
