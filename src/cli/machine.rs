@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use pc_switcher_agent::data::apply::{PENDING, RESULTS};
 use pc_switcher_agent::linux::lock::{LOCK_PATH, MachineLock};
-use pc_switcher_agent::proto::{LockHolder, Redone, decode};
+use pc_switcher_agent::linux::rollback::POINTER;
+use pc_switcher_agent::proto::{LockHolder, Redone, RollbackOrder, decode};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{AgentLink, Hostname, ModuleError};
 use tokio_util::sync::CancellationToken;
@@ -104,9 +105,23 @@ async fn ask(reach: Reach, own: &Hostname, count: usize) -> Result<Found, Module
     let mut markers: Vec<String> = intent.iter().map(records::Intent::explain).collect();
     if !running {
         markers.extend(cut_off(&agent).await?);
+        markers.extend(rolled_back(&agent).await?);
     }
     started.process.close(Duration::from_secs(2)).await;
     Ok((rows, markers))
+}
+
+/// Says that a rollback is not confirmed yet, if so.
+async fn rolled_back(agent: &Agent) -> Result<Option<String>, ModuleError> {
+    if agent.state_get(POINTER).await?.is_none() {
+        return Ok(None);
+    }
+    let look = agent.rollback(RollbackOrder::Look).await?;
+    let line = |why: String| match why.is_empty() {
+        true => "a rollback is not confirmed yet; `pc-switcher rollback status` says more".to_owned(),
+        false => format!("no sync can start: {why}"),
+    };
+    Ok(look.state.is_some().then(|| line(look.forbids_sync().unwrap_or_default())))
 }
 
 /// Says what became of the commits of syncs that were cut off, or that they are still to be finished.

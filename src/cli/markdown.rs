@@ -26,10 +26,6 @@ fn section(page: &mut String, parent: &str, command: &Command) {
         return;
     }
     let name = format!("{parent} {}", command.get_name());
-    if command.has_subcommands() {
-        command.get_subcommands().for_each(|sub| section(page, &name, sub));
-        return;
-    }
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
     let own: Vec<&Arg> = command
         .get_arguments()
@@ -37,7 +33,15 @@ fn section(page: &mut String, parent: &str, command: &Command) {
             !arg.is_global_set() && !matches!(arg.get_action(), ArgAction::Help | ArgAction::Version)
         })
         .collect();
-    let mut usage = name.clone();
+    // One that does nothing by itself is only the way to those below it.
+    if !command.has_subcommands() || !own.is_empty() {
+        describe(page, &name, &about, &own);
+    }
+    command.get_subcommands().for_each(|sub| section(page, &name, sub));
+}
+
+fn describe(page: &mut String, name: &str, about: &str, own: &[&Arg]) {
+    let mut usage = name.to_owned();
     for arg in own.iter().filter(|arg| arg.is_positional()) {
         let _ = write!(usage, " {arg}");
     }
@@ -47,7 +51,7 @@ fn section(page: &mut String, parent: &str, command: &Command) {
     let _ = write!(page, "\n## {name}\n\n{about}.\n\n```\n{usage}\n```\n");
     if !own.is_empty() {
         page.push('\n');
-        options(page, own.into_iter());
+        options(page, own.iter().copied());
     }
 }
 

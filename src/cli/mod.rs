@@ -12,10 +12,12 @@ pub mod logs;
 mod machine;
 mod markdown;
 pub mod modules;
+pub mod rollback;
 pub mod snapshots;
 pub mod space;
 pub mod status;
 pub mod sync;
+pub mod undo;
 pub mod util;
 
 use std::ffi::OsString;
@@ -68,6 +70,8 @@ enum Command {
     Doctor(doctor::Args),
     Snapshots(snapshots::Args),
     Space(space::Args),
+    Undo(undo::Args),
+    Rollback(rollback::Args),
     Modules(modules::Args),
     #[command(hide = true)]
     Agent(agent::Args),
@@ -150,6 +154,8 @@ pub fn run(
         Command::Doctor(args) => doctor::run(&args, &mut context),
         Command::Snapshots(args) => snapshots::run(&args, &mut context),
         Command::Space(args) => space::run(&args, &mut context),
+        Command::Rollback(args) => rollback::run(&args, &mut context),
+        Command::Undo(args) => undo::run(&args, &mut context),
         Command::Sync(args) => sync::run(&args, &mut context, engine::sync),
         Command::Agent(args) => agent::run(&args, &mut context),
         Command::Modules(args) => modules::run(&args, &mut context),

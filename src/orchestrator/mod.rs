@@ -8,6 +8,7 @@ pub mod cleanup;
 pub mod dry_run;
 pub mod ending;
 mod login;
+pub mod met;
 pub mod phases;
 pub mod plan;
 pub mod reach;

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use pc_switcher_agent::data::apply::PENDING;
-use pc_switcher_agent::proto::{LockHolder, LockReply, LockRequest, MachineFacts, Patience};
+use pc_switcher_agent::linux::rollback::POINTER;
+use pc_switcher_agent::proto::{LockHolder, LockReply, LockRequest, MachineFacts, Patience, RollbackOrder};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
-    Attempt, ErrorKind, Gatekeeper, Hostname, Machine, Module, ModuleContext, ModuleError, Outcome, PairEnd,
-    PairRecord, Problem, Role, RunMode, SessionBoard, SessionId, SnapshotKind, TargetMachine, UtcStamp,
-    WriteLicence,
+    Attempt, ErrorKind, GateKind, Gatekeeper, Hostname, Machine, Module, ModuleContext, ModuleError, Outcome,
+    PairEnd, PairRecord, Problem, Role, RunMode, SessionBoard, SessionId, SnapshotKind, TargetMachine,
+    UtcStamp, WriteLicence,
 };
 use tokio_util::sync::CancellationToken;
 
+use super::met;
 use super::records::{self, Intent};
 use super::run::Deps;
 use super::topology::{Past, Stranger, first_sync, out_of_order, past};
@@ -114,6 +116,15 @@ pub async fn explain_dead_runs(deps: &Deps, prepared: &Prepared) -> Result<(), M
             );
         }
     }
+    let [source, target] = prepared.agents();
+    if !deps.request.dry_run {
+        for line in met::settle(&source, &target).await? {
+            deps.log.warning(line);
+        }
+    }
+    for agent in [source, target] {
+        refuse_after_rollback(&agent).await?;
+    }
     let mut told: Option<SessionId> = None;
     for agent in [Agent::new(&prepared.source.agent), Agent::new(&prepared.target.agent)] {
         if let Some(intent) =
@@ -130,6 +141,22 @@ pub async fn explain_dead_runs(deps: &Deps, prepared: &Prepared) -> Result<(), M
         }
     }
     Ok(())
+}
+
+/// Refuses a sync of a machine that was rolled back and works on in the former tree: what a sync writes there does not come
+/// along.
+async fn refuse_after_rollback(agent: &Agent) -> Result<(), ModuleError> {
+    if agent.state_get(POINTER).await?.is_none() {
+        return Ok(());
+    }
+    match agent.rollback(RollbackOrder::Look).await?.forbids_sync() {
+        None => Ok(()),
+        Some(why) => {
+            let text = format!("{}: {why}", agent.hostname());
+            Err(ModuleError::new(ErrorKind::Refused(GateKind::Rollback), text)
+                .hint("or take it back: `pc-switcher rollback cancel`"))
+        }
+    }
 }
 
 /// Finishes or drops what sessions that were cut off left on a machine, and tells it.

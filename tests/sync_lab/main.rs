@@ -18,7 +18,9 @@ mod past;
 mod patched;
 mod redone;
 mod renames;
+mod rollback;
 mod sets;
+mod undo;
 mod unplugged;
 mod verbs;
 

@@ -12,9 +12,9 @@ use crate::proto::{
     ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, Change, ChangedDir, ChangedRequest,
     CreateSet, Diagnosis, DiffRequest, Diffed, DirListing, Finding, Gain, Layout, LayoutRequest, Listings,
     LockReply, LockRequest, MachineFacts, Moved, Patience, ReadWant, Redone, Request, RestoreReply,
-    RestoreRequest, SetRequest, SpaceReport, StoredSet, Strays, StreamFrame, TakeSet, Tree, Verified,
-    VerifyRequest, Versions, VersionsRequest, WalkRequest, WalkSummary, Writer, WritersRequest, decode,
-    encode,
+    RestoreRequest, RollbackLook, RollbackOrder, SetRequest, SpaceReport, StoredSet, Strays, StreamFrame,
+    TakeSet, Tree, UndoLine, UndoReport, UndoRequest, Verified, VerifyRequest, Versions, VersionsRequest,
+    WalkRequest, WalkSummary, Writer, WritersRequest, decode, encode,
 };
 
 /// An agent with typed calls.
@@ -232,6 +232,28 @@ impl Agent {
     /// Asks whether two snapshots are of the same subvolume and nothing in it changed from the first to the second.
     pub async fn unchanged(&self, from: BytePath, to: BytePath) -> Result<bool, ExecError> {
         self.call(&Request::Unchanged { from, to }).await
+    }
+
+    /// Takes a sync back, or says what that would do; needs the machine's lock.
+    pub async fn undo(&self, request: UndoRequest) -> Result<(Vec<UndoLine>, UndoReport), ExecError> {
+        let mut call = self.link.open(encode(&Request::Undo(request))).await?;
+        call.sink.finish().await?;
+        let mut lines = Vec::new();
+        loop {
+            match call.stream.next().await? {
+                Reply::Item(body) => {
+                    lines.extend(decode::<Vec<UndoLine>>(&body).map_err(|why| self.broken(why))?);
+                }
+                Reply::Done(body) => {
+                    return decode(&body).map(|report| (lines, report)).map_err(|why| self.broken(why));
+                }
+            }
+        }
+    }
+
+    /// Carries out an order about a rollback.
+    pub async fn rollback(&self, order: RollbackOrder) -> Result<RollbackLook, ExecError> {
+        self.call(&Request::Rollback(order)).await
     }
 
     /// Brings sessions that were cut off to their end; needs the machine's lock.

@@ -27,6 +27,8 @@ pub enum GateKind {
     NoSnapshots,
     /// The sync would lock the user out of the target; no flag opens this one.
     LockOut,
+    /// A machine was rolled back and was not started anew; no flag opens this one.
+    Rollback,
 }
 
 impl GateKind {
@@ -41,7 +43,7 @@ impl GateKind {
             GateKind::ActiveSession => Some("--allow-active-session"),
             GateKind::IdMismatch => Some("--allow-id-mismatch"),
             GateKind::NoSnapshots => Some("--allow-no-snapshots"),
-            GateKind::LockOut => None,
+            GateKind::LockOut | GateKind::Rollback => None,
         }
     }
 }

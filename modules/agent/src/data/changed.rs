@@ -32,7 +32,7 @@ const SCAN_ROOM: usize = 1 << 20;
 const NAMES_ROOM: usize = 4 << 10;
 
 /// The root directory of every subvolume.
-const SUBVOLUME_ROOT: u64 = 256;
+pub(super) const SUBVOLUME_ROOT: u64 = 256;
 /// Types of items: the inode, its names, and names that had no room there.
 const INODE: u32 = 1;
 const REF: u32 = 12;
@@ -174,7 +174,7 @@ impl Names {
     }
 
     /// Returns every name of an inode with the directory that it is in; none if there is no such inode.
-    fn of_inode(&mut self, ino: u64) -> Result<Vec<(u64, Vec<u8>)>, Errno> {
+    pub(super) fn of_inode(&mut self, ino: u64) -> Result<Vec<(u64, Vec<u8>)>, Errno> {
         let mut found = Vec::new();
         let range = ((ino, REF, 0), (ino, EXTREF, u64::MAX));
         self.search.run(&self.dir, range, 0, |Item { key: (_, kind, offset), data }| {

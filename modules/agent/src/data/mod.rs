@@ -5,6 +5,7 @@
 //! an access time), and nothing here prints, reads the environment or asks the time.
 
 pub mod apply;
+pub(crate) mod carry;
 pub mod changed;
 pub mod delta;
 pub(crate) mod diff;
@@ -19,6 +20,7 @@ pub(crate) mod read_through;
 pub(crate) mod restore;
 pub mod rules;
 pub mod sent;
+pub mod undo;
 pub(crate) mod versions;
 pub mod walk;
 
@@ -39,4 +41,4 @@ mod xattr;
 pub(crate) const HOME: &str = ".pc-switcher";
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

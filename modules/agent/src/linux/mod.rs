@@ -15,6 +15,7 @@ pub mod mounts;
 pub mod orphans;
 mod processes;
 pub mod put_file;
+pub mod rollback;
 pub mod services;
 pub mod signals;
 pub mod snapshots;

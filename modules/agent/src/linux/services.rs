@@ -18,14 +18,15 @@ use super::snapshots::Needs;
 use super::state::{STATE_PATH, StateDir};
 use super::stdin::WatchedStdin;
 use super::{
-    connection, diagnose, exec, layout, machine, orphans, put_file, signals, snapshots, space, unchanged,
-    writers,
+    connection, diagnose, exec, layout, machine, orphans, put_file, rollback, signals, snapshots, space,
+    unchanged, writers,
 };
 use crate::data;
 use crate::data::apply::{Unwatched, Watch, redo};
 use crate::proto::{
     AgentError, AgentHello, ChangedRequest, CreateSet, LockReply, LockRequest, PROTOCOL, Patience, Redone,
-    Request, RestorePlace, RestoreReply, RestoreRequest, SetRequest, TakeSet, WalkRequest, encode,
+    Request, RestorePlace, RestoreReply, RestoreRequest, RollbackLook, RollbackOrder, SetRequest, TakeSet,
+    UndoReport, UndoRequest, WalkRequest, encode,
 };
 use crate::server::{Call, SILENT, Services, serve};
 
@@ -152,6 +153,7 @@ pub fn redo_alone(options: &AgentOptions) -> Result<Option<Vec<Redone>>, AgentEr
         Attempt::Busy(_) => Ok(None),
         Attempt::Held(_lock) => {
             let state = StateDir::new(options.state_dir.clone());
+            rollback::redo(&state, options.watch.as_ref())?;
             redo(&state, Patience::TryAgainLater, options.watch.as_ref()).map(Some)
         }
     }
@@ -162,8 +164,33 @@ impl LinuxServices {
     fn redo(&self, patience: Patience) -> Result<Vec<Redone>, AgentError> {
         let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         match held.as_ref() {
-            Some(_) => redo(&self.state, patience, self.options.watch.as_ref()),
+            Some(_) => {
+                rollback::redo(&self.state, self.options.watch.as_ref())?;
+                redo(&self.state, patience, self.options.watch.as_ref())
+            }
             None => Err(AgentError::protocol("a redo needs the machine's lock")),
+        }
+    }
+
+    /// Takes a sync back. Without the machine's lock another one could be under way.
+    fn undo(&self, request: &UndoRequest, call: &Call) -> Result<UndoReport, AgentError> {
+        match self.lock.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(_) => {}
+            None => return Err(AgentError::protocol("an undo needs the machine's lock")),
+        }
+        data::undo::run(request, call, &self.state, self.options.watch.as_ref())
+    }
+
+    /// Does something about a rollback. Without the machine's lock it may only look.
+    fn rollback(&self, order: &RollbackOrder, call: &Call) -> Result<RollbackLook, AgentError> {
+        let is_look =
+            matches!(order, RollbackOrder::Look | RollbackOrder::Check(_) | RollbackOrder::Decided { .. });
+        // What has begun goes on to its end, whoever listens.
+        let _shield = (!is_look).then(|| call.shield());
+        let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        match held.is_some() || is_look {
+            true => rollback::run(order, &self.state, self.options.watch.as_ref()),
+            false => Err(AgentError::protocol("a rollback needs the machine's lock")),
         }
     }
 
@@ -299,6 +326,8 @@ impl Services for LinuxServices {
             Request::Apply(request) => {
                 encode(&data::apply::run(&request, call, &self.state, self.options.watch.as_ref())?)
             }
+            Request::Rollback(order) => encode(&self.rollback(&order, call)?),
+            Request::Undo(request) => encode(&self.undo(&request, call)?),
             Request::Redo(patience) => encode(&self.redo(patience)?),
             Request::StateGet(key) => encode(&self.state.get(&key)?),
             Request::StateList(prefix) => encode(&self.state.list(&prefix)?),

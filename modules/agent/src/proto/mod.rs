@@ -12,7 +12,9 @@ mod hello;
 mod host;
 mod request;
 mod restore;
+mod rollback;
 mod store;
+mod undo;
 mod verify;
 
 pub use apply::{
@@ -34,7 +36,11 @@ pub use host::{
 };
 pub use request::{AgentError, AgentErrorKind, Request};
 pub use restore::{RestorePlace, RestoreReply, RestoreRequest, Restored};
+pub use rollback::{
+    RollbackLook, RollbackMember, RollbackOrder, RollbackPhase, RollbackState, RollbackWish, Together,
+};
 pub use store::{CreateSet, Gain, Need, SetRequest, StoredSet, Strays, Words};
+pub use undo::{UndoLine, UndoReport, UndoRequest, UndoWord, UndoneHow};
 pub use verify::{Finding, Verified, VerifyRequest};
 
 /// Encodes a message.

@@ -142,6 +142,11 @@ pub enum Request {
     /// Items: `Vec<`[`super::Moved`]`>` → `bool`, whether it is known what was moved: as [`Request::Changed`], but the newer
     /// tree may also be the live one that the snapshots are of.
     Moved(ChangedRequest),
+    /// Takes back what a sync changed here and nobody touched since; only for the holder of the lock. Items:
+    /// `Vec<`[`super::UndoLine`]`>` → [`super::UndoReport`].
+    Undo(super::UndoRequest),
+    /// Rolls whole subvolumes back, step by step → [`super::RollbackLook`].
+    Rollback(super::RollbackOrder),
 }
 
 impl Request {
@@ -192,6 +197,8 @@ impl Request {
             Request::Diff(_) => "diff",
             Request::Gains(_) => "gains",
             Request::Moved(_) => "moved",
+            Request::Undo(_) => "undo",
+            Request::Rollback(_) => "rollback",
         }
     }
 }

@@ -247,7 +247,9 @@ impl Services for ModelServices {
             | Request::Restore(_)
             | Request::Versions(_)
             | Request::Diff(_)
-            | Request::Gains(_) => {
+            | Request::Gains(_)
+            | Request::Undo(_)
+            | Request::Rollback(_) => {
                 return Err(AgentError::failed(format!("`{}` is not modelled", request.name())));
             }
         })

@@ -24,6 +24,7 @@ pub mod fuzzing;
 mod held;
 mod journal;
 mod links;
+pub(super) mod local;
 mod moves;
 mod part;
 mod plan;
@@ -47,6 +48,9 @@ pub use journal::{Reader, Record, has_list, read_journal, read_list};
 pub use part::undo_of;
 pub use redo::redo;
 pub use watch::{Unwatched, Watch};
+
+pub(super) use clone::clone as clone_file;
+pub(super) use remove::{list as list_names, tree as remove_tree};
 
 use commit::{Committed, Committer};
 use entry::{Entry, Phase};
@@ -73,6 +77,28 @@ pub fn run(
     state: &StateDir,
     watch: &dyn Watch,
 ) -> Result<ApplyReport, AgentError> {
+    run_from(&Source::Stream, request, call, state, watch)
+}
+
+/// Where steps and contents come from.
+pub(super) enum Source<'a> {
+    /// Through the front, from another machine.
+    Stream,
+    /// From trees of this machine.
+    Here(&'a [local::Share]),
+}
+
+/// Stages and commits what `source` has.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn run_from(
+    source: &Source<'_>,
+    request: &ApplyRequest,
+    call: &Call,
+    state: &StateDir,
+    watch: &dyn Watch,
+) -> Result<ApplyReport, AgentError> {
     redo::make_way(state)?;
     let mut entry = Entry {
         session: request.session.clone(),
@@ -86,7 +112,8 @@ pub fn run(
     entry.put(state)?;
     let mut parts = Vec::with_capacity(request.parts.len());
     let tally = Tally::default();
-    let staged = open(&entry, &mut parts, watch).and_then(|()| stage(request, &parts, call, &tally, watch));
+    let staged =
+        open(&entry, &mut parts, watch).and_then(|()| stage(source, request, &parts, call, &tally, watch));
     let staged = match staged {
         Ok(staged) => staged,
         Err(mut error) => {
@@ -101,11 +128,14 @@ pub fn run(
             return Err(error);
         }
     };
-    // Who has gone away meanwhile does not hear it, and the commit goes on.
-    let _ = call.item(&ApplyNews::Staged);
+    let tell = |news| match source {
+        // Who has gone away meanwhile does not hear it, and the commit goes on.
+        Source::Stream => drop(call.item(&news)),
+        Source::Here(_) => {}
+    };
+    tell(ApplyNews::Staged);
     parts.iter().for_each(Part::free_reserve);
-    // Who does not listen any more misses the news only.
-    let news = |done| drop(call.item(&ApplyNews::Committed(done)));
+    let news = |done| tell(ApplyNews::Committed(done));
     let committed = Committer::new(&parts, &staged.inodes, false, watch).run(&staged.steps, &news);
     let Committed { mut report, roots } = committed;
     report.bytes = tally.bytes.load(Ordering::Relaxed);
@@ -140,6 +170,7 @@ struct Staged {
 
 /// Phase 1, up to the synced commit record.
 fn stage(
+    source: &Source<'_>,
     request: &ApplyRequest,
     parts: &[Part],
     call: &Call,
@@ -154,14 +185,10 @@ fn stage(
     let begin = Record::Begin { session: request.session.clone(), parts: request.parts.clone() };
     journal.append(&begin).map_err(journal_failed)?;
     let mut stager = Stager::new(parts, tally);
-    let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
-    thread::scope(|scope| {
-        let start = || Writers::start(scope, threads, tally, call);
-        let mut writers = start();
-        let fed = feed(&mut stager, &mut journal, &mut writers, call, start);
-        // The reason of a thread that has given up comes before the consequence.
-        writers.finish().and(fed)
-    })?;
+    match source {
+        Source::Stream => stage_stream(&mut stager, &mut journal, call, tally)?,
+        Source::Here(shares) => local::stage(shares, &mut stager, &mut journal, call)?,
+    }
     if tally.files.load(Ordering::Relaxed) != stager.contents {
         return Err(AgentError::protocol("some content never came or never ended"));
     }
@@ -185,6 +212,23 @@ fn stage(
     // Nothing that goes wrong from here on is an error of staging.
     let _ = watch.after("commit");
     Ok(Staged { steps, inodes: inodes.into_iter().collect(), _shield: shield })
+}
+
+/// Takes in the stream, with threads that write.
+fn stage_stream(
+    stager: &mut Stager<'_>,
+    journal: &mut journal::Writer,
+    call: &Call,
+    tally: &Tally,
+) -> Result<(), AgentError> {
+    let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
+    thread::scope(|scope| {
+        let start = || Writers::start(scope, threads, tally, call);
+        let mut writers = start();
+        let fed = feed(stager, journal, &mut writers, call, start);
+        // The reason of a thread that has given up comes before the consequence.
+        writers.finish().and(fed)
+    })
 }
 
 /// Takes in the stream until its commit frame. `start` makes new writing threads, once those before have ended.

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 const DEPTH: usize = 100;
 
 /// Removes `name` in `base` with all below it; nothing there is fine. `base` must be a directory that only we use.
-pub(super) fn tree(base: impl AsFd, name: &str) -> Result<(), Errno> {
+pub(in crate::data) fn tree(base: impl AsFd, name: &str) -> Result<(), Errno> {
     tree_of(base, &CString::new(name).map_err(|_| Errno::INVAL)?)
 }
 

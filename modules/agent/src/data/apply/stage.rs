@@ -15,7 +15,7 @@ use pc_switcher_contract::BytePath;
 use super::part::Part;
 use super::plan::{Action, Step};
 use super::planner::{New, Planner, Staged, single};
-use super::writer::{Job, Over, Start, Tally, What, unknown};
+use super::writer::{self, Job, Over, Start, Tally, What, unknown};
 use crate::data::seen::Seen;
 use crate::data::{delta, meta, open};
 use crate::proto::{AgentError, Body, Identity, Meta, Op, Piece};
@@ -166,6 +166,12 @@ impl<'a> Stager<'a> {
             return self.early_job(part, piece);
         }
         Ok(Job { content: piece.content, start: self.start(piece.content)?, what: What::Piece(piece) })
+    }
+
+    /// Makes the file of a content as a clone of one that is open on this machine.
+    pub(super) fn clone_of(&mut self, content: u32, from: &OwnedFd) -> Result<(), AgentError> {
+        let start = self.start(content)?.ok_or_else(|| unknown(content))?;
+        writer::clone_whole(&start, from, self.tally)
     }
 
     /// Finds out where a hole belongs.

@@ -210,6 +210,32 @@ fn create(start: Box<Start>) -> Result<Open, AgentError> {
     Ok(Open { fd, start, made, end: 0 })
 }
 
+/// Makes a whole file of one that nobody changes any more.
+pub(super) fn clone_whole(start: &Start, from: &OwnedFd, tally: &Tally) -> Result<(), AgentError> {
+    let Some((size, meta)) = &start.planned else {
+        return Err(AgentError::protocol("a clone of unknown size"));
+    };
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = openat(&start.dir, start.name.as_slice(), flags, Mode::from_raw_mode(0o600)).and_then(|fd| {
+        clone::clone(from, &fd)?;
+        // What could only be copied ends with its last data.
+        if Seen::of(&fd)?.size() < *size {
+            ftruncate(&fd, *size)?;
+        }
+        Ok((Seen::of(&fd)?.size(), meta::fresh(&fd, meta)?))
+    });
+    let (found, refused) = made.map_err(|error| failed(start, error))?;
+    if found != *size {
+        return Err(AgentError::failed(format!(
+            "the old version of `{}` has {found} bytes instead of {size}",
+            start.path
+        )));
+    }
+    tally.refused(&start.path, refused);
+    tally.files.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
 /// Begins a file as what it is made of.
 fn made(fd: &OwnedFd, start: &Start) -> Result<Made, Errno> {
     let (live, expected) = match &start.over {

@@ -3,8 +3,8 @@
 mod applying;
 mod changed;
 mod cuts;
-mod deaths;
-pub(super) mod drive;
+pub(crate) mod deaths;
+pub(crate) mod drive;
 mod faults;
 mod inline;
 mod links;
@@ -14,5 +14,6 @@ mod nasty;
 mod patching;
 mod plan;
 mod redo;
+mod undo;
 mod walking;
 mod wire;

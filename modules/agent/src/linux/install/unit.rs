@@ -18,7 +18,8 @@ const SYSTEMD: [&str; 2] = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"];
 pub const REDO_UNIT: &str = "\
 [Unit]
 Description=Bring a cut off sync of pc-switcher to its end
-ConditionDirectoryNotEmpty=/var/lib/pc-switcher/commits
+ConditionDirectoryNotEmpty=|/var/lib/pc-switcher/commits
+ConditionPathExists=|/var/lib/pc-switcher/rollback
 RequiresMountsFor=/var/lib/pc-switcher /usr/local/bin
 After=local-fs.target
 Before=systemd-user-sessions.service

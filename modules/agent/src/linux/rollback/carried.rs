@@ -1,0 +1,95 @@
+//! What a rollback does not touch: who this machine is, who may log in, and what we remember.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use pc_switcher_contract::BytePath;
+
+use super::steps::Names;
+use super::top::Top;
+use crate::data::carry::carry;
+use crate::linux::btrfs::{Btrfs, KernelBtrfs};
+use crate::linux::machine;
+use crate::linux::state::STATE_PATH;
+use crate::proto::{AgentError, RollbackMember, RollbackState};
+
+/// The machine's own. Our program is among it: it has to be there to confirm a rollback, or to take it back.
+const OF_THE_MACHINE: [&str; 8] = [
+    "/etc/machine-id",
+    "/var/lib/dbus/machine-id",
+    "/etc/hostname",
+    STATE_PATH,
+    "/usr/local/lib/pc-switcher",
+    "/usr/local/bin/pc-switcher",
+    "/etc/systemd/system/pc-switcher-redo.service",
+    "/etc/systemd/system/multi-user.target.wants/pc-switcher-redo.service",
+];
+
+/// Directories with the beginnings of names in them.
+const BY_BEGINNING: [(&str, &str); 2] = [("/etc/ssh", "ssh_host_"), ("/etc/sudoers.d", "pc-switcher-")];
+
+/// What a person has of it, below the home directory.
+const OF_A_PERSON: [(&str, &str); 2] = [(".ssh", "authorized_keys"), (".local/state", "pc-switcher")];
+
+/// Returns the paths that are carried over; a name that is there in one of the two trees alone counts as well. `other` takes
+/// a path to the same place in the new tree.
+fn paths(other: &dyn Fn(&Path) -> Option<PathBuf>) -> Result<Vec<PathBuf>, AgentError> {
+    let mut found: Vec<PathBuf> = OF_THE_MACHINE.iter().map(PathBuf::from).collect();
+    let mut beginnings: Vec<(PathBuf, &str)> =
+        BY_BEGINNING.iter().map(|(dir, start)| (PathBuf::from(dir), *start)).collect();
+    for user in machine::users(Path::new("/etc/passwd"))? {
+        let home = user.home.as_path().to_owned();
+        beginnings.extend(OF_A_PERSON.iter().map(|(dir, start)| (home.join(dir), *start)));
+    }
+    for (dir, start) in beginnings {
+        for place in [Some(dir.clone()), other(&dir)].into_iter().flatten() {
+            let Ok(entries) = fs::read_dir(place) else { continue };
+            let names = entries.flatten().map(|entry| entry.file_name());
+            found.extend(
+                names.filter(|name| name.as_bytes().starts_with(start.as_bytes())).map(|name| dir.join(name)),
+            );
+        }
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+/// Where a path lies: the subvolume of what exists of it, and the way from there.
+fn place_of(path: &Path) -> io::Result<Option<(String, BytePath)>> {
+    let dir = path.ancestors().skip(1).find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
+    let info = match KernelBtrfs.subvolume(dir) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => return Ok(None),
+        info => info?,
+    };
+    let inside = BytePath::new(KernelBtrfs.inside(&fs::canonicalize(dir)?)?);
+    let rest = path.strip_prefix(dir).unwrap_or(path);
+    let inside = if inside.is_empty() { rest.into() } else { inside.join(rest.as_os_str().as_bytes()) };
+    Ok(Some((info.uuid.hex(), inside)))
+}
+
+/// Carries all of it from the live trees into the new ones of a rollback. Returns what was carried, for tests and people.
+pub(super) fn carry_over(state: &RollbackState, tops: &[Top]) -> Result<(), AgentError> {
+    let member_of = |path: &Path| -> Option<(usize, BytePath)> {
+        let (uuid, inside) = place_of(path).ok().flatten()?;
+        let at = state.members.iter().position(|member: &RollbackMember| member.old_uuid == uuid)?;
+        Some((at, inside))
+    };
+    let incoming = |at: usize| Names::of(state, &state.members[at]).incoming;
+    let other = |path: &Path| {
+        let (at, inside) = member_of(path)?;
+        Some(tops[at].path(&incoming(at)).join(inside.as_path()))
+    };
+    for path in paths(&other)? {
+        let Some((at, inside)) = member_of(&path) else { continue };
+        let failed = |error: io::Error| {
+            AgentError::io(format!("cannot carry `{}` over into the new tree", path.display()), &error)
+        };
+        let from = tops[at].open(state.members[at].name.as_str()).map_err(failed)?;
+        let to = tops[at].open(&incoming(at)).map_err(failed)?;
+        carry(&from, &to, &inside).map_err(|error| failed(error.into()))?;
+    }
+    Ok(())
+}

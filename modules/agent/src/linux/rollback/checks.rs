@@ -1,0 +1,211 @@
+//! What would keep a rollback from working, or lose something by it. Each finding says what to do about it.
+
+use std::fs;
+use std::path::Path;
+
+use pc_switcher_contract::{BytePath, SnapshotMember, SubvolumeName};
+
+use crate::linux::btrfs::{Btrfs, KernelBtrfs};
+use crate::linux::diagnose;
+use crate::linux::finder::Finder;
+use crate::linux::mounts::{Mounts, unescape};
+use crate::linux::snapshots::check_set;
+use crate::proto::{AgentError, RollbackMember, RollbackWish, SubvolumeFact};
+
+/// What was found.
+pub(super) struct Checked {
+    pub(super) members: Vec<RollbackMember>,
+    pub(super) problems: Vec<String>,
+}
+
+/// Checks a wish.
+///
+/// # Errors
+/// If the machine cannot be looked at.
+pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
+    let (mounts, btrfs) = (Mounts::read()?, &KernelBtrfs);
+    let finder = Finder::new(btrfs, &mounts, &[&wish.snapshot_dir])?;
+    let mut checked = Checked { members: Vec::new(), problems: Vec::new() };
+    let problems = &mut checked.problems;
+    if let Err(why) = check_set(&wish.to) {
+        problems.push(format!("set `{}` cannot be trusted: {why}", wish.to.id()));
+    }
+    let about = diagnose::diagnose()?;
+    let holder = KernelBtrfs.subvolume(wish.snapshot_dir.as_path());
+    for name in &wish.subvolumes {
+        let Some(member) = wish.to.member(name) else {
+            problems.push(format!("set `{}` does not hold `{name}`", wish.to.id()));
+            continue;
+        };
+        let Some(fact) = finder.by_name(name) else {
+            problems.push(format!("`{name}` is not mounted, so it cannot be told what works on it"));
+            continue;
+        };
+        if holder.as_ref().is_ok_and(|holder| holder.uuid.hex() == fact.uuid) {
+            problems.push(format!(
+                "the snapshots in `{}` lie in `{name}` itself and would stay behind in the old tree; give them a top-level \
+                 subvolume of their own (`pc-switcher doctor` prints the commands)",
+                wish.snapshot_dir
+            ));
+            continue;
+        }
+        problems.extend(nested(&finder, &fact)?);
+        problems.extend(swap(&about.swapfiles, &fact));
+        problems.extend(fstab(&about.fstab, "/etc/fstab", &fact));
+        problems.extend(command_line(&fact));
+        if fact.mount_point == BytePath::from("/") {
+            problems.extend(of_the_system(wish, member, &fact, &mounts));
+        }
+        checked.members.push(RollbackMember {
+            name: name.clone(),
+            fs_uuid: fact.fs_uuid,
+            old_uuid: fact.uuid,
+            new_uuid: String::new(),
+            made_of: member.uuid.clone(),
+        });
+    }
+    Ok(checked)
+}
+
+/// Subvolumes inside stay with the old tree, and the new one has nothing in their place.
+fn nested(finder: &Finder<'_>, fact: &SubvolumeFact) -> Result<Option<String>, AgentError> {
+    let uuid = KernelBtrfs.fs_uuid(fact.mount_point.as_path());
+    let uuid = uuid.map_err(|error| AgentError::io(format!("`{}`", fact.mount_point), &error))?;
+    let below = finder.system(uuid)?.tree.below(fact.id, &BytePath::default());
+    let Some(first) = below.first() else { return Ok(None) };
+    let more = match below.len() {
+        1 => String::new(),
+        count => format!(" and {} more", count - 1),
+    };
+    Ok(Some(format!(
+        "`{}`{more} is a subvolume inside of `{}` and would stay with the old tree; move it to the top level and mount it, or \
+         remove it",
+        fact.mount_point.join(first.as_bytes()),
+        fact.name
+    )))
+}
+
+fn swap(files: &[crate::proto::SwapFile], fact: &SubvolumeFact) -> Option<String> {
+    let is_here = |file: &&crate::proto::SwapFile| {
+        KernelBtrfs.subvolume(file.subvolume_root.as_path()).is_ok_and(|info| info.uuid.hex() == fact.uuid)
+    };
+    let file = files.iter().find(is_here)?;
+    Some(format!("the swap file `{}` in `{}` is in use; `swapoff` it first", file.path, fact.name))
+}
+
+/// A mount that names the old tree by its number would come back to it, or fail (facts/btrfs.md B45).
+fn fstab(text: &str, path: &str, fact: &SubvolumeFact) -> Option<String> {
+    let by_number = |line: &&str| {
+        let mut words = line.split_whitespace();
+        let is_btrfs = !line.trim_start().starts_with('#') && words.nth(2) == Some("btrfs");
+        is_btrfs && words.next().is_some_and(|options| has_number(options, fact.id))
+    };
+    let line = text.lines().find(by_number)?;
+    let point = line.split_whitespace().nth(1).unwrap_or_default();
+    Some(format!(
+        "`{path}` mounts `{point}` by the number of the present tree (`subvolid={}`); remove that and keep `subvol={}`",
+        fact.id, fact.name
+    ))
+}
+
+fn command_line(fact: &SubvolumeFact) -> Option<String> {
+    let text = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let flags = text.split_whitespace().find_map(|word| word.strip_prefix("rootflags="))?;
+    has_number(flags, fact.id).then(|| {
+        format!(
+            "the kernel's command line mounts the present tree of `{}` by its number (`subvolid={}`); have the boot loader \
+             name `subvol={}`",
+            fact.name, fact.id, fact.name
+        )
+    })
+}
+
+fn has_number(options: &str, id: u64) -> bool {
+    options
+        .split(',')
+        .filter_map(|option| option.strip_prefix("subvolid="))
+        .any(|number| number.parse() == Ok(id))
+}
+
+/// What will boot must find its mounts and its modules in the old system.
+fn of_the_system(
+    wish: &RollbackWish,
+    member: &SnapshotMember,
+    fact: &SubvolumeFact,
+    mounts: &Mounts,
+) -> Vec<String> {
+    let then = |path: &str| member.path.as_path().join(path);
+    let mut problems = Vec::new();
+    let text = fs::read_to_string(then("etc/fstab")).unwrap_or_default();
+    problems.extend(fstab(&text, "/etc/fstab` of that state, which `", fact));
+    let boot_holder = mounts.holding(&"/boot".into());
+    let is_apart = boot_holder.is_some_and(|mount| mount.point != BytePath::from("/"));
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let modules = format!("lib/modules/{}", kernel.trim());
+    if is_apart && Path::new("/").join(&modules).is_dir() && !then(&modules).is_dir() {
+        problems.push(format!(
+            "`/boot` is not part of `{}`, and that state has no modules for kernel {} that would boot; install that kernel's \
+             package version again, or go back to a younger set than `{}`",
+            fact.name,
+            kernel.trim(),
+            wish.to.id()
+        ));
+    }
+    problems
+}
+
+/// Returns those of the names at the top level that are mounted anywhere on this machine.
+pub(super) fn mounted(names: &[(SubvolumeName, String)]) -> Vec<SubvolumeName> {
+    let mut found: Vec<SubvolumeName> = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for process in
+        processes.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()))
+    {
+        let Ok(space) = fs::read_link(process.path().join("ns/mnt")) else { continue };
+        if !seen.insert(space) {
+            continue;
+        }
+        let Ok(table) = fs::read(process.path().join("mountinfo")) else { continue };
+        let roots: Vec<Vec<u8>> = table
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| line.split(|byte| *byte == b' ').nth(3).map(unescape))
+            .collect();
+        for (name, place) in names {
+            let root = BytePath::from(format!("/{place}").as_str());
+            let is_it = |mounted: &Vec<u8>| BytePath::new(mounted.as_slice()).is_within(&root);
+            if !found.contains(name) && roots.iter().any(is_it) {
+                found.push(name.clone());
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fact(id: u64) -> SubvolumeFact {
+        SubvolumeFact {
+            name: "@home".parse().unwrap(),
+            mount_point: "/home".into(),
+            uuid: String::new(),
+            id,
+            fs_uuid: String::new(),
+            generation: 0,
+        }
+    }
+
+    #[test]
+    fn a_mount_by_the_number_of_the_present_tree_is_found_and_others_are_not() {
+        let text = "# UUID=x /home btrfs subvolid=257 0 0\n\
+            UUID=x / btrfs subvol=@,subvolid=256 0 0\n\
+            UUID=x /home btrfs defaults,subvol=@home,subvolid=257 0 0\n\
+            UUID=y /other ext4 subvolid=258 0 0\n";
+        let said = fstab(text, "/etc/fstab", &fact(257)).unwrap();
+        assert!(said.contains("`/home`") && said.contains("subvol=@home"), "{said}");
+        assert_eq!(fstab(text, "/etc/fstab", &fact(258)), None);
+        assert_eq!(fstab(text, "/etc/fstab", &fact(25)), None);
+    }
+}

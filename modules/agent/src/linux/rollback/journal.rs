@@ -1,0 +1,89 @@
+//! The journal of the one rollback that a machine may have: beside the snapshots, where no rollback reaches.
+//!
+//! The machine state only says where that is. It is carried over into the new tree before that is put in place, so each of
+//! the two trees finds the same journal.
+
+use std::path::PathBuf;
+
+use pc_switcher_contract::{BytePath, SessionId};
+
+use crate::linux::state::StateDir;
+use crate::proto::{AgentError, RollbackState};
+
+/// The key of the machine state that says where the journal is.
+pub const POINTER: &str = "rollback";
+
+/// The key of the journal itself.
+const KEY: &str = "rollback/journal.json";
+
+/// Where a machine's journal is.
+pub(super) struct Journal<'a> {
+    state: &'a StateDir,
+}
+
+impl<'a> Journal<'a> {
+    pub(super) fn of(state: &'a StateDir) -> Self {
+        Self { state }
+    }
+
+    fn place(&self) -> Result<Option<StateDir>, AgentError> {
+        let bytes = self.state.get(POINTER)?;
+        Ok(bytes.map(|bytes| store(&BytePath::new(bytes))))
+    }
+
+    /// Says where the journal will be, durably.
+    pub(super) fn begin(&self, snapshot_dir: &BytePath) -> Result<(), AgentError> {
+        self.state.put(POINTER, Some(snapshot_dir.as_bytes()))
+    }
+
+    /// Reads it; `None` if there is no rollback.
+    pub(super) fn read(&self) -> Result<Option<RollbackState>, AgentError> {
+        let Some(place) = self.place()? else { return Ok(None) };
+        let Some(bytes) = place.get(KEY)? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            let path = place.root().join(KEY);
+            AgentError::failed(format!("the journal `{}` cannot be read: {error}", path.display()))
+        })
+    }
+
+    /// Writes it, durably.
+    pub(super) fn write(&self, state: &RollbackState) -> Result<(), AgentError> {
+        let place = self.place()?.ok_or_else(|| AgentError::failed("nothing says where the journal is"))?;
+        let bytes = serde_json::to_vec_pretty(state)
+            .map_err(|error| AgentError::failed(format!("the journal cannot be written: {error}")))?;
+        place.put(KEY, Some(&bytes))
+    }
+
+    /// Gives this machine's word that a rollback goes on, durably and for good: whoever asks later gets the same answer.
+    pub(super) fn decide(&self, session: &SessionId) -> Result<(), AgentError> {
+        let place = self.place()?.ok_or_else(|| AgentError::failed("nothing says where the journal is"))?;
+        place.put(&decision(session), Some(b"commit\n"))
+    }
+
+    /// Whether this machine gave its word.
+    pub(super) fn decided(&self, session: &SessionId) -> Result<bool, AgentError> {
+        let Some(place) = self.place()? else { return Ok(false) };
+        Ok(place.get(&decision(session))?.is_some())
+    }
+
+    /// Removes it, and then what says where it is.
+    pub(super) fn end(&self) -> Result<(), AgentError> {
+        if let Some(place) = self.place()? {
+            place.put(KEY, None)?;
+        }
+        self.state.put(POINTER, None)
+    }
+}
+
+/// Whether this machine gave its word for a rollback, whatever became of its journal.
+pub(super) fn has_decided(snapshot_dir: &BytePath, session: &SessionId) -> Result<bool, AgentError> {
+    Ok(store(snapshot_dir).get(&decision(session))?.is_some())
+}
+
+fn decision(session: &SessionId) -> String {
+    format!("rollback/decided-{session}")
+}
+
+fn store(snapshot_dir: &BytePath) -> StateDir {
+    StateDir::new(PathBuf::from(snapshot_dir.as_path()).join(".pc-switcher"))
+}

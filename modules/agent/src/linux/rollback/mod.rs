@@ -1,0 +1,295 @@
+//! Takes whole subvolumes of this machine back to a set of snapshots, and that back again.
+//!
+//! **Invariant: at each moment each subvolume has its name and is wholly the old tree or wholly the new one, and the journal
+//! says which it will be.** New trees are made beside the old ones; what belongs to the machine is carried over; the journal
+//! is written; then names are exchanged, one at a time. What runs works on in the tree that it has mounted, until the machine
+//! is started anew. The old trees stay beside the new ones until somebody confirms.
+//!
+//! Whoever holds the machine's lock finishes what was cut off: what was not committed is dropped, the rest goes on.
+
+mod carried;
+mod checks;
+mod journal;
+mod records;
+mod steps;
+mod top;
+
+#[cfg(test)]
+mod tests;
+
+pub use journal::POINTER;
+
+use pc_switcher_contract::SubvolumeName;
+
+use self::journal::Journal;
+use self::steps::{Names, top_of};
+use self::top::Top;
+use crate::data::apply::Watch;
+use crate::linux::state::StateDir;
+use crate::proto::{
+    AgentError, RollbackLook, RollbackMember, RollbackOrder, RollbackPhase, RollbackState, RollbackWish,
+};
+
+/// Carries out an order. The caller holds the machine's lock for all but the first two.
+///
+/// # Errors
+/// If there is nothing to do it with, or the machine does not let us; then the journal says how far it came.
+pub fn run(order: &RollbackOrder, state: &StateDir, watch: &dyn Watch) -> Result<RollbackLook, AgentError> {
+    let journal = Journal::of(state);
+    match order {
+        RollbackOrder::Look => {}
+        RollbackOrder::Check(wish) => {
+            return Ok(RollbackLook { problems: problems(wish, &journal)?, ..look(&journal)? });
+        }
+        RollbackOrder::Prepare(wish) => prepare(wish, &journal, state, watch)?,
+        RollbackOrder::Commit => commit(under_way(&journal, RollbackPhase::Prepared)?, &journal, watch)?,
+        RollbackOrder::Abort => abort(&under_way(&journal, RollbackPhase::Prepared)?, &journal, state)?,
+        RollbackOrder::Confirm => return confirm(&journal, state),
+        RollbackOrder::Decided { snapshot_dir, session } => {
+            let decided = Some(journal::has_decided(snapshot_dir, session)?);
+            return Ok(RollbackLook { decided, ..RollbackLook::default() });
+        }
+        RollbackOrder::Cancel => cancel(under_way(&journal, RollbackPhase::Done)?, &journal, state, watch)?,
+    }
+    look(&journal)
+}
+
+/// Finishes a rollback that was cut off.
+///
+/// # Errors
+/// If the machine does not let us; the journal says how far it came.
+pub fn redo(state: &StateDir, watch: &dyn Watch) -> Result<(), AgentError> {
+    let journal = Journal::of(state);
+    let Some(found) = journal.read()? else { return Ok(()) };
+    match found.phase {
+        // It was cut off between its word and the journal.
+        RollbackPhase::Prepared if journal.decided(&found.session)? => commit(found, &journal, watch),
+        // Another machine decides, and it may have.
+        RollbackPhase::Prepared if found.waits_for().is_some() => Ok(()),
+        RollbackPhase::Preparing | RollbackPhase::Prepared => abort(&found, &journal, state),
+        RollbackPhase::Committed => finish(found, &journal, watch),
+        RollbackPhase::Cancelling => put_back(found, &journal, state, watch),
+        RollbackPhase::Done => Ok(()),
+        RollbackPhase::Cancelled => tidy(&found, &journal, state),
+    }
+}
+
+fn look(journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
+    let state = journal.read()?;
+    let in_use = state.as_ref().map(in_use).unwrap_or_default();
+    Ok(RollbackLook { state, in_use, ..RollbackLook::default() })
+}
+
+/// Returns the members whose other tree is still mounted.
+fn in_use(state: &RollbackState) -> Vec<SubvolumeName> {
+    let place = |member: &RollbackMember| {
+        let names = Names::of(state, member);
+        let place = if state.phase == RollbackPhase::Cancelled { names.cancelled } else { names.replaced };
+        (member.name.clone(), place)
+    };
+    checks::mounted(&state.members.iter().map(place).collect::<Vec<_>>())
+}
+
+fn problems(wish: &RollbackWish, journal: &Journal<'_>) -> Result<Vec<String>, AgentError> {
+    if let Some(found) = journal.read()? {
+        return Ok(vec![not_yet(&found)]);
+    }
+    checks::check(wish).map(|checked| checked.problems)
+}
+
+fn not_yet(found: &RollbackState) -> String {
+    format!(
+        "rollback {} is not over; `pc-switcher rollback confirm` keeps it for good, `pc-switcher rollback cancel` takes it \
+         back",
+        found.session
+    )
+}
+
+fn under_way(journal: &Journal<'_>, phase: RollbackPhase) -> Result<RollbackState, AgentError> {
+    match journal.read()? {
+        Some(found) if found.phase == phase => Ok(found),
+        Some(found) => Err(AgentError::failed(format!(
+            "rollback {} is {} and not {}",
+            found.session,
+            word(found.phase),
+            word(phase)
+        ))),
+        None => Err(AgentError::failed("there is no rollback that is not over")),
+    }
+}
+
+fn word(phase: RollbackPhase) -> &'static str {
+    match phase {
+        RollbackPhase::Preparing => "preparing",
+        RollbackPhase::Prepared => "prepared",
+        RollbackPhase::Committed => "being put in place",
+        RollbackPhase::Done => "done",
+        RollbackPhase::Cancelling => "being taken back",
+        RollbackPhase::Cancelled => "taken back",
+    }
+}
+
+fn prepare(
+    wish: &RollbackWish,
+    journal: &Journal<'_>,
+    state: &StateDir,
+    watch: &dyn Watch,
+) -> Result<(), AgentError> {
+    if let Some(found) = journal.read()? {
+        return Err(AgentError::failed(not_yet(&found)));
+    }
+    let checked = checks::check(wish)?;
+    if !checked.problems.is_empty() || checked.members.is_empty() {
+        return Err(AgentError::failed(checked.problems.join("; ")));
+    }
+    let mut now = RollbackState {
+        session: wish.session.clone(),
+        stamp: wish.stamp,
+        to: wish.to.id(),
+        phase: RollbackPhase::Preparing,
+        members: checked.members,
+        together: wish.together.clone(),
+        records: records::read(state)?,
+    };
+    journal.begin(&wish.snapshot_dir)?;
+    journal.write(&now)?;
+    watch.after("preparing")?;
+    let made = make(wish, &mut now, state, watch).and_then(|()| {
+        now.phase = RollbackPhase::Prepared;
+        journal.write(&now)
+    });
+    match made {
+        Ok(()) => Ok(watch.after("prepared")?),
+        Err(mut error) => {
+            now.phase = RollbackPhase::Preparing;
+            if let Err(left) = abort(&now, journal, state) {
+                error.message.push_str(&format!("; the next boot tidies up after it: {}", left.message));
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Makes the new trees.
+fn make(
+    wish: &RollbackWish,
+    now: &mut RollbackState,
+    state: &StateDir,
+    watch: &dyn Watch,
+) -> Result<(), AgentError> {
+    let tops = now.members.iter().map(top_of).collect::<Result<Vec<Top>, _>>()?;
+    for (at, top) in tops.iter().enumerate() {
+        let member = &now.members[at];
+        let failed = |error: std::io::Error| {
+            AgentError::io(format!("cannot make a new tree of `{}`", member.name), &error)
+        };
+        let source =
+            wish.to.member(&member.name).ok_or_else(|| AgentError::protocol("a member that is not there"))?;
+        let live = top.look(member.name.as_str()).map_err(failed)?;
+        if live.is_none_or(|(uuid, _)| uuid != member.old_uuid) {
+            return Err(AgentError::failed(format!(
+                "`{}` at the top level of its disk is not the tree that is mounted",
+                member.name
+            )));
+        }
+        let incoming = Names::of(now, member).incoming;
+        top.snapshot(&source.path, &incoming).map_err(failed)?;
+        watch.after("snapshot")?;
+        let (uuid, _) =
+            top.look(&incoming).map_err(failed)?.ok_or_else(|| AgentError::failed("it is gone"))?;
+        now.members[at].new_uuid = uuid;
+    }
+    // Before the state is carried over, so that both trees know it.
+    records::forget(state, &now.records)?;
+    watch.after("records")?;
+    carried::carry_over(now, &tops)?;
+    watch.after("carried")?;
+    for top in &tops {
+        top.sync().map_err(|error| AgentError::io("cannot sync the new trees", &error))?;
+    }
+    Ok(())
+}
+
+fn commit(mut now: RollbackState, journal: &Journal<'_>, watch: &dyn Watch) -> Result<(), AgentError> {
+    // From here on the answer is yes, for the other machine as well.
+    if now.together.as_ref().is_some_and(|together| together.leads) {
+        journal.decide(&now.session)?;
+        watch.after("decided")?;
+    }
+    now.phase = RollbackPhase::Committed;
+    journal.write(&now)?;
+    watch.after("committed")?;
+    finish(now, journal, watch)
+}
+
+fn finish(mut now: RollbackState, journal: &Journal<'_>, watch: &dyn Watch) -> Result<(), AgentError> {
+    steps::forward(&now, watch)?;
+    now.phase = RollbackPhase::Done;
+    journal.write(&now)?;
+    Ok(watch.after("done")?)
+}
+
+fn abort(now: &RollbackState, journal: &Journal<'_>, state: &StateDir) -> Result<(), AgentError> {
+    steps::drop_incoming(now)?;
+    records::remember(state, &now.records)?;
+    journal.end()
+}
+
+fn cancel(
+    mut now: RollbackState,
+    journal: &Journal<'_>,
+    state: &StateDir,
+    watch: &dyn Watch,
+) -> Result<(), AgentError> {
+    now.phase = RollbackPhase::Cancelling;
+    journal.write(&now)?;
+    watch.after("cancelling")?;
+    put_back(now, journal, state, watch)
+}
+
+fn put_back(
+    mut now: RollbackState,
+    journal: &Journal<'_>,
+    state: &StateDir,
+    watch: &dyn Watch,
+) -> Result<(), AgentError> {
+    steps::back(&now, watch)?;
+    now.phase = RollbackPhase::Cancelled;
+    journal.write(&now)?;
+    watch.after("cancelled")?;
+    tidy(&now, journal, state)
+}
+
+/// Removes what a cancelled rollback left, unless something still works on it. The old tree may find its records of before
+/// only after a restart.
+fn tidy(now: &RollbackState, journal: &Journal<'_>, state: &StateDir) -> Result<(), AgentError> {
+    records::remember(state, &now.records)?;
+    if !in_use(now).is_empty() {
+        return Ok(());
+    }
+    for member in &now.members {
+        steps::remove(&top_of(member)?, member, &Names::of(now, member).cancelled, &member.new_uuid)?;
+    }
+    journal.end()
+}
+
+/// Removes the old trees, unless something still works on one.
+fn confirm(journal: &Journal<'_>, state: &StateDir) -> Result<RollbackLook, AgentError> {
+    let found = look(journal)?;
+    let Some(now) = &found.state else {
+        return Err(AgentError::failed("there is no rollback to confirm"));
+    };
+    match now.phase {
+        _ if !found.in_use.is_empty() => return Ok(found),
+        RollbackPhase::Done => {
+            for member in &now.members {
+                let top = top_of(member)?;
+                steps::remove(&top, member, &Names::of(now, member).replaced, &member.old_uuid)?;
+            }
+            journal.end()?;
+        }
+        RollbackPhase::Cancelled => tidy(now, journal, state)?,
+        phase => return Err(AgentError::failed(format!("the rollback is {}", word(phase)))),
+    }
+    Ok(RollbackLook::default())
+}

@@ -1,0 +1,54 @@
+//! What a machine remembers of its last syncs does not hold for a tree that was taken back: the next sync must ask.
+//!
+//! A record of another format counts for nothing, and the newest record counts: so one that is a second younger and says
+//! nothing makes both machines strangers, whatever the other machine remembers.
+
+use std::time::Duration;
+
+use pc_switcher_contract::{PairRecord, UtcStamp};
+
+use crate::linux::snapshots::PAIRS;
+use crate::linux::state::StateDir;
+use crate::proto::AgentError;
+
+/// No sync wrote this format.
+const NOTHING: u32 = 0;
+
+/// Returns all records as they are: key and content.
+pub(super) fn read(state: &StateDir) -> Result<Vec<(String, String)>, AgentError> {
+    let mut all = Vec::new();
+    for key in state.list(PAIRS)? {
+        if let Some(bytes) = state.get(&key)? {
+            all.push((key, String::from_utf8_lossy(&bytes).into_owned()));
+        }
+    }
+    Ok(all)
+}
+
+/// Makes strangers of this machine and those of the records.
+pub(super) fn forget(state: &StateDir, records: &[(String, String)]) -> Result<(), AgentError> {
+    for (key, text) in records {
+        if let Some(forgotten) = forgotten(text) {
+            state.put(key, Some(&forgotten))?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes that back, where no sync came since.
+pub(super) fn remember(state: &StateDir, records: &[(String, String)]) -> Result<(), AgentError> {
+    for (key, text) in records {
+        if state.get(key)? == forgotten(text) {
+            state.put(key, Some(text.as_bytes()))?;
+        }
+    }
+    Ok(())
+}
+
+fn forgotten(text: &str) -> Option<Vec<u8>> {
+    let mut record: PairRecord = serde_json::from_str(text).ok()?;
+    record.format = NOTHING;
+    let later = record.stamp.timestamp().checked_add(Duration::from_secs(1)).ok()?;
+    record.stamp = UtcStamp::new(later);
+    serde_json::to_vec_pretty(&record).ok()
+}

@@ -1,0 +1,264 @@
+//! A rollback on a btrfs of its own: what it does, what it leaves alone, and a death at every step.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pc_switcher_contract::{SnapshotKind, SnapshotSet};
+
+use super::{redo, run};
+use crate::data::apply::{Unwatched, Watch};
+use crate::data::tests::deaths::{At, Fault, dying};
+use crate::data::tests::drive::sh;
+use crate::linux::btrfs::image::Image;
+use crate::linux::snapshots::take_set;
+use crate::linux::state::StateDir;
+use crate::proto::{AgentError, RollbackLook, RollbackOrder, RollbackPhase, RollbackWish, TakeSet, Together};
+
+/// Two subvolumes that are mounted, a directory for snapshots, and a set of the first state.
+struct Scene {
+    image: Image,
+    state: StateDir,
+    set: SnapshotSet,
+    names: [String; 2],
+    _dir: tempfile::TempDir,
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+impl Scene {
+    fn make() -> Option<Self> {
+        let mut image = Image::make(300)?;
+        // Names of their own: flat names are looked up on all file systems of this machine.
+        let tag = image.dir().file_name().unwrap().to_string_lossy().trim_start_matches('.').to_owned();
+        let names = ["sys", "home"].map(|name| format!("@{name}{tag}"));
+        for name in names.iter().map(String::as_str).chain(["@snaps"]) {
+            image.create(name);
+        }
+        for (at, name) in names.iter().enumerate() {
+            image.bind(&format!("top/{name}"), &format!("mnt{at}"));
+        }
+        image.bind("top/@snaps", "snaps");
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        let set = SnapshotSet {
+            hostname: "desk".parse().unwrap(),
+            kind: SnapshotKind::Manual,
+            stamp: "20251115T120000Z".parse().unwrap(),
+            session: "0a1b2c3d".parse().unwrap(),
+            consistent: true,
+            members: Vec::new(),
+        };
+        let mut scene = Self { image, state, set, names, _dir: dir };
+        scene.write("good");
+        let request = TakeSet {
+            session: scene.set.session.clone(),
+            stamp: scene.set.stamp,
+            kind: scene.set.kind,
+            snapshot_dir: scene.image.dir().join("snaps").as_path().into(),
+            subvolumes: scene.names.iter().map(|name| name.parse().unwrap()).collect(),
+        };
+        scene.set = take_set(&request).unwrap().0;
+        scene.write("bad");
+        Some(scene)
+    }
+
+    fn write(&self, word: &str) {
+        for at in 0..2 {
+            fs::write(self.image.dir().join(format!("mnt{at}/file")), word).unwrap();
+        }
+        assert!(sh("sync", &["-f", text(self.image.top())]));
+    }
+
+    fn wish(&self) -> RollbackWish {
+        RollbackWish {
+            session: "feedbeef".parse().unwrap(),
+            stamp: "20251116T120000Z".parse().unwrap(),
+            snapshot_dir: self.image.dir().join("snaps").as_path().into(),
+            to: self.set.clone(),
+            subvolumes: self.names.iter().map(|name| name.parse().unwrap()).collect(),
+            together: None,
+        }
+    }
+
+    /// Prepares a rollback with another machine.
+    fn prepare_with(
+        &self,
+        partner: &str,
+        leads: bool,
+        watch: &dyn Watch,
+    ) -> Result<RollbackLook, AgentError> {
+        let together = Some(Together { partner: partner.parse().unwrap(), leads });
+        self.order(RollbackOrder::Prepare(RollbackWish { together, ..self.wish() }), watch)
+    }
+
+    /// What the machine said of the rollback, as the other one asks for it.
+    fn decided(&self) -> bool {
+        let RollbackWish { snapshot_dir, session, .. } = self.wish();
+        self.order(RollbackOrder::Decided { snapshot_dir, session }, &Unwatched).unwrap().decided.unwrap()
+    }
+
+    fn order(&self, order: RollbackOrder, watch: &dyn Watch) -> Result<RollbackLook, AgentError> {
+        run(&order, &self.state, watch)
+    }
+
+    fn roll_back(&self, watch: &dyn Watch) -> Result<RollbackLook, AgentError> {
+        self.order(RollbackOrder::Prepare(self.wish()), watch)?;
+        self.order(RollbackOrder::Commit, watch)
+    }
+
+    /// What stands under both names, as the next start finds it.
+    fn found(&self) -> [String; 2] {
+        [0, 1].map(|at| fs::read_to_string(self.top(&self.names[at]).join("file")).unwrap())
+    }
+
+    fn top(&self, name: &str) -> PathBuf {
+        self.image.top().join(name)
+    }
+
+    /// The trees beside those that are in place.
+    fn beside(&self) -> usize {
+        let entries = fs::read_dir(self.image.top()).unwrap().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().contains('.')).count()
+    }
+}
+
+#[test]
+fn subvolumes_go_back_to_a_set_and_forth_again_and_nothing_is_left_beside_them() {
+    let Some(scene) = Scene::make() else { return };
+    let looked = scene.order(RollbackOrder::Check(scene.wish()), &Unwatched).unwrap();
+    assert_eq!((looked.problems, looked.state), (vec![], None));
+    assert_eq!(scene.beside(), 0, "a look makes nothing");
+    let done = scene.roll_back(&Unwatched).unwrap();
+    assert_eq!(done.state.as_ref().unwrap().phase, RollbackPhase::Done);
+    assert_eq!(done.in_use.len(), 2, "what is mounted works on");
+    assert!(done.forbids_sync().unwrap().contains("start it anew first"));
+    assert_eq!(scene.found(), ["good", "good"]);
+    assert_eq!(fs::read_to_string(scene.image.dir().join("mnt0/file")).unwrap(), "bad");
+    let refused = scene.order(RollbackOrder::Check(scene.wish()), &Unwatched).unwrap();
+    assert!(refused.problems[0].contains("rollback confirm"), "{:?}", refused.problems);
+    let waits = scene.order(RollbackOrder::Confirm, &Unwatched).unwrap();
+    assert!(waits.state.is_some() && scene.beside() == 2, "what is mounted is not removed");
+    let back = scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
+    assert_eq!((back.state, scene.beside()), (None, 0));
+    assert_eq!(scene.found(), ["bad", "bad"]);
+    assert!(scene.state.list("").unwrap().is_empty());
+}
+
+#[test]
+fn a_confirmed_rollback_leaves_the_new_trees_alone() {
+    let Some(scene) = Scene::make() else { return };
+    scene.roll_back(&Unwatched).unwrap();
+    for at in 0..2 {
+        assert!(sh("umount", &[text(&scene.image.dir().join(format!("mnt{at}")))]));
+    }
+    let look = scene.order(RollbackOrder::Look, &Unwatched).unwrap();
+    assert_eq!((look.in_use.len(), look.forbids_sync()), (0, None));
+    scene.order(RollbackOrder::Confirm, &Unwatched).unwrap();
+    assert_eq!((scene.found(), scene.beside()), (["good".into(), "good".into()], 0));
+    assert!(scene.order(RollbackOrder::Cancel, &Unwatched).is_err());
+}
+
+#[test]
+fn a_subvolume_inside_is_a_problem_and_nothing_is_made() {
+    let Some(scene) = Scene::make() else { return };
+    scene.image.create(&format!("{}/vms", scene.names[1]));
+    let looked = scene.order(RollbackOrder::Check(scene.wish()), &Unwatched).unwrap();
+    assert!(looked.problems[0].contains("vms` is a subvolume inside of"), "{:?}", looked.problems);
+    assert!(scene.roll_back(&Unwatched).is_err());
+    assert_eq!(scene.beside(), 0);
+}
+
+#[test]
+fn a_death_after_any_step_ends_in_both_old_or_both_new_trees() {
+    let Some(scene) = Scene::make() else { return };
+    let mut deaths = Vec::new();
+    for number in 0.. {
+        let Err(step) = dying(|| scene.roll_back(&At::new(number, Fault::Die))) else { break };
+        deaths.push(step);
+        // The redo dies as well, at another place each time.
+        let second = dying(|| redo(&scene.state, &At::new(number % 3, Fault::Die))).err();
+        redo(&scene.state, &Unwatched).unwrap();
+        let found = scene.found();
+        let committed = ["committed", "exchange", "rename", "done"].contains(&step);
+        let word = if committed { "good" } else { "bad" };
+        assert_eq!(found, [word, word], "died after `{step}`, the redo after {second:?}");
+        if committed {
+            // And the way back dies as well.
+            let second = dying(|| scene.order(RollbackOrder::Cancel, &At::new(number % 6, Fault::Die))).err();
+            redo(&scene.state, &Unwatched).unwrap();
+            if scene.order(RollbackOrder::Look, &Unwatched).unwrap().state.is_some() {
+                scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
+            }
+            assert_eq!(scene.found(), ["bad", "bad"], "the way back died after {second:?}");
+        }
+        assert_eq!(scene.beside(), 0, "died after `{step}`");
+        assert!(scene.state.list("").unwrap().is_empty(), "died after `{step}`");
+    }
+    for step in ["preparing", "snapshot", "carried", "prepared", "committed", "exchange", "rename", "done"] {
+        assert!(deaths.contains(&step), "no death after `{step}`: {deaths:?}");
+    }
+}
+
+/// Carries a rollback of both machines out, as the front does.
+fn both(leader: &Scene, follower: &Scene, at: (&dyn Watch, &dyn Watch)) -> Result<(), AgentError> {
+    leader.prepare_with("desk", true, at.0)?;
+    follower.prepare_with("laptop", false, at.1)?;
+    leader.order(RollbackOrder::Commit, at.0)?;
+    follower.order(RollbackOrder::Commit, at.1)?;
+    Ok(())
+}
+
+#[test]
+fn two_machines_agree_once_they_have_met_whichever_of_them_died_after_which_step() {
+    let Some((leader, follower)) = Scene::make().zip(Scene::make()) else { return };
+    let (mut deaths, mut outcomes) = (Vec::new(), Vec::new());
+    for dies in ["leader", "follower"] {
+        for number in 0.. {
+            let dying_one = At::new(number, Fault::Die);
+            let at: (&dyn Watch, &dyn Watch) =
+                if dies == "leader" { (&dying_one, &Unwatched) } else { (&Unwatched, &dying_one) };
+            let ended = dying(|| both(&leader, &follower, at));
+            let step = ended.as_ref().err().copied().unwrap_or("the end");
+            deaths.push((dies, step));
+            // Both start anew: each does what it can by itself, and the follower keeps its old state if it is in doubt.
+            redo(&leader.state, &Unwatched).unwrap();
+            redo(&follower.state, &Unwatched).unwrap();
+            let look = follower.order(RollbackOrder::Look, &Unwatched).unwrap();
+            let waits = look.state.as_ref().and_then(|state| state.waits_for()).is_some();
+            if waits {
+                assert_eq!(follower.found(), ["bad", "bad"]);
+                assert!(look.forbids_sync().unwrap().contains("until they meet"));
+                // They meet.
+                let word = if leader.decided() { RollbackOrder::Commit } else { RollbackOrder::Abort };
+                follower.order(word, &Unwatched).unwrap();
+            }
+            assert_eq!(leader.found(), follower.found(), "{dies} died after `{step}`");
+            let word = leader.found()[0].clone();
+            assert_eq!(leader.found(), [word.clone(), word.clone()], "{dies} died after `{step}`");
+            outcomes.push((word, waits));
+            for scene in [&leader, &follower] {
+                if scene.order(RollbackOrder::Look, &Unwatched).unwrap().state.is_some() {
+                    scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
+                }
+                assert_eq!((scene.found(), scene.beside()), (["bad".into(), "bad".into()], 0));
+                let _ = fs::remove_dir_all(scene.image.dir().join("snaps/.pc-switcher/rollback"));
+            }
+            if ended.is_ok() {
+                break;
+            }
+        }
+    }
+    for step in
+        [("leader", "prepared"), ("leader", "decided"), ("leader", "exchange"), ("follower", "committed")]
+    {
+        assert!(deaths.contains(&step), "no death after {step:?}: {deaths:?}");
+    }
+    for outcome in [("good", true), ("bad", true), ("good", false), ("bad", false)] {
+        assert!(
+            outcomes.iter().any(|(word, waits)| (word.as_str(), *waits) == outcome),
+            "{outcome:?}: {outcomes:?}"
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! Taking whole subvolumes back to a set of snapshots.
+
+use serde::{Deserialize, Serialize};
+
+use pc_switcher_contract::{BytePath, Hostname, SessionId, SetId, SnapshotSet, SubvolumeName, UtcStamp};
+
+/// A rollback of two machines by one decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Together {
+    /// The other machine.
+    pub partner: Hostname,
+    /// Whether this machine decides: the rollback is when its journal says committed. The other one does what it says.
+    pub leads: bool,
+}
+
+/// What a rollback is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollbackWish {
+    /// The session of the rollback itself.
+    pub session: SessionId,
+    /// When it was asked for.
+    pub stamp: UtcStamp,
+    /// Where snapshots lie; the journal lies beside them.
+    pub snapshot_dir: BytePath,
+    /// The set that is gone back to.
+    pub to: SnapshotSet,
+    /// Which of its subvolumes.
+    pub subvolumes: Vec<SubvolumeName>,
+    /// With which other machine.
+    pub together: Option<Together>,
+}
+
+/// One thing to do about a rollback. All but `Look`, `Check` and `Decided` need the machine's lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RollbackOrder {
+    /// Only looks.
+    Look,
+    /// Looks for what would keep it from working; writes nothing.
+    Check(RollbackWish),
+    /// Makes the new trees beside the old ones. The state of now was kept before.
+    Prepare(RollbackWish),
+    /// Puts what was prepared in place.
+    Commit,
+    /// Drops what was prepared.
+    Abort,
+    /// Removes the old trees: there is no way back from then on.
+    Confirm,
+    /// Puts the old trees back in place.
+    Cancel,
+    /// Says what this machine decided of a rollback that it led; reads nothing but that.
+    Decided {
+        /// Where snapshots lie.
+        snapshot_dir: BytePath,
+        /// The session of the rollback.
+        session: SessionId,
+    },
+}
+
+/// How far a rollback has come. A machine that finds one in another phase than `Done` and `Cancelled` finishes it by itself:
+/// what was not committed is dropped, the rest goes on to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RollbackPhase {
+    /// The new trees are being made.
+    Preparing,
+    /// The new trees stand beside the old ones.
+    Prepared,
+    /// It was decided: the new trees are being put in place.
+    Committed,
+    /// The new trees are in place; the old ones stand beside them.
+    Done,
+    /// The old trees are being put back.
+    Cancelling,
+    /// The old trees are back; what stands beside them goes.
+    Cancelled,
+}
+
+/// One subvolume of a rollback. Trees are told by their uuids, never by their names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollbackMember {
+    /// The flat name.
+    pub name: SubvolumeName,
+    /// The uuid of the file system that it lies on; devices have another name after a restart.
+    pub fs_uuid: String,
+    /// The uuid of the tree that was there.
+    pub old_uuid: String,
+    /// The uuid of the tree that takes its place; empty before it was made.
+    pub new_uuid: String,
+    /// The uuid of the snapshot that it is made of.
+    pub made_of: String,
+}
+
+/// A rollback, as its journal has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollbackState {
+    /// Its session.
+    pub session: SessionId,
+    /// When it was asked for.
+    pub stamp: UtcStamp,
+    /// The set that it goes back to.
+    pub to: SetId,
+    /// How far it has come.
+    pub phase: RollbackPhase,
+    /// The subvolumes.
+    pub members: Vec<RollbackMember>,
+    /// With which other machine it goes.
+    #[serde(default)]
+    pub together: Option<Together>,
+    /// The records of last syncs as they were before: key and content.
+    pub records: Vec<(String, String)>,
+}
+
+/// What is to be said of a rollback.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollbackLook {
+    /// The rollback that is under way or not confirmed; none if there is none.
+    pub state: Option<RollbackState>,
+    /// Subvolumes whose other tree is still mounted: what runs works on that one until the machine is started anew.
+    pub in_use: Vec<SubvolumeName>,
+    /// What keeps it from working.
+    pub problems: Vec<String>,
+    /// What was decided, if that was asked.
+    pub decided: Option<bool>,
+}
+
+impl RollbackState {
+    /// Returns the machine that decides, if this one waits for its word.
+    pub fn waits_for(&self) -> Option<&Hostname> {
+        let together = self.together.as_ref().filter(|together| !together.leads)?;
+        (self.phase == RollbackPhase::Prepared).then_some(&together.partner)
+    }
+}
+
+impl RollbackLook {
+    /// Returns why no sync may start, if so.
+    pub fn forbids_sync(&self) -> Option<String> {
+        let state = self.state.as_ref()?;
+        match state.phase {
+            RollbackPhase::Done | RollbackPhase::Cancelled if self.in_use.is_empty() => None,
+            RollbackPhase::Done | RollbackPhase::Cancelled => {
+                let names: Vec<String> = self.in_use.iter().map(|name| format!("`{name}`")).collect();
+                Some(format!(
+                    "after rollback {} it still works on the former tree of {}; start it anew first",
+                    state.session,
+                    names.join(", ")
+                ))
+            }
+            _ if state.waits_for().is_some() => Some(format!(
+                "it does not know whether {} decided for rollback {}, and keeps its old state until they meet",
+                state.waits_for()?,
+                state.session
+            )),
+            _ => Some(format!(
+                "rollback {} is not at its end; `pc-switcher rollback status` says more",
+                state.session
+            )),
+        }
+    }
+}

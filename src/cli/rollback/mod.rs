@@ -1,0 +1,342 @@
+//! `rollback`: takes whole subvolumes of a machine back to a set of snapshots.
+
+mod choose;
+mod render;
+mod which;
+
+use pc_switcher_agent::proto::{
+    LockReply, LockRequest, Patience, RedoneHow, RollbackLook, RollbackOrder, RollbackWish, TakeSet, Together,
+};
+use pc_switcher_agent::typed::Agent;
+use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
+use pc_switcher_contract::{
+    BytePath, Hostname, ModuleError, ModuleName, Role, SessionId, SetId, SnapshotKind, SubvolumeName,
+    UtcStamp,
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use self::which::Which;
+
+use super::contact::{Contact, with_machines};
+use super::{CliError, Context, Exit, engine, sync};
+use crate::clock;
+use crate::orchestrator::reach::Reach as _;
+use crate::orchestrator::{met, phases};
+
+/// Take whole subvolumes of a machine back to a set of snapshots
+///
+/// Everything in them becomes what it was when the set was taken, but for what belongs to the machine: its name and keys,
+/// who may log in, and what pc-switcher remembers. What runs works on in the former tree until the machine is started anew.
+/// The former tree is kept: `rollback cancel` puts it back, `rollback confirm` removes it. `undo` is gentler: it takes a
+/// sync back path by path, while people work.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    to: To,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// On which machines.
+#[derive(Debug, Clone, Default, clap::Args)]
+struct Place {
+    /// `source`, `target` or `both` machines of that sync, or what your ssh understands, for example `desk`; both unless
+    /// told, by one decision. For a set that is no sync's: this machine
+    #[arg(long, value_name = "WHICH", value_parser = sync::target)]
+    machine: Option<String>,
+}
+
+/// Back to what.
+#[derive(Debug, Clone, Default, clap::Args)]
+struct To {
+    /// A sync: back to what was before it. Or a set as `snapshots list --json` names it
+    #[arg(value_name = "SESSION|SET")]
+    what: Option<String>,
+    /// Only this subvolume of the set; may be given more than once
+    #[arg(long = "subvol", value_name = "SUBVOLUME")]
+    subvolumes: Vec<SubvolumeName>,
+    /// Say what would be done and what stands in the way, and write nothing
+    #[arg(long)]
+    plan: bool,
+}
+
+/// On which machine.
+#[derive(Debug, Clone, Default, clap::Args)]
+struct Where {
+    /// Another machine than this one: what your ssh understands, for example `desk`
+    #[arg(long, value_name = "HOSTNAME", value_parser = sync::target)]
+    machine: Option<String>,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum Command {
+    /// Show the rollback that is not confirmed yet
+    Status(Where),
+    /// Keep a rollback for good: the former trees are removed
+    Confirm(Where),
+    /// Take a rollback back: the former trees are put in place again
+    Cancel(Where),
+}
+
+/// What was done on a machine, or would be.
+struct Done {
+    hostname: Hostname,
+    /// The set that is gone back to, with its subvolumes, if a rollback was asked for.
+    to: Option<(SetId, Vec<SubvolumeName>)>,
+    /// The set that keeps the state of now.
+    safety: Option<SetId>,
+    look: RollbackLook,
+}
+
+/// Rolls back, and prints what became of it.
+///
+/// # Errors
+/// If there is no such set, something stands in the way, a sync runs, or the machine cannot be reached.
+pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    match &args.command {
+        None => roll_back(args, context),
+        Some(Command::Status(place)) => {
+            let done = with_agent(place, context, async |agent, _| {
+                Ok(Done::of(agent, agent.rollback(RollbackOrder::Look).await?))
+            })?;
+            say(context, &done, render::status(&done))
+        }
+        Some(Command::Confirm(place)) => {
+            let done = with_agent(place, context, async |agent, contact| {
+                begin(agent, contact).await?;
+                Ok(Done::of(agent, agent.rollback(RollbackOrder::Confirm).await?))
+            })?;
+            if done.look.state.is_some() {
+                return Err(CliError::Refused {
+                    message: format!(
+                        "{}: something still works on the former tree of {}",
+                        done.hostname,
+                        render::names(&done.look.in_use)
+                    ),
+                    help: Some("start the machine anew, look around, and confirm then".into()),
+                });
+            }
+            say(
+                context,
+                &done,
+                vec![format!("{}: the rollback is kept, the former trees are removed", done.hostname)],
+            )
+        }
+        Some(Command::Cancel(place)) => {
+            let config = settings(context)?;
+            let done = with_agent(place, context, async |agent, contact| {
+                begin(agent, contact).await?;
+                cancel(agent, &config).await
+            })?;
+            say(context, &done, render::cancelled(&done))
+        }
+    }
+}
+
+impl Done {
+    fn of(agent: &Agent, look: RollbackLook) -> Self {
+        Self { hostname: agent.hostname().clone(), to: None, safety: None, look }
+    }
+}
+
+fn say(context: &mut Context<'_>, done: &Done, lines: Vec<String>) -> Result<Exit, CliError> {
+    if context.global.json {
+        context.print_json(&render::json(done))?;
+        return Ok(Exit::Completed);
+    }
+    for line in lines {
+        writeln!(context.out, "{line}")?;
+    }
+    Ok(Exit::Completed)
+}
+
+fn roll_back(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let Some(what) = &args.to.what else {
+        return Err(CliError::Usage {
+            message: "say what to go back to: a sync's session, or a set of snapshots".into(),
+            help: Some(
+                "`pc-switcher snapshots list` shows both; `rollback status` shows one that is not confirmed"
+                    .into(),
+            ),
+        });
+    };
+    let config = settings(context)?;
+    let which = which::which(what, args.place.machine.as_deref(), context)?;
+    let all = with_machines(which.other(), &context.env, async |contact| {
+        let agents = agents(&which, contact).await?;
+        for agent in &agents {
+            begin(agent, contact).await?;
+        }
+        if let [here, there] = agents.as_slice() {
+            met::settle(here, there).await?;
+        }
+        go_back(&agents, &args.to, what, &config).await
+    })??;
+    let problems: Vec<String> = all
+        .iter()
+        .flat_map(|done| done.look.problems.iter().map(|problem| format!("{}: {problem}", done.hostname)))
+        .collect();
+    if !problems.is_empty() {
+        return Err(CliError::Refused { message: problems.join("\n"), help: None });
+    }
+    if context.global.json {
+        let all: Vec<_> = all.iter().map(render::json).collect();
+        context.print_json(&json!({ "machines": all }))?;
+        return Ok(Exit::Completed);
+    }
+    for done in &all {
+        for line in if args.to.plan { render::plan(done) } else { render::status(done) } {
+            writeln!(context.out, "{line}")?;
+        }
+    }
+    Ok(Exit::Completed)
+}
+
+/// Returns the agents of the machines that are meant; the first one leads.
+async fn agents(which: &Which, contact: &Contact) -> Result<Vec<Agent>, ModuleError> {
+    let mut agents = Vec::new();
+    if !matches!(which, Which::There(_)) {
+        agents.push(Agent::new(&contact.reach.source(&contact.cancel).await?.agent));
+    }
+    if which.other().is_some() {
+        agents.push(Agent::new(&contact.reach.target(&contact.cancel).await?.agent));
+    }
+    Ok(agents)
+}
+
+/// Rolls one machine back, or two by one decision, that of the first.
+async fn go_back(
+    agents: &[Agent],
+    to: &To,
+    what: &str,
+    config: &BtrfsSnapshotsConfig,
+) -> Result<Result<Vec<Done>, CliError>, ModuleError> {
+    let session = SessionId::from_uuid(uuid::Uuid::new_v4());
+    let stamp = UtcStamp::new(clock::system()());
+    let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
+    let (mut wishes, mut all) = (Vec::new(), Vec::new());
+    for (at, agent) in agents.iter().enumerate() {
+        let (sets, _) = agent.sets(snapshot_dir.clone()).await?;
+        let (set, subvolumes) = match choose::choose(&sets, what, &to.subvolumes, agent.hostname()) {
+            Ok(chosen) => chosen,
+            Err(error) => return Ok(Err(error)),
+        };
+        let partner = agents.iter().find(|other| !other.hostname().same_machine(agent.hostname()));
+        let wish = RollbackWish {
+            session: session.clone(),
+            stamp,
+            snapshot_dir: snapshot_dir.clone(),
+            subvolumes: subvolumes.clone(),
+            together: partner.map(|other| Together { partner: other.hostname().clone(), leads: at == 0 }),
+            to: set,
+        };
+        let look = agent.rollback(RollbackOrder::Check(wish.clone())).await?;
+        all.push(Done { to: Some((wish.to.id(), subvolumes)), ..Done::of(agent, look) });
+        wishes.push(wish);
+    }
+    if to.plan || all.iter().any(|done| !done.look.problems.is_empty()) {
+        return Ok(Ok(all));
+    }
+    for ((agent, wish), done) in agents.iter().zip(&wishes).zip(&mut all) {
+        // Without it nothing would lead back once the rollback is confirmed.
+        done.safety = Some(take_safety_set(agent, config, wish.subvolumes.clone()).await?);
+    }
+    for (at, (agent, wish)) in agents.iter().zip(wishes).enumerate() {
+        if let Err(error) = agent.rollback(RollbackOrder::Prepare(wish)).await {
+            for ready in &agents[..at] {
+                // Whoever comes next drops it otherwise: nothing was decided.
+                let _ = ready.rollback(RollbackOrder::Abort).await;
+            }
+            return Err(error.into());
+        }
+    }
+    for (at, (agent, done)) in agents.iter().zip(&mut all).enumerate() {
+        done.look = match agent.rollback(RollbackOrder::Commit).await {
+            Ok(look) => look,
+            Err(error) if at > 0 => {
+                let hint = format!(
+                    "{} went back; {} follows by itself when a sync or a rollback reaches both",
+                    agents[0].hostname(),
+                    agent.hostname()
+                );
+                return Err(ModuleError::from(error).hint(hint));
+            }
+            Err(error) => return Err(error.into()),
+        };
+    }
+    Ok(Ok(all))
+}
+
+/// Takes a rollback back. What was done since the machine was started anew is kept as a set first.
+async fn cancel(agent: &Agent, config: &BtrfsSnapshotsConfig) -> Result<Done, ModuleError> {
+    let mut done = Done::of(agent, agent.rollback(RollbackOrder::Look).await?);
+    if let Some(state) = &done.look.state
+        && done.look.in_use.is_empty()
+    {
+        let subvolumes = state.members.iter().map(|member| member.name.clone()).collect();
+        done.safety = Some(take_safety_set(agent, config, subvolumes).await?);
+    }
+    done.look = agent.rollback(RollbackOrder::Cancel).await?;
+    Ok(done)
+}
+
+/// Keeps the state of now as a set.
+async fn take_safety_set(
+    agent: &Agent,
+    config: &BtrfsSnapshotsConfig,
+    subvolumes: Vec<SubvolumeName>,
+) -> Result<SetId, ModuleError> {
+    let request = TakeSet {
+        session: SessionId::from_uuid(uuid::Uuid::new_v4()),
+        stamp: UtcStamp::new(clock::system()()),
+        kind: SnapshotKind::PreRollback,
+        snapshot_dir: BytePath::from(config.snapshot_dir.as_path()),
+        subvolumes,
+    };
+    Ok(agent.take_set(request).await?.id())
+}
+
+/// Takes the machine's lock, free again when the agent ends, and finishes what was cut off.
+async fn begin(agent: &Agent, contact: &Contact) -> Result<(), ModuleError> {
+    let request = LockRequest {
+        session: SessionId::from_uuid(uuid::Uuid::new_v4()),
+        role: Role::Target,
+        from: contact.reach.own_name(),
+        user: format!("{}, rollback", contact.reach.user()),
+    };
+    if let LockReply::Busy(holder) = agent.lock(request).await? {
+        return Err(phases::busy(agent.hostname(), holder));
+    }
+    let redone = agent.redo(Patience::TryAgainLater).await?;
+    match redone.iter().find(|redone| matches!(redone.how, RedoneHow::Pending(_))) {
+        None => Ok(()),
+        Some(pending) => Err(ModuleError::failed(format!("{}: {}", agent.hostname(), pending.explain()))),
+    }
+}
+
+fn settings(context: &mut Context<'_>) -> Result<BtrfsSnapshotsConfig, CliError> {
+    let config = context.load_config(&[], &[])?;
+    let table = config.table(&ModuleName::literal("btrfs-snapshots"));
+    BtrfsSnapshotsConfig::deserialize(table).map_err(|error| CliError::Failed(error.to_string()))
+}
+
+fn with_agent<T>(
+    place: &Where,
+    context: &Context<'_>,
+    work: impl AsyncFnOnce(&Agent, &Contact) -> Result<T, ModuleError>,
+) -> Result<T, CliError> {
+    let own = engine::own_name().map_err(CliError::Failed)?;
+    let is_other = |name: &&str| name.parse::<Hostname>().map_or(true, |name| !name.same_machine(&own));
+    let target = place.machine.as_deref().filter(is_other);
+    with_machines(target, &context.env, async |contact| {
+        let link = match target {
+            Some(_) => contact.reach.target(&contact.cancel).await?.agent,
+            None => contact.reach.source(&contact.cancel).await?.agent,
+        };
+        work(&Agent::new(&link), contact).await
+    })
+}

@@ -1,0 +1,109 @@
+//! A rollback for people and for programs: pure.
+
+use pc_switcher_agent::proto::{RollbackPhase, RollbackState};
+use pc_switcher_contract::SubvolumeName;
+use serde_json::{Value, json};
+
+use super::Done;
+
+pub(super) fn names(names: &[SubvolumeName]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    names.join(", ")
+}
+
+fn members(state: &RollbackState) -> String {
+    names(&state.members.iter().map(|member| member.name.clone()).collect::<Vec<_>>())
+}
+
+/// Returns what would be done.
+pub(super) fn plan(done: &Done) -> Vec<String> {
+    let Some((to, subvolumes)) = &done.to else { return Vec::new() };
+    vec![
+        format!(
+            "{}: nothing stands in the way of a rollback of {} to set {to}",
+            done.hostname,
+            names(subvolumes)
+        ),
+        "the state of now would be kept as a set, the former trees until `rollback confirm`".into(),
+        format!("{} would have to be started anew", done.hostname),
+    ]
+}
+
+/// Returns how a rollback stands.
+pub(super) fn status(done: &Done) -> Vec<String> {
+    let host = &done.hostname;
+    let Some(state) = &done.look.state else { return vec![format!("{host}: there is no rollback")] };
+    let mut said = vec![match state.phase {
+        RollbackPhase::Done => {
+            format!("{host}: {} went back to set {} (rollback {})", members(state), state.to, state.session)
+        }
+        RollbackPhase::Cancelled => {
+            format!("{host}: rollback {} of {} was taken back", state.session, members(state))
+        }
+        _ if state.waits_for().is_some() => format!(
+            "{host}: rollback {} of {} is prepared and waits for what {} decided; a sync or a rollback that reaches both \
+             machines tells",
+            state.session,
+            members(state),
+            state.waits_for().map(ToString::to_string).unwrap_or_default()
+        ),
+        _ => format!(
+            "{host}: rollback {} of {} was cut off; the next boot, sync or `rollback` brings it to its end",
+            state.session,
+            members(state)
+        ),
+    }];
+    if let Some(safety) = &done.safety {
+        said.push(format!("the state before it is kept: set {safety}"));
+    }
+    if !done.look.in_use.is_empty() {
+        said.push(format!(
+            "start {host} anew: until then what runs works on the former tree of {}, and what is written there does not come \
+             along",
+            names(&done.look.in_use)
+        ));
+    }
+    if state.phase == RollbackPhase::Done {
+        said.push(
+            "`pc-switcher rollback cancel` takes it back, `pc-switcher rollback confirm` keeps it for good"
+                .into(),
+        );
+        said.push(format!(
+            "the former trees stand at the top level of the disk as `….replaced-{}`, with all that was written to them until the \
+             restart",
+            state.session
+        ));
+        said.push("the next sync with any machine asks as the first one did".into());
+    }
+    said
+}
+
+/// Returns what is said of a rollback that was taken back.
+pub(super) fn cancelled(done: &Done) -> Vec<String> {
+    let mut said = vec![format!("{}: the rollback is taken back", done.hostname)];
+    if let Some(safety) = &done.safety {
+        said.push(format!("what was done since it is kept: set {safety}"));
+    }
+    if !done.look.in_use.is_empty() {
+        said.push(format!(
+            "start {} anew: until then what runs works on the tree of the rollback of {}",
+            done.hostname,
+            names(&done.look.in_use)
+        ));
+    }
+    said
+}
+
+/// Returns all of it for a program.
+pub(super) fn json(done: &Done) -> Value {
+    let state = done.look.state.as_ref();
+    json!({
+        "machine": done.hostname,
+        "session": state.map(|state| &state.session),
+        "phase": state.map(|state| state.phase),
+        "to": state.map(|state| &state.to).or(done.to.as_ref().map(|(to, _)| to)),
+        "subvolumes": state.map(|state| state.members.iter().map(|member| &member.name).collect::<Vec<_>>()),
+        "safety_set": done.safety,
+        "needs_restart": done.look.in_use,
+    })
+}

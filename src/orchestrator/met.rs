@@ -1,0 +1,35 @@
+//! Two machines that meet: one that waits for the other's word about a rollback gets it.
+
+use pc_switcher_agent::linux::rollback::POINTER;
+use pc_switcher_agent::proto::RollbackOrder;
+use pc_switcher_agent::typed::Agent;
+use pc_switcher_contract::{BytePath, ModuleError};
+
+/// Brings a rollback of both machines to the same end on both, and returns what was done, a line each. The locks of both are
+/// held, and what each could finish by itself is finished.
+///
+/// # Errors
+/// If a machine is lost or does not let us.
+pub async fn settle(one: &Agent, other: &Agent) -> Result<Vec<String>, ModuleError> {
+    let mut said = Vec::new();
+    for (waiting, knowing) in [(one, other), (other, one)] {
+        let Some(snapshot_dir) = waiting.state_get(POINTER).await? else { continue };
+        let Some(state) = waiting.rollback(RollbackOrder::Look).await?.state else { continue };
+        if !state.waits_for().is_some_and(|partner| partner.same_machine(knowing.hostname())) {
+            continue;
+        }
+        let question = RollbackOrder::Decided {
+            snapshot_dir: BytePath::new(snapshot_dir),
+            session: state.session.clone(),
+        };
+        let decided = knowing.rollback(question).await?.decided == Some(true);
+        let (order, word) = match decided {
+            true => (RollbackOrder::Commit, "carried out"),
+            false => (RollbackOrder::Abort, "dropped"),
+        };
+        waiting.rollback(order).await?;
+        let (session, host) = (&state.session, waiting.hostname());
+        said.push(format!("rollback {session} is {word} on {host}, as {} decided", knowing.hostname()));
+    }
+    Ok(said)
+}

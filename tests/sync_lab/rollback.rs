@@ -1,0 +1,192 @@
+//! Whole subvolumes of the desk go back to what they were before a sync, and forth again.
+
+use std::time::Duration;
+
+use pc_switcher_testkit::lab::{Cmd, DiskCache, Machine};
+use pc_switcher_testkit::manifest::assert_same_tree;
+
+use crate::hosts::{
+    Ran, SOON, alice, assert_nothing_runs, first_sync, home, identity, lab, picture, root, run, sync,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[track_caller]
+fn rollback(machine: &Machine, words: &[&str]) -> Ran {
+    let cmd = Cmd::new("pc-switcher").arg("rollback").args(words.iter().copied());
+    run(machine, &cmd.as_alice().timeout(MINUTE))
+}
+
+#[track_caller]
+fn restart(machine: &Machine) {
+    machine.sync_disk().unwrap();
+    machine.power_cut(DiskCache::Volatile).unwrap();
+    machine.boot().unwrap();
+}
+
+fn session_of(ran: &Ran) -> String {
+    ran.stdout.split_once("(session ").unwrap().1[..8].to_owned()
+}
+
+/// What stands at the top level of a machine's disk beside the trees that are in place.
+fn beside(machine: &Machine) -> String {
+    root(
+        machine,
+        "btrfs subvolume list / | cut -d ' ' -f 9 | grep -E '[.](incoming|replaced|cancelled)-' || true",
+    )
+}
+
+#[test]
+fn the_home_goes_back_after_a_restart_and_no_sync_starts_before_that() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "echo good >letter");
+    first_sync(&lab);
+    let before = home(desk);
+    alice(laptop, "echo bad >letter; mkdir fresh");
+    let session = session_of(&sync(laptop, "desk", &[]).ends_with(0));
+    let keys = identity(desk);
+    let seen = picture(desk);
+    rollback(desk, &[&session, "--plan", "--machine", "desk"])
+        .ends_with(0)
+        .says(&["nothing stands in the way"]);
+    assert_eq!(seen.1, picture(desk).1, "a plan makes nothing");
+
+    let said = rollback(desk, &[&session, "--subvol", "@home", "--machine", "target"]).ends_with(0);
+    said.says(&["desk: `@home` went back to set", "start desk anew", "-prerollback"]);
+    assert_eq!(alice(desk, "cat letter"), "bad\n", "what runs works on in the former tree");
+    sync(laptop, "desk", &[]).ends_with(7).says(&["former tree of `@home`", "rollback cancel"]);
+    rollback(laptop, &["confirm", "--machine", "desk"]).ends_with(7).says(&["start the machine anew"]);
+    restart(desk);
+    assert_same_tree(&before, &home(desk));
+    assert_eq!(identity(desk), keys);
+    rollback(laptop, &["status", "--machine", "desk"])
+        .ends_with(0)
+        .says(&["went back to set", "rollback confirm"]);
+
+    sync(laptop, "desk", &[]).ends_with(7).says(&["--allow-first-sync"]);
+    sync(desk, "laptop", &[]).ends_with(7).says(&["--allow-first-sync"]);
+    assert_eq!(alice(laptop, "cat letter"), "bad\n", "nothing of the laptop's is lost unasked");
+    rollback(desk, &["confirm"]).ends_with(0).says(&["is kept"]);
+    assert_eq!(beside(desk), "");
+    rollback(desk, &["status"]).ends_with(0).says(&["there is no rollback"]);
+    assert_eq!(alice(desk, "cat letter"), "good\n");
+    assert_nothing_runs(&[laptop, desk], SOON);
+}
+
+#[test]
+fn the_whole_system_goes_back_remembers_who_it_is_and_can_be_put_back() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    let session = session_of(&first_sync(&lab));
+    root(desk, "echo broken >/etc/motd; echo key-made-since >>/home/alice/.ssh/authorized_keys.new");
+    let who = "cat /etc/machine-id /etc/hostname /etc/ssh/ssh_host_*; cat /home/alice/.ssh/authorized_keys*";
+    let (before, motd) = (root(desk, who), root(desk, "cat /etc/motd"));
+    let after = home(desk);
+    rollback(laptop, &[&session, "--machine", "desk"])
+        .ends_with(0)
+        .says(&["`@`, `@home`, `@root` went back"]);
+    restart(desk);
+    assert_ne!(root(desk, "cat /etc/motd 2>/dev/null || true"), motd);
+    assert_eq!(root(desk, who), before);
+    // The program was not there before the first sync, and is carried along.
+    rollback(desk, &["cancel"]).ends_with(0).says(&[
+        "taken back",
+        "what was done since it is kept",
+        "start desk anew",
+    ]);
+    restart(desk);
+    assert_eq!((root(desk, "cat /etc/motd"), root(desk, who)), (motd, before));
+    assert_same_tree(&after, &home(desk));
+    root(desk, "pc-switcher agent --redo");
+    assert_eq!(beside(desk), "");
+    // The common past is there again as well.
+    sync(laptop, "desk", &[]).ends_with(0);
+}
+
+#[test]
+fn what_stands_in_the_way_of_a_rollback_is_named_and_nothing_is_made() {
+    let Some(lab) = lab() else { return };
+    let desk = lab.desk();
+    let session = session_of(&first_sync(&lab));
+    alice(desk, "btrfs -q subvolume create vms");
+    let id = root(desk, "btrfs inspect-internal rootid /home");
+    root(desk, &format!("echo 'UUID=x /home btrfs subvol=@home,subvolid={} 0 0' >>/etc/fstab", id.trim()));
+    // Both machines are meant, and neither is touched if one of them is not ready.
+    rollback(desk, &[&session]).ends_with(7).says(&[
+        "desk: `/home/alice/vms` is a subvolume inside of `@home`",
+        "`/etc/fstab` mounts `/home` by the number of the present tree",
+    ]);
+    assert_eq!((beside(desk), beside(lab.laptop())), (String::new(), String::new()));
+    rollback(desk, &["00000000"]).ends_with(2).says(&["there is no set or session `00000000`", &session]);
+    rollback(desk, &[&session, "--subvol", "@nix"]).ends_with(2).says(&["does not hold `@nix`", "`@home`"]);
+    rollback(desk, &["cancel"]).ends_with(1).says(&["there is no rollback"]);
+}
+
+/// What a machine says of its rollback.
+fn phase(machine: &Machine) -> String {
+    let ran = run(machine, &Cmd::new("pc-switcher").args(["rollback", "status", "--json"]).as_alice());
+    let said: serde_json::Value = serde_json::from_str(&ran.ends_with(0).stdout).unwrap();
+    said["phase"].as_str().unwrap_or("none").to_owned()
+}
+
+#[test]
+fn both_machines_go_back_by_one_decision() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "echo good >letter");
+    first_sync(&lab);
+    alice(laptop, "echo bad >letter");
+    let session = session_of(&sync(laptop, "desk", &[]).ends_with(0));
+    alice(laptop, "echo worse >letter");
+    rollback(laptop, &[&session, "--plan"])
+        .ends_with(0)
+        .says(&["laptop: nothing stands", "desk: nothing stands"]);
+    rollback(laptop, &[&session, "--subvol", "@home"])
+        .ends_with(0)
+        .says(&["laptop: `@home` went back", "desk: `@home` went back"]);
+    restart(laptop);
+    restart(desk);
+    assert_eq!((alice(laptop, "cat letter"), alice(desk, "cat letter")), ("bad\n".into(), "good\n".into()));
+    sync(laptop, "desk", &[]).ends_with(7).says(&["--allow-first-sync"]);
+    sync(laptop, "desk", &["--allow-first-sync"]).ends_with(0);
+    assert_eq!(alice(desk, "cat letter"), "bad\n");
+}
+
+#[test]
+fn a_power_cut_between_prepare_and_commit_leaves_both_machines_of_one_mind_once_they_meet() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "echo good >letter");
+    first_sync(&lab);
+    alice(laptop, "echo bad >letter");
+    let session = session_of(&sync(laptop, "desk", &[]).ends_with(0));
+    let cmd =
+        Cmd::new("pc-switcher").args(["rollback", &session, "--subvol", "@home"]).as_alice().timeout(MINUTE);
+    // The desk loses its cable by itself as soon as it is prepared; over a long wire the laptop's word comes too late.
+    let wire = desk.delay(Duration::from_millis(200)).unwrap();
+    let journal = "/.snapshots/.pc-switcher/rollback/journal.json";
+    let cut =
+        format!("until grep -q '\"prepared\"' {journal} 2>/dev/null; do :; done; ip link set eth0 down");
+    let cutter = desk.spawn(&Cmd::script(&cut).timeout(MINUTE)).unwrap();
+    let ended = laptop.spawn(&cmd).unwrap().wait().unwrap();
+    cutter.wait().unwrap();
+    drop(wire);
+    desk.power_cut(DiskCache::Volatile).unwrap();
+    desk.boot().unwrap();
+    root(desk, "pc-switcher agent --redo");
+    let (ours, theirs) = (phase(laptop), phase(desk));
+    eprintln!("cut off with {:?}: laptop {ours}, desk {theirs}", ended.code());
+    assert!(["none", "done"].contains(&ours.as_str()), "{ours}");
+    if theirs == "prepared" {
+        rollback(desk, &["status"]).ends_with(0).says(&["waits for", "laptop"]);
+        // The laptop may have to be started anew first; the desk hears what was decided all the same.
+        let met = sync(laptop, "desk", &[]);
+        met.says(&["desk, as laptop decided"]);
+    }
+    assert_eq!(phase(laptop), phase(desk), "both went back, or neither did");
+    restart(laptop);
+    restart(desk);
+    let wanted = if phase(laptop) == "done" { "good\n" } else { "bad\n" };
+    assert_eq!(alice(desk, "cat letter"), wanted);
+}
