@@ -13,6 +13,7 @@ mod machine;
 mod markdown;
 pub mod modules;
 pub mod snapshots;
+pub mod space;
 pub mod status;
 pub mod sync;
 pub mod util;
@@ -66,6 +67,7 @@ enum Command {
     Logs(logs::Args),
     Doctor(doctor::Args),
     Snapshots(snapshots::Args),
+    Space(space::Args),
     Modules(modules::Args),
     #[command(hide = true)]
     Agent(agent::Args),
@@ -147,6 +149,7 @@ pub fn run(
         Command::Logs(args) => logs::run(&args, &mut context),
         Command::Doctor(args) => doctor::run(&args, &mut context),
         Command::Snapshots(args) => snapshots::run(&args, &mut context),
+        Command::Space(args) => space::run(&args, &mut context),
         Command::Sync(args) => sync::run(&args, &mut context, engine::sync),
         Command::Agent(args) => agent::run(&args, &mut context),
         Command::Modules(args) => modules::run(&args, &mut context),

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::seen::Seen;
 use super::{Finding, Gravity};
+use crate::orchestrator::topology::Stranger;
 
 /// Clocks that differ by more make times of files and of syncs misleading.
 const CLOCKS_APART_MS: i64 = 2_000;
@@ -17,6 +18,7 @@ pub(super) fn findings(source: &Seen, target: &Seen) -> Vec<Finding> {
     found.extend(sessions(source, target));
     found.extend(configs(source, target));
     found.extend(way_back(source, target));
+    found.extend(past(source, target));
     found
 }
 
@@ -126,4 +128,14 @@ fn way_back(source: &Seen, target: &Seen) -> Option<Finding> {
         target.hostname(),
         source.hostname()
     )))
+}
+
+/// Without a past a sync takes nothing for granted, and asks.
+fn past(source: &Seen, target: &Seen) -> Option<Finding> {
+    let why = target.stranger.as_ref()?;
+    let (here, there) = (source.hostname(), target.hostname());
+    let gravity = if *why == Stranger::NoRecord { Gravity::Note } else { Gravity::Warning };
+    let text = format!("{}: the next sync compares everything and asks first", why.explain(here, there));
+    let fix = format!("look at what it would do: pc-switcher sync {there} --dry-run");
+    Some(Finding::new(there, gravity, "past", text).fix(fix))
 }

@@ -96,6 +96,7 @@ pub async fn look_at(place: &Place<'_>) -> Result<Seen, ModuleError> {
         // Whole seconds on their side, and the way there and back.
         clock_doubt_ms: 1000 + i64::try_from(doubt.as_millis()).unwrap_or(i64::MAX / 4),
         way_back: None,
+        stranger: None,
         snapshot_dir,
         facts,
     })

@@ -4,6 +4,8 @@ use pc_switcher_agent::proto::{Diagnosis, Layout, MachineFacts, Redone};
 use pc_switcher_contract::{Hostname, Problem};
 use serde_json::Value;
 
+use crate::orchestrator::topology::Stranger;
+
 /// A value, or why it could not be had.
 pub type Doubt<T> = Result<T, String>;
 
@@ -42,6 +44,8 @@ pub struct Seen {
     pub clock_doubt_ms: i64,
     /// Whether ssh leads from there to the other machine without a question.
     pub way_back: Option<Doubt<()>>,
+    /// Why this machine and the one where the command was typed count as strangers, if they do.
+    pub stranger: Option<Stranger>,
     /// Where snapshots go.
     pub snapshot_dir: String,
 }

@@ -8,6 +8,7 @@ use pc_switcher_contract::Problem;
 use serde_json::json;
 
 use super::*;
+use crate::orchestrator::topology::Stranger;
 
 fn healthy(name: &str) -> Seen {
     let part = FolderPart {
@@ -68,6 +69,7 @@ fn healthy(name: &str) -> Seen {
         clock_ms: 0,
         clock_doubt_ms: 1000,
         way_back: None,
+        stranger: None,
         snapshot_dir: "/.snapshots".into(),
     }
 }
@@ -235,6 +237,10 @@ fn what_differs_between_two_machines_is_found_on_the_target() {
     assert_found(other, "desk", Warning, "config", "[user-data]");
     let closed = |_: &mut Seen, desk: &mut Seen| desk.way_back = Some(Err("Permission denied".into()));
     assert_found(closed, "desk", Warning, "way-back", "ssh-copy-id laptop");
+    let strange = |why| move |_: &mut Seen, desk: &mut Seen| desk.stranger = Some(why);
+    let lost = Stranger::Broken("desk: a snapshot is gone".into());
+    assert_found(strange(lost), "desk", Warning, "past", "desk: a snapshot is gone");
+    assert_found(strange(Stranger::NoRecord), "desk", Gravity::Note, "past", "never been synced");
 }
 
 #[test]

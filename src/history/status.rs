@@ -125,7 +125,7 @@ fn next_steps(last: Option<(&SessionRow, Fate)>) -> Vec<String> {
             format!("`pc-switcher logs --session {id}` shows how far it came"),
             format!("`pc-switcher sync {target}` plans anew and brings what is missing"),
         ],
-        Fate::Ended(_) if row.dry_run => vec![format!("`pc-switcher sync {target}` does it")],
+        Fate::Ended(_) if row.dry_run => vec![format!("`pc-switcher sync {target}` is the real run")],
         Fate::Ended(_) => Vec::new(),
     }
 }

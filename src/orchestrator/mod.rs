@@ -3,6 +3,7 @@
 //! The orchestrator stores nothing itself (the session does), runs no commands (agents and executors do) and knows no
 //! module by name: brackets, background modules and sequential ones are told apart by their spec.
 
+pub mod asked;
 pub mod cleanup;
 pub mod dry_run;
 pub mod ending;

@@ -151,34 +151,44 @@ async fn redo(deps: &Deps, agent: &Agent) -> Result<(), ModuleError> {
     Ok(())
 }
 
+/// Reads what both machines remember of each other, and looks whether the sets that it names are still there.
+///
+/// # Errors
+/// If an agent is lost.
+pub async fn recall(
+    source: (&Agent, &MachineFacts),
+    target: (&Agent, &MachineFacts),
+) -> Result<Past, ModuleError> {
+    let ours = records::read_pair(source.0, target.1).await?;
+    let theirs = records::read_pair(target.0, source.1).await?;
+    let past = past(ours, theirs);
+    let Past::Known { record, by_both } = &past else { return Ok(past) };
+    for (agent, facts) in [source, target] {
+        let whole = match record.end_of(&facts.machine_id) {
+            Some(end) if !end.hostname.same_machine(&facts.hostname) => {
+                Err(format!("it was called {} then", end.hostname))
+            }
+            Some(end) => check_end(agent, end).await?,
+            None => Err("it names other machines".into()),
+        };
+        if let Err(why) = whole {
+            return Ok(Past::Stranger(if *by_both {
+                Stranger::Broken(format!("{}: {why}", facts.hostname))
+            } else {
+                Stranger::Differ
+            }));
+        }
+    }
+    Ok(past)
+}
+
 /// Judges the past of both machines and asks where it must be asked. A valid record goes to the board.
 ///
 /// # Errors
 /// If a gate stays shut or an agent is lost.
 pub async fn judge_past(deps: &Deps, prepared: &Prepared, gates: &dyn Gatekeeper) -> Result<(), ModuleError> {
     let (source, target) = (Agent::new(&prepared.source.agent), Agent::new(&prepared.target.agent));
-    let ours = records::read_pair(&source, &prepared.target_facts).await?;
-    let theirs = records::read_pair(&target, &prepared.source_facts).await?;
-    let mut past = past(ours, theirs);
-    if let Past::Known { record, by_both } = &past {
-        for (agent, facts) in [(&source, &prepared.source_facts), (&target, &prepared.target_facts)] {
-            let whole = match record.end_of(&facts.machine_id) {
-                Some(end) if !end.hostname.same_machine(&facts.hostname) => {
-                    Err(format!("it was called {} then", end.hostname))
-                }
-                Some(end) => check_end(agent, end).await?,
-                None => Err("it names other machines".into()),
-            };
-            if let Err(why) = whole {
-                past = Past::Stranger(if *by_both {
-                    Stranger::Broken(format!("{}: {why}", facts.hostname))
-                } else {
-                    Stranger::Differ
-                });
-                break;
-            }
-        }
-    }
+    let past = recall((&source, &prepared.source_facts), (&target, &prepared.target_facts)).await?;
     match past {
         Past::Stranger(why) => {
             let overwrites: Vec<String> = deps.overwrites.clone();

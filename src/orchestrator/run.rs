@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::asked::Asked;
 use super::ending::{Facts, verdict};
 use super::login::Logins;
 use super::phases::{self, Executed, Prepared, Validated};
@@ -94,6 +95,7 @@ pub(super) struct Engine {
     failure: Option<Failure>,
     problems: Vec<Problem>,
     verified: Option<Vec<Problem>>,
+    asked: Asked,
     logins: Logins,
 }
 
@@ -127,6 +129,7 @@ pub async fn run(deps: Deps, plan: RunPlan, interrupts: mpsc::Receiver<(String, 
         failure: None,
         problems: Vec::new(),
         verified: None,
+        asked: Asked::default(),
         logins: Logins::default(),
     };
     engine.deps.log.started(
@@ -199,6 +202,7 @@ impl Engine {
         phases::refuse_self(&prepared.source_facts, &prepared.target_facts)?;
         self.watch.drive(phases::lock(&self.deps, &agent, Role::Target)).await?;
         let gates = (self.deps.gates)(&prepared.source.hostname, &prepared.target.hostname);
+        let gates = self.asked.note_at(gates);
         self.deps.log.stage("history");
         self.watch.drive(phases::explain_dead_runs(&self.deps, prepared)).await?;
         self.watch.drive(phases::judge_past(&self.deps, prepared, gates.as_ref())).await?;
@@ -345,6 +349,7 @@ impl Engine {
             left: self.prepared.as_ref().map_or(0, |prepared| prepared.board.left()),
             checks: self.prepared.as_ref().map(|prepared| prepared.board.checks()).unwrap_or_default(),
             log: self.deps.log_path.as_ref().map(|path| path.display().to_string()),
+            would_ask: self.asked.gates(),
             next: Vec::new(),
         };
         Report::new(&self.session, closing, (self.deps.clock)())

@@ -19,6 +19,17 @@ pub enum Stranger {
     Broken(String),
 }
 
+impl Stranger {
+    /// Says why, a fragment.
+    pub fn explain(&self, one: &Hostname, other: &Hostname) -> String {
+        match self {
+            Stranger::NoRecord => format!("{one} and {other} have never been synced with each other"),
+            Stranger::Differ => format!("{one} and {other} remember different last syncs"),
+            Stranger::Broken(why) => format!("the last sync of {one} and {other} cannot be used: {why}"),
+        }
+    }
+}
+
 /// What is known of the two machines' past.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Past {
@@ -46,11 +57,7 @@ pub fn past(on_source: Option<PairRecord>, on_target: Option<PairRecord>) -> Pas
 
 /// Returns the gate of a first sync. `overwrites` says per module what it overwrites.
 pub fn first_sync(source: &Hostname, target: &Hostname, why: &Stranger, overwrites: &[String]) -> Gate {
-    let mut findings = vec![match why {
-        Stranger::NoRecord => format!("{source} and {target} have never been synced with each other"),
-        Stranger::Differ => format!("{source} and {target} remember different last syncs"),
-        Stranger::Broken(why) => format!("the last sync of {source} and {target} cannot be used: {why}"),
-    }];
+    let mut findings = vec![why.explain(source, target)];
     findings.extend(overwrites.iter().cloned());
     let consequence = format!(
         "{target} becomes like {source}; what {target} alone has in these places stays in its pre-sync snapshots only, and \

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use pc_switcher_contract::{
-    Hostname, LogLevel, ModuleName, ModuleResult, Problem, SessionId, SessionState, SnapshotSet,
+    GateKind, Hostname, LogLevel, ModuleName, ModuleResult, Problem, SessionId, SessionState, SnapshotSet,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,8 @@ pub struct Closing {
     pub checks: Vec<String>,
     /// Where the log is.
     pub log: Option<String>,
+    /// At which gates a real run would ask: of a dry run only.
+    pub would_ask: Vec<GateKind>,
     /// Further steps, besides those that follow from the ending.
     pub next: Vec<String>,
 }
@@ -109,6 +111,9 @@ pub struct Report {
     pub checks: Vec<String>,
     /// Where the log is.
     pub log: Option<String>,
+    /// At which gates a real run would ask: of a dry run only.
+    #[serde(default)]
+    pub would_ask: Vec<GateKind>,
     /// What to do next.
     pub next: Vec<String>,
 }
@@ -145,6 +150,7 @@ impl Report {
             left: closing.left,
             checks: closing.checks,
             log: closing.log,
+            would_ask: closing.would_ask,
             next,
         }
     }
@@ -305,7 +311,16 @@ fn next_steps(session: &SyncSession, closing: &Closing) -> Vec<String> {
     let changed = !session.dry_run && (!session.snapshots.is_empty() || session.without_snapshots);
     match session.state() {
         SessionState::Completed if session.dry_run => {
-            vec![format!("`pc-switcher sync {}` does it", session.target)]
+            let flags: Vec<&str> = closing.would_ask.iter().filter_map(|gate| gate.flag()).collect();
+            let plain = format!("`pc-switcher sync {}`", session.target);
+            match flags.as_slice() {
+                [] => vec![format!("{plain} does it")],
+                flags => vec![format!(
+                    "{plain} asks about what is warned of above, and does it if you say yes; without a terminal it takes \
+                     `{}`",
+                    flags.join(" ")
+                )],
+            }
         }
         SessionState::Completed => vec![
             format!("sit down at {target}; programs that ran there during the sync may need a restart"),

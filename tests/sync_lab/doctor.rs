@@ -30,7 +30,7 @@ fn a_doctor_writes_nothing_on_either_machine() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
     let before = [laptop, desk].map(picture);
-    assert_eq!(found(laptop, &["desk"]), ["desk program"]);
+    assert_eq!(found(laptop, &["desk"]), ["desk program", "desk past"]);
     assert_eq!([laptop, desk].map(picture), before);
     assert_nothing_runs(&[laptop, desk], SOON);
 }
@@ -58,6 +58,17 @@ fn what_a_doctor_finds_is_mended_by_what_it_says() {
     alice(desk, "rm .config/pc-switcher/config.toml");
     assert_eq!(found(laptop, &["desk"]), ["desk way-back"]);
     assert_nothing_runs(&[laptop, desk], SOON);
+}
+
+#[test]
+fn a_doctor_names_a_common_past_that_was_lost() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    root(desk, "btrfs subvolume delete /.snapshots/@home-postsync-*");
+    assert_eq!(found(laptop, &["desk"]), ["desk past"]);
+    doctor(laptop, &["desk"]).ends_with(3).says(&["the last sync of laptop and desk cannot be used: desk:"]);
+    sync(laptop, "desk", &[]).ends_with(7).says(&["cannot be used: desk:"]);
 }
 
 #[test]
@@ -98,7 +109,9 @@ fn a_doctor_who_comes_while_a_sync_runs_calls_it_running() {
 #[test]
 fn a_doctor_who_reaches_nobody_says_so() {
     let Some(lab) = lab() else { return };
-    doctor(lab.laptop(), &["nowhere.invalid"]).ends_with(4).says(&["nowhere.invalid"]);
+    // What was found here is told all the same.
+    doctor(lab.laptop(), &["nowhere.invalid"]).ends_with(4).says(&["laptop:", "nowhere.invalid"]);
+    doctor(lab.laptop(), &["laptop"]).ends_with(2).says(&["the target is this machine itself, laptop"]);
     root(lab.desk(), "rm /etc/sudoers.d/alice");
     doctor(lab.laptop(), &["desk"]).ends_with(3).says(&["desk", "sudo"]);
 }

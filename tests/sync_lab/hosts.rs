@@ -25,12 +25,15 @@ const DISK: u64 = 24 << 30;
 /// Longer than any sync of these tests takes.
 const LIMIT: Duration = Duration::from_secs(120);
 
-static LAB: SharedLab =
-    SharedLab::new(|| LabOptions::new("sync").disk_bytes(DISK), |lab| install(lab.laptop()));
+/// Two pairs: while one is set back, or its machines wait, the other works.
+static LABS: [SharedLab; 2] = [
+    SharedLab::new(|| options("sync"), |lab| install(lab.laptop())),
+    SharedLab::new(|| options("sync-beside"), |lab| install(lab.laptop())),
+];
 
 /// Both machines freshly booted: the program and a seeded home on the laptop, nothing of ours on the desk.
 pub fn lab() -> Option<SharedLabGuard<'static>> {
-    LAB.take()
+    SharedLab::take_any(&LABS)
 }
 
 /// Puts the program and a home on a machine.

@@ -3,6 +3,7 @@
 //! The program under test is named by `PC_SWITCHER_BIN` (`tests/run` builds it); it must be one static file.
 
 mod changed;
+mod differential;
 mod doctor;
 mod endings;
 mod first_contact;
@@ -15,11 +16,11 @@ mod no_snapshots;
 mod odds;
 mod past;
 mod patched;
-mod random;
 mod redone;
 mod renames;
 mod sets;
 mod unplugged;
+mod verbs;
 
 #[test]
 fn every_test_that_the_promises_name_is_there() {

@@ -2,7 +2,7 @@
 
 use pc_switcher_testkit::lab::Machine;
 
-use crate::hosts::{alice, assert_moved, first_sync, lab, root, sync};
+use crate::hosts::{alice, assert_moved, configure, first_sync, lab, root, sync};
 
 /// Mounts a subvolume of the machine's disk.
 fn mount(machine: &Machine, subvolume: &str, point: &str) {
@@ -108,4 +108,34 @@ fn the_same_made_on_both_machines_at_other_times_is_no_conflict() {
     }
     sync(laptop, "desk", &[]).ends_with(0);
     assert_moved(laptop, desk);
+}
+
+#[test]
+fn other_rules_than_last_time_ask_only_about_what_they_bring_in() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    configure(laptop, "[user-data]\nexclude = [\"*.iso\", \"vm/\"]\n");
+    for machine in [laptop, desk] {
+        let name = machine.hostname();
+        alice(machine, &format!("mkdir -p vm/disks; echo {name} >system.iso; echo {name} >vm/disks/one"));
+    }
+    alice(laptop, "echo draft >thesis");
+    first_sync(&lab);
+    // More is left out: nothing comes in.
+    configure(laptop, "[user-data]\nexclude = [\"*.iso\", \"vm/\", \"*.tmp\"]\n");
+    alice(laptop, "echo final >thesis; echo x >x.tmp");
+    sync(laptop, "desk", &[]).ends_with(0);
+    assert_eq!(
+        alice(desk, "cat thesis; ls x.tmp 2>&1 || true"),
+        "final\nls: cannot access 'x.tmp': No such file or directory\n"
+    );
+    configure(laptop, "[user-data]\nexclude = [\"*.tmp\"]\n");
+    let named = ["/home/alice/system.iso", "/home/alice/vm/disks/one", "--allow-conflicts"];
+    let ran = sync(laptop, "desk", &[]).ends_with(7).says(&named);
+    assert!(!ran.text.contains("--allow-first-sync"), "{}", ran.text);
+    assert_eq!(alice(desk, "cat system.iso vm/disks/one"), "desk\ndesk\n");
+    sync(laptop, "desk", &["--allow-conflicts"]).ends_with(0);
+    assert_eq!(alice(desk, "cat system.iso vm/disks/one"), "laptop\nlaptop\n");
+    // The way back has the desk's rules, the defaults: `*.tmp` comes in, and the laptop has one.
+    sync(desk, "laptop", &[]).ends_with(7).says(&["/home/alice/x.tmp"]);
 }

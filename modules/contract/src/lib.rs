@@ -29,7 +29,7 @@ pub use exec::{Action, Cmd, Executor, Mutation, Output, OutputLine, RemoteExecut
 pub use gate::{Answer, Gate, GateKind, Gatekeeper};
 pub use ids::{Hostname, IdError, ModuleName, SessionId, SubvolumeName};
 pub use module::{BracketPhase, Build, BuildBracket, Module, ModuleSpec, Outcome, Place, Plan, PlanItem};
-pub use pair::{Attempt, Manifest, PairEnd, PairRecord, PartRecord};
+pub use pair::{Attempt, Manifest, PairEnd, PairRecord, PartRecord, PartRules};
 pub use path::BytePath;
 pub use set_id::SetId;
 pub use size::human_bytes;

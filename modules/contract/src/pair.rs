@@ -113,6 +113,20 @@ pub struct PartRecord {
     pub target: (String, String),
     /// How many entries it held; about.
     pub entries: u64,
+    /// The rules it was compared under; records of before they were kept have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<PartRules>,
+}
+
+/// The patterns that left paths out, as the module that compares reads them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRules {
+    /// The folder that they are relative to.
+    pub folder: String,
+    /// Those that nothing brings back.
+    pub forced: Vec<String>,
+    /// The others; the last match wins.
+    pub layered: Vec<String>,
 }
 
 /// Paths in JSON, byte for byte: text after `t:`, or hex digits after `x:`.

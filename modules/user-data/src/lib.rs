@@ -20,6 +20,7 @@ mod patches;
 pub mod pattern;
 pub mod people;
 mod roots;
+mod ruled;
 pub mod rules;
 mod scope;
 pub mod spec;

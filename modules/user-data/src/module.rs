@@ -18,6 +18,7 @@ use crate::notes;
 use crate::parts::{PartPair, pair_parts};
 use crate::people;
 use crate::roots::{held_by, place_of, roots};
+use crate::ruled;
 use crate::rules::{rule_hash, rule_of_mount, rules_for};
 use crate::steps::Stats;
 use crate::survey::{Survey, survey};
@@ -208,7 +209,9 @@ impl UserData {
             [&pair.source, &pair.target].into_iter().find(|end| end.hostname.same_machine(hosts.target))
         });
         if let (Some(pair), Some(target_end)) = (&pair, target_end) {
-            let changed = ctx.board.rule_hash().as_deref() != Some(pair.rule_hash.as_str());
+            // Where the rules of then are known, what they left out is a matter of conflicts, path by path.
+            let changed = ctx.board.rule_hash().as_deref() != Some(pair.rule_hash.as_str())
+                && parts.iter().any(|part| ruled::then(pair, part).is_none());
             let new = parts.iter().filter(|part| !held_by(target_end, part));
             let without: Vec<BytePath> = new.map(|part| part.root.clone()).collect();
             if let Some(gate) = guards::new_paths(hosts, changed, &without) {
@@ -443,6 +446,7 @@ impl Module for UserData {
                 source: place_of(&part.source),
                 target: place_of(&part.target),
                 entries: survey.source_entries,
+                rules: Some(ruled::kept(part)),
             });
             notes::apart(ctx, part, survey);
         }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use pc_switcher_agent::data::rules::Rules;
 use pc_switcher_agent::proto::{ChangedDir, DirListing, FileTime, FolderPart, ListWant, ReadWant};
 use pc_switcher_agent::typed::{Agent, WalkStream};
 use pc_switcher_contract::{
@@ -19,6 +20,7 @@ use crate::moving::{self, Bases};
 use crate::parts::PartPair;
 use crate::patches::{self, Patches};
 use crate::roots::{Listed, Roots, in_set, note_kept, place_of, tree};
+use crate::ruled;
 use crate::scope::Scope;
 use crate::steps::{Steps, steps};
 
@@ -139,6 +141,9 @@ pub async fn survey(
     if roots.base.is_some() {
         mark_unsettled(ctx, part, &mut found);
         mark_alien(ctx, part, &mut found);
+        if let Some(then) = other_rules_then(ctx, part) {
+            ruled::mark(&then, &mut found);
+        }
     }
     let patches = match content {
         false => patches::ask(ctx, part, roots, &found, &moves).await?,
@@ -183,6 +188,12 @@ fn mark_unsettled(ctx: &ModuleContext, part: &PartPair, found: &mut [Found]) {
             found.touched |= unsettled.contains(&part.root.join(found.path.as_bytes()));
         }
     }
+}
+
+/// Returns the rules of the last sync, if they were others and are known.
+fn other_rules_then(ctx: &ModuleContext, part: &PartPair) -> Option<Rules> {
+    let pair = ctx.board.pair().filter(|pair| ctx.board.rule_hash().as_deref() != Some(&pair.rule_hash))?;
+    ruled::then(&pair, part)
 }
 
 /// What the last sync left alone has no common past: what the target has there counts as changed, whoever was its target then.

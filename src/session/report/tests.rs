@@ -172,3 +172,16 @@ fn no_line_is_wider_than_the_screen() {
         assert!(console::measure_text_width(line.trim_end()) <= WIDTH, "{line}");
     }
 }
+
+#[test]
+fn a_dry_run_that_met_closed_gates_says_what_opens_them() {
+    let mut session = session(Some(Ending::Completed));
+    session.dry_run = true;
+    let next = |would_ask: &[GateKind]| {
+        let closing = Closing { would_ask: would_ask.to_vec(), ..Closing::default() };
+        Report::new(&session, closing, session.started).next.join(" ")
+    };
+    assert_eq!(next(&[]), "`pc-switcher sync desk.local` does it");
+    let said = next(&[GateKind::FirstSync, GateKind::MassDeletion]);
+    assert!(said.ends_with("it takes `--allow-first-sync --allow-mass-deletion`"), "{said}");
+}

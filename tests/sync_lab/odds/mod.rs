@@ -37,7 +37,7 @@ fn rewrite(word: &str) -> String {
 }
 
 /// Returns the rounds in which a test tries its luck: so many, or those that `PC_SWITCHER_ROUNDS` names as `100` or `20..40`.
-fn rounds(usual: u64) -> Range<u64> {
+pub fn rounds(usual: u64) -> Range<u64> {
     let Ok(text) = std::env::var("PC_SWITCHER_ROUNDS") else { return 0..usual };
     let (first, end) = text.split_once("..").unwrap_or(("0", &text));
     let parsed = first.parse().ok().zip(end.parse().ok());

@@ -7,14 +7,19 @@
 pub mod apply;
 pub mod changed;
 pub mod delta;
+pub(crate) mod diff;
 pub mod digest;
 #[doc(hidden)]
 pub mod fuzzing;
+pub(crate) mod gains;
 pub mod manifest;
 pub mod moved;
 pub mod read;
+pub(crate) mod read_through;
+pub(crate) mod restore;
 pub mod rules;
 pub mod sent;
+pub(crate) mod versions;
 pub mod walk;
 
 mod btrfs;

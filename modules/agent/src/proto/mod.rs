@@ -4,18 +4,22 @@
 //! as long as [`PROTOCOL`] changes with them.
 
 mod apply;
+mod compare;
 mod diagnose;
 mod few;
 mod fs;
 mod hello;
 mod host;
 mod request;
+mod restore;
 mod store;
+mod verify;
 
 pub use apply::{
     ApplyNews, ApplyReport, ApplyRequest, Body, Conflict, Identity, Op, PartRoot, Patience, Piece, ReadWant,
     Redone, RedoneHow, StreamFrame,
 };
+pub use compare::{Change, ChangeKind, DiffEnd, DiffRequest, Diffed, Version, Versions, VersionsRequest};
 pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersRequest};
 pub use few::MOST;
 pub(crate) use few::few;
@@ -29,7 +33,9 @@ pub use host::{
     LockHolder, LockReply, LockRequest, MachineFacts, PutFile, SpaceReport, SubvolumeFact, TakeSet, UserFact,
 };
 pub use request::{AgentError, AgentErrorKind, Request};
-pub use store::{Need, SetRequest, StoredSet, Strays};
+pub use restore::{RestorePlace, RestoreReply, RestoreRequest, Restored};
+pub use store::{CreateSet, Gain, Need, SetRequest, StoredSet, Strays, Words};
+pub use verify::{Finding, Verified, VerifyRequest};
 
 /// Encodes a message.
 ///

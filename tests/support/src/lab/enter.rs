@@ -157,6 +157,12 @@ impl Entry {
             check(libc::setns(fd(&*self.pidfd), SPACES) as isize)?;
             check(libc::setsid() as isize)?;
             libc::umask(0o022);
+            // A shell has its background jobs ignore these, and all that they start: a person's terminal does not.
+            for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+                if libc::signal(signal, libc::SIG_DFL) == libc::SIG_ERR {
+                    return Err(io::Error::last_os_error());
+                }
+            }
             if self.terminal {
                 check(libc::ioctl(0, libc::TIOCSCTTY, 0) as isize)?;
             }

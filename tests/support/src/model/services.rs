@@ -239,7 +239,15 @@ impl Services for ModelServices {
             | Request::PutFile(_)
             | Request::Activate(_)
             | Request::PinSet(_)
-            | Request::UnpinSet(_) => {
+            | Request::UnpinSet(_)
+            | Request::CreateSet(_)
+            | Request::AnnotateSet(..)
+            | Request::GoodSet { .. }
+            | Request::Verify(_)
+            | Request::Restore(_)
+            | Request::Versions(_)
+            | Request::Diff(_)
+            | Request::Gains(_) => {
                 return Err(AgentError::failed(format!("`{}` is not modelled", request.name())));
             }
         })

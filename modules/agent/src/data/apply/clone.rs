@@ -12,7 +12,7 @@ use crate::data::seen::Seen;
 const STRETCH: usize = 256 << 10;
 
 /// Makes `new`, which is empty, a clone of `live`; what cannot be cloned is copied, holes left out.
-pub(super) fn clone(live: &OwnedFd, new: &OwnedFd) -> Result<(), Errno> {
+pub(in crate::data) fn clone(live: &OwnedFd, new: &OwnedFd) -> Result<(), Errno> {
     // A file without copy-on-write shares extents only with its like (facts/sync-engine.md, table of special cases).
     if ioctl_getflags(live).is_ok_and(|flags| flags.contains(IFlags::NOCOW)) {
         ioctl_setflags(new, ioctl_getflags(new)? | IFlags::NOCOW)?;

@@ -1,6 +1,6 @@
 //! Removes trees of our own, whatever their depth, without following anything.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 
@@ -12,8 +12,13 @@ const DEPTH: usize = 100;
 
 /// Removes `name` in `base` with all below it; nothing there is fine. `base` must be a directory that only we use.
 pub(super) fn tree(base: impl AsFd, name: &str) -> Result<(), Errno> {
+    tree_of(base, &CString::new(name).map_err(|_| Errno::INVAL)?)
+}
+
+/// As [`tree`], for a name that need not be text.
+pub(in crate::data) fn tree_of(base: impl AsFd, name: &CStr) -> Result<(), Errno> {
     let base = base.as_fd();
-    let mut todo = vec![CString::new(name).map_err(|_| Errno::INVAL)?];
+    let mut todo = vec![name.to_owned()];
     let mut moved = 0_u64;
     while let Some(name) = todo.pop() {
         let mut lift = |dir: rustix::fd::BorrowedFd<'_>, deep: &CString| {
@@ -66,7 +71,7 @@ fn gone(removed: Result<(), Errno>) -> Result<(), Errno> {
 }
 
 /// Returns the names in a directory with their types.
-pub(super) fn list(dir: impl AsFd) -> Result<Vec<(CString, FileType)>, Errno> {
+pub(in crate::data) fn list(dir: impl AsFd) -> Result<Vec<(CString, FileType)>, Errno> {
     // It may have been listed before.
     seek(&dir, SeekFrom::Start(0))?;
     let mut room = vec![MaybeUninit::uninit(); 32 << 10];
