@@ -105,7 +105,7 @@ async fn plan(agent: &Agent, source: &Path, part: &Path, first_content: u32, mov
     }
     let moves = loop {
         match Moves::plan(moved.to_vec(), &[], Some(&mut known), |_| false) {
-            Planned::Moves(moves) => break moves,
+            Planned::Moves(moves) => break *moves,
             // All that there is was listed.
             Planned::Wanted(wanted) => wanted.into_iter().for_each(|path| known.add(path, None, None)),
         }

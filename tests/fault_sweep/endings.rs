@@ -120,7 +120,16 @@ fn a_dry_run_asks_no_machine_to_write_anything() {
             ["start", "connect", "close", "facts", "lock", "layout", "space", "check-set", "walk", "digest"];
         let reads = [
             reads.as_slice(),
-            &["state-get", "state-list", "terminate-all", "diagnose", "writers", "unchanged", "changed"],
+            &[
+                "state-get",
+                "state-list",
+                "terminate-all",
+                "diagnose",
+                "writers",
+                "unchanged",
+                "changed",
+                "moved",
+            ],
         ]
         .concat();
         let mut others = ran.calls.iter().map(|seen| seen.key.call.as_str());

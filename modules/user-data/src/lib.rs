@@ -16,7 +16,7 @@ mod moving;
 pub mod need;
 mod notes;
 mod parts;
-pub mod patches;
+mod patches;
 pub mod pattern;
 pub mod people;
 mod roots;

@@ -365,9 +365,7 @@ fn plan_items(part: &PartPair, survey: &Survey) -> Vec<PlanItem> {
         items.push(match op {
             Op::Put { path, body, replaces, .. } => {
                 let bytes = match body {
-                    Body::File { size, .. } | Body::Patched { size, .. } | Body::PatchedFrom { size, .. } => {
-                        *size
-                    }
+                    Body::File { size, .. } | Body::Patched { size, .. } => *size,
                     _ => 0,
                 };
                 item(if replaces.is_some() { "update" } else { "create" }, path, bytes)

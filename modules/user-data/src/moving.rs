@@ -73,7 +73,7 @@ async fn find(
         match Moves::plan(ours.clone(), &theirs, known.as_mut(), |moved| bars.are_in_the_way_of(moved)) {
             Planned::Moves(moves) => {
                 say(ctx, part, &moves);
-                return Ok(moves);
+                return Ok(*moves);
             }
             Planned::Wanted(wanted) => {
                 let Some(known) = &mut known else { break };

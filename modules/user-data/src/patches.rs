@@ -1,7 +1,7 @@
 //! Which large files are sent as what changed in them: those that nobody changed on the target since the last sync, so that
 //! the version there is the one that the source had then.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use pc_switcher_agent::proto::{Kind, ReadWant};
 use pc_switcher_agent::typed::Agent;
@@ -17,9 +17,6 @@ use crate::survey::base_of;
 /// Smaller files are sent whole: asking costs more.
 const LARGE: u64 = 1 << 20;
 
-/// So many directories that moved are asked about, at most.
-const PLACES: usize = 64;
-
 /// What can be patched.
 #[derive(Debug, Default)]
 pub struct Patches {
@@ -27,57 +24,6 @@ pub struct Patches {
     pub base: Option<BytePath>,
     /// How many bytes changed of each file, relative to the part's root.
     pub bytes: HashMap<BytePath, u64>,
-}
-
-/// A file of which only what changed is sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Patch {
-    /// The number its content travels under.
-    pub content: u32,
-    /// Its path relative to the part's root.
-    pub path: BytePath,
-    /// Where both machines had its older version.
-    pub then: BytePath,
-}
-
-/// Directories that hold the newer versions of files and the older ones, under the same names.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tops {
-    now: BytePath,
-    then: BytePath,
-}
-
-impl Tops {
-    /// Returns both in the trees of the newer and the older versions.
-    pub fn of(&self, newer: &BytePath, older: &BytePath) -> [BytePath; 2] {
-        let inside = |root: &BytePath, top: &BytePath| match top.is_empty() {
-            true => root.clone(),
-            false => root.join(top.as_bytes()),
-        };
-        [inside(newer, &self.now), inside(older, &self.then)]
-    }
-}
-
-/// Brings files together whose directories moved alike. One that has another name than its older version is in none.
-pub fn by_place(patches: &[Patch]) -> BTreeMap<Tops, Vec<ReadWant>> {
-    let mut places: BTreeMap<Tops, Vec<ReadWant>> = BTreeMap::new();
-    for Patch { content, path, then } in patches {
-        let (mut now_top, mut then_top) = (path.clone(), then.clone());
-        if path == then {
-            (now_top, then_top) = Default::default();
-        }
-        while !now_top.is_empty() && !then_top.is_empty() && now_top.name() == then_top.name() {
-            now_top = now_top.parent().unwrap_or_default();
-            then_top = then_top.parent().unwrap_or_default();
-        }
-        let rest = path.as_bytes().get(now_top.as_bytes().len()..).unwrap_or_default();
-        let rest = BytePath::new(rest.strip_prefix(b"/").unwrap_or(rest));
-        if !rest.is_empty() {
-            let tops = Tops { now: now_top, then: then_top };
-            places.entry(tops).or_default().push(ReadWant { content: *content, path: rest });
-        }
-    }
-    places
 }
 
 /// Asks the source how much of its large files changed.
@@ -95,24 +41,21 @@ pub async fn ask(
     let Some(base) = base(ctx, part, &pair) else { return Ok(Patches::default()) };
     let different: HashSet<&BytePath> = pair.unsettled.iter().chain(&pair.apart).collect();
     let is_same_then = |found: &&Found| !different.contains(&part.root.join(found.path.as_bytes()));
-    let candidates: Vec<&Found> = found.iter().filter(|found| can_be(found)).filter(is_same_then).collect();
-    // What moved has its older version where the target still has it.
-    let patch = |(found, content): (&&Found, u32)| Patch {
-        content,
-        path: found.path.clone(),
-        then: moves.stands(Walk::Target, &found.path),
-    };
-    let wants: Vec<Patch> = candidates.iter().zip(0..).map(patch).collect();
-    let source = Agent::new(ctx.agent(Role::Source));
-    let mut told = HashMap::new();
-    for (tops, wants) in by_place(&wants).into_iter().take(PLACES) {
-        let [now, then] = tops.of(&roots.source, &base);
-        told.extend(tokio::select! {
-            biased;
-            () = ctx.cancel.cancelled() => return Err(ModuleError::cancelled()),
-            told = source.delta(now, then, &wants) => told?,
-        });
+    // What moved has its older version at another path.
+    let stays = |found: &&Found| moves.stands(Walk::Target, &found.path) == found.path;
+    let candidates: Vec<&Found> =
+        found.iter().filter(|found| can_be(found)).filter(is_same_then).filter(stays).collect();
+    if candidates.is_empty() {
+        return Ok(Patches::default());
     }
+    let want = |(at, found): (usize, &&Found)| ReadWant { content: at as u32, path: found.path.clone() };
+    let wants: Vec<ReadWant> = candidates.iter().enumerate().map(want).collect();
+    let source = Agent::new(ctx.agent(Role::Source));
+    let told = tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => return Err(ModuleError::cancelled()),
+        told = source.delta(roots.source.clone(), base.clone(), &wants) => told?,
+    };
     let bytes = candidates.iter().zip(0..).filter_map(|(found, at)| {
         let changed = *told.get(&at)?;
         is_worth_it(size(found)?, changed).then(|| (found.path.clone(), changed))
@@ -195,30 +138,6 @@ mod tests {
         ] {
             assert!(!can_be(&bad), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn files_come_together_by_how_their_directories_moved() {
-        let patch = |content, path: &str, then: &str| Patch { content, path: path.into(), then: then.into() };
-        let places = by_place(&[
-            patch(0, "vms/a", "vms/a"),
-            patch(1, "new/deep/b", "old/deep/b"),
-            patch(2, "new/c", "old/c"),
-            patch(3, "in/d", "d"),
-            patch(4, "renamed", "was"),
-            patch(5, "out", "in/out"),
-        ]);
-        let show: Vec<String> = places
-            .iter()
-            .map(|(tops, wants)| {
-                let [now, then] = tops.of(&"/now".into(), &"/then".into());
-                let paths: Vec<String> = wants.iter().map(|want| want.path.to_string()).collect();
-                format!("{now} {then} {}", paths.join(" "))
-            })
-            .collect();
-        let expected =
-            ["/now /then vms/a", "/now /then/in out", "/now/in /then d", "/now/new /then/old deep/b c"];
-        assert_eq!(show, expected);
     }
 
     #[test]

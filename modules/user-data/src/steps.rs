@@ -9,7 +9,6 @@ use crate::change::{Change, Found, identity};
 use crate::compare::Walk;
 use crate::moves::{Moves, Placing};
 use crate::need::Need;
-use crate::patches::Patch;
 
 /// What a plan amounts to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,7 +54,7 @@ pub struct Steps {
     /// The version of each of these files that was planned, in the same order.
     pub versions: Vec<Identity>,
     /// The content of which they want only what changed since the last sync, numbered likewise.
-    pub patches: Vec<Patch>,
+    pub patches: Vec<ReadWant>,
     /// What it amounts to.
     pub stats: Stats,
     /// What it takes on the target's disk.
@@ -168,13 +167,8 @@ pub fn steps(
                         next += 1;
                         out.stats.bytes += bytes;
                         out.need.patch(&path, &entry, *bytes);
-                        let from = moves.stands(Walk::Target, &path);
-                        out.patches.push(Patch { content, path: path.clone(), then: from.clone() });
-                        let size = entry.size;
-                        let body = match from == path {
-                            true => Body::Patched { content, size },
-                            false => Body::PatchedFrom { content, size, from },
-                        };
+                        out.patches.push(ReadWant { content, path: path.clone() });
+                        let body = Body::Patched { content, size: entry.size };
                         sorted.puts.push(Op::Put { path, body, meta: entry.meta, replaces: Some(old) });
                     }
                 }
@@ -472,9 +466,7 @@ mod tests {
         let names = |wants: &[ReadWant]| -> Vec<(u32, String)> {
             wants.iter().map(|want| (want.content, want.path.to_string())).collect()
         };
-        let patches: Vec<_> =
-            steps.patches.iter().map(|patch| (patch.content, patch.path.to_string())).collect();
-        assert_eq!(patches, [(5, "image".into())]);
+        assert_eq!(names(&steps.patches), [(5, "image".into())]);
         assert_eq!(names(&steps.wants), [(6, "new".into()), (7, "other".into())]);
         assert_eq!(steps.stats.bytes, 8192 + 10 + (1 << 30));
         assert!((1 << 30..(1 << 30) + (1 << 20)).contains(&steps.need.data_bytes), "{:?}", steps.need);

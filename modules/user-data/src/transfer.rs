@@ -14,7 +14,6 @@ use pc_switcher_contract::{
 };
 
 use crate::parts::PartPair;
-use crate::patches::by_place;
 use crate::steps::Steps;
 
 /// Share of the module's work that is done when the transfer begins, and when it ends.
@@ -208,29 +207,26 @@ async fn send_patches(
         return Err(Broken::Other(ModuleError::failed(format!("`{root}` has nothing to patch files from"))));
     };
     let source = Agent::new(&ctx.source.agent);
+    let (mut asking, mut read) = source.read_delta(load.source_root.clone(), base).await?;
+    let ask = async {
+        for batch in wants.chunks(500) {
+            asking.send(batch).await?;
+        }
+        asking.finish().await
+    };
     let item = format!("copying {root} to {}", ctx.target.hostname);
-    for (tops, wants) in by_place(wants) {
-        let [now, then] = tops.of(&load.source_root, &base);
-        let (mut asking, mut read) = source.read_delta(now, then).await?;
-        let ask = async {
-            for batch in wants.chunks(500) {
-                asking.send(batch).await?;
+    let pass = async {
+        while let Some(frame) = read.next().await? {
+            if !StreamFrame::is_content(&frame) {
+                return Err(unreadable(ctx, &frame, root, wants));
             }
-            asking.finish().await
-        };
-        let pass = async {
-            while let Some(frame) = read.next().await? {
-                if !StreamFrame::is_content(&frame) {
-                    return Err(unreadable(ctx, &frame, root, &wants));
-                }
-                let bytes = frame.len() as u64;
-                up(sink, frame).await?;
-                meter.add(bytes, &item);
-            }
-            Ok(())
-        };
-        tokio::try_join!(async { ask.await.map_err(Broken::from) }, pass)?;
-    }
+            let bytes = frame.len() as u64;
+            up(sink, frame).await?;
+            meter.add(bytes, &item);
+        }
+        Ok(())
+    };
+    tokio::try_join!(async { ask.await.map_err(Broken::from) }, pass)?;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Which sync is meant: pure.
 
-use pc_switcher_agent::proto::StoredSet;
+use pc_switcher_agent::proto::{StoredSet, Words};
 use pc_switcher_contract::{Hostname, SessionId, SnapshotKind, SnapshotSet};
 
 use crate::cli::CliError;

@@ -122,15 +122,6 @@ pub enum Body {
     },
     /// A directory that is brought in empty and filled by later steps: something that is there moves into it.
     Bare,
-    /// As [`Body::Patched`], of a version that is moved to the path by an earlier step.
-    PatchedFrom {
-        /// The number of its content.
-        content: u32,
-        /// Its size, holes included.
-        size: u64,
-        /// Where that version stands before the commit.
-        from: BytePath,
-    },
 }
 
 /// One step of the commit. Paths are relative to the part's root.

@@ -67,7 +67,7 @@ struct Arrival {
 #[derive(Debug)]
 pub enum Planned {
     /// This is to be moved.
-    Moves(Moves),
+    Moves(Box<Moves>),
     /// These directories of the target have to be looked at before.
     Wanted(Vec<BytePath>),
 }
@@ -133,7 +133,7 @@ impl Moves {
                 None => open.push(moved),
             }
         }
-        let Some(known) = known else { return Planned::Moves(Self::shared_alone(shared)) };
+        let Some(known) = known else { return Planned::Moves(Box::new(Self::shared_alone(shared))) };
         loop {
             match order::order(&open, &shared, known) {
                 order::Outcome::Done(done) => return Planned::Moves(done),

@@ -16,7 +16,7 @@ use crate::change::identity;
 
 /// What came out.
 pub(super) enum Outcome {
-    Done(Moves),
+    Done(Box<Moves>),
     /// These have to be known first.
     Wanted(Vec<BytePath>),
     /// These cannot be moved, by their numbers; the others may.
@@ -66,7 +66,7 @@ pub(super) fn order(open: &[Moved], shared: &[Moved], known: &mut Known) -> Outc
     }
     let moves = finish(open, shared, &left, play, known);
     let wanted = known.take_wanted();
-    if wanted.is_empty() { Outcome::Done(moves) } else { Outcome::Wanted(wanted) }
+    if wanted.is_empty() { Outcome::Done(Box::new(moves)) } else { Outcome::Wanted(wanted) }
 }
 
 /// Returns what has to come to places, the numbers of moves that are none after all, and of those that cannot be done.

@@ -48,7 +48,7 @@ fn planned(
     let mut known = Known::new(judge.walks_base());
     for _ in 0..64 {
         match Moves::plan(ours.clone(), &theirs, Some(&mut known), |_| false) {
-            Planned::Moves(moves) => return moves,
+            Planned::Moves(moves) => return *moves,
             Planned::Wanted(wanted) => {
                 for path in wanted {
                     let (now, then) = (listing(target, &path), listing(target_base, &path));

@@ -30,8 +30,8 @@ struct Waiting {
     path: BytePath,
     meta: Meta,
     size: u64,
-    /// The version that it is made of, and where it stands.
-    made_of: Option<(BytePath, Identity)>,
+    /// The version that it is made of.
+    made_of: Option<Identity>,
 }
 
 /// Builds staging from steps and pieces.
@@ -85,15 +85,8 @@ impl<'a> Stager<'a> {
 
     fn build(&mut self, part: usize, new: New) -> Result<(), Trouble> {
         let New { at, path, body, meta, replaces } = new;
-        if let Body::File { content, size }
-        | Body::Patched { content, size }
-        | Body::PatchedFrom { content, size, .. } = body
-        {
-            let made_of = match body {
-                Body::Patched { .. } => replaces.map(|old| (path.clone(), old)),
-                Body::PatchedFrom { from, .. } => replaces.map(|old| (from, old)),
-                _ => None,
-            };
+        if let Body::File { content, size } | Body::Patched { content, size } = body {
+            let made_of = replaces.filter(|_| matches!(body, Body::Patched { .. }));
             if !self.known.insert(content) {
                 return Err(AgentError::protocol(format!("content {content} is used twice")).into());
             }
@@ -118,7 +111,7 @@ impl<'a> Stager<'a> {
                 return Ok(());
             }
             Body::Symlink(target) => symlinkat(target.as_bytes(), &dir, name)?,
-            Body::Fifo | Body::File { .. } | Body::Patched { .. } | Body::PatchedFrom { .. } => {
+            Body::Fifo | Body::File { .. } | Body::Patched { .. } => {
                 mknodat(&dir, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
             }
         }
@@ -193,7 +186,7 @@ impl<'a> Stager<'a> {
             .map_err(|error| AgentError::io(format!("staging of `{path}`"), &error.into()))?;
         let over = match file.made_of {
             None => Over::Nothing,
-            Some((stands, expected)) => self.live(file.part, &stands, expected),
+            Some(expected) => self.live(file.part, &file.path, expected),
         };
         let name = file.at.name().to_vec();
         let planned = Some((file.size, file.meta));

@@ -11,10 +11,7 @@ pub(super) fn check(op: &Op) -> Result<(), AgentError> {
     let wrong = match op {
         Op::Put { path, body, meta, replaces } => {
             name(path.as_bytes()).or_else(|| about(meta)).or(match body {
-                Body::Patched { .. } | Body::PatchedFrom { .. } if replaces.is_none() => {
-                    Some("patch of nothing")
-                }
-                Body::PatchedFrom { from, .. } => name(from.as_bytes()),
+                Body::Patched { .. } if replaces.is_none() => Some("patch of nothing"),
                 Body::Symlink(target) if target.is_empty() || target.as_bytes().contains(&0) => {
                     Some("link target")
                 }

@@ -14,7 +14,7 @@ use super::plan::{Plan, identity, tree};
 use crate::data::apply::{Unwatched, Watch, redo};
 use crate::proto::{ApplyReport, Body, Identity, Meta, Op, Patience};
 
-fn make(root: &Path) {
+pub(super) fn make(root: &Path) {
     for path in
         ["a/deep/file", "a/x", "b/y", "over", "under", "left", "right", "one", "two", "three", "p/q/in"]
     {
@@ -39,7 +39,7 @@ fn target(base: &Path) -> std::path::PathBuf {
 
 /// Every way to move: into a new directory, over a file, a swap, a cycle of three, a directory with its own child, and then
 /// a change of content and one of metadata at the new places.
-fn ops(target: &Path) -> Vec<Op> {
+pub(super) fn ops(target: &Path) -> Vec<Op> {
     let there = tree(&walked(target));
     let id = |path: &str| -> Identity { identity(&there[&path.into()]) };
     let meta = |mode| Meta { mode, ..Meta::default() };

@@ -10,12 +10,13 @@ use pc_switcher_contract::{
 
 use super::deaths::{At, Fault, dying, faces, make_new, make_old, redo_now};
 use super::drive::{Disk, assert_same, call_with, frames, items, request, sh, state_of, uuid_of, walked};
+use super::moving;
 use super::nasty::set_mtime;
-use super::plan::{normal, plan};
+use super::plan::{Plan, normal, plan};
 use crate::data::apply::{self, Unwatched, Watch};
 use crate::data::undo;
 use crate::proto::{
-    AgentError, ApplyRequest, RedoneHow, UndoLine, UndoReport, UndoRequest, UndoWord, UndoneHow,
+    AgentError, ApplyRequest, Op, RedoneHow, UndoLine, UndoReport, UndoRequest, UndoWord, UndoneHow,
 };
 use crate::server::Call;
 
@@ -36,6 +37,22 @@ impl<'a> Scene<'a> {
     }
 
     fn between(disk: &'a Disk, old: impl Fn(&Path), new: impl Fn(&Path)) -> Self {
+        Self::empty(disk);
+        let there = disk.root.join("new");
+        fs::create_dir(&there).unwrap();
+        new(&there);
+        let scene = Self::synced(disk, old, |live| (there.clone(), plan(&walked(&there), &walked(live))));
+        assert_same(&there, &scene.live());
+        scene
+    }
+
+    /// With a sync of these steps, which bring nothing from elsewhere.
+    fn of_steps(disk: &'a Disk, old: impl Fn(&Path), ops: impl Fn(&Path) -> Vec<Op>) -> Self {
+        Self::empty(disk);
+        Self::synced(disk, old, |live| (live.to_owned(), Plan { ops: ops(live), wants: Vec::new() }))
+    }
+
+    fn empty(disk: &Disk) {
         for name in ["live", "snaps", "new", "live.state"] {
             let path = disk.root.join(name);
             if name == "snaps" && path.exists() {
@@ -46,21 +63,20 @@ impl<'a> Scene<'a> {
             let _ = sh("btrfs", &["subvolume", "delete", text(&path)]);
             let _ = fs::remove_dir_all(&path);
         }
-        let at = |name: &str| disk.root.join(name);
-        assert!(sh("btrfs", &["subvolume", "create", text(&at("live"))]));
-        fs::create_dir(at("snaps")).unwrap();
-        fs::create_dir(at("new")).unwrap();
-        old(&at("live"));
-        new(&at("new"));
+    }
+
+    fn synced(disk: &'a Disk, old: impl Fn(&Path), plan: impl Fn(&Path) -> (PathBuf, Plan)) -> Self {
+        let live = disk.root.join("live");
+        assert!(sh("btrfs", &["subvolume", "create", text(&live)]));
+        fs::create_dir(disk.root.join("snaps")).unwrap();
+        old(&live);
         let mut scene = Self { disk, pre: set(SnapshotKind::PreSync), post: set(SnapshotKind::PostSync) };
         scene.pre = scene.seal(SnapshotKind::PreSync);
-        let (live, new) = (scene.live(), at("new"));
-        let plan = plan(&walked(&new), &walked(&live));
-        let (call, _seen) = call_with(&frames(&new, &plan));
+        let (source, plan) = plan(&live);
+        let (call, _seen) = call_with(&frames(&source, &plan));
         let request = ApplyRequest { pre_set: Some(scene.pre.clone()), ..request(&live, &uuid_of(&live)) };
         let report = apply::run(&request, &call, &state_of(&live), &Unwatched).unwrap();
         assert!(report.failed.is_none() && report.conflicts.is_empty(), "{report:?}");
-        assert_same(&new, &live);
         scene.post = scene.seal(SnapshotKind::PostSync);
         scene
     }
@@ -212,6 +228,62 @@ fn what_somebody_wrote_between_commit_and_post_set_is_no_work_of_the_sync() {
     let lines = scene.undo();
     assert_eq!(scene.stays(&lines), ["edited"]);
     assert_eq!(fs::read_to_string(scene.live().join("edited")).unwrap(), "written at once");
+}
+
+#[test]
+fn what_the_sync_moved_goes_back_with_everything_below_it() {
+    let Some(disk) = disk() else { return };
+    let scene = Scene::of_steps(&disk, moving::make, moving::ops);
+    assert!(scene.live().join("new/a/x").exists() && !scene.live().join("a").exists());
+    let lines = scene.undo();
+    assert!(lines.iter().all(is_undone), "{lines:?}");
+    assert_same(&scene.path_of(&scene.pre), &scene.live());
+    let again = scene.undo();
+    assert!(again.is_empty(), "{again:?}");
+}
+
+#[test]
+fn work_on_what_the_sync_moved_stays_where_it_is() {
+    let Some(disk) = disk() else { return };
+    let scene = Scene::of_steps(&disk, moving::make, moving::ops);
+    let at = |name: &str| scene.live().join(name);
+    fs::write(at("new/a/x"), "mine").unwrap();
+    fs::write(at("p/q/mine"), "mine").unwrap();
+    fs::write(at("under"), "mine").unwrap();
+    let lines = scene.undo();
+    let stays = scene.stays(&lines);
+    for path in ["new", "new/a", "new/a/x", "under"] {
+        assert!(stays.contains(&path.to_owned()), "{path} is not in {stays:?}");
+    }
+    for (path, content) in [
+        ("new/a/x", "mine"),
+        ("p/q/mine", "mine"),
+        ("under", "mine"),
+        ("a/x", "content of x"),
+        ("a/deep/file", "content of file"),
+        ("over", "content of over"),
+        ("one", "content of one"),
+        ("p/q/in", "content of in"),
+    ] {
+        assert_eq!(fs::read_to_string(at(path)).unwrap(), content, "{path}");
+    }
+    assert!(!at("new/deep").exists() && !at("p/in").exists());
+    let again = scene.undo();
+    assert!(!again.iter().any(is_undone), "{again:?}");
+}
+
+#[test]
+fn somebodys_file_in_a_directory_that_was_just_moved_is_no_work_of_the_sync() {
+    let Some(disk) = disk() else { return };
+    let mut scene = Scene::of_steps(&disk, moving::make, moving::ops);
+    fs::write(scene.live().join("new/a/x"), "written at once").unwrap();
+    fs::write(scene.live().join("new/a/fresh"), "made at once").unwrap();
+    scene.post = scene.seal(SnapshotKind::PostSync);
+    let lines = scene.undo();
+    let stays = scene.stays(&lines);
+    assert!(["new/a/x", "new/a/fresh"].iter().all(|path| stays.contains(&(*path).to_owned())), "{stays:?}");
+    assert_eq!(fs::read_to_string(scene.live().join("new/a/x")).unwrap(), "written at once");
+    assert_eq!(fs::read_to_string(scene.live().join("new/a/fresh")).unwrap(), "made at once");
 }
 
 #[test]
