@@ -1,6 +1,6 @@
 //! Which sync is meant: pure.
 
-use pc_switcher_agent::proto::{StoredSet, Words};
+use pc_switcher_agent::proto::StoredSet;
 use pc_switcher_contract::{Hostname, SessionId, SnapshotKind, SnapshotSet};
 
 use crate::cli::CliError;
@@ -91,7 +91,7 @@ mod tests {
         };
         StoredSet {
             set,
-            words: Words::default(),
+            words: pc_switcher_agent::proto::Words::default(),
             pinned: false,
             in_use: false,
             has_steps,
