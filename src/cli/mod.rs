@@ -14,6 +14,7 @@ mod markdown;
 pub mod modules;
 pub mod rollback;
 pub mod snapshots;
+pub mod space;
 pub mod status;
 pub mod sync;
 pub mod undo;
@@ -68,6 +69,7 @@ enum Command {
     Logs(logs::Args),
     Doctor(doctor::Args),
     Snapshots(snapshots::Args),
+    Space(space::Args),
     Undo(undo::Args),
     Rollback(rollback::Args),
     Modules(modules::Args),
@@ -151,6 +153,7 @@ pub fn run(
         Command::Logs(args) => logs::run(&args, &mut context),
         Command::Doctor(args) => doctor::run(&args, &mut context),
         Command::Snapshots(args) => snapshots::run(&args, &mut context),
+        Command::Space(args) => space::run(&args, &mut context),
         Command::Rollback(args) => rollback::run(&args, &mut context),
         Command::Undo(args) => undo::run(&args, &mut context),
         Command::Sync(args) => sync::run(&args, &mut context, engine::sync),

@@ -7,7 +7,7 @@ mod check;
 mod document;
 mod effective;
 mod findings;
-mod nearest;
+pub mod nearest;
 mod probe;
 mod problem;
 mod reference;

@@ -16,12 +16,12 @@ mod no_snapshots;
 mod odds;
 mod past;
 mod patched;
-mod random;
 mod redone;
 mod rollback;
 mod sets;
 mod undo;
 mod unplugged;
+mod verbs;
 
 #[test]
 fn every_test_that_the_promises_name_is_there() {

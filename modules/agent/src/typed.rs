@@ -4,16 +4,17 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use pc_switcher_contract::{
-    AgentLink, AgentSink, AgentStream, BytePath, ExecError, Hostname, Reply, SnapshotSet,
+    AgentLink, AgentSink, AgentStream, BytePath, ExecError, Hostname, Reply, SetId, SnapshotSet,
 };
 use serde::de::DeserializeOwned;
 
 use crate::proto::{
-    ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, ChangedDir, ChangedRequest, Diagnosis,
-    DirListing, Layout, LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Patience, ReadWant,
-    Redone, Request, RollbackLook, RollbackOrder, SetRequest, SpaceReport, StoredSet, Strays, StreamFrame,
-    TakeSet, Tree, UndoLine, UndoReport, UndoRequest, WalkRequest, WalkSummary, Writer, WritersRequest,
-    decode, encode,
+    ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, Change, ChangedDir, ChangedRequest,
+    CreateSet, Diagnosis, DiffRequest, Diffed, DirListing, Finding, Gain, Layout, LayoutRequest, Listings,
+    LockReply, LockRequest, MachineFacts, Patience, ReadWant, Redone, Request, RestoreReply, RestoreRequest,
+    RollbackLook, RollbackOrder, SetRequest, SpaceReport, StoredSet, Strays, StreamFrame, TakeSet, Tree,
+    UndoLine, UndoReport, UndoRequest, Verified, VerifyRequest, Versions, VersionsRequest, WalkRequest,
+    WalkSummary, Writer, WritersRequest, decode, encode,
 };
 
 /// An agent with typed calls.
@@ -124,6 +125,72 @@ impl Agent {
     /// Frees a set that was pinned.
     pub async fn unpin_set(&self, request: SetRequest) -> Result<(), ExecError> {
         self.call(&Request::UnpinSet(request)).await
+    }
+
+    /// Takes a set that people want.
+    pub async fn create_set(&self, request: CreateSet) -> Result<SnapshotSet, ExecError> {
+        self.call(&Request::CreateSet(request)).await
+    }
+
+    /// Writes what a set is for.
+    pub async fn annotate_set(&self, request: SetRequest, note: Option<String>) -> Result<(), ExecError> {
+        self.call(&Request::AnnotateSet(request, note)).await
+    }
+
+    /// Marks a set as the last that was known to be good, or none.
+    pub async fn mark_good(&self, snapshot_dir: BytePath, id: Option<SetId>) -> Result<(), ExecError> {
+        self.call(&Request::GoodSet { snapshot_dir, id }).await
+    }
+
+    /// Looks whether sets are what was taken; `found` is told what is wrong.
+    pub async fn verify(
+        &self,
+        request: VerifyRequest,
+        found: impl FnMut(Finding),
+    ) -> Result<Verified, ExecError> {
+        self.items(&Request::Verify(request), found).await
+    }
+
+    /// Brings paths back out of a set.
+    pub async fn restore(&self, request: RestoreRequest) -> Result<RestoreReply, ExecError> {
+        self.call(&Request::Restore(request)).await
+    }
+
+    /// Returns the versions of a file over all sets.
+    pub async fn versions(&self, request: VersionsRequest) -> Result<Versions, ExecError> {
+        self.call(&Request::Versions(request)).await
+    }
+
+    /// Asks what differs between two sets; `found` is told, by path.
+    pub async fn diff(
+        &self,
+        request: DiffRequest,
+        found: impl FnMut(Vec<Change>),
+    ) -> Result<Diffed, ExecError> {
+        self.items(&Request::Diff(request), found).await
+    }
+
+    /// Returns what removing the sets of each session would free.
+    pub async fn gains(&self, snapshot_dir: BytePath) -> Result<Vec<Gain>, ExecError> {
+        let mut found = Vec::new();
+        self.items::<_, ()>(&Request::Gains(snapshot_dir), |gain| found.push(gain)).await?;
+        Ok(found)
+    }
+
+    /// Makes a call that has items and no uploads.
+    async fn items<I: DeserializeOwned, T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        mut each: impl FnMut(I),
+    ) -> Result<T, ExecError> {
+        let mut call = self.link.open(encode(request)).await?;
+        call.sink.finish().await?;
+        loop {
+            match call.stream.next().await? {
+                Reply::Item(body) => each(decode(&body).map_err(|why| self.broken(why))?),
+                Reply::Done(body) => return decode(&body).map_err(|why| self.broken(why)),
+            }
+        }
     }
 
     /// Reads a file of the machine state.

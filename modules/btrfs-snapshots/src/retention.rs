@@ -10,7 +10,7 @@ use std::fmt;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use pc_switcher_agent::proto::{Need, StoredSet};
-use pc_switcher_contract::{SessionId, SetId, SnapshotKind};
+use pc_switcher_contract::{SessionId, SetId, SnapshotKind, UtcStamp};
 
 use crate::keep::{Bucket, Keep, Rule};
 
@@ -22,12 +22,18 @@ pub const ATTEMPT_AGE: SignedDuration = SignedDuration::from_hours(24);
 pub enum Reason {
     /// Somebody asked that it stays.
     Pinned,
+    /// It is the last state that was known to be good.
+    Good,
     /// Somebody works with it.
     InUse,
     /// The machine cannot do without it.
     Needed(Need),
     /// It was not taken by a sync: only people remove it.
     NoSync,
+    /// Whoever took it said that it stays until then.
+    Until(UtcStamp),
+    /// Whoever took it said that it need not stay for longer.
+    Ended(UtcStamp),
     /// Its stamp lies in the future, so one of the clocks is wrong.
     Future,
     /// This rule of `keep` or `keep_min` keeps it.
@@ -46,9 +52,12 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Pinned => f.write_str("pinned"),
+            Reason::Good => f.write_str("the last known good one"),
             Reason::InUse => f.write_str("in use"),
             Reason::Needed(need) => need.fmt(f),
             Reason::NoSync => f.write_str("not taken by a sync"),
+            Reason::Until(stamp) => write!(f, "to stay until {} UTC", minute(*stamp)),
+            Reason::Ended(stamp) => write!(f, "to stay only until {} UTC", minute(*stamp)),
             Reason::Future => f.write_str("dated in the future"),
             Reason::Rule(rule) => write!(f, "kept by `{rule}`"),
             Reason::Newest => f.write_str("the newest session"),
@@ -57,6 +66,10 @@ impl fmt::Display for Reason {
             Reason::Beyond => f.write_str("no rule keeps it"),
         }
     }
+}
+
+fn minute(stamp: UtcStamp) -> impl fmt::Display {
+    stamp.timestamp().to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M").to_string()
 }
 
 /// What becomes of one set.
@@ -76,6 +89,10 @@ struct Unit<'a> {
     /// When the first of them was taken.
     stamp: Timestamp,
     guard: Option<Reason>,
+    /// Until when it was to stay, if that is over.
+    ended: Option<UtcStamp>,
+    /// Whether it was taken by a sync.
+    is_of_a_sync: bool,
     /// Whether the session changed something on this machine, or came to its end.
     counts: bool,
 }
@@ -84,30 +101,39 @@ impl<'a> Unit<'a> {
     fn new(sets: Vec<&'a StoredSet>, now: Timestamp) -> Self {
         let stamps = || sets.iter().map(|stored| stored.set.stamp.timestamp());
         let is_future = stamps().any(|stamp| stamp > now);
-        let guard = sets.iter().find_map(|stored| guard(stored)).or(is_future.then_some(Reason::Future));
+        let guard = sets.iter().find_map(|stored| guard(stored, now)).or(is_future.then_some(Reason::Future));
         let counts = |stored: &&StoredSet| stored.has_steps || stored.set.kind == SnapshotKind::PostSync;
         Self {
             stamp: stamps().min().unwrap_or(now),
             counts: !is_future && sets.iter().any(counts),
+            ended: sets.iter().find_map(|stored| stored.words.until),
+            is_of_a_sync: sets.iter().any(|stored| is_of_a_sync(stored)),
             guard,
             sets,
         }
     }
 }
 
+fn is_of_a_sync(stored: &StoredSet) -> bool {
+    matches!(stored.set.kind, SnapshotKind::PreSync | SnapshotKind::PostSync)
+}
+
 /// What keeps a set whatever the rules say.
-fn guard(stored: &StoredSet) -> Option<Reason> {
-    let is_of_a_sync = matches!(stored.set.kind, SnapshotKind::PreSync | SnapshotKind::PostSync);
+fn guard(stored: &StoredSet, now: Timestamp) -> Option<Reason> {
     if stored.pinned {
         return Some(Reason::Pinned);
+    }
+    if stored.words.good {
+        return Some(Reason::Good);
     }
     if let Some(need) = stored.needs.first() {
         return Some(Reason::Needed(need.clone()));
     }
-    match (stored.in_use, is_of_a_sync) {
-        (true, _) => Some(Reason::InUse),
-        (_, false) => Some(Reason::NoSync),
-        (false, true) => None,
+    match (stored.in_use, stored.words.until, is_of_a_sync(stored)) {
+        (true, ..) => Some(Reason::InUse),
+        (_, Some(until), _) if until.timestamp() > now => Some(Reason::Until(until)),
+        (_, None, false) => Some(Reason::NoSync),
+        (_, Some(_), _) | (_, None, true) => None,
     }
 }
 
@@ -129,12 +155,14 @@ pub fn judge(sets: &[StoredSet], now: Timestamp, keep: &Keep, keep_min: &Keep) -
     }
     let mut kept = kept.into_iter();
     let mut verdicts = Vec::new();
-    let newest = units.iter().position(|unit| !matches!(unit.guard, Some(Reason::Future)));
+    let newest =
+        units.iter().position(|unit| unit.is_of_a_sync && !matches!(unit.guard, Some(Reason::Future)));
     for (index, unit) in units.iter().enumerate() {
         let rule = if unit.counts { kept.next().flatten() } else { None };
         let is_fresh = now.duration_since(unit.stamp) < ATTEMPT_AGE;
         let (stays, reason) = match (&unit.guard, rule) {
             (Some(guard), _) => (true, guard.clone()),
+            (None, None) if let Some(until) = unit.ended => (false, Reason::Ended(until)),
             (None, Some(rule)) => (true, Reason::Rule(rule)),
             (None, None) if newest == Some(index) => (true, Reason::Newest),
             (None, None) if unit.counts => (false, Reason::Beyond),

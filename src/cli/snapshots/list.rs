@@ -22,7 +22,7 @@ pub struct ListArgs {
 /// Show all that is known of a set
 #[derive(Debug, Clone, clap::Args)]
 pub struct ShowArgs {
-    /// A set as `snapshots list --json` names it, or a session: then all its sets
+    /// A session (then all its sets), a name, or a set as `snapshots list --json` names it
     #[arg(value_name = "SET")]
     set: String,
     #[command(flatten)]

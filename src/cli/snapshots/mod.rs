@@ -1,9 +1,14 @@
 //! `snapshots`: the sets that syncs take, on this machine or another.
 
 mod change;
+mod create;
+mod diff;
 mod list;
 mod prune;
-mod render;
+pub(super) mod render;
+mod restore;
+mod verify;
+mod versions;
 
 use pc_switcher_agent::proto::{LockReply, LockRequest, StoredSet, Strays};
 use pc_switcher_agent::typed::Agent;
@@ -15,13 +20,14 @@ use serde::Deserialize;
 
 use super::contact::{Contact, with_machines};
 use super::{CliError, Context, Exit, engine, sync};
+use crate::config::nearest::nearest;
 use crate::orchestrator::phases;
 use crate::orchestrator::reach::Reach as _;
 
-/// See, pin and remove the snapshots that syncs take
+/// Take, see, pin and remove sets of snapshots
 ///
 /// A sync takes a set of snapshots before and after it, on both machines; the sets of one sync stay and go together. What
-/// `keep` in [btrfs-snapshots] does not keep is removed after each sync that completed.
+/// `keep` in [btrfs-snapshots] does not keep is removed after each sync that completed. Sets that were taken by hand stay.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -32,10 +38,17 @@ pub struct Args {
 enum Command {
     List(list::ListArgs),
     Show(list::ShowArgs),
+    Create(create::CreateArgs),
+    Restore(restore::RestoreArgs),
+    Versions(versions::VersionsArgs),
+    Diff(diff::DiffArgs),
+    Verify(verify::VerifyArgs),
+    Annotate(create::AnnotateArgs),
     /// Keep a set whatever the rules say
     Pin(SetArgs),
     /// Let the rules decide again over a set that was pinned
     Unpin(SetArgs),
+    Good(change::GoodArgs),
     /// Remove sets; never pinned ones, or those that the next sync needs
     Delete(SetArgs),
     Prune(prune::PruneArgs),
@@ -52,7 +65,7 @@ pub struct Where {
 /// Which sets, on which machine.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SetArgs {
-    /// A set as `snapshots list --json` names it, or a session: then all its sets
+    /// A session (then all its sets), a name, or a set as `snapshots list --json` names it
     #[arg(required = true, value_name = "SET")]
     sets: Vec<String>,
     #[command(flatten)]
@@ -67,23 +80,33 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     match &args.command {
         Command::List(args) => list::list(args, context),
         Command::Show(args) => list::show(args, context),
+        Command::Create(args) => create::create(args, context),
+        Command::Versions(args) => versions::run(args, context),
+        Command::Diff(args) => diff::run(args, context),
+        Command::Restore(args) => restore::run(args, context),
+        Command::Verify(args) => verify::run(args, context),
+        Command::Annotate(args) => create::annotate(args, context),
         Command::Pin(args) => change::pin(args, true, context),
         Command::Unpin(args) => change::pin(args, false, context),
+        Command::Good(args) => change::good(args, context),
         Command::Delete(args) => change::delete(args, context),
         Command::Prune(args) => prune::run(args, context),
     }
 }
 
 /// The sets of one machine.
-struct Found {
-    hostname: Hostname,
-    sets: Vec<StoredSet>,
-    strays: Strays,
+pub(super) struct Found {
+    /// Which machine.
+    pub(super) hostname: Hostname,
+    /// Its sets, oldest first.
+    pub(super) sets: Vec<StoredSet>,
+    /// What else lies there.
+    pub(super) strays: Strays,
 }
 
 impl Found {
     /// Reads what one machine keeps.
-    async fn read(agent: &Agent, config: &BtrfsSnapshotsConfig) -> Result<Self, ModuleError> {
+    pub(super) async fn read(agent: &Agent, config: &BtrfsSnapshotsConfig) -> Result<Self, ModuleError> {
         let (sets, strays) = agent.sets(BytePath::from(config.snapshot_dir.as_path())).await?;
         Ok(Self { hostname: agent.hostname().clone(), sets, strays })
     }
@@ -92,22 +115,67 @@ impl Found {
     fn chosen(&self, words: &[String]) -> Result<Vec<&StoredSet>, CliError> {
         let mut chosen: Vec<&StoredSet> = Vec::new();
         for word in words {
-            let means = |stored: &&StoredSet| {
-                let id = stored.set.id();
-                id.session.as_str() == word || word.parse::<SetId>().is_ok_and(|wanted| wanted == id)
-            };
-            let before = chosen.len();
-            chosen.extend(self.sets.iter().filter(means));
-            if chosen.len() == before {
-                return Err(CliError::Usage {
-                    message: format!("there is no set or session `{word}` on {}", self.hostname),
-                    help: Some("`pc-switcher snapshots list` shows what there is".into()),
-                });
-            }
+            chosen.extend(self.meant(word)?);
         }
         chosen.sort_by_key(|stored| stored.set.id());
         chosen.dedup();
         Ok(chosen)
+    }
+
+    /// Returns the sets that one word means: those of a session, a set, or the session that has this name.
+    fn meant(&self, word: &str) -> Result<Vec<&StoredSet>, CliError> {
+        let of = |means: &dyn Fn(&StoredSet) -> bool| -> Vec<&StoredSet> {
+            self.sets.iter().filter(|stored| means(stored)).collect()
+        };
+        let id = word.parse::<SetId>().ok();
+        let plain =
+            of(&|stored| stored.set.session.as_str() == word || id.as_ref() == Some(&stored.set.id()));
+        if !plain.is_empty() {
+            return Ok(plain);
+        }
+        if word == "good" {
+            let marked = of(&|stored| stored.words.good);
+            return match marked.is_empty() {
+                false => Ok(marked),
+                true => Err(CliError::Usage {
+                    message: format!("no set on {} is marked as good", self.hostname),
+                    help: Some("`pc-switcher snapshots good SESSION` marks one".into()),
+                }),
+            };
+        }
+        let named = of(&|stored| stored.words.name.as_deref() == Some(word));
+        let mut sessions: Vec<&str> = named.iter().map(|stored| stored.set.session.as_str()).collect();
+        sessions.dedup();
+        match sessions.len() {
+            1 => Ok(named),
+            0 => Err(CliError::Usage {
+                message: format!("there is no set, session or name `{word}` on {}", self.hostname),
+                help: Some(self.near(word)),
+            }),
+            _ => Err(CliError::Usage {
+                message: format!("{} sets on {} are called `{word}`", sessions.len(), self.hostname),
+                help: Some(format!("name one of the sessions {}", sessions.join(", "))),
+            }),
+        }
+    }
+
+    /// Returns the one set that a word means; of a session the first: the set before its sync.
+    fn first(&self, word: &str) -> Result<&StoredSet, CliError> {
+        let meant = self.meant(word)?;
+        meant
+            .into_iter()
+            .min_by_key(|stored| stored.set.id())
+            .ok_or_else(|| CliError::Failed(format!("there is no set `{word}` on {}", self.hostname)))
+    }
+
+    /// Returns what may have been meant.
+    fn near(&self, word: &str) -> String {
+        let sessions = self.sets.iter().map(|stored| stored.set.session.as_str());
+        let names = self.sets.iter().filter_map(|stored| stored.words.name.as_deref());
+        match nearest(word, names.chain(sessions)) {
+            Some(near) => format!("did you mean `{near}`? `pc-switcher snapshots list` shows what there is"),
+            None => "`pc-switcher snapshots list` shows what there is".into(),
+        }
     }
 }
 
@@ -119,7 +187,7 @@ fn settings(context: &mut Context<'_>) -> Result<BtrfsSnapshotsConfig, CliError>
 }
 
 /// Does work with the agent of the machine that was named, or of this one.
-fn with_agent<T>(
+pub(super) fn with_agent<T>(
     place: &Where,
     context: &Context<'_>,
     work: impl AsyncFnOnce(&Agent, &Contact) -> Result<T, ModuleError>,
@@ -133,6 +201,16 @@ fn with_agent<T>(
             None => contact.reach.source(&contact.cancel).await?.agent,
         };
         work(&Agent::new(&link), contact).await
+    })
+}
+
+/// Returns with whose access rights files are read and written on a machine: ours here, and there those of whom we log in as.
+async fn caller(agent: &Agent, contact: &Contact, own_uid: u32) -> Result<u32, ModuleError> {
+    let Some(name) = contact.reach.target_user() else { return Ok(own_uid) };
+    let users = agent.facts().await?.users;
+    let user = users.into_iter().find(|user| user.name == name);
+    user.map(|user| user.uid).ok_or_else(|| {
+        ModuleError::failed(format!("{}: `{name}` is no user in `/etc/passwd`", agent.hostname()))
     })
 }
 

@@ -1,9 +1,9 @@
 //! Sets for people and for programs: pure.
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use pc_switcher_agent::proto::StoredSet;
 use pc_switcher_btrfs_snapshots::retention::Verdict;
-use pc_switcher_contract::SnapshotKind;
+use pc_switcher_contract::{SnapshotKind, UtcStamp};
 use serde_json::{Value, json};
 
 use super::Found;
@@ -16,8 +16,13 @@ pub(super) fn word(kind: SnapshotKind) -> String {
 }
 
 /// Returns why a set cannot be removed, if so.
-pub(super) fn protection(stored: &StoredSet) -> Option<String> {
-    let why: Vec<String> = [(stored.pinned, "it is pinned"), (stored.in_use, "it is in use")]
+pub(in crate::cli) fn protection(stored: &StoredSet) -> Option<String> {
+    let plain = [
+        (stored.pinned, "it is pinned"),
+        (stored.words.good, "it is the last known good one"),
+        (stored.in_use, "it is in use"),
+    ];
+    let why: Vec<String> = plain
         .into_iter()
         .filter(|(is, _)| *is)
         .map(|(_, word)| word.to_owned())
@@ -28,32 +33,45 @@ pub(super) fn protection(stored: &StoredSet) -> Option<String> {
 
 fn state(stored: &StoredSet) -> String {
     let words = [
+        (stored.words.good, "good"),
         (stored.pinned, "pinned"),
         (stored.in_use, "in use"),
         (!stored.needs.is_empty(), "needed"),
         (!stored.missing.is_empty(), "incomplete"),
         (!stored.set.consistent, "not one instant"),
     ];
-    let words: Vec<&str> = words.into_iter().filter_map(|(is, word)| is.then_some(word)).collect();
-    words.join(", ")
+    let until = stored.words.until.map(|until| format!("until {}", &minute(until)[..10]));
+    let words = words.into_iter().filter(|(is, _)| *is).map(|(_, word)| word.to_owned());
+    words.chain(until).collect::<Vec<_>>().join(", ")
 }
 
-fn subvolumes(stored: &StoredSet) -> Vec<&str> {
+pub(super) fn subvolumes(stored: &StoredSet) -> Vec<&str> {
     stored.set.members.iter().map(|member| member.name.subvolume.as_str()).collect()
 }
 
 fn when(stored: &StoredSet) -> String {
-    stored.set.stamp.timestamp().strftime("%Y-%m-%d %H:%M").to_string()
+    minute(stored.set.stamp)
 }
 
-fn plain_table(header: &[&str]) -> Table {
+/// Returns a stamp for people, in UTC.
+pub(super) fn minute(stamp: UtcStamp) -> String {
+    stamp.timestamp().strftime("%Y-%m-%d %H:%M").to_string()
+}
+
+/// Returns what people called a set, and what they said of it.
+fn spoken(stored: &StoredSet) -> String {
+    let words = [&stored.words.name, &stored.words.note];
+    words.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(": ")
+}
+
+pub(super) fn plain_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
     table.set_header(header);
     table
 }
 
-fn lines(table: &Table) -> Vec<String> {
+pub(super) fn lines(table: &Table) -> Vec<String> {
     table.to_string().lines().map(|line| line.trim_end().to_owned()).collect()
 }
 
@@ -63,15 +81,24 @@ pub(super) fn table(found: &Found) -> Vec<String> {
     if found.sets.is_empty() {
         said.push(format!("{}: no sets of snapshots", found.hostname));
     } else {
-        let mut table = plain_table(&["SESSION", "TAKEN (UTC)", "KIND", "OF", "STATE"]);
+        let has_words = found.sets.iter().any(|stored| !spoken(stored).is_empty());
+        let header = ["SESSION", "TAKEN (UTC)", "KIND", "OF", "STATE", "NAME: NOTE"];
+        let columns = if has_words { header.len() } else { header.len() - 1 };
+        let mut table = plain_table(&header[..columns]);
+        // Only what people wrote is wrapped.
+        for column in table.column_iter_mut().take(4) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
         for stored in &found.sets {
-            table.add_row([
+            let row = [
                 stored.set.session.to_string(),
                 when(stored),
                 word(stored.set.kind),
                 subvolumes(stored).join(" "),
                 state(stored),
-            ]);
+                spoken(stored),
+            ];
+            table.add_row(&row[..columns]);
         }
         said.extend(lines(&table));
     }
@@ -91,6 +118,12 @@ pub(super) fn details(stored: &StoredSet) -> Vec<String> {
         format!("Taken     {} UTC, {}", when(stored), word(set.kind)),
         format!("Instant   {}", if set.consistent { "one for all members" } else { "not proven" }),
     ];
+    said.extend(stored.words.name.iter().map(|name| format!("Name      {name}")));
+    said.extend(stored.words.note.iter().map(|note| format!("Note      {note}")));
+    said.extend(stored.words.until.map(|until| format!("Stays     until {} UTC", minute(until))));
+    if stored.words.good {
+        said.push("Good      yes, the last that was known to be".into());
+    }
     if stored.pinned {
         said.push("Pinned    yes".into());
     }
@@ -122,6 +155,10 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
         "kind": set.kind,
         "taken": set.stamp.timestamp().to_string(),
         "consistent": set.consistent,
+        "name": stored.words.name,
+        "note": stored.words.note,
+        "until": stored.words.until.map(|until| until.timestamp().to_string()),
+        "good": stored.words.good,
         "pinned": stored.pinned,
         "in_use": stored.in_use,
         "needed": stored.needs.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -89,7 +89,15 @@ mod tests {
             consistent: true,
             members: vec![member],
         };
-        StoredSet { set, pinned: false, in_use: false, has_steps, needs: vec![], missing: vec![] }
+        StoredSet {
+            set,
+            pinned: false,
+            in_use: false,
+            has_steps,
+            needs: vec![],
+            missing: vec![],
+            words: Default::default(),
+        }
     }
 
     fn sets() -> Vec<StoredSet> {

@@ -14,7 +14,7 @@ use rustix::fs::{
 };
 
 use super::pick::{Picked, one_of};
-use crate::random::Random;
+use pc_switcher_testkit::seed::Random;
 
 /// Beyond so many paths more goes than comes.
 const MANY: usize = 300;
@@ -48,12 +48,7 @@ fn short(path: &Path) -> PathBuf {
 }
 
 fn bytes(random: &mut Random, count: u64) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(usize::try_from(count).unwrap());
-    while bytes.len() < bytes.capacity() {
-        bytes.extend(random.below(u64::MAX).to_le_bytes());
-    }
-    bytes.truncate(usize::try_from(count).unwrap());
-    bytes
+    random.bytes(usize::try_from(count).unwrap())
 }
 
 /// Mostly small, some inline in the tree, some large enough to be patched.

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::random::Random;
+use pc_switcher_testkit::seed::Random;
 
 /// Returns every path below a tree, parents first, in an order that depends on the names alone.
 pub fn paths(tree: &Path) -> Vec<PathBuf> {

@@ -8,14 +8,12 @@ use std::{
 use pc_switcher_testkit::{
     lab::{CableCut, Cmd, DiskCache, Lab, Machine, Result, Running},
     manifest::TreeManifest,
+    seed::Random,
 };
 use rustix::process::Signal;
 
 use super::place::Place;
-use crate::{
-    hosts::{SOON, assert_nothing_runs, home, kill, ours, wait_for},
-    random::Random,
-};
+use crate::hosts::{SOON, assert_nothing_runs, home, kill, ours, wait_for};
 
 /// The promise: both machines are free again within a minute.
 const MINUTE: Duration = Duration::from_secs(60);

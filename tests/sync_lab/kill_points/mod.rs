@@ -24,7 +24,8 @@ use pc_switcher_testkit::{
 };
 
 use self::{force::Force, place::Place, point::Point, scene::Scene};
-use crate::{hosts::options, random::Random};
+use crate::hosts::options;
+use pc_switcher_testkit::seed::Random;
 
 const FORCES: [Force; 8] = [
     Force::TargetAsleep,

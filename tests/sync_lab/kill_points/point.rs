@@ -5,6 +5,7 @@ use std::fmt;
 use pc_switcher_testkit::{
     lab::{Lab, Machine},
     manifest::assert_same_tree,
+    seed::Random,
 };
 
 use super::{
@@ -12,10 +13,7 @@ use super::{
     place::Place,
     scene::{Judged, Scene},
 };
-use crate::{
-    hosts::{SOON, assert_nothing_runs, configure, home, line, root, sync},
-    random::Random,
-};
+use crate::hosts::{SOON, assert_nothing_runs, configure, home, line, root, sync};
 use std::time::Duration;
 
 /// Longer than any sync that meets a force takes to end.

@@ -12,6 +12,7 @@ use std::{
 use pc_switcher_testkit::{
     lab::{Cmd, Lab, Machine},
     manifest::{ManifestOptions, TreeManifest, assert_same_tree},
+    seed::Random,
 };
 
 use super::{
@@ -19,10 +20,7 @@ use super::{
     person::{Person, judge},
     rewrite, rounds,
 };
-use crate::{
-    hosts::{Ran, SOON, alice, configure, first_sync, line, root, sync},
-    random::Random,
-};
+use crate::hosts::{Ran, SOON, alice, configure, first_sync, line, root, sync};
 
 const TREE: &str = "/home/alice/work";
 /// So much may happen in one round.

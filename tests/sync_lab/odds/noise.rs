@@ -5,13 +5,11 @@ use std::{collections::BTreeMap, path::Path};
 use pc_switcher_testkit::{
     lab::Cmd,
     manifest::{ManifestOptions, assert_same_tree},
+    seed::Random,
 };
 
 use super::{lab, rewrite, rounds};
-use crate::{
-    hosts::{SOON, alice, assert_moved, configure, first_sync, home, root, sync, wait_for},
-    random::Random,
-};
+use crate::hosts::{SOON, alice, assert_moved, configure, first_sync, home, root, sync, wait_for};
 
 const CONFLICTS: usize = 50;
 

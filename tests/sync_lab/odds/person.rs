@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::random::Random;
+use pc_switcher_testkit::seed::Random;
 
 /// What the person left at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]

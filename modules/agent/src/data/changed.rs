@@ -16,7 +16,7 @@ use super::rules::{Decision, Rules};
 use super::search::{Item, LAST, Search, u16_at, u32_at, u64_at};
 use super::seen::Seen;
 use super::{HOME, open};
-use crate::proto::{AgentError, ChangedDir, ChangedRequest};
+use crate::proto::{AgentError, ChangedDir, ChangedRequest, Tree};
 use crate::server::Call;
 
 /// More directories than this are not told: listing everything is no slower then, and memory stays bounded.
@@ -44,32 +44,7 @@ const EXTREF: u32 = 13;
 /// # Errors
 /// If a rule is invalid, a root cannot be opened, the tree cannot be read, or the caller gave up.
 pub fn run(request: &ChangedRequest, since: u64, call: &Call) -> Result<bool, AgentError> {
-    let tree = &request.tree;
-    let rules = Rules::compile(&tree.rules, &tree.prefix).map_err(AgentError::failed)?;
-    let failed = |path: &BytePath| {
-        let text = format!("`{path}`");
-        move |error: Errno| AgentError::io(text.clone(), &error.into())
-    };
-    let now = open::root(&tree.root).map_err(failed(&tree.root))?;
-    let base = open::root(&request.base).map_err(failed(&request.base))?;
-    let root = Seen::of(&now).map_err(failed(&tree.root))?.ino();
-    if Seen::of(&base).map_err(failed(&request.base))?.ino() != root {
-        return Ok(false);
-    }
-    let inodes = match younger(&now, since, call) {
-        Ok(inodes) => inodes,
-        Err(Errno::CANCELED) => return Err(AgentError::cancelled()),
-        Err(Errno::TOOBIG) => return Ok(false),
-        Err(error) => return Err(failed(&tree.root)(error)),
-    };
-    let mut places = Places { rules: &rules, root, now: Names::of(now), known: HashMap::new() };
-    let found = match directories(&mut places, &mut Names::of(base), &inodes, call) {
-        Ok(found) => found,
-        Err(Errno::CANCELED) => return Err(AgentError::cancelled()),
-        Err(Errno::TOOBIG) => return Ok(false),
-        Err(error) => return Err(failed(&tree.root)(error)),
-    };
-    let Some(found) = found else { return Ok(false) };
+    let Some(found) = find(&request.base, &request.tree, since, call)? else { return Ok(false) };
     let mut rest = found.as_slice();
     while !rest.is_empty() {
         let mut bytes = 0;
@@ -82,6 +57,41 @@ pub fn run(request: &ChangedRequest, since: u64, call: &Call) -> Result<bool, Ag
         rest = after;
     }
     Ok(true)
+}
+
+/// Returns the directories of a tree whose listings may differ from those of `base`, sorted by path; `None` if that is not
+/// known.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn find(
+    base: &BytePath,
+    tree: &Tree,
+    since: u64,
+    call: &Call,
+) -> Result<Option<Vec<ChangedDir>>, AgentError> {
+    let rules = Rules::compile(&tree.rules, &tree.prefix).map_err(AgentError::failed)?;
+    let failed = |path: &BytePath| {
+        let text = format!("`{path}`");
+        move |error: Errno| AgentError::io(text.clone(), &error.into())
+    };
+    let now = open::root(&tree.root).map_err(failed(&tree.root))?;
+    let old = open::root(base).map_err(failed(base))?;
+    let root = Seen::of(&now).map_err(failed(&tree.root))?.ino();
+    if Seen::of(&old).map_err(failed(base))?.ino() != root {
+        return Ok(None);
+    }
+    let known = |error| match error {
+        Errno::CANCELED => Err(AgentError::cancelled()),
+        Errno::TOOBIG => Ok(None),
+        error => Err(failed(&tree.root)(error)),
+    };
+    let inodes = match younger(&now, since, call) {
+        Ok(inodes) => inodes,
+        Err(error) => return known(error),
+    };
+    let mut places = Places { rules: &rules, root, now: Names::of(now), known: HashMap::new() };
+    directories(&mut places, &mut Names::of(old), &inodes, call).or_else(known)
 }
 
 /// Returns the inodes that were written after a transaction, with whether each is a directory.

@@ -8,14 +8,19 @@ pub mod apply;
 pub(crate) mod carry;
 pub mod changed;
 pub mod delta;
+pub(crate) mod diff;
 pub mod digest;
 #[doc(hidden)]
 pub mod fuzzing;
+pub(crate) mod gains;
 pub mod manifest;
 pub mod read;
+pub(crate) mod read_through;
+pub(crate) mod restore;
 pub mod rules;
 pub mod sent;
 pub mod undo;
+pub(crate) mod versions;
 pub mod walk;
 
 mod btrfs;

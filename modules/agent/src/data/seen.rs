@@ -8,7 +8,8 @@ use rustix::io::Errno;
 use crate::proto::{FileTime, Identity};
 
 /// An inode as it stands, never through a symbolic link.
-pub(super) struct Seen(Statx);
+#[derive(Clone)]
+pub(crate) struct Seen(Statx);
 
 impl Seen {
     /// Looks at `name` in `dir`.

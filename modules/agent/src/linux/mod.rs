@@ -1,6 +1,7 @@
 //! The machine itself.
 
 pub mod btrfs;
+pub(crate) mod caller;
 mod clock;
 pub mod connection;
 mod diagnose;

@@ -24,8 +24,9 @@ use super::{
 use crate::data;
 use crate::data::apply::{Unwatched, Watch, redo};
 use crate::proto::{
-    AgentError, AgentHello, ChangedRequest, LockReply, LockRequest, PROTOCOL, Patience, Redone, Request,
-    RollbackLook, RollbackOrder, SetRequest, TakeSet, UndoReport, UndoRequest, WalkRequest, encode,
+    AgentError, AgentHello, ChangedRequest, CreateSet, LockReply, LockRequest, PROTOCOL, Patience, Redone,
+    Request, RestorePlace, RestoreReply, RestoreRequest, RollbackLook, RollbackOrder, SetRequest, TakeSet,
+    UndoReport, UndoRequest, WalkRequest, encode,
 };
 use crate::server::{Call, SILENT, Services, serve};
 
@@ -200,6 +201,22 @@ impl LinuxServices {
         Ok(set)
     }
 
+    /// Takes a set that people want; nothing here works with it afterwards.
+    fn create_set(request: &CreateSet) -> Result<SnapshotSet, AgentError> {
+        snapshots::create_set(request).map(|(set, _)| set)
+    }
+
+    /// Brings paths back. What a sync is working on is not replaced under its feet.
+    fn restore(&self, request: &RestoreRequest, call: &Call) -> Result<RestoreReply, AgentError> {
+        let is_locked = self.lock.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        match (&request.place, is_locked) {
+            (RestorePlace::InPlace(_), false) => {
+                Err(AgentError::protocol("a restore in place needs the machine's lock"))
+            }
+            _ => snapshots::restore(request, call),
+        }
+    }
+
     fn drop_set(&self, set: &SnapshotSet) -> Result<(), AgentError> {
         self.references.lock().unwrap_or_else(PoisonError::into_inner).remove(&set.id());
         snapshots::drop_set(set)
@@ -272,6 +289,16 @@ impl Services for LinuxServices {
             Request::DeleteSet(request) => encode(&self.delete_set(&request)?),
             Request::PinSet(request) => encode(&snapshots::pin_set(&request, true)?),
             Request::UnpinSet(request) => encode(&snapshots::pin_set(&request, false)?),
+            Request::CreateSet(request) => encode(&Self::create_set(&request)?),
+            Request::AnnotateSet(request, note) => encode(&snapshots::annotate_set(&request, note)?),
+            Request::Versions(request) => encode(&snapshots::versions(&request, call)?),
+            Request::Diff(request) => encode(&snapshots::diff(&request, call)?),
+            Request::Restore(request) => encode(&self.restore(&request, call)?),
+            Request::GoodSet { snapshot_dir, id } => {
+                encode(&snapshots::mark_good(snapshot_dir.as_path(), id.as_ref())?)
+            }
+            Request::Gains(dir) => encode(&snapshots::gains(dir.as_path(), call)?),
+            Request::Verify(request) => encode(&snapshots::verify(&request, call)?),
             Request::Walk(request) => encode(&data::walk::run(&request, call)?),
             Request::List(request) => encode(&data::walk::list(&request, call)?),
             Request::Changed(request) => encode(&changed(&request, call)?),

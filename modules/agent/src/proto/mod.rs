@@ -4,20 +4,24 @@
 //! as long as [`PROTOCOL`] changes with them.
 
 mod apply;
+mod compare;
 mod diagnose;
 mod few;
 mod fs;
 mod hello;
 mod host;
 mod request;
+mod restore;
 mod rollback;
 mod store;
 mod undo;
+mod verify;
 
 pub use apply::{
     ApplyNews, ApplyReport, ApplyRequest, Body, Conflict, Identity, Op, PartRoot, Patience, Piece, ReadWant,
     Redone, RedoneHow, StreamFrame,
 };
+pub use compare::{Change, ChangeKind, DiffEnd, DiffRequest, Diffed, Version, Versions, VersionsRequest};
 pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersRequest};
 pub use few::MOST;
 pub(crate) use few::few;
@@ -31,11 +35,13 @@ pub use host::{
     LockHolder, LockReply, LockRequest, MachineFacts, PutFile, SpaceReport, SubvolumeFact, TakeSet, UserFact,
 };
 pub use request::{AgentError, AgentErrorKind, Request};
+pub use restore::{RestorePlace, RestoreReply, RestoreRequest, Restored};
 pub use rollback::{
     RollbackLook, RollbackMember, RollbackOrder, RollbackPhase, RollbackState, RollbackWish, Together,
 };
-pub use store::{Need, SetRequest, StoredSet, Strays};
+pub use store::{CreateSet, Gain, Need, SetRequest, StoredSet, Strays, Words};
 pub use undo::{UndoLine, UndoReport, UndoRequest, UndoWord, UndoneHow};
+pub use verify::{Finding, Verified, VerifyRequest};
 
 /// Encodes a message.
 ///

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use pc_switcher_contract::{BytePath, ExecError, Hostname, SnapshotSet};
+use pc_switcher_contract::{BytePath, ExecError, Hostname, SetId, SnapshotSet};
 
 use super::apply::{ApplyRequest, Patience};
 use super::fs::{ChangedRequest, Tree, WalkRequest};
 use super::host::{ActivateRequest, ExecRequest, LayoutRequest, LockRequest, PutFile, TakeSet};
-use super::store::SetRequest;
+use super::store::{CreateSet, SetRequest};
 
 /// One call. The type of each answer stands behind the arrow; `items` come before it, `uploads` go up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +118,27 @@ pub enum Request {
         /// The tree's root.
         root: BytePath,
     },
+    /// As [`Request::TakeSet`], with what people say of the set → [`SnapshotSet`].
+    CreateSet(CreateSet),
+    /// Writes what a set is for; `None` takes it away → `()`.
+    AnnotateSet(SetRequest, Option<String>),
+    /// Marks a set as the last that was known to be good, and no other in its directory; without an id none is → `()`.
+    GoodSet {
+        /// Where snapshots lie.
+        snapshot_dir: BytePath,
+        /// Which set.
+        id: Option<SetId>,
+    },
+    /// Items: [`super::Finding`] → [`super::Verified`].
+    Verify(super::VerifyRequest),
+    /// Brings paths back out of a set; in place only for the holder of the lock → [`super::RestoreReply`].
+    Restore(super::RestoreRequest),
+    /// → [`super::Versions`].
+    Versions(super::VersionsRequest),
+    /// Items: `Vec<`[`super::Change`]`>`, by path → [`super::Diffed`].
+    Diff(super::DiffRequest),
+    /// For a snapshot directory; items: [`super::Gain`] → `()`.
+    Gains(BytePath),
     /// Takes back what a sync changed here and nobody touched since; only for the holder of the lock. Items:
     /// `Vec<`[`super::UndoLine`]`>` → [`super::UndoReport`].
     Undo(super::UndoRequest),
@@ -164,6 +185,14 @@ impl Request {
             Request::Kept(_) => "kept",
             Request::CheckKept(_) => "check-kept",
             Request::ReadLive { .. } => "read-live",
+            Request::CreateSet(_) => "create-set",
+            Request::AnnotateSet(..) => "annotate-set",
+            Request::GoodSet { .. } => "good-set",
+            Request::Verify(_) => "verify",
+            Request::Restore(_) => "restore",
+            Request::Versions(_) => "versions",
+            Request::Diff(_) => "diff",
+            Request::Gains(_) => "gains",
             Request::Undo(_) => "undo",
             Request::Rollback(_) => "rollback",
         }

@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use pc_switcher_contract::{BytePath, SetId, SnapshotName, SnapshotSet};
+use pc_switcher_contract::{BytePath, SessionId, SetId, SnapshotName, SnapshotSet, UtcStamp};
+
+use super::host::TakeSet;
 
 /// Why the machine itself cannot do without a set; the names are of the other machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +44,22 @@ pub struct StoredSet {
     pub needs: Vec<Need>,
     /// Members that are gone.
     pub missing: Vec<SnapshotName>,
+    /// What people said of it.
+    pub words: Words,
+}
+
+/// What people said of a set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Words {
+    /// By which name it may be called instead of its session.
+    pub name: Option<String>,
+    /// What it is for.
+    pub note: Option<String>,
+    /// Until when it stays; from then on it may be pruned.
+    pub until: Option<UtcStamp>,
+    /// Whether it is the last state of the machine that was known to be good; one set at most.
+    pub good: bool,
 }
 
 /// What else lies in the snapshot directory.
@@ -64,4 +82,24 @@ pub struct SetRequest {
     pub snapshot_dir: BytePath,
     /// Which set.
     pub id: SetId,
+}
+
+/// Asks for a set that people want, with what they say of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateSet {
+    /// The set.
+    pub set: TakeSet,
+    /// What is said of it.
+    pub words: Words,
+    /// Whether it is to stay whatever the rules say.
+    pub pinned: bool,
+}
+
+/// What removing all sets of a session would free.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gain {
+    /// The session.
+    pub session: SessionId,
+    /// Bytes of data on the disk that nobody else holds, one copy.
+    pub data_bytes: u64,
 }

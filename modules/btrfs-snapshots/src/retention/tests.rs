@@ -1,4 +1,5 @@
 use jiff::ToSpan;
+use pc_switcher_agent::proto::Words;
 use pc_switcher_contract::{SnapshotSet, UtcStamp};
 use proptest::prelude::*;
 
@@ -28,6 +29,7 @@ fn session(n: u32, kinds: &[SnapshotKind], stamp: Timestamp) -> Vec<StoredSet> {
         has_steps: false,
         needs: Vec::new(),
         missing: Vec::new(),
+        words: Words::default(),
     };
     (0..).zip(kinds).map(stored).collect()
 }
@@ -237,4 +239,25 @@ proptest! {
         let now = at("2026-01-01T00:00:00Z") + hours.hours();
         prop_assert_eq!(sets.is_empty(), staying(&sets, now, &rules, &rules).is_empty());
     }
+}
+
+#[test]
+fn a_set_taken_by_hand_goes_only_when_its_time_has_ended_and_never_stands_for_the_newest_sync() {
+    let now = at("2026-03-01T12:00:00Z");
+    let mut sets = session(1, &PRE, now - 48.hours());
+    let mut by_hand = session(2, &[SnapshotKind::Manual], now - 2.hours());
+    by_hand[0].words.until = Some(UtcStamp::new(now + 1.minutes()));
+    sets.extend(by_hand);
+    sets.extend(session(3, &[SnapshotKind::Manual], now - 4000.hours()));
+    assert_eq!(reason_of(&sets, now, 1), Reason::Newest);
+    assert_eq!(reason_of(&sets, now, 2), Reason::Until(UtcStamp::new(now + 1.minutes())));
+    assert_eq!(reason_of(&sets, now, 3), Reason::NoSync);
+    let later = now + 1.minutes();
+    assert_eq!(reason_of(&sets, later, 2), Reason::Ended(UtcStamp::new(later)));
+    let last = keep("last 1 session");
+    assert_eq!(staying(&sets, later, &last, &last), [3, 1]);
+    sets[1].words.good = true;
+    assert_eq!(reason_of(&sets, later, 2), Reason::Good);
+    sets[1].pinned = true;
+    assert_eq!(reason_of(&sets, later, 2), Reason::Pinned);
 }

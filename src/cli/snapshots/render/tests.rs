@@ -1,8 +1,8 @@
-use pc_switcher_agent::proto::{Need, Strays};
+use pc_switcher_agent::proto::{Need, Strays, Words};
 use pc_switcher_contract::{SnapshotMember, SnapshotName, SnapshotSet};
 
 use super::*;
-use crate::cli::Exit;
+use crate::cli::{CliError, Exit};
 
 fn stored(kind: SnapshotKind, stamp: &str) -> StoredSet {
     let member = |subvolume: &str| {
@@ -31,6 +31,7 @@ fn stored(kind: SnapshotKind, stamp: &str) -> StoredSet {
         has_steps: false,
         needs: Vec::new(),
         missing: Vec::new(),
+        words: Words::default(),
     }
 }
 
@@ -73,7 +74,57 @@ fn what_protects_a_set_is_said_in_words() {
     assert_eq!(protection(&found.sets[0]).unwrap(), "it is pinned");
     assert_eq!(protection(&found.sets[1]).unwrap(), "the next sync with laptop starts from it");
     assert_eq!(protection(&stored(SnapshotKind::Manual, "20251115T120000Z")), None);
+    let mut good = stored(SnapshotKind::Manual, "20251115T120000Z");
+    good.words.good = true;
+    assert_eq!(protection(&good).unwrap(), "it is the last known good one");
     let lines = details(&found.sets[1]);
     assert!(lines.contains(&"Needed    the next sync with laptop starts from it".to_owned()));
     assert_eq!(json(&found)["sets"][1]["needed"][0], "the next sync with laptop starts from it");
+}
+
+fn named(name: &str, session: &str) -> StoredSet {
+    let mut set = stored(SnapshotKind::Manual, "20251116T080000Z");
+    set.set.session = session.parse().unwrap();
+    set.words = Words {
+        name: Some(name.into()),
+        note: Some("the last one that prints".into()),
+        until: Some("20251216T080000Z".parse().unwrap()),
+        good: false,
+    };
+    set
+}
+
+#[test]
+fn names_and_notes_get_a_column_where_there_are_any() {
+    let mut found = found();
+    found.sets.push(named("before-upgrade", "00000001"));
+    let lines = table(&found);
+    assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
+    let text = lines.join("\n");
+    for word in ["NAME: NOTE", "before-upgrade:", "until"] {
+        assert!(text.contains(word), "{text}");
+    }
+    let lines = details(&found.sets[2]);
+    assert!(lines.contains(&"Stays     until 2025-12-16 08:00 UTC".to_owned()), "{lines:?}");
+    assert_eq!(set_json(&found.sets[2])["until"], "2025-12-16T08:00:00Z");
+}
+
+#[test]
+fn a_name_means_its_session_unless_two_have_it() {
+    let mut found = found();
+    found.sets.push(named("nightly", "00000001"));
+    let error = found.chosen(&["nihgtly".to_owned()]).unwrap_err();
+    assert!(
+        matches!(&error, CliError::Usage { help: Some(help), .. } if help.contains("`nightly`")),
+        "{error:?}"
+    );
+    assert_eq!(found.chosen(&["nightly".to_owned()]).unwrap()[0].set.session.as_str(), "00000001");
+    found.sets.push(named("nightly", "00000002"));
+    let error = found.chosen(&["nightly".to_owned()]).unwrap_err();
+    assert!(error.to_string().contains("2 sets on desk are called `nightly`"), "{error}");
+    assert_eq!(found.chosen(&["00000002".to_owned()]).unwrap().len(), 1);
+    let good = ["good".to_owned()];
+    assert!(found.chosen(&good).unwrap_err().to_string().contains("no set on desk is marked as good"));
+    found.sets[0].words.good = true;
+    assert_eq!(found.chosen(&good).unwrap()[0].set.id(), found.sets[0].set.id());
 }

@@ -198,6 +198,7 @@ impl Disk {
             has_steps: list_of(&set).is_some_and(|list| has_list(list.as_path())),
             needs: needs.of(&set.id()),
             missing: Vec::new(),
+            words: pc_switcher_agent::proto::Words::default(),
             set,
         };
         let mut all: Vec<StoredSet> = self.sets().into_iter().map(stored).collect();

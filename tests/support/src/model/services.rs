@@ -240,6 +240,14 @@ impl Services for ModelServices {
             | Request::Activate(_)
             | Request::PinSet(_)
             | Request::UnpinSet(_)
+            | Request::CreateSet(_)
+            | Request::AnnotateSet(..)
+            | Request::GoodSet { .. }
+            | Request::Verify(_)
+            | Request::Restore(_)
+            | Request::Versions(_)
+            | Request::Diff(_)
+            | Request::Gains(_)
             | Request::Undo(_)
             | Request::Rollback(_) => {
                 return Err(AgentError::failed(format!("`{}` is not modelled", request.name())));

@@ -15,7 +15,7 @@
 //! A session that is cut off has an entry in the machine state, and [`redo`] brings it to its end: docs/adr/0005.
 
 mod aside;
-mod clone;
+pub(in crate::data) mod clone;
 mod commit;
 mod entry;
 mod finish;
@@ -29,7 +29,7 @@ mod part;
 mod plan;
 mod planner;
 mod redo;
-mod remove;
+pub(in crate::data) mod remove;
 mod resume;
 mod retire;
 mod stage;

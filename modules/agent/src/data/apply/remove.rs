@@ -1,6 +1,6 @@
 //! Removes trees of our own, whatever their depth, without following anything.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 
@@ -12,8 +12,13 @@ const DEPTH: usize = 100;
 
 /// Removes `name` in `base` with all below it; nothing there is fine. `base` must be a directory that only we use.
 pub(in crate::data) fn tree(base: impl AsFd, name: &str) -> Result<(), Errno> {
+    tree_of(base, &CString::new(name).map_err(|_| Errno::INVAL)?)
+}
+
+/// As [`tree`], for a name that need not be text.
+pub(in crate::data) fn tree_of(base: impl AsFd, name: &CStr) -> Result<(), Errno> {
     let base = base.as_fd();
-    let mut todo = vec![CString::new(name).map_err(|_| Errno::INVAL)?];
+    let mut todo = vec![name.to_owned()];
     let mut moved = 0_u64;
     while let Some(name) = todo.pop() {
         let mut lift = |dir: rustix::fd::BorrowedFd<'_>, deep: &CString| {

@@ -31,6 +31,11 @@ impl Store<'_> {
             let text = format!("set `{id}` is pinned; `pc-switcher snapshots unpin {id}` frees it");
             return Err(AgentError::failed(text));
         }
+        if meta.words.good {
+            let text =
+                format!("set `{id}` is the last known good one; `pc-switcher snapshots good` marks another");
+            return Err(AgentError::failed(text));
+        }
         if let Some(need) = needs()?.first() {
             return Err(AgentError::failed(format!("set `{id}` stays: {need}")));
         }
@@ -62,10 +67,47 @@ impl Store<'_> {
     /// # Errors
     /// If there is none of that name, or its record cannot be written.
     pub(super) fn pin(&self, id: &SetId, pinned: bool) -> Result<(), AgentError> {
+        self.say(id, |meta| meta.pinned = pinned)
+    }
+
+    /// Marks a set as the last good one. The new mark comes first: at every moment there is one.
+    ///
+    /// # Errors
+    /// As [`Store::pin`].
+    pub(super) fn mark_good(&self, good: Option<&SetId>) -> Result<(), AgentError> {
+        if let Some(id) = good {
+            self.published(id)?;
+        }
+        let _creation = self.lock()?;
+        let failed = |id: &SetId, error: &io::Error| {
+            AgentError::io(format!("cannot write the record of set `{id}`"), error)
+        };
+        let put = |id: &SetId, is_good: bool| {
+            let mut meta = self.published(id)?;
+            if meta.words.good == is_good {
+                return Ok(());
+            }
+            meta.words.good = is_good;
+            self.sidecar(id).put_meta(&meta).map_err(|error| failed(id, &error))
+        };
+        if let Some(id) = good {
+            put(id, true)?;
+        }
+        let ids = self.ids().map_err(|error| AgentError::io("cannot list the sets", &error))?;
+        // A record that cannot be read says nothing, so no mark either.
+        let others = ids.iter().filter(|id| Some(*id) != good && self.published(id).is_ok());
+        others.into_iter().try_for_each(|id| put(id, false))
+    }
+
+    /// Changes what is said of a set; durable when it returns.
+    ///
+    /// # Errors
+    /// As [`Store::pin`].
+    pub(super) fn say(&self, id: &SetId, change: impl FnOnce(&mut Meta)) -> Result<(), AgentError> {
         self.published(id)?;
         let _creation = self.lock()?;
         let mut meta = self.published(id)?;
-        meta.pinned = pinned;
+        change(&mut meta);
         let written = self.sidecar(id).put_meta(&meta);
         written.map_err(|error| AgentError::io(format!("cannot write the record of set `{id}`"), &error))
     }

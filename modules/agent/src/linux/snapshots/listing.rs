@@ -57,6 +57,7 @@ impl Store<'_> {
                 in_use: matches!(Sole::take(&sidecar), Ok(None)),
                 has_steps: has_list(sidecar.dir()),
                 needs: needs(&id),
+                words: meta.words.clone(),
                 set: meta.set.clone(),
             };
             known.extend(names().cloned());

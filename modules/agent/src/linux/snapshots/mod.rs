@@ -5,27 +5,37 @@
 //! whatever fails removes what was made, and what a crash leaves behind is named by the set's intent and removed by whoever
 //! takes or removes the next set.
 
+mod compare;
 mod delete;
+mod gains;
 mod listing;
 mod needs;
 mod nursery;
 mod reference;
+mod restore;
 mod set;
 mod sidecar;
+mod spot;
 mod store;
+mod verify;
 
 use std::io;
 use std::path::Path;
 
-use pc_switcher_contract::{SnapshotMember, SnapshotSet};
+use pc_switcher_contract::{SetId, SnapshotMember, SnapshotSet};
 
 use super::btrfs::{Btrfs, KernelBtrfs, SubvolumeInfo};
 use super::machine;
 use super::mounts::Mounts;
-use crate::proto::{AgentError, SetRequest, StoredSet, Strays, TakeSet};
+use crate::proto::{
+    AgentError, CreateSet, DiffRequest, Diffed, RestoreReply, RestoreRequest, SetRequest, StoredSet, Strays,
+    TakeSet, Verified, VerifyRequest, Versions, VersionsRequest,
+};
+use crate::server::Call;
 
 pub use needs::{ATTEMPTS, Needs, PAIRS};
 pub use reference::Reference;
+use sidecar::Said;
 use store::Store;
 
 /// Takes one read-only snapshot of each subvolume, at one instant if the kernel lets us. The set cannot be removed while the
@@ -36,7 +46,17 @@ use store::Store;
 /// or the disk is full. Nothing of the set is left then.
 pub fn take_set(request: &TakeSet) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
     let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
-    set::take(&store, &Mounts::read()?, machine::hostname()?, request)
+    set::take(&store, &Mounts::read()?, machine::hostname()?, request, &Said::default())
+}
+
+/// As [`take_set`], with what people say of the set: it is there together with the set, or neither is.
+///
+/// # Errors
+/// As [`take_set`].
+pub fn create_set(request: &CreateSet) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
+    let store = Store::new(&KernelBtrfs, request.set.snapshot_dir.as_path());
+    let said = Said { pinned: request.pinned, words: request.words.clone() };
+    set::take(&store, &Mounts::read()?, machine::hostname()?, &request.set, &said)
 }
 
 /// Whether every member is there, read-only, the same and never changed; the text names the first that is not.
@@ -99,6 +119,67 @@ pub fn pin_set(request: &SetRequest, pinned: bool) -> Result<(), AgentError> {
     Store::new(&KernelBtrfs, request.snapshot_dir.as_path()).pin(&request.id, pinned)
 }
 
+/// Writes what a set is for, or takes it away.
+///
+/// # Errors
+/// If there is none, or its record cannot be written.
+pub fn annotate_set(request: &SetRequest, note: Option<String>) -> Result<(), AgentError> {
+    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    store.say(&request.id, |meta| meta.words.note = note)
+}
+
+/// Marks a set as the last that was known to be good, and takes the mark from all others; without an id from all.
+///
+/// # Errors
+/// If there is none, or a record cannot be written.
+pub fn mark_good(snapshot_dir: &Path, id: Option<&SetId>) -> Result<(), AgentError> {
+    Store::new(&KernelBtrfs, snapshot_dir).mark_good(id)
+}
+
+/// Says what removing the sets of each session would free; items: [`crate::proto::Gain`].
+///
+/// # Errors
+/// If a tree cannot be read, or the caller gave up.
+pub fn gains(snapshot_dir: &Path, call: &Call) -> Result<(), AgentError> {
+    Store::new(&KernelBtrfs, snapshot_dir).gains(&Mounts::read()?, call)
+}
+
+/// Looks whether sets are what was taken; items: [`crate::proto::Finding`].
+///
+/// # Errors
+/// If the directory cannot be read, a set that was asked for does not exist, or the caller gave up.
+pub fn verify(request: &VerifyRequest, call: &Call) -> Result<Verified, AgentError> {
+    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    store.verify(&request.ids, request.deep, call)
+}
+
+/// Brings paths back, all of them or none.
+///
+/// # Errors
+/// If the set is not what was taken, or a path cannot be read or written by whoever asks.
+pub fn restore(request: &RestoreRequest, call: &Call) -> Result<RestoreReply, AgentError> {
+    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    store.restore(&Mounts::read()?, &machine::hostname()?, request, call)
+}
+
+/// Returns the versions of a file over all sets.
+///
+/// # Errors
+/// If the path lies on no subvolume that a set could hold, or cannot be read.
+pub fn versions(request: &VersionsRequest, call: &Call) -> Result<Versions, AgentError> {
+    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    store.versions(&Mounts::read()?, request, call)
+}
+
+/// Says what differs between two sets; items: `Vec<`[`crate::proto::Change`]`>`.
+///
+/// # Errors
+/// If a set is not there or not what was taken, or the caller gave up.
+pub fn diff(request: &DiffRequest, call: &Call) -> Result<Diffed, AgentError> {
+    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    store.diff(&Mounts::read()?, &machine::hostname()?, request, call)
+}
+
 fn check_member(btrfs: &dyn Btrfs, member: &SnapshotMember) -> Result<(), String> {
     let info = btrfs
         .subvolume(member.path.as_path())
@@ -107,10 +188,14 @@ fn check_member(btrfs: &dyn Btrfs, member: &SnapshotMember) -> Result<(), String
         return Err(format!("`{}` is not the snapshot that was taken", member.path));
     }
     untouched(&info).map_err(|why| format!("snapshot `{}` {why}", member.path))?;
-    match info.otransid == member.otransid && info.source_uuid.hex() == member.source_uuid {
+    match matches_record(&info, member) {
         true => Ok(()),
         false => Err(format!("snapshot `{}` does not match its record", member.path)),
     }
+}
+
+fn matches_record(info: &SubvolumeInfo, member: &SnapshotMember) -> bool {
+    info.otransid == member.otransid && info.source_uuid.hex() == member.source_uuid
 }
 
 /// The tamper check (facts/btrfs.md B29).
@@ -133,6 +218,14 @@ fn stays(error: &io::Error) -> String {
 }
 
 #[cfg(test)]
+mod compare_tests;
+#[cfg(test)]
+mod gains_tests;
+#[cfg(test)]
+mod restore_tests;
+#[cfg(test)]
 mod store_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod verify_tests;

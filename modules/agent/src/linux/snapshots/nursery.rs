@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use pc_switcher_contract::{SetId, SnapshotName, SnapshotSet};
 
 use super::reference::Reference;
-use super::sidecar::{Intent, Meta, Planned};
+use super::sidecar::{Intent, Meta, Planned, Said};
 use super::store::{CreationLock, Store, make_dir, make_lasting_dir, remove_cradles};
 use crate::proto::AgentError;
 
@@ -106,9 +106,9 @@ impl<'a> Nursery<'a> {
     ///
     /// # Errors
     /// If that fails; the set is then removed.
-    pub(super) fn finish(mut self, set: &SnapshotSet) -> io::Result<Option<Reference>> {
+    pub(super) fn finish(mut self, set: &SnapshotSet, said: &Said) -> io::Result<Option<Reference>> {
         let sidecar = self.store.sidecar(&self.id);
-        sidecar.put_meta(&Meta::new(set.clone()))?;
+        sidecar.put_meta(&Meta::new(set.clone(), said))?;
         (self.store.after)("meta");
         sidecar.publish(set)?;
         (self.store.after)("toc");

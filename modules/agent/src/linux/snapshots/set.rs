@@ -9,7 +9,7 @@ use pc_switcher_contract::{Hostname, SetId, SnapshotMember, SnapshotName, Snapsh
 
 use super::nursery::{Cradle, Nursery};
 use super::reference::Reference;
-use super::sidecar::Planned;
+use super::sidecar::{Planned, Said};
 use super::store::Store;
 use super::untouched;
 use crate::linux::btrfs::Btrfs;
@@ -26,6 +26,7 @@ pub(super) fn take(
     mounts: &Mounts,
     hostname: Hostname,
     request: &TakeSet,
+    said: &Said,
 ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
     let (btrfs, snapshot_dir) = (store.btrfs, store.dir());
     let (sources, names) = sources(btrfs, mounts, request)?;
@@ -45,7 +46,7 @@ pub(super) fn take(
                 Published::Whole(members) => {
                     let set = SnapshotSet { hostname, kind, stamp, session, consistent, members };
                     let reference = nursery
-                        .finish(&set)
+                        .finish(&set, said)
                         .map_err(|error| AgentError::io("cannot publish the snapshots", &error))?;
                     return Ok((set, reference));
                 }

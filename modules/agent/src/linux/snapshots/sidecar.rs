@@ -11,10 +11,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pc_switcher_contract::{SetId, SnapshotName, SnapshotSet};
+use pc_switcher_contract::{SetId, SnapshotMember, SnapshotName, SnapshotSet};
 use serde::{Deserialize, Serialize};
 
 use crate::linux::state::{sync_dir, write_file};
+use crate::proto::Words;
 
 /// The format that this program writes.
 const FORMAT: u32 = 1;
@@ -59,15 +60,27 @@ pub(super) struct Meta {
     /// Whether somebody asked that it stays.
     #[serde(default)]
     pub(super) pinned: bool,
+    /// What people said of it.
+    #[serde(default)]
+    pub(super) words: Words,
     /// The set.
     pub(super) set: SnapshotSet,
 }
 
 impl Meta {
     /// Makes the record of a set that was just taken.
-    pub(super) fn new(set: SnapshotSet) -> Self {
-        Self { format: FORMAT, pinned: false, set }
+    pub(super) fn new(set: SnapshotSet, said: &Said) -> Self {
+        Self { format: FORMAT, pinned: said.pinned, words: said.words.clone(), set }
     }
+}
+
+/// What is said of a set when it is taken.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Said {
+    /// Whether it is to stay.
+    pub(super) pinned: bool,
+    /// The rest.
+    pub(super) words: Words,
 }
 
 /// The directory beside a set.
@@ -132,10 +145,12 @@ impl Sidecar {
 
     /// Says durably that the set is whole.
     pub(super) fn publish(&self, set: &SnapshotSet) -> io::Result<()> {
-        let line =
-            |member: &pc_switcher_contract::SnapshotMember| format!("{} {}\n", member.uuid, member.name);
-        let text: String = set.members.iter().map(line).collect();
-        write_file(&self.toc(), text.as_bytes())
+        write_file(&self.toc(), contents(set).as_bytes())
+    }
+
+    /// Whether the `toc` says what the record says.
+    pub(super) fn agrees(&self, set: &SnapshotSet) -> bool {
+        fs::read(self.toc()).is_ok_and(|toc| toc == contents(set).as_bytes())
     }
 
     /// Says durably that the set is not whole any more.
@@ -167,4 +182,10 @@ impl Sidecar {
 
 fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec_pretty(value).unwrap_or_default()
+}
+
+/// Returns the text of a `toc`.
+fn contents(set: &SnapshotSet) -> String {
+    let line = |member: &SnapshotMember| format!("{} {}\n", member.uuid, member.name);
+    set.members.iter().map(line).collect()
 }

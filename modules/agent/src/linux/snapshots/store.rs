@@ -46,7 +46,7 @@ impl<'a> Store<'a> {
         self.tmp().join(session.as_str())
     }
 
-    fn tmp(&self) -> PathBuf {
+    pub(super) fn tmp(&self) -> PathBuf {
         self.dir.join(OWN).join("tmp")
     }
 

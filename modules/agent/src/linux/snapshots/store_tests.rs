@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::tests::{Bench, HOME};
 use super::*;
-use crate::proto::Need;
+use crate::proto::{Need, Words};
 
 #[test]
 fn sets_are_found_by_what_lies_beside_them_and_the_rest_is_told_apart() {
@@ -71,6 +71,49 @@ fn pinned_needed_and_used_sets_stay() {
     bench.delete(&id).unwrap();
     assert_eq!((bench.left().len(), bench.sidecars().len()), (0, 0));
     assert!(bench.delete(&id).unwrap_err().message.contains("there is no set"));
+}
+
+#[test]
+fn what_is_said_of_a_set_is_there_with_it_and_older_records_say_nothing() {
+    let bench = Bench::new();
+    let words = Words {
+        name: Some("before-upgrade".into()),
+        note: None,
+        until: Some("20251216T080000Z".parse().unwrap()),
+        good: false,
+    };
+    let set = bench.create("abc12345", Said { pinned: true, words: words.clone() });
+    let id = set.id();
+    let stored = &bench.list().0[0];
+    assert_eq!((&stored.words, stored.pinned), (&words, true));
+    bench.store().say(&id, |meta| meta.words.note = Some("prints".into())).unwrap();
+    assert_eq!(bench.list().0[0].words, Words { note: Some("prints".into()), ..words });
+    let path = bench.store().sidecar(&id).dir().join("meta.json");
+    let mut meta: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    meta.as_object_mut().unwrap().remove("words");
+    std::fs::write(&path, meta.to_string()).unwrap();
+    assert_eq!(bench.list().0[0].words, Words::default());
+}
+
+#[test]
+fn one_set_at_most_is_the_good_one_and_nobody_removes_it() {
+    let bench = Bench::new();
+    let [first, second] = ["aaaaaaaa", "bbbbbbbb"].map(|session| bench.take(session).unwrap().id());
+    let good = || -> Vec<SetId> {
+        let marked = bench.list().0.into_iter().filter(|stored| stored.words.good);
+        marked.map(|stored| stored.set.id()).collect()
+    };
+    bench.store().mark_good(Some(&first)).unwrap();
+    bench.store().mark_good(Some(&second)).unwrap();
+    assert_eq!(good(), std::slice::from_ref(&second));
+    let error = bench.delete(&second).unwrap_err();
+    assert!(error.message.contains("last known good"), "{error}");
+    let nowhere = "20250101T000000Z-cccccccc-manual".parse().unwrap();
+    assert!(bench.store().mark_good(Some(&nowhere)).is_err());
+    assert_eq!(good(), std::slice::from_ref(&second), "what fails changes nothing");
+    bench.store().mark_good(None).unwrap();
+    assert_eq!(good(), []);
+    bench.delete(&second).unwrap();
 }
 
 /// Runs `work` over a store that dies after its step `n`; whether it did.

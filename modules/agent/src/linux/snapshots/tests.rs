@@ -14,7 +14,7 @@ use crate::linux::btrfs::image::Image;
 use crate::linux::btrfs::model::{Fault, ModelBtrfs};
 use crate::proto::AgentErrorKind;
 
-fn request(snapshot_dir: &Path, session: &str, subvolumes: &[&str]) -> TakeSet {
+pub(super) fn request(snapshot_dir: &Path, session: &str, subvolumes: &[&str]) -> TakeSet {
     TakeSet {
         session: session.parse().unwrap(),
         stamp: "20251115T120000Z".parse().unwrap(),
@@ -62,7 +62,13 @@ impl Bench {
         session: &str,
     ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
         let request = request(&self.dir(), session, &["@", "@home"]);
-        set::take(store, &self.mounts, "laptop".parse().unwrap(), &request)
+        set::take(store, &self.mounts, "laptop".parse().unwrap(), &request, &Said::default())
+    }
+
+    pub(super) fn create(&self, session: &str, said: Said) -> SnapshotSet {
+        let request = request(&self.dir(), session, &["@", "@home"]);
+        let taken = set::take(&self.store(), &self.mounts, "laptop".parse().unwrap(), &request, &said);
+        taken.unwrap().0
     }
 
     pub(super) fn store(&self) -> Store<'_> {

@@ -15,11 +15,15 @@ pub enum Case {
     NoChange,
     /// A day's work on one file in a hundred.
     Changed,
+    /// One block in a hundred of a large image was written, here and there.
+    Image,
+    /// The directory that holds everything has another name.
+    Renamed,
 }
 
 impl Case {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::First, Self::NoChange, Self::Changed];
+    pub const ALL: [Self; 5] = [Self::First, Self::NoChange, Self::Changed, Self::Image, Self::Renamed];
 
     /// Returns its name in tables.
     pub fn name(self) -> &'static str {
@@ -27,15 +31,19 @@ impl Case {
             Self::First => "first sync",
             Self::NoChange => "no change",
             Self::Changed => "1 % changed",
+            Self::Image => "image, 1 % of blocks",
+            Self::Renamed => "all renamed",
         }
     }
 
-    /// Returns the part of rsync's time that is the goal, if there is one.
-    pub fn goal(self) -> Option<f64> {
+    /// Returns the part of rsync's time that is the goal.
+    pub fn goal(self) -> f64 {
         match self {
-            Self::First => Some(1.0),
-            Self::NoChange => Some(0.5),
-            Self::Changed => None,
+            Self::First => 0.5,
+            Self::NoChange => 0.1,
+            Self::Changed => 0.125,
+            Self::Image => 0.05,
+            Self::Renamed => 1.0 / 30.0,
         }
     }
 }

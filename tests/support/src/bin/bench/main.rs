@@ -1,6 +1,7 @@
 //! `bench`: pc-switcher beside rsync, in turn, on the same two machines. Called by `benches/run`.
 
 mod figures;
+mod image;
 mod measure;
 mod table;
 mod tool;
@@ -79,29 +80,60 @@ fn bench(cli: &Cli, program: &std::path::Path) -> Outcome<Figures> {
     let home = FullHome::new(1, cli.files);
     eprintln!("seeding {} files", cli.files);
     lab.laptop().copy_in(program, "/usr/local/bin/pc-switcher", 0o755, "root")?;
-    home.write(&lab.laptop().root_path()?.join("home/alice"))?;
+    home.write(&home_of(&lab)?)?;
     lab.snapshot(SEEDED)?;
     let mut figures = Figures::default();
     for round in 0..cli.rounds {
         lab.reset(SEEDED)?;
         prepare(&lab)?;
         let mut step = |case, turn| run_case(cli, &lab, case, turn, &mut figures);
+        let wanted = |case| cli.only.is_none_or(|only| only == case);
         step(Case::First, round)?;
         for repeat in 0..cli.repeats {
-            if cli.only.is_none_or(|only| only == Case::NoChange) {
+            if wanted(Case::NoChange) {
                 step(Case::NoChange, round + repeat)?;
             }
-            if cli.only.is_none_or(|only| only == Case::Changed) {
+            if wanted(Case::Changed) {
                 let day = (round * cli.repeats + repeat) as u64;
-                let changed = home.work(&lab.laptop().root_path()?.join("home/alice"), day)?;
+                let changed = home.work(&home_of(&lab)?, day)?;
                 eprintln!("{changed:?}");
                 step(Case::Changed, round + repeat)?;
+            }
+        }
+        if wanted(Case::Image) {
+            image::write(&home_of(&lab)?)?;
+            bring_over(&lab)?;
+            for repeat in 0..cli.repeats {
+                image::change(&home_of(&lab)?, (round * cli.repeats + repeat) as u64)?;
+                step(Case::Image, round + repeat)?;
+            }
+        }
+        if wanted(Case::Renamed) {
+            lab.laptop().run(
+                &Cmd::script("mkdir all; mv [!.]* all/ 2>&1 | grep -v subdirectory || true").as_alice(),
+            )?;
+            bring_over(&lab)?;
+            for repeat in 0..cli.repeats {
+                lab.laptop().run(&Cmd::script(&format!("mv all* all-{repeat}")).as_alice())?;
+                step(Case::Renamed, round + repeat)?;
             }
         }
         check_copies(&lab)?;
     }
     lab.down()?;
     Ok(figures)
+}
+
+fn home_of(lab: &Lab) -> Outcome<PathBuf> {
+    Ok(lab.laptop().root_path()?.join("home/alice"))
+}
+
+/// Lets both tools do their work unmeasured, before a case that begins from there.
+fn bring_over(lab: &Lab) -> Outcome {
+    for tool in [Tool::PcSwitcher, Tool::Rsync] {
+        lab.laptop().run(&tool.command(Case::Changed))?;
+    }
+    Ok(())
 }
 
 /// Lets both tools begin alike: the source's files are in memory, and rsync's copy has a subvolume of its own, on the same

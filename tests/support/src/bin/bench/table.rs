@@ -31,6 +31,9 @@ pub fn text(figures: &Figures) -> String {
     let mut out = "| case | runs | | wall s | CPU s | largest process MB | wire MB |\n".to_owned();
     out += "|---|---|---|---|---|---|---|\n";
     for case in Case::ALL {
+        if figures.runs(case, Tool::PcSwitcher).is_empty() {
+            continue;
+        }
         for (tool, name) in [(Tool::PcSwitcher, "pc-switcher"), (Tool::Rsync, "rsync")] {
             let runs = figures.runs(case, tool).len();
             let cell = |of: fn(&Run) -> f64, digits: usize| {
@@ -46,17 +49,17 @@ pub fn text(figures: &Figures) -> String {
             );
         }
         let ratio = |of: fn(&Run) -> f64| {
-            figures.ratio(case, of).map_or("–".to_owned(), |value| format!("**{value:.2}**"))
+            figures.ratio(case, of).map_or("–".to_owned(), |value| format!("**{value:.3}**"))
         };
         let (wall, cpu, memory, wire) = (ratio(wall), ratio(cpu), ratio(memory), ratio(wire));
         let _ = writeln!(out, "| {} | | ratio | {wall} | {cpu} | {memory} | {wire} |", case.name());
     }
     out.push('\n');
     for case in Case::ALL {
-        if let (Some(goal), Some(ratio)) = (case.goal(), figures.ratio(case, wall)) {
+        if let Some(ratio) = figures.ratio(case, wall) {
+            let (goal, name) = (case.goal(), case.name());
             let word = word(ratio <= goal);
-            let _ =
-                writeln!(out, "{}: {ratio:.2} of rsync's time, the goal is {goal:.2}: {word}", case.name());
+            let _ = writeln!(out, "{name}: {ratio:.3} of rsync's time, the goal is {goal:.3}: {word}");
         }
     }
     let runs = Case::ALL.into_iter().flat_map(|case| figures.runs(case, Tool::PcSwitcher));

@@ -25,6 +25,8 @@ impl Tool {
                 Cmd::new("pc-switcher").args(["sync", "desk", "--allow-first-sync"])
             }
             (Self::PcSwitcher, _) => Cmd::new("pc-switcher").args(["sync", "desk"]),
+            // What somebody who knows would take for an image.
+            (Self::Rsync, Case::Image) => rsync(&["--delete", "--inplace"], COPY),
             (Self::Rsync, _) => rsync(&["--delete"], COPY),
         };
         cmd.as_alice().timeout(LIMIT)

@@ -1,0 +1,248 @@
+//! Versions of a file over all sets, and what differs between two sets.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotMember, SnapshotSet};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+
+use super::reference::Reference;
+use super::store::Store;
+use super::{Said, check_member, set};
+use crate::data::changed;
+use crate::data::diff::Differ;
+use crate::data::restore::may_list;
+use crate::data::versions::{Grouped, Look};
+use crate::linux::caller::Person;
+use crate::linux::finder::Finder;
+use crate::linux::mounts::Mounts;
+use crate::linux::unchanged;
+use crate::proto::{
+    AgentError, Change, ChangeKind, DiffEnd, DiffRequest, Diffed, RuleSet, Tree, Versions, VersionsRequest,
+};
+use crate::server::Call;
+
+/// Differences that travel together.
+const BATCH: usize = 256;
+
+impl Store<'_> {
+    /// Returns the versions of a file.
+    ///
+    /// # Errors
+    /// If the path lies on no subvolume that a set could hold, or cannot be read.
+    pub(super) fn versions(
+        &self,
+        mounts: &Mounts,
+        request: &VersionsRequest,
+        call: &Call,
+    ) -> Result<Versions, AgentError> {
+        let person = Person::find(request.uid)?;
+        let spots = self.spots(mounts, std::slice::from_ref(&request.path))?;
+        let Some(spot) = spots.first() else { return Err(AgentError::protocol("no path")) };
+        let failed = |error: Errno| match error {
+            Errno::CANCELED => AgentError::cancelled(),
+            error => AgentError::io(format!("`{}`", request.path), &error.into()),
+        };
+        let mut ids = self.ids().map_err(|error| AgentError::io("cannot list the sets", &error))?;
+        ids.reverse();
+        let mut roots: Vec<(SetId, OwnedFd)> = Vec::new();
+        for id in ids {
+            // One that is being removed is none any more.
+            let Ok(meta) = self.published(&id) else { continue };
+            let member = meta.set.member(&spot.subvolume);
+            if let Some(root) = member.and_then(|member| open_dir(&member.path).ok()) {
+                roots.push((id, root));
+            }
+        }
+        let stop = || call.is_cancelled();
+        person.act(|| {
+            let (mut grouped, mut without) = (Grouped::default(), Vec::new());
+            // Opened with the person's rights: what lies above it may be closed to them.
+            let parent = match open_dir(&spot.parent) {
+                Ok(parent) => Some(parent),
+                Err(_) if std::fs::symlink_metadata(spot.parent.as_path()).is_err() => None,
+                Err(error) => return Err(error),
+            };
+            let name = BytePath::new(spot.inside.name());
+            let live = parent.as_ref().map(|root| Look { id: None, root, inside: &name });
+            let held =
+                roots.iter().map(|(id, root)| Look { id: Some(id.clone()), root, inside: &spot.inside });
+            for look in live.into_iter().chain(held) {
+                match (look.seen().map_err(failed)?, look.id.clone()) {
+                    (Some(seen), _) => grouped.add(look, seen, &stop).map_err(failed)?,
+                    (None, Some(id)) => without.push(id),
+                    (None, None) => {}
+                }
+            }
+            Ok(Versions { versions: grouped.finish(), without })
+        })
+    }
+
+    /// Tells `call` what differs.
+    ///
+    /// # Errors
+    /// If a set is not there or not what was taken, or the caller gave up.
+    pub(super) fn diff(
+        &self,
+        mounts: &Mounts,
+        hostname: &Hostname,
+        request: &DiffRequest,
+        call: &Call,
+    ) -> Result<Diffed, AgentError> {
+        let person = Person::find(request.uid)?;
+        let only = match &request.path {
+            Some(path) => self.spots(mounts, std::slice::from_ref(path))?.pop(),
+            None => None,
+        };
+        let from = self.held(&request.from)?;
+        let to = match &request.to {
+            DiffEnd::Set(id) => self.held(id)?,
+            DiffEnd::Now(wanted) => {
+                let mut wanted = wanted.clone();
+                wanted.set.subvolumes =
+                    from.set.members.iter().map(|one| one.name.subvolume.clone()).collect();
+                let said = Said { pinned: wanted.pinned, words: wanted.words.clone() };
+                let (set, reference) = set::take(self, mounts, hostname.clone(), &wanted.set, &said)?;
+                Held { store: self, set, reference, is_ours: true }
+            }
+        };
+        let finder = Finder::new(self.btrfs, mounts, &[])?;
+        let mut diffed = Diffed::default();
+        for member in &from.set.members {
+            let name = &member.name.subvolume;
+            if only.as_ref().is_some_and(|only| only.subvolume != *name) {
+                continue;
+            }
+            let Some(other) = to.set.member(name) else {
+                diffed.alone.push(name.clone());
+                continue;
+            };
+            diffed.compared.push(name.clone());
+            let mut changes = self.between(member, other, call)?;
+            if let Some(only) = &only {
+                let is_in = |path: &BytePath| path.is_within(&only.inside);
+                changes.retain(|one| is_in(&one.path) || one.from.as_ref().is_some_and(is_in));
+            }
+            let all = changes.len();
+            let shown = visible(changes, (member, other), &person)?;
+            diffed.hidden += (all - shown.len()) as u64;
+            let above = match finder.by_name(name) {
+                Some(fact) => fact.mount_point,
+                None => name.as_str().into(),
+            };
+            for batch in shown.chunks(BATCH) {
+                let named: Vec<Change> = batch.iter().map(|one| under(one, &above)).collect();
+                call.item(&named)?;
+            }
+        }
+        let other = to.set.members.iter().map(|member| &member.name.subvolume);
+        diffed.alone.extend(other.filter(|name| from.set.member(name).is_none()).cloned());
+        Ok(diffed)
+    }
+
+    /// Returns a set that nobody removes meanwhile.
+    fn held(&self, id: &SetId) -> Result<Held<'_>, AgentError> {
+        let set = self.published(id)?.set;
+        let reference = Reference::take(&self.sidecar(id))
+            .map_err(|error| AgentError::io(format!("cannot hold set `{id}`"), &error))?;
+        match reference {
+            Some(reference) => Ok(Held { store: self, set, reference: Some(reference), is_ours: false }),
+            None => Err(AgentError::failed(format!("set `{id}` is being removed"))),
+        }
+    }
+
+    /// Compares two snapshots of one subvolume.
+    fn between(
+        &self,
+        from: &SnapshotMember,
+        to: &SnapshotMember,
+        call: &Call,
+    ) -> Result<Vec<Change>, AgentError> {
+        let (older, newer, is_back) = match from.otransid <= to.otransid {
+            true => (from, to, false),
+            false => (to, from, true),
+        };
+        for member in [older, newer] {
+            check_member(self.btrfs, member).map_err(AgentError::failed)?;
+        }
+        let failed = |error: std::io::Error| {
+            AgentError::io(format!("cannot compare `{}` and `{}`", older.path, newer.path), &error)
+        };
+        let since =
+            unchanged::since(self.btrfs, older.path.as_path(), newer.path.as_path()).map_err(failed)?;
+        let tree = Tree { root: newer.path.clone(), prefix: BytePath::default(), rules: RuleSet::default() };
+        let dirs = match since {
+            Some(since) => changed::find(&older.path, &tree, since, call)?,
+            None => None,
+        };
+        let (base, now) = (open_dir(&older.path)?, open_dir(&newer.path)?);
+        let stop = || call.is_cancelled();
+        let changes = Differ::new(&base, &now, &stop).run(dirs.as_deref()).map_err(|error| match error {
+            Errno::CANCELED => AgentError::cancelled(),
+            error => failed(error.into()),
+        })?;
+        Ok(if is_back { changes.into_iter().map(backwards).collect() } else { changes })
+    }
+}
+
+/// A set that is being looked at; one of our own is removed at the end.
+struct Held<'a> {
+    store: &'a Store<'a>,
+    set: SnapshotSet,
+    reference: Option<Reference>,
+    is_ours: bool,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.reference.take();
+        if self.is_ours {
+            // What stays is a set whose time has ended: the next prune removes it.
+            let _ = self.store.delete(&self.set.id(), || Ok(Vec::new()));
+        }
+    }
+}
+
+pub(super) fn open_dir(path: &BytePath) -> Result<OwnedFd, AgentError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(CWD, path.as_path(), flags, Mode::empty())
+        .map_err(|error| AgentError::io(format!("`{path}`"), &error.into()))
+}
+
+/// Returns a difference seen from the other side.
+fn backwards(change: Change) -> Change {
+    match (change.kind, change.from.clone()) {
+        (ChangeKind::Created, _) => Change { kind: ChangeKind::Deleted, ..change },
+        (ChangeKind::Deleted, _) => Change { kind: ChangeKind::Created, ..change },
+        (ChangeKind::Renamed, Some(from)) => Change { from: Some(change.path), path: from, ..change },
+        _ => change,
+    }
+}
+
+/// Returns a difference with paths of the live machine.
+fn under(change: &Change, above: &BytePath) -> Change {
+    let full = |path: &BytePath| above.join(path.as_bytes());
+    Change { path: full(&change.path), from: change.from.as_ref().map(full), ..change.clone() }
+}
+
+/// Returns the differences in directories that a person may list, in one of the two states.
+fn visible(
+    changes: Vec<Change>,
+    (from, to): (&SnapshotMember, &SnapshotMember),
+    person: &Person,
+) -> Result<Vec<Change>, AgentError> {
+    if person.uid == 0 {
+        return Ok(changes);
+    }
+    let roots = [open_dir(&from.path)?, open_dir(&to.path)?];
+    person.act(|| {
+        let mut known: HashMap<BytePath, bool> = HashMap::new();
+        let mut may = |path: &BytePath| {
+            let dir = path.parent().unwrap_or_default();
+            *known.entry(dir).or_insert_with_key(|dir| roots.iter().any(|root| may_list(root, dir)))
+        };
+        let is_seen = |one: &Change| may(&one.path) && one.from.as_ref().is_none_or(&mut may);
+        Ok(changes.into_iter().filter(is_seen).collect())
+    })
+}

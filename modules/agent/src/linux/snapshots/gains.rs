@@ -1,0 +1,82 @@
+//! What removing the sets of a session would free.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use pc_switcher_contract::{SessionId, SnapshotMember, SnapshotSet};
+use rustix::io::Errno;
+
+use super::compare::open_dir;
+use super::store::Store;
+use crate::data::gains::{Extents, Owners, extents};
+use crate::linux::finder::Finder;
+use crate::linux::mounts::Mounts;
+use crate::proto::{AgentError, Gain};
+use crate::server::Call;
+
+impl Store<'_> {
+    /// Tells `call` for every session how much data only its sets hold. What was written a moment ago is committed first.
+    ///
+    /// # Errors
+    /// If a tree cannot be read, or the caller gave up.
+    pub(super) fn gains(&self, mounts: &Mounts, call: &Call) -> Result<(), AgentError> {
+        let failed = |what: &dyn std::fmt::Display, error: &std::io::Error| {
+            AgentError::io(format!("cannot look what `{what}` holds"), error)
+        };
+        let ids = self.ids().map_err(|error| failed(&self.dir().display(), &error))?;
+        let sets: Vec<SnapshotSet> =
+            ids.iter().filter_map(|id| self.published(id).ok()).map(|meta| meta.set).collect();
+        if sets.is_empty() {
+            return Ok(());
+        }
+        self.btrfs.sync(self.dir()).map_err(|error| failed(&self.dir().display(), &error))?;
+        let finder = Finder::new(self.btrfs, mounts, &[])?;
+        let stop = || call.is_cancelled();
+        let sessions: BTreeSet<&SessionId> = sets.iter().map(|set| &set.session).collect();
+        for session in sessions {
+            let (own, others): (Vec<_>, Vec<_>) = sets
+                .iter()
+                .flat_map(|set| set.members.iter().map(move |one| (set, one)))
+                .partition(|(set, _)| set.session == *session);
+            let ids: HashSet<u64> = own.iter().map(|(_, one)| one.id).collect();
+            let mut held: BTreeMap<u64, u64> = Extents::new();
+            for (_, member) in &own {
+                let of_it = || {
+                    others
+                        .iter()
+                        .map(|(_, one)| *one)
+                        .filter(|one| one.name.subvolume == member.name.subvolume)
+                };
+                let before =
+                    of_it().filter(|one| one.otransid < member.otransid).max_by_key(|one| one.otransid);
+                let after =
+                    of_it().filter(|one| one.otransid > member.otransid).min_by_key(|one| one.otransid);
+                let since = before.map_or(0, |one| one.otransid);
+                let word = |error: Errno| match error {
+                    Errno::CANCELED => AgentError::cancelled(),
+                    error => failed(&member.path, &error.into()),
+                };
+                // One that is gone holds nothing.
+                let Ok(root) = open_dir(&member.path) else { continue };
+                let mut found = extents(&root, since, &stop).map_err(word)?;
+                let next = after.map(|one: &SnapshotMember| one.path.clone());
+                let next =
+                    next.or_else(|| finder.by_name(&member.name.subvolume).map(|fact| fact.mount_point));
+                if let Some(next) = next.and_then(|path| open_dir(&path).ok()) {
+                    let shared = extents(&next, since, &stop).map_err(word)?;
+                    found.retain(|address, _| !shared.contains_key(address));
+                }
+                let mut owners = Owners::of(&root);
+                for (address, size) in found {
+                    if stop() {
+                        return Err(AgentError::cancelled());
+                    }
+                    if !held.contains_key(&address) && owners.are_among(address, &ids).map_err(word)? {
+                        held.insert(address, size);
+                    }
+                }
+            }
+            call.item(&Gain { session: session.clone(), data_bytes: held.values().sum() })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! Bringing back what a set holds, with the access rights of whoever asks.
+
+use std::os::fd::OwnedFd;
+
+use pc_switcher_contract::{Hostname, SetId, SnapshotMember, SnapshotSet, SubvolumeName, UtcStamp};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use super::reference::Reference;
+use super::spot::Spot;
+use super::store::Store;
+use super::{Said, check_member, set};
+use crate::data::restore::{Owner, Source, Staged, holds, stage};
+use crate::linux::btrfs::Btrfs;
+use crate::linux::caller::Person;
+use crate::linux::mounts::Mounts;
+use crate::proto::{AgentError, CreateSet, RestorePlace, RestoreReply, RestoreRequest, Restored};
+use crate::server::Call;
+
+/// A path, and the snapshot that holds it.
+struct Wanted {
+    spot: Spot,
+    root: OwnedFd,
+}
+
+impl Wanted {
+    fn source(&self) -> Source<'_> {
+        Source { root: &self.root, inside: &self.spot.inside, path: &self.spot.path }
+    }
+}
+
+impl Store<'_> {
+    /// Restores all paths of a request, or none.
+    ///
+    /// # Errors
+    /// If the set is not what was taken, or a path cannot be read or written by whoever asks.
+    pub(super) fn restore(
+        &self,
+        mounts: &Mounts,
+        hostname: &Hostname,
+        request: &RestoreRequest,
+        call: &Call,
+    ) -> Result<RestoreReply, AgentError> {
+        let person = Person::find(request.uid)?;
+        let owner = Owner { uid: person.uid, gid: person.gid, groups: person.groups.clone() };
+        let id = &request.id;
+        let set = self.published(id)?.set;
+        let _reference = Reference::take(&self.sidecar(id))
+            .map_err(|error| AgentError::io(format!("cannot hold set `{id}`"), &error))?
+            .ok_or_else(|| AgentError::failed(format!("set `{id}` is being removed")))?;
+        let mut wanted = Vec::new();
+        for spot in self.spots(mounts, &request.paths)? {
+            let found = self.member_of(&set, &spot).map(|root| Wanted { spot: spot.clone(), root });
+            let held = match found {
+                Some(one) => person.act(|| holds(&one.source()))?.then_some(one),
+                None => None,
+            };
+            match held {
+                Some(one) => wanted.push(one),
+                None => {
+                    let nearest = self.nearest(id, &spot, &person);
+                    return Ok(RestoreReply::Missing { path: spot.path, nearest });
+                }
+            }
+        }
+        check(self.btrfs, &wanted, &set, &request.place)?;
+        let stop = || call.is_cancelled();
+        let stage_one = |one: &Wanted| {
+            let named = set_name(&one.spot);
+            let parent = match &request.place {
+                RestorePlace::Into(dir) => dir,
+                RestorePlace::Beside | RestorePlace::InPlace(_) => &one.spot.parent,
+            };
+            stage(&one.source(), (parent, &named), request.tag.as_str(), &owner, &stop)
+        };
+        let staged: Vec<Staged> =
+            person.act(|| wanted.iter().map(stage_one).collect::<Result<Vec<_>, _>>())?;
+        let safety = match &request.place {
+            RestorePlace::InPlace(safety) => Some(self.take_safety(mounts, hostname, safety, &wanted)?),
+            RestorePlace::Beside | RestorePlace::Into(_) => None,
+        };
+        // Opened while we are root still: nobody else gets into the snapshot directory.
+        let roots = wanted.iter().map(|one| self.member_of(&safety.as_ref()?.0, &one.spot));
+        let roots: Vec<Option<OwnedFd>> = roots.collect();
+        let restored = person.act(|| {
+            let all = wanted.iter().zip(staged).zip(&roots);
+            let place = |((one, staged), root): ((&Wanted, Staged), &Option<OwnedFd>)| {
+                put(&request.place, request.stamp, one, staged, root.as_ref())
+            };
+            all.map(place).collect::<Result<Vec<_>, _>>()
+        })?;
+        Ok(RestoreReply::Done { restored, safety: safety.map(|(set, _)| set.id()) })
+    }
+
+    /// Opens the member that holds a path.
+    fn member_of(&self, set: &SnapshotSet, spot: &Spot) -> Option<OwnedFd> {
+        let member = set.member(&spot.subvolume)?;
+        self.open(member).ok()
+    }
+
+    fn open(&self, member: &SnapshotMember) -> Result<OwnedFd, AgentError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(CWD, member.path.as_path(), flags, Mode::empty())
+            .map_err(|error| AgentError::io(format!("`{}`", member.path), &error.into()))
+    }
+
+    /// Returns the set that holds a path and is nearest in time to one that does not.
+    fn nearest(&self, id: &SetId, spot: &Spot, person: &Person) -> Option<SetId> {
+        let mut ids = self.ids().ok()?;
+        let distance =
+            |other: &SetId| other.stamp.timestamp().duration_since(id.stamp.timestamp()).unsigned_abs();
+        ids.sort_by_key(|other| (distance(other), other.clone()));
+        ids.into_iter().filter(|other| other != id).find(|other| {
+            let root = self.published(other).ok().and_then(|meta| self.member_of(&meta.set, spot));
+            let Some(root) = root else { return false };
+            person
+                .act(|| holds(&Source { root: &root, inside: &spot.inside, path: &spot.path }))
+                .unwrap_or(false)
+        })
+    }
+
+    /// Takes the set that everything can be brought back from.
+    fn take_safety(
+        &self,
+        mounts: &Mounts,
+        hostname: &Hostname,
+        safety: &CreateSet,
+        wanted: &[Wanted],
+    ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
+        let mut request = safety.set.clone();
+        let mut add = |name: &SubvolumeName| {
+            if !request.subvolumes.contains(name) {
+                request.subvolumes.push(name.clone());
+            }
+        };
+        wanted.iter().for_each(|one| add(&one.spot.subvolume));
+        let said = Said { pinned: safety.pinned, words: safety.words.clone() };
+        set::take(self, mounts, hostname.clone(), &request, &said)
+    }
+}
+
+/// Returns the name that a restored thing has: that of the subvolume where all of it is wanted.
+fn set_name(spot: &Spot) -> Vec<u8> {
+    match spot.path.name() {
+        b"" => spot.subvolume.as_str().as_bytes().to_vec(),
+        name => name.to_vec(),
+    }
+}
+
+/// Checks what must hold before anything is written.
+fn check(
+    btrfs: &dyn Btrfs,
+    wanted: &[Wanted],
+    set: &SnapshotSet,
+    place: &RestorePlace,
+) -> Result<(), AgentError> {
+    for one in wanted {
+        let member = set.member(&one.spot.subvolume);
+        member.map_or(Ok(()), |member| check_member(btrfs, member)).map_err(|why| {
+            AgentError::failed(format!("nothing is restored from a set that is not what was taken: {why}"))
+        })?;
+        let is_into = matches!(place, RestorePlace::Into(_));
+        if one.spot.inside.is_empty() && !is_into {
+            return Err(AgentError::failed(format!(
+                "`{}` is a whole subvolume; restore what is in it, or name a directory with `--to DIR`",
+                one.spot.path
+            )));
+        }
+        let in_place = matches!(place, RestorePlace::InPlace(_));
+        if let Some(inner) = one.spot.holds.first().filter(|_| in_place) {
+            return Err(AgentError::failed(format!(
+                "`{}` cannot be replaced as a whole: `{inner}` is a mount or a subvolume of its own; restore what is \
+                 beside it",
+                one.spot.path
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Puts what was staged into its place; `safety` is the root of the member that holds what is there now.
+fn put(
+    place: &RestorePlace,
+    stamp: UtcStamp,
+    one: &Wanted,
+    mut staged: Staged,
+    safety: Option<&OwnedFd>,
+) -> Result<Restored, AgentError> {
+    let (entries, bytes) = (staged.entries, staged.bytes);
+    let notes = std::mem::take(&mut staged.notes);
+    let (to, kept) = match (place, safety) {
+        (RestorePlace::Beside, _) => (staged.beside(stamp)?, None),
+        (RestorePlace::Into(_), _) => (staged.under_its_name()?, None),
+        (RestorePlace::InPlace(_), Some(root)) => {
+            staged.in_place(&Source { root, inside: &one.spot.inside, path: &one.spot.path }, stamp)?
+        }
+        (RestorePlace::InPlace(_), None) => {
+            return Err(AgentError::failed("the set that was taken for safety cannot be opened"));
+        }
+    };
+    Ok(Restored { path: one.spot.path.clone(), to, entries, bytes, kept, notes })
+}

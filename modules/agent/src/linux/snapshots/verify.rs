@@ -1,0 +1,111 @@
+//! Whether sets are what was taken: their records, their members, and with a deep look the content of every file.
+//!
+//! Removes nothing, not even what a crash left behind.
+
+use std::fs::{File, TryLockError};
+use std::io;
+
+use pc_switcher_contract::{BytePath, SetId, SnapshotMember};
+
+use super::reference::Reference;
+use super::store::Store;
+use super::{matches_record, untouched};
+use crate::data::read_through;
+use crate::proto::{AgentError, Finding, Verified};
+use crate::server::Call;
+
+impl Store<'_> {
+    /// Looks at these sets, or at all, and tells `call` what is wrong.
+    ///
+    /// # Errors
+    /// If the directory cannot be read, a set that was asked for does not exist, or the caller gave up.
+    pub(super) fn verify(&self, ids: &[SetId], deep: bool, call: &Call) -> Result<Verified, AgentError> {
+        let there = self.ids().map_err(|error| {
+            AgentError::io(format!("cannot list the sets in `{}`", self.dir().display()), &error)
+        })?;
+        if let Some(id) = ids.iter().find(|id| !there.contains(id)) {
+            return Err(AgentError::failed(format!("there is no set `{id}` in `{}`", self.dir().display())));
+        }
+        if !there.is_empty() {
+            // What was written while a member was writable may be in memory still: btrfs notes the change when it is on the disk.
+            self.btrfs.sync(self.dir()).map_err(|error| {
+                AgentError::io(format!("cannot flush what was written to `{}`", self.dir().display()), &error)
+            })?;
+        }
+        let mut seen = Verified::default();
+        for id in there.iter().filter(|id| ids.is_empty() || ids.contains(id)) {
+            self.verify_one(id, deep, call, &mut seen)?;
+        }
+        Ok(seen)
+    }
+
+    fn verify_one(&self, id: &SetId, deep: bool, call: &Call, seen: &mut Verified) -> Result<(), AgentError> {
+        let find = |member: Option<&SnapshotMember>, path: &[u8], what: String| {
+            let member = member.map(|member| member.name.to_string());
+            call.item(&Finding { id: id.clone(), member, path: BytePath::new(path), what })
+        };
+        let sidecar = self.sidecar(id);
+        // Held while it is looked at: nobody removes it meanwhile. A set without a directory for its lock is gone.
+        let Ok(reference) = Reference::take(&sidecar) else { return Ok(()) };
+        if !sidecar.has_toc() {
+            // Who makes or removes it right now holds the creation lock.
+            return match reference.is_some() && self.is_idle() {
+                true => find(
+                    None,
+                    b"",
+                    "its `toc` is gone: it counts as half made, and what it names is \
+                    removed when the next set is taken or removed"
+                        .into(),
+                ),
+                false => Ok(()),
+            };
+        }
+        if reference.is_none() {
+            return Ok(());
+        }
+        seen.sets += 1;
+        let meta = match sidecar.meta(id) {
+            Ok(meta) => meta,
+            Err(error) => return find(None, b"", format!("its record cannot be read: {error}")),
+        };
+        if !sidecar.agrees(&meta.set) {
+            find(None, b"", "its `toc` and its record name different members".into())?;
+        }
+        for member in &meta.set.members {
+            seen.members += 1;
+            if let Err(what) = self.verify_member(member) {
+                find(Some(member), b"", what)?;
+                continue;
+            }
+            if deep {
+                let mut told = |path: &[u8], what: String| find(Some(member), path, what);
+                let (files, bytes) = read_through::run(&member.path, call, &mut told)?;
+                (seen.files, seen.bytes) = (seen.files + files, seen.bytes + bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_member(&self, member: &SnapshotMember) -> Result<(), String> {
+        let info = match self.btrfs.subvolume(member.path.as_path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err("is gone".into()),
+            other => other.map_err(|error| format!("cannot be read: {error}"))?,
+        };
+        if info.uuid.hex() != member.uuid {
+            return Err("is another subvolume than the one that was taken".into());
+        }
+        untouched(&info)?;
+        match matches_record(&info, member) {
+            true => Ok(()),
+            false => Err("does not match its record".into()),
+        }
+    }
+
+    /// Whether nobody makes or removes sets right now.
+    fn is_idle(&self) -> bool {
+        match File::open(self.tmp()).map(|lock| lock.try_lock()) {
+            Ok(Err(TryLockError::WouldBlock)) => false,
+            Ok(_) | Err(_) => true,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! `snapshots create` and `annotate`.
+
+use pc_switcher_agent::proto::{CreateSet, TakeSet, Words};
+use pc_switcher_btrfs_snapshots::keep::Age;
+use pc_switcher_contract::{BytePath, SessionId, SetId, SnapshotKind, UtcStamp};
+use serde_json::json;
+
+use super::{Found, Where, change, render, settings, with_agent};
+use crate::cli::{CliError, Context, Exit};
+use crate::clock;
+
+/// Longest name, in bytes: it stands in a column of a table.
+const NAME_MAX: usize = 32;
+/// Longest note, in bytes.
+const NOTE_MAX: usize = 500;
+
+/// Take a set of snapshots now, of one instant
+///
+/// It is of the subvolumes that `subvolumes` in [btrfs-snapshots] names. No rule of `keep` removes it: it stays until
+/// `snapshots delete`, or with --ttl until a prune after that time.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CreateArgs {
+    /// What to call it, so that no session needs to be copied; two may have one name
+    #[arg(value_parser = name)]
+    name: Option<String>,
+    /// What it is for
+    #[arg(long, value_name = "TEXT", value_parser = note)]
+    note: Option<String>,
+    /// Keep it until it is unpinned
+    #[arg(long)]
+    pin: bool,
+    /// How long it stays, for example `30d`: a number with one of min h d w mo y
+    #[arg(long, value_name = "AGE", conflicts_with = "pin")]
+    ttl: Option<Age>,
+    #[command(flatten)]
+    place: Where,
+}
+
+/// Write what a set is for; an empty text takes it away
+#[derive(Debug, Clone, clap::Args)]
+pub struct AnnotateArgs {
+    /// A session, a name, or a set as `snapshots list --json` names it
+    #[arg(value_name = "SESSION")]
+    set: String,
+    /// What it is for
+    #[arg(value_name = "TEXT", value_parser = note)]
+    text: String,
+    #[command(flatten)]
+    place: Where,
+}
+
+/// Reads a name that cannot be taken for anything else on the command line.
+fn name(text: &str) -> Result<String, String> {
+    let refuse = |why: &str| Err(why.to_owned());
+    if text.is_empty() || text.len() > NAME_MAX {
+        return Err(format!("1 to {NAME_MAX} bytes are wanted"));
+    }
+    if text.chars().any(|c| c.is_control() || c.is_whitespace() || c == '/') || text.contains("..") {
+        return refuse("a name has no spaces, no `/` and no `..` in it");
+    }
+    if text.parse::<SessionId>().is_ok() || text.parse::<SetId>().is_ok() {
+        return refuse("a session could be called so");
+    }
+    match text {
+        "now" | "good" => refuse("this word has a meaning of its own"),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+fn note(text: &str) -> Result<String, String> {
+    match text.len() > NOTE_MAX || text.chars().any(char::is_control) {
+        true => Err(format!("a note is one line of at most {NOTE_MAX} bytes")),
+        false => Ok(text.trim().to_owned()),
+    }
+}
+
+/// Returns when a set that is taken now need not stay any more.
+fn end(now: jiff::Timestamp, ttl: Age) -> Result<UtcStamp, CliError> {
+    let end = now.checked_add(ttl.length()).map_err(|_| CliError::Usage {
+        message: "`--ttl` is longer than the calendar".into(),
+        help: Some("without it the set stays until it is deleted".into()),
+    })?;
+    Ok(UtcStamp::new(end))
+}
+
+/// Takes a set, and prints what it is called.
+///
+/// # Errors
+/// If a subvolume cannot be snapshotted, or the machine cannot be reached.
+pub fn create(args: &CreateArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let config = settings(context)?;
+    let now = clock::system()();
+    let words = Words {
+        name: args.name.clone(),
+        note: args.note.clone().filter(|note| !note.is_empty()),
+        until: args.ttl.map(|ttl| end(now, ttl)).transpose()?,
+        good: false,
+    };
+    let set = TakeSet {
+        session: SessionId::from_uuid(uuid::Uuid::new_v4()),
+        stamp: UtcStamp::new(now),
+        kind: SnapshotKind::Manual,
+        snapshot_dir: BytePath::from(config.snapshot_dir.as_path()),
+        subvolumes: config.subvolumes.clone(),
+    };
+    let (found, id) = with_agent(&args.place, context, async |agent, _| {
+        let request = CreateSet { set, words, pinned: args.pin };
+        let id = agent.create_set(request).await?.id();
+        Ok((Found::read(agent, &config).await?, id))
+    })?;
+    let Some(stored) = found.sets.iter().find(|stored| stored.set.id() == id) else {
+        return Err(CliError::Failed(format!("set `{id}` on {} is gone again", found.hostname)));
+    };
+    if context.global.json {
+        let mut value = render::set_json(stored);
+        value["machine"] = json!(found.hostname);
+        context.print_json(&value)?;
+        return Ok(Exit::Completed);
+    }
+    let members = render::subvolumes(stored).join(" ");
+    let called = args.name.as_ref().map(|name| format!(" (`{name}`)")).unwrap_or_default();
+    let session = &stored.set.session;
+    writeln!(context.out, "{}: session {session}{called} is taken of {members}", found.hostname)?;
+    if !stored.set.consistent {
+        writeln!(
+            context.err,
+            "warning: {}: its members are not proven to be of one instant",
+            found.hostname
+        )?;
+    }
+    Ok(Exit::Completed)
+}
+
+/// Writes a note.
+///
+/// # Errors
+/// If there is no such set, or the machine cannot be reached.
+pub fn annotate(args: &AnnotateArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let config = settings(context)?;
+    let note = Some(args.text.clone()).filter(|text| !text.is_empty());
+    let done = if note.is_some() { "annotated" } else { "without a note" };
+    let (found, ids) = with_agent(&args.place, context, async |agent, _| {
+        let found = Found::read(agent, &config).await?;
+        let ids = found.chosen(std::slice::from_ref(&args.set)).map(change::ids_of);
+        for id in ids.as_deref().unwrap_or_default() {
+            agent.annotate_set(change::request(&config, id), note.clone()).await?;
+        }
+        Ok((found, ids))
+    })?;
+    change::say(context, &found, done, &ids?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_be_taken_for_a_session_a_path_or_a_range() {
+        for good in ["before-upgrade", "é", "26.04", "-1", "deadbee"] {
+            assert_eq!(name(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "a b", "a/b", "a..b", "deadbeef", "now", "good", "a\n", &"x".repeat(33)] {
+            assert!(name(bad).is_err(), "{bad:?}");
+        }
+        assert!(name("20251115T120000Z-abc12345-manual").is_err());
+    }
+
+    #[test]
+    fn a_bare_m_is_no_time_to_live() {
+        assert!("30m".parse::<Age>().unwrap_err().to_string().contains("min"));
+        let end = end("2026-01-01T00:00:00Z".parse().unwrap(), "2mo".parse().unwrap()).unwrap();
+        assert_eq!(end.to_string(), "20260302T000000Z");
+    }
+}

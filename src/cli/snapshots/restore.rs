@@ -1,0 +1,230 @@
+//! `snapshots restore`: brings back what a set holds.
+
+use pc_switcher_agent::proto::{
+    CreateSet, RestorePlace, RestoreReply, RestoreRequest, Restored, TakeSet, Words,
+};
+use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
+use pc_switcher_contract::{BytePath, Hostname, SessionId, SetId, SnapshotKind, UtcStamp};
+use serde_json::json;
+
+use super::{Found, Where, caller, lock, render, settings, with_agent};
+use crate::cli::{CliError, Context, Exit};
+use crate::clock;
+use crate::session::text::{bytes, count};
+
+/// How long the set stays that is taken before something is replaced.
+const SAFETY: jiff::SignedDuration = jiff::SignedDuration::from_hours(30 * 24);
+
+/// Bring files and directories back from a set
+///
+/// Beside what is there now, as `NAME.restored-TIME`, unless told otherwise. Owner, modes, times, attributes, ACLs, hard
+/// links and holes come back too, and content takes no space twice where the file system can share it. A path is either
+/// restored as a whole or not at all. It is done with your own access rights: with `sudo`, with those of root.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RestoreArgs {
+    /// From which set: a session (then the set before its sync), a name, or a set as `snapshots list --json` names it
+    #[arg(value_name = "SESSION")]
+    set: String,
+    /// What: paths as they are now on the machine, for example `/home/alice/notes`
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<std::ffi::OsString>,
+    /// Into this directory, under the same name
+    #[arg(long, value_name = "DIR", conflicts_with = "in_place")]
+    to: Option<std::ffi::OsString>,
+    /// In the place of what is there now, after a set was taken to come back to
+    #[arg(long)]
+    in_place: bool,
+    #[command(flatten)]
+    place: Where,
+}
+
+/// Restores, and prints where everything is.
+///
+/// # Errors
+/// If there is no such set, it lacks a path, or the machine cannot be reached.
+pub fn run(args: &RestoreArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let config = settings(context)?;
+    let now = clock::system()();
+    let paths = args.paths.iter().map(|path| absolute(path, context)).collect::<Result<Vec<_>, _>>()?;
+    let to = args.to.as_ref().map(|to| absolute(to, context)).transpose()?;
+    let own_uid = context.env.uid;
+    let (hostname, outcome) = with_agent(&args.place, context, async |agent, contact| {
+        let found = Found::read(agent, &config).await?;
+        let id = match found.first(&args.set) {
+            Ok(stored) => stored.set.id(),
+            Err(error) => return Ok((found.hostname, Err(error))),
+        };
+        let uid = caller(agent, contact, own_uid).await?;
+        let place = match (&to, args.in_place) {
+            (Some(dir), _) => RestorePlace::Into(dir.clone()),
+            (None, true) => {
+                lock(agent, contact).await?;
+                RestorePlace::InPlace(Box::new(safety(&config, now, &id, &paths)))
+            }
+            (None, false) => RestorePlace::Beside,
+        };
+        let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
+        let stamp = UtcStamp::new(now);
+        let tag = SessionId::from_uuid(uuid::Uuid::new_v4());
+        let request = RestoreRequest { snapshot_dir, id: id.clone(), paths, place, stamp, tag, uid };
+        let reply = agent.restore(request).await?;
+        Ok((found.hostname, Ok((id, reply))))
+    })?;
+    let (id, reply) = outcome?;
+    let (restored, safety) = match reply {
+        RestoreReply::Done { restored, safety } => (restored, safety),
+        RestoreReply::Missing { path, nearest } => {
+            return Err(missing(&hostname, &id, &path, nearest.as_ref()));
+        }
+    };
+    for note in restored.iter().flat_map(|one| &one.notes) {
+        writeln!(context.err, "warning: {hostname}: {note}")?;
+    }
+    if context.global.json {
+        context.print_json(&as_json(&hostname, &id, &restored, safety.as_ref()))?;
+        return Ok(Exit::Completed);
+    }
+    for line in restored.iter().flat_map(|one| lines(&hostname, one)) {
+        writeln!(context.out, "{line}")?;
+    }
+    if let Some(safety) = safety {
+        let day = &render::minute(UtcStamp::new(safety.stamp.timestamp() + SAFETY))[..10];
+        let session = &safety.session;
+        writeln!(context.out, "{hostname}: session {session} holds what was there before, until {day}")?;
+    }
+    Ok(Exit::Completed)
+}
+
+/// Returns a path of the command line as an absolute one without `.`.
+pub(super) fn absolute(path: &std::ffi::OsStr, context: &Context<'_>) -> Result<BytePath, CliError> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::path::Path::new(path);
+    let here = context.env.vars.iter().find(|(name, _)| *name == "PWD").map(|(_, value)| value.clone());
+    let whole = match (path.is_absolute(), here) {
+        (true, _) => path.to_owned(),
+        (false, Some(here)) => std::path::Path::new(&here).join(path),
+        (false, None) => path.to_owned(),
+    };
+    let is_plain =
+        whole.is_absolute() && !whole.components().any(|one| one == std::path::Component::ParentDir);
+    match is_plain {
+        true => Ok(BytePath::new(whole.components().collect::<std::path::PathBuf>().as_os_str().as_bytes())),
+        false => Err(CliError::Usage {
+            message: format!("`{}` is not an absolute path", BytePath::from(path)),
+            help: Some("name it from `/` on and without `..`, as it is on that machine".into()),
+        }),
+    }
+}
+
+/// Returns what is taken before anything is replaced.
+fn safety(config: &BtrfsSnapshotsConfig, now: jiff::Timestamp, id: &SetId, paths: &[BytePath]) -> CreateSet {
+    let more = match paths.len() {
+        0 | 1 => String::new(),
+        n => format!(" and {} more", n - 1),
+    };
+    let first = paths.first().map(ToString::to_string).unwrap_or_default();
+    let words = Words {
+        name: None,
+        note: Some(format!("before {first}{more} was restored from {}", id.session)),
+        until: now.checked_add(SAFETY).ok().map(UtcStamp::new),
+        good: false,
+    };
+    let set = TakeSet {
+        session: SessionId::from_uuid(uuid::Uuid::new_v4()),
+        stamp: UtcStamp::new(now),
+        kind: SnapshotKind::Manual,
+        snapshot_dir: BytePath::from(config.snapshot_dir.as_path()),
+        subvolumes: config.subvolumes.clone(),
+    };
+    CreateSet { set, words, pinned: false }
+}
+
+/// Returns why nothing was done, with the set that would do.
+pub(super) fn missing(hostname: &Hostname, id: &SetId, path: &BytePath, nearest: Option<&SetId>) -> CliError {
+    CliError::Usage {
+        message: format!("`{path}` is not in the set `{id}` on {hostname}"),
+        help: Some(match nearest {
+            Some(nearest) => format!("the nearest that has it is `{nearest}`"),
+            None => "no set on that machine has it".into(),
+        }),
+    }
+}
+
+fn lines(hostname: &Hostname, one: &Restored) -> Vec<String> {
+    let amount = match one.entries {
+        1 => bytes(one.bytes),
+        n => format!("{}, {}", count(n, "entry").replace("entrys", "entries"), bytes(one.bytes)),
+    };
+    let mut said = vec![match one.to == one.path {
+        true => format!("{hostname}: `{}` is restored ({amount})", one.path),
+        false => format!("{hostname}: `{}` is restored as `{}` ({amount})", one.path, one.to),
+    }];
+    said.extend(one.kept.iter().map(|kept| {
+        format!(
+            "{hostname}: what was there changed meanwhile, or could not be removed: it is kept as `{kept}`"
+        )
+    }));
+    said
+}
+
+fn as_json(
+    hostname: &Hostname,
+    id: &SetId,
+    restored: &[Restored],
+    safety: Option<&SetId>,
+) -> serde_json::Value {
+    let one = |one: &Restored| {
+        json!({
+            "path": one.path,
+            "to": one.to,
+            "entries": one.entries,
+            "bytes": one.bytes,
+            "kept": one.kept,
+            "notes": one.notes,
+        })
+    };
+    json!({
+        "machine": hostname,
+        "set": id,
+        "restored": restored.iter().map(one).collect::<Vec<_>>(),
+        "safety": safety,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Exit;
+
+    #[test]
+    fn a_path_that_a_set_lacks_is_refused_with_the_nearest_set_that_has_it() {
+        let id: SetId = "20251115T120000Z-abc12345-manual".parse().unwrap();
+        let near: SetId = "20251114T120000Z-abc12346-presync".parse().unwrap();
+        let error = missing(&"desk".parse().unwrap(), &id, &"/home/alice/x".into(), Some(&near));
+        assert_eq!(error.exit(), Exit::Usage);
+        let CliError::Usage { message, help } = error else { panic!() };
+        assert!(
+            message.contains("`/home/alice/x` is not in the set `20251115T120000Z-abc12345-manual` on desk")
+        );
+        assert!(help.unwrap().ends_with("`20251114T120000Z-abc12346-presync`"));
+    }
+
+    #[test]
+    fn what_was_restored_is_said_with_its_place_and_size() {
+        let one = |entries, to: &str| Restored {
+            path: "/home/alice/x".into(),
+            to: to.into(),
+            entries,
+            bytes: 2048,
+            kept: None,
+            notes: Vec::new(),
+        };
+        let desk = "desk".parse().unwrap();
+        assert_eq!(lines(&desk, &one(1, "/home/alice/x")), ["desk: `/home/alice/x` is restored (2.0 KiB)"]);
+        let beside = lines(&desk, &one(3, "/home/alice/x.restored-20251115T120000Z"));
+        assert!(
+            beside[0].ends_with("as `/home/alice/x.restored-20251115T120000Z` (3 entries, 2.0 KiB)"),
+            "{beside:?}"
+        );
+    }
+}

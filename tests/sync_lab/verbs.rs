@@ -1,0 +1,133 @@
+//! What a person does with sets between syncs: takes one, looks what changed, brings files back, on this machine and the other.
+
+use std::thread;
+use std::time::Duration;
+
+use pc_switcher_testkit::lab::{Cmd, Machine};
+use serde_json::Value;
+
+use crate::hosts::{
+    Ran, SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, lab, root, run, sync,
+};
+
+fn store(machine: &Machine, words: &[&str]) -> Ran {
+    run(machine, &Cmd::new("pc-switcher").arg("snapshots").args(words.iter().copied()).as_alice())
+}
+
+fn json(ran: &Ran) -> Value {
+    serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{}", ran.text))
+}
+
+fn names(machine: &Machine) -> Vec<String> {
+    let list = json(&store(machine, &["list", "--json"]).ends_with(0));
+    let sets = list["sets"].as_array().unwrap();
+    sets.iter().filter_map(|set| set["name"].as_str()).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_file_that_was_lost_on_the_desk_comes_back_and_the_next_sync_is_in_order() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(
+        laptop,
+        "mkdir -p work/deep; echo one >work/plan; echo two >work/deep/b; ln work/plan work/deep/hard",
+    );
+    let first = first_sync(&lab);
+    let (_, rest) = first.stdout.split_once("(session ").unwrap();
+    let session = &rest[..8];
+    let both = format!("{session}..{session}");
+    store(laptop, &["diff", &both, "--machine", "desk"])
+        .ends_with(0)
+        .says(&["created /home/alice/work/deep/hard"]);
+
+    store(laptop, &["create", "before-lunch", "--note", "all is well", "--machine", "desk"])
+        .ends_with(0)
+        .says(&["(`before-lunch`) is taken of @ @home"]);
+    alice(desk, "rm -r work/deep; echo three >work/plan");
+    let changed = store(laptop, &["diff", "before-lunch", "--path", "/home/alice/work", "--machine", "desk"]);
+    let wanted = [
+        "changed   /home/alice/work/plan",
+        "deleted   /home/alice/work/deep/",
+        "deleted   /home/alice/work/deep/b",
+        "deleted   /home/alice/work/deep/hard",
+    ];
+    let changed = changed.ends_with(0);
+    let mut lines: Vec<&str> = changed.stdout.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, wanted);
+    let versions =
+        store(laptop, &["versions", "/home/alice/work/plan", "--machine", "desk", "--json"]).ends_with(0);
+    let versions = json(&versions);
+    assert_eq!(versions["versions"].as_array().unwrap().len(), 2, "{versions:#}");
+    assert_eq!(
+        (&versions["versions"][0]["now"], &versions["versions"][1]["now"]),
+        (&true.into(), &false.into())
+    );
+
+    let back =
+        store(laptop, &["restore", "before-lunch", "/home/alice/work", "--in-place", "--machine", "desk"]);
+    back.ends_with(0).says(&["`/home/alice/work` is restored", "holds what was there before, until"]);
+    let seen = alice(desk, "cat work/plan work/deep/b; stat -c '%U %h' work/deep/hard; ls -A work");
+    assert_eq!(seen.split_whitespace().collect::<Vec<_>>(), ["one", "two", "alice", "2", "deep", "plan"]);
+    let beside = store(desk, &["restore", "before-lunch", "/home/alice/work/plan"]).ends_with(0);
+    assert!(beside.stdout.contains("is restored as `/home/alice/work/plan.restored-"), "{}", beside.text);
+    alice(desk, "rm work/plan.restored-*");
+    store(laptop, &["verify", "--machine", "desk"]).ends_with(0).says(&["all as they were taken"]);
+
+    alice(laptop, "echo four >work/new");
+    // What is as it was before is no conflict, though it is another inode.
+    sync(laptop, "desk", &[]).ends_with(0);
+    assert_moved(laptop, desk);
+    assert_eq!(names(desk), ["before-lunch"], "a sync removes no set that was taken by hand");
+    assert_nothing_runs(&[laptop, desk], SOON);
+}
+
+#[test]
+fn nobody_gets_at_more_in_a_set_than_in_the_live_tree() {
+    let Some(lab) = lab() else { return };
+    let laptop = lab.laptop();
+    root(laptop, "install -m 600 /dev/null /srv/secret; echo x >/srv/secret; chmod 711 /srv");
+    alice(laptop, "echo mine >mine");
+    store(laptop, &["create", "then"]).ends_with(0);
+    root(laptop, "rm /srv/secret");
+    store(laptop, &["restore", "then", "/srv/secret", "--to", "/home/alice"])
+        .ends_with(1)
+        .says(&["`/srv/secret` may not be read or written by you", "sudo"]);
+    store(laptop, &["versions", "/root/x"]).ends_with(1).says(&["denied"]);
+    store(laptop, &["diff", "then"]).ends_with(0).says(&["in directories that you may not list"]);
+    assert_eq!(alice(laptop, "ls -A | grep -c restoring || true").trim(), "0");
+    let as_root = Cmd::new("sudo").args(["pc-switcher", "snapshots", "restore", "then", "/srv/secret"]);
+    run(laptop, &as_root.as_alice()).ends_with(0).says(&["`/srv/secret.restored-"]);
+    assert_eq!(root(laptop, "stat -c '%U %a' /srv/secret.restored-*").trim(), "root 600");
+    store(laptop, &["restore", "then", "/home/alice/nothing"])
+        .ends_with(2)
+        .says(&["no set on that machine has it"]);
+    store(laptop, &["restore", "than", "/home/alice/mine"]).ends_with(2).says(&["did you mean `then`?"]);
+}
+
+#[test]
+fn an_edited_set_is_found_and_a_set_whose_time_has_ended_is_pruned() {
+    let Some(lab) = lab() else { return };
+    let laptop = lab.laptop();
+    configure(laptop, "[btrfs-snapshots]\nkeep = \"last 1 session\"\n");
+    for words in
+        [&["create", "short", "--ttl", "1s"][..], &["create", "long"], &["create", "kept", "--ttl", "1s"]]
+    {
+        store(laptop, words).ends_with(0);
+    }
+    store(laptop, &["create", "x", "--ttl", "30m"]).ends_with(2).says(&["minutes or months"]);
+    store(laptop, &["good", "kept"]).ends_with(0).says(&["is the last known good one"]);
+    thread::sleep(Duration::from_secs(2));
+    store(laptop, &["prune"]).ends_with(0).says(&["1 of 3 sets removed"]);
+    assert_eq!(names(laptop).len(), 2);
+    store(laptop, &["delete", "kept"]).ends_with(7).says(&["last known good"]);
+    store(laptop, &["good", "--none"]).ends_with(0);
+    store(laptop, &["prune"]).ends_with(0);
+    assert_eq!(names(laptop), ["long"]);
+
+    let flip = "s=$(echo /.snapshots/@home-manual-*); btrfs property set -f $s ro false; echo x >>$s/alice/.profile; \
+                btrfs property set $s ro true";
+    root(laptop, flip);
+    store(laptop, &["verify"]).ends_with(1).says(&["laptop: set", "was changed after it was taken"]);
+    store(laptop, &["restore", "long", "/home/alice/.profile"]).ends_with(1).says(&["not what was taken"]);
+}
