@@ -91,12 +91,12 @@ mod tests {
         };
         StoredSet {
             set,
-            words: pc_switcher_agent::proto::Words::default(),
             pinned: false,
             in_use: false,
             has_steps,
             needs: vec![],
             missing: vec![],
+            words: Default::default(),
         }
     }
 

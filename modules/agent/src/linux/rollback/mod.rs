@@ -114,7 +114,7 @@ fn under_way(journal: &Journal<'_>, phase: RollbackPhase) -> Result<RollbackStat
             word(found.phase),
             word(phase)
         ))),
-        None => Err(AgentError::failed("there is no rollback that is not over")),
+        None => Err(AgentError::failed("there is no rollback under way")),
     }
 }
 
