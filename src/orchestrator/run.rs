@@ -350,6 +350,9 @@ impl Engine {
             checks: self.prepared.as_ref().map(|prepared| prepared.board.checks()).unwrap_or_default(),
             log: self.deps.log_path.as_ref().map(|path| path.display().to_string()),
             would_ask: self.asked.gates(),
+            changed: self.prepared.as_ref().is_some_and(|prepared| {
+                self.session.enabled_modules.iter().any(|name| !prepared.board.is_idle(name))
+            }),
             next: Vec::new(),
         };
         Report::new(&self.session, closing, (self.deps.clock)())

@@ -24,7 +24,11 @@ impl Stranger {
     pub fn explain(&self, one: &Hostname, other: &Hostname) -> String {
         match self {
             Stranger::NoRecord => format!("{one} and {other} have never been synced with each other"),
-            Stranger::Differ => format!("{one} and {other} remember different last syncs"),
+            Stranger::Differ => {
+                format!(
+                    "{one} and {other} remember different last syncs: one of them went back or was restored"
+                )
+            }
             Stranger::Broken(why) => format!("the last sync of {one} and {other} cannot be used: {why}"),
         }
     }

@@ -50,6 +50,8 @@ pub struct Closing {
     pub log: Option<String>,
     /// At which gates a real run would ask: of a dry run only.
     pub would_ask: Vec<GateKind>,
+    /// Whether a module had something to do.
+    pub changed: bool,
     /// Further steps, besides those that follow from the ending.
     pub next: Vec<String>,
 }
@@ -322,10 +324,19 @@ fn next_steps(session: &SyncSession, closing: &Closing) -> Vec<String> {
                 )],
             }
         }
-        SessionState::Completed => vec![
-            format!("sit down at {target}; programs that ran there during the sync may need a restart"),
-            format!("what {target} had before is {}", kept(session)),
-        ],
+        SessionState::Completed => {
+            let mut next = vec![
+                format!("sit down at {target}; programs that ran there during the sync may need a restart"),
+                format!("what {target} had before is {}", kept(session)),
+            ];
+            if closing.changed && !session.without_snapshots {
+                next.push(format!(
+                    "`pc-switcher undo {}` on {target} takes this sync back and leaves later work alone",
+                    session.id
+                ));
+            }
+            next
+        }
         SessionState::Aborted | SessionState::Failed if changed && closing.exit_code != 8 => vec![
             format!("`pc-switcher sync {}` again plans anew and brings what is missing", session.target),
             format!("what {target} had before is {}", kept(session)),

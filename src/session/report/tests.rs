@@ -87,6 +87,7 @@ fn a_sync_that_went_well() {
         &session,
         Closing {
             verified: Some(Vec::new()),
+            changed: true,
             tally: Tally {
                 warnings: 1,
                 errors: 0,
