@@ -112,8 +112,11 @@ impl Store<'_> {
             |other: &SetId| other.stamp.timestamp().duration_since(id.stamp.timestamp()).unsigned_abs();
         ids.sort_by_key(|other| (distance(other), other.clone()));
         ids.into_iter().filter(|other| other != id).find(|other| {
-            let root = self.published(other).ok().and_then(|meta| self.member_of(&meta.set, spot));
-            let Some(root) = root else { return false };
+            let Ok(meta) = self.published(other) else { return false };
+            let member = meta.set.member(&spot.subvolume);
+            // Nothing would be restored from one that is not what was taken.
+            let member = member.filter(|member| check_member(self.btrfs, member).is_ok());
+            let Some(root) = member.and_then(|member| self.open(member).ok()) else { return false };
             person.act(|| holds(&spot.source(&root))).unwrap_or(false)
         })
     }

@@ -209,6 +209,13 @@ fn what_a_set_lacks_is_refused_with_the_nearest_set_that_has_it() {
     let reply = scene.restore(&scene.request(&new, RestorePlace::Beside)).unwrap();
     assert_eq!(reply, RestoreReply::Missing { path: new.as_path().into(), nearest: Some(newer.id()) });
     assert_eq!(scene.names(), ["deep", "letter", "new"]);
+    KernelBtrfs.set_readonly(newer.members[0].path.as_path(), false).unwrap();
+    let reply = scene.restore(&scene.request(&new, RestorePlace::Beside)).unwrap();
+    assert_eq!(
+        reply,
+        RestoreReply::Missing { path: new.as_path().into(), nearest: None },
+        "it gives nothing"
+    );
 }
 
 #[test]
