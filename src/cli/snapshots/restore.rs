@@ -98,6 +98,12 @@ pub fn run(args: &RestoreArgs, context: &mut Context<'_>) -> Result<Exit, CliErr
 /// Returns a path of the command line as an absolute one without `.`.
 pub(super) fn absolute(path: &std::ffi::OsStr, context: &Context<'_>) -> Result<BytePath, CliError> {
     use std::os::unix::ffi::OsStrExt;
+    if path.is_empty() {
+        return Err(CliError::Usage {
+            message: "an empty path names nothing".into(),
+            help: Some("is a variable of the command unset?".into()),
+        });
+    }
     let path = std::path::Path::new(path);
     let here = context.env.vars.iter().find(|(name, _)| *name == "PWD").map(|(_, value)| value.clone());
     let whole = match (path.is_absolute(), here) {

@@ -15,7 +15,11 @@ const STRETCH: usize = 256 << 10;
 pub(in crate::data) fn clone(live: &OwnedFd, new: &OwnedFd) -> Result<(), Errno> {
     // A file without copy-on-write shares extents only with its like (facts/sync-engine.md, table of special cases).
     if ioctl_getflags(live).is_ok_and(|flags| flags.contains(IFlags::NOCOW)) {
-        ioctl_setflags(new, ioctl_getflags(new)? | IFlags::NOCOW)?;
+        match ioctl_getflags(new).and_then(|flags| ioctl_setflags(new, flags | IFlags::NOCOW)) {
+            // Another file system, which does not know of it.
+            Err(Errno::OPNOTSUPP | Errno::NOTTY) => {}
+            done => done?,
+        }
     }
     match ioctl_ficlone(new, live) {
         Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::TXTBSY) => copy(live, new),

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
 
-use super::Source;
+use super::{Source, live};
 use crate::data::apply::clone::clone;
 use crate::data::apply::remove::list;
 use crate::data::seen::Seen;
@@ -36,6 +36,8 @@ pub(super) struct Copier<'a> {
     inside: &'a BytePath,
     /// Its path on the live machine, for notes.
     path: &'a BytePath,
+    /// The same without symbolic links.
+    live: &'a BytePath,
     /// The directory that holds the copy.
     to: &'a OwnedFd,
     /// The copy's name there.
@@ -76,9 +78,23 @@ impl<'a> Copier<'a> {
         owner: &'a Owner,
         stop: &'a dyn Fn() -> bool,
     ) -> Self {
-        let Source { root: from, inside, path } = *source;
+        let Source { root: from, inside, path, live } = *source;
         let (links, notes) = (HashMap::new(), Vec::new());
-        Self { from, inside, path, to, name, owner, stop, links, entries: 0, bytes: 0, notes, untold: 0 }
+        Self {
+            from,
+            inside,
+            path,
+            live,
+            to,
+            name,
+            owner,
+            stop,
+            links,
+            entries: 0,
+            bytes: 0,
+            notes,
+            untold: 0,
+        }
     }
 
     /// Copies all of it.
@@ -154,7 +170,12 @@ impl<'a> Copier<'a> {
         todo: &mut Vec<Todo>,
     ) -> Result<(), Failed> {
         let seen = Seen::at(from, name).map_err(|error| (at.clone(), error))?;
-        let copied = match seen.file_type() {
+        let kind = seen.file_type();
+        let has_content = matches!(kind, FileType::RegularFile | FileType::Directory);
+        if has_content && self.owner.uid != 0 && live::is_closed(&self.live.join(at.as_bytes())) {
+            return Err((at, Errno::ACCESS));
+        }
+        let copied = match kind {
             FileType::RegularFile => self.file(from, name, to, new, &at, &seen),
             FileType::Directory if seen.ino() == STAND_IN => {
                 self.note(&at, "is a subvolume of its own, which the snapshot does not hold");
@@ -267,6 +288,8 @@ impl<'a> Copier<'a> {
         }
         if !self.owner.groups.contains(&wanted.gid) {
             wanted.gid = self.owner.gid;
+            // Another group gets no more than everybody had.
+            wanted.mode &= !0o070 | (wanted.mode & 0o007) << 3;
         }
         if had != (wanted.uid, wanted.gid) {
             wanted.mode &= !SET_ID;

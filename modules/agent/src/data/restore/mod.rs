@@ -5,14 +5,17 @@
 //! holds it exactly as it was.
 
 mod copy;
+pub(crate) mod live;
 mod same;
 
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, RenameFlags, fchmod, fsync, openat, renameat_with, syncfs, unlinkat,
+    AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, fchmod, fsync, openat2, renameat_with, syncfs,
+    unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use pc_switcher_contract::{BytePath, UtcStamp};
 
@@ -36,6 +39,19 @@ pub(crate) struct Source<'a> {
     pub(crate) inside: &'a BytePath,
     /// The path as it is now on the machine, for messages.
     pub(crate) path: &'a BytePath,
+    /// The same without symbolic links: whether it is still open to whoever asks.
+    pub(crate) live: &'a BytePath,
+}
+
+/// Where a copy is to stand.
+pub(crate) struct Target<'a> {
+    /// The directory.
+    pub(crate) parent: &'a BytePath,
+    /// The name there.
+    pub(crate) name: &'a [u8],
+    /// Whether somebody named the directory for it: links on the way count then, and the name must be free. Otherwise the way
+    /// has no links, and one that appears is somebody who wants us elsewhere.
+    pub(crate) is_named: bool,
 }
 
 /// A copy that is whole and does not stand in its place yet; dropping it removes it.
@@ -58,6 +74,9 @@ pub(crate) struct Staged {
 /// # Errors
 /// If that may not be seen.
 pub(crate) fn holds(source: &Source<'_>) -> Result<bool, AgentError> {
+    if !geteuid().is_root() && live::is_closed(source.live) {
+        return Err(failed(source.path, Errno::ACCESS));
+    }
     match open::beneath(source.root, source.inside.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW) {
         Ok(fd) => {
             let is_stand_in = Seen::of(&fd).is_ok_and(|seen| seen.is_dir() && seen.ino() == 2);
@@ -74,24 +93,29 @@ pub(crate) fn may_list(root: &OwnedFd, dir: &BytePath) -> bool {
     open::beneath_for_reading(root, dir.as_bytes(), flags).is_ok()
 }
 
-/// Stages a copy in the directory `parent`, to be named `name`. `tag` makes the temporary name ours.
+/// Stages a copy where it is to stand. `tag` makes the temporary name ours.
 ///
 /// # Errors
 /// Names the path that could not be read or written; nothing is left then.
 pub(crate) fn stage(
     source: &Source<'_>,
-    (parent, name): (&BytePath, &[u8]),
+    target: &Target<'_>,
     tag: &str,
     owner: &Owner,
     stop: &dyn Fn() -> bool,
 ) -> Result<Staged, AgentError> {
+    let Target { parent, name, is_named } = *target;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = openat(CWD, parent.as_path(), flags, Mode::empty()).map_err(|error| match error {
+    let resolve = if is_named { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
+    let dir = openat2(CWD, parent.as_path(), flags, Mode::empty(), resolve).map_err(|error| match error {
         Errno::NOENT => AgentError::failed(format!(
             "the directory `{parent}` is not there any more; restore that, or name another with `--to DIR`"
         )),
         error => AgentError::io(format!("`{parent}`"), &error.into()),
     })?;
+    if is_named && Seen::at(&dir, name).is_ok() {
+        return Err(taken(&parent.join(name)));
+    }
     let temporary = BytePath::new(affixed(b".", name, &format!(".restoring-{tag}")));
     if Seen::at(&dir, temporary.as_bytes()).is_ok() {
         return Err(AgentError::failed(format!("`{}` is there already", parent.join(temporary.as_bytes()))));
@@ -115,6 +139,10 @@ pub(crate) fn stage(
     // What is renamed into its place is there after a crash as well, or it would be half.
     syncfs(&staged.dir).map_err(|error| AgentError::io(format!("`{parent}`"), &error.into()))?;
     Ok(staged)
+}
+
+fn taken(path: &BytePath) -> AgentError {
+    AgentError::failed(format!("`{path}` is there already; name another directory with `--to DIR`"))
 }
 
 fn failed(path: &BytePath, error: Errno) -> AgentError {
@@ -175,11 +203,7 @@ impl Staged {
         let path = self.parent.join(self.name.as_bytes());
         match self.rename(self.temporary.as_bytes(), self.name.as_bytes(), RenameFlags::NOREPLACE) {
             Ok(()) => self.is_placed = true,
-            Err(Errno::EXIST) => {
-                return Err(AgentError::failed(format!(
-                    "`{path}` is there already; name another directory with `--to DIR`"
-                )));
-            }
+            Err(Errno::EXIST) => return Err(taken(&path)),
             Err(error) => return Err(self.refused(&error)),
         }
         self.durable()?;
@@ -207,7 +231,7 @@ impl Staged {
         self.durable()?;
         let displaced = same::Displaced { dir: &self.dir, name: &self.temporary };
         let gone = same::is_held(safety, &displaced)
-            .and_then(|held| if held { clear(&self.dir, &self.temporary) } else { Err(Errno::BUSY) });
+            .and_then(|held| if held { same::remove_held(safety, &displaced) } else { Err(Errno::BUSY) });
         let kept = match gone {
             Ok(()) => None,
             Err(_) => Some(self.parent.join(&self.rename_free(&self.temporary, "displaced", stamp)?)),

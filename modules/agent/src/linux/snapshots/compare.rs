@@ -12,7 +12,7 @@ use super::store::Store;
 use super::{Said, check_member, set};
 use crate::data::changed;
 use crate::data::diff::Differ;
-use crate::data::restore::may_list;
+use crate::data::restore::{live, may_list};
 use crate::data::versions::{Grouped, Look};
 use crate::linux::caller::Person;
 use crate::linux::finder::Finder;
@@ -57,6 +57,12 @@ impl Store<'_> {
         }
         let stop = || call.is_cancelled();
         person.act(|| {
+            if live::is_out_of_reach(&spot.real) {
+                return Err(AgentError::failed(format!(
+                    "`{}` may not be reached by you; root may, with `sudo`",
+                    request.path
+                )));
+            }
             let (mut grouped, mut without) = (Grouped::default(), Vec::new());
             // Opened with the person's rights: what lies above it may be closed to them.
             let parent = match open_dir(&spot.parent) {
@@ -125,12 +131,10 @@ impl Store<'_> {
                 changes.retain(|one| is_in(&one.path) || one.from.as_ref().is_some_and(is_in));
             }
             let all = changes.len();
-            let shown = visible(changes, (member, other), &person)?;
+            let above = finder.by_name(name).map(|fact| fact.mount_point);
+            let shown = visible(changes, (member, other), above.as_ref(), &person)?;
             diffed.hidden += (all - shown.len()) as u64;
-            let above = match finder.by_name(name) {
-                Some(fact) => fact.mount_point,
-                None => name.as_str().into(),
-            };
+            let above = above.unwrap_or_else(|| name.as_str().into());
             for batch in shown.chunks(BATCH) {
                 let named: Vec<Change> = batch.iter().map(|one| under(one, &above)).collect();
                 call.item(&named)?;
@@ -226,10 +230,11 @@ fn under(change: &Change, above: &BytePath) -> Change {
     Change { path: full(&change.path), from: change.from.as_ref().map(full), ..change.clone() }
 }
 
-/// Returns the differences in directories that a person may list, in one of the two states.
+/// Returns the differences in directories that a person could list in one of the two states, and that are not closed now.
 fn visible(
     changes: Vec<Change>,
     (from, to): (&SnapshotMember, &SnapshotMember),
+    above: Option<&BytePath>,
     person: &Person,
 ) -> Result<Vec<Change>, AgentError> {
     if person.uid == 0 {
@@ -240,7 +245,10 @@ fn visible(
         let mut known: HashMap<BytePath, bool> = HashMap::new();
         let mut may = |path: &BytePath| {
             let dir = path.parent().unwrap_or_default();
-            *known.entry(dir).or_insert_with_key(|dir| roots.iter().any(|root| may_list(root, dir)))
+            *known.entry(dir).or_insert_with_key(|dir| {
+                above.is_some_and(|above| !live::is_closed(&above.join(dir.as_bytes())))
+                    && roots.iter().any(|root| may_list(root, dir))
+            })
         };
         let is_seen = |one: &Change| may(&one.path) && one.from.as_ref().is_none_or(&mut may);
         Ok(changes.into_iter().filter(is_seen).collect())

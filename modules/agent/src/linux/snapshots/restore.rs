@@ -9,7 +9,7 @@ use super::reference::Reference;
 use super::spot::Spot;
 use super::store::Store;
 use super::{Said, check_member, set};
-use crate::data::restore::{Owner, Source, Staged, holds, stage};
+use crate::data::restore::{Owner, Source, Staged, Target, holds, stage};
 use crate::linux::btrfs::Btrfs;
 use crate::linux::caller::Person;
 use crate::linux::mounts::Mounts;
@@ -24,7 +24,7 @@ struct Wanted {
 
 impl Wanted {
     fn source(&self) -> Source<'_> {
-        Source { root: &self.root, inside: &self.spot.inside, path: &self.spot.path }
+        self.spot.source(&self.root)
     }
 }
 
@@ -63,14 +63,16 @@ impl Store<'_> {
             }
         }
         check(self.btrfs, &wanted, &set, &request.place)?;
+        apart(&wanted, &request.place)?;
         let stop = || call.is_cancelled();
         let stage_one = |one: &Wanted| {
             let named = set_name(&one.spot);
-            let parent = match &request.place {
-                RestorePlace::Into(dir) => dir,
-                RestorePlace::Beside | RestorePlace::InPlace(_) => &one.spot.parent,
+            let (parent, is_named) = match &request.place {
+                RestorePlace::Into(dir) => (dir, true),
+                RestorePlace::Beside | RestorePlace::InPlace(_) => (&one.spot.parent, false),
             };
-            stage(&one.source(), (parent, &named), request.tag.as_str(), &owner, &stop)
+            let target = Target { parent, name: &named, is_named };
+            stage(&one.source(), &target, request.tag.as_str(), &owner, &stop)
         };
         let staged: Vec<Staged> =
             person.act(|| wanted.iter().map(stage_one).collect::<Result<Vec<_>, _>>())?;
@@ -110,11 +112,12 @@ impl Store<'_> {
             |other: &SetId| other.stamp.timestamp().duration_since(id.stamp.timestamp()).unsigned_abs();
         ids.sort_by_key(|other| (distance(other), other.clone()));
         ids.into_iter().filter(|other| other != id).find(|other| {
-            let root = self.published(other).ok().and_then(|meta| self.member_of(&meta.set, spot));
-            let Some(root) = root else { return false };
-            person
-                .act(|| holds(&Source { root: &root, inside: &spot.inside, path: &spot.path }))
-                .unwrap_or(false)
+            let Ok(meta) = self.published(other) else { return false };
+            let member = meta.set.member(&spot.subvolume);
+            // Nothing would be restored from one that is not what was taken.
+            let member = member.filter(|member| check_member(self.btrfs, member).is_ok());
+            let Some(root) = member.and_then(|member| self.open(member).ok()) else { return false };
+            person.act(|| holds(&spot.source(&root))).unwrap_or(false)
         })
     }
 
@@ -177,6 +180,27 @@ fn check(
     Ok(())
 }
 
+/// Checks that no path is in the way of another.
+fn apart(wanted: &[Wanted], place: &RestorePlace) -> Result<(), AgentError> {
+    for (n, one) in wanted.iter().enumerate() {
+        for other in &wanted[n + 1..] {
+            let (a, b) = (&one.spot, &other.spot);
+            let is_clash = match place {
+                RestorePlace::Into(_) => set_name(a) == set_name(b),
+                RestorePlace::Beside => a.real == b.real,
+                RestorePlace::InPlace(_) => a.real.is_within(&b.real) || b.real.is_within(&a.real),
+            };
+            if is_clash {
+                return Err(AgentError::failed(format!(
+                    "nothing was restored: `{}` and `{}` would come to stand in one place; restore one after the other",
+                    a.path, b.path
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Puts what was staged into its place; `safety` is the root of the member that holds what is there now.
 fn put(
     place: &RestorePlace,
@@ -190,9 +214,7 @@ fn put(
     let (to, kept) = match (place, safety) {
         (RestorePlace::Beside, _) => (staged.beside(stamp)?, None),
         (RestorePlace::Into(_), _) => (staged.under_its_name()?, None),
-        (RestorePlace::InPlace(_), Some(root)) => {
-            staged.in_place(&Source { root, inside: &one.spot.inside, path: &one.spot.path }, stamp)?
-        }
+        (RestorePlace::InPlace(_), Some(root)) => staged.in_place(&one.spot.source(root), stamp)?,
         (RestorePlace::InPlace(_), None) => {
             return Err(AgentError::failed("the set that was taken for safety cannot be opened"));
         }

@@ -65,6 +65,7 @@ impl Scene {
         let big = File::create(home.join("deep/er/sparse")).unwrap();
         big.write_all_at(&[1; 4096], 8 << 20).unwrap();
         big.set_len(16 << 20).unwrap();
+        big.set_permissions(PermissionsExt::from_mode(0o674)).unwrap();
         symlink("../nowhere", home.join("deep/link")).unwrap();
         rustix::fs::setxattr(home.join("deep"), "user.tag", b"blue", XattrFlags::empty()).unwrap();
         std::os::unix::fs::chown(home.join("deep/er"), Some(1234), Some(2345)).unwrap();
@@ -208,6 +209,13 @@ fn what_a_set_lacks_is_refused_with_the_nearest_set_that_has_it() {
     let reply = scene.restore(&scene.request(&new, RestorePlace::Beside)).unwrap();
     assert_eq!(reply, RestoreReply::Missing { path: new.as_path().into(), nearest: Some(newer.id()) });
     assert_eq!(scene.names(), ["deep", "letter", "new"]);
+    KernelBtrfs.set_readonly(newer.members[0].path.as_path(), false).unwrap();
+    let reply = scene.restore(&scene.request(&new, RestorePlace::Beside)).unwrap();
+    assert_eq!(
+        reply,
+        RestoreReply::Missing { path: new.as_path().into(), nearest: None },
+        "it gives nothing"
+    );
 }
 
 #[test]
@@ -237,6 +245,8 @@ fn nobody_restores_what_that_person_could_not_read_or_write() {
     let RestoreReply::Done { restored, .. } = reply else { panic!("{reply:?}") };
     let meta = fs::metadata(inbox.join("er")).unwrap();
     assert_eq!(meta.uid(), nobody);
+    let mode = fs::metadata(inbox.join("er/sparse")).unwrap().mode();
+    assert_eq!(mode & 0o777, 0o644, "the group is another one and gets what everybody had");
     assert!(restored[0].notes.iter().any(|note| note.contains("only root can give")), "{restored:?}");
 }
 
@@ -302,4 +312,103 @@ fn over_file_systems_content_is_copied_with_its_holes_and_a_full_one_is_left_as_
     let error = scene.restore(&request).unwrap_err();
     assert_eq!(error.kind, crate::proto::AgentErrorKind::NoSpace, "{error}");
     assert_eq!(fs::read_dir(&inbox).unwrap().count(), 0, "nothing is left half made");
+}
+
+#[test]
+fn what_is_closed_by_now_is_given_to_nobody_though_its_rights_of_then_would_let_it() {
+    let Some(scene) = Scene::make() else { return };
+    fs::set_permissions(scene.image.dir(), PermissionsExt::from_mode(0o755)).unwrap();
+    let nobody = 65_534;
+    let inbox = scene.image.top().join("inbox");
+    fs::create_dir(&inbox).unwrap();
+    std::os::unix::fs::chown(&inbox, Some(nobody), None).unwrap();
+    let (deep, subvolume) = (scene.home().join("deep"), scene.image.top().join("@restore-home"));
+    let mut request = scene.request(&deep.join("er"), RestorePlace::Into(inbox.as_path().into()));
+    request.uid = nobody;
+    // The subvolume itself, and a directory in it: in the snapshot both are as open as they were.
+    for (closed, mode) in
+        [(scene.image.dir().to_owned(), 0o700), (subvolume, 0o700), (deep.join("er"), 0o711)]
+    {
+        let was = fs::metadata(&closed).unwrap().permissions();
+        fs::set_permissions(&closed, PermissionsExt::from_mode(mode)).unwrap();
+        let error = scene.restore(&request).unwrap_err();
+        assert!(error.message.contains("may not be read"), "{closed:?}: {error}");
+        fs::set_permissions(&closed, was).unwrap();
+    }
+    let sparse = deep.join("er/sparse");
+    fs::set_permissions(&sparse, PermissionsExt::from_mode(0o600)).unwrap();
+    let error = scene.restore(&request).unwrap_err();
+    assert!(error.message.contains("er/sparse`"), "{error}");
+    assert_eq!(fs::read_dir(&inbox).unwrap().count(), 0, "nothing is left half made");
+    fs::remove_file(&sparse).unwrap();
+    assert!(matches!(scene.restore(&request), Ok(RestoreReply::Done { .. })), "what is gone comes back");
+}
+
+#[test]
+fn paths_that_are_in_each_others_way_are_refused_before_anything_is_written() {
+    let Some(scene) = Scene::make() else { return };
+    let home = scene.home();
+    let before = looks(&home);
+    let inbox = scene.image.top().join("inbox");
+    fs::create_dir(&inbox).unwrap();
+    fs::write(inbox.join("letter"), "mine").unwrap();
+    let into = || RestorePlace::Into(inbox.as_path().into());
+    for (paths, place, word) in [
+        (["deep", "deep/er"], scene.in_place(), "one place"),
+        (["letter", "letter"], RestorePlace::Beside, "one place"),
+        (["letter", "letter"], into(), "one place"),
+        (["deep", "letter"], into(), "is there already"),
+    ] {
+        let mut request = scene.request(&home, place);
+        request.paths = paths.iter().map(|path| home.join(path).as_path().into()).collect();
+        let error = scene.restore(&request).unwrap_err();
+        assert!(error.message.contains(word), "{paths:?}: {error}");
+    }
+    assert_eq!(looks(&home), before);
+    assert_eq!(fs::read_dir(&inbox).unwrap().count(), 1);
+    let store_dir = scene.dir();
+    assert_eq!(Store::new(&KernelBtrfs, &store_dir).ids().unwrap().len(), 1, "no safety set is left");
+}
+
+#[test]
+fn a_link_that_appears_on_the_way_leads_nobody_elsewhere() {
+    use crate::data::restore::{Owner, Source, Target, stage};
+    let Some(scene) = Scene::make() else { return };
+    let link = scene.image.top().join("link");
+    symlink(scene.home(), &link).unwrap();
+    let root = File::open(scene.held()).unwrap().into();
+    let (inside, path) = (BytePath::from("letter"), BytePath::from(link.join("letter").as_path()));
+    let source = Source { root: &root, inside: &inside, path: &path, live: &path };
+    let owner = Owner { uid: 0, gid: 0, groups: vec![0] };
+    let parent = BytePath::from(link.as_path());
+    let staged = |is_named| {
+        let target = Target { parent: &parent, name: b"new", is_named };
+        stage(&source, &target, "fedcba98", &owner, &|| false).map(|_| ())
+    };
+    assert!(staged(false).is_err());
+    staged(true).unwrap();
+    assert_eq!(scene.names(), ["deep", "letter"]);
+}
+
+#[test]
+fn a_file_without_copy_on_write_comes_back_on_a_file_system_that_knows_nothing_of_it() {
+    let Some(mut scene) = Scene::make() else { return };
+    let disk = scene.home().join("disk");
+    let file = File::create(&disk).unwrap();
+    let flags = rustix::fs::ioctl_getflags(&file).unwrap();
+    rustix::fs::ioctl_setflags(&file, flags | rustix::fs::IFlags::NOCOW).unwrap();
+    fs::write(&disk, "image").unwrap();
+    let dir = scene.dir();
+    let request = TakeSet {
+        stamp: "20251118T120000Z".parse().unwrap(),
+        ..take_request(&dir, "00000003", &["@restore-home"])
+    };
+    let store = Store::new(&KernelBtrfs, &dir);
+    let taken =
+        set::take(&store, &Mounts::read().unwrap(), "laptop".parse().unwrap(), &request, &Said::default());
+    let inbox = scene.image.tmpfs("inbox");
+    let mut request = scene.request(&disk, RestorePlace::Into(inbox.as_path().into()));
+    request.id = taken.unwrap().0.id();
+    assert!(matches!(scene.restore(&request), Ok(RestoreReply::Done { .. })));
+    assert_eq!(fs::read_to_string(inbox.join("disk")).unwrap(), "image");
 }

@@ -1,11 +1,13 @@
 //! Where a path of the live machine lies: on which subvolume, and where in it. So it is found in a set.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use pc_switcher_contract::{BytePath, SubvolumeName};
 
 use super::store::Store;
+use crate::data::restore::Source;
 use crate::linux::btrfs::SubvolumeInfo;
 use crate::linux::finder::{Finder, privileged};
 use crate::linux::mounts::{Mounts, is_plain};
@@ -16,6 +18,8 @@ use crate::proto::AgentError;
 pub(super) struct Spot {
     /// The path that was asked for.
     pub(super) path: BytePath,
+    /// The same without symbolic links on the way.
+    pub(super) real: BytePath,
     /// The directory that holds its name, without symbolic links; it need not exist any more.
     pub(super) parent: BytePath,
     /// The subvolume, by its flat name.
@@ -24,6 +28,13 @@ pub(super) struct Spot {
     pub(super) inside: BytePath,
     /// What cannot be replaced as a whole: mounts and subvolumes below the path.
     pub(super) holds: Vec<BytePath>,
+}
+
+impl Spot {
+    /// Returns where it lies in a snapshot of its subvolume.
+    pub(super) fn source<'a>(&'a self, root: &'a OwnedFd) -> Source<'a> {
+        Source { root, inside: &self.inside, path: &self.path, live: &self.real }
+    }
 }
 
 impl Store<'_> {
@@ -71,6 +82,7 @@ impl Store<'_> {
             subvolume,
             inside,
             holds: mounted.cloned().chain(nested).collect(),
+            real,
         })
     }
 }
