@@ -99,6 +99,8 @@ fn the_whole_system_goes_back_remembers_who_it_is_and_can_be_put_back() {
     assert_eq!((root(desk, "cat /etc/motd"), root(desk, who)), (motd, before));
     assert_same_tree(&after, &home(desk));
     root(desk, "pc-switcher agent --redo");
+    assert!(beside(desk).contains(".cancelled-"), "what was written before the restart is there still");
+    rollback(desk, &["confirm"]).ends_with(0).says(&["what the rollback had put in place is removed"]);
     assert_eq!(beside(desk), "");
     // The common past is there again as well.
     sync(laptop, "desk", &[]).ends_with(0);

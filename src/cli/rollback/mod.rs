@@ -5,7 +5,8 @@ mod render;
 mod which;
 
 use pc_switcher_agent::proto::{
-    LockReply, LockRequest, Patience, RedoneHow, RollbackLook, RollbackOrder, RollbackWish, TakeSet, Together,
+    LockReply, LockRequest, Patience, RedoneHow, RollbackLook, RollbackOrder, RollbackPhase, RollbackWish,
+    TakeSet, Together,
 };
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
@@ -106,8 +107,11 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
             say(context, &done, render::status(&done))
         }
         Some(Command::Confirm(place)) => {
+            let mut was_cancelled = false;
             let done = with_agent(place, context, async |agent, contact| {
                 begin(agent, contact).await?;
+                let before = agent.rollback(RollbackOrder::Look).await?.state;
+                was_cancelled = before.is_some_and(|state| state.phase == RollbackPhase::Cancelled);
                 Ok(Done::of(agent, agent.rollback(RollbackOrder::Confirm).await?))
             })?;
             if done.look.state.is_some() {
@@ -120,11 +124,11 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
                     help: Some("start the machine anew, look around, and confirm then".into()),
                 });
             }
-            say(
-                context,
-                &done,
-                vec![format!("{}: the rollback is kept, the former trees are removed", done.hostname)],
-            )
+            let what = match was_cancelled {
+                true => "what the rollback had put in place is removed",
+                false => "the rollback is kept, the former trees are removed",
+            };
+            say(context, &done, vec![format!("{}: {what}", done.hostname)])
         }
         Some(Command::Cancel(place)) => {
             let config = settings(context)?;

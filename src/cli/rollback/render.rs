@@ -63,6 +63,13 @@ pub(super) fn status(done: &Done) -> Vec<String> {
             names(&done.look.in_use)
         ));
     }
+    if state.phase == RollbackPhase::Cancelled && done.look.in_use.is_empty() {
+        said.push(format!(
+            "what was worked on meanwhile stands at the top level of the disk as `….cancelled-{}`; `pc-switcher rollback \
+             confirm` removes it",
+            state.session
+        ));
+    }
     if state.phase == RollbackPhase::Done {
         said.push(
             "`pc-switcher rollback cancel` takes it back, `pc-switcher rollback confirm` keeps it for good"

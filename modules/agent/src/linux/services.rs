@@ -153,8 +153,10 @@ pub fn redo_alone(options: &AgentOptions) -> Result<Option<Vec<Redone>>, AgentEr
         Attempt::Busy(_) => Ok(None),
         Attempt::Held(_lock) => {
             let state = StateDir::new(options.state_dir.clone());
-            rollback::redo(&state, options.watch.as_ref())?;
-            redo(&state, Patience::TryAgainLater, options.watch.as_ref()).map(Some)
+            // Neither waits for the other: snapshots that are not mounted keep no commit from its end.
+            let back = rollback::redo(&state, options.watch.as_ref());
+            let redone = redo(&state, Patience::TryAgainLater, options.watch.as_ref())?;
+            back.map(|()| Some(redone))
         }
     }
 }

@@ -196,9 +196,16 @@ impl<'a> Committer<'a> {
     fn refuse(&mut self, step: &Step, refusal: Refusal) {
         let path = self.parts[step.part].absolute(&step.path);
         match (&refusal, &step.action) {
+            // Neither of them is where later steps count on it.
+            (Refusal::Conflict(_), Action::Swap { with, .. }) => {
+                self.unplace(step.part, &step.path, with);
+                self.unplaced.push((step.part, with.clone()));
+            }
             (Refusal::Conflict(_), _) if self.is_unplaced(step) => {}
-            (Refusal::Conflict(_), Action::Move { from: other, .. } | Action::Swap { with: other, .. }) => {
-                self.unplace(step.part, &step.path, &[other]);
+            (Refusal::Conflict(_), Action::Move { from, .. }) => self.unplace(step.part, &step.path, from),
+            // What should make room stands there still.
+            (Refusal::Conflict(_), Action::Aside { .. }) => {
+                self.unplaced.push((step.part, step.path.clone()));
             }
             _ => {}
         }

@@ -149,14 +149,11 @@ impl Committer<'_> {
     }
 
     /// Notes that a move was refused: both places stay as they are, and so does what was planned below the new one.
-    pub(super) fn unplace(&mut self, part: usize, path: &BytePath, others: &[&BytePath]) {
+    pub(super) fn unplace(&mut self, part: usize, path: &BytePath, other: &BytePath) {
         self.unplaced.push((part, path.clone()));
-        for other in others {
-            let other = self.parts[part].absolute(other);
-            let path = self.parts[part].absolute(path);
-            let why = format!("it is `{path}` on the other machine and could not be moved there");
-            self.report.conflicts.push(Conflict { path: other, why });
-        }
+        let [other, path] = [other, path].map(|path| self.parts[part].absolute(path));
+        let why = format!("it is `{path}` on the other machine and could not be moved there");
+        self.report.conflicts.push(Conflict { path: other, why });
     }
 
     fn lift(&mut self, it: &Move<'_>) -> Result<(), Refusal> {

@@ -250,6 +250,62 @@ fn what_somebody_changed_meanwhile_is_not_moved_and_nothing_is_done_below_its_ne
 }
 
 #[test]
+fn what_was_planned_below_either_place_of_a_swap_that_is_refused_is_not_done() {
+    everywhere(|base, _| {
+        let target = target(base);
+        for path in ["a/mine", "b/mine"] {
+            fs::create_dir(target.join(path)).unwrap();
+        }
+        let there = tree(&walked(&target));
+        let id = |path: &str| -> Identity { identity(&there[&path.into()]) };
+        let put = |path: &str| Op::Put {
+            path: path.into(),
+            body: Body::Symlink("to".into()),
+            meta: Meta { mode: 0o777, ..Meta::default() },
+            replaces: None,
+        };
+        let open = |path: &str| Op::SetMeta {
+            path: path.into(),
+            meta: Meta { mode: 0o777, ..Meta::default() },
+            expect: None,
+        };
+        let swap = Op::Swap { path: "a".into(), with: "b".into(), expect: id("a"), other: id("b") };
+        let aside = Op::Aside { path: "p".into(), expect: id("p") };
+        let ops = vec![
+            swap,
+            aside,
+            Op::Put { path: "p".into(), body: Body::Bare, meta: Meta::default(), replaces: None },
+            put("a/new"),
+            put("b/new"),
+            put("p/new"),
+            Op::RemoveDir { path: "a/mine".into() },
+            Op::RemoveDir { path: "b/mine".into() },
+            open("b"),
+            open("p"),
+        ];
+        // Other directories under two of the names.
+        for name in ["a", "p"] {
+            fs::rename(target.join(name), target.join(format!("{name}-moved"))).unwrap();
+            fs::create_dir(target.join(name)).unwrap();
+        }
+        let rights = |name: &str| fs::metadata(target.join(name)).unwrap().mode();
+        let before = ["a", "b", "p"].map(rights);
+        let report = run(&target, ops, &Unwatched);
+        assert!(report.failed.is_none(), "{report:?}");
+        for path in ["a", "b", "p", "a/new", "b/new", "p/new"] {
+            let named = report.conflicts.iter().any(|conflict| conflict.path.as_path() == target.join(path));
+            assert!(named, "{path}: {report:?}");
+        }
+        for path in ["a/new", "b/new", "p/new"] {
+            assert!(fs::symlink_metadata(target.join(path)).is_err(), "{path}");
+        }
+        assert!(target.join("a-moved/mine").is_dir() && target.join("b/mine").is_dir());
+        assert_eq!(["a", "b", "p"].map(rights), before);
+        assert_nothing_left(&target);
+    });
+}
+
+#[test]
 fn an_edit_below_a_directory_that_moves_comes_along() {
     everywhere(|base, _| {
         let target = target(base);

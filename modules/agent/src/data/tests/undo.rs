@@ -287,6 +287,31 @@ fn somebodys_file_in_a_directory_that_was_just_moved_is_no_work_of_the_sync() {
 }
 
 #[test]
+fn what_was_moved_stays_if_its_old_place_is_gone_or_taken() {
+    let Some(disk) = disk() else { return };
+    let moves = |live: &Path| {
+        let there = super::plan::tree(&walked(live));
+        let to = |path: &str, from: &str| Op::Move {
+            path: path.into(),
+            from: from.into(),
+            expect: super::plan::identity(&there[&from.into()]),
+            replaces: None,
+        };
+        vec![to("y", "b/y"), to("z", "over"), to("r", "right")]
+    };
+    let scene = Scene::of_steps(&disk, moving::make, moves);
+    let live = scene.live();
+    fs::remove_dir(live.join("b")).unwrap();
+    fs::write(live.join("over"), "mine").unwrap();
+    let lines = scene.undo();
+    let read = |path: &str| fs::read_to_string(live.join(path)).unwrap();
+    assert_eq!([read("y"), read("z"), read("over")], ["content of y", "content of over", "mine"]);
+    assert_eq!(read("right"), "content of right");
+    assert!(!live.join("r").exists());
+    assert_eq!(scene.stays(&lines), ["b/y", "over", "y", "z"]);
+}
+
+#[test]
 fn a_look_at_an_undo_changes_nothing() {
     let Some(disk) = disk() else { return };
     let scene = Scene::make(&disk);

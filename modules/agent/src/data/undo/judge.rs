@@ -134,7 +134,7 @@ pub(super) fn is_same(one: Option<&Entry>, other: Option<&Entry>) -> bool {
 }
 
 /// Whether there is nothing to do to bring `now` to `pre`: the same, or a copy of it.
-fn is_alike(pre: Option<&Entry>, now: Option<&Entry>) -> bool {
+pub(super) fn is_alike(pre: Option<&Entry>, now: Option<&Entry>) -> bool {
     match (pre, now) {
         (None, None) => true,
         (Some(pre), Some(now)) if pre.kind == Kind::Dir => {

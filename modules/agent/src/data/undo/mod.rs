@@ -149,8 +149,10 @@ fn listed(pre: &SnapshotSet) -> Result<Vec<Listed>, AgentError> {
         return Err(AgentError::failed(format!("the list of steps in `{list}` is damaged")));
     }
     // What the sync left alone is not its work.
-    for Listed { part, meant, .. } in &mut all {
-        meant.retain(|place, _| !left.contains(&part.root.join(place.0.as_bytes())));
+    for Listed { part, meant, moved } in &mut all {
+        let is_ours = |place: &Place| !left.contains(&part.root.join(place.0.as_bytes()));
+        meant.retain(|place, _| is_ours(place));
+        moved.retain(is_ours);
     }
     Ok(all)
 }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
 
-use super::judge::{Meant, Verdict, identity, judge, same_rights};
+use super::judge::{Meant, Verdict, identity, is_alike, judge, same_rights};
 use crate::proto::{Body, Entry, Identity, Kind, Meta, Op, UndoWord, UndoneHow};
 
 /// Orders paths so that a directory stands before what it holds.
@@ -91,6 +91,7 @@ pub(super) fn plan(
             planner.dirs.insert(place, states);
         }
     }
+    planner.keep_what_has_no_way_back(trees)?;
     planner.keep_full_directories(trees)?;
     planner.build(trees)
 }
@@ -114,6 +115,51 @@ fn is_dir(entry: Option<&Entry>) -> bool {
 impl Planner {
     fn say(&mut self, place: Place, word: UndoWord) {
         self.out.said.insert(place, word);
+    }
+
+    /// What the sync moved here stays if it cannot come to its old place: it would be nowhere then.
+    fn keep_what_has_no_way_back(&mut self, trees: &mut dyn Trees) -> Result<(), (BytePath, Errno)> {
+        let mut stays = Vec::new();
+        for (place, States { pre, now, .. }) in &self.back {
+            let Some(now) = now.as_ref().filter(|now| now.kind != Kind::Dir) else { continue };
+            if pre.as_ref().is_some_and(|pre| pre.ino == now.ino) {
+                continue;
+            }
+            let was = trees.names_before(now.ino).map_err(|error| (place.0.clone(), error))?;
+            let mut has_way = was.is_empty();
+            for path in was {
+                has_way = has_way || self.comes_back(&path, trees)?;
+            }
+            if !has_way {
+                stays.push(place.clone());
+            }
+        }
+        for place in stays {
+            self.back.remove(&place);
+            self.say(
+                place,
+                UndoWord::Touched("it was moved here, and where it was before somebody came since".into()),
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether what stood at a path before the sync stands there still, or will.
+    fn comes_back(&self, path: &BytePath, trees: &mut dyn Trees) -> Result<bool, (BytePath, Errno)> {
+        let States { pre, now, .. } = match trees.states(path) {
+            Ok(states) => states,
+            Err(Errno::XDEV | Errno::INVAL) => return Ok(false),
+            Err(error) => return Err((path.clone(), error)),
+        };
+        if is_alike(pre.as_ref(), now.as_ref()) {
+            return Ok(true);
+        }
+        if !self.back.contains_key(&Place(path.clone())) {
+            return Ok(false);
+        }
+        let Some(dir) = path.parent().filter(|dir| !dir.is_empty()) else { return Ok(true) };
+        let stands = trees.states(&dir).is_ok_and(|states| is_dir(states.now.as_ref()));
+        Ok(stands || self.comes_back(&dir, trees)?)
     }
 
     /// A directory that holds what is not taken back stays, with what it holds.

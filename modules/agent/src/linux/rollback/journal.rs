@@ -16,6 +16,9 @@ pub const POINTER: &str = "rollback";
 /// The key of the journal itself.
 const KEY: &str = "rollback/journal.json";
 
+/// The key that says that somebody has worked on the new trees of a rollback that was taken back.
+const WORKED: &str = "rollback/worked";
+
 /// Where a machine's journal is.
 pub(super) struct Journal<'a> {
     state: &'a StateDir,
@@ -39,6 +42,7 @@ impl<'a> Journal<'a> {
     /// Reads it; `None` if there is no rollback.
     pub(super) fn read(&self) -> Result<Option<RollbackState>, AgentError> {
         let Some(place) = self.place()? else { return Ok(None) };
+        is_there(&place)?;
         let Some(bytes) = place.get(KEY)? else { return Ok(None) };
         serde_json::from_slice(&bytes).map(Some).map_err(|error| {
             let path = place.root().join(KEY);
@@ -66,9 +70,21 @@ impl<'a> Journal<'a> {
         Ok(place.get(&decision(session))?.is_some())
     }
 
+    /// Notes that the new trees hold somebody's work: they only go when that is asked for.
+    pub(super) fn keep(&self) -> Result<(), AgentError> {
+        self.place()?.map_or(Ok(()), |place| place.put(WORKED, Some(b"worked\n")))
+    }
+
+    /// Whether that was noted.
+    pub(super) fn keeps(&self) -> Result<bool, AgentError> {
+        let Some(place) = self.place()? else { return Ok(false) };
+        Ok(place.get(WORKED)?.is_some())
+    }
+
     /// Removes it, and then what says where it is.
     pub(super) fn end(&self) -> Result<(), AgentError> {
         if let Some(place) = self.place()? {
+            place.put(WORKED, None)?;
             place.put(KEY, None)?;
         }
         self.state.put(POINTER, None)
@@ -77,7 +93,20 @@ impl<'a> Journal<'a> {
 
 /// Whether this machine gave its word for a rollback, whatever became of its journal.
 pub(super) fn has_decided(snapshot_dir: &BytePath, session: &SessionId) -> Result<bool, AgentError> {
-    Ok(store(snapshot_dir).get(&decision(session))?.is_some())
+    let place = store(snapshot_dir);
+    is_there(&place)?;
+    Ok(place.get(&decision(session))?.is_some())
+}
+
+/// A disk that is not mounted says nothing, and that is no `no`.
+fn is_there(place: &StateDir) -> Result<(), AgentError> {
+    if place.root().is_dir() {
+        return Ok(());
+    }
+    Err(AgentError::failed(format!(
+        "a rollback is noted in `{}`, which is not there; mount the snapshots and try again",
+        place.root().display()
+    )))
 }
 
 fn decision(session: &SessionId) -> String {

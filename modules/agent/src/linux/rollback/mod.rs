@@ -70,7 +70,7 @@ pub fn redo(state: &StateDir, watch: &dyn Watch) -> Result<(), AgentError> {
         RollbackPhase::Committed => finish(found, &journal, watch),
         RollbackPhase::Cancelling => put_back(found, &journal, state, watch),
         RollbackPhase::Done => Ok(()),
-        RollbackPhase::Cancelled => tidy(&found, &journal, state),
+        RollbackPhase::Cancelled => tidy(&found, &journal, state, false),
     }
 }
 
@@ -98,6 +98,12 @@ fn problems(wish: &RollbackWish, journal: &Journal<'_>) -> Result<Vec<String>, A
 }
 
 fn not_yet(found: &RollbackState) -> String {
+    if found.phase == RollbackPhase::Cancelled {
+        return format!(
+            "what rollback {} had put in place still stands beside the trees; `pc-switcher rollback confirm` removes it",
+            found.session
+        );
+    }
     format!(
         "rollback {} is not over; `pc-switcher rollback confirm` keeps it for good, `pc-switcher rollback cancel` takes it \
          back",
@@ -211,6 +217,15 @@ fn make(
 }
 
 fn commit(mut now: RollbackState, journal: &Journal<'_>, watch: &dyn Watch) -> Result<(), AgentError> {
+    if now.waits_for().is_some() {
+        // It may have waited for long: keys and logins are those of now.
+        let tops = now.members.iter().map(top_of).collect::<Result<Vec<Top>, _>>()?;
+        carried::carry_over(&now, &tops)?;
+        for top in &tops {
+            top.sync().map_err(|error| AgentError::io("cannot sync the new trees", &error))?;
+        }
+        watch.after("carried")?;
+    }
     // From here on the answer is yes, for the other machine as well.
     if now.together.as_ref().is_some_and(|together| together.leads) {
         journal.decide(&now.session)?;
@@ -241,6 +256,12 @@ fn cancel(
     state: &StateDir,
     watch: &dyn Watch,
 ) -> Result<(), AgentError> {
+    let live = |member: &RollbackMember| (member.name.clone(), Names::of(&now, member).live);
+    if !checks::mounted(&now.members.iter().map(live).collect::<Vec<_>>()).is_empty() {
+        // Whoever works on the new trees goes on with that until the restart.
+        journal.keep()?;
+    }
+    now.records = records::at_the_end(state, &now.records)?;
     now.phase = RollbackPhase::Cancelling;
     journal.write(&now)?;
     watch.after("cancelling")?;
@@ -257,14 +278,14 @@ fn put_back(
     now.phase = RollbackPhase::Cancelled;
     journal.write(&now)?;
     watch.after("cancelled")?;
-    tidy(&now, journal, state)
+    tidy(&now, journal, state, false)
 }
 
-/// Removes what a cancelled rollback left, unless something still works on it. The old tree may find its records of before
-/// only after a restart.
-fn tidy(now: &RollbackState, journal: &Journal<'_>, state: &StateDir) -> Result<(), AgentError> {
+/// Removes what a cancelled rollback left, unless something still works on it, or has and nobody `asked` for it to go. The old
+/// tree may find its records of before only after a restart.
+fn tidy(now: &RollbackState, journal: &Journal<'_>, state: &StateDir, asked: bool) -> Result<(), AgentError> {
     records::remember(state, &now.records)?;
-    if !in_use(now).is_empty() {
+    if !in_use(now).is_empty() || !asked && journal.keeps()? {
         return Ok(());
     }
     for member in &now.members {
@@ -288,7 +309,7 @@ fn confirm(journal: &Journal<'_>, state: &StateDir) -> Result<RollbackLook, Agen
             }
             journal.end()?;
         }
-        RollbackPhase::Cancelled => tidy(now, journal, state)?,
+        RollbackPhase::Cancelled => tidy(now, journal, state, true)?,
         phase => return Err(AgentError::failed(format!("the rollback is {}", word(phase)))),
     }
     Ok(RollbackLook::default())

@@ -35,14 +35,47 @@ pub(super) fn forget(state: &StateDir, records: &[(String, String)]) -> Result<(
     Ok(())
 }
 
-/// Takes that back, where no sync came since.
+/// Returns what `records` become when the trees from before are put back: where a sync came since, what it left holds for them
+/// no more than what was before.
+///
+/// # Errors
+/// If the machine state cannot be read.
+pub(super) fn at_the_end(
+    state: &StateDir,
+    records: &[(String, String)],
+) -> Result<Vec<(String, String)>, AgentError> {
+    let mut all = Vec::new();
+    for (key, now) in read(state)? {
+        let then = records.iter().find(|(known, _)| *known == key).map(|(_, text)| text);
+        let text = match then {
+            Some(then) if forgotten(then).as_deref() == Some(now.as_bytes()) => then.clone(),
+            _ => match forgotten(&now) {
+                Some(nothing) => String::from_utf8_lossy(&nothing).into_owned(),
+                None => continue,
+            },
+        };
+        all.push((key, text));
+    }
+    Ok(all)
+}
+
+/// Takes that back, where no sync came since, and makes strangers where one came before the trees were put back.
 pub(super) fn remember(state: &StateDir, records: &[(String, String)]) -> Result<(), AgentError> {
     for (key, text) in records {
-        if state.get(key)? == forgotten(text) {
+        let now = state.get(key)?;
+        if now == forgotten(text) || is_nothing_younger(text, now.as_deref()) {
             state.put(key, Some(text.as_bytes()))?;
         }
     }
     Ok(())
+}
+
+fn is_nothing_younger(text: &str, now: Option<&[u8]>) -> bool {
+    let Some(record) = serde_json::from_str::<PairRecord>(text).ok().filter(|it| it.format == NOTHING) else {
+        return false;
+    };
+    let now = now.and_then(|now| serde_json::from_slice::<PairRecord>(now).ok());
+    now.is_none_or(|now| now.stamp < record.stamp)
 }
 
 fn forgotten(text: &str) -> Option<Vec<u8>> {

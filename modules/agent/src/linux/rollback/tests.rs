@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pc_switcher_contract::{SnapshotKind, SnapshotSet};
+use pc_switcher_contract::{PairEnd, PairRecord, SnapshotKind, SnapshotSet};
 
 use super::{redo, run};
 use crate::data::apply::{Unwatched, Watch};
@@ -158,6 +158,87 @@ fn a_confirmed_rollback_leaves_the_new_trees_alone() {
     scene.order(RollbackOrder::Confirm, &Unwatched).unwrap();
     assert_eq!((scene.found(), scene.beside()), (["good".into(), "good".into()], 0));
     assert!(scene.order(RollbackOrder::Cancel, &Unwatched).is_err());
+}
+
+#[test]
+fn work_on_the_new_trees_outlives_a_cancel_until_somebody_lets_it_go() {
+    let Some(mut scene) = Scene::make() else { return };
+    scene.roll_back(&Unwatched).unwrap();
+    let mounts = [0, 1].map(|at| scene.image.dir().join(format!("mnt{at}")));
+    // It is started anew.
+    for (at, mount) in mounts.iter().enumerate() {
+        assert!(sh("umount", &[text(mount)]));
+        scene.image.bind(&format!("top/{}", scene.names[at]), &format!("mnt{at}"));
+    }
+    scene.write("work");
+    let waits = scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
+    assert_eq!(waits.in_use.len(), 2);
+    scene.write("more");
+    for mount in &mounts {
+        assert!(sh("umount", &[text(mount)]));
+    }
+    redo(&scene.state, &Unwatched).unwrap();
+    assert_eq!((scene.found(), scene.beside()), (["bad".into(), "bad".into()], 2));
+    let kept = |at: usize| scene.top(&format!("{}.cancelled-feedbeef/file", scene.names[at]));
+    assert_eq!([0, 1].map(|at| fs::read_to_string(kept(at)).unwrap()), ["more", "more"]);
+    assert_eq!(scene.order(RollbackOrder::Look, &Unwatched).unwrap().forbids_sync(), None);
+    let left = scene.order(RollbackOrder::Confirm, &Unwatched).unwrap();
+    assert_eq!((left.state, scene.found(), scene.beside()), (None, ["bad".into(), "bad".into()], 0));
+    assert!(scene.state.list("").unwrap().is_empty());
+}
+
+#[test]
+fn a_sync_between_a_rollback_and_its_cancel_leaves_no_common_past() {
+    let Some(scene) = Scene::make() else { return };
+    let record = |stamp: &str| {
+        let end = |name: &str| PairEnd {
+            hostname: name.parse().unwrap(),
+            machine_id: name.into(),
+            set: None,
+            manifests: Vec::new(),
+        };
+        PairRecord {
+            format: PairRecord::FORMAT,
+            session: "0a1b2c3d".parse().unwrap(),
+            stamp: stamp.parse().unwrap(),
+            source: end("laptop"),
+            target: end("desk"),
+            rule_hash: String::new(),
+            unsettled: Vec::new(),
+            unsent: Vec::new(),
+            apart: Vec::new(),
+            alien: Vec::new(),
+            parts: Vec::new(),
+        }
+    };
+    let put = |key: &str, record: &PairRecord| {
+        scene.state.put(key, Some(&serde_json::to_vec_pretty(record).unwrap())).unwrap();
+    };
+    let read = |key: &str| -> PairRecord {
+        serde_json::from_slice(&scene.state.get(key).unwrap().unwrap()).unwrap()
+    };
+    let (before, since) = (record("20251115T120000Z"), record("20251117T120000Z"));
+    for key in ["pairs/laptop.json", "pairs/tower.json"] {
+        put(key, &before);
+    }
+    scene.roll_back(&Unwatched).unwrap();
+    put("pairs/laptop.json", &since);
+    scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
+    let now = read("pairs/laptop.json");
+    assert!(now.format != PairRecord::FORMAT && now.stamp > since.stamp, "{now:?}");
+    assert_eq!(read("pairs/tower.json"), before);
+}
+
+#[test]
+fn a_journal_that_cannot_be_reached_is_not_taken_for_none() {
+    let Some(scene) = Scene::make() else { return };
+    scene.roll_back(&Unwatched).unwrap();
+    let snaps = scene.image.dir().join("snaps");
+    assert!(sh("umount", &[text(&snaps)]));
+    assert!(scene.order(RollbackOrder::Look, &Unwatched).is_err());
+    let RollbackWish { snapshot_dir, session, .. } = scene.wish();
+    let asked = scene.order(RollbackOrder::Decided { snapshot_dir, session }, &Unwatched);
+    assert!(asked.unwrap_err().message.contains("mount the snapshots"));
 }
 
 #[test]
