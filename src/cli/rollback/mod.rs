@@ -11,16 +11,15 @@ use pc_switcher_agent::proto::{
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{
-    BytePath, Hostname, ModuleError, ModuleName, Role, SessionId, SetId, SnapshotKind, SubvolumeName,
-    UtcStamp,
+    BytePath, Hostname, ModuleError, Role, SessionId, SetId, SnapshotKind, SubvolumeName, UtcStamp,
 };
-use serde::Deserialize;
 use serde_json::json;
 
 use self::which::Which;
 
 use super::contact::{Contact, with_machines};
-use super::{CliError, Context, Exit, engine, sync};
+use super::snapshots::{Where, settings, with_agent};
+use super::{CliError, Context, Exit, sync};
 use crate::clock;
 use crate::orchestrator::reach::Reach as _;
 use crate::orchestrator::{met, phases};
@@ -63,14 +62,6 @@ struct To {
     /// Say what would be done and what stands in the way, and write nothing
     #[arg(long)]
     plan: bool,
-}
-
-/// On which machine.
-#[derive(Debug, Clone, Default, clap::Args)]
-struct Where {
-    /// Another machine than this one: what your ssh understands, for example `desk`
-    #[arg(long, value_name = "HOSTNAME", value_parser = sync::target)]
-    machine: Option<String>,
 }
 
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -320,27 +311,4 @@ async fn begin(agent: &Agent, contact: &Contact) -> Result<(), ModuleError> {
         None => Ok(()),
         Some(pending) => Err(ModuleError::failed(format!("{}: {}", agent.hostname(), pending.explain()))),
     }
-}
-
-fn settings(context: &mut Context<'_>) -> Result<BtrfsSnapshotsConfig, CliError> {
-    let config = context.load_config(&[], &[])?;
-    let table = config.table(&ModuleName::literal("btrfs-snapshots"));
-    BtrfsSnapshotsConfig::deserialize(table).map_err(|error| CliError::Failed(error.to_string()))
-}
-
-fn with_agent<T>(
-    place: &Where,
-    context: &Context<'_>,
-    work: impl AsyncFnOnce(&Agent, &Contact) -> Result<T, ModuleError>,
-) -> Result<T, CliError> {
-    let own = engine::own_name().map_err(CliError::Failed)?;
-    let is_other = |name: &&str| name.parse::<Hostname>().map_or(true, |name| !name.same_machine(&own));
-    let target = place.machine.as_deref().filter(is_other);
-    with_machines(target, &context.env, async |contact| {
-        let link = match target {
-            Some(_) => contact.reach.target(&contact.cancel).await?.agent,
-            None => contact.reach.source(&contact.cancel).await?.agent,
-        };
-        work(&Agent::new(&link), contact).await
-    })
 }

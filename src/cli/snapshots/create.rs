@@ -1,6 +1,7 @@
 //! `snapshots create` and `annotate`.
 
 use pc_switcher_agent::proto::{CreateSet, TakeSet, Words};
+use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_btrfs_snapshots::keep::Age;
 use pc_switcher_contract::{BytePath, SessionId, SetId, SnapshotKind, UtcStamp};
 use serde_json::json;
@@ -83,6 +84,17 @@ fn end(now: jiff::Timestamp, ttl: Age) -> Result<UtcStamp, CliError> {
     Ok(UtcStamp::new(end))
 }
 
+/// Returns a set of all subvolumes of the config, of a session of its own.
+pub(super) fn by_hand(config: &BtrfsSnapshotsConfig, now: jiff::Timestamp) -> TakeSet {
+    TakeSet {
+        session: SessionId::from_uuid(uuid::Uuid::new_v4()),
+        stamp: UtcStamp::new(now),
+        kind: SnapshotKind::Manual,
+        snapshot_dir: BytePath::from(config.snapshot_dir.as_path()),
+        subvolumes: config.subvolumes.clone(),
+    }
+}
+
 /// Takes a set, and prints what it is called.
 ///
 /// # Errors
@@ -96,13 +108,7 @@ pub fn create(args: &CreateArgs, context: &mut Context<'_>) -> Result<Exit, CliE
         until: args.ttl.map(|ttl| end(now, ttl)).transpose()?,
         good: false,
     };
-    let set = TakeSet {
-        session: SessionId::from_uuid(uuid::Uuid::new_v4()),
-        stamp: UtcStamp::new(now),
-        kind: SnapshotKind::Manual,
-        snapshot_dir: BytePath::from(config.snapshot_dir.as_path()),
-        subvolumes: config.subvolumes.clone(),
-    };
+    let set = by_hand(&config, now);
     let (found, id) = with_agent(&args.place, context, async |agent, _| {
         let request = CreateSet { set, words, pinned: args.pin };
         let id = agent.create_set(request).await?.id();

@@ -180,7 +180,7 @@ impl Found {
 }
 
 /// Returns what the config says of snapshots.
-fn settings(context: &mut Context<'_>) -> Result<BtrfsSnapshotsConfig, CliError> {
+pub(super) fn settings(context: &mut Context<'_>) -> Result<BtrfsSnapshotsConfig, CliError> {
     let config = context.load_config(&[], &[])?;
     let table = config.table(&ModuleName::literal("btrfs-snapshots"));
     BtrfsSnapshotsConfig::deserialize(table).map_err(|error| CliError::Failed(error.to_string()))

@@ -1,12 +1,11 @@
 //! `snapshots restore`: brings back what a set holds.
 
-use pc_switcher_agent::proto::{
-    CreateSet, RestorePlace, RestoreReply, RestoreRequest, Restored, TakeSet, Words,
-};
+use pc_switcher_agent::proto::{CreateSet, RestorePlace, RestoreReply, RestoreRequest, Restored, Words};
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
-use pc_switcher_contract::{BytePath, Hostname, SessionId, SetId, SnapshotKind, UtcStamp};
+use pc_switcher_contract::{BytePath, Hostname, SessionId, SetId, UtcStamp};
 use serde_json::json;
 
+use super::create::by_hand;
 use super::{Found, Where, caller, lock, render, settings, with_agent};
 use crate::cli::{CliError, Context, Exit};
 use crate::clock;
@@ -135,13 +134,7 @@ fn safety(config: &BtrfsSnapshotsConfig, now: jiff::Timestamp, id: &SetId, paths
         until: now.checked_add(SAFETY).ok().map(UtcStamp::new),
         good: false,
     };
-    let set = TakeSet {
-        session: SessionId::from_uuid(uuid::Uuid::new_v4()),
-        stamp: UtcStamp::new(now),
-        kind: SnapshotKind::Manual,
-        snapshot_dir: BytePath::from(config.snapshot_dir.as_path()),
-        subvolumes: config.subvolumes.clone(),
-    };
+    let set = by_hand(config, now);
     CreateSet { set, words, pinned: false }
 }
 

@@ -106,7 +106,7 @@ fn damage(image: &Path, needle: &[u8]) -> usize {
     let file = File::options().write(true).open(image).unwrap();
     let places: Vec<usize> =
         bytes.windows(needle.len()).enumerate().filter(|(_, at)| *at == needle).map(|(at, _)| at).collect();
-    places.iter().for_each(|at| file.write_all_at(b"XXXX", *at as u64).unwrap());
+    places.iter().for_each(|at| file.write_all_at(b"rot!", *at as u64).unwrap());
     file.sync_all().unwrap();
     places.len()
 }
