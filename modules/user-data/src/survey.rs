@@ -338,21 +338,28 @@ async fn compare(
     ];
     let mut sinks = [None, None, None];
     let mut streams = [None, None, None];
+    let mut empty = Vec::new();
     for (at, (agent, listed)) in places.into_iter().enumerate().filter_map(|(at, place)| Some((at, place?))) {
-        streams[at] = Some(match (&scope, listed.tree()) {
+        streams[at] = match (&scope, listed.tree()) {
             (Some(_), Some(root)) => {
                 let (wants, listings) = agent.list(tree(part, root)).await?;
                 sinks[at] = Some(wants);
-                listings
+                Some(listings)
             }
             _ => listed.walk(agent, part).await?,
-        });
+        };
+        if streams[at].is_none() {
+            empty.push([Walk::Source, Walk::Target, Walk::Base][at]);
+        }
     }
     let [mut ours, mut theirs, mut base] = streams;
     let mut pairing = match scope {
         Some(scope) => Pairing::within(scope, judge, moves),
         None => Pairing::new(judge, moves),
     };
+    for walk in empty {
+        pairing.add(walk, nothing());
+    }
     let mut seen = 0_u64;
     loop {
         for (sink, asks) in sinks.iter_mut().zip(pairing.take_asks()) {
@@ -386,6 +393,17 @@ async fn compare(
     pairing
         .finish()
         .map_err(|why| ModuleError::failed(format!("the walks of `{}` do not fit: {why}", part.root)))
+}
+
+/// Returns what a walk lists where there is no tree.
+fn nothing() -> DirListing {
+    DirListing {
+        path: BytePath::default(),
+        root: None,
+        entries: Vec::new(),
+        skipped: Vec::new(),
+        more: false,
+    }
 }
 
 /// Returns a judge of neighbours that says where a message is full.

@@ -147,6 +147,8 @@ pub enum Request {
     Undo(super::UndoRequest),
     /// Rolls whole subvolumes back, step by step → [`super::RollbackLook`].
     Rollback(super::RollbackOrder),
+    /// Makes or removes a nested subvolume; only for the holder of the lock → `bool`, whether it is done.
+    Nested(super::NestedOrder),
 }
 
 impl Request {
@@ -199,6 +201,7 @@ impl Request {
             Request::Moved(_) => "moved",
             Request::Undo(_) => "undo",
             Request::Rollback(_) => "rollback",
+            Request::Nested(_) => "nested",
         }
     }
 }
