@@ -20,10 +20,11 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Makes a subvolume in alice's home with a few files of hers; its directory keeps the time that it has afterwards.
 #[track_caller]
 fn make(machine: &Machine, path: &str) {
+    let first = path.split('/').next().unwrap();
     let script = format!(
         "cd /home/alice && mkdir -p $(dirname {path}) && btrfs -q subvolume create {path} && cd {path} && \
          mkdir -p dir/deep && echo in >file && echo deep >dir/deep/file && ln file other && chmod 640 file && \
-         chown -R alice: . && chmod 750 ."
+         chmod 750 . && cd /home/alice && chown -R alice: {first}"
     );
     root(machine, &script);
 }
@@ -92,7 +93,8 @@ fn what_the_desk_changed_in_one_is_a_conflict_like_any_other() {
     assert_eq!(alice(desk, "cat guest/file"), "desk\n");
     let ran = sync(laptop, "desk", &["--allow-conflicts"]).ends_with(0);
     assert_moved(laptop, desk);
-    let kept = ran.text.split('`').find(|word| word.starts_with("/.snapshots/@home%2Falice%2Fguest-presync-"));
+    let kept =
+        ran.text.split('`').find(|word| word.starts_with("/.snapshots/@home%2Falice%2Fguest-presync-"));
     assert_eq!(root(desk, &format!("cat {}", kept.expect(&ran.text))), "desk\n");
 }
 
@@ -165,14 +167,25 @@ fn one_that_was_deleted_goes_and_its_content_stays_in_the_pre_sync_set() {
     begin(&lab);
     alice(laptop, "for n in $(seq 60); do echo $n >guest/$n; done");
     sync(laptop, "desk", &[]).ends_with(0);
-    root(laptop, "cd /home/alice; btrfs -q subvolume delete guest/dir/inner; btrfs -q subvolume delete guest");
+    root(
+        laptop,
+        "cd /home/alice; btrfs -q subvolume delete guest/dir/inner; btrfs -q subvolume delete guest",
+    );
     alice(desk, "sleep 1.1; echo edited >guest/7");
     sync(laptop, "desk", &[]).ends_with(7).says(&["/home/alice/guest/7", "deleted on laptop"]);
     assert_eq!(alice(desk, "cat guest/7"), "edited\n");
     sync(laptop, "desk", &["--allow-conflicts"]).ends_with(0).says(&["`/home/alice/guest` is removed"]);
     assert!(!desk.exists("/home/alice/guest").unwrap());
     assert_moved(laptop, desk);
-    assert_eq!(root(desk, "cat /.snapshots/@home%2Falice%2Fguest-presync-*/7 | grep edited"), "edited\n");
+    assert_eq!(
+        root(desk, "cat /.snapshots/@home%2Falice%2Fguest-presync-*/7 | grep edited | sort -u"),
+        "edited\n"
+    );
+    // A directory that is deleted with one in it goes as well.
+    root(laptop, "cd /home/alice; btrfs -q subvolume delete machines/new/box; rm -r machines");
+    sync(laptop, "desk", &[]).ends_with(0);
+    assert!(!desk.exists("/home/alice/machines").unwrap());
+    assert_moved(laptop, desk);
     // What only the desk has, and had when nobody looked, is nobody's to delete.
     make(desk, "theirs");
     sync(laptop, "desk", &[]).ends_with(0).says(&["`/home/alice/theirs` is a nested subvolume"]);
@@ -199,7 +212,10 @@ fn what_one_machine_keeps_in_a_directory_is_synced_as_content() {
     let (laptop, desk) = (lab.laptop(), lab.desk());
     begin(&lab);
     // The subvolume becomes a directory, then a directory becomes a subvolume.
-    root(laptop, "cd /home/alice; mv guest old; cp -a old guest; btrfs -q subvolume delete old/dir/inner old");
+    root(
+        laptop,
+        "cd /home/alice; mv guest old; cp -a old guest; btrfs -q subvolume delete old/dir/inner old",
+    );
     alice(laptop, "sleep 1.1; echo plain >guest/file");
     sync(laptop, "desk", &[]).ends_with(0);
     assert!(is_subvolume(desk, "guest") && !is_subvolume(laptop, "guest"));
@@ -259,10 +275,9 @@ fn a_dry_run_names_what_it_would_make_and_writes_nothing() {
     root(laptop, "cd /home/alice; btrfs -q subvolume delete machines/new/box");
     let before = [laptop, desk].map(picture);
     let items = plan(laptop, "desk");
-    for item in
-        ["create /home/alice/later", "create /home/alice/later/file", "delete /home/alice/machines/new/box"]
-    {
-        assert!(items.iter().any(|other| other == item), "{items:?}");
+    for (action, path) in [("create", "later"), ("create", "later/file"), ("delete", "machines/new/box")] {
+        let wanted = format!("\"{action}\" \"/home/alice/{path}\"");
+        assert!(items.contains(&wanted), "{wanted} in {items:?}");
     }
     for (before, machine) in before.into_iter().zip([laptop, desk]) {
         let now = picture(machine);
@@ -318,8 +333,12 @@ fn no_way_back_loses_one() {
     run(laptop, &rollback).ends_with(7).says(&["is a subvolume inside of `@home`"]);
     assert_same_tree(&before, &home(desk));
     run(desk, &Cmd::new("pc-switcher").args(["undo", &session]).as_alice()).ends_with(0);
-    assert_eq!(alice(desk, "cat guest/file; test -e notes/bad || echo gone; cat fresh/file"), "in\ngone\nin\n");
-    let restore = ["snapshots", "restore", &session, "/home/alice/guest/dir/inner/file", "--in-place", "--yes"];
+    assert_eq!(
+        alice(desk, "cat guest/file; test -e notes/bad || echo gone; cat fresh/file"),
+        "in\ngone\nin\n"
+    );
+    let restore =
+        ["snapshots", "restore", &session, "/home/alice/guest/dir/inner/file", "--in-place", "--yes"];
     alice(desk, "echo worse >guest/dir/inner/file");
     run(desk, &Cmd::new("pc-switcher").args(restore).as_alice()).ends_with(0);
     assert_eq!(alice(desk, "cat guest/dir/inner/file"), "in\n");

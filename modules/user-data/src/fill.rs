@@ -1,7 +1,7 @@
-//! Brings plans over, part by part: first what stands on both machines, then nested subvolumes that go, then those that come.
+//! Brings plans over: nested subvolumes that go, then what stands on both machines, then nested subvolumes that come.
 //!
-//! One that comes is made empty and then filled like any other part, one that goes is emptied like any other part and then
-//! removed, so a stop between two steps leaves what the next sync knows how to end.
+//! One that goes is emptied like any other part and then removed, one that comes is made empty and then filled like any other
+//! part, so a stop between two steps leaves what the next sync knows how to end.
 
 use std::sync::PoisonError;
 
@@ -27,6 +27,14 @@ pub struct Done {
     pub conflicts: usize,
     /// Paths that changed on the source meanwhile.
     pub unsent: usize,
+}
+
+impl Done {
+    /// Adds what became of another plan.
+    pub fn add(&mut self, other: Done) {
+        self.conflicts += other.conflicts;
+        self.unsent += other.unsent;
+    }
 }
 
 /// Returns what the record of the pair keeps of a part.
@@ -72,53 +80,40 @@ impl UserData {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).absorb(written);
     }
 
-    /// Empties nested subvolumes that the source does not have any more, and removes them. Returns the uuids of those that
-    /// stand elsewhere by now: a directory that was moved took them along.
+    /// Empties nested subvolumes that the source does not have any more, and removes them, inner ones first.
     pub(crate) async fn empty(
         &self,
         ctx: &ModuleContext,
-        gone: Vec<Load>,
+        mut gone: Vec<Load>,
         done: &mut Done,
-    ) -> Result<Vec<String>, ModuleError> {
+    ) -> Result<(), ModuleError> {
         if gone.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
+        gone.sort_by(|a, b| b.part.root.cmp(&a.part.root));
         let all: Vec<BytePath> = gone.iter().map(|load| load.part.root.clone()).collect();
         let now = self.layout(ctx, Role::Target, &all).await?;
-        let stands = |load: &Load| {
-            let end = nested::end(&now, &load.part.root);
-            end.is_some_and(|end| end.subvolume_uuid == load.part.target.subvolume_uuid)
-        };
-        let (here, moved): (Vec<Load>, Vec<Load>) = gone.into_iter().partition(stands);
-        let mut orders: Vec<(BytePath, String)> = here
-            .iter()
-            .map(|load| (load.part.root.clone(), load.part.target.subvolume_uuid.clone()))
-            .collect();
-        orders.sort();
-        let emptied = self.bring(ctx, here).await?;
-        done.conflicts += emptied.conflicts;
-        // Inner ones first.
-        for (root, uuid) in orders.into_iter().rev() {
-            let order = NestedOrder::Remove { root: root.clone(), uuid };
-            let text = match Agent::new(&ctx.target.agent).nested(order).await? {
-                true => {
-                    let text =
-                        format!("the nested subvolume `{root}` is removed: its pre-sync snapshot keeps it");
-                    ctx.reporter.log(LogLevel::Info, &ctx.target.hostname, text);
-                    continue;
+        for load in gone {
+            let (root, uuid) = (load.part.root.clone(), load.part.target.subvolume_uuid.clone());
+            let (level, text) = match nested::end(&now, &root) {
+                Some(end) if end.subvolume_uuid == uuid => {
+                    done.add(self.bring(ctx, vec![load]).await?);
+                    let order = NestedOrder::Remove { root: root.clone(), uuid };
+                    match Agent::new(&ctx.target.agent).nested(order).await? {
+                        true => (LogLevel::Info, "is removed: its pre-sync snapshot keeps it"),
+                        false => (LogLevel::Warning, "stays: it holds something that is not mirrored"),
+                    }
                 }
-                false => {
-                    format!("the nested subvolume `{root}` stays: it holds something that is not mirrored")
-                }
+                _ => (LogLevel::Warning, "is left alone: it stands elsewhere by now"),
             };
-            ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, text);
-            ctx.board.add_left(1);
+            ctx.board.add_left(usize::from(level == LogLevel::Warning));
+            ctx.reporter.log(level, &ctx.target.hostname, format!("the nested subvolume `{root}` {text}"));
         }
-        Ok(moved.into_iter().map(|load| load.part.target.subvolume_uuid).collect())
+        Ok(())
     }
 
-    /// Makes nested subvolumes that the target does not have, outer ones first, and fills each. `moved` are those that came
-    /// there with a directory.
+    /// Makes nested subvolumes that the target does not have, outer ones first, and fills each. `moved` are the uuids of those
+    /// that came there with a directory.
     pub(crate) async fn fill(
         &self,
         ctx: &ModuleContext,
@@ -140,9 +135,7 @@ impl UserData {
             let found = survey(ctx, &part, &roots(ctx, &part, SnapshotKind::PreSync)?, content, 0).await?;
             ctx.board.put_part(record_of(&part, &found));
             notes::apart(ctx, &part, &found);
-            let filled = self.bring(ctx, vec![load(ctx, part, found)?]).await?;
-            done.conflicts += filled.conflicts;
-            done.unsent += filled.unsent;
+            done.add(self.bring(ctx, vec![load(ctx, part, found)?]).await?);
         }
         Ok(())
     }

@@ -1,31 +1,33 @@
 //! The module itself: validate, plan, execute, verify, in terms of the pure parts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use pc_switcher_agent::data::rules::Rules;
-use pc_switcher_agent::proto::{Body, Layout, LayoutRequest, Op, RuleSet, UserFact};
+use pc_switcher_agent::proto::{Body, Layout, LayoutRequest, Op, RuleSet, Standing, UserFact};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
     BytePath, ErrorKind, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, PairRecord, Plan,
     PlanItem, Problem, Role, SnapshotKind, human_bytes,
 };
 
+use crate::compare::Walk;
 use crate::config::{Compare, NestedPolicy, UserDataConfig};
-use crate::fill::{load, record_of};
+use crate::fill::{Done, load, record_of};
 use crate::guards::{self, Hosts};
 use crate::need::Need;
 use crate::nested;
 use crate::notes;
-use crate::parts::{PartPair, pair_nested, pair_parts};
+use crate::parts::{PartPair, pair_nested, pair_parts, relative};
 use crate::people;
 use crate::roots::{held_by, roots};
 use crate::ruled;
 use crate::rules::{rule_hash, rule_of_mount, rule_of_nested, rules_for};
 use crate::steps::Stats;
 use crate::survey::{Survey, survey};
+use crate::transfer::Load;
 use crate::written::Written;
 
 /// So many paths may change on the target during a sync before it counts as failed: the record of the pair names them.
@@ -379,16 +381,35 @@ fn leave_mount_alone(ctx: &ModuleContext, parts: &mut [PartPair], path: &BytePat
     }
 }
 
-/// Keeps what one machine has in a directory, and the other in a nested subvolume, out of the part around it. Both sides of this
-/// come and go with the subvolume, so it does not belong to the rules of which the record keeps a digest either.
+/// Tells the part around which nested subvolumes go, and keeps what one machine has in a directory, and the other in a nested
+/// subvolume, out of it. That rule comes and goes with the subvolume, so it does not belong to the rules of which the record keeps a digest either.
 fn leave_to_nested(parts: &mut [PartPair]) {
-    let mixed: Vec<BytePath> =
-        parts.iter().filter(|part| part.is_mixed()).map(|part| part.root.clone()).collect();
-    for root in mixed {
-        let around = parts.iter_mut().filter(|part| root != part.root && root.is_within(&part.root));
-        if let Some(part) = around.max_by_key(|part| part.root.as_bytes().len()) {
-            part.rules.forced.extend(rule_of_nested(&part.folder, &root));
+    let nested: Vec<PartPair> = parts.iter().filter(|part| part.is_nested).cloned().collect();
+    for inner in nested {
+        let around =
+            parts.iter_mut().filter(|part| inner.root != part.root && inner.root.is_within(&part.root));
+        let Some(part) = around.max_by_key(|part| part.root.as_bytes().len()) else { continue };
+        let inside = relative(&inner.root, &part.root);
+        if inner.is_mixed() {
+            part.rules.forced.extend(rule_of_nested(&part.folder, &inner.root));
+        } else if inner.is_missing(Role::Source) {
+            part.leaving.push(inside);
+        } else if inner.target.standing == Standing::File {
+            part.coming.push(inside);
         }
+    }
+}
+
+/// Returns where a nested subvolume of the target stands when the parts around are committed: a directory that is moved takes it
+/// along.
+fn taken_to(root: &BytePath, parts: &[PartPair], surveys: &[Survey]) -> BytePath {
+    let stays = |part: &PartPair| ![Role::Source, Role::Target].into_iter().any(|role| part.is_missing(role));
+    let around = parts.iter().zip(surveys).filter(|(part, _)| stays(part) && root.is_within(&part.root));
+    match around.max_by_key(|(part, _)| part.root.as_bytes().len()) {
+        Some((part, survey)) => {
+            part.root.join(survey.moves.map(Walk::Target, &relative(root, &part.root)).as_bytes())
+        }
+        None => root.clone(),
     }
 }
 
@@ -539,18 +560,32 @@ impl Module for UserData {
             ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, writer);
         }
         ctx.reporter.log(LogLevel::Info, &ctx.target.hostname, describe(stats));
-        let (mut loads, mut gone, mut new) = (Vec::new(), Vec::new(), Vec::new());
-        for (part, survey) in parts.into_iter().zip(surveys) {
+        let places: Vec<BytePath> = parts.iter().map(|part| taken_to(&part.root, &parts, &surveys)).collect();
+        let new: HashSet<BytePath> =
+            parts.iter().filter(|part| part.is_missing(Role::Target)).map(|part| part.root.clone()).collect();
+        let (mut loads, mut gone, mut taken) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut coming, mut moved) = (Vec::new(), Vec::new());
+        for ((part, survey), place) in parts.into_iter().zip(surveys).zip(places) {
             if part.is_missing(Role::Target) {
-                new.push(part);
+                coming.push(part);
                 continue;
             }
+            let is_moved = place != part.root;
             let load = load(ctx, part, survey)?;
-            if load.part.is_missing(Role::Source) { gone.push(load) } else { loads.push(load) }
+            match load.part.is_missing(Role::Source) {
+                true if is_moved && new.contains(&place) => moved.push(load.part.target.subvolume_uuid),
+                true if is_moved => {
+                    taken.push(Load { part: PartPair { root: place, ..load.part }, ..load });
+                }
+                true => gone.push(load),
+                false => loads.push(load),
+            }
         }
-        let mut done = self.bring(ctx, loads).await?;
-        let moved = self.empty(ctx, gone, &mut done).await?;
-        self.fill(ctx, new, &moved, &mut done).await?;
+        let mut done = Done::default();
+        self.empty(ctx, gone, &mut done).await?;
+        done.add(self.bring(ctx, loads).await?);
+        self.empty(ctx, taken, &mut done).await?;
+        self.fill(ctx, coming, &moved, &mut done).await?;
         let mut text = describe(stats);
         if done.conflicts > 0 {
             text = format!("{text}; {} left as they are", done.conflicts);

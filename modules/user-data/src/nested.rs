@@ -61,9 +61,6 @@ pub fn candidates(
                 match closed {
                     _ if !follow => found.leave(role, &root, "`nested` in [user-data] says `skip`"),
                     Some((_, why)) => found.leave(role, &root, why.as_str()),
-                    None if std::str::from_utf8(root.as_bytes()).is_err() => {
-                        found.leave(role, &root, "its path is no text");
-                    }
                     None => roots.push(root),
                 }
             }
@@ -87,12 +84,16 @@ pub fn judge(
         if found.has_left(&root) {
             continue;
         }
-        use Standing::{Directory, Folder, Missing, Nested as Inner, Other};
+        use Standing::{Directory, File, Folder, Missing, Nested as Inner, Other};
+        let is_text = std::str::from_utf8(root.as_bytes()).is_ok();
         match ends {
-            [Some(Inner), Some(Inner | Directory | Missing)] | [Some(Directory), Some(Inner)] => {
+            [Some(Inner), Some(Directory)] | [Some(Directory), Some(Inner)] if !is_text => {
+                found.leave(Role::Source, &root, "its path is no text, and it is a directory on one machine");
+            }
+            [Some(Inner), Some(Inner | Directory | Missing | File)] | [Some(Directory), Some(Inner)] => {
                 found.roots.push(root);
             }
-            [Some(Missing), Some(Inner)] if was_followed(&root) => found.roots.push(root),
+            [Some(Missing | File), Some(Inner)] if was_followed(&root) => found.roots.push(root),
             [Some(Missing), Some(Inner)] => {
                 found.leave(
                     Role::Target,
@@ -101,8 +102,8 @@ pub fn judge(
                 );
             }
             [Some(Inner), Some(Other)] => found.leave(Role::Target, &root, IN_THE_WAY),
-            [Some(Other), Some(Inner)] => found.leave(Role::Source, &root, IN_THE_WAY),
-            [Some(Folder | Directory | Missing | Other | Inner) | None, _] => {}
+            [Some(Other | File), Some(Inner)] => found.leave(Role::Source, &root, IN_THE_WAY),
+            [Some(Folder | Directory | Missing | File | Other | Inner) | None, _] => {}
         }
     }
     found
@@ -171,8 +172,8 @@ mod tests {
 
     #[test]
     fn both_machines_together_say_what_is_mirrored() {
-        use Standing::{Directory, Missing, Nested as Inner, Other};
-        let all = [Inner, Directory, Missing, Other];
+        use Standing::{Directory, File, Missing, Nested as Inner, Other};
+        let all = [Inner, Directory, Missing, File, Other];
         let mirrored = |ours, theirs, was| {
             let found = Nested { roots: vec!["/home/vm".into(), "/home/vm/deep".into()], left: vec![] };
             let layouts =
@@ -184,12 +185,12 @@ mod tests {
             for theirs in all {
                 let (yes, left) = mirrored(ours, theirs, false);
                 let wanted = match (ours, theirs) {
-                    (Inner, Inner | Directory | Missing) | (Directory, Inner) => (true, 0),
-                    (Inner, Other) | (Other, Inner) | (Missing, Inner) => (false, 1),
+                    (Inner, Inner | Directory | Missing | File) | (Directory, Inner) => (true, 0),
+                    (Inner, Other) | (Other | File | Missing, Inner) => (false, 1),
                     _ => (false, 0),
                 };
                 assert_eq!((yes, left), wanted, "{ours:?} {theirs:?}");
-                let deleted = (ours, theirs) == (Missing, Inner);
+                let deleted = matches!((ours, theirs), (Missing | File, Inner));
                 assert_eq!(mirrored(ours, theirs, true), if deleted { (true, 0) } else { wanted });
             }
         }

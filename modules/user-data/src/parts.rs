@@ -22,6 +22,10 @@ pub struct PartPair {
     pub rules: RuleSet,
     /// Whether a nested subvolume begins there, on one machine at least.
     pub is_nested: bool,
+    /// Nested subvolumes directly in it that are removed from the target before it is committed, relative to the root.
+    pub leaving: Vec<BytePath>,
+    /// Nested subvolumes directly in it that come where the target has a file, likewise.
+    pub coming: Vec<BytePath>,
 }
 
 impl PartPair {
@@ -33,9 +37,9 @@ impl PartPair {
         }
     }
 
-    /// Whether the machine of that role has nothing there.
+    /// Whether the machine of that role has no tree there.
     pub fn is_missing(&self, role: Role) -> bool {
-        self.end(role).standing == Standing::Missing
+        matches!(self.end(role).standing, Standing::Missing | Standing::File)
     }
 
     /// Whether one machine keeps in a subvolume what the other has in a directory.
@@ -91,6 +95,8 @@ pub fn pair_parts(
                         root: part.root.clone(),
                         rules: rules(&part.folder, &prefixes(own, &part.folder)),
                         is_nested: false,
+                        leaving: Vec::new(),
+                        coming: Vec::new(),
                         prefix,
                         source: part.clone(),
                         target: twin.clone(),
@@ -123,10 +129,10 @@ pub fn pair_nested(
         let (Some(ours), Some(theirs)) = (nested::end(source, root), nested::end(target, root)) else {
             continue;
         };
-        use Standing::{Directory, Missing, Nested};
+        use Standing::{Directory, File, Missing, Nested};
         let is_followed = matches!(
             (ours.standing, theirs.standing),
-            (Nested, Nested | Directory | Missing) | (Directory | Missing, Nested)
+            (Nested, Nested | Directory | Missing | File) | (Directory | Missing | File, Nested)
         );
         if is_followed {
             pairs.push(PartPair {
@@ -135,6 +141,8 @@ pub fn pair_nested(
                 prefix: relative(root, &ours.folder),
                 rules: rules(&ours.folder, &prefixes(source, &ours.folder)),
                 is_nested: true,
+                leaving: Vec::new(),
+                coming: Vec::new(),
                 source: ours.clone(),
                 target: theirs.clone(),
             });
@@ -256,5 +264,24 @@ pub(crate) mod tests {
         let problems =
             pairs(layout(vec![part("/home", None)]), layout(vec![part("/home", Some("@home"))])).unwrap_err();
         assert!(problems[0].to_string().contains("without a name"));
+    }
+
+    #[test]
+    fn nested_ones_meet_by_their_root_and_new_ones_come_last() {
+        use Standing::{Directory, Missing, Nested, Other};
+        let ends = |standing: [Standing; 4]| {
+            let roots = ["/home/a", "/home/b", "/home/b/c", "/home/d"];
+            let nested = roots.iter().zip(standing);
+            let nested =
+                nested.map(|(root, standing)| FolderPart { standing, ..part(root, Some("@home%2Fx")) });
+            layout(std::iter::once(part("/home", Some("@home"))).chain(nested).collect())
+        };
+        let (ours, theirs) =
+            (ends([Nested, Nested, Nested, Missing]), ends([Missing, Directory, Other, Nested]));
+        assert_eq!(pairs(ours.clone(), theirs.clone()).unwrap().len(), 1, "nested ones are no folders");
+        let roots = ["/home/a", "/home/b", "/home/b/c", "/home/d"].map(BytePath::from);
+        let found = pair_nested(&ours, &theirs, &roots, |_, _| RuleSet::default());
+        let found: Vec<_> = found.iter().map(|part| (part.prefix.to_string(), part.is_mixed())).collect();
+        assert_eq!(found, [("b".into(), true), ("d".into(), false), ("a".into(), false)]);
     }
 }

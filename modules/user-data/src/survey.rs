@@ -383,7 +383,16 @@ async fn compare(
             listing = next(&mut theirs), if theirs.is_some() => (Walk::Target, listing?),
             listing = next(&mut base), if base.is_some() => (Walk::Base, listing?),
         };
-        let Some(listing) = listing else { continue };
+        let Some(mut listing) = listing else { continue };
+        let elsewhere: &[BytePath] = match walk {
+            Walk::Source => &part.coming,
+            Walk::Target => &part.leaving,
+            Walk::Base => &[],
+        };
+        if !elsewhere.is_empty() {
+            let DirListing { path, skipped, .. } = &mut listing;
+            skipped.retain(|skip| !elsewhere.contains(&path.join(skip.name.as_bytes())));
+        }
         if walk == Walk::Source {
             seen += listing.entries.len() as u64;
             report(ctx, &part.root, &listing.path, seen);

@@ -214,14 +214,16 @@ impl Survey<'_> {
         let lost = || AgentError::failed(format!("no mount shows `{root}`"));
         let (around, mount) = (self.mounts.holding(folder), self.mounts.holding(&nearest));
         let (around, mount) = around.zip(mount).ok_or_else(lost)?;
-        let is_here = std::fs::symlink_metadata(root.as_path()).is_ok();
-        if mount.id != around.id || (is_here && nearest != *root) {
-            let part = FolderPart { standing: Standing::Other, ..bare(folder, root, mount) };
-            return Ok(Found { part, place: None });
-        }
-        if !is_here {
-            let mut part =
-                FolderPart { standing: Standing::Missing, is_empty: true, ..bare(folder, root, mount) };
+        let here = std::fs::symlink_metadata(root.as_path());
+        let standing = match &here {
+            _ if mount.id != around.id => Standing::Other,
+            Err(_) => Standing::Missing,
+            Ok(_) if nearest == *root => Standing::Directory,
+            Ok(meta) if !meta.is_dir() && root.parent().as_ref() == Some(&nearest) => Standing::File,
+            Ok(_) => Standing::Other,
+        };
+        if standing != Standing::Directory {
+            let mut part = FolderPart { standing, is_empty: true, ..bare(folder, root, mount) };
             if mount.is_btrfs() {
                 let fs = self.btrfs.fs_uuid(nearest.as_path());
                 let failed = |error: io::Error| privileged("look up the file system of", &nearest, &error);

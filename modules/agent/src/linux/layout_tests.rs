@@ -153,9 +153,9 @@ fn a_nested_root_stands_as_what_is_there() {
     let request = LayoutRequest { nested, ..request(&[&home], &[], &image.dir().join("snaps")) };
     let layout = layout(&request).unwrap();
 
-    use Standing::{Directory, Folder, Missing, Nested, Other};
+    use Standing::{Directory, File, Folder, Missing, Nested, Other};
     let standing: Vec<Standing> = layout.parts.iter().map(|part| part.standing).collect();
-    assert_eq!(standing, [Folder, Nested, Nested, Directory, Missing, Missing, Other, Other, Other]);
+    assert_eq!(standing, [Folder, Nested, Nested, Directory, Missing, Missing, File, Other, Other]);
     let place =
         |at: usize| (text(&layout.parts[at].subvolume).to_owned(), layout.parts[at].inside.to_string());
     assert_eq!(place(2), ("@home%2Falice%2Fvm%2Fdeep".into(), String::new()));

@@ -101,6 +101,8 @@ pub enum Standing {
     Directory,
     /// Nothing, where another machine has a nested subvolume.
     Missing,
+    /// A file, a link or the like, where another machine has a nested subvolume.
+    File,
     /// Something else, a mount for example, where another machine has a nested subvolume.
     Other,
 }
