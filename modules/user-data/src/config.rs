@@ -25,7 +25,7 @@ pub struct UserDataConfig {
     /// by the content of every file at each sync.
     pub compare: Compare,
     /// What happens to subvolumes inside the one that holds a folder: mirrored with it, or left alone and named. Those that are
-    /// excluded, read-only or keep snapshots never are.
+    /// excluded, are read-only or keep snapshots are never mirrored.
     pub nested: NestedPolicy,
     /// A sync that would delete more files than this in one folder asks first.
     pub mass_deletion_count: NonZeroU64,

@@ -166,7 +166,7 @@ impl UserData {
         }
         match nested::end(&now, root) {
             Some(end) if matches!(end.standing, Standing::Nested | Standing::Directory) => {
-                Ok(Ok(PartPair { target: end.clone(), ..part }))
+                Ok(Ok(PartPair { target: end.clone(), is_late: true, ..part }))
             }
             _ => waits("it cannot be found after it was made"),
         }

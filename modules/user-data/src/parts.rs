@@ -22,6 +22,8 @@ pub struct PartPair {
     pub rules: RuleSet,
     /// Whether a nested subvolume begins there, on one machine at least.
     pub is_nested: bool,
+    /// Whether it came to its place on the target after the pre set: made by this run, or with a directory that was moved.
+    pub is_late: bool,
     /// Nested subvolumes directly in it that are removed from the target before it is committed, relative to the root.
     pub leaving: Vec<BytePath>,
     /// Nested subvolumes directly in it that come where the target has a file, likewise.
@@ -95,6 +97,7 @@ pub fn pair_parts(
                         root: part.root.clone(),
                         rules: rules(&part.folder, &prefixes(own, &part.folder)),
                         is_nested: false,
+                        is_late: false,
                         leaving: Vec::new(),
                         coming: Vec::new(),
                         prefix,
@@ -141,6 +144,7 @@ pub fn pair_nested(
                 prefix: relative(root, &ours.folder),
                 rules: rules(&ours.folder, &prefixes(source, &ours.folder)),
                 is_nested: true,
+                is_late: false,
                 leaving: Vec::new(),
                 coming: Vec::new(),
                 source: ours.clone(),

@@ -93,8 +93,7 @@ pub fn roots(ctx: &ModuleContext, part: &PartPair, target_kind: SnapshotKind) ->
             let end = if role == Role::Source { &part.source } else { &part.target };
             match in_set(&set, end.subvolume.as_ref(), &end.inside) {
                 Some(root) => Ok(root),
-                // It was made after the set.
-                None if part.is_nested && (role, kind) == (Role::Target, SnapshotKind::PreSync) => {
+                None if part.is_late && (role, kind) == (Role::Target, SnapshotKind::PreSync) => {
                     Ok(part.root.clone())
                 }
                 None => Err(ModuleError::failed(format!(

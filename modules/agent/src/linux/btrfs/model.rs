@@ -217,7 +217,10 @@ impl Btrfs for ModelBtrfs {
     fn make(&self, parent: &Path, name: &OsStr) -> io::Result<()> {
         match parent.join(name) {
             path if path.exists() => Err(errno(libc::EEXIST)),
-            path => Ok(self.create(&path)),
+            path => {
+                self.create(&path);
+                Ok(())
+            }
         }
     }
 
