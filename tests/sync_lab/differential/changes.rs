@@ -14,7 +14,7 @@ use rustix::fs::{
     renameat_with, utimensat,
 };
 
-use super::pick::{Picked, one_of};
+use super::pick::{Picked, one_of, paths};
 use pc_switcher_testkit::seed::Random;
 
 /// Beyond so many paths more goes than comes.
@@ -270,11 +270,21 @@ fn other_kinds(picked: &Picked, random: &mut Random) -> Done {
     said("become another kind", &[&path], done)
 }
 
-/// As [`change`], now and then with a subvolume: made, made of a directory, or made a directory.
+/// As [`change`], now and then with a subvolume: made, made of a directory, or made a directory. One whose path is no text is
+/// left alone where the other machine has a directory, so there are none.
 pub fn change_subvolumes(tree: &Path, random: &mut Random) -> Option<String> {
-    if random.below(5) > 0 {
-        return change(tree, random);
+    let done = match random.below(5) {
+        0 => subvolumes(tree, random),
+        _ => change(tree, random),
+    };
+    for path in paths(tree).into_iter().rev().filter(|path| path.file_name().unwrap().to_str().is_none()) {
+        let text = path.with_file_name(path.file_name().unwrap().to_string_lossy().as_ref());
+        fs::rename(tree.join(&path), tree.join(text)).or_else(|_| remove(&tree.join(path))).unwrap();
     }
+    done
+}
+
+fn subvolumes(tree: &Path, random: &mut Random) -> Option<String> {
     let picked = Picked::read(tree);
     let is_subvolume = |path: &&PathBuf| path.metadata().is_ok_and(|meta| meta.ino() == 256);
     let (inner, plain): (Vec<PathBuf>, Vec<PathBuf>) =
