@@ -147,6 +147,9 @@ pub enum Request {
     Undo(super::UndoRequest),
     /// Rolls whole subvolumes back, step by step → [`super::RollbackLook`].
     Rollback(super::RollbackOrder),
+    /// Waits until what was removed from the file system of a path is free, so many milliseconds at most → `bool`, whether
+    /// all of it is.
+    Settle(BytePath, u32),
     /// Makes or removes a nested subvolume; only for the holder of the lock → `bool`, whether it is done.
     Nested(super::NestedOrder),
 }
@@ -201,6 +204,7 @@ impl Request {
             Request::Moved(_) => "moved",
             Request::Undo(_) => "undo",
             Request::Rollback(_) => "rollback",
+            Request::Settle(..) => "settle",
             Request::Nested(_) => "nested",
         }
     }
