@@ -22,7 +22,7 @@ use crate::nested;
 use crate::notes;
 use crate::parts::{PartPair, pair_nested, pair_parts, relative};
 use crate::people;
-use crate::roots::{held_by, roots};
+use crate::roots::{Roots, held_by, roots};
 use crate::ruled;
 use crate::rules::{rule_hash, rule_of_mount, rule_of_nested, rules_for};
 use crate::steps::Stats;
@@ -200,7 +200,11 @@ impl UserData {
                 again.push(part);
                 continue;
             }
-            let before = roots(ctx, &part, SnapshotKind::PreSync)?.target;
+            // One that came with a directory is in the pre set under its old name.
+            let Ok(Roots { target: before, .. }) = roots(ctx, &part, SnapshotKind::PreSync) else {
+                again.push(part);
+                continue;
+            };
             let after = roots(ctx, &part, SnapshotKind::PostSync)?.target;
             if !Agent::new(&ctx.target.agent).unchanged(before, after).await? {
                 again.push(part);
