@@ -123,3 +123,26 @@ const UNISON_SCRIPT: &str = "sudo env UNISON=/var/tmp/unison unison /home \"ssh:
 
 /// The script of that name.
 pub const SSH_OF_ALICE: &str = "#!/bin/sh\nexec sudo -u alice ssh \"$@\"\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(tool: Tool, case: Case) -> String {
+        format!("{:?}", tool.command(case))
+    }
+
+    #[test]
+    fn an_image_is_written_in_place_and_its_holes_are_not_looked_for() {
+        assert!(line(Tool::Rsync, Case::Changed).contains("\"-aHAXS\", \"--delete\""));
+        let image = line(Tool::Rsync, Case::Image);
+        assert!(image.contains("\"-aHAX\", \"--delete\", \"--inplace\", \"--no-whole-file\""), "{image}");
+    }
+
+    #[test]
+    fn only_a_sync_without_a_past_is_allowed_to_be_a_first_one() {
+        let allowed = |case: &Case| line(Tool::PcSwitcher, *case).contains("--allow-first-sync");
+        let cases: Vec<Case> = Case::ALL.into_iter().filter(allowed).collect();
+        assert_eq!(cases, [Case::First, Case::Fallback]);
+    }
+}
