@@ -110,6 +110,9 @@ impl Plan {
         let (mut peers, mut left_out) = (Vec::new(), Vec::new());
         for tool in [Tool::Rsync, Tool::Send, Tool::Unison] {
             match check(tool) {
+                _ if !cases.iter().any(|case| case.peers().contains(&tool)) => {
+                    left_out.push((tool, "these cases cannot be asked of it".to_owned()));
+                }
                 Ok(()) if cli.peers.is_empty() || cli.peers.contains(&tool) => peers.push(tool),
                 Ok(()) => left_out.push((tool, "not asked for".to_owned())),
                 Err(why) if cli.peers.contains(&tool) => return Err(format!("no {}: {why}", tool.name())),
@@ -177,7 +180,8 @@ impl fmt::Display for Plan {
                 Scene::Tiny => writeln!(f, "home:     {} small files, about {mb} MB", home.files())?,
             }
         }
-        writeln!(f, "peers:    {}", names(self.peers.iter().map(|peer| peer.name()).collect()))?;
+        let peers: Vec<&str> = self.peers.iter().map(|peer| peer.name()).collect();
+        writeln!(f, "peers:    {}", if peers.is_empty() { "none".to_owned() } else { names(peers) })?;
         for (tool, why) in &self.left_out {
             writeln!(f, "left out: {}: {why}", tool.name())?;
         }
@@ -221,8 +225,9 @@ mod tests {
     fn what_was_asked_for_and_is_not_there_is_an_error() {
         assert!(plan("--peers unison").unwrap_err().contains("no unison: it is away"));
         let plan = plan("--peers send --only memory,detection,memory").unwrap();
-        assert_eq!(plan.cases, [Case::Detection, Case::Memory]);
+        assert_eq!((&plan.cases[..], &plan.peers[..]), (&[Case::Detection, Case::Memory][..], &[][..]));
         assert_eq!(plan.left_out[0], (Tool::Rsync, "not asked for".to_owned()));
+        assert_eq!(plan.left_out[1], (Tool::Send, "these cases cannot be asked of it".to_owned()));
         assert_eq!(plan.scenes(), [Scene::Tiny]);
     }
 

@@ -8,8 +8,8 @@ use std::{
 use pc_switcher_agent::{
     frame::{self, Frame, FrameKind},
     proto::{
-        ChangedDir, ChangedRequest, FrontHello, ListWant, MAGIC, PROTOCOL, Request, RuleSet, Tree,
-        WalkRequest, WalkSummary, decode, encode,
+        ChangedRequest, FrontHello, ListWant, MAGIC, PROTOCOL, Request, RuleSet, Tree, WalkRequest,
+        WalkSummary, decode, encode,
     },
 };
 use pc_switcher_testkit::lab::{Cmd, Lab, Talk};
@@ -85,10 +85,10 @@ impl Agent {
     /// Asks what changed and what was moved, and lists those directories.
     fn changes(&mut self, base: &str, now: &str) -> Outcome<WalkSummary> {
         let question = ChangedRequest { base: tree(base).root, tree: tree(now) };
-        let mut wants = Vec::new();
+        let mut wants: Vec<ListWant> = Vec::new();
         let known = self.call(&Request::Changed(question.clone()), &[], |item| {
-            let dirs: Vec<ChangedDir> = decode(item)?;
-            wants.extend(dirs.into_iter().map(|ChangedDir { path, whole }| ListWant { path, whole }));
+            // A directory that changed is told in the form in which its listing is asked for.
+            wants.extend(decode::<Vec<ListWant>>(item)?);
             Ok(())
         })?;
         if !decode::<bool>(&known)? {

@@ -16,6 +16,7 @@ use std::{error::Error, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use pc_switcher_testkit::lab::{Lab, LabOptions};
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use self::{
     cli::{Cli, Plan},
@@ -57,6 +58,8 @@ fn run(cli: Cli) -> Outcome {
     if is_plan_only {
         return Ok(());
     }
+    // Whoever ends `benches/run`, by SIGKILL too, ends this, and with it the machines.
+    set_parent_process_death_signal(Some(Signal::TERM))?;
     eprintln!("{plan}");
     let figures = measure_all(&plan)?;
     print!("{}", if plan.is_json { table::json(&plan, &figures)? } else { table::text(&plan, &figures) });
