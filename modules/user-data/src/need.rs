@@ -78,6 +78,12 @@ impl Need {
             (entry.size / SHARED).saturating_add(data / BLOCK) * SHARED_NAME + data / PER_CHECKSUM;
     }
 
+    /// Takes off what a file that was counted shares with others, in so many ranges.
+    pub fn share(&mut self, bytes: u64, ranges: u64) {
+        self.data_bytes = self.data_bytes.saturating_sub(bytes / BLOCK * BLOCK);
+        self.new_bytes += (bytes / SHARED).saturating_add(ranges) * SHARED_NAME;
+    }
+
     /// Counts one more name.
     pub fn link(&mut self, path: &BytePath) {
         self.new_bytes += NAME + name_of(path);

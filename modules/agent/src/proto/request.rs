@@ -147,6 +147,24 @@ pub enum Request {
     Undo(super::UndoRequest),
     /// Rolls whole subvolumes back, step by step → [`super::RollbackLook`].
     Rollback(super::RollbackOrder),
+    /// Uploads: `Vec<`[`super::ReadWant`]`>`; items: `Vec<`[`super::Shares`]`>`, of those that share anything → `()`.
+    Shares(super::SharesRequest),
+    /// Uploads: `Vec<`[`super::RestWant`]`>`; items as of [`Request::Read`], but only what the target does not have → `()`.
+    ReadRest {
+        /// The tree's root.
+        root: BytePath,
+    },
+    /// Uploads: `Vec<`[`super::ReadWant`]`>`; items: [`super::Blocks`], one for each → `()`.
+    Blocks {
+        /// The tree's root.
+        root: BytePath,
+    },
+    /// Uploads: `Vec<`[`super::BlocksWant`]`>`; items as of [`Request::Read`], or of [`Request::ReadLive`] outside of read-only
+    /// snapshots, but only what differs, and [`super::StreamFrame::Hole`] and [`super::StreamFrame::Same`] → `()`.
+    ReadBlocks {
+        /// The tree's root.
+        root: BytePath,
+    },
 }
 
 impl Request {
@@ -199,6 +217,10 @@ impl Request {
             Request::Moved(_) => "moved",
             Request::Undo(_) => "undo",
             Request::Rollback(_) => "rollback",
+            Request::Shares(_) => "shares",
+            Request::ReadRest { .. } => "read-rest",
+            Request::Blocks { .. } => "blocks",
+            Request::ReadBlocks { .. } => "read-blocks",
         }
     }
 }
