@@ -1,6 +1,6 @@
 //! Files that share their content on one machine share it on the other, between two machines.
 
-use pc_switcher_testkit::lab::Machine;
+use pc_switcher_testkit::{lab::Machine, seed::Random};
 
 use crate::hosts::{alice, assert_moved, first_sync, lab, root, run, sync};
 
@@ -101,4 +101,26 @@ fn names_of_a_file_with_several_move_and_its_content_stays_where_it_is() {
     run(desk, &crate::hosts::line("laptop", &[])).ends_with(0);
     assert_moved(desk, laptop);
     run(desk, &crate::hosts::line("laptop", &[])).ends_with(0).says(&["nothing"]);
+}
+
+#[test]
+fn of_an_image_that_both_machines_had_before_only_the_blocks_that_differ_go_over() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    // The same on both machines, but for a few blocks; no sync has ever brought it over.
+    let image = Random::new(12).bytes(128 << 20);
+    for machine in [laptop, desk] {
+        machine.write_file("/home/alice/disk.img", &image, 0o644, "alice").unwrap();
+    }
+    let write = "dd if=/dev/urandom of=disk.img bs=64k conv=notrunc status=none count=1";
+    alice(
+        laptop,
+        &format!("for n in $(seq 20); do {write} seek=$((n * 97)); done; truncate -s 127M disk.img"),
+    );
+    alice(desk, "touch -d 2001-01-01 disk.img");
+    let so_far = received(desk);
+    sync(laptop, "desk", &["--allow-first-sync", "--allow-conflicts"]).ends_with(0);
+    let bytes = received(desk) - so_far;
+    assert!(bytes < 40 << 20, "{bytes} bytes for a home and 1.3 MB of an image of 127 MiB");
+    assert_moved(laptop, desk);
 }

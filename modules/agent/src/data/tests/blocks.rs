@@ -113,12 +113,11 @@ fn of_an_image_of_which_a_hundredth_changed_little_more_than_that_goes_over() {
 
 #[test]
 fn growth_cuts_and_holes_arrive() {
-    type Change = dyn Fn(&File);
     let punch = |file: &File, at: u64, len: u64| {
         let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(file, flags, at, len).unwrap();
     };
-    let changes: [&Change; 7] = [
+    let changes: [&dyn Fn(&File); 7] = [
         &|file| file.set_len(9 * MIB + 17).unwrap(),
         &|file| file.set_len(40 * MIB).unwrap(),
         &|file| file.write_all_at(b"the end", 16 * MIB + 90_000).unwrap(),
