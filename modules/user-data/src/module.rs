@@ -450,7 +450,7 @@ impl Module for UserData {
             });
             notes::apart(ctx, part, survey);
         }
-        let stats = total(&surveys);
+        let mut stats = total(&surveys);
         if surveys.iter().all(|survey| survey.steps.ops.is_empty()) {
             *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Written::nothing(&parts);
             ctx.board.note_idle(&self.name);
@@ -471,7 +471,8 @@ impl Module for UserData {
             loads.push(Load { part, source_root, source_base, target_root, steps, conflicts });
         }
         let written = Written::planned(&loads);
-        let Transferred { report, unsent, losers } = transfer(ctx, loads).await?;
+        let Transferred { report, unsent, losers, same_bytes } = transfer(ctx, loads).await?;
+        stats.bytes = stats.bytes.saturating_sub(same_bytes);
         notes::unsent(ctx, &unsent);
         notes::losers(ctx, losers, &report);
         let written = written.without(&unsent);

@@ -54,6 +54,8 @@ pub struct Transferred {
     pub unsent: Vec<(BytePath, BytePath)>,
     /// Where conflicts keep the target's version, if it is in no snapshot: absolute paths and places.
     pub losers: Vec<(BytePath, BytePath)>,
+    /// Bytes that were planned and need not be sent: the target had the same there.
+    pub same_bytes: u64,
 }
 
 /// What was sent, when all was.
@@ -63,6 +65,7 @@ struct Sent {
     contents: u64,
     unsent: Vec<(BytePath, BytePath)>,
     losers: Vec<(BytePath, BytePath)>,
+    same_bytes: u64,
 }
 
 /// Counts what went over and reports it at most four times a second.
@@ -70,6 +73,7 @@ struct Meter<'a> {
     ctx: &'a ModuleContext,
     total: u64,
     done: u64,
+    same_bytes: u64,
     began: Instant,
     last: Option<Instant>,
 }
@@ -126,17 +130,17 @@ pub async fn transfer(ctx: &ModuleContext, loads: Vec<Load>) -> Result<Transferr
         }
     };
     let asked = async {
-        let Sent { mut sink, ops, contents, unsent, losers } = sent?;
+        let Sent { mut sink, ops, contents, unsent, losers, same_bytes } = sent?;
         ctx.reporter.stage("commit");
         ctx.board.set_commit_pending(true);
         up(&mut sink, encode(&StreamFrame::Commit { ops, contents })).await?;
         sink.finish().await?;
-        Ok((ops, unsent, losers))
+        Ok((ops, unsent, losers, same_bytes))
     };
     match asked.await {
-        Ok((ops, unsent, losers)) => {
+        Ok((ops, unsent, losers, same_bytes)) => {
             let report = committed(ctx, &mut stream, ops).await?;
-            Ok(Transferred { report, unsent, losers })
+            Ok(Transferred { report, unsent, losers, same_bytes })
         }
         // The target ended the call: its own words say why.
         Err(Broken::Sink) => match stream.next().await {
@@ -168,7 +172,7 @@ async fn up(sink: &mut ApplySink, frame: Vec<u8>) -> Result<(), Broken> {
 /// Sends all steps, then all content. Content of live trees goes first: only then it is known which steps there are.
 async fn send_all(ctx: &ModuleContext, mut loads: Vec<Load>, mut sink: ApplySink) -> Result<Sent, Broken> {
     let total: u64 = loads.iter().map(|load| load.steps.stats.bytes).sum();
-    let mut meter = Meter { ctx, total, done: 0, began: Instant::now(), last: None };
+    let mut meter = Meter { ctx, total, done: 0, same_bytes: 0, began: Instant::now(), last: None };
     let (mut unsent, mut losers) = (Vec::new(), Vec::new());
     for (index, load) in loads.iter_mut().enumerate().filter(|(_, load)| load.part.is_live(Role::Source)) {
         if load.steps.wants.is_empty() && load.steps.rough.is_empty() {
@@ -204,7 +208,7 @@ async fn send_all(ctx: &ModuleContext, mut loads: Vec<Load>, mut sink: ApplySink
             send_built(ctx, &mut sink, &mut meter, load, built).await?;
         }
     }
-    Ok(Sent { sink, ops, contents, unsent, losers })
+    Ok(Sent { sink, ops, contents, unsent, losers, same_bytes: meter.same_bytes })
 }
 
 /// Sends what changed in files of one part that are patched.
@@ -383,7 +387,10 @@ async fn send_rough(
                 continue;
             }
             match decode(&frame) {
-                Ok(StreamFrame::Same(bytes)) => meter.add(bytes, &item),
+                Ok(StreamFrame::Same(bytes)) => {
+                    meter.same_bytes += bytes;
+                    meter.add(bytes, &item);
+                }
                 Ok(StreamFrame::Whole(versions)) if is_live => {
                     let is_planned = |(content, version): &(u32, Identity)| {
                         by_content.get(content).is_some_and(|rough| rough.version == *version)

@@ -242,7 +242,8 @@ fn clones(picked: &Picked, random: &mut Random) -> Done {
     // Small files are sent, whatever they share.
     let is_large = |path: &&PathBuf| path.metadata().is_ok_and(|meta| meta.len() >= 64 << 10);
     let large: Vec<PathBuf> = picked.files.iter().filter(is_large).cloned().collect();
-    let from = one_of(random, if random.below(4) == 0 { &picked.files } else { &large })?;
+    let any = if random.below(4) == 0 { &picked.files } else { &large };
+    let from = one_of(random, any)?;
     match random.below(4) {
         0 => said("clone", &[&from, &to], clone(&from, &to)),
         1 => {
