@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use pc_switcher_agent::proto::{
-    Body, CloneFrom, Identity, Kind, Op, Origin, ReadWant, RestWant, Shares, SharesRequest,
+    Body, CloneFrom, CloneRange, Identity, Kind, Op, Origin, ReadWant, RestWant, Shares, SharesRequest,
 };
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{BytePath, ModuleContext, ModuleError, Role};
@@ -20,13 +20,16 @@ const LARGE: u64 = 64 << 10;
 /// A file may be made of others that are made of others, so often: every time the target waits for all of them.
 const LEVELS: usize = 4;
 
+/// A file that others are made of, and its ranges.
+pub type Made = (CloneFrom, Vec<CloneRange>);
+
 /// A file that is made of ranges of others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Built {
     /// What is sent of it.
     pub rest: RestWant,
-    /// What it is made of, and where: place, place there, length.
-    pub clones: Vec<(CloneFrom, Vec<(u64, u64, u64)>)>,
+    /// What it is made of.
+    pub clones: Vec<Made>,
 }
 
 /// Makes files of others where they share something on the source.
@@ -136,7 +139,7 @@ pub fn rebuild(
             }
             _ => None,
         };
-        let mut clones: BTreeMap<u32, (CloneFrom, Vec<(u64, u64, u64)>)> = BTreeMap::new();
+        let mut clones: BTreeMap<u32, Made> = BTreeMap::new();
         let (mut had, mut covered, mut level) = (Vec::new(), 0, 0);
         for range in &ranges {
             let Some(origin) = origins.get(range.origin as usize) else { continue };

@@ -6,7 +6,7 @@ use pc_switcher_contract::{BytePath, SessionId, SnapshotSet};
 
 use super::fs::{FileTime, Meta};
 use super::request::AgentError;
-use super::share::CloneFrom;
+use super::share::{CloneFrom, CloneRange};
 
 /// One file wanted from the source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,9 +82,9 @@ pub enum StreamFrame {
         content: u32,
         /// What they are made of.
         from: CloneFrom,
-        /// Where each begins, where it begins there, and how long it is.
+        /// The ranges.
         #[serde(deserialize_with = "super::few")]
-        ranges: Vec<(u64, u64, u64)>,
+        ranges: Vec<CloneRange>,
     },
     /// Front to target: all content that has begun is whole; files may be made of it from here on.
     Settled,

@@ -70,6 +70,9 @@ pub struct RestWant {
     pub had: Vec<(u64, u64)>,
 }
 
+/// Where a range of a file begins, where it begins in the file that it is made of, and how long it is.
+pub type CloneRange = (u64, u64, u64);
+
 /// What the target makes ranges of a file of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CloneFrom {

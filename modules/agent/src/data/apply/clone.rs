@@ -10,6 +10,7 @@ use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 
 use crate::data::extents;
 use crate::data::seen::Seen;
+use crate::proto::CloneRange;
 
 /// Bytes that are copied at once where nothing can be shared.
 const STRETCH: usize = 256 << 10;
@@ -19,14 +20,14 @@ const BLOCK: u64 = 4096;
 
 /// `struct file_clone_range`.
 #[repr(C)]
-struct CloneRange {
+struct CloneArguments {
     from: i64,
     from_at: u64,
     len: u64,
     at: u64,
 }
 
-const CLONE_RANGE: Opcode = opcode::write::<CloneRange>(0x94, 13);
+const CLONE_RANGE: Opcode = opcode::write::<CloneArguments>(0x94, 13);
 
 /// Makes `new`, which is empty, a clone of `live`; what cannot be cloned is copied, holes left out.
 pub(in crate::data) fn clone(live: &OwnedFd, new: &OwnedFd) -> Result<(), Errno> {
@@ -61,16 +62,16 @@ fn is_no_clone(error: Errno) -> bool {
 pub(in crate::data) fn range(
     from: &OwnedFd,
     new: &OwnedFd,
-    (at, from_at, len): (u64, u64, u64),
+    (at, from_at, len): CloneRange,
 ) -> Result<(), Errno> {
     let ends = from_at.checked_add(len).ok_or(Errno::INVAL)? == Seen::of(from)?.size();
     let whole = if ends { len } else { len - len % BLOCK };
-    let arguments = CloneRange { from: i64::from(from.as_raw_fd()), from_at, len: whole, at };
+    let arguments = CloneArguments { from: i64::from(from.as_raw_fd()), from_at, len: whole, at };
     let done = match whole {
         // The kernel takes it for everything up to the end.
         0 => Ok(()),
         // SAFETY: FICLONERANGE reads this structure, whose size its number encodes, and keeps nothing of it.
-        _ => unsafe { ioctl(new, Setter::<CLONE_RANGE, CloneRange>::new(arguments)) },
+        _ => unsafe { ioctl(new, Setter::<CLONE_RANGE, CloneArguments>::new(arguments)) },
     };
     match done {
         Ok(()) => copy_range(from, new, (at + whole, from_at + whole, len - whole)),
@@ -79,7 +80,7 @@ pub(in crate::data) fn range(
     }
 }
 
-fn copy_range(from: &OwnedFd, new: &OwnedFd, (at, from_at, len): (u64, u64, u64)) -> Result<(), Errno> {
+fn copy_range(from: &OwnedFd, new: &OwnedFd, (at, from_at, len): CloneRange) -> Result<(), Errno> {
     let mut buffer = vec![0; STRETCH.min(len as usize)];
     let mut done = 0;
     while done < len {
@@ -133,4 +134,4 @@ fn copy(live: &OwnedFd, new: &OwnedFd) -> Result<(), Errno> {
     Ok(())
 }
 
-const _: () = assert!(size_of::<CloneRange>() == 32);
+const _: () = assert!(size_of::<CloneArguments>() == 32);

@@ -20,7 +20,7 @@ use super::valid;
 use super::writer::{self, Job, Over, Start, Tally, What, unknown};
 use crate::data::seen::Seen;
 use crate::data::{delta, meta, open};
-use crate::proto::{AgentError, Body, CloneFrom, Identity, Meta, Op, Piece};
+use crate::proto::{AgentError, Body, CloneFrom, CloneRange, Identity, Meta, Op, Piece};
 
 /// Staged directories that are kept open.
 const OPEN_DIRS: usize = 32;
@@ -207,7 +207,7 @@ impl<'a> Stager<'a> {
         &mut self,
         content: u32,
         from: CloneFrom,
-        ranges: Vec<(u64, u64, u64)>,
+        ranges: Vec<CloneRange>,
     ) -> Result<Job, AgentError> {
         let Some(part) = self.waiting.get(&content).map(|file| file.part).or(self.origins.part_of(content))
         else {

@@ -16,7 +16,7 @@ use super::clone;
 use crate::data::content::ContentHash;
 use crate::data::seen::Seen;
 use crate::data::{digest, meta};
-use crate::proto::{AgentError, Identity, Meta, Piece};
+use crate::proto::{AgentError, CloneRange, Identity, Meta, Piece};
 use crate::server::Call;
 
 /// Frames that may wait for each thread: with the window of a call this bounds the memory.
@@ -70,8 +70,8 @@ pub(super) enum What {
     Piece(Piece),
     /// From here to there is nothing.
     Hole(u64, u64),
-    /// Ranges of another file: where each begins, where it begins there, and how long it is.
-    Clones(Arc<OwnedFd>, Vec<(u64, u64, u64)>),
+    /// Ranges of another file.
+    Clones(Arc<OwnedFd>, Vec<CloneRange>),
 }
 
 /// What all threads have done.
@@ -317,12 +317,7 @@ impl Open {
         Ok(())
     }
 
-    fn clone_ranges(
-        &mut self,
-        from: &OwnedFd,
-        ranges: &[(u64, u64, u64)],
-        call: &Call,
-    ) -> Result<(), AgentError> {
+    fn clone_ranges(&mut self, from: &OwnedFd, ranges: &[CloneRange], call: &Call) -> Result<(), AgentError> {
         let size = self.planned_size();
         if !matches!(self.start.over, Over::Ranges) || self.end > 0 {
             return Err(self.differs("has clones where none can be"));

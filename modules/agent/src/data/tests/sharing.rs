@@ -17,8 +17,8 @@ use crate::data::{delta, read, shares};
 use crate::linux::btrfs::KernelBtrfs;
 use crate::linux::unchanged;
 use crate::proto::{
-    AgentError, ApplyReport, Body, CloneFrom, Entry, Kind, Op, Origin, ReadWant, RestWant, RuleSet, Shares,
-    SharesRequest, StreamFrame, Tree,
+    AgentError, ApplyReport, Body, CloneFrom, CloneRange, Entry, Kind, Op, Origin, ReadWant, RestWant,
+    RuleSet, Shares, SharesRequest, StreamFrame, Tree,
 };
 
 const MIB: u64 = 1 << 20;
@@ -373,7 +373,7 @@ fn clones_of_what_is_not_there_not_whole_or_not_sealed_are_refused() {
     scene.clone("live/a", "live/b");
     scene.seal("live", "new");
     let good = scene.frames(None, &["a", "b"]);
-    let with = |change: &dyn Fn(&mut CloneFrom, &mut Vec<(u64, u64, u64)>)| {
+    let with = |change: &dyn Fn(&mut CloneFrom, &mut Vec<CloneRange>)| {
         let mut frames = good.clone();
         for frame in &mut frames {
             if let StreamFrame::Clones { from, ranges, .. } = frame {
