@@ -283,7 +283,7 @@ async fn committed(
 /// Turns a commit that could not do all of its steps into the end of the run.
 ///
 /// # Errors
-/// [`ErrorKind::DiskSpace`] if the target's disk is full, otherwise what the system said.
+/// [`pc_switcher_contract::ErrorKind::DiskSpace`] if the target's disk is full, otherwise what the system said.
 pub fn whole(ctx: &ModuleContext, report: &ApplyReport) -> Result<(), ModuleError> {
     let Some(failed) = &report.failed else { return Ok(()) };
     let error = ModuleError::from(failed.clone().into_exec(&ctx.target.hostname, "the commit"));

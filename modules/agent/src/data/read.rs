@@ -3,7 +3,7 @@
 //! One thread reads a file from its beginning to its end, so the pieces of a file stay in order while several files travel
 //! at once. What cannot be read is reported for the file and does not end the call.
 //!
-//! Of some files only a part is sent: see [`rest`].
+//! Of some files only a part is sent: see `rest` and `blocks`.
 //!
 //! In a live tree each file is looked at before and after it is read. One that did not change meanwhile is said to be whole,
 //! with the version that was read.

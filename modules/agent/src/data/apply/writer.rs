@@ -373,7 +373,7 @@ impl Open {
             }
         };
         if !is_right {
-            let hint = "; `compare = \"content\"` for one sync sends it as a whole";
+            let hint = "; `compare = \"content\"` for one sync looks at what is there";
             return Err(
                 self.differs(&format!("arrived with another digest{}", if is_patched { hint } else { "" }))
             );
