@@ -215,6 +215,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shared_with_another_file_takes_names_of_extents_and_no_data() {
+        let mut need = files(2, 100 * MIB);
+        let before = need.new_bytes;
+        need.share(100 * MIB + 5, 3);
+        assert_eq!(need.data_bytes, 100 * MIB);
+        assert_eq!(need.new_bytes - before, (1600 + 3) * SHARED_NAME);
+        need.share(u64::MAX, 0);
+        assert_eq!(need.data_bytes, 0);
+    }
+
+    #[test]
     fn the_reserve_is_no_room_for_a_sync() {
         let need = files(1, 15 * GIB);
         let report = report(0, 300 * MIB);
