@@ -6,7 +6,7 @@ use pc_switcher_agent::proto::{
     Body, CloneFrom, CloneRange, Identity, Kind, Op, Origin, ReadWant, RestWant, Shares, SharesRequest,
 };
 use pc_switcher_agent::typed::Agent;
-use pc_switcher_contract::{BytePath, ModuleContext, ModuleError, Role};
+use pc_switcher_contract::{BytePath, LogLevel, ModuleContext, ModuleError, Role, human_bytes};
 
 use crate::moving;
 use crate::parts::PartPair;
@@ -75,7 +75,14 @@ pub async fn arrange(
         Origin::File { path, size, mtime } => versions.get(path) == Some(&(*size, *mtime)),
         Origin::Asked(_) => true,
     };
+    let before = steps.stats.bytes;
     rebuild(steps, shares, theirs, is_there);
+    let count: usize = steps.built.iter().map(Vec::len).sum();
+    if count > 0 {
+        let bytes = human_bytes(before - steps.stats.bytes);
+        let text = format!("{count} files below `{}` are made of others, which spares {bytes}", part.root);
+        ctx.reporter.log(LogLevel::Full, &ctx.target.hostname, text);
+    }
     Ok(())
 }
 
