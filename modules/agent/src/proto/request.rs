@@ -147,6 +147,9 @@ pub enum Request {
     Undo(super::UndoRequest),
     /// Rolls whole subvolumes back, step by step → [`super::RollbackLook`].
     Rollback(super::RollbackOrder),
+    /// Waits until what was removed from the file system of a path is free, so many milliseconds at most → `bool`, whether
+    /// all of it is.
+    Settle(BytePath, u32),
     /// Uploads: `Vec<`[`super::ReadWant`]`>`; items: `Vec<`[`super::Shares`]`>`, of those that share anything → `()`.
     Shares(super::SharesRequest),
     /// Uploads: `Vec<`[`super::RestWant`]`>`; items as of [`Request::Read`], but only what the target does not have → `()`.
@@ -217,6 +220,7 @@ impl Request {
             Request::Moved(_) => "moved",
             Request::Undo(_) => "undo",
             Request::Rollback(_) => "rollback",
+            Request::Settle(..) => "settle",
             Request::Shares(_) => "shares",
             Request::ReadRest { .. } => "read-rest",
             Request::Blocks { .. } => "blocks",
