@@ -135,11 +135,11 @@ impl<'a> Finder<'a> {
         for stretch in &stretches {
             let mut gaps = self.index.cover(stretch, &mut found);
             // Its own version of then costs one look; who else has an extent, a question each.
-            if !gaps.is_empty() && self.is_old(stretch) && self.since.is_some() && self.learn(ino)? {
+            if !gaps.is_empty() && self.is_old(stretch) && self.since.is_some() && self.learn(ino) {
                 gaps = gaps.iter().flat_map(|gap| self.index.cover(gap, &mut found)).collect();
             }
             let is_worth_it = gaps.iter().any(|gap| gap.len >= SHORT);
-            if is_worth_it && self.is_old(stretch) && self.ask(stretch.disk)? {
+            if is_worth_it && self.is_old(stretch) && self.ask(stretch.disk) {
                 gaps = gaps.iter().flat_map(|gap| self.index.cover(gap, &mut found)).collect();
             }
             own.extend(gaps);
@@ -154,26 +154,26 @@ impl<'a> Finder<'a> {
     }
 
     /// Asks who else refers to an extent; whether anything new is known by that.
-    fn ask(&mut self, disk: u64) -> Result<bool, Errno> {
-        let Some(id) = self.base_id.filter(|_| self.vain < VAIN) else { return Ok(false) };
-        let owners: Vec<u64> =
-            self.owners.of_extent(disk)?.0.filter(|(_, tree)| *tree == id).map(|(ino, _)| ino).collect();
-        for ino in owners {
-            // Without an older snapshot whoever is asked about is not on the target yet.
-            let is_there = self.since.is_some() || !self.asked.contains(&ino);
-            if is_there && self.learn(ino)? {
-                return Ok(true);
-            }
-        }
-        self.vain += 1;
-        Ok(false)
+    fn ask(&mut self, disk: u64) -> bool {
+        let Some(id) = self.base_id.filter(|_| self.vain < VAIN) else { return false };
+        let owners: Vec<u64> = match self.owners.of_extent(disk) {
+            Ok((owners, _)) => owners.filter(|(_, tree)| *tree == id).map(|(ino, _)| ino).collect(),
+            Err(_) => Vec::new(),
+        };
+        // Without an older snapshot whoever is asked about is not on the target yet.
+        let is_there = |ino: &u64| self.since.is_some() || !self.asked.contains(ino);
+        let owners: Vec<u64> = owners.into_iter().filter(is_there).collect();
+        let is_new = owners.into_iter().any(|ino| self.learn(ino));
+        self.vain += u32::from(!is_new);
+        is_new
     }
 
-    /// Takes in where a file of the base lies; whether that was not known before.
-    fn learn(&mut self, ino: u64) -> Result<bool, Errno> {
-        if !self.known.insert(ino) {
-            return Ok(false);
-        }
+    /// Takes in where a file of the base lies; whether anything new is known by that. What cannot be read is not known.
+    fn learn(&mut self, ino: u64) -> bool {
+        self.known.insert(ino) && self.take_in(ino).unwrap_or(false)
+    }
+
+    fn take_in(&mut self, ino: u64) -> Result<bool, Errno> {
         for (parent, name) in self.places.names(ino)? {
             let Some(dir) = self.places.of(parent)? else { continue };
             let Some(path) = self.places.child(&dir, &name, false) else { continue };
