@@ -17,7 +17,7 @@ use crate::need::Need;
 use crate::notes;
 use crate::parts::{PartPair, pair_parts};
 use crate::people;
-use crate::roots::{held_by, place_of, roots};
+use crate::roots::{Roots, held_by, place_of, roots};
 use crate::ruled;
 use crate::rules::{rule_hash, rule_of_mount, rules_for};
 use crate::steps::Stats;
@@ -114,7 +114,7 @@ impl UserData {
             // A live source is looked at once: what was sent is read back, whatever it has become since.
             let verifies_live = target_kind == SnapshotKind::PostSync && part.is_live(Role::Source);
             let found = survey(ctx, part, &roots, content && !verifies_live, first).await?;
-            first += (found.steps.wants.len() + found.steps.patches.len()) as u32;
+            first += found.steps.contents() as u32;
             surveys.push(found);
         }
         Ok(surveys)
@@ -365,7 +365,7 @@ fn plan_items(part: &PartPair, survey: &Survey) -> Vec<PlanItem> {
         items.push(match op {
             Op::Put { path, body, replaces, .. } => {
                 let bytes = match body {
-                    Body::File { size, .. } | Body::Patched { size, .. } => *size,
+                    Body::File { size, .. } | Body::Patched { size, .. } | Body::Built { size, .. } => *size,
                     _ => 0,
                 };
                 item(if replaces.is_some() { "update" } else { "create" }, path, bytes)
@@ -450,7 +450,7 @@ impl Module for UserData {
             });
             notes::apart(ctx, part, survey);
         }
-        let stats = total(&surveys);
+        let mut stats = total(&surveys);
         if surveys.iter().all(|survey| survey.steps.ops.is_empty()) {
             *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Written::nothing(&parts);
             ctx.board.note_idle(&self.name);
@@ -463,13 +463,16 @@ impl Module for UserData {
         ctx.reporter.log(LogLevel::Info, &ctx.target.hostname, describe(stats));
         let mut loads = Vec::new();
         for (part, survey) in parts.into_iter().zip(surveys) {
-            let source_root = roots(ctx, &part, SnapshotKind::PreSync)?.source;
+            let Roots { source: source_root, target: target_root, .. } =
+                roots(ctx, &part, SnapshotKind::PreSync)?;
             let source_base = survey.source_base;
             let conflicts = survey.conflicts.into_iter().map(|conflict| conflict.path).collect();
-            loads.push(Load { part, source_root, source_base, steps: survey.steps, conflicts });
+            let steps = survey.steps;
+            loads.push(Load { part, source_root, source_base, target_root, steps, conflicts });
         }
         let written = Written::planned(&loads);
-        let Transferred { report, unsent, losers } = transfer(ctx, loads).await?;
+        let Transferred { report, unsent, losers, same_bytes } = transfer(ctx, loads).await?;
+        stats.bytes = stats.bytes.saturating_sub(same_bytes);
         notes::unsent(ctx, &unsent);
         notes::losers(ctx, losers, &report);
         let written = written.without(&unsent);

@@ -93,8 +93,8 @@ async fn find(
     Ok(Moves::default())
 }
 
-/// Lists directories, in this order.
-async fn list(
+/// Lists directories, which are sorted, in this order.
+pub(crate) async fn list(
     agent: &Agent,
     part: &PartPair,
     root: &BytePath,

@@ -20,8 +20,10 @@ use crate::moving::{self, Bases};
 use crate::parts::PartPair;
 use crate::patches::{self, Patches};
 use crate::roots::{Listed, Roots, in_set, note_kept, place_of, tree};
+use crate::rough;
 use crate::ruled;
 use crate::scope::Scope;
+use crate::shares;
 use crate::steps::{Steps, steps};
 
 /// Bytes of paths that one message asks for, about.
@@ -150,7 +152,12 @@ pub async fn survey(
         true => Patches::default(),
     };
     let mut conflicts = conflicts(&found, &moves);
-    let steps = steps(found, &holding, &dir_meta, &patches.bytes, first_content, &moves);
+    let mut steps = steps(found, &holding, &dir_meta, &patches.bytes, first_content, &moves);
+    if !content {
+        let changed_there = conflicts.iter().map(|conflict| conflict.stands.clone()).collect();
+        shares::arrange(ctx, part, roots, &changed_there, &mut steps).await?;
+    }
+    rough::arrange(&mut steps, &patches.changed, &moves);
     // Nothing is done there.
     conflicts.retain(|conflict| !steps.blocked.iter().any(|blocked| conflict.path.is_within(blocked)));
     let (source_entries, target_entries) = match common {

@@ -163,7 +163,7 @@ pub struct ChangedDir {
     pub whole: bool,
 }
 
-/// A directory, or a file of one name, that stands elsewhere than in the older snapshot: the same inode. What lies below a
+/// A directory, or a name of a file, that stands elsewhere than in the older snapshot: the same inode. What lies below a
 /// moved directory and moved along is not told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moved {
