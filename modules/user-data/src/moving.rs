@@ -103,8 +103,7 @@ async fn list(
     let (mut wants, mut listings) = agent.list(tree(part, root)).await?;
     let send = async {
         for dirs in dirs.chunks(200) {
-            let asks: Vec<_> =
-                dirs.iter().map(|path| ListWant { path: path.clone(), whole: false }).collect();
+            let asks: Vec<_> = dirs.iter().cloned().map(ListWant::one).collect();
             wants.send(&asks).await?;
         }
         wants.finish().await

@@ -290,21 +290,28 @@ async fn scope(
     };
     let is_here = |path: &&BytePath| path.is_within(&part.root);
     let different = pair.unsettled.iter().chain(&pair.apart).filter(is_here);
-    let different =
-        different.map(|path| ChangedDir { path: inside(path).parent().unwrap_or_default(), whole: false });
-    let alien = pair.alien.iter().filter(is_here).map(|path| ChangedDir { path: inside(path), whole: true });
+    let different = different.map(inside).map(|path| {
+        let names = Some(path.name()).filter(|name| !name.is_empty()).map(BytePath::new);
+        ChangedDir {
+            path: path.parent().unwrap_or_default(),
+            whole: false,
+            names: Some(names.into_iter().collect()),
+        }
+    });
+    let alien = pair.alien.iter().filter(is_here);
+    let alien = alien.map(|path| ChangedDir { path: inside(path), whole: true, names: None });
     let ours = ours.into_iter().map(|dir| {
         let whole = dir.whole && !moves.is_settled(&dir.path, false);
         ChangedDir { whole, ..dir }
     });
     let theirs = theirs.into_iter().map(|dir| {
         let whole = dir.whole && !moves.is_settled(&dir.path, true);
-        ChangedDir { path: moves.map(Walk::Target, &dir.path), whole }
+        ChangedDir { path: moves.map(Walk::Target, &dir.path), whole, ..dir }
     });
     let mut named: Vec<ChangedDir> = ours.chain(theirs).chain(different).chain(alien).collect();
     if !named.is_empty() {
         // Staging lies in the root, whose time is set again after it.
-        named.push(ChangedDir { path: BytePath::default(), whole: false });
+        named.push(ChangedDir { path: BytePath::default(), whole: false, names: Some(Vec::new()) });
     }
     Ok(Ok(Common { directories: Scope::of(named), entries }))
 }
@@ -392,7 +399,8 @@ async fn compare(
 fn in_one_message() -> impl FnMut(&ListWant, &ListWant) -> bool {
     let mut bytes = 0;
     move |want, _| {
-        bytes += want.path.as_bytes().len() + 16;
+        let names = want.names.iter().flatten().map(|name| name.as_bytes().len() + 2);
+        bytes += want.path.as_bytes().len() + 16 + names.sum::<usize>();
         let fits = bytes < ASKS;
         if !fits {
             bytes = 0;

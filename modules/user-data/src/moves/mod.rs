@@ -223,6 +223,16 @@ impl Moves {
         (!entries.is_empty()).then_some(DirListing { path, root: None, entries, skipped, more: false })
     }
 
+    /// Returns the names under which something comes into a directory, by its new path.
+    pub fn arriving_names(&self, path: &BytePath) -> impl Iterator<Item = BytePath> {
+        let arrivals = self.arrivals.get(path).map(Vec::as_slice).unwrap_or_default();
+        arrivals
+            .iter()
+            .flat_map(|arrival| [&arrival.target, &arrival.base])
+            .flatten()
+            .map(|entry| entry.name.clone())
+    }
+
     fn add_arrivals(&self, walk: Walk, path: &BytePath, entries: &mut Vec<Entry>) {
         let arrivals = self.arrivals.get(path).map(Vec::as_slice).unwrap_or_default();
         let coming = arrivals.iter().filter_map(|arrival| match walk {

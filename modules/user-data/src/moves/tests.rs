@@ -35,7 +35,7 @@ fn listing(machine: &Machine, path: &BytePath) -> Option<DirListing> {
         return None;
     }
     let mut out = Vec::new();
-    machine.list(&ListWant { path: path.clone(), whole: false }, true, &mut out);
+    machine.list(&ListWant::one(path.clone()), true, &mut out);
     out.pop()
 }
 
@@ -173,7 +173,7 @@ fn verify(source: &Machine, source_base: &Machine, after: &mut Machine, target_b
         after.named(target_base).into_iter().map(|dir| ChangedDir { whole: whole(&dir, true), ..dir });
     let mut named: Vec<ChangedDir> = here.chain(there).collect();
     if !named.is_empty() {
-        named.push(ChangedDir { path: BytePath::default(), whole: false });
+        named.push(ChangedDir { path: BytePath::default(), whole: false, names: Some(Vec::new()) });
     }
     let machines = [source, after, target_base];
     let (part, _) = within(Scope::of(named), Judge::default(), machines, &moves);
@@ -266,11 +266,11 @@ fn moves_make_the_target_what_the_source_is_and_lose_nothing_unasked() {
         });
         let theirs = target.named(&target_base).into_iter().map(|dir| {
             let whole = dir.whole && !moves.is_settled(&dir.path, true);
-            ChangedDir { path: moves.map(Walk::Target, &dir.path), whole }
+            ChangedDir { path: moves.map(Walk::Target, &dir.path), whole, ..dir }
         });
         let mut named: Vec<ChangedDir> = named.chain(theirs).collect();
         if !named.is_empty() {
-            named.push(ChangedDir { path: BytePath::default(), whole: false });
+            named.push(ChangedDir { path: BytePath::default(), whole: false, names: Some(Vec::new()) });
         }
         let full = everything(judge, machines, &moves);
         if seed % 2 == 0 || full.unreadable.is_empty() {
