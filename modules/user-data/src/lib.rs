@@ -26,5 +26,6 @@ mod scope;
 pub mod spec;
 pub mod steps;
 pub mod survey;
+mod told;
 pub mod transfer;
 mod written;

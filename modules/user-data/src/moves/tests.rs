@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use pc_switcher_agent::proto::{Body, ChangedDir, DirListing, Kind, ListWant, Moved, Op};
 use pc_switcher_contract::BytePath;
 
-use super::{Known, Moves, Planned};
+use super::{Known, Moves, Planned, Seen};
 use crate::change::{Change, Found, Judge, settle};
 use crate::compare::within::{Dice, Machine, Node, ROOT, everything, within};
 use crate::compare::{Comparison, Walk};
@@ -51,7 +51,10 @@ fn planned(
             Planned::Moves(moves) => return *moves,
             Planned::Wanted(wanted) => {
                 for path in wanted {
-                    let (now, then) = (listing(target, &path), listing(target_base, &path));
+                    let [now, then] = [target, target_base].map(|machine| {
+                        let dir = path.parent().unwrap_or_default();
+                        Seen::within(listing(machine, &dir).as_ref(), path.name())
+                    });
                     known.add(path, now, then);
                 }
             }
