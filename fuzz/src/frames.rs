@@ -122,6 +122,7 @@ impl Services for Model {
             machine_id: String::new(),
             uid: 0,
             pid: 0,
+            digest: [0; 32],
         }
     }
 

@@ -43,6 +43,7 @@ impl Services for OneAgent {
             machine_id: String::new(),
             uid: 0,
             pid: std::process::id(),
+            digest: [0; 32],
         }
     }
 

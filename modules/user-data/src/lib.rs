@@ -28,5 +28,6 @@ mod shares;
 pub mod spec;
 pub mod steps;
 pub mod survey;
+mod told;
 pub mod transfer;
 mod written;

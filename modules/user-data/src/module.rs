@@ -22,6 +22,7 @@ use crate::ruled;
 use crate::rules::{rule_hash, rule_of_mount, rules_for};
 use crate::steps::Stats;
 use crate::survey::{Survey, survey};
+use crate::told::Heard;
 use crate::transfer::{Load, Transferred, log_report, transfer, whole};
 use crate::written::Written;
 
@@ -36,12 +37,20 @@ pub struct UserData {
     own: Vec<BytePath>,
     /// What `execute` wrote, for `verify`.
     written: Mutex<Written>,
+    /// What the source told, likewise.
+    heard: Heard,
 }
 
 impl UserData {
     /// Makes the module. `own` are directories of our own state and configuration.
     pub fn new(config: UserDataConfig, own: Vec<BytePath>) -> Self {
-        Self { name: ModuleName::literal("user-data"), config, own, written: Mutex::default() }
+        Self {
+            name: ModuleName::literal("user-data"),
+            config,
+            own,
+            written: Mutex::default(),
+            heard: Heard::default(),
+        }
     }
 
     fn folders(&self) -> Vec<BytePath> {
@@ -113,7 +122,7 @@ impl UserData {
             }
             // A live source is looked at once: what was sent is read back, whatever it has become since.
             let verifies_live = target_kind == SnapshotKind::PostSync && part.is_live(Role::Source);
-            let found = survey(ctx, part, &roots, content && !verifies_live, first).await?;
+            let found = survey(ctx, part, &roots, content && !verifies_live, first, &self.heard).await?;
             first += found.steps.contents() as u32;
             surveys.push(found);
         }

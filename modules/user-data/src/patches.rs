@@ -14,8 +14,8 @@ use crate::parts::PartPair;
 use crate::roots::Roots;
 use crate::survey::base_of;
 
-/// Smaller files are sent whole: asking costs more.
-const LARGE: u64 = 1 << 20;
+/// Smaller files are sent whole: asking costs more, and the target would read the rest of each from its disk.
+const LARGE: u64 = 64 << 10;
 
 /// What can be patched.
 #[derive(Debug, Default)]

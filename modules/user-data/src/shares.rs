@@ -8,6 +8,7 @@ use pc_switcher_agent::proto::{
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{BytePath, LogLevel, ModuleContext, ModuleError, Role, human_bytes};
 
+use crate::moves::Seen;
 use crate::moving;
 use crate::parts::PartPair;
 use crate::roots::{Roots, tree};
@@ -53,9 +54,9 @@ pub async fn arrange(
     let request = SharesRequest { tree: tree(part, ours), base: base(ctx, part) };
     let ask = async {
         let shares = source.shares(request, &asked).await?;
-        let dirs = dirs_of(&shares);
-        let there = moving::list(&target, part, theirs, &dirs).await?;
-        Ok::<_, pc_switcher_contract::ExecError>((shares, there))
+        let paths = paths_of(&shares);
+        let there = moving::look(&target, part, theirs, &paths).await?;
+        Ok::<_, pc_switcher_contract::ExecError>((shares, paths.into_iter().zip(there)))
     };
     let (shares, there) = tokio::select! {
         biased;
@@ -63,12 +64,12 @@ pub async fn arrange(
         asked = ask => asked?,
     };
     let mut versions = HashMap::new();
-    for dir in there.into_iter().flatten() {
-        for entry in dir.entries.into_iter().filter(|entry| entry.kind == Kind::File) {
-            let path = dir.path.join(entry.name.as_bytes());
-            if !changed_there.contains(&path) {
-                versions.insert(path, (entry.size, entry.meta.mtime));
-            }
+    for (path, seen) in there {
+        if let Seen::There(entry) = seen
+            && entry.kind == Kind::File
+            && !changed_there.contains(&path)
+        {
+            versions.insert(path, (entry.size, entry.meta.mtime));
         }
     }
     let is_there = |origin: &Origin| match origin {
@@ -107,16 +108,16 @@ fn asked(steps: &Steps) -> Vec<ReadWant> {
     asked
 }
 
-/// Returns the directories of all files of the older snapshot, sorted.
-fn dirs_of(shares: &[Shares]) -> Vec<BytePath> {
-    let dir = |origin: &Origin| match origin {
-        Origin::File { path, .. } => path.parent(),
+/// Returns all files of the older snapshot, sorted.
+fn paths_of(shares: &[Shares]) -> Vec<BytePath> {
+    let path = |origin: &Origin| match origin {
+        Origin::File { path, .. } => Some(path.clone()),
         Origin::Asked(_) => None,
     };
-    let mut dirs: Vec<BytePath> = shares.iter().flat_map(|shares| &shares.origins).filter_map(dir).collect();
-    dirs.sort_unstable();
-    dirs.dedup();
-    dirs
+    let mut paths: Vec<BytePath> = shares.iter().flat_map(|shares| &shares.origins).filter_map(path).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    paths
 }
 
 /// Turns files that are sent into ones that are made of others. `snapshot` is where the target has its files as they are now;

@@ -110,6 +110,7 @@ pub fn main(options: AgentOptions) -> Result<(), String> {
         machine_id: machine::machine_id(),
         uid: rustix::process::geteuid().as_raw(),
         pid: std::process::id(),
+        digest: machine::program_digest(Path::new(machine::OWN_IMAGE)).unwrap_or_default(),
     };
     let input = io::BufReader::with_capacity(256 << 10, WatchedStdin::new(stop, options.silence));
     let ends_connection = options.ends_connection;

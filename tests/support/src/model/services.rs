@@ -167,6 +167,7 @@ impl Services for ModelServices {
             machine_id: machine_id(&self.disk),
             uid: 0,
             pid: std::process::id(),
+            digest: [0; 32],
         }
     }
 

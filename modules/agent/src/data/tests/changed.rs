@@ -63,6 +63,18 @@ fn assert_covers(base: &Path, now: &Path, found: &[ChangedDir], round: usize) {
     for (path, listing) in &after {
         assert!(named(path) || before.get(path) == Some(listing), "round {round}: `{path}` is not named");
     }
+    for ChangedDir { path, names, .. } in found.iter().filter(|dir| !whole(&dir.path.to_string())) {
+        let path = path.to_string();
+        let Some(names) = names.as_ref().filter(|_| before.contains_key(&path)) else { continue };
+        let others = |listing: &DirListing| {
+            let mut others = listing.clone();
+            others.entries.retain(|entry| !names.contains(&entry.name));
+            others.skipped.retain(|skip| !names.contains(&skip.name));
+            others
+        };
+        let [was, is] = [&before[&path], &after[&path]].map(others);
+        assert_eq!(was, is, "round {round}: something in `{path}` is not named");
+    }
     for path in before.keys().filter(|path| !after.contains_key(*path)) {
         let left = parents(path).find(|at| after.contains_key(*at)).unwrap();
         assert!(named(left), "round {round}: `{path}` is gone and `{left}` is not named");
@@ -273,10 +285,20 @@ fn only_what_changed_is_named() {
     let now = take(&image, "2");
     let deep = |number: u32| (format!("user/{number}/deep"), false);
     assert_eq!(paths(changed(&base, &now)), [deep(7), deep(8)], "the excluded one is not told");
+    for dir in changed(&base, &now).unwrap() {
+        assert_eq!(dir.names, Some(vec!["file".into()]), "{dir:?}");
+    }
     fs::rename(home.join("user/9"), home.join("user/10/nine")).unwrap();
     let after = take(&image, "3");
     // The time of `user` is in the root's listing.
     let expected = [("", false), ("user", false), ("user/10", false), ("user/10/nine", true)];
     assert_eq!(paths(changed(&now, &after)), expected.map(|(path, whole)| (path.to_owned(), whole)));
+    let names: Vec<Option<Vec<String>>> = changed(&now, &after)
+        .unwrap()
+        .into_iter()
+        .map(|dir| dir.names.map(|names| names.iter().map(ToString::to_string).collect()))
+        .collect();
+    let some = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
+    assert_eq!(names, [some(&["user"]), some(&["10", "9"]), some(&["nine"]), some(&[])]);
     assert_eq!(changed(&now.join("user"), &after.join("user/10")), None, "another root is no base");
 }
