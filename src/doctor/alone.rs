@@ -121,25 +121,17 @@ fn snapshot_dir(seen: &Seen) -> Option<Finding> {
     )
 }
 
+/// Nested subvolumes are followed unless the config says otherwise.
 fn nested(seen: &Seen) -> Vec<Finding> {
-    let mut found = Vec::new();
-    for part in &seen.layout.parts {
-        for nested in &part.nested {
-            let path = part.root.join(nested.as_bytes());
-            let (now, old) = (quoted(&path), quoted(&BytePath::new([path.as_bytes(), b".old"].concat())));
-            let text = format!(
-                "`{path}` is a nested subvolume: it is in no snapshot of `{}` and not synced",
-                part.root
-            );
-            found.push(
-                Finding::new(seen.hostname(), Gravity::Warning, "layout", text).fix(format!(
-                    "to sync it, make it a plain folder: sudo mv {now} {old} && sudo cp -a --reflink=always {old} {now} \
-                     && sudo btrfs subvolume delete {old}"
-                )),
-            );
-        }
-    }
-    found
+    let is_skipped = seen.config.as_ref().is_ok_and(|config| config["user-data"]["nested"] == "skip");
+    let parts = seen.layout.parts.iter().filter(|_| is_skipped);
+    let paths = parts.flat_map(|part| part.nested.iter().map(|nested| part.root.join(nested.as_bytes())));
+    let finding = |path: BytePath| {
+        let text = format!("`{path}` is a nested subvolume: it is in no snapshot and not synced");
+        Finding::new(seen.hostname(), Gravity::Warning, "layout", text)
+            .fix("to sync it: nested = \"follow\" in [user-data]")
+    };
+    paths.map(finding).collect()
 }
 
 /// Writes a path as a word of a shell; bytes that cannot be shown make one that matches nothing else.

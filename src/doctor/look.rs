@@ -66,6 +66,7 @@ pub async fn look_at(place: &Place<'_>) -> Result<Seen, ModuleError> {
                 .filter_map(|name| name.parse::<SubvolumeName>().ok())
                 .collect(),
             snapshot_dir: BytePath::from(snapshot_dir.as_str()),
+            nested: Vec::new(),
         })
         .await?;
     let diagnosis = agent.diagnose().await?;

@@ -2,7 +2,7 @@
 
 use pc_switcher_agent::proto::{
     ApplyReport, Conflict, Diagnosis, FolderPart, Layout, MachineFacts, Redone, RedoneHow, RollbackLook,
-    RollbackPhase, RollbackState, Session, SubvolumeFact, SwapFile, Together, UserFact,
+    RollbackPhase, RollbackState, Session, Standing, SubvolumeFact, SwapFile, Together, UserFact,
 };
 use pc_switcher_contract::Problem;
 use serde_json::json;
@@ -21,6 +21,8 @@ fn healthy(name: &str) -> Seen {
         fs_type: "btrfs".into(),
         mount_point: "/home".into(),
         nested: Vec::new(),
+        closed: Vec::new(),
+        standing: Standing::Folder,
         is_empty: false,
         leftovers: Vec::new(),
     };
@@ -126,7 +128,14 @@ fn what_stands_on_one_machine_is_found_there_with_its_fix() {
     );
     let inside = |_: &mut Seen, desk: &mut Seen| desk.layout.snapshot_dir_own_subvolume = false;
     assert_found(inside, "desk", Warning, "layout", "btrfs subvolume create /mnt/@snapshots");
-    let nested = |laptop: &mut Seen, _: &mut Seen| laptop.layout.parts[0].nested = vec!["alice/vm".into()];
+    let inner = |laptop: &mut Seen, _: &mut Seen| laptop.layout.parts[0].nested = vec!["alice/vm".into()];
+    assert_eq!(found(inner), []);
+    let nested = |laptop: &mut Seen, desk: &mut Seen| {
+        inner(laptop, desk);
+        for seen in [laptop, desk] {
+            seen.config = Ok(json!({"user-data": {"nested": "skip"}}));
+        }
+    };
     assert_found(nested, "laptop", Warning, "layout", "`/home/alice/vm` is a nested subvolume");
     let quotas = |_: &mut Seen, desk: &mut Seen| desk.diagnosis.quotas = vec!["/".into()];
     assert_found(quotas, "desk", Warning, "quotas", "sudo btrfs quota disable /");

@@ -2,7 +2,9 @@
 
 use pc_switcher_testkit::lab::{MachineName, SharedLab, SnapshotDir};
 
-use crate::hosts::{alice, assert_moved, first_sync, install, lab, options, root, snapshots, sync};
+use crate::hosts::{
+    alice, assert_moved, configure, first_sync, install, lab, options, root, snapshots, sync,
+};
 
 static PLAIN: SharedLab = SharedLab::new(
     || options("sync-plain").root_subvolume(false).snapshot_dir(SnapshotDir::Plain),
@@ -29,6 +31,7 @@ fn the_home_of_root_may_lie_in_the_root_subvolume() {
 fn a_nested_subvolume_is_named_and_never_mirrored_as_an_empty_directory() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
+    configure(laptop, "[user-data]\nnested = \"skip\"\n");
     root(laptop, "btrfs -q subvolume create /home/alice/nested; echo in >/home/alice/nested/file");
     first_sync(&lab).says(&["`/home/alice/nested` is a nested subvolume"]);
     assert!(!desk.exists("/home/alice/nested").unwrap());

@@ -13,6 +13,7 @@ mod hosts;
 mod kill_points;
 mod layouts;
 mod moving;
+mod nested;
 mod no_snapshots;
 mod odds;
 mod past;

@@ -14,10 +14,10 @@ use serde::de::DeserializeOwned;
 use crate::proto::{
     ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, Change, ChangedDir, ChangedRequest,
     CreateSet, Diagnosis, DiffRequest, Diffed, DirListing, Finding, Gain, Layout, LayoutRequest, Listings,
-    LockReply, LockRequest, MachineFacts, Moved, Patience, ReadWant, Redone, Request, RestoreReply,
-    RestoreRequest, RollbackLook, RollbackOrder, SetRequest, SpaceReport, StoredSet, Strays, StreamFrame,
-    TakeSet, Tree, UndoLine, UndoReport, UndoRequest, Verified, VerifyRequest, Versions, VersionsRequest,
-    WalkRequest, WalkSummary, Writer, WritersRequest, decode, encode,
+    LockReply, LockRequest, MachineFacts, Moved, NestedOrder, Patience, ReadWant, Redone, Request,
+    RestoreReply, RestoreRequest, RollbackLook, RollbackOrder, SetRequest, SpaceReport, StoredSet, Strays,
+    StreamFrame, TakeSet, Tree, UndoLine, UndoReport, UndoRequest, Verified, VerifyRequest, Versions,
+    VersionsRequest, WalkRequest, WalkSummary, Writer, WritersRequest, decode, encode,
 };
 
 pub use content::BlocksStream;
@@ -243,6 +243,11 @@ impl Agent {
     /// Asks whether two snapshots are of the same subvolume and nothing in it changed from the first to the second.
     pub async fn unchanged(&self, from: BytePath, to: BytePath) -> Result<bool, ExecError> {
         self.call(&Request::Unchanged { from, to }).await
+    }
+
+    /// Makes or removes a nested subvolume; needs the machine's lock. Whether it is done.
+    pub async fn nested(&self, order: NestedOrder) -> Result<bool, ExecError> {
+        self.call(&Request::Nested(order)).await
     }
 
     /// Takes a sync back, or says what that would do; needs the machine's lock.

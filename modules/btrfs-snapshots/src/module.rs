@@ -39,6 +39,7 @@ impl BtrfsSnapshots {
             folders: ctx.board.folders(),
             subvolumes: self.config.subvolumes.as_slice().to_vec(),
             snapshot_dir: self.snapshot_dir(),
+            nested: ctx.board.nested().unwrap_or_default(),
         };
         Ok(Agent::new(ctx.agent(role)).layout(request).await?)
     }

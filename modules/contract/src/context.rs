@@ -93,6 +93,7 @@ pub struct SessionBoard {
     apart: Mutex<Vec<BytePath>>,
     alien: Mutex<Vec<BytePath>>,
     folders: Mutex<Vec<BytePath>>,
+    nested: Mutex<Option<Vec<BytePath>>>,
     attempts: Mutex<Vec<Attempt>>,
     without_snapshots: Mutex<Vec<(Role, BytePath, String)>>,
     manifests: Mutex<Vec<(Role, Manifest)>>,
@@ -137,6 +138,17 @@ impl SessionBoard {
     /// Returns the folders whose subvolumes join the snapshot sets.
     pub fn folders(&self) -> Vec<BytePath> {
         lock(&self.folders).clone()
+    }
+
+    /// Asks that these subvolumes inside of the folders' ones join the snapshot sets as well; called once, while validating:
+    /// what is made later waits for the next sync.
+    pub fn want_nested(&self, roots: Vec<BytePath>) {
+        lock(&self.nested).get_or_insert(roots);
+    }
+
+    /// Returns the roots of nested subvolumes that this run follows, on either machine; `None` if nobody has looked yet.
+    pub fn nested(&self) -> Option<Vec<BytePath>> {
+        lock(&self.nested).clone()
     }
 
     /// Notes how much must stay free while the run goes on; called while validating.

@@ -134,6 +134,16 @@ name_type!(
     }
 );
 
+impl SubvolumeName {
+    /// What stands between two names of a path in the name of a subvolume that lies inside another one.
+    pub const INSIDE: &str = "%2F";
+
+    /// Whether it names a subvolume inside another one, by its path with `%2F` for each slash.
+    pub fn is_nested(&self) -> bool {
+        self.0.contains(Self::INSIDE)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

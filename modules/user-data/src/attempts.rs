@@ -74,7 +74,7 @@ async fn versions(
         // It ended before it had compared anything, so it brought nothing over.
         return Ok(None);
     }
-    let mut walk = listed.walk(&source, part).await?;
+    let Some(mut walk) = listed.walk(&source, part).await? else { return Ok(None) };
     let mut versions = HashMap::new();
     loop {
         let listing = tokio::select! {

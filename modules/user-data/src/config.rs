@@ -24,6 +24,9 @@ pub struct UserDataConfig {
     /// How two files are compared: by size and time, after the first sync only where something changed since the last one, or
     /// by the content of every file at each sync.
     pub compare: Compare,
+    /// What happens to subvolumes inside the one that holds a folder: mirrored with it, or left alone and named. Those that are
+    /// excluded, are read-only or keep snapshots are never mirrored.
+    pub nested: NestedPolicy,
     /// A sync that would delete more files than this in one folder asks first.
     pub mass_deletion_count: NonZeroU64,
     /// A sync that would delete a larger share than this of one folder, and at least 50 entries, asks first.
@@ -37,6 +40,7 @@ impl Default for UserDataConfig {
             exclude: Vec::new(),
             include: Vec::new(),
             compare: Compare::default(),
+            nested: NestedPolicy::default(),
             mass_deletion_count: const { NonZeroU64::new(1000).unwrap() },
             mass_deletion_share: Share(0.25),
         }
@@ -63,6 +67,17 @@ pub enum Compare {
     Quick,
     /// Digests of all files are compared.
     Content,
+}
+
+/// What happens to nested subvolumes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NestedPolicy {
+    /// Each is made on the target where it is missing, and synced like the folder.
+    #[default]
+    Follow,
+    /// Each is left alone on both machines, and named.
+    Skip,
 }
 
 /// One absolute folder without `.` and `..`.

@@ -26,6 +26,10 @@ pub fn replaced_source(
     end: Option<&PairEnd>,
     then: Option<[&(String, String); 2]>,
 ) -> Option<Gate> {
+    // A subvolume inside the folder's one comes and goes as directories do, and nothing has to be mounted for it.
+    if part.is_nested {
+        return None;
+    }
     let mut findings = Vec::new();
     for (hostname, now, then) in then.into_iter().flat_map(|[source, target]| {
         [(hosts.source, &part.source, source), (hosts.target, &part.target, target)]
@@ -161,7 +165,8 @@ pub fn lost_homes(hosts: Hosts, theirs: &[UserFact], surveys: &[(&PartPair, &Sur
         surveys.iter().any(|(part, survey)| {
             let removes =
                 |op: &Op| matches!(op, Op::RemoveDir { path } if part.root.join(path.as_bytes()) == user.home);
-            survey.steps.ops.iter().any(removes)
+            let is_emptied = part.is_missing(Role::Source) && user.home.is_within(&part.root);
+            is_emptied || survey.steps.ops.iter().any(removes)
         })
     };
     let findings: Vec<String> = theirs

@@ -1,29 +1,34 @@
 //! The module itself: validate, plan, execute, verify, in terms of the pure parts.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pc_switcher_agent::proto::{Body, Layout, LayoutRequest, Op, UserFact};
+use pc_switcher_agent::data::rules::Rules;
+use pc_switcher_agent::proto::{Body, Layout, LayoutRequest, Op, RuleSet, Standing, UserFact};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
-    BytePath, ErrorKind, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, PairRecord,
-    PartRecord, Plan, PlanItem, Problem, Role, SnapshotKind, human_bytes,
+    BytePath, ErrorKind, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, PairRecord, Plan,
+    PlanItem, Problem, Role, SnapshotKind, human_bytes,
 };
 
-use crate::config::{Compare, UserDataConfig};
+use crate::compare::Walk;
+use crate::config::{Compare, NestedPolicy, UserDataConfig};
+use crate::fill::{Done, load, record_of};
 use crate::guards::{self, Hosts};
 use crate::need::Need;
+use crate::nested;
 use crate::notes;
-use crate::parts::{PartPair, pair_parts};
+use crate::parts::{PartPair, pair_nested, pair_parts, relative};
 use crate::people;
-use crate::roots::{Roots, held_by, place_of, roots};
+use crate::roots::{Roots, held_by, roots};
 use crate::ruled;
-use crate::rules::{rule_hash, rule_of_mount, rules_for};
+use crate::rules::{rule_hash, rule_of_mount, rule_of_nested, rules_for};
 use crate::steps::Stats;
 use crate::survey::{Survey, survey};
 use crate::told::Heard;
-use crate::transfer::{Load, Transferred, log_report, transfer, whole};
+use crate::transfer::Load;
 use crate::written::Written;
 
 /// So many paths may change on the target during a sync before it counts as failed: the record of the pair names them.
@@ -32,13 +37,13 @@ const MEANWHILE: usize = 10_000;
 /// Mirrors folders from the source's pre set to the target.
 pub struct UserData {
     name: ModuleName,
-    config: UserDataConfig,
+    pub(crate) config: UserDataConfig,
     /// Directories of our own state and configuration on the source.
     own: Vec<BytePath>,
     /// What `execute` wrote, for `verify`.
-    written: Mutex<Written>,
+    pub(crate) written: Mutex<Written>,
     /// What the source told, likewise.
-    heard: Heard,
+    pub(crate) heard: Heard,
 }
 
 impl UserData {
@@ -57,21 +62,73 @@ impl UserData {
         self.config.folders.as_slice().iter().map(|folder| BytePath::from(folder.as_str())).collect()
     }
 
-    async fn layouts(&self, ctx: &ModuleContext) -> Result<(Layout, Layout), ModuleError> {
-        let request = || LayoutRequest {
+    /// Asks how the folders, and nested subvolumes at these roots, lie on the machine of that role.
+    pub(crate) async fn layout(
+        &self,
+        ctx: &ModuleContext,
+        role: Role,
+        nested: &[BytePath],
+    ) -> Result<Layout, ModuleError> {
+        let request = LayoutRequest {
             folders: self.folders(),
             subvolumes: Vec::new(),
             snapshot_dir: BytePath::from("/"),
+            nested: nested.to_vec(),
         };
-        let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
-        Ok(tokio::try_join!(source.layout(request()), target.layout(request()))?)
+        Ok(Agent::new(ctx.agent(role)).layout(request).await?)
+    }
+
+    async fn layouts(
+        &self,
+        ctx: &ModuleContext,
+        nested: &[BytePath],
+    ) -> Result<(Layout, Layout), ModuleError> {
+        tokio::try_join!(self.layout(ctx, Role::Source, nested), self.layout(ctx, Role::Target, nested))
+    }
+
+    /// Returns the roots of nested subvolumes that this run follows. The first who asks decides it for the whole run, and names
+    /// the others.
+    async fn nested(
+        &self,
+        ctx: &ModuleContext,
+        (source, target): (&Layout, &Layout),
+        rules: impl Fn(&BytePath, &[BytePath]) -> RuleSet,
+    ) -> Result<Vec<BytePath>, ModuleError> {
+        if let Some(roots) = ctx.board.nested() {
+            return Ok(roots);
+        }
+        let mut compiled = HashMap::new();
+        for folder in self.folders() {
+            let rules = Rules::compile(&rules(&folder, &[]), &BytePath::default());
+            let rules =
+                rules.map_err(|why| ModuleError::failed(format!("the rules of `{folder}`: {why}")))?;
+            compiled.insert(folder, rules);
+        }
+        let is_out = |folder: &BytePath, path: &BytePath| {
+            compiled.get(folder).is_some_and(|rules| ruled::is_left_out(rules, path.as_bytes(), true))
+        };
+        let follow = self.config.nested == NestedPolicy::Follow;
+        let mut found = nested::candidates(source, target, follow, is_out);
+        if !found.roots.is_empty() {
+            let (source, target) = self.layouts(ctx, &found.roots).await?;
+            let pair = ctx.board.pair();
+            let was_followed = |root: &BytePath| {
+                let root = root.to_string();
+                pair.as_ref().is_some_and(|pair| pair.parts.iter().any(|then| then.root == root))
+            };
+            found = nested::judge(found, [&source, &target], was_followed);
+        }
+        notes::nested(ctx, &found.left);
+        ctx.board.want_nested(found.roots.clone());
+        Ok(found.roots)
     }
 
     /// Pairs the parts of both machines under the rules of this run.
     async fn parts(&self, ctx: &ModuleContext) -> Result<Result<Vec<PartPair>, Vec<Problem>>, ModuleError> {
         let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
-        let ((ours, theirs), source_facts, target_facts) =
-            tokio::try_join!(self.layouts(ctx), async { Ok(source.facts().await?) }, async {
+        let known = ctx.board.nested().unwrap_or_default();
+        let ((mut ours, mut theirs), source_facts, target_facts) =
+            tokio::try_join!(self.layouts(ctx, &known), async { Ok(source.facts().await?) }, async {
                 Ok(target.facts().await?)
             })?;
         for (hostname, layout) in [(&ctx.source.hostname, &ours), (&ctx.target.hostname, &theirs)] {
@@ -85,8 +142,14 @@ impl UserData {
         };
         let mut pairs = pair_parts((&ctx.source.hostname, &ours), (&ctx.target.hostname, &theirs), rules);
         if let Ok(pairs) = &mut pairs {
+            let nested = self.nested(ctx, (&ours, &theirs), rules).await?;
+            if nested != known {
+                (ours, theirs) = self.layouts(ctx, &nested).await?;
+            }
             let sets: Vec<_> = pairs.iter().map(|part| (part.root.to_string(), part.rules.clone())).collect();
             ctx.board.put_rule_hash(rule_hash(&sets));
+            pairs.extend(pair_nested(&ours, &theirs, &nested, rules));
+            leave_to_nested(pairs);
             for mount in ours.foreign.iter().chain(&theirs.foreign) {
                 leave_mount_alone(ctx, pairs, &mount.path);
             }
@@ -122,8 +185,11 @@ impl UserData {
             }
             // A live source is looked at once: what was sent is read back, whatever it has become since.
             let verifies_live = target_kind == SnapshotKind::PostSync && part.is_live(Role::Source);
-            let found = survey(ctx, part, &roots, content && !verifies_live, first, &self.heard).await?;
+            let mut found = survey(ctx, part, &roots, content && !verifies_live, first, &self.heard).await?;
             first += found.steps.contents() as u32;
+            // The subvolume itself.
+            found.steps.stats.created += u64::from(part.is_missing(Role::Target));
+            found.steps.stats.deleted += u64::from(part.is_missing(Role::Source));
             surveys.push(found);
         }
         Ok(surveys)
@@ -139,15 +205,17 @@ impl UserData {
     ) -> Result<Vec<PartPair>, ModuleError> {
         let mut again = Vec::new();
         for part in parts {
-            if part.is_live(Role::Target) {
+            if part.is_live(Role::Target) || !written.had_nothing_for(&part.root) {
                 again.push(part);
                 continue;
             }
-            let before = roots(ctx, &part, SnapshotKind::PreSync)?.target;
+            // One that came with a directory is in the pre set under its old name.
+            let Ok(Roots { target: before, .. }) = roots(ctx, &part, SnapshotKind::PreSync) else {
+                again.push(part);
+                continue;
+            };
             let after = roots(ctx, &part, SnapshotKind::PostSync)?.target;
-            let settled = written.had_nothing_for(&part.root)
-                && Agent::new(&ctx.target.agent).unchanged(before, after).await?;
-            if !settled {
+            if !Agent::new(&ctx.target.agent).unchanged(before, after).await? {
                 again.push(part);
             }
         }
@@ -220,8 +288,8 @@ impl UserData {
         if let (Some(pair), Some(target_end)) = (&pair, target_end) {
             // Where the rules of then are known, what they left out is a matter of conflicts, path by path.
             let changed = ctx.board.rule_hash().as_deref() != Some(pair.rule_hash.as_str())
-                && parts.iter().any(|part| ruled::then(pair, part).is_none());
-            let new = parts.iter().filter(|part| !held_by(target_end, part));
+                && parts.iter().any(|part| !part.is_nested && ruled::then(pair, part).is_none());
+            let new = parts.iter().filter(|part| !part.is_nested && !held_by(target_end, part));
             let without: Vec<BytePath> = new.map(|part| part.root.clone()).collect();
             if let Some(gate) = guards::new_paths(hosts, changed, &without) {
                 ctx.gates.pass(gate).await?;
@@ -286,7 +354,8 @@ impl UserData {
         parts: &[PartPair],
         surveys: &[Survey],
     ) -> Result<(), ModuleError> {
-        let roots: Vec<BytePath> = parts.iter().map(|part| part.root.clone()).collect();
+        let there = parts.iter().filter(|part| !part.is_missing(Role::Target));
+        let roots: Vec<BytePath> = there.map(|part| part.root.clone()).collect();
         let reports = Agent::new(&ctx.target.agent).space(roots).await?;
         for report in reports {
             let on_it = parts.iter().zip(surveys).filter(|(part, _)| part.target.fs_uuid == report.fs_uuid);
@@ -322,6 +391,38 @@ fn leave_mount_alone(ctx: &ModuleContext, parts: &mut [PartPair], path: &BytePat
         part.rules.forced.push(rule);
         ctx.board.add_apart(path.clone());
         ctx.board.add_alien(path.clone());
+    }
+}
+
+/// Tells the part around which nested subvolumes go, and keeps what one machine has in a directory, and the other in a nested
+/// subvolume, out of it. That rule comes and goes with the subvolume, so it does not belong to the rules of which the record keeps a digest either.
+fn leave_to_nested(parts: &mut [PartPair]) {
+    let nested: Vec<PartPair> = parts.iter().filter(|part| part.is_nested).cloned().collect();
+    for inner in nested {
+        let around =
+            parts.iter_mut().filter(|part| inner.root != part.root && inner.root.is_within(&part.root));
+        let Some(part) = around.max_by_key(|part| part.root.as_bytes().len()) else { continue };
+        let inside = relative(&inner.root, &part.root);
+        if inner.is_mixed() {
+            part.rules.forced.extend(rule_of_nested(&part.folder, &inner.root));
+        } else if inner.is_missing(Role::Source) {
+            part.leaving.push(inside);
+        } else if inner.target.standing == Standing::File {
+            part.coming.push(inside);
+        }
+    }
+}
+
+/// Returns where a nested subvolume of the target stands when the parts around are committed: a directory that is moved takes it
+/// along.
+fn taken_to(root: &BytePath, parts: &[PartPair], surveys: &[Survey]) -> BytePath {
+    let stays = |part: &PartPair| ![Role::Source, Role::Target].into_iter().any(|role| part.is_missing(role));
+    let around = parts.iter().zip(surveys).filter(|(part, _)| stays(part) && root.is_within(&part.root));
+    match around.max_by_key(|(part, _)| part.root.as_bytes().len()) {
+        Some((part, survey)) => {
+            part.root.join(survey.moves.map(Walk::Target, &relative(root, &part.root)).as_bytes())
+        }
+        None => root.clone(),
     }
 }
 
@@ -370,6 +471,12 @@ fn plan_items(part: &PartPair, survey: &Survey) -> Vec<PlanItem> {
     };
     let mut items: Vec<PlanItem> =
         survey.conflicts.iter().map(|conflict| item("conflict", &conflict.path, 0)).collect();
+    if part.is_missing(Role::Target) {
+        items.push(item("create", &BytePath::default(), 0));
+    }
+    if part.is_missing(Role::Source) {
+        items.push(item("delete", &BytePath::default(), 0));
+    }
     for op in &survey.steps.ops {
         items.push(match op {
             Op::Put { path, body, replaces, .. } => {
@@ -450,17 +557,13 @@ impl Module for UserData {
         }
         self.pass_gates(ctx, &parts, &surveys).await?;
         for (part, survey) in parts.iter().zip(&surveys) {
-            ctx.board.put_part(PartRecord {
-                root: part.root.to_string(),
-                source: place_of(&part.source),
-                target: place_of(&part.target),
-                entries: survey.source_entries,
-                rules: Some(ruled::kept(part)),
-            });
+            if !part.is_missing(Role::Source) && !part.is_missing(Role::Target) {
+                ctx.board.put_part(record_of(part, survey));
+            }
             notes::apart(ctx, part, survey);
         }
         let mut stats = total(&surveys);
-        if surveys.iter().all(|survey| survey.steps.ops.is_empty()) {
+        if stats.is_empty() && surveys.iter().all(|survey| survey.steps.ops.is_empty()) {
             *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Written::nothing(&parts);
             ctx.board.note_idle(&self.name);
             return Ok(Outcome::Done(describe(stats)));
@@ -470,30 +573,39 @@ impl Module for UserData {
             ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, writer);
         }
         ctx.reporter.log(LogLevel::Info, &ctx.target.hostname, describe(stats));
-        let mut loads = Vec::new();
-        for (part, survey) in parts.into_iter().zip(surveys) {
-            let Roots { source: source_root, target: target_root, .. } =
-                roots(ctx, &part, SnapshotKind::PreSync)?;
-            let source_base = survey.source_base;
-            let conflicts = survey.conflicts.into_iter().map(|conflict| conflict.path).collect();
-            let steps = survey.steps;
-            loads.push(Load { part, source_root, source_base, target_root, steps, conflicts });
+        let places: Vec<BytePath> = parts.iter().map(|part| taken_to(&part.root, &parts, &surveys)).collect();
+        let new: HashSet<BytePath> =
+            parts.iter().filter(|part| part.is_missing(Role::Target)).map(|part| part.root.clone()).collect();
+        let (mut loads, mut gone, mut taken) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut coming, mut moved) = (Vec::new(), Vec::new());
+        for ((part, survey), place) in parts.into_iter().zip(surveys).zip(places) {
+            if part.is_missing(Role::Target) {
+                coming.push(part);
+                continue;
+            }
+            let is_moved = place != part.root;
+            let load = load(ctx, part, survey)?;
+            match load.part.is_missing(Role::Source) {
+                true if is_moved && new.contains(&place) => moved.push(load.part.target.subvolume_uuid),
+                true if is_moved => {
+                    taken.push(Load { part: PartPair { root: place, ..load.part }, ..load });
+                }
+                true => gone.push(load),
+                false => loads.push(load),
+            }
         }
-        let written = Written::planned(&loads);
-        let Transferred { report, unsent, losers, same_bytes } = transfer(ctx, loads).await?;
-        stats.bytes = stats.bytes.saturating_sub(same_bytes);
-        notes::unsent(ctx, &unsent);
-        notes::losers(ctx, losers, &report);
-        let written = written.without(&unsent);
-        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = written.without_conflicts(&report);
-        let conflicts = log_report(ctx, &report);
-        whole(ctx, &report)?;
+        let mut done = Done::default();
+        self.empty(ctx, gone, &mut done).await?;
+        done.add(self.bring(ctx, loads).await?);
+        self.empty(ctx, taken, &mut done).await?;
+        self.fill(ctx, coming, &moved, &mut done).await?;
+        stats.bytes = stats.bytes.saturating_sub(done.same_bytes);
         let mut text = describe(stats);
-        if conflicts {
-            text = format!("{text}; {} left as they are", report.conflicts.len());
+        if done.conflicts > 0 {
+            text = format!("{text}; {} left as they are", done.conflicts);
         }
-        if !unsent.is_empty() {
-            text = format!("{text}; {} left for the next sync", unsent.len());
+        if done.unsent > 0 {
+            text = format!("{text}; {} left for the next sync", done.unsent);
         }
         Ok(Outcome::Done(text))
     }
@@ -502,7 +614,9 @@ impl Module for UserData {
     /// as it was sent.
     async fn verify(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError> {
         let written = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
-        let parts = self.parts_or_fail(ctx).await?;
+        let mut parts = self.parts_or_fail(ctx).await?;
+        // What could not be made or removed was named.
+        parts.retain(|part| ![Role::Source, Role::Target].into_iter().any(|role| part.is_missing(role)));
         let parts = self.to_be_looked_at_again(ctx, parts, &written).await?;
         let surveys = self.surveys(ctx, &parts, SnapshotKind::PostSync).await?;
         let mut problems = Vec::new();

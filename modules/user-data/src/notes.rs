@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use pc_switcher_agent::proto::{ApplyReport, Layout};
 use pc_switcher_contract::{BytePath, Hostname, LogLevel, ModuleContext};
 
+use crate::nested::Left;
 use crate::parts::PartPair;
 use crate::survey::{APART, Survey};
 
@@ -40,12 +41,13 @@ pub fn left_out(ctx: &ModuleContext, hostname: &Hostname, layout: &Layout) {
         let text = format!("`{}` ({}) is a mount of its own and is not mirrored", mount.path, mount.fs_type);
         ctx.reporter.log(LogLevel::Warning, hostname, text);
     }
-    for part in &layout.parts {
-        for nested in &part.nested {
-            let path = part.root.join(nested.as_bytes());
-            let text = format!("`{path}` is a nested subvolume and is not mirrored");
-            ctx.reporter.log(LogLevel::Warning, hostname, text);
-        }
+}
+
+/// Names nested subvolumes that are not mirrored.
+pub fn nested(ctx: &ModuleContext, left: &[Left]) {
+    for Left { role, root, why } in left {
+        let text = format!("`{root}` is a nested subvolume and is not mirrored: {why}");
+        ctx.reporter.log(LogLevel::Warning, ctx.hostname(*role), text);
     }
 }
 

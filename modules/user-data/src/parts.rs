@@ -1,7 +1,9 @@
 //! Which stretch of which folder meets which on the other machine.
 
-use pc_switcher_agent::proto::{FolderPart, Layout, RuleSet};
+use pc_switcher_agent::proto::{FolderPart, Layout, RuleSet, Standing};
 use pc_switcher_contract::{BytePath, Hostname, Problem, Role};
+
+use crate::nested;
 
 /// A stretch of a folder on both machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +20,14 @@ pub struct PartPair {
     pub target: FolderPart,
     /// The folder's rules.
     pub rules: RuleSet,
+    /// Whether a nested subvolume begins there, on one machine at least.
+    pub is_nested: bool,
+    /// Whether it came to its place on the target after the pre set: made by this run, or with a directory that was moved.
+    pub is_late: bool,
+    /// Nested subvolumes directly in it that are removed from the target before it is committed, relative to the root.
+    pub leaving: Vec<BytePath>,
+    /// Nested subvolumes directly in it that come where the target has a file, likewise.
+    pub coming: Vec<BytePath>,
 }
 
 impl PartPair {
@@ -27,6 +37,16 @@ impl PartPair {
             Role::Source => &self.source,
             Role::Target => &self.target,
         }
+    }
+
+    /// Whether the machine of that role has no tree there.
+    pub fn is_missing(&self, role: Role) -> bool {
+        matches!(self.end(role).standing, Standing::Missing | Standing::File)
+    }
+
+    /// Whether one machine keeps in a subvolume what the other has in a directory.
+    pub fn is_mixed(&self) -> bool {
+        [self.source.standing, self.target.standing].contains(&Standing::Directory)
     }
 
     /// Whether the machine of that role has no snapshots of it.
@@ -61,27 +81,25 @@ pub fn pair_parts(
             let hint = "mend it, or take it out of [user-data] folders";
             problems.push(Problem::on(hostname, format!("the folder `{folder}` {why}")).hint(hint));
         }
-        for part in &layout.parts {
+        for part in folders(layout) {
             problems.extend(unfit(hostname, part));
         }
     }
     let mut pairs = Vec::new();
     for (own, other, missing_on) in [(source.1, target.1, target.0), (target.1, source.1, source.0)] {
-        for part in &own.parts {
-            let twin = other.parts.iter().find(|twin| twin.root == part.root);
+        for part in folders(own) {
+            let twin = folders(other).find(|twin| twin.root == part.root);
             match twin {
                 Some(twin) if std::ptr::eq(own, source.1) => {
                     let prefix = relative(&part.root, &part.folder);
-                    let prefixes: Vec<BytePath> = own
-                        .parts
-                        .iter()
-                        .filter(|other| other.folder == part.folder)
-                        .map(|other| relative(&other.root, &other.folder))
-                        .collect();
                     pairs.push(PartPair {
                         folder: part.folder.clone(),
                         root: part.root.clone(),
-                        rules: rules(&part.folder, &prefixes),
+                        rules: rules(&part.folder, &prefixes(own, &part.folder)),
+                        is_nested: false,
+                        is_late: false,
+                        leaving: Vec::new(),
+                        coming: Vec::new(),
                         prefix,
                         source: part.clone(),
                         target: twin.clone(),
@@ -102,6 +120,53 @@ pub fn pair_parts(
     if problems.is_empty() { Ok(pairs) } else { Err(problems) }
 }
 
+/// Pairs the nested subvolumes at these roots. Those that the target does not have come last, outer ones before inner ones.
+pub fn pair_nested(
+    source: &Layout,
+    target: &Layout,
+    roots: &[BytePath],
+    rules: impl Fn(&BytePath, &[BytePath]) -> RuleSet,
+) -> Vec<PartPair> {
+    let mut pairs = Vec::new();
+    for root in roots {
+        let (Some(ours), Some(theirs)) = (nested::end(source, root), nested::end(target, root)) else {
+            continue;
+        };
+        use Standing::{Directory, File, Missing, Nested};
+        let is_followed = matches!(
+            (ours.standing, theirs.standing),
+            (Nested, Nested | Directory | Missing | File) | (Directory | Missing | File, Nested)
+        );
+        if is_followed {
+            pairs.push(PartPair {
+                folder: ours.folder.clone(),
+                root: root.clone(),
+                prefix: relative(root, &ours.folder),
+                rules: rules(&ours.folder, &prefixes(source, &ours.folder)),
+                is_nested: true,
+                is_late: false,
+                leaving: Vec::new(),
+                coming: Vec::new(),
+                source: ours.clone(),
+                target: theirs.clone(),
+            });
+        }
+    }
+    pairs.sort_by_key(|part| part.is_missing(Role::Target));
+    pairs
+}
+
+/// Returns the parts that are folders or mounts.
+fn folders(layout: &Layout) -> impl Iterator<Item = &FolderPart> {
+    layout.parts.iter().filter(|part| part.standing == Standing::Folder)
+}
+
+/// Returns where the parts of a folder begin, relative to it.
+fn prefixes(layout: &Layout, folder: &BytePath) -> Vec<BytePath> {
+    let own = folders(layout).filter(|part| part.folder == *folder);
+    own.map(|part| relative(&part.root, folder)).collect()
+}
+
 /// Whether a folder has a problem of its own already.
 fn is_named(layout: &Layout, folder: &BytePath) -> bool {
     layout.missing_folders.contains(folder) || layout.unfit_folders.iter().any(|(path, _)| path == folder)
@@ -110,25 +175,25 @@ fn is_named(layout: &Layout, folder: &BytePath) -> bool {
 /// Returns what keeps one part from being snapshotted though its file system could.
 fn unfit(hostname: &Hostname, part: &FolderPart) -> Option<Problem> {
     if has_snapshots(part) && part.subvolume.is_none() {
-        let text = format!("`{}` lies on a nested subvolume, which no snapshot set holds", part.root);
+        let text = format!("`{}` lies on a subvolume without a name, which no snapshot set holds", part.root);
         return Some(
-            Problem::on(hostname, text).hint("mount a top-level subvolume there, or choose another folder"),
+            Problem::on(hostname, text).hint("mount a named subvolume there, or choose another folder"),
         );
     }
     None
 }
 
 /// Returns `path` relative to `base`, which holds it.
-fn relative(path: &BytePath, base: &BytePath) -> BytePath {
+pub(crate) fn relative(path: &BytePath, base: &BytePath) -> BytePath {
     let rest = path.as_bytes().strip_prefix(base.as_bytes()).unwrap_or_default();
     BytePath::new(rest.strip_prefix(b"/").unwrap_or(rest))
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn part(root: &str, subvolume: Option<&str>) -> FolderPart {
+    pub(crate) fn part(root: &str, subvolume: Option<&str>) -> FolderPart {
         FolderPart {
             folder: "/home".into(),
             root: root.into(),
@@ -139,12 +204,14 @@ mod tests {
             fs_type: "btrfs".into(),
             mount_point: root.into(),
             nested: vec![],
+            closed: vec![],
+            standing: Standing::Folder,
             is_empty: false,
             leftovers: Vec::new(),
         }
     }
 
-    fn layout(parts: Vec<FolderPart>) -> Layout {
+    pub(crate) fn layout(parts: Vec<FolderPart>) -> Layout {
         Layout {
             parts,
             missing_folders: vec![],
@@ -197,9 +264,28 @@ mod tests {
     }
 
     #[test]
-    fn a_nested_subvolume_is_refused_as_a_root() {
+    fn the_top_level_of_a_file_system_is_refused_as_a_root() {
         let problems =
             pairs(layout(vec![part("/home", None)]), layout(vec![part("/home", Some("@home"))])).unwrap_err();
-        assert!(problems[0].to_string().contains("nested subvolume"));
+        assert!(problems[0].to_string().contains("without a name"));
+    }
+
+    #[test]
+    fn nested_ones_meet_by_their_root_and_new_ones_come_last() {
+        use Standing::{Directory, Missing, Nested, Other};
+        let ends = |standing: [Standing; 4]| {
+            let roots = ["/home/a", "/home/b", "/home/b/c", "/home/d"];
+            let nested = roots.iter().zip(standing);
+            let nested =
+                nested.map(|(root, standing)| FolderPart { standing, ..part(root, Some("@home%2Fx")) });
+            layout(std::iter::once(part("/home", Some("@home"))).chain(nested).collect())
+        };
+        let (ours, theirs) =
+            (ends([Nested, Nested, Nested, Missing]), ends([Missing, Directory, Other, Nested]));
+        assert_eq!(pairs(ours.clone(), theirs.clone()).unwrap().len(), 1, "nested ones are no folders");
+        let roots = ["/home/a", "/home/b", "/home/b/c", "/home/d"].map(BytePath::from);
+        let found = pair_nested(&ours, &theirs, &roots, |_, _| RuleSet::default());
+        let found: Vec<_> = found.iter().map(|part| (part.prefix.to_string(), part.is_mixed())).collect();
+        assert_eq!(found, [("b".into(), true), ("d".into(), false), ("a".into(), false)]);
     }
 }

@@ -18,6 +18,8 @@ pub enum Listed {
     Kept(BytePath, String),
     /// What a walk has kept under this key.
     Again(String),
+    /// Nothing: there is no such tree.
+    Nothing,
 }
 
 impl Listed {
@@ -25,16 +27,18 @@ impl Listed {
     pub(crate) fn tree(&self) -> Option<&BytePath> {
         match self {
             Listed::Tree(root) => Some(root),
-            Listed::Kept(..) | Listed::Again(_) => None,
+            Listed::Kept(..) | Listed::Again(_) | Listed::Nothing => None,
         }
     }
 
-    pub(crate) async fn walk(&self, agent: &Agent, part: &PartPair) -> Result<WalkStream, ExecError> {
-        match self {
-            Listed::Tree(root) => agent.walk(tree(part, root)).await,
-            Listed::Kept(root, key) => agent.walk_kept(tree(part, root), key.clone()).await,
-            Listed::Again(key) => agent.kept(key.clone()).await,
-        }
+    /// Begins to list it; `None` if there is nothing to list.
+    pub(crate) async fn walk(&self, agent: &Agent, part: &PartPair) -> Result<Option<WalkStream>, ExecError> {
+        Ok(Some(match self {
+            Listed::Tree(root) => agent.walk(tree(part, root)).await?,
+            Listed::Kept(root, key) => agent.walk_kept(tree(part, root), key.clone()).await?,
+            Listed::Again(key) => agent.kept(key.clone()).await?,
+            Listed::Nothing => return Ok(None),
+        }))
     }
 }
 
@@ -78,7 +82,7 @@ pub fn held_by(end: &PairEnd, part: &PartPair) -> bool {
 /// If a set that was taken does not hold the part.
 pub fn roots(ctx: &ModuleContext, part: &PartPair, target_kind: SnapshotKind) -> Result<Roots, ModuleError> {
     let place = |role: Role, kind: SnapshotKind| match ctx.board.set(role, kind) {
-        _ if part.is_live(role) => Ok(part.root.clone()),
+        _ if part.is_live(role) || part.is_missing(role) => Ok(part.root.clone()),
         None if ctx.mode.is_dry() => Ok(part.root.clone()),
         None => Err(ModuleError::failed(format!(
             "{}: no snapshot of this run holds `{}`",
@@ -87,13 +91,17 @@ pub fn roots(ctx: &ModuleContext, part: &PartPair, target_kind: SnapshotKind) ->
         ))),
         Some(set) => {
             let end = if role == Role::Source { &part.source } else { &part.target };
-            in_set(&set, end.subvolume.as_ref(), &end.inside).ok_or_else(|| {
-                ModuleError::failed(format!(
+            match in_set(&set, end.subvolume.as_ref(), &end.inside) {
+                Some(root) => Ok(root),
+                None if part.is_late && (role, kind) == (Role::Target, SnapshotKind::PreSync) => {
+                    Ok(part.root.clone())
+                }
+                None => Err(ModuleError::failed(format!(
                     "{}: no snapshot of this run holds `{}`",
                     ctx.hostname(role),
                     part.root
-                ))
-            })
+                ))),
+            }
         }
     };
     let pair = ctx.board.pair();
@@ -105,6 +113,8 @@ pub fn roots(ctx: &ModuleContext, part: &PartPair, target_kind: SnapshotKind) ->
     let target_end = end(&ctx.target.hostname);
     let source_end = end(&ctx.source.hostname);
     let base = target_end.and_then(|end| listed_then(&end, &part.target));
+    // A subvolume that came since the last sync held nothing then.
+    let base = base.or_else(|| (part.is_nested && pair.is_some()).then_some(Listed::Nothing));
     let now = (ctx.clock)().as_second();
     let source_after = source_end.and_then(|end| {
         let kept = part.is_live(Role::Source).then(|| end.manifest(&part.root)).flatten();
@@ -117,12 +127,14 @@ pub fn roots(ctx: &ModuleContext, part: &PartPair, target_kind: SnapshotKind) ->
     let verifies = target_kind == SnapshotKind::PostSync;
     Ok(Roots {
         ours: match is_kept(Role::Source) {
+            _ if part.is_missing(Role::Source) => Listed::Nothing,
             // The verification holds the target against what was planned, whatever the source has become since.
             true if verifies => Listed::Again(key()),
             true => Listed::Kept(source.clone(), key()),
             false => Listed::Tree(source.clone()),
         },
         theirs: match is_kept(Role::Target) && verifies {
+            _ if part.is_missing(Role::Target) => Listed::Nothing,
             true => Listed::Kept(target.clone(), key()),
             false => Listed::Tree(target.clone()),
         },

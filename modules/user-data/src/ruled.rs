@@ -45,7 +45,7 @@ pub fn mark(then: &Rules, found: &mut [Found]) {
 }
 
 /// Whether a path, or a directory above it, was left out.
-fn is_left_out(rules: &Rules, path: &[u8], is_dir: bool) -> bool {
+pub(crate) fn is_left_out(rules: &Rules, path: &[u8], is_dir: bool) -> bool {
     let above = (0..path.len()).filter(|at| path[*at] == b'/');
     let skips = |path: &[u8], is_dir| rules.decide(path, is_dir) != Decision::Keep;
     rules.decide_root() != Decision::Keep

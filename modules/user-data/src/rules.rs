@@ -57,9 +57,19 @@ pub fn rules_for(
 
 /// Returns the rule that leaves a mount below a folder alone; `None` for a name that no rule can say.
 pub fn rule_of_mount(folder: &BytePath, mount: &BytePath) -> Option<Rule> {
+    rule_of(folder, mount, "a mount of its own")
+}
+
+/// Returns the rule that keeps what lies at a nested subvolume's root out of the part around it: one machine has a directory
+/// there. `None` for a name that no rule can say.
+pub fn rule_of_nested(folder: &BytePath, root: &BytePath) -> Option<Rule> {
+    rule_of(folder, root, "a subvolume on one of the machines")
+}
+
+fn rule_of(folder: &BytePath, mount: &BytePath, reason: &str) -> Option<Rule> {
     let inside = mount.as_bytes().strip_prefix(folder.as_bytes())?;
     let inside = std::str::from_utf8(inside.strip_prefix(b"/").unwrap_or(inside)).ok()?;
-    Some(rule(&format!("/{}", escape(inside)), "a mount of its own"))
+    Some(rule(&format!("/{}", escape(inside)), reason))
 }
 
 /// Returns the digest of all rules of a run: another digest means that the last sync saw other files.

@@ -334,21 +334,28 @@ async fn compare(
     ];
     let mut sinks = [None, None, None];
     let mut streams = [None, None, None];
+    let mut empty = Vec::new();
     for (at, (agent, listed)) in places.into_iter().enumerate().filter_map(|(at, place)| Some((at, place?))) {
-        streams[at] = Some(match (&scope, listed.tree()) {
+        streams[at] = match (&scope, listed.tree()) {
             (Some(_), Some(root)) => {
                 let (wants, listings) = agent.list(tree(part, root)).await?;
                 sinks[at] = Some(wants);
-                listings
+                Some(listings)
             }
             _ => listed.walk(agent, part).await?,
-        });
+        };
+        if streams[at].is_none() {
+            empty.push([Walk::Source, Walk::Target, Walk::Base][at]);
+        }
     }
     let [mut ours, mut theirs, mut base] = streams;
     let mut pairing = match scope {
         Some(scope) => Pairing::within(scope, judge, moves),
         None => Pairing::new(judge, moves),
     };
+    for walk in empty {
+        pairing.add(walk, nothing());
+    }
     let mut seen = 0_u64;
     loop {
         for (sink, asks) in sinks.iter_mut().zip(pairing.take_asks()) {
@@ -372,7 +379,16 @@ async fn compare(
             listing = next(&mut theirs), if theirs.is_some() => (Walk::Target, listing?),
             listing = next(&mut base), if base.is_some() => (Walk::Base, listing?),
         };
-        let Some(listing) = listing else { continue };
+        let Some(mut listing) = listing else { continue };
+        let elsewhere: &[BytePath] = match walk {
+            Walk::Source => &part.coming,
+            Walk::Target => &part.leaving,
+            Walk::Base => &[],
+        };
+        if !elsewhere.is_empty() {
+            let DirListing { path, skipped, .. } = &mut listing;
+            skipped.retain(|skip| !elsewhere.contains(&path.join(skip.name.as_bytes())));
+        }
         if walk == Walk::Source {
             seen += listing.entries.len() as u64;
             report(ctx, &part.root, &listing.path, seen);
@@ -382,6 +398,17 @@ async fn compare(
     pairing
         .finish()
         .map_err(|why| ModuleError::failed(format!("the walks of `{}` do not fit: {why}", part.root)))
+}
+
+/// Returns what a walk lists where there is no tree.
+fn nothing() -> DirListing {
+    DirListing {
+        path: BytePath::default(),
+        root: None,
+        entries: Vec::new(),
+        skipped: Vec::new(),
+        more: false,
+    }
 }
 
 /// Returns a judge of neighbours that says where a message is full.

@@ -54,6 +54,14 @@ impl Written {
         written
     }
 
+    /// Adds what was planned later.
+    pub fn absorb(&mut self, other: Self) {
+        self.nothing.extend(other.nothing);
+        self.files.extend(other.files);
+        self.planned.extend(other.planned);
+        self.left.extend(other.left);
+    }
+
     /// Notes that there was nothing to do.
     pub fn nothing(parts: &[PartPair]) -> Self {
         Self { nothing: parts.iter().map(|part| part.root.clone()).collect(), ..Self::default() }

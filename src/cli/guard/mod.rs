@@ -192,6 +192,7 @@ async fn root_subvolume(agent: &Agent, config: &BtrfsSnapshotsConfig) -> Result<
         folders: Vec::new(),
         subvolumes: config.subvolumes.as_slice().to_vec(),
         snapshot_dir: BytePath::from(config.snapshot_dir.as_path()),
+        nested: Vec::new(),
     };
     let layout = agent.layout(request).await?;
     let root = layout.subvolumes.into_iter().find(|fact| fact.mount_point == BytePath::from("/"));

@@ -3,8 +3,9 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, PermissionsExt, lchown, symlink},
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt, lchown, symlink},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use rustix::fs::{
@@ -13,7 +14,7 @@ use rustix::fs::{
     mknodat, renameat_with, utimensat,
 };
 
-use super::pick::{Picked, one_of};
+use super::pick::{Picked, one_of, paths};
 use pc_switcher_testkit::seed::Random;
 
 /// Beyond so many paths more goes than comes.
@@ -308,6 +309,45 @@ fn other_kinds(picked: &Picked, random: &mut Random) -> Done {
         _ => fs::write(&path, b"was something else"),
     });
     said("become another kind", &[&path], done)
+}
+
+/// As [`change`], now and then with a subvolume: made, made of a directory, or made a directory. One whose path is no text is
+/// left alone where the other machine has a directory, so there are none.
+pub fn change_subvolumes(tree: &Path, random: &mut Random) -> Option<String> {
+    let done = match random.below(5) {
+        0 => subvolumes(tree, random),
+        _ => change(tree, random),
+    };
+    for path in paths(tree).into_iter().rev().filter(|path| path.file_name().unwrap().to_str().is_none()) {
+        let text = path.with_file_name(path.file_name().unwrap().to_string_lossy().as_ref());
+        fs::rename(tree.join(&path), tree.join(text)).or_else(|_| remove(&tree.join(path))).unwrap();
+    }
+    done
+}
+
+fn subvolumes(tree: &Path, random: &mut Random) -> Option<String> {
+    let picked = Picked::read(tree);
+    let is_subvolume = |path: &&PathBuf| path.metadata().is_ok_and(|meta| meta.ino() == 256);
+    let (inner, plain): (Vec<PathBuf>, Vec<PathBuf>) =
+        picked.dirs[1..].iter().cloned().partition(|path| is_subvolume(&path));
+    let copy = "cp -a --reflink=auto \"$1.aside/.\" \"$1\" && rm -rf \"$1.aside\"";
+    let (what, path, script) = match random.below(5) {
+        0 => {
+            let script = format!("mv \"$1\" \"$1.aside\" && btrfs -q subvolume create \"$1\" && {copy}");
+            ("make a subvolume of", one_of(random, &plain)?, script)
+        }
+        1 => {
+            let script = format!("mv \"$1\" \"$1.aside\" && mkdir \"$1\" && {copy}");
+            ("make a directory of", one_of(random, &inner)?, script)
+        }
+        _ => {
+            let script = "btrfs -q subvolume create \"$1\" && mkdir \"$1/in\" && echo in >\"$1/in/file\"";
+            ("subvolume", picked.free(random), script.to_owned())
+        }
+    };
+    let ended = Command::new("sh").args(["-c", &script, "sh"]).arg(&path).output().ok()?;
+    let name = short(&path);
+    ended.status.success().then(|| format!("{what} {name:?}"))
 }
 
 fn removals(picked: &Picked, random: &mut Random) -> Done {

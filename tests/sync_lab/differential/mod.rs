@@ -14,7 +14,7 @@ use pc_switcher_testkit::{
     seed::Random,
 };
 
-use self::changes::change;
+use self::changes::{change, change_subvolumes};
 use crate::{
     hosts::{alice, configure, first_sync, install, options, root, sync},
     odds::rounds,
@@ -31,6 +31,18 @@ static LAB: SharedLab = SharedLab::new(|| options("differential"), |lab| install
 
 #[test]
 fn whatever_is_done_to_a_tree_a_sync_brings_it_over_and_rsync_finds_nothing() {
+    play(change);
+}
+
+#[test]
+fn whatever_is_done_to_subvolumes_in_a_tree_a_sync_brings_it_over_and_rsync_finds_nothing() {
+    play(change_subvolumes);
+}
+
+/// Makes one change and says which.
+type Change = fn(&Path, &mut Random) -> Option<String>;
+
+fn play(change: Change) {
     let Some(lab) = LAB.take() else { return };
     let machines = [lab.laptop(), lab.desk()];
     machines.iter().for_each(|machine| rules(machine, 0));
@@ -46,14 +58,14 @@ fn whatever_is_done_to_a_tree_a_sync_brings_it_over_and_rsync_finds_nothing() {
             sync(lab.laptop(), "desk", &["--allow-mass-deletion"]).ends_with(0);
         }
         let source = usize::try_from(random.below(2)).unwrap();
-        done += one_round([machines[source], machines[1 - source]], round, &mut random);
+        done += one_round([machines[source], machines[1 - source]], round, &mut random, change);
     }
     println!("rounds {rounds:?}: {done} changes, no difference");
     assert!(done > 0);
 }
 
 /// Changes the source's tree, syncs and compares; returns how many changes that were.
-fn one_round([source, target]: [&Machine; 2], round: u64, random: &mut Random) -> usize {
+fn one_round([source, target]: [&Machine; 2], round: u64, random: &mut Random, change: Change) -> usize {
     let [ours, theirs] = [source, target].map(|machine| machine.root_path().unwrap().join(TREE));
     if random.below(8) == 0 {
         // Other rules than last time: everything is compared.

@@ -20,16 +20,21 @@ const SESSIONS: &str = "/run/systemd/sessions";
 /// If the mount table cannot be read.
 pub fn diagnose() -> Result<Diagnosis, AgentError> {
     let mounts = Mounts::read()?;
-    let swaps = fs::read("/proc/swaps").unwrap_or_default();
     Ok(Diagnosis {
         fstab: String::from_utf8_lossy(&fs::read("/etc/fstab").unwrap_or_default()).into_owned(),
-        swapfiles: swap_paths(&swaps).into_iter().filter_map(|path| swap_file(&mounts, path)).collect(),
+        swapfiles: swap_files(&mounts),
         quotas: quotas(&mounts),
         boot: boot(&mounts),
         clock_follows: clock_follows(),
         sessions: sessions(),
         logins: logins(&super::machine::users(Path::new("/etc/passwd"))?),
     })
+}
+
+/// Returns the swap files in use on btrfs.
+pub(super) fn swap_files(mounts: &Mounts) -> Vec<SwapFile> {
+    let swaps = fs::read("/proc/swaps").unwrap_or_default();
+    swap_paths(&swaps).into_iter().filter_map(|path| swap_file(mounts, path)).collect()
 }
 
 /// Returns the files among the lines of `/proc/swaps`: path, type, size, used, priority.

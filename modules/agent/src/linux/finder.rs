@@ -84,14 +84,14 @@ impl<'a> Finder<'a> {
         names
     }
 
-    /// Returns the subvolume of this flat name, preferring one that can be seen; `None` if there is none to be seen.
+    /// Returns the subvolume of this name, preferring one that can be seen; `None` if there is none to be seen.
     pub fn by_name(&self, name: &SubvolumeName) -> Option<SubvolumeFact> {
-        self.systems.iter().find_map(|system| self.fact(system, system.tree.by_flat_name(name)?))
+        self.systems.iter().find_map(|system| self.fact(system, system.tree.by_name(name)?))
     }
 
-    /// Returns what is known of a top-level subvolume that can be seen somewhere.
+    /// Returns what is known of a subvolume that can be seen somewhere.
     pub fn fact(&self, system: &FileSystem, id: u64) -> Option<SubvolumeFact> {
-        let name = system.tree.flat_name(id)?;
+        let name = system.tree.name(id)?;
         let (mount_point, info) = self.seen(system, id)?;
         Some(SubvolumeFact {
             name,

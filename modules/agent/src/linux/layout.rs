@@ -9,10 +9,11 @@ use std::path::Path;
 use pc_switcher_contract::{BytePath, SubvolumeName};
 
 use super::btrfs::{Btrfs, FS_TREE, KernelBtrfs, SubvolumeInfo, Uuid, relative};
+use super::diagnose::swap_files;
 use super::finder::{Finder, privileged};
 use super::mounts::{Mount, Mounts, is_plain};
 use crate::data::HOME;
-use crate::proto::{AgentError, FolderPart, ForeignMount, Layout, LayoutRequest};
+use crate::proto::{AgentError, FolderPart, ForeignMount, Layout, LayoutRequest, Standing};
 
 /// Resolves the request on this machine.
 ///
@@ -38,11 +39,15 @@ pub(super) fn layout_on(
     let mut near: Vec<&BytePath> = vec![&request.snapshot_dir];
     near.extend(present.iter().copied());
     let finder = Finder::new(btrfs, mounts, &near)?;
-    let survey = Survey { btrfs, mounts, finder: &finder, snapshot_dir: &request.snapshot_dir };
+    let swaps = swap_files(mounts).into_iter().map(|file| file.subvolume_root).collect();
+    let survey = Survey { btrfs, mounts, finder: &finder, snapshot_dir: &request.snapshot_dir, swaps };
 
     let (mut found, mut foreign) = (Vec::new(), Vec::new());
     for folder in present {
         survey.folder(folder, &mut found, &mut foreign)?;
+        for root in request.nested.iter().filter(|root| *root != folder && root.is_within(folder)) {
+            found.push(survey.wanted(folder, root)?);
+        }
     }
     let (mut subvolumes, mut missing_subvolumes) = (Vec::new(), Vec::new());
     for name in &request.subvolumes {
@@ -127,6 +132,8 @@ struct Survey<'a> {
     mounts: &'a Mounts,
     finder: &'a Finder<'a>,
     snapshot_dir: &'a BytePath,
+    /// Roots of subvolumes that hold swap files in use, of which no snapshot can be taken.
+    swaps: Vec<BytePath>,
 }
 
 impl Survey<'_> {
@@ -175,19 +182,7 @@ impl Survey<'_> {
         let is_empty = std::fs::read_dir(root.as_path())
             .map(|mut entries| entries.next().is_none())
             .map_err(|error| AgentError::io(format!("cannot list `{root}`"), &error))?;
-        let mut part = FolderPart {
-            folder: folder.clone(),
-            root: root.clone(),
-            subvolume: None,
-            inside: relative(root, &mount.point),
-            subvolume_uuid: String::new(),
-            fs_uuid: mount.device.clone(),
-            fs_type: mount.fs_type.clone(),
-            mount_point: mount.point.clone(),
-            nested: Vec::new(),
-            is_empty,
-            leftovers: leftovers(root),
-        };
+        let mut part = FolderPart { is_empty, leftovers: leftovers(root), ..bare(folder, root, mount) };
         if !mount.is_btrfs() {
             return Ok(Found { part, place: None });
         }
@@ -196,11 +191,67 @@ impl Survey<'_> {
         let info = self.btrfs.subvolume(root.as_path()).map_err(failed)?;
         let tree = &self.finder.system(fs)?.tree;
         part.inside = BytePath::new(self.btrfs.inside(root.as_path()).map_err(failed)?);
-        part.subvolume = tree.flat_name(info.id);
+        part.subvolume = tree.name(info.id);
         part.subvolume_uuid = info.uuid.hex();
         part.fs_uuid = fs.dashed();
-        part.nested = tree.below(info.id, &part.inside);
+        let nested = tree.nested(info.id, &part.inside);
+        part.closed = nested
+            .iter()
+            .filter_map(|(path, id)| Some((path.clone(), self.closed(root, path, *id)?)))
+            .collect();
+        part.nested = nested.into_iter().map(|(path, _)| path).collect();
         Ok(Found { part, place: Some((fs, info)) })
+    }
+
+    /// Returns the part that begins where a machine has a nested subvolume.
+    fn wanted(&self, folder: &BytePath, root: &BytePath) -> Result<Found, AgentError> {
+        let is_dir = |path: &Path| {
+            let is_real = std::fs::canonicalize(path).is_ok_and(|real| real == path);
+            is_real && std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
+        };
+        let nearest = root.as_path().ancestors().find(|path| is_dir(path)).unwrap_or(Path::new("/"));
+        let nearest = BytePath::from(nearest);
+        let lost = || AgentError::failed(format!("no mount shows `{root}`"));
+        let (around, mount) = (self.mounts.holding(folder), self.mounts.holding(&nearest));
+        let (around, mount) = around.zip(mount).ok_or_else(lost)?;
+        let here = std::fs::symlink_metadata(root.as_path());
+        let standing = match &here {
+            _ if mount.id != around.id => Standing::Other,
+            Err(_) => Standing::Missing,
+            Ok(_) if nearest == *root => Standing::Directory,
+            Ok(meta) if !meta.is_dir() && root.parent().as_ref() == Some(&nearest) => Standing::File,
+            Ok(_) => Standing::Other,
+        };
+        if standing != Standing::Directory {
+            let mut part = FolderPart { standing, is_empty: true, ..bare(folder, root, mount) };
+            if mount.is_btrfs() {
+                let fs = self.btrfs.fs_uuid(nearest.as_path());
+                let failed = |error: io::Error| privileged("look up the file system of", &nearest, &error);
+                part.fs_uuid = fs.map_err(failed)?.dashed();
+            }
+            return Ok(Found { part, place: None });
+        }
+        let mut found = self.part(folder, root, mount)?;
+        found.part.standing = match found.place.is_some() && found.part.inside.is_empty() {
+            true => Standing::Nested,
+            false => Standing::Directory,
+        };
+        Ok(found)
+    }
+
+    /// Returns why a nested subvolume cannot be mirrored, if it cannot.
+    fn closed(&self, root: &BytePath, inside: &BytePath, id: u64) -> Option<String> {
+        let path = root.join(inside.as_bytes());
+        let why = match self.btrfs.subvolume(path.as_path()) {
+            Ok(info) if info.id != id => "something is mounted over it",
+            Ok(info) if info.readonly && info.source_uuid != Uuid::default() => "a read-only snapshot",
+            Ok(info) if info.readonly => "it is read-only",
+            Ok(_) if is_store(&path) => "it holds snapshots",
+            Ok(_) if self.swaps.contains(&path) => "a swap file in it is in use",
+            Ok(_) => return None,
+            Err(error) => return Some(format!("it cannot be reached: {error}")),
+        };
+        Some(why.into())
     }
 
     /// Where the snapshot directory lies, or would lie. `held` are the subvolumes that a set is taken of.
@@ -226,6 +277,30 @@ impl Survey<'_> {
         let uuid = |path: &Path| self.btrfs.subvolume(path).map(|info| info.uuid).ok();
         uuid(path).is_some_and(|own| Some(own) == uuid(Path::new("/")))
     }
+}
+
+/// Returns a part of which no more is known than the mount it lies on.
+fn bare(folder: &BytePath, root: &BytePath, mount: &Mount) -> FolderPart {
+    FolderPart {
+        folder: folder.clone(),
+        root: root.clone(),
+        subvolume: None,
+        inside: relative(root, &mount.point),
+        subvolume_uuid: String::new(),
+        fs_uuid: mount.device.clone(),
+        fs_type: mount.fs_type.clone(),
+        mount_point: mount.point.clone(),
+        nested: Vec::new(),
+        closed: Vec::new(),
+        standing: Standing::Folder,
+        is_empty: false,
+        leftovers: Vec::new(),
+    }
+}
+
+/// Whether snapshots are kept in a subvolume: by snapper, or by this program.
+fn is_store(path: &BytePath) -> bool {
+    path.name() == b".snapshots" || path.join(b".pc-switcher/sets").as_path().is_dir()
 }
 
 /// Lists our own directory at a root; nobody but root may look into it.

@@ -12,6 +12,7 @@ fn request(folders: &[&Path], subvolumes: &[&str], snapshot_dir: &Path) -> Layou
         folders: folders.iter().map(|path| BytePath::from(*path)).collect(),
         subvolumes: subvolumes.iter().map(|name| name.parse().unwrap()).collect(),
         snapshot_dir: snapshot_dir.into(),
+        nested: Vec::new(),
     }
 }
 
@@ -128,4 +129,49 @@ fn a_subvolume_that_is_not_mounted_is_missing_but_known() {
     assert!(layout.known_subvolumes.contains(&"@aside".parse().unwrap()));
     assert_eq!(layout.subvolumes[0].mount_point, root.as_path().into());
     assert!(!layout.snapshot_fs_uuid.is_empty() && !layout.snapshot_dir_exists);
+}
+
+#[test]
+fn a_nested_root_stands_as_what_is_there() {
+    let Some(mut image) = Image::make(256) else { return };
+    image.create("@home");
+    let top = image.top().to_owned();
+    fs::create_dir_all(top.join("@home/alice/plain")).unwrap();
+    for name in ["vm", "vm/deep", "hidden", "frozen", ".snapshots"] {
+        image.create(&format!("@home/alice/{name}"));
+    }
+    KernelBtrfs.snapshot(&top.join("@home/alice/vm"), &top.join("@home/alice"), "copy".as_ref()).unwrap();
+    for name in ["copy", "frozen"] {
+        KernelBtrfs.set_readonly(&top.join("@home/alice").join(name), true).unwrap();
+    }
+    fs::write(top.join("@home/alice/file"), "").unwrap();
+    symlink("vm", top.join("@home/alice/link")).unwrap();
+    let home = image.bind("top/@home", "home");
+    image.tmpfs("home/alice/hidden");
+    let names = ["vm", "vm/deep", "plain", "none", "none/deep", "file", "link/deep", "hidden"];
+    let nested = names.iter().map(|name| home.join("alice").join(name).as_path().into()).collect();
+    let request = LayoutRequest { nested, ..request(&[&home], &[], &image.dir().join("snaps")) };
+    let layout = layout(&request).unwrap();
+
+    use Standing::{Directory, File, Folder, Missing, Nested, Other};
+    let standing: Vec<Standing> = layout.parts.iter().map(|part| part.standing).collect();
+    assert_eq!(standing, [Folder, Nested, Nested, Directory, Missing, Missing, File, Other, Other]);
+    let place =
+        |at: usize| (text(&layout.parts[at].subvolume).to_owned(), layout.parts[at].inside.to_string());
+    assert_eq!(place(2), ("@home%2Falice%2Fvm%2Fdeep".into(), String::new()));
+    assert_eq!(place(3), ("@home".into(), "alice/plain".into()));
+    let closed: Vec<(String, &str)> =
+        layout.parts[0].closed.iter().map(|(path, why)| (path.to_string(), why.as_str())).collect();
+    let wanted = [
+        ("alice/.snapshots", "it holds snapshots"),
+        ("alice/copy", "a read-only snapshot"),
+        ("alice/frozen", "it is read-only"),
+        ("alice/hidden", "something is mounted over it"),
+    ];
+    let closed: Vec<(&str, &str)> = closed.iter().map(|(path, why)| (path.as_str(), *why)).collect();
+    assert_eq!(closed[..3], wanted[..3]);
+    assert_eq!((closed.len(), closed[3].0), (4, wanted[3].0), "{closed:?}");
+    let held: Vec<&str> = layout.subvolumes.iter().map(|fact| fact.name.as_str()).collect();
+    assert_eq!(held, ["@home", "@home%2Falice%2Fvm", "@home%2Falice%2Fvm%2Fdeep"]);
+    assert_eq!(layout.parts[4].fs_uuid, layout.parts[0].fs_uuid);
 }

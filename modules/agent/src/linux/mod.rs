@@ -12,6 +12,7 @@ pub mod layout;
 pub mod lock;
 pub mod machine;
 pub mod mounts;
+pub mod nested;
 pub mod orphans;
 mod processes;
 pub mod put_file;

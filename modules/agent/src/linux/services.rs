@@ -18,15 +18,15 @@ use super::snapshots::Needs;
 use super::state::{STATE_PATH, StateDir};
 use super::stdin::WatchedStdin;
 use super::{
-    connection, diagnose, exec, layout, machine, orphans, put_file, rollback, signals, snapshots, space,
-    unchanged, writers,
+    connection, diagnose, exec, layout, machine, nested, orphans, put_file, rollback, signals, snapshots,
+    space, unchanged, writers,
 };
 use crate::data;
 use crate::data::apply::{Unwatched, Watch, redo};
 use crate::proto::{
-    AgentError, AgentHello, ChangedRequest, CreateSet, LockReply, LockRequest, PROTOCOL, Patience, Redone,
-    Request, RestorePlace, RestoreReply, RestoreRequest, RollbackLook, RollbackOrder, SetRequest,
-    SharesRequest, TakeSet, UndoReport, UndoRequest, WalkRequest, encode,
+    AgentError, AgentHello, ChangedRequest, CreateSet, LockReply, LockRequest, NestedOrder, PROTOCOL,
+    Patience, Redone, Request, RestorePlace, RestoreReply, RestoreRequest, RollbackLook, RollbackOrder,
+    SetRequest, SharesRequest, TakeSet, UndoReport, UndoRequest, WalkRequest, encode,
 };
 use crate::server::{Call, SILENT, Services, serve};
 
@@ -229,6 +229,14 @@ impl LinuxServices {
         Needs::read(&self.state, &self.hello.machine_id)
     }
 
+    /// Makes or removes a nested subvolume. Without the machine's lock another sync could be under way.
+    fn nested(&self, order: &NestedOrder) -> Result<bool, AgentError> {
+        match self.lock.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(_) => nested::run(&KernelBtrfs, order),
+            None => Err(AgentError::protocol("a nested subvolume needs the machine's lock")),
+        }
+    }
+
     /// Removes a set. Without the machine's lock a sync could be about to start from it.
     fn delete_set(&self, request: &SetRequest) -> Result<(), AgentError> {
         let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -348,6 +356,7 @@ impl Services for LinuxServices {
                 encode(&space::settle(&KernelBtrfs, &path, Duration::from_millis(limit.into()), call)?)
             }
             Request::Rollback(order) => encode(&self.rollback(&order, call)?),
+            Request::Nested(order) => encode(&self.nested(&order)?),
             Request::Undo(request) => encode(&self.undo(&request, call)?),
             Request::Redo(patience) => encode(&self.redo(patience)?),
             Request::StateGet(key) => encode(&self.state.get(&key)?),

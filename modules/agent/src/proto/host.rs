@@ -86,14 +86,33 @@ pub struct LayoutRequest {
     pub subvolumes: Vec<SubvolumeName>,
     /// Where snapshots go.
     pub snapshot_dir: BytePath,
+    /// Absolute roots of nested subvolumes that are mirrored with the folders; one may be missing here, or a directory.
+    pub nested: Vec<BytePath>,
 }
 
-/// A subvolume found by its flat name.
+/// How a part stands on a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// The folder itself, or a mount below it.
+    Folder,
+    /// A subvolume inside the one that holds the folder.
+    Nested,
+    /// A directory, where another machine has a nested subvolume.
+    Directory,
+    /// Nothing, where another machine has a nested subvolume.
+    Missing,
+    /// A file, a link or the like, where another machine has a nested subvolume.
+    File,
+    /// Something else, a mount for example, where another machine has a nested subvolume.
+    Other,
+}
+
+/// A subvolume found by its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubvolumeFact {
-    /// Its flat name.
+    /// Its name: the flat one, or for one inside another its path.
     pub name: SubvolumeName,
-    /// A path where its root is mounted.
+    /// A path where its root is seen.
     pub mount_point: BytePath,
     /// Its uuid, 32 hex digits.
     pub uuid: String,
@@ -112,7 +131,7 @@ pub struct FolderPart {
     pub folder: BytePath,
     /// Where the part begins, absolute; the folder itself or a mount below it.
     pub root: BytePath,
-    /// The flat name of the subvolume, `None` if it is not a top-level one or there is no btrfs.
+    /// The name of the subvolume, `None` if there is no btrfs or nobody has named it.
     pub subvolume: Option<SubvolumeName>,
     /// The part's root relative to the subvolume's root.
     pub inside: BytePath,
@@ -126,6 +145,10 @@ pub struct FolderPart {
     pub mount_point: BytePath,
     /// Subvolumes nested below the part's root, relative to it.
     pub nested: Vec<BytePath>,
+    /// Those of them that cannot be mirrored, each with the reason.
+    pub closed: Vec<(BytePath, String)>,
+    /// How it stands here.
+    pub standing: Standing,
     /// Whether the root holds no entry at all.
     pub is_empty: bool,
     /// What stands in our own directory at the root: staging and displaced versions of sessions that did not end.
@@ -164,6 +187,20 @@ pub struct Layout {
     pub snapshot_dir_exists: bool,
     /// Whether it lies on a top-level subvolume of its own, so that a rollback of `@` keeps it.
     pub snapshot_dir_own_subvolume: bool,
+}
+
+/// What is to become of a nested subvolume of a target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NestedOrder {
+    /// An empty one is made at this path; without btrfs a directory.
+    Make(BytePath),
+    /// The one at this path is removed, if nothing is in it.
+    Remove {
+        /// Where it stands.
+        root: BytePath,
+        /// Its uuid, 32 hex digits.
+        uuid: String,
+    },
 }
 
 /// Asks for one read-only snapshot per subvolume, at one instant.

@@ -35,7 +35,8 @@ pub use fs::{
 pub use hello::{AgentHello, FrontHello, MAGIC, PROTOCOL};
 pub use host::{
     ActivateRequest, Activated, ExecItem, ExecRequest, FolderPart, ForeignMount, Layout, LayoutRequest,
-    LockHolder, LockReply, LockRequest, MachineFacts, PutFile, SpaceReport, SubvolumeFact, TakeSet, UserFact,
+    LockHolder, LockReply, LockRequest, MachineFacts, NestedOrder, PutFile, SpaceReport, Standing,
+    SubvolumeFact, TakeSet, UserFact,
 };
 pub use request::{AgentError, AgentErrorKind, Request};
 pub use restore::{RestorePlace, RestoreReply, RestoreRequest, Restored};

@@ -168,6 +168,8 @@ pub enum Request {
         /// The tree's root.
         root: BytePath,
     },
+    /// Makes or removes a nested subvolume; only for the holder of the lock → `bool`, whether it is done.
+    Nested(super::NestedOrder),
 }
 
 impl Request {
@@ -225,6 +227,7 @@ impl Request {
             Request::ReadRest { .. } => "read-rest",
             Request::Blocks { .. } => "blocks",
             Request::ReadBlocks { .. } => "read-blocks",
+            Request::Nested(_) => "nested",
         }
     }
 }

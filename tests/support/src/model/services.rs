@@ -12,8 +12,8 @@ use pc_switcher_agent::linux::snapshots::Needs;
 use pc_switcher_agent::linux::state::StateDir;
 use pc_switcher_agent::proto::{
     AgentError, AgentHello, Diagnosis, FolderPart, Layout, LayoutRequest, LockReply, LockRequest,
-    MachineFacts, PROTOCOL, Request, SpaceReport, Strays, SubvolumeFact, UserFact, WalkRequest, Writer,
-    encode,
+    MachineFacts, PROTOCOL, Request, SpaceReport, Standing, Strays, SubvolumeFact, UserFact, WalkRequest,
+    Writer, encode,
 };
 use pc_switcher_agent::server::{Call, Services};
 use pc_switcher_contract::BytePath;
@@ -124,6 +124,8 @@ impl ModelServices {
             fs_type: self.fs_type(),
             mount_point: mount.map(|(_, mount)| mount).unwrap_or_default(),
             nested: Vec::new(),
+            closed: Vec::new(),
+            standing: Standing::Folder,
             is_empty,
             leftovers: Vec::new(),
         }
@@ -254,6 +256,7 @@ impl Services for ModelServices {
             | Request::AnnotateSet(..)
             | Request::GoodSet { .. }
             | Request::Verify(_)
+            | Request::Nested(_)
             | Request::Restore(_)
             | Request::Versions(_)
             | Request::Diff(_)

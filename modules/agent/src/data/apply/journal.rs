@@ -133,13 +133,22 @@ pub fn read_journal(stage: impl AsFd) -> io::Result<Option<Reader>> {
 /// The name of a list of steps in the directory of its set.
 pub const LIST: &str = "operations";
 
-/// Keeps the records of a journal in `dir`, durably, with the paths that were left alone at their end.
+/// Keeps the records of a journal in `dir`, durably, with the paths that were left alone at their end. They come behind those of
+/// earlier journals of the session; kept again they are there once.
 pub(super) fn keep(records: Reader, dir: &Path, report: &ApplyReport) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
+    let mut records = records.peekable();
+    let (own, mut is_other) = (records.peek().cloned(), true);
+    let earlier = read_list(dir)?.into_iter().flatten().filter(|record| {
+        if matches!(record, Record::Begin { .. }) {
+            is_other = own.as_ref() != Some(record);
+        }
+        is_other
+    });
     let temp = dir.join("operations.new");
     let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
     let mut writer = Writer(BufWriter::with_capacity(256 << 10, file));
-    for record in records {
+    for record in earlier.chain(records) {
         writer.append(&record)?;
     }
     let conflicts = report.conflicts.iter().map(|conflict| conflict.path.clone());
@@ -194,6 +203,27 @@ mod tests {
         let (stage, records) = written(dir.path());
         assert_eq!(read_journal(&stage).unwrap().unwrap().collect::<Vec<_>>(), records);
         assert!(is_committed(&stage));
+    }
+
+    #[test]
+    fn a_list_holds_each_journal_of_its_session_once() {
+        let [dir, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let (stage, first) = written(dir.path());
+        let part = PartRoot { root: "/home/alice/vm".into(), subvolume_uuid: "u".into() };
+        let session = "0a1b2c3d".parse().unwrap();
+        let second = [Record::Begin { session, parts: vec![part] }, Record::Commit { ops: 0 }];
+        let later = File::open(other.path()).unwrap();
+        let mut writer = Writer::create(&later).unwrap();
+        second.iter().for_each(|record| writer.append(record).unwrap());
+        writer.sync().unwrap();
+        let list = tempfile::tempdir().unwrap();
+        // The second is kept again by a redo.
+        for stage in [&stage, &later, &later] {
+            keep(read_journal(stage).unwrap().unwrap(), list.path(), &ApplyReport::default()).unwrap();
+        }
+        let kept: Vec<Record> = read_list(list.path()).unwrap().unwrap().collect();
+        let left = [Record::Left(Vec::new())];
+        assert_eq!(kept, [&first[..], &left, &second, &left].concat());
     }
 
     #[test]

@@ -120,15 +120,17 @@ fn listed(pre: &SnapshotSet) -> Result<Vec<Listed>, AgentError> {
         records.ok_or_else(|| AgentError::failed(format!("no list of steps is kept in `{list}`")))?;
     let mut all: Vec<Listed> = Vec::new();
     let mut left: HashSet<BytePath> = HashSet::new();
-    let mut is_whole = false;
+    let (mut is_whole, mut first) = (false, 0);
     for record in records {
         match record {
             Record::Begin { parts, .. } => {
+                // A sync commits more than once if it made subvolumes.
                 let begin = |part| Listed { part, meant: BTreeMap::new(), moved: BTreeSet::new() };
-                all = parts.into_iter().map(begin).collect();
+                (is_whole, first) = (false, all.len());
+                all.extend(parts.into_iter().map(begin));
             }
             Record::Ops { part, ops, .. } => {
-                let Some(listed) = all.get_mut(usize::from(part)) else { continue };
+                let Some(listed) = all.get_mut(first + usize::from(part)) else { continue };
                 for op in &ops {
                     match Meant::of(op) {
                         Some((path, meant)) => {

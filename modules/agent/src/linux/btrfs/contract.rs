@@ -55,6 +55,25 @@ fn a_snapshot_knows_its_source_and_its_transaction() {
 }
 
 #[test]
+fn one_is_made_empty_and_only_an_empty_one_is_removed() {
+    on_both(|bench| {
+        (bench.create)("@");
+        bench.btrfs.make(&bench.at("@"), OsStr::new("in")).unwrap();
+        let (outer, inner) = (
+            bench.btrfs.subvolume(&bench.at("@")).unwrap(),
+            bench.btrfs.subvolume(&bench.at("@/in")).unwrap(),
+        );
+        assert_eq!((inner.parent_id, inner.readonly), (outer.id, false));
+        assert_eq!(bench.errno(bench.btrfs.make(&bench.at("@"), OsStr::new("in"))), libc::EEXIST);
+        fs::write(bench.at("@/in/file"), "x").unwrap();
+        assert_eq!(bench.errno(bench.btrfs.remove_empty(&bench.at("@/in"))), libc::ENOTEMPTY);
+        fs::remove_file(bench.at("@/in/file")).unwrap();
+        bench.btrfs.remove_empty(&bench.at("@/in")).unwrap();
+        assert!(!bench.at("@/in").exists());
+    });
+}
+
+#[test]
 fn a_writable_snapshot_moves_and_a_read_only_one_stays() {
     on_both(|bench| {
         (bench.create)("@");

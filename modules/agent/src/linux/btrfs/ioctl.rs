@@ -233,6 +233,17 @@ impl Btrfs for KernelBtrfs {
         unsafe { ioctl(parent.as_raw_fd(), raw::SNAP_CREATE_V2, &mut args) }
     }
 
+    fn make(&self, parent: &Path, name: &OsStr) -> io::Result<()> {
+        let mut args = raw::VolArgs { fd: 0, name: [0; 4088] };
+        put_name(&mut args.name, name)?;
+        // SAFETY: SUBVOL_CREATE takes `VolArgs`.
+        unsafe { ioctl(open(parent)?.as_raw_fd(), raw::SUBVOL_CREATE, &mut args) }
+    }
+
+    fn remove_empty(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_dir(path)
+    }
+
     fn destroy(&self, parent: &Path, name: &OsStr) -> io::Result<()> {
         let mut args = raw::VolArgs { fd: 0, name: [0; 4088] };
         put_name(&mut args.name, name)?;

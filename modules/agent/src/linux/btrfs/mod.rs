@@ -143,6 +143,18 @@ pub trait Btrfs: Send + Sync {
     /// `EXDEV` over file systems, `ETXTBSY` with a running swap file, `EEXIST`, `ENOSPC`.
     fn snapshot(&self, source: &Path, parent: &Path, name: &OsStr) -> io::Result<()>;
 
+    /// Makes an empty subvolume; durable only after [`Btrfs::sync`] (facts/btrfs.md B1).
+    ///
+    /// # Errors
+    /// `ENOTTY` where there is no btrfs, `EEXIST`, `ENOSPC`.
+    fn make(&self, parent: &Path, name: &OsStr) -> io::Result<()>;
+
+    /// Removes the subvolume whose root `path` is if nothing is in it; durable only after [`Btrfs::sync`].
+    ///
+    /// # Errors
+    /// `ENOTEMPTY`.
+    fn remove_empty(&self, path: &Path) -> io::Result<()>;
+
     /// Removes a subvolume; durable only after [`Btrfs::sync`].
     ///
     /// # Errors

@@ -218,6 +218,23 @@ impl Btrfs for ModelBtrfs {
         Ok(())
     }
 
+    fn make(&self, parent: &Path, name: &OsStr) -> io::Result<()> {
+        match parent.join(name) {
+            path if path.exists() => Err(errno(libc::EEXIST)),
+            path => {
+                self.create(&path);
+                Ok(())
+            }
+        }
+    }
+
+    fn remove_empty(&self, path: &Path) -> io::Result<()> {
+        let inode = self.root_of(path)?;
+        fs::remove_dir(path)?;
+        self.state().subvolumes.remove(&inode);
+        Ok(())
+    }
+
     fn destroy(&self, parent: &Path, name: &OsStr) -> io::Result<()> {
         let path = parent.join(name);
         let inode = self.root_of(&path)?;

@@ -21,6 +21,7 @@ const fn request(direction: u64, number: u64, size: usize) -> u64 {
 }
 
 pub(super) const SYNC: u64 = request(0, 8, 0);
+pub(super) const SUBVOL_CREATE: u64 = request(1, 14, size_of::<VolArgs>());
 pub(super) const SNAP_DESTROY: u64 = request(1, 15, size_of::<VolArgs>());
 pub(super) const TREE_SEARCH: u64 = request(3, 17, size_of::<SearchArgs>());
 pub(super) const INO_LOOKUP: u64 = request(3, 18, size_of::<LookupArgs>());
@@ -191,6 +192,7 @@ mod tests {
     #[test]
     fn requests_have_the_numbers_of_the_kernels_header() {
         assert_eq!(SNAP_CREATE_V2, 0x5000_9417);
+        assert_eq!(SUBVOL_CREATE, 0x5000_940e);
         assert_eq!(SNAP_DESTROY, 0x5000_940f);
         assert_eq!(SNAP_DESTROY_V2, 0x5000_943f);
         assert_eq!(GET_SUBVOL_INFO, 0x81f8_943c);

@@ -24,7 +24,25 @@ impl SubvolumeTree {
     /// Returns the flat name: only a subvolume that stands at the top level itself has one.
     pub fn flat_name(&self, id: u64) -> Option<SubvolumeName> {
         let one = self.refs.get(&id).filter(|one| one.parent_id == FS_TREE && one.dir.is_empty())?;
-        std::str::from_utf8(&one.name).ok()?.parse().ok()
+        let name: SubvolumeName = std::str::from_utf8(&one.name).ok()?.parse().ok()?;
+        (!name.is_nested()).then_some(name)
+    }
+
+    /// Returns the name: the flat one, or for one that stands elsewhere its path, escaped (docs/adr/0011).
+    pub fn name(&self, id: u64) -> Option<SubvolumeName> {
+        self.flat_name(id).or_else(|| {
+            let is_inside =
+                self.refs.get(&id).is_some_and(|one| one.parent_id != FS_TREE || !one.dir.is_empty());
+            is_inside.then(|| name_of_path(&self.path(id)?)).flatten()
+        })
+    }
+
+    /// Returns the id behind a name of either sort.
+    pub fn by_name(&self, name: &SubvolumeName) -> Option<u64> {
+        match name.is_nested() {
+            true => self.refs.keys().copied().find(|id| self.name(*id).as_ref() == Some(name)),
+            false => self.by_flat_name(name),
+        }
     }
 
     /// Returns the id behind a flat name.
@@ -68,13 +86,18 @@ impl SubvolumeTree {
 
     /// Returns the subvolumes below `inside` of subvolume `id`, relative to it and sorted; also those in others below.
     pub fn below(&self, id: u64, inside: &BytePath) -> Vec<BytePath> {
-        let mut found: Vec<BytePath> = self
+        self.nested(id, inside).into_iter().map(|(path, _)| path).collect()
+    }
+
+    /// As [`SubvolumeTree::below`], with the id of each.
+    pub fn nested(&self, id: u64, inside: &BytePath) -> Vec<(BytePath, u64)> {
+        let mut found: Vec<(BytePath, u64)> = self
             .refs
             .keys()
             .filter(|other| **other != id)
-            .filter_map(|other| self.path_from(*other, id))
-            .filter(|path| path.is_within(inside) && path != inside)
-            .map(|path| relative(&path, inside))
+            .filter_map(|other| Some((self.path_from(*other, id)?, *other)))
+            .filter(|(path, _)| path.is_within(inside) && path != inside)
+            .map(|(path, other)| (relative(&path, inside), other))
             .collect();
         found.sort();
         found
@@ -85,6 +108,38 @@ impl SubvolumeTree {
 pub(crate) fn relative(path: &BytePath, base: &BytePath) -> BytePath {
     let rest = path.as_bytes().get(base.as_bytes().len()..).unwrap_or_default();
     BytePath::new(rest.strip_prefix(b"/").unwrap_or(rest))
+}
+
+/// Longest name of a path that is written out; what is longer ends in a digest.
+const WRITTEN_OUT: usize = 200;
+/// What a longer one keeps of the path, in bytes.
+const KEPT: usize = 160;
+
+/// Returns the name of a subvolume by its path from the top level: `%2F` for each slash, `%25` for each percent sign, and two hex
+/// digits behind a percent sign for whatever is no text. No flat name has a `%2F`, and no two paths have one name.
+fn name_of_path(path: &BytePath) -> Option<SubvolumeName> {
+    let mut pieces: Vec<String> = Vec::new();
+    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("%{byte:02X}")).collect() };
+    for chunk in path.as_bytes().utf8_chunks() {
+        for c in chunk.valid().chars() {
+            let plain = c != '/' && c != '%' && !c.is_control();
+            pieces.push(if plain { c.to_string() } else { hex(c.encode_utf8(&mut [0; 4]).as_bytes()) });
+        }
+        pieces.push(hex(chunk.invalid()));
+    }
+    let whole = pieces.concat();
+    if whole.len() <= WRITTEN_OUT {
+        return whole.parse().ok();
+    }
+    let mut short = String::new();
+    for piece in pieces {
+        if short.len() + piece.len() > KEPT {
+            break;
+        }
+        short.push_str(&piece);
+    }
+    let digest = blake3::hash(path.as_bytes()).to_hex();
+    format!("{short}{}%~{}", SubvolumeName::INSIDE, &digest[..16]).parse().ok()
 }
 
 #[cfg(test)]
@@ -116,6 +171,36 @@ mod tests {
         assert_eq!(tree().flat_name(258), None);
         assert_eq!(tree().path(258), Some("sub/@odd".into()));
         assert_eq!(tree().path(261), None);
+    }
+
+    #[test]
+    fn one_inside_another_is_named_by_its_path() {
+        let (tree, name) = (tree(), |text: &str| text.parse::<SubvolumeName>().unwrap());
+        for (id, text) in [
+            (257, "@home"),
+            (258, "sub%2F@odd"),
+            (259, "@home%2Falice%2Fvm"),
+            (260, "@home%2Falice%2Fvm%2Fdeep"),
+        ] {
+            assert_eq!((tree.name(id), tree.by_name(&name(text))), (Some(name(text)), Some(id)));
+        }
+        assert_eq!(
+            (tree.name(FS_TREE), tree.name(261), tree.by_name(&name("@home%2Fnone"))),
+            (None, None, None)
+        );
+    }
+
+    #[test]
+    fn no_two_paths_have_one_name_and_no_flat_name_is_one_of_them() {
+        let long = ["a", "b"].map(|end| BytePath::from(format!("@home/{}/{end}", "ü/".repeat(200)).as_str()));
+        let odd =
+            [&b"@home/a%2Fb"[..], b"@home/a/b", b"@home/a%b", b"@home/a\nb", b"@home/a\xff", b"@home/a%FF"];
+        let odd = odd.into_iter().map(BytePath::new).chain(long);
+        let names: Vec<SubvolumeName> = odd.map(|path| name_of_path(&path).unwrap()).collect();
+        assert_eq!(names.iter().collect::<std::collections::HashSet<_>>().len(), names.len(), "{names:?}");
+        assert!(names.iter().all(SubvolumeName::is_nested));
+        let one = SubvolumeRef { id: 300, parent_id: FS_TREE, dir: vec![], name: b"@home%2Fa".to_vec() };
+        assert_eq!(SubvolumeTree::new(vec![one]).name(300), None);
     }
 
     #[test]

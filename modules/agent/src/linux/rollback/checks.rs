@@ -41,6 +41,14 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
             problems.push(format!("`{name}` is not mounted, so it cannot be told what works on it"));
             continue;
         };
+        if name.is_nested() {
+            problems.push(format!(
+                "`{}` is a subvolume inside of another one: bring back what you need of it with `pc-switcher snapshots restore`, \
+                 and name the others with `--subvol`",
+                fact.mount_point
+            ));
+            continue;
+        }
         if holder.as_ref().is_ok_and(|holder| holder.uuid.hex() == fact.uuid) {
             problems.push(format!(
                 "the snapshots in `{}` lie in `{name}` itself and would stay behind in the old tree; give them a top-level \

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
-use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotMember, SnapshotSet};
+use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotMember, SnapshotSet, SubvolumeName};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
@@ -102,18 +102,20 @@ impl Store<'_> {
             None => None,
         };
         let from = self.held(&request.from)?;
+        let finder = Finder::new(self.btrfs, mounts, &[])?;
         let to = match &request.to {
             DiffEnd::Set(id) => self.held(id)?,
             DiffEnd::Now(wanted) => {
                 let mut wanted = wanted.clone();
-                wanted.set.subvolumes =
-                    from.set.members.iter().map(|one| one.name.subvolume.clone()).collect();
+                let names = from.set.members.iter().map(|one| &one.name.subvolume);
+                // One inside of another may be gone by now, as a directory may be.
+                let is_there = |name: &&SubvolumeName| !name.is_nested() || finder.by_name(name).is_some();
+                wanted.set.subvolumes = names.filter(is_there).cloned().collect();
                 let said = Said { pinned: wanted.pinned, words: wanted.words.clone() };
                 let (set, reference) = set::take(self, mounts, hostname.clone(), &wanted.set, &said)?;
                 Held { store: self, set, reference, is_ours: true }
             }
         };
-        let finder = Finder::new(self.btrfs, mounts, &[])?;
         let mut diffed = Diffed::default();
         for member in &from.set.members {
             let name = &member.name.subvolume;

@@ -22,7 +22,7 @@ pub(super) struct Spot {
     pub(super) real: BytePath,
     /// The directory that holds its name, without symbolic links; it need not exist any more.
     pub(super) parent: BytePath,
-    /// The subvolume, by its flat name.
+    /// The subvolume.
     pub(super) subvolume: SubvolumeName,
     /// The path in the subvolume; empty for its root.
     pub(super) inside: BytePath,
@@ -67,7 +67,7 @@ impl Store<'_> {
         let fs = self.btrfs.fs_uuid(dir.as_path()).map_err(failed)?;
         let info: SubvolumeInfo = self.btrfs.subvolume(dir.as_path()).map_err(failed)?;
         let tree = &finder.system(fs)?.tree;
-        let subvolume = tree.flat_name(info.id).ok_or_else(|| {
+        let subvolume = tree.name(info.id).ok_or_else(|| {
             let name = tree.path(info.id).unwrap_or_default();
             AgentError::failed(format!("`{path}` lies on the subvolume `{name}`, which no set holds"))
         })?;
