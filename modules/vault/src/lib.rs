@@ -2,6 +2,7 @@
 //!
 //! [`format`] knows bytes, [`store`] keeps objects, [`repo`] is one repository over a store.
 
+pub mod engine;
 pub mod error;
 pub mod format;
 pub mod repo;
