@@ -2,6 +2,7 @@
 //!
 //! [`format`] knows bytes, [`store`] keeps objects, [`repo`] is one repository over a store.
 
+pub mod catalogue;
 pub mod engine;
 pub mod error;
 pub mod format;
