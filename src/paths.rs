@@ -78,6 +78,11 @@ pub fn config_file(env: &Env) -> Result<PathBuf, NoHome> {
     Ok(env.base("XDG_CONFIG_HOME", ".config")?.join(OURS).join("config.toml"))
 }
 
+/// Returns the settings of the vault, where `bt` has them.
+pub fn vault_settings(env: &Env) -> Result<PathBuf, NoHome> {
+    Ok(env.base("XDG_CONFIG_HOME", ".config")?.join("bt.toml"))
+}
+
 /// Returns the directory of the user's state: logs and history.
 pub fn state_dir(env: &Env) -> Result<PathBuf, NoHome> {
     Ok(env.base("XDG_STATE_HOME", ".local/state")?.join(OURS))

@@ -61,6 +61,10 @@ struct Job {
     reply: Sender<Option<Node>>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are steps; a box for each would cost more than the space"
+)]
 enum Planned {
     Step(Step),
     /// The entry comes when it was read; none if it could not be.

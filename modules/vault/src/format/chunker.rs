@@ -119,13 +119,13 @@ mod tests {
         let fold = |from: usize| {
             let start = &data[from..];
             let mut digest = 1;
-            for at in 0..start.len() {
+            for (at, byte) in start.iter().enumerate() {
                 let oldest = match at {
                     0..63 => 0,
                     63 => 1,
                     _ => usize::from(start[at - WINDOW]),
                 };
-                digest = chunker.slide(digest, oldest, start[at]);
+                digest = chunker.slide(digest, oldest, *byte);
             }
             digest
         };
