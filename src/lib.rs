@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod doctor;
 pub mod events;
+pub mod health;
 pub mod history;
 pub mod lock;
 pub mod orchestrator;

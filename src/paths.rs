@@ -83,6 +83,11 @@ pub fn vault_settings(env: &Env) -> Result<PathBuf, NoHome> {
     Ok(env.base("XDG_CONFIG_HOME", ".config")?.join("bt.toml"))
 }
 
+/// Returns the user's home, if the environment names one.
+pub fn home(env: &Env) -> Option<PathBuf> {
+    env.absolute("HOME")
+}
+
 /// Returns the directory of the user's state: logs and history.
 pub fn state_dir(env: &Env) -> Result<PathBuf, NoHome> {
     Ok(env.base("XDG_STATE_HOME", ".local/state")?.join(OURS))

@@ -24,6 +24,8 @@ pub(super) struct Contact {
     pub(super) reach: RealReach,
     /// Set by a Ctrl+C.
     pub(super) cancel: CancellationToken,
+    /// Asks the person.
+    pub(super) prompter: Arc<Prompter>,
     asked: Arc<AtomicBool>,
 }
 
@@ -87,7 +89,7 @@ async fn contact<T>(
         engine::user(env),
         None,
     );
-    let contact = Contact { reach, cancel, asked };
+    let contact = Contact { reach, cancel, prompter: Arc::clone(&prompter), asked };
     let done = tokio::select! {
         done = work(&contact) => done,
         () = contact.cancel.cancelled() => Err(ModuleError::cancelled()),

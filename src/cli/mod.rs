@@ -6,6 +6,7 @@ mod contact;
 pub mod doctor;
 mod engine;
 pub mod error;
+pub mod guard;
 pub mod history;
 pub mod init;
 pub mod logs;
@@ -73,6 +74,7 @@ enum Command {
     Space(space::Args),
     Undo(undo::Args),
     Rollback(rollback::Args),
+    Guard(guard::Args),
     Modules(modules::Args),
     #[command(hide = true)]
     Agent(agent::Args),
@@ -163,6 +165,7 @@ pub fn run(
         Command::Snapshots(args) => snapshots::run(&args, &mut context),
         Command::Space(args) => space::run(&args, &mut context),
         Command::Rollback(args) => rollback::run(&args, &mut context),
+        Command::Guard(args) => guard::run(&args, &mut context),
         Command::Undo(args) => undo::run(&args, &mut context),
         Command::Sync(args) => sync::run(&args, &mut context, engine::sync),
         Command::Agent(args) => agent::run(&args, &mut context),

@@ -23,7 +23,29 @@ pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
     found.extend(sshd(seen));
     found.extend(program(seen));
     found.extend(markers(seen));
+    found.extend(rollback(seen));
     found
+}
+
+/// A rollback that waits for a restart, for the other machine, or for somebody's word.
+fn rollback(seen: &Seen) -> Option<Finding> {
+    let finding = |gravity, text| Some(Finding::new(seen.hostname(), gravity, "rollback", text));
+    let look = match &seen.rollback {
+        Ok(look) => look,
+        Err(why) => return finding(Gravity::Fault, format!("no sync starts: {why}")),
+    };
+    let state = look.state.as_ref()?;
+    if let Some(why) = look.forbids_sync() {
+        let found = finding(Gravity::Fault, format!("no sync starts: {why}"))?;
+        return Some(match (look.in_use.is_empty(), state.waits_for()) {
+            (false, _) => found.fix("start the machine anew"),
+            (true, Some(partner)) => found.fix(format!("let the machines meet: pc-switcher sync {partner}")),
+            (true, None) => found.fix("pc-switcher rollback status"),
+        });
+    }
+    let text = format!("rollback {} is not confirmed: its former trees take space", state.session);
+    finding(Gravity::Note, text)
+        .map(|found| found.fix("pc-switcher rollback confirm, or pc-switcher rollback cancel"))
 }
 
 /// What a sync itself would refuse.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use pc_switcher_agent::proto::LayoutRequest;
+use pc_switcher_agent::proto::{LayoutRequest, RollbackOrder};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
     Action, AgentLink, Answer, BytePath, Cmd, ErrorKind, Executor, Gate, Gatekeeper, Hostname, Machine,
@@ -90,6 +90,7 @@ pub async fn look_at(place: &Place<'_>) -> Result<Seen, ModuleError> {
         own_version: env!("CARGO_PKG_VERSION").to_owned(),
         markers: intent.iter().filter(|_| !settled.is_busy).map(records::Intent::explain).collect(),
         redone: settled.redone,
+        rollback: agent.rollback(RollbackOrder::Look).await.map_err(|error| error.to_string()),
         is_busy: settled.is_busy,
         config,
         clock_ms: clock_ms - clock::system()().as_millisecond(),

@@ -1,6 +1,6 @@
 //! What was seen on a machine, as plain data.
 
-use pc_switcher_agent::proto::{Diagnosis, Layout, MachineFacts, Redone};
+use pc_switcher_agent::proto::{Diagnosis, Layout, MachineFacts, Redone, RollbackLook};
 use pc_switcher_contract::{Hostname, Problem};
 use serde_json::Value;
 
@@ -34,6 +34,8 @@ pub struct Seen {
     pub markers: Vec<String>,
     /// Syncs that were cut off, and how they were brought to their end just now or before.
     pub redone: Vec<Redone>,
+    /// How a rollback stands there, or why that cannot be told.
+    pub rollback: Doubt<RollbackLook>,
     /// Whether a sync is under way there: what looks left behind is its own.
     pub is_busy: bool,
     /// The config that applies to a sync that is started there.

@@ -1,8 +1,8 @@
 //! Every finding, from what is seen to what is said.
 
 use pc_switcher_agent::proto::{
-    ApplyReport, Conflict, Diagnosis, FolderPart, Layout, MachineFacts, Redone, RedoneHow, Session,
-    SubvolumeFact, SwapFile, UserFact,
+    ApplyReport, Conflict, Diagnosis, FolderPart, Layout, MachineFacts, Redone, RedoneHow, RollbackLook,
+    RollbackPhase, RollbackState, Session, SubvolumeFact, SwapFile, Together, UserFact,
 };
 use pc_switcher_contract::Problem;
 use serde_json::json;
@@ -64,6 +64,7 @@ fn healthy(name: &str) -> Seen {
         own_version: "1.2.0".into(),
         markers: Vec::new(),
         redone: Vec::new(),
+        rollback: Ok(RollbackLook::default()),
         is_busy: false,
         config: Ok(json!({"user-data": {"exclude": []}})),
         clock_ms: 0,
@@ -171,6 +172,32 @@ fn what_became_of_a_sync_that_was_cut_off_is_said_and_what_it_left_is_named() {
     let with_conflict = Redone { report, ..redone(RedoneHow::Finished) };
     let found = found(|_, desk| desk.redone = vec![with_conflict]);
     assert!(is_ill(&found) && found.iter().any(|finding| finding.text.contains("`/home/a` was left")));
+}
+
+#[test]
+fn a_rollback_that_is_not_over_is_named_with_what_ends_it() {
+    use Gravity::{Fault, Note};
+    let look = |phase, in_use: &[&str], partner: Option<&str>| RollbackLook {
+        state: Some(RollbackState {
+            session: "0a1b2c3d".parse().unwrap(),
+            stamp: "20251115T120000Z".parse().unwrap(),
+            to: "20251114T120000Z-0a1b2c3d-presync".parse().unwrap(),
+            phase,
+            members: Vec::new(),
+            together: partner.map(|name| Together { partner: name.parse().unwrap(), leads: false }),
+            records: Vec::new(),
+        }),
+        in_use: in_use.iter().map(|name| name.parse().unwrap()).collect(),
+        ..RollbackLook::default()
+    };
+    let desk = |look: RollbackLook| move |_: &mut Seen, desk: &mut Seen| desk.rollback = Ok(look);
+    let done = RollbackPhase::Done;
+    assert_found(desk(look(done, &["@home"], None)), "desk", Fault, "rollback", "start the machine anew");
+    assert_found(desk(look(done, &[], None)), "desk", Note, "rollback", "pc-switcher rollback confirm");
+    let waits = look(RollbackPhase::Prepared, &[], Some("laptop"));
+    assert_found(desk(waits), "desk", Fault, "rollback", "pc-switcher sync laptop");
+    let lost = |_: &mut Seen, desk: &mut Seen| desk.rollback = Err("mount the snapshots".into());
+    assert_found(lost, "desk", Fault, "rollback", "no sync starts: mount the snapshots");
 }
 
 #[test]

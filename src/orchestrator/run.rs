@@ -232,7 +232,16 @@ impl Engine {
         let mut stopped = None;
         for module in plan.validating() {
             let ctx = prepared.context(&self.deps, module.as_ref(), &gates, &self.watch.cancel);
-            match self.watch.drive(module.validate(&ctx)).await {
+            let mut judged = self.watch.drive(module.validate(&ctx)).await;
+            let is_short = |error: &ModuleError| error.kind == ErrorKind::DiskSpace;
+            if !self.session.dry_run && judged.as_ref().is_err_and(is_short) {
+                judged = match self.make_room(plan, &prepared, &gates).await {
+                    Ok(true) => self.watch.drive(module.validate(&ctx)).await,
+                    Ok(false) => judged,
+                    Err(error) => Err(error),
+                };
+            }
+            match judged {
                 Ok(problems) => self.problems.extend(problems),
                 Err(error) if self.watch.is_stopping() => {
                     stopped = Some(error);
@@ -262,6 +271,21 @@ impl Engine {
             }
             None => Ok(Validated { prepared, gates }),
         }
+    }
+
+    /// Lets the brackets remove what they can spare; whether anything went.
+    async fn make_room(
+        &mut self,
+        plan: &RunPlan,
+        prepared: &Prepared,
+        gates: &Arc<dyn Gatekeeper>,
+    ) -> Result<bool, ModuleError> {
+        let mut has_made = false;
+        for module in &plan.pre {
+            let ctx = prepared.context(&self.deps, module.as_ref(), gates, &self.watch.cancel);
+            has_made |= self.watch.drive(module.make_room(&ctx)).await?;
+        }
+        Ok(has_made)
     }
 
     /// Takes a result's error as the reason for the end, and tells people.

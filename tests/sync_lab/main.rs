@@ -8,6 +8,7 @@ mod doctor;
 mod endings;
 mod first_contact;
 mod gates;
+mod guard;
 mod hosts;
 mod kill_points;
 mod layouts;

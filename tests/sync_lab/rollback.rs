@@ -18,7 +18,7 @@ fn rollback(machine: &Machine, words: &[&str]) -> Ran {
 }
 
 #[track_caller]
-fn restart(machine: &Machine) {
+pub fn restart(machine: &Machine) {
     machine.sync_disk().unwrap();
     machine.power_cut(DiskCache::Volatile).unwrap();
     machine.boot().unwrap();
@@ -42,6 +42,9 @@ fn the_home_goes_back_after_a_restart_and_no_sync_starts_before_that() {
     let (laptop, desk) = (lab.laptop(), lab.desk());
     alice(laptop, "echo good >letter");
     first_sync(&lab);
+    rollback(desk, &["good", "--plan"]).ends_with(2).says(&["no set on desk is marked as good"]);
+    let store = Cmd::new("pc-switcher").args(["snapshots", "good"]);
+    run(desk, &store.as_alice()).ends_with(0).says(&["-manual is the last known good one"]);
     let before = home(desk);
     alice(laptop, "echo bad >letter; mkdir fresh");
     let session = session_of(&sync(laptop, "desk", &[]).ends_with(0));
@@ -52,9 +55,13 @@ fn the_home_goes_back_after_a_restart_and_no_sync_starts_before_that() {
         .says(&["nothing stands in the way"]);
     assert_eq!(seen.1, picture(desk).1, "a plan makes nothing");
 
+    rollback(desk, &["good", "--plan"]).ends_with(0).says(&["nothing stands in the way", "-manual"]);
+
     let said = rollback(desk, &[&session, "--subvol", "@home", "--machine", "target"]).ends_with(0);
     said.says(&["desk: `@home` went back to set", "start desk anew", "-prerollback"]);
-    assert_eq!(alice(desk, "cat letter"), "bad\n", "what runs works on in the former tree");
+    assert_eq!(alice(desk, "cat letter; echo late >late"), "bad\n", "what runs works on in the former tree");
+    let doctor = run(desk, &Cmd::new("pc-switcher").arg("doctor").as_alice());
+    doctor.ends_with(3).says(&["former tree of `@home`", "start the machine anew"]);
     sync(laptop, "desk", &[]).ends_with(7).says(&["former tree of `@home`", "rollback cancel"]);
     rollback(laptop, &["confirm", "--machine", "desk"]).ends_with(7).says(&["start the machine anew"]);
     restart(desk);
@@ -67,8 +74,10 @@ fn the_home_goes_back_after_a_restart_and_no_sync_starts_before_that() {
     sync(laptop, "desk", &[]).ends_with(7).says(&["--allow-first-sync"]);
     sync(desk, "laptop", &[]).ends_with(7).says(&["--allow-first-sync"]);
     assert_eq!(alice(laptop, "cat letter"), "bad\n", "nothing of the laptop's is lost unasked");
-    rollback(desk, &["confirm"]).ends_with(0).says(&["is kept"]);
+    rollback(desk, &["confirm"]).ends_with(0).says(&["the rollback is kept", "is kept as set"]);
     assert_eq!(beside(desk), "");
+    let late = root(desk, "cat /.snapshots/@home-prerollback-*/alice/late");
+    assert_eq!(late, "late\n", "what was written before the restart is in a set");
     rollback(desk, &["status"]).ends_with(0).says(&["there is no rollback"]);
     assert_eq!(alice(desk, "cat letter"), "good\n");
     assert_nothing_runs(&[laptop, desk], SOON);
@@ -120,7 +129,7 @@ fn what_stands_in_the_way_of_a_rollback_is_named_and_nothing_is_made() {
         "`/etc/fstab` mounts `/home` by the number of the present tree",
     ]);
     assert_eq!((beside(desk), beside(lab.laptop())), (String::new(), String::new()));
-    rollback(desk, &["00000000"]).ends_with(2).says(&["there is no set or session `00000000`", &session]);
+    rollback(desk, &["00000000"]).ends_with(2).says(&["there is no set, session or name `00000000`"]);
     rollback(desk, &[&session, "--subvol", "@nix"]).ends_with(2).says(&["does not hold `@nix`", "`@home`"]);
     rollback(desk, &["cancel"]).ends_with(1).says(&["there is no rollback"]);
 }

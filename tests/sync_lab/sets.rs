@@ -8,8 +8,8 @@ use pc_switcher_testkit::lab::{Cmd, Machine};
 use serde_json::Value;
 
 use crate::hosts::{
-    Ran, SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, kill, lab, run, snapshots,
-    sync, wait_for,
+    Ran, SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, kill, lab, root, run,
+    snapshots, sync, wait_for,
 };
 
 fn store(machine: &Machine, words: &[&str]) -> Ran {
@@ -136,4 +136,43 @@ fn a_kill_at_any_moment_of_pruning_leaves_whole_sets_only() {
     assert!(!ran.text.contains("is compared:"), "{}", ran.text);
     assert_eq!((sessions(laptop), sessions(desk)), (vec![session.clone()], vec![session]));
     assert_moved(laptop, desk);
+}
+
+/// Returns what is available on a machine, in MiB.
+fn available(machine: &Machine) -> u64 {
+    let ran = run(machine, &Cmd::new("pc-switcher").args(["space", "--json"]).as_alice()).ends_with(0);
+    let said: Value = serde_json::from_str(&ran.stdout).unwrap();
+    said["file_systems"][0]["available_bytes"].as_u64().unwrap() >> 20
+}
+
+#[test]
+fn a_sync_that_space_is_too_short_for_removes_what_the_rules_can_spare_and_what_holds_the_most_first() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    configure(laptop, "[btrfs-snapshots]\nkeep_min = \"last 1 session\"\n");
+    first_sync(&lab);
+    let (light, _) = move_on(laptop, 1);
+    root(desk, "fallocate -l 3G /var/big");
+    let (heavy, _) = move_on(laptop, 2);
+    root(desk, "rm /var/big");
+    let (newest, _) = move_on(laptop, 3);
+    let wanted = available(desk) + 2048;
+
+    let config =
+        format!("[btrfs-snapshots]\nkeep_min = \"last 1 session\"\n[disk]\nmin_free = \"{wanted}MiB\"\n");
+    configure(laptop, &config);
+    let dry = sync(laptop, "desk", &["--dry-run"]).ends_with(6);
+    dry.says(&["too little disk space to start", "desk"]);
+    assert!(sessions(desk).contains(&heavy), "a dry run removes nothing");
+    let (made, ran) = move_on(laptop, 4);
+    ran.says(&["2 old sets of snapshots removed to make room", "desk"]);
+    let left = sessions(desk);
+    assert!(!left.contains(&heavy) && left.contains(&light), "{left:?}");
+    assert!(left.contains(&newest) && left.contains(&made), "{left:?}");
+    assert!(sessions(laptop).contains(&heavy), "there was enough on the laptop");
+
+    store(laptop, &["prune", "--machine", "desk", "--free", "95%"])
+        .ends_with(6)
+        .says(&["which is not enough", "no set is left that the rules could spare"]);
+    assert_eq!(sessions(desk), [made]);
 }

@@ -133,3 +133,17 @@ fn an_edited_set_is_found_and_a_set_whose_time_has_ended_is_pruned() {
     store(laptop, &["verify"]).ends_with(1).says(&["laptop: set", "was changed after it was taken"]);
     store(laptop, &["restore", "long", "/home/alice/.profile"]).ends_with(1).says(&["not what was taken"]);
 }
+
+#[test]
+fn the_mark_of_the_good_set_goes_from_one_to_the_next() {
+    let Some(lab) = lab() else { return };
+    let laptop = lab.laptop();
+    store(laptop, &["good", "--none"]).ends_with(0).says(&["no set is marked"]);
+    store(laptop, &["create", "fine", "--good"]).ends_with(0);
+    store(laptop, &["delete", "fine"]).ends_with(7).says(&["last known good"]);
+    store(laptop, &["good"]).ends_with(0).says(&["-manual is the last known good one"]);
+    store(laptop, &["delete", "fine"]).ends_with(0);
+    store(laptop, &["delete", "good"]).ends_with(7);
+    store(laptop, &["good", "--none"]).ends_with(0);
+    store(laptop, &["delete", "good"]).ends_with(2).says(&["no set on laptop is marked as good"]);
+}

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pc_switcher_contract::{
     AgentLink, AgentSink, AgentStream, BytePath, ExecError, Hostname, Reply, SetId, SnapshotSet,
@@ -175,6 +176,12 @@ impl Agent {
         let mut found = Vec::new();
         self.items::<_, ()>(&Request::Gains(snapshot_dir), |gain| found.push(gain)).await?;
         Ok(found)
+    }
+
+    /// Waits until what was removed from the file system of a path is free, at most so long; whether all of it is.
+    pub async fn settle(&self, path: BytePath, limit: Duration) -> Result<bool, ExecError> {
+        let limit = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+        self.call(&Request::Settle(path, limit)).await
     }
 
     /// Makes a call that has items and no uploads.

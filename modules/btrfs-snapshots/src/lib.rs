@@ -6,3 +6,4 @@ pub mod module;
 pub mod prune;
 pub mod retention;
 pub mod spec;
+pub mod thin;

@@ -7,11 +7,12 @@ use pc_switcher_agent::proto::{Layout, LayoutRequest, TakeSet};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
     BracketPhase, BytePath, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, Plan, Problem,
-    Role, SnapshotKind, SnapshotSet, SubvolumeName, UtcStamp,
+    Role, SnapshotKind, SnapshotSet, SubvolumeName, Threshold, UtcStamp, human_bytes,
 };
 
 use crate::config::BtrfsSnapshotsConfig;
 use crate::prune::{self, Pruned};
+use crate::thin;
 
 /// How long a set may still take after a stop: less than a run waits for its modules, so that the other set can go.
 const AFTER_STOP: Duration = Duration::from_secs(5);
@@ -148,6 +149,31 @@ impl BtrfsSnapshots {
         }
     }
 
+    /// Removes from one machine what `keep_min` can spare, until enough is free; whether anything went.
+    async fn thin(&self, ctx: &ModuleContext, role: Role, wanted: Threshold) -> Result<bool, ModuleError> {
+        let (agent, hostname) = (Agent::new(ctx.agent(role)), ctx.hostname(role));
+        let bytes = |size| wanted.bytes_of(size);
+        let thinned = thin::thin(&agent, &self.config, (ctx.clock)(), bytes, &ctx.cancel).await?;
+        let Pruned { removed, left } = &thinned.pruned;
+        let log = |level, text: String| ctx.reporter.log(level, hostname, text);
+        for id in removed {
+            log(LogLevel::Full, format!("set of snapshots `{id}` is removed: space was short"));
+        }
+        if !removed.is_empty() {
+            let plural = if removed.len() == 1 { "" } else { "s" };
+            let now = human_bytes(thinned.available_bytes);
+            let text = format!(
+                "{} old set{plural} of snapshots removed to make room: {now} free now",
+                removed.len()
+            );
+            log(LogLevel::Warning, text);
+        }
+        for (id, why) in left {
+            log(LogLevel::Warning, format!("set of snapshots `{id}` is not removed: {why}"));
+        }
+        Ok(!removed.is_empty())
+    }
+
     async fn undo(
         &self,
         ctx: &ModuleContext,
@@ -247,6 +273,14 @@ fn problems_of(layout: &Layout, ctx: &ModuleContext, role: Role, snapshot_dir: &
 impl Module for BtrfsSnapshots {
     fn name(&self) -> &ModuleName {
         &self.name
+    }
+
+    /// Both machines, unless something else than old sets takes the space.
+    async fn make_room(&self, ctx: &ModuleContext) -> Result<bool, ModuleError> {
+        let Some(wanted) = ctx.board.min_free() else { return Ok(false) };
+        let thin = |role| self.thin(ctx, role, wanted);
+        let (source, target) = tokio::join!(thin(Role::Source), thin(Role::Target));
+        Ok(source? | target?)
     }
 
     async fn validate(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError> {

@@ -1,6 +1,8 @@
 //! Which sets stay and which go: pure. What it means for people is told in docs/snapshots.md.
 //!
 //! The sets of one session are one unit: its pre set without its post set, or the other way round, is half a way back.
+//! Sets that were taken before an undo, a rollback or a guarded command are judged by the same rules, each kind among itself: none
+//! pushes another out.
 //! Buckets are those of the UTC calendar, and as many of them count as there are sessions in: a clock that runs ahead, or a
 //! machine that was off for months, drops nothing for that.
 
@@ -28,7 +30,7 @@ pub enum Reason {
     InUse,
     /// The machine cannot do without it.
     Needed(Need),
-    /// It was not taken by a sync: only people remove it.
+    /// Somebody took it: only people remove it.
     NoSync,
     /// Whoever took it said that it stays until then.
     Until(UtcStamp),
@@ -40,6 +42,8 @@ pub enum Reason {
     Rule(Rule),
     /// It is of the newest session.
     Newest,
+    /// It is the newest of its kind.
+    NewestOfKind,
     /// Its sync changed nothing here, less than a day ago.
     Attempt,
     /// Its sync changed nothing here, so it is no way back.
@@ -61,6 +65,7 @@ impl fmt::Display for Reason {
             Reason::Future => f.write_str("dated in the future"),
             Reason::Rule(rule) => write!(f, "kept by `{rule}`"),
             Reason::Newest => f.write_str("the newest session"),
+            Reason::NewestOfKind => f.write_str("the newest of its kind"),
             Reason::Attempt => f.write_str("its sync changed nothing here, less than a day ago"),
             Reason::Idle => f.write_str("its sync changed nothing here"),
             Reason::Beyond => f.write_str("no rule keeps it"),
@@ -83,6 +88,33 @@ pub struct Verdict {
     pub reason: Reason,
 }
 
+/// Whose sets are judged among themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pool {
+    Syncs,
+    /// Of what we took by ourselves.
+    Of(SnapshotKind),
+    ByHand,
+}
+
+impl Pool {
+    const JUDGED: [Pool; 5] = [
+        Pool::Syncs,
+        Pool::Of(SnapshotKind::PreRollback),
+        Pool::Of(SnapshotKind::AutoUpdate),
+        Pool::Of(SnapshotKind::AutoBoot),
+        Pool::Of(SnapshotKind::Scheduled),
+    ];
+
+    fn of(stored: &StoredSet) -> Self {
+        match stored.set.kind {
+            SnapshotKind::PreSync | SnapshotKind::PostSync => Pool::Syncs,
+            SnapshotKind::Manual | SnapshotKind::Session => Pool::ByHand,
+            kind => Pool::Of(kind),
+        }
+    }
+}
+
 /// The sets of one session.
 struct Unit<'a> {
     sets: Vec<&'a StoredSet>,
@@ -91,8 +123,8 @@ struct Unit<'a> {
     guard: Option<Reason>,
     /// Until when it was to stay, if that is over.
     ended: Option<UtcStamp>,
-    /// Whether it was taken by a sync.
-    is_of_a_sync: bool,
+    /// What took it.
+    pool: Pool,
     /// Whether the session changed something on this machine, or came to its end.
     counts: bool,
 }
@@ -102,20 +134,22 @@ impl<'a> Unit<'a> {
         let stamps = || sets.iter().map(|stored| stored.set.stamp.timestamp());
         let is_future = stamps().any(|stamp| stamp > now);
         let guard = sets.iter().find_map(|stored| guard(stored, now)).or(is_future.then_some(Reason::Future));
-        let counts = |stored: &&StoredSet| stored.has_steps || stored.set.kind == SnapshotKind::PostSync;
+        let counts = |stored: &&StoredSet| {
+            stored.has_steps
+                || stored.set.kind == SnapshotKind::PostSync
+                || matches!(Pool::of(stored), Pool::Of(_))
+        };
+        // A session of several kinds is a sync's.
+        let pool = Pool::JUDGED.into_iter().find(|pool| sets.iter().any(|stored| Pool::of(stored) == *pool));
         Self {
             stamp: stamps().min().unwrap_or(now),
             counts: !is_future && sets.iter().any(counts),
             ended: sets.iter().find_map(|stored| stored.words.until),
-            is_of_a_sync: sets.iter().any(|stored| is_of_a_sync(stored)),
+            pool: pool.unwrap_or(Pool::ByHand),
             guard,
             sets,
         }
     }
-}
-
-fn is_of_a_sync(stored: &StoredSet) -> bool {
-    matches!(stored.set.kind, SnapshotKind::PreSync | SnapshotKind::PostSync)
 }
 
 /// What keeps a set whatever the rules say.
@@ -129,11 +163,11 @@ fn guard(stored: &StoredSet, now: Timestamp) -> Option<Reason> {
     if let Some(need) = stored.needs.first() {
         return Some(Reason::Needed(need.clone()));
     }
-    match (stored.in_use, stored.words.until, is_of_a_sync(stored)) {
+    match (stored.in_use, stored.words.until, Pool::of(stored)) {
         (true, ..) => Some(Reason::InUse),
         (_, Some(until), _) if until.timestamp() > now => Some(Reason::Until(until)),
-        (_, None, false) => Some(Reason::NoSync),
-        (_, Some(_), _) | (_, None, true) => None,
+        (_, None, Pool::ByHand) => Some(Reason::NoSync),
+        (_, Some(_), _) | (_, None, Pool::Syncs | Pool::Of(_)) => None,
     }
 }
 
@@ -146,25 +180,34 @@ pub fn judge(sets: &[StoredSet], now: Timestamp, keep: &Keep, keep_min: &Keep) -
     let mut units: Vec<Unit<'_>> = sessions.into_values().map(|sets| Unit::new(sets, now)).collect();
     // Newest first; sessions of one second in an order that does not change.
     units.sort_by(|a, b| b.stamp.cmp(&a.stamp).then_with(|| b.sets[0].set.id().cmp(&a.sets[0].set.id())));
-    let counting: Vec<Timestamp> = units.iter().filter(|unit| unit.counts).map(|unit| unit.stamp).collect();
-    let mut kept: Vec<Option<Rule>> = vec![None; counting.len()];
-    for rule in keep.rules().iter().chain(keep_min.rules()) {
-        for index in chosen(rule, &counting, now) {
-            kept[index].get_or_insert(*rule);
+    let mut kept: Vec<Option<Rule>> = vec![None; units.len()];
+    for pool in Pool::JUDGED {
+        let counts = |index: &usize| units[*index].counts && units[*index].pool == pool;
+        let counting: Vec<usize> = (0..units.len()).filter(counts).collect();
+        let stamps: Vec<Timestamp> = counting.iter().map(|index| units[*index].stamp).collect();
+        for rule in keep.rules().iter().chain(keep_min.rules()) {
+            for index in chosen(rule, &stamps, now) {
+                kept[counting[index]].get_or_insert(*rule);
+            }
         }
     }
-    let mut kept = kept.into_iter();
     let mut verdicts = Vec::new();
-    let newest =
-        units.iter().position(|unit| unit.is_of_a_sync && !matches!(unit.guard, Some(Reason::Future)));
+    let is_newest = |index: usize| {
+        let is_of_it =
+            |unit: &Unit<'_>| unit.pool == units[index].pool && !matches!(unit.guard, Some(Reason::Future));
+        units[index].pool != Pool::ByHand && units.iter().position(is_of_it) == Some(index)
+    };
     for (index, unit) in units.iter().enumerate() {
-        let rule = if unit.counts { kept.next().flatten() } else { None };
+        let rule = kept[index];
         let is_fresh = now.duration_since(unit.stamp) < ATTEMPT_AGE;
         let (stays, reason) = match (&unit.guard, rule) {
             (Some(guard), _) => (true, guard.clone()),
             (None, None) if let Some(until) = unit.ended => (false, Reason::Ended(until)),
             (None, Some(rule)) => (true, Reason::Rule(rule)),
-            (None, None) if newest == Some(index) => (true, Reason::Newest),
+            (None, None) if is_newest(index) => match unit.pool {
+                Pool::Syncs => (true, Reason::Newest),
+                _ => (true, Reason::NewestOfKind),
+            },
             (None, None) if unit.counts => (false, Reason::Beyond),
             (None, None) if is_fresh => (true, Reason::Attempt),
             (None, None) => (false, Reason::Idle),

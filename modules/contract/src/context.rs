@@ -105,6 +105,7 @@ pub struct SessionBoard {
     idle: Mutex<Vec<ModuleName>>,
     left: AtomicUsize,
     reserve: Mutex<Option<Threshold>>,
+    min_free: Mutex<Option<Threshold>>,
 }
 
 impl SessionBoard {
@@ -146,6 +147,16 @@ impl SessionBoard {
     /// Returns how much must stay free while the run goes on: below it the run is stopped.
     pub fn reserve(&self) -> Option<Threshold> {
         *lock(&self.reserve)
+    }
+
+    /// Notes how much must be free for the run to begin; called while validating.
+    pub fn put_min_free(&self, min_free: Threshold) {
+        *lock(&self.min_free) = Some(min_free);
+    }
+
+    /// Returns how much must be free for the run to begin.
+    pub fn min_free(&self) -> Option<Threshold> {
+        *lock(&self.min_free)
     }
 
     /// Notes a conflict and where the losing version is kept, a line for people.

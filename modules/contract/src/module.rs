@@ -88,6 +88,15 @@ pub trait Module: Send + Sync {
     /// Only if it could not look.
     async fn validate(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError>;
 
+    /// Removes what it keeps on either machine and can spare, since there is too little space to begin: see
+    /// [`SessionBoard::min_free`](crate::SessionBoard::min_free). Whether anything was removed. Never called in a dry run.
+    ///
+    /// # Errors
+    /// If it could not look.
+    async fn make_room(&self, _ctx: &ModuleContext) -> Result<bool, ModuleError> {
+        Ok(false)
+    }
+
     /// Says what a real run would do; changes nothing.
     async fn plan(&self, ctx: &ModuleContext) -> Result<Plan, ModuleError>;
 

@@ -86,6 +86,7 @@ impl Module for DiskMonitor {
     /// Too little space is an error of its own kind, so that it has its own exit code.
     async fn validate(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError> {
         ctx.board.put_reserve(self.config.reserve_minimum);
+        ctx.board.put_min_free(self.config.min_free);
         let mut short = self.shortages(ctx, self.config.min_free).await?;
         if short.is_empty() {
             short = self.shortages(ctx, self.config.reserve_minimum).await?;

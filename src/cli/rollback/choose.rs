@@ -1,9 +1,10 @@
 //! Which set is meant: pure.
 
 use pc_switcher_agent::proto::StoredSet;
-use pc_switcher_contract::{Hostname, SetId, SnapshotKind, SnapshotSet, SubvolumeName};
+use pc_switcher_contract::{SnapshotKind, SnapshotSet, SubvolumeName};
 
 use crate::cli::CliError;
+use crate::cli::snapshots::Found;
 
 /// Finds the set that was named, or the one that was taken before a session's first change, and which of its subvolumes
 /// are meant.
@@ -11,31 +12,17 @@ use crate::cli::CliError;
 /// # Errors
 /// If there is none, or it does not hold a subvolume that was named.
 pub(super) fn choose(
-    sets: &[StoredSet],
+    sets: &Found,
     what: &str,
     subvolumes: &[SubvolumeName],
-    hostname: &Hostname,
 ) -> Result<(SnapshotSet, Vec<SubvolumeName>), CliError> {
-    let by_id = what.parse::<SetId>().ok();
-    let is_it = |stored: &&StoredSet| match &by_id {
-        Some(id) => stored.set.id() == *id,
-        // A session's sets: its end is no place to go back to unless it is named.
-        None => stored.set.session.as_str() == what && stored.set.kind != SnapshotKind::PostSync,
-    };
-    let found = sets.iter().find(is_it).ok_or_else(|| {
-        let mut known: Vec<String> =
-            sets.iter().rev().map(|stored| format!("`{}`", stored.set.session)).collect();
-        known.dedup();
-        known.truncate(5);
-        CliError::Usage {
-            message: format!("there is no set or session `{what}` on {hostname}"),
-            help: Some(match known.is_empty() {
-                true => format!("{hostname} has no sets of snapshots at all"),
-                false => {
-                    format!("the newest are {}; `pc-switcher snapshots list` shows all", known.join(", "))
-                }
-            }),
-        }
+    let meant = sets.meant(what)?;
+    // A session's sets: its end is no place to go back to unless it is the set that is named, or marked as good.
+    let is_session = meant.iter().any(|stored| stored.set.session.as_str() == what);
+    let is_it = |stored: &&&StoredSet| !is_session || stored.set.kind != SnapshotKind::PostSync;
+    let found = meant.iter().find(is_it).ok_or_else(|| CliError::Usage {
+        message: format!("of session `{what}` {} has only the set after its sync", sets.hostname),
+        help: Some("name that set if you want to go back to it: `pc-switcher snapshots list --json`".into()),
     })?;
     let held: Vec<SubvolumeName> =
         found.set.members.iter().map(|member| member.name.subvolume.clone()).collect();

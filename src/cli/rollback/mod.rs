@@ -18,7 +18,7 @@ use serde_json::json;
 use self::which::Which;
 
 use super::contact::{Contact, with_machines};
-use super::snapshots::{Where, settings, with_agent};
+use super::snapshots::{Found, Where, settings, with_agent};
 use super::{CliError, Context, Exit, sync};
 use crate::clock;
 use crate::orchestrator::reach::Reach as _;
@@ -52,9 +52,10 @@ struct Place {
 
 /// Back to what.
 #[derive(Debug, Clone, Default, clap::Args)]
-struct To {
-    /// A sync: back to what was before it. Or a set as `snapshots list --json` names it
-    #[arg(value_name = "SESSION|SET")]
+pub(super) struct To {
+    /// A sync: back to what was before it. Or a set: `good` for the last known good one, its name, or as `snapshots list
+    /// --json` names it
+    #[arg(value_name = "SESSION|SET|good")]
     what: Option<String>,
     /// Only this subvolume of the set; may be given more than once
     #[arg(long = "subvol", value_name = "SUBVOLUME")]
@@ -74,14 +75,26 @@ enum Command {
     Cancel(Where),
 }
 
+impl To {
+    /// Back to a set, in these subvolumes.
+    pub(super) fn set(id: &SetId, subvolumes: Vec<SubvolumeName>) -> Self {
+        Self { what: Some(id.to_string()), subvolumes, plan: false }
+    }
+}
+
+/// Returns what is said of a rollback that was done.
+pub(super) fn told(done: &Done) -> Vec<String> {
+    render::status(done)
+}
+
 /// What was done on a machine, or would be.
-struct Done {
+pub(super) struct Done {
     hostname: Hostname,
     /// The set that is gone back to, with its subvolumes, if a rollback was asked for.
     to: Option<(SetId, Vec<SubvolumeName>)>,
     /// The set that keeps the state of now.
     safety: Option<SetId>,
-    look: RollbackLook,
+    pub(super) look: RollbackLook,
 }
 
 /// Rolls back, and prints what became of it.
@@ -103,7 +116,8 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
                 begin(agent, contact).await?;
                 let before = agent.rollback(RollbackOrder::Look).await?.state;
                 was_cancelled = before.is_some_and(|state| state.phase == RollbackPhase::Cancelled);
-                Ok(Done::of(agent, agent.rollback(RollbackOrder::Confirm).await?))
+                let stamp = UtcStamp::new(clock::system()());
+                Ok(Done::of(agent, agent.rollback(RollbackOrder::Confirm(stamp)).await?))
             })?;
             if done.look.state.is_some() {
                 return Err(CliError::Refused {
@@ -119,7 +133,11 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
                 true => "what the rollback had put in place is removed",
                 false => "the rollback is kept, the former trees are removed",
             };
-            say(context, &done, vec![format!("{}: {what}", done.hostname)])
+            let kept = done.look.kept.as_ref();
+            let kept =
+                kept.map(|set| format!("  what was written to it before the restart is kept as set {set}"));
+            let lines = std::iter::once(format!("{}: {what}", done.hostname)).chain(kept).collect();
+            say(context, &done, lines)
         }
         Some(Command::Cancel(place)) => {
             let config = settings(context)?;
@@ -169,7 +187,7 @@ fn roll_back(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
         if let [here, there] = agents.as_slice() {
             met::settle(here, there).await?;
         }
-        go_back(&agents, &args.to, what, &config).await
+        go_back(&agents, &args.to, &config).await
     })??;
     let problems: Vec<String> = all
         .iter()
@@ -204,19 +222,19 @@ async fn agents(which: &Which, contact: &Contact) -> Result<Vec<Agent>, ModuleEr
 }
 
 /// Rolls one machine back, or two by one decision, that of the first.
-async fn go_back(
+pub(super) async fn go_back(
     agents: &[Agent],
     to: &To,
-    what: &str,
     config: &BtrfsSnapshotsConfig,
 ) -> Result<Result<Vec<Done>, CliError>, ModuleError> {
+    let what = to.what.as_deref().unwrap_or_default();
     let session = SessionId::from_uuid(uuid::Uuid::new_v4());
     let stamp = UtcStamp::new(clock::system()());
     let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
     let (mut wishes, mut all) = (Vec::new(), Vec::new());
     for (at, agent) in agents.iter().enumerate() {
-        let (sets, _) = agent.sets(snapshot_dir.clone()).await?;
-        let (set, subvolumes) = match choose::choose(&sets, what, &to.subvolumes, agent.hostname()) {
+        let sets = Found::read(agent, config).await?;
+        let (set, subvolumes) = match choose::choose(&sets, what, &to.subvolumes) {
             Ok(chosen) => chosen,
             Err(error) => return Ok(Err(error)),
         };
@@ -296,7 +314,7 @@ async fn take_safety_set(
 }
 
 /// Takes the machine's lock, free again when the agent ends, and finishes what was cut off.
-async fn begin(agent: &Agent, contact: &Contact) -> Result<(), ModuleError> {
+pub(super) async fn begin(agent: &Agent, contact: &Contact) -> Result<(), ModuleError> {
     let request = LockRequest {
         session: SessionId::from_uuid(uuid::Uuid::new_v4()),
         role: Role::Target,

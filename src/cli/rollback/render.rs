@@ -111,6 +111,7 @@ pub(super) fn json(done: &Done) -> Value {
         "to": state.map(|state| &state.to).or(done.to.as_ref().map(|(to, _)| to)),
         "subvolumes": state.map(|state| state.members.iter().map(|member| &member.name).collect::<Vec<_>>()),
         "safety_set": done.safety,
+        "kept_set": done.look.kept,
         "needs_restart": done.look.in_use,
     })
 }

@@ -1,12 +1,13 @@
 //! `snapshots pin`, `unpin`, `good` and `delete`.
 
-use pc_switcher_agent::proto::{SetRequest, StoredSet};
+use pc_switcher_agent::proto::{CreateSet, SetRequest, StoredSet, Words};
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{BytePath, SetId};
 use serde_json::json;
 
-use super::{Found, SetArgs, Where, lock, render, settings, with_agent};
+use super::{Found, SetArgs, Where, create, lock, render, settings, with_agent};
 use crate::cli::{CliError, Context, Exit};
+use crate::clock;
 
 pub(super) fn request(config: &BtrfsSnapshotsConfig, id: &SetId) -> SetRequest {
     SetRequest { snapshot_dir: BytePath::from(config.snapshot_dir.as_path()), id: id.clone() }
@@ -51,7 +52,8 @@ pub fn pin(args: &SetArgs, pinned: bool, context: &mut Context<'_>) -> Result<Ex
 
 /// Mark the last state that is known to be good; no prune and no delete removes it
 ///
-/// At most one set of a machine has this mark. Without SESSION it is said which.
+/// Without SESSION a set is taken now and marked. At most one set of a machine has this mark; `snapshots list` shows which.
+/// `rollback good` goes back to it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct GoodArgs {
     /// A session (then the set after its sync), a name, or a set as `snapshots list --json` names it
@@ -64,36 +66,39 @@ pub struct GoodArgs {
     place: Where,
 }
 
-/// Marks a set as good, or says which one is.
+/// Marks a set as good, one that is taken now if none is named, or takes the mark away.
 ///
 /// # Errors
-/// If there is no such set, or the machine cannot be reached.
+/// If there is no such set, none can be taken, or the machine cannot be reached.
 pub fn good(args: &GoodArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let config = settings(context)?;
-    let (found, id) = with_agent(&args.place, context, async |agent, _| {
-        let found = Found::read(agent, &config).await?;
-        let last = |word: &String| -> Result<Option<SetId>, CliError> {
-            Ok(found.meant(word)?.into_iter().map(|stored| stored.set.id()).max())
+    let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
+    let set = create::by_hand(&config, clock::system()());
+    let (hostname, id) = with_agent(&args.place, context, async |agent, _| {
+        let id = match &args.set {
+            Some(word) => {
+                let found = Found::read(agent, &config).await?;
+                found.meant(word).map(|meant| meant.into_iter().map(|stored| stored.set.id()).max())
+            }
+            None if args.none => Ok(None),
+            None => {
+                let words = Words { note: Some("taken to be marked as good".into()), ..Words::default() };
+                Ok(Some(agent.create_set(CreateSet { set, words, pinned: false }).await?.id()))
+            }
         };
-        let id = args.set.as_ref().map_or(Ok(None), last);
-        if args.none || matches!(id, Ok(Some(_))) {
-            let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
-            agent.mark_good(snapshot_dir, id.as_ref().ok().cloned().flatten()).await?;
+        if let Ok(id) = &id {
+            agent.mark_good(snapshot_dir, id.clone()).await?;
         }
-        Ok((found, id))
+        Ok((agent.hostname().clone(), id))
     })?;
-    let known = || found.sets.iter().find(|stored| stored.words.good).map(|stored| stored.set.id());
-    let id = match (id?, args.none) {
-        (None, false) => known(),
-        (id, _) => id,
-    };
+    let id = id?;
     if context.global.json {
-        context.print_json(&json!({ "machine": found.hostname, "good": id }))?;
+        context.print_json(&json!({ "machine": hostname, "good": id }))?;
         return Ok(Exit::Completed);
     }
     match id {
-        Some(id) => writeln!(context.out, "{}: {id} is the last known good one", found.hostname)?,
-        None => writeln!(context.out, "{}: no set is marked as good", found.hostname)?,
+        Some(id) => writeln!(context.out, "{hostname}: {id} is the last known good one")?,
+        None => writeln!(context.out, "{hostname}: no set is marked as good")?,
     }
     Ok(Exit::Completed)
 }

@@ -30,6 +30,9 @@ pub struct CreateArgs {
     /// Keep it until it is unpinned
     #[arg(long)]
     pin: bool,
+    /// Mark it as the last state that is known to be good, as `snapshots good` does
+    #[arg(long, conflicts_with = "ttl")]
+    good: bool,
     /// How long it stays, for example `30d`: a number with one of min h d w mo y
     #[arg(long, value_name = "AGE", conflicts_with = "pin")]
     ttl: Option<Age>,
@@ -109,9 +112,13 @@ pub fn create(args: &CreateArgs, context: &mut Context<'_>) -> Result<Exit, CliE
         good: false,
     };
     let set = by_hand(&config, now);
+    let snapshot_dir = set.snapshot_dir.clone();
     let (found, id) = with_agent(&args.place, context, async |agent, _| {
         let request = CreateSet { set, words, pinned: args.pin };
         let id = agent.create_set(request).await?.id();
+        if args.good {
+            agent.mark_good(snapshot_dir, Some(id.clone())).await?;
+        }
         Ok((Found::read(agent, &config).await?, id))
     })?;
     let Some(stored) = found.sets.iter().find(|stored| stored.set.id() == id) else {

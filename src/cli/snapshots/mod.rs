@@ -123,7 +123,7 @@ impl Found {
     }
 
     /// Returns the sets that one word means: those of a session, a set, or the session that has this name.
-    fn meant(&self, word: &str) -> Result<Vec<&StoredSet>, CliError> {
+    pub(super) fn meant(&self, word: &str) -> Result<Vec<&StoredSet>, CliError> {
         let of = |means: &dyn Fn(&StoredSet) -> bool| -> Vec<&StoredSet> {
             self.sets.iter().filter(|stored| means(stored)).collect()
         };

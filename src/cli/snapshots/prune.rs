@@ -1,7 +1,8 @@
 //! `snapshots prune`: what happens after each sync, by hand.
 
 use pc_switcher_btrfs_snapshots::prune::{self, Judged, Pruned};
-use pc_switcher_contract::Hostname;
+use pc_switcher_btrfs_snapshots::thin::{self, Thinned};
+use pc_switcher_contract::{ErrorKind, Hostname, ModuleError, Threshold, human_bytes};
 use serde_json::json;
 
 use super::{Where, lock, render, settings, with_agent};
@@ -9,6 +10,8 @@ use crate::cli::{CliError, Context, Exit};
 use crate::clock;
 
 /// Remove the sets that no rule of `keep` keeps
+///
+/// With --free also those that only `keep_min` could spare, the ones that hold the most first, until so much is available.
 #[derive(Debug, Clone, clap::Args)]
 pub struct PruneArgs {
     /// Only say what would go
@@ -17,6 +20,9 @@ pub struct PruneArgs {
     /// Say for every set why it stays or goes
     #[arg(long)]
     explain: bool,
+    /// Go on until so much is available where the snapshots lie: `40GiB`, or a share of the disk: `20%`
+    #[arg(long, value_name = "SIZE", conflicts_with = "dry_run")]
+    free: Option<Threshold>,
     #[command(flatten)]
     place: Where,
 }
@@ -28,22 +34,47 @@ pub struct PruneArgs {
 pub fn run(args: &PruneArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let config = settings(context)?;
     let now = clock::system()();
-    let (hostname, judged, pruned) = with_agent(&args.place, context, async |agent, contact| {
+    let (hostname, judged, pruned, thinned) = with_agent(&args.place, context, async |agent, contact| {
         if !args.dry_run {
             lock(agent, contact).await?;
         }
         let judged = prune::look(agent, &config, now).await?;
-        let pruned = match args.dry_run {
+        let mut pruned = match args.dry_run {
             true => Pruned::default(),
             false => prune::remove(agent, &config, &judged.verdicts, &contact.cancel).await,
         };
-        Ok((agent.hostname().clone(), judged, pruned))
+        let mut thinned = None;
+        if let Some(free) = args.free {
+            let wanted = |size| free.bytes_of(size);
+            let mut done = thin::thin(agent, &config, now, wanted, &contact.cancel).await?;
+            pruned.removed.append(&mut done.pruned.removed);
+            pruned.left.append(&mut done.pruned.left);
+            thinned = Some(done);
+        }
+        Ok((agent.hostname().clone(), judged, pruned, thinned))
     })?;
     match context.global.json {
-        true => context.print_json(&as_json(args, &hostname, &judged, &pruned))?,
+        true => context.print_json(&as_json(args, &hostname, &judged, &pruned, thinned.as_ref()))?,
         false => print(args, context, &hostname, &judged, &pruned)?,
     }
-    Ok(if pruned.left.is_empty() { Exit::Completed } else { Exit::Failed })
+    match thinned {
+        Some(thinned) if !thinned.is_enough => Err(too_little(&hostname, &thinned)),
+        _ if pruned.left.is_empty() => Ok(Exit::Completed),
+        _ => Ok(Exit::Failed),
+    }
+}
+
+fn too_little(hostname: &Hostname, thinned: &Thinned) -> CliError {
+    let available = human_bytes(thinned.available_bytes);
+    let (message, help) = match thinned.is_clearing {
+        true => ("btrfs has not cleared away yet what was removed", "try again in a minute"),
+        false => (
+            "no set is left that the rules could spare",
+            "`pc-switcher space` shows what holds the most; `snapshots delete` and a shorter `keep_min` free more",
+        ),
+    };
+    let message = format!("{hostname}: {available} are available, which is not enough: {message}");
+    ModuleError::new(ErrorKind::DiskSpace, message).hint(help).into()
 }
 
 fn print(
@@ -77,13 +108,20 @@ fn print(
     Ok(())
 }
 
-fn as_json(args: &PruneArgs, hostname: &Hostname, judged: &Judged, pruned: &Pruned) -> serde_json::Value {
+fn as_json(
+    args: &PruneArgs,
+    hostname: &Hostname,
+    judged: &Judged,
+    pruned: &Pruned,
+    thinned: Option<&Thinned>,
+) -> serde_json::Value {
     let verdict = |verdict: &pc_switcher_btrfs_snapshots::retention::Verdict| json!({ "set": verdict.id, "stays": verdict.stays, "reason": verdict.reason.to_string() });
     let left = |(id, why): &(pc_switcher_contract::SetId, String)| json!({ "set": id, "why": why });
     json!({
         "machine": hostname,
         "dry_run": args.dry_run,
         "verdicts": judged.verdicts.iter().map(verdict).collect::<Vec<_>>(),
+        "available_bytes": thinned.map(|thinned| thinned.available_bytes),
         "removed": pruned.removed,
         "left": pruned.left.iter().map(left).collect::<Vec<_>>(),
     })

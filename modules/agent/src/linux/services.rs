@@ -328,6 +328,9 @@ impl Services for LinuxServices {
             Request::Apply(request) => {
                 encode(&data::apply::run(&request, call, &self.state, self.options.watch.as_ref())?)
             }
+            Request::Settle(path, limit) => {
+                encode(&space::settle(&KernelBtrfs, &path, Duration::from_millis(limit.into()), call)?)
+            }
             Request::Rollback(order) => encode(&self.rollback(&order, call)?),
             Request::Undo(request) => encode(&self.undo(&request, call)?),
             Request::Redo(patience) => encode(&self.redo(patience)?),

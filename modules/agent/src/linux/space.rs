@@ -1,10 +1,16 @@
 //! Free space, judged the way btrfs runs out of it: data, unallocated and metadata apart (facts/btrfs.md B35, B36).
 
+use std::time::{Duration, Instant};
+
 use pc_switcher_contract::BytePath;
 
 use super::btrfs::{Btrfs, DeviceSpace, SpaceSlot};
 use super::mounts::Mounts;
 use crate::proto::{AgentError, SpaceReport};
+use crate::server::Call;
+
+/// How soon it is looked again whether the kernel has cleared away what was removed.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 const DATA: u64 = 1;
 const METADATA: u64 = 4;
@@ -33,6 +39,30 @@ pub fn space(btrfs: &dyn Btrfs, mounts: &Mounts, paths: &[BytePath]) -> Result<V
         }
     }
     Ok(reports)
+}
+
+/// Waits until removed subvolumes of the file system of a path take no space any more, so that [`space`] tells what they freed
+/// (facts/btrfs.md B5, B7); whether that is so.
+///
+/// # Errors
+/// If the file system cannot be asked, or the caller gave up.
+pub fn settle(btrfs: &dyn Btrfs, path: &BytePath, limit: Duration, call: &Call) -> Result<bool, AgentError> {
+    let failed =
+        |error: std::io::Error| AgentError::io(format!("cannot wait for the space of `{path}`"), &error);
+    let (begin, path) = (Instant::now(), path.as_path());
+    // Without a commit the kernel begins only when the next one is due.
+    btrfs.sync(path).map_err(failed)?;
+    while btrfs.is_clearing(path).map_err(failed)? {
+        if call.is_cancelled() {
+            return Err(AgentError::cancelled());
+        }
+        if begin.elapsed() >= limit {
+            return Ok(false);
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    btrfs.sync(path).map_err(failed)?;
+    Ok(true)
 }
 
 fn report(btrfs: &dyn Btrfs, mounts: &Mounts, path: &BytePath) -> Result<SpaceReport, AgentError> {

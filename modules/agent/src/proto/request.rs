@@ -147,6 +147,9 @@ pub enum Request {
     Undo(super::UndoRequest),
     /// Rolls whole subvolumes back, step by step → [`super::RollbackLook`].
     Rollback(super::RollbackOrder),
+    /// Waits until what was removed from the file system of a path is free, so many milliseconds at most → `bool`, whether
+    /// all of it is.
+    Settle(BytePath, u32),
 }
 
 impl Request {
@@ -199,6 +202,7 @@ impl Request {
             Request::Moved(_) => "moved",
             Request::Undo(_) => "undo",
             Request::Rollback(_) => "rollback",
+            Request::Settle(..) => "settle",
         }
     }
 }

@@ -43,8 +43,9 @@ pub enum RollbackOrder {
     Commit,
     /// Drops what was prepared.
     Abort,
-    /// Removes the old trees: there is no way back from then on.
-    Confirm,
+    /// Removes the trees that are not in place. What was written to them since the last set of them is kept as a set first,
+    /// of this stamp.
+    Confirm(UtcStamp),
     /// Puts the old trees back in place.
     Cancel,
     /// Says what this machine decided of a rollback that it led; reads nothing but that.
@@ -121,6 +122,8 @@ pub struct RollbackLook {
     pub problems: Vec<String>,
     /// What was decided, if that was asked.
     pub decided: Option<bool>,
+    /// The set that keeps what was removed, if no other set had it.
+    pub kept: Option<SetId>,
 }
 
 impl RollbackState {

@@ -174,6 +174,27 @@ fn a_year_keeps_what_the_rules_promise_whatever_the_clock_does() {
     assert!(months.iter().all(|month| stamps.contains(*month)), "{stamps:?}");
 }
 
+#[test]
+fn each_kind_is_judged_by_itself_and_its_newest_always_stays() {
+    let now = at("2026-06-10T12:00:00Z");
+    let safety = [SnapshotKind::PreRollback];
+    let mut sets = session(1, &BOTH, now - 100.hours());
+    for n in 2..6 {
+        sets.extend(session(n, &safety, now - (90 - i64::from(n)).hours()));
+    }
+    sets.extend(session(6, &BOTH, now - 50.hours()));
+    let one = keep("last 1 session");
+    assert_eq!(staying(&sets, now, &one, &one), [5, 6]);
+    assert_eq!(reason_of(&sets, now, 5), Reason::Rule(one.rules()[0]));
+    assert_eq!(staying(&sets, now, &keep("last 2 sessions"), &one), [1, 4, 5, 6]);
+    let hourly = keep("all 3h");
+    assert_eq!(staying(&sets, now, &hourly, &hourly), [5, 6], "the newest of both pools");
+    assert_eq!(judge(&sets, now, &hourly, &hourly)[5].reason, Reason::NewestOfKind);
+    sets.extend(session(7, &[SnapshotKind::AutoUpdate], now - 200.hours()));
+    sets.extend(session(8, &[SnapshotKind::AutoUpdate], now - 300.hours()));
+    assert_eq!(staying(&sets, now, &one, &one), [7, 5, 6]);
+}
+
 fn world() -> impl Strategy<Value = Vec<StoredSet>> {
     let one = (0..400_i64, 0..3_usize, 0..40_u8);
     prop::collection::vec(one, 0..40).prop_map(|drawn| {
@@ -181,6 +202,10 @@ fn world() -> impl Strategy<Value = Vec<StoredSet>> {
         let make = |(n, (hours, kinds, luck)): (u32, (i64, usize, u8))| {
             let kinds: &[SnapshotKind] = [&BOTH[..], &PRE, &BOTH[1..]][kinds];
             let mut sets = session(n, kinds, begin + (7 * hours).hours());
+            if luck > 36 {
+                sets.truncate(1);
+                sets[0].set.kind = SnapshotKind::PreRollback;
+            }
             sets[0].pinned = luck == 0;
             sets[0].has_steps = luck == 1;
             sets

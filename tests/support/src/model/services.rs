@@ -249,7 +249,8 @@ impl Services for ModelServices {
             | Request::Diff(_)
             | Request::Gains(_)
             | Request::Undo(_)
-            | Request::Rollback(_) => {
+            | Request::Rollback(_)
+            | Request::Settle(..) => {
                 return Err(AgentError::failed(format!("`{}` is not modelled", request.name())));
             }
         })

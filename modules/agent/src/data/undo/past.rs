@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use pc_switcher_contract::{BytePath, PairRecord, SnapshotSet, UtcStamp};
+use pc_switcher_contract::{BytePath, PairRecord, SnapshotMember, SnapshotSet, UtcStamp};
 
 use crate::linux::snapshots::PAIRS;
 use crate::linux::state::StateDir;
@@ -22,7 +22,7 @@ pub(super) fn forget(state: &StateDir, pre: &SnapshotSet, lines: &[UndoLine]) ->
         let Some(bytes) = state.get(&key)? else { continue };
         let record: PairRecord = serde_json::from_slice(&bytes)
             .map_err(|error| AgentError::failed(format!("the record `{key}` cannot be read: {error}")))?;
-        if record.stamp < pre.stamp && record.session != pre.session {
+        if is_older(&record, pre) {
             continue;
         }
         let record = without(record, &undone);
@@ -31,6 +31,17 @@ pub(super) fn forget(state: &StateDir, pre: &SnapshotSet, lines: &[UndoLine]) ->
         state.put(&key, Some(&bytes))?;
     }
     Ok(())
+}
+
+/// Whether this machine's end of a record was taken before the set, by transactions: clocks are set back.
+fn is_older(record: &PairRecord, pre: &SnapshotSet) -> bool {
+    let ends = [&record.source, &record.target].into_iter().filter_map(|end| end.set.as_ref());
+    let before = |member: &SnapshotMember| {
+        let same = pre.members.iter().find(|other| other.source_uuid == member.source_uuid)?;
+        Some(member.otransid < same.otransid)
+    };
+    let mut known = ends.flat_map(|set| &set.members).filter_map(before).peekable();
+    known.peek().is_some() && known.all(|is_before| is_before)
 }
 
 /// Returns the record without a common past at these paths, whichever machine is the source next time.
@@ -43,4 +54,60 @@ fn without(mut record: PairRecord, paths: &[&BytePath]) -> PairRecord {
     let later = record.stamp.timestamp().checked_add(Duration::from_secs(1));
     record.stamp = later.map_or(record.stamp, UtcStamp::new);
     record
+}
+
+#[cfg(test)]
+mod tests {
+    use pc_switcher_contract::{PairEnd, SnapshotKind};
+
+    use super::*;
+
+    fn set(stamp: &str, transaction: u64) -> SnapshotSet {
+        SnapshotSet {
+            hostname: "desk".parse().unwrap(),
+            kind: SnapshotKind::PreSync,
+            stamp: stamp.parse().unwrap(),
+            session: "0a1b2c3d".parse().unwrap(),
+            consistent: true,
+            members: vec![SnapshotMember {
+                name: format!("@home-presync-{stamp}-0a1b2c3d").parse().unwrap(),
+                path: "/.snapshots/x".into(),
+                uuid: "1".into(),
+                source_uuid: "home".into(),
+                id: 300,
+                otransid: transaction,
+                ctransid: transaction,
+            }],
+        }
+    }
+
+    fn record(own: Option<SnapshotSet>) -> PairRecord {
+        let end = |name: &str, set| PairEnd {
+            hostname: name.parse().unwrap(),
+            machine_id: name.into(),
+            set,
+            manifests: Vec::new(),
+        };
+        PairRecord {
+            format: PairRecord::FORMAT,
+            session: "feedbeef".parse().unwrap(),
+            stamp: "20251115T120000Z".parse().unwrap(),
+            source: end("tower", None),
+            target: end("desk", own),
+            rule_hash: String::new(),
+            unsettled: Vec::new(),
+            unsent: Vec::new(),
+            apart: Vec::new(),
+            alien: Vec::new(),
+            parts: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_record_is_older_by_its_transaction_whatever_the_clock_said() {
+        let pre = set("20251116T120000Z", 500);
+        assert!(is_older(&record(Some(set("20251117T120000Z", 400))), &pre), "the clock was ahead then");
+        assert!(!is_older(&record(Some(set("20251114T120000Z", 600))), &pre), "the clock was behind then");
+        assert!(!is_older(&record(None), &pre), "what cannot be told is taken to be concerned");
+    }
 }

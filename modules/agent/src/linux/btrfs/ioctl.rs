@@ -144,6 +144,27 @@ impl Btrfs for KernelBtrfs {
         }
     }
 
+    fn is_clearing(&self, path: &Path) -> io::Result<bool> {
+        let file = open_any(path)?;
+        let mut args = raw::SearchArgs {
+            tree: raw::ROOT_TREE,
+            min_object: raw::ORPHANS,
+            max_object: raw::ORPHANS,
+            min_offset: 0,
+            max_offset: u64::MAX,
+            min_transid: 0,
+            max_transid: u64::MAX,
+            min_type: raw::ORPHAN_KEY,
+            max_type: raw::ORPHAN_KEY,
+            items: 1,
+            unused: 0,
+            unused_words: [0; 4],
+            buffer: [0; 3992],
+        };
+        // SAFETY: TREE_SEARCH takes `SearchArgs`, whose buffer it fills.
+        unsafe { ioctl(file.as_raw_fd(), raw::TREE_SEARCH, &mut args) }.map(|()| args.items > 0)
+    }
+
     fn subvolume(&self, path: &Path) -> io::Result<SubvolumeInfo> {
         // SAFETY: the structure holds numbers and bytes alone, for which zero is a value.
         let mut info: raw::SubvolInfo = unsafe { std::mem::zeroed() };

@@ -174,6 +174,12 @@ pub trait Btrfs: Send + Sync {
     /// If the file system is broken.
     fn start_sync(&self, path: &Path) -> io::Result<()>;
 
+    /// Whether subvolumes that were removed still take space: the kernel clears them away later. Needs root.
+    ///
+    /// # Errors
+    /// `EPERM` without root.
+    fn is_clearing(&self, path: &Path) -> io::Result<bool>;
+
     /// Commits everything.
     ///
     /// # Errors

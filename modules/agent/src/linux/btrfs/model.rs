@@ -143,6 +143,10 @@ impl Btrfs for ModelBtrfs {
         Ok(self.subvolume(path)?.ctransid > transid)
     }
 
+    fn is_clearing(&self, _: &Path) -> io::Result<bool> {
+        Ok(false)
+    }
+
     fn subvolume(&self, path: &Path) -> io::Result<SubvolumeInfo> {
         Ok(self.holder(path)?.1)
     }

@@ -7,6 +7,9 @@ pub(super) const ROOT_TREE: u64 = 1;
 pub(super) const FIRST_FREE: u64 = 256;
 pub(super) const LAST_FREE: u64 = u64::MAX - 255;
 pub(super) const ROOT_REF_KEY: u32 = 156;
+/// What lists subvolumes that are being cleared away.
+pub(super) const ORPHANS: u64 = u64::MAX - 4;
+pub(super) const ORPHAN_KEY: u32 = 48;
 pub(super) const READONLY: u64 = 1 << 1;
 pub(super) const SPEC_BY_ID: u64 = 1 << 4;
 

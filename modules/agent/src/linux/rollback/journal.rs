@@ -34,6 +34,12 @@ impl<'a> Journal<'a> {
         Ok(bytes.map(|bytes| store(&BytePath::new(bytes))))
     }
 
+    /// Returns the directory of the snapshots that the rollback is about.
+    pub(super) fn snapshot_dir(&self) -> Result<BytePath, AgentError> {
+        let bytes = self.state.get(POINTER)?;
+        bytes.map(BytePath::new).ok_or_else(|| AgentError::failed("nothing says where the snapshots are"))
+    }
+
     /// Says where the journal will be, durably.
     pub(super) fn begin(&self, snapshot_dir: &BytePath) -> Result<(), AgentError> {
         self.state.put(POINTER, Some(snapshot_dir.as_bytes()))

@@ -19,15 +19,19 @@ mod tests;
 
 pub use journal::POINTER;
 
-use pc_switcher_contract::SubvolumeName;
+use std::io;
+
+use pc_switcher_contract::{SetId, SnapshotKind, SubvolumeName, UtcStamp};
 
 use self::journal::Journal;
 use self::steps::{Names, top_of};
 use self::top::Top;
 use crate::data::apply::Watch;
+use crate::linux::snapshots::keep_trees;
 use crate::linux::state::StateDir;
 use crate::proto::{
     AgentError, RollbackLook, RollbackMember, RollbackOrder, RollbackPhase, RollbackState, RollbackWish,
+    SubvolumeFact, TakeSet,
 };
 
 /// Carries out an order. The caller holds the machine's lock for all but the first two.
@@ -44,7 +48,7 @@ pub fn run(order: &RollbackOrder, state: &StateDir, watch: &dyn Watch) -> Result
         RollbackOrder::Prepare(wish) => prepare(wish, &journal, state, watch)?,
         RollbackOrder::Commit => commit(under_way(&journal, RollbackPhase::Prepared)?, &journal, watch)?,
         RollbackOrder::Abort => abort(&under_way(&journal, RollbackPhase::Prepared)?, &journal, state)?,
-        RollbackOrder::Confirm => return confirm(&journal, state),
+        RollbackOrder::Confirm(stamp) => return confirm(*stamp, &journal, state),
         RollbackOrder::Decided { snapshot_dir, session } => {
             let decided = Some(journal::has_decided(snapshot_dir, session)?);
             return Ok(RollbackLook { decided, ..RollbackLook::default() });
@@ -294,23 +298,68 @@ fn tidy(now: &RollbackState, journal: &Journal<'_>, state: &StateDir, asked: boo
     journal.end()
 }
 
-/// Removes the old trees, unless something still works on one.
-fn confirm(journal: &Journal<'_>, state: &StateDir) -> Result<RollbackLook, AgentError> {
+/// Removes the trees that are not in place, unless something still works on one.
+fn confirm(stamp: UtcStamp, journal: &Journal<'_>, state: &StateDir) -> Result<RollbackLook, AgentError> {
     let found = look(journal)?;
     let Some(now) = &found.state else {
         return Err(AgentError::failed("there is no rollback to confirm"));
     };
-    match now.phase {
-        _ if !found.in_use.is_empty() => return Ok(found),
-        RollbackPhase::Done => {
-            for member in &now.members {
-                let top = top_of(member)?;
-                steps::remove(&top, member, &Names::of(now, member).replaced, &member.old_uuid)?;
-            }
-            journal.end()?;
-        }
-        RollbackPhase::Cancelled => tidy(now, journal, state, true)?,
-        phase => return Err(AgentError::failed(format!("the rollback is {}", word(phase)))),
+    if !found.in_use.is_empty() {
+        return Ok(found);
     }
-    Ok(RollbackLook::default())
+    let kept = match now.phase {
+        RollbackPhase::Done | RollbackPhase::Cancelled => keep_beside(now, stamp, journal)?,
+        phase => return Err(AgentError::failed(format!("the rollback is {}", word(phase)))),
+    };
+    if now.phase == RollbackPhase::Cancelled {
+        tidy(now, journal, state, true)?;
+    } else {
+        for member in &now.members {
+            let top = top_of(member)?;
+            steps::remove(&top, member, &Names::of(now, member).replaced, &member.old_uuid)?;
+        }
+        journal.end()?;
+    }
+    Ok(RollbackLook { kept, ..RollbackLook::default() })
+}
+
+/// Keeps what was written to the trees that are not in place, up to the restart that left them, as a set.
+fn keep_beside(
+    now: &RollbackState,
+    stamp: UtcStamp,
+    journal: &Journal<'_>,
+) -> Result<Option<SetId>, AgentError> {
+    let is_cancelled = now.phase == RollbackPhase::Cancelled;
+    let tops = now.members.iter().map(top_of).collect::<Result<Vec<Top>, _>>()?;
+    let mut trees = Vec::new();
+    for (member, top) in now.members.iter().zip(&tops) {
+        let Names { replaced, cancelled, .. } = Names::of(now, member);
+        let (name, wanted) =
+            if is_cancelled { (cancelled, &member.new_uuid) } else { (replaced, &member.old_uuid) };
+        let failed = |error: io::Error| AgentError::io(format!("cannot look up `{name}`"), &error);
+        match top.look(&name).map_err(failed)? {
+            Some((uuid, id)) if uuid == *wanted => trees.push(SubvolumeFact {
+                name: member.name.clone(),
+                mount_point: top.path(&name).as_path().into(),
+                uuid,
+                id,
+                fs_uuid: member.fs_uuid.clone(),
+                generation: 0,
+            }),
+            _ => {}
+        }
+    }
+    let request = TakeSet {
+        session: now.session.clone(),
+        stamp,
+        kind: SnapshotKind::PreRollback,
+        snapshot_dir: journal.snapshot_dir()?,
+        subvolumes: Vec::new(),
+    };
+    let note = format!(
+        "what was written between rollback {}{} and the restart",
+        now.session,
+        if is_cancelled { ", its way back" } else { "" }
+    );
+    Ok(keep_trees(trees, &request, note)?.map(|set| set.id()))
 }

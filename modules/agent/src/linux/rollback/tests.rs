@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pc_switcher_contract::{PairEnd, PairRecord, SnapshotKind, SnapshotSet};
+use pc_switcher_contract::{PairEnd, PairRecord, SetId, SnapshotKind, SnapshotSet, UtcStamp};
 
 use super::{redo, run};
 use crate::data::apply::{Unwatched, Watch};
@@ -21,6 +21,10 @@ struct Scene {
     set: SnapshotSet,
     names: [String; 2],
     _dir: tempfile::TempDir,
+}
+
+fn later() -> UtcStamp {
+    "20251118T120000Z".parse().unwrap()
 }
 
 fn text(path: &Path) -> &str {
@@ -117,6 +121,15 @@ impl Scene {
         self.image.top().join(name)
     }
 
+    /// What a set has of the file in each of the subvolumes.
+    fn kept(&self, set: &SetId) -> [Option<String>; 2] {
+        let snapshot = |name: &String| {
+            let (kind, stamp, session) = (set.kind.in_name(), set.stamp, &set.session);
+            self.image.dir().join(format!("snaps/{name}-{kind}-{stamp}-{session}/file"))
+        };
+        [0, 1].map(|at| fs::read_to_string(snapshot(&self.names[at])).ok())
+    }
+
     /// The trees beside those that are in place.
     fn beside(&self) -> usize {
         let entries = fs::read_dir(self.image.top()).unwrap().flatten();
@@ -138,7 +151,7 @@ fn subvolumes_go_back_to_a_set_and_forth_again_and_nothing_is_left_beside_them()
     assert_eq!(fs::read_to_string(scene.image.dir().join("mnt0/file")).unwrap(), "bad");
     let refused = scene.order(RollbackOrder::Check(scene.wish()), &Unwatched).unwrap();
     assert!(refused.problems[0].contains("rollback confirm"), "{:?}", refused.problems);
-    let waits = scene.order(RollbackOrder::Confirm, &Unwatched).unwrap();
+    let waits = scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap();
     assert!(waits.state.is_some() && scene.beside() == 2, "what is mounted is not removed");
     let back = scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
     assert_eq!((back.state, scene.beside()), (None, 0));
@@ -155,9 +168,32 @@ fn a_confirmed_rollback_leaves_the_new_trees_alone() {
     }
     let look = scene.order(RollbackOrder::Look, &Unwatched).unwrap();
     assert_eq!((look.in_use.len(), look.forbids_sync()), (0, None));
-    scene.order(RollbackOrder::Confirm, &Unwatched).unwrap();
+    let kept = scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap().kept.unwrap();
     assert_eq!((scene.found(), scene.beside()), (["good".into(), "good".into()], 0));
     assert!(scene.order(RollbackOrder::Cancel, &Unwatched).is_err());
+    assert_eq!(scene.kept(&kept), [Some("bad".into()), Some("bad".into())], "no other set had it");
+}
+
+#[test]
+fn what_a_set_has_already_is_not_kept_once_more_and_what_came_since_is() {
+    let Some(scene) = Scene::make() else { return };
+    let names = scene.names.iter().map(|name| name.parse().unwrap()).collect();
+    let safety = TakeSet {
+        session: "5afe5afe".parse().unwrap(),
+        stamp: "20251116T115959Z".parse().unwrap(),
+        kind: SnapshotKind::PreRollback,
+        snapshot_dir: scene.wish().snapshot_dir,
+        subvolumes: names,
+    };
+    take_set(&safety).unwrap();
+    scene.roll_back(&Unwatched).unwrap();
+    fs::write(scene.image.dir().join("mnt1/file"), "work before the restart").unwrap();
+    for at in 0..2 {
+        assert!(sh("umount", &[text(&scene.image.dir().join(format!("mnt{at}")))]));
+    }
+    let kept = scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap().kept.unwrap();
+    assert_eq!(scene.kept(&kept), [None, Some("work before the restart".into())]);
+    assert_eq!(scene.beside(), 0);
 }
 
 #[test]
@@ -182,7 +218,7 @@ fn work_on_the_new_trees_outlives_a_cancel_until_somebody_lets_it_go() {
     let kept = |at: usize| scene.top(&format!("{}.cancelled-feedbeef/file", scene.names[at]));
     assert_eq!([0, 1].map(|at| fs::read_to_string(kept(at)).unwrap()), ["more", "more"]);
     assert_eq!(scene.order(RollbackOrder::Look, &Unwatched).unwrap().forbids_sync(), None);
-    let left = scene.order(RollbackOrder::Confirm, &Unwatched).unwrap();
+    let left = scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap();
     assert_eq!((left.state, scene.found(), scene.beside()), (None, ["bad".into(), "bad".into()], 0));
     assert!(scene.state.list("").unwrap().is_empty());
 }

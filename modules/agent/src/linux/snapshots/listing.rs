@@ -5,12 +5,13 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 
-use pc_switcher_contract::{SetId, SnapshotName};
+use pc_switcher_contract::{SetId, SnapshotMember, SnapshotName};
 
+use super::check_member;
 use super::reference::Sole;
 use super::store::{OWN, Store};
 use crate::data::apply::has_list;
-use crate::proto::{AgentError, Need, StoredSet, Strays};
+use crate::proto::{AgentError, Need, StoredSet, Strays, SubvolumeFact};
 
 impl Store<'_> {
     /// Hands every whole set to `found`, oldest first, and returns what else is there. Changes nothing.
@@ -72,6 +73,28 @@ impl Store<'_> {
             }
         }
         Ok(strays)
+    }
+
+    /// Whether a whole set holds this tree with all that is in it now.
+    ///
+    /// # Errors
+    /// If the tree or the directory cannot be read.
+    pub(super) fn has_as_it_is(&self, tree: &SubvolumeFact) -> Result<bool, AgentError> {
+        let failed = |error: io::Error| AgentError::io(format!("cannot look up `{}`", tree.name), &error);
+        let now = self.btrfs.subvolume(tree.mount_point.as_path()).map_err(failed)?;
+        let holds = |id: &SetId| {
+            let Ok(meta) = self.sidecar(id).meta(id) else { return false };
+            let is_it =
+                |member: &&SnapshotMember| member.source_uuid == tree.uuid && member.otransid >= now.ctransid;
+            self.sidecar(id).has_toc()
+                && meta
+                    .set
+                    .members
+                    .iter()
+                    .find(is_it)
+                    .is_some_and(|member| check_member(self.btrfs, member).is_ok())
+        };
+        Ok(self.ids().map_err(failed)?.iter().rev().any(holds))
     }
 
     /// Returns the directories beside ours.

@@ -29,7 +29,7 @@ use super::machine;
 use super::mounts::Mounts;
 use crate::proto::{
     AgentError, CreateSet, DiffRequest, Diffed, RestoreReply, RestoreRequest, SetRequest, StoredSet, Strays,
-    TakeSet, Verified, VerifyRequest, Versions, VersionsRequest,
+    SubvolumeFact, TakeSet, Verified, VerifyRequest, Versions, VersionsRequest, Words,
 };
 use crate::server::Call;
 
@@ -57,6 +57,30 @@ pub fn create_set(request: &CreateSet) -> Result<(SnapshotSet, Option<Reference>
     let store = Store::new(&KernelBtrfs, request.set.snapshot_dir.as_path());
     let said = Said { pinned: request.pinned, words: request.words.clone() };
     set::take(&store, &Mounts::read()?, machine::hostname()?, &request.set, &said)
+}
+
+/// Takes a set of trees that no path shows, such as those beside the subvolumes in place; those that a set has as they are now
+/// are left out. `None` if that is so of all.
+///
+/// # Errors
+/// As [`take_set`].
+pub fn keep_trees(
+    trees: Vec<SubvolumeFact>,
+    request: &TakeSet,
+    note: String,
+) -> Result<Option<SnapshotSet>, AgentError> {
+    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    let mut new = Vec::new();
+    for tree in trees {
+        if !store.has_as_it_is(&tree)? {
+            new.push(tree);
+        }
+    }
+    if new.is_empty() {
+        return Ok(None);
+    }
+    let said = Said { pinned: false, words: Words { note: Some(note), ..Words::default() } };
+    set::take_of(&store, &new, machine::hostname()?, request, &said).map(|(set, _)| Some(set))
 }
 
 /// Whether every member is there, read-only, the same and never changed; the text names the first that is not.

@@ -28,21 +28,33 @@ pub(super) fn take(
     request: &TakeSet,
     said: &Said,
 ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
+    let sources = sources(store.btrfs, mounts, request)?;
+    take_of(store, &sources, hostname, request, said)
+}
+
+/// Takes a set of these trees, wherever they stand; of the request only the names count.
+pub(super) fn take_of(
+    store: &Store<'_>,
+    sources: &[SubvolumeFact],
+    hostname: Hostname,
+    request: &TakeSet,
+    said: &Said,
+) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
     let (btrfs, snapshot_dir) = (store.btrfs, store.dir());
-    let (sources, names) = sources(btrfs, mounts, request)?;
-    same_file_system(btrfs, snapshot_dir, &sources)?;
-    let planned = names.into_iter().zip(&sources);
+    let names = names(sources, request)?;
+    same_file_system(btrfs, snapshot_dir, sources)?;
+    let planned = names.into_iter().zip(sources);
     let planned = planned.map(|(name, source)| Planned { name, source_uuid: source.uuid.clone() }).collect();
     let TakeSet { session, stamp, kind, .. } = request.clone();
     let id = SetId { stamp, session: session.clone(), kind };
     let nursery = Nursery::open(store, store.lock()?, id, planned)?;
     for attempt in 1.. {
         let last = attempt == TRIES;
-        let born = give_birth(btrfs, snapshot_dir, &nursery.cradles, &sources)?;
+        let born = give_birth(btrfs, snapshot_dir, &nursery.cradles, sources)?;
         (store.after)("born");
         let consistent = born.iter().all(|transid| *transid == born[0]);
         if consistent || last {
-            match publish(store, &nursery.cradles, &sources)? {
+            match publish(store, &nursery.cradles, sources)? {
                 Published::Whole(members) => {
                     let set = SnapshotSet { hostname, kind, stamp, session, consistent, members };
                     let reference = nursery
@@ -62,17 +74,13 @@ pub(super) fn take(
     unreachable!("the last try returns")
 }
 
-/// The subvolumes of the request, seen, and the names that their snapshots will have.
-fn sources(
-    btrfs: &dyn Btrfs,
-    mounts: &Mounts,
-    request: &TakeSet,
-) -> Result<(Vec<SubvolumeFact>, Vec<SnapshotName>), AgentError> {
+/// The subvolumes of the request, seen.
+fn sources(btrfs: &dyn Btrfs, mounts: &Mounts, request: &TakeSet) -> Result<Vec<SubvolumeFact>, AgentError> {
     if !is_plain(request.snapshot_dir.as_path()) {
         return Err(AgentError::failed(format!("`{}` is not a plain absolute path", request.snapshot_dir)));
     }
     let finder = Finder::new(btrfs, mounts, &[&request.snapshot_dir])?;
-    let (mut sources, mut names) = (Vec::new(), Vec::new());
+    let mut sources = Vec::new();
     for subvolume in &request.subvolumes {
         let fact = finder.by_name(subvolume).ok_or_else(|| {
             AgentError::failed(format!("subvolume `{subvolume}` does not exist or is not mounted"))
@@ -80,22 +88,29 @@ fn sources(
         if sources.contains(&fact) {
             return Err(AgentError::protocol(format!("subvolume `{subvolume}` is named twice")));
         }
+        sources.push(fact);
+    }
+    Ok(sources)
+}
+
+/// The names that the snapshots of these will have.
+fn names(sources: &[SubvolumeFact], request: &TakeSet) -> Result<Vec<SnapshotName>, AgentError> {
+    if sources.is_empty() {
+        return Err(AgentError::protocol("a set of no subvolumes"));
+    }
+    let name = |source: &SubvolumeFact| {
         let name = SnapshotName {
-            subvolume: subvolume.clone(),
+            subvolume: source.name.clone(),
             kind: request.kind,
             stamp: request.stamp,
             session: request.session.clone(),
         };
-        if name.to_string().len() > 255 {
-            return Err(AgentError::failed(format!("the name `{name}` is longer than 255 bytes")));
+        match name.to_string().len() {
+            0..=255 => Ok(name),
+            _ => Err(AgentError::failed(format!("the name `{name}` is longer than 255 bytes"))),
         }
-        sources.push(fact);
-        names.push(name);
-    }
-    match sources.is_empty() {
-        true => Err(AgentError::protocol("a set of no subvolumes")),
-        false => Ok((sources, names)),
-    }
+    };
+    sources.iter().map(name).collect()
 }
 
 /// Checks before anything is made that snapshots of all sources can stand in the directory.

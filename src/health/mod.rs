@@ -1,0 +1,103 @@
+//! Whether a machine works as it did: looked at before and after something that may break it.
+//!
+//! What was broken before is nobody's fault; what could be looked at before and cannot any more is broken.
+
+mod look;
+mod scripts;
+
+use std::fmt;
+
+pub use look::{Place, look};
+pub use scripts::HEALTH_DIR;
+
+/// How much a check counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// Without it the machine counts as broken.
+    Required,
+    /// It is said, no more.
+    Wanted,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// It is well.
+    Green,
+    /// It is not, with the reason.
+    Red(String),
+    /// There is nothing of the kind on this machine.
+    Absent,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// What was looked at.
+    pub name: String,
+    /// How much it counts.
+    pub weight: Weight,
+    /// What was found.
+    pub state: State,
+}
+
+impl Checked {
+    fn required(name: impl Into<String>, state: State) -> Self {
+        Self { name: name.into(), weight: Weight::Required, state }
+    }
+}
+
+/// Something that is broken now and was not before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at.
+    pub name: String,
+    /// How much it counts.
+    pub weight: Weight,
+    /// What is wrong.
+    pub why: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.why)
+    }
+}
+
+/// Returns what broke between two looks.
+pub fn broken(before: &[Checked], after: &[Checked]) -> Vec<Finding> {
+    let then = |name: &str| before.iter().find(|checked| checked.name == name).map(|checked| &checked.state);
+    let finding = |checked: &Checked| {
+        let why = match (then(&checked.name), &checked.state) {
+            (Some(State::Red(_)), _) | (_, State::Green) | (None | Some(State::Absent), State::Absent) => {
+                return None;
+            }
+            (_, State::Red(why)) => why.clone(),
+            (Some(State::Green), State::Absent) => "it cannot be looked at any more".to_owned(),
+        };
+        Some(Finding { name: checked.name.clone(), weight: checked.weight, why })
+    };
+    after.iter().filter_map(finding).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_broke_in_between_is_blamed() {
+        let red = |why: &str| State::Red(why.into());
+        let all = |states: [State; 4]| -> Vec<Checked> {
+            let names = ["a", "b", "c", "d"];
+            names.into_iter().zip(states).map(|(name, state)| Checked::required(name, state)).collect()
+        };
+        let before = all([State::Green, red("old"), State::Absent, State::Green]);
+        let after = all([red("new"), red("older"), State::Absent, State::Absent]);
+        let said: Vec<String> = broken(&before, &after).iter().map(ToString::to_string).collect();
+        assert_eq!(said, ["a: new", "d: it cannot be looked at any more"]);
+        assert_eq!(broken(&before, &before), []);
+        let unit = Checked::required("unit web.service", red("it failed"));
+        assert_eq!(broken(&before, std::slice::from_ref(&unit)).len(), 1, "what was not there before is new");
+        assert_eq!(broken(std::slice::from_ref(&unit), std::slice::from_ref(&unit)), []);
+    }
+}
