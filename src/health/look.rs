@@ -97,7 +97,9 @@ fn ports(config: &str) -> Vec<u16> {
 }
 
 async fn greets(port: u16) -> bool {
-    let Ok(mut stream) = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).await else { return false };
+    let Ok(mut stream) = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).await else {
+        return false;
+    };
     let mut greeting = [0; 4];
     stream.read_exact(&mut greeting).await.is_ok() && greeting == *b"SSH-"
 }
