@@ -18,6 +18,8 @@ impl Cost {
 
 /// The most memory that a key file of others may ask for, in bytes.
 const MOST_MEMORY: u64 = 1 << 30;
+/// The most work, as N·r·p: some minutes. restic measures what a machine can do, so any split between N and p is seen.
+const MOST_WORK: u64 = 1 << 28;
 
 /// A key file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -77,7 +79,10 @@ impl KeyFile {
             return Err(format!("the key derivation `{}` is not known", self.kdf));
         }
         let memory = self.n.checked_mul(u64::from(self.r)).and_then(|blocks| blocks.checked_mul(128));
-        if !self.n.is_power_of_two() || self.p > 16 || memory.is_none_or(|memory| memory > MOST_MEMORY) {
+        let work = memory.and_then(|memory| (memory / 128).checked_mul(u64::from(self.p)));
+        let too_much =
+            memory.is_none_or(|memory| memory > MOST_MEMORY) || work.is_none_or(|work| work > MOST_WORK);
+        if !self.n.is_power_of_two() || too_much {
             return Err(format!("scrypt with N={}, r={}, p={} is refused", self.n, self.r, self.p));
         }
         let decode = |text: &str| BASE64.decode(text.as_bytes()).map_err(|error| error.to_string());
@@ -110,7 +115,9 @@ mod tests {
         let mut slot = KeyFile::lock(&master, b"secret", Cost::TINY, &maker).unwrap();
         assert!(slot.unlock(b"secret").unwrap() == Some(master));
         assert!(slot.unlock(b"Secret").unwrap().is_none());
-        slot.n = 1 << 40;
-        assert!(slot.unlock(b"secret").unwrap_err().contains("is refused"));
+        for (n, p) in [(1 << 40, 1), (1 << 4, u32::MAX), (12, 1)] {
+            (slot.n, slot.p) = (n, p);
+            assert!(slot.unlock(b"secret").unwrap_err().contains("is refused"), "{n} {p}");
+        }
     }
 }

@@ -83,7 +83,7 @@ fn an_unchanged_tree_is_not_read_again_and_a_changed_file_is() {
     let first = given.back_up(None);
     let second = given.back_up(Some(first.tree));
     assert_eq!((second.read_files, second.stored.blobs, second.tree), (0, 0, first.tree));
-    std::fs::write(given.source().join("plain"), "changed").unwrap();
+    std::fs::write(given.source().join("large"), "changed").unwrap();
     let third = given.back_up(Some(first.tree));
     assert_eq!(third.read_files, 1);
     assert!(third.files > 3);
