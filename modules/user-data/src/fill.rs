@@ -135,7 +135,9 @@ impl UserData {
                     continue;
                 }
             };
-            let found = survey(ctx, &part, &roots(ctx, &part, SnapshotKind::PreSync)?, content, 0, &self.heard).await?;
+            let found =
+                survey(ctx, &part, &roots(ctx, &part, SnapshotKind::PreSync)?, content, 0, &self.heard)
+                    .await?;
             ctx.board.put_part(record_of(&part, &found));
             notes::apart(ctx, &part, &found);
             done.add(self.bring(ctx, vec![load(ctx, part, found)?]).await?);

@@ -114,7 +114,8 @@ fn paths_of(shares: &[Shares]) -> Vec<BytePath> {
         Origin::File { path, .. } => Some(path.clone()),
         Origin::Asked(_) => None,
     };
-    let mut paths: Vec<BytePath> = shares.iter().flat_map(|shares| &shares.origins).filter_map(path).collect();
+    let mut paths: Vec<BytePath> =
+        shares.iter().flat_map(|shares| &shares.origins).filter_map(path).collect();
     paths.sort_unstable();
     paths.dedup();
     paths
