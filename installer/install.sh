@@ -12,6 +12,7 @@ umask 022
 dest=${DESTDIR:-}
 lib=/usr/local/lib/pc-switcher
 stable=/usr/local/bin/pc-switcher
+short=/usr/local/bin/bt
 sudoers_dir=/etc/sudoers.d
 units=/etc/systemd/system
 unit=pc-switcher-redo.service
@@ -37,6 +38,9 @@ uninstall() {
     "$dest$sudoers_dir"/pc-switcher-*; do
     [ ! -e "$file" ] || { rm -f -- "$file" && echo "removed $file"; }
   done
+  if [ "$(readlink "$dest$short" 2>/dev/null)" = pc-switcher ]; then
+    rm -f -- "$dest$short" && echo "removed $dest$short"
+  fi
   if [ -L "$dest$stable" ]; then
     case $(readlink "$dest$stable") in
       "$lib"/*) rm -f -- "$dest$stable" && echo "removed $dest$stable" ;;
@@ -138,6 +142,13 @@ if [ "$(readlink "$dest$stable" 2>/dev/null)" != "$lib/$version/pc-switcher" ]; 
   ln -sfn -- "$lib/$version/pc-switcher" "$dest$stable.new-$$"
   mv -fT -- "$dest$stable.new-$$" "$dest$stable"
   echo "linked $dest$stable to $lib/$version/pc-switcher"
+fi
+# The vault by its own name; another program of that name stays.
+if [ ! -e "$dest$short" ] && [ ! -L "$dest$short" ]; then
+  ln -s -- pc-switcher "$dest$short"
+  echo "linked $dest$short to pc-switcher"
+elif [ "$(readlink "$dest$short" 2>/dev/null)" != pc-switcher ]; then
+  echo "$dest$short is another program and stays; \`pc-switcher vault\` is the same as \`bt\`" >&2
 fi
 release=$(dirname "$binary")
 for page in "$release"/man/pc-switcher*.1; do

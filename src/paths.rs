@@ -78,6 +78,11 @@ pub fn config_file(env: &Env) -> Result<PathBuf, NoHome> {
     Ok(env.base("XDG_CONFIG_HOME", ".config")?.join(OURS).join("config.toml"))
 }
 
+/// Returns the settings of the vault, where `bt` has them.
+pub fn vault_settings(env: &Env) -> Result<PathBuf, NoHome> {
+    Ok(env.base("XDG_CONFIG_HOME", ".config")?.join("bt.toml"))
+}
+
 /// Returns the user's home, if the environment names one.
 pub fn home(env: &Env) -> Option<PathBuf> {
     env.absolute("HOME")

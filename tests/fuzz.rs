@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use fuzz::frames::one;
 use fuzz::{TARGETS, Target};
 use pc_switcher_agent::frame::MAX_BODY;
-use pc_switcher_agent::proto::{Listings, ReadWant, Request, StreamFrame};
+use pc_switcher_agent::proto::{BlocksWant, Listings, ReadWant, Request, RestWant, Shares, StreamFrame};
 
 /// Mutations of each target's corpus; reading a config takes a hundred times as long as the rest.
 const MUTATIONS: usize = 4000;
@@ -117,6 +117,10 @@ fn a_body_full_of_the_smallest_elements_is_read_within_its_memory_or_refused() {
     one::<StreamFrame>(&full_of(&[2, 0], &[3, 0]));
     one::<StreamFrame>(&full_of(&[0], &[0; 4]));
     one::<Vec<ReadWant>>(&full_of(&[], &[0; 2]));
+    one::<Vec<RestWant>>(&full_of(&[], &[0; 3]));
+    one::<Vec<BlocksWant>>(&full_of(&[], &[0; 4]));
+    one::<Vec<Shares>>(&full_of(&[], &[0; 3]));
+    one::<StreamFrame>(&full_of(&[7, 0, 0, 0], &[0; 3]));
     one::<Listings>(&full_of(&[], &[0; 5]));
     one::<Listings>(&full_of(&[1, 0, 0, 0], &[0, 1]));
     one::<Request>(&full_of(&[3], &[0]));

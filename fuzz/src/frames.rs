@@ -8,7 +8,8 @@ use pc_switcher_agent::data::apply::fuzzing::places;
 use pc_switcher_agent::data::rules::Rules;
 use pc_switcher_agent::frame::{self, FrameKind, MAX_BODY};
 use pc_switcher_agent::proto::{
-    AgentError, AgentHello, FrontHello, ListWant, PROTOCOL, ReadWant, Request, StreamFrame, decode, encode,
+    AgentError, AgentHello, BlocksWant, FrontHello, ListWant, PROTOCOL, ReadWant, Request, RestWant,
+    StreamFrame, decode, encode,
 };
 use pc_switcher_agent::server::{Call, Services, serve};
 use serde::Serialize;
@@ -33,6 +34,8 @@ pub fn run(data: &[u8]) {
         _ => {
             one::<Vec<ReadWant>>(body);
             one::<Vec<ListWant>>(body);
+            one::<Vec<RestWant>>(body);
+            one::<Vec<BlocksWant>>(body);
         }
     }
 }
@@ -119,6 +122,7 @@ impl Services for Model {
             machine_id: String::new(),
             uid: 0,
             pid: 0,
+            digest: [0; 32],
         }
     }
 

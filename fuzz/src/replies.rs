@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use pc_switcher_agent::client::{AgentConn, ConnOptions};
 use pc_switcher_agent::proto::{
-    Activated, AgentError, AgentHello, ApplyNews, ApplyReport, ApplyRequest, ChangedDir, Diagnosis, ExecItem,
-    Layout, Listings, LockReply, MachineFacts, Patience, Redone, RuleSet, SpaceReport, StreamFrame, Tree,
-    WalkSummary, Writer,
+    Activated, AgentError, AgentHello, ApplyNews, ApplyReport, ApplyRequest, Blocks, ChangedDir, Diagnosis,
+    ExecItem, Layout, Listings, LockReply, MachineFacts, Patience, Redone, RuleSet, Shares, SpaceReport,
+    StreamFrame, Tree, WalkSummary, Writer,
 };
 use pc_switcher_agent::typed::{Agent, Applying};
 use pc_switcher_contract::{AgentLink, BytePath, SnapshotSet};
@@ -40,6 +40,8 @@ pub fn run(data: &[u8]) {
         _ => {
             one::<Vec<Writer>>(body);
             one::<Vec<ChangedDir>>(body);
+            one::<Vec<Shares>>(body);
+            one::<Blocks>(body);
             one::<AgentError>(body);
             one::<Result<(), String>>(body);
         }

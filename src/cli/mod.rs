@@ -20,6 +20,7 @@ pub mod status;
 pub mod sync;
 pub mod undo;
 pub mod util;
+pub mod vault;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
@@ -79,6 +80,7 @@ enum Command {
     Agent(agent::Args),
     Config(config::Args),
     Util(util::Args),
+    Vault(vault::Args),
 }
 
 /// What a command works with.
@@ -143,12 +145,18 @@ pub fn run(
     err: &mut dyn Write,
 ) -> Exit {
     let colour = env.colour_on_stderr();
-    let cli = match Cli::try_parse_from(args) {
-        Ok(cli) => cli,
+    let args: Vec<OsString> = args.into_iter().collect();
+    let parsed = match vault::is_bt(args.first()) {
+        true => vault::Bt::try_parse_from(args)
+            .map(|bt| (bt.global, Command::Vault(vault::Args { command: bt.command }))),
+        false => Cli::try_parse_from(args).map(|cli| (cli.global, cli.command)),
+    };
+    let (global, command) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return report_usage(&error, colour, out, err),
     };
-    let mut context = Context { env, global: cli.global, out, err };
-    let result = match cli.command {
+    let mut context = Context { env, global, out, err };
+    let result = match command {
         Command::Init(args) => init::run(&args, &mut context),
         Command::Status(args) => status::run(&args, &mut context),
         Command::History(args) => history::run(&args, &mut context),
@@ -164,6 +172,7 @@ pub fn run(
         Command::Modules(args) => modules::run(&args, &mut context),
         Command::Config(args) => config::run(&args, &mut context),
         Command::Util(args) => util::run(&args, &mut context),
+        Command::Vault(args) => vault::run(&args.command, &mut context),
     };
     let result = result.and_then(|exit| match context.out.flush() {
         // Whoever reads has seen enough; how the command ended stands.

@@ -81,7 +81,8 @@ impl Store {
         let mut db = Connection::open_with_flags(path, flags).map_err(failed)?;
         db.busy_timeout(PATIENCE).map_err(failed)?;
         db.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
-        db.pragma_update(None, "synchronous", "full").map_err(failed)?;
+        // A line that a power cut takes back says only how far a session had come.
+        db.pragma_update(None, "synchronous", "normal").map_err(failed)?;
         migrate(&mut db, path)?;
         Ok(Self { db })
     }
@@ -91,6 +92,21 @@ impl Store {
     /// # Errors
     /// If the session is already there, or the store fails.
     pub fn begin(&mut self, row: &SessionRow) -> Result<(), HistoryError> {
+        self.lasting(|store| store.insert(row))
+    }
+
+    /// Does what must be on the disk when it is done.
+    fn lasting<T>(
+        &mut self,
+        write: impl FnOnce(&mut Self) -> Result<T, HistoryError>,
+    ) -> Result<T, HistoryError> {
+        self.db.pragma_update(None, "synchronous", "full")?;
+        let done = write(self);
+        self.db.pragma_update(None, "synchronous", "normal")?;
+        done
+    }
+
+    fn insert(&mut self, row: &SessionRow) -> Result<(), HistoryError> {
         let sql = format!(
             "INSERT INTO sessions ({COLUMNS}) VALUES (:id, :started, :ended, :role, :source, :target, :state, \
              :exit_code, :modules, :results, :snapshots, :warnings, :errors, :dry_run, :config, :report, :process)"
@@ -98,7 +114,7 @@ impl Store {
         self.write(&sql, row).map(drop)
     }
 
-    /// Stores how a session stands.
+    /// Stores how a session stands; a power cut may take it back.
     ///
     /// # Errors
     /// If it never began, or the store fails.
@@ -118,7 +134,7 @@ impl Store {
     /// # Errors
     /// As [`Store::update`].
     pub fn finish(&mut self, row: &SessionRow) -> Result<(), HistoryError> {
-        self.update(row)?;
+        self.lasting(|store| store.update(row))?;
         // Another reader may hold the log; what is committed is safe all the same.
         self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).ok();
         Ok(())

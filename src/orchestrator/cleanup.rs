@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{ErrorKind, Executor, Gatekeeper, ModuleResult};
 
 use super::phases::Prepared;
@@ -79,11 +80,12 @@ impl Engine {
             let log = self.deps.log.clone();
             self.watch
                 .bounded(CLOSE, async move {
-                    for agent in agents {
-                        if let Err(error) = records::clear_intent(&agent).await {
+                    let clear = async |agent: &Agent| {
+                        if let Err(error) = records::clear_intent(agent).await {
                             log.on(agent.hostname()).debug(format!("the intent stays: {error}"));
                         }
-                    }
+                    };
+                    tokio::join!(clear(&agents[0]), clear(&agents[1]));
                 })
                 .await;
         }

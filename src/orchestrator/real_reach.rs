@@ -48,7 +48,7 @@ impl RealReach {
 
     /// Returns who we are on the target, once it was reached.
     pub fn target_user(&self) -> Option<String> {
-        self.held().prepared.as_ref().map(|prepared| prepared.probe.user.clone())
+        self.held().prepared.as_ref().map(|prepared| prepared.user.clone())
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Held> {
@@ -60,7 +60,9 @@ impl RealReach {
 impl Reach for RealReach {
     async fn source(&self, cancel: &CancellationToken) -> Result<Machine, ModuleError> {
         let executor = LocalExecutor::new(self.own_name.clone());
-        let started = self.remote.start_local_agent(&self.own_name, cancel).await?;
+        let started = self.remote.start_local_agent(&self.own_name, cancel);
+        let (started, ()) = tokio::join!(started, self.remote.look_ahead(&self.target));
+        let started = started?;
         let agent: Arc<dyn AgentLink> = Arc::clone(&started.link) as _;
         executor.set_agent(Arc::clone(&agent));
         let mut held = self.held();
@@ -91,7 +93,7 @@ impl Reach for RealReach {
     async fn activate(&self) -> Result<Vec<String>, ModuleError> {
         let (link, user) = match &self.held().prepared {
             Some(prepared) if prepared.needs_activation() => {
-                (Arc::clone(&prepared.agent.link) as Arc<dyn AgentLink>, prepared.probe.user.clone())
+                (Arc::clone(&prepared.agent.link) as Arc<dyn AgentLink>, prepared.user.clone())
             }
             _ => return Ok(Vec::new()),
         };

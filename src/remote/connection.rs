@@ -18,6 +18,9 @@ use super::state::{ConnectionState, ConnectionStep};
 /// How long running commands have when the connection is closed.
 const CLOSING_GRACE: Duration = Duration::from_secs(2);
 
+/// What the other machine is asked first.
+const QUESTION: &str = "uname -n && id -un && id -u";
+
 /// A connection to the other machine (rows D701 to D714). Dropping it ends ssh and with it everything we started there.
 pub struct TargetConnection {
     typed: OsString,
@@ -25,7 +28,17 @@ pub struct TargetConnection {
     master: Master,
     channels: Channels,
     executor: SshExecutor,
+    login: Login,
     state: Mutex<ConnectionState>,
+}
+
+/// Who we are on the other machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// Our name there.
+    pub user: String,
+    /// Our user id there.
+    pub uid: u32,
 }
 
 impl TargetConnection {
@@ -45,13 +58,13 @@ impl TargetConnection {
         let typed = target.to_string_lossy().into_owned();
         let session = Arc::new(Session::resume_mux(master.socket().into(), None));
         let channels = Channels::new(session, env.channels, typed.clone(), Arc::clone(&env.log));
-        let hostname = tokio::select! {
-            hostname = ask_name(&channels, &typed) => hostname,
+        let asked = tokio::select! {
+            asked = ask_name(&channels, &typed) => asked,
             () = cancel.cancelled() => Err(ExecError::Cancelled),
             why = master.lost() => Err(ExecError::Transport { hostname: typed.clone(), why }),
         };
-        let hostname = match hostname {
-            Ok(hostname) => hostname,
+        let (hostname, login) = match asked {
+            Ok(asked) => asked,
             Err(error) => {
                 master.close().await;
                 return Err(error.into());
@@ -65,6 +78,7 @@ impl TargetConnection {
             master,
             channels,
             executor,
+            login,
             state: Mutex::new(state),
         })
     }
@@ -77,6 +91,11 @@ impl TargetConnection {
     /// Returns the name that the machine gives itself.
     pub fn hostname(&self) -> &Hostname {
         self.executor.hostname()
+    }
+
+    /// Returns who we are there.
+    pub fn login(&self) -> &Login {
+        &self.login
     }
 
     /// Returns the executor of this connection; clones share their commands.
@@ -139,21 +158,24 @@ fn step(state: &mut ConnectionState, wanted: ConnectionStep) {
     }
 }
 
-/// Asks the machine for its own name: the alias that was typed says nothing (ssh.md S43).
-async fn ask_name(channels: &Channels, typed: &str) -> Result<Hostname, ExecError> {
+/// Asks the machine for its own name, since the alias that was typed says nothing (ssh.md S43), and for ours.
+async fn ask_name(channels: &Channels, typed: &str) -> Result<(Hostname, Login), ExecError> {
     let host = typed.rsplit('@').next().unwrap_or(typed);
     let provisional = host.parse().or_else(|_| "target".parse());
     let provisional = provisional.map_err(|_| ExecError::Cancelled)?;
     let asking = SshExecutor::new(provisional, channels.clone());
-    let output = asking.run(Cmd::new("uname").arg("-n").into()).await?;
+    let output = asking.run(Cmd::new("sh").args(["-c", QUESTION]).into()).await?;
     let failed =
-        |why: String| ExecError::Failed { hostname: typed.to_owned(), what: "uname -n".to_owned(), why };
+        |why: String| ExecError::Failed { hostname: typed.to_owned(), what: QUESTION.to_owned(), why };
     if !output.ok() {
         return Err(failed(format!("exit {}: {}", output.code, output.stderr_text().trim())));
     }
-    output
-        .stdout_text()
-        .trim()
-        .parse()
-        .map_err(|error: pc_switcher_contract::IdError| failed(error.to_string()))
+    let text = output.stdout_text();
+    let mut lines = text.trim().lines().map(str::trim);
+    let (Some(name), Some(user), Some(uid)) = (lines.next(), lines.next(), lines.next()) else {
+        return Err(failed(format!("it answered `{}`", text.escape_default())));
+    };
+    let name = name.parse().map_err(|error: pc_switcher_contract::IdError| failed(error.to_string()))?;
+    let uid = uid.parse().map_err(|_| failed(format!("`{uid}` is no user id")))?;
+    Ok((name, Login { user: user.to_owned(), uid }))
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use pc_switcher_contract::LogLevel;
 
+use super::preferences::Known;
+
 /// Where lines for the log go; the text names its machine.
 pub type Log = Arc<dyn Fn(LogLevel, String) + Send + Sync>;
 
@@ -36,6 +38,8 @@ pub struct RemoteEnv {
     pub ssh_options: Vec<OsString>,
     /// Channels at a time.
     pub channels: usize,
+    /// What was found out about the ssh configuration.
+    pub preferences: Known,
     /// The log.
     pub log: Log,
 }
@@ -61,6 +65,7 @@ impl RemoteEnv {
             ssh: "ssh".into(),
             ssh_options: Vec::new(),
             channels: super::channels::CHANNELS,
+            preferences: Known::default(),
             log: Arc::new(|_, _| {}),
         }
     }

@@ -9,9 +9,13 @@ use tokio::time::timeout;
 
 use super::env::RemoteEnv;
 use super::launch;
+use super::preferences::preferences;
 
 /// How long it may take; longer, and somebody is asked to touch or type something.
 const LIMIT: Duration = Duration::from_secs(15);
+
+/// An exchange of keys that takes a tenth of the time of the default one; the others stay allowed.
+const QUICK_EXCHANGE: &str = "KexAlgorithms=^curve25519-sha256";
 
 /// Logs in to `target` anew, over no shared connection, and asks nobody.
 ///
@@ -24,6 +28,10 @@ pub(super) async fn login(target: &OsStr, env: &RemoteEnv) -> Result<(), String>
         ["ControlMaster=no", "ControlPath=none", "BatchMode=yes", "ConnectTimeout=10", "LogLevel=ERROR"]
     {
         command.arg("-o").arg(option);
+    }
+    if preferences(target, env).await.any_exchange {
+        // Nothing is sent over it that a later computer could be wanted for.
+        command.args(["-o", QUICK_EXCHANGE]);
     }
     command.args(["-n", "-T", "-x", "--"]).arg(target).arg("true");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);

@@ -23,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 use super::diagnose::diagnose;
 use super::env::{Log, RemoteEnv};
 use super::error::ConnectError;
-use super::ssh_options::{Circumstances, config_value, has_aes, master_args};
+use super::preferences::{Preferences, preferences};
+use super::ssh_options::{Circumstances, master_args};
 use super::terminal::TerminalSettings;
 use super::{channel::shell_code, launch};
 
@@ -62,8 +63,8 @@ impl Master {
         let dir =
             socket_dir(env).map_err(|error| failed(format!("cannot make a socket directory: {error}")))?;
         let socket = dir.path().join("s");
-        let fast_ciphers = tokio::select! {
-            fast = fast_ciphers(target, env) => fast,
+        let Preferences { fast_ciphers, .. } = tokio::select! {
+            known = preferences(target, env) => known,
             () = cancel.cancelled() => return Err(ConnectError::Cancelled),
         };
         let circumstances = Circumstances { has_terminal: env.has_terminal, fast_ciphers };
@@ -189,25 +190,6 @@ fn socket_dir(env: &RemoteEnv) -> std::io::Result<TempDir> {
         }
     }
     builder.tempdir_in(&env.temp_dir)
-}
-
-/// Whether the processor knows AES and the user's configuration leaves the ciphers as they are.
-async fn fast_ciphers(target: &OsStr, env: &RemoteEnv) -> bool {
-    if !has_aes(&tokio::fs::read_to_string("/proc/cpuinfo").await.unwrap_or_default()) {
-        return false;
-    }
-    let dump = async |options: &[&OsStr]| {
-        let mut command = Command::new(&env.ssh);
-        command.args(options).arg("-G").arg("--").arg(target);
-        command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        let output = timeout(Duration::from_secs(10), command.output()).await.ok()?.ok()?;
-        let dump = String::from_utf8_lossy(&output.stdout).into_owned();
-        config_value(&dump, "ciphers").map(str::to_owned)
-    };
-    let users: Vec<&OsStr> = env.ssh_options.iter().map(AsRef::as_ref).collect();
-    let plain = ["-F", "/dev/null"].map(OsStr::new);
-    let (theirs, default) = tokio::join!(dump(&users), dump(&plain));
-    theirs.is_some() && theirs == default
 }
 
 /// Resolves when the master answers on its socket.

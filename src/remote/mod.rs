@@ -17,6 +17,7 @@ mod jobs;
 mod launch;
 mod local_executor;
 mod master;
+mod preferences;
 mod reach;
 mod running;
 mod send_file;

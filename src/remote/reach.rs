@@ -1,13 +1,15 @@
 //! The steps by which the orchestrator makes both machines ready.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use pc_switcher_agent::linux::machine;
 use pc_switcher_contract::{ExecError, Executor, Hostname, LogLevel};
 use pc_switcher_installer::{
-    Decision, Own, Probe, ProbeError, PushError, Pushed, STABLE_PATH, decide, digest, probe, push,
-    remove_pushed,
+    Decision, Own, ProbeError, PushError, Pushed, STABLE_PATH, decide, digest, probe, push, remove_pushed,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +18,10 @@ use super::connection::TargetConnection;
 use super::elevate::{PasswordPrompt, Place, Starter, is_plain};
 use super::env::RemoteEnv;
 use super::error::ReachError;
+use super::preferences::preferences;
+
+/// How long an agent of another program has to end before the right one is started.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// Makes both machines ready: own agent, connection, target's program and agent.
 pub struct Reach {
@@ -27,8 +33,8 @@ pub struct Reach {
 pub struct PreparedTarget {
     /// The agent.
     pub agent: StartedAgent,
-    /// What the machine said of itself.
-    pub probe: Probe,
+    /// Who we are there.
+    pub user: String,
     /// Our binary there, if it had to be pushed: it wants `Request::Activate`, and [`Reach::remove_pushed`] after it.
     pub pushed: Option<Pushed>,
 }
@@ -45,6 +51,11 @@ impl Reach {
     pub fn new(env: RemoteEnv, prompt: Option<Arc<dyn PasswordPrompt>>) -> Self {
         let prompt = prompt.filter(|_| env.has_terminal);
         Self { env, prompt }
+    }
+
+    /// Finds out what can be known before a connection, and contacts nobody.
+    pub async fn look_ahead(&self, target: &OsStr) {
+        preferences(target, &self.env).await;
     }
 
     /// Connects to what the user typed.
@@ -119,6 +130,9 @@ impl Reach {
         connection: &TargetConnection,
         cancel: &CancellationToken,
     ) -> Result<PreparedTarget, ReachError> {
+        if let Some(prepared) = self.installed(connection, cancel).await? {
+            return Ok(prepared);
+        }
         let hostname = connection.hostname();
         let binary = self.own_bytes().await?;
         let own = Own {
@@ -164,7 +178,7 @@ impl Reach {
         match self.start_agent(starter, cancel).await {
             Ok(agent) => {
                 connection.executor().set_agent(Arc::clone(&agent.link) as _);
-                Ok(PreparedTarget { agent, probe, pushed })
+                Ok(PreparedTarget { agent, user: probe.user, pushed })
             }
             Err(error) => {
                 if let Some(pushed) = &pushed {
@@ -173,6 +187,40 @@ impl Reach {
                 Err(error)
             }
         }
+    }
+
+    /// Starts the program that is installed there, if it is this very one and takes no password: nothing else has to be
+    /// known of the machine then. An agent that has only greeted has done nothing.
+    async fn installed(
+        &self,
+        connection: &TargetConnection,
+        cancel: &CancellationToken,
+    ) -> Result<Option<PreparedTarget>, ReachError> {
+        let image = self.env.own_image.clone();
+        let own = tokio::task::spawn_blocking(move || machine::program_digest(&image));
+        let login = connection.login();
+        let starter = Starter {
+            place: Place::There(connection.channels().clone()),
+            hostname: connection.hostname().to_string(),
+            user: login.user.clone(),
+            is_root: login.uid == 0,
+            program: STABLE_PATH.into(),
+            sudo: "sudo".into(),
+            log: Arc::clone(&self.env.log),
+        };
+        let started = async {
+            let greeted = starter.start(None, cancel).await?;
+            adopt(greeted, &starter.hostname, &self.env.version).await.map_err(ReachError::from)
+        };
+        // Why it did not start is found out by a probe.
+        let Ok(agent) = started.await else { return Ok(None) };
+        let is_own = matches!(own.await, Ok(Ok(own)) if own == agent.hello.digest);
+        if !is_own || agent.hello.version != self.env.version {
+            agent.process.close(CLOSING).await;
+            return Ok(None);
+        }
+        connection.executor().set_agent(Arc::clone(&agent.link) as _);
+        Ok(Some(PreparedTarget { agent, user: login.user.clone(), pushed: None }))
     }
 
     async fn start_agent(
@@ -199,6 +247,11 @@ impl Reach {
 
     /// Whether the program at the stable path is this very one.
     async fn is_installed(&self) -> bool {
+        let place = |path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+        if matches!((place(&self.env.stable_path), place(&self.env.own_image)), (Ok(one), Ok(other)) if one == other)
+        {
+            return true;
+        }
         let (installed, own) = tokio::join!(read(&self.env.stable_path), read(&self.env.own_image));
         matches!((installed, own), (Ok(installed), Ok(own)) if installed == own)
     }

@@ -41,7 +41,7 @@ fn with_systemd(root: &Path) -> PathBuf {
 fn the_first_machine_gets_the_unit_for_the_boot_once_and_loses_it_with_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let units = with_systemd(dir.path());
-    assert_eq!(install(dir.path()).len(), 4, "binary, link, unit, link of the boot");
+    assert_eq!(install(dir.path()).len(), 5, "binary, both links, unit, link of the boot");
     let link = units.join("multi-user.target.wants/pc-switcher-redo.service");
     assert_eq!(fs::read_link(&link).unwrap(), Path::new("../pc-switcher-redo.service"));
     assert_eq!(fs::read_to_string(&link).unwrap(), pc_switcher_agent::linux::install::REDO_UNIT);
@@ -59,7 +59,7 @@ fn the_first_machine_gets_the_unit_for_the_boot_once_and_loses_it_with_the_rest(
 #[test]
 fn without_systemd_the_script_writes_no_unit_and_a_masked_one_stays_masked() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(install(dir.path()).len(), 2, "binary and link");
+    assert_eq!(install(dir.path()).len(), 3, "binary and both links");
     assert!(!dir.path().join("etc").exists());
     let unit = with_systemd(dir.path()).join("pc-switcher-redo.service");
     symlink("/dev/null", &unit).unwrap();

@@ -6,6 +6,7 @@ mod docs;
 mod files;
 mod install;
 mod lines;
+mod vault;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -19,7 +19,7 @@ use pc_switcher_testkit::model::{Cut, ModelLink};
 use pc_switcher_user_data::change::Judge;
 use pc_switcher_user_data::compare::{Pairing, Walk};
 use pc_switcher_user_data::links::resolve;
-use pc_switcher_user_data::moves::{Known, Moves, Planned};
+use pc_switcher_user_data::moves::{Known, Moves, Planned, Seen};
 use pc_switcher_user_data::steps::{Steps, steps};
 
 use super::machine::Running;
@@ -43,6 +43,7 @@ impl Services for OneAgent {
             machine_id: String::new(),
             uid: 0,
             pid: std::process::id(),
+            digest: [0; 32],
         }
     }
 
@@ -98,7 +99,10 @@ async fn plan(agent: &Agent, source: &Path, part: &Path, first_content: u32, mov
         let mut listings = agent.walk(tree).await.unwrap();
         while let Some(listing) = listings.next().await.unwrap() {
             if walk == Walk::Target {
-                known.add(listing.path.clone(), Some(listing.clone()), None);
+                for entry in &listing.entries {
+                    let there = Seen::within(Some(&listing), entry.name.as_bytes());
+                    known.add(listing.path.join(entry.name.as_bytes()), there, Seen::Nothing);
+                }
             }
             all.push((walk, listing));
         }
@@ -107,7 +111,9 @@ async fn plan(agent: &Agent, source: &Path, part: &Path, first_content: u32, mov
         match Moves::plan(moved.to_vec(), &[], Some(&mut known), |_| false) {
             Planned::Moves(moves) => break *moves,
             // All that there is was listed.
-            Planned::Wanted(wanted) => wanted.into_iter().for_each(|path| known.add(path, None, None)),
+            Planned::Wanted(wanted) => {
+                wanted.into_iter().for_each(|path| known.add(path, Seen::Nothing, Seen::Nothing))
+            }
         }
     };
     let mut pairing = Pairing::new(Judge::default(), &moves);

@@ -260,6 +260,7 @@ fn stand_in(dir: &Path, version: &str) -> std::path::PathBuf {
         machine_id: "0".repeat(32),
         uid: 0,
         pid: 1,
+        digest: [0; 32],
     };
     let body = encode(&hello);
     let greeting = [MAGIC, &head(0, FrameKind::Hello, body.len()), &body].concat();

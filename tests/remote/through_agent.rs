@@ -26,6 +26,7 @@ impl Services for Model {
             machine_id: "0".repeat(32),
             uid: 0,
             pid: 1,
+            digest: [0; 32],
         }
     }
 

@@ -22,6 +22,7 @@ mod redone;
 mod renames;
 mod rollback;
 mod sets;
+mod shared;
 mod undo;
 mod unplugged;
 mod verbs;

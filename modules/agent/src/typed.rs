@@ -1,5 +1,7 @@
 //! Typed calls over an [`AgentLink`]: what modules use to talk to an agent.
 
+mod content;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +19,8 @@ use crate::proto::{
     StreamFrame, TakeSet, Tree, UndoLine, UndoReport, UndoRequest, Verified, VerifyRequest, Versions,
     VersionsRequest, WalkRequest, WalkSummary, Writer, WritersRequest, decode, encode,
 };
+
+pub use content::BlocksStream;
 
 /// An agent with typed calls.
 #[derive(Clone)]

@@ -181,8 +181,12 @@ impl<'a> Pairing<'a> {
         let everything = everything || self.scope.as_ref().is_some_and(|scope| scope.is_whole(&path));
         // Where something is moved out or in it goes step by step.
         let whole = everything && !self.moves.cross(&path);
+        let mut names = self.scope.as_ref().filter(|_| !everything).and_then(|scope| scope.names(&path));
+        if let Some(names) = &mut names {
+            names.extend(self.moves.arriving_names(&path));
+        }
         for (walk, asks) in WALKS.into_iter().zip(&mut self.asks).filter(|(walk, _)| lists[*walk as usize]) {
-            asks.push(ListWant { path: self.moves.stands(walk, &path), whole });
+            asks.push(ListWant { path: self.moves.stands(walk, &path), whole, names: names.clone() });
         }
         self.expect(path, Expected { sides, lists, whole, everything });
     }

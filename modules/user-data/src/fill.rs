@@ -14,7 +14,7 @@ use crate::module::UserData;
 use crate::nested;
 use crate::notes;
 use crate::parts::PartPair;
-use crate::roots::{place_of, roots};
+use crate::roots::{Roots, place_of, roots};
 use crate::ruled;
 use crate::survey::{Survey, survey};
 use crate::transfer::{Load, Transferred, log_report, transfer, whole};
@@ -27,6 +27,8 @@ pub struct Done {
     pub conflicts: usize,
     /// Paths that changed on the source meanwhile.
     pub unsent: usize,
+    /// Bytes that were planned and need not be sent: the target had the same there.
+    pub same_bytes: u64,
 }
 
 impl Done {
@@ -34,6 +36,7 @@ impl Done {
     pub fn add(&mut self, other: Done) {
         self.conflicts += other.conflicts;
         self.unsent += other.unsent;
+        self.same_bytes += other.same_bytes;
     }
 }
 
@@ -53,10 +56,10 @@ pub fn record_of(part: &PartPair, survey: &Survey) -> PartRecord {
 /// # Errors
 /// If no set of this run holds the part.
 pub fn load(ctx: &ModuleContext, part: PartPair, survey: Survey) -> Result<Load, ModuleError> {
-    let source_root = roots(ctx, &part, SnapshotKind::PreSync)?.source;
+    let Roots { source: source_root, target: target_root, .. } = roots(ctx, &part, SnapshotKind::PreSync)?;
     let source_base = survey.source_base;
     let conflicts = survey.conflicts.into_iter().map(|conflict| conflict.path).collect();
-    Ok(Load { part, source_root, source_base, steps: survey.steps, conflicts })
+    Ok(Load { part, source_root, source_base, target_root, steps: survey.steps, conflicts })
 }
 
 impl UserData {
@@ -67,13 +70,13 @@ impl UserData {
             self.note(planned);
             return Ok(Done::default());
         }
-        let Transferred { report, unsent, losers } = transfer(ctx, loads).await?;
+        let Transferred { report, unsent, losers, same_bytes } = transfer(ctx, loads).await?;
         notes::unsent(ctx, &unsent);
         notes::losers(ctx, losers, &report);
         self.note(planned.without(&unsent).without_conflicts(&report));
         log_report(ctx, &report);
         whole(ctx, &report)?;
-        Ok(Done { conflicts: report.conflicts.len(), unsent: unsent.len() })
+        Ok(Done { conflicts: report.conflicts.len(), unsent: unsent.len(), same_bytes })
     }
 
     fn note(&self, written: Written) {
@@ -132,7 +135,9 @@ impl UserData {
                     continue;
                 }
             };
-            let found = survey(ctx, &part, &roots(ctx, &part, SnapshotKind::PreSync)?, content, 0).await?;
+            let found =
+                survey(ctx, &part, &roots(ctx, &part, SnapshotKind::PreSync)?, content, 0, &self.heard)
+                    .await?;
             ctx.board.put_part(record_of(&part, &found));
             notes::apart(ctx, &part, &found);
             done.add(self.bring(ctx, vec![load(ctx, part, found)?]).await?);

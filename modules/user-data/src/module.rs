@@ -27,6 +27,7 @@ use crate::ruled;
 use crate::rules::{rule_hash, rule_of_mount, rule_of_nested, rules_for};
 use crate::steps::Stats;
 use crate::survey::{Survey, survey};
+use crate::told::Heard;
 use crate::transfer::Load;
 use crate::written::Written;
 
@@ -41,12 +42,20 @@ pub struct UserData {
     own: Vec<BytePath>,
     /// What `execute` wrote, for `verify`.
     pub(crate) written: Mutex<Written>,
+    /// What the source told, likewise.
+    pub(crate) heard: Heard,
 }
 
 impl UserData {
     /// Makes the module. `own` are directories of our own state and configuration.
     pub fn new(config: UserDataConfig, own: Vec<BytePath>) -> Self {
-        Self { name: ModuleName::literal("user-data"), config, own, written: Mutex::default() }
+        Self {
+            name: ModuleName::literal("user-data"),
+            config,
+            own,
+            written: Mutex::default(),
+            heard: Heard::default(),
+        }
     }
 
     fn folders(&self) -> Vec<BytePath> {
@@ -176,8 +185,8 @@ impl UserData {
             }
             // A live source is looked at once: what was sent is read back, whatever it has become since.
             let verifies_live = target_kind == SnapshotKind::PostSync && part.is_live(Role::Source);
-            let mut found = survey(ctx, part, &roots, content && !verifies_live, first).await?;
-            first += (found.steps.wants.len() + found.steps.patches.len()) as u32;
+            let mut found = survey(ctx, part, &roots, content && !verifies_live, first, &self.heard).await?;
+            first += found.steps.contents() as u32;
             // The subvolume itself.
             found.steps.stats.created += u64::from(part.is_missing(Role::Target));
             found.steps.stats.deleted += u64::from(part.is_missing(Role::Source));
@@ -472,7 +481,7 @@ fn plan_items(part: &PartPair, survey: &Survey) -> Vec<PlanItem> {
         items.push(match op {
             Op::Put { path, body, replaces, .. } => {
                 let bytes = match body {
-                    Body::File { size, .. } | Body::Patched { size, .. } => *size,
+                    Body::File { size, .. } | Body::Patched { size, .. } | Body::Built { size, .. } => *size,
                     _ => 0,
                 };
                 item(if replaces.is_some() { "update" } else { "create" }, path, bytes)
@@ -553,7 +562,7 @@ impl Module for UserData {
             }
             notes::apart(ctx, part, survey);
         }
-        let stats = total(&surveys);
+        let mut stats = total(&surveys);
         if stats.is_empty() && surveys.iter().all(|survey| survey.steps.ops.is_empty()) {
             *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Written::nothing(&parts);
             ctx.board.note_idle(&self.name);
@@ -590,6 +599,7 @@ impl Module for UserData {
         done.add(self.bring(ctx, loads).await?);
         self.empty(ctx, taken, &mut done).await?;
         self.fill(ctx, coming, &moved, &mut done).await?;
+        stats.bytes = stats.bytes.saturating_sub(done.same_bytes);
         let mut text = describe(stats);
         if done.conflicts > 0 {
             text = format!("{text}; {} left as they are", done.conflicts);

@@ -1,18 +1,22 @@
 //! Asks both machines what was moved since their last sync, and looks at what the target has there.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use pc_switcher_agent::proto::{DirListing, ListWant, Moved, UserFact};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{BytePath, ExecError, LogLevel, ModuleContext, ModuleError, PairRecord};
 
 use crate::change::Judge;
-use crate::moves::{Known, Moves, Planned};
+use crate::moves::{Known, Moves, Planned, Seen};
 use crate::parts::PartPair;
 use crate::roots::{Roots, tree};
+use crate::survey::in_one_message;
 
-/// So often the target is asked for directories: each time leads one directory up, at most.
+/// So often the target is asked: each time leads one directory up, at most.
 const ROUNDS: usize = 64;
+
+/// Names of one directory that one wish holds, at most.
+const NAMES: usize = 500;
 
 /// Where both machines have what the last sync left.
 pub struct Bases {
@@ -22,7 +26,7 @@ pub struct Bases {
     pub target: BytePath,
 }
 
-/// Returns what is moved on the target.
+/// Returns what is moved on the target; `ours` is what the source moved.
 ///
 /// # Errors
 /// If an agent fails or the run is stopped.
@@ -32,8 +36,9 @@ pub async fn moves(
     roots: &Roots,
     judge: Judge,
     bases: &Bases,
+    ours: Option<Vec<Moved>>,
 ) -> Result<Moves, ModuleError> {
-    let found = find(ctx, part, roots, judge, bases);
+    let found = find(ctx, part, roots, judge, bases, ours);
     tokio::select! {
         biased;
         () = ctx.cancel.cancelled() => Err(ModuleError::cancelled()),
@@ -47,14 +52,10 @@ async fn find(
     roots: &Roots,
     judge: Judge,
     bases: &Bases,
+    ours: Option<Vec<Moved>>,
 ) -> Result<Moves, ExecError> {
     let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
-    let (Some(our_tree), Some(their_tree)) = (roots.ours.tree(), roots.theirs.tree()) else {
-        return Ok(Moves::default());
-    };
-    let (Some(ours), Some(pair)) =
-        (source.moved(bases.source.clone(), tree(part, our_tree)).await?, ctx.board.pair())
-    else {
+    let (Some(ours), Some(their_tree), Some(pair)) = (ours, roots.theirs.tree(), ctx.board.pair()) else {
         return Ok(Moves::default());
     };
     if ours.is_empty() {
@@ -69,56 +70,76 @@ async fn find(
     let (here, there) = tokio::try_join!(source.facts(), target.facts())?;
     let bars = Bars::of(part, &pair, here.users.iter().chain(&there.users));
     let mut known = judge.has_base.then(|| Known::new(judge.walks_base()));
+    let base = roots.base.as_ref().and_then(|base| base.tree()).filter(|_| judge.walks_base());
+    // What is wanted of most moves, at once.
+    let first =
+        ours.iter().flat_map(|moved| [Some(moved.from.clone()), Some(moved.to.clone()), moved.to.parent()]);
+    let first: BTreeSet<BytePath> = first.flatten().filter(|path| !path.is_empty()).collect();
+    let mut wanted: Vec<BytePath> = first.into_iter().collect();
     for _ in 0..ROUNDS {
+        if let Some(known) = &mut known {
+            let (now, then) = tokio::try_join!(look(&target, part, their_tree, &wanted), async {
+                match base {
+                    Some(base) => look(&target, part, base, &wanted).await,
+                    None => Ok(vec![Seen::Nothing; wanted.len()]),
+                }
+            })?;
+            for ((path, now), then) in wanted.into_iter().zip(now).zip(then) {
+                known.add(path, now, then);
+            }
+        }
         match Moves::plan(ours.clone(), &theirs, known.as_mut(), |moved| bars.are_in_the_way_of(moved)) {
             Planned::Moves(moves) => {
                 say(ctx, part, &moves);
                 return Ok(*moves);
             }
-            Planned::Wanted(wanted) => {
-                let Some(known) = &mut known else { break };
-                let base = roots.base.as_ref().and_then(|base| base.tree()).filter(|_| judge.walks_base());
-                let (now, then) = tokio::try_join!(list(&target, part, their_tree, &wanted), async {
-                    match base {
-                        Some(base) => list(&target, part, base, &wanted).await,
-                        None => Ok(vec![None; wanted.len()]),
-                    }
-                })?;
-                for ((path, now), then) in wanted.into_iter().zip(now).zip(then) {
-                    known.add(path, now, then);
-                }
-            }
+            Planned::Wanted(_) if known.is_none() => break,
+            Planned::Wanted(more) => wanted = more,
         }
     }
     Ok(Moves::default())
 }
 
-/// Lists directories, in this order.
-async fn list(
+/// Looks at paths, in this order.
+pub(crate) async fn look(
     agent: &Agent,
     part: &PartPair,
     root: &BytePath,
-    dirs: &[BytePath],
-) -> Result<Vec<Option<DirListing>>, ExecError> {
+    paths: &[BytePath],
+) -> Result<Vec<Seen>, ExecError> {
+    let mut names: BTreeMap<BytePath, Vec<BytePath>> = BTreeMap::new();
+    for path in paths {
+        names.entry(path.parent().unwrap_or_default()).or_default().push(BytePath::new(path.name()));
+    }
+    let some = |path: &BytePath, names: &[BytePath]| ListWant {
+        path: path.clone(),
+        whole: false,
+        names: Some(names.to_vec()),
+    };
+    let asks = names.iter().flat_map(|(path, names)| names.chunks(NAMES).map(move |names| some(path, names)));
+    let asks: Vec<ListWant> = asks.collect();
     let (mut wants, mut listings) = agent.list(tree(part, root)).await?;
     let send = async {
-        for dirs in dirs.chunks(200) {
-            let asks: Vec<_> =
-                dirs.iter().map(|path| ListWant { path: path.clone(), whole: false }).collect();
-            wants.send(&asks).await?;
+        for asks in asks.chunk_by(in_one_message()) {
+            wants.send(asks).await?;
         }
         wants.finish().await
     };
     let receive = async {
-        let mut found = vec![None; dirs.len()];
-        while let Some(listing) = listings.next().await? {
-            if let Ok(at) = dirs.binary_search(&listing.path) {
-                found[at] = Some(listing);
+        let mut found: HashMap<BytePath, DirListing> = HashMap::new();
+        while let Some(mut listing) = listings.next().await? {
+            if let Some(other) = found.remove(&listing.path) {
+                listing.entries.extend(other.entries);
+                listing.skipped.extend(other.skipped);
+                listing.entries.sort_by(|a, b| a.name.cmp(&b.name));
             }
+            found.insert(listing.path.clone(), listing);
         }
         Ok(found)
     };
-    tokio::try_join!(send, receive).map(|((), found)| found)
+    let ((), found) = tokio::try_join!(send, receive)?;
+    let seen = |path: &BytePath| Seen::within(found.get(&path.parent().unwrap_or_default()), path.name());
+    Ok(paths.iter().map(seen).collect())
 }
 
 /// Says what is moved.

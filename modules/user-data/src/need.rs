@@ -78,6 +78,12 @@ impl Need {
             (entry.size / SHARED).saturating_add(data / BLOCK) * SHARED_NAME + data / PER_CHECKSUM;
     }
 
+    /// Takes off what a file that was counted shares with others, in so many ranges.
+    pub fn share(&mut self, bytes: u64, ranges: u64) {
+        self.data_bytes = self.data_bytes.saturating_sub(bytes / BLOCK * BLOCK);
+        self.new_bytes += (bytes / SHARED).saturating_add(ranges) * SHARED_NAME;
+    }
+
     /// Counts one more name.
     pub fn link(&mut self, path: &BytePath) {
         self.new_bytes += NAME + name_of(path);
@@ -206,6 +212,17 @@ mod tests {
         let both = Need { data_bytes: 20 * GIB + 100 * MIB, ..files(1_000_000, 100) };
         assert_eq!(both.shortage(0, &report(900 * MIB, 300 * MIB), 0), None);
         assert!(both.shortage(0, &report(720 * MIB, 300 * MIB), 0).unwrap().contains("has 20.0 GiB free"));
+    }
+
+    #[test]
+    fn what_is_shared_with_another_file_takes_names_of_extents_and_no_data() {
+        let mut need = files(2, 100 * MIB);
+        let before = need.new_bytes;
+        need.share(100 * MIB + 5, 3);
+        assert_eq!(need.data_bytes, 100 * MIB);
+        assert_eq!(need.new_bytes - before, (1600 + 3) * SHARED_NAME);
+        need.share(u64::MAX, 0);
+        assert_eq!(need.data_bytes, 0);
     }
 
     #[test]

@@ -14,8 +14,8 @@ use crate::parts::PartPair;
 use crate::roots::Roots;
 use crate::survey::base_of;
 
-/// Smaller files are sent whole: asking costs more.
-const LARGE: u64 = 1 << 20;
+/// Smaller files are sent whole: asking costs more, and the target would read the rest of each from its disk.
+const LARGE: u64 = 64 << 10;
 
 /// What can be patched.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub struct Patches {
     pub base: Option<BytePath>,
     /// How many bytes changed of each file, relative to the part's root.
     pub bytes: HashMap<BytePath, u64>,
+    /// The files of which most changed.
+    pub changed: HashSet<BytePath>,
 }
 
 /// Asks the source how much of its large files changed.
@@ -56,11 +58,16 @@ pub async fn ask(
         () = ctx.cancel.cancelled() => return Err(ModuleError::cancelled()),
         told = source.delta(roots.source.clone(), base.clone(), &wants) => told?,
     };
-    let bytes = candidates.iter().zip(0..).filter_map(|(found, at)| {
-        let changed = *told.get(&at)?;
-        is_worth_it(size(found)?, changed).then(|| (found.path.clone(), changed))
-    });
-    Ok(Patches { bytes: bytes.collect(), base: Some(base) })
+    let mut patches = Patches { base: Some(base), ..Patches::default() };
+    for (found, at) in candidates.iter().zip(0..) {
+        let (Some(size), Some(bytes)) = (size(found), told.get(&at)) else { continue };
+        if is_worth_it(size, *bytes) {
+            patches.bytes.insert(found.path.clone(), *bytes);
+        } else {
+            patches.changed.insert(found.path.clone());
+        }
+    }
+    Ok(patches)
 }
 
 /// Returns where the source has what both had after their last sync; `None` if nothing can be patched.

@@ -9,6 +9,8 @@ use crate::change::{Change, Found, identity};
 use crate::compare::Walk;
 use crate::moves::{Moves, Placing};
 use crate::need::Need;
+use crate::rough::Rough;
+use crate::shares::Built;
 
 /// What a plan amounts to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,6 +57,10 @@ pub struct Steps {
     pub versions: Vec<Identity>,
     /// The content of which they want only what changed since the last sync, numbered likewise.
     pub patches: Vec<ReadWant>,
+    /// The files of which they want the blocks that differ from what the target has, numbered likewise.
+    pub rough: Vec<Rough>,
+    /// The files that are made of others, numbered likewise: each list of those that come in its turn.
+    pub built: Vec<Vec<Built>>,
     /// What it amounts to.
     pub stats: Stats,
     /// What it takes on the target's disk.
@@ -69,6 +75,12 @@ pub struct Steps {
 }
 
 impl Steps {
+    /// Returns how many contents they have.
+    pub fn contents(&self) -> u64 {
+        let built: usize = self.built.iter().map(Vec::len).sum();
+        (self.wants.len() + self.patches.len() + self.rough.len() + built) as u64
+    }
+
     /// Leaves out the steps that need content of these paths, with all below the paths: what stands there stays as it is.
     /// Returns the paths of all these steps.
     pub fn leave_out(&mut self, paths: &HashSet<BytePath>) -> HashSet<BytePath> {
@@ -94,6 +106,7 @@ impl Steps {
         });
         let wants = std::mem::take(&mut self.wants).into_iter().zip(std::mem::take(&mut self.versions));
         (self.wants, self.versions) = wants.filter(|(want, _)| !is_left(&want.path)).unzip();
+        self.rough.retain(|rough| !is_left(&rough.want.path));
         left
     }
 

@@ -20,9 +20,12 @@ use crate::moving::{self, Bases};
 use crate::parts::PartPair;
 use crate::patches::{self, Patches};
 use crate::roots::{Listed, Roots, in_set, note_kept, place_of, tree};
+use crate::rough;
 use crate::ruled;
 use crate::scope::Scope;
+use crate::shares;
 use crate::steps::{Steps, steps};
+use crate::told::{Heard, Told};
 
 /// Bytes of paths that one message asks for, about.
 const ASKS: usize = 64 << 10;
@@ -94,6 +97,7 @@ pub async fn survey(
     roots: &Roots,
     content: bool,
     first_content: u32,
+    heard: &Heard,
 ) -> Result<Survey, ModuleError> {
     let base_is_target = match (&roots.base, &roots.theirs) {
         (Some(Listed::Tree(base)), Listed::Tree(target)) => {
@@ -110,13 +114,14 @@ pub async fn survey(
     };
     note_kept(ctx, part, roots);
     let past = past(ctx, part, roots, content);
-    let moves = match &past {
-        Ok(past) => moving::moves(ctx, part, roots, judge, &past.bases).await?,
-        Err(_) => Moves::default(),
-    };
-    let scope = match past {
-        Ok(past) => scope(ctx, part, roots, past, &moves).await?,
-        Err(why) => Err(why),
+    let (moves, scope) = match past {
+        Ok(past) => {
+            let mut told = heard.ask(ctx, part, roots, &past.bases).await?;
+            let moves = moving::moves(ctx, part, roots, judge, &past.bases, told.moved.take()).await?;
+            let scope = scope(part, past, told, &moves);
+            (moves, scope)
+        }
+        Err(why) => (Moves::default(), Err(why)),
     };
     let scope = match scope {
         Ok(scope) => Some(scope),
@@ -150,7 +155,12 @@ pub async fn survey(
         true => Patches::default(),
     };
     let mut conflicts = conflicts(&found, &moves);
-    let steps = steps(found, &holding, &dir_meta, &patches.bytes, first_content, &moves);
+    let mut steps = steps(found, &holding, &dir_meta, &patches.bytes, first_content, &moves);
+    if !content {
+        let changed_there = conflicts.iter().map(|conflict| conflict.stands.clone()).collect();
+        shares::arrange(ctx, part, roots, &changed_there, &mut steps).await?;
+    }
+    rough::arrange(&mut steps, &patches.changed, &moves);
     // Nothing is done there.
     conflicts.retain(|conflict| !steps.blocked.iter().any(|blocked| conflict.path.is_within(blocked)));
     let (source_entries, target_entries) = match common {
@@ -257,31 +267,10 @@ fn past(ctx: &ModuleContext, part: &PartPair, roots: &Roots, content: bool) -> R
 
 /// Returns which directories have to be compared, or why everything has to. What both machines had in common after their last
 /// sync is still the same where neither changed.
-async fn scope(
-    ctx: &ModuleContext,
-    part: &PartPair,
-    roots: &Roots,
-    past: Past,
-    moves: &Moves,
-) -> Result<Result<Common, &'static str>, ModuleError> {
-    let Past { pair, bases: Bases { source: source_base, target: target_base }, entries } = past;
-    let (Some(our_tree), Some(their_tree)) = (roots.ours.tree(), roots.theirs.tree()) else {
-        return Ok(Err("without snapshots nothing tells what changed"));
-    };
-    let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
-    let asked = async {
-        tokio::try_join!(
-            source.changed(source_base, tree(part, our_tree)),
-            target.changed(target_base, tree(part, their_tree))
-        )
-    };
-    let (ours, theirs) = tokio::select! {
-        biased;
-        () = ctx.cancel.cancelled() => return Err(ModuleError::cancelled()),
-        asked = asked => asked?,
-    };
-    let (Some(ours), Some(theirs)) = (ours, theirs) else {
-        return Ok(Err("the trees do not tell what changed since the last sync"));
+fn scope(part: &PartPair, past: Past, told: Told, moves: &Moves) -> Result<Common, &'static str> {
+    let Past { pair, entries, .. } = past;
+    let Told { ours: Some(ours), theirs: Some(theirs), .. } = told else {
+        return Err("the trees do not tell what changed since the last sync");
     };
     // These were not the same then.
     let inside = |path: &BytePath| {
@@ -290,23 +279,30 @@ async fn scope(
     };
     let is_here = |path: &&BytePath| path.is_within(&part.root);
     let different = pair.unsettled.iter().chain(&pair.apart).filter(is_here);
-    let different =
-        different.map(|path| ChangedDir { path: inside(path).parent().unwrap_or_default(), whole: false });
-    let alien = pair.alien.iter().filter(is_here).map(|path| ChangedDir { path: inside(path), whole: true });
+    let different = different.map(inside).map(|path| {
+        let names = Some(path.name()).filter(|name| !name.is_empty()).map(BytePath::new);
+        ChangedDir {
+            path: path.parent().unwrap_or_default(),
+            whole: false,
+            names: Some(names.into_iter().collect()),
+        }
+    });
+    let alien = pair.alien.iter().filter(is_here);
+    let alien = alien.map(|path| ChangedDir { path: inside(path), whole: true, names: None });
     let ours = ours.into_iter().map(|dir| {
         let whole = dir.whole && !moves.is_settled(&dir.path, false);
         ChangedDir { whole, ..dir }
     });
     let theirs = theirs.into_iter().map(|dir| {
         let whole = dir.whole && !moves.is_settled(&dir.path, true);
-        ChangedDir { path: moves.map(Walk::Target, &dir.path), whole }
+        ChangedDir { path: moves.map(Walk::Target, &dir.path), whole, ..dir }
     });
     let mut named: Vec<ChangedDir> = ours.chain(theirs).chain(different).chain(alien).collect();
     if !named.is_empty() {
         // Staging lies in the root, whose time is set again after it.
-        named.push(ChangedDir { path: BytePath::default(), whole: false });
+        named.push(ChangedDir { path: BytePath::default(), whole: false, names: Some(Vec::new()) });
     }
-    Ok(Ok(Common { directories: Scope::of(named), entries }))
+    Ok(Common { directories: Scope::of(named), entries })
 }
 
 /// Returns where a part lies in what the last sync left on this machine, if it lay there then.
@@ -416,10 +412,11 @@ fn nothing() -> DirListing {
 }
 
 /// Returns a judge of neighbours that says where a message is full.
-fn in_one_message() -> impl FnMut(&ListWant, &ListWant) -> bool {
+pub(crate) fn in_one_message() -> impl FnMut(&ListWant, &ListWant) -> bool {
     let mut bytes = 0;
     move |want, _| {
-        bytes += want.path.as_bytes().len() + 16;
+        let names = want.names.iter().flatten().map(|name| name.as_bytes().len() + 2);
+        bytes += want.path.as_bytes().len() + 16 + names.sum::<usize>();
         let fits = bytes < ASKS;
         if !fits {
             bytes = 0;

@@ -1,20 +1,21 @@
 //! Moves content from the source's agent to the target's and lets the target commit.
 
+mod content;
+
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use pc_switcher_agent::data::apply::undo_of;
-use pc_switcher_agent::proto::{
-    ApplyNews, ApplyReport, ApplyRequest, Identity, Op, PartRoot, StreamFrame, decode, encode,
-};
+use pc_switcher_agent::proto::{ApplyNews, ApplyReport, ApplyRequest, Op, PartRoot, StreamFrame, encode};
 use pc_switcher_agent::typed::{Agent, ApplySink, ApplyStream, Applying};
 use pc_switcher_contract::{
-    BytePath, ErrorKind, ExecError, Fraction, LogLevel, ModuleContext, ModuleError, Progress, Role,
-    SnapshotKind,
+    BytePath, ExecError, Fraction, LogLevel, ModuleContext, ModuleError, Progress, Role, SnapshotKind,
 };
 
 use crate::parts::PartPair;
 use crate::steps::Steps;
+
+use content::{send_built, send_content, send_patches, send_rough};
 
 /// Share of the module's work that is done when the transfer begins, and when it ends.
 const TRANSFER: (f64, f64) = (0.15, 0.95);
@@ -32,6 +33,8 @@ pub struct Load {
     pub source_root: BytePath,
     /// Where the source has the versions that files are patched from.
     pub source_base: Option<BytePath>,
+    /// Where the target's files lie as they were planned with.
+    pub target_root: BytePath,
     /// What to do.
     pub steps: Steps,
     /// Paths where a version of the target loses that nobody has asked it to lose.
@@ -46,6 +49,8 @@ pub struct Transferred {
     pub unsent: Vec<(BytePath, BytePath)>,
     /// Where conflicts keep the target's version, if it is in no snapshot: absolute paths and places.
     pub losers: Vec<(BytePath, BytePath)>,
+    /// Bytes that were planned and need not be sent: the target had the same there.
+    pub same_bytes: u64,
 }
 
 /// What was sent, when all was.
@@ -55,6 +60,7 @@ struct Sent {
     contents: u64,
     unsent: Vec<(BytePath, BytePath)>,
     losers: Vec<(BytePath, BytePath)>,
+    same_bytes: u64,
 }
 
 /// Counts what went over and reports it at most four times a second.
@@ -62,6 +68,7 @@ struct Meter<'a> {
     ctx: &'a ModuleContext,
     total: u64,
     done: u64,
+    same_bytes: u64,
     began: Instant,
     last: Option<Instant>,
 }
@@ -118,17 +125,17 @@ pub async fn transfer(ctx: &ModuleContext, loads: Vec<Load>) -> Result<Transferr
         }
     };
     let asked = async {
-        let Sent { mut sink, ops, contents, unsent, losers } = sent?;
+        let Sent { mut sink, ops, contents, unsent, losers, same_bytes } = sent?;
         ctx.reporter.stage("commit");
         ctx.board.set_commit_pending(true);
         up(&mut sink, encode(&StreamFrame::Commit { ops, contents })).await?;
         sink.finish().await?;
-        Ok((ops, unsent, losers))
+        Ok((ops, unsent, losers, same_bytes))
     };
     match asked.await {
-        Ok((ops, unsent, losers)) => {
+        Ok((ops, unsent, losers, same_bytes)) => {
             let report = committed(ctx, &mut stream, ops).await?;
-            Ok(Transferred { report, unsent, losers })
+            Ok(Transferred { report, unsent, losers, same_bytes })
         }
         // The target ended the call: its own words say why.
         Err(Broken::Sink) => match stream.next().await {
@@ -160,14 +167,15 @@ async fn up(sink: &mut ApplySink, frame: Vec<u8>) -> Result<(), Broken> {
 /// Sends all steps, then all content. Content of live trees goes first: only then it is known which steps there are.
 async fn send_all(ctx: &ModuleContext, mut loads: Vec<Load>, mut sink: ApplySink) -> Result<Sent, Broken> {
     let total: u64 = loads.iter().map(|load| load.steps.stats.bytes).sum();
-    let mut meter = Meter { ctx, total, done: 0, began: Instant::now(), last: None };
+    let mut meter = Meter { ctx, total, done: 0, same_bytes: 0, began: Instant::now(), last: None };
     let (mut unsent, mut losers) = (Vec::new(), Vec::new());
     for (index, load) in loads.iter_mut().enumerate().filter(|(_, load)| load.part.is_live(Role::Source)) {
-        if load.steps.wants.is_empty() {
+        if load.steps.wants.is_empty() && load.steps.rough.is_empty() {
             continue;
         }
         up(&mut sink, encode(&StreamFrame::Ahead { part: index as u16 })).await?;
-        let left = send_content(ctx, &mut sink, &mut meter, load).await?;
+        let mut left = send_content(ctx, &mut sink, &mut meter, load).await?;
+        left.extend(send_rough(ctx, &mut sink, &mut meter, load).await?);
         let left = load.steps.leave_out(&left).into_iter();
         unsent.extend(left.map(|path| (load.part.root.clone(), path)));
     }
@@ -176,7 +184,7 @@ async fn send_all(ctx: &ModuleContext, mut loads: Vec<Load>, mut sink: ApplySink
         losers.extend(losers_of(ctx, load, ops));
         let steps = std::mem::take(&mut load.steps.ops);
         ops += steps.len() as u64;
-        contents += (load.steps.wants.len() + load.steps.patches.len()) as u64;
+        contents += load.steps.contents();
         let part = index as u16;
         let mut steps = steps.into_iter().peekable();
         while steps.peek().is_some() {
@@ -185,105 +193,17 @@ async fn send_all(ctx: &ModuleContext, mut loads: Vec<Load>, mut sink: ApplySink
         }
     }
     for load in loads.iter().filter(|load| !load.part.is_live(Role::Source)) {
-        if !load.steps.wants.is_empty() {
-            send_content(ctx, &mut sink, &mut meter, load).await?;
-        }
+        send_content(ctx, &mut sink, &mut meter, load).await?;
+        send_rough(ctx, &mut sink, &mut meter, load).await?;
         if !load.steps.patches.is_empty() {
             send_patches(ctx, &mut sink, &mut meter, load).await?;
         }
+        for built in &load.steps.built {
+            up(&mut sink, encode(&StreamFrame::Settled)).await?;
+            send_built(ctx, &mut sink, &mut meter, load, built).await?;
+        }
     }
-    Ok(Sent { sink, ops, contents, unsent, losers })
-}
-
-/// Sends what changed in files of one part that are patched.
-async fn send_patches(
-    ctx: &ModuleContext,
-    sink: &mut ApplySink,
-    meter: &mut Meter<'_>,
-    load: &Load,
-) -> Result<(), Broken> {
-    let (root, wants) = (&load.part.root, &load.steps.patches);
-    let Some(base) = load.source_base.clone() else {
-        return Err(Broken::Other(ModuleError::failed(format!("`{root}` has nothing to patch files from"))));
-    };
-    let source = Agent::new(&ctx.source.agent);
-    let (mut asking, mut read) = source.read_delta(load.source_root.clone(), base).await?;
-    let ask = async {
-        for batch in wants.chunks(500) {
-            asking.send(batch).await?;
-        }
-        asking.finish().await
-    };
-    let item = format!("copying {root} to {}", ctx.target.hostname);
-    let pass = async {
-        while let Some(frame) = read.next().await? {
-            if !StreamFrame::is_content(&frame) {
-                return Err(unreadable(ctx, &frame, root, wants));
-            }
-            let bytes = frame.len() as u64;
-            up(sink, frame).await?;
-            meter.add(bytes, &item);
-        }
-        Ok(())
-    };
-    tokio::try_join!(async { ask.await.map_err(Broken::from) }, pass)?;
-    Ok(())
-}
-
-/// Sends the content of one part; returns the paths that did not go over as they were planned, in a live tree.
-async fn send_content(
-    ctx: &ModuleContext,
-    sink: &mut ApplySink,
-    meter: &mut Meter<'_>,
-    load: &Load,
-) -> Result<HashSet<BytePath>, Broken> {
-    let (root, wants) = (&load.part.root, &load.steps.wants);
-    let is_live = load.part.is_live(Role::Source);
-    let source = Agent::new(&ctx.source.agent);
-    let (mut asking, mut read) = match is_live {
-        true => source.read_live(load.source_root.clone()).await?,
-        false => source.read(load.source_root.clone()).await?,
-    };
-    let ask = async {
-        for batch in wants.chunks(500) {
-            asking.send(batch).await?;
-        }
-        asking.finish().await
-    };
-    let item = format!("copying {root} to {}", ctx.target.hostname);
-    let first = wants.first().map_or(0, |want| want.content);
-    let mut is_whole = vec![!is_live; wants.len()];
-    let pass = async {
-        while let Some(frame) = read.next().await? {
-            if StreamFrame::is_content(&frame) {
-                let bytes = frame.len() as u64;
-                up(sink, frame).await?;
-                meter.add(bytes, &item);
-                continue;
-            }
-            let Some(whole) = whole_files(&frame).filter(|_| is_live) else {
-                return Err(unreadable(ctx, &frame, root, wants));
-            };
-            for (content, version) in whole {
-                let at = content.wrapping_sub(first) as usize;
-                if load.steps.versions.get(at) == Some(&version) {
-                    is_whole[at] = true;
-                }
-            }
-        }
-        Ok(())
-    };
-    tokio::try_join!(async { ask.await.map_err(Broken::from) }, pass)?;
-    let left = wants.iter().zip(is_whole).filter(|(_, is_whole)| !is_whole);
-    Ok(left.map(|(want, _)| want.path.clone()).collect())
-}
-
-/// Returns the files of a live tree that a frame says are whole, if that is what it says.
-fn whole_files(frame: &[u8]) -> Option<Vec<(u32, Identity)>> {
-    match decode(frame) {
-        Ok(StreamFrame::Whole(whole)) => Some(whole),
-        _ => None,
-    }
+    Ok(Sent { sink, ops, contents, unsent, losers, same_bytes: meter.same_bytes })
 }
 
 /// Returns where the target's versions of conflicts go that are in no snapshot; `first` is the number of the first step.
@@ -333,24 +253,6 @@ fn batch(steps: &mut impl Iterator<Item = Op>) -> Vec<Op> {
     ops
 }
 
-/// A file of a read-only snapshot that cannot be read is a broken disk: nothing is committed.
-fn unreadable(
-    ctx: &ModuleContext,
-    frame: &[u8],
-    root: &BytePath,
-    wants: &[pc_switcher_agent::proto::ReadWant],
-) -> Broken {
-    let text = match decode(frame) {
-        Ok(StreamFrame::Unreadable { content, why }) => {
-            let path =
-                wants.iter().find(|want| want.content == content).map(|want| root.join(want.path.as_bytes()));
-            format!("{}: cannot read `{}`: {why}", ctx.source.hostname, path.unwrap_or_default())
-        }
-        _ => format!("{}: the agent sent what was not asked for", ctx.source.hostname),
-    };
-    Broken::Other(ModuleError::new(ErrorKind::Failed, text).hint("nothing was changed on the target"))
-}
-
 /// Waits for the end of the commit: from here on the target finishes by itself, so a cancel does not stop the waiting.
 async fn committed(
     ctx: &ModuleContext,
@@ -381,7 +283,7 @@ async fn committed(
 /// Turns a commit that could not do all of its steps into the end of the run.
 ///
 /// # Errors
-/// [`ErrorKind::DiskSpace`] if the target's disk is full, otherwise what the system said.
+/// [`pc_switcher_contract::ErrorKind::DiskSpace`] if the target's disk is full, otherwise what the system said.
 pub fn whole(ctx: &ModuleContext, report: &ApplyReport) -> Result<(), ModuleError> {
     let Some(failed) = &report.failed else { return Ok(()) };
     let error = ModuleError::from(failed.clone().into_exec(&ctx.target.hostname, "the commit"));

@@ -41,7 +41,9 @@ impl Written {
             let root = &load.part.root;
             written.planned.extend(load.steps.differing().map(|path| hash(root, path)));
             let files = load.steps.ops.iter().filter_map(|op| match op {
-                Op::Put { path, body: Body::File { .. } | Body::Patched { .. }, .. } => Some(path.clone()),
+                Op::Put {
+                    path, body: Body::File { .. } | Body::Patched { .. } | Body::Built { .. }, ..
+                } => Some(path.clone()),
                 _ => None,
             });
             written.files.insert(root.clone(), files.collect());

@@ -244,7 +244,8 @@ async fn after(
     }
     let question = format!("{}\nGo back to before `{command}`?", render::trouble(&guarded).join("\n"));
     // Without a terminal nobody has said so.
-    if !yes && !(contact.prompter.can_ask() && contact.prompter.confirm(&question).await?) {
+    let wanted = yes || contact.prompter.can_ask() && contact.prompter.confirm(&question).await?;
+    if !wanted {
         return Ok(Ok(guarded));
     }
     let to = To::set(&guarded.before.set, guarded.before.subvolumes.clone());

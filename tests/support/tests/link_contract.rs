@@ -31,6 +31,7 @@ impl Services for Model {
             machine_id: "m".into(),
             uid: 0,
             pid: 1,
+            digest: [0; 32],
         }
     }
 

@@ -9,8 +9,8 @@ use std::{
 
 use rustix::fs::{
     AtFlags, CWD, FallocateFlags, FileType, IFlags, Mode, RenameFlags, Timespec, Timestamps, XattrFlags,
-    fallocate, ioctl_ficlone, ioctl_getflags, ioctl_setflags, lremovexattr, lsetxattr, mknodat,
-    renameat_with, utimensat,
+    copy_file_range, fallocate, ioctl_ficlone, ioctl_getflags, ioctl_setflags, lremovexattr, lsetxattr,
+    mknodat, renameat_with, utimensat,
 };
 
 use super::pick::{Picked, one_of};
@@ -29,8 +29,8 @@ pub fn change(tree: &Path, random: &mut Random) -> Option<String> {
         36..46 => attributes(&picked, random)?,
         46..52 => links(&picked, random)?,
         52..82 => moves(&picked, random)?,
-        82..88 => clones(&picked, random)?,
-        88..94 => other_kinds(&picked, random)?,
+        82..89 => clones(&picked, random)?,
+        89..94 => other_kinds(&picked, random)?,
         _ => removals(&picked, random)?,
     };
     done.ok().map(|()| what)
@@ -239,8 +239,49 @@ fn clones(picked: &Picked, random: &mut Random) -> Done {
         });
         return said("clone a directory", &[&dir, &to], done);
     }
-    let from = one_of(random, &picked.files)?;
-    said("clone", &[&from, &to], clone(&from, &to))
+    // Small files are sent, whatever they share.
+    let is_large = |path: &&PathBuf| path.metadata().is_ok_and(|meta| meta.len() >= 64 << 10);
+    let large: Vec<PathBuf> = picked.files.iter().filter(is_large).cloned().collect();
+    let any = if random.below(4) == 0 { &picked.files } else { &large };
+    let from = one_of(random, any)?;
+    match random.below(4) {
+        0 => said("clone", &[&from, &to], clone(&from, &to)),
+        1 => {
+            // A copy that shares nothing, and then everything, though its time says nothing of that.
+            let done = fs::copy(&from, &to).and_then(|_| {
+                let time = to.metadata()?.modified()?;
+                let len = from.metadata()?.len();
+                clone_range(&from, &to, (0, 0, len))?;
+                File::open(&to)?.set_modified(time)
+            });
+            said("deduplicate", &[&from, &to], done)
+        }
+        _ => {
+            let into = one_of(random, &large).filter(|into| *into != from).unwrap_or(to);
+            let blocks = |random: &mut Random, path: &Path| {
+                let size = path.metadata().map_or(0, |meta| meta.len());
+                4096 * random.below(size / 4096 + 2)
+            };
+            let (at, from_at) = (blocks(random, &into), blocks(random, &from));
+            let len = 4096 * (1 + random.below(60));
+            let done = clone_range(&from, &into, (at, from_at, len));
+            said(&format!("clone {from_at}+{len} to {at}"), &[&from, &into], done)
+        }
+    }
+}
+
+/// Copies a range, which btrfs does by sharing it where it is of whole blocks.
+fn clone_range(from: &Path, to: &Path, (at, from_at, len): (u64, u64, u64)) -> io::Result<()> {
+    let (from, to) =
+        (File::open(from)?, OpenOptions::new().create(true).truncate(false).write(true).open(to)?);
+    let (mut at, mut from_at, end) = (at, from_at, from_at + len);
+    while from_at < end {
+        let want = usize::try_from(end - from_at).unwrap_or(usize::MAX);
+        if copy_file_range(&from, Some(&mut from_at), &to, Some(&mut at), want)? == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn clone(from: &Path, to: &Path) -> io::Result<()> {

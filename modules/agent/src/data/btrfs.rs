@@ -1,4 +1,4 @@
-//! The one question to btrfs that staging has: on which subvolume does this lie?
+//! On which subvolume of a btrfs something lies.
 #![expect(unsafe_code, reason = "an ioctl that rustix does not know")]
 
 use std::io;
@@ -11,10 +11,11 @@ use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
 /// The magic number of btrfs.
 const BTRFS: u64 = 0x9123_683e;
 
-/// `struct btrfs_ioctl_get_subvol_info_args`; only the uuid is read.
+/// `struct btrfs_ioctl_get_subvol_info_args`; only id and uuid are read.
 #[repr(C)]
 struct SubvolumeInfo {
-    before: [u64; 37],
+    id: u64,
+    before: [u64; 36],
     uuid: [u8; 16],
     after: [u64; 24],
 }
@@ -23,6 +24,15 @@ const GET_SUBVOLUME_INFO: Opcode = opcode::read::<SubvolumeInfo>(0x94, 60);
 
 /// Returns the uuid of the subvolume that holds what is open, 32 hex digits; `None` if this is no btrfs.
 pub(super) fn subvolume_uuid(fd: impl AsFd) -> io::Result<Option<String>> {
+    Ok(info(fd)?.map(|info| info.uuid.iter().map(|byte| format!("{byte:02x}")).collect()))
+}
+
+/// Returns the id of the subvolume that holds what is open; `None` if this is no btrfs.
+pub(super) fn subvolume_id(fd: impl AsFd) -> io::Result<Option<u64>> {
+    Ok(info(fd)?.map(|info| info.id))
+}
+
+fn info(fd: impl AsFd) -> io::Result<Option<SubvolumeInfo>> {
     if fstatfs(&fd)?.f_type as u64 != BTRFS {
         return Ok(None);
     }
@@ -30,7 +40,7 @@ pub(super) fn subvolume_uuid(fd: impl AsFd) -> io::Result<Option<String>> {
     // are valid.
     let info = unsafe { ioctl(&fd, Getter::<GET_SUBVOLUME_INFO, SubvolumeInfo>::new()) };
     match info {
-        Ok(info) => Ok(Some(info.uuid.iter().map(|byte| format!("{byte:02x}")).collect())),
+        Ok(info) => Ok(Some(info)),
         Err(Errno::NOTTY) => Ok(None),
         Err(error) => Err(error.into()),
     }

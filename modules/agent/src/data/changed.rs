@@ -3,15 +3,16 @@
 //! Every change of a file or directory writes its inode anew, with the number of the transaction (`facts/sync-engine.md` 3.2).
 //! So the inodes with a younger number are all that changed; their names lead to the directories whose listings may differ.
 //! Invariant: a directory that is not named, nor lies below one that is named as a whole, has the same listing in both
-//! snapshots, at the same path.
+//! snapshots, at the same path; and so has each name that is not told of a directory that is.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
 
+use super::entries::{self, Entries};
 use super::rules::{Decision, Rules};
 use super::search::{Item, LAST, Search, u16_at, u32_at, u64_at};
 use super::seen::Seen;
@@ -49,7 +50,8 @@ pub fn run(request: &ChangedRequest, since: u64, call: &Call) -> Result<bool, Ag
     while !rest.is_empty() {
         let mut bytes = 0;
         let end = rest.iter().position(|dir| {
-            bytes += dir.path.as_bytes().len() + 16;
+            let names = dir.names.iter().flatten().map(|name| name.as_bytes().len() + 2);
+            bytes += dir.path.as_bytes().len() + 16 + names.sum::<usize>();
             bytes > ITEM
         });
         let (dirs, after) = rest.split_at(end.unwrap_or(rest.len()).max(1));
@@ -119,6 +121,23 @@ pub(super) fn younger(dir: &OwnedFd, since: u64, call: &Call) -> Result<Vec<(u64
     Ok(found)
 }
 
+/// What is known of a directory that may differ.
+#[derive(Default)]
+struct Listed {
+    is_whole: bool,
+    /// Whether any name in it may differ.
+    all: bool,
+    names: BTreeSet<Vec<u8>>,
+}
+
+impl Listed {
+    /// Returns the names that may differ; `None` if any may, or they are so many that a listing of all costs no more.
+    fn into_names(self) -> Option<Vec<BytePath>> {
+        let bytes: usize = self.names.iter().map(|name| name.len() + 2).sum();
+        (!self.all && bytes <= ITEM).then(|| self.names.into_iter().map(BytePath::new).collect())
+    }
+}
+
 /// Returns the directories to look at, sorted; `None` if they are too many.
 fn directories(
     places: &mut Places<'_>,
@@ -126,26 +145,29 @@ fn directories(
     inodes: &[(u64, bool)],
     call: &Call,
 ) -> Result<Option<Vec<ChangedDir>>, Errno> {
-    let mut listed: HashSet<u64> = HashSet::new();
-    let mut whole: HashSet<u64> = HashSet::new();
+    let mut listed: HashMap<u64, Listed> = HashMap::new();
+    let mut entries = [Entries::of(places.now.dir()?), Entries::of(base.dir()?)];
     for &(ino, is_dir) in inodes {
         if call.is_cancelled() {
             return Err(Errno::CANCELED);
         }
         let names = places.now.of_inode(ino)?;
         if is_dir && places.of(ino)?.is_some() {
-            listed.insert(ino);
+            let was = base.of_inode(ino)?;
+            let listed = listed.entry(ino).or_default();
             // What is new or was moved has everything below it at another path.
-            if ino != places.root && base.of_inode(ino)? != names {
-                whole.insert(ino);
+            listed.is_whole |= ino != places.root && was != names;
+            match ino != places.root && was.is_empty() {
+                true => listed.all = true,
+                false => listed.all |= !entries::differ(&mut entries, ino, &mut listed.names)?,
             }
         }
         if ino == places.root {
             continue;
         }
         for (parent, name) in names {
-            if !listed.contains(&parent) && places.holds(parent, &name, is_dir)? {
-                listed.insert(parent);
+            if places.holds(parent, &name, is_dir)? {
+                listed.entry(parent).or_default().names.insert(name);
             }
         }
         if listed.len() > MANY {
@@ -153,9 +175,10 @@ fn directories(
         }
     }
     let mut found = Vec::with_capacity(listed.len());
-    for ino in listed {
+    for (ino, listed) in listed {
         if let Some(path) = places.of(ino)? {
-            found.push(ChangedDir { path, whole: whole.contains(&ino) });
+            let whole = listed.is_whole;
+            found.push(ChangedDir { path, whole, names: listed.into_names() });
         }
     }
     found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
@@ -171,6 +194,11 @@ pub(super) struct Names {
 impl Names {
     pub(super) fn of(dir: OwnedFd) -> Self {
         Self { dir, search: Search::with_room(NAMES_ROOM) }
+    }
+
+    /// Returns another handle on the tree.
+    fn dir(&self) -> Result<OwnedFd, Errno> {
+        rustix::io::dup(&self.dir)
     }
 
     /// Returns every name of an inode with the directory that it is in; none if there is no such inode.

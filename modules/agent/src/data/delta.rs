@@ -42,7 +42,9 @@ pub fn run(root: &BytePath, base: &BytePath, call: &Call) -> Result<(), AgentErr
         while let Some(wants) = wants::next(wants, || Ok(()))? {
             let told: Vec<(u32, Option<u64>)> = wants
                 .iter()
-                .map(|want| (want.content, is_sealed.then(|| bytes(&dir, &base_dir, want).ok()).flatten()))
+                .map(|want: &ReadWant| {
+                    (want.content, is_sealed.then(|| bytes(&dir, &base_dir, want).ok()).flatten())
+                })
                 .collect();
             call.item(&told)?;
         }
@@ -85,11 +87,11 @@ pub(super) fn changed(new: &OwnedFd, old: &OwnedFd) -> Result<Vec<Range>, Errno>
 
 /// Where a stretch of a file lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Extent {
-    at: u64,
-    end: u64,
+pub(super) struct Extent {
+    pub(super) at: u64,
+    pub(super) end: u64,
     /// The extent, how far its beginning lies from the file's, and how it is packed; `None` for zeros that lie nowhere.
-    place: Option<(u64, u64, u8)>,
+    pub(super) place: Option<(u64, u64, u8)>,
 }
 
 fn extents(fd: impl AsFd) -> Result<Vec<Extent>, Errno> {
@@ -106,7 +108,7 @@ fn extents(fd: impl AsFd) -> Result<Vec<Extent>, Errno> {
 }
 
 /// Reads a `struct btrfs_file_extent_item`.
-fn extent(Item { key: (_, _, at), data }: Item<'_>) -> Option<Extent> {
+pub(super) fn extent(Item { key: (_, _, at), data }: Item<'_>) -> Option<Extent> {
     const REGULAR: u8 = 1;
     const PREALLOCATED: u8 = 2;
     let packing = *data.get(16)?;

@@ -13,7 +13,7 @@ use super::read::READERS;
 use super::seen::Seen;
 use super::sent::Sent;
 use super::{extents, open, walk, wants};
-use crate::proto::AgentError;
+use crate::proto::{AgentError, ReadWant};
 use crate::server::Call;
 
 /// Bytes read at once.
@@ -38,7 +38,7 @@ pub fn run(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> 
             let flush = || if found.is_empty() { Ok(()) } else { call.item(&std::mem::take(&mut found)) };
             let Some(wants) = wants::next(wants, flush)? else { return Ok(()) };
             let (known, wants): (Vec<_>, Vec<_>) =
-                wants.into_iter().partition(|want| sent.of(root, &want.path).is_some());
+                wants.into_iter().partition(|want: &ReadWant| sent.of(root, &want.path).is_some());
             found.extend(known.into_iter().map(|want| (want.content, sent.of(root, &want.path))));
             if let Some(inline) = &mut inline {
                 inline.prepare(&wants);

@@ -84,6 +84,20 @@ impl<'a> Owners<'a> {
     /// # Errors
     /// What the kernel says.
     pub(crate) fn are_among(&mut self, address: u64, subvolumes: &HashSet<u64>) -> Result<bool, Errno> {
+        let (owners, are_all) = self.of_extent(address)?;
+        let mut ids = owners.map(|(_, id)| id).peekable();
+        Ok(are_all && ids.peek().is_some() && ids.all(|id| subvolumes.contains(&id)))
+    }
+
+    /// Returns the inodes that refer to an extent, each with its subvolume, and whether these are all. None refers to one that
+    /// was freed.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(super) fn of_extent(
+        &mut self,
+        address: u64,
+    ) -> Result<(impl Iterator<Item = (u64, u64)>, bool), Errno> {
         self.room[..2].fill(0);
         let mut args = LogicalInoArgs {
             logical: address,
@@ -104,15 +118,18 @@ impl<'a> Owners<'a> {
             match Errno::from_io_error(&std::io::Error::last_os_error()) {
                 Some(Errno::INTR) => {}
                 // Freed since it was seen.
-                Some(Errno::NOENT) => return Ok(false),
+                Some(Errno::NOENT) => {
+                    self.room[..2].fill(0);
+                    break;
+                }
                 error => return Err(error.unwrap_or(Errno::IO)),
             }
         }
         let head: Vec<u8> = self.room[..2].iter().flat_map(|word| word.to_ne_bytes()).collect();
         let (count, missed) = (u32_at(&head, 8).unwrap_or(0) as usize, u32_at(&head, 12).unwrap_or(1));
         // Inode, offset and subvolume of each.
-        let referring = self.room[2..].chunks_exact(3).take(count / 3).map(|one| one[2]);
-        Ok(missed == 0 && count > 0 && referring.into_iter().all(|id| subvolumes.contains(&id)))
+        let referring = self.room[2..].chunks_exact(3).take(count / 3).map(|one| (one[0], one[2]));
+        Ok((referring, missed == 0))
     }
 }
 

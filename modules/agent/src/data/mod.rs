@@ -5,6 +5,7 @@
 //! an access time), and nothing here prints, reads the environment or asks the time.
 
 pub mod apply;
+pub mod blocks;
 pub(crate) mod carry;
 pub mod changed;
 pub mod delta;
@@ -20,6 +21,7 @@ pub(crate) mod read_through;
 pub(crate) mod restore;
 pub mod rules;
 pub mod sent;
+pub mod shares;
 pub mod undo;
 pub(crate) mod versions;
 pub mod walk;
@@ -27,6 +29,7 @@ pub mod walk;
 mod btrfs;
 mod content;
 mod cwd;
+mod entries;
 mod extents;
 mod inline;
 mod meta;

@@ -1,7 +1,8 @@
 //! What stands elsewhere than in an older snapshot of its subvolume: the same inode under another name or in another directory.
 //!
 //! Inode numbers are stable within a subvolume, and the inode says in which transaction it was made, so that one which got the
-//! number of another is not taken for it (`facts/sync-engine.md` 3.2). A directory that moved brings all below it along: those
+//! number of another is not taken for it (`facts/sync-engine.md` 3.2). Of a file with several names each name that went is one
+//! that came, as far as there are such. A directory that moved brings all below it along: those
 //! names are not told, their inodes were not written.
 
 use std::collections::HashMap;
@@ -29,6 +30,9 @@ const SUBVOLUME_STUB: u64 = 2;
 
 /// The type of the item that is the inode.
 const INODE: u32 = 1;
+
+/// The format of a regular file.
+const FILE: u32 = 0o100_000;
 
 /// Answers [`crate::proto::Request::Moved`]: `since` is the transaction in which the base was taken. Returns whether it is
 /// known what was moved.
@@ -85,14 +89,23 @@ fn moves(
         if call.is_cancelled() {
             return Err(Errno::CANCELED);
         }
-        let ([was], [is]) = (&base.names(ino)?[..], &now.names(ino)?[..]) else { continue };
-        if was == is || made[0].transaction(ino)? != made[1].transaction(ino)? {
+        let (was, is) = (base.names(ino)?, now.names(ino)?);
+        let (gone, come) = (without(&was, &is), without(&is, &was));
+        if gone.is_empty() || come.is_empty() {
             continue;
         }
-        let (Some(from), Some(to)) = (base.name(was, is_dir)?, now.name(is, is_dir)?) else { continue };
-        let alike = !is_dir || rules.say_the_same_below(from.as_bytes(), to.as_bytes());
-        if alike && !left_alone.holds(&from)? {
-            found.push(Moved { from, to, is_dir });
+        let then = made[0].transaction(ino)?;
+        let is_file = then.is_some_and(|(_, kind)| kind == FILE);
+        if then != made[1].transaction(ino)? || (was.len().max(is.len()) > 1 && !is_file) {
+            continue;
+        }
+        // Which of several names became which nobody can tell, nor does it matter: both machines pair them in the same way.
+        let (gone, come) = (base.paths(&gone, is_dir)?, now.paths(&come, is_dir)?);
+        for (from, to) in gone.into_iter().zip(come) {
+            let alike = !is_dir || rules.say_the_same_below(from.as_bytes(), to.as_bytes());
+            if alike && !left_alone.holds(&from)? {
+                found.push(Moved { from, to, is_dir });
+            }
         }
         if found.len() > MANY {
             return Err(Errno::TOOBIG);
@@ -102,10 +115,22 @@ fn moves(
     Ok(found)
 }
 
+type Name = (u64, Vec<u8>);
+
+/// Returns the names that the others are not.
+fn without<'a>(names: &'a [Name], others: &[Name]) -> Vec<&'a Name> {
+    names.iter().filter(|name| !others.contains(name)).collect()
+}
+
 impl Places<'_> {
-    /// Returns where a name stands; `None` if it is not mirrored.
-    fn name(&mut self, (parent, name): &(u64, Vec<u8>), is_dir: bool) -> Result<Option<BytePath>, Errno> {
-        Ok(self.of(*parent)?.and_then(|parent| self.child(&parent, name, is_dir)))
+    /// Returns where names stand, sorted; those that are not mirrored are left out.
+    fn paths(&mut self, names: &[&Name], is_dir: bool) -> Result<Vec<BytePath>, Errno> {
+        let mut found = Vec::with_capacity(names.len());
+        for (parent, name) in names {
+            found.extend(self.of(*parent)?.and_then(|parent| self.child(&parent, name, is_dir)));
+        }
+        found.sort_unstable();
+        Ok(found)
     }
 }
 

@@ -3,8 +3,13 @@
 //! One thread reads a file from its beginning to its end, so the pieces of a file stay in order while several files travel
 //! at once. What cannot be read is reported for the file and does not end the call.
 //!
+//! Of some files only a part is sent: see `rest` and `blocks`.
+//!
 //! In a live tree each file is looked at before and after it is read. One that did not change meanwhile is said to be whole,
 //! with the version that was read.
+
+mod blocks;
+mod rest;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
@@ -23,6 +28,9 @@ use super::sent::Sent;
 use super::{delta, extents, open, walk, wants};
 use crate::proto::{AgentError, Identity, Piece, ReadWant, StreamFrame};
 use crate::server::Call;
+
+pub use blocks::run as run_blocks;
+pub use rest::run as run_rest;
 
 /// Bytes of content that one frame carries, about.
 const FRAME: usize = 256 << 10;
@@ -175,14 +183,18 @@ impl Reader<'_> {
 
     /// Sends a file of a live tree, whatever becomes of it meanwhile; returns the version that was read, if it is whole.
     fn send_live(&mut self, want: &ReadWant) -> Result<Option<Identity>, AgentError> {
-        match self.live_file(want) {
-            Ok(version) => Ok(version),
-            Err(Trouble::Agent(error)) => Err(error),
+        self.live_file(want).or_else(|trouble| self.left(want, trouble))
+    }
+
+    /// Says why a file of a live tree could not be read, if that must be said.
+    fn left(&mut self, want: &ReadWant, trouble: Trouble) -> Result<Option<Identity>, AgentError> {
+        match trouble {
+            Trouble::Agent(error) => Err(error),
             // What stood at this name has gone, or something else stands there or above it.
-            Err(Trouble::File(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::INVAL)) => {
+            Trouble::File(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::INVAL) => {
                 Ok(None)
             }
-            Err(Trouble::File(error)) => self.unreadable(want, error).map(|()| None),
+            Trouble::File(error) => self.unreadable(want, error).map(|()| None),
         }
     }
 
@@ -257,36 +269,15 @@ impl Reader<'_> {
             let (content, at, end) = (want.content, range.at, range.end);
             self.call.item(&StreamFrame::Hole { content, at, end })?;
         }
-        // Advice: the file is read as well without it.
-        let _ = fadvise(&new, 0, None, Advice::Sequential);
         let mut ranges = ranges.iter().filter(|range| !range.is_hole).peekable();
-        let mut hash = ContentHash::new();
-        let mut at = 0;
-        while let Some((mut start, end)) = extents::next(&new, at, size)? {
-            while start < end {
-                while ranges.next_if(|range| range.end <= start).is_some() {}
-                let (differs, until) = match ranges.peek() {
-                    Some(range) if range.at <= start => (true, range.end),
-                    Some(range) => (false, range.at),
-                    None => (false, end),
-                };
-                let data = read_at(&new, start, FRAME.min((until.min(end) - start) as usize))?;
-                if data.is_empty() || self.call.is_cancelled() {
-                    return Err(Trouble::File(Errno::IO));
-                }
-                hash.add(start, &data);
-                let offset = start;
-                start += data.len() as u64;
-                if differs {
-                    self.push(Piece { content: want.content, offset, data, last: None })?;
-                }
+        self.some(want, &new, size, |at| {
+            while ranges.next_if(|range| range.end <= at).is_some() {}
+            match ranges.peek() {
+                Some(range) if range.at <= at => (true, range.end),
+                Some(range) => (false, range.at),
+                None => (false, size),
             }
-            at = end;
-        }
-        let last = Some((size, hash.finish(size)));
-        let done = self.push_last(want, Piece { content: want.content, offset: 0, data: Vec::new(), last });
-        open::forget(&new);
-        Ok(done?)
+        })
     }
 
     fn push_last(&mut self, want: &ReadWant, piece: Piece) -> Result<(), AgentError> {
@@ -340,7 +331,7 @@ impl Pieces {
 }
 
 /// Reads up to `len` bytes; fewer only at the end of the file.
-fn read_at(fd: impl AsFd, offset: u64, len: usize) -> Result<Vec<u8>, Errno> {
+pub(super) fn read_at(fd: impl AsFd, offset: u64, len: usize) -> Result<Vec<u8>, Errno> {
     let mut data = Vec::with_capacity(len);
     while data.len() < len {
         let at = offset + data.len() as u64;

@@ -98,7 +98,7 @@ fn walk(
         on_demand,
         manifest,
         queue: Mutex::new(Queue {
-            stack: if on_demand { Vec::new() } else { vec![Todo { path: BytePath::default(), whole: true }] },
+            stack: if on_demand { Vec::new() } else { vec![Todo::all(BytePath::default())] },
             is_open: on_demand,
             busy: 0,
             asleep: 0,
@@ -149,6 +149,15 @@ struct Walk<'a> {
 struct Todo {
     path: BytePath,
     whole: bool,
+    /// Only these names of it.
+    names: Option<Vec<BytePath>>,
+}
+
+impl Todo {
+    /// A directory with all below it.
+    fn all(path: BytePath) -> Self {
+        Self { path, whole: true, names: None }
+    }
 }
 
 struct Queue {
@@ -169,7 +178,7 @@ impl Turn<'_, '_> {
     /// Ends the turn with the directories that were found, in order of their names.
     fn end(self, children: &mut Vec<BytePath>) {
         if !children.is_empty() {
-            let todo = children.drain(..).rev().map(|path| Todo { path, whole: true });
+            let todo = children.drain(..).rev().map(Todo::all);
             self.0.queue().stack.extend(todo);
         }
     }
@@ -199,9 +208,9 @@ impl Walk<'_> {
         let mut outbox = outbox::Outbox::new(self.call, self.manifest);
         let mut children = Vec::new();
         while let Some((batch, turn)) = self.next(&mut outbox) {
-            for Todo { path, whole } in batch {
-                let before = children.len();
-                if let Err(error) = self.visit(&mut lister, &mut outbox, path, &mut children) {
+            for todo in batch {
+                let (before, whole) = (children.len(), todo.whole);
+                if let Err(error) = self.visit(&mut lister, &mut outbox, todo, &mut children) {
                     self.fail(error);
                     break;
                 }
@@ -232,7 +241,9 @@ impl Walk<'_> {
             });
             match wants {
                 Ok(Some(wants)) => {
-                    let todo = wants.into_iter().map(|want| Todo { path: want.path, whole: want.whole });
+                    let todo =
+                        |want: ListWant| Todo { path: want.path, whole: want.whole, names: want.names };
+                    let todo = wants.into_iter().map(todo);
                     self.queue().stack.extend(todo);
                 }
                 Ok(None) => break,
@@ -284,10 +295,10 @@ impl Walk<'_> {
         &self,
         lister: &mut list::Lister<'_, '_>,
         outbox: &mut outbox::Outbox<'_>,
-        path: BytePath,
+        todo: Todo,
         children: &mut Vec<BytePath>,
     ) -> Result<(), AgentError> {
-        let listing = self.listing(lister, path, children)?;
+        let listing = self.listing(lister, todo, children)?;
         let unreadable = |skip: &&Skip| matches!(skip.reason, SkipReason::Unreadable(_));
         let seen = WalkSummary {
             directories: 1,
@@ -310,7 +321,7 @@ impl Walk<'_> {
     fn listing(
         &self,
         lister: &mut list::Lister<'_, '_>,
-        path: BytePath,
+        Todo { path, names, .. }: Todo,
         children: &mut Vec<BytePath>,
     ) -> Result<DirListing, AgentError> {
         let mut listing =
@@ -331,7 +342,7 @@ impl Walk<'_> {
                 lister.refuse_other_trees(&dir)?;
                 listing.root = Some(lister.own(&dir)?);
             }
-            lister.fill(&dir, &mut listing, children)
+            lister.fill(&dir, names.as_deref(), &mut listing, children)
         });
         match read {
             Ok(()) => {}

@@ -3,8 +3,9 @@
 use std::thread;
 
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
+use serde::de::DeserializeOwned;
 
-use crate::proto::{AgentError, ReadWant, decode};
+use crate::proto::{AgentError, decode};
 use crate::server::Call;
 
 /// Wants that a thread takes at once: neighbours cost less together.
@@ -13,12 +14,12 @@ const CHUNK: usize = 16;
 const WAITING: usize = 16;
 
 /// Runs `worker` on `threads` threads, each with its end of one queue, until the uploads end.
-pub(super) fn serve(
+pub(super) fn serve<W: DeserializeOwned + Send>(
     call: &Call,
     threads: usize,
-    worker: impl Fn(&Receiver<Vec<ReadWant>>) -> Result<(), AgentError> + Sync,
+    worker: impl Fn(&Receiver<Vec<W>>) -> Result<(), AgentError> + Sync,
 ) -> Result<(), AgentError> {
-    let (send, recv) = bounded::<Vec<ReadWant>>(WAITING);
+    let (send, recv) = bounded::<Vec<W>>(WAITING);
     thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|_| {
@@ -40,10 +41,10 @@ pub(super) fn serve(
 
 /// Takes the next wants of a worker; calls `flush` before waiting for one and at the end, since the caller may wait for what
 /// the worker holds back.
-pub(super) fn next(
-    wants: &Receiver<Vec<ReadWant>>,
+pub(super) fn next<W>(
+    wants: &Receiver<Vec<W>>,
     flush: impl FnOnce() -> Result<(), AgentError>,
-) -> Result<Option<Vec<ReadWant>>, AgentError> {
+) -> Result<Option<Vec<W>>, AgentError> {
     match wants.try_recv() {
         Ok(chunk) => Ok(Some(chunk)),
         Err(TryRecvError::Disconnected) => flush().map(|()| None),
@@ -51,9 +52,9 @@ pub(super) fn next(
     }
 }
 
-fn feed(call: &Call, mut take: impl FnMut(Vec<ReadWant>) -> bool) -> Result<(), AgentError> {
+fn feed<W: DeserializeOwned>(call: &Call, mut take: impl FnMut(Vec<W>) -> bool) -> Result<(), AgentError> {
     while let Some(body) = call.next_upload()? {
-        let mut wants: Vec<ReadWant> = decode(&body).map_err(AgentError::protocol)?;
+        let mut wants: Vec<W> = decode(&body).map_err(AgentError::protocol)?;
         while !wants.is_empty() {
             let rest = wants.split_off(CHUNK.min(wants.len()));
             if !take(std::mem::replace(&mut wants, rest)) {

@@ -164,6 +164,7 @@ impl Services for Only {
             machine_id: String::new(),
             uid: 0,
             pid: 1,
+            digest: [0; 32],
         }
     }
 

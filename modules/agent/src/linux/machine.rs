@@ -44,6 +44,19 @@ pub fn machine_id() -> String {
     line("/etc/machine-id").unwrap_or_default()
 }
 
+/// Where the program that this process runs can be read, even if its file was replaced meanwhile.
+pub const OWN_IMAGE: &str = "/proc/self/exe";
+
+/// Returns the BLAKE3 digest of a program.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn program_digest(path: &Path) -> std::io::Result<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(std::fs::File::open(path)?)?;
+    Ok(hasher.finalize().into())
+}
+
 /// Returns root and the people of a passwd file.
 ///
 /// # Errors

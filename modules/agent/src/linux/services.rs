@@ -26,7 +26,7 @@ use crate::data::apply::{Unwatched, Watch, redo};
 use crate::proto::{
     AgentError, AgentHello, ChangedRequest, CreateSet, LockReply, LockRequest, NestedOrder, PROTOCOL,
     Patience, Redone, Request, RestorePlace, RestoreReply, RestoreRequest, RollbackLook, RollbackOrder,
-    SetRequest, TakeSet, UndoReport, UndoRequest, WalkRequest, encode,
+    SetRequest, SharesRequest, TakeSet, UndoReport, UndoRequest, WalkRequest, encode,
 };
 use crate::server::{Call, SILENT, Services, serve};
 
@@ -110,6 +110,7 @@ pub fn main(options: AgentOptions) -> Result<(), String> {
         machine_id: machine::machine_id(),
         uid: rustix::process::geteuid().as_raw(),
         pid: std::process::id(),
+        digest: machine::program_digest(Path::new(machine::OWN_IMAGE)).unwrap_or_default(),
     };
     let input = io::BufReader::with_capacity(256 << 10, WatchedStdin::new(stop, options.silence));
     let ends_connection = options.ends_connection;
@@ -269,6 +270,17 @@ fn moved(request: &ChangedRequest, call: &Call) -> Result<bool, AgentError> {
     since.map_or(Ok(false), |since| data::moved::run(request, since, call))
 }
 
+/// Answers [`Request::Shares`].
+fn shares(request: &SharesRequest, call: &Call) -> Result<(), AgentError> {
+    let root = &request.tree.root;
+    let since = match &request.base {
+        Some(base) => unchanged::since(&KernelBtrfs, base.as_path(), root.as_path())
+            .map_err(|error| AgentError::io(format!("cannot compare `{base}` and `{root}`"), &error))?,
+        None => None,
+    };
+    data::shares::run(request, since, call)
+}
+
 /// Answers [`Request::Changed`].
 fn changed(request: &ChangedRequest, call: &Call) -> Result<bool, AgentError> {
     let (base, root) = (&request.base, &request.tree.root);
@@ -332,6 +344,10 @@ impl Services for LinuxServices {
             Request::ReadDelta { root, base } => {
                 encode(&data::read::run_delta(&root, &base, call, &self.sent)?)
             }
+            Request::Shares(request) => encode(&shares(&request, call)?),
+            Request::ReadRest { root } => encode(&data::read::run_rest(&root, call, &self.sent)?),
+            Request::Blocks { root } => encode(&data::blocks::run(&root, call)?),
+            Request::ReadBlocks { root } => encode(&data::read::run_blocks(&root, call, &self.sent)?),
             Request::Digest { root } => encode(&data::digest::run(&root, call, &self.sent)?),
             Request::Apply(request) => {
                 encode(&data::apply::run(&request, call, &self.state, self.options.watch.as_ref())?)

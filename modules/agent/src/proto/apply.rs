@@ -6,6 +6,7 @@ use pc_switcher_contract::{BytePath, SessionId, SnapshotSet};
 
 use super::fs::{FileTime, Meta};
 use super::request::AgentError;
+use super::share::{CloneFrom, CloneRange};
 
 /// One file wanted from the source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +76,29 @@ pub enum StreamFrame {
         /// Index into [`ApplyRequest::parts`] of the part that it is for.
         part: u16,
     },
+    /// Front to target: ranges of a [`Body::Built`] file, before its pieces.
+    Clones {
+        /// The file's number.
+        content: u32,
+        /// What they are made of.
+        from: CloneFrom,
+        /// The ranges.
+        #[serde(deserialize_with = "super::few")]
+        ranges: Vec<CloneRange>,
+    },
+    /// Front to target: all content that has begun is whole; files may be made of it from here on.
+    Settled,
+    /// Source to front: so many more bytes need not be sent.
+    Same(u64),
+    /// Front to target: what comes of this content, ahead of its step, goes over a clone of what stands there.
+    Over {
+        /// The file's number.
+        content: u32,
+        /// Where it stands, relative to the part's root.
+        path: BytePath,
+        /// What stands there.
+        expected: Identity,
+    },
 }
 
 impl StreamFrame {
@@ -122,6 +146,13 @@ pub enum Body {
     },
     /// A directory that is brought in empty and filled by later steps: something that is there moves into it.
     Bare,
+    /// A regular file that is made of ranges of other files; only the rest is sent.
+    Built {
+        /// The number of its content.
+        content: u32,
+        /// Its size, holes included.
+        size: u64,
+    },
 }
 
 /// One step of the commit. Paths are relative to the part's root.

@@ -161,9 +161,11 @@ pub struct ChangedDir {
     pub path: BytePath,
     /// Whether it is new or was moved: then everything below it may differ.
     pub whole: bool,
+    /// The names in it that another inode has, that are gone, or whose inode was written; `None` if any may be.
+    pub names: Option<Vec<BytePath>>,
 }
 
-/// A directory, or a file of one name, that stands elsewhere than in the older snapshot: the same inode. What lies below a
+/// A directory, or a name of a file, that stands elsewhere than in the older snapshot: the same inode. What lies below a
 /// moved directory and moved along is not told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moved {
@@ -182,6 +184,20 @@ pub struct ListWant {
     pub path: BytePath,
     /// Whether everything below it is listed as well.
     pub whole: bool,
+    /// Only these names are listed; `None` for all of them.
+    pub names: Option<Vec<BytePath>>,
+}
+
+impl ListWant {
+    /// Asks for a directory with all below it.
+    pub fn all(path: BytePath) -> Self {
+        Self { path, whole: true, names: None }
+    }
+
+    /// Asks for a directory with all its names.
+    pub fn one(path: BytePath) -> Self {
+        Self { path, whole: false, names: None }
+    }
 }
 
 /// The answer after the last listing.

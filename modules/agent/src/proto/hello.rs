@@ -25,6 +25,8 @@ pub struct AgentHello {
     pub uid: u32,
     /// Its process id, for messages.
     pub pid: u32,
+    /// The BLAKE3 digest of the program that it runs; zeros if that could not be read.
+    pub digest: [u8; 32],
 }
 
 /// The front's first frame.

@@ -4,6 +4,7 @@
 //! as long as [`PROTOCOL`] changes with them.
 
 mod apply;
+mod blocks;
 mod compare;
 mod diagnose;
 mod few;
@@ -13,6 +14,7 @@ mod host;
 mod request;
 mod restore;
 mod rollback;
+mod share;
 mod store;
 mod undo;
 mod verify;
@@ -21,6 +23,7 @@ pub use apply::{
     ApplyNews, ApplyReport, ApplyRequest, Body, Conflict, Identity, Op, PartRoot, Patience, Piece, ReadWant,
     Redone, RedoneHow, StreamFrame,
 };
+pub use blocks::{Blocks, BlocksWant};
 pub use compare::{Change, ChangeKind, DiffEnd, DiffRequest, Diffed, Version, Versions, VersionsRequest};
 pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersRequest};
 pub use few::MOST;
@@ -40,6 +43,7 @@ pub use restore::{RestorePlace, RestoreReply, RestoreRequest, Restored};
 pub use rollback::{
     RollbackLook, RollbackMember, RollbackOrder, RollbackPhase, RollbackState, RollbackWish, Together,
 };
+pub use share::{CloneFrom, CloneRange, Origin, RestWant, Share, Shares, SharesRequest};
 pub use store::{CreateSet, Gain, Need, SetRequest, StoredSet, Strays, Words};
 pub use undo::{UndoLine, UndoReport, UndoRequest, UndoWord, UndoneHow};
 pub use verify::{Finding, Verified, VerifyRequest};

@@ -150,6 +150,24 @@ pub enum Request {
     /// Waits until what was removed from the file system of a path is free, so many milliseconds at most → `bool`, whether
     /// all of it is.
     Settle(BytePath, u32),
+    /// Uploads: `Vec<`[`super::ReadWant`]`>`; items: `Vec<`[`super::Shares`]`>`, of those that share anything → `()`.
+    Shares(super::SharesRequest),
+    /// Uploads: `Vec<`[`super::RestWant`]`>`; items as of [`Request::Read`], but only what the target does not have → `()`.
+    ReadRest {
+        /// The tree's root.
+        root: BytePath,
+    },
+    /// Uploads: `Vec<`[`super::ReadWant`]`>`; items: [`super::Blocks`], one for each → `()`.
+    Blocks {
+        /// The tree's root.
+        root: BytePath,
+    },
+    /// Uploads: `Vec<`[`super::BlocksWant`]`>`; items as of [`Request::Read`], or of [`Request::ReadLive`] outside of read-only
+    /// snapshots, but only what differs, and [`super::StreamFrame::Hole`] and [`super::StreamFrame::Same`] → `()`.
+    ReadBlocks {
+        /// The tree's root.
+        root: BytePath,
+    },
     /// Makes or removes a nested subvolume; only for the holder of the lock → `bool`, whether it is done.
     Nested(super::NestedOrder),
 }
@@ -205,6 +223,10 @@ impl Request {
             Request::Undo(_) => "undo",
             Request::Rollback(_) => "rollback",
             Request::Settle(..) => "settle",
+            Request::Shares(_) => "shares",
+            Request::ReadRest { .. } => "read-rest",
+            Request::Blocks { .. } => "blocks",
+            Request::ReadBlocks { .. } => "read-blocks",
             Request::Nested(_) => "nested",
         }
     }

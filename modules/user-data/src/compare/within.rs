@@ -126,24 +126,35 @@ impl Machine {
         Machine { nodes: nodes.collect(), changed: BTreeSet::new(), next: self.next + 10_000 }
     }
 
+    /// Returns the entries of a directory.
+    fn entries(&self, dir: u64) -> BTreeSet<(&str, u64)> {
+        let within = self.nodes.iter().filter(|(_, node)| node.parent == dir);
+        within.map(|(ino, node)| (node.name.as_str(), *ino)).collect()
+    }
+
     /// What an agent tells about this machine since `base`.
     pub(crate) fn named(&self, base: &Machine) -> Vec<ChangedDir> {
-        let mut found = BTreeMap::new();
+        let mut found: BTreeMap<u64, (bool, BTreeSet<BytePath>)> = BTreeMap::new();
         for ino in self.changed.iter().filter(|ino| self.nodes.contains_key(*ino)) {
             let node = &self.nodes[ino];
             if node.is_dir {
                 let place = |node: &Node| (node.parent, node.name.clone());
                 let moved = base.nodes.get(ino).map(place) != Some(place(node));
-                *found.entry(*ino).or_insert(false) |= moved;
+                let (whole, names) = found.entry(*ino).or_default();
+                *whole |= moved;
+                let (is, was) = (self.entries(*ino), base.entries(*ino));
+                names.extend(is.symmetric_difference(&was).map(|(name, _)| (*name).into()));
             }
             if *ino != ROOT {
-                found.entry(node.parent).or_insert(false);
+                found.entry(node.parent).or_default().1.insert(node.name.as_str().into());
             }
         }
-        found
-            .into_iter()
-            .map(|(ino, whole)| ChangedDir { path: self.path(ino).as_str().into(), whole })
-            .collect()
+        let dir = |(ino, (whole, names)): (u64, (bool, BTreeSet<BytePath>))| ChangedDir {
+            path: self.path(ino).as_str().into(),
+            whole,
+            names: base.nodes.contains_key(&ino).then(|| names.into_iter().collect()),
+        };
+        found.into_iter().map(dir).collect()
     }
 
     pub(crate) fn entry(&self, ino: u64) -> Entry {
@@ -168,18 +179,20 @@ impl Machine {
         let mut inos: Vec<u64> =
             self.nodes.iter().filter(|(_, node)| node.parent == ino).map(|(ino, _)| *ino).collect();
         inos.sort_by(|a, b| self.nodes[a].name.cmp(&self.nodes[b].name));
+        let is_wanted = |name: &str| want.names.as_ref().is_none_or(|names| names.contains(&name.into()));
+        inos.retain(|ino| is_wanted(&self.nodes[ino].name));
         let root = (on_demand || path.is_empty()).then(|| self.entry(ino));
         let entries = inos.iter().map(|ino| self.entry(*ino)).collect();
         out.push(DirListing { path: want.path.clone(), root, entries, skipped: vec![], more: false });
         for ino in inos.into_iter().filter(|ino| want.whole && self.nodes[ino].is_dir) {
-            self.list(&ListWant { path: self.path(ino).as_str().into(), whole: true }, on_demand, out);
+            self.list(&ListWant::all(self.path(ino).as_str().into()), on_demand, out);
         }
     }
 }
 
 pub(crate) fn everything(judge: Judge, machines: [&Machine; 3], moves: &Moves) -> Comparison {
     let mut pairing = Pairing::new(judge, moves);
-    let root = ListWant { path: BytePath::default(), whole: true };
+    let root = ListWant::all(BytePath::default());
     for (walk, machine) in [Walk::Source, Walk::Target, Walk::Base].into_iter().zip(machines) {
         if walk == Walk::Base && !judge.walks_base() {
             continue;

@@ -1,4 +1,4 @@
-//! Directories of the target, and of its base, as far as they were looked at.
+//! Paths of the target, and of its base, as far as they were looked at.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -18,12 +18,38 @@ pub enum Look<'a> {
     Unknown,
 }
 
-/// Listings by the paths that directories have now, and had in the base. A directory that is not there has none.
+/// What a listing says of one path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing stands there.
+    Nothing,
+    /// Something that is not mirrored does.
+    Skipped,
+    /// This does.
+    There(Box<Entry>),
+}
+
+impl Seen {
+    /// Looks for a name in the listing of its directory; one that is not there, or could not be read, holds nothing.
+    pub fn within(listing: Option<&DirListing>, name: &[u8]) -> Self {
+        let is_unread = |listing: &DirListing| {
+            listing.skipped.iter().any(|skip| matches!(skip.reason, SkipReason::Unreadable(_)))
+        };
+        let Some(listing) = listing.filter(|listing| !is_unread(listing)) else { return Seen::Nothing };
+        match listing.entries.binary_search_by(|entry| entry.name.as_bytes().cmp(name)) {
+            Ok(at) => Seen::There(Box::new(listing.entries[at].clone())),
+            Err(_) if listing.skipped.iter().any(|skip| skip.name.as_bytes() == name) => Seen::Skipped,
+            Err(_) => Seen::Nothing,
+        }
+    }
+}
+
+/// What stands at paths as they are now, and were in the base.
 #[derive(Debug, Default)]
 pub struct Known {
-    target: HashMap<BytePath, Option<DirListing>>,
+    target: HashMap<BytePath, Seen>,
     /// `None` if the target is just as its base.
-    base: Option<HashMap<BytePath, Option<DirListing>>>,
+    base: Option<HashMap<BytePath, Seen>>,
     wanted: BTreeSet<BytePath>,
 }
 
@@ -33,12 +59,12 @@ impl Known {
         Self { base: has_base.then(HashMap::new), ..Self::default() }
     }
 
-    /// Takes what was found at a directory of the target, and of its base.
-    pub fn add(&mut self, path: BytePath, target: Option<DirListing>, base: Option<DirListing>) {
+    /// Takes what was found at a path of the target, and of its base.
+    pub fn add(&mut self, path: BytePath, target: Seen, base: Seen) {
         if let Some(known) = &mut self.base {
-            known.insert(path.clone(), base.filter(is_there));
+            known.insert(path.clone(), base);
         }
-        self.target.insert(path, target.filter(is_there));
+        self.target.insert(path, target);
     }
 
     /// Returns what stands at a path of the target.
@@ -51,35 +77,24 @@ impl Known {
         look(self.base.as_ref().unwrap_or(&self.target), path, &mut self.wanted)
     }
 
-    /// Takes the directories that somebody wanted to know and nobody has looked at.
+    /// Takes the paths that somebody wanted to know and nobody has looked at.
     pub(super) fn take_wanted(&mut self) -> Vec<BytePath> {
         std::mem::take(&mut self.wanted).into_iter().collect()
     }
 }
 
-/// Whether a listing is that of a directory that is there and could be read.
-fn is_there(listing: &DirListing) -> bool {
-    listing.skipped.iter().all(|skip| !matches!(skip.reason, SkipReason::Unreadable(_)))
-}
-
 fn look<'a>(
-    known: &'a HashMap<BytePath, Option<DirListing>>,
+    known: &'a HashMap<BytePath, Seen>,
     path: &BytePath,
     wanted: &mut BTreeSet<BytePath>,
 ) -> Look<'a> {
-    let dir = path.parent().unwrap_or_default();
-    let listing = match known.get(&dir) {
-        Some(Some(listing)) => listing,
-        Some(None) => return Look::Nothing,
+    match known.get(path) {
+        Some(Seen::Nothing) => Look::Nothing,
+        Some(Seen::Skipped) => Look::Skipped,
+        Some(Seen::There(entry)) => Look::There(entry),
         None => {
-            wanted.insert(dir);
-            return Look::Unknown;
+            wanted.insert(path.clone());
+            Look::Unknown
         }
-    };
-    let name = path.name();
-    match listing.entries.binary_search_by(|entry| entry.name.as_bytes().cmp(name)) {
-        Ok(at) => Look::There(&listing.entries[at]),
-        Err(_) if listing.skipped.iter().any(|skip| skip.name.as_bytes() == name) => Look::Skipped,
-        Err(_) => Look::Nothing,
     }
 }

@@ -19,7 +19,7 @@ use pc_switcher_contract::BytePath;
 
 use crate::compare::Walk;
 
-pub use known::{Known, Look};
+pub use known::{Known, Look, Seen};
 
 /// One thing to be done before all other steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +68,7 @@ struct Arrival {
 pub enum Planned {
     /// This is to be moved.
     Moves(Box<Moves>),
-    /// These directories of the target have to be looked at before.
+    /// These paths of the target have to be looked at before.
     Wanted(Vec<BytePath>),
 }
 
@@ -114,7 +114,7 @@ fn lead(ways: &HashMap<BytePath, BytePath>, path: &BytePath) -> BytePath {
 }
 
 impl Moves {
-    /// Plans moves. `source` and `target` are what was moved on each machine since the last sync; `known` are directories of the
+    /// Plans moves. `source` and `target` are what was moved on each machine since the last sync; `known` are paths of the
     /// target, `None` where only what both did alike counts. What `is_barred` says no to is not moved.
     pub fn plan(
         source: Vec<Moved>,
@@ -221,6 +221,16 @@ impl Moves {
         self.add_arrivals(walk, path, &mut entries);
         let (path, skipped) = (path.clone(), Vec::new());
         (!entries.is_empty()).then_some(DirListing { path, root: None, entries, skipped, more: false })
+    }
+
+    /// Returns the names under which something comes into a directory, by its new path.
+    pub fn arriving_names(&self, path: &BytePath) -> impl Iterator<Item = BytePath> {
+        let arrivals = self.arrivals.get(path).map(Vec::as_slice).unwrap_or_default();
+        arrivals
+            .iter()
+            .flat_map(|arrival| [&arrival.target, &arrival.base])
+            .flatten()
+            .map(|entry| entry.name.clone())
     }
 
     fn add_arrivals(&self, walk: Walk, path: &BytePath, entries: &mut Vec<Entry>) {

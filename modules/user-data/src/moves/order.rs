@@ -125,7 +125,11 @@ fn as_left(moved: &Moved, known: &mut Known) -> Option<Entry> {
     let is_same = match (then.kind, now.kind) {
         (Kind::Dir, Kind::Dir) => moved.is_dir && then.ino == now.ino,
         (Kind::Dir, _) | (_, Kind::Dir) => false,
-        _ => !moved.is_dir && now.nlink == 1 && then.kind == now.kind && identity(&then) == identity(now),
+        _ => {
+            // Only files are linked anew where they have several names.
+            let may_go = now.nlink == 1 || now.kind == Kind::File;
+            !moved.is_dir && may_go && then.kind == now.kind && identity(&then) == identity(now)
+        }
     };
     is_same.then(|| now.clone())
 }
@@ -329,7 +333,12 @@ impl<'a> Play<'a> {
     fn take_aside(&mut self, at: usize) -> Option<()> {
         let path = self.now(&self.things[at].slot)?;
         let expect = self.things[at].entry.as_ref().map(identity)?;
-        if self.things[at].replaces.is_some() {
+        // What is taken aside is found again by its inode, so it can be but one name of that.
+        let is_same = |other: &Thing| {
+            matches!(other.state, State::Aside(_))
+                && other.entry.as_ref().is_some_and(|entry| entry.ino == expect.ino)
+        };
+        if self.things[at].replaces.is_some() || self.things.iter().any(is_same) {
             return None;
         }
         self.placings.push(Placing::Move(Op::Aside { path: path.clone(), expect }));

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use pc_switcher_agent::proto::{Body, ChangedDir, DirListing, Kind, ListWant, Moved, Op};
 use pc_switcher_contract::BytePath;
 
-use super::{Known, Moves, Planned};
+use super::{Known, Moves, Planned, Seen};
 use crate::change::{Change, Found, Judge, settle};
 use crate::compare::within::{Dice, Machine, Node, ROOT, everything, within};
 use crate::compare::{Comparison, Walk};
@@ -35,7 +35,7 @@ fn listing(machine: &Machine, path: &BytePath) -> Option<DirListing> {
         return None;
     }
     let mut out = Vec::new();
-    machine.list(&ListWant { path: path.clone(), whole: false }, true, &mut out);
+    machine.list(&ListWant::one(path.clone()), true, &mut out);
     out.pop()
 }
 
@@ -51,7 +51,10 @@ fn planned(
             Planned::Moves(moves) => return *moves,
             Planned::Wanted(wanted) => {
                 for path in wanted {
-                    let (now, then) = (listing(target, &path), listing(target_base, &path));
+                    let [now, then] = [target, target_base].map(|machine| {
+                        let dir = path.parent().unwrap_or_default();
+                        Seen::within(listing(machine, &dir).as_ref(), path.name())
+                    });
                     known.add(path, now, then);
                 }
             }
@@ -173,7 +176,7 @@ fn verify(source: &Machine, source_base: &Machine, after: &mut Machine, target_b
         after.named(target_base).into_iter().map(|dir| ChangedDir { whole: whole(&dir, true), ..dir });
     let mut named: Vec<ChangedDir> = here.chain(there).collect();
     if !named.is_empty() {
-        named.push(ChangedDir { path: BytePath::default(), whole: false });
+        named.push(ChangedDir { path: BytePath::default(), whole: false, names: Some(Vec::new()) });
     }
     let machines = [source, after, target_base];
     let (part, _) = within(Scope::of(named), Judge::default(), machines, &moves);
@@ -266,11 +269,11 @@ fn moves_make_the_target_what_the_source_is_and_lose_nothing_unasked() {
         });
         let theirs = target.named(&target_base).into_iter().map(|dir| {
             let whole = dir.whole && !moves.is_settled(&dir.path, true);
-            ChangedDir { path: moves.map(Walk::Target, &dir.path), whole }
+            ChangedDir { path: moves.map(Walk::Target, &dir.path), whole, ..dir }
         });
         let mut named: Vec<ChangedDir> = named.chain(theirs).collect();
         if !named.is_empty() {
-            named.push(ChangedDir { path: BytePath::default(), whole: false });
+            named.push(ChangedDir { path: BytePath::default(), whole: false, names: Some(Vec::new()) });
         }
         let full = everything(judge, machines, &moves);
         if seed % 2 == 0 || full.unreadable.is_empty() {

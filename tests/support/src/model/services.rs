@@ -169,6 +169,7 @@ impl Services for ModelServices {
             machine_id: machine_id(&self.disk),
             uid: 0,
             pid: std::process::id(),
+            digest: [0; 32],
         }
     }
 
@@ -203,6 +204,15 @@ impl Services for ModelServices {
             }
             Request::ReadDelta { root, base } => {
                 encode(&data::read::run_delta(&self.real(&root), &self.real(&base), call, &self.sent)?)
+            }
+            Request::Shares(mut request) => {
+                request.tree.root = self.real(&request.tree.root);
+                encode(&data::shares::run(&request, None, call)?)
+            }
+            Request::ReadRest { root } => encode(&data::read::run_rest(&self.real(&root), call, &self.sent)?),
+            Request::Blocks { root } => encode(&data::blocks::run(&self.real(&root), call)?),
+            Request::ReadBlocks { root } => {
+                encode(&data::read::run_blocks(&self.real(&root), call, &self.sent)?)
             }
             Request::Digest { root } => encode(&data::digest::run(&self.real(&root), call, &self.sent)?),
             Request::Apply(mut request) => {

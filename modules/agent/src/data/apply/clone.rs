@@ -1,19 +1,46 @@
-//! A copy of a file that shares its extents with it.
+//! Copies of files, or of ranges of them, that share their extents.
 
-use std::os::fd::OwnedFd;
+#![expect(unsafe_code, reason = "an ioctl that rustix does not know")]
+
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{IFlags, ioctl_ficlone, ioctl_getflags, ioctl_setflags};
 use rustix::io::{Errno, pread, pwrite};
+use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 
 use crate::data::extents;
 use crate::data::seen::Seen;
+use crate::proto::CloneRange;
 
 /// Bytes that are copied at once where nothing can be shared.
 const STRETCH: usize = 256 << 10;
 
+/// Files share whole blocks, but for their ends.
+const BLOCK: u64 = 4096;
+
+/// `struct file_clone_range`.
+#[repr(C)]
+struct CloneArguments {
+    from: i64,
+    from_at: u64,
+    len: u64,
+    at: u64,
+}
+
+const CLONE_RANGE: Opcode = opcode::write::<CloneArguments>(0x94, 13);
+
 /// Makes `new`, which is empty, a clone of `live`; what cannot be cloned is copied, holes left out.
 pub(in crate::data) fn clone(live: &OwnedFd, new: &OwnedFd) -> Result<(), Errno> {
-    // A file without copy-on-write shares extents only with its like (facts/sync-engine.md, table of special cases).
+    follow(live, new)?;
+    match ioctl_ficlone(new, live) {
+        Err(error) if is_no_clone(error) => copy(live, new),
+        done => done,
+    }
+}
+
+/// Makes a file that has no content yet one without copy-on-write if the other is: only then they share extents (facts/sync-engine.md,
+/// table of special cases).
+pub(super) fn follow(live: &OwnedFd, new: &OwnedFd) -> Result<(), Errno> {
     if ioctl_getflags(live).is_ok_and(|flags| flags.contains(IFlags::NOCOW)) {
         match ioctl_getflags(new).and_then(|flags| ioctl_setflags(new, flags | IFlags::NOCOW)) {
             // Another file system, which does not know of it.
@@ -21,10 +48,71 @@ pub(in crate::data) fn clone(live: &OwnedFd, new: &OwnedFd) -> Result<(), Errno>
             done => done?,
         }
     }
-    match ioctl_ficlone(new, live) {
-        Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::TXTBSY) => copy(live, new),
-        done => done,
+    Ok(())
+}
+
+fn is_no_clone(error: Errno) -> bool {
+    matches!(error, Errno::XDEV | Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::TXTBSY)
+}
+
+/// Makes a range of `new` one of `from`: of whole blocks a clone where that goes, otherwise a copy.
+///
+/// # Errors
+/// What the kernel says, or [`Errno::IO`] if `from` ends before.
+pub(in crate::data) fn range(
+    from: &OwnedFd,
+    new: &OwnedFd,
+    (at, from_at, len): CloneRange,
+) -> Result<(), Errno> {
+    let ends = from_at.checked_add(len).ok_or(Errno::INVAL)? == Seen::of(from)?.size();
+    let whole = if ends { len } else { len - len % BLOCK };
+    let arguments = CloneArguments { from: i64::from(from.as_raw_fd()), from_at, len: whole, at };
+    let done = match whole {
+        // The kernel takes it for everything up to the end.
+        0 => Ok(()),
+        // SAFETY: FICLONERANGE reads this structure, whose size its number encodes, and keeps nothing of it.
+        _ => unsafe { ioctl(new, Setter::<CLONE_RANGE, CloneArguments>::new(arguments)) },
+    };
+    match done {
+        Ok(()) => copy_range(from, new, (at + whole, from_at + whole, len - whole)),
+        Err(error) if is_no_clone(error) => copy_range(from, new, (at, from_at, len)),
+        Err(error) => Err(error),
     }
+}
+
+fn copy_range(from: &OwnedFd, new: &OwnedFd, (at, from_at, len): CloneRange) -> Result<(), Errno> {
+    let mut buffer = vec![0; STRETCH.min(len as usize)];
+    let mut done = 0;
+    while done < len {
+        let want = buffer.len().min((len - done) as usize);
+        let n = pread(from, &mut buffer[..want], from_at + done)?;
+        if n == 0 {
+            return Err(Errno::IO);
+        }
+        write_all(new, &buffer[..n], at + done)?;
+        done += n as u64;
+    }
+    Ok(())
+}
+
+/// Writes zeros where a file has anything.
+pub(super) fn zeros(new: &OwnedFd, mut at: u64, end: u64) -> Result<(), Errno> {
+    let zeros = vec![0; STRETCH];
+    let end = end.min(Seen::of(new)?.size());
+    while at < end {
+        let step = (zeros.len() as u64).min(end - at);
+        write_all(new, &zeros[..step as usize], at)?;
+        at += step;
+    }
+    Ok(())
+}
+
+fn write_all(new: &OwnedFd, data: &[u8], at: u64) -> Result<(), Errno> {
+    let mut written = 0;
+    while written < data.len() {
+        written += pwrite(new, &data[written..], at + written as u64)?;
+    }
+    Ok(())
 }
 
 fn copy(live: &OwnedFd, new: &OwnedFd) -> Result<(), Errno> {
@@ -38,13 +126,12 @@ fn copy(live: &OwnedFd, new: &OwnedFd) -> Result<(), Errno> {
             if n == 0 {
                 return Ok(());
             }
-            let mut written = 0;
-            while written < n {
-                written += pwrite(new, &buffer[written..n], start + written as u64)?;
-            }
+            write_all(new, &buffer[..n], start)?;
             start += n as u64;
         }
         at = end;
     }
     Ok(())
 }
+
+const _: () = assert!(size_of::<CloneArguments>() == 32);

@@ -26,6 +26,7 @@ mod journal;
 mod links;
 pub(super) mod local;
 mod moves;
+mod origins;
 mod part;
 mod plan;
 mod planner;
@@ -50,6 +51,8 @@ pub use redo::redo;
 pub use watch::{Unwatched, Watch};
 
 pub(super) use clone::clone as clone_file;
+#[cfg(test)]
+pub(super) use clone::range as clone_range;
 pub(super) use remove::{list as list_names, tree as remove_tree};
 
 use commit::{Committed, Committer};
@@ -264,10 +267,26 @@ fn feed<'scope>(
                     return Err(AgentError::failed("a writing thread gave up"));
                 }
             }
+            StreamFrame::Clones { content, from, ranges } => {
+                if !writers.give(vec![stager.clones(content, from, ranges)?]) {
+                    return Err(AgentError::failed("a writing thread gave up"));
+                }
+            }
+            StreamFrame::Settled => {
+                writers.finish()?;
+                *writers = start();
+                if !stager.is_settled() {
+                    return Err(AgentError::protocol("some content is not whole when it should be"));
+                }
+            }
             StreamFrame::Unreadable { content, .. } => {
                 return Err(AgentError::protocol(format!(
                     "content {content} was announced and is unreadable"
                 )));
+            }
+            StreamFrame::Over { content, path, expected } => stager.set_over(content, path, expected)?,
+            StreamFrame::Same(_) => {
+                return Err(AgentError::protocol("what is the same on the source is nothing to apply"));
             }
             StreamFrame::Whole(_) => {
                 return Err(AgentError::protocol("what was whole on the source is nothing to apply"));

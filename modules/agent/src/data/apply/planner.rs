@@ -149,6 +149,11 @@ impl Planner {
         Ok(new)
     }
 
+    /// Returns where in staging a new path stands.
+    pub(super) fn find(&self, part: usize, path: &BytePath) -> Option<Staged> {
+        self.views.get(part)?.find(path)
+    }
+
     /// Returns the steps of the commit.
     pub(super) fn into_steps(self) -> Vec<Step> {
         self.steps

@@ -12,13 +12,15 @@ use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
 
+use super::origins::Origins;
 use super::part::Part;
 use super::plan::{Action, Step};
 use super::planner::{New, Planner, Staged, single};
+use super::valid;
 use super::writer::{self, Job, Over, Start, Tally, What, unknown};
 use crate::data::seen::Seen;
 use crate::data::{delta, meta, open};
-use crate::proto::{AgentError, Body, Identity, Meta, Op, Piece};
+use crate::proto::{AgentError, Body, CloneFrom, CloneRange, Identity, Meta, Op, Piece};
 
 /// Staged directories that are kept open.
 const OPEN_DIRS: usize = 32;
@@ -30,8 +32,16 @@ struct Waiting {
     path: BytePath,
     meta: Meta,
     size: u64,
-    /// The version that it is made of.
-    made_of: Option<Identity>,
+    made_of: MadeOf,
+}
+
+/// What a file that waits is made of, besides its pieces.
+enum MadeOf {
+    Nothing,
+    /// The version that it replaces.
+    Old(Identity),
+    /// Ranges of other files.
+    Ranges,
 }
 
 /// Builds staging from steps and pieces.
@@ -47,6 +57,9 @@ pub(super) struct Stager<'a> {
     ahead: Option<usize>,
     /// Such content, with its part.
     early: HashMap<u32, usize>,
+    /// What such content goes over.
+    over: HashMap<u32, (BytePath, Identity)>,
+    origins: Origins,
     dirs: Vec<(usize, Staged, Meta)>,
     /// Staged directories that are open, by part, the last used at the end.
     open: Vec<Vec<(Staged, Arc<OwnedFd>)>>,
@@ -63,6 +76,8 @@ impl<'a> Stager<'a> {
             known: HashSet::new(),
             ahead: None,
             early: HashMap::new(),
+            over: HashMap::new(),
+            origins: Origins::default(),
             dirs: Vec::new(),
             open: parts.iter().map(|_| Vec::new()).collect(),
         }
@@ -85,14 +100,26 @@ impl<'a> Stager<'a> {
 
     fn build(&mut self, part: usize, new: New) -> Result<(), Trouble> {
         let New { at, path, body, meta, replaces } = new;
-        if let Body::File { content, size } | Body::Patched { content, size } = body {
-            let made_of = replaces.filter(|_| matches!(body, Body::Patched { .. }));
+        if let Body::File { content, size }
+        | Body::Patched { content, size }
+        | Body::Built { content, size } = body
+        {
+            let made_of = match (&body, replaces) {
+                (Body::Patched { .. }, Some(old)) => MadeOf::Old(old),
+                (Body::Built { .. }, _) => MadeOf::Ranges,
+                _ => MadeOf::Nothing,
+            };
             if !self.known.insert(content) {
                 return Err(AgentError::protocol(format!("content {content} is used twice")).into());
             }
             self.contents += 1;
             if let Some(from) = self.early.remove(&content) {
-                if from != part || made_of.is_some() || self.tally.take_ahead(content) != Some(size) {
+                let is_announced = match made_of {
+                    MadeOf::Nothing => !self.over.contains_key(&content),
+                    MadeOf::Old(old) => self.over.remove(&content) == Some((path.clone(), old)),
+                    MadeOf::Ranges => false,
+                };
+                if from != part || !is_announced || self.tally.take_ahead(content) != Some(size) {
                     return Err(
                         AgentError::protocol(format!("content {content} is not that of its step")).into()
                     );
@@ -111,7 +138,7 @@ impl<'a> Stager<'a> {
                 return Ok(());
             }
             Body::Symlink(target) => symlinkat(target.as_bytes(), &dir, name)?,
-            Body::Fifo | Body::File { .. } | Body::Patched { .. } => {
+            Body::Fifo | Body::File { .. } | Body::Patched { .. } | Body::Built { .. } => {
                 mknodat(&dir, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
             }
         }
@@ -156,7 +183,7 @@ impl<'a> Stager<'a> {
     /// Finds out where a piece belongs.
     pub(super) fn job(&mut self, piece: Piece) -> Result<Job, AgentError> {
         if let Some(part) = self.ahead {
-            return self.early_job(part, piece);
+            return self.early_job(part, piece.content, What::Piece(piece));
         }
         Ok(Job { content: piece.content, start: self.start(piece.content)?, what: What::Piece(piece) })
     }
@@ -169,10 +196,32 @@ impl<'a> Stager<'a> {
 
     /// Finds out where a hole belongs.
     pub(super) fn hole(&mut self, content: u32, at: u64, end: u64) -> Result<Job, AgentError> {
-        if self.ahead.is_some() {
-            return Err(unknown(content));
+        if let Some(part) = self.ahead {
+            return self.early_job(part, content, What::Hole(at, end));
         }
         Ok(Job { content, start: self.start(content)?, what: What::Hole(at, end) })
+    }
+
+    /// Finds out where ranges of another file belong.
+    pub(super) fn clones(
+        &mut self,
+        content: u32,
+        from: CloneFrom,
+        ranges: Vec<CloneRange>,
+    ) -> Result<Job, AgentError> {
+        let Some(part) = self.waiting.get(&content).map(|file| file.part).or(self.origins.part_of(content))
+        else {
+            return Err(unknown(content));
+        };
+        let start = self.start(content)?;
+        let from = self.origins.open(&self.planner, self.parts, (content, part), from)?;
+        Ok(Job { content, start, what: What::Clones(from, ranges) })
+    }
+
+    /// Returns whether all content that has begun is whole.
+    pub(super) fn is_settled(&self) -> bool {
+        let begun = self.contents - self.waiting.len() as u64;
+        self.tally.files.load(Ordering::Relaxed) == begun
     }
 
     /// Returns what is to be made before anything of this content is written, if that is the first of it.
@@ -185,8 +234,9 @@ impl<'a> Stager<'a> {
             .dir_of(file.part, &file.at)
             .map_err(|error| AgentError::io(format!("staging of `{path}`"), &error.into()))?;
         let over = match file.made_of {
-            None => Over::Nothing,
-            Some(expected) => self.live(file.part, &file.path, expected),
+            MadeOf::Nothing => Over::Nothing,
+            MadeOf::Old(expected) => self.live(file.part, &file.path, expected),
+            MadeOf::Ranges => Over::Ranges,
         };
         let name = file.at.name().to_vec();
         let planned = Some((file.size, file.meta));
@@ -199,9 +249,22 @@ impl<'a> Stager<'a> {
         opened.map_or(Over::Gone, |fd| Over::Version(fd, expected))
     }
 
-    fn early_job(&mut self, part: usize, piece: Piece) -> Result<Job, AgentError> {
-        let content = piece.content;
-        let what = What::Piece(piece);
+    /// Says what content that comes ahead of its step goes over.
+    pub(super) fn set_over(
+        &mut self,
+        content: u32,
+        path: BytePath,
+        expected: Identity,
+    ) -> Result<(), AgentError> {
+        valid::check_path(&path)?;
+        let is_new = !self.early.contains_key(&content);
+        if self.ahead.is_none() || !is_new || self.over.insert(content, (path, expected)).is_some() {
+            return Err(unknown(content));
+        }
+        Ok(())
+    }
+
+    fn early_job(&mut self, part: usize, content: u32, what: What) -> Result<Job, AgentError> {
         match self.early.insert(content, part) {
             None => {}
             Some(before) if before == part => return Ok(Job { content, start: None, what }),
@@ -209,7 +272,11 @@ impl<'a> Stager<'a> {
         }
         let Part { path, stage, .. } = &self.parts[part];
         let (dir, name) = (Arc::clone(stage), early_name(content).into_bytes());
-        let start = Start { dir, name, planned: None, path: path.clone(), over: Over::Nothing };
+        let (path, over) = match self.over.get(&content) {
+            None => (path.clone(), Over::Nothing),
+            Some((live, expected)) => (path.join(live.as_bytes()), self.live(part, live, *expected)),
+        };
+        let start = Start { dir, name, planned: None, path, over };
         Ok(Job { content, start: Some(Box::new(start)), what })
     }
 

@@ -1,5 +1,7 @@
 //! What a step may say. The agent is root: a step that could leave its root or touch our own state is refused outright.
 
+use pc_switcher_contract::BytePath;
+
 use crate::data::{HOME, xattr};
 use crate::proto::{AgentError, Body, Meta, Op};
 
@@ -31,6 +33,17 @@ pub(super) fn check(op: &Op) -> Result<(), AgentError> {
     match wrong {
         None => Ok(()),
         Some(wrong) => Err(AgentError::protocol(format!("a step has an invalid {wrong}: {op:?}"))),
+    }
+}
+
+/// Checks a path by itself.
+///
+/// # Errors
+/// As [`check`].
+pub(super) fn check_path(path: &BytePath) -> Result<(), AgentError> {
+    match name(path.as_bytes()) {
+        None => Ok(()),
+        Some(wrong) => Err(AgentError::protocol(format!("`{path}` is an invalid {wrong}"))),
     }
 }
 

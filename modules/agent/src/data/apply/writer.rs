@@ -16,7 +16,7 @@ use super::clone;
 use crate::data::content::ContentHash;
 use crate::data::seen::Seen;
 use crate::data::{digest, meta};
-use crate::proto::{AgentError, Identity, Meta, Piece};
+use crate::proto::{AgentError, CloneRange, Identity, Meta, Piece};
 use crate::server::Call;
 
 /// Frames that may wait for each thread: with the window of a call this bounds the memory.
@@ -36,6 +36,8 @@ pub(super) enum Over {
     Version(OwnedFd, Identity),
     /// The live file is gone, so staging ends with that.
     Gone,
+    /// Ranges of other files.
+    Ranges,
 }
 
 /// What the first piece of a file brings along.
@@ -68,6 +70,8 @@ pub(super) enum What {
     Piece(Piece),
     /// From here to there is nothing.
     Hole(u64, u64),
+    /// Ranges of another file.
+    Clones(Arc<OwnedFd>, Vec<CloneRange>),
 }
 
 /// What all threads have done.
@@ -163,7 +167,7 @@ struct Open {
 enum Made {
     /// Of its pieces alone, which are digested as they come.
     New(Box<ContentHash>),
-    /// Of a clone; it is digested as a whole in the end.
+    /// Of what is on this machine already, and pieces; it is digested as a whole in the end.
     Patched,
     /// It cannot be made: the version that it is made of has changed, and staging ends with that.
     Never,
@@ -183,6 +187,10 @@ fn work(queue: &Receiver<Vec<Job>>, tally: &Tally, call: &Call) -> Result<(), Ag
             }
             What::Hole(at, end) => {
                 file.punch(at, end)?;
+                None
+            }
+            What::Clones(from, ranges) => {
+                file.clone_ranges(&from, &ranges, call)?;
                 None
             }
         };
@@ -241,6 +249,7 @@ fn made(fd: &OwnedFd, start: &Start) -> Result<Made, Errno> {
     let (live, expected) = match &start.over {
         Over::Nothing => return Ok(Made::New(Box::new(ContentHash::new()))),
         Over::Gone => return Ok(Made::Never),
+        Over::Ranges => return Ok(Made::Patched),
         Over::Version(live, expected) => (live, expected),
     };
     let is_expected = || Seen::of(live).map(|seen| seen.identity() == *expected);
@@ -290,12 +299,41 @@ impl Open {
     }
 
     fn punch(&mut self, at: u64, end: u64) -> Result<(), AgentError> {
-        if at >= end || end > self.planned_size() || matches!(self.made, Made::New(_)) {
+        if at >= end
+            || end > self.planned_size()
+            || !matches!(self.start.over, Over::Version(..) | Over::Gone)
+        {
             return Err(self.differs("has a hole where none can be"));
         }
         if matches!(self.made, Made::Patched) {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            fallocate(&self.fd, flags, at, end - at).map_err(|error| failed(&self.start, error))?;
+            let punched = match fallocate(&self.fd, flags, at, end - at) {
+                // A file system without holes.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => clone::zeros(&self.fd, at, end),
+                punched => punched,
+            };
+            punched.map_err(|error| failed(&self.start, error))?;
+        }
+        Ok(())
+    }
+
+    fn clone_ranges(&mut self, from: &OwnedFd, ranges: &[CloneRange], call: &Call) -> Result<(), AgentError> {
+        let size = self.planned_size();
+        if !matches!(self.start.over, Over::Ranges) || self.end > 0 {
+            return Err(self.differs("has clones where none can be"));
+        }
+        if Seen::of(&self.fd).map_err(|error| failed(&self.start, error))?.size() == 0 {
+            clone::follow(from, &self.fd).map_err(|error| failed(&self.start, error))?;
+        }
+        for range in ranges {
+            let (at, _, len) = *range;
+            if at.checked_add(len).is_none_or(|end| end > size) {
+                return Err(self.differs("has clones beyond its size"));
+            }
+            if call.is_cancelled() {
+                return Err(AgentError::cancelled());
+            }
+            clone::range(from, &self.fd, *range).map_err(|error| failed(&self.start, error))?;
         }
         Ok(())
     }
@@ -335,7 +373,7 @@ impl Open {
             }
         };
         if !is_right {
-            let hint = "; `compare = \"content\"` for one sync sends it as a whole";
+            let hint = "; `compare = \"content\"` for one sync looks at what is there";
             return Err(
                 self.differs(&format!("arrived with another digest{}", if is_patched { hint } else { "" }))
             );

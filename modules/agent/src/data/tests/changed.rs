@@ -63,6 +63,18 @@ fn assert_covers(base: &Path, now: &Path, found: &[ChangedDir], round: usize) {
     for (path, listing) in &after {
         assert!(named(path) || before.get(path) == Some(listing), "round {round}: `{path}` is not named");
     }
+    for ChangedDir { path, names, .. } in found.iter().filter(|dir| !whole(&dir.path.to_string())) {
+        let path = path.to_string();
+        let Some(names) = names.as_ref().filter(|_| before.contains_key(&path)) else { continue };
+        let others = |listing: &DirListing| {
+            let mut others = listing.clone();
+            others.entries.retain(|entry| !names.contains(&entry.name));
+            others.skipped.retain(|skip| !names.contains(&skip.name));
+            others
+        };
+        let [was, is] = [&before[&path], &after[&path]].map(others);
+        assert_eq!(was, is, "round {round}: something in `{path}` is not named");
+    }
     for path in before.keys().filter(|path| !after.contains_key(*path)) {
         let left = parents(path).find(|at| after.contains_key(*at)).unwrap();
         assert!(named(left), "round {round}: `{path}` is gone and `{left}` is not named");
@@ -71,30 +83,34 @@ fn assert_covers(base: &Path, now: &Path, found: &[ChangedDir], round: usize) {
 
 /// What is told is just what the inodes of both walks say, but for rules and links.
 fn assert_moved(base: &Path, now: &Path, told: &[Moved], round: usize) -> usize {
-    let inodes = |root| -> BTreeMap<u64, (String, Kind)> {
+    let names = |root| -> BTreeMap<String, (u64, Kind, u32)> {
         let all = listings(root).into_iter().flat_map(|(path, listing)| {
             let below =
                 move |name: &str| if path.is_empty() { name.into() } else { format!("{path}/{name}") };
-            let entries =
-                listing.entries.into_iter().filter(|entry| entry.kind == Kind::Dir || entry.nlink == 1);
-            entries.map(move |entry| (entry.ino, (below(&entry.name.to_string()), entry.kind)))
+            let entries = listing.entries.into_iter();
+            entries.map(move |entry| (below(&entry.name.to_string()), (entry.ino, entry.kind, entry.nlink)))
         });
         all.collect()
     };
-    let (was, is) = (inodes(base), inodes(now));
+    let (was, is) = (names(base), names(now));
     for Moved { from, to, is_dir } in told {
-        let at = |path: &str, tree: &BTreeMap<u64, (String, Kind)>| {
-            tree.iter().find(|(_, (known, _))| known == path).map(|(ino, (_, kind))| (*ino, *kind))
+        let at = |path: &str, tree: &BTreeMap<String, (u64, Kind, u32)>| {
+            tree.get(path).map(|(ino, kind, _)| (*ino, *kind))
         };
         let (then, there) = (at(&from.to_string(), &was), at(&to.to_string(), &is));
         assert!(then.is_some() && then == there, "round {round}: `{from}` to `{to}`: {then:?}, {there:?}");
         assert_eq!(*is_dir, there.unwrap().1 == Kind::Dir);
     }
     let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
-    for (ino, (path, _)) in &is {
+    let single = |(_, (_, kind, nlink)): &(&String, &(u64, Kind, u32))| *kind == Kind::Dir || *nlink == 1;
+    let by_inode = |tree: &BTreeMap<String, (u64, Kind, u32)>| -> BTreeMap<u64, String> {
+        tree.iter().filter(single).map(|(path, (ino, ..))| (*ino, path.clone())).collect()
+    };
+    let was = by_inode(&was);
+    for (ino, path) in by_inode(&is) {
         // Another last name is a move whatever happened above.
-        if let Some((then, _)) = was.get(ino).filter(|(then, _)| name(then) != name(path)) {
-            let is_told = told.iter().any(|moved| moved.to.to_string() == *path);
+        if let Some(then) = was.get(&ino).filter(|then| name(then) != name(&path)) {
+            let is_told = told.iter().any(|moved| moved.to.to_string() == path);
             assert!(is_told, "round {round}: `{then}` to `{path}` is not told");
         }
     }
@@ -213,9 +229,38 @@ fn a_number_that_another_file_had_and_what_crosses_the_rules_are_not_taken_for_m
         .map(|moved| (moved.from.to_string(), moved.to.to_string()))
         .collect();
     let pair = |from: &str, to: &str| (from.to_owned(), to.to_owned());
-    assert_eq!(told, [pair("one", "deep/one"), pair("deep/er", "er")]);
+    let expected = [pair("one", "deep/one"), pair("deep/er", "er"), pair("linked", "linked-now")];
+    assert_eq!(told, expected);
     fs::write(home.join("live"), "not in any snapshot").unwrap();
     assert!(moved(&base, &home).unwrap().len() >= 2, "a live tree tells as well");
+}
+
+#[test]
+fn each_name_of_a_file_that_went_is_one_that_came() {
+    let Some(image) = Image::make(256) else { return };
+    image.create("@home");
+    let home = image.top().join("@home");
+    let at = |path: &str| home.join(path);
+    for name in ["all", "some", "more", "less"] {
+        fs::create_dir(at(name)).unwrap();
+        fs::write(at(name).join("1"), name).unwrap();
+        fs::hard_link(at(name).join("1"), at(name).join("2")).unwrap();
+    }
+    let base = take(&image, "0");
+    let mv = |from: &str, to: &str| fs::rename(at(from), at(to)).unwrap();
+    mv("all/2", "some/x");
+    mv("all/1", "some/y");
+    mv("some/2", "all/3");
+    mv("more/1", "more/7");
+    fs::hard_link(at("more/2"), at("more/8")).unwrap();
+    mv("less/1", "less/6.tmp");
+    fs::remove_file(at("less/2")).unwrap();
+    let told: Vec<String> = moved(&base, &take(&image, "1"))
+        .unwrap()
+        .into_iter()
+        .map(|moved| format!("{} {}", moved.from, moved.to))
+        .collect();
+    assert_eq!(told, ["some/2 all/3", "more/1 more/7", "all/1 some/x", "all/2 some/y"]);
 }
 
 #[test]
@@ -240,10 +285,20 @@ fn only_what_changed_is_named() {
     let now = take(&image, "2");
     let deep = |number: u32| (format!("user/{number}/deep"), false);
     assert_eq!(paths(changed(&base, &now)), [deep(7), deep(8)], "the excluded one is not told");
+    for dir in changed(&base, &now).unwrap() {
+        assert_eq!(dir.names, Some(vec!["file".into()]), "{dir:?}");
+    }
     fs::rename(home.join("user/9"), home.join("user/10/nine")).unwrap();
     let after = take(&image, "3");
     // The time of `user` is in the root's listing.
     let expected = [("", false), ("user", false), ("user/10", false), ("user/10/nine", true)];
     assert_eq!(paths(changed(&now, &after)), expected.map(|(path, whole)| (path.to_owned(), whole)));
+    let names: Vec<Option<Vec<String>>> = changed(&now, &after)
+        .unwrap()
+        .into_iter()
+        .map(|dir| dir.names.map(|names| names.iter().map(ToString::to_string).collect()))
+        .collect();
+    let some = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
+    assert_eq!(names, [some(&["user"]), some(&["10", "9"]), some(&["nine"]), some(&[])]);
     assert_eq!(changed(&now.join("user"), &after.join("user/10")), None, "another root is no base");
 }

@@ -17,7 +17,7 @@ use crate::data::{apply, btrfs, digest, read, walk};
 use crate::frame::{self, FrameKind};
 use crate::linux::state::StateDir;
 use crate::proto::{
-    AgentError, ApplyReport, ApplyRequest, DirListing, Kind, Listings, PartRoot, ReadWant, RuleSet,
+    AgentError, ApplyReport, ApplyRequest, DirListing, Kind, ListWant, Listings, PartRoot, ReadWant, RuleSet,
     StreamFrame, Tree, WalkRequest, WalkSummary, decode, encode,
 };
 use crate::server::Call;
@@ -264,4 +264,12 @@ pub fn everywhere(test: impl Fn(&Path, &Path)) {
             pair(&disk.root);
         }
     }
+}
+
+/// Lists single directories, with the names that are asked for.
+pub fn listed(root: &Path, wants: Vec<ListWant>) -> Vec<DirListing> {
+    let (call, seen) = call_with(&[wants]);
+    let tree = Tree { root: root.into(), prefix: BytePath::default(), rules: RuleSet::default() };
+    walk::list(&WalkRequest { tree }, &call).unwrap();
+    items::<Listings>(&seen).into_iter().flat_map(|listings| listings.0).collect()
 }

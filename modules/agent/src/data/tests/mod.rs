@@ -1,6 +1,7 @@
 //! The data plane as a whole: what one side reads, the other side has afterwards.
 
 mod applying;
+mod blocks;
 mod changed;
 mod cuts;
 pub(crate) mod deaths;
@@ -14,6 +15,7 @@ mod nasty;
 mod patching;
 mod plan;
 mod redo;
+mod sharing;
 mod undo;
 mod walking;
 mod wire;

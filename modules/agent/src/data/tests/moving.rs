@@ -207,6 +207,104 @@ fn a_failure_once_is_overcome_and_a_session_that_is_given_up_loses_nothing() {
     });
 }
 
+/// Files of several names: one that moves to a free name, over a file, past another one and from aside, with one that comes and
+/// one that goes besides.
+fn linked(base: &Path) -> (std::path::PathBuf, Vec<Op>) {
+    let (old, target) = (base.join("old"), base.join("target"));
+    for dir in [&old, &target, &state_of(&target).root().to_owned()] {
+        let _ = fs::remove_dir_all(dir);
+    }
+    for dir in [&old, &target] {
+        fs::create_dir(dir).unwrap();
+    }
+    for (file, names) in [("h", "h1 h2 h3 h4 h5 h6"), ("g", "g1 g2 g3"), ("under", ""), ("p/q", "p/r")] {
+        let path = old.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, format!("content of {file}")).unwrap();
+        set_mtime(&path, 1_000_000, 3);
+        names.split_whitespace().for_each(|name| fs::hard_link(&path, old.join(name)).unwrap());
+    }
+    mirror(&old, &target);
+    let there = tree(&walked(&target));
+    let id = |path: &str| -> Identity { identity(&there[&path.into()]) };
+    let to = |path: &str, from: &str, replaces: Option<&str>| Op::Move {
+        path: path.into(),
+        from: from.into(),
+        expect: id(from),
+        replaces: replaces.map(id),
+    };
+    let ops = vec![
+        to("moved", "h1", None),
+        to("under", "h2", Some("under")),
+        Op::Swap { path: "h3".into(), with: "g1".into(), expect: id("h3"), other: id("g1") },
+        to("g2", "h4", Some("g2")),
+        // p/q → p, and the directory goes there
+        Op::Aside { path: "p/q".into(), expect: id("p/q") },
+        to("d", "p", None),
+        to("p", "p/q", None),
+        Op::Link { path: "came".into(), to: "under".into(), replaces: None },
+        Op::Link { path: "g3".into(), to: "moved".into(), replaces: Some(id("g3")) },
+        Op::Remove { path: "h5".into(), expect: id("h5") },
+        Op::SetMeta {
+            path: "moved".into(),
+            meta: Meta { mode: 0o640, ..there[&"h".into()].meta.clone() },
+            expect: Some(id("h1")),
+        },
+    ];
+    (target, ops)
+}
+
+fn assert_linked(target: &Path, [h, g, p]: [u64; 3]) {
+    let ino = |path: &str| fs::symlink_metadata(target.join(path)).unwrap().ino();
+    for path in ["h", "moved", "under", "g1", "g2", "h6", "came", "g3"] {
+        assert_eq!(ino(path), h, "{path}");
+    }
+    assert_eq!([ino("g"), ino("h3"), ino("p"), ino("d/r")], [g, g, p, p]);
+    let seen = fs::metadata(target.join("h")).unwrap();
+    assert_eq!((seen.nlink(), seen.mode() & 0o7777), (8, 0o640));
+    assert_eq!(fs::metadata(target.join("g")).unwrap().nlink(), 2);
+    assert_eq!(read(target.join("h")), "content of h");
+    for gone in ["h1", "h2", "h4", "h5", "p/q", "p/r", "d/q"] {
+        assert!(!target.join(gone).exists(), "{gone}");
+    }
+}
+
+#[test]
+fn names_of_a_file_with_several_move_and_a_death_after_any_step_is_redone_to_the_end() {
+    everywhere(|base, _| {
+        for number in 0.. {
+            let (target, ops) = linked(base);
+            let inodes = ["h", "g", "p/q"].map(|path| fs::metadata(target.join(path)).unwrap().ino());
+            let Err(step) = dying(|| run(&target, ops, &At::new(number, Fault::Die))) else {
+                assert_linked(&target, inodes);
+                break;
+            };
+            let _ = dying(|| redo_now(&target, &At::new(number * 7 % 29, Fault::Die)));
+            for result in redo_now(&target, &Unwatched) {
+                assert!(result.report.conflicts.is_empty(), "after {number} `{step}`: {result:?}");
+            }
+            if is_committed(step) {
+                assert_linked(&target, inodes);
+            }
+            assert_nothing_left(&target);
+        }
+        for number in 0.. {
+            let (target, ops) = linked(base);
+            let inodes = ["h", "g", "p/q"].map(|path| fs::metadata(target.join(path)).unwrap().ino());
+            let watch = At::new(number, Fault::Once(Errno::IO));
+            let ended = apply_watched(&target, &target, &Plan { ops, wants: Vec::new() }, &watch);
+            if watch.seen.load(Ordering::SeqCst) <= number {
+                break;
+            }
+            if let Ok(report) = ended {
+                assert!(report.conflicts.is_empty(), "{number}: {report:?}");
+                redo_now(&target, &Unwatched);
+                assert_linked(&target, inodes);
+            }
+        }
+    });
+}
+
 /// Returns the content of every file below a directory, ours included.
 fn walk_all(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());

@@ -7,10 +7,10 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::drive::{Disk, call_with, digests, items, read_frames, sh, skip, try_walk, walked};
+use super::drive::{Disk, call_with, digests, items, listed, read_frames, sh, skip, try_walk, walked};
 use crate::data::read;
 use crate::data::sent::Sent;
-use crate::proto::{Identity, Kind, Piece, ReadWant, Rule, RuleSet, SkipReason, StreamFrame};
+use crate::proto::{Identity, Kind, ListWant, Piece, ReadWant, Rule, RuleSet, Skip, SkipReason, StreamFrame};
 
 fn want(content: u32, path: &str) -> ReadWant {
     ReadWant { content, path: path.into() }
@@ -152,6 +152,36 @@ fn paths_longer_than_the_kernel_takes_at_once_are_walked() {
     let (summary, listings) = try_walk(dir.path(), RuleSet::default()).unwrap();
     assert_eq!((summary.directories, summary.unreadable), (21, 0));
     assert_eq!(listings.iter().map(|listing| listing.path.as_bytes().len()).max(), Some(20 * 251 - 1));
+}
+
+#[test]
+fn some_names_of_a_directory_are_listed_as_they_are_in_all_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join("d").join(name);
+    fs::create_dir_all(path("sub/deep")).unwrap();
+    symlink("nowhere", path("link")).unwrap();
+    for name in ["a", "b", "c"] {
+        fs::write(path(name), name).unwrap();
+    }
+    let _socket = UnixListener::bind(path("socket")).unwrap();
+    let want = |names: &[&str]| ListWant {
+        path: "d".into(),
+        whole: false,
+        names: Some(names.iter().map(|name| (*name).into()).collect()),
+    };
+    let all = listed(dir.path(), vec![ListWant::one("d".into())]).pop().unwrap();
+    let wanted = ["socket", "sub", "c", "gone", "link", "a", "a"];
+    let mut some = all.clone();
+    some.entries.retain(|entry| wanted.contains(&entry.name.to_string().as_str()));
+    assert_eq!((some.entries.len(), some.skipped.len()), (4, 1));
+    assert_eq!(listed(dir.path(), vec![want(&wanted)]), [some]);
+    let nothing = listed(dir.path(), vec![want(&[])]).pop().unwrap();
+    assert_eq!((nothing.entries.len(), nothing.root), (0, all.root));
+    for bad in ["", ".", "..", "sub/deep", "a\0"] {
+        let listing = listed(dir.path(), vec![want(&[bad])]).pop().unwrap();
+        assert!(matches!(listing.skipped[..], [Skip { reason: SkipReason::Unreadable(_), .. }]), "{bad:?}");
+        assert!(listing.entries.is_empty());
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ impl Services for Data {
             machine_id: String::new(),
             uid: 0,
             pid: 0,
+            digest: [0; 32],
         }
     }
 

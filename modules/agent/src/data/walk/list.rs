@@ -45,6 +45,8 @@ struct Name {
     name: CString,
     file_type: FileType,
     ino: u64,
+    /// What was seen of it already.
+    seen: Option<Seen>,
 }
 
 /// Returns the reason for what `error` says.
@@ -83,17 +85,22 @@ impl<'a, 'b> Lister<'a, 'b> {
         }
     }
 
-    /// Fills the listing of the open directory; directories to go on with are added to `children`. After an error it
-    /// holds what was seen before.
+    /// Fills the listing of the open directory, with all names or `only` some; directories to go on with are added to
+    /// `children`. After an error it holds what was seen before.
     pub(super) fn fill(
         &mut self,
         dir: &OwnedFd,
+        only: Option<&[BytePath]>,
         listing: &mut DirListing,
         children: &mut Vec<BytePath>,
     ) -> Result<(), Errno> {
-        let (mut names, read) = self.names(dir);
+        let (mut names, read) = match only {
+            Some(only) => named(dir, only),
+            None => self.names(dir),
+        };
         names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        let has_items = self.search(&names);
+        names.dedup_by(|a, b| a.name == b.name);
+        let has_items = only.is_none() && self.search(&names);
         listing.entries.reserve(names.len());
         self.xattrs.enter(dir);
         let near = self.walk.rules.near(listing.path.as_bytes());
@@ -134,6 +141,7 @@ impl<'a, 'b> Lister<'a, 'b> {
                     name: entry.file_name().to_owned(),
                     file_type: entry.file_type(),
                     ino: entry.ino(),
+                    seen: None,
                 }),
                 Err(error) => return (found, Err(error)),
             }
@@ -150,7 +158,7 @@ impl<'a, 'b> Lister<'a, 'b> {
         has_items: bool,
     ) -> Result<Found, Errno> {
         let name: &CStr = &found.name;
-        let mut early = None;
+        let mut early = found.seen.clone();
         let is_dir = match found.file_type {
             FileType::Unknown => early.insert(Seen::at(dir, name)?).is_dir(),
             file_type => file_type == FileType::Directory,
@@ -222,6 +230,26 @@ impl<'a, 'b> Lister<'a, 'b> {
             false => Ok(()),
         }
     }
+}
+
+/// Looks at single names of a directory. What is no name, or cannot be looked at, makes the listing one that could not be read.
+fn named(dir: &OwnedFd, only: &[BytePath]) -> (Vec<Name>, Result<(), Errno>) {
+    let mut found = Vec::with_capacity(only.len());
+    for name in only {
+        let bytes = name.as_bytes();
+        let is_name = !matches!(bytes, b"" | b"." | b"..") && !bytes.contains(&b'/');
+        let Some(name) = CString::new(bytes).ok().filter(|_| is_name) else {
+            return (found, Err(Errno::INVAL));
+        };
+        match Seen::at(dir, name.as_c_str()) {
+            Ok(seen) => {
+                found.push(Name { name, file_type: seen.file_type(), ino: seen.ino(), seen: Some(seen) })
+            }
+            Err(Errno::NOENT) => {}
+            Err(error) => return (found, Err(error)),
+        }
+    }
+    (found, Ok(()))
 }
 
 fn file(name: BytePath, inode: items::Inode) -> Entry {

@@ -1,0 +1,70 @@
+//! What the machines tell of a part since their last sync, asked of both at once.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use pc_switcher_agent::proto::{ChangedDir, Moved};
+use pc_switcher_agent::typed::Agent;
+use pc_switcher_contract::{BytePath, ExecError, ModuleContext, ModuleError};
+
+use crate::moving::Bases;
+use crate::parts::PartPair;
+use crate::roots::{Roots, tree};
+
+/// What was moved and what changed; each `None` if that is not known.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// What was moved on the source.
+    pub moved: Option<Vec<Moved>>,
+    /// The directories that changed on the source.
+    pub ours: Option<Vec<ChangedDir>>,
+    /// The directories that changed on the target.
+    pub theirs: Option<Vec<ChangedDir>>,
+}
+
+/// What the source told in this run, by its older tree and the newer one: neither changes, so the verification need not ask
+/// again.
+#[derive(Debug, Default)]
+pub struct Heard(Mutex<HashMap<(BytePath, BytePath), Told>>);
+
+impl Heard {
+    /// Asks both machines.
+    ///
+    /// # Errors
+    /// If an agent fails or the run is stopped.
+    pub async fn ask(
+        &self,
+        ctx: &ModuleContext,
+        part: &PartPair,
+        roots: &Roots,
+        bases: &Bases,
+    ) -> Result<Told, ModuleError> {
+        let (Some(ours), Some(theirs)) = (roots.ours.tree(), roots.theirs.tree()) else {
+            return Ok(Told::default());
+        };
+        let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
+        let key = (bases.source.clone(), ours.clone());
+        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let here = async {
+            match heard {
+                Some(heard) => Ok::<_, ExecError>(heard),
+                None => {
+                    let (base, now) = (|| bases.source.clone(), || tree(part, ours));
+                    let (moved, ours) =
+                        tokio::try_join!(source.moved(base(), now()), source.changed(base(), now()))?;
+                    Ok(Told { moved, ours, theirs: None })
+                }
+            }
+        };
+        let both = async { tokio::try_join!(here, target.changed(bases.target.clone(), tree(part, theirs))) };
+        let (here, theirs) = tokio::select! {
+            biased;
+            () = ctx.cancel.cancelled() => return Err(ModuleError::cancelled()),
+            told = both => told?,
+        };
+        if !ctx.mode.is_dry() {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, here.clone());
+        }
+        Ok(Told { theirs, ..here })
+    }
+}

@@ -1,0 +1,184 @@
+//! The rows, as values.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use rusqlite::Row;
+use serde::Serialize;
+
+use crate::format::Id;
+
+/// A tracked directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    /// A UUID.
+    pub id: String,
+    /// Absolute.
+    pub path: PathBuf,
+    /// UTC.
+    pub created_at: String,
+}
+
+/// A file of a tracked directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// A UUID.
+    pub id: String,
+    /// Relative to its directory.
+    pub name: PathBuf,
+    /// The directory.
+    pub directory_id: String,
+    /// The version that counts.
+    pub current_snapshot_id: Option<String>,
+    /// Whether it was gone at the last backup.
+    pub deleted: bool,
+}
+
+/// What `stat` said of a file; times in nanoseconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileFacts {
+    /// Bytes.
+    pub size: u64,
+    /// Rights, with set-id and sticky bits.
+    pub permissions: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Number in the file system.
+    pub inode: u64,
+    /// Last read.
+    pub accessed_at: i64,
+    /// Content changed.
+    pub modified_at: i64,
+    /// Anything changed.
+    pub changed_at: i64,
+    /// Made; not every file system knows.
+    pub born_at: Option<i64>,
+    /// Extended attributes, as trees have them.
+    #[serde(skip)]
+    pub xattrs: Vec<u8>,
+}
+
+impl FileFacts {
+    /// Whether both are the same version: nothing but the time of the last access may differ.
+    pub fn same_version(&self, other: &Self) -> bool {
+        let quiet = |facts: &Self| Self { accessed_at: 0, ..facts.clone() };
+        quiet(self) == quiet(other)
+    }
+
+    /// The columns, in order.
+    pub(super) const COLUMNS: &'static str =
+        "size, permissions, uid, gid, inode, accessed_at, modified_at, changed_at, born_at, xattrs";
+
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            size: row.get::<_, i64>("size")? as u64,
+            permissions: row.get("permissions")?,
+            uid: row.get("uid")?,
+            gid: row.get("gid")?,
+            inode: row.get::<_, i64>("inode")? as u64,
+            accessed_at: row.get("accessed_at")?,
+            modified_at: row.get("modified_at")?,
+            changed_at: row.get("changed_at")?,
+            born_at: row.get("born_at")?,
+            xattrs: row.get("xattrs")?,
+        })
+    }
+}
+
+/// One version of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// A UUID.
+    pub id: String,
+    /// The file.
+    pub file_id: String,
+    /// Its content's SHA-256.
+    pub content_id: Id,
+    /// Counts the versions of a file from 1.
+    pub number: i64,
+    /// When it was backed up, UTC.
+    pub created_at: String,
+    /// What `stat` said.
+    pub facts: FileFacts,
+}
+
+impl Version {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get("id")?,
+            file_id: row.get("file_id")?,
+            content_id: id(row, "content_id")?,
+            number: row.get("number")?,
+            created_at: row.get("created_at")?,
+            facts: FileFacts::read(row)?,
+        })
+    }
+}
+
+/// A version that waits for the next backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StagedItem {
+    /// Its place in the queue.
+    pub seq: i64,
+    /// The tracked directory.
+    pub directory_id: String,
+    /// Relative to it.
+    pub name: PathBuf,
+    /// Which content of the stage; none for a file that is read where it lies.
+    pub content_id: Option<Id>,
+    /// What `stat` said.
+    pub facts: FileFacts,
+}
+
+/// A chunk of a content in one vault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    /// The blob.
+    pub blob_id: Id,
+    /// Its length.
+    pub size: u32,
+}
+
+/// A command that changed something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Operation {
+    /// Its number.
+    pub id: i64,
+    /// UTC.
+    pub started_at: String,
+    /// UTC; none while it runs, or if it was cut off.
+    pub finished_at: Option<String>,
+    /// Its name.
+    pub operation: String,
+    /// What it was told.
+    pub parameters: String,
+    /// `running`, `success` or `error`.
+    pub status: String,
+    /// What it did, or why it failed.
+    pub details: String,
+}
+
+/// What is known of a vault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaultState {
+    /// Which one it was when it was set up.
+    pub vault_id: String,
+    /// The newest copy of the catalogue in it.
+    pub uploaded: i64,
+    /// Whether the last copy could not be stored.
+    pub pending: bool,
+}
+
+pub(super) fn path(row: &Row<'_>, column: &str) -> rusqlite::Result<PathBuf> {
+    Ok(OsString::from_vec(row.get(column)?).into())
+}
+
+pub(super) fn id(row: &Row<'_>, column: &str) -> rusqlite::Result<Id> {
+    let text: String = row.get(column)?;
+    text.parse().map_err(|error: String| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
+    })
+}

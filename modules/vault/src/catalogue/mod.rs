@@ -1,0 +1,121 @@
+//! The catalogue: what is tracked, which versions there are, what waits for the next backup.
+//!
+//! One SQLite file of one machine, write-ahead logged. Names are bytes. Paths are compared by components: the column
+//! `place` is a name whose slashes are zero bytes, so that order and prefixes in SQL are those of paths.
+
+mod directories;
+mod entities;
+mod operations;
+mod schema;
+mod staged;
+mod versions;
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pc_switcher_contract::ModuleError;
+use rusqlite::{Connection, OpenFlags, Params, Row};
+
+pub use directories::Tracked;
+pub use entities::{Chunk, Directory, File, FileFacts, Operation, StagedItem, VaultState, Version};
+pub use versions::{Arrived, CurrentFile};
+
+use crate::error::{Result, at};
+
+/// How long a writer waits for another one.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The catalogue of one machine.
+pub struct Catalogue {
+    db: Connection,
+    path: PathBuf,
+}
+
+impl Catalogue {
+    /// Opens the catalogue and makes it if need be; only its owner may read it.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, is no catalogue, or comes from a newer version.
+    pub fn open(path: &Path) -> Result<Self> {
+        if let Some(directory) = path.parent() {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+            made.map_err(|error| at("make the directory", directory, &error))?;
+        }
+        let made = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+        made.map_err(|error| at("open the catalogue", path, &error))?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(path, flags);
+        let mut catalogue = Self { db: db.map_err(|error| broken(path, &error))?, path: path.to_owned() };
+        let ready = catalogue.prepare();
+        ready.map_err(|error| broken(path, &error))?;
+        schema::migrate(&mut catalogue)?;
+        Ok(catalogue)
+    }
+
+    fn prepare(&mut self) -> rusqlite::Result<()> {
+        self.db.busy_timeout(PATIENCE)?;
+        self.db.pragma_update(None, "journal_mode", "wal")?;
+        self.db.pragma_update(None, "synchronous", "full")?;
+        self.db.pragma_update(None, "foreign_keys", "on")
+    }
+
+    /// Writes a copy that is whole by itself.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn copy_to(&self, path: &Path) -> Result<()> {
+        let copied = self.db.execute("VACUUM INTO ?1", [path.to_string_lossy().as_ref()]);
+        self.ok(copied).map(drop)
+    }
+
+    /// Returns all rows of a query.
+    fn all<T, C: FromIterator<T>>(
+        &self,
+        sql: &str,
+        given: impl Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<C> {
+        let found = self.db.prepare_cached(sql).and_then(|mut query| query.query_map(given, read)?.collect());
+        self.ok(found)
+    }
+
+    /// Turns an error of the database into one for people.
+    fn ok<T>(&self, result: rusqlite::Result<T>) -> Result<T> {
+        result.map_err(|error| broken(&self.path, &error))
+    }
+}
+
+fn broken(path: &Path, error: &rusqlite::Error) -> ModuleError {
+    ModuleError::failed(format!("the catalogue `{}` cannot be used: {error}", path.display()))
+}
+
+/// Returns a name with zero bytes instead of slashes: ordered as paths are.
+fn place_of(name: &Path) -> Vec<u8> {
+    name.as_os_str().as_bytes().iter().map(|byte| if *byte == b'/' { 0 } else { *byte }).collect()
+}
+
+/// Returns the bounds of what lies below a place: from the first, before the second.
+fn below(place: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    if place.is_empty() {
+        return (Vec::new(), vec![0xff; 256]);
+    }
+    let (mut from, mut to) = (place.to_vec(), place.to_vec());
+    from.push(0);
+    to.push(1);
+    (from, to)
+}
+
+fn new_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+fn stamp(now: Timestamp) -> String {
+    now.to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! The tables, and how older ones become them.
+
+use pc_switcher_contract::ModuleError;
+use rusqlite::TransactionBehavior;
+
+use super::Catalogue;
+use crate::error::Result;
+
+/// Each entry brings the format one further; entries are never changed, only added.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE contents (
+        id         TEXT PRIMARY KEY NOT NULL,
+        size       INTEGER NOT NULL,
+        created_at TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE content_locations (
+        content_id    TEXT NOT NULL REFERENCES contents ON DELETE CASCADE,
+        vault         TEXT NOT NULL,
+        stored_at     TEXT NOT NULL,
+        storage_class TEXT,
+        PRIMARY KEY (content_id, vault)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE content_chunks (
+        vault      TEXT NOT NULL,
+        content_id TEXT NOT NULL REFERENCES contents ON DELETE CASCADE,
+        seq        INTEGER NOT NULL,
+        blob_id    BLOB NOT NULL,
+        size       INTEGER NOT NULL,
+        PRIMARY KEY (vault, content_id, seq)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE directories (
+        id         TEXT PRIMARY KEY NOT NULL,
+        path       BLOB NOT NULL UNIQUE,
+        created_at TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE files (
+        id                  TEXT PRIMARY KEY NOT NULL,
+        name                BLOB NOT NULL,
+        place               BLOB NOT NULL,
+        directory_id        TEXT NOT NULL REFERENCES directories ON DELETE CASCADE,
+        current_snapshot_id TEXT REFERENCES file_snapshots ON DELETE SET NULL,
+        deleted             INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (directory_id, place)
+    ) STRICT;
+    CREATE TABLE file_snapshots (
+        id          TEXT PRIMARY KEY NOT NULL,
+        file_id     TEXT NOT NULL REFERENCES files ON DELETE CASCADE,
+        content_id  TEXT NOT NULL REFERENCES contents ON DELETE RESTRICT,
+        number      INTEGER NOT NULL,
+        created_at  TEXT NOT NULL,
+        size        INTEGER NOT NULL,
+        permissions INTEGER NOT NULL,
+        uid         INTEGER NOT NULL,
+        gid         INTEGER NOT NULL,
+        inode       INTEGER NOT NULL,
+        accessed_at INTEGER NOT NULL,
+        modified_at INTEGER NOT NULL,
+        changed_at  INTEGER NOT NULL,
+        born_at     INTEGER,
+        xattrs      BLOB NOT NULL,
+        UNIQUE (file_id, number)
+    ) STRICT;
+    CREATE INDEX file_snapshots_by_content ON file_snapshots (content_id);
+    CREATE TABLE staged (
+        seq          INTEGER PRIMARY KEY AUTOINCREMENT,
+        directory_id TEXT NOT NULL REFERENCES directories ON DELETE CASCADE,
+        name         BLOB NOT NULL,
+        place        BLOB NOT NULL,
+        content_id   TEXT,
+        origin       TEXT NOT NULL,
+        size         INTEGER NOT NULL,
+        permissions  INTEGER NOT NULL,
+        uid          INTEGER NOT NULL,
+        gid          INTEGER NOT NULL,
+        inode        INTEGER NOT NULL,
+        accessed_at  INTEGER NOT NULL,
+        modified_at  INTEGER NOT NULL,
+        changed_at   INTEGER NOT NULL,
+        born_at      INTEGER,
+        xattrs       BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX staged_by_place ON staged (directory_id, place);
+    CREATE TABLE backup_operations (
+        id          INTEGER PRIMARY KEY AUTOINCREMENT,
+        started_at  TEXT NOT NULL,
+        finished_at TEXT,
+        operation   TEXT NOT NULL,
+        parameters  TEXT NOT NULL,
+        status      TEXT NOT NULL,
+        details     TEXT NOT NULL DEFAULT ''
+    ) STRICT;
+    CREATE TABLE vault_state (
+        vault    TEXT PRIMARY KEY NOT NULL,
+        vault_id TEXT NOT NULL,
+        uploaded INTEGER NOT NULL DEFAULT 0,
+        pending  INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+"];
+
+/// Brings the tables up to date, whole or not at all.
+pub(super) fn migrate(catalogue: &mut Catalogue) -> Result<()> {
+    let path = catalogue.path.clone();
+    let broken = |error: rusqlite::Error| super::broken(&path, &error);
+    let begun = catalogue.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(broken)?;
+    let version: i64 = begun.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(broken)?;
+    let version = usize::try_from(version).unwrap_or(usize::MAX);
+    if version > MIGRATIONS.len() {
+        let message = format!("the catalogue `{}` comes from a newer pc-switcher", path.display());
+        return Err(ModuleError::failed(message).hint("install that version here, too"));
+    }
+    for migration in &MIGRATIONS[version..] {
+        begun.execute_batch(migration).map_err(broken)?;
+    }
+    begun.pragma_update(None, "user_version", MIGRATIONS.len() as i64).map_err(broken)?;
+    begun.commit().map_err(broken)
+}

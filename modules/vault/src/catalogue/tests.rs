@@ -1,0 +1,160 @@
+use std::ffi::OsStr;
+
+use super::*;
+use crate::error::usage;
+use crate::format::Id;
+
+fn now() -> Timestamp {
+    "2026-01-02T03:04:05Z".parse().unwrap()
+}
+
+fn catalogue() -> (tempfile::TempDir, Catalogue) {
+    let dir = tempfile::tempdir().unwrap();
+    let catalogue = Catalogue::open(&dir.path().join("catalogue.db")).unwrap();
+    (dir, catalogue)
+}
+
+fn facts(modified_at: i64) -> FileFacts {
+    FileFacts {
+        size: 3,
+        permissions: 0o644,
+        uid: 1,
+        gid: 1,
+        inode: 7,
+        accessed_at: 1,
+        modified_at,
+        changed_at: 1,
+        born_at: None,
+        xattrs: Vec::new(),
+    }
+}
+
+fn track(catalogue: &mut Catalogue, path: &str) -> Directory {
+    match catalogue.create_directory(Path::new(path), now()).unwrap() {
+        Tracked::New(directory, _) => directory,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Stages a file and records it as a backup does.
+fn back_up(
+    catalogue: &mut Catalogue,
+    directory: &Directory,
+    name: &Path,
+    content: &[u8],
+    modified_at: i64,
+) -> u64 {
+    let id = Id::of(content);
+    catalogue.stage_for_backup(directory, name, &facts(modified_at), Some(id)).unwrap();
+    let items = catalogue.staged_after(0, 100).unwrap();
+    let arrived: Vec<Arrived> = items
+        .into_iter()
+        .map(|item| Arrived {
+            item,
+            content: id,
+            stored: vec![("local".into(), vec![Chunk { blob_id: id, size: 3 }])],
+        })
+        .collect();
+    catalogue.record(&arrived, now()).unwrap()
+}
+
+fn names(catalogue: &Catalogue, directory: &Directory, below: &str) -> Vec<PathBuf> {
+    let files = catalogue.current_files(directory, Path::new(below), None, 1000).unwrap();
+    files.into_iter().map(|file| file.name).collect()
+}
+
+#[test]
+fn a_directory_that_holds_tracked_ones_absorbs_them_with_versions_and_queue() {
+    let (_dir, mut catalogue) = catalogue();
+    let child = track(&mut catalogue, "/home/a/docs");
+    let neighbour = track(&mut catalogue, "/home/a_b");
+    back_up(&mut catalogue, &child, Path::new("x/y"), b"one", 1);
+    back_up(&mut catalogue, &neighbour, Path::new("z"), b"two", 1);
+    let odd = Path::new(OsStr::from_bytes(b"odd\xff\n%"));
+    catalogue.stage_for_backup(&child, odd, &facts(2), Some(Id::of(b"q"))).unwrap();
+    let Tracked::New(parent, absorbed) = catalogue.create_directory(Path::new("/home/a"), now()).unwrap()
+    else {
+        panic!("it is tracked already")
+    };
+    assert_eq!(absorbed, [PathBuf::from("/home/a/docs")], "`_` is no pattern");
+    assert_eq!(names(&catalogue, &parent, ""), [PathBuf::from("docs/x/y")]);
+    let file = catalogue.find_file_by_path(&parent, Path::new("docs/x/y")).unwrap().unwrap();
+    assert_eq!(catalogue.find_file_snapshots_for_file(&file).unwrap().len(), 1, "the history stays");
+    let queued = catalogue.next_staged_operation().unwrap().unwrap();
+    assert_eq!((queued.directory_id, queued.name), (parent.id.clone(), Path::new("docs").join(odd)));
+    assert!(catalogue.is_staged(&parent, &Path::new("docs").join(odd)).unwrap());
+    assert_eq!(names(&catalogue, &neighbour, ""), [PathBuf::from("z")]);
+    let again = catalogue.create_directory(Path::new("/home/a/docs"), now()).unwrap();
+    assert_eq!(again, Tracked::Within(parent));
+}
+
+#[test]
+fn what_differs_in_nothing_but_its_last_access_is_no_new_version() {
+    let (_dir, mut catalogue) = catalogue();
+    let directory = track(&mut catalogue, "/d");
+    assert_eq!(back_up(&mut catalogue, &directory, Path::new("f"), b"one", 1), 1);
+    assert_eq!(back_up(&mut catalogue, &directory, Path::new("f"), b"one", 1), 0);
+    assert_eq!(back_up(&mut catalogue, &directory, Path::new("f"), b"two", 2), 1);
+    let file = catalogue.find_file_by_path(&directory, Path::new("f")).unwrap().unwrap();
+    let versions = catalogue.find_file_snapshots_for_file(&file).unwrap();
+    assert_eq!(versions.iter().map(|version| version.number).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(catalogue.staged_count().unwrap(), (0, 0));
+}
+
+#[test]
+fn a_unique_beginning_of_a_checksum_is_enough_and_an_ambiguous_one_is_said() {
+    let (_dir, mut catalogue) = catalogue();
+    let directory = track(&mut catalogue, "/d");
+    for content in [b"one".as_slice(), b"two"] {
+        back_up(&mut catalogue, &directory, Path::new("f"), content, i64::from(content[0]));
+    }
+    let file = catalogue.find_file_by_path(&directory, Path::new("f")).unwrap().unwrap();
+    let one = Id::of(b"one");
+    let found = catalogue.find_file_snapshot_by_checksum(&file, &one.short()).unwrap().unwrap();
+    assert_eq!(found.content_id, one);
+    assert!(catalogue.find_file_snapshot_by_checksum(&file, "ffff0000").unwrap().is_none());
+    assert!(catalogue.find_file_snapshot_by_checksum(&file, "").is_err());
+}
+
+#[test]
+fn files_come_in_the_order_of_trees_and_pages_miss_none() {
+    let (_dir, mut catalogue) = catalogue();
+    let directory = track(&mut catalogue, "/d");
+    for name in ["a.b", "a/b", "a/c%", "a_", "a"] {
+        back_up(&mut catalogue, &directory, Path::new(name), name.as_bytes(), 1);
+    }
+    assert_eq!(names(&catalogue, &directory, ""), ["a", "a/b", "a/c%", "a.b", "a_"].map(PathBuf::from));
+    assert_eq!(names(&catalogue, &directory, "a"), ["a", "a/b", "a/c%"].map(PathBuf::from));
+    let page = catalogue.current_files(&directory, Path::new(""), Some(Path::new("a/b")), 2).unwrap();
+    assert_eq!(
+        page.into_iter().map(|file| file.name).collect::<Vec<_>>(),
+        ["a/c%", "a.b"].map(PathBuf::from)
+    );
+}
+
+#[test]
+fn a_catalogue_of_a_newer_version_and_one_that_is_none_are_refused() {
+    let (dir, catalogue) = catalogue();
+    catalogue.db.pragma_update(None, "user_version", 99).unwrap();
+    drop(catalogue);
+    let error = Catalogue::open(&dir.path().join("catalogue.db")).err().unwrap();
+    assert!(error.to_string().contains("newer"), "{error}");
+    std::fs::write(
+        dir.path().join("text"),
+        "no database, but a text that is long enough to be one".repeat(40),
+    )
+    .unwrap();
+    assert!(Catalogue::open(&dir.path().join("text")).is_err());
+}
+
+#[test]
+fn what_fails_together_leaves_nothing() {
+    let (_dir, mut catalogue) = catalogue();
+    let directory = track(&mut catalogue, "/d");
+    let result = catalogue.together(|catalogue| {
+        catalogue.stage_for_backup(&directory, Path::new("f"), &facts(1), None)?;
+        Err::<(), _>(usage("no"))
+    });
+    assert!(result.is_err());
+    assert_eq!(catalogue.staged_count().unwrap().0, 0);
+}

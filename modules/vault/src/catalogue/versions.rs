@@ -1,0 +1,266 @@
+//! Files and their versions, and where their contents are.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+
+use super::entities::{self, Chunk, Directory, File, FileFacts, StagedItem, Version};
+use super::{Catalogue, below, new_id, place_of, stamp};
+use crate::error::{Result, usage};
+use crate::format::Id;
+
+/// A queued item whose content the vaults hold.
+#[derive(Debug, Clone)]
+pub struct Arrived {
+    /// The item.
+    pub item: StagedItem,
+    /// The SHA-256 of its content.
+    pub content: Id,
+    /// Its chunks in each vault that was written; none for a vault that holds it already.
+    pub stored: Vec<(String, Vec<Chunk>)>,
+}
+
+/// A file with the version that counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CurrentFile {
+    /// The file.
+    pub file_id: String,
+    /// Relative to its directory.
+    pub name: PathBuf,
+    /// Whether it was gone at the last backup.
+    pub deleted: bool,
+    /// Its version.
+    pub version: Version,
+}
+
+impl Catalogue {
+    /// Returns a file of a tracked directory by its relative name.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn find_file_by_path(&self, directory: &Directory, name: &Path) -> Result<Option<File>> {
+        let found = self.db.query_row(
+            "SELECT * FROM files WHERE directory_id = ?1 AND place = ?2",
+            params![directory.id, place_of(name)],
+            |row| {
+                Ok(File {
+                    id: row.get("id")?,
+                    name: entities::path(row, "name")?,
+                    directory_id: row.get("directory_id")?,
+                    current_snapshot_id: row.get("current_snapshot_id")?,
+                    deleted: row.get("deleted")?,
+                })
+            },
+        );
+        self.ok(found.optional())
+    }
+
+    /// Returns the versions of a file, the newest first.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn find_file_snapshots_for_file(&self, file: &File) -> Result<Vec<Version>> {
+        self.all(
+            "SELECT * FROM file_snapshots WHERE file_id = ?1 ORDER BY number DESC",
+            [&file.id],
+            Version::read,
+        )
+    }
+
+    /// Returns the newest version of a file whose checksum begins so.
+    ///
+    /// # Errors
+    /// If the beginning fits several contents of the file, or the catalogue fails.
+    pub fn find_file_snapshot_by_checksum(&self, file: &File, prefix: &str) -> Result<Option<Version>> {
+        let mut fitting = self.find_file_snapshots_for_file(file)?;
+        fitting.retain(|version| version.content_id.hex().starts_with(prefix));
+        match fitting.first().cloned() {
+            Some(first) if fitting.iter().any(|version| version.content_id != first.content_id) => {
+                Err(usage(format!("`{prefix}` is the beginning of several checksums"))
+                    .hint("give more of its digits"))
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// Returns files with their current versions, from `name` down, after `after`, ordered as paths are, at most `most`.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn current_files(
+        &self,
+        directory: &Directory,
+        name: &Path,
+        after: Option<&Path>,
+        most: usize,
+    ) -> Result<Vec<CurrentFile>> {
+        let place = place_of(name);
+        let (from, to) = below(&place);
+        let after = after.map(place_of).unwrap_or_default();
+        let sql = "SELECT f.name, f.deleted, v.* FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
+                   WHERE f.directory_id = ?1 AND (f.place = ?2 OR f.place >= ?3 AND f.place < ?4) AND f.place > ?5
+                   ORDER BY f.place LIMIT ?6";
+        self.all(sql, params![directory.id, place, from, to, after, most as i64], |row: &Row<'_>| {
+            Ok(CurrentFile {
+                file_id: row.get("file_id")?,
+                name: entities::path(row, "name")?,
+                deleted: row.get("deleted")?,
+                version: Version::read(row)?,
+            })
+        })
+    }
+
+    /// Returns the chunks of a content in a vault; `None` if that vault does not hold it.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn chunks(&self, vault: &str, content: Id) -> Result<Option<Vec<Chunk>>> {
+        let sql =
+            "SELECT blob_id, size FROM content_chunks WHERE vault = ?1 AND content_id = ?2 ORDER BY seq";
+        let chunks: Vec<Chunk> = self.all(sql, params![vault, content.hex()], |row| {
+            let bytes: Vec<u8> = row.get("blob_id")?;
+            Ok(Chunk { blob_id: Id::from_slice(&bytes).unwrap_or_default(), size: row.get("size")? })
+        })?;
+        // An empty content has no chunks wherever it is.
+        let held = !chunks.is_empty() || self.locations(content)?.iter().any(|place| place == vault);
+        Ok(held.then_some(chunks))
+    }
+
+    /// Returns the vaults that hold a content.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn locations(&self, content: Id) -> Result<Vec<String>> {
+        let sql = "SELECT vault FROM content_locations WHERE content_id = ?1 ORDER BY vault";
+        self.all(sql, [content.hex()], |row| row.get(0))
+    }
+
+    /// Forgets that a vault holds a content, because it does not.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn forget_location(&mut self, vault: &str, content: Id) -> Result<()> {
+        for table in ["content_chunks", "content_locations"] {
+            let sql = format!("DELETE FROM {table} WHERE vault = ?1 AND content_id = ?2");
+            let done = self.db.execute(&sql, params![vault, content.hex()]);
+            self.ok(done)?;
+        }
+        Ok(())
+    }
+
+    /// Records contents that the vaults hold by now, makes versions of them and takes them off the queue: all or none.
+    /// Returns how many versions are new; what equals the current version is none.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn record(&mut self, arrived: &[Arrived], now: Timestamp) -> Result<u64> {
+        let done = (|| -> rusqlite::Result<u64> {
+            let step = self.db.transaction()?;
+            let mut fresh = 0;
+            for one in arrived {
+                record_content(&step, one, now)?;
+                fresh += u64::from(record_version(&step, one, now)?);
+                step.execute("DELETE FROM staged WHERE seq = ?1", [one.item.seq])?;
+            }
+            step.commit()?;
+            Ok(fresh)
+        })();
+        self.ok(done)
+    }
+
+    /// Notes which files are gone and which are there again.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn set_deleted(&mut self, changes: &[(String, bool)]) -> Result<()> {
+        let done = (|| -> rusqlite::Result<()> {
+            let step = self.db.transaction()?;
+            for (file, deleted) in changes {
+                step.execute("UPDATE files SET deleted = ?2 WHERE id = ?1", params![file, deleted])?;
+            }
+            step.commit()
+        })();
+        self.ok(done)
+    }
+}
+
+fn record_content(step: &Transaction<'_>, one: &Arrived, now: Timestamp) -> rusqlite::Result<()> {
+    let content = one.content.hex();
+    let now = stamp(now);
+    step.prepare_cached("INSERT OR IGNORE INTO contents (id, size, created_at) VALUES (?1, ?2, ?3)")?
+        .execute(params![content, one.item.facts.size as i64, now])?;
+    for (vault, chunks) in &one.stored {
+        step.prepare_cached(
+            "INSERT OR IGNORE INTO content_locations (content_id, vault, stored_at) VALUES (?1, ?2, ?3)",
+        )?
+        .execute(params![content, vault, now])?;
+        for (seq, chunk) in chunks.iter().enumerate() {
+            step.prepare_cached(
+                "INSERT OR REPLACE INTO content_chunks (vault, content_id, seq, blob_id, size) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![vault, content, seq as i64, chunk.blob_id.0.as_slice(), chunk.size])?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether the version is a new one.
+fn record_version(step: &Transaction<'_>, one: &Arrived, now: Timestamp) -> rusqlite::Result<bool> {
+    let item = &one.item;
+    let place = place_of(&item.name);
+    let found: Option<(String, Option<String>)> = step
+        .prepare_cached("SELECT id, current_snapshot_id FROM files WHERE directory_id = ?1 AND place = ?2")?
+        .query_row(params![item.directory_id, place], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let (file, current) = match found {
+        Some((file, current)) => {
+            step.prepare_cached("UPDATE files SET deleted = 0 WHERE id = ?1")?.execute([&file])?;
+            let read = |id: String| {
+                step.prepare_cached("SELECT * FROM file_snapshots WHERE id = ?1")?
+                    .query_row([id], Version::read)
+            };
+            (file, current.map(read).transpose()?)
+        }
+        None => {
+            let file = new_id();
+            step.prepare_cached("INSERT INTO files (id, name, place, directory_id) VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![file, item.name.as_os_str().as_bytes(), place, item.directory_id])?;
+            (file, None)
+        }
+    };
+    let same =
+        |version: &Version| version.content_id == one.content && version.facts.same_version(&item.facts);
+    if current.as_ref().is_some_and(same) {
+        return Ok(false);
+    }
+    let number = current.map_or(1, |version| version.number + 1);
+    let version = new_id();
+    let facts = &item.facts;
+    let sql = format!(
+        "INSERT INTO file_snapshots (id, file_id, content_id, number, created_at, {})
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+        FileFacts::COLUMNS
+    );
+    step.prepare_cached(&sql)?.execute(params![
+        version,
+        file,
+        one.content.hex(),
+        number,
+        stamp(now),
+        facts.size as i64,
+        facts.permissions,
+        facts.uid,
+        facts.gid,
+        facts.inode as i64,
+        facts.accessed_at,
+        facts.modified_at,
+        facts.changed_at,
+        facts.born_at,
+        facts.xattrs,
+    ])?;
+    step.prepare_cached("UPDATE files SET current_snapshot_id = ?2 WHERE id = ?1")?
+        .execute(params![file, version])?;
+    Ok(true)
+}

@@ -1,0 +1,98 @@
+//! What is done with a repository: back up trees, put trees together, restore, check.
+
+mod assemble;
+mod backup;
+mod check;
+mod facts;
+mod restore;
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pc_switcher_contract::ModuleError;
+
+pub use assemble::{Assembler, Step, feed};
+pub use backup::{BackupSummary, TreeBackup};
+pub(crate) use backup::{bare_directory, open, same_file};
+pub use check::{CheckSummary, check};
+pub use facts::{Names, node_of, xattrs};
+pub use restore::{RestoreSummary, Restorer, set_metadata};
+pub(crate) use restore::{is_unfinished, put_in_place};
+
+use crate::error::Result;
+
+/// How far a run is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Files that are done.
+    pub files: u64,
+    /// Bytes that are done.
+    pub bytes: u64,
+    /// Bytes in all; 0 while nobody knows.
+    pub total_bytes: u64,
+    /// What is being worked on.
+    pub item: PathBuf,
+}
+
+/// A path that something was wrong with; the run went on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// The path.
+    pub path: PathBuf,
+    /// What was wrong.
+    pub why: String,
+}
+
+/// Hears how a run goes on, and may end it.
+pub trait Observer: Sync {
+    /// Is told now and then how far it is.
+    fn progress(&self, progress: Progress);
+
+    /// Whether the run shall end.
+    fn is_cancelled(&self) -> bool;
+}
+
+/// Hears nothing; ends a run when its flag is set.
+#[derive(Debug, Default)]
+pub struct Quiet(pub AtomicBool);
+
+impl Observer for Quiet {
+    fn progress(&self, _: Progress) {}
+
+    fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Reads until the run shall end: also one large file is left at once.
+pub(crate) struct Stoppable<'o, R> {
+    pub(crate) reader: R,
+    pub(crate) observer: &'o dyn Observer,
+}
+
+impl<R: Read> Read for Stoppable<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.observer.is_cancelled() {
+            Err(io::Error::other("stopped on request"))
+        } else {
+            self.reader.read(buffer)
+        }
+    }
+}
+
+fn check_cancelled(observer: &dyn Observer) -> Result<()> {
+    if observer.is_cancelled() { Err(ModuleError::cancelled()) } else { Ok(()) }
+}
+
+/// How many threads read, compress and encrypt.
+pub(crate) fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, 8))
+}
+
+fn trouble(path: &Path, why: impl ToString) -> Trouble {
+    Trouble { path: path.to_owned(), why: why.to_string() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,324 @@
+//! Restores trees and single files: content first, proven, under its name only when it is complete.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crossbeam_channel::{Receiver, bounded};
+use jiff::Timestamp;
+use pc_switcher_contract::ModuleError;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
+use sha2::{Digest, Sha256};
+
+use super::{Observer, Progress, Trouble, check_cancelled, trouble, workers};
+use crate::error::{Result, at};
+use crate::format::{Id, Node, NodeKind};
+use crate::repo::Repository;
+
+/// Restores from one repository.
+pub struct Restorer<'a> {
+    /// Where from.
+    pub repo: &'a Repository,
+    /// Whether rights, owners, times and attributes stay as new files have them.
+    pub content_only: bool,
+    /// Hears how it goes on.
+    pub observer: &'a dyn Observer,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RestoreSummary {
+    /// Files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Paths that are missing or lack something.
+    pub troubles: Vec<Trouble>,
+}
+
+#[derive(Default)]
+struct Shared {
+    files: AtomicU64,
+    bytes: AtomicU64,
+    troubles: Mutex<Vec<Trouble>>,
+    /// The first name of an inode that has several, once it is complete.
+    links: Mutex<HashMap<(u64, u64), PathBuf>>,
+}
+
+impl Shared {
+    fn report(&self, path: &Path, why: impl ToString) {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).push(trouble(path, why));
+    }
+
+    fn links(&self) -> std::sync::MutexGuard<'_, HashMap<(u64, u64), PathBuf>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What waits until all files are there.
+#[derive(Default)]
+struct Later {
+    links: Vec<(PathBuf, Node)>,
+    directories: Vec<(PathBuf, Node)>,
+    seen: HashMap<(u64, u64), ()>,
+}
+
+impl Restorer<'_> {
+    /// Restores all that a tree holds below `target`, which is made if it is missing. Nothing that is there is replaced.
+    ///
+    /// # Errors
+    /// If the vault cannot be read or the run was cancelled; paths that cannot be written are troubles.
+    pub fn tree(&self, tree: Id, target: &Path) -> Result<RestoreSummary> {
+        self.repo.load_index()?;
+        fs::create_dir_all(target).map_err(|error| at("make the directory", target, &error))?;
+        let shared = Shared::default();
+        let (send, jobs) = bounded::<(PathBuf, Node)>(512);
+        let mut later = Later::default();
+        std::thread::scope(|scope| {
+            for _ in 0..workers() {
+                let (jobs, shared) = (jobs.clone(), &shared);
+                scope.spawn(move || self.files(jobs, shared));
+            }
+            drop(jobs);
+            let mut entry = |path: PathBuf, node: Node| send.send((path, node)).is_ok();
+            let walked = self.walk(tree, target, &shared, &mut later, &mut entry);
+            drop(send);
+            walked
+        })?;
+        check_cancelled(self.observer)?;
+        self.link(&later, &shared);
+        // The deepest first: what is made below a directory changes its time.
+        for (path, node) in later.directories.iter().rev() {
+            self.dress(path, node, &shared);
+        }
+        let mut troubles = shared.troubles.into_inner().unwrap_or_else(PoisonError::into_inner);
+        troubles.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(RestoreSummary { files: shared.files.into_inner(), bytes: shared.bytes.into_inner(), troubles })
+    }
+
+    fn walk(
+        &self,
+        tree: Id,
+        directory: &Path,
+        shared: &Shared,
+        later: &mut Later,
+        entry: &mut dyn FnMut(PathBuf, Node) -> bool,
+    ) -> Result<()> {
+        for node in self.repo.tree(tree)?.nodes {
+            check_cancelled(self.observer)?;
+            let path = directory.join(&node.name);
+            match node.kind {
+                NodeKind::Dir => {
+                    if let Err(error) = make_directory(&path) {
+                        shared.report(&path, error);
+                        continue;
+                    }
+                    let subtree = node.subtree;
+                    later.directories.push((path.clone(), node));
+                    if let Some(subtree) = subtree
+                        && let Err(error) = self.walk(subtree, &path, shared, later, entry)
+                    {
+                        check_cancelled(self.observer)?;
+                        shared.report(&path, error);
+                    }
+                }
+                NodeKind::File => {
+                    let inode = (node.device_id, node.inode);
+                    if node.links > 1 && later.seen.insert(inode, ()).is_some() {
+                        later.links.push((path, node));
+                    } else {
+                        entry(path, node);
+                    }
+                }
+                _ => match make_special(&path, &node) {
+                    Ok(()) => self.dress(&path, &node, shared),
+                    Err(error) => shared.report(&path, error),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn files(&self, jobs: Receiver<(PathBuf, Node)>, shared: &Shared) {
+        for (path, node) in jobs {
+            if self.observer.is_cancelled() {
+                continue;
+            }
+            match self.file(&path, &node) {
+                Ok(lacking) => {
+                    lacking.into_iter().for_each(|why| shared.report(&path, why));
+                    if node.links > 1 {
+                        shared.links().insert((node.device_id, node.inode), path.clone());
+                    }
+                    let files = shared.files.fetch_add(1, Ordering::Relaxed) + 1;
+                    let bytes = shared.bytes.fetch_add(node.size, Ordering::Relaxed) + node.size;
+                    self.observer.progress(Progress { files, bytes, total_bytes: 0, item: path });
+                }
+                Err(error) => shared.report(&path, error),
+            }
+        }
+    }
+
+    /// Restores one file; returns what it lacks.
+    ///
+    /// # Errors
+    /// If it is there already, or cannot be written, or its content not be read.
+    pub fn file(&self, path: &Path, node: &Node) -> Result<Vec<String>> {
+        let chunks = node.content.clone().unwrap_or_default();
+        let (file, _) = self.staged(path, &chunks)?;
+        let lacking = if self.content_only { Vec::new() } else { set_metadata(file.path(), node) };
+        put_in_place(file, path, false)?;
+        Ok(lacking)
+    }
+
+    /// Writes content beside `path` under a name of its own, and returns its SHA-256.
+    ///
+    /// # Errors
+    /// If it cannot be written, or its content not be read.
+    pub fn staged(&self, path: &Path, chunks: &[Id]) -> Result<(tempfile::NamedTempFile, Id)> {
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        let mut file = tempfile::Builder::new()
+            .prefix(".pc-switcher-restore-")
+            .permissions(fs::Permissions::from_mode(if self.content_only { 0o666 } else { 0o600 }))
+            .tempfile_in(directory)
+            .map_err(|error| at("write below", directory, &error))?;
+        let mut whole = Sha256::new();
+        let mut length = 0;
+        for id in chunks {
+            check_cancelled(self.observer)?;
+            let blob = self.repo.blob(*id)?;
+            whole.update(&blob);
+            length += blob.len() as u64;
+            write_or_skip(file.as_file_mut(), &blob).map_err(|error| at("write", path, &error))?;
+        }
+        file.as_file().set_len(length).map_err(|error| at("write", path, &error))?;
+        Ok((file, Id(whole.finalize().into())))
+    }
+
+    fn link(&self, later: &Later, shared: &Shared) {
+        for (path, node) in &later.links {
+            let first = shared.links().get(&(node.device_id, node.inode)).cloned();
+            let linked = match first {
+                Some(first) => fs::hard_link(&first, path),
+                None => Err(io::Error::other("the file that it is a further name of could not be restored")),
+            };
+            match linked {
+                Ok(()) => {
+                    shared.files.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => shared.report(path, error),
+            }
+        }
+    }
+
+    fn dress(&self, path: &Path, node: &Node, shared: &Shared) {
+        if !self.content_only {
+            set_metadata(path, node).into_iter().for_each(|why| shared.report(path, why));
+        }
+    }
+}
+
+/// Gives a complete file its name, durably.
+///
+/// # Errors
+/// If something is there and it shall not be replaced.
+pub(crate) fn put_in_place(file: tempfile::NamedTempFile, path: &Path, replace: bool) -> Result<()> {
+    file.as_file().sync_all().map_err(|error| at("write", path, &error))?;
+    let kept = if replace { file.persist(path) } else { file.persist_noclobber(path) };
+    match kept {
+        Ok(_) => Ok(()),
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(ModuleError::failed(format!("`{}` exists already", path.display()))
+                .hint("move it away, or restore to another directory with --to"))
+        }
+        Err(error) => Err(at("write", path, &error.error)),
+    }
+}
+
+/// Leaves a hole where there is nothing but zeros.
+fn write_or_skip(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    if bytes.iter().all(|byte| *byte == 0) {
+        file.seek(SeekFrom::Current(bytes.len() as i64)).map(drop)
+    } else {
+        file.write_all(bytes)
+    }
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        // One that is there is used, but never one behind a link.
+        Err(error)
+            if error.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(path)?.is_dir() =>
+        {
+            Ok(())
+        }
+        made => made,
+    }
+}
+
+fn make_special(path: &Path, node: &Node) -> io::Result<()> {
+    let make = |kind| {
+        rustix::fs::mknodat(CWD, path, kind, Mode::RUSR | Mode::WUSR, node.device).map_err(io::Error::from)
+    };
+    match node.kind {
+        NodeKind::Symlink => std::os::unix::fs::symlink(node.target(), path),
+        NodeKind::Fifo => make(FileType::Fifo),
+        NodeKind::Dev => make(FileType::BlockDevice),
+        NodeKind::CharDev => make(FileType::CharacterDevice),
+        NodeKind::Socket => Ok(()),
+        _ => Err(io::Error::other("is of a kind that is not known here")),
+    }
+}
+
+/// Gives a path its owner, rights, attributes and times, in this order; returns what could not be given.
+pub fn set_metadata(path: &Path, node: &Node) -> Vec<String> {
+    let mut lacking = Vec::new();
+    if node.kind == NodeKind::Socket {
+        return lacking;
+    }
+    if let Err(error) = set_owner(path, node) {
+        lacking.push(format!("its owner {}:{} could not be set: {error}", node.uid, node.gid));
+    }
+    for xattr in &node.extended_attributes {
+        if let Err(error) = rustix::fs::lsetxattr(path, &xattr.name, &xattr.value, XattrFlags::empty()) {
+            lacking.push(format!("its attribute `{}` could not be set: {error}", xattr.name.display()));
+        }
+    }
+    if node.kind != NodeKind::Symlink
+        && let Err(error) = fs::set_permissions(path, fs::Permissions::from_mode(node.permissions()))
+    {
+        lacking.push(format!("its rights could not be set: {error}"));
+    }
+    let times = Timestamps { last_access: timespec(node.atime), last_modification: timespec(node.mtime) };
+    if let Err(error) = rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW) {
+        lacking.push(format!("its times could not be set: {error}"));
+    }
+    lacking
+}
+
+fn set_owner(path: &Path, node: &Node) -> io::Result<()> {
+    let facts = fs::symlink_metadata(path)?;
+    if (facts.uid(), facts.gid()) == (node.uid, node.gid) {
+        return Ok(());
+    }
+    std::os::unix::fs::lchown(path, Some(node.uid), Some(node.gid))
+}
+
+fn timespec(at: Timestamp) -> Timespec {
+    let (mut seconds, mut nanoseconds) = (at.as_second(), i64::from(at.subsec_nanosecond()));
+    if nanoseconds < 0 {
+        (seconds, nanoseconds) = (seconds - 1, nanoseconds + 1_000_000_000);
+    }
+    Timespec { tv_sec: seconds, tv_nsec: nanoseconds }
+}
+
+/// Whether a name is that of a file that a restore left unfinished.
+pub(crate) fn is_unfinished(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b".pc-switcher-restore-")
+}

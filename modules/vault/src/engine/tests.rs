@@ -1,0 +1,165 @@
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+use super::*;
+use crate::format::keyfile::Cost;
+use crate::format::{Id, Snapshot};
+use crate::repo::{Repository, Who};
+use crate::store::{Kind, MemoryStore, Store};
+
+/// A store that dies: nothing is stored after so many objects.
+struct Dying {
+    inner: Arc<MemoryStore>,
+    left: AtomicUsize,
+}
+
+impl Store for Dying {
+    fn put(&self, kind: Kind, name: &str, bytes: &[u8]) -> Result<bool> {
+        let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        left.map_err(|_| ModuleError::failed("the disk is gone"))?;
+        self.inner.put(kind, name, bytes)
+    }
+
+    fn get(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
+        self.inner.get(kind, name)
+    }
+
+    fn get_range(&self, kind: Kind, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+        self.inner.get_range(kind, name, offset, length)
+    }
+
+    fn list(&self, kind: Kind) -> Result<Vec<(String, u64)>> {
+        self.inner.list(kind)
+    }
+
+    fn delete(&self, kind: Kind, name: &str) -> Result<()> {
+        self.inner.delete(kind, name)
+    }
+
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+}
+
+fn repository(store: Arc<dyn Store>) -> Repository {
+    Repository::init(store, b"x", Cost::TINY, &Who::default(), Timestamp::UNIX_EPOCH).unwrap()
+}
+
+fn back_up(repo: &Repository, source: &Path) -> Result<BackupSummary> {
+    let (names, roots) = (Names::default(), [source.to_owned()]);
+    let backup = TreeBackup { repo, roots: &roots, parent: None, names: &names, observer: &Quiet::default() };
+    let summary = backup.run()?;
+    let snapshot = Snapshot {
+        time: Timestamp::UNIX_EPOCH.to_string(),
+        parent: None,
+        tree: summary.tree,
+        paths: vec![],
+        hostname: String::new(),
+        username: String::new(),
+        uid: 0,
+        gid: 0,
+        tags: vec![],
+        program_version: String::new(),
+    };
+    repo.save(Kind::Snapshot, &snapshot)?;
+    Ok(summary)
+}
+
+fn noise(length: usize, mut seed: u64) -> Vec<u8> {
+    let mut next = || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed >> 32) as u8
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+#[test]
+fn whichever_write_is_the_last_the_repository_is_sound_and_the_next_run_completes() {
+    let dir = tempfile::tempdir().unwrap();
+    for index in 0..3_u64 {
+        fs::write(dir.path().join(format!("large {index}")), noise(9 << 20, index + 1)).unwrap();
+    }
+    fs::create_dir(dir.path().join("sub")).unwrap();
+    fs::write(dir.path().join("sub/small"), "small").unwrap();
+    for writes in 0.. {
+        let store = Arc::new(MemoryStore::default());
+        repository(store.clone());
+        let dying = Arc::new(Dying { inner: store.clone(), left: AtomicUsize::new(writes) });
+        let ended = back_up(&Repository::open(dying, b"x").unwrap(), dir.path());
+        let repo = Repository::open(store, b"x").unwrap();
+        let found = check(&repo, true, &Quiet::default()).unwrap();
+        assert_eq!(found.problems, [""; 0], "after {writes} writes");
+        assert_eq!(found.snapshots, u64::from(ended.is_ok()));
+        back_up(&repo, dir.path()).unwrap();
+        assert_eq!(check(&repo, true, &Quiet::default()).unwrap().problems, [""; 0]);
+        if ended.is_ok() {
+            assert!(writes > 4, "{writes} writes are all");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_run_that_is_cancelled_keeps_what_it_packed_and_writes_no_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("f"), "content").unwrap();
+    let repo = repository(Arc::new(MemoryStore::default()));
+    let (names, roots) = (Names::default(), [dir.path().to_owned()]);
+    let observer = Quiet(AtomicBool::new(true));
+    let backup = TreeBackup { repo: &repo, roots: &roots, parent: None, names: &names, observer: &observer };
+    let error = backup.run().unwrap_err();
+    assert_eq!(error.kind, pc_switcher_contract::ErrorKind::Cancelled);
+    assert!(check(&repo, true, &Quiet::default()).unwrap().problems.is_empty());
+}
+
+fn content() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        proptest::collection::vec(any::<u8>(), 0..200),
+        (0_usize..3_000_000, any::<u64>()).prop_map(|(length, seed)| noise(length, seed | 1)),
+        (0_usize..3_000_000).prop_map(|length| vec![0; length]),
+    ]
+}
+
+fn name() -> impl Strategy<Value = OsString> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let byte = any::<u8>().prop_filter("part of a name", |byte| !matches!(byte, 0 | b'/'));
+    let bytes = proptest::collection::vec(byte, 1..12);
+    bytes
+        .prop_filter("no way out", |bytes| !matches!(bytes.as_slice(), b"." | b".."))
+        .prop_map(OsString::from_vec)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_files_come_back_as_they_were(files in proptest::collection::btree_map((name(), name()), content(), 0..12)) {
+        let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut written: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
+        for ((directory, name), content) in files {
+            let path = source.path().join(&directory).join(&name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, &content).unwrap();
+            written.insert(Path::new(&directory).join(&name), content);
+        }
+        let repo = repository(Arc::new(MemoryStore::default()));
+        let summary = back_up(&repo, source.path()).unwrap();
+        prop_assert_eq!(summary.files, written.len() as u64);
+        let restorer = Restorer { repo: &repo, content_only: false, observer: &Quiet::default() };
+        let restored = restorer.tree(summary.tree, target.path()).unwrap();
+        prop_assert_eq!(restored.troubles, vec![]);
+        let below = target.path().join(source.path().strip_prefix("/").unwrap());
+        for (path, content) in written {
+            let back = fs::read(below.join(&path)).unwrap();
+            prop_assert_eq!(Id::of(&back), Id::of(&content), "{}", path.display());
+        }
+    }
+}

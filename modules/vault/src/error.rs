@@ -1,0 +1,33 @@
+//! Short words for the errors of this crate: all of them are [`ModuleError`]s.
+
+use std::io;
+use std::path::Path;
+
+use pc_switcher_contract::{ErrorKind, ModuleError};
+
+/// What everything here returns.
+pub type Result<T> = std::result::Result<T, ModuleError>;
+
+/// Makes the error of a system call at a path.
+pub(crate) fn at(what: &str, path: &Path, error: &io::Error) -> ModuleError {
+    let kind = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::DiskSpace,
+        _ => ErrorKind::Failed,
+    };
+    ModuleError::new(kind, format!("cannot {what} `{}`: {error}", path.display()))
+}
+
+/// Makes the error of a call that nobody should make so.
+pub(crate) fn usage(message: impl Into<String>) -> ModuleError {
+    ModuleError::new(ErrorKind::Usage, message)
+}
+
+/// Makes the error of a repository that is not as it was written.
+pub(crate) fn damaged(what: impl std::fmt::Display, why: impl std::fmt::Display) -> ModuleError {
+    ModuleError::failed(format!("{what} is damaged: {why}"))
+        .hint("`pc-switcher vault check` says what else is")
+}
+
+pub(crate) fn no_random(error: getrandom::Error) -> ModuleError {
+    ModuleError::failed(format!("the system has no random numbers: {error}"))
+}

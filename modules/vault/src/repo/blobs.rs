@@ -1,0 +1,181 @@
+//! Where each blob lies, and how it is read.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use pc_switcher_contract::ModuleError;
+
+use super::Repository;
+use crate::error::{Result, damaged};
+use crate::format::index::{IndexFile, IndexedBlob, IndexedPack};
+use crate::format::{BlobKind, Id, Key, unpacked};
+use crate::store::Kind;
+
+/// Where a blob lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    /// The pack.
+    pub pack: Id,
+    /// What the blob holds.
+    pub kind: BlobKind,
+    /// Where it begins.
+    pub offset: u32,
+    /// How long it is, encrypted.
+    pub length: u32,
+    /// How long it is when unpacked, if it was compressed.
+    pub uncompressed_length: Option<u32>,
+}
+
+/// Ids are random already.
+#[derive(Default)]
+pub(super) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+}
+
+pub(super) type ById<T> = HashMap<Id, T, BuildHasherDefault<IdHasher>>;
+
+/// Packs by number: an id per blob would double the memory.
+#[derive(Default)]
+struct Known {
+    packs: Vec<Id>,
+    pack_numbers: ById<u32>,
+    blobs: ById<(u32, BlobKind, u32, u32, u32)>,
+}
+
+impl Known {
+    fn add(&mut self, pack: &IndexedPack) {
+        let next = self.packs.len() as u32;
+        let number = *self.pack_numbers.entry(pack.id).or_insert(next);
+        if number == next {
+            self.packs.push(pack.id);
+        }
+        for blob in &pack.blobs {
+            let IndexedBlob { kind, offset, length, uncompressed_length, .. } = *blob;
+            self.blobs.insert(blob.id, (number, kind, offset, length, uncompressed_length.unwrap_or(0)));
+        }
+    }
+}
+
+/// What the index files say, and what was written since.
+#[derive(Default)]
+pub(super) struct Blobs {
+    known: RwLock<Known>,
+    loaded: std::sync::Mutex<bool>,
+}
+
+impl Blobs {
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Repository {
+    /// Reads the index files, once.
+    ///
+    /// # Errors
+    /// If one of them cannot be read.
+    pub fn load_index(&self) -> Result<()> {
+        let mut loaded = self.blobs.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*loaded {
+            for (name, _) in self.store.list(Kind::Index)? {
+                let file: IndexFile = self.load(Kind::Index, &name)?;
+                let mut known = self.blobs.write();
+                file.packs.iter().for_each(|pack| known.add(pack));
+            }
+            *loaded = true;
+        }
+        Ok(())
+    }
+
+    /// Adds a pack that was just written.
+    pub(super) fn learn(&self, pack: &IndexedPack) {
+        self.blobs.write().add(pack);
+    }
+
+    /// Returns where a blob lies, if the index knows it.
+    pub fn find(&self, id: &Id) -> Option<Location> {
+        let known = self.blobs.read();
+        let (pack, kind, offset, length, unpacked) = *known.blobs.get(id)?;
+        let pack = *known.packs.get(pack as usize)?;
+        Some(Location {
+            pack,
+            kind,
+            offset,
+            length,
+            uncompressed_length: (unpacked != 0).then_some(unpacked),
+        })
+    }
+
+    /// Returns all packs that the index knows, with their blobs.
+    pub fn indexed(&self) -> HashMap<Id, Vec<(Id, Location)>> {
+        let known = self.blobs.read();
+        let ids: Vec<Id> = known.blobs.keys().copied().collect();
+        let mut packs: HashMap<Id, Vec<(Id, Location)>> = HashMap::new();
+        drop(known);
+        for id in ids {
+            if let Some(location) = self.find(&id) {
+                packs.entry(location.pack).or_default().push((id, location));
+            }
+        }
+        packs
+    }
+
+    /// Reads a blob and proves that it is the one.
+    ///
+    /// # Errors
+    /// If it is missing or damaged.
+    pub fn blob(&self, id: Id) -> Result<Vec<u8>> {
+        self.load_index()?;
+        let place = self.store.place();
+        let location = self.find(&id).ok_or_else(|| {
+            ModuleError::failed(format!("no index of `{place}` knows the blob `{id}`"))
+                .hint("`restic repair index` makes the index anew")
+        })?;
+        let sealed = self.store.get_range(
+            Kind::Pack,
+            &location.pack.hex(),
+            location.offset.into(),
+            location.length as usize,
+        )?;
+        blob_from_pack(&self.key, &sealed, id, &location)
+            .map_err(|why| damaged(format!("pack `{}` in `{place}`", location.pack), why))
+    }
+
+    /// Returns the key, for who reads packs whole.
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+}
+
+/// Decrypts and unpacks a blob and proves that it is the one.
+///
+/// # Errors
+/// If it is not as it was written.
+pub fn blob_from_pack(
+    key: &Key,
+    sealed: &[u8],
+    id: Id,
+    location: &Location,
+) -> std::result::Result<Vec<u8>, String> {
+    let plain = key.open(sealed).map_err(|_| format!("blob `{id}` is not as it was written"))?;
+    let plain = match location.uncompressed_length {
+        Some(length) => unpacked::inflate(&plain, length as usize)?,
+        None => plain,
+    };
+    if Id::of(&plain) == id { Ok(plain) } else { Err(format!("blob `{id}` holds something else")) }
+}

@@ -1,0 +1,117 @@
+//! Locks of the repository, as restic writes and honours them: renewed while held, gone with the guard.
+
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use pc_switcher_contract::{Clock, ErrorKind, ModuleError};
+
+use super::{Repository, Who};
+use crate::error::{Result, no_random};
+use crate::format::lock::{Lock, RENEW};
+use crate::format::{Id, Key, unpacked};
+use crate::store::{Kind, Store};
+
+/// A lock, held. Dropping it releases it.
+pub struct Held {
+    store: Arc<dyn Store>,
+    name: Arc<Mutex<Id>>,
+    end: Option<Sender<()>>,
+    renewer: Option<JoinHandle<()>>,
+}
+
+impl Repository {
+    /// Takes a lock that others may share; removes stale ones of this machine.
+    ///
+    /// # Errors
+    /// If somebody works alone in the repository.
+    pub fn lock(&self, who: &Who, clock: &Clock) -> Result<Held> {
+        self.heed_others(who, clock, None)?;
+        let make = {
+            let (key, who, clock) = (self.key.clone(), who.clone(), clock.clone());
+            let version = self.config.version;
+            move |store: &dyn Store| write(store, &key, version, &who, &clock)
+        };
+        let own = make(&*self.store)?;
+        let held = Held::renewed(self.store.clone(), own, make);
+        // Somebody who looked at the same moment saw no lock either.
+        self.heed_others(who, clock, Some(own))?;
+        Ok(held)
+    }
+
+    fn heed_others(&self, who: &Who, clock: &Clock, own: Option<Id>) -> Result<()> {
+        for (name, _) in self.store.list(Kind::Lock)? {
+            if own.is_some_and(|own| own.hex() == name) || name.len() != 64 {
+                continue;
+            }
+            // It may be gone, or half written by a store that is not ours.
+            let Ok(lock) = self.load::<Lock>(Kind::Lock, &name) else { continue };
+            if lock.is_stale(clock(), &who.hostname, is_alive) {
+                self.store.delete(Kind::Lock, &name)?;
+            } else if lock.exclusive {
+                let message = format!("the vault in `{}` is locked {lock}", self.store.place());
+                return Err(ModuleError::new(ErrorKind::Busy, message)
+                    .hint("wait for it to end; `restic unlock` removes a lock whose holder is gone"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_alive(pid: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
+fn write(store: &dyn Store, key: &Key, version: u32, who: &Who, clock: &Clock) -> Result<Id> {
+    let lock = Lock {
+        time: clock().to_string(),
+        exclusive: false,
+        hostname: who.hostname.clone(),
+        username: who.username.clone(),
+        pid: who.pid,
+        uid: who.uid,
+        gid: who.gid,
+    };
+    let plain = unpacked::encode(&lock, version).map_err(ModuleError::failed)?;
+    let sealed = key.seal(&plain).map_err(no_random)?;
+    let id = Id::of(&sealed);
+    store.put(Kind::Lock, &id.hex(), &sealed)?;
+    Ok(id)
+}
+
+impl Held {
+    fn renewed(
+        store: Arc<dyn Store>,
+        own: Id,
+        make: impl Fn(&dyn Store) -> Result<Id> + Send + 'static,
+    ) -> Self {
+        let name = Arc::new(Mutex::new(own));
+        let (end, ended) = channel();
+        let (place, current) = (store.clone(), name.clone());
+        let renewer = std::thread::Builder::new().name("vault-lock".into()).spawn(move || {
+            while ended.recv_timeout(RENEW) == Err(RecvTimeoutError::Timeout) {
+                // What cannot be renewed now is tried again; the old one holds for half an hour.
+                if let Ok(fresh) = make(&*place) {
+                    let old = std::mem::replace(
+                        &mut *current.lock().unwrap_or_else(PoisonError::into_inner),
+                        fresh,
+                    );
+                    place.delete(Kind::Lock, &old.hex()).ok();
+                }
+            }
+        });
+        Self { store, name, end: Some(end), renewer: renewer.ok() }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(renewer) = self.renewer.take() {
+            renewer.join().ok();
+        }
+        let name = self.name.lock().unwrap_or_else(PoisonError::into_inner).hex();
+        // A lock that stays behind is stale as soon as this process is gone.
+        self.store.delete(Kind::Lock, &name).ok();
+    }
+}

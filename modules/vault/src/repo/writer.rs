@@ -1,0 +1,249 @@
+//! Writing blobs: each thread fills packs of its own, all share what is known; the index follows the packs.
+
+use std::collections::HashSet;
+use std::hash::BuildHasherDefault;
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use pc_switcher_contract::ModuleError;
+use sha2::{Digest, Sha256};
+
+use super::Repository;
+use super::blobs::IdHasher;
+use crate::error::{Result, no_random};
+use crate::format::blob::{BlobKind, PackEntry, encode_header};
+use crate::format::chunker::MAX;
+use crate::format::index::{IndexFile, IndexedPack};
+use crate::format::{Id, RepoConfig};
+use crate::store::Kind;
+
+/// A pack is written when it has grown to this size.
+const PACK: usize = 16 << 20;
+/// An index is written after so many packs, so that a run that was killed is not stored again.
+const PACKS_PER_INDEX: usize = 8;
+const LEVEL: i32 = 3;
+
+/// Writes into a repository, from several threads.
+pub struct Writer<'r> {
+    repo: &'r Repository,
+    claimed: [Mutex<HashSet<Id, BuildHasherDefault<IdHasher>>>; 16],
+    unindexed: Mutex<Vec<IndexedPack>>,
+    blobs: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// What a run added to a repository.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Blobs that were not there before.
+    pub blobs: u64,
+    /// Their size as stored.
+    pub bytes: u64,
+}
+
+/// What became of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileContent {
+    /// Its chunks, in order, with their lengths.
+    pub chunks: Vec<(Id, u32)>,
+    /// The SHA-256 of the whole.
+    pub sha256: Id,
+    /// Its length.
+    pub size: u64,
+}
+
+impl<'r> Writer<'r> {
+    /// Begins to write; reads the index.
+    ///
+    /// # Errors
+    /// If the index cannot be read.
+    pub fn new(repo: &'r Repository) -> Result<Self> {
+        repo.load_index()?;
+        Ok(Self {
+            repo,
+            claimed: Default::default(),
+            unindexed: Mutex::default(),
+            blobs: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// Makes a packer for one thread and one kind of blobs.
+    ///
+    /// # Errors
+    /// If the compressor cannot be set up.
+    pub fn packer(&self, kind: BlobKind) -> Result<Packer<'_, 'r>> {
+        let compressor =
+            zstd::bulk::Compressor::new(LEVEL).map_err(|error| ModuleError::failed(error.to_string()))?;
+        Ok(Packer {
+            writer: self,
+            kind,
+            compressor,
+            pack: Vec::new(),
+            entries: Vec::new(),
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Whether whoever asks is the one to store this blob.
+    fn claim(&self, id: Id) -> bool {
+        if self.repo.find(&id).is_some() {
+            return false;
+        }
+        let shard = &self.claimed[usize::from(id.0[31] & 15)];
+        shard.lock().unwrap_or_else(PoisonError::into_inner).insert(id)
+    }
+
+    fn add_pack(&self, pack: IndexedPack) -> Result<()> {
+        self.repo.learn(&pack);
+        let mut waiting = self.unindexed.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push(pack);
+        if waiting.len() < PACKS_PER_INDEX {
+            return Ok(());
+        }
+        let packs = std::mem::take(&mut *waiting);
+        drop(waiting);
+        self.repo.save(Kind::Index, &IndexFile { packs }).map(drop)
+    }
+
+    /// Writes the index of what was packed so far; every packer must be flushed. Returns what was added in all.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn index(&self) -> Result<Stored> {
+        let packs = std::mem::take(&mut *self.unindexed.lock().unwrap_or_else(PoisonError::into_inner));
+        if !packs.is_empty() {
+            self.repo.save(Kind::Index, &IndexFile { packs })?;
+        }
+        Ok(Stored { blobs: self.blobs.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) })
+    }
+}
+
+/// Fills packs on one thread.
+pub struct Packer<'w, 'r> {
+    writer: &'w Writer<'r>,
+    kind: BlobKind,
+    compressor: zstd::bulk::Compressor<'static>,
+    pack: Vec<u8>,
+    entries: Vec<PackEntry>,
+    buffer: Vec<u8>,
+}
+
+/// Why a file was not stored.
+#[derive(Debug)]
+pub enum FileTrouble {
+    /// The file cannot be read: the next one may.
+    Read(io::Error),
+    /// The vault cannot be written: no other file will go better.
+    Store(ModuleError),
+}
+
+impl Packer<'_, '_> {
+    /// Stores a blob unless it is there already, and returns its id.
+    ///
+    /// # Errors
+    /// If a pack cannot be written.
+    pub fn add(&mut self, bytes: &[u8]) -> Result<Id> {
+        let id = Id::of(bytes);
+        if self.writer.claim(id) {
+            self.append(id, bytes)?;
+        }
+        Ok(id)
+    }
+
+    fn append(&mut self, id: Id, bytes: &[u8]) -> Result<()> {
+        let RepoConfig { version, .. } = self.writer.repo.config;
+        let packed = match version {
+            1 => None,
+            _ => Some(
+                self.compressor.compress(bytes).map_err(|error| ModuleError::failed(error.to_string()))?,
+            ),
+        };
+        let packed = packed.as_deref().filter(|packed| packed.len() < bytes.len());
+        let start = self.pack.len();
+        self.writer.repo.key().seal_into(packed.unwrap_or(bytes), &mut self.pack).map_err(no_random)?;
+        let length = (self.pack.len() - start) as u32;
+        let uncompressed_length = packed.map(|_| bytes.len() as u32);
+        self.entries.push(PackEntry { id, kind: self.kind, length, uncompressed_length });
+        self.writer.blobs.fetch_add(1, Ordering::Relaxed);
+        self.writer.bytes.fetch_add(length.into(), Ordering::Relaxed);
+        if self.pack.len() >= PACK { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes the pack that is being filled.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn flush(&mut self) -> Result<()> {
+        if self.entries.is_empty() {
+            return Ok(());
+        }
+        let start = self.pack.len();
+        let repo = self.writer.repo;
+        repo.key().seal_into(&encode_header(&self.entries), &mut self.pack).map_err(no_random)?;
+        let header = (self.pack.len() - start) as u32;
+        self.pack.extend_from_slice(&header.to_le_bytes());
+        let id = Id::of(&self.pack);
+        repo.store.put(Kind::Pack, &id.hex(), &self.pack)?;
+        let pack = IndexedPack::of(id, &self.entries);
+        self.pack.clear();
+        self.entries.clear();
+        self.writer.add_pack(pack)
+    }
+
+    /// Cuts what a reader yields into chunks and stores them.
+    ///
+    /// # Errors
+    /// If it cannot be read, or the vault not be written.
+    pub fn add_file(&mut self, mut reader: impl Read) -> std::result::Result<FileContent, FileTrouble> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let content = self.cut_and_add(&mut reader, &mut buffer);
+        self.buffer = buffer;
+        content
+    }
+
+    fn cut_and_add(
+        &mut self,
+        reader: &mut impl Read,
+        buffer: &mut Vec<u8>,
+    ) -> std::result::Result<FileContent, FileTrouble> {
+        let mut content = FileContent { chunks: Vec::new(), sha256: Id::default(), size: 0 };
+        let mut whole = Sha256::new();
+        let (mut start, mut ended) = (0, false);
+        buffer.clear();
+        loop {
+            if !ended && buffer.len() - start < MAX {
+                buffer.drain(..start);
+                start = 0;
+                ended = fill(reader, buffer, 2 * MAX).map_err(FileTrouble::Read)?;
+            }
+            let rest = &buffer[start..];
+            if rest.is_empty() {
+                break;
+            }
+            let length = self.writer.repo.chunker.cut(rest);
+            let only_chunk = ended && content.chunks.is_empty() && length == rest.len();
+            if !only_chunk {
+                whole.update(&rest[..length]);
+            }
+            let id = self.add(&rest[..length]).map_err(FileTrouble::Store)?;
+            content.chunks.push((id, length as u32));
+            content.size += length as u64;
+            start += length;
+        }
+        content.sha256 = match content.chunks.as_slice() {
+            // The id of a blob is the SHA-256 of what it holds.
+            [(only, _)] => *only,
+            _ => Id(whole.finalize().into()),
+        };
+        Ok(content)
+    }
+}
+
+/// Reads until `buffer` holds `wanted` bytes; `true` at the end of the file.
+fn fill(reader: &mut impl Read, buffer: &mut Vec<u8>, wanted: usize) -> io::Result<bool> {
+    let missing = wanted.saturating_sub(buffer.len());
+    let read = reader.by_ref().take(missing as u64).read_to_end(buffer)?;
+    Ok(read < missing)
+}

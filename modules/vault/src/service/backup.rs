@@ -1,0 +1,530 @@
+//! Drains the queue into the vaults: contents, then the catalogue, then one snapshot of all that is tracked.
+//!
+//! Batches end with packs and index on disk and one transaction, so whatever is killed is simply done again, and what
+//! was stored is not stored twice. A file that fails stays in the queue and stops no other.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crossbeam_channel::unbounded;
+use jiff::Timestamp;
+use pc_switcher_contract::{ErrorKind, ModuleError};
+
+use super::settings::VaultSettings;
+use super::stage::{decode_xattrs, facts_of};
+use super::status::is_gone;
+use super::vaults::{self, Passphrase};
+use super::{Service, Surroundings};
+use crate::catalogue::{Arrived, Chunk, CurrentFile, Directory, FileFacts, StagedItem, VaultState};
+use crate::engine::{
+    Assembler, Names, Observer, Progress, Stoppable, Trouble, bare_directory, feed, open, same_file, workers,
+};
+use crate::error::Result;
+use crate::format::node::{go_mode, timestamp};
+use crate::format::{BlobKind, Id, Node, NodeKind, Snapshot};
+use crate::repo::{FileContent, FileTrouble, Held, Packer, Repository, Stored, Writer};
+use crate::store::Kind;
+
+/// Items of one batch, at most.
+const ITEMS: usize = 5000;
+/// Bytes of one batch; one large file may be more.
+const BYTES: u64 = 2 << 30;
+/// Rows that are read at once.
+const PAGE: usize = 5000;
+
+/// What a backup did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackupReport {
+    /// New versions.
+    pub versions: u64,
+    /// Items that were stored, new versions or not.
+    pub items: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that were found gone.
+    pub deleted: u64,
+    /// What each vault got.
+    pub vaults: Vec<VaultReport>,
+    /// Files that failed; they stay in the queue.
+    pub troubles: Vec<Trouble>,
+    /// What else went wrong.
+    pub warnings: Vec<String>,
+    /// Whether a warning means that something is missing in a vault.
+    pub incomplete: bool,
+}
+
+/// What a vault got.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VaultReport {
+    /// Its name.
+    pub name: String,
+    /// What it grew by.
+    pub stored: Stored,
+    /// The snapshot of all that is tracked; none if nothing changed.
+    pub snapshot: Option<Id>,
+}
+
+impl BackupReport {
+    /// Whether everything went as it should.
+    pub fn is_clean(&self) -> bool {
+        self.troubles.is_empty() && !self.incomplete
+    }
+
+    fn tell(&self) -> (bool, String) {
+        let text = format!(
+            "{} new versions, {} deleted, {} failed",
+            self.versions,
+            self.deleted,
+            self.troubles.len()
+        );
+        (self.is_clean(), text)
+    }
+}
+
+/// A vault that is open for a backup.
+struct Target {
+    settings: VaultSettings,
+    repo: Repository,
+    _lock: Held,
+    report: VaultReport,
+}
+
+/// What one file came to in one vault.
+type Outcome = std::result::Result<(FileContent, FileFacts), String>;
+
+impl Service {
+    /// Stores what is staged in every vault that is set, or in the one of this name.
+    ///
+    /// # Errors
+    /// If a required vault cannot be used, or the run was cancelled; files that fail are troubles.
+    pub fn backup(
+        &mut self,
+        only: Option<&str>,
+        passphrase: &mut Passphrase<'_>,
+        observer: &dyn Observer,
+    ) -> Result<BackupReport> {
+        let chosen = self.chosen(only)?;
+        let work = |service: &mut Self, id| {
+            let mut report = BackupReport::default();
+            let mut targets = service.open_targets(chosen, passphrase, &mut report)?;
+            service.drain(&mut targets, &mut report, observer)?;
+            let changes = service.note_deleted(&mut report)?;
+            for target in &mut targets {
+                if changes || report.versions > 0 || target.report.stored.blobs > 0 {
+                    target.report.snapshot = Some(service.snapshot(target)?);
+                }
+            }
+            for target in &targets {
+                service.upload(target, id, &mut report)?;
+            }
+            report.vaults = targets.into_iter().map(|target| target.report).collect();
+            Ok(report)
+        };
+        self.operation("backup", only.unwrap_or_default(), work, BackupReport::tell)
+    }
+
+    fn open_targets(
+        &mut self,
+        chosen: Vec<VaultSettings>,
+        passphrase: &mut Passphrase<'_>,
+        report: &mut BackupReport,
+    ) -> Result<Vec<Target>> {
+        let mut targets = Vec::new();
+        for settings in chosen {
+            let (required, name) = (settings.required, settings.name.clone());
+            match self.open_target(settings, passphrase) {
+                Ok(target) => targets.push(target),
+                Err(error) if required || error.kind == ErrorKind::Cancelled => return Err(error),
+                Err(error) => report.warnings.push(format!("vault `{name}` was left out: {error}")),
+            }
+        }
+        if targets.is_empty() {
+            return Err(ModuleError::new(ErrorKind::Unreachable, "no vault can be used")
+                .hint(report.warnings.join("; ")));
+        }
+        Ok(targets)
+    }
+
+    fn open_target(&mut self, settings: VaultSettings, passphrase: &mut Passphrase<'_>) -> Result<Target> {
+        let repo = vaults::open(&settings, &mut self.catalogue, passphrase)?;
+        let newest = vaults::stored_versions(repo.store(), &self.host_id)?.pop().unwrap_or(0);
+        let own = self.catalogue.vault_state(&settings.name)?.map_or(0, |state| state.uploaded);
+        if newest > own {
+            let message = format!(
+                "the catalogue is older than the vault `{}`: that holds version {newest} of it, and it knows of {own}",
+                settings.name
+            );
+            return Err(ModuleError::new(ErrorKind::Invalid, message).hint(format!(
+                "put a newer copy of `{}` back; nothing was changed",
+                self.around.places.catalogue().display()
+            )));
+        }
+        let lock = repo.lock(&self.around.who, &self.around.clock)?;
+        let report = VaultReport { name: settings.name.clone(), ..VaultReport::default() };
+        Ok(Target { settings, repo, _lock: lock, report })
+    }
+
+    fn drain(
+        &mut self,
+        targets: &mut [Target],
+        report: &mut BackupReport,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let total_bytes = self.catalogue.staged_count()?.1;
+        let mut after = 0;
+        loop {
+            let mut items = self.catalogue.staged_after(after, ITEMS)?;
+            cut_batch(&mut items);
+            let Some(last) = items.last() else { return Ok(()) };
+            after = last.seq;
+            let before =
+                Progress { files: report.items, bytes: report.bytes, total_bytes, item: PathBuf::new() };
+            self.store_batch(items, targets, report, &before, observer)?;
+        }
+    }
+
+    fn store_batch(
+        &mut self,
+        items: Vec<StagedItem>,
+        targets: &mut [Target],
+        report: &mut BackupReport,
+        before: &Progress,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let directories: HashMap<String, Directory> = self
+            .catalogue
+            .directories()?
+            .into_iter()
+            .map(|directory| (directory.id.clone(), directory))
+            .collect();
+        let live = |item: &StagedItem| {
+            let directory = directories.get(&item.directory_id);
+            directory.map_or_else(|| item.name.clone(), |directory| directory.path.join(&item.name))
+        };
+        let mut done: Vec<(Arrived, PathBuf)> = items
+            .into_iter()
+            .map(|item| {
+                let path = live(&item);
+                (Arrived { content: item.content_id.unwrap_or_default(), item, stored: Vec::new() }, path)
+            })
+            .collect();
+        let mut failed: HashMap<i64, String> = HashMap::new();
+        for target in targets.iter_mut() {
+            let mut sources = Vec::new();
+            let mut asked = HashSet::new();
+            for (one, path) in &done {
+                if failed.contains_key(&one.item.seq) || self.holds(target, one)? {
+                    continue;
+                }
+                match one.item.content_id {
+                    // Several items of one content are stored once.
+                    Some(content) if !asked.insert(content) => {}
+                    Some(content) => sources.push((one.item.seq, self.stage.path(content), Some(content))),
+                    None => sources.push((one.item.seq, path.clone(), None)),
+                }
+            }
+            let (outcomes, stored) = store_files(&target.repo, sources, before, observer)?;
+            target.report.stored.blobs += stored.blobs;
+            target.report.stored.bytes += stored.bytes;
+            take_outcomes(&target.settings.name, &outcomes, &mut done, &mut failed);
+        }
+        let (mut arrived, mut bytes) = (Vec::new(), 0);
+        for (one, path) in done {
+            match failed.remove(&one.item.seq) {
+                Some(why) => report.troubles.push(Trouble { path, why }),
+                None => {
+                    bytes += one.item.facts.size;
+                    arrived.push(one);
+                }
+            }
+        }
+        report.versions += self.catalogue.record(&arrived, (self.around.clock)())?;
+        report.items += arrived.len() as u64;
+        report.bytes += bytes;
+        self.stage.keep_only(&self.catalogue.staged_contents()?)
+    }
+
+    /// Whether a vault holds a content, by the catalogue and by its own index.
+    fn holds(&mut self, target: &Target, one: &Arrived) -> Result<bool> {
+        let Some(content) = one.item.content_id else { return Ok(false) };
+        let Some(chunks) = self.catalogue.chunks(&target.settings.name, content)? else { return Ok(false) };
+        target.repo.load_index()?;
+        let complete = chunks.iter().all(|chunk| target.repo.find(&chunk.blob_id).is_some());
+        if !complete {
+            self.catalogue.forget_location(&target.settings.name, content)?;
+        }
+        Ok(complete)
+    }
+
+    /// Notes which files are gone. A tracked directory that is missing as a whole may not be mounted: nothing is noted.
+    fn note_deleted(&mut self, report: &mut BackupReport) -> Result<bool> {
+        let mut changes = Vec::new();
+        for directory in self.catalogue.directories()? {
+            if !directory.path.is_dir() {
+                let gone = directory.path.display();
+                report.warnings.push(format!("`{gone}` is not there; its versions stay as they are"));
+                continue;
+            }
+            let mut after: Option<PathBuf> = None;
+            loop {
+                let page = self.catalogue.current_files(&directory, Path::new(""), after.as_deref(), PAGE)?;
+                let Some(last) = page.last() else { break };
+                after = Some(last.name.clone());
+                for file in page {
+                    let gone = is_gone(&directory.path.join(&file.name));
+                    if gone != file.deleted {
+                        report.deleted += u64::from(gone);
+                        changes.push((file.file_id, gone));
+                    }
+                }
+            }
+        }
+        self.catalogue.set_deleted(&changes)?;
+        Ok(!changes.is_empty())
+    }
+
+    /// Writes a snapshot of the current versions of all that is tracked.
+    fn snapshot(&self, target: &mut Target) -> Result<Id> {
+        let Surroundings { who, clock, .. } = &self.around;
+        let directories = self.catalogue.directories()?;
+        let paths: Vec<String> =
+            directories.iter().map(|directory| directory.path.display().to_string()).collect();
+        let parent = target
+            .repo
+            .snapshots()?
+            .into_iter()
+            .rev()
+            .find(|(_, old)| old.hostname == who.hostname && old.paths == paths);
+        let writer = Writer::new(&target.repo)?;
+        let mut packer = writer.packer(BlobKind::Tree)?;
+        let mut assembler = Assembler::new(&mut packer);
+        let entries = directories.iter().flat_map(|directory| self.entries(directory, &target.settings.name));
+        feed(&mut assembler, entries, |path| bare_directory(path, &self.names))?;
+        let tree = assembler.finish()?;
+        packer.flush()?;
+        let stored = writer.index()?;
+        target.report.stored.blobs += stored.blobs;
+        target.report.stored.bytes += stored.bytes;
+        let snapshot = Snapshot {
+            time: clock().to_string(),
+            parent: parent.map(|(id, _)| id),
+            tree,
+            paths,
+            hostname: who.hostname.clone(),
+            username: who.username.clone(),
+            uid: who.uid,
+            gid: who.gid,
+            tags: vec!["pc-switcher".into()],
+            program_version: format!("pc-switcher {}", env!("CARGO_PKG_VERSION")),
+        };
+        target.repo.save(Kind::Snapshot, &snapshot)
+    }
+
+    /// Returns the current versions of a directory that a vault holds, as entries of trees, a page at a time.
+    fn entries<'s>(
+        &'s self,
+        directory: &'s Directory,
+        vault: &'s str,
+    ) -> impl Iterator<Item = Result<(PathBuf, Node)>> + 's {
+        let mut after: Option<PathBuf> = None;
+        let pages = std::iter::from_fn(move || {
+            let page = self.catalogue.current_files(directory, Path::new(""), after.as_deref(), PAGE);
+            match page {
+                Ok(page) => {
+                    after = Some(page.last()?.name.clone());
+                    Some(Ok(page))
+                }
+                Err(error) => Some(Err(error)),
+            }
+        });
+        let entry = move |file: CurrentFile| -> Option<Result<(PathBuf, Node)>> {
+            if file.deleted {
+                return None;
+            }
+            let chunks = self.catalogue.chunks(vault, file.version.content_id).transpose()?;
+            let path = directory.path.join(&file.name);
+            Some(chunks.map(|chunks| (path, node_of_version(&file, &chunks, &self.names))))
+        };
+        pages.flat_map(move |page| match page {
+            Ok(page) => page.into_iter().filter_map(&entry).collect::<Vec<_>>(),
+            Err(error) => vec![Err(error)],
+        })
+    }
+
+    /// Stores a copy of the catalogue; one that fails is tried again by the next backup.
+    fn upload(&mut self, target: &Target, version: i64, report: &mut BackupReport) -> Result<()> {
+        let (settings, base) = (&target.settings, self.around.places.base());
+        let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(()) };
+        // Noted before, so that the vault never holds a version that the catalogue does not know of.
+        let begun = VaultState { uploaded: version, pending: true, ..state };
+        self.catalogue.set_vault_state(&settings.name, &begun)?;
+        match vaults::upload_catalogue(&target.repo, settings, &self.catalogue, &self.host_id, version, &base)
+        {
+            Ok(()) => self.catalogue.set_vault_state(&settings.name, &VaultState { pending: false, ..begun }),
+            Err(error) => {
+                report.incomplete = true;
+                let name = &settings.name;
+                report.warnings.push(format!("the catalogue was not copied to the vault `{name}`: {error}"));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Keeps the first items, up to the bytes of a batch.
+fn cut_batch(items: &mut Vec<StagedItem>) {
+    let mut bytes = 0_u64;
+    let fitting = items.iter().take_while(|item| {
+        let fits = bytes < BYTES;
+        bytes += item.facts.size;
+        fits
+    });
+    let count = fitting.count();
+    items.truncate(count);
+}
+
+fn take_outcomes(
+    vault: &str,
+    outcomes: &HashMap<i64, Outcome>,
+    done: &mut [(Arrived, PathBuf)],
+    failed: &mut HashMap<i64, String>,
+) {
+    // What failed for the first item of a content failed for all of them.
+    let by_content: HashMap<Id, &Outcome> = done
+        .iter()
+        .filter_map(|(one, _)| Some((one.item.content_id?, outcomes.get(&one.item.seq)?)))
+        .collect();
+    for (one, _) in done {
+        let staged = one.item.content_id;
+        let outcome = staged
+            .and_then(|content| by_content.get(&content).copied())
+            .or_else(|| outcomes.get(&one.item.seq));
+        match outcome {
+            None => {}
+            Some(Err(why)) => {
+                failed.insert(one.item.seq, why.clone());
+            }
+            Some(Ok((content, facts))) => {
+                let chunks =
+                    content.chunks.iter().map(|(blob_id, size)| Chunk { blob_id: *blob_id, size: *size });
+                if staged.is_none() {
+                    if !one.stored.is_empty() && one.content != content.sha256 {
+                        failed.insert(one.item.seq, "changed while it was read".into());
+                    }
+                    one.content = content.sha256;
+                    one.item.facts = facts.clone();
+                }
+                one.stored.push((vault.to_owned(), chunks.collect()));
+            }
+        }
+    }
+}
+
+/// Stores files on several threads; returns once packs and index are written.
+fn store_files(
+    repo: &Repository,
+    sources: Vec<(i64, PathBuf, Option<Id>)>,
+    before: &Progress,
+    observer: &dyn Observer,
+) -> Result<(HashMap<i64, Outcome>, Stored)> {
+    let writer = Writer::new(repo)?;
+    let (send, jobs) = unbounded();
+    for source in sources {
+        send.send(source).ok();
+    }
+    drop(send);
+    let (outcomes, fatal) = (Mutex::new(HashMap::new()), Mutex::new(None));
+    let (files, bytes) = (AtomicU64::new(before.files), AtomicU64::new(before.bytes));
+    std::thread::scope(|scope| {
+        for _ in 0..workers() {
+            let (jobs, writer, outcomes, fatal) = (jobs.clone(), &writer, &outcomes, &fatal);
+            let (files, bytes) = (&files, &bytes);
+            scope.spawn(move || {
+                let stopped = || {
+                    fatal.lock().unwrap_or_else(PoisonError::into_inner).is_some() || observer.is_cancelled()
+                };
+                let work = || -> Result<()> {
+                    let mut packer = writer.packer(BlobKind::Data)?;
+                    for (seq, path, expected) in jobs {
+                        if stopped() {
+                            break;
+                        }
+                        let outcome = store_file(&mut packer, &path, expected, observer)?;
+                        let size = outcome.as_ref().map_or(0, |(content, _)| content.size);
+                        outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(seq, outcome);
+                        observer.progress(Progress {
+                            files: files.fetch_add(1, Ordering::Relaxed) + 1,
+                            bytes: bytes.fetch_add(size, Ordering::Relaxed) + size,
+                            total_bytes: before.total_bytes,
+                            item: path,
+                        });
+                    }
+                    packer.flush()
+                };
+                if let Err(error) = work() {
+                    fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                }
+            });
+        }
+    });
+    // Also after a cancel: the next backup does not store again what the index knows.
+    let stored = writer.index();
+    if observer.is_cancelled() {
+        return Err(ModuleError::cancelled());
+    }
+    match fatal.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok((outcomes.into_inner().unwrap_or_else(PoisonError::into_inner), stored?)),
+    }
+}
+
+fn store_file(
+    packer: &mut Packer<'_, '_>,
+    path: &Path,
+    expected: Option<Id>,
+    observer: &dyn Observer,
+) -> Result<Outcome> {
+    let read = |packer: &mut Packer<'_, '_>| -> std::result::Result<Outcome, FileTrouble> {
+        let listed = fs::symlink_metadata(path).map_err(FileTrouble::Read)?;
+        let facts = facts_of(path, &listed).map_err(FileTrouble::Read)?;
+        let file: File = open(path, &listed).map_err(FileTrouble::Read)?;
+        let content = packer.add_file(Stoppable { reader: &file, observer })?;
+        let after = file.metadata().map_err(FileTrouble::Read)?;
+        Ok(match expected {
+            Some(expected) if expected != content.sha256 => {
+                Err("its copy in the stage is damaged; add it again".into())
+            }
+            None if !same_file(&listed, &after) => Err("changed while it was read".into()),
+            _ => Ok((content, facts)),
+        })
+    };
+    match read(packer) {
+        Ok(outcome) => Ok(outcome),
+        Err(FileTrouble::Read(error)) => Ok(Err(error.to_string())),
+        Err(FileTrouble::Store(error)) => Err(error),
+    }
+}
+
+/// Returns a version as an entry of a tree.
+pub(super) fn node_of_version(file: &CurrentFile, chunks: &[Chunk], names: &Names) -> Node {
+    let name = file.name.file_name().unwrap_or_default().to_owned();
+    let facts = &file.version.facts;
+    let mut node = Node::new(name, NodeKind::File);
+    node.mode = go_mode(NodeKind::File, facts.permissions);
+    node.mtime = time(facts.modified_at);
+    node.atime = time(facts.accessed_at);
+    node.ctime = time(facts.changed_at);
+    (node.uid, node.gid) = (facts.uid, facts.gid);
+    (node.user, node.group) = (names.user(facts.uid), names.group(facts.gid));
+    (node.inode, node.links, node.size) = (facts.inode, 1, facts.size);
+    node.extended_attributes = decode_xattrs(&facts.xattrs);
+    node.content = Some(chunks.iter().map(|chunk| chunk.blob_id).collect());
+    node
+}
+
+fn time(nanoseconds: i64) -> Timestamp {
+    timestamp(nanoseconds.div_euclid(1_000_000_000), nanoseconds.rem_euclid(1_000_000_000))
+}

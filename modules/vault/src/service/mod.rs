@@ -1,0 +1,309 @@
+//! What the commands do: set up, track, stage, back up, tell, restore.
+
+mod backup;
+mod ignored;
+mod restore;
+mod scan;
+mod settings;
+mod stage;
+mod status;
+mod track;
+mod vaults;
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use pc_switcher_contract::{Clock, ErrorKind, ModuleError};
+
+pub use backup::{BackupReport, VaultReport};
+pub use restore::{RestoreOrder, RestoreReport, Which};
+pub use settings::{Settings, Size, VaultKind, VaultSettings};
+pub use status::{FileStatus, History, VersionLine};
+pub use track::{AddReport, TrackedLine, resolve};
+pub use vaults::{Ask, Passphrase, Prepared};
+
+use crate::catalogue::{Catalogue, Directory};
+use crate::engine::Names;
+use crate::error::{Result, at, usage};
+use crate::format::keyfile::Cost;
+use crate::repo::Who;
+use stage::Stage;
+
+/// Where everything of one user lies.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// `bt.toml`.
+    pub config: PathBuf,
+    /// The directory of the user's state; never synced.
+    pub state: PathBuf,
+}
+
+impl Places {
+    /// Returns the directory of the vault's state.
+    pub fn base(&self) -> PathBuf {
+        self.state.join("vault")
+    }
+
+    /// Returns the catalogue.
+    pub fn catalogue(&self) -> PathBuf {
+        self.base().join("catalogue.db")
+    }
+
+    /// Returns the directory of the stage.
+    pub fn stage(&self) -> PathBuf {
+        self.base().join("stage")
+    }
+
+    /// Returns the file with this machine's id.
+    pub fn host(&self) -> PathBuf {
+        self.state.join("host.toml")
+    }
+
+    /// Returns where the vault lies that is set up when nobody names a place.
+    pub fn own_vault(&self) -> PathBuf {
+        self.base().join("local")
+    }
+}
+
+/// What the service is handed.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Where everything lies.
+    pub places: Places,
+    /// The time.
+    pub clock: Clock,
+    /// Who works.
+    pub who: Who,
+    /// How dear a guess of a passphrase of a new vault is.
+    pub cost: Cost,
+}
+
+/// Everything is ready to work.
+pub struct Service {
+    around: Surroundings,
+    settings: Settings,
+    catalogue: Catalogue,
+    stage: Stage,
+    host_id: String,
+    names: Names,
+}
+
+/// What `config init` made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Initialised {
+    /// The machine's id.
+    pub host_id: String,
+    /// Where the vaults will be.
+    pub roots: Vec<PathBuf>,
+    /// Whether there were settings already, for example from another machine.
+    pub kept: bool,
+}
+
+impl Service {
+    /// Writes the settings, this machine's id and an empty catalogue. Settings that came from another machine stay.
+    ///
+    /// # Errors
+    /// If this machine is set up already, or something cannot be written.
+    pub fn init(around: &Surroundings, root: Option<&Path>, name: &str) -> Result<Initialised> {
+        let places = &around.places;
+        let known = read_host(&places.host())?;
+        let kept = places.config.exists();
+        if kept && (known.is_some() || places.catalogue().exists() || root.is_some()) {
+            return Err(usage(format!("`{}` exists already", places.config.display()))
+                .hint("edit it, or move it away to begin anew"));
+        }
+        let settings = if kept {
+            Settings::read(&places.config)?
+        } else {
+            if let Some(odd) = root.filter(|root| root.to_str().is_none()) {
+                return Err(usage(format!("`{}` is no UTF-8, which settings take", odd.display())));
+            }
+            let text = Settings::first(root.unwrap_or(&places.own_vault()), name);
+            let settings = Settings::parse(&text, &places.config)?;
+            write_new(&places.config, &text)?;
+            settings
+        };
+        let host_id = match known {
+            Some(host_id) => host_id,
+            None => {
+                let id = uuid::Uuid::new_v4().to_string();
+                let text = format!(
+                    "# Names this machine in its vaults; never copied to another.\nhost_id = \"{id}\"\n"
+                );
+                write_new(&places.host(), &text)?;
+                id
+            }
+        };
+        Catalogue::open(&places.catalogue())?;
+        let roots = settings.vaults.into_iter().map(|vault| vault.root).collect();
+        Ok(Initialised { host_id, roots, kept })
+    }
+
+    /// Reads the settings and opens the catalogue.
+    ///
+    /// # Errors
+    /// If something is missing or wrong; nothing is made up for it.
+    pub fn open(around: Surroundings) -> Result<Self> {
+        let places = &around.places;
+        let settings = Settings::read(&places.config)?;
+        let host_id = read_host(&places.host())?
+            .ok_or_else(|| lost(&places.host(), "this machine's id", &places.catalogue()))?;
+        if !places.catalogue().exists() {
+            return Err(lost(&places.catalogue(), "the catalogue", &places.host()));
+        }
+        let catalogue = Catalogue::open(&places.catalogue())?;
+        let stage = Stage::open(&places.stage())?;
+        Ok(Self { settings, catalogue, stage, host_id, names: Names::of_this_machine(), around })
+    }
+
+    /// Returns the settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Returns this machine's id.
+    pub fn host_id(&self) -> &str {
+        &self.host_id
+    }
+
+    /// Prepares every vault that is set, or the one of this name.
+    ///
+    /// # Errors
+    /// If one of them cannot be prepared.
+    pub fn prepare_vaults(
+        &mut self,
+        only: Option<&str>,
+        passphrase: &mut Passphrase<'_>,
+    ) -> Result<Vec<(VaultSettings, Prepared)>> {
+        let _lock = self.lock()?;
+        let mut done = Vec::new();
+        for vault in self.chosen(only)? {
+            let Surroundings { cost, who, clock, .. } = &self.around;
+            let how = vaults::prepare(&vault, &mut self.catalogue, passphrase, *cost, who, clock())?;
+            done.push((vault, how));
+        }
+        Ok(done)
+    }
+
+    /// Says of each vault that is set what stands in the way of using it, if anything.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn look_at_vaults(&self) -> Result<BTreeMap<String, Option<String>>> {
+        let mut all = BTreeMap::new();
+        for vault in &self.settings.vaults {
+            let state = vaults::check_marker(vault, &self.catalogue);
+            all.insert(vault.name.clone(), state.err().map(|error| error.to_string()));
+        }
+        Ok(all)
+    }
+
+    fn chosen(&self, only: Option<&str>) -> Result<Vec<VaultSettings>> {
+        let mut vaults = self.settings.vaults.clone();
+        if let Some(only) = only {
+            vaults.retain(|vault| vault.name == only);
+        }
+        if vaults.is_empty() {
+            let message = match only {
+                Some(only) => format!("no vault is called `{only}`"),
+                None => "no vault is set".into(),
+            };
+            return Err(
+                usage(message).hint(format!("`{}` names the vaults", self.around.places.config.display()))
+            );
+        }
+        Ok(vaults)
+    }
+
+    /// Keeps other commands of this user that change something out.
+    fn lock(&self) -> Result<fs::File> {
+        let path = self.around.places.base().join("vault.lock");
+        let mut options = fs::OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(|error| at("open", &path, &error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(ModuleError::new(
+                ErrorKind::Busy,
+                format!("another command works with `{}`", path.display()),
+            )
+            .hint("wait for it to end")),
+            Err(TryLockError::Error(error)) => Err(at("lock", &path, &error)),
+        }
+    }
+
+    /// Returns the tracked directory that holds a path, with the path's name in it.
+    fn tracked(&self, path: &Path) -> Result<(Directory, PathBuf)> {
+        match self.catalogue.search_directory_for_path(path)? {
+            Some(directory) => {
+                let name = path.strip_prefix(&directory.path).unwrap_or(path).to_owned();
+                Ok((directory, name))
+            }
+            None => Err(usage(format!("`{}` is in no tracked directory", path.display()))
+                .hint("`bt dir init` in a directory tracks it")),
+        }
+    }
+
+    /// Runs a command that changes something: alone, and with a line in the history.
+    fn operation<T>(
+        &mut self,
+        name: &str,
+        parameters: &str,
+        work: impl FnOnce(&mut Self, i64) -> Result<T>,
+        tell: impl FnOnce(&T) -> (bool, String),
+    ) -> Result<T> {
+        let _lock = self.lock()?;
+        let id = self.catalogue.begin_operation(name, parameters, (self.around.clock)())?;
+        let worked = work(self, id);
+        let (success, details) = match &worked {
+            Ok(done) => tell(done),
+            Err(error) => (false, error.to_string()),
+        };
+        self.catalogue.end_operation(id, success, &details, (self.around.clock)())?;
+        worked
+    }
+}
+
+fn lost(path: &Path, what: &str, other: &Path) -> ModuleError {
+    ModuleError::new(ErrorKind::Invalid, format!("{what} is lost: there is no `{}`", path.display())).hint(format!(
+        "put it back from a copy; or move `{}` away, too, and begin anew with `bt config init`: what the vaults hold stays, \
+         and `restic` restores it",
+        other.display()
+    ))
+}
+
+fn read_host(path: &Path) -> Result<Option<String>> {
+    #[derive(serde::Deserialize)]
+    struct Host {
+        host_id: String,
+    }
+    match fs::read_to_string(path) {
+        Ok(text) => {
+            let host: Host = toml::from_str(&text).map_err(|error| {
+                ModuleError::failed(format!("`{}` is not right: {error}", path.display()))
+            })?;
+            // It becomes the name of a directory in the vaults.
+            let id = uuid::Uuid::parse_str(&host.host_id).map_err(|error| {
+                ModuleError::failed(format!("`{}` is not right: `{}`: {error}", path.display(), host.host_id))
+            })?;
+            Ok(Some(id.to_string()))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at("read", path, &error)),
+    }
+}
+
+/// Writes a file that must not be there yet, whole or not at all.
+fn write_new(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write as _;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let failed = |error: &std::io::Error| at("write", path, error);
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| failed(&error))?;
+    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(|error| failed(&error))?;
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.as_file().sync_all())
+        .map_err(|error| failed(&error))?;
+    file.persist_noclobber(path).map(drop).map_err(|error| failed(&error.error))
+}

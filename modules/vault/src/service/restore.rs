@@ -1,0 +1,302 @@
+//! Brings versions back: beside the original, elsewhere, or in its place after what is there was staged.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use pc_switcher_contract::ModuleError;
+
+use super::backup::node_of_version;
+use super::stage::NotStaged;
+use super::vaults::{self, Passphrase};
+use super::{Service, VaultSettings};
+use crate::catalogue::{Chunk, CurrentFile, Directory, Version};
+use crate::engine::{CheckSummary, Observer, Restorer, Trouble, check, put_in_place, set_metadata};
+use crate::error::{Result, at, damaged, usage};
+use crate::format::{Id, Snapshot};
+use crate::repo::Repository;
+
+/// Which version is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// The one that counts.
+    Current,
+    /// The one whose checksum begins so.
+    Checksum(String),
+    /// The newest that is not later.
+    At(Timestamp),
+}
+
+/// What is to be restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreOrder {
+    /// The file or directory, absolute; it need not be there.
+    pub path: PathBuf,
+    /// Which version of it.
+    pub which: Which,
+    /// Below which directory; beside the original if none is named.
+    pub to: Option<PathBuf>,
+    /// Whether it takes the place of what is there, which is staged first.
+    pub in_place: bool,
+    /// Whether rights, owner, times and attributes are left alone.
+    pub content_only: bool,
+    /// Whether the name gets twelve digits of the checksum instead of all.
+    pub short_name: bool,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RestoreReport {
+    /// The files that were written.
+    pub files: Vec<PathBuf>,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What is missing, or lacks something.
+    pub troubles: Vec<Trouble>,
+}
+
+impl RestoreReport {
+    fn tell(&self) -> (bool, String) {
+        (self.troubles.is_empty(), format!("{} files, {} troubles", self.files.len(), self.troubles.len()))
+    }
+}
+
+impl Service {
+    /// Restores a version of a file, or the versions of all files of a directory.
+    ///
+    /// # Errors
+    /// If there is no such version, no vault holds it, or the run was cancelled.
+    pub fn restore(
+        &mut self,
+        order: &RestoreOrder,
+        passphrase: &mut Passphrase<'_>,
+        observer: &dyn Observer,
+    ) -> Result<RestoreReport> {
+        let (directory, name) = self.tracked(&order.path)?;
+        let wanted = self.wanted(&directory, &name, order)?;
+        let text = order.path.display().to_string();
+        let work = |service: &mut Self, _| {
+            let mut open: Vec<(VaultSettings, Repository)> = Vec::new();
+            let mut report = RestoreReport::default();
+            for file in &wanted {
+                if observer.is_cancelled() {
+                    return Err(ModuleError::cancelled());
+                }
+                let path = directory.path.join(&file.name);
+                let restored = service.source_of(file, &mut open, passphrase).and_then(|(index, chunks)| {
+                    service.restore_one(&open[index].1, &directory, file, &chunks, order, observer)
+                });
+                match restored {
+                    Ok((place, lacking)) => {
+                        report.bytes += file.version.facts.size;
+                        report
+                            .troubles
+                            .extend(lacking.into_iter().map(|why| Trouble { path: place.clone(), why }));
+                        report.files.push(place);
+                    }
+                    Err(error) if wanted.len() == 1 => return Err(error),
+                    Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
+                }
+            }
+            Ok(report)
+        };
+        self.operation("restore", &text, work, RestoreReport::tell)
+    }
+
+    /// Finds the versions that an order asks for.
+    fn wanted(&self, directory: &Directory, name: &Path, order: &RestoreOrder) -> Result<Vec<CurrentFile>> {
+        let shown = order.path.display();
+        if let Some(file) = self.catalogue.find_file_by_path(directory, name)? {
+            let versions = self.catalogue.find_file_snapshots_for_file(&file)?;
+            let found = match &order.which {
+                Which::Current => versions.into_iter().next(),
+                Which::At(at) => newest_until(versions, *at),
+                Which::Checksum(prefix) => self.catalogue.find_file_snapshot_by_checksum(&file, prefix)?,
+            };
+            let version = found.ok_or_else(|| {
+                usage(format!("there is no such version of `{shown}`")).hint("`bt log` names the versions")
+            })?;
+            return Ok(vec![CurrentFile {
+                file_id: file.id,
+                name: file.name,
+                deleted: file.deleted,
+                version,
+            }]);
+        }
+        let mut below = self.catalogue.current_files(directory, name, None, usize::MAX >> 1)?;
+        match &order.which {
+            Which::Checksum(_) => {
+                return Err(usage(format!("`{shown}` is no file: a checksum names a version of one file")));
+            }
+            Which::Current => below.retain(|file| !file.deleted),
+            Which::At(at) => {
+                let mut then = Vec::new();
+                for file in below {
+                    let found = self.catalogue.find_file_by_path(directory, &file.name)?;
+                    let versions =
+                        found.map(|found| self.catalogue.find_file_snapshots_for_file(&found)).transpose()?;
+                    let version = newest_until(versions.unwrap_or_default(), *at);
+                    then.extend(version.map(|version| CurrentFile { version, ..file }));
+                }
+                below = then;
+            }
+        }
+        if below.is_empty() {
+            return Err(usage(format!("there is no version of `{shown}`"))
+                .hint("`bt dir status --deleted` names what there is"));
+        }
+        Ok(below)
+    }
+
+    /// Opens a vault that holds a version, and returns its place in `open` and the chunks.
+    fn source_of(
+        &mut self,
+        file: &CurrentFile,
+        open: &mut Vec<(VaultSettings, Repository)>,
+        passphrase: &mut Passphrase<'_>,
+    ) -> Result<(usize, Vec<Chunk>)> {
+        let content = file.version.content_id;
+        let mut why = None;
+        for settings in self.settings.vaults.clone() {
+            let Some(chunks) = self.catalogue.chunks(&settings.name, content)? else { continue };
+            if let Some(index) = open.iter().position(|(other, _)| other.name == settings.name) {
+                return Ok((index, chunks));
+            }
+            match vaults::open(&settings, &mut self.catalogue, passphrase) {
+                Ok(repo) => {
+                    open.push((settings, repo));
+                    return Ok((open.len() - 1, chunks));
+                }
+                Err(error) => why = Some(error),
+            }
+        }
+        Err(why.unwrap_or_else(|| {
+            ModuleError::failed(format!("no vault that is set holds the content `{content}`"))
+        }))
+    }
+
+    fn restore_one(
+        &mut self,
+        repo: &Repository,
+        directory: &Directory,
+        file: &CurrentFile,
+        chunks: &[Chunk],
+        order: &RestoreOrder,
+        observer: &dyn Observer,
+    ) -> Result<(PathBuf, Vec<String>)> {
+        let path = place_of(directory, file, order);
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(parent).map_err(|error| at("make the directory", parent, &error))?;
+        if !order.in_place && fs::symlink_metadata(&path).is_ok() {
+            return Err(ModuleError::failed(format!("`{}` exists already", path.display()))
+                .hint("move it away, or restore to another directory with --to"));
+        }
+        let node = node_of_version(file, chunks, &self.names);
+        let restorer = Restorer { repo, content_only: order.content_only, observer };
+        let ids: Vec<Id> = chunks.iter().map(|chunk| chunk.blob_id).collect();
+        let (staged, sum) = restorer.staged(&path, &ids)?;
+        if sum != file.version.content_id {
+            return Err(damaged(
+                format!("the content of `{}`", path.display()),
+                "its checksum is another one",
+            ));
+        }
+        let lacking = if order.content_only { Vec::new() } else { set_metadata(staged.path(), &node) };
+        if order.in_place {
+            self.keep_what_is_there(directory, file, &path, observer)?;
+        }
+        put_in_place(staged, &path, order.in_place)?;
+        Ok((path, lacking))
+    }
+
+    /// Stages what is about to be replaced, unless a version of it is known.
+    fn keep_what_is_there(
+        &mut self,
+        directory: &Directory,
+        file: &CurrentFile,
+        path: &Path,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let facts = match fs::symlink_metadata(path) {
+            Ok(facts) if facts.is_file() => facts,
+            Ok(_) => {
+                return Err(usage(format!("`{}` is no regular file; it is not replaced", path.display())));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(at("read", path, &error)),
+        };
+        let kept = self.stage.add(path, &facts, observer).map_err(|error| match error {
+            NotStaged::File(why) => {
+                ModuleError::failed(format!("`{}` cannot be kept: {why}", path.display()))
+            }
+            NotStaged::Stage(error) => at("write the stage for", path, &error),
+        })?;
+        self.stage.settle()?;
+        self.catalogue.stage_for_backup(directory, &file.name, &kept.1, Some(kept.0))
+    }
+
+    /// Checks every vault that is set, or the one of this name.
+    ///
+    /// # Errors
+    /// If a vault cannot be opened; what is wrong in it is in its summary.
+    pub fn check(
+        &mut self,
+        only: Option<&str>,
+        read_data: bool,
+        passphrase: &mut Passphrase<'_>,
+        observer: &dyn Observer,
+    ) -> Result<Vec<(String, CheckSummary)>> {
+        let mut all = Vec::new();
+        for vault in self.chosen(only)? {
+            let repo = vaults::open(&vault, &mut self.catalogue, passphrase)?;
+            let _lock = repo.lock(&self.around.who, &self.around.clock)?;
+            all.push((vault.name, check(&repo, read_data, observer)?));
+        }
+        Ok(all)
+    }
+
+    /// Returns the snapshots of a vault, those of other machines and writers too, the oldest first.
+    ///
+    /// # Errors
+    /// If the vault cannot be opened.
+    pub fn snapshots(
+        &mut self,
+        only: Option<&str>,
+        passphrase: &mut Passphrase<'_>,
+    ) -> Result<Vec<(String, Id, Snapshot)>> {
+        let mut all = Vec::new();
+        for vault in self.chosen(only)? {
+            let repo = vaults::open(&vault, &mut self.catalogue, passphrase)?;
+            all.extend(
+                repo.snapshots()?.into_iter().map(|(id, snapshot)| (vault.name.clone(), id, snapshot)),
+            );
+        }
+        Ok(all)
+    }
+}
+
+fn newest_until(versions: Vec<Version>, at: Timestamp) -> Option<Version> {
+    versions.into_iter().find(|version| version.created_at.parse::<Timestamp>().is_ok_and(|made| made <= at))
+}
+
+/// Returns where a file is restored to.
+fn place_of(directory: &Directory, file: &CurrentFile, order: &RestoreOrder) -> PathBuf {
+    let original = directory.path.join(&file.name);
+    if order.in_place {
+        return original;
+    }
+    if let Some(to) = &order.to {
+        // A single file lands right below; a directory keeps what is below it.
+        let below = original.strip_prefix(&order.path).unwrap_or(&file.name);
+        return match below.as_os_str().is_empty() {
+            true => to.join(original.file_name().unwrap_or_default()),
+            false => to.join(below),
+        };
+    }
+    let sum = file.version.content_id.hex();
+    let mut name = OsString::from(original.file_name().unwrap_or_default());
+    name.push(".");
+    name.push(if order.short_name { format!("{}.btrestored", &sum[..12]) } else { sum });
+    original.with_file_name(name)
+}

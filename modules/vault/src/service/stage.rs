@@ -1,0 +1,193 @@
+//! The stage: copies of what waits for the next backup, each under its checksum.
+
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::catalogue::FileFacts;
+use crate::engine::{Observer, Stoppable, open, same_file, xattrs};
+use crate::error::{Result, at};
+use crate::format::{Id, Xattr};
+
+/// The directory of the stage.
+pub struct Stage {
+    directory: PathBuf,
+}
+
+/// Why a file was not staged.
+#[derive(Debug)]
+pub enum NotStaged {
+    /// The file's fault: the next one may be staged.
+    File(String),
+    /// The stage's fault.
+    Stage(io::Error),
+}
+
+impl Stage {
+    /// Opens the stage and makes it if need be.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|error| at("make the directory", directory, &error))?;
+        Ok(Self { directory: directory.to_owned() })
+    }
+
+    /// Returns where a content lies.
+    pub fn path(&self, content: Id) -> PathBuf {
+        self.directory.join(content.hex())
+    }
+
+    /// Copies a file and proves that it did not change meanwhile.
+    ///
+    /// # Errors
+    /// If it did, or cannot be read, or the copy not be written.
+    pub fn add(
+        &self,
+        path: &Path,
+        listed: &Metadata,
+        observer: &dyn Observer,
+    ) -> std::result::Result<(Id, FileFacts), NotStaged> {
+        let unreadable = |error: io::Error| NotStaged::File(error.to_string());
+        let source = open(path, listed).map_err(unreadable)?;
+        let facts = facts_of(path, listed).map_err(unreadable)?;
+        let mut copy = tempfile::Builder::new()
+            .prefix(".new-")
+            .tempfile_in(&self.directory)
+            .map_err(NotStaged::Stage)?;
+        // A clone shares its blocks with the file and is of one instant.
+        let cloned = rustix::fs::ioctl_ficlone(copy.as_file(), &source).is_ok();
+        let id = if cloned {
+            hash(
+                Stoppable { reader: File::open(copy.path()).map_err(NotStaged::Stage)?, observer },
+                &mut io::sink(),
+            )?
+        } else {
+            hash(Stoppable { reader: &source, observer }, copy.as_file_mut())?
+        };
+        let after = source.metadata().map_err(unreadable)?;
+        if !same_file(listed, &after) {
+            return Err(NotStaged::File("changed during staging".into()));
+        }
+        match copy.persist_noclobber(self.path(id)) {
+            Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(NotStaged::Stage(error.error))
+            }
+            _ => Ok((id, facts)),
+        }
+    }
+
+    /// Makes what was staged survive a power cut.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn settle(&self) -> Result<()> {
+        let settled = File::open(&self.directory).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+        settled.map_err(|error| at("write", &self.directory, &error))
+    }
+
+    /// Removes what nobody waits for.
+    ///
+    /// # Errors
+    /// If the stage cannot be read or written.
+    pub fn keep_only(&self, wanted: &HashSet<Id>) -> Result<()> {
+        let failed = |error: io::Error| at("tidy up", &self.directory, &error);
+        for entry in self.directory.read_dir().map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| name.parse::<Id>().ok());
+            if id.is_none_or(|id| !wanted.contains(&id)) {
+                fs::remove_file(entry.path()).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn hash(mut from: impl Read, to: &mut impl Write) -> std::result::Result<Id, NotStaged> {
+    let (mut whole, mut buffer) = (Sha256::new(), vec![0; 128 << 10]);
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(Id(whole.finalize().into())),
+            Ok(read) => {
+                whole.update(&buffer[..read]);
+                to.write_all(&buffer[..read]).map_err(NotStaged::Stage)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(NotStaged::File(error.to_string())),
+        }
+    }
+}
+
+/// Returns what the catalogue keeps of a file.
+///
+/// # Errors
+/// If its attributes cannot be read.
+pub fn facts_of(path: &Path, facts: &Metadata) -> io::Result<FileFacts> {
+    let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+    let born = facts.created().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    Ok(FileFacts {
+        size: facts.size(),
+        permissions: facts.mode() & 0o7777,
+        uid: facts.uid(),
+        gid: facts.gid(),
+        inode: facts.ino(),
+        accessed_at: nanoseconds(facts.atime(), facts.atime_nsec()),
+        modified_at: nanoseconds(facts.mtime(), facts.mtime_nsec()),
+        changed_at: nanoseconds(facts.ctime(), facts.ctime_nsec()),
+        born_at: born.and_then(|born| i64::try_from(born.as_nanos()).ok()),
+        xattrs: encode_xattrs(&xattrs(path)?),
+    })
+}
+
+/// Writes attributes as the catalogue keeps them.
+fn encode_xattrs(all: &[Xattr]) -> Vec<u8> {
+    if all.is_empty() { Vec::new() } else { serde_json::to_vec(all).unwrap_or_default() }
+}
+
+/// Reads attributes as the catalogue keeps them.
+pub(super) fn decode_xattrs(bytes: &[u8]) -> Vec<Xattr> {
+    serde_json::from_slice(bytes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Quiet;
+
+    #[test]
+    fn what_changed_while_it_was_staged_is_not_staged_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, stage) = (dir.path().join("f"), Stage::open(&dir.path().join("stage")).unwrap());
+        fs::write(&file, "before").unwrap();
+        let listed = fs::symlink_metadata(&file).unwrap();
+        fs::write(&file, "after it was listed").unwrap();
+        match stage.add(&file, &listed, &Quiet::default()) {
+            Err(NotStaged::File(why)) => assert_eq!(why, "changed during staging"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(dir.path().join("stage").read_dir().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn one_content_is_staged_once_and_goes_when_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = Stage::open(&dir.path().join("stage")).unwrap();
+        let mut ids = HashSet::new();
+        for name in ["a", "b"] {
+            let file = dir.path().join(name);
+            fs::write(&file, "the same").unwrap();
+            ids.insert(stage.add(&file, &fs::symlink_metadata(&file).unwrap(), &Quiet::default()).unwrap().0);
+        }
+        assert_eq!(ids, HashSet::from([Id::of(b"the same")]));
+        stage.keep_only(&ids).unwrap();
+        assert_eq!(fs::read(stage.path(Id::of(b"the same"))).unwrap(), b"the same");
+        stage.keep_only(&HashSet::new()).unwrap();
+        assert!(!stage.path(Id::of(b"the same")).exists());
+    }
+}

@@ -1,0 +1,182 @@
+//! What the catalogue and the file system say together; nothing here needs a vault.
+
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::track::Known;
+use super::{Service, scan};
+use crate::catalogue::{CurrentFile, FileFacts, Operation, Version};
+use crate::engine::Trouble;
+use crate::error::{Result, usage};
+
+/// How a file stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileStatus {
+    /// Relative to the tracked directory.
+    pub path: String,
+    /// Whether there is a version of it.
+    pub is_backed_up: bool,
+    /// Whether a version waits for the next backup.
+    pub is_staged: bool,
+    /// Whether size or time differ from the current version.
+    pub is_modified_since: bool,
+    /// Whether it is gone.
+    pub is_deleted: bool,
+}
+
+impl FileStatus {
+    /// Returns the letters for people: `B`, `BM`, `S`, `BS`, `BMS`, `D` or `?`.
+    pub fn letters(&self) -> String {
+        if self.is_deleted {
+            return "D".into();
+        }
+        let letters = [(self.is_backed_up, 'B'), (self.is_modified_since, 'M'), (self.is_staged, 'S')];
+        let letters: String = letters.iter().filter(|(set, _)| *set).map(|(_, letter)| *letter).collect();
+        if letters.is_empty() { "?".into() } else { letters }
+    }
+}
+
+/// One version, for `log`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VersionLine {
+    /// Counts from 1.
+    pub number: i64,
+    /// When it was backed up.
+    pub created_at: String,
+    /// The SHA-256 of its content.
+    pub checksum: String,
+    /// Whether it is the one that counts.
+    pub current: bool,
+    /// What differs from the version before it.
+    pub changed: Vec<&'static str>,
+    /// The vaults from which it can be restored.
+    pub vaults: Vec<String>,
+    /// What `stat` said.
+    #[serde(flatten)]
+    pub facts: FileFacts,
+}
+
+/// The versions of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct History {
+    /// The file.
+    pub path: String,
+    /// Whether it was gone at the last backup.
+    pub deleted: bool,
+    /// The newest first.
+    pub versions: Vec<VersionLine>,
+}
+
+impl Service {
+    /// Returns how the files of the tracked directory stand, from `path` down.
+    ///
+    /// # Errors
+    /// If the path is not tracked, or the catalogue fails.
+    pub fn status(&self, path: &Path, deep: bool, deleted: bool) -> Result<(Vec<FileStatus>, Vec<Trouble>)> {
+        let (directory, name) = self.tracked(path)?;
+        let known = Known::of(&self.catalogue, &directory, &name)?;
+        let mut rules = self.rules(&directory)?;
+        rules.enter_down_to(path)?;
+        let mut all: Vec<(PathBuf, FileStatus)> = Vec::new();
+        let mut found = |path: &Path, facts: &Metadata| {
+            let name = path.strip_prefix(&directory.path).unwrap_or(path).to_owned();
+            all.push((name.clone(), status_of(&known, &name, facts)));
+            Ok(())
+        };
+        let troubles = scan::files(path, deep, &mut rules, &mut found)?;
+        if deleted {
+            let here = |file: &&CurrentFile| deep || file.name.parent() == Some(name.as_path());
+            let gone = |file: &&CurrentFile| is_gone(&directory.path.join(&file.name));
+            for file in known.all_current().filter(here).filter(gone) {
+                all.push((file.name.clone(), deleted_status(file)));
+            }
+        }
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok((all.into_iter().map(|(_, status)| status).collect(), troubles))
+    }
+
+    /// Returns the versions of a file, which need not be there any more.
+    ///
+    /// # Errors
+    /// If it is not tracked or has no versions.
+    pub fn history_of(&self, path: &Path) -> Result<History> {
+        let (directory, name) = self.tracked(path)?;
+        let file = self.catalogue.find_file_by_path(&directory, &name)?;
+        let file = file.ok_or_else(|| {
+            usage(format!("there is no version of `{}`", path.display()))
+                .hint("`bt add` and `bt backup` make one")
+        })?;
+        let versions = self.catalogue.find_file_snapshots_for_file(&file)?;
+        let mut lines = Vec::new();
+        for (index, version) in versions.iter().enumerate() {
+            lines.push(VersionLine {
+                number: version.number,
+                created_at: version.created_at.clone(),
+                checksum: version.content_id.hex(),
+                current: Some(&version.id) == file.current_snapshot_id.as_ref(),
+                changed: versions.get(index + 1).map(|before| changes(before, version)).unwrap_or_default(),
+                vaults: self.catalogue.locations(version.content_id)?,
+                facts: version.facts.clone(),
+            });
+        }
+        Ok(History { path: path.display().to_string(), deleted: file.deleted, versions: lines })
+    }
+
+    /// Returns the last commands that changed something, the newest first.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn operations(&self, most: usize) -> Result<Vec<Operation>> {
+        self.catalogue.operations(most)
+    }
+}
+
+/// Whether there is no regular file of this path any more.
+pub(super) fn is_gone(path: &Path) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    match fs::symlink_metadata(path) {
+        Ok(facts) => !facts.is_file(),
+        Err(error) => matches!(error.kind(), NotFound | NotADirectory),
+    }
+}
+
+fn status_of(known: &Known, name: &Path, facts: &Metadata) -> FileStatus {
+    let current = known.current(name);
+    let modified_at = facts.mtime().saturating_mul(1_000_000_000).saturating_add(facts.mtime_nsec());
+    let same = |file: &CurrentFile| {
+        (file.version.facts.size, file.version.facts.modified_at) == (facts.len(), modified_at)
+    };
+    FileStatus {
+        path: name.display().to_string(),
+        is_backed_up: current.is_some(),
+        is_staged: known.is_staged(name),
+        is_modified_since: current.is_some_and(|file| !same(file)),
+        is_deleted: false,
+    }
+}
+
+fn deleted_status(file: &CurrentFile) -> FileStatus {
+    FileStatus {
+        path: file.name.display().to_string(),
+        is_backed_up: true,
+        is_staged: false,
+        is_modified_since: false,
+        is_deleted: true,
+    }
+}
+
+/// Returns what differs between two versions, in words.
+fn changes(before: &Version, after: &Version) -> Vec<&'static str> {
+    let (a, b) = (&before.facts, &after.facts);
+    let all = [
+        (before.content_id != after.content_id, "content"),
+        (a.permissions != b.permissions, "rights"),
+        ((a.uid, a.gid) != (b.uid, b.gid), "owner"),
+        (a.modified_at != b.modified_at, "modification time"),
+        (a.xattrs != b.xattrs, "attributes"),
+    ];
+    all.iter().filter(|(differs, _)| *differs).map(|(_, word)| *word).collect()
+}

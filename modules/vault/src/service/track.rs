@@ -1,0 +1,260 @@
+//! Tracking directories and staging files.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+
+use pc_switcher_contract::{ErrorKind, ModuleError, human_bytes};
+use serde::Serialize;
+
+use super::ignored::Rules;
+use super::stage::NotStaged;
+use super::{Service, scan};
+use crate::catalogue::{Catalogue, CurrentFile, Directory, Tracked};
+use crate::engine::{Observer, Progress, Trouble};
+use crate::error::{Result, at, usage};
+
+/// What `add` did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AddReport {
+    /// Files that wait for the next backup now.
+    pub staged: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files whose current version the vaults hold already.
+    pub unchanged: u64,
+    /// Files that could not be staged.
+    pub troubles: Vec<Trouble>,
+}
+
+impl AddReport {
+    fn tell(&self) -> (bool, String) {
+        let text =
+            format!("{} staged, {} unchanged, {} failed", self.staged, self.unchanged, self.troubles.len());
+        (self.troubles.is_empty(), text)
+    }
+}
+
+/// A tracked directory, for `dir list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TrackedLine {
+    /// Where it is.
+    pub path: String,
+    /// Since when.
+    pub since: String,
+    /// Whether there is a directory of this path now.
+    pub is_there: bool,
+}
+
+/// Returns the real place of a path; the path itself may be a link, or be missing.
+///
+/// # Errors
+/// If the directory that holds it is missing.
+pub fn resolve(cwd: &Path, path: &Path) -> Result<PathBuf> {
+    let whole = cwd.join(path);
+    let real = |path: &Path| path.canonicalize().map_err(|error| at("find", path, &error));
+    match (whole.parent(), whole.file_name()) {
+        // `.` and `..` at the end name no entry: the directory itself is meant.
+        (Some(parent), Some(name)) if !whole.as_os_str().as_encoded_bytes().ends_with(b"/.") => {
+            Ok(real(parent)?.join(name))
+        }
+        _ => real(&whole),
+    }
+}
+
+impl Service {
+    /// Tracks a directory.
+    ///
+    /// # Errors
+    /// If it is no directory, holds our own state, or the catalogue fails.
+    pub fn track(&mut self, path: &Path) -> Result<Tracked> {
+        let path = path.canonicalize().map_err(|error| at("find", path, &error))?;
+        if !path.is_dir() {
+            return Err(usage(format!("`{}` is no directory", path.display())));
+        }
+        let inside = self.never().into_iter().find(|never| path.starts_with(never));
+        if let Some(never) = inside {
+            return Err(usage(format!(
+                "`{}` lies in `{}`, which is never backed up",
+                path.display(),
+                never.display()
+            )));
+        }
+        let now = (self.around.clock)();
+        let text = path.display().to_string();
+        let tell = |tracked: &Tracked| match tracked {
+            Tracked::New(_, absorbed) => (true, format!("{} directories became part of it", absorbed.len())),
+            Tracked::Already(_) => (true, "was tracked already".into()),
+            Tracked::Within(holder) => (true, format!("is part of {}", holder.path.display())),
+        };
+        self.operation("dir init", &text, |service, _| service.catalogue.create_directory(&path, now), tell)
+    }
+
+    /// Returns the tracked directories.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn tracked_directories(&self) -> Result<Vec<TrackedLine>> {
+        let line = |directory: Directory| TrackedLine {
+            is_there: directory.path.is_dir(),
+            path: directory.path.display().to_string(),
+            since: directory.created_at,
+        };
+        Ok(self.catalogue.directories()?.into_iter().map(line).collect())
+    }
+
+    /// Forgets a tracked directory and its versions; the vaults keep what they hold.
+    ///
+    /// # Errors
+    /// If it is not tracked, or the catalogue fails.
+    pub fn forget_directory(&mut self, path: &Path) -> Result<()> {
+        let found = self.catalogue.find_directory_by_path(path)?;
+        let directory = found.ok_or_else(|| {
+            usage(format!("`{}` is not tracked", path.display())).hint("`bt dir list` names what is")
+        })?;
+        let text = path.display().to_string();
+        let forget = |service: &mut Self, _| {
+            service.catalogue.delete_directory(&directory)?;
+            service.stage.keep_only(&service.catalogue.staged_contents()?)
+        };
+        self.operation("dir forget", &text, forget, |()| (true, "its versions are forgotten here".into()))
+    }
+
+    /// What is never backed up: our own state and the vaults themselves.
+    pub(super) fn never(&self) -> Vec<PathBuf> {
+        let roots = self.settings.vaults.iter().map(|vault| vault.root.clone());
+        let all = roots.chain([self.around.places.state.clone()]);
+        all.flat_map(|path| [path.canonicalize().ok(), Some(path)]).flatten().collect()
+    }
+
+    pub(super) fn rules(&self, directory: &Directory) -> Result<Rules> {
+        Rules::new(&directory.path, &self.settings.vault.ignore, self.never())
+    }
+
+    /// Stages a file or what is below a directory for the next backup. An `add` that fails as a whole leaves no trace.
+    ///
+    /// # Errors
+    /// If the path is not tracked or ignored, the stage is full, or the run was cancelled.
+    pub fn add(&mut self, path: &Path, deep: bool, observer: &dyn Observer) -> Result<AddReport> {
+        let (directory, name) = self.tracked(path)?;
+        let work = |service: &mut Self, _| {
+            let added = service.stage_below(&directory, &name, path, deep, observer);
+            service.stage.settle()?;
+            if added.is_err() {
+                service.stage.keep_only(&service.catalogue.staged_contents()?)?;
+            }
+            added
+        };
+        self.operation("add", &path.display().to_string(), work, AddReport::tell)
+    }
+
+    fn stage_below(
+        &mut self,
+        directory: &Directory,
+        name: &Path,
+        path: &Path,
+        deep: bool,
+        observer: &dyn Observer,
+    ) -> Result<AddReport> {
+        let mut rules = self.rules(directory)?;
+        rules.enter_down_to(path)?;
+        if path != directory.path && rules.ignores(path, path.is_dir()) {
+            return Err(usage(format!("`{}` is ignored", path.display()))
+                .hint("`ignore` in `bt.toml` and `.btignore` files say what is; copies that `restore` made are, too"));
+        }
+        let known = Known::of(&self.catalogue, directory, name)?;
+        let staged_bytes = Cell::new(self.catalogue.staged_count()?.1);
+        let (most, stage) = (self.settings.vault.staging_max.0, &self.stage);
+        let mut report = AddReport::default();
+        // The queue is one transaction; `together` cannot be used while the stage is borrowed.
+        let mut queue = Vec::new();
+        let mut found = |path: &Path, facts: &std::fs::Metadata| {
+            if observer.is_cancelled() {
+                return Err(ModuleError::cancelled());
+            }
+            let name = path.strip_prefix(&directory.path).unwrap_or(path).to_owned();
+            if known.is_current(&name, path, facts) {
+                report.unchanged += 1;
+                return Ok(());
+            }
+            // What alone is more than the stage may hold is read at the backup, where it lies.
+            let staged = match facts.len() > most {
+                true => super::stage::facts_of(path, facts)
+                    .map(|facts| (None, facts))
+                    .map_err(|error| NotStaged::File(error.to_string())),
+                false => {
+                    if staged_bytes.get() + facts.len() > most {
+                        return Err(full(most));
+                    }
+                    stage.add(path, facts, observer).map(|(id, facts)| (Some(id), facts))
+                }
+            };
+            match staged {
+                Ok((content, facts)) => {
+                    staged_bytes.set(staged_bytes.get() + content.map_or(0, |_| facts.size));
+                    report.staged += 1;
+                    report.bytes += facts.size;
+                    let progress = Progress {
+                        files: report.staged,
+                        bytes: report.bytes,
+                        total_bytes: 0,
+                        item: path.to_owned(),
+                    };
+                    observer.progress(progress);
+                    queue.push((name, facts, content));
+                    Ok(())
+                }
+                Err(NotStaged::File(why)) => {
+                    report.troubles.push(Trouble { path: path.to_owned(), why });
+                    Ok(())
+                }
+                Err(NotStaged::Stage(error)) => Err(at("write the stage for", path, &error)),
+            }
+        };
+        let unlisted = scan::files(path, deep, &mut rules, &mut found)?;
+        report.troubles.extend(unlisted);
+        self.catalogue.together(|catalogue| {
+            queue.iter().try_for_each(|(name, facts, content)| {
+                catalogue.stage_for_backup(directory, name, facts, *content)
+            })
+        })?;
+        Ok(report)
+    }
+}
+
+fn full(most: u64) -> ModuleError {
+    ModuleError::new(ErrorKind::DiskSpace, format!("the stage is full: it may hold {}", human_bytes(most)))
+        .hint("`bt backup` empties it; `staging_max` in `bt.toml` allows more")
+}
+
+/// What is known of the files that are being looked at.
+pub(super) struct Known {
+    current: std::collections::HashMap<PathBuf, CurrentFile>,
+    staged: std::collections::HashSet<Vec<u8>>,
+}
+
+impl Known {
+    pub(super) fn of(catalogue: &Catalogue, directory: &Directory, name: &Path) -> Result<Self> {
+        let current = catalogue.current_files(directory, name, None, usize::MAX >> 1)?;
+        let current = current.into_iter().map(|file| (file.name.clone(), file)).collect();
+        Ok(Self { current, staged: catalogue.staged_places(directory, name)? })
+    }
+
+    pub(super) fn is_staged(&self, name: &Path) -> bool {
+        self.staged.contains(&Catalogue::place(name))
+    }
+
+    pub(super) fn current(&self, name: &Path) -> Option<&CurrentFile> {
+        self.current.get(name)
+    }
+
+    pub(super) fn all_current(&self) -> impl Iterator<Item = &CurrentFile> {
+        self.current.values()
+    }
+
+    /// Whether the vaults hold this version and nothing newer waits.
+    fn is_current(&self, name: &Path, path: &Path, facts: &std::fs::Metadata) -> bool {
+        let Some(file) = self.current(name).filter(|file| !file.deleted) else { return false };
+        let now = super::stage::facts_of(path, facts);
+        !self.is_staged(name) && now.is_ok_and(|now| file.version.facts.same_version(&now))
+    }
+}

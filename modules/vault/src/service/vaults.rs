@@ -1,0 +1,184 @@
+//! The vaults that are set: made once by `init`, known by their marker, never made by accident.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use pc_switcher_contract::{ErrorKind, ModuleError};
+use serde::{Deserialize, Serialize};
+
+use super::settings::VaultSettings;
+use crate::catalogue::{Catalogue, VaultState};
+use crate::error::{Result, at, damaged};
+use crate::format::keyfile::Cost;
+use crate::repo::{Repository, Who};
+use crate::store::{FsStore, Kind, Store};
+
+/// What a marker says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Marker {
+    vault_id: String,
+    layout: u32,
+}
+
+/// What is asked of a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// The passphrase of a vault.
+    Open(String),
+    /// A passphrase for a new vault.
+    New(String),
+}
+
+/// Answers with a passphrase.
+pub type Passphrase<'a> = dyn FnMut(Ask) -> Result<Vec<u8>> + 'a;
+
+/// What `init` did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Prepared {
+    /// Made a vault.
+    Made,
+    /// Found a repository and made it a vault.
+    Adopted,
+    /// Found the vault as it should be.
+    Verified,
+}
+
+/// Makes a vault where there is none, and proves that it can be opened and written.
+///
+/// # Errors
+/// If something else lies there, the disk is not mounted, or the passphrase does not fit.
+pub fn prepare(
+    settings: &VaultSettings,
+    catalogue: &mut Catalogue,
+    passphrase: &mut Passphrase<'_>,
+    cost: Cost,
+    who: &Who,
+    now: Timestamp,
+) -> Result<Prepared> {
+    let root = &settings.root;
+    let store = FsStore::at(root);
+    if store.get(Kind::Marker, "")?.is_some() || catalogue.vault_state(&settings.name)?.is_some() {
+        open(settings, catalogue, passphrase)?;
+        return Ok(Prepared::Verified);
+    }
+    let taken = store.get(Kind::Config, "")?.is_some();
+    if !taken && root.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(ModuleError::new(
+            ErrorKind::Invalid,
+            format!("`{}` is neither empty nor a repository", root.display()),
+        )
+        .hint("name another directory as the vault's root"));
+    }
+    let made = if taken {
+        let word = passphrase(Ask::Open(settings.name.clone()))?;
+        // Nothing is made before the passphrase has proved to be the one.
+        Repository::open(Arc::new(store), &word)?;
+        FsStore::create(root)?;
+        Prepared::Adopted
+    } else {
+        let word = passphrase(Ask::New(settings.name.clone()))?;
+        Repository::init(Arc::new(FsStore::create(root)?), &word, cost, who, now)?;
+        Prepared::Made
+    };
+    let marker = Marker { vault_id: uuid::Uuid::new_v4().to_string(), layout: 1 };
+    let text = serde_json::to_vec(&marker).map_err(|error| ModuleError::failed(error.to_string()))?;
+    FsStore::at(root).put(Kind::Marker, "", &text)?;
+    remember(settings, catalogue, marker.vault_id)?;
+    Ok(made)
+}
+
+fn remember(settings: &VaultSettings, catalogue: &mut Catalogue, vault_id: String) -> Result<()> {
+    let state = VaultState { vault_id, uploaded: 0, pending: false };
+    catalogue.set_vault_state(&settings.name, &state)
+}
+
+/// Proves that the vault that was set up is where it should be, and returns its id; makes nothing.
+///
+/// # Errors
+/// If it is not, or another one is.
+pub fn check_marker(settings: &VaultSettings, catalogue: &Catalogue) -> Result<String> {
+    let root = settings.root.display();
+    let Some(text) = FsStore::at(&settings.root).get(Kind::Marker, "")? else {
+        let message = format!("there is no vault in `{root}` (`{}`)", settings.name);
+        let hint = match catalogue.vault_state(&settings.name)? {
+            Some(_) => "is its disk mounted?",
+            None => "`bt config vault init` makes it",
+        };
+        return Err(ModuleError::new(ErrorKind::Unreachable, message).hint(hint));
+    };
+    let marker: Marker = serde_json::from_slice(&text)
+        .map_err(|error| damaged(format!("the marker of the vault in `{root}`"), error))?;
+    if marker.layout != 1 {
+        return Err(ModuleError::failed(format!("the vault in `{root}` has the layout {}", marker.layout))
+            .hint("a newer pc-switcher made it"));
+    }
+    match catalogue.vault_state(&settings.name)? {
+        Some(state) if state.vault_id != marker.vault_id => {
+            let message = format!("another vault than `{}` lies in `{root}`", settings.name);
+            Err(ModuleError::new(ErrorKind::Invalid, message).hint(
+                "is another disk mounted there? a vault that shall be used beside it takes another name",
+            ))
+        }
+        _ => Ok(marker.vault_id),
+    }
+}
+
+/// Opens a vault that was set up.
+///
+/// # Errors
+/// If it is not there, or the passphrase does not fit.
+pub fn open(
+    settings: &VaultSettings,
+    catalogue: &mut Catalogue,
+    passphrase: &mut Passphrase<'_>,
+) -> Result<Repository> {
+    let vault_id = check_marker(settings, catalogue)?;
+    let word = passphrase(Ask::Open(settings.name.clone()))?;
+    let repo = Repository::open(Arc::new(FsStore::at(&settings.root)), &word)?;
+    if catalogue.vault_state(&settings.name)?.is_none() {
+        remember(settings, catalogue, vault_id)?;
+    }
+    Ok(repo)
+}
+
+/// Stores a copy of the catalogue in a vault, and drops the oldest beyond what is kept.
+///
+/// # Errors
+/// If it cannot be stored.
+pub fn upload_catalogue(
+    repo: &Repository,
+    settings: &VaultSettings,
+    catalogue: &Catalogue,
+    host_id: &str,
+    version: i64,
+    scratch: &Path,
+) -> Result<()> {
+    let copy = scratch.join("catalogue.copy");
+    std::fs::remove_file(&copy).ok();
+    catalogue.copy_to(&copy)?;
+    let plain = std::fs::read(&copy).map_err(|error| at("read", &copy, &error));
+    std::fs::remove_file(&copy).ok();
+    let packed = zstd::bulk::compress(&plain?, 0).map_err(|error| ModuleError::failed(error.to_string()))?;
+    repo.store().put(Kind::Meta, &format!("{host_id}/db.{version}"), &repo.seal(&packed)?)?;
+    let mut kept = stored_versions(repo.store(), host_id)?;
+    kept.reverse();
+    for old in kept.into_iter().skip(settings.keep_metadata_versions.max(1)) {
+        repo.store().delete(Kind::Meta, &format!("{host_id}/db.{old}"))?;
+    }
+    Ok(())
+}
+
+/// Returns the versions of a machine's catalogue that a vault holds, the oldest first.
+///
+/// # Errors
+/// If the vault cannot be read.
+pub fn stored_versions(store: &dyn Store, host_id: &str) -> Result<Vec<i64>> {
+    let own = format!("{host_id}/db.");
+    let names = store.list(Kind::Meta)?;
+    let mut versions: Vec<i64> =
+        names.iter().filter_map(|(name, _)| name.strip_prefix(&own)?.parse().ok()).collect();
+    versions.sort_unstable();
+    Ok(versions)
+}

@@ -1,0 +1,176 @@
+//! A store in a directory: the layout of a local repository; our own things lie in `pc-switcher`, which restic ignores.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
+
+use pc_switcher_contract::ModuleError;
+
+use super::{Kind, Store};
+use crate::error::{Result, at};
+
+/// What is ours in the root.
+const OURS: &str = "pc-switcher";
+/// The file that says that a vault lies here.
+const MARKER: &str = "pc-switcher-vault";
+
+/// Keeps objects in a directory.
+#[derive(Debug)]
+pub struct FsStore {
+    root: PathBuf,
+}
+
+impl FsStore {
+    /// Takes a directory as it is; makes nothing.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Makes the directories of a repository where they are missing.
+    ///
+    /// # Errors
+    /// If they cannot be made.
+    pub fn create(root: &Path) -> Result<Self> {
+        let store = Self::at(root);
+        let make = |path: &Path| {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+            made.map_err(|error| at("make the directory", path, &error))
+        };
+        for name in ["data", "index", "keys", "locks", "snapshots", "pc-switcher/tmp"] {
+            make(&root.join(name))?;
+        }
+        for first in 0..=255 {
+            make(&root.join(format!("data/{first:02x}")))?;
+        }
+        Ok(store)
+    }
+
+    fn directory(&self, kind: Kind) -> PathBuf {
+        match kind {
+            Kind::Config | Kind::Marker => self.root.clone(),
+            Kind::Key => self.root.join("keys"),
+            Kind::Lock => self.root.join("locks"),
+            Kind::Index => self.root.join("index"),
+            Kind::Snapshot => self.root.join("snapshots"),
+            Kind::Pack => self.root.join("data"),
+            Kind::Meta => self.root.join(OURS).join("hosts"),
+        }
+    }
+
+    fn path(&self, kind: Kind, name: &str) -> PathBuf {
+        let directory = self.directory(kind);
+        match kind {
+            Kind::Config => directory.join("config"),
+            Kind::Marker => directory.join(MARKER),
+            Kind::Pack => directory.join(name.get(..2).unwrap_or_default()).join(name),
+            _ => directory.join(name),
+        }
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> std::io::Result<bool> {
+        let mut file = tempfile::Builder::new().tempfile_in(self.root.join(OURS).join("tmp"))?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        match file.persist_noclobber(path) {
+            Ok(_) => {}
+            Err(error) if error.error.kind() == ErrorKind::AlreadyExists => return Ok(false),
+            Err(error) => return Err(error.error),
+        }
+        File::open(path.parent().unwrap_or(&self.root))?.sync_all()?;
+        Ok(true)
+    }
+}
+
+impl Store for FsStore {
+    fn put(&self, kind: Kind, name: &str, bytes: &[u8]) -> Result<bool> {
+        let path = self.path(kind, name);
+        if kind == Kind::Meta
+            && let Some(parent) = path.parent()
+            && self.root.join(OURS).is_dir()
+        {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(parent);
+            made.map_err(|error| at("make the directory", parent, &error))?;
+        }
+        self.write(&path, bytes).map_err(|error| at("write", &path, &error))
+    }
+
+    fn get(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.path(kind, name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(at("read", &path, &error)),
+        }
+    }
+
+    fn get_range(&self, kind: Kind, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let path = self.path(kind, name);
+        let mut bytes = vec![0; length];
+        let read = File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, offset));
+        match read {
+            Ok(()) => Ok(bytes),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                Err(ModuleError::failed(format!("{} `{}` is cut short", kind.noun(), path.display())))
+            }
+            Err(error) => Err(at("read", &path, &error)),
+        }
+    }
+
+    fn list(&self, kind: Kind) -> Result<Vec<(String, u64)>> {
+        let directory = self.directory(kind);
+        let mut found = Vec::new();
+        let below = matches!(kind, Kind::Pack | Kind::Meta);
+        walk(&directory, below, &mut found).map_err(|error| at("list", &directory, &error))?;
+        if kind == Kind::Meta {
+            for (path, _) in &mut found {
+                // The host before the name.
+                let host = Path::new(path.as_str()).parent().and_then(Path::file_name).unwrap_or_default();
+                let name = Path::new(path.as_str()).file_name().unwrap_or_default();
+                *path = format!("{}/{}", host.display(), name.display());
+            }
+        } else {
+            for (path, _) in &mut found {
+                *path = path.rsplit('/').next().unwrap_or_default().to_owned();
+            }
+            found.retain(|(name, _)| kind == Kind::Lock || name.len() == 64);
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    fn delete(&self, kind: Kind, name: &str) -> Result<()> {
+        let path = self.path(kind, name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(at("remove", &path, &error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn place(&self) -> String {
+        self.root.display().to_string()
+    }
+}
+
+/// Collects the files of a directory, and of those right below it if asked for.
+fn walk(directory: &Path, below: bool, found: &mut Vec<(String, u64)>) -> std::io::Result<()> {
+    let entries = match directory.read_dir() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() && below {
+            walk(&entry.path(), false, found)?;
+        } else if kind.is_file() {
+            match entry.metadata() {
+                Ok(facts) => found.push((entry.path().to_string_lossy().into_owned(), facts.len())),
+                // Locks of others come and go.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}

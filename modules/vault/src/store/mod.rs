@@ -1,0 +1,128 @@
+//! Where a vault lies: whole objects, written once under a name, never half.
+
+mod fs;
+mod memory;
+
+use crate::error::Result;
+
+pub use fs::FsStore;
+pub use memory::MemoryStore;
+
+/// What an object is; each kind has its own place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Kind {
+    Config,
+    Key,
+    Lock,
+    Index,
+    Snapshot,
+    Pack,
+    /// What a machine keeps of its own beside the repository: `HOST/NAME`.
+    Meta,
+    /// Says that a vault lies here and which one: what an unmounted disk does not say.
+    Marker,
+}
+
+impl Kind {
+    /// Returns what people call it.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Kind::Config => "config",
+            Kind::Key => "key",
+            Kind::Lock => "lock",
+            Kind::Index => "index",
+            Kind::Snapshot => "snapshot",
+            Kind::Pack => "pack",
+            Kind::Meta => "metadata",
+            Kind::Marker => "marker",
+        }
+    }
+}
+
+/// A place for objects. All methods may be called from several threads at once.
+pub trait Store: Send + Sync {
+    /// Stores an object, durably and whole or not at all; `false` if one of this name is there already, which stays.
+    ///
+    /// # Errors
+    /// If the place cannot be written.
+    fn put(&self, kind: Kind, name: &str, bytes: &[u8]) -> Result<bool>;
+
+    /// Returns an object; `None` if there is none.
+    ///
+    /// # Errors
+    /// If the place cannot be read.
+    fn get(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>>;
+
+    /// Returns a part of an object.
+    ///
+    /// # Errors
+    /// If it is not there, or shorter.
+    fn get_range(&self, kind: Kind, name: &str, offset: u64, length: usize) -> Result<Vec<u8>>;
+
+    /// Returns the names and sizes of all objects of a kind, ordered by name.
+    ///
+    /// # Errors
+    /// If the place cannot be read.
+    fn list(&self, kind: Kind) -> Result<Vec<(String, u64)>>;
+
+    /// Removes an object; one that is not there is no error.
+    ///
+    /// # Errors
+    /// If the place cannot be written.
+    fn delete(&self, kind: Kind, name: &str) -> Result<()>;
+
+    /// Returns the place for people.
+    fn place(&self) -> String;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What every store is held to.
+    fn keeps_the_contract(store: &dyn Store) {
+        let name = "ab".repeat(32);
+        assert_eq!(store.get(Kind::Pack, &name).unwrap(), None);
+        assert!(store.put(Kind::Pack, &name, b"0123456789").unwrap());
+        assert!(!store.put(Kind::Pack, &name, b"another").unwrap(), "a name is written once");
+        assert_eq!(store.get(Kind::Pack, &name).unwrap().unwrap(), b"0123456789");
+        assert_eq!(store.get_range(Kind::Pack, &name, 3, 4).unwrap(), b"3456");
+        assert!(store.get_range(Kind::Pack, &name, 8, 4).is_err(), "it is shorter");
+        assert!(store.get_range(Kind::Pack, &"cd".repeat(32), 0, 1).is_err());
+        assert_eq!(store.list(Kind::Pack).unwrap(), [(name.clone(), 10)]);
+        assert!(store.list(Kind::Index).unwrap().is_empty(), "kinds are apart");
+        store.put(Kind::Meta, "host/db.1", b"x").unwrap();
+        store.put(Kind::Config, "", b"c").unwrap();
+        store.put(Kind::Marker, "", b"m").unwrap();
+        assert_eq!(store.list(Kind::Meta).unwrap(), [("host/db.1".into(), 1)]);
+        assert_eq!(store.get(Kind::Config, "").unwrap().unwrap(), b"c");
+        assert_eq!(store.get(Kind::Marker, "").unwrap().unwrap(), b"m");
+        store.delete(Kind::Pack, &name).unwrap();
+        store.delete(Kind::Pack, &name).unwrap();
+        assert_eq!(store.get(Kind::Pack, &name).unwrap(), None);
+    }
+
+    #[test]
+    fn the_store_in_memory_keeps_the_contract() {
+        keeps_the_contract(&MemoryStore::default());
+    }
+
+    #[test]
+    fn the_store_on_disk_keeps_the_contract_and_leaves_nothing_half() {
+        let dir = tempfile::tempdir().unwrap();
+        keeps_the_contract(&FsStore::create(dir.path()).unwrap());
+        let left = dir.path().join("pc-switcher/tmp").read_dir().unwrap().count();
+        assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_is_unreachable_and_is_not_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("disk");
+        let store = FsStore::at(&root);
+        let error = store.put(Kind::Lock, "x", b"").unwrap_err();
+        assert!(!root.exists());
+        assert!(error.to_string().contains("disk"), "{error}");
+    }
+}

@@ -1,0 +1,195 @@
+//! Setting up: settings, vaults.
+
+use std::path::PathBuf;
+
+use pc_switcher_vault::service::{Prepared, Service};
+use serde_json::json;
+
+use super::super::{CliError, Context, Exit};
+use super::dirs::text;
+use super::passphrase::{Secret, Source};
+use super::watch::Watch;
+use super::{absolute, open, surroundings};
+
+/// `config …`.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Config {
+    Init(ConfigInitArgs),
+    /// Show the settings and where everything lies
+    List,
+    /// Set up the vaults
+    #[command(subcommand)]
+    Vault(ConfigVault),
+}
+
+/// `config vault …`.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum ConfigVault {
+    /// Make the vaults that are set, or prove that they are as they should be
+    Init(InitArgs),
+}
+
+/// Write the settings, with one vault, and name this machine
+#[derive(Debug, Clone, clap::Args)]
+pub struct ConfigInitArgs {
+    /// Where the vault will be; best on another disk
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// What to call the vault
+    #[arg(long, default_value = "local")]
+    name: String,
+}
+
+/// Make the vaults that are set, or prove that they are as they should be
+#[derive(Debug, Clone, clap::Args)]
+pub struct InitArgs {
+    /// Only the vault of this name
+    #[arg(long, value_name = "NAME")]
+    vault: Option<String>,
+    #[command(flatten)]
+    secret: Secret,
+}
+
+/// List the vaults, and whether they can be used
+#[derive(Debug, Clone, clap::Args)]
+pub struct ListArgs {
+    /// List the snapshots in them instead, those of other machines too
+    #[arg(long)]
+    snapshots: bool,
+    /// Only the vault of this name
+    #[arg(long, value_name = "NAME", requires = "snapshots")]
+    vault: Option<String>,
+    #[command(flatten)]
+    secret: Secret,
+}
+
+pub(super) fn config_init(args: &ConfigInitArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let around = surroundings(context)?;
+    let root = absolute(args.root.as_ref())?;
+    let made = Service::init(&around, root.as_deref(), &args.name)?;
+    let config = around.places.config.display().to_string();
+    if context.global.json {
+        let value = json!({ "config": config, "host_id": made.host_id, "roots": made.roots.iter().map(|root| text(root)).collect::<Vec<_>>(), "kept": made.kept });
+        return context.print_json(&value).map(|()| Exit::Completed);
+    }
+    match made.kept {
+        true => writeln!(context.err, "kept {config}, and named this machine {}", made.host_id)?,
+        false => writeln!(context.err, "wrote {config}, and named this machine {}", made.host_id)?,
+    }
+    if !made.kept && args.root.is_none() {
+        writeln!(
+            context.err,
+            "warning: the vault will be in {}, on the same disk: it brings back what was changed or deleted, but does not \
+             survive the disk; set `root` to a directory on another one",
+            made.roots.first().map(|root| root.display().to_string()).unwrap_or_default()
+        )?;
+    }
+    writeln!(context.err, "next: `bt config vault init`, then `bt dir init` in a directory")?;
+    Ok(Exit::Completed)
+}
+
+pub(super) fn config_list(context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let around = surroundings(context)?;
+    let service = Service::open(around.clone())?;
+    let (settings, places) = (service.settings(), &around.places);
+    if context.global.json {
+        let value = json!({
+            "config": text(&places.config), "host_id": service.host_id(), "base_dir": text(&places.base()),
+            "catalogue": text(&places.catalogue()), "staging_dir": text(&places.stage()),
+            "vault": settings.vault, "vaults": settings.vaults,
+        });
+        return context.print_json(&value).map(|()| Exit::Completed);
+    }
+    writeln!(context.out, "# {}", places.config.display())?;
+    writeln!(context.out, "# host_id     {}", service.host_id())?;
+    writeln!(context.out, "# catalogue   {}", places.catalogue().display())?;
+    writeln!(context.out, "# staging_dir {}\n", places.stage().display())?;
+    let text = toml::to_string(settings).map_err(|error| CliError::Failed(error.to_string()))?;
+    write!(context.out, "{text}")?;
+    Ok(Exit::Completed)
+}
+
+pub(super) fn init(args: &InitArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let mut service = open(context)?;
+    let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
+    let done = service.prepare_vaults(args.vault.as_deref(), &mut |ask| watch.passphrase(ask))?;
+    drop(watch);
+    if context.global.json {
+        let all: Vec<_> = done
+            .iter()
+            .map(|(vault, how)| json!({ "name": vault.name, "root": vault.root, "result": how }))
+            .collect();
+        return context.print_json(&json!(all)).map(|()| Exit::Completed);
+    }
+    for (vault, how) in done {
+        let root = vault.root.display();
+        match how {
+            Prepared::Made => writeln!(context.err, "made the vault `{}` in {root}", vault.name)?,
+            Prepared::Adopted => {
+                writeln!(context.err, "the repository in {root} is the vault `{}` from now on", vault.name)?
+            }
+            Prepared::Verified => {
+                writeln!(context.err, "the vault `{}` in {root} is as it should be", vault.name)?
+            }
+        }
+    }
+    Ok(Exit::Completed)
+}
+
+pub(super) fn list(args: &ListArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let mut service = open(context)?;
+    if args.snapshots {
+        return list_snapshots(&mut service, args, context);
+    }
+    let states = service.look_at_vaults()?;
+    let usable = |name: &str| states.get(name).cloned().flatten();
+    if context.global.json {
+        let line = |vault: &pc_switcher_vault::service::VaultSettings| {
+            let problem = usable(&vault.name);
+            json!({ "name": vault.name, "type": vault.kind, "root": vault.root, "required": vault.required, "problem": problem })
+        };
+        let all: Vec<_> = service.settings().vaults.iter().map(line).collect();
+        return context.print_json(&json!(all)).map(|()| Exit::Completed);
+    }
+    for vault in &service.settings().vaults {
+        let state = usable(&vault.name).unwrap_or_else(|| "ready".into());
+        writeln!(context.out, "{}  {}  {state}", vault.name, vault.root.display())?;
+    }
+    Ok(Exit::Completed)
+}
+
+fn list_snapshots(
+    service: &mut Service,
+    args: &ListArgs,
+    context: &mut Context<'_>,
+) -> Result<Exit, CliError> {
+    let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
+    let all = service.snapshots(args.vault.as_deref(), &mut |ask| watch.passphrase(ask))?;
+    drop(watch);
+    if context.global.json {
+        let line = |(vault, id, snapshot): &(
+            String,
+            pc_switcher_vault::format::Id,
+            pc_switcher_vault::format::Snapshot,
+        )| { json!({ "vault": vault, "id": id, "snapshot": snapshot }) };
+        return context
+            .print_json(&json!(all.iter().map(line).collect::<Vec<_>>()))
+            .map(|()| Exit::Completed);
+    }
+    for (vault, id, snapshot) in all {
+        let paths = snapshot.paths.join(" ");
+        writeln!(
+            context.out,
+            "{vault}  {}  {}  {}  {paths}",
+            &id.hex()[..8],
+            snapshot.time,
+            snapshot.hostname
+        )?;
+    }
+    Ok(Exit::Completed)
+}
+
+/// For commands that never ask.
+pub(super) fn without_passphrase() -> Source {
+    Source::none()
+}

@@ -1,0 +1,115 @@
+//! A run that may take long: a bar on a terminal, Ctrl+C, questions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pc_switcher_contract::ModuleError;
+use pc_switcher_vault::engine::{Observer, Progress};
+use pc_switcher_vault::service::Ask;
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+use super::super::{CliError, Context, engine};
+use super::passphrase::Source;
+use crate::ui::{FdConsole, Prompter};
+
+/// What a long run is handed.
+pub(super) struct Watch {
+    runtime: Runtime,
+    prompter: Arc<Prompter>,
+    cancel: CancellationToken,
+    bar: ProgressBar,
+    source: Source,
+    known: Option<Vec<u8>>,
+}
+
+/// Hears how it goes on; may be shared by threads.
+pub(super) struct Bar {
+    bar: ProgressBar,
+    cancel: CancellationToken,
+}
+
+impl Watch {
+    /// Listens to Ctrl+C from here on.
+    ///
+    /// # Errors
+    /// If the terminal or the signals cannot be used.
+    pub(super) fn begin(source: Source, context: &Context<'_>) -> Result<Self, CliError> {
+        let failed = |what: &str, error: std::io::Error| CliError::Failed(format!("cannot {what}: {error}"));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.map_err(|error| failed("start", error))?;
+        let facts = engine::terminal_facts(&context.env);
+        let console = FdConsole::standard(facts).map_err(|error| failed("use the terminal", error))?;
+        let cancel = CancellationToken::new();
+        let prompter = Arc::new(Prompter::new(Arc::new(console), cancel.clone()));
+        let listening = runtime.block_on(async { engine::listen(&prompter, &cancel) });
+        // Nobody asks which signal it was: the token is what counts.
+        drop(listening.map_err(|error| failed("listen to signals", error))?);
+        let drawn = facts.stderr && !facts.dumb && !context.global.json;
+        let target = if drawn { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(None, target);
+        Ok(Self { runtime, prompter, cancel, bar, source, known: None })
+    }
+
+    /// Returns what hears how the run goes on.
+    pub(super) fn observer(&self) -> Bar {
+        Bar { bar: self.bar.clone(), cancel: self.cancel.clone() }
+    }
+
+    /// Returns a passphrase: from where the user said, or from the keyboard; asked for once in a run.
+    ///
+    /// # Errors
+    /// If there is none, or nobody to ask.
+    pub(super) fn passphrase(&mut self, ask: Ask) -> Result<Vec<u8>, ModuleError> {
+        if let Some(known) = &self.known {
+            return Ok(known.clone());
+        }
+        let word = match self.source.given()? {
+            Some(word) => word,
+            None => self.bar.suspend(|| self.runtime.block_on(self.source.typed(&self.prompter, &ask)))?,
+        };
+        if word.is_empty() {
+            return Err(ModuleError::new(
+                pc_switcher_contract::ErrorKind::Invalid,
+                "the passphrase is empty",
+            ));
+        }
+        self.known = Some(word.clone());
+        Ok(word)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+        self.prompter.restore_terminal();
+    }
+}
+
+impl Observer for Bar {
+    fn progress(&self, progress: Progress) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        if self.bar.length().is_none() {
+            self.bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        let template = match progress.total_bytes {
+            0 => "{spinner} {binary_bytes}, {binary_bytes_per_sec}  {wide_msg}",
+            _ => {
+                "{bar:20} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left  {wide_msg}"
+            }
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.bar.set_style(style.progress_chars("━╸ "));
+        }
+        self.bar.set_length(progress.total_bytes);
+        self.bar.set_position(progress.bytes);
+        self.bar.set_message(crate::events::clean(&progress.item.display().to_string()).replace('\n', " "));
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+}
