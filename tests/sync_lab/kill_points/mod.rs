@@ -53,7 +53,7 @@ fn whatever_is_killed_cut_or_put_to_sleep_leaves_each_path_old_or_new_and_the_ne
             .enumerate()
             .filter(|(at, point)| *at < FORCES.len() || point.force.ends_at_once())
             .map(|(_, point)| point)
-            .take(2 * FORCES.len())
+            .take(FORCES.len() + FORCES.len() / 2)
             .collect(),
     };
     run("kill", points);
@@ -61,7 +61,7 @@ fn whatever_is_killed_cut_or_put_to_sleep_leaves_each_path_old_or_new_and_the_ne
 
 #[test]
 fn a_disk_that_is_full_or_dies_leaves_each_path_old_or_new_and_the_next_sync_heals() {
-    run("kill-disk", points(&DISK_FORCES, asked("DISK_POINTS").unwrap_or(8), seed()));
+    run("kill-disk", points(&DISK_FORCES, asked("DISK_POINTS").unwrap_or(6), seed()));
 }
 
 /// Goes through the points of a table and says what each came to.
