@@ -36,7 +36,7 @@ impl Polynomial {
 
     /// By Rabin's test: 53 is prime, so only factors of degree 1 have to be ruled out beside x^(2^53) = x.
     fn is_irreducible(self) -> bool {
-        let has_linear_factor = self.0 & 1 == 0 || self.0.count_ones() % 2 == 0;
+        let has_linear_factor = self.0 & 1 == 0 || self.0.count_ones().is_multiple_of(2);
         let mut power = 2;
         for _ in 0..DEGREE {
             power = self.multiply(power, power);

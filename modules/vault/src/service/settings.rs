@@ -77,7 +77,7 @@ pub struct Size(pub u64);
 impl Serialize for Size {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-        let fitting = units.iter().find(|(_, bits)| self.0 > 0 && self.0 % (1 << bits) == 0);
+        let fitting = units.iter().find(|(_, bits)| self.0 > 0 && self.0.is_multiple_of(1 << bits));
         match fitting {
             Some((unit, bits)) => serializer.serialize_str(&format!("{}{unit}", self.0 >> bits)),
             None => serializer.serialize_u64(self.0),
