@@ -171,7 +171,7 @@ fn a_sync_that_space_is_too_short_for_removes_what_the_rules_can_spare_and_what_
     assert!(left.contains(&newest) && left.contains(&made), "{left:?}");
     assert!(sessions(laptop).contains(&heavy), "there was enough on the laptop");
 
-    store(laptop, &["prune", "--machine", "desk", "--free", "95%"])
+    store(laptop, &["prune", "--machine", "desk", "--free", "99.99%"])
         .ends_with(6)
         .says(&["which is not enough", "no set is left that the rules could spare"]);
     assert_eq!(sessions(desk), [made]);

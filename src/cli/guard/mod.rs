@@ -242,7 +242,8 @@ async fn after(
         return Ok(Ok(guarded));
     }
     let question = format!("{}\nGo back to before `{command}`?", render::trouble(&guarded).join("\n"));
-    if !yes && !contact.prompter.confirm(&question).await? {
+    // Without a terminal nobody has said so.
+    if !yes && !(contact.prompter.can_ask() && contact.prompter.confirm(&question).await?) {
         return Ok(Ok(guarded));
     }
     let to = To::set(&guarded.before.set, guarded.before.subvolumes.clone());

@@ -34,6 +34,7 @@ mod reset;
 mod running;
 mod scripts;
 mod shared;
+mod talk;
 mod tool;
 mod usage;
 mod users;
@@ -52,12 +53,14 @@ pub use self::{
     machine::Machine,
     net::CableCut,
     options::{HomeDisk, Init, LabOptions, MachineName, SnapshotDir, Sudo},
+    place::cache_dir,
     power::DiskCache,
     processes::Process,
     pty::{CTRL_BACKSLASH, CTRL_C, CTRL_D, Terminal},
     requirements::require_lab,
     running::Running,
     shared::{SharedLab, SharedLabGuard},
+    talk::Talk,
     usage::{Memory, Usage},
     wire::Wire,
 };

@@ -104,7 +104,7 @@ impl Place {
 }
 
 /// Returns the directory of base trees and pools.
-pub(super) fn cache_dir() -> PathBuf {
+pub fn cache_dir() -> PathBuf {
     env::var_os(CACHE_VARIABLE).map_or_else(|| PathBuf::from(CACHE), PathBuf::from)
 }
 

@@ -19,7 +19,7 @@ use super::{
     tool,
 };
 
-/// Sparse on the host: images of a machine and of its snapshots share their extents.
+/// At least so much, sparse on the host: images of a machine and of its snapshots share their extents.
 const POOL_BYTES: u64 = 32 << 30;
 
 /// The image of the homes' own file system on a machine's disk, and its size: sparse, and a little less than the disk.
@@ -35,11 +35,13 @@ pub(super) struct Pool {
     place: Place,
     machine: MachineName,
     is_uncached: bool,
+    bytes: u64,
 }
 
 impl Pool {
     pub(super) fn new(place: &Place, machine: MachineName, options: &LabOptions) -> Self {
-        Self { place: place.clone(), machine, is_uncached: options.uncached_disks }
+        let bytes = POOL_BYTES.max(options.disk_bytes);
+        Self { place: place.clone(), machine, is_uncached: options.uncached_disks, bytes }
     }
 
     fn pristine(&self) -> PathBuf {
@@ -59,7 +61,7 @@ impl Pool {
         // A broken pool may be mounted, or there may be none yet.
         let _ = self.unmount();
         let _ = fs::remove_file(&file);
-        set_len(&file, POOL_BYTES)?;
+        set_len(&file, self.bytes)?;
         tool::run("mkfs.xfs", [Path::new("-q"), Path::new("-K"), Path::new("-mreflink=1"), &file])?;
         self.mount()
     }
@@ -177,6 +179,11 @@ impl Pool {
         let image = self.place.image(self.machine);
         loops::wait_detached(&file_name(&image))?;
         reflink(&self.saved(name), &image)
+    }
+
+    /// Gives free space back to the host's disk.
+    pub(super) fn trim(&self) -> Result<()> {
+        tool::run("fstrim", [self.place.pool(self.machine)]).map(drop)
     }
 
     /// Removes the copy `name`.

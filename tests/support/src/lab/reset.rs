@@ -27,6 +27,11 @@ impl Lab {
         self.both(|machine| machine.restore(name))
     }
 
+    /// Gives the host's disk back what no state of the machines holds any more; a reset alone keeps it for what comes.
+    pub fn trim(&self) -> Result<()> {
+        self.both(|machine| self.shared.hub.run(|| machine.pool.trim()))
+    }
+
     /// Forgets the state `name`.
     pub fn forget_snapshot(&self, name: &str) -> Result<()> {
         check_saved_name(name)?;

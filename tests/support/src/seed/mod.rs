@@ -12,7 +12,7 @@ use std::{io, path::Path};
 
 use self::tree::Tree;
 pub use self::{
-    full::{Changed, FullHome},
+    full::{Changed, FullHome, Image},
     random::Random,
 };
 use crate::lab::{Cmd, LabError, Machine};

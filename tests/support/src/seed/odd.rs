@@ -124,16 +124,16 @@ pub(super) fn shapes(tree: &mut Tree<'_>, random: &mut Random) -> io::Result<()>
     Ok(())
 }
 
-const CAP_NET_RAW: u32 = 13;
+pub(super) const CAP_NET_RAW: u32 = 13;
 
 /// Builds the value of `security.capability`, version 2 of `struct vfs_cap_data`: permitted and effective.
-fn capability(permitted: u32) -> Vec<u8> {
+pub(super) fn capability(permitted: u32) -> Vec<u8> {
     const REVISION_2_EFFECTIVE: u32 = 0x0200_0001;
     [REVISION_2_EFFECTIVE, permitted, 0, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
 /// Builds the value of a POSIX ACL attribute (`linux/posix_acl_xattr.h`): owner, users, group, mask, others.
-fn acl(owner: u16, users: &[(u32, u16)], group: u16, mask: u16, others: u16) -> Vec<u8> {
+pub(super) fn acl(owner: u16, users: &[(u32, u16)], group: u16, mask: u16, others: u16) -> Vec<u8> {
     const VERSION: u32 = 2;
     const NOBODY: u32 = u32::MAX;
     let mut entries = vec![(0x01, owner, NOBODY)];

@@ -2,54 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use clap::ValueEnum;
-
-use super::{measure::Run, tool::Tool};
-
-/// What is asked of a tool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum Case {
-    /// The target is empty.
-    First,
-    /// Both are the same.
-    NoChange,
-    /// A day's work on one file in a hundred.
-    Changed,
-    /// One block in a hundred of a large image was written, here and there.
-    Image,
-    /// The directory that holds everything has another name.
-    Renamed,
-}
-
-impl Case {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::First, Self::NoChange, Self::Changed, Self::Image, Self::Renamed];
-
-    /// Returns its name in tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::First => "first sync",
-            Self::NoChange => "no change",
-            Self::Changed => "1 % changed",
-            Self::Image => "image, 1 % of blocks",
-            Self::Renamed => "all renamed",
-        }
-    }
-
-    /// Returns the part of rsync's time that is the goal.
-    pub fn goal(self) -> f64 {
-        match self {
-            Self::First => 0.5,
-            Self::NoChange => 0.1,
-            Self::Changed => 0.125,
-            Self::Image => 0.05,
-            Self::Renamed => 1.0 / 30.0,
-        }
-    }
-}
-
-/// The most that each process of ours may have in memory.
-pub const MEMORY_GOAL: u64 = 150_000_000;
+use super::{case::Case, measure::Run, tool::Tool};
 
 /// All runs.
 #[derive(Debug, Default)]
@@ -66,15 +19,25 @@ impl Figures {
         self.0.get(&(case, tool)).map_or(&[], Vec::as_slice)
     }
 
-    /// Returns the median of what `of` says about each run.
-    pub fn median(&self, case: Case, tool: Tool, of: impl Fn(&Run) -> f64) -> Option<f64> {
-        median(self.runs(case, tool).iter().map(of).collect())
+    /// Returns the tools that were asked for a case, ours first.
+    pub fn tools(&self, case: Case) -> impl Iterator<Item = Tool> {
+        self.0.keys().filter(move |(at, _)| *at == case).map(|(_, tool)| *tool)
     }
 
-    /// Returns the median of the ratios of neighbouring runs: ours to rsync's.
-    pub fn ratio(&self, case: Case, of: impl Fn(&Run) -> f64) -> Option<f64> {
-        let pairs = self.runs(case, Tool::PcSwitcher).iter().zip(self.runs(case, Tool::Rsync));
-        median(pairs.map(|(ours, theirs)| of(ours) / of(theirs)).collect())
+    /// Returns the median of what `of` says about each run.
+    pub fn median(&self, case: Case, tool: Tool, of: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
+        median(self.runs(case, tool).iter().filter_map(of).collect())
+    }
+
+    /// Returns the median of the ratios of neighbouring runs: ours to the peer's.
+    pub fn ratio(&self, case: Case, peer: Tool, of: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
+        let pairs = self.runs(case, Tool::PcSwitcher).iter().zip(self.runs(case, peer));
+        median(
+            pairs
+                .filter_map(|(ours, theirs)| Some(of(ours)? / of(theirs)?))
+                .filter(|it| it.is_finite())
+                .collect(),
+        )
     }
 }
 
@@ -97,5 +60,31 @@ mod tests {
         assert_eq!(median(vec![]), None);
         assert_eq!(median(vec![3.0, 1.0, 9.0]), Some(3.0));
         assert_eq!(median(vec![4.0, 1.0, 2.0, 9.0]), Some(3.0));
+    }
+
+    #[test]
+    fn a_ratio_is_of_neighbours_and_not_of_medians() {
+        let mut figures = Figures::default();
+        // The host was busy during the second pair.
+        for (ours, theirs) in [(1, 2), (90, 100), (1, 4)] {
+            figures.add(Case::NoChange, Tool::PcSwitcher, Run::of_seconds(ours));
+            figures.add(Case::NoChange, Tool::Rsync, Run::of_seconds(theirs));
+        }
+        assert_eq!(figures.ratio(Case::NoChange, Tool::Rsync, Run::wall), Some(0.5));
+        assert_eq!(figures.median(Case::NoChange, Tool::Rsync, Run::wall), Some(4.0));
+        assert_eq!(figures.ratio(Case::NoChange, Tool::Send, Run::wall), None);
+        assert_eq!(figures.tools(Case::NoChange).collect::<Vec<_>>(), [Tool::PcSwitcher, Tool::Rsync]);
+    }
+
+    #[test]
+    fn what_a_run_does_not_know_is_in_no_median() {
+        let mut figures = Figures::default();
+        figures.add(Case::Changed, Tool::PcSwitcher, Run { wire_bytes: 110, ..Run::of_seconds(1) });
+        figures.add(
+            Case::Changed,
+            Tool::PcSwitcher,
+            Run { wire_bytes: 110, changed_bytes: Some(100), ..Run::of_seconds(1) },
+        );
+        assert_eq!(figures.median(Case::Changed, Tool::PcSwitcher, Run::wire_share), Some(1.1));
     }
 }

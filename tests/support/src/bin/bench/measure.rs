@@ -16,7 +16,7 @@ const LOOK: Duration = Duration::from_millis(25);
 const SETTLE: Duration = Duration::from_millis(300);
 
 /// What one run took.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Run {
     /// From start to end of what was typed.
     pub wall: Duration,
@@ -26,12 +26,44 @@ pub struct Run {
     pub wire_bytes: u64,
     /// The peak of each of the tool's processes, by machine and command.
     pub memory: BTreeMap<String, u64>,
+    /// What really changed, in blocks of 4 KiB, where the generator knows.
+    pub changed_bytes: Option<u64>,
 }
 
 impl Run {
+    /// Returns the time in seconds.
+    pub fn wall(&self) -> Option<f64> {
+        Some(self.wall.as_secs_f64())
+    }
+
+    /// Returns the processor time in seconds.
+    pub fn cpu(&self) -> Option<f64> {
+        Some(self.cpu.as_secs_f64())
+    }
+
+    /// Returns the peak of the largest process in bytes, if one was seen.
+    pub fn memory(&self) -> Option<f64> {
+        self.memory.values().copied().max().map(|bytes| bytes as f64)
+    }
+
+    /// Returns the bytes on the wire.
+    pub fn wire(&self) -> Option<f64> {
+        Some(self.wire_bytes as f64)
+    }
+
+    /// Returns the bytes on the wire in parts of those that changed.
+    pub fn wire_share(&self) -> Option<f64> {
+        self.changed_bytes.filter(|&bytes| bytes > 0).map(|bytes| self.wire_bytes as f64 / bytes as f64)
+    }
+
     /// Returns the peak of the largest process.
     pub fn peak_bytes(&self) -> u64 {
         self.memory.values().copied().max().unwrap_or(0)
+    }
+
+    #[cfg(test)]
+    pub fn of_seconds(seconds: u64) -> Self {
+        Self { wall: Duration::from_secs(seconds), ..Self::default() }
     }
 }
 
@@ -82,16 +114,18 @@ pub fn run(lab: &Lab, cmd: &Cmd, program: &str) -> Outcome<Run> {
         cpu: after.cpu.saturating_sub(before.cpu),
         wire_bytes: after.wire_bytes - before.wire_bytes,
         memory,
+        changed_bytes: None,
     })
 }
 
 /// Both machines' processor time, and the cable as the laptop sees it.
-fn usage(lab: &Lab) -> Outcome<Usage> {
+pub fn usage(lab: &Lab) -> Outcome<Usage> {
     let (laptop, desk) = (lab.laptop().usage()?, lab.desk().usage()?);
     Ok(Usage { cpu: laptop.cpu + desk.cpu, wire_bytes: laptop.wire_bytes })
 }
 
-fn look(lab: &Lab, program: &str, memory: &mut BTreeMap<String, u64>) {
+/// Notes the peak of each process of the program, on both machines.
+pub fn look(lab: &Lab, program: &str, memory: &mut BTreeMap<String, u64>) {
     for machine in [lab.laptop(), lab.desk()] {
         for process in machine.memory().into_iter().filter(|process| process.program.starts_with(program)) {
             // The path that a program was pushed to holds a random word.

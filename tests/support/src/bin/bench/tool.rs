@@ -1,59 +1,148 @@
-//! The two tools, as a person would call them.
+//! The tools, as a person would call them.
 
+use clap::ValueEnum;
 use pc_switcher_testkit::lab::Cmd;
 
-use super::{LIMIT, figures::Case};
+use super::{LIMIT, case::Case};
 
 /// Where rsync copies to.
 pub const COPY: &str = "/srv/copy";
+/// Where `btrfs send` takes its snapshots, and where `btrfs receive` puts them.
+pub const SEND: &str = "/srv/send";
+pub const RECEIVE: &str = "/srv/receive";
+/// Where Unison copies to.
+pub const UNISON: &str = "/srv/unison";
 
-/// What pc-switcher leaves alone in this home, so that both have the same work.
+/// What pc-switcher leaves alone in these homes, so that all have the same work.
 const EXCLUDES: [&str; 3] = ["--exclude=.ssh", "--exclude=.local/state/pc-switcher", "--exclude=.cache"];
 
+/// How a copy is compared with the home.
+const STRICT: [&str; 5] = ["-aHAXS", "--delete", "-n", "-i", "--omit-dir-times"];
+/// How that of Unison is: it keeps no links' owners and times, and the pipe stays out of it.
+const LOOSE: [&str; 7] =
+    ["-rlpt", "--delete", "-n", "-i", "--omit-dir-times", "--omit-link-times", "--exclude=special"];
+
 /// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Tool {
+    #[value(skip)]
     PcSwitcher,
+    /// rsync -aHAXS --delete, for the image --inplace --no-whole-file
     Rsync,
+    /// btrfs send | ssh btrfs receive
+    Send,
+    /// Unison in batch mode
+    Unison,
+    #[value(skip)]
+    OwnWalk,
 }
 
 impl Tool {
-    /// Returns what alice types on the laptop.
-    pub fn command(self, case: Case) -> Cmd {
-        let cmd = match (self, case) {
-            (Self::PcSwitcher, Case::First) => {
-                Cmd::new("pc-switcher").args(["sync", "desk", "--allow-first-sync"])
-            }
-            (Self::PcSwitcher, _) => Cmd::new("pc-switcher").args(["sync", "desk"]),
-            // What somebody who knows would take for an image.
-            (Self::Rsync, Case::Image) => rsync(&["--delete", "--inplace"], COPY),
-            (Self::Rsync, _) => rsync(&["--delete"], COPY),
-        };
-        cmd.as_alice().timeout(LIMIT)
+    /// Returns its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PcSwitcher => "pc-switcher",
+            Self::Rsync => "rsync",
+            Self::Send => "btrfs send",
+            Self::Unison => "unison",
+            Self::OwnWalk => "own walk",
+        }
     }
 
     /// Returns the start of the name of the program whose memory counts.
     pub fn program(self) -> &'static str {
         match self {
-            Self::PcSwitcher => "pc-switcher",
+            Self::PcSwitcher | Self::OwnWalk => "pc-switcher",
             Self::Rsync => "rsync",
+            Self::Send => "btrfs",
+            Self::Unison => "unison",
         }
     }
 
-    /// Returns the command that prints what differs between the home and this tool's copy of it, directory times apart:
-    /// what a machine writes into its own directories moves them.
-    pub fn check(self) -> Cmd {
-        let copy = if self == Self::PcSwitcher { "/home" } else { COPY };
-        rsync(&["--delete", "-n", "-i", "--omit-dir-times"], copy).as_alice().timeout(LIMIT)
+    /// Returns what alice types on the laptop.
+    pub fn command(self, case: Case) -> Cmd {
+        let cmd = match self {
+            Self::PcSwitcher | Self::OwnWalk => own(case),
+            // What somebody who knows would take for an image; with holes looked for it would write the whole file.
+            Self::Rsync if case == Case::Image => {
+                rsync(&["-aHAX", "--delete", "--inplace", "--no-whole-file"], COPY)
+            }
+            Self::Rsync => rsync(&["-aHAXS", "--delete"], COPY),
+            Self::Send => Cmd::script(&send()),
+            Self::Unison => Cmd::script(UNISON_SCRIPT).args(["bash", UNISON]),
+        };
+        cmd.as_alice().timeout(LIMIT)
     }
+
+    /// Returns the command that prints what differs between the home and this tool's copy of it, directory times apart:
+    /// what a machine writes into its own directories moves them. Unison is held to less, as it keeps less.
+    pub fn check(self) -> Cmd {
+        let cmd = match self {
+            Self::PcSwitcher | Self::OwnWalk => rsync(&STRICT, "/home"),
+            Self::Rsync => rsync(&STRICT, COPY),
+            Self::Send => rsync(&STRICT, &format!("{RECEIVE}/last")),
+            Self::Unison => rsync(&LOOSE, UNISON),
+        };
+        cmd.as_alice().timeout(LIMIT)
+    }
+}
+
+fn own(case: Case) -> Cmd {
+    let gate = matches!(case, Case::First | Case::Fallback).then_some("--allow-first-sync");
+    // One in a thousand of a million files is deleted.
+    Cmd::new("pc-switcher").args(["sync", "desk", "--allow-mass-deletion"]).args(gate)
 }
 
 /// Root here and there, for owners and attributes; the connection is alice's own.
 fn rsync(options: &[&str], copy: &str) -> Cmd {
     Cmd::new("sudo")
-        .args(["rsync", "-aHAXS", "--numeric-ids", "-e", "sudo -u alice ssh", "--rsync-path=sudo rsync"])
+        .args(["rsync", "--numeric-ids", "-e", "sudo -u alice ssh", "--rsync-path=sudo rsync"])
         .args(options.iter().copied())
         .args(EXCLUDES)
         .arg("/home/")
         .arg(format!("desk:{copy}/"))
+}
+
+/// A snapshot, its difference to the one before it if there is one, and a name for what came last.
+fn send() -> String {
+    format!(
+        "set -o pipefail; last=$(ls {SEND} | sort -n | tail -n 1); next=$((last + 1)); \
+         sudo btrfs subvolume snapshot -r /home {SEND}/$next >/dev/null; \
+         sudo btrfs send -q ${{last:+-p {SEND}/$last}} {SEND}/$next | \
+         ssh desk \"sudo btrfs receive -q {RECEIVE} && sudo ln -sfn $next {RECEIVE}/last\""
+    )
+}
+
+/// Root here and there by way of a script that calls alice's ssh. Its archives lie beside the homes. It ends with 1 if it
+/// skipped something; the check afterwards says whether that matters.
+const UNISON_SCRIPT: &str = "sudo env UNISON=/var/tmp/unison unison /home \"ssh://desk/$1\" \
+     -sshcmd /usr/local/bin/ssh-of-alice -servercmd 'sudo env UNISON=/var/tmp/unison unison' \
+     -batch -auto -force /home -confirmbigdel=false -times -owner -group -numericids -perms -1 \
+     -ignore 'Name {.ssh,.cache}' -ignore 'Path alice/.local/state/pc-switcher' -ignore 'Path alice/special' \
+     >/tmp/unison.log 2>&1 || [ $? = 1 ] || { tail -n 20 /tmp/unison.log >&2; exit 1; }";
+
+/// The script of that name.
+pub const SSH_OF_ALICE: &str = "#!/bin/sh\nexec sudo -u alice ssh \"$@\"\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(tool: Tool, case: Case) -> String {
+        format!("{:?}", tool.command(case))
+    }
+
+    #[test]
+    fn an_image_is_written_in_place_and_its_holes_are_not_looked_for() {
+        assert!(line(Tool::Rsync, Case::Changed).contains("\"-aHAXS\", \"--delete\""));
+        let image = line(Tool::Rsync, Case::Image);
+        assert!(image.contains("\"-aHAX\", \"--delete\", \"--inplace\", \"--no-whole-file\""), "{image}");
+    }
+
+    #[test]
+    fn only_a_sync_without_a_past_is_allowed_to_be_a_first_one() {
+        let allowed = |case: &Case| line(Tool::PcSwitcher, *case).contains("--allow-first-sync");
+        let cases: Vec<Case> = Case::ALL.into_iter().filter(allowed).collect();
+        assert_eq!(cases, [Case::First, Case::Fallback]);
+    }
 }
