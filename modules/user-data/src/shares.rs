@@ -54,7 +54,10 @@ pub async fn arrange(
     let ask = async {
         let shares = source.shares(request, &asked).await?;
         let dirs = dirs_of(&shares);
-        let there = moving::list(&target, part, theirs, &dirs).await?;
+        let there = match dirs.is_empty() {
+            true => Vec::new(),
+            false => moving::list(&target, part, theirs, &dirs).await?,
+        };
         Ok::<_, pc_switcher_contract::ExecError>((shares, there))
     };
     let (shares, there) = tokio::select! {
