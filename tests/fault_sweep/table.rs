@@ -49,6 +49,7 @@ module:user-data      diagnose       desk     *       1!    130^   4!    pre    
 compare               unchanged      desk     *       1!    130^   4!    pre       pre       old
 compare               changed        *        *       1!    130^   4!    pre       pre       old
 compare               moved          laptop   *       1!    130^   4!    pre       pre       old
+compare               shares         laptop   *       1!    130^   4!    pre       pre       old
 compare               walk           *        *       1!    130^   4!    pre       pre       old
 compare               digest         *        *       1!    130^   4!    pre       pre       old
 compare               facts          *        *       1!    130^   4!    pre       pre       old

@@ -357,17 +357,18 @@ impl Agent {
         base: BytePath,
         wants: &[ReadWant],
     ) -> Result<HashMap<u32, u64>, ExecError> {
-        let mut call = self.link.open(encode(&Request::Delta { root, base })).await?;
+        let call = self.link.open(encode(&Request::Delta { root, base })).await?;
+        let (mut asking, mut told) = (Wants { sink: call.sink }, call.stream);
         let send = async {
             for batch in wants.chunks(500) {
-                call.sink.send(encode(&batch.to_vec())).await?;
+                asking.send(batch).await?;
             }
-            call.sink.finish().await
+            asking.finish().await
         };
         let receive = async {
             let mut found = HashMap::new();
             loop {
-                match call.stream.next().await? {
+                match told.next().await? {
                     Reply::Item(body) => {
                         let told: Vec<(u32, Option<u64>)> = decode(&body).map_err(|why| self.broken(why))?;
                         found.extend(told.into_iter().filter_map(|(content, bytes)| Some((content, bytes?))));

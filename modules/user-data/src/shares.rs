@@ -55,7 +55,10 @@ pub async fn arrange(
     let ask = async {
         let shares = source.shares(request, &asked).await?;
         let paths = paths_of(&shares);
-        let there = moving::look(&target, part, theirs, &paths).await?;
+        let there = match paths.is_empty() {
+            true => Vec::new(),
+            false => moving::look(&target, part, theirs, &paths).await?,
+        };
         Ok::<_, pc_switcher_contract::ExecError>((shares, paths.into_iter().zip(there)))
     };
     let (shares, there) = tokio::select! {

@@ -8,17 +8,19 @@ use crate::proto::{Blocks, ReadWant, Request, Shares, SharesRequest, decode, enc
 impl Agent {
     /// Returns what files share with one another and with files of an older snapshot; those that share nothing are left out.
     pub async fn shares(&self, request: SharesRequest, wants: &[ReadWant]) -> Result<Vec<Shares>, ExecError> {
-        let mut call = self.link.open(encode(&Request::Shares(request))).await?;
+        let call = self.link.open(encode(&Request::Shares(request))).await?;
+        let mut told = call.stream;
+        let mut asking = Wants { sink: call.sink };
         let send = async {
             for batch in wants.chunks(500) {
-                call.sink.send(encode(&batch.to_vec())).await?;
+                asking.send(batch).await?;
             }
-            call.sink.finish().await
+            asking.finish().await
         };
         let receive = async {
             let mut found: Vec<Shares> = Vec::new();
             loop {
-                match call.stream.next().await? {
+                match told.next().await? {
                     Reply::Item(body) => {
                         found.extend(decode::<Vec<Shares>>(&body).map_err(|why| self.broken(why))?);
                     }

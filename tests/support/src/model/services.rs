@@ -246,6 +246,8 @@ impl Services for ModelServices {
             // What is not known is looked at.
             Request::Unchanged { .. } | Request::Changed(_) | Request::Moved(_) => encode(&false),
             Request::Writers(_) => encode(&Vec::<Writer>::new()),
+            Request::Gains(_) => encode(&()),
+            Request::Settle(..) => encode(&true),
             Request::HistoryList(_)
             | Request::Exec(_)
             | Request::PutFile(_)
@@ -260,10 +262,8 @@ impl Services for ModelServices {
             | Request::Restore(_)
             | Request::Versions(_)
             | Request::Diff(_)
-            | Request::Gains(_)
             | Request::Undo(_)
-            | Request::Rollback(_)
-            | Request::Settle(..) => {
+            | Request::Rollback(_) => {
                 return Err(AgentError::failed(format!("`{}` is not modelled", request.name())));
             }
         })
