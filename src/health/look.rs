@@ -128,8 +128,11 @@ async fn space(place: &Place<'_>) -> State {
 /// Each failed unit by itself.
 async fn units(place: &Place<'_>) -> Vec<Checked> {
     let list = Cmd::new("systemctl").args(["list-units", "--failed", "--plain", "--no-legend"]);
-    let Some(output) = run(place, list).await.filter(Output::ok) else { return Vec::new() };
-    failed(&output.stdout_text())
+    let (state, failed) = match run(place, list).await.filter(Output::ok) {
+        Some(output) => (State::Green, failed(&output.stdout_text())),
+        None => (State::Absent, Vec::new()),
+    };
+    std::iter::once(Checked::required("units", state)).chain(failed).collect()
 }
 
 fn failed(list: &str) -> Vec<Checked> {

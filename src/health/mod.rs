@@ -66,6 +66,14 @@ impl fmt::Display for Finding {
 
 /// Returns what broke between two looks.
 pub fn broken(before: &[Checked], after: &[Checked]) -> Vec<Finding> {
+    let gone = before
+        .iter()
+        .filter(|checked| checked.state == State::Green && !after.iter().any(|now| now.name == checked.name));
+    let gone = gone.map(|checked| Finding {
+        name: checked.name.clone(),
+        weight: checked.weight,
+        why: "the check is gone".into(),
+    });
     let then = |name: &str| before.iter().find(|checked| checked.name == name).map(|checked| &checked.state);
     let finding = |checked: &Checked| {
         let why = match (then(&checked.name), &checked.state) {
@@ -77,7 +85,18 @@ pub fn broken(before: &[Checked], after: &[Checked]) -> Vec<Finding> {
         };
         Some(Finding { name: checked.name.clone(), weight: checked.weight, why })
     };
-    after.iter().filter_map(finding).collect()
+    after.iter().filter_map(finding).chain(gone).collect()
+}
+
+/// Returns what is red, whoever did it.
+pub fn red(checked: &[Checked]) -> Vec<Finding> {
+    let finding = |checked: &Checked| match &checked.state {
+        State::Red(why) => {
+            Some(Finding { name: checked.name.clone(), weight: checked.weight, why: why.clone() })
+        }
+        State::Green | State::Absent => None,
+    };
+    checked.iter().filter_map(finding).collect()
 }
 
 #[cfg(test)]
@@ -96,6 +115,9 @@ mod tests {
         let said: Vec<String> = broken(&before, &after).iter().map(ToString::to_string).collect();
         assert_eq!(said, ["a: new", "d: it cannot be looked at any more"]);
         assert_eq!(broken(&before, &before), []);
+        let said: Vec<String> = broken(&before, &after[1..]).iter().map(ToString::to_string).collect();
+        assert_eq!(said, ["d: it cannot be looked at any more", "a: the check is gone"]);
+        assert_eq!(super::red(&before).iter().map(ToString::to_string).collect::<Vec<_>>(), ["b: old"]);
         let unit = Checked::required("unit web.service", red("it failed"));
         assert_eq!(broken(&before, std::slice::from_ref(&unit)).len(), 1, "what was not there before is new");
         assert_eq!(broken(std::slice::from_ref(&unit), std::slice::from_ref(&unit)), []);

@@ -35,11 +35,11 @@ pub(super) fn find(dir: &Path) -> io::Result<Vec<Script>> {
         paths.sort();
         let of_dir = dir.ancestors().take(2).find_map(others_write);
         for path in paths {
-            let seen = fs::metadata(&path)?;
-            if !seen.is_file() || seen.permissions().mode() & 0o111 == 0 {
-                continue;
-            }
-            let refused = of_dir.clone().or_else(|| others_write(&path));
+            let refused = match fs::metadata(&path) {
+                Err(error) => Some(format!("not run: `{}`: {error}", path.display())),
+                Ok(seen) if !seen.is_file() || seen.permissions().mode() & 0o111 == 0 => continue,
+                Ok(_) => of_dir.clone().or_else(|| others_write(&path)),
+            };
             found.push(Script { path, weight, refused });
         }
     }

@@ -234,7 +234,9 @@ impl Engine {
             let ctx = prepared.context(&self.deps, module.as_ref(), &gates, &self.watch.cancel);
             let mut judged = self.watch.drive(module.validate(&ctx)).await;
             let is_short = |error: &ModuleError| error.kind == ErrorKind::DiskSpace;
-            if !self.session.dry_run && judged.as_ref().is_err_and(is_short) {
+            // For a sync that is refused anyway nothing goes.
+            let may_begin = self.problems.is_empty() && first.is_none() && !self.session.dry_run;
+            if may_begin && judged.as_ref().is_err_and(is_short) {
                 judged = match self.make_room(plan, &prepared, &gates).await {
                     Ok(true) => self.watch.drive(module.validate(&ctx)).await,
                     Ok(false) => judged,

@@ -10,6 +10,7 @@ fn a_directory_that_is_left_alone_stays_though_somebody_works_in_it() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
     root(desk, QUIET);
+    configure(laptop, "[user-data]\nnested = \"skip\"\n");
     alice(laptop, "mkdir -p vm/n1 vm/n2; echo x >vm/n1/f; echo y >vm/n2/f");
     first_sync(&lab);
     root(laptop, "mv /home/alice/vm /home/alice/vm.old; btrfs subvolume create /home/alice/vm");

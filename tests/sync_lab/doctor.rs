@@ -46,7 +46,7 @@ fn what_a_doctor_finds_is_mended_by_what_it_says() {
     root(desk, "btrfs quota enable /; echo 'UUID=1 / btrfs rw,subvolid=256,subvol=/@ 0 0' >>/etc/fstab");
     root(desk, "echo MaxSessions 1 >/etc/ssh/sshd_config.d/a-few.conf; rm /home/alice/.ssh/known_hosts");
     root(desk, "btrfs subvolume create /home/alice/images; chown alice: /home/alice/images");
-    configure(desk, "[user-data]\nexclude = [\"*.iso\"]\n");
+    configure(desk, "[user-data]\nexclude = [\"*.iso\"]\nnested = \"skip\"\n");
     let all = ["desk fstab", "desk layout", "desk quotas", "desk sshd", "desk config", "desk way-back"];
     assert_eq!(found(laptop, &["desk"]), all);
     let said = doctor(laptop, &["desk"]).ends_with(3);

@@ -56,7 +56,7 @@ fn own_checks_count_if_only_root_can_write_them_and_without_a_set_nothing_is_run
     // It was broken before, so it is nobody's fault now.
     guard(laptop, &["--", "true"]).ends_with(0);
     root(laptop, "rm /etc/broken; chmod 777 /etc/pc-switcher/health/required.d/mine");
-    guard(laptop, &["--", "true"]).ends_with(0);
+    guard(laptop, &["--", "true"]).ends_with(0).says(&["red already", "must be root's"]);
     guard(laptop, &["--subvol", "@nix", "--", "touch", "/home/alice/ran"])
         .ends_with(2)
         .says(&["no set holds `@nix`"]);

@@ -65,6 +65,7 @@ fn what_stays_because_it_holds_a_key_does_not_come_back_over_the_other_machines_
 fn what_was_left_alone_is_not_deleted_when_the_reason_is_gone() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
+    configure(laptop, "[user-data]\nnested = \"skip\"\n");
     alice(laptop, "btrfs -q subvolume create vms");
     alice(desk, "mkdir vms; echo mine >vms/disk");
     first_sync(&lab);

@@ -12,7 +12,7 @@ use pc_switcher_contract::{
 
 use crate::config::BtrfsSnapshotsConfig;
 use crate::prune::{self, Pruned};
-use crate::thin;
+use crate::thin::{self, If};
 
 /// How long a set may still take after a stop: less than a run waits for its modules, so that the other set can go.
 const AFTER_STOP: Duration = Duration::from_secs(5);
@@ -154,7 +154,8 @@ impl BtrfsSnapshots {
     async fn thin(&self, ctx: &ModuleContext, role: Role, wanted: Threshold) -> Result<bool, ModuleError> {
         let (agent, hostname) = (Agent::new(ctx.agent(role)), ctx.hostname(role));
         let bytes = |size| wanted.bytes_of(size);
-        let thinned = thin::thin(&agent, &self.config, (ctx.clock)(), bytes, &ctx.cancel).await?;
+        let wish = (bytes, If::Enough);
+        let thinned = thin::thin(&agent, &self.config, (ctx.clock)(), wish, &ctx.cancel).await?;
         let Pruned { removed, left } = &thinned.pruned;
         let log = |level, text: String| ctx.reporter.log(level, hostname, text);
         for id in removed {

@@ -32,6 +32,15 @@ pub struct Thinned {
     pub is_clearing: bool,
 }
 
+/// When sessions go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum If {
+    /// Whatever comes of it.
+    Wanted,
+    /// If what each of them holds by itself is enough: nothing goes in vain.
+    Enough,
+}
+
 /// Removes sessions until `wanted` bytes of a disk of so many are available. The agent must hold the machine's lock.
 ///
 /// # Errors
@@ -40,7 +49,7 @@ pub async fn thin(
     agent: &Agent,
     config: &BtrfsSnapshotsConfig,
     now: Timestamp,
-    wanted: impl Fn(u64) -> u64,
+    (wanted, only): (impl Fn(u64) -> u64, If),
     cancel: &CancellationToken,
 ) -> Result<Thinned, ExecError> {
     let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
@@ -50,13 +59,17 @@ pub async fn thin(
         let space = agent.space(vec![snapshot_dir.clone()]).await?;
         let Some(space) = space.first() else { return Ok(thinned) };
         thinned.available_bytes = space.available_bytes;
-        thinned.is_enough = space.available_bytes >= wanted(space.size_bytes);
+        let missing = wanted(space.size_bytes).saturating_sub(space.available_bytes);
+        thinned.is_enough = missing == 0;
         if thinned.is_enough || thinned.is_clearing || cancel.is_cancelled() {
             return Ok(thinned);
         }
         let judged = prune::look(agent, config, now).await?;
         let to_spare = prune::look(agent, &least, now).await?;
         let gains = agent.gains(snapshot_dir.clone()).await?;
+        if only == If::Enough && tried.is_empty() && held(&to_spare.verdicts, &gains) < missing {
+            return Ok(thinned);
+        }
         let next = next(&judged.verdicts, &to_spare.verdicts, &gains, &tried);
         let Some(session) = next else { return Ok(thinned) };
         let of_it: Vec<Verdict> =
@@ -67,6 +80,13 @@ pub async fn thin(
         thinned.pruned.left.extend(left);
         thinned.is_clearing = !agent.settle(snapshot_dir.clone(), CLEARING).await?;
     }
+}
+
+/// Returns what the sessions that may go hold, each by itself: at least so much comes free.
+fn held(to_spare: &[Verdict], gains: &[Gain]) -> u64 {
+    let may_go =
+        |gain: &&Gain| to_spare.iter().any(|verdict| verdict.id.session == gain.session && !verdict.stays);
+    gains.iter().filter(may_go).map(|gain| gain.data_bytes).sum()
 }
 
 /// Returns the session that goes next: one that no rule keeps before others, then the one that holds the most, then the oldest.
@@ -119,5 +139,8 @@ mod tests {
         let gains = [(2, 10), (3, 30), (4, 10), (5, 900)];
         assert_eq!(order(&judged, &to_spare, &gains), ["1", "3", "2", "4"]);
         assert_eq!(order(&judged, &[kept(1), kept(2)], &gains), [""; 0]);
+        let gain = |n: u32, data_bytes| Gain { session: format!("{n:08x}").parse().unwrap(), data_bytes };
+        let gains = [gain(2, 10), gain(3, 30), gain(5, 900)];
+        assert_eq!(held(&to_spare, &gains), 40, "what stays does not count");
     }
 }

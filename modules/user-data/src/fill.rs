@@ -103,7 +103,7 @@ impl UserData {
                     done.add(self.bring(ctx, vec![load]).await?);
                     let order = NestedOrder::Remove { root: root.clone(), uuid };
                     match Agent::new(&ctx.target.agent).nested(order).await? {
-                        true => (LogLevel::Info, "is removed: its pre-sync snapshot keeps it"),
+                        true => (LogLevel::Info, "is removed: its pre-sync snapshot keeps what was in it"),
                         false => (LogLevel::Warning, "stays: it holds something that is not mirrored"),
                     }
                 }
@@ -115,19 +115,17 @@ impl UserData {
         Ok(())
     }
 
-    /// Makes nested subvolumes that the target does not have, outer ones first, and fills each. `moved` are the uuids of those
-    /// that came there with a directory.
+    /// Makes nested subvolumes that the target does not have, outer ones first, and fills each.
     pub(crate) async fn fill(
         &self,
         ctx: &ModuleContext,
         new: Vec<PartPair>,
-        moved: &[String],
         done: &mut Done,
     ) -> Result<(), ModuleError> {
         let content = self.config.compare == Compare::Content;
         for part in new {
             ctx.reporter.stage("stage");
-            let part = match self.made(ctx, part, moved).await? {
+            let part = match self.made(ctx, part).await? {
                 Ok(part) => part,
                 Err(text) => {
                     ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, text);
@@ -150,25 +148,22 @@ impl UserData {
         &self,
         ctx: &ModuleContext,
         part: PartPair,
-        moved: &[String],
     ) -> Result<Result<PartPair, String>, ModuleError> {
         let (root, target) = (&part.root, Agent::new(&ctx.target.agent));
         let waits =
             |why: &str| Ok(Err(format!("the nested subvolume `{root}` waits for the next sync: {why}")));
         let look = || self.layout(ctx, Role::Target, std::slice::from_ref(root));
-        let mut now = look().await?;
-        if nested::end(&now, root).is_some_and(|end| end.standing == Standing::Missing) {
-            match target.nested(NestedOrder::Make(root.clone())).await {
-                Ok(true) => {}
-                Ok(false) => return waits("something stands there by now"),
-                Err(error) => return waits(&error.to_string()),
-            }
-            let text = format!("the nested subvolume `{root}` is made");
-            ctx.reporter.log(LogLevel::Info, &ctx.target.hostname, text);
-            now = look().await?;
-        } else if !nested::end(&now, root).is_some_and(|end| moved.contains(&end.subvolume_uuid)) {
+        if !nested::end(&look().await?, root).is_some_and(|end| end.standing == Standing::Missing) {
             return waits("something stands there by now");
         }
+        match target.nested(NestedOrder::Make(root.clone())).await {
+            Ok(true) => {}
+            Ok(false) => return waits("something stands there by now"),
+            Err(error) => return waits(&error.to_string()),
+        }
+        let text = format!("the nested subvolume `{root}` is made");
+        ctx.reporter.log(LogLevel::Info, &ctx.target.hostname, text);
+        let now = look().await?;
         match nested::end(&now, root) {
             Some(end) if matches!(end.standing, Standing::Nested | Standing::Directory) => {
                 Ok(Ok(PartPair { target: end.clone(), is_late: true, ..part }))

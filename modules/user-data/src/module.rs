@@ -1,6 +1,6 @@
 //! The module itself: validate, plan, execute, verify, in terms of the pure parts.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,6 @@ use pc_switcher_contract::{
     PlanItem, Problem, Role, SnapshotKind, human_bytes,
 };
 
-use crate::compare::Walk;
 use crate::config::{Compare, NestedPolicy, UserDataConfig};
 use crate::fill::{Done, load, record_of};
 use crate::guards::{self, Hosts};
@@ -28,7 +27,6 @@ use crate::rules::{rule_hash, rule_of_mount, rule_of_nested, rules_for};
 use crate::steps::Stats;
 use crate::survey::{Survey, survey};
 use crate::told::Heard;
-use crate::transfer::Load;
 use crate::written::Written;
 
 /// So many paths may change on the target during a sync before it counts as failed: the record of the pair names them.
@@ -413,19 +411,6 @@ fn leave_to_nested(parts: &mut [PartPair]) {
     }
 }
 
-/// Returns where a nested subvolume of the target stands when the parts around are committed: a directory that is moved takes it
-/// along.
-fn taken_to(root: &BytePath, parts: &[PartPair], surveys: &[Survey]) -> BytePath {
-    let stays = |part: &PartPair| ![Role::Source, Role::Target].into_iter().any(|role| part.is_missing(role));
-    let around = parts.iter().zip(surveys).filter(|(part, _)| stays(part) && root.is_within(&part.root));
-    match around.max_by_key(|(part, _)| part.root.as_bytes().len()) {
-        Some((part, survey)) => {
-            part.root.join(survey.moves.map(Walk::Target, &relative(root, &part.root)).as_bytes())
-        }
-        None => root.clone(),
-    }
-}
-
 /// Returns where a part lay at the last sync, on the machines that are source and target now.
 fn places_then<'a>(hosts: Hosts, pair: &'a PairRecord, part: &PartPair) -> Option<[&'a (String, String); 2]> {
     let root = part.root.to_string();
@@ -573,23 +558,14 @@ impl Module for UserData {
             ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, writer);
         }
         ctx.reporter.log(LogLevel::Info, &ctx.target.hostname, describe(stats));
-        let places: Vec<BytePath> = parts.iter().map(|part| taken_to(&part.root, &parts, &surveys)).collect();
-        let new: HashSet<BytePath> =
-            parts.iter().filter(|part| part.is_missing(Role::Target)).map(|part| part.root.clone()).collect();
-        let (mut loads, mut gone, mut taken) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut coming, mut moved) = (Vec::new(), Vec::new());
-        for ((part, survey), place) in parts.into_iter().zip(surveys).zip(places) {
+        let (mut loads, mut gone, mut coming) = (Vec::new(), Vec::new(), Vec::new());
+        for (part, survey) in parts.into_iter().zip(surveys) {
             if part.is_missing(Role::Target) {
                 coming.push(part);
                 continue;
             }
-            let is_moved = place != part.root;
             let load = load(ctx, part, survey)?;
             match load.part.is_missing(Role::Source) {
-                true if is_moved && new.contains(&place) => moved.push(load.part.target.subvolume_uuid),
-                true if is_moved => {
-                    taken.push(Load { part: PartPair { root: place, ..load.part }, ..load });
-                }
                 true => gone.push(load),
                 false => loads.push(load),
             }
@@ -597,8 +573,7 @@ impl Module for UserData {
         let mut done = Done::default();
         self.empty(ctx, gone, &mut done).await?;
         done.add(self.bring(ctx, loads).await?);
-        self.empty(ctx, taken, &mut done).await?;
-        self.fill(ctx, coming, &moved, &mut done).await?;
+        self.fill(ctx, coming, &mut done).await?;
         stats.bytes = stats.bytes.saturating_sub(done.same_bytes);
         let mut text = describe(stats);
         if done.conflicts > 0 {

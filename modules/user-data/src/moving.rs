@@ -68,7 +68,8 @@ async fn find(
     };
     let Some(theirs) = theirs else { return Ok(Moves::default()) };
     let (here, there) = tokio::try_join!(source.facts(), target.facts())?;
-    let bars = Bars::of(part, &pair, here.users.iter().chain(&there.users));
+    let nested = ctx.board.nested().unwrap_or_default();
+    let bars = Bars::of(part, &pair, here.users.iter().chain(&there.users), &nested);
     let mut known = judge.has_base.then(|| Known::new(judge.walks_base()));
     let base = roots.base.as_ref().and_then(|base| base.tree()).filter(|_| judge.walks_base());
     // What is wanted of most moves, at once.
@@ -152,7 +153,7 @@ fn say(ctx: &ModuleContext, part: &PartPair, moves: &Moves) {
 
 /// What must stay where it is.
 struct Bars {
-    /// Paths in which both machines differ since the last sync, and homes, with everything above them.
+    /// Paths in which both machines differ since the last sync, homes and nested subvolumes, with everything above them.
     above: HashSet<BytePath>,
     /// What was left alone by the last sync has no common past, and nothing below it has.
     alien: HashSet<BytePath>,
@@ -164,7 +165,12 @@ fn upwards(path: &BytePath) -> impl Iterator<Item = BytePath> {
 }
 
 impl Bars {
-    fn of<'a>(part: &PartPair, pair: &PairRecord, users: impl Iterator<Item = &'a UserFact>) -> Self {
+    fn of<'a>(
+        part: &PartPair,
+        pair: &PairRecord,
+        users: impl Iterator<Item = &'a UserFact>,
+        nested: &[BytePath],
+    ) -> Self {
         let inside = |path: &BytePath| {
             let inside = path.as_bytes().get(part.root.as_bytes().len()..).unwrap_or_default();
             BytePath::new(inside.strip_prefix(b"/").unwrap_or(inside))
@@ -172,7 +178,8 @@ impl Bars {
         let here = |path: &&BytePath| path.is_within(&part.root) && **path != part.root;
         let different = [&pair.unsettled, &pair.unsent, &pair.apart, &pair.alien];
         let homes: Vec<BytePath> = users.map(|user| user.home.clone()).collect();
-        let within = different.into_iter().flatten().chain(&homes).filter(here).map(inside);
+        // A directory takes the subvolumes in it along, and each of them is synced at its own path.
+        let within = different.into_iter().flatten().chain(&homes).chain(nested).filter(here).map(inside);
         Self::with(within, pair.alien.iter().filter(here).map(inside))
     }
 

@@ -22,7 +22,7 @@ pub struct PartPair {
     pub rules: RuleSet,
     /// Whether a nested subvolume begins there, on one machine at least.
     pub is_nested: bool,
-    /// Whether it came to its place on the target after the pre set: made by this run, or with a directory that was moved.
+    /// Whether it came to its place on the target after the pre set: this run made it.
     pub is_late: bool,
     /// Nested subvolumes directly in it that are removed from the target before it is committed, relative to the root.
     pub leaving: Vec<BytePath>,

@@ -24,15 +24,15 @@ pub struct Rough {
     pub old: Identity,
 }
 
-/// Turns large files that replace large files into ones of which blocks are sent. Of `changed` it is known that they have little
-/// in common with what they replace.
-pub fn arrange(steps: &mut Steps, changed: &HashSet<BytePath>, moves: &Moves) {
+/// Turns large files that replace large files into ones of which blocks are sent. Of `whole` they are not: it is known that they
+/// have little in common with what they replace, or somebody works on that.
+pub fn arrange(steps: &mut Steps, whole: &HashSet<BytePath>, moves: &Moves) {
     let mut olds: HashMap<u32, Identity> = HashMap::new();
     for op in &mut steps.ops {
         if let Op::Put { path, body, replaces: Some(old), .. } = op
             && let Body::File { content, size } = *body
             && size.min(old.size) >= LARGE
-            && !changed.contains(path)
+            && !whole.contains(path)
             && moves.stands(Walk::Target, path) == *path
         {
             *body = Body::Patched { content, size };

@@ -156,11 +156,13 @@ pub async fn survey(
     };
     let mut conflicts = conflicts(&found, &moves);
     let mut steps = steps(found, &holding, &dir_meta, &patches.bytes, first_content, &moves);
+    let changed_there: HashSet<BytePath> = conflicts.iter().map(|conflict| conflict.stands.clone()).collect();
     if !content {
-        let changed_there = conflicts.iter().map(|conflict| conflict.stands.clone()).collect();
         shares::arrange(ctx, part, roots, &changed_there, &mut steps).await?;
     }
-    rough::arrange(&mut steps, &patches.changed, &moves);
+    // Of what somebody works on there no clone is made: it would have to stand still until the end.
+    let whole = patches.changed.iter().cloned().chain(changed_there).collect();
+    rough::arrange(&mut steps, &whole, &moves);
     // Nothing is done there.
     conflicts.retain(|conflict| !steps.blocked.iter().any(|blocked| conflict.path.is_within(blocked)));
     let (source_entries, target_entries) = match common {

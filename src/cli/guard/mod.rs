@@ -90,6 +90,8 @@ struct Guarded {
     /// The set that is marked as good.
     good: Option<SetId>,
     rolled_back: Option<rollback::Done>,
+    /// Why it could not go back.
+    refused: Option<String>,
 }
 
 impl Guarded {
@@ -119,6 +121,13 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let before = with_machines(None, &context.env, async |contact| {
         before(args, &settings, &command, contact, place).await
     })?;
+    for finding in health::red(&before.health) {
+        writeln!(
+            context.err,
+            "warning: {}: red already, so it counts for nothing: {finding}",
+            before.hostname
+        )?;
+    }
     writeln!(context.err, "{}: set {} is taken; running `{command}`", before.hostname, before.set)?;
     let ended = child::run(&args.command, context.global.json)?;
     let yes = context.global.yes;
@@ -234,7 +243,7 @@ async fn after(
     let agent = Agent::new(&machine.agent);
     let now = look(&machine, &agent, settings, home).await;
     let broken = health::broken(&before.health, &now);
-    let mut guarded = Guarded { before, ended, broken, good: None, rolled_back: None };
+    let mut guarded = Guarded { before, ended, broken, good: None, rolled_back: None, refused: None };
     if guarded.is_well() {
         let id = take(&agent, settings, guarded.before.set.kind, format!("after `{command}`, all is well"))
             .await?;
@@ -260,13 +269,7 @@ async fn after(
         false => {
             let why =
                 format!("{} cannot go back: {}", guarded.before.hostname, done.look.problems.join("; "));
-            return Ok(Err(CliError::Refused {
-                message: format!("{}\n{why}", render::trouble(&guarded).join("\n")),
-                help: Some(format!(
-                    "the set {} is there; `pc-switcher rollback` tries again",
-                    guarded.before.set
-                )),
-            }));
+            guarded.refused = Some(why);
         }
     }
     Ok(Ok(guarded))

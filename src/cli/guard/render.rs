@@ -53,6 +53,7 @@ pub(super) fn json(guarded: &Guarded) -> Value {
         "broken": guarded.broken.iter().map(finding).collect::<Vec<_>>(),
         "good": guarded.good,
         "rolled_back": guarded.rolled_back.is_some(),
+        "refused": guarded.refused,
         "needs_restart": guarded.rolled_back.as_ref().map(|done| &done.look.in_use),
     })
 }
@@ -71,7 +72,7 @@ mod tests {
             subvolumes: Vec::new(),
             health: Vec::new(),
         };
-        Guarded { before, ended, broken, good: None, rolled_back: None }
+        Guarded { before, ended, broken, good: None, rolled_back: None, refused: None }
     }
 
     #[test]

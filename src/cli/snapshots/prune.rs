@@ -1,7 +1,7 @@
 //! `snapshots prune`: what happens after each sync, by hand.
 
 use pc_switcher_btrfs_snapshots::prune::{self, Judged, Pruned};
-use pc_switcher_btrfs_snapshots::thin::{self, Thinned};
+use pc_switcher_btrfs_snapshots::thin::{self, If, Thinned};
 use pc_switcher_contract::{ErrorKind, Hostname, ModuleError, Threshold, human_bytes};
 use serde_json::json;
 
@@ -46,7 +46,7 @@ pub fn run(args: &PruneArgs, context: &mut Context<'_>) -> Result<Exit, CliError
         let mut thinned = None;
         if let Some(free) = args.free {
             let wanted = |size| free.bytes_of(size);
-            let mut done = thin::thin(agent, &config, now, wanted, &contact.cancel).await?;
+            let mut done = thin::thin(agent, &config, now, (wanted, If::Wanted), &contact.cancel).await?;
             pruned.removed.append(&mut done.pruned.removed);
             pruned.left.append(&mut done.pruned.left);
             thinned = Some(done);

@@ -64,11 +64,6 @@ impl Force {
         }
     }
 
-    /// Whether nobody has to find out by waiting that somebody is gone.
-    pub fn ends_at_once(self) -> bool {
-        matches!(self, Self::FrontKilled | Self::SourceAgentKilled | Self::TargetAgentKilled)
-    }
-
     /// Returns how the front may end, beside a success of a sync that was over already.
     pub fn codes(self) -> &'static [i32] {
         match self {

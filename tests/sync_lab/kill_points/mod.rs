@@ -45,23 +45,14 @@ const COMMITTING: u64 = 8;
 
 #[test]
 fn whatever_is_killed_cut_or_put_to_sleep_leaves_each_path_old_or_new_and_the_next_sync_heals() {
-    // Unasked, each force once, then more of those that nobody has to wait for.
-    let points = match asked("KILL_POINTS") {
-        Some(count) => points(&FORCES, count, seed()),
-        None => points(&FORCES, 40, seed())
-            .into_iter()
-            .enumerate()
-            .filter(|(at, point)| *at < FORCES.len() || point.force.ends_at_once())
-            .map(|(_, point)| point)
-            .take(FORCES.len() + FORCES.len() / 2)
-            .collect(),
-    };
+    // Unasked, each force once.
+    let points = points(&FORCES, asked("KILL_POINTS").unwrap_or(FORCES.len() as u64), seed());
     run("kill", points);
 }
 
 #[test]
 fn a_disk_that_is_full_or_dies_leaves_each_path_old_or_new_and_the_next_sync_heals() {
-    run("kill-disk", points(&DISK_FORCES, asked("DISK_POINTS").unwrap_or(6), seed()));
+    run("kill-disk", points(&DISK_FORCES, asked("DISK_POINTS").unwrap_or(4), seed()));
 }
 
 /// Goes through the points of a table and says what each came to.

@@ -44,7 +44,7 @@ fn no_edit_on_the_desk_is_lost_whenever_it_falls_into_a_sync() {
     alice(lab.laptop(), "cd work; cp -r d00 q0; cp -r d00 q1");
     first_sync(&lab);
     let mut total = Score::default();
-    let rounds = rounds(7);
+    let rounds = rounds(5);
     for round in rounds.clone() {
         let score = one_round(&lab, round);
         println!("round {round}: {score:?}");

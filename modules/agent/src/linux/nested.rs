@@ -2,12 +2,13 @@
 //!
 //! Each is one step of the file system: a crash leaves it there or not, and what is removed was empty.
 
-use std::fs::{self, DirBuilder, File, FileTimes, Permissions};
+use std::fs::{self, DirBuilder, File, FileTimes};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use pc_switcher_contract::BytePath;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fchmod, openat2};
 
 use super::btrfs::Btrfs;
 use super::mounts::is_plain;
@@ -35,7 +36,10 @@ pub fn run(btrfs: &dyn Btrfs, order: &NestedOrder) -> Result<bool, AgentError> {
                 }
                 made => made?,
             }
-            fs::set_permissions(path, Permissions::from_mode(0o700))
+            // Whoever owns the directory may have put a link there by now: nothing is followed.
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let made = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+            Ok(fchmod(&made, Mode::from_raw_mode(0o700))?)
         }),
         NestedOrder::Remove { uuid, .. } => {
             let found = btrfs.subvolume(path).map_err(|error| failed("look at", root, &error))?;
@@ -75,6 +79,8 @@ fn failed(verb: &str, root: &BytePath, error: &io::Error) -> AgentError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::linux::btrfs::KernelBtrfs;
     use crate::linux::btrfs::image::Image;

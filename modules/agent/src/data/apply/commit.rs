@@ -63,7 +63,7 @@ pub(super) struct Committer<'a> {
     /// Inodes that steps move, by part; known only when steps are done again.
     pub(super) moved: HashSet<(usize, u64)>,
     /// The steps that displace inodes, by part; known likewise.
-    pub(super) displacing: HashMap<(usize, u64), u64>,
+    pub(super) displacing: HashMap<(usize, u64), Vec<u64>>,
     /// Places to which nothing came though a step was to move something there.
     pub(super) unplaced: Vec<(usize, BytePath)>,
     pub(super) open: Vec<(usize, BytePath, Arc<OwnedFd>)>,
@@ -159,7 +159,7 @@ impl<'a> Committer<'a> {
                 Action::Put { replaces: Some(old), .. }
                 | Action::Link { replaces: Some(old), .. }
                 | Action::Remove { expect: old } => {
-                    self.displacing.insert((*part, old.ino), *number);
+                    self.displacing.entry((*part, old.ino)).or_default().push(*number);
                 }
                 Action::Move { expect, .. } => drop(self.moved.insert((*part, expect.ino))),
                 Action::Swap { expect, other, .. } => {

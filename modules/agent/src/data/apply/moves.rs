@@ -135,12 +135,16 @@ impl Committer<'_> {
         if self.live(part, path)? == Some(ino) {
             return Ok(true);
         }
-        let Some(later) = self.displacing.get(&(part, ino)).map(|number| single(*number)) else {
-            return Ok(false);
-        };
         let Part { stage, undo, .. } = &self.parts[part];
         let holds = |seen: Option<Seen>| seen.is_some_and(|seen| seen.ino() == ino);
-        Ok(holds(look(stage, later.as_bytes())?) || holds(look(undo, later.as_bytes())?))
+        // A file of several names is displaced from each of them.
+        for number in self.displacing.get(&(part, ino)).into_iter().flatten() {
+            let later = single(*number);
+            if holds(look(stage, later.as_bytes())?) || holds(look(undo, later.as_bytes())?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether a step lies at or below a place that a move was to bring something to and did not.

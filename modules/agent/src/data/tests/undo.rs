@@ -381,7 +381,7 @@ fn a_death_after_any_step_of_an_undo_leaves_each_path_old_or_new_and_a_redo_the_
 #[test]
 fn the_records_of_later_syncs_learn_what_was_taken_back_and_older_ones_do_not() {
     let Some(disk) = disk() else { return };
-    let scene = Scene::make(&disk);
+    let mut scene = Scene::make(&disk);
     let state = state_of(&scene.live());
     let record = |session: &str, stamp: &str| {
         let end = |name: &str| PairEnd {
@@ -408,7 +408,11 @@ fn the_records_of_later_syncs_learn_what_was_taken_back_and_older_ones_do_not() 
         state.put(key, Some(&serde_json::to_vec(record).unwrap())).unwrap();
     };
     let own = record("0123abcd", "20251115T120100Z");
-    let older = record("00000001", "20251114T120000Z");
+    let mut older = record("00000001", "20251114T120000Z");
+    let mut then = scene.pre.clone();
+    scene.pre.members[0].otransid = 9;
+    then.members[0].otransid = 8;
+    older.target.set = Some(then);
     put("pairs/laptop.json", &own);
     put("pairs/tower.json", &older);
     let edited = scene.live().join("edited");
