@@ -46,7 +46,7 @@ const COMMITTING: u64 = 8;
 #[test]
 fn whatever_is_killed_cut_or_put_to_sleep_leaves_each_path_old_or_new_and_the_next_sync_heals() {
     // Unasked, each force once.
-    let points = points(&FORCES, asked("KILL_POINTS").unwrap_or(FORCES.len() as u64), seed());
+    let points = points(&FORCES, asked("KILL_POINTS").unwrap_or(FORCES.len()), seed());
     run("kill", points);
 }
 
