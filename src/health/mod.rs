@@ -118,8 +118,9 @@ mod tests {
         let said: Vec<String> = broken(&before, &after[1..]).iter().map(ToString::to_string).collect();
         assert_eq!(said, ["d: it cannot be looked at any more", "a: the check is gone"]);
         assert_eq!(super::red(&before).iter().map(ToString::to_string).collect::<Vec<_>>(), ["b: old"]);
-        let unit = Checked::required("unit web.service", red("it failed"));
-        assert_eq!(broken(&before, std::slice::from_ref(&unit)).len(), 1, "what was not there before is new");
-        assert_eq!(broken(std::slice::from_ref(&unit), std::slice::from_ref(&unit)), []);
+        let mut with_unit = before.clone();
+        with_unit.push(Checked::required("unit web.service", red("it failed")));
+        assert_eq!(broken(&before, &with_unit).len(), 1, "what was not there before is new");
+        assert_eq!(broken(&with_unit, &with_unit), []);
     }
 }
