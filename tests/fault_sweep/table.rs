@@ -71,7 +71,6 @@ verify                take-set       laptop   answer  .     130^   4!    pre+pos
 verify                layout         *        *       1!    130^   4!    pre       pre+post  new
 verify                facts          *        *       1!    130^   4!    pre       pre+post  new
 verify                changed        *        *       1!    130^   4!    pre       pre+post  new
-verify                moved          laptop   *       1!    130^   4!    pre       pre+post  new
 verify                walk           *        *       1!    130^   4!    pre       pre+post  new
 verify                digest         *        *       1!    130^   4!    pre       pre+post  new
 verify                check-set      *        *       1!    130^   4!    pre       pre+post  new
