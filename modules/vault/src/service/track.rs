@@ -138,7 +138,6 @@ impl Service {
         let (directory, name) = self.tracked(path)?;
         let work = |service: &mut Self, _| {
             let added = service.stage_below(&directory, &name, path, deep, observer);
-            service.stage.settle()?;
             if added.is_err() {
                 service.stage.keep_only(&service.catalogue.staged_contents()?)?;
             }
@@ -212,6 +211,8 @@ impl Service {
         };
         let unlisted = scan::files(path, deep, &mut rules, &mut found)?;
         report.troubles.extend(unlisted);
+        // Before the queue: what it names must survive what it survives.
+        self.stage.settle()?;
         self.catalogue.together(|catalogue| {
             queue.iter().try_for_each(|(name, facts, content)| {
                 catalogue.stage_for_backup(directory, name, facts, *content)
