@@ -362,6 +362,24 @@ fn a_full_stage_is_said_and_a_file_larger_than_it_is_read_where_it_lies() {
 }
 
 #[test]
+fn a_large_file_that_fails_waits_once_and_keeps_no_other_from_being_staged() {
+    let home = Home::ready();
+    let config = home.path(".config/bt.toml");
+    let settings = fs::read_to_string(&config).unwrap().replace("\"10GiB\"", "\"1MiB\"");
+    fs::write(&config, settings).unwrap();
+    home.put("large", &"x".repeat(3_000_000));
+    home.bt(&["add"]);
+    home.bt(&["add"]);
+    fs::remove_file(home.path("docs/large")).unwrap();
+    home.put("small", "x");
+    assert!(home.bt(&["add"]).starts_with("staged 1 files"), "the stage holds none of the large file");
+    let said = home.fails(1, &["backup"]);
+    assert_eq!(said.matches("is gone before it was read").count(), 1, "{said}");
+    assert_eq!(home.bt(&["dir", "status"]), "B   small\n");
+    home.bt(&["backup"]);
+}
+
+#[test]
 fn settings_that_came_from_another_machine_are_kept_and_this_one_gets_its_own_name() {
     let (one, other) = (Home::ready(), Home::new());
     fs::create_dir(other.path(".config")).unwrap();

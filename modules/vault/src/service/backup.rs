@@ -180,6 +180,7 @@ impl Service {
             cut_batch(&mut items);
             let Some(last) = items.last() else { return Ok(()) };
             after = last.seq;
+            self.drop_gone(&mut items, report)?;
             let before =
                 Progress { files: report.items, bytes: report.bytes, total_bytes, item: PathBuf::new() };
             self.store_batch(items, targets, report, &before, observer)?;

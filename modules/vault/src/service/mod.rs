@@ -1,6 +1,7 @@
 //! What the commands do: set up, track, stage, back up, tell, restore.
 
 mod backup;
+mod gone;
 mod ignored;
 mod restore;
 mod scan;

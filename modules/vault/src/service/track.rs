@@ -161,7 +161,7 @@ impl Service {
                 .hint("`ignore` in `bt.toml` and `.btignore` files say what is; copies that `restore` made are, too"));
         }
         let known = Known::of(&self.catalogue, directory, name)?;
-        let staged_bytes = Cell::new(self.catalogue.staged_count()?.1);
+        let staged_bytes = Cell::new(self.catalogue.staged_bytes()?);
         let (most, stage) = (self.settings.vault.staging_max.0, &self.stage);
         let mut report = AddReport::default();
         // The queue is one transaction; `together` cannot be used while the stage is borrowed.
