@@ -248,6 +248,59 @@ fn a_vault_whose_disk_is_not_mounted_is_no_empty_vault() {
 }
 
 #[test]
+fn a_vault_that_came_later_is_filled_by_the_next_add() {
+    let home = Home::ready();
+    home.put("one", "1");
+    home.put("two", "2");
+    home.bt(&["add"]);
+    home.bt(&["backup"]);
+    let (config, root) = (home.path(".config/bt.toml"), home.path("usb"));
+    let mut settings = fs::read_to_string(&config).unwrap();
+    settings.push_str(&format!(
+        "\n[[vaults]]\nname = \"usb\"\ntype = \"filesystem\"\nroot = \"{}\"\n",
+        root.display()
+    ));
+    fs::write(&config, &settings).unwrap();
+    home.bt(&["config", "vault", "init"]);
+    let said = home.fails(1, &["backup"]);
+    assert!(said.contains("the vault `usb` lacks the current versions of 2 files"), "{said}");
+    assert_eq!(root.join("snapshots").read_dir().unwrap().count(), 1, "it has a snapshot all the same");
+    assert!(home.fails(1, &["backup"]).contains("of 2 files"), "it is said until it is mended");
+    assert!(home.bt(&["add"]).starts_with("staged 2 files"));
+    assert_eq!(home.json(&["backup"])["versions"], 0, "they are the same versions");
+    let held = home.json(&["log", "one"])["versions"][0]["vaults"].clone();
+    assert_eq!(held, serde_json::json!(["local", "usb"]));
+    assert!(home.bt(&["add"]).starts_with("staged 0 files"));
+    home.bt(&["backup"]);
+    fs::rename(home.state().join("local"), home.path("lost")).unwrap();
+    home.bt(&["restore", ".", "--to", home.path("back").to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(home.path("back/two")).unwrap(), "2");
+}
+
+#[test]
+fn what_a_vault_lost_is_named_left_out_of_the_snapshot_and_stored_again() {
+    let home = Home::ready();
+    home.put("kept/first", "precious");
+    home.bt(&["add"]);
+    home.bt(&["backup"]);
+    for below in ["index", "snapshots"] {
+        for entry in home.state().join("local").join(below).read_dir().unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
+    home.put("second", "x");
+    assert!(home.bt(&["add", "second"]).starts_with("staged 1 files"));
+    let said = home.fails(1, &["backup"]);
+    assert!(said.contains("lost `") && said.contains("kept/first"), "{said}");
+    assert!(home.bt(&["check"]).starts_with("local: sound; 1 snapshots"));
+    assert!(home.bt(&["add"]).starts_with("staged 1 files"));
+    home.bt(&["backup"]);
+    assert!(home.bt(&["check", "--read-data"]).starts_with("local: sound; 2 snapshots"));
+    home.bt(&["restore", ".", "--to", home.path("back").to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(home.path("back/kept/first")).unwrap(), "precious");
+}
+
+#[test]
 fn a_parent_that_is_tracked_later_takes_versions_and_queue_along() {
     let home = Home::ready();
     home.put("first", "1");

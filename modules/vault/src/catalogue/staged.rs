@@ -23,8 +23,7 @@ impl Catalogue {
         facts: &FileFacts,
         content: Option<Id>,
     ) -> Result<()> {
-        let superseded =
-            "DELETE FROM staged WHERE directory_id = ?1 AND place = ?2 AND content_id IS NULL";
+        let superseded = "DELETE FROM staged WHERE directory_id = ?1 AND place = ?2 AND content_id IS NULL";
         let done = self
             .db
             .prepare_cached(superseded)

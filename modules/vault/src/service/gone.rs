@@ -10,11 +10,7 @@ use crate::error::Result;
 
 impl Service {
     /// Takes off the queue what is read where it lies and is gone; below a directory that may not be mounted it waits on.
-    pub(super) fn drop_gone(
-        &mut self,
-        items: &mut Vec<StagedItem>,
-        report: &mut BackupReport,
-    ) -> Result<()> {
+    pub(super) fn drop_gone(&mut self, items: &mut Vec<StagedItem>, report: &mut BackupReport) -> Result<()> {
         if items.iter().all(|item| item.content_id.is_some()) {
             return Ok(());
         }

@@ -6,6 +6,7 @@ mod ignored;
 mod restore;
 mod scan;
 mod settings;
+mod snapshot;
 mod stage;
 mod status;
 mod track;

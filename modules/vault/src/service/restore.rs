@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use pc_switcher_contract::ModuleError;
 
-use super::backup::node_of_version;
+use super::snapshot::node_of_version;
 use super::stage::NotStaged;
 use super::vaults::{self, Passphrase};
 use super::{Service, VaultSettings};
