@@ -301,6 +301,25 @@ fn what_a_vault_lost_is_named_left_out_of_the_snapshot_and_stored_again() {
 }
 
 #[test]
+fn a_tracked_directory_whose_disk_is_not_mounted_is_no_deletion() {
+    let home = Home::ready();
+    home.put("one", "1");
+    home.put("two", "2");
+    home.bt(&["add"]);
+    home.bt(&["backup"]);
+    let away = home.path("away");
+    fs::create_dir(&away).unwrap();
+    for name in ["one", "two"] {
+        fs::rename(home.path("docs").join(name), away.join(name)).unwrap();
+    }
+    let said = home.fails(1, &["backup"]);
+    assert!(said.contains("none of the 2 files") && said.contains("bt dir forget"), "{said}");
+    assert_eq!(home.json(&["log", "one"])["deleted"], false);
+    fs::rename(away.join("one"), home.path("docs/one")).unwrap();
+    assert_eq!(home.json(&["backup"])["deleted"], 1, "where others are left it is one");
+}
+
+#[test]
 fn a_parent_that_is_tracked_later_takes_versions_and_queue_along() {
     let home = Home::ready();
     home.put("first", "1");

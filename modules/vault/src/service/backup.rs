@@ -15,7 +15,6 @@ use pc_switcher_contract::{ErrorKind, ModuleError};
 use super::Service;
 use super::settings::VaultSettings;
 use super::stage::facts_of;
-use super::status::is_gone;
 use super::vaults::{self, Passphrase};
 use crate::catalogue::{Arrived, Chunk, Directory, FileFacts, StagedItem, VaultState};
 use crate::engine::{Observer, Progress, Stoppable, Trouble, open, same_file, workers};
@@ -28,7 +27,7 @@ const ITEMS: usize = 5000;
 /// Bytes of one batch; one large file may be more.
 const BYTES: u64 = 2 << 30;
 /// Rows that are read at once.
-const PAGE: usize = 5000;
+pub(super) const PAGE: usize = 5000;
 
 /// What a backup did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -252,33 +251,6 @@ impl Service {
             self.catalogue.forget_location(&target.settings.name, content)?;
         }
         Ok(complete)
-    }
-
-    /// Notes which files are gone. A tracked directory that is missing as a whole may not be mounted: nothing is noted.
-    fn note_deleted(&mut self, report: &mut BackupReport) -> Result<bool> {
-        let mut changes = Vec::new();
-        for directory in self.catalogue.directories()? {
-            if !directory.path.is_dir() {
-                let gone = directory.path.display();
-                report.warnings.push(format!("`{gone}` is not there; its versions stay as they are"));
-                continue;
-            }
-            let mut after: Option<PathBuf> = None;
-            loop {
-                let page = self.catalogue.current_files(&directory, Path::new(""), after.as_deref(), PAGE)?;
-                let Some(last) = page.last() else { break };
-                after = Some(last.name.clone());
-                for file in page {
-                    let gone = is_gone(&directory.path.join(&file.name));
-                    if gone != file.deleted {
-                        report.deleted += u64::from(gone);
-                        changes.push((file.file_id, gone));
-                    }
-                }
-            }
-        }
-        self.catalogue.set_deleted(&changes)?;
-        Ok(!changes.is_empty())
     }
 
     /// Stores a copy of the catalogue; one that fails is tried again by the next backup.

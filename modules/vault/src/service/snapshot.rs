@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::backup::Target;
+use super::backup::{PAGE, Target};
 use super::stage::decode_xattrs;
 use super::{BackupReport, Service, Surroundings};
 use crate::catalogue::{Chunk, CurrentFile, Directory};
@@ -15,9 +15,6 @@ use crate::format::node::{go_mode, timestamp};
 use crate::format::{BlobKind, Id, Node, NodeKind, Snapshot};
 use crate::repo::{Repository, Writer};
 use crate::store::Kind;
-
-/// Rows that are read at once.
-const PAGE: usize = 5000;
 
 /// What a vault held and does not hold any more.
 type Lost = Vec<(PathBuf, Id)>;
