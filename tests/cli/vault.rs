@@ -202,9 +202,31 @@ fn what_is_replaced_in_its_place_is_staged_before() {
     home.put("f", "new, never added");
     home.bt(&["restore", "f", "--in-place"]);
     assert_eq!(fs::read_to_string(home.path("docs/f")).unwrap(), "old");
-    assert_eq!(home.json(&["backup"])["versions"], 1);
-    let versions = home.json(&["log", "f"])["versions"].as_array().unwrap().len();
-    assert_eq!(versions, 2);
+    assert_eq!(home.json(&["backup"])["versions"], 2);
+    let log = home.json(&["log", "f"]);
+    let sizes: Vec<_> = log["versions"].as_array().unwrap().iter().map(|version| &version["size"]).collect();
+    assert_eq!(sizes, [3, "new, never added".len(), 3], "the restored one is the current one");
+    fs::remove_file(home.path("docs/f")).unwrap();
+    home.put("other", "x");
+    home.bt(&["restore", "f", "--in-place"]);
+    assert_eq!(fs::read_to_string(home.path("docs/f")).unwrap(), "old");
+}
+
+#[test]
+fn nothing_is_restored_through_a_link() {
+    let home = Home::ready();
+    home.put("sub/f", "old");
+    home.put("stays", "x");
+    home.bt(&["add"]);
+    home.bt(&["backup"]);
+    let elsewhere = home.path("elsewhere");
+    fs::rename(home.path("docs/sub"), home.path("moved")).unwrap();
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("f"), "of somebody else").unwrap();
+    symlink(&elsewhere, home.path("docs/sub")).unwrap();
+    let said = home.fails(1, &["restore", ".", "--in-place"]);
+    assert!(said.contains("sub` is a link"), "{said}");
+    assert_eq!(fs::read_to_string(elsewhere.join("f")).unwrap(), "of somebody else");
 }
 
 #[test]
