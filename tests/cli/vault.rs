@@ -202,9 +202,31 @@ fn what_is_replaced_in_its_place_is_staged_before() {
     home.put("f", "new, never added");
     home.bt(&["restore", "f", "--in-place"]);
     assert_eq!(fs::read_to_string(home.path("docs/f")).unwrap(), "old");
-    assert_eq!(home.json(&["backup"])["versions"], 1);
-    let versions = home.json(&["log", "f"])["versions"].as_array().unwrap().len();
-    assert_eq!(versions, 2);
+    assert_eq!(home.json(&["backup"])["versions"], 2);
+    let log = home.json(&["log", "f"]);
+    let sizes: Vec<_> = log["versions"].as_array().unwrap().iter().map(|version| &version["size"]).collect();
+    assert_eq!(sizes, [3, "new, never added".len(), 3], "the restored one is the current one");
+    fs::remove_file(home.path("docs/f")).unwrap();
+    home.put("other", "x");
+    home.bt(&["restore", "f", "--in-place"]);
+    assert_eq!(fs::read_to_string(home.path("docs/f")).unwrap(), "old");
+}
+
+#[test]
+fn nothing_is_restored_through_a_link() {
+    let home = Home::ready();
+    home.put("sub/f", "old");
+    home.put("stays", "x");
+    home.bt(&["add"]);
+    home.bt(&["backup"]);
+    let elsewhere = home.path("elsewhere");
+    fs::rename(home.path("docs/sub"), home.path("moved")).unwrap();
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("f"), "of somebody else").unwrap();
+    symlink(&elsewhere, home.path("docs/sub")).unwrap();
+    let said = home.fails(1, &["restore", ".", "--in-place"]);
+    assert!(said.contains("sub` is a link"), "{said}");
+    assert_eq!(fs::read_to_string(elsewhere.join("f")).unwrap(), "of somebody else");
 }
 
 #[test]
@@ -245,6 +267,78 @@ fn a_vault_whose_disk_is_not_mounted_is_no_empty_vault() {
     fs::remove_dir(&root).unwrap();
     fs::rename(&away, &root).unwrap();
     assert!(home.bt(&["backup"]).starts_with("1 new versions"));
+}
+
+#[test]
+fn a_vault_that_came_later_is_filled_by_the_next_add() {
+    let home = Home::ready();
+    home.put("one", "1");
+    home.put("two", "2");
+    home.bt(&["add"]);
+    home.bt(&["backup"]);
+    let (config, root) = (home.path(".config/bt.toml"), home.path("usb"));
+    let mut settings = fs::read_to_string(&config).unwrap();
+    settings.push_str(&format!(
+        "\n[[vaults]]\nname = \"usb\"\ntype = \"filesystem\"\nroot = \"{}\"\n",
+        root.display()
+    ));
+    fs::write(&config, &settings).unwrap();
+    home.bt(&["config", "vault", "init"]);
+    let said = home.fails(1, &["backup"]);
+    assert!(said.contains("the vault `usb` lacks the current versions of 2 files"), "{said}");
+    assert_eq!(root.join("snapshots").read_dir().unwrap().count(), 1, "it has a snapshot all the same");
+    assert!(home.fails(1, &["backup"]).contains("of 2 files"), "it is said until it is mended");
+    assert!(home.bt(&["add"]).starts_with("staged 2 files"));
+    assert_eq!(home.json(&["backup"])["versions"], 0, "they are the same versions");
+    let held = home.json(&["log", "one"])["versions"][0]["vaults"].clone();
+    assert_eq!(held, serde_json::json!(["local", "usb"]));
+    assert!(home.bt(&["add"]).starts_with("staged 0 files"));
+    home.bt(&["backup"]);
+    fs::rename(home.state().join("local"), home.path("lost")).unwrap();
+    home.bt(&["restore", ".", "--to", home.path("back").to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(home.path("back/two")).unwrap(), "2");
+}
+
+#[test]
+fn what_a_vault_lost_is_named_left_out_of_the_snapshot_and_stored_again() {
+    let home = Home::ready();
+    home.put("kept/first", "precious");
+    home.bt(&["add"]);
+    home.bt(&["backup"]);
+    for below in ["index", "snapshots"] {
+        for entry in home.state().join("local").join(below).read_dir().unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
+    home.put("second", "x");
+    assert!(home.bt(&["add", "second"]).starts_with("staged 1 files"));
+    let said = home.fails(1, &["backup"]);
+    assert!(said.contains("lost `") && said.contains("kept/first"), "{said}");
+    assert!(home.bt(&["check"]).starts_with("local: sound; 1 snapshots"));
+    assert!(home.bt(&["add"]).starts_with("staged 1 files"));
+    home.bt(&["backup"]);
+    assert!(home.bt(&["check", "--read-data"]).starts_with("local: sound; 2 snapshots"));
+    home.bt(&["restore", ".", "--to", home.path("back").to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(home.path("back/kept/first")).unwrap(), "precious");
+}
+
+#[test]
+fn a_tracked_directory_whose_disk_is_not_mounted_is_no_deletion() {
+    let home = Home::ready();
+    home.put("one", "1");
+    home.put("two", "2");
+    home.bt(&["add"]);
+    home.bt(&["backup"]);
+    let away = home.path("away");
+    fs::create_dir(&away).unwrap();
+    for name in ["one", "two"] {
+        fs::rename(home.path("docs").join(name), away.join(name)).unwrap();
+    }
+    let said = home.fails(1, &["backup"]);
+    assert!(said.contains("none of the 2 files") && said.contains("bt dir forget"), "{said}");
+    assert_eq!(home.json(&["log", "one"])["deleted"], false);
+    fs::rename(away.join("one"), home.path("docs/one")).unwrap();
+    assert_eq!(home.json(&["backup"])["deleted"], 1, "where others are left it is one");
 }
 
 #[test]
@@ -359,6 +453,24 @@ fn a_full_stage_is_said_and_a_file_larger_than_it_is_read_where_it_lies() {
     assert_eq!(home.json(&["backup"])["bytes"], 4_000_000);
     home.bt(&["restore", "large", "--to", home.path("back").to_str().unwrap()]);
     assert_eq!(fs::read_to_string(home.path("back/large")).unwrap(), "y".repeat(4_000_000));
+}
+
+#[test]
+fn a_large_file_that_fails_waits_once_and_keeps_no_other_from_being_staged() {
+    let home = Home::ready();
+    let config = home.path(".config/bt.toml");
+    let settings = fs::read_to_string(&config).unwrap().replace("\"10GiB\"", "\"1MiB\"");
+    fs::write(&config, settings).unwrap();
+    home.put("large", &"x".repeat(3_000_000));
+    home.bt(&["add"]);
+    home.bt(&["add"]);
+    fs::remove_file(home.path("docs/large")).unwrap();
+    home.put("small", "x");
+    assert!(home.bt(&["add"]).starts_with("staged 1 files"), "the stage holds none of the large file");
+    let said = home.fails(1, &["backup"]);
+    assert_eq!(said.matches("is gone before it was read").count(), 1, "{said}");
+    assert_eq!(home.bt(&["dir", "status"]), "B   small\n");
+    home.bt(&["backup"]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::format::Id;
 
 impl Catalogue {
-    /// Appends a version of a file to the queue.
+    /// Appends a version of a file to the queue. One of the same file that is read where it lies waits no longer.
     ///
     /// # Errors
     /// If the catalogue fails.
@@ -23,6 +23,12 @@ impl Catalogue {
         facts: &FileFacts,
         content: Option<Id>,
     ) -> Result<()> {
+        let superseded = "DELETE FROM staged WHERE directory_id = ?1 AND place = ?2 AND content_id IS NULL";
+        let done = self
+            .db
+            .prepare_cached(superseded)
+            .and_then(|mut delete| delete.execute(params![directory.id, place_of(name)]));
+        self.ok(done)?;
         let sql = format!(
             "INSERT INTO staged (directory_id, name, place, content_id, origin, {})
              VALUES (?1, ?2, ?3, ?4, 'manual', ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
@@ -128,6 +134,16 @@ impl Catalogue {
         let counted = self.db.query_row("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM staged", [], |row| {
             Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64))
         });
+        self.ok(counted)
+    }
+
+    /// Returns the bytes that waiting items have in the stage.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn staged_bytes(&self) -> Result<u64> {
+        let sql = "SELECT COALESCE(SUM(size), 0) FROM staged WHERE content_id IS NOT NULL";
+        let counted = self.db.query_row(sql, [], |row| Ok(row.get::<_, i64>(0)? as u64));
         self.ok(counted)
     }
 

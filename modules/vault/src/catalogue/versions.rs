@@ -137,6 +137,18 @@ impl Catalogue {
         self.all(sql, [content.hex()], |row| row.get(0))
     }
 
+    /// Counts the files whose current version a vault does not hold.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn count_lacking(&self, vault: &str) -> Result<u64> {
+        let sql = "SELECT COUNT(*) FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
+                   WHERE f.deleted = 0 AND NOT EXISTS
+                       (SELECT 1 FROM content_locations l WHERE l.content_id = v.content_id AND l.vault = ?1)";
+        let counted = self.db.query_row(sql, [vault], |row| Ok(row.get::<_, i64>(0)? as u64));
+        self.ok(counted)
+    }
+
     /// Forgets that a vault holds a content, because it does not.
     ///
     /// # Errors

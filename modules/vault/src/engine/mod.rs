@@ -4,6 +4,7 @@ mod assemble;
 mod backup;
 mod check;
 mod facts;
+mod replace;
 mod restore;
 
 use std::io::{self, Read};
@@ -17,6 +18,7 @@ pub use backup::{BackupSummary, TreeBackup};
 pub(crate) use backup::{bare_directory, open, same_file};
 pub use check::{CheckSummary, check};
 pub use facts::{Names, node_of, xattrs};
+pub(crate) use replace::{exchange, make_way};
 pub use restore::{RestoreSummary, Restorer, set_metadata};
 pub(crate) use restore::{is_unfinished, put_in_place};
 

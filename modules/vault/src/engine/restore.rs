@@ -173,7 +173,7 @@ impl Restorer<'_> {
         let chunks = node.content.clone().unwrap_or_default();
         let (file, _) = self.staged(path, &chunks)?;
         let lacking = if self.content_only { Vec::new() } else { set_metadata(file.path(), node) };
-        put_in_place(file, path, false)?;
+        put_in_place(file, path)?;
         Ok(lacking)
     }
 
@@ -227,11 +227,10 @@ impl Restorer<'_> {
 /// Gives a complete file its name, durably.
 ///
 /// # Errors
-/// If something is there and it shall not be replaced.
-pub(crate) fn put_in_place(file: tempfile::NamedTempFile, path: &Path, replace: bool) -> Result<()> {
+/// If something is there.
+pub(crate) fn put_in_place(file: tempfile::NamedTempFile, path: &Path) -> Result<()> {
     file.as_file().sync_all().map_err(|error| at("write", path, &error))?;
-    let kept = if replace { file.persist(path) } else { file.persist_noclobber(path) };
-    match kept {
+    match file.persist_noclobber(path) {
         Ok(_) => Ok(()),
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
             Err(ModuleError::failed(format!("`{}` exists already", path.display()))
@@ -250,7 +249,7 @@ fn write_or_skip(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-fn make_directory(path: &Path) -> io::Result<()> {
+pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
         // One that is there is used, but never one behind a link.
         Err(error)

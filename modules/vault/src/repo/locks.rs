@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use pc_switcher_contract::{Clock, ErrorKind, ModuleError};
 
 use super::{Repository, Who};
-use crate::error::{Result, no_random};
+use crate::error::{Result, damaged, no_random};
 use crate::format::lock::{Lock, RENEW};
 use crate::format::{Id, Key, unpacked};
 use crate::store::{Kind, Store};
@@ -44,8 +44,9 @@ impl Repository {
             if own.is_some_and(|own| own.hex() == name) || name.len() != 64 {
                 continue;
             }
-            // It may be gone, or half written by a store that is not ours.
-            let Ok(lock) = self.load::<Lock>(Kind::Lock, &name) else { continue };
+            // Its holder may have ended since it was listed.
+            let Some(sealed) = self.store.get(Kind::Lock, &name)? else { continue };
+            let lock = self.read_lock(&name, &sealed)?;
             if lock.is_stale(clock(), &who.hostname, is_alive) {
                 self.store.delete(Kind::Lock, &name)?;
             } else if lock.exclusive {
@@ -55,6 +56,16 @@ impl Repository {
             }
         }
         Ok(())
+    }
+
+    /// Reads a lock: one that cannot be read may be that of somebody who works alone.
+    fn read_lock(&self, name: &str, sealed: &[u8]) -> Result<Lock> {
+        let what = || format!("the lock `{name}` in `{}`", self.store.place());
+        let plain = self.unseal(sealed, what);
+        let lock = plain.and_then(|plain| unpacked::decode(&plain).map_err(|why| damaged(what(), why)));
+        lock.map_err(|error| {
+            error.hint("if nobody works in the vault, `restic unlock --remove-all` removes its locks")
+        })
     }
 }
 
@@ -113,5 +124,29 @@ impl Drop for Held {
         let name = self.name.lock().unwrap_or_else(PoisonError::into_inner).hex();
         // A lock that stays behind is stale as soon as this process is gone.
         self.store.delete(Kind::Lock, &name).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::format::keyfile::Cost;
+    use crate::store::MemoryStore;
+
+    #[test]
+    fn a_lock_that_cannot_be_read_is_named_and_keeps_everybody_out() {
+        let (store, who) = (Arc::new(MemoryStore::default()), Who::default());
+        let now = Timestamp::UNIX_EPOCH;
+        let repo = Repository::init(store.clone(), b"x", Cost::TINY, &who, now).unwrap();
+        let clock: Clock = Arc::new(move || now);
+        let name = "ab".repeat(32);
+        store.put(Kind::Lock, &name, b"torn").unwrap();
+        let error = repo.lock(&who, &clock).err().unwrap();
+        assert!(error.to_string().contains(&name), "{error}");
+        assert_eq!(store.list(Kind::Lock).unwrap().len(), 1, "it stays, and none of ours is left");
+        store.delete(Kind::Lock, &name).unwrap();
+        drop(repo.lock(&who, &clock).unwrap());
     }
 }

@@ -10,30 +10,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crossbeam_channel::unbounded;
-use jiff::Timestamp;
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
+use super::Service;
 use super::settings::VaultSettings;
-use super::stage::{decode_xattrs, facts_of};
-use super::status::is_gone;
+use super::stage::facts_of;
 use super::vaults::{self, Passphrase};
-use super::{Service, Surroundings};
-use crate::catalogue::{Arrived, Chunk, CurrentFile, Directory, FileFacts, StagedItem, VaultState};
-use crate::engine::{
-    Assembler, Names, Observer, Progress, Stoppable, Trouble, bare_directory, feed, open, same_file, workers,
-};
+use crate::catalogue::{Arrived, Chunk, Directory, FileFacts, StagedItem, VaultState};
+use crate::engine::{Observer, Progress, Stoppable, Trouble, open, same_file, workers};
 use crate::error::Result;
-use crate::format::node::{go_mode, timestamp};
-use crate::format::{BlobKind, Id, Node, NodeKind, Snapshot};
+use crate::format::{BlobKind, Id};
 use crate::repo::{FileContent, FileTrouble, Held, Packer, Repository, Stored, Writer};
-use crate::store::Kind;
 
 /// Items of one batch, at most.
 const ITEMS: usize = 5000;
 /// Bytes of one batch; one large file may be more.
 const BYTES: u64 = 2 << 30;
 /// Rows that are read at once.
-const PAGE: usize = 5000;
+pub(super) const PAGE: usize = 5000;
 
 /// What a backup did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,11 +79,11 @@ impl BackupReport {
 }
 
 /// A vault that is open for a backup.
-struct Target {
-    settings: VaultSettings,
-    repo: Repository,
+pub(super) struct Target {
+    pub(super) settings: VaultSettings,
+    pub(super) repo: Repository,
     _lock: Held,
-    report: VaultReport,
+    pub(super) report: VaultReport,
 }
 
 /// What one file came to in one vault.
@@ -113,9 +107,8 @@ impl Service {
             service.drain(&mut targets, &mut report, observer)?;
             let changes = service.note_deleted(&mut report)?;
             for target in &mut targets {
-                if changes || report.versions > 0 || target.report.stored.blobs > 0 {
-                    target.report.snapshot = Some(service.snapshot(target)?);
-                }
+                let changed = changes || report.items > 0 || target.report.stored.blobs > 0;
+                service.end_with_snapshot(target, changed, &mut report)?;
             }
             for target in &targets {
                 service.upload(target, id, &mut report)?;
@@ -180,6 +173,7 @@ impl Service {
             cut_batch(&mut items);
             let Some(last) = items.last() else { return Ok(()) };
             after = last.seq;
+            self.drop_gone(&mut items, report)?;
             let before =
                 Progress { files: report.items, bytes: report.bytes, total_bytes, item: PathBuf::new() };
             self.store_batch(items, targets, report, &before, observer)?;
@@ -257,101 +251,6 @@ impl Service {
             self.catalogue.forget_location(&target.settings.name, content)?;
         }
         Ok(complete)
-    }
-
-    /// Notes which files are gone. A tracked directory that is missing as a whole may not be mounted: nothing is noted.
-    fn note_deleted(&mut self, report: &mut BackupReport) -> Result<bool> {
-        let mut changes = Vec::new();
-        for directory in self.catalogue.directories()? {
-            if !directory.path.is_dir() {
-                let gone = directory.path.display();
-                report.warnings.push(format!("`{gone}` is not there; its versions stay as they are"));
-                continue;
-            }
-            let mut after: Option<PathBuf> = None;
-            loop {
-                let page = self.catalogue.current_files(&directory, Path::new(""), after.as_deref(), PAGE)?;
-                let Some(last) = page.last() else { break };
-                after = Some(last.name.clone());
-                for file in page {
-                    let gone = is_gone(&directory.path.join(&file.name));
-                    if gone != file.deleted {
-                        report.deleted += u64::from(gone);
-                        changes.push((file.file_id, gone));
-                    }
-                }
-            }
-        }
-        self.catalogue.set_deleted(&changes)?;
-        Ok(!changes.is_empty())
-    }
-
-    /// Writes a snapshot of the current versions of all that is tracked.
-    fn snapshot(&self, target: &mut Target) -> Result<Id> {
-        let Surroundings { who, clock, .. } = &self.around;
-        let directories = self.catalogue.directories()?;
-        let paths: Vec<String> =
-            directories.iter().map(|directory| directory.path.display().to_string()).collect();
-        let parent = target
-            .repo
-            .snapshots()?
-            .into_iter()
-            .rev()
-            .find(|(_, old)| old.hostname == who.hostname && old.paths == paths);
-        let writer = Writer::new(&target.repo)?;
-        let mut packer = writer.packer(BlobKind::Tree)?;
-        let mut assembler = Assembler::new(&mut packer);
-        let entries = directories.iter().flat_map(|directory| self.entries(directory, &target.settings.name));
-        feed(&mut assembler, entries, |path| bare_directory(path, &self.names))?;
-        let tree = assembler.finish()?;
-        packer.flush()?;
-        let stored = writer.index()?;
-        target.report.stored.blobs += stored.blobs;
-        target.report.stored.bytes += stored.bytes;
-        let snapshot = Snapshot {
-            time: clock().to_string(),
-            parent: parent.map(|(id, _)| id),
-            tree,
-            paths,
-            hostname: who.hostname.clone(),
-            username: who.username.clone(),
-            uid: who.uid,
-            gid: who.gid,
-            tags: vec!["pc-switcher".into()],
-            program_version: format!("pc-switcher {}", env!("CARGO_PKG_VERSION")),
-        };
-        target.repo.save(Kind::Snapshot, &snapshot)
-    }
-
-    /// Returns the current versions of a directory that a vault holds, as entries of trees, a page at a time.
-    fn entries<'s>(
-        &'s self,
-        directory: &'s Directory,
-        vault: &'s str,
-    ) -> impl Iterator<Item = Result<(PathBuf, Node)>> + 's {
-        let mut after: Option<PathBuf> = None;
-        let pages = std::iter::from_fn(move || {
-            let page = self.catalogue.current_files(directory, Path::new(""), after.as_deref(), PAGE);
-            match page {
-                Ok(page) => {
-                    after = Some(page.last()?.name.clone());
-                    Some(Ok(page))
-                }
-                Err(error) => Some(Err(error)),
-            }
-        });
-        let entry = move |file: CurrentFile| -> Option<Result<(PathBuf, Node)>> {
-            if file.deleted {
-                return None;
-            }
-            let chunks = self.catalogue.chunks(vault, file.version.content_id).transpose()?;
-            let path = directory.path.join(&file.name);
-            Some(chunks.map(|chunks| (path, node_of_version(&file, &chunks, &self.names))))
-        };
-        pages.flat_map(move |page| match page {
-            Ok(page) => page.into_iter().filter_map(&entry).collect::<Vec<_>>(),
-            Err(error) => vec![Err(error)],
-        })
     }
 
     /// Stores a copy of the catalogue; one that fails is tried again by the next backup.
@@ -506,25 +405,4 @@ fn store_file(
         Err(FileTrouble::Read(error)) => Ok(Err(error.to_string())),
         Err(FileTrouble::Store(error)) => Err(error),
     }
-}
-
-/// Returns a version as an entry of a tree.
-pub(super) fn node_of_version(file: &CurrentFile, chunks: &[Chunk], names: &Names) -> Node {
-    let name = file.name.file_name().unwrap_or_default().to_owned();
-    let facts = &file.version.facts;
-    let mut node = Node::new(name, NodeKind::File);
-    node.mode = go_mode(NodeKind::File, facts.permissions);
-    node.mtime = time(facts.modified_at);
-    node.atime = time(facts.accessed_at);
-    node.ctime = time(facts.changed_at);
-    (node.uid, node.gid) = (facts.uid, facts.gid);
-    (node.user, node.group) = (names.user(facts.uid), names.group(facts.gid));
-    (node.inode, node.links, node.size) = (facts.inode, 1, facts.size);
-    node.extended_attributes = decode_xattrs(&facts.xattrs);
-    node.content = Some(chunks.iter().map(|chunk| chunk.blob_id).collect());
-    node
-}
-
-fn time(nanoseconds: i64) -> Timestamp {
-    timestamp(nanoseconds.div_euclid(1_000_000_000), nanoseconds.rem_euclid(1_000_000_000))
 }

@@ -1,10 +1,12 @@
 //! What the commands do: set up, track, stage, back up, tell, restore.
 
 mod backup;
+mod gone;
 mod ignored;
 mod restore;
 mod scan;
 mod settings;
+mod snapshot;
 mod stage;
 mod status;
 mod track;

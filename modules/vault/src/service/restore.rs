@@ -1,18 +1,20 @@
 //! Brings versions back: beside the original, elsewhere, or in its place after what is there was staged.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use pc_switcher_contract::ModuleError;
 
-use super::backup::node_of_version;
-use super::stage::NotStaged;
+use super::snapshot::node_of_version;
+use super::stage::{NotStaged, facts_of};
 use super::vaults::{self, Passphrase};
 use super::{Service, VaultSettings};
 use crate::catalogue::{Chunk, CurrentFile, Directory, Version};
-use crate::engine::{CheckSummary, Observer, Restorer, Trouble, check, put_in_place, set_metadata};
+use crate::engine::{
+    CheckSummary, Observer, Restorer, Trouble, check, exchange, make_way, put_in_place, set_metadata,
+};
 use crate::error::{Result, at, damaged, usage};
 use crate::format::{Id, Snapshot};
 use crate::repo::Repository;
@@ -187,7 +189,8 @@ impl Service {
     ) -> Result<(PathBuf, Vec<String>)> {
         let path = place_of(directory, file, order);
         let parent = path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(parent).map_err(|error| at("make the directory", parent, &error))?;
+        let root = order.to.as_deref().filter(|_| !order.in_place).unwrap_or(&directory.path);
+        make_way(root, parent)?;
         if !order.in_place && fs::symlink_metadata(&path).is_ok() {
             return Err(ModuleError::failed(format!("`{}` exists already", path.display()))
                 .hint("move it away, or restore to another directory with --to"));
@@ -203,27 +206,36 @@ impl Service {
             ));
         }
         let lacking = if order.content_only { Vec::new() } else { set_metadata(staged.path(), &node) };
-        if order.in_place {
-            self.keep_what_is_there(directory, file, &path, observer)?;
+        if !order.in_place {
+            put_in_place(staged, &path)?;
+            return Ok((path, lacking));
         }
-        put_in_place(staged, &path, order.in_place)?;
+        match self.keep_what_is_there(directory, file, &path, observer)? {
+            Some(seen) => exchange(staged, &path, &seen)?,
+            None => put_in_place(staged, &path)?,
+        }
+        // After what it replaced: what is last in the queue becomes the current version. It is read where it lies, and
+        // nothing of it is stored again.
+        let facts = fs::symlink_metadata(&path).and_then(|facts| facts_of(&path, &facts));
+        let facts = facts.map_err(|error| at("read", &path, &error))?;
+        self.catalogue.stage_for_backup(directory, &file.name, &facts, None)?;
         Ok((path, lacking))
     }
 
-    /// Stages what is about to be replaced, unless a version of it is known.
+    /// Stages what is about to be replaced, if anything, and returns how it was seen.
     fn keep_what_is_there(
         &mut self,
         directory: &Directory,
         file: &CurrentFile,
         path: &Path,
         observer: &dyn Observer,
-    ) -> Result<()> {
+    ) -> Result<Option<Metadata>> {
         let facts = match fs::symlink_metadata(path) {
             Ok(facts) if facts.is_file() => facts,
             Ok(_) => {
                 return Err(usage(format!("`{}` is no regular file; it is not replaced", path.display())));
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(at("read", path, &error)),
         };
         let kept = self.stage.add(path, &facts, observer).map_err(|error| match error {
@@ -233,7 +245,8 @@ impl Service {
             NotStaged::Stage(error) => at("write the stage for", path, &error),
         })?;
         self.stage.settle()?;
-        self.catalogue.stage_for_backup(directory, &file.name, &kept.1, Some(kept.0))
+        self.catalogue.stage_for_backup(directory, &file.name, &kept.1, Some(kept.0))?;
+        Ok(Some(facts))
     }
 
     /// Checks every vault that is set, or the one of this name.

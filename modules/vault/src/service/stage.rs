@@ -74,12 +74,18 @@ impl Stage {
         if !same_file(listed, &after) {
             return Err(NotStaged::File("changed during staging".into()));
         }
-        match copy.persist_noclobber(self.path(id)) {
-            Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(NotStaged::Stage(error.error))
-            }
-            _ => Ok((id, facts)),
+        // One that is there may be torn by a power cut; one that is whole may be settled already, which the copy is not.
+        if !self.is_whole(id, observer) {
+            copy.persist(self.path(id)).map_err(|error| NotStaged::Stage(error.error))?;
         }
+        Ok((id, facts))
+    }
+
+    fn is_whole(&self, id: Id, observer: &dyn Observer) -> bool {
+        let there = File::open(self.path(id));
+        there.is_ok_and(|file| {
+            hash(Stoppable { reader: file, observer }, &mut io::sink()).is_ok_and(|found| found == id)
+        })
     }
 
     /// Makes what was staged survive a power cut.
@@ -172,6 +178,18 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(dir.path().join("stage").read_dir().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_copy_that_a_power_cut_tore_is_replaced_by_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, stage) = (dir.path().join("f"), Stage::open(&dir.path().join("stage")).unwrap());
+        fs::write(&file, "whole").unwrap();
+        fs::write(stage.path(Id::of(b"whole")), "").unwrap();
+        let listed = fs::symlink_metadata(&file).unwrap();
+        let (id, _) = stage.add(&file, &listed, &Quiet::default()).unwrap();
+        assert_eq!(fs::read(stage.path(id)).unwrap(), b"whole");
+        assert_eq!(dir.path().join("stage").read_dir().unwrap().count(), 1, "nothing else is left");
     }
 
     #[test]

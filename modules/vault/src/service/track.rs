@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use super::ignored::Rules;
 use super::stage::NotStaged;
-use super::{Service, scan};
+use super::{Service, VaultSettings, scan, vaults};
 use crate::catalogue::{Catalogue, CurrentFile, Directory, Tracked};
 use crate::engine::{Observer, Progress, Trouble};
 use crate::error::{Result, at, usage};
+use crate::format::Id;
 
 /// What `add` did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub struct AddReport {
     pub staged: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Files whose current version the vaults hold already.
+    /// Files whose current version all vaults hold already that are required or there.
     pub unchanged: u64,
     /// Files that could not be staged.
     pub troubles: Vec<Trouble>,
@@ -126,6 +127,13 @@ impl Service {
         all.flat_map(|path| [path.canonicalize().ok(), Some(path)]).flatten().collect()
     }
 
+    /// Returns the vaults that must hold what is tracked: those that are required, and those that are there now.
+    fn vaults_to_fill(&self) -> Vec<String> {
+        let wanted =
+            |vault: &&VaultSettings| vault.required || vaults::check_marker(vault, &self.catalogue).is_ok();
+        self.settings.vaults.iter().filter(wanted).map(|vault| vault.name.clone()).collect()
+    }
+
     pub(super) fn rules(&self, directory: &Directory) -> Result<Rules> {
         Rules::new(&directory.path, &self.settings.vault.ignore, self.never())
     }
@@ -138,7 +146,6 @@ impl Service {
         let (directory, name) = self.tracked(path)?;
         let work = |service: &mut Self, _| {
             let added = service.stage_below(&directory, &name, path, deep, observer);
-            service.stage.settle()?;
             if added.is_err() {
                 service.stage.keep_only(&service.catalogue.staged_contents()?)?;
             }
@@ -162,8 +169,9 @@ impl Service {
                 .hint("`ignore` in `bt.toml` and `.btignore` files say what is; copies that `restore` made are, too"));
         }
         let known = Known::of(&self.catalogue, directory, name)?;
-        let staged_bytes = Cell::new(self.catalogue.staged_count()?.1);
-        let (most, stage) = (self.settings.vault.staging_max.0, &self.stage);
+        let staged_bytes = Cell::new(self.catalogue.staged_bytes()?);
+        let vaults = self.vaults_to_fill();
+        let (most, stage, catalogue) = (self.settings.vault.staging_max.0, &self.stage, &self.catalogue);
         let mut report = AddReport::default();
         // The queue is one transaction; `together` cannot be used while the stage is borrowed.
         let mut queue = Vec::new();
@@ -172,7 +180,9 @@ impl Service {
                 return Err(ModuleError::cancelled());
             }
             let name = path.strip_prefix(&directory.path).unwrap_or(path).to_owned();
-            if known.is_current(&name, path, facts) {
+            if let Some(content) = known.current_content(&name, path, facts)
+                && holds_all(catalogue, &vaults, content)?
+            {
                 report.unchanged += 1;
                 return Ok(());
             }
@@ -212,6 +222,8 @@ impl Service {
         };
         let unlisted = scan::files(path, deep, &mut rules, &mut found)?;
         report.troubles.extend(unlisted);
+        // Before the queue: what it names must survive what it survives.
+        self.stage.settle()?;
         self.catalogue.together(|catalogue| {
             queue.iter().try_for_each(|(name, facts, content)| {
                 catalogue.stage_for_backup(directory, name, facts, *content)
@@ -219,6 +231,11 @@ impl Service {
         })?;
         Ok(report)
     }
+}
+
+fn holds_all(catalogue: &Catalogue, vaults: &[String], content: Id) -> Result<bool> {
+    let holders = catalogue.locations(content)?;
+    Ok(vaults.iter().all(|vault| holders.contains(vault)))
 }
 
 fn full(most: u64) -> ModuleError {
@@ -251,10 +268,10 @@ impl Known {
         self.current.values()
     }
 
-    /// Whether the vaults hold this version and nothing newer waits.
-    fn is_current(&self, name: &Path, path: &Path, facts: &std::fs::Metadata) -> bool {
-        let Some(file) = self.current(name).filter(|file| !file.deleted) else { return false };
-        let now = super::stage::facts_of(path, facts);
-        !self.is_staged(name) && now.is_ok_and(|now| file.version.facts.same_version(&now))
+    /// Returns the content of the current version if the file is still that and nothing newer waits.
+    fn current_content(&self, name: &Path, path: &Path, facts: &std::fs::Metadata) -> Option<Id> {
+        let file = self.current(name).filter(|file| !file.deleted && !self.is_staged(name))?;
+        let now = super::stage::facts_of(path, facts).ok()?;
+        file.version.facts.same_version(&now).then_some(file.version.content_id)
     }
 }

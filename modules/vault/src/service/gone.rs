@@ -1,0 +1,90 @@
+//! What is gone: deleted, or on a disk that is not mounted.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::backup::PAGE;
+use super::status::is_gone;
+use super::{BackupReport, Service};
+use crate::catalogue::{Directory, StagedItem};
+use crate::error::Result;
+
+impl Service {
+    /// Notes which files are gone. A tracked directory that is missing, or without any of its files, may not be mounted:
+    /// nothing is noted of it.
+    pub(super) fn note_deleted(&mut self, report: &mut BackupReport) -> Result<bool> {
+        let mut changes = Vec::new();
+        for directory in self.catalogue.directories()? {
+            let shown = directory.path.display();
+            let fix = format!(
+                "its versions stay as they are; is its disk mounted? `bt dir forget {shown}` if they are gone for good"
+            );
+            if !directory.path.is_dir() {
+                report.warnings.push(format!("`{shown}` is not there; {fix}"));
+                report.incomplete = true;
+                continue;
+            }
+            let (gone, back, left) = self.compare_with_disk(&directory)?;
+            if !gone.is_empty() && left == 0 {
+                let count = gone.len();
+                report.warnings.push(format!("none of the {count} files of `{shown}` is there; {fix}"));
+                report.incomplete = true;
+                continue;
+            }
+            report.deleted += gone.len() as u64;
+            changes.extend(gone.into_iter().map(|file| (file, true)));
+            changes.extend(back.into_iter().map(|file| (file, false)));
+        }
+        self.catalogue.set_deleted(&changes)?;
+        Ok(!changes.is_empty())
+    }
+
+    /// Returns the files that are gone since the last backup, those that are back, and how many are there in all.
+    fn compare_with_disk(&self, directory: &Directory) -> Result<(Vec<String>, Vec<String>, u64)> {
+        let (mut gone, mut back, mut left) = (Vec::new(), Vec::new(), 0);
+        let mut after: Option<PathBuf> = None;
+        loop {
+            let page = self.catalogue.current_files(directory, Path::new(""), after.as_deref(), PAGE)?;
+            let Some(last) = page.last() else { return Ok((gone, back, left)) };
+            after = Some(last.name.clone());
+            for file in page {
+                let is_gone = is_gone(&directory.path.join(&file.name));
+                left += u64::from(!is_gone);
+                match (is_gone, file.deleted) {
+                    (true, false) => gone.push(file.file_id),
+                    (false, true) => back.push(file.file_id),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Takes off the queue what is read where it lies and is gone; below a directory that may not be mounted it waits on.
+    pub(super) fn drop_gone(&mut self, items: &mut Vec<StagedItem>, report: &mut BackupReport) -> Result<()> {
+        if items.iter().all(|item| item.content_id.is_some()) {
+            return Ok(());
+        }
+        let mounted: HashMap<String, PathBuf> = self
+            .catalogue
+            .directories()?
+            .into_iter()
+            .filter(|directory| directory.path.read_dir().is_ok_and(|mut entries| entries.next().is_some()))
+            .map(|directory| (directory.id, directory.path))
+            .collect();
+        let mut gone = Vec::new();
+        items.retain(|item| {
+            let path = mounted.get(&item.directory_id).map(|directory| directory.join(&item.name));
+            match path.filter(|path| item.content_id.is_none() && is_gone(path)) {
+                Some(path) => {
+                    gone.push(item.seq);
+                    let shown = path.display();
+                    report.warnings.push(format!("`{shown}` is gone before it was read; it waits no longer"));
+                    false
+                }
+                None => true,
+            }
+        });
+        report.incomplete |= !gone.is_empty();
+        self.catalogue.remove_staged(&gone)
+    }
+}
