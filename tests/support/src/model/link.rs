@@ -57,9 +57,11 @@ impl Shared {
     }
 
     fn close(&self) {
+        // The agent's last words must not come before the loss.
+        let mut calls = lock(&self.calls);
         lock(&self.to_agent).take();
         self.lost.cancel();
-        for (_, pending) in lock(&self.calls).drain() {
+        for (_, pending) in calls.drain() {
             let _ = pending.replies.send(Err(self.error()));
             pending.credit.close();
         }
