@@ -36,7 +36,7 @@ fn whatever_is_done_to_a_tree_a_sync_brings_it_over_and_rsync_finds_nothing() {
     machines.iter().for_each(|machine| rules(machine, 0));
     alice(lab.laptop(), "mkdir work; echo stays >canary");
     first_sync(&lab);
-    let rounds = rounds(6);
+    let rounds = rounds(4);
     let mut random = Random::new(0);
     let mut done = 0;
     for round in rounds.clone() {

@@ -14,7 +14,7 @@ const WRITE: &str = "for ((n = 1; ; n++)); do
 fn a_database_that_is_written_all_the_time_arrives_as_of_one_instant() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
-    let rounds = rounds(4);
+    let rounds = rounds(3);
     for mode in ["wal", "delete"] {
         alice(
             laptop,

@@ -44,7 +44,7 @@ fn no_edit_on_the_desk_is_lost_whenever_it_falls_into_a_sync() {
     alice(lab.laptop(), "cd work; cp -r d00 q0; cp -r d00 q1");
     first_sync(&lab);
     let mut total = Score::default();
-    let rounds = rounds(5);
+    let rounds = rounds(4);
     for round in rounds.clone() {
         let score = one_round(&lab, round);
         println!("round {round}: {score:?}");
@@ -173,7 +173,7 @@ fn what_a_program_writes_to_files_that_it_holds_open_is_there_or_kept_or_the_pro
     alice(laptop, &rewrite("first"));
     first_sync(&lab);
     let mut total = [0; 2];
-    for round in rounds(3) {
+    for round in rounds(2) {
         alice(laptop, &rewrite(&format!("round-{round}")));
         let running = laptop.spawn(&line("desk", &[])).unwrap();
         // Opened after the look for programs that write, or before it.

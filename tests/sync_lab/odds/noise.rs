@@ -71,7 +71,7 @@ fn files_that_come_and_go_during_a_sync_are_as_they_were_at_its_beginning() {
     alice(laptop, "mkdir churn; for n in {1..20000}; do echo $n >churn/$n; done");
     first_sync(&lab);
     let churn = laptop.spawn(&Cmd::script(CHURN).as_alice()).unwrap();
-    for round in rounds(3) {
+    for round in rounds(2) {
         let said = churn.stdout().len();
         wait_for("churn", SOON * 6, || churn.stdout().len() > said + 1);
         let ran = sync(laptop, "desk", &["--no-progress"]).ends_with(0);
