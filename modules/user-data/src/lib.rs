@@ -25,6 +25,7 @@ mod roots;
 mod rough;
 mod ruled;
 pub mod rules;
+mod said;
 mod scope;
 mod shares;
 pub mod spec;

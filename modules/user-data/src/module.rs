@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pc_switcher_agent::data::rules::Rules;
-use pc_switcher_agent::proto::{Body, Layout, LayoutRequest, Op, RuleSet, Standing, UserFact};
+use pc_switcher_agent::proto::{Layout, LayoutRequest, RuleSet, Standing, UserFact};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
     BytePath, ErrorKind, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, PairRecord, Plan,
-    PlanItem, Problem, Role, SnapshotKind, human_bytes,
+    Problem, Role, SnapshotKind,
 };
 
 use crate::config::{Compare, NestedPolicy, UserDataConfig};
@@ -24,7 +24,7 @@ use crate::people;
 use crate::roots::{Roots, held_by, roots};
 use crate::ruled;
 use crate::rules::{rule_hash, rule_of_mount, rule_of_nested, rules_for};
-use crate::steps::Stats;
+use crate::said::{describe, plan_items, total};
 use crate::survey::{Survey, survey};
 use crate::told::Heard;
 use crate::written::Written;
@@ -419,71 +419,6 @@ fn places_then<'a>(hosts: Hosts, pair: &'a PairRecord, part: &PartPair) -> Optio
     Some(if is_same_way { [&then.source, &then.target] } else { [&then.target, &then.source] })
 }
 
-fn total(surveys: &[Survey]) -> Stats {
-    let mut stats = Stats::default();
-    for survey in surveys {
-        stats.add(survey.steps.stats);
-    }
-    stats
-}
-
-/// Writes the numbers for people, for example `12 new, 3 changed, 1 gone, 84.0 MiB`.
-fn describe(stats: Stats) -> String {
-    if stats.is_empty() {
-        return "nothing to change".into();
-    }
-    let counts = [
-        (stats.created, "new"),
-        (stats.updated, "changed"),
-        (stats.metadata, "metadata"),
-        (stats.moved, "moved"),
-        (stats.deleted, "gone"),
-    ];
-    let mut words: Vec<String> =
-        counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
-    if stats.bytes > 0 {
-        words.push(human_bytes(stats.bytes));
-    }
-    words.join(", ")
-}
-
-/// Returns a line of the plan per step that a person would call a change.
-fn plan_items(part: &PartPair, survey: &Survey) -> Vec<PlanItem> {
-    let item = |action: &str, path: &BytePath, bytes: u64| PlanItem {
-        action: action.to_owned(),
-        path: part.root.join(path.as_bytes()),
-        bytes,
-    };
-    let mut items: Vec<PlanItem> =
-        survey.conflicts.iter().map(|conflict| item("conflict", &conflict.path, 0)).collect();
-    if part.is_missing(Role::Target) {
-        items.push(item("create", &BytePath::default(), 0));
-    }
-    if part.is_missing(Role::Source) {
-        items.push(item("delete", &BytePath::default(), 0));
-    }
-    for op in &survey.steps.ops {
-        items.push(match op {
-            Op::Put { path, body, replaces, .. } => {
-                let bytes = match body {
-                    Body::File { size, .. } | Body::Patched { size, .. } | Body::Built { size, .. } => *size,
-                    _ => 0,
-                };
-                item(if replaces.is_some() { "update" } else { "create" }, path, bytes)
-            }
-            Op::Link { path, .. } => item("link", path, 0),
-            Op::Remove { path, .. } | Op::RemoveDir { path } => item("delete", path, 0),
-            Op::SetMeta { path, expect: Some(_), .. } => item("metadata", path, 0),
-            Op::SetMeta { expect: None, .. } | Op::Move { .. } | Op::Swap { .. } | Op::Aside { .. } => {
-                continue;
-            }
-        });
-    }
-    let moved = survey.moves.pairs.iter().map(|(_, to)| item("move", to, 0));
-    items.extend(moved);
-    items
-}
-
 #[async_trait]
 impl Module for UserData {
     fn name(&self) -> &ModuleName {
@@ -631,16 +566,4 @@ impl Module for UserData {
 
     /// Calls end with the futures that made them, and the agents remove what was staged.
     async fn abort(&self, _: &ModuleContext, _: Duration) {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_said_only_when_they_are_not_zero() {
-        assert_eq!(describe(Stats::default()), "nothing to change");
-        let stats = Stats { created: 2, deleted: 1, bytes: 3 << 20, ..Stats::default() };
-        assert_eq!(describe(stats), "2 new, 1 gone, 3.0 MiB");
-    }
 }
