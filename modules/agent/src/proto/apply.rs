@@ -99,6 +99,14 @@ pub enum StreamFrame {
         /// What stands there.
         expected: Identity,
     },
+    /// Front to target: a frame of [`StreamFrame::Content`], compressed for a slow link; see [`super::unpack`].
+    Packed {
+        /// Bytes of the encoded pieces.
+        plain: u32,
+        /// The encoded pieces as one frame of zstd.
+        #[serde(with = "byte_vec")]
+        data: Vec<u8>,
+    },
 }
 
 impl StreamFrame {
