@@ -86,7 +86,7 @@ struct Meter<'a> {
 impl Meter<'_> {
     /// Passes content on, compressed if that helps, and counts it.
     async fn pass(&mut self, sink: &mut ApplySink, frame: Vec<u8>, item: &str) -> Result<(), Broken> {
-        let bytes = frame.len() as u64;
+        let bytes = StreamFrame::plain_len(&frame);
         up(sink, self.packing.pack(frame).await).await?;
         self.add(bytes, item);
         Ok(())

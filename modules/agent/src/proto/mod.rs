@@ -5,6 +5,7 @@
 
 mod apply;
 mod blocks;
+mod coded;
 mod compare;
 mod diagnose;
 mod few;
@@ -25,6 +26,7 @@ pub use apply::{
     Redone, RedoneHow, StreamFrame,
 };
 pub use blocks::{Blocks, BlocksWant};
+pub use coded::{Coding, LARGEST_EXTENT};
 pub use compare::{Change, ChangeKind, DiffEnd, DiffRequest, Diffed, Version, Versions, VersionsRequest};
 pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersRequest};
 pub use few::MOST;

@@ -64,7 +64,7 @@ use writer::{Tally, Writers};
 
 use crate::linux::state::StateDir;
 use crate::proto::{
-    AgentError, ApplyNews, ApplyReport, ApplyRequest, Piece, StreamFrame, decode, unpack,
+    AgentError, ApplyNews, ApplyReport, ApplyRequest, Coding, Piece, StreamFrame, decode, unpack,
 };
 use crate::server::{Call, Shield};
 
@@ -237,8 +237,24 @@ fn stage_stream(
 }
 
 /// Hands pieces to the threads that write.
-fn take_in(stager: &mut Stager<'_>, writers: &Writers<'_>, pieces: Vec<Piece>) -> Result<(), AgentError> {
-    let jobs = pieces.into_iter().map(|piece| stager.job(piece)).collect::<Result<_, _>>()?;
+fn take_in(
+    stager: &mut Stager<'_>,
+    writers: &Writers<'_>,
+    pieces: Vec<Piece>,
+    codings: &[Coding],
+) -> Result<(), AgentError> {
+    let mut codings = codings.iter().peekable();
+    let mut jobs = Vec::with_capacity(pieces.len());
+    for (at, piece) in (0..).zip(pieces) {
+        let job = stager.job(piece)?;
+        jobs.push(match codings.next_if(|coding| coding.piece == at) {
+            Some(coding) => job.coded(*coding),
+            None => job,
+        });
+    }
+    if codings.next().is_some() {
+        return Err(AgentError::protocol("a piece that is compressed is missing"));
+    }
     match writers.give(jobs) {
         true => Ok(()),
         false => Err(AgentError::failed("a writing thread gave up")),
@@ -267,10 +283,11 @@ fn feed<'scope>(
                 let Record::Ops { ops, .. } = record else { unreachable!("made two lines above") };
                 ops.into_iter().try_for_each(|op| stager.step(part.into(), op))?;
             }
-            StreamFrame::Content(pieces) => take_in(stager, writers, pieces)?,
+            StreamFrame::Content(pieces) => take_in(stager, writers, pieces, &[])?,
             StreamFrame::Packed { plain, data } => {
-                take_in(stager, writers, unpack(plain, &data).map_err(AgentError::protocol)?)?;
+                take_in(stager, writers, unpack(plain, &data).map_err(AgentError::protocol)?, &[])?;
             }
+            StreamFrame::Coded { codings, pieces, .. } => take_in(stager, writers, pieces, &codings)?,
             StreamFrame::Hole { content, at, end } => {
                 if !writers.give(vec![stager.hole(content, at, end)?]) {
                     return Err(AgentError::failed("a writing thread gave up"));
