@@ -103,6 +103,11 @@ pub fn history_db(env: &Env) -> Result<PathBuf, NoHome> {
     Ok(state_dir(env)?.join("history.db"))
 }
 
+/// Returns the file of what is remembered of machines that were met.
+pub fn hosts_file(env: &Env) -> Result<PathBuf, NoHome> {
+    Ok(state_dir(env)?.join("hosts.json"))
+}
+
 /// Returns the directory of what lives no longer than a login: the front's lock, sockets.
 pub fn runtime_dir(env: &Env) -> PathBuf {
     env.absolute("XDG_RUNTIME_DIR")

@@ -121,6 +121,8 @@ fn a_body_full_of_the_smallest_elements_is_read_within_its_memory_or_refused() {
     one::<Vec<BlocksWant>>(&full_of(&[], &[0; 4]));
     one::<Vec<Shares>>(&full_of(&[], &[0; 3]));
     one::<StreamFrame>(&full_of(&[7, 0, 0, 0], &[0; 3]));
+    one::<StreamFrame>(&full_of(&[12, 0], &[0; 4]));
+    one::<StreamFrame>(&full_of(&[12, 0, 0], &[0; 4]));
     one::<Listings>(&full_of(&[], &[0; 5]));
     one::<Listings>(&full_of(&[1, 0, 0, 0], &[0, 1]));
     one::<Request>(&full_of(&[3], &[0]));

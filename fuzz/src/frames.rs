@@ -8,8 +8,8 @@ use pc_switcher_agent::data::apply::fuzzing::places;
 use pc_switcher_agent::data::rules::Rules;
 use pc_switcher_agent::frame::{self, FrameKind, MAX_BODY};
 use pc_switcher_agent::proto::{
-    AgentError, AgentHello, BlocksWant, FrontHello, ListWant, PROTOCOL, ReadWant, Request, RestWant,
-    StreamFrame, decode, encode,
+    AgentError, AgentHello, BlocksWant, FrontHello, ListWant, MOST_PLAIN, PROTOCOL, ReadWant, Request,
+    RestWant, StreamFrame, decode, encode, unpack,
 };
 use pc_switcher_agent::server::{Call, Services, serve};
 use serde::Serialize;
@@ -65,8 +65,9 @@ fn upload(body: &[u8]) {
     let Some(message) = one::<StreamFrame>(body) else { return };
     assert_eq!(
         StreamFrame::is_content(&encode(&message)),
-        matches!(message, StreamFrame::Content(_) | StreamFrame::Hole { .. })
+        matches!(message, StreamFrame::Content(_) | StreamFrame::Hole { .. } | StreamFrame::Coded { .. })
     );
+    compressed(&message);
     if let StreamFrame::Ops { part, ops } = message {
         let places = places(part.into(), 3, ops).unwrap_or_default();
         for place in places {
@@ -74,6 +75,24 @@ fn upload(body: &[u8]) {
             assert!(names.all(|name| !matches!(name, b"" | b"." | b"..")), "staging is left by {place:?}");
         }
     }
+}
+
+/// What is compressed takes no more memory than it may hold, whatever it says of itself.
+fn compressed(message: &StreamFrame) {
+    let (_, bytes) = peak(|| match message {
+        StreamFrame::Packed { plain, data } => drop(unpack(*plain, data)),
+        StreamFrame::Coded { codings, pieces, .. } => {
+            for coding in codings {
+                let piece = pieces.get(coding.piece as usize);
+                let decoded = piece.map(|piece| coding.decoded(&piece.data));
+                assert!(
+                    !decoded.is_some_and(|read| read.is_ok_and(|read| read.len() != coding.len as usize))
+                );
+            }
+        }
+        _ => {}
+    });
+    assert!(bytes <= AT_LEAST + 4 * MOST_PLAIN, "{bytes} bytes were held for what was compressed");
 }
 
 /// Frame after frame, each body as the type that its kind announces.

@@ -162,7 +162,9 @@ pub(super) fn asking_env(env: &Env, facts: TerminalFacts) -> RemoteEnv {
 /// The surroundings of a command that asks the agent of this machine and nobody else.
 pub(super) fn quiet_env(env: &Env) -> RemoteEnv {
     let own_exe = std::fs::read_link("/proc/self/exe").unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
-    RemoteEnv::new(env.uid, user(env), own_exe, env!("CARGO_PKG_VERSION"))
+    let mut remote = RemoteEnv::new(env.uid, user(env), own_exe, env!("CARGO_PKG_VERSION"));
+    remote.hosts = paths::hosts_file(env).ok();
+    remote
 }
 
 /// Turns signals into messages; the third exits at once, with the terminal given back.

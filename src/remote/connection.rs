@@ -9,9 +9,11 @@ use pc_switcher_contract::{Cmd, ExecError, Executor, Hostname};
 use tokio_util::sync::CancellationToken;
 
 use super::channels::Channels;
+use super::ciphers::has_aes;
 use super::env::RemoteEnv;
 use super::error::ReachError;
 use super::master::Master;
+use super::met::{self, Met};
 use super::ssh_executor::SshExecutor;
 use super::state::{ConnectionState, ConnectionStep};
 
@@ -19,7 +21,8 @@ use super::state::{ConnectionState, ConnectionStep};
 const CLOSING_GRACE: Duration = Duration::from_secs(2);
 
 /// What the other machine is asked first.
-const QUESTION: &str = "uname -n && id -un && id -u";
+const QUESTION: &str =
+    "uname -n && id -un && id -u && { grep -m 1 -E '^(flags|Features)' /proc/cpuinfo || :; }";
 
 /// A connection to the other machine (rows D701 to D714). Dropping it ends ssh and with it everything we started there.
 pub struct TargetConnection {
@@ -39,6 +42,8 @@ pub struct Login {
     pub user: String,
     /// Our user id there.
     pub uid: u32,
+    /// Whether the processor there knows AES, if it says.
+    aes: Option<bool>,
 }
 
 impl TargetConnection {
@@ -70,6 +75,9 @@ impl TargetConnection {
                 return Err(error.into());
             }
         };
+        if let Some(file) = &env.hosts {
+            met::remember(file, target, Met { aes: login.aes });
+        }
         let channels = channels.renamed(&hostname);
         let executor = SshExecutor::new(hostname, channels.clone());
         Ok(Self {
@@ -177,5 +185,5 @@ async fn ask_name(channels: &Channels, typed: &str) -> Result<(Hostname, Login),
     };
     let name = name.parse().map_err(|error: pc_switcher_contract::IdError| failed(error.to_string()))?;
     let uid = uid.parse().map_err(|_| failed(format!("`{uid}` is no user id")))?;
-    Ok((name, Login { user: user.to_owned(), uid }))
+    Ok((name, Login { user: user.to_owned(), uid, aes: lines.next().map(has_aes) }))
 }

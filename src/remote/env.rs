@@ -38,6 +38,8 @@ pub struct RemoteEnv {
     pub ssh_options: Vec<OsString>,
     /// Channels at a time.
     pub channels: usize,
+    /// Where is kept what is remembered of machines that were met; nothing is remembered without it.
+    pub hosts: Option<PathBuf>,
     /// What was found out about the ssh configuration.
     pub preferences: Known,
     /// The log.
@@ -65,6 +67,7 @@ impl RemoteEnv {
             ssh: "ssh".into(),
             ssh_options: Vec::new(),
             channels: super::channels::CHANNELS,
+            hosts: None,
             preferences: Known::default(),
             log: Arc::new(|_, _| {}),
         }

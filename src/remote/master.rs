@@ -63,11 +63,11 @@ impl Master {
         let dir =
             socket_dir(env).map_err(|error| failed(format!("cannot make a socket directory: {error}")))?;
         let socket = dir.path().join("s");
-        let Preferences { fast_ciphers, .. } = tokio::select! {
+        let Preferences { ciphers, .. } = tokio::select! {
             known = preferences(target, env) => known,
             () = cancel.cancelled() => return Err(ConnectError::Cancelled),
         };
-        let circumstances = Circumstances { has_terminal: env.has_terminal, fast_ciphers };
+        let circumstances = Circumstances { has_terminal: env.has_terminal, ciphers };
         let mut command = Command::new(&env.ssh);
         command.args(&env.ssh_options).args(["-E", "/dev/stdout"]);
         command.args(master_args(&socket, target, circumstances));

@@ -9,14 +9,16 @@ use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
+use super::ciphers::{Ciphers, has_aes};
 use super::env::RemoteEnv;
-use super::ssh_options::{config_value, has_aes};
+use super::met::{self, Met};
+use super::ssh_options::config_value;
 
 /// What is left to us.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Preferences {
-    /// Whether both the processor and the user's configuration leave the cipher to us.
-    pub(super) fast_ciphers: bool,
+    /// What is known of the ciphers.
+    pub(super) ciphers: Ciphers,
     /// Whether the configuration leaves the exchange of keys to us.
     pub(super) any_exchange: bool,
 }
@@ -53,8 +55,9 @@ async fn ask(target: &OsStr, env: &RemoteEnv) -> Preferences {
         value.is_some() && value == config_value(&default, key)
     };
     let cpuinfo = tokio::fs::read_to_string("/proc/cpuinfo").await.unwrap_or_default();
+    let Met { aes: theirs } = env.hosts.as_ref().map(|file| met::recall(file, target)).unwrap_or_default();
     Preferences {
-        fast_ciphers: has_aes(&cpuinfo) && is_left("ciphers"),
+        ciphers: Ciphers { is_left: is_left("ciphers"), ours: has_aes(&cpuinfo), theirs },
         any_exchange: is_left("kexalgorithms"),
     }
 }

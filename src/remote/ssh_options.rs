@@ -3,16 +3,15 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-/// Ciphers that are fastest where the processor knows AES (sync-engine.md, part 4); the others stay allowed.
-const FAST_CIPHERS: &str = "Ciphers=^aes128-gcm@openssh.com,aes256-gcm@openssh.com";
+use super::ciphers::Ciphers;
 
 /// What decides over the options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Circumstances {
     /// Whether a person can be asked.
     pub(super) has_terminal: bool,
-    /// Whether both the processor and the user's configuration leave the cipher to us.
-    pub(super) fast_ciphers: bool,
+    /// What is known of the ciphers.
+    pub(super) ciphers: Ciphers,
 }
 
 /// Returns the arguments of a master for `target`, which is never read as an option.
@@ -35,8 +34,8 @@ pub(super) fn master_args(socket: &Path, target: &OsStr, circumstances: Circumst
     ] {
         option(OsStr::new(text));
     }
-    if circumstances.fast_ciphers {
-        option(OsStr::new(FAST_CIPHERS));
+    if let Some(text) = circumstances.ciphers.option() {
+        option(OsStr::new(text));
     }
     if !circumstances.has_terminal {
         option(OsStr::new("BatchMode=yes"));
@@ -60,14 +59,6 @@ fn quoted_for_ssh(path: &Path) -> OsString {
     OsString::from_vec(bytes)
 }
 
-/// Whether `/proc/cpuinfo` names AES instructions.
-pub(super) fn has_aes(cpuinfo: &str) -> bool {
-    cpuinfo
-        .lines()
-        .filter(|line| line.starts_with("flags") || line.starts_with("Features"))
-        .any(|line| line.split_whitespace().any(|flag| flag == "aes"))
-}
-
 /// Returns the value of `key` in the output of `ssh -G`.
 pub(super) fn config_value<'a>(dump: &'a str, key: &str) -> Option<&'a str> {
     dump.lines()
@@ -81,26 +72,21 @@ mod tests {
 
     #[test]
     fn a_target_that_looks_like_an_option_stays_a_target() {
-        let circumstances = Circumstances { has_terminal: true, fast_ciphers: false };
+        let circumstances = Circumstances { has_terminal: true, ciphers: Ciphers::default() };
         let args = master_args(Path::new("/run/x/s"), OsStr::new("-oProxyCommand=evil"), circumstances);
         assert_eq!(args[args.len() - 2], "--");
-        assert!(!args.iter().any(|arg| arg == "BatchMode=yes"));
+        let starts = |word: &str| args.iter().any(|arg| arg.to_string_lossy().starts_with(word));
+        assert!(!starts("BatchMode") && !starts("Ciphers"));
     }
 
     #[test]
     fn without_a_terminal_ssh_asks_nothing() {
-        let circumstances = Circumstances { has_terminal: false, fast_ciphers: true };
+        let ciphers = Ciphers { is_left: true, ours: true, theirs: None };
+        let circumstances = Circumstances { has_terminal: false, ciphers };
         let args = master_args(Path::new("/run/a %b/s"), OsStr::new("desk"), circumstances);
         assert!(args.iter().any(|arg| arg == "BatchMode=yes"));
-        assert!(args.iter().any(|arg| arg == FAST_CIPHERS));
+        assert!(args.iter().any(|arg| Some(arg.as_os_str()) == ciphers.option().map(OsStr::new)));
         assert!(args.iter().any(|arg| arg == "ControlPath=\"/run/a %%b/s\""));
-    }
-
-    #[test]
-    fn aes_is_told_by_the_flags_of_either_architecture() {
-        assert!(has_aes("model name : x\nflags\t\t: fpu aes sse\n"));
-        assert!(has_aes("Features\t: fp asimd aes\n"));
-        assert!(!has_aes("flags : fpu vaes\nmodel name : aes\n"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Tests over ssh need root and sshd; elsewhere they say so and pass, unless `LAB_REQUIRED` is set.
 
+mod ciphers;
 mod connection;
 mod executor_contract;
 mod processes;

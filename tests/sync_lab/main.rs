@@ -12,6 +12,7 @@ mod guard;
 mod hosts;
 mod kill_points;
 mod layouts;
+mod link;
 mod moving;
 mod nested;
 mod no_snapshots;

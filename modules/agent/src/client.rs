@@ -8,12 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pc_switcher_contract::{AgentCall, AgentLink, AgentSink, AgentStream, ExecError, Hostname, Reply};
+use pc_switcher_contract::{
+    AgentCall, AgentLink, AgentSink, AgentStream, ExecError, Hostname, Reply, Uplink,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::frame::{self, FrameKind, HEAD, WINDOW};
+use crate::pipe::Pipe;
 use crate::proto::{AgentError, AgentHello, FrontHello, MAGIC, PROTOCOL, decode, encode};
 
 /// How an agent's pipe is watched.
@@ -56,6 +59,7 @@ struct Shared {
     out: Out,
     calls: Mutex<HashMap<u32, Pending>>,
     next: AtomicU32,
+    pipe: Pipe,
     gone: CancellationToken,
     why: Mutex<Option<String>>,
 }
@@ -76,6 +80,7 @@ impl Shared {
     fn fail(&self, why: String) {
         self.why.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
         self.gone.cancel();
+        self.pipe.close();
         for (_, pending) in self.calls().drain() {
             let _ = pending.replies.send(Err(self.lost()));
             pending.credit.close();
@@ -123,6 +128,7 @@ impl AgentConn {
             out,
             calls: Mutex::default(),
             next: AtomicU32::new(1),
+            pipe: Pipe::default(),
             gone: CancellationToken::new(),
             why: Mutex::default(),
         });
@@ -201,6 +207,7 @@ async fn write_loop(
             _ = beat.tick() => (0, FrameKind::Ping, Vec::new()),
         };
         let (call, kind, body) = next;
+        let begun = shared.pipe.begin();
         let write = async {
             writer.write_all(&frame::head(call, kind, body.len())).await?;
             writer.write_all(&body).await?;
@@ -215,6 +222,7 @@ async fn write_loop(
             shared.fail(format!("cannot write to the agent: {error}"));
             break;
         }
+        shared.pipe.end(begun, body.len(), kind == FrameKind::Up);
     }
     // What was queued before the stop (a cancel, say) still goes out if the pipe takes it at once.
     let rest = async {
@@ -302,6 +310,14 @@ impl AgentLink for AgentConn {
         let sink = Sink { id, credit, shared: Arc::clone(&self.shared) };
         Ok(AgentCall { sink: Box::new(sink), stream: Box::new(stream) })
     }
+
+    fn uplink(&self) -> Option<Uplink> {
+        Some(self.shared.pipe.uplink())
+    }
+
+    async fn written(&self) {
+        self.shared.pipe.written().await;
+    }
 }
 
 struct Sink {
@@ -316,6 +332,7 @@ impl AgentSink for Sink {
         // A closed semaphore means that the agent has answered already: its stream says what.
         let permits = self.credit.acquire_many(body.len() as u32).await.map_err(|_| ExecError::Cancelled)?;
         permits.forget();
+        self.shared.pipe.queue(body.len());
         self.shared.out.send((self.id, FrameKind::Up, body)).map_err(|_| self.shared.lost())
     }
 

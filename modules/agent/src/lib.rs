@@ -8,6 +8,7 @@ pub mod client;
 pub mod data;
 pub mod frame;
 pub mod linux;
+mod pipe;
 pub mod proto;
 pub mod server;
 pub mod typed;

@@ -3,6 +3,8 @@
 //! Bodies are opaque here; the agent crate gives them types. A call is one request, then any number of upload
 //! frames and reply items, then one final answer. Dropping a call cancels it on the other side.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use crate::error::ExecError;
@@ -44,6 +46,15 @@ pub struct AgentCall {
     pub stream: Box<dyn AgentStream>,
 }
 
+/// What has gone up to an agent so far, and how long that took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Uplink {
+    /// Bytes that the pipe to the agent has taken.
+    pub bytes: u64,
+    /// How long they were waited for. An agent that is behind does not count: nothing is written then.
+    pub busy: Duration,
+}
+
 /// A connection to the agent of one machine.
 #[async_trait]
 pub trait AgentLink: Send + Sync {
@@ -51,4 +62,12 @@ pub trait AgentLink: Send + Sync {
     fn hostname(&self) -> &Hostname;
     /// Opens a call with its encoded request.
     async fn open(&self, request: Vec<u8>) -> Result<AgentCall, ExecError>;
+
+    /// Returns what has gone up so far; `None` if that is not measured.
+    fn uplink(&self) -> Option<Uplink> {
+        None
+    }
+
+    /// Waits until little of what was sent has yet to be written, or the agent is gone.
+    async fn written(&self) {}
 }

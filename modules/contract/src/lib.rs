@@ -21,7 +21,7 @@ pub mod state;
 pub mod threshold;
 pub mod time;
 
-pub use agent::{AgentCall, AgentLink, AgentSink, AgentStream, Reply};
+pub use agent::{AgentCall, AgentLink, AgentSink, AgentStream, Reply, Uplink};
 pub use context::{Clock, Machine, ModuleContext, Role, RunMode, SessionBoard, TargetMachine, WriteLicence};
 pub use error::{ErrorKind, ExecError, ModuleError, Problem};
 pub use event::{Event, EventKind, LogLevel, Progress, Reporter, Sink};

@@ -27,6 +27,8 @@ pub struct UserDataConfig {
     /// What happens to subvolumes inside the one that holds a folder: mirrored with it, or left alone and named. Those that are
     /// excluded, are read-only or keep snapshots are never mirrored.
     pub nested: NestedPolicy,
+    /// Whether content is compressed on its way to the other machine: where the link is slow, always, or never.
+    pub compress: Compress,
     /// A sync that would delete more files than this in one folder asks first.
     pub mass_deletion_count: NonZeroU64,
     /// A sync that would delete a larger share than this of one folder, and at least 50 entries, asks first.
@@ -41,6 +43,7 @@ impl Default for UserDataConfig {
             include: Vec::new(),
             compare: Compare::default(),
             nested: NestedPolicy::default(),
+            compress: Compress::default(),
             mass_deletion_count: const { NonZeroU64::new(1000).unwrap() },
             mass_deletion_share: Share(0.25),
         }
@@ -67,6 +70,19 @@ pub enum Compare {
     Quick,
     /// Digests of all files are compared.
     Content,
+}
+
+/// Whether content is compressed on its way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compress {
+    /// While the link is slower than this machine compresses, as measured while copying.
+    #[default]
+    Auto,
+    /// Always, but for what does not get smaller.
+    On,
+    /// Never.
+    Off,
 }
 
 /// What happens to nested subvolumes.

@@ -70,7 +70,9 @@ impl UserData {
             self.note(planned);
             return Ok(Done::default());
         }
-        let Transferred { report, unsent, losers, same_bytes } = transfer(ctx, loads).await?;
+        let transferred = transfer(ctx, loads, self.config.compress).await?;
+        let Transferred { report, unsent, losers, same_bytes, packed } = transferred;
+        notes::packed(ctx, packed);
         notes::unsent(ctx, &unsent);
         notes::losers(ctx, losers, &report);
         self.note(planned.without(&unsent).without_conflicts(&report));

@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 
 use pc_switcher_agent::proto::{ApplyReport, Layout};
-use pc_switcher_contract::{BytePath, Hostname, LogLevel, ModuleContext};
+use pc_switcher_contract::{BytePath, Hostname, LogLevel, ModuleContext, human_bytes};
 
 use crate::nested::Left;
 use crate::parts::PartPair;
 use crate::survey::{APART, Survey};
+use crate::transfer::PackedBytes;
 
 /// So many paths of a kind are said loudly.
 pub const NAMED: usize = 100;
@@ -22,6 +23,16 @@ pub fn unsent(ctx: &ModuleContext, unsent: &[(BytePath, BytePath)]) {
         ctx.board.add_unsent(path);
     }
     ctx.board.add_left(unsent.len());
+}
+
+/// Says what was compressed on its way, and why.
+pub fn packed(ctx: &ModuleContext, packed: Option<PackedBytes>) {
+    let Some(PackedBytes { plain, sent, all, link }) = packed else { return };
+    let why = link
+        .map_or_else(String::new, |rate| format!("; the link took {} a second", human_bytes(rate as u64)));
+    let [plain, sent, all] = [plain, sent, all].map(human_bytes);
+    let text = format!("of {all} that were sent, {plain} were compressed to {sent}{why}");
+    ctx.reporter.log(LogLevel::Info, &ctx.target.hostname, text);
 }
 
 /// Says where the target's versions of conflicts are that no snapshot holds.

@@ -1,6 +1,8 @@
 //! Moves content from the source's agent to the target's and lets the target commit.
 
 mod content;
+mod pace;
+mod packing;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -12,10 +14,14 @@ use pc_switcher_contract::{
     BytePath, ExecError, Fraction, LogLevel, ModuleContext, ModuleError, Progress, Role, SnapshotKind,
 };
 
+use crate::config::Compress;
 use crate::parts::PartPair;
 use crate::steps::Steps;
 
 use content::{send_built, send_content, send_patches, send_rough};
+use packing::Packing;
+
+pub use packing::PackedBytes;
 
 /// Share of the module's work that is done when the transfer begins, and when it ends.
 const TRANSFER: (f64, f64) = (0.15, 0.95);
@@ -51,6 +57,8 @@ pub struct Transferred {
     pub losers: Vec<(BytePath, BytePath)>,
     /// Bytes that were planned and need not be sent: the target had the same there.
     pub same_bytes: u64,
+    /// What was compressed on its way, if anything was.
+    pub packed: Option<PackedBytes>,
 }
 
 /// What was sent, when all was.
@@ -61,6 +69,7 @@ struct Sent {
     unsent: Vec<(BytePath, BytePath)>,
     losers: Vec<(BytePath, BytePath)>,
     same_bytes: u64,
+    packed: Option<PackedBytes>,
 }
 
 /// Counts what went over and reports it at most four times a second.
@@ -69,11 +78,20 @@ struct Meter<'a> {
     total: u64,
     done: u64,
     same_bytes: u64,
+    packing: Packing,
     began: Instant,
     last: Option<Instant>,
 }
 
 impl Meter<'_> {
+    /// Passes content on, compressed if that helps, and counts it.
+    async fn pass(&mut self, sink: &mut ApplySink, frame: Vec<u8>, item: &str) -> Result<(), Broken> {
+        let bytes = StreamFrame::plain_len(&frame);
+        up(sink, self.packing.pack(frame).await).await?;
+        self.add(bytes, item);
+        Ok(())
+    }
+
     fn add(&mut self, bytes: u64, item: &str) {
         self.done += bytes;
         if self.last.is_some_and(|last| last.elapsed() < Duration::from_millis(250)) {
@@ -97,7 +115,11 @@ impl Meter<'_> {
 ///
 /// # Errors
 /// If a file cannot be read, the disk is full, or an agent is lost.
-pub async fn transfer(ctx: &ModuleContext, loads: Vec<Load>) -> Result<Transferred, ModuleError> {
+pub async fn transfer(
+    ctx: &ModuleContext,
+    loads: Vec<Load>,
+    compress: Compress,
+) -> Result<Transferred, ModuleError> {
     let parts = loads
         .iter()
         .map(|load| PartRoot {
@@ -110,7 +132,7 @@ pub async fn transfer(ctx: &ModuleContext, loads: Vec<Load>) -> Result<Transferr
     let (sink, mut stream) = Agent::new(&ctx.target.agent).apply(request).await?;
     ctx.reporter.stage("stage");
     let sent = {
-        let send = send_all(ctx, loads, sink);
+        let send = send_all(ctx, loads, sink, compress);
         tokio::pin!(send);
         loop {
             tokio::select! {
@@ -125,17 +147,17 @@ pub async fn transfer(ctx: &ModuleContext, loads: Vec<Load>) -> Result<Transferr
         }
     };
     let asked = async {
-        let Sent { mut sink, ops, contents, unsent, losers, same_bytes } = sent?;
+        let Sent { mut sink, ops, contents, unsent, losers, same_bytes, packed } = sent?;
         ctx.reporter.stage("commit");
         ctx.board.set_commit_pending(true);
         up(&mut sink, encode(&StreamFrame::Commit { ops, contents })).await?;
         sink.finish().await?;
-        Ok((ops, unsent, losers, same_bytes))
+        Ok((ops, unsent, losers, same_bytes, packed))
     };
     match asked.await {
-        Ok((ops, unsent, losers, same_bytes)) => {
+        Ok((ops, unsent, losers, same_bytes, packed)) => {
             let report = committed(ctx, &mut stream, ops).await?;
-            Ok(Transferred { report, unsent, losers, same_bytes })
+            Ok(Transferred { report, unsent, losers, same_bytes, packed })
         }
         // The target ended the call: its own words say why.
         Err(Broken::Sink) => match stream.next().await {
@@ -165,9 +187,15 @@ async fn up(sink: &mut ApplySink, frame: Vec<u8>) -> Result<(), Broken> {
 }
 
 /// Sends all steps, then all content. Content of live trees goes first: only then it is known which steps there are.
-async fn send_all(ctx: &ModuleContext, mut loads: Vec<Load>, mut sink: ApplySink) -> Result<Sent, Broken> {
+async fn send_all(
+    ctx: &ModuleContext,
+    mut loads: Vec<Load>,
+    mut sink: ApplySink,
+    compress: Compress,
+) -> Result<Sent, Broken> {
     let total: u64 = loads.iter().map(|load| load.steps.stats.bytes).sum();
-    let mut meter = Meter { ctx, total, done: 0, same_bytes: 0, began: Instant::now(), last: None };
+    let packing = Packing::new(compress, &ctx.target.agent);
+    let mut meter = Meter { ctx, total, done: 0, same_bytes: 0, packing, began: Instant::now(), last: None };
     let (mut unsent, mut losers) = (Vec::new(), Vec::new());
     for (index, load) in loads.iter_mut().enumerate().filter(|(_, load)| load.part.is_live(Role::Source)) {
         if load.steps.wants.is_empty() && load.steps.rough.is_empty() {
@@ -203,7 +231,8 @@ async fn send_all(ctx: &ModuleContext, mut loads: Vec<Load>, mut sink: ApplySink
             send_built(ctx, &mut sink, &mut meter, load, built).await?;
         }
     }
-    Ok(Sent { sink, ops, contents, unsent, losers, same_bytes: meter.same_bytes })
+    let (same_bytes, packed) = (meter.same_bytes, meter.packing.packed());
+    Ok(Sent { sink, ops, contents, unsent, losers, same_bytes, packed })
 }
 
 /// Returns where the target's versions of conflicts go that are in no snapshot; `first` is the number of the first step.

@@ -29,6 +29,7 @@ pub mod walk;
 mod btrfs;
 mod content;
 mod cwd;
+mod encoded;
 mod entries;
 mod extents;
 mod inline;

@@ -8,7 +8,9 @@
 //! In a live tree each file is looked at before and after it is read. One that did not change meanwhile is said to be whole,
 //! with the version that was read.
 
+mod batch;
 mod blocks;
+mod coded;
 mod rest;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,8 +28,11 @@ use super::inline::Inline;
 use super::seen::Seen;
 use super::sent::Sent;
 use super::{delta, extents, open, walk, wants};
-use crate::proto::{AgentError, Identity, Piece, ReadWant, StreamFrame};
+use crate::proto::{AgentError, Coding, Identity, Piece, ReadWant, StreamFrame};
 use crate::server::Call;
+
+use batch::Batch;
+use coded::Codes;
 
 pub use blocks::run as run_blocks;
 pub use rest::run as run_rest;
@@ -57,8 +62,9 @@ pub fn run(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> 
     let sent = walk::is_sealed(&dir).then_some(sent);
     wants::serve(call, READERS, |wants| {
         let inline = sent.map(|_| Inline::below(&dir));
+        let batch = Batch::default();
         let mut reader =
-            Reader { root, dir: &dir, call, sent, inline, batch: Vec::new(), bytes: 0, digest: None };
+            Reader { root, dir: &dir, call, sent, inline, batch, codes: Codes::default(), digest: None };
         while let Some(wants) = wants::next(wants, || reader.flush())? {
             if let Some(inline) = &mut reader.inline {
                 inline.prepare(&wants);
@@ -85,8 +91,8 @@ pub fn run_live(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentEr
             call,
             sent: None,
             inline: None,
-            batch: Vec::new(),
-            bytes: 0,
+            batch: Batch::default(),
+            codes: Codes::default(),
             digest: None,
         };
         let mut whole = Vec::new();
@@ -130,9 +136,9 @@ pub fn run_delta(root: &BytePath, base: &BytePath, call: &Call, sent: &Sent) -> 
         return Err(AgentError::failed(format!("`{path}` is not in a read-only snapshot")));
     }
     wants::serve(call, delta::AT_ONCE, |wants| {
-        let (inline, batch) = (None, Vec::new());
+        let (inline, batch, codes) = (None, Batch::default(), Codes::default());
         let mut reader =
-            Reader { root, dir: &dir, call, sent: Some(sent), inline, batch, bytes: 0, digest: None };
+            Reader { root, dir: &dir, call, sent: Some(sent), inline, batch, codes, digest: None };
         while let Some(wants) = wants::next(wants, || reader.flush())? {
             for want in wants {
                 let done = reader.patch(&want, &base_dir);
@@ -154,8 +160,8 @@ struct Reader<'a> {
     call: &'a Call,
     sent: Option<&'a Sent>,
     inline: Option<Inline<'a>>,
-    batch: Vec<Piece>,
-    bytes: usize,
+    batch: Batch,
+    codes: Codes,
     /// The digest of the last file that was sent.
     digest: Option<[u8; 32]>,
 }
@@ -227,6 +233,9 @@ impl Reader<'_> {
         }
         let mut pieces = Pieces::new(want.content);
         let size = seen.size();
+        if self.coded(want, fd, size)? {
+            return Ok(());
+        }
         if size <= FRAME as u64 && seen.allocated() >= size {
             let data = read_at(fd, 0, size as usize)?;
             let size = data.len() as u64;
@@ -250,7 +259,7 @@ impl Reader<'_> {
                 let next = start + data.len() as u64;
                 if let Some(before) = held.replace((start, data)) {
                     let piece = pieces.next(before);
-                    self.push(piece)?;
+                    self.push(piece, None)?;
                 }
                 start = next;
             }
@@ -285,25 +294,19 @@ impl Reader<'_> {
         if let (Some(sent), Some(digest)) = (self.sent, self.digest) {
             sent.note(self.root, &want.path, digest);
         }
-        self.push(piece)
+        self.push(piece, None)
     }
 
-    fn push(&mut self, piece: Piece) -> Result<(), AgentError> {
-        let weight = piece.data.len() + PIECE_HEAD;
-        if self.bytes + weight > FRAME + PIECE_HEAD {
+    fn push(&mut self, piece: Piece, coding: Option<Coding>) -> Result<(), AgentError> {
+        if self.batch.is_too_full_for(&piece) {
             self.flush()?;
         }
-        self.bytes += weight;
-        self.batch.push(piece);
-        if self.bytes >= FRAME { self.flush() } else { Ok(()) }
+        self.batch.push(piece, coding);
+        if self.batch.is_full() { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<(), AgentError> {
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        self.bytes = 0;
-        self.call.item(&StreamFrame::Content(std::mem::take(&mut self.batch)))
+        self.batch.take().map_or(Ok(()), |frame| self.call.item(&frame))
     }
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use pc_switcher_contract::{BytePath, SessionId, SnapshotSet};
 
+use super::coded::Coding;
 use super::fs::{FileTime, Meta};
 use super::request::AgentError;
 use super::share::{CloneFrom, CloneRange};
@@ -99,12 +100,44 @@ pub enum StreamFrame {
         /// What stands there.
         expected: Identity,
     },
+    /// Front to target: a frame of [`StreamFrame::Content`], compressed for a slow link; see [`super::unpack`].
+    Packed {
+        /// Bytes of the encoded pieces.
+        plain: u32,
+        /// The encoded pieces as one frame of zstd.
+        #[serde(with = "byte_vec")]
+        data: Vec<u8>,
+    },
+    /// As [`StreamFrame::Content`], with pieces that are compressed as they were on the source's disk.
+    Coded {
+        /// Bytes of content that the pieces stand for.
+        plain: u32,
+        /// How pieces are compressed; those that it does not name are not.
+        #[serde(deserialize_with = "super::few")]
+        codings: Vec<Coding>,
+        /// The pieces.
+        pieces: Vec<Piece>,
+    },
 }
+
+/// The first byte of a [`StreamFrame::Coded`].
+const CODED: u8 = 12;
 
 impl StreamFrame {
     /// Whether an encoded frame holds content or a hole, told by its first byte.
     pub fn is_content(encoded: &[u8]) -> bool {
-        matches!(encoded.first(), Some(0 | 4))
+        matches!(encoded.first(), Some(&(0 | 4 | CODED)))
+    }
+
+    /// Returns how many bytes of content an encoded frame stands for, about.
+    pub fn plain_len(encoded: &[u8]) -> u64 {
+        let said = match encoded.split_first() {
+            Some((&CODED, rest)) => {
+                postcard::take_from_bytes::<u32>(rest).ok().map(|(plain, _)| plain.into())
+            }
+            _ => None,
+        };
+        said.unwrap_or(encoded.len() as u64)
     }
 }
 
@@ -385,6 +418,11 @@ mod tests {
         let content = encode(&StreamFrame::Content(vec![piece]));
         let commit = encode(&StreamFrame::Commit { ops: 0, contents: 0 });
         assert!(StreamFrame::is_content(&content) && !StreamFrame::is_content(&commit));
+        let coded = StreamFrame::Coded { plain: 77_000, codings: Vec::new(), pieces: Vec::new() };
+        let coded = encode(&coded);
+        assert!(StreamFrame::is_content(&coded));
+        assert_eq!(StreamFrame::plain_len(&coded), 77_000);
+        assert_eq!(StreamFrame::plain_len(&content), content.len() as u64);
         assert!(matches!(decode(&content), Ok(StreamFrame::Content(pieces)) if pieces[0].data == [1, 2, 3]));
     }
 }

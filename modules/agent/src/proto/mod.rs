@@ -5,12 +5,14 @@
 
 mod apply;
 mod blocks;
+mod coded;
 mod compare;
 mod diagnose;
 mod few;
 mod fs;
 mod hello;
 mod host;
+mod packed;
 mod request;
 mod restore;
 mod rollback;
@@ -24,6 +26,7 @@ pub use apply::{
     Redone, RedoneHow, StreamFrame,
 };
 pub use blocks::{Blocks, BlocksWant};
+pub use coded::{Coding, LARGEST_EXTENT};
 pub use compare::{Change, ChangeKind, DiffEnd, DiffRequest, Diffed, Version, Versions, VersionsRequest};
 pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersRequest};
 pub use few::MOST;
@@ -38,6 +41,7 @@ pub use host::{
     LockHolder, LockReply, LockRequest, MachineFacts, NestedOrder, PutFile, SpaceReport, Standing,
     SubvolumeFact, TakeSet, UserFact,
 };
+pub use packed::{MOST_PLAIN, Packer, unpack};
 pub use request::{AgentError, AgentErrorKind, Request};
 pub use restore::{RestorePlace, RestoreReply, RestoreRequest, Restored};
 pub use rollback::{

@@ -85,9 +85,7 @@ async fn pass(
         if !StreamFrame::is_content(&frame) {
             return Err(unreadable(ctx, &frame, root, wants));
         }
-        let bytes = frame.len() as u64;
-        up(sink, frame).await?;
-        meter.add(bytes, &item);
+        meter.pass(sink, frame, &item).await?;
     }
     Ok(())
 }
@@ -121,9 +119,7 @@ pub(super) async fn send_content(
     let pass = async {
         while let Some(frame) = read.next().await? {
             if StreamFrame::is_content(&frame) {
-                let bytes = frame.len() as u64;
-                up(sink, frame).await?;
-                meter.add(bytes, &item);
+                meter.pass(sink, frame, &item).await?;
                 continue;
             }
             let Some(whole) = whole_files(&frame).filter(|_| is_live) else {
@@ -183,9 +179,7 @@ pub(super) async fn send_rough(
     let pass = async {
         while let Some(frame) = read.next().await? {
             if StreamFrame::is_content(&frame) {
-                let bytes = frame.len() as u64;
-                up(sink, frame).await?;
-                meter.add(bytes, &item);
+                meter.pass(sink, frame, &item).await?;
                 continue;
             }
             match decode(&frame) {

@@ -63,7 +63,9 @@ use stage::Stager;
 use writer::{Tally, Writers};
 
 use crate::linux::state::StateDir;
-use crate::proto::{AgentError, ApplyNews, ApplyReport, ApplyRequest, StreamFrame, decode};
+use crate::proto::{
+    AgentError, ApplyNews, ApplyReport, ApplyRequest, Coding, Piece, StreamFrame, decode, unpack,
+};
 use crate::server::{Call, Shield};
 
 /// Numbers in one [`Record::Staged`].
@@ -234,6 +236,31 @@ fn stage_stream(
     })
 }
 
+/// Hands pieces to the threads that write.
+fn take_in(
+    stager: &mut Stager<'_>,
+    writers: &Writers<'_>,
+    pieces: Vec<Piece>,
+    codings: &[Coding],
+) -> Result<(), AgentError> {
+    let mut codings = codings.iter().peekable();
+    let mut jobs = Vec::with_capacity(pieces.len());
+    for (at, piece) in (0..).zip(pieces) {
+        let job = stager.job(piece)?;
+        jobs.push(match codings.next_if(|coding| coding.piece == at) {
+            Some(coding) => job.coded(*coding),
+            None => job,
+        });
+    }
+    if codings.next().is_some() {
+        return Err(AgentError::protocol("a piece that is compressed is missing"));
+    }
+    match writers.give(jobs) {
+        true => Ok(()),
+        false => Err(AgentError::failed("a writing thread gave up")),
+    }
+}
+
 /// Takes in the stream until its commit frame. `start` makes new writing threads, once those before have ended.
 fn feed<'scope>(
     stager: &mut Stager<'_>,
@@ -256,12 +283,11 @@ fn feed<'scope>(
                 let Record::Ops { ops, .. } = record else { unreachable!("made two lines above") };
                 ops.into_iter().try_for_each(|op| stager.step(part.into(), op))?;
             }
-            StreamFrame::Content(pieces) => {
-                let jobs = pieces.into_iter().map(|piece| stager.job(piece)).collect::<Result<_, _>>()?;
-                if !writers.give(jobs) {
-                    return Err(AgentError::failed("a writing thread gave up"));
-                }
+            StreamFrame::Content(pieces) => take_in(stager, writers, pieces, &[])?,
+            StreamFrame::Packed { plain, data } => {
+                take_in(stager, writers, unpack(plain, &data).map_err(AgentError::protocol)?, &[])?;
             }
+            StreamFrame::Coded { codings, pieces, .. } => take_in(stager, writers, pieces, &codings)?,
             StreamFrame::Hole { content, at, end } => {
                 if !writers.give(vec![stager.hole(content, at, end)?]) {
                     return Err(AgentError::failed("a writing thread gave up"));

@@ -15,8 +15,8 @@ use pc_switcher_contract::BytePath;
 use super::clone;
 use crate::data::content::ContentHash;
 use crate::data::seen::Seen;
-use crate::data::{digest, meta};
-use crate::proto::{AgentError, CloneRange, Identity, Meta, Piece};
+use crate::data::{digest, encoded, meta};
+use crate::proto::{AgentError, CloneRange, Coding, Identity, Meta, Piece};
 use crate::server::Call;
 
 /// Frames that may wait for each thread: with the window of a call this bounds the memory.
@@ -68,10 +68,22 @@ pub(super) struct Job {
 pub(super) enum What {
     /// Bytes.
     Piece(Piece),
+    /// Bytes as an extent of the source's disk holds them.
+    Coded(Piece, Coding),
     /// From here to there is nothing.
     Hole(u64, u64),
     /// Ranges of another file.
     Clones(Arc<OwnedFd>, Vec<CloneRange>),
+}
+
+impl Job {
+    /// Makes a piece one that is compressed.
+    pub(super) fn coded(self, coding: Coding) -> Job {
+        match self.what {
+            What::Piece(piece) => Job { what: What::Coded(piece, coding), ..self },
+            what => Job { what, ..self },
+        }
+    }
 }
 
 /// What all threads have done.
@@ -161,6 +173,8 @@ struct Open {
     start: Box<Start>,
     made: Made,
     end: u64,
+    /// Whether extents may be written as they came, as far as that was tried.
+    takes_extents: bool,
 }
 
 /// How a file comes about.
@@ -182,7 +196,15 @@ fn work(queue: &Receiver<Vec<Job>>, tally: &Tally, call: &Call) -> Result<(), Ag
         };
         let last = match what {
             What::Piece(piece) => {
-                file.write(&piece, tally)?;
+                file.write(&piece, None, tally)?;
+                piece.last
+            }
+            What::Coded(mut piece, coding) => {
+                let plain = coding
+                    .decoded(&piece.data)
+                    .map_err(|why| file.differs(&format!("came broken: {why}")))?;
+                let data = std::mem::replace(&mut piece.data, plain);
+                file.write(&piece, Some((&data, coding)), tally)?;
                 piece.last
             }
             What::Hole(at, end) => {
@@ -215,7 +237,8 @@ fn create(start: Box<Start>) -> Result<Open, AgentError> {
     let fd = openat(&start.dir, start.name.as_slice(), flags, Mode::from_raw_mode(0o600))
         .map_err(|error| failed(&start, error))?;
     let made = made(&fd, &start).map_err(|error| failed(&start, error))?;
-    Ok(Open { fd, start, made, end: 0 })
+    let takes_extents = matches!(made, Made::New(_));
+    Ok(Open { fd, start, made, end: 0, takes_extents })
 }
 
 /// Makes a whole file of one that nobody changes any more.
@@ -268,7 +291,13 @@ fn failed(start: &Start, error: Errno) -> AgentError {
 }
 
 impl Open {
-    fn write(&mut self, piece: &Piece, tally: &Tally) -> Result<(), AgentError> {
+    /// Writes a piece; as the extent that it came in, if the file system takes that.
+    fn write(
+        &mut self,
+        piece: &Piece,
+        extent: Option<(&[u8], Coding)>,
+        tally: &Tally,
+    ) -> Result<(), AgentError> {
         let len = piece.data.len() as u64;
         let most = self.start.planned.as_ref().map_or(u64::MAX, |(size, _)| *size);
         let end = piece.offset.checked_add(len).filter(|end| *end <= most);
@@ -282,6 +311,13 @@ impl Open {
         }
         let mut at = piece.offset;
         let mut rest = piece.data.as_slice();
+        if let Some((bytes, coding)) = extent.filter(|_| self.takes_extents) {
+            // Whatever the reason: the plain bytes say the same.
+            self.takes_extents = encoded::write(&self.fd, at, bytes, coding).is_ok();
+            if self.takes_extents {
+                rest = &[];
+            }
+        }
         while !rest.is_empty() {
             match pwrite(&self.fd, rest, at) {
                 Ok(0) => return Err(failed(&self.start, Errno::IO)),

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
 
-use super::{FRAME, Reader, TICK, Trouble, opened, read_at, tell_whole};
+use super::{Batch, Codes, FRAME, Reader, TICK, Trouble, opened, read_at, tell_whole};
 use crate::data::blocks::{of, of_zeros};
 use crate::data::content::ContentHash;
 use crate::data::seen::Seen;
@@ -30,9 +30,9 @@ pub fn run(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> 
         thread::sleep(TICK);
     }
     wants::serve(call, delta::AT_ONCE, |wants| {
-        let (inline, batch) = (None, Vec::new());
+        let (inline, batch, codes) = (None, Batch::default(), Codes::default());
         let known = is_sealed.then_some(sent);
-        let mut reader = Reader { root, dir: &dir, call, sent: known, inline, batch, bytes: 0, digest: None };
+        let mut reader = Reader { root, dir: &dir, call, sent: known, inline, batch, codes, digest: None };
         while let Some(wants) = wants::next(wants, || reader.flush())? {
             for want in wants {
                 let (want, blocks) = split(want);
@@ -153,7 +153,7 @@ impl Reader<'_> {
             let (from, to) = ((start - begin) as usize, (stop - begin) as usize);
             for (number, data) in (0..).zip(bytes[from..to].chunks(FRAME)) {
                 let offset = start + number * FRAME as u64;
-                self.push(Piece { content: want.content, offset, data: data.to_vec(), last: None })?;
+                self.push(Piece { content: want.content, offset, data: data.to_vec(), last: None }, None)?;
             }
             at = stop;
         }

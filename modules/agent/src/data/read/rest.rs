@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
 
-use super::{FRAME, Reader, Trouble, opened, read_at};
+use super::{Batch, Codes, FRAME, Reader, Trouble, opened, read_at};
 use crate::data::content::ContentHash;
 use crate::data::seen::Seen;
 use crate::data::sent::Sent;
@@ -25,9 +25,9 @@ pub fn run(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> 
         return Err(AgentError::failed(format!("`{root}` is not in a read-only snapshot")));
     }
     wants::serve(call, delta::AT_ONCE, |wants| {
-        let (inline, batch) = (None, Vec::new());
+        let (inline, batch, codes) = (None, Batch::default(), Codes::default());
         let mut reader =
-            Reader { root, dir: &dir, call, sent: Some(sent), inline, batch, bytes: 0, digest: None };
+            Reader { root, dir: &dir, call, sent: Some(sent), inline, batch, codes, digest: None };
         while let Some(wants) = wants::next(wants, || reader.flush())? {
             for RestWant { content, path, had } in wants {
                 let want = ReadWant { content, path };
@@ -77,7 +77,7 @@ impl Reader<'_> {
                 let offset = start;
                 start += data.len() as u64;
                 if goes {
-                    self.push(Piece { content: want.content, offset, data, last: None })?;
+                    self.push(Piece { content: want.content, offset, data, last: None }, None)?;
                 }
             }
             at = end;

@@ -3,6 +3,7 @@
 mod applying;
 mod blocks;
 mod changed;
+mod coded;
 mod cuts;
 pub(crate) mod deaths;
 pub(crate) mod drive;
