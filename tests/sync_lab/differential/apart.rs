@@ -118,25 +118,21 @@ impl Apart {
 
     /// Takes away why anything was left alone, on the source, and on the target what no sync can.
     pub fn settle(&self, ours: &Path, theirs: &Path) {
-        let open = |tree: &Path| {
-            for path in subvolumes_in(tree).into_iter().map(|path| tree.join(path)) {
-                if is_read_only(&path) {
-                    set_read_only(&path, false).unwrap();
-                }
+        for path in paths(ours).into_iter().map(|path| ours.join(path)) {
+            if is_subvolume(&path) && is_read_only(&path) {
+                set_read_only(&path, false).unwrap();
             }
-        };
-        open(ours);
+        }
         for (path, why) in &self.0 {
-            match why {
-                Why::SocketOrDevice | Why::Stub => remove(&ours.join(path)).unwrap(),
-                Why::NotHeld => remove(&theirs.join(path)).unwrap(),
-                Why::NoText | Why::BehindLink => [ours, theirs].into_iter().for_each(|tree| {
-                    if let OnTheWay::There(_) = on_the_way(tree, path) {
-                        remove(&tree.join(path)).unwrap();
-                    }
-                }),
-                Why::ReadOnly | Why::Rule => {}
-            }
+            let trees: &[&Path] = match why {
+                Why::SocketOrDevice | Why::Stub => &[ours],
+                Why::NotHeld => &[theirs],
+                Why::NoText | Why::BehindLink => &[ours, theirs],
+                Why::ReadOnly | Why::Rule => &[],
+            };
+            // It may have gone with another one around it.
+            let there = trees.iter().filter(|tree| matches!(on_the_way(tree, path), OnTheWay::There(_)));
+            there.for_each(|tree| remove(&tree.join(path)).unwrap());
         }
         let is_top = |path: &&PathBuf| is_skipped(path) && !path.parent().is_some_and(is_skipped);
         for path in paths(ours).iter().filter(is_top) {
