@@ -55,8 +55,9 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Returns why a comparison of some directories may say less than one of all.
-    pub fn doubt(&self) -> Option<&'static str> {
+    /// Returns why a comparison of some directories may say less than one of all. Where the part `is_torn`, names elsewhere count
+    /// though nothing changed: they may lie in another part.
+    pub fn doubt(&self, is_torn: bool) -> Option<&'static str> {
         if !self.unreadable.is_empty() {
             // What one machine names may lie in what is of another kind on the other one.
             return Some("a directory that changed is not where it should be");
@@ -71,7 +72,8 @@ impl Comparison {
         let suspects = self.suspects.iter().map(|suspect| &suspect.path);
         let changed: HashSet<&BytePath> =
             self.found.iter().map(|found| &found.path).chain(suspects).collect();
-        let hidden = self.links.iter().filter(|link| changed.contains(&link.path)).any(|link| {
+        let counts = |link: &&LinkSeen| is_torn || changed.contains(&link.path);
+        let hidden = self.links.iter().filter(counts).any(|link| {
             let theirs = link.theirs.as_ref().filter(|theirs| theirs.kind == Kind::File);
             names[&(true, link.ours.ino)] < link.ours.nlink
                 || theirs.is_some_and(|theirs| names[&(false, theirs.ino)] < theirs.nlink)

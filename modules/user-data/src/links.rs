@@ -8,8 +8,9 @@ use pc_switcher_contract::BytePath;
 use crate::change::{Change, Found, LinkSeen};
 
 /// Rewrites the changes of files with several names: one name of each inode leads and keeps its change (or none); the
-/// others become links to it where they are not already. Files that share an inode on the target alone come apart.
-pub fn resolve(found: &mut Vec<Found>, mut seen: Vec<LinkSeen>) {
+/// others become links to it where they are not already. Files that share an inode on the target alone come apart, and where
+/// the part `is_torn` those that share one with names which were not seen.
+pub fn resolve(found: &mut Vec<Found>, mut seen: Vec<LinkSeen>, is_torn: bool) {
     seen.sort_by(|a, b| a.path.cmp(&b.path));
     let concerned: HashSet<&BytePath> = seen.iter().map(|name| &name.path).collect();
     let at: HashMap<BytePath, usize> = found
@@ -19,11 +20,12 @@ pub fn resolve(found: &mut Vec<Found>, mut seen: Vec<LinkSeen>) {
         .map(|(index, found)| (found.path.clone(), index))
         .collect();
     drop(concerned);
+    let claimed = if is_torn { shared_elsewhere(&seen) } else { HashSet::new() };
     let mut groups: BTreeMap<u64, Vec<LinkSeen>> = BTreeMap::new();
     for name in seen {
         groups.entry(name.ours.ino).or_default().push(name);
     }
-    let mut work = Work { found, at, claimed: HashSet::new(), dropped: HashSet::new() };
+    let mut work = Work { found, at, claimed, dropped: HashSet::new() };
     for group in groups.into_values() {
         work.group(group);
     }
@@ -33,6 +35,19 @@ pub fn resolve(found: &mut Vec<Found>, mut seen: Vec<LinkSeen>) {
         index += 1;
         !dropped.contains(&(index - 1))
     });
+}
+
+/// Returns the inodes of the target that have more names than these.
+fn shared_elsewhere(seen: &[LinkSeen]) -> HashSet<u64> {
+    let mut names: HashMap<u64, (u32, u32)> = HashMap::new();
+    for name in seen {
+        if let (Some(target), Some(theirs)) = (&name.target, &name.theirs) {
+            let (count, all) = names.entry(target.ino).or_default();
+            *count += 1;
+            *all = theirs.nlink;
+        }
+    }
+    names.into_iter().filter(|(_, (count, all))| count < all).map(|(ino, _)| ino).collect()
 }
 
 struct Work<'a> {
@@ -149,7 +164,7 @@ mod tests {
     }
 
     fn run(mut found: Vec<Found>, seen: Vec<LinkSeen>) -> Vec<(String, Change)> {
-        resolve(&mut found, seen);
+        resolve(&mut found, seen, false);
         let mut out: Vec<_> = found.into_iter().map(|found| (found.path.to_string(), found.change)).collect();
         out.sort_by(|a, b| a.0.cmp(&b.0));
         out
@@ -217,6 +232,24 @@ mod tests {
         let out = run(vec![], vec![seen("a", 1, Some(7)), seen("b", 2, Some(7))]);
         assert!(
             matches!(&out[..], [(path, Change::Replace(_, old, Kind::File))] if path == "b" && old.ino == 7)
+        );
+    }
+
+    #[test]
+    fn what_shares_an_inode_with_another_part_of_the_target_comes_apart() {
+        let with = |path: &str, source, target, nlink| LinkSeen {
+            theirs: Some(Entry { nlink, ..ours(target) }),
+            ..seen(path, source, Some(target))
+        };
+        let names = || vec![with("a", 1, 7, 3), with("b", 1, 7, 3), with("c", 2, 8, 1)];
+        let mut found = Vec::new();
+        resolve(&mut found, names(), false);
+        assert!(found.is_empty(), "names that were not seen are nobody's business: {found:?}");
+        resolve(&mut found, names(), true);
+        let changes: Vec<_> = found.iter().map(|found| (found.path.to_string(), &found.change)).collect();
+        assert!(
+            matches!(&changes[..], [(a, Change::Replace(_, old, Kind::File)), (b, Change::Link(to, Some(_)))]
+            if a == "a" && b == "b" && old.ino == 7 && *to == "a".into())
         );
     }
 }

@@ -286,7 +286,9 @@ impl UserData {
         if let (Some(pair), Some(target_end)) = (&pair, target_end) {
             // Where the rules of then are known, what they left out is a matter of conflicts, path by path.
             let changed = ctx.board.rule_hash().as_deref() != Some(pair.rule_hash.as_str())
-                && parts.iter().any(|part| !part.is_nested && ruled::then(pair, part).is_none());
+                && parts
+                    .iter()
+                    .any(|part| !part.is_nested && ruled::then(pair, part, hosts.target).is_none());
             let new = parts.iter().filter(|part| !part.is_nested && !held_by(target_end, part));
             let without: Vec<BytePath> = new.map(|part| part.root.clone()).collect();
             if let Some(gate) = guards::new_paths(hosts, changed, &without) {
@@ -403,6 +405,7 @@ fn leave_to_nested(parts: &mut [PartPair]) {
         let inside = relative(&inner.root, &part.root);
         if inner.is_mixed() {
             part.rules.forced.extend(rule_of_nested(&part.folder, &inner.root));
+            part.is_torn |= inner.is_torn;
         } else if inner.is_missing(Role::Source) {
             part.leaving.push(inside);
         } else if inner.target.standing == Standing::File {

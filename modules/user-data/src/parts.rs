@@ -28,6 +28,8 @@ pub struct PartPair {
     pub leaving: Vec<BytePath>,
     /// Nested subvolumes directly in it that come where the target has a file, likewise.
     pub coming: Vec<BytePath>,
+    /// Whether the target has it and another part in one subvolume, so that its files may have names there, too.
+    pub is_torn: bool,
 }
 
 impl PartPair {
@@ -100,6 +102,7 @@ pub fn pair_parts(
                         is_late: false,
                         leaving: Vec::new(),
                         coming: Vec::new(),
+                        is_torn: false,
                         prefix,
                         source: part.clone(),
                         target: twin.clone(),
@@ -147,6 +150,7 @@ pub fn pair_nested(
                 is_late: false,
                 leaving: Vec::new(),
                 coming: Vec::new(),
+                is_torn: theirs.standing == Directory,
                 source: ours.clone(),
                 target: theirs.clone(),
             });

@@ -133,7 +133,7 @@ pub async fn survey(
     let mut common = scope.as_ref().map(|scope| scope.entries);
     let directories = scope.map(|scope| scope.directories);
     let mut comparison = compare(ctx, part, roots, judge, directories, &moves).await?;
-    if let Some(why) = common.and_then(|_| comparison.doubt()) {
+    if let Some(why) = common.and_then(|_| comparison.doubt(part.is_torn)) {
         full(ctx, part, why);
         common = None;
         comparison = compare(ctx, part, roots, judge, None, &moves).await?;
@@ -141,7 +141,7 @@ pub async fn survey(
     refuse_unreadable(ctx, part, &comparison)?;
     let Comparison { mut found, suspects, links, dir_meta, holding, left_alone, times, .. } = comparison;
     found.extend(settle_all(ctx, roots, suspects, &moves).await?);
-    links::resolve(&mut found, links);
+    links::resolve(&mut found, links, part.is_torn);
     attempts::disown(ctx, part, &mut found).await?;
     if roots.base.is_some() {
         mark_unsettled(ctx, part, &mut found);
@@ -205,7 +205,7 @@ fn mark_unsettled(ctx: &ModuleContext, part: &PartPair, found: &mut [Found]) {
 /// Returns the rules of the last sync, if they were others and are known.
 fn other_rules_then(ctx: &ModuleContext, part: &PartPair) -> Option<Rules> {
     let pair = ctx.board.pair().filter(|pair| ctx.board.rule_hash().as_deref() != Some(&pair.rule_hash))?;
-    ruled::then(&pair, part)
+    ruled::then(&pair, part, &ctx.target.hostname)
 }
 
 /// What the last sync left alone has no common past: what the target has there counts as changed, whoever was its target then.

@@ -146,12 +146,12 @@ fn seed() -> u64 {
     asked("SEED").unwrap_or(1)
 }
 
-fn asked<T: FromStr>(name: &str) -> Option<T> {
+pub fn asked<T: FromStr>(name: &str) -> Option<T> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("`{name}={text}` is no number")))
 }
 
-fn words(panic: &(dyn Any + Send)) -> String {
+pub fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }

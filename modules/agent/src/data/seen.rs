@@ -80,12 +80,16 @@ impl Seen {
         Identity { ino: self.ino(), ctime: self.ctime(), mtime: self.mtime(), size }
     }
 
+    /// Whether this lies on the subvolume of `other`, by whatever mount.
+    pub(super) fn is_beside(&self, other: &Seen) -> bool {
+        let device = |seen: &Seen| (seen.0.stx_dev_major, seen.0.stx_dev_minor);
+        device(self) == device(other)
+    }
+
     /// Whether this lies on another mount or another subvolume than `other`, or has something mounted on it.
     pub(super) fn is_across(&self, other: &Seen) -> bool {
-        let device = |seen: &Seen| (seen.0.stx_dev_major, seen.0.stx_dev_minor);
         let known = |seen: &Seen| seen.0.stx_mask & StatxFlags::MNT_ID.bits() != 0;
-        device(self) != device(other)
-            || (known(self) && known(other) && self.0.stx_mnt_id != other.0.stx_mnt_id)
+        !self.is_beside(other) || (known(self) && known(other) && self.0.stx_mnt_id != other.0.stx_mnt_id)
     }
 }
 

@@ -86,10 +86,12 @@ impl<'a> Committer<'a> {
         again: bool,
         watch: &'a dyn Watch,
     ) -> Self {
+        // A root that cannot be looked at is met by the first step there.
+        let roots: Vec<Seen> = parts.iter().map_while(|part| Seen::of(&part.root).ok()).collect();
         Self {
             parts,
             watch,
-            touched: Touched::default(),
+            touched: Touched::none(&roots),
             report: ApplyReport::default(),
             staged,
             again,

@@ -9,15 +9,31 @@ use std::collections::HashMap;
 use crate::data::seen::Seen;
 use crate::proto::{Identity, Meta};
 
-/// Inodes that earlier steps have touched, by part and inode number.
+/// Inodes that earlier steps have touched.
 #[derive(Default)]
-pub(super) struct Touched(HashMap<(usize, u64), (Identity, Identity)>);
+pub(super) struct Touched {
+    /// The number of each part's subvolume: two parts may lie on one, and an inode have names in both.
+    trees: Vec<usize>,
+    /// By subvolume and inode number.
+    inodes: HashMap<(usize, u64), (Identity, Identity)>,
+}
 
 impl Touched {
+    /// Begins with nothing touched in the parts with these roots.
+    pub(super) fn none(roots: &[Seen]) -> Self {
+        let first = |root: &Seen| roots.iter().position(|other| other.is_beside(root)).unwrap_or_default();
+        Self { trees: roots.iter().map(first).collect(), inodes: HashMap::new() }
+    }
+
+    fn tree(&self, part: usize) -> usize {
+        self.trees.get(part).copied().unwrap_or(part)
+    }
+
     /// Notes that we took an inode from `before` to `after`.
     pub(super) fn note(&mut self, part: usize, before: Identity, after: Identity) {
-        self.0
-            .entry((part, after.ino))
+        let tree = self.tree(part);
+        self.inodes
+            .entry((tree, after.ino))
             .and_modify(|(first, last)| {
                 if *last != before {
                     *first = before;
@@ -35,7 +51,10 @@ impl Touched {
         }
         let now = now.identity();
         now == *expected
-            || self.0.get(&(part, now.ino)).is_some_and(|(first, last)| now == *last && expected == first)
+            || self
+                .inodes
+                .get(&(self.tree(part), now.ino))
+                .is_some_and(|(first, last)| now == *last && expected == first)
     }
 }
 
@@ -67,8 +86,24 @@ mod tests {
         let mut touched = Touched::default();
         touched.note(0, identity(1), identity(2));
         touched.note(0, identity(2), identity(3));
-        assert_eq!(touched.0[&(0, 5)], (identity(1), identity(3)));
+        assert_eq!(touched.inodes[&(0, 5)], (identity(1), identity(3)));
         touched.note(0, identity(7), identity(8));
-        assert_eq!(touched.0[&(0, 5)], (identity(7), identity(8)));
+        assert_eq!(touched.inodes[&(0, 5)], (identity(7), identity(8)));
+    }
+
+    #[test]
+    fn what_was_touched_in_one_part_is_known_in_another_of_the_same_subvolume() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
+        let [one, two, far] = [dir.path().join("a"), dir.path().join("b"), other.path().join("a")];
+        std::fs::write(&one, "x").unwrap();
+        std::fs::hard_link(&one, &two).unwrap();
+        std::fs::write(&far, "x").unwrap();
+        let seen = |path: &std::path::Path| Seen::of(std::fs::File::open(path).unwrap()).unwrap();
+        let mut touched = Touched::none(&[seen(dir.path()), seen(dir.path()), seen(other.path())]);
+        let (now, before) =
+            (seen(&one), Identity { ctime: FileTime { seconds: 1, nanos: 0 }, ..seen(&one).identity() });
+        touched.note(0, before, now.identity());
+        assert!(touched.is_expected(1, &seen(&two), &before));
+        assert!(!touched.is_expected(2, &now, &before));
     }
 }
