@@ -9,6 +9,7 @@
 //! with the version that was read.
 
 mod blocks;
+mod ranges;
 mod rest;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,6 +31,7 @@ use crate::proto::{AgentError, Identity, Piece, ReadWant, StreamFrame};
 use crate::server::Call;
 
 pub use blocks::run as run_blocks;
+pub use ranges::run as run_ranges;
 pub use rest::run as run_rest;
 
 /// Bytes of content that one frame carries, about.

@@ -11,6 +11,7 @@ mod few;
 mod fs;
 mod hello;
 mod host;
+mod ranges;
 mod request;
 mod restore;
 mod rollback;
@@ -38,6 +39,7 @@ pub use host::{
     LockHolder, LockReply, LockRequest, MachineFacts, NestedOrder, PutFile, SpaceReport, Standing,
     SubvolumeFact, TakeSet, UserFact,
 };
+pub use ranges::{ChangedRange, Ranges, Since};
 pub use request::{AgentError, AgentErrorKind, Request};
 pub use restore::{RestorePlace, RestoreReply, RestoreRequest, Restored};
 pub use rollback::{
