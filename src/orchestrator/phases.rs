@@ -231,6 +231,9 @@ pub async fn judge_past(deps: &Deps, prepared: &Prepared, gates: &dyn Gatekeeper
             }
             let attempts = records::read_attempts(&source, &prepared.target_facts, &record).await?;
             prepared.board.put_attempts(attempts);
+            // Both machines keep the same list; the one here is the nearer.
+            let proven = records::read_proven(&source, &prepared.target_facts, &record).await?;
+            prepared.board.put_proven_then(proven);
             prepared.board.put_pair(*record);
         }
     }
@@ -361,6 +364,12 @@ impl Executed {
         };
         let [source, target] = self.prepared.agents();
         records::write_pair(&source, &target, &record).await?;
+        let proven = board.proven();
+        let is_kept = !proven.is_empty() || !board.proven_then().is_empty();
+        if is_kept && let Err(error) = records::write_proven(&source, &target, &record, proven).await {
+            // The next sync reads them whole.
+            deps.log.debug(format!("which files were proven to be the same is not kept: {error}"));
+        }
         if board.without_snapshots().is_empty() {
             return Ok(());
         }

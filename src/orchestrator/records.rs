@@ -3,7 +3,9 @@
 use pc_switcher_agent::linux::snapshots::{ATTEMPTS, PAIRS};
 use pc_switcher_agent::proto::MachineFacts;
 use pc_switcher_agent::typed::Agent;
-use pc_switcher_contract::{Attempt, Hostname, Manifest, ModuleError, PairRecord, SessionId};
+use pc_switcher_contract::{
+    Attempt, Hostname, Manifest, ModuleError, PairRecord, ProvenFile, ProvenList, SessionId,
+};
 use serde::{Deserialize, Serialize};
 
 /// The key of the intent record.
@@ -99,6 +101,40 @@ pub async fn write_pair(source: &Agent, target: &Agent, record: &PairRecord) -> 
     let bytes = serde_json::to_vec_pretty(record).unwrap_or_default();
     target.state_put(pair_key(&record.source.machine_id), Some(bytes.clone())).await?;
     source.state_put(pair_key(&record.target.machine_id), Some(bytes)).await?;
+    Ok(())
+}
+
+/// Reads what a machine keeps of the files that were proven to be the same on `other` when a record was written.
+///
+/// # Errors
+/// If the agent cannot read its state.
+pub async fn read_proven(
+    agent: &Agent,
+    other: &MachineFacts,
+    record: &PairRecord,
+) -> Result<Vec<ProvenFile>, ModuleError> {
+    let bytes = agent.state_get(key(ProvenList::KEYS, &other.machine_id)).await?;
+    let list = bytes.and_then(|bytes| ProvenList::read(&bytes, record));
+    Ok(list.map(|list| list.files).unwrap_or_default())
+}
+
+/// Writes on both machines which files were proven to be the same when a record was written.
+///
+/// # Errors
+/// If an agent cannot write its state.
+pub async fn write_proven(
+    source: &Agent,
+    target: &Agent,
+    record: &PairRecord,
+    files: Vec<ProvenFile>,
+) -> Result<(), ModuleError> {
+    let list = ProvenList::new(record, files);
+    let bytes = (!list.files.is_empty()).then(|| list.to_bytes());
+    let put = |agent: &Agent, other: &str| {
+        let (agent, key, bytes) = (agent.clone(), key(ProvenList::KEYS, other), bytes.clone());
+        async move { agent.state_put(key, bytes).await }
+    };
+    tokio::try_join!(put(target, &record.source.machine_id), put(source, &record.target.machine_id))?;
     Ok(())
 }
 

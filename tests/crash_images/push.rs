@@ -120,7 +120,7 @@ async fn plan(agent: &Agent, source: &Path, part: &Path, first_content: u32, mov
     all.into_iter().for_each(|(walk, listing)| pairing.add(walk, listing));
     let mut all = pairing.finish().unwrap();
     assert!(all.suspects.is_empty(), "nothing is compared by content: {:?}", all.suspects);
-    resolve(&mut all.found, all.links);
+    resolve(&mut all.found, all.links, false);
     steps(all.found, &all.holding, &all.dir_meta, &HashMap::new(), first_content, &moves)
 }
 

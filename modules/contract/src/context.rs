@@ -13,6 +13,7 @@ use crate::gate::Gatekeeper;
 use crate::ids::{Hostname, ModuleName, SessionId};
 use crate::pair::{Attempt, Manifest, PairRecord, PartRecord};
 use crate::path::BytePath;
+use crate::proven::ProvenFile;
 use crate::snapshot::{SnapshotKind, SnapshotSet};
 use crate::threshold::Threshold;
 
@@ -88,6 +89,8 @@ pub struct TargetMachine {
 pub struct SessionBoard {
     sets: Mutex<Vec<(Role, SnapshotSet)>>,
     pair: Mutex<Option<PairRecord>>,
+    proven_then: Mutex<Arc<Vec<ProvenFile>>>,
+    proven: Mutex<Vec<ProvenFile>>,
     rule_hash: Mutex<Option<String>>,
     parts: Mutex<Vec<PartRecord>>,
     apart: Mutex<Vec<BytePath>>,
@@ -245,6 +248,26 @@ impl SessionBoard {
     /// Returns the record of the last sync, if both machines hold the same one and their sets still exist.
     pub fn pair(&self) -> Option<PairRecord> {
         lock(&self.pair).clone()
+    }
+
+    /// Notes the files that were proven to be the same on both machines when the record of the last sync was written.
+    pub fn put_proven_then(&self, files: Vec<ProvenFile>) {
+        *lock(&self.proven_then) = Arc::new(files);
+    }
+
+    /// Returns the files that were proven to be the same at the last sync.
+    pub fn proven_then(&self) -> Arc<Vec<ProvenFile>> {
+        Arc::clone(&lock(&self.proven_then))
+    }
+
+    /// Notes files that this run proved to be the same in the source's pre set and the target's post set, the surest first.
+    pub fn add_proven(&self, files: impl IntoIterator<Item = ProvenFile>) {
+        lock(&self.proven).extend(files);
+    }
+
+    /// Returns the files that this run proved to be the same.
+    pub fn proven(&self) -> Vec<ProvenFile> {
+        lock(&self.proven).clone()
     }
 
     /// Notes syncs of these two machines after the last recorded one: what they committed is ours.

@@ -21,6 +21,7 @@ mod parts;
 mod patches;
 pub mod pattern;
 pub mod people;
+mod proven;
 mod roots;
 mod rough;
 mod ruled;

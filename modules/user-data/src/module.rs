@@ -1,6 +1,6 @@
 //! The module itself: validate, plan, execute, verify, in terms of the pure parts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use pc_switcher_agent::proto::{Layout, LayoutRequest, RuleSet, Standing, UserFac
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
     BytePath, ErrorKind, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, PairRecord, Plan,
-    Problem, Role, SnapshotKind,
+    Problem, ProvenFile, Role, SnapshotKind,
 };
 
 use crate::config::{Compare, NestedPolicy, UserDataConfig};
@@ -21,6 +21,7 @@ use crate::nested;
 use crate::notes;
 use crate::parts::{PartPair, pair_nested, pair_parts, relative};
 use crate::people;
+use crate::proven;
 use crate::roots::{Roots, held_by, roots};
 use crate::ruled;
 use crate::rules::{rule_hash, rule_of_mount, rule_of_nested, rules_for};
@@ -530,6 +531,7 @@ impl Module for UserData {
         let mut parts = self.parts_or_fail(ctx).await?;
         // What could not be made or removed was named.
         parts.retain(|part| ![Role::Source, Role::Target].into_iter().any(|role| part.is_missing(role)));
+        let all = parts.clone();
         let parts = self.to_be_looked_at_again(ctx, parts, &written).await?;
         let surveys = self.surveys(ctx, &parts, SnapshotKind::PostSync).await?;
         let mut problems = Vec::new();
@@ -551,17 +553,29 @@ impl Module for UserData {
         // Said whatever else is wrong: who worked there wants to know.
         notes::meanwhile(ctx, meanwhile);
         if problems.is_empty() {
+            let (mut fresh, mut by_ranges) = (HashSet::new(), 0);
             for part in &parts {
-                problems.extend(
-                    written.check(ctx, &part.root, &roots(ctx, part, SnapshotKind::PostSync)?).await?,
-                );
+                let roots = roots(ctx, part, SnapshotKind::PostSync)?;
+                let checked = written.check(ctx, &part.root, &roots).await?;
+                problems.extend(checked.problems);
+                by_ranges += checked.by_ranges;
+                let whole_path = |file: &ProvenFile| file.root.join(file.path.as_bytes());
+                fresh.extend(checked.proven.iter().map(whole_path));
+                ctx.board.add_proven(checked.proven);
             }
             if problems.is_empty() && written.count() > 0 {
+                let some = match by_ranges {
+                    0 => String::new(),
+                    some => format!(", of {some} what changed in them"),
+                };
                 ctx.board.add_check(format!(
-                    "{} written files read back from {} as they were sent",
+                    "{} written files read back from {} as they were sent{some}",
                     written.count(),
                     ctx.target.hostname
                 ));
+            }
+            for part in all.iter().filter(|_| problems.is_empty()) {
+                ctx.board.add_proven(proven::carry(ctx, part, &fresh).await?);
             }
         }
         Ok(problems)

@@ -11,6 +11,7 @@ use crate::change::{Change, Found};
 use crate::compare::Walk;
 use crate::moves::Moves;
 use crate::parts::PartPair;
+use crate::proven;
 use crate::roots::Roots;
 use crate::survey::base_of;
 
@@ -26,6 +27,8 @@ pub struct Patches {
     pub bytes: HashMap<BytePath, u64>,
     /// The files of which most changed.
     pub changed: HashSet<BytePath>,
+    /// Those that can be patched by what changed alone.
+    pub proven: HashSet<BytePath>,
 }
 
 /// Asks the source how much of its large files changed.
@@ -67,6 +70,7 @@ pub async fn ask(
             patches.changed.insert(found.path.clone());
         }
     }
+    patches.proven = proven::ask(ctx, part, roots, &pair, &patches).await?;
     Ok(patches)
 }
 

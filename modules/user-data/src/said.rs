@@ -55,7 +55,10 @@ pub(crate) fn plan_items(part: &PartPair, survey: &Survey) -> Vec<PlanItem> {
         items.push(match op {
             Op::Put { path, body, replaces, .. } => {
                 let bytes = match body {
-                    Body::File { size, .. } | Body::Patched { size, .. } | Body::Built { size, .. } => *size,
+                    Body::File { size, .. }
+                    | Body::Patched { size, .. }
+                    | Body::Built { size, .. }
+                    | Body::Proven { size, .. } => *size,
                     _ => 0,
                 };
                 item(if replaces.is_some() { "update" } else { "create" }, path, bytes)

@@ -57,6 +57,8 @@ pub struct Steps {
     pub versions: Vec<Identity>,
     /// The content of which they want only what changed since the last sync, numbered likewise.
     pub patches: Vec<ReadWant>,
+    /// The numbers of those of them of which nothing else is read.
+    pub proven: HashSet<u32>,
     /// The files of which they want the blocks that differ from what the target has, numbered likewise.
     pub rough: Vec<Rough>,
     /// The files that are made of others, numbered likewise: each list of those that come in its turn.

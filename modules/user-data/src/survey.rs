@@ -19,6 +19,7 @@ use crate::moves::Moves;
 use crate::moving::{self, Bases};
 use crate::parts::PartPair;
 use crate::patches::{self, Patches};
+use crate::proven;
 use crate::roots::{Listed, Roots, in_set, note_kept, place_of, tree};
 use crate::rough;
 use crate::ruled;
@@ -163,6 +164,7 @@ pub async fn survey(
     // Of what somebody works on there no clone is made: it would have to stand still until the end.
     let whole = patches.changed.iter().cloned().chain(changed_there).collect();
     rough::arrange(&mut steps, &whole, &moves);
+    proven::arrange(&mut steps, &patches.proven);
     // Nothing is done there.
     conflicts.retain(|conflict| !steps.blocked.iter().any(|blocked| conflict.path.is_within(blocked)));
     let (source_entries, target_entries) = match common {

@@ -197,6 +197,11 @@ async fn send_all(
     let packing = Packing::new(compress, &ctx.target.agent);
     let mut meter = Meter { ctx, total, done: 0, same_bytes: 0, packing, began: Instant::now(), last: None };
     let (mut unsent, mut losers) = (Vec::new(), Vec::new());
+    for (index, load) in loads.iter().enumerate() {
+        if let Some(root) = sealed(load) {
+            up(&mut sink, encode(&StreamFrame::Sealed { part: index as u16, root })).await?;
+        }
+    }
     for (index, load) in loads.iter_mut().enumerate().filter(|(_, load)| load.part.is_live(Role::Source)) {
         if load.steps.wants.is_empty() && load.steps.rough.is_empty() {
             continue;
@@ -233,6 +238,13 @@ async fn send_all(
     }
     let (same_bytes, packed) = (meter.same_bytes, meter.packing.packed());
     Ok(Sent { sink, ops, contents, unsent, losers, same_bytes, packed })
+}
+
+/// Returns where the target's versions stand in its pre set, if files are made of them.
+fn sealed(load: &Load) -> Option<BytePath> {
+    let is_sealed = !load.part.is_live(Role::Target) && !load.part.is_late;
+    let is_wanted = !load.steps.patches.is_empty() || !load.steps.rough.is_empty();
+    (is_sealed && is_wanted).then(|| load.target_root.clone())
 }
 
 /// Returns where the target's versions of conflicts go that are in no snapshot; `first` is the number of the first step.

@@ -1,12 +1,13 @@
 //! Every written file, read back from the target's post set and held against what the source's pre set holds.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use pc_switcher_agent::proto::{ApplyReport, Body, Op, ReadWant};
-use pc_switcher_contract::{BytePath, ModuleContext, ModuleError, Problem, Role};
+use pc_switcher_contract::{BytePath, LogLevel, ModuleContext, ModuleError, Problem, ProvenFile, Role};
 
 use crate::parts::PartPair;
+use crate::proven::{self, Patched};
 use crate::roots::Roots;
 use crate::survey::digests;
 use crate::transfer::Load;
@@ -19,6 +20,10 @@ const BATCH: usize = 20_000;
 pub struct Written {
     /// The files that it wrote: per part's root, paths relative to it.
     files: BTreeMap<BytePath, Vec<BytePath>>,
+    /// The sizes of those that are large, and lie in snapshots on both machines.
+    large: BTreeMap<BytePath, HashMap<BytePath, u64>>,
+    /// Those of which only what changed was sent and read.
+    patched: BTreeMap<BytePath, Patched>,
     /// Every path of its plan, as a hash: there may be millions.
     planned: HashSet<u64>,
     /// What of it was left for the next sync, likewise.
@@ -40,13 +45,23 @@ impl Written {
         for load in loads {
             let root = &load.part.root;
             written.planned.extend(load.steps.differing().map(|path| hash(root, path)));
-            let files = load.steps.ops.iter().filter_map(|op| match op {
-                Op::Put {
-                    path, body: Body::File { .. } | Body::Patched { .. } | Body::Built { .. }, ..
-                } => Some(path.clone()),
+            let file = |op| match op {
+                &Op::Put { ref path, ref body, .. } => size(body).map(|size| (path, size, body)),
                 _ => None,
-            });
-            written.files.insert(root.clone(), files.collect());
+            };
+            let files = || load.steps.ops.iter().filter_map(file);
+            written.files.insert(root.clone(), files().map(|(path, ..)| path.clone()).collect());
+            if ![Role::Source, Role::Target].into_iter().any(|role| load.part.is_live(role)) {
+                let large = files().filter(|(_, size, _)| *size >= ProvenFile::LARGE);
+                let large = large.map(|(path, size, _)| (path.clone(), size)).collect();
+                written.large.insert(root.clone(), large);
+            }
+            if let Some(source_base) = &load.source_base {
+                let patched = files().filter(|(.., body)| matches!(body, Body::Proven { .. }));
+                let paths = patched.map(|(path, ..)| path.clone()).collect();
+                let (source_base, target_pre) = (source_base.clone(), load.target_root.clone());
+                written.patched.insert(root.clone(), Patched { source_base, target_pre, paths });
+            }
             if load.steps.ops.is_empty() {
                 written.nothing.insert(root.clone());
             }
@@ -58,6 +73,8 @@ impl Written {
     pub fn absorb(&mut self, other: Self) {
         self.nothing.extend(other.nothing);
         self.files.extend(other.files);
+        self.large.extend(other.large);
+        self.patched.extend(other.patched);
         self.planned.extend(other.planned);
         self.left.extend(other.left);
     }
@@ -111,7 +128,7 @@ impl Written {
         self.files.values().map(Vec::len).sum()
     }
 
-    /// Reads the files of one part on both machines; returns a problem for each that is not what was sent.
+    /// Holds the files of one part on both machines against one another.
     ///
     /// # Errors
     /// If an agent fails or the run is stopped.
@@ -120,24 +137,74 @@ impl Written {
         ctx: &ModuleContext,
         root: &BytePath,
         roots: &Roots,
-    ) -> Result<Vec<Problem>, ModuleError> {
-        let mut problems = Vec::new();
+    ) -> Result<Checked, ModuleError> {
+        let mut checked = Checked::default();
+        let (mut whole, now) = (0, (ctx.clock)().as_second());
         for batch in self.files.get(root).map(Vec::as_slice).unwrap_or_default().chunks(BATCH) {
-            let want = |(at, path): (usize, &BytePath)| ReadWant { content: at as u32, path: path.clone() };
-            let wants: Vec<ReadWant> = batch.iter().enumerate().map(want).collect();
+            let by_ranges = match self.patched.get(root) {
+                Some(patched) => proven::reread(ctx, roots, patched, batch).await?,
+                None => HashSet::new(),
+            };
+            checked.by_ranges += by_ranges.len();
+            checked.proven.extend(by_ranges.iter().filter_map(|path| {
+                let then = ctx.board.proven_then();
+                let then = then.iter().find(|then| (&then.root, &then.path) == (root, path))?;
+                self.proven(root, path, then.patches + 1, then.whole)
+            }));
+            let others = batch.iter().filter(|path| !by_ranges.contains(*path));
+            let want = |(content, path): (u32, &BytePath)| ReadWant { content, path: path.clone() };
+            let wants: Vec<ReadWant> = (0..).zip(others).map(want).collect();
             let (sent, arrived) = tokio::try_join!(
                 digests(ctx, Role::Source, &roots.source, &wants),
                 digests(ctx, Role::Target, &roots.target, &wants)
             )?;
+            whole += wants.len();
             for want in &wants {
                 let pair = (sent.get(&want.content), arrived.get(&want.content));
-                if !matches!(pair, (Some(sent), Some(arrived)) if sent == arrived) {
+                if matches!(pair, (Some(sent), Some(arrived)) if sent == arrived) {
+                    checked.proven.extend(self.proven(root, &want.path, 0, now));
+                } else {
                     let text =
                         format!("`{}` reads back other than it was sent", root.join(want.path.as_bytes()));
-                    problems.push(Problem::on(&ctx.target.hostname, text));
+                    checked.problems.push(Problem::on(&ctx.target.hostname, text));
                 }
             }
         }
-        Ok(problems)
+        if whole + checked.by_ranges > 0 {
+            let text = format!(
+                "of what was written below `{root}`, {whole} were compared whole, {} by what changed in them",
+                checked.by_ranges
+            );
+            ctx.reporter.log(LogLevel::Full, &ctx.target.hostname, text);
+        }
+        Ok(checked)
+    }
+
+    /// Returns what is kept of a file that is the same on both machines, if it is large.
+    fn proven(&self, root: &BytePath, path: &BytePath, patches: u32, whole: i64) -> Option<ProvenFile> {
+        let size = *self.large.get(root)?.get(path)?;
+        Some(ProvenFile { root: root.clone(), path: path.clone(), size, patches, whole })
+    }
+}
+
+/// What came of a check.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// One for each file that is not what was sent.
+    pub problems: Vec<Problem>,
+    /// The large files that are.
+    pub proven: Vec<ProvenFile>,
+    /// How many files were proven by what changed in them and where the rest lies.
+    pub by_ranges: usize,
+}
+
+/// Returns the size of what is a file.
+fn size(body: &Body) -> Option<u64> {
+    match body {
+        Body::File { size, .. }
+        | Body::Patched { size, .. }
+        | Body::Built { size, .. }
+        | Body::Proven { size, .. } => Some(*size),
+        Body::Dir | Body::Bare | Body::Symlink(_) | Body::Fifo => None,
     }
 }

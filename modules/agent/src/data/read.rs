@@ -11,6 +11,7 @@
 mod batch;
 mod blocks;
 mod coded;
+mod ranges;
 mod rest;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,6 +36,7 @@ use batch::Batch;
 use coded::Codes;
 
 pub use blocks::run as run_blocks;
+pub use ranges::run as run_ranges;
 pub use rest::run as run_rest;
 
 /// Bytes of content that one frame carries, about.

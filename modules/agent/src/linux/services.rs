@@ -348,6 +348,10 @@ impl Services for LinuxServices {
             Request::ReadRest { root } => encode(&data::read::run_rest(&root, call, &self.sent)?),
             Request::Blocks { root } => encode(&data::blocks::run(&root, call)?),
             Request::ReadBlocks { root } => encode(&data::read::run_blocks(&root, call, &self.sent)?),
+            Request::Since { root, base } => encode(&data::since::run(&root, &base, call)?),
+            Request::Ranges { root, base } => encode(&data::since::run_ranges(&root, &base, call)?),
+            Request::Reread { root, base } => encode(&data::since::run_reread(&root, &base, call)?),
+            Request::ReadRanges { root, base } => encode(&data::read::run_ranges(&root, &base, call)?),
             Request::Digest { root } => encode(&data::digest::run(&root, call, &self.sent)?),
             Request::Apply(request) => {
                 encode(&data::apply::run(&request, call, &self.state, self.options.watch.as_ref())?)

@@ -118,6 +118,14 @@ pub enum StreamFrame {
         /// The pieces.
         pieces: Vec<Piece>,
     },
+    /// Front to target, before what it is said of: what goes over versions that stand in this part is made of those in a
+    /// read-only snapshot, where nobody changes them meanwhile.
+    Sealed {
+        /// Index into [`ApplyRequest::parts`].
+        part: u16,
+        /// The part's root in the snapshot.
+        root: BytePath,
+    },
 }
 
 /// The first byte of a [`StreamFrame::Coded`].
@@ -181,6 +189,14 @@ pub enum Body {
     Bare,
     /// A regular file that is made of ranges of other files; only the rest is sent.
     Built {
+        /// The number of its content.
+        content: u32,
+        /// Its size, holes included.
+        size: u64,
+    },
+    /// As [`Body::Patched`], of a version in a read-only snapshot that is proven to be what the source had: the digest is of
+    /// the ranges that differ alone.
+    Proven {
         /// The number of its content.
         content: u32,
         /// Its size, holes included.

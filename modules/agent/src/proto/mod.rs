@@ -13,6 +13,7 @@ mod fs;
 mod hello;
 mod host;
 mod packed;
+mod ranges;
 mod request;
 mod restore;
 mod rollback;
@@ -42,6 +43,7 @@ pub use host::{
     SubvolumeFact, TakeSet, UserFact,
 };
 pub use packed::{MOST_PLAIN, Packer, unpack};
+pub use ranges::{ChangedRange, Ranges, Since};
 pub use request::{AgentError, AgentErrorKind, Request};
 pub use restore::{RestorePlace, RestoreReply, RestoreRequest, Restored};
 pub use rollback::{

@@ -170,6 +170,37 @@ pub enum Request {
     },
     /// Makes or removes a nested subvolume; only for the holder of the lock → `bool`, whether it is done.
     Nested(super::NestedOrder),
+    /// Uploads: `Vec<`[`super::ReadWant`]`>`; items: `Vec<`[`super::Since`]`>`, how each file stands to the one at its path in an
+    /// older snapshot; those of which the trees do not tell are left out → `()`.
+    Since {
+        /// The tree's root.
+        root: BytePath,
+        /// The same root in the older snapshot.
+        base: BytePath,
+    },
+    /// As [`Request::ReadDelta`], but nothing else is read than what is sent, and the digest is of that alone.
+    ReadRanges {
+        /// The tree's root.
+        root: BytePath,
+        /// The same root in the older snapshot.
+        base: BytePath,
+    },
+    /// Uploads: `Vec<`[`super::ReadWant`]`>`; items: `(`[`super::Ranges`]`, [u8; 32])`, what changed in each file and the digest of
+    /// that alone; those of which the trees do not tell are left out → `()`.
+    Ranges {
+        /// The tree's root.
+        root: BytePath,
+        /// The same root in the older snapshot.
+        base: BytePath,
+    },
+    /// Uploads: `Vec<`[`super::Ranges`]`>`; items: `Vec<(u32, [u8; 32])>`, the digest of these ranges alone of each file that
+    /// is elsewhere as it is in the older snapshot; others are left out → `()`.
+    Reread {
+        /// The tree's root.
+        root: BytePath,
+        /// The same root in the older snapshot.
+        base: BytePath,
+    },
 }
 
 impl Request {
@@ -228,6 +259,10 @@ impl Request {
             Request::Blocks { .. } => "blocks",
             Request::ReadBlocks { .. } => "read-blocks",
             Request::Nested(_) => "nested",
+            Request::Since { .. } => "since",
+            Request::ReadRanges { .. } => "read-ranges",
+            Request::Ranges { .. } => "ranges",
+            Request::Reread { .. } => "reread",
         }
     }
 }

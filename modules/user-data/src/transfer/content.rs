@@ -20,20 +20,32 @@ pub(super) async fn send_patches(
     meter: &mut Meter<'_>,
     load: &Load,
 ) -> Result<(), Broken> {
-    let (root, wants) = (&load.part.root, &load.steps.patches);
-    let Some(base) = load.source_base.clone() else {
+    let root = &load.part.root;
+    let Some(base) = &load.source_base else {
         return Err(Broken::Other(ModuleError::failed(format!("`{root}` has nothing to patch files from"))));
     };
+    let is_proven = |want: &ReadWant| load.steps.proven.contains(&want.content);
+    let (proven, others): (Vec<ReadWant>, Vec<ReadWant>) =
+        load.steps.patches.iter().cloned().partition(is_proven);
     let source = Agent::new(&ctx.source.agent);
-    let (mut asking, read) = source.read_delta(load.source_root.clone(), base).await?;
-    let ask = async {
-        for batch in wants.chunks(500) {
-            asking.send(batch).await?;
+    for (wants, is_proven) in [(others, false), (proven, true)] {
+        if wants.is_empty() {
+            continue;
         }
-        asking.finish().await
-    };
-    let pass = pass(ctx, sink, meter, root, wants, read);
-    tokio::try_join!(async { ask.await.map_err(Broken::from) }, pass)?;
+        let (now, base) = (load.source_root.clone(), base.clone());
+        let (mut asking, read) = match is_proven {
+            true => source.read_ranges(now, base).await?,
+            false => source.read_delta(now, base).await?,
+        };
+        let ask = async {
+            for batch in wants.chunks(500) {
+                asking.send(batch).await?;
+            }
+            asking.finish().await
+        };
+        let pass = pass(ctx, sink, meter, root, &wants, read);
+        tokio::try_join!(async { ask.await.map_err(Broken::from) }, pass)?;
+    }
     Ok(())
 }
 

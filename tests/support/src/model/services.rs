@@ -205,6 +205,18 @@ impl Services for ModelServices {
             Request::ReadDelta { root, base } => {
                 encode(&data::read::run_delta(&self.real(&root), &self.real(&base), call, &self.sent)?)
             }
+            Request::Since { root, base } => {
+                encode(&data::since::run(&self.real(&root), &self.real(&base), call)?)
+            }
+            Request::Ranges { root, base } => {
+                encode(&data::since::run_ranges(&self.real(&root), &self.real(&base), call)?)
+            }
+            Request::Reread { root, base } => {
+                encode(&data::since::run_reread(&self.real(&root), &self.real(&base), call)?)
+            }
+            Request::ReadRanges { root, base } => {
+                encode(&data::read::run_ranges(&self.real(&root), &self.real(&base), call)?)
+            }
             Request::Shares(mut request) => {
                 request.tree.root = self.real(&request.tree.root);
                 encode(&data::shares::run(&request, None, call)?)

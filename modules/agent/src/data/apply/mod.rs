@@ -16,6 +16,7 @@
 
 mod aside;
 pub(in crate::data) mod clone;
+mod coming;
 mod commit;
 mod entry;
 mod finish;
@@ -311,6 +312,7 @@ fn feed<'scope>(
                 )));
             }
             StreamFrame::Over { content, path, expected } => stager.set_over(content, path, expected)?,
+            StreamFrame::Sealed { part, root } => stager.set_sealed(part.into(), &root)?,
             StreamFrame::Same(_) => {
                 return Err(AgentError::protocol("what is the same on the source is nothing to apply"));
             }

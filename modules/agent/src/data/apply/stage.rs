@@ -19,7 +19,7 @@ use super::planner::{New, Planner, Staged, single};
 use super::valid;
 use super::writer::{self, Job, Over, Start, Tally, What, unknown};
 use crate::data::seen::Seen;
-use crate::data::{delta, meta, open};
+use crate::data::{delta, meta, open, walk};
 use crate::proto::{AgentError, Body, CloneFrom, CloneRange, Identity, Meta, Op, Piece};
 
 /// Staged directories that are kept open.
@@ -40,6 +40,8 @@ enum MadeOf {
     Nothing,
     /// The version that it replaces.
     Old(Identity),
+    /// The version that it replaces, which is proven.
+    Proven(Identity),
     /// Ranges of other files.
     Ranges,
 }
@@ -61,6 +63,8 @@ pub(super) struct Stager<'a> {
     over: HashMap<u32, (BytePath, Identity)>,
     origins: Origins,
     dirs: Vec<(usize, Staged, Meta)>,
+    /// Where the versions of each part stand in a snapshot.
+    sealed: Vec<Option<OwnedFd>>,
     /// Staged directories that are open, by part, the last used at the end.
     open: Vec<Vec<(Staged, Arc<OwnedFd>)>>,
 }
@@ -79,6 +83,7 @@ impl<'a> Stager<'a> {
             over: HashMap::new(),
             origins: Origins::default(),
             dirs: Vec::new(),
+            sealed: parts.iter().map(|_| None).collect(),
             open: parts.iter().map(|_| Vec::new()).collect(),
         }
     }
@@ -102,11 +107,17 @@ impl<'a> Stager<'a> {
         let New { at, path, body, meta, replaces } = new;
         if let Body::File { content, size }
         | Body::Patched { content, size }
-        | Body::Built { content, size } = body
+        | Body::Built { content, size }
+        | Body::Proven { content, size } = body
         {
             let made_of = match (&body, replaces) {
                 (Body::Patched { .. }, Some(old)) => MadeOf::Old(old),
                 (Body::Built { .. }, _) => MadeOf::Ranges,
+                (Body::Proven { .. }, Some(old)) if self.sealed[part].is_some() => MadeOf::Proven(old),
+                (Body::Proven { .. }, _) => {
+                    let text = format!("`{path}` is made of a proven version, and none is named");
+                    return Err(AgentError::protocol(text).into());
+                }
                 _ => MadeOf::Nothing,
             };
             if !self.known.insert(content) {
@@ -117,7 +128,7 @@ impl<'a> Stager<'a> {
                 let is_announced = match made_of {
                     MadeOf::Nothing => !self.over.contains_key(&content),
                     MadeOf::Old(old) => self.over.remove(&content) == Some((path.clone(), old)),
-                    MadeOf::Ranges => false,
+                    MadeOf::Ranges | MadeOf::Proven(_) => false,
                 };
                 if from != part || !is_announced || self.tally.take_ahead(content) != Some(size) {
                     return Err(
@@ -138,7 +149,11 @@ impl<'a> Stager<'a> {
                 return Ok(());
             }
             Body::Symlink(target) => symlinkat(target.as_bytes(), &dir, name)?,
-            Body::Fifo | Body::File { .. } | Body::Patched { .. } | Body::Built { .. } => {
+            Body::Fifo
+            | Body::File { .. }
+            | Body::Patched { .. }
+            | Body::Built { .. }
+            | Body::Proven { .. } => {
                 mknodat(&dir, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
             }
         }
@@ -233,20 +248,31 @@ impl<'a> Stager<'a> {
         let dir = self
             .dir_of(file.part, &file.at)
             .map_err(|error| AgentError::io(format!("staging of `{path}`"), &error.into()))?;
+        let is_proven = matches!(file.made_of, MadeOf::Proven(_));
         let over = match file.made_of {
             MadeOf::Nothing => Over::Nothing,
-            MadeOf::Old(expected) => self.live(file.part, &file.path, expected),
+            MadeOf::Old(expected) | MadeOf::Proven(expected) => self.version(file.part, &file.path, expected),
             MadeOf::Ranges => Over::Ranges,
         };
         let name = file.at.name().to_vec();
         let planned = Some((file.size, file.meta));
-        Ok(Some(Box::new(Start { dir, name, planned, path, over })))
+        Ok(Some(Box::new(Start { dir, name, planned, path, over, is_proven })))
     }
 
-    /// Opens the live version that a file is made of.
-    fn live(&self, part: usize, path: &BytePath, expected: Identity) -> Over {
-        let opened = delta::open_file(&self.parts[part].root, path);
-        opened.map_or(Over::Gone, |fd| Over::Version(fd, expected))
+    /// Opens the version that a file is made of, in the part's snapshot if one is named.
+    fn version(&self, part: usize, path: &BytePath, expected: Identity) -> Over {
+        let root = self.sealed[part].as_ref().unwrap_or(&self.parts[part].root);
+        delta::open_file(root, path).map_or(Over::Gone, |fd| Over::Version(fd, expected))
+    }
+
+    /// Says in which snapshot the versions of a part stand that others are made of. What is none is not used: then these are made
+    /// of what stands there live.
+    pub(super) fn set_sealed(&mut self, part: usize, root: &BytePath) -> Result<(), AgentError> {
+        let Some(sealed) = self.sealed.get_mut(part).filter(|sealed| sealed.is_none()) else {
+            return Err(AgentError::protocol(format!("no snapshot of part {part} is wanted")));
+        };
+        *sealed = open::root(root).ok().filter(|dir| walk::is_sealed(dir));
+        Ok(())
     }
 
     /// Says what content that comes ahead of its step goes over.
@@ -274,9 +300,9 @@ impl<'a> Stager<'a> {
         let (dir, name) = (Arc::clone(stage), early_name(content).into_bytes());
         let (path, over) = match self.over.get(&content) {
             None => (path.clone(), Over::Nothing),
-            Some((live, expected)) => (path.join(live.as_bytes()), self.live(part, live, *expected)),
+            Some((live, expected)) => (path.join(live.as_bytes()), self.version(part, live, *expected)),
         };
-        let start = Start { dir, name, planned: None, path, over };
+        let start = Start { dir, name, planned: None, path, over, is_proven: false };
         Ok(Job { content, start: Some(Box::new(start)), what })
     }
 

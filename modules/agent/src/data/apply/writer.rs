@@ -13,9 +13,10 @@ use rustix::io::{Errno, pwrite};
 use pc_switcher_contract::BytePath;
 
 use super::clone;
+use super::coming::Coming;
 use crate::data::content::ContentHash;
 use crate::data::seen::Seen;
-use crate::data::{digest, encoded, meta};
+use crate::data::{digest, encoded, meta, ranges};
 use crate::proto::{AgentError, CloneRange, Coding, Identity, Meta, Piece};
 use crate::server::Call;
 
@@ -32,9 +33,9 @@ const STRETCH: usize = 256 << 10;
 pub(super) enum Over {
     /// It is new.
     Nothing,
-    /// A clone of this live file, if it is still the version of the plan.
+    /// A clone of this file, live or in a snapshot, if it is still the version of the plan.
     Version(OwnedFd, Identity),
-    /// The live file is gone, so staging ends with that.
+    /// The file is gone, so staging ends with that.
     Gone,
     /// Ranges of other files.
     Ranges,
@@ -52,6 +53,8 @@ pub(super) struct Start {
     pub(super) path: BytePath,
     /// What it is made of.
     pub(super) over: Over,
+    /// Whether what it is made of is proven to be what the source had: then what comes is digested, and no more.
+    pub(super) is_proven: bool,
 }
 
 /// Something to write, on its way to a thread.
@@ -183,6 +186,8 @@ enum Made {
     New(Box<ContentHash>),
     /// Of what is on this machine already, and pieces; it is digested as a whole in the end.
     Patched,
+    /// Likewise, but what is on this machine is proven: what came over it is read back and digested by itself.
+    Proven(Coming),
     /// It cannot be made: the version that it is made of has changed, and staging ends with that.
     Never,
 }
@@ -283,7 +288,11 @@ fn made(fd: &OwnedFd, start: &Start) -> Result<Made, Errno> {
     // Nothing beyond the end may come back if it grows.
     let size = start.planned.as_ref().map_or(expected.size, |(size, _)| *size);
     ftruncate(fd, size.min(expected.size))?;
-    Ok(if is_expected()? { Made::Patched } else { Made::Never })
+    Ok(match is_expected()? {
+        false => Made::Never,
+        true if start.is_proven => Made::Proven(Coming::default()),
+        true => Made::Patched,
+    })
 }
 
 fn failed(start: &Start, error: Errno) -> AgentError {
@@ -307,6 +316,7 @@ impl Open {
         match &mut self.made {
             Made::New(hash) => hash.add(piece.offset, &piece.data),
             Made::Patched => {}
+            Made::Proven(coming) => coming.data(piece.offset, end),
             Made::Never => return Ok(()),
         }
         let mut at = piece.offset;
@@ -341,7 +351,10 @@ impl Open {
         {
             return Err(self.differs("has a hole where none can be"));
         }
-        if matches!(self.made, Made::Patched) {
+        if let Made::Proven(coming) = &mut self.made {
+            coming.hole(at, end);
+        }
+        if matches!(self.made, Made::Patched | Made::Proven(_)) {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             let punched = match fallocate(&self.fd, flags, at, end - at) {
                 // A file system without holes.
@@ -393,7 +406,7 @@ impl Open {
             None if size < self.end => return Err(self.differs("has more pieces than its size allows")),
             _ => {}
         }
-        let is_patched = matches!(self.made, Made::Patched);
+        let is_patched = matches!(self.made, Made::Patched | Made::Proven(_));
         if self.end < size || is_patched {
             ftruncate(&self.fd, size).map_err(|error| failed(&self.start, error))?;
         }
@@ -401,6 +414,11 @@ impl Open {
             Made::New(hash) => hash.finish(size) == digest,
             Made::Patched => {
                 let read = digest::content(&self.fd, &mut vec![0; STRETCH], &|| call.is_cancelled());
+                read.map_err(|error| failed(&self.start, error))? == digest
+            }
+            Made::Proven(coming) => {
+                let ranges = coming.take();
+                let read = ranges::digest(&self.fd, &ranges, size, &|| call.is_cancelled());
                 read.map_err(|error| failed(&self.start, error))? == digest
             }
             // Nothing half made may ever stand staged: a redo takes an inode of several names for its own by less than its ctime.

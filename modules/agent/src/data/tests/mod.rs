@@ -15,6 +15,7 @@ mod moving;
 mod nasty;
 mod patching;
 mod plan;
+mod proving;
 mod redo;
 mod sharing;
 mod undo;

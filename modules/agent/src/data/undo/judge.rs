@@ -36,9 +36,10 @@ impl Meant {
         let meta = meta.clone();
         match body {
             Body::Dir | Body::Bare => Meant::Dir(meta),
-            Body::File { size, .. } | Body::Patched { size, .. } | Body::Built { size, .. } => {
-                Meant::Made(Kind::File, *size, meta)
-            }
+            Body::File { size, .. }
+            | Body::Patched { size, .. }
+            | Body::Built { size, .. }
+            | Body::Proven { size, .. } => Meant::Made(Kind::File, *size, meta),
             Body::Symlink(_) => Meant::Made(Kind::Symlink, 0, meta),
             Body::Fifo => Meant::Made(Kind::Fifo, 0, meta),
         }
