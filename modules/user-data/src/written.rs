@@ -45,10 +45,6 @@ impl Written {
         for load in loads {
             let root = &load.part.root;
             written.planned.extend(load.steps.differing().map(|path| hash(root, path)));
-            let file = |op| match op {
-                &Op::Put { ref path, ref body, .. } => size(body).map(|size| (path, size, body)),
-                _ => None,
-            };
             let files = || load.steps.ops.iter().filter_map(file);
             written.files.insert(root.clone(), files().map(|(path, ..)| path.clone()).collect());
             if ![Role::Source, Role::Target].into_iter().any(|role| load.part.is_live(role)) {
@@ -196,6 +192,14 @@ pub struct Checked {
     pub proven: Vec<ProvenFile>,
     /// How many files were proven by what changed in them and where the rest lies.
     pub by_ranges: usize,
+}
+
+/// Returns path, size and body of a file that a step writes.
+fn file(op: &Op) -> Option<(&BytePath, u64, &Body)> {
+    match op {
+        Op::Put { path, body, .. } => size(body).map(|size| (path, size, body)),
+        _ => None,
+    }
 }
 
 /// Returns the size of what is a file.

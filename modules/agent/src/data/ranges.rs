@@ -178,7 +178,7 @@ impl Inode {
     pub(super) fn of(file: impl AsFd) -> Result<Self, Errno> {
         let ino = Seen::of(&file)?.ino();
         let mut found = None;
-        Search::with_room(0).run(&file, ((ino, INODE, 0), (ino, INODE, u64::MAX)), 0, |item| {
+        Search::with_room(4 << 10).run(&file, ((ino, INODE, 0), (ino, INODE, u64::MAX)), 0, |item| {
             found = Some(item.data.to_vec());
             Ok(())
         })?;

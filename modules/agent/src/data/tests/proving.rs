@@ -317,12 +317,13 @@ fn without_checksums_nothing_is_taken_for_proven() {
 
 #[test]
 fn what_is_other_than_it_was_sent_is_never_committed() {
+    type Tamper<'a> = (&'a str, &'a dyn Fn(&mut StreamFrame));
     let Some(scene) = Scene::make(image(4)) else { return };
     scene.edit("live", write(2, MIB, 8192));
     scene.edit("live", |file| punch(file, 2 * MIB, 8192));
     scene.begin();
     let before = fs::read(scene.at("target/image")).unwrap();
-    let tampered: [(&str, &dyn Fn(&mut StreamFrame)); 5] = [
+    let tampered: [Tamper<'_>; 5] = [
         ("another digest", &|frame| {
             let StreamFrame::Content(pieces) = frame else { return };
             pieces.iter_mut().filter(|piece| !piece.data.is_empty()).for_each(|piece| piece.data[9] ^= 1);
