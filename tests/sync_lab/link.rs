@@ -1,6 +1,6 @@
 //! What goes over a slow cable, and over a fast one.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pc_switcher_testkit::lab::Machine;
 
@@ -49,7 +49,6 @@ fn what_gets_smaller_is_compressed_for_a_slow_cable_and_only_for_a_slow_one() {
     let bytes = received(desk) - so_far;
     // What was on its way before the link was known to be slow, and the noise, went as they were.
     assert!(bytes < 18 << 20, "{bytes} bytes in {took:?}\n{}", ran.text);
-    assert!(took > Duration::from_secs(3), "{took:?} for {bytes} bytes: the cable is not slow");
     assert_moved(laptop, desk);
 }
 
