@@ -54,7 +54,17 @@ fn files_of_every_size_and_kind_read_from_a_snapshot_as_they_are() {
     }
     let mut read: Vec<Option<Vec<u8>>> = vec![None; expected.len()];
     for frame in read_frames(&snapshot, wants) {
-        let StreamFrame::Content(pieces) = frame else { continue };
+        let pieces = match frame {
+            StreamFrame::Content(pieces) => pieces,
+            StreamFrame::Coded { codings, mut pieces, .. } => {
+                for coding in codings {
+                    let piece = &mut pieces[coding.piece as usize];
+                    piece.data = coding.decoded(&piece.data).unwrap();
+                }
+                pieces
+            }
+            _ => continue,
+        };
         for piece in pieces {
             let whole = read[piece.content as usize].get_or_insert_default();
             whole.resize(whole.len().max(piece.offset as usize), 0);
