@@ -318,6 +318,33 @@ fn a_death_after_any_step_ends_in_both_old_or_both_new_trees() {
     }
 }
 
+#[test]
+fn a_confirm_that_dies_after_any_step_is_not_begun_or_goes_on_to_its_end() {
+    let mut deaths = Vec::new();
+    for number in 0.. {
+        let Some(scene) = Scene::make() else { return };
+        scene.roll_back(&Unwatched).unwrap();
+        for at in 0..2 {
+            assert!(sh("umount", &[text(&scene.image.dir().join(format!("mnt{at}")))]));
+        }
+        let confirm = || scene.order(RollbackOrder::Confirm(later()), &At::new(number, Fault::Die));
+        let Err(step) = dying(confirm) else { break };
+        deaths.push(step);
+        if step != "kept" {
+            assert!(scene.order(RollbackOrder::Cancel, &Unwatched).is_err(), "died after `{step}`");
+        }
+        redo(&scene.state, &Unwatched).unwrap();
+        let (beside, word) = if step == "kept" { (2, "bad") } else { (0, "good") };
+        assert_eq!(scene.beside(), beside, "died after `{step}`");
+        if step == "kept" {
+            scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
+        }
+        assert_eq!((scene.found(), scene.beside()), ([word.into(), word.into()], 0), "died after `{step}`");
+        assert!(scene.state.list("").unwrap().is_empty(), "died after `{step}`");
+    }
+    assert_eq!(deaths, ["kept", "confirmed", "removed", "removed"]);
+}
+
 /// Carries a rollback of both machines out, as the front does.
 fn both(leader: &Scene, follower: &Scene, at: (&dyn Watch, &dyn Watch)) -> Result<(), AgentError> {
     leader.prepare_with("desk", true, at.0)?;
