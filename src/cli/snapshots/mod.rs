@@ -1,5 +1,6 @@
 //! `snapshots`: the sets that syncs take, on this machine or another.
 
+mod adopt;
 mod change;
 mod create;
 mod diff;
@@ -52,6 +53,7 @@ enum Command {
     /// Remove sets; never pinned ones, or those that the next sync needs
     Delete(SetArgs),
     Prune(prune::PruneArgs),
+    Adopt(adopt::AdoptArgs),
 }
 
 /// On which machine.
@@ -91,6 +93,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
         Command::Good(args) => change::good(args, context),
         Command::Delete(args) => change::delete(args, context),
         Command::Prune(args) => prune::run(args, context),
+        Command::Adopt(args) => adopt::run(args, context),
     }
 }
 

@@ -170,6 +170,8 @@ pub enum Request {
     },
     /// Makes or removes a nested subvolume; only for the holder of the lock → `bool`, whether it is done.
     Nested(super::NestedOrder),
+    /// Takes up snapshots that are in no set → [`super::Adopted`].
+    Adopt(super::AdoptRequest),
 }
 
 impl Request {
@@ -228,6 +230,7 @@ impl Request {
             Request::Blocks { .. } => "blocks",
             Request::ReadBlocks { .. } => "read-blocks",
             Request::Nested(_) => "nested",
+            Request::Adopt(_) => "adopt",
         }
     }
 }
