@@ -271,6 +271,8 @@ mod compare_tests;
 #[cfg(test)]
 mod gains_tests;
 #[cfg(test)]
+mod order_tests;
+#[cfg(test)]
 mod restore_tests;
 #[cfg(test)]
 mod store_tests;
