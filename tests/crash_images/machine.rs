@@ -24,9 +24,10 @@ pub enum Layout {
     TwoDisks,
     /// Two directories of one ext4.
     Ext4,
-    /// `@`, `@home` and a subvolume for snapshots.
+    /// A system, a home and a subvolume for snapshots. The names are its own: whether a tree is in use is asked by name, of all
+    /// that runs on this host.
     Laptop,
-    /// The same on another machine: names of its own, since flat names are looked up on all disks.
+    /// The same on another machine; flat names are looked up on all disks.
     Desk,
 }
 
@@ -58,7 +59,7 @@ impl Layout {
             Layout::TwoSubvolumes => &[(0, "@", ""), (0, "@home", "home"), (0, "@root", "root")],
             Layout::TwoDisks => &[(0, "@", ""), (0, "@home", "home"), (1, "@root", "root")],
             Layout::Ext4 => &[(0, "", "")],
-            Layout::Laptop => &[(0, "@", ""), (0, "@home", "home"), (0, "@snapshots", "snapshots")],
+            Layout::Laptop => &[(0, "@lap", ""), (0, "@laphome", "home"), (0, "@snapshots", "snapshots")],
             Layout::Desk => &[(0, "@desk", ""), (0, "@deskhome", "home"), (0, "@snapshots", "snapshots")],
         }
     }

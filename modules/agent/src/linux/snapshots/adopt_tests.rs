@@ -2,25 +2,31 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::tests::{Bench, HOME, request as take_request};
 use super::*;
 use crate::linux::btrfs::SubvolumeInfo;
 use crate::linux::btrfs::image::Image;
-use crate::proto::{Maker, Need};
+use crate::proto::{Maker, Need, RestorePlace};
+
+/// All mounts are looked at, those of other tests too: one scene at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 struct Scene {
     image: Image,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Scene {
     fn make() -> Option<Self> {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut image = Image::make(256)?;
         ["@adopt", "@adopthome", "@snapshots"].iter().for_each(|name| image.create(name));
         fs::write(image.top().join("@adopthome/letter"), "then").unwrap();
         // A home has a mount of its own.
         image.bind("top/@adopthome", "home");
-        let scene = Self { image };
+        let scene = Self { image, _alone };
         scene.image.create("@adopthome/.snapshots");
         for n in [1, 2] {
             let dir = format!("@adopthome/.snapshots/{n}");
@@ -145,6 +151,29 @@ fn snapshots_of_other_tools_are_listed_after_adoption_and_nothing_of_ours_remove
     }
     assert_eq!(scene.theirs(), before);
     assert_eq!(scene.list().0.len(), 6);
+}
+
+#[test]
+fn files_come_back_out_of_what_other_tools_took_also_where_it_may_be_written_to() {
+    let Some(scene) = Scene::make() else { return };
+    for maker in [Maker::Snapper, Maker::Timeshift] {
+        let id = scene.adopt(maker, &[]).sets.remove(0);
+        let request = RestoreRequest {
+            snapshot_dir: scene.dir().as_path().into(),
+            id,
+            paths: vec![scene.at("@adopthome/letter").as_path().into()],
+            place: RestorePlace::Beside,
+            stamp: "20251120T080000Z".parse().unwrap(),
+            tag: "fedcba98".parse().unwrap(),
+            uid: 0,
+        };
+        let (call, _frames) = Call::for_test(Vec::new());
+        let store = Store::new(&KernelBtrfs, &scene.dir());
+        let reply = store.restore(&Mounts::read().unwrap(), &"desk".parse().unwrap(), &request, &call);
+        let RestoreReply::Done { restored, .. } = reply.unwrap() else { panic!("{maker}") };
+        assert_eq!(fs::read_to_string(restored[0].to.as_path()).unwrap(), "then", "{maker}");
+        fs::remove_file(restored[0].to.as_path()).unwrap();
+    }
 }
 
 #[test]
