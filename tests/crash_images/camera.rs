@@ -66,6 +66,8 @@ pub struct Shelf {
     pub share: u64,
     /// The end whatever the step, or by the steps seen.
     pub end: Option<End>,
+    /// The step that decides, and the one before it.
+    pub decides: [&'static str; 2],
     seen: Vec<&'static str>,
     photos: Vec<Photo>,
     last: u64,
@@ -80,7 +82,18 @@ impl Shelf {
         share: u64,
     ) -> Shelf {
         let last = running.written();
-        Shelf { running, random, paths, name, share, end: None, seen: Vec::new(), photos: Vec::new(), last }
+        Shelf {
+            running,
+            random,
+            paths,
+            name,
+            share,
+            end: None,
+            decides: ["sync", "commit"],
+            seen: Vec::new(),
+            photos: Vec::new(),
+            last,
+        }
     }
 }
 
@@ -168,8 +181,13 @@ impl Shelf {
     pub fn beside(&mut self) -> Shelf {
         let luck = Random::new(self.random.below(u64::MAX));
         let name = format!("{}-b{}", self.name, self.photos.len());
-        let (seen, last) = (self.seen.clone(), self.last);
-        Shelf { seen, last, ..Shelf::new(self.running.clone(), luck, Arc::clone(&self.paths), name, 0) }
+        let (seen, last, decides) = (self.seen.clone(), self.last, self.decides);
+        Shelf {
+            seen,
+            last,
+            decides,
+            ..Shelf::new(self.running.clone(), luck, Arc::clone(&self.paths), name, 0)
+        }
     }
 
     /// Takes over what was taken beside the steps; returns whether that was anything.
@@ -182,13 +200,16 @@ impl Shelf {
 
     /// Takes a picture, unless the disks are as in the last one.
     pub fn take(&mut self, step: &str, written: Written) {
-        let now = self.running.written();
-        if now == self.last {
-            return;
+        if self.running.written() != self.last {
+            self.take_anyhow(step, written);
         }
-        self.last = now;
+    }
+
+    /// Takes a picture.
+    pub fn take_anyhow(&mut self, step: &str, written: Written) {
+        self.last = self.running.written();
         let number = self.seen.len();
-        let end = self.end.unwrap_or(if self.has_seen("commit") { End::New } else { End::Old });
+        let end = self.end.unwrap_or(if self.has_seen(self.decides[1]) { End::New } else { End::Old });
         let images = self.running.photograph(&format!("{}-{number}-{}", self.name, self.photos.len()));
         let when = format!("after {number} `{step}`, written {written:?}");
         self.photos.push(Photo { images, when, written, end });

@@ -24,6 +24,11 @@ pub enum Layout {
     TwoDisks,
     /// Two directories of one ext4.
     Ext4,
+    /// A system, a home and a subvolume for snapshots. The names are its own: whether a tree is in use is asked by name, of all
+    /// that runs on this host.
+    Laptop,
+    /// The same on another machine; flat names are looked up on all disks.
+    Desk,
 }
 
 impl Layout {
@@ -36,7 +41,15 @@ impl Layout {
 
     /// The parts, as directories below the root.
     pub fn parts(self) -> &'static [&'static str] {
-        if self == Layout::OneSubvolume { &["home"] } else { &["home", "root"] }
+        match self {
+            Layout::OneSubvolume | Layout::Laptop | Layout::Desk => &["home"],
+            _ => &["home", "root"],
+        }
+    }
+
+    /// The subvolumes of the root and of the first part.
+    pub fn subvolumes(self) -> [&'static str; 2] {
+        [self.mounts()[0].1, self.mounts()[1].1]
     }
 
     /// What is mounted: the disk's number, the subvolume, the directory below the root.
@@ -46,6 +59,8 @@ impl Layout {
             Layout::TwoSubvolumes => &[(0, "@", ""), (0, "@home", "home"), (0, "@root", "root")],
             Layout::TwoDisks => &[(0, "@", ""), (0, "@home", "home"), (1, "@root", "root")],
             Layout::Ext4 => &[(0, "", "")],
+            Layout::Laptop => &[(0, "@lap", ""), (0, "@laphome", "home"), (0, "@snapshots", "snapshots")],
+            Layout::Desk => &[(0, "@desk", ""), (0, "@deskhome", "home"), (0, "@snapshots", "snapshots")],
         }
     }
 
@@ -73,8 +88,13 @@ pub struct Running {
 impl Machine {
     /// Makes one with empty parts and switches it on.
     pub fn make(pool: &Pool, layout: Layout) -> Machine {
-        let (images, root) = (pool.images(), pool.machine());
-        let disks: Vec<PathBuf> = (0..layout.disks()).map(|n| images.join(format!("disk-{n}"))).collect();
+        Self::make_as(pool, layout, "machine")
+    }
+
+    /// As [`Machine::make`]: one of several that are on at one time.
+    pub fn make_as(pool: &Pool, layout: Layout, name: &str) -> Machine {
+        let (images, root) = (pool.images(), pool.machine(name));
+        let disks: Vec<PathBuf> = (0..layout.disks()).map(|n| images.join(format!("{name}-{n}"))).collect();
         for (number, disk) in disks.iter().enumerate() {
             File::create(disk).unwrap().set_len(DISK_BYTES).unwrap();
             if !layout.is_btrfs() {
@@ -87,7 +107,9 @@ impl Machine {
                 sh("btrfs", &["subvolume", "create", text(&root.join(subvolume))]);
             }
             if number == 0 {
-                layout.parts().iter().for_each(|part| fs::create_dir(root.join("@").join(part)).unwrap());
+                let system = root.join(layout.mounts()[0].1);
+                let points = layout.mounts().iter().map(|mount| mount.2).filter(|point| !point.is_empty());
+                points.for_each(|point| fs::create_dir(system.join(point)).unwrap());
             }
             sh("umount", &[text(&root)]);
             gone(&device, disk);
@@ -169,6 +191,16 @@ impl Running {
         self.images.iter().map(shoot).collect()
     }
 
+    /// Returns the disks' images.
+    pub fn images(&self) -> &[PathBuf] {
+        &self.images
+    }
+
+    /// Returns the disks' devices, such as `loop3`.
+    pub fn devices(&self) -> &[String] {
+        &self.devices
+    }
+
     /// Counts what was written to the disks.
     pub fn written(&self) -> u64 {
         let written = |device: &String| {
@@ -185,13 +217,13 @@ fn ending(image: &Path) -> String {
     text(image).rsplit('-').next().unwrap_or_default().to_owned()
 }
 
-fn reflink(image: &Path, copy: PathBuf) -> PathBuf {
+pub fn reflink(image: &Path, copy: PathBuf) -> PathBuf {
     let target = File::create(&copy).unwrap();
     rustix::fs::ioctl_ficlone(&target, File::open(image).unwrap()).unwrap();
     copy
 }
 
-fn unmount(point: &Path) {
+pub fn unmount(point: &Path) {
     let done = || rustix::mount::unmount(point, UnmountFlags::empty()).is_ok();
     assert!(soon(done), "`{}` stays busy", point.display());
 }

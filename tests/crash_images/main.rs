@@ -15,6 +15,7 @@ mod pool;
 mod push;
 mod racer;
 mod session;
+mod sets;
 mod trees;
 mod work;
 
@@ -66,5 +67,20 @@ fn thousands_of_power_cuts_leave_no_path_and_no_tree_half() {
     inside::run("thousands_of_power_cuts_leave_no_path_and_no_tree_half", || {
         let images = number("IMAGES", 2000);
         score(images as usize, number("SEED", 1), 40);
+    });
+}
+
+#[test]
+fn a_power_cut_leaves_sets_whole_and_a_rollback_done_or_not_on_one_machine_and_on_two() {
+    inside::run("a_power_cut_leaves_sets_whole_and_a_rollback_done_or_not_on_one_machine_and_on_two", || {
+        sets::score(100, 3, 50);
+    });
+}
+
+#[test]
+#[ignore = "takes minutes: `tests/full crash-images-store`"]
+fn thousands_of_power_cuts_leave_sets_whole_and_rollbacks_done_or_not() {
+    inside::run("thousands_of_power_cuts_leave_sets_whole_and_rollbacks_done_or_not", || {
+        sets::score(number("IMAGES", 2000) as usize, number("SEED", 1), 200);
     });
 }

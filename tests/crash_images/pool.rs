@@ -27,7 +27,7 @@ pub struct Pool {
 impl Pool {
     pub fn make() -> Pool {
         let pool = Pool { dir: tempfile::tempdir().unwrap() };
-        for dir in ["memory", "images", "machine"] {
+        for dir in ["memory", "images"] {
             fs::create_dir(pool.at(dir)).unwrap();
         }
         let (memory, images) = (pool.at("memory"), pool.at("images"));
@@ -48,9 +48,11 @@ impl Pool {
         self.at("images")
     }
 
-    /// Where the machine's root is mounted.
-    pub fn machine(&self) -> PathBuf {
-        self.at("machine")
+    /// Where the root of the machine of this name is mounted.
+    pub fn machine(&self, name: &str) -> PathBuf {
+        let root = self.at(name);
+        fs::create_dir_all(&root).unwrap();
+        root
     }
 
     /// Returns a fresh directory for the trees of the source.

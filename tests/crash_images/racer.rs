@@ -43,11 +43,12 @@ impl Racer {
 /// Has somebody write something and takes a picture; the commit goes on meanwhile.
 fn shoot(camera: &Camera) -> bool {
     let mut other = camera.shelf().beside();
-    let was_committed = camera.shelf().has_seen("commit");
+    let [before, decisive] = camera.shelf().decides;
+    let was_committed = camera.shelf().has_seen(decisive);
     other.disturb();
     other.take("a step", Written::Between);
     // The record is on the disk a moment before its step is told.
-    let end = match (was_committed, camera.shelf().has_seen("sync")) {
+    let end = match (was_committed, camera.shelf().has_seen(before)) {
         (true, _) => End::New,
         (false, false) => End::Old,
         (false, true) => End::Either,

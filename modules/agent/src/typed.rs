@@ -13,12 +13,13 @@ use pc_switcher_contract::{
 use serde::de::DeserializeOwned;
 
 use crate::proto::{
-    ActivateRequest, Activated, ApplyNews, ApplyReport, ApplyRequest, Change, ChangedDir, ChangedRequest,
-    CreateSet, Diagnosis, DiffRequest, Diffed, DirListing, Finding, Gain, Layout, LayoutRequest, Listings,
-    LockReply, LockRequest, MachineFacts, Moved, NestedOrder, Patience, ReadWant, Redone, Request,
-    RestoreReply, RestoreRequest, RollbackLook, RollbackOrder, SetRequest, SpaceReport, StoredSet, Strays,
-    StreamFrame, TakeSet, Tree, UndoLine, UndoReport, UndoRequest, Verified, VerifyRequest, Versions,
-    VersionsRequest, WalkRequest, WalkSummary, Writer, WritersRequest, decode, encode,
+    ActivateRequest, Activated, AdoptRequest, Adopted, ApplyNews, ApplyReport, ApplyRequest, Change,
+    ChangedDir, ChangedRequest, CreateSet, Diagnosis, DiffRequest, Diffed, DirListing, Finding, Gain, Layout,
+    LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Moved, NestedOrder, Patience, ReadWant,
+    Redone, Request, RestoreReply, RestoreRequest, RollbackLook, RollbackOrder, SetRequest, SpaceReport,
+    StoredSet, Strays, StreamFrame, TakeSet, Tree, UndoLine, UndoReport, UndoRequest, Verified,
+    VerifyRequest, Versions, VersionsRequest, WalkRequest, WalkSummary, Writer, WritersRequest, decode,
+    encode,
 };
 
 pub use content::BlocksStream;
@@ -146,6 +147,11 @@ impl Agent {
     /// Marks a set as the last that was known to be good, or none.
     pub async fn mark_good(&self, snapshot_dir: BytePath, id: Option<SetId>) -> Result<(), ExecError> {
         self.call(&Request::GoodSet { snapshot_dir, id }).await
+    }
+
+    /// Takes up snapshots that are in no set.
+    pub async fn adopt(&self, request: AdoptRequest) -> Result<Adopted, ExecError> {
+        self.call(&Request::Adopt(request)).await
     }
 
     /// Looks whether sets are what was taken; `found` is told what is wrong.

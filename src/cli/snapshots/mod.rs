@@ -1,5 +1,6 @@
 //! `snapshots`: the sets that syncs take, on this machine or another.
 
+mod adopt;
 mod change;
 mod create;
 mod diff;
@@ -52,6 +53,7 @@ enum Command {
     /// Remove sets; never pinned ones, or those that the next sync needs
     Delete(SetArgs),
     Prune(prune::PruneArgs),
+    Adopt(adopt::AdoptArgs),
 }
 
 /// On which machine.
@@ -91,6 +93,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
         Command::Good(args) => change::good(args, context),
         Command::Delete(args) => change::delete(args, context),
         Command::Prune(args) => prune::run(args, context),
+        Command::Adopt(args) => adopt::run(args, context),
     }
 }
 
@@ -229,12 +232,12 @@ async fn lock(agent: &Agent, contact: &Contact) -> Result<(), ModuleError> {
     }
 }
 
-/// Reads a kind: `pre-sync`, or `presync` as it stands in names.
 /// By this sets stand oldest first.
 fn age(stored: &StoredSet) -> (u64, SetId) {
     (stored.set.transaction(), stored.set.id())
 }
 
+/// Reads a kind: `pre-sync`, or `presync` as it stands in names.
 fn kind(text: &str) -> Result<SnapshotKind, String> {
     let means = |kind: &SnapshotKind| kind.in_name() == text || render::word(*kind) == text;
     SnapshotKind::ALL.into_iter().find(means).ok_or_else(|| {

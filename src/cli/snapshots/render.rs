@@ -1,7 +1,7 @@
 //! Sets for people and for programs: pure.
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
-use pc_switcher_agent::proto::StoredSet;
+use pc_switcher_agent::proto::{Maker, Need, StoredSet};
 use pc_switcher_btrfs_snapshots::retention::Verdict;
 use pc_switcher_contract::{SnapshotKind, UtcStamp};
 use serde_json::{Value, json};
@@ -31,18 +31,28 @@ pub(in crate::cli) fn protection(stored: &StoredSet) -> Option<String> {
     (!why.is_empty()).then(|| why.join(", "))
 }
 
+/// Returns the tool that took a set, if we did not.
+fn maker(stored: &StoredSet) -> Option<Maker> {
+    stored.needs.iter().find_map(|need| match need {
+        Need::Foreign(maker) => Some(*maker),
+        _ => None,
+    })
+}
+
 fn state(stored: &StoredSet) -> String {
+    let foreign = maker(stored).map(|maker| format!("foreign: {maker}"));
+    let is_needed = stored.needs.iter().any(|need| !matches!(need, Need::Foreign(_)));
     let words = [
         (stored.words.good, "good"),
         (stored.pinned, "pinned"),
         (stored.in_use, "in use"),
-        (!stored.needs.is_empty(), "needed"),
+        (is_needed, "needed"),
         (!stored.missing.is_empty(), "incomplete"),
         (!stored.set.consistent, "not one instant"),
     ];
     let until = stored.words.until.map(|until| format!("until {}", &minute(until)[..10]));
     let words = words.into_iter().filter(|(is, _)| *is).map(|(_, word)| word.to_owned());
-    words.chain(until).collect::<Vec<_>>().join(", ")
+    foreign.into_iter().chain(words).chain(until).collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn subvolumes(stored: &StoredSet) -> Vec<&str> {
@@ -161,6 +171,7 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
         "good": stored.words.good,
         "pinned": stored.pinned,
         "in_use": stored.in_use,
+        "foreign": maker(stored).map(Maker::as_str),
         "needed": stored.needs.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "members": set.members.iter().map(member).collect::<Vec<_>>(),
     })

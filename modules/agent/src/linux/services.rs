@@ -328,6 +328,7 @@ impl Services for LinuxServices {
                 encode(&snapshots::mark_good(snapshot_dir.as_path(), id.as_ref())?)
             }
             Request::Gains(dir) => encode(&snapshots::gains(dir.as_path(), call)?),
+            Request::Adopt(request) => encode(&snapshots::adopt(&request)?),
             Request::Verify(request) => encode(&snapshots::verify(&request, call)?),
             Request::Walk(request) => encode(&data::walk::run(&request, call)?),
             Request::List(request) => encode(&data::walk::list(&request, call)?),

@@ -144,6 +144,15 @@ impl StateDir {
         }
     }
 
+    /// Removes what was being written in one directory of keys, to which nobody but the caller writes.
+    pub(super) fn sweep_dir(&self, dir: &str) {
+        for entry in fs::read_dir(self.root.join(dir)).into_iter().flatten().flatten() {
+            if is_dead(&entry.file_name(), true) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
     /// Makes the directories down to `dir`, each durable.
     fn make_dirs(&self, dir: &Path) -> io::Result<()> {
         let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.is_dir()).collect();
@@ -207,6 +216,12 @@ impl Drop for Draft {
 /// Makes a temporary file. One of this name can only be a dead process's.
 fn new_file(temp: &Path) -> io::Result<File> {
     File::options().write(true).create(true).truncate(true).mode(0o600).open(temp)
+}
+
+/// Whether a name is one that [`write_file`] gives to `name` until it is whole.
+pub(super) fn is_unfinished(found: &OsStr, name: &str) -> bool {
+    let found = found.as_encoded_bytes();
+    found.strip_prefix(b".").is_some_and(|rest| rest.starts_with(name.as_bytes()) && rest.ends_with(b"~"))
 }
 
 /// Writes a file of root's alone: temporary file, fsync, rename, fsync of the directory (facts/btrfs.md B4).

@@ -3,6 +3,7 @@
 //! Both ends are the same build: the handshake refuses another protocol number, so these types may change freely
 //! as long as [`PROTOCOL`] changes with them.
 
+mod adopt;
 mod apply;
 mod blocks;
 mod coded;
@@ -22,6 +23,7 @@ mod store;
 mod undo;
 mod verify;
 
+pub use adopt::{AdoptRequest, Adopted, Maker};
 pub use apply::{
     ApplyNews, ApplyReport, ApplyRequest, Body, Conflict, Identity, Op, PartRoot, Patience, Piece, ReadWant,
     Redone, RedoneHow, StreamFrame,

@@ -201,6 +201,8 @@ pub enum Request {
         /// The same root in the older snapshot.
         base: BytePath,
     },
+    /// Takes up snapshots that are in no set → [`super::Adopted`].
+    Adopt(super::AdoptRequest),
 }
 
 impl Request {
@@ -263,6 +265,7 @@ impl Request {
             Request::ReadRanges { .. } => "read-ranges",
             Request::Ranges { .. } => "ranges",
             Request::Reread { .. } => "reread",
+            Request::Adopt(_) => "adopt",
         }
     }
 }

@@ -74,6 +74,8 @@ pub enum RollbackPhase {
     Cancelling,
     /// The old trees are back; what stands beside them goes.
     Cancelled,
+    /// It was confirmed: the old trees are being removed.
+    Confirmed,
 }
 
 /// One subvolume of a rollback. Trees are told by their uuids, never by their names.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use pc_switcher_contract::{BytePath, SessionId, SetId, SnapshotName, SnapshotSet, UtcStamp};
 
+use super::adopt::Maker;
 use super::host::TakeSet;
 
 /// Why the machine itself cannot do without a set; the names are of the other machine.
@@ -17,6 +18,8 @@ pub enum Need {
     Attempt(String),
     /// A commit of its session is still to be brought to its end.
     Commit,
+    /// Another tool took it, and only that removes it.
+    Foreign(Maker),
 }
 
 impl fmt::Display for Need {
@@ -24,6 +27,7 @@ impl fmt::Display for Need {
         match self {
             Need::Pair(other) => write!(f, "the next sync with {other} starts from it"),
             Need::Attempt(other) => write!(f, "an unfinished sync with {other} brought it over"),
+            Need::Foreign(maker) => write!(f, "it is {maker}'s, and only {maker} removes it"),
             Need::Commit => f.write_str("its sync is still to be brought to its end"),
         }
     }

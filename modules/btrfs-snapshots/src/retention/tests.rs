@@ -1,5 +1,5 @@
 use jiff::ToSpan;
-use pc_switcher_agent::proto::Words;
+use pc_switcher_agent::proto::{Maker, Words};
 use pc_switcher_contract::{SnapshotMember, SnapshotSet, UtcStamp};
 use proptest::prelude::*;
 
@@ -122,6 +122,10 @@ fn what_is_wanted_is_never_dropped_and_the_reason_is_said() {
     assert_eq!(
         words(|set| set.needs.push(Need::Pair("desk".into()))),
         "the next sync with desk starts from it"
+    );
+    assert_eq!(
+        words(|set| set.needs.push(Need::Foreign(Maker::Snapper))),
+        "it is snapper's, and only snapper removes it"
     );
     assert_eq!(reason_of(&sets_with(|_| {}), now, 3).to_string(), "kept by `last 1 session`");
 }

@@ -268,6 +268,7 @@ impl Services for ModelServices {
             | Request::UnpinSet(_)
             | Request::CreateSet(_)
             | Request::AnnotateSet(..)
+            | Request::Adopt(_)
             | Request::GoodSet { .. }
             | Request::Verify(_)
             | Request::Nested(_)

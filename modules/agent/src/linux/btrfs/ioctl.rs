@@ -180,6 +180,8 @@ impl Btrfs for KernelBtrfs {
             otransid: info.otransid,
             // The on-disk flag here is bit 0; bit 1 belongs to GET_FLAGS.
             readonly: info.flags & 1 != 0,
+            // The second of change, creation, sending and receiving.
+            created_seconds: info.times[1].seconds.cast_signed(),
         })
     }
 

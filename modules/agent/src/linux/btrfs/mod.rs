@@ -67,6 +67,8 @@ pub struct SubvolumeInfo {
     pub otransid: u64,
     /// Whether it is read-only.
     pub readonly: bool,
+    /// When it was made, by the clock of then: seconds since 1970.
+    pub created_seconds: i64,
 }
 
 /// A subvolume's name in its parent.

@@ -64,6 +64,7 @@ impl ModelBtrfs {
             ctransid: transid,
             otransid: transid,
             readonly: false,
+            created_seconds: 1_763_208_000 + transid.cast_signed(),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::linux::btrfs::{Btrfs, KernelBtrfs};
 use crate::linux::diagnose;
 use crate::linux::finder::Finder;
 use crate::linux::mounts::{Mounts, unescape};
-use crate::linux::snapshots::check_set;
+use crate::linux::snapshots::{check_set, is_foreign};
 use crate::proto::{AgentError, RollbackMember, RollbackWish, SubvolumeFact};
 
 /// What was found.
@@ -29,6 +29,13 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
     let problems = &mut checked.problems;
     if let Err(why) = check_set(&wish.to) {
         problems.push(format!("set `{}` cannot be trusted: {why}", wish.to.id()));
+    }
+    if wish.to.members.iter().any(is_foreign) {
+        problems.push(format!(
+            "set `{}` was taken by another tool, which may remove it at any time; bring back what you need with `pc-switcher \
+             snapshots restore`, or go back with that tool",
+            wish.to.id()
+        ));
     }
     let about = diagnose::diagnose()?;
     let holder = KernelBtrfs.subvolume(wish.snapshot_dir.as_path());

@@ -81,10 +81,27 @@ impl<'a> Journal<'a> {
         self.place()?.map_or(Ok(()), |place| place.put(WORKED, Some(b"worked\n")))
     }
 
+    /// Notes that it was asked for: whoever is cut off while they go has the next redo go on with it.
+    pub(super) fn keep_no_more(&self) -> Result<(), AgentError> {
+        self.place()?.map_or(Ok(()), |place| place.put(WORKED, None))
+    }
+
     /// Whether that was noted.
     pub(super) fn keeps(&self) -> Result<bool, AgentError> {
         let Some(place) = self.place()? else { return Ok(false) };
         Ok(place.get(WORKED)?.is_some())
+    }
+
+    /// Removes what was being written to it when the power went, and what says where it is if it was not begun. The caller holds
+    /// the machine's lock.
+    pub(super) fn tidy(&self) -> Result<(), AgentError> {
+        let Some(place) = self.place()? else { return Ok(()) };
+        is_there(&place)?;
+        place.sweep_dir("rollback");
+        match place.get(KEY)? {
+            Some(_) => Ok(()),
+            None => self.end(),
+        }
     }
 
     /// Removes it, and then what says where it is.

@@ -48,7 +48,7 @@ pub fn run(order: &RollbackOrder, state: &StateDir, watch: &dyn Watch) -> Result
         RollbackOrder::Prepare(wish) => prepare(wish, &journal, state, watch)?,
         RollbackOrder::Commit => commit(under_way(&journal, RollbackPhase::Prepared)?, &journal, watch)?,
         RollbackOrder::Abort => abort(&under_way(&journal, RollbackPhase::Prepared)?, &journal, state)?,
-        RollbackOrder::Confirm(stamp) => return confirm(*stamp, &journal, state),
+        RollbackOrder::Confirm(stamp) => return confirm(*stamp, &journal, state, watch),
         RollbackOrder::Decided { snapshot_dir, session } => {
             let decided = Some(journal::has_decided(snapshot_dir, session)?);
             return Ok(RollbackLook { decided, ..RollbackLook::default() });
@@ -64,6 +64,7 @@ pub fn run(order: &RollbackOrder, state: &StateDir, watch: &dyn Watch) -> Result
 /// If the machine does not let us; the journal says how far it came.
 pub fn redo(state: &StateDir, watch: &dyn Watch) -> Result<(), AgentError> {
     let journal = Journal::of(state);
+    journal.tidy()?;
     let Some(found) = journal.read()? else { return Ok(()) };
     match found.phase {
         // It was cut off between its word and the journal.
@@ -74,7 +75,8 @@ pub fn redo(state: &StateDir, watch: &dyn Watch) -> Result<(), AgentError> {
         RollbackPhase::Committed => finish(found, &journal, watch),
         RollbackPhase::Cancelling => put_back(found, &journal, state, watch),
         RollbackPhase::Done => Ok(()),
-        RollbackPhase::Cancelled => tidy(&found, &journal, state, false),
+        RollbackPhase::Confirmed => let_go(&found, &journal, watch),
+        RollbackPhase::Cancelled => tidy(&found, &journal, state),
     }
 }
 
@@ -136,6 +138,7 @@ fn word(phase: RollbackPhase) -> &'static str {
         RollbackPhase::Done => "done",
         RollbackPhase::Cancelling => "being taken back",
         RollbackPhase::Cancelled => "taken back",
+        RollbackPhase::Confirmed => "confirmed",
     }
 }
 
@@ -282,14 +285,14 @@ fn put_back(
     now.phase = RollbackPhase::Cancelled;
     journal.write(&now)?;
     watch.after("cancelled")?;
-    tidy(&now, journal, state, false)
+    tidy(&now, journal, state)
 }
 
-/// Removes what a cancelled rollback left, unless something still works on it, or has and nobody `asked` for it to go. The old
+/// Removes what a cancelled rollback left, unless something still works on it, or has and nobody asked for it to go. The old
 /// tree may find its records of before only after a restart.
-fn tidy(now: &RollbackState, journal: &Journal<'_>, state: &StateDir, asked: bool) -> Result<(), AgentError> {
+fn tidy(now: &RollbackState, journal: &Journal<'_>, state: &StateDir) -> Result<(), AgentError> {
     records::remember(state, &now.records)?;
-    if !in_use(now).is_empty() || !asked && journal.keeps()? {
+    if !in_use(now).is_empty() || journal.keeps()? {
         return Ok(());
     }
     for member in &now.members {
@@ -299,7 +302,12 @@ fn tidy(now: &RollbackState, journal: &Journal<'_>, state: &StateDir, asked: boo
 }
 
 /// Removes the trees that are not in place, unless something still works on one.
-fn confirm(stamp: UtcStamp, journal: &Journal<'_>, state: &StateDir) -> Result<RollbackLook, AgentError> {
+fn confirm(
+    stamp: UtcStamp,
+    journal: &Journal<'_>,
+    state: &StateDir,
+    watch: &dyn Watch,
+) -> Result<RollbackLook, AgentError> {
     let found = look(journal)?;
     let Some(now) = &found.state else {
         return Err(AgentError::failed("there is no rollback to confirm"));
@@ -309,18 +317,31 @@ fn confirm(stamp: UtcStamp, journal: &Journal<'_>, state: &StateDir) -> Result<R
     }
     let kept = match now.phase {
         RollbackPhase::Done | RollbackPhase::Cancelled => keep_beside(now, stamp, journal)?,
+        RollbackPhase::Confirmed => None,
         phase => return Err(AgentError::failed(format!("the rollback is {}", word(phase)))),
     };
+    watch.after("kept")?;
     if now.phase == RollbackPhase::Cancelled {
-        tidy(now, journal, state, true)?;
+        journal.keep_no_more()?;
+        tidy(now, journal, state)?;
     } else {
-        for member in &now.members {
-            let top = top_of(member)?;
-            steps::remove(&top, member, &Names::of(now, member).replaced, &member.old_uuid)?;
-        }
-        journal.end()?;
+        // From here on there is no way back: what is left of the old trees would not be all of them.
+        let confirmed = RollbackState { phase: RollbackPhase::Confirmed, ..now.clone() };
+        journal.write(&confirmed)?;
+        watch.after("confirmed")?;
+        let_go(&confirmed, journal, watch)?;
     }
     Ok(RollbackLook { kept, ..RollbackLook::default() })
+}
+
+/// Removes the old trees.
+fn let_go(now: &RollbackState, journal: &Journal<'_>, watch: &dyn Watch) -> Result<(), AgentError> {
+    for member in &now.members {
+        let top = top_of(member)?;
+        steps::remove(&top, member, &Names::of(now, member).replaced, &member.old_uuid)?;
+        watch.after("removed")?;
+    }
+    journal.end()
 }
 
 /// Keeps what was written to the trees that are not in place, up to the restart that left them, as a set.

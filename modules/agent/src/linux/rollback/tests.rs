@@ -10,6 +10,7 @@ use crate::data::apply::{Unwatched, Watch};
 use crate::data::tests::deaths::{At, Fault, dying};
 use crate::data::tests::drive::sh;
 use crate::linux::btrfs::image::Image;
+use crate::linux::btrfs::{Btrfs, KernelBtrfs, SubvolumeInfo};
 use crate::linux::snapshots::take_set;
 use crate::linux::state::StateDir;
 use crate::proto::{AgentError, RollbackLook, RollbackOrder, RollbackPhase, RollbackWish, TakeSet, Together};
@@ -316,6 +317,52 @@ fn a_death_after_any_step_ends_in_both_old_or_both_new_trees() {
     for step in ["preparing", "snapshot", "carried", "prepared", "committed", "exchange", "rename", "done"] {
         assert!(deaths.contains(&step), "no death after `{step}`: {deaths:?}");
     }
+}
+
+#[test]
+fn snapshots_of_other_tools_stay_as_they_are_and_none_is_gone_back_to() {
+    let Some(scene) = Scene::make() else { return };
+    let (dir, name) = (scene.top("btrbk_snapshots"), "home.20251115");
+    fs::create_dir(&dir).unwrap();
+    KernelBtrfs.snapshot(&scene.top(&scene.names[1]), &dir, name.as_ref()).unwrap();
+    KernelBtrfs.set_readonly(&dir.join(name), true).unwrap();
+    let look = || SubvolumeInfo { generation: 0, ..KernelBtrfs.subvolume(&dir.join(name)).unwrap() };
+    let before = look();
+    scene.roll_back(&Unwatched).unwrap();
+    scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
+    assert_eq!(look(), before);
+    let mut wish = scene.wish();
+    wish.to.members[1].path = dir.join(name).as_path().into();
+    wish.to.members[1].uuid = before.uuid.hex();
+    let looked = scene.order(RollbackOrder::Check(wish), &Unwatched).unwrap();
+    assert!(looked.problems[0].contains("taken by another tool"), "{:?}", looked.problems);
+}
+
+#[test]
+fn a_confirm_that_dies_after_any_step_is_not_begun_or_goes_on_to_its_end() {
+    let mut deaths = Vec::new();
+    for number in 0.. {
+        let Some(scene) = Scene::make() else { return };
+        scene.roll_back(&Unwatched).unwrap();
+        for at in 0..2 {
+            assert!(sh("umount", &[text(&scene.image.dir().join(format!("mnt{at}")))]));
+        }
+        let confirm = || scene.order(RollbackOrder::Confirm(later()), &At::new(number, Fault::Die));
+        let Err(step) = dying(confirm) else { break };
+        deaths.push(step);
+        if step != "kept" {
+            assert!(scene.order(RollbackOrder::Cancel, &Unwatched).is_err(), "died after `{step}`");
+        }
+        redo(&scene.state, &Unwatched).unwrap();
+        let (beside, word) = if step == "kept" { (2, "bad") } else { (0, "good") };
+        assert_eq!(scene.beside(), beside, "died after `{step}`");
+        if step == "kept" {
+            scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
+        }
+        assert_eq!((scene.found(), scene.beside()), ([word.into(), word.into()], 0), "died after `{step}`");
+        assert!(scene.state.list("").unwrap().is_empty(), "died after `{step}`");
+    }
+    assert_eq!(deaths, ["kept", "confirmed", "removed", "removed"]);
 }
 
 /// Carries a rollback of both machines out, as the front does.

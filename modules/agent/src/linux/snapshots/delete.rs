@@ -27,6 +27,9 @@ impl Store<'_> {
         let _creation = self.lock()?;
         let meta = self.published(id)?;
         let failed = |error: &io::Error| AgentError::io(format!("cannot remove set `{id}`"), error);
+        if let Some(maker) = meta.maker {
+            return Err(AgentError::failed(format!("set `{id}` stays: {}", Need::Foreign(maker))));
+        }
         if meta.pinned {
             let text = format!("set `{id}` is pinned; `pc-switcher snapshots unpin {id}` frees it");
             return Err(AgentError::failed(text));
@@ -54,7 +57,7 @@ impl Store<'_> {
                 Err(error) => return Err(failed(&error)),
             }
         }
-        if sidecar.intent(id).is_none() {
+        if sidecar.intent(id).is_none_or(|intent| intent.members.is_empty()) {
             sidecar.put_intent(&Intent::of(&meta.set)).map_err(|error| failed(&error))?;
         }
         sidecar.unpublish().map_err(|error| failed(&error))?;
@@ -67,7 +70,19 @@ impl Store<'_> {
     /// # Errors
     /// If there is none of that name, or its record cannot be written.
     pub(super) fn pin(&self, id: &SetId, pinned: bool) -> Result<(), AgentError> {
+        self.of_ours(id)?;
         self.say(id, |meta| meta.pinned = pinned)
+    }
+
+    /// # Errors
+    /// If there is no such set, or it is another tool's, to which no word of ours means anything.
+    fn of_ours(&self, id: &SetId) -> Result<(), AgentError> {
+        match self.published(id)?.maker {
+            None => Ok(()),
+            Some(maker) => Err(AgentError::failed(format!(
+                "set `{id}` is {maker}'s, which may remove it at any time; tell {maker} to keep it"
+            ))),
+        }
     }
 
     /// Marks a set as the last good one. The new mark comes first: at every moment there is one.
@@ -76,7 +91,7 @@ impl Store<'_> {
     /// As [`Store::pin`].
     pub(super) fn mark_good(&self, good: Option<&SetId>) -> Result<(), AgentError> {
         if let Some(id) = good {
-            self.published(id)?;
+            self.of_ours(id)?;
         }
         let _creation = self.lock()?;
         let failed = |id: &SetId, error: &io::Error| {
@@ -130,7 +145,7 @@ impl Store<'_> {
     /// intent nothing is removed. May be done again after a crash.
     pub(super) fn erase(&self, id: &SetId) -> io::Result<()> {
         let sidecar = self.sidecar(id);
-        let Some(intent) = sidecar.intent(id) else { return Ok(()) };
+        let Some(intent) = sidecar.intent(id) else { return sidecar.remove_bare() };
         let meta = sidecar.meta(id).ok();
         let mut result = Ok(());
         for (n, planned) in intent.members.iter().enumerate() {

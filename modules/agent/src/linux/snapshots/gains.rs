@@ -23,8 +23,11 @@ impl Store<'_> {
             AgentError::io(format!("cannot look what `{what}` holds"), error)
         };
         let ids = self.ids().map_err(|error| failed(&self.dir().display(), &error))?;
-        let sets: Vec<SnapshotSet> =
-            ids.iter().filter_map(|id| self.published(id).ok()).map(|meta| meta.set).collect();
+        let sets: Vec<SnapshotSet> = {
+            let metas = ids.iter().filter_map(|id| self.published(id).ok());
+            // Nothing of what other tools took would be removed.
+            metas.filter(|meta| meta.maker.is_none()).map(|meta| meta.set).collect()
+        };
         if sets.is_empty() {
             return Ok(());
         }

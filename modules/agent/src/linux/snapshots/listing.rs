@@ -5,10 +5,11 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 
-use pc_switcher_contract::{SetId, SnapshotMember, SnapshotName};
+use pc_switcher_contract::{BytePath, SetId, SnapshotMember, SnapshotName};
 
 use super::check_member;
 use super::reference::Sole;
+use super::sidecar::Meta;
 use super::store::{OWN, Store};
 use crate::data::apply::has_list;
 use crate::proto::{AgentError, Need, StoredSet, Strays, SubvolumeFact};
@@ -28,6 +29,7 @@ impl Store<'_> {
         };
         let flat = self.flat().map_err(|error| failed(&error))?;
         let (mut strays, mut known) = (Strays::default(), BTreeSet::new());
+        let mut adopted: Vec<BytePath> = Vec::new();
         for id in self.ids().map_err(|error| failed(&error))? {
             let sidecar = self.sidecar(&id);
             if !sidecar.has_toc() {
@@ -45,6 +47,24 @@ impl Store<'_> {
                     continue;
                 }
             };
+            if let Some(maker) = meta.maker {
+                // Gone with what its maker removed; the record follows when the store is next changed.
+                if self.is_left(&meta) {
+                    adopted.extend(meta.set.members.iter().map(|member| member.path.clone()));
+                    let mut needs = needs(&id);
+                    needs.push(Need::Foreign(maker));
+                    found(StoredSet {
+                        missing: Vec::new(),
+                        pinned: false,
+                        in_use: matches!(Sole::take(&sidecar), Ok(None)),
+                        has_steps: false,
+                        needs,
+                        words: meta.words,
+                        set: meta.set,
+                    })?;
+                }
+                continue;
+            }
             let names = || meta.set.members.iter().map(|member| &member.name);
             // One that came after the directory was read is there all the same.
             let is_there = |name: &SnapshotName| {
@@ -65,7 +85,10 @@ impl Store<'_> {
             found(stored)?;
         }
         for name in flat {
-            let path = self.dir().join(&name).as_path().into();
+            let path: BytePath = self.dir().join(&name).as_path().into();
+            if adopted.iter().any(|member| member.is_within(&path)) {
+                continue;
+            }
             match name.to_str().and_then(|name| name.parse::<SnapshotName>().ok()) {
                 Some(name) if known.contains(&name) => {}
                 Some(_) => strays.orphans.push(path),
@@ -86,7 +109,9 @@ impl Store<'_> {
             let Ok(meta) = self.sidecar(id).meta(id) else { return false };
             let is_it =
                 |member: &&SnapshotMember| member.source_uuid == tree.uuid && member.otransid >= now.ctransid;
+            // Another tool's may go at any time.
             self.sidecar(id).has_toc()
+                && meta.maker.is_none()
                 && meta
                     .set
                     .members
@@ -95,6 +120,13 @@ impl Store<'_> {
                     .is_some_and(|member| check_member(self.btrfs, member).is_ok())
         };
         Ok(self.ids().map_err(failed)?.iter().rev().any(holds))
+    }
+
+    /// Whether anything is left of what another tool took.
+    pub(super) fn is_left(&self, meta: &Meta) -> bool {
+        meta.set.members.iter().any(|member| {
+            self.btrfs.subvolume(member.path.as_path()).is_ok_and(|info| info.uuid.hex() == member.uuid)
+        })
     }
 
     /// Returns the directories beside ours.

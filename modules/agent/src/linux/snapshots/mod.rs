@@ -5,9 +5,11 @@
 //! whatever fails removes what was made, and what a crash leaves behind is named by the set's intent and removed by whoever
 //! takes or removes the next set.
 
+mod adopt;
 mod compare;
 mod delete;
 mod gains;
+mod layouts;
 mod listing;
 mod needs;
 mod nursery;
@@ -18,6 +20,7 @@ mod sidecar;
 mod spot;
 mod store;
 mod verify;
+mod watched;
 
 use std::io;
 use std::path::Path;
@@ -28,8 +31,9 @@ use super::btrfs::{Btrfs, KernelBtrfs, SubvolumeInfo};
 use super::machine;
 use super::mounts::Mounts;
 use crate::proto::{
-    AgentError, CreateSet, DiffRequest, Diffed, RestoreReply, RestoreRequest, SetRequest, StoredSet, Strays,
-    SubvolumeFact, TakeSet, Verified, VerifyRequest, Versions, VersionsRequest, Words,
+    AdoptRequest, Adopted, AgentError, CreateSet, DiffRequest, Diffed, RestoreReply, RestoreRequest,
+    SetRequest, StoredSet, Strays, SubvolumeFact, TakeSet, Verified, VerifyRequest, Versions,
+    VersionsRequest, Words,
 };
 use crate::server::Call;
 
@@ -37,6 +41,7 @@ pub use needs::{ATTEMPTS, Needs, PAIRS};
 pub use reference::Reference;
 use sidecar::Said;
 use store::Store;
+pub use watched::{delete_watched, take_watched};
 
 /// Takes one read-only snapshot of each subvolume, at one instant if the kernel lets us. The set cannot be removed while the
 /// reference is held.
@@ -177,6 +182,15 @@ pub fn verify(request: &VerifyRequest, call: &Call) -> Result<Verified, AgentErr
     store.verify(&request.ids, request.deep, call)
 }
 
+/// Takes up snapshots that are in no set.
+///
+/// # Errors
+/// If a directory cannot be read, or the store cannot be written to.
+pub fn adopt(request: &AdoptRequest) -> Result<Adopted, AgentError> {
+    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    store.adopt(&Mounts::read()?, &machine::hostname()?, request)
+}
+
 /// Brings paths back, all of them or none.
 ///
 /// # Errors
@@ -211,11 +225,20 @@ fn check_member(btrfs: &dyn Btrfs, member: &SnapshotMember) -> Result<(), String
     if info.uuid.hex() != member.uuid {
         return Err(format!("`{}` is not the snapshot that was taken", member.path));
     }
+    if is_foreign(member) {
+        // It may be writable, as its maker likes it.
+        return Ok(());
+    }
     untouched(&info).map_err(|why| format!("snapshot `{}` {why}", member.path))?;
     match matches_record(&info, member) {
         true => Ok(()),
         false => Err(format!("snapshot `{}` does not match its record", member.path)),
     }
+}
+
+/// Whether a member stands where another tool has put it: ours stand under their names.
+pub(crate) fn is_foreign(member: &SnapshotMember) -> bool {
+    member.path.name() != member.name.to_string().as_bytes()
 }
 
 fn matches_record(info: &SubvolumeInfo, member: &SnapshotMember) -> bool {
@@ -242,9 +265,13 @@ fn stays(error: &io::Error) -> String {
 }
 
 #[cfg(test)]
+mod adopt_tests;
+#[cfg(test)]
 mod compare_tests;
 #[cfg(test)]
 mod gains_tests;
+#[cfg(test)]
+mod order_tests;
 #[cfg(test)]
 mod restore_tests;
 #[cfg(test)]

@@ -5,17 +5,25 @@
 //! | `intent` | what belongs to the set, written before the first member is born |
 //! | `meta.json` | what was taken, and what people said of it |
 //! | `toc` | that the set is whole: last to come, first to go |
+//! | `foreign` | that the members are another tool's |
 //! | `lock` | held shared by whoever works with the set |
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use pc_switcher_contract::{SetId, SnapshotMember, SnapshotName, SnapshotSet};
 use serde::{Deserialize, Serialize};
 
-use crate::linux::state::{sync_dir, write_file};
-use crate::proto::Words;
+use crate::linux::state::{is_unfinished, sync_dir, write_file};
+use crate::proto::{Maker, Words};
+
+/// The record until it is whole.
+const HALF_META: &str = ".meta.json~";
+
+/// Its presence says that the members are another tool's.
+const FOREIGN: &str = "foreign";
 
 /// The format that this program writes.
 const FORMAT: u32 = 1;
@@ -65,12 +73,20 @@ pub(super) struct Meta {
     pub(super) words: Words,
     /// The set.
     pub(super) set: SnapshotSet,
+    /// Whose it is, if not ours: then only its maker removes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) maker: Option<Maker>,
 }
 
 impl Meta {
     /// Makes the record of a set that was just taken.
     pub(super) fn new(set: SnapshotSet, said: &Said) -> Self {
-        Self { format: FORMAT, pinned: said.pinned, words: said.words.clone(), set }
+        Self { format: FORMAT, pinned: said.pinned, words: said.words.clone(), set, maker: None }
+    }
+
+    /// Makes the record of what another tool took.
+    pub(super) fn foreign(set: SnapshotSet, said: &Said, maker: Maker) -> Self {
+        Self { maker: Some(maker), ..Self::new(set, said) }
     }
 }
 
@@ -138,9 +154,45 @@ impl Sidecar {
         }
     }
 
-    /// Writes the record of the set, durably.
+    /// Writes the record of the set, durably. The caller holds the creation lock.
     pub(super) fn put_meta(&self, meta: &Meta) -> io::Result<()> {
-        write_file(&self.dir.join("meta.json"), &json(meta))
+        let temp = self.dir.join(HALF_META);
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
+        file.write_all(&json(meta))?;
+        file.sync_all()?;
+        fs::rename(&temp, self.dir.join("meta.json"))?;
+        sync_dir(&self.dir)
+    }
+
+    /// Removes a record that was being written when somebody died. The caller holds the creation lock.
+    pub(super) fn sweep(&self) {
+        // There is none as a rule.
+        let _ = fs::remove_file(self.dir.join(HALF_META));
+    }
+
+    /// Says durably that the members are another tool's.
+    pub(super) fn mark_foreign(&self) -> io::Result<()> {
+        write_file(&self.dir.join(FOREIGN), b"")
+    }
+
+    /// Whether that was said; told without reading the record.
+    pub(super) fn is_foreign(&self) -> bool {
+        fs::symlink_metadata(self.dir.join(FOREIGN)).is_ok()
+    }
+
+    /// Removes a directory that was made for a set of which nothing was said yet.
+    pub(super) fn remove_bare(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let name = entry?.file_name();
+            if name == "lock" || is_unfinished(&name, "intent") {
+                fs::remove_file(self.dir.join(name))?;
+            }
+        }
+        match fs::remove_dir(&self.dir) {
+            // Somebody else put something there.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            other => other,
+        }
     }
 
     /// Says durably that the set is whole.

@@ -102,8 +102,15 @@ impl<'a> Store<'a> {
 
     fn sweep(&self) {
         for id in self.ids().unwrap_or_default() {
-            if !self.sidecar(&id).has_toc() {
+            let sidecar = self.sidecar(&id);
+            if !sidecar.has_toc() {
                 let _ = self.erase(&id);
+                continue;
+            }
+            sidecar.sweep();
+            if sidecar.is_foreign() && sidecar.meta(&id).is_ok_and(|meta| !self.is_left(&meta)) {
+                // What another tool took it has removed: only our record of it is left.
+                let _ = sidecar.unpublish().and_then(|()| sidecar.remove());
             }
         }
         for entry in fs::read_dir(self.tmp()).into_iter().flatten().flatten() {

@@ -9,7 +9,7 @@ use pc_switcher_contract::{BytePath, SetId, SnapshotMember};
 
 use super::reference::Reference;
 use super::store::Store;
-use super::{matches_record, untouched};
+use super::{is_foreign, matches_record, untouched};
 use crate::data::read_through;
 use crate::proto::{AgentError, Finding, Verified};
 use crate::server::Call;
@@ -93,6 +93,9 @@ impl Store<'_> {
         };
         if info.uuid.hex() != member.uuid {
             return Err("is another subvolume than the one that was taken".into());
+        }
+        if is_foreign(member) {
+            return Ok(());
         }
         untouched(&info)?;
         match matches_record(&info, member) {

@@ -1,0 +1,37 @@
+//! Taking and removing sets while somebody looks on at each step, for tests that cut the power there.
+
+use pc_switcher_contract::SnapshotSet;
+
+use super::set;
+use super::sidecar::Said;
+use super::store::Store;
+use crate::data::apply::Watch;
+use crate::linux::btrfs::KernelBtrfs;
+use crate::linux::machine;
+use crate::linux::mounts::Mounts;
+use crate::proto::{AgentError, SetRequest, TakeSet};
+
+/// As [`super::take_set`]; the set is free at once.
+///
+/// # Errors
+/// As [`super::take_set`]. What `watch` says is not heard.
+pub fn take_watched(request: &TakeSet, watch: &dyn Watch) -> Result<SnapshotSet, AgentError> {
+    let after = |step| {
+        let _ = watch.after(step);
+    };
+    let store = Store { after: &after, ..Store::new(&KernelBtrfs, request.snapshot_dir.as_path()) };
+    let taken = set::take(&store, &Mounts::read()?, machine::hostname()?, request, &Said::default());
+    taken.map(|(set, _)| set)
+}
+
+/// As [`super::delete_set`] of a set that no sync needs.
+///
+/// # Errors
+/// As [`super::delete_set`]. What `watch` says is not heard.
+pub fn delete_watched(request: &SetRequest, watch: &dyn Watch) -> Result<(), AgentError> {
+    let after = |step| {
+        let _ = watch.after(step);
+    };
+    let store = Store { after: &after, ..Store::new(&KernelBtrfs, request.snapshot_dir.as_path()) };
+    store.delete(&request.id, || Ok(Vec::new()))
+}

@@ -1,0 +1,186 @@
+//! Two machines that go back together. Their disks are taken each by itself: while one works, the other may be of any moment
+//! that it can be in then.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pc_switcher_agent::data::apply::Unwatched;
+use pc_switcher_agent::linux::snapshots::take_set;
+use pc_switcher_agent::proto::{RollbackOrder, Together};
+use pc_switcher_contract::{SnapshotKind, SnapshotSet};
+use pc_switcher_testkit::seed::Random;
+
+use super::court::nothing_more;
+use super::host::Host;
+use super::state::State;
+use super::story::{NONE, film, order, wish};
+use crate::camera::{End, Photo, Shelf, Written};
+use crate::machine::reflink;
+
+/// Pictures of both machines that go together.
+pub struct Lot {
+    pub what: &'static str,
+    /// Of the machine that leads, and of the other.
+    photos: [Vec<Arc<Photo>>; 2],
+}
+
+/// What both were, and what they would be.
+pub struct Ends {
+    old: [State; 2],
+    words: [u32; 2],
+}
+
+const OLD_WORD: u32 = 7;
+const NEW_WORD: u32 = 3;
+
+/// Makes a set on a machine and work after it.
+fn prepare(host: &Host) -> SnapshotSet {
+    host.write(NEW_WORD);
+    let set = take_set(&host.take(1, SnapshotKind::PreSync)).unwrap().0;
+    host.write(OLD_WORD);
+    set
+}
+
+/// Takes both back, with pictures of every step, and of the one that waits meanwhile.
+pub fn tell(hosts: &[Host; 2], random: &mut Random, name: &str) -> (Vec<Lot>, Ends) {
+    let sets = [0, 1].map(|at| prepare(&hosts[at]));
+    let old = [0, 1].map(|at| State::read(&hosts[at]).unwrap());
+    let together = |at: usize| Together { partner: ["desk", "laptop"][at].parse().unwrap(), leads: at == 0 };
+    let wishes = [0, 1].map(|at| wish(&hosts[at], &sets[at], 9, Some(together(at))));
+    let mut lots = Vec::new();
+    // Both prepare one after the other, and one may be cut off long before the other.
+    let mut prepared = Vec::new();
+    for at in 0..2 {
+        let ready = RollbackOrder::Prepare(wishes[at].clone());
+        prepared.push(film_order(&hosts[at], random, format!("{name}-p{at}"), ready, NONE, Some(End::Old)));
+    }
+    let waiting = [0, 1].map(|at| waits(&hosts[at], random, format!("{name}-w{at}")));
+    let decides = ["entry", "decided"];
+    let leads = film_order(&hosts[0], random, format!("{name}-c0"), RollbackOrder::Commit, decides, None);
+    let done = waits(&hosts[0], random, format!("{name}-d0"));
+    let follows =
+        film_order(&hosts[1], random, format!("{name}-c1"), RollbackOrder::Commit, NONE, Some(End::New));
+    let [leader_waits, follower_waits] = waiting;
+    let [leader_prepares, follower_prepares]: [Vec<_>; 2] = prepared.try_into().ok().unwrap();
+    // Nobody can have decided before both were prepared.
+    let both = |one: &[Arc<Photo>], other: &[Arc<Photo>]| [one, other].concat();
+    lots.push(Lot {
+        what: "both prepare",
+        photos: [both(&leader_prepares, &leader_waits), follower_prepares],
+    });
+    lots.push(Lot { what: "the leader commits", photos: [leads, follower_waits] });
+    lots.push(Lot { what: "the follower commits", photos: [done, follows] });
+    let now = [0, 1].map(|at| hosts[at].top().1);
+    assert_eq!(now, [[NEW_WORD; 2]; 2], "{name}, without any cut");
+    (lots, Ends { old, words: [OLD_WORD, NEW_WORD] })
+}
+
+fn film_order(
+    host: &Host,
+    random: &mut Random,
+    name: String,
+    what: RollbackOrder,
+    decides: [&'static str; 2],
+    ends: Option<End>,
+) -> Vec<Arc<Photo>> {
+    let photos = film(host, random, name, decides, ends, |host, watch| {
+        order(host, what, watch);
+    });
+    photos.into_iter().map(Arc::new).collect()
+}
+
+/// Takes pictures of a machine that does nothing: at once, and when everything that it has in mind is on the disk.
+fn waits(host: &Host, random: &mut Random, name: String) -> Vec<Arc<Photo>> {
+    let camera = host.camera(random, name, NONE);
+    let mut shelf: std::sync::MutexGuard<'_, Shelf> = camera.shelf();
+    shelf.take_anyhow("waits", Written::ByItself);
+    rustix::fs::syncfs(fs::File::open(host.root()).unwrap()).unwrap();
+    shelf.take("waits", Written::Whole);
+    drop(shelf);
+    camera.finish().into_iter().map(Arc::new).collect()
+}
+
+impl Lot {
+    /// Returns one picture of each machine.
+    pub fn pick(&self, random: &mut Random) -> [Arc<Photo>; 2] {
+        [0, 1].map(|at| Arc::clone(random.pick(&self.photos[at])))
+    }
+
+    /// How many pairs there are.
+    pub fn pairs(&self) -> usize {
+        self.photos[0].len() * self.photos[1].len()
+    }
+}
+
+/// Boots both and judges them by themselves, and when they have met.
+pub fn judge(
+    hosts: &mut [Host; 2],
+    photos: &[Arc<Photo>; 2],
+    what: &str,
+    ends: &Ends,
+) -> Result<End, String> {
+    for (host, photo) in hosts.iter_mut().zip(photos) {
+        let copy = |image: &PathBuf| {
+            reflink(
+                image,
+                image.with_file_name(format!("booted-{}", image.file_name().unwrap().to_string_lossy())),
+            )
+        };
+        host.machine.boot(photo.images.iter().map(copy).collect());
+    }
+    let judged = meet(hosts, photos, what, ends);
+    hosts.iter_mut().for_each(|host| host.machine.scrap());
+    judged
+}
+
+fn meet(hosts: &[Host; 2], photos: &[Arc<Photo>; 2], what: &str, ends: &Ends) -> Result<End, String> {
+    let [leader, follower] = hosts;
+    for (host, old) in hosts.iter().zip(&ends.old) {
+        host.recover()?;
+        let words = host.top().1;
+        if words[0] != words[1] || !ends.words.contains(&words[0]) {
+            return Err(format!("{:?} is {words:?} by itself", host.layout()));
+        }
+        let sets = super::state::whole(host, &host.sets()?.0)?;
+        if sets != old.sets {
+            return Err(format!("{:?} has the sets {sets:?}", host.layout()));
+        }
+    }
+    let look = order(follower, RollbackOrder::Look, &Unwatched);
+    if look.state.as_ref().and_then(|state| state.waits_for()).is_some() {
+        if look.forbids_sync().is_none() || follower.top().1 != ends.old[1].trees.words {
+            return Err("a machine in doubt is not as it was".into());
+        }
+        let wish = look.state.unwrap();
+        let asked = RollbackOrder::Decided {
+            snapshot_dir: leader.snapshot_dir().as_path().into(),
+            session: wish.session,
+        };
+        let decided = order(leader, asked, &Unwatched).decided;
+        let word = if decided == Some(true) { RollbackOrder::Commit } else { RollbackOrder::Abort };
+        order(follower, word, &Unwatched);
+    }
+    let words = hosts.each_ref().map(|host| host.top().1);
+    let found = match words {
+        [[OLD_WORD, OLD_WORD], [OLD_WORD, OLD_WORD]] => End::Old,
+        [[NEW_WORD, NEW_WORD], [NEW_WORD, NEW_WORD]] => End::New,
+        other => return Err(format!("they do not agree: {other:?}")),
+    };
+    let wanted = if what == "the leader commits" { photos[0].end } else { photos[1].end };
+    if wanted != End::Either && wanted != found {
+        return Err(format!("wanted {wanted:?}, found {found:?}"));
+    }
+    for (host, old) in hosts.iter().zip(&ends.old) {
+        let now = State::read(host)?;
+        let is_right = match found {
+            End::Old => now == *old,
+            _ => now.sets == old.sets && now.trees.beside.len() == 2,
+        };
+        if !is_right {
+            return Err(format!("both are {found:?}, and on {:?} there is {now:?}", host.layout()));
+        }
+        nothing_more(host)?;
+    }
+    Ok(found)
+}
