@@ -25,10 +25,11 @@ const DISK: u64 = 24 << 30;
 /// Longer than any sync of these tests takes.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Two pairs: while one is set back, or its machines wait, the other works.
-static LABS: [SharedLab; 2] = [
+/// Three pairs: while one is set back, or its machines wait, the others work. A third test thread uses the third (`tests/run`).
+static LABS: [SharedLab; 3] = [
     SharedLab::new(|| options("sync"), |lab| install(lab.laptop())),
     SharedLab::new(|| options("sync-beside"), |lab| install(lab.laptop())),
+    SharedLab::new(|| options("sync-third"), |lab| install(lab.laptop())),
 ];
 
 /// Both machines freshly booted: the program and a seeded home on the laptop, nothing of ours on the desk.

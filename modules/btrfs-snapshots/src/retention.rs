@@ -1,6 +1,8 @@
 //! Which sets stay and which go: pure. What it means for people is told in docs/snapshots.md.
 //!
 //! The sets of one session are one unit: its pre set without its post set, or the other way round, is half a way back.
+//! Which session is newer is told by the transactions of the disk, which neither a clock that is set nor two syncs in one second
+//! can confuse; a store is one file system.
 //! Sets that were taken before an undo, a rollback or a guarded command are judged by the same rules, each kind among itself: none
 //! pushes another out.
 //! Buckets are those of the UTC calendar, and as many of them count as there are sessions in: a clock that runs ahead, or a
@@ -120,6 +122,8 @@ struct Unit<'a> {
     sets: Vec<&'a StoredSet>,
     /// When the first of them was taken.
     stamp: Timestamp,
+    /// In which transaction of the disk, 0 if it has no members.
+    transaction: u64,
     guard: Option<Reason>,
     /// Until when it was to stay, if that is over.
     ended: Option<UtcStamp>,
@@ -143,6 +147,7 @@ impl<'a> Unit<'a> {
         let pool = Pool::JUDGED.into_iter().find(|pool| sets.iter().any(|stored| Pool::of(stored) == *pool));
         Self {
             stamp: stamps().min().unwrap_or(now),
+            transaction: sets.iter().map(|stored| stored.set.transaction()).min().unwrap_or_default(),
             counts: !is_future && sets.iter().any(counts),
             ended: sets.iter().find_map(|stored| stored.words.until),
             pool: pool.unwrap_or(Pool::ByHand),
@@ -178,8 +183,11 @@ pub fn judge(sets: &[StoredSet], now: Timestamp, keep: &Keep, keep_min: &Keep) -
         sessions.entry(&stored.set.session).or_default().push(stored);
     }
     let mut units: Vec<Unit<'_>> = sessions.into_values().map(|sets| Unit::new(sets, now)).collect();
-    // Newest first; sessions of one second in an order that does not change.
-    units.sort_by(|a, b| b.stamp.cmp(&a.stamp).then_with(|| b.sets[0].set.id().cmp(&a.sets[0].set.id())));
+    // Newest first, always in the same order.
+    units.sort_by(|a, b| {
+        let by_time = || b.stamp.cmp(&a.stamp).then_with(|| b.sets[0].set.id().cmp(&a.sets[0].set.id()));
+        b.transaction.cmp(&a.transaction).then_with(by_time)
+    });
     let mut kept: Vec<Option<Rule>> = vec![None; units.len()];
     for pool in Pool::JUDGED {
         let counts = |index: &usize| units[*index].counts && units[*index].pool == pool;

@@ -155,6 +155,12 @@ pub struct SnapshotSet {
 }
 
 impl SnapshotSet {
+    /// Returns the first transaction of the disk that its members stand for, 0 without members: of two sets of a store the later
+    /// one has the higher number, also where they have one second in common or the clock was set back between them.
+    pub fn transaction(&self) -> u64 {
+        self.members.iter().map(|member| member.otransid).min().unwrap_or_default()
+    }
+
     /// Returns the member taken of `subvolume`.
     pub fn member(&self, subvolume: &SubvolumeName) -> Option<&SnapshotMember> {
         self.members.iter().find(|member| member.name.subvolume == *subvolume)

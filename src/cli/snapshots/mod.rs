@@ -107,7 +107,8 @@ pub(super) struct Found {
 impl Found {
     /// Reads what one machine keeps.
     pub(super) async fn read(agent: &Agent, config: &BtrfsSnapshotsConfig) -> Result<Self, ModuleError> {
-        let (sets, strays) = agent.sets(BytePath::from(config.snapshot_dir.as_path())).await?;
+        let (mut sets, strays) = agent.sets(BytePath::from(config.snapshot_dir.as_path())).await?;
+        sets.sort_by_cached_key(age);
         Ok(Self { hostname: agent.hostname().clone(), sets, strays })
     }
 
@@ -117,7 +118,7 @@ impl Found {
         for word in words {
             chosen.extend(self.meant(word)?);
         }
-        chosen.sort_by_key(|stored| stored.set.id());
+        chosen.sort_by_cached_key(|stored| age(stored));
         chosen.dedup();
         Ok(chosen)
     }
@@ -229,6 +230,11 @@ async fn lock(agent: &Agent, contact: &Contact) -> Result<(), ModuleError> {
 }
 
 /// Reads a kind: `pre-sync`, or `presync` as it stands in names.
+/// By this sets stand oldest first.
+fn age(stored: &StoredSet) -> (u64, SetId) {
+    (stored.set.transaction(), stored.set.id())
+}
+
 fn kind(text: &str) -> Result<SnapshotKind, String> {
     let means = |kind: &SnapshotKind| kind.in_name() == text || render::word(*kind) == text;
     SnapshotKind::ALL.into_iter().find(means).ok_or_else(|| {

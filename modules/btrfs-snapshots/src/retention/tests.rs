@@ -1,6 +1,6 @@
 use jiff::ToSpan;
 use pc_switcher_agent::proto::Words;
-use pc_switcher_contract::{SnapshotSet, UtcStamp};
+use pc_switcher_contract::{SnapshotMember, SnapshotSet, UtcStamp};
 use proptest::prelude::*;
 
 use super::*;
@@ -34,6 +34,24 @@ fn session(n: u32, kinds: &[SnapshotKind], stamp: Timestamp) -> Vec<StoredSet> {
     (0..).zip(kinds).map(stored).collect()
 }
 
+/// What a machine keeps of a session whose sets were taken in these transactions of its disk.
+fn session_at(n: u32, transactions: [u64; 2], stamp: Timestamp) -> Vec<StoredSet> {
+    let mut sets = session(n, &BOTH, stamp);
+    for (stored, otransid) in sets.iter_mut().zip(transactions) {
+        let name = format!("@home-presync-20260301T000000Z-{n:08x}");
+        stored.set.members.push(SnapshotMember {
+            name: name.parse().unwrap(),
+            path: name.as_str().into(),
+            uuid: String::new(),
+            source_uuid: String::new(),
+            id: 300 + otransid,
+            otransid,
+            ctransid: otransid,
+        });
+    }
+    sets
+}
+
 const BOTH: [SnapshotKind; 2] = [SnapshotKind::PreSync, SnapshotKind::PostSync];
 const PRE: [SnapshotKind; 1] = [SnapshotKind::PreSync];
 
@@ -65,6 +83,25 @@ fn pre_and_post_of_a_session_go_and_stay_together_even_over_midnight() {
     sets[0].pinned = true;
     assert_eq!(staying(&sets, now, &keep("2d"), &keep("last 1 session")), [1, 2, 3]);
     assert_eq!(judge(&sets, now, &keep("1d"), &keep("1d")).iter().filter(|one| one.stays).count(), 4);
+}
+
+#[test]
+fn of_sessions_in_one_second_or_over_a_clock_that_was_set_back_the_later_ones_stay() {
+    let noon = at("2026-03-01T12:00:00Z");
+    let two = keep("last 2 sessions");
+    let last_two = |stamps: [Timestamp; 4]| {
+        // The id with the lower number is the later one: names tell nothing.
+        let sets = (0..4).zip(stamps).flat_map(|(index, stamp)| {
+            let first = 10 * u64::from(index);
+            session_at(9 - index, [first + 1, first + 2], stamp)
+        });
+        let mut left = staying(&sets.collect::<Vec<_>>(), noon + 1.hours(), &two, &two);
+        left.sort_unstable();
+        left.dedup();
+        left
+    };
+    assert_eq!(last_two([noon; 4]), [6, 7]);
+    assert_eq!(last_two([noon, noon + 9.minutes(), noon + 5.minutes(), noon + 6.minutes()]), [6, 7]);
 }
 
 #[test]
