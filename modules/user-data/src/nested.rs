@@ -7,6 +7,7 @@ use pc_switcher_agent::proto::{FolderPart, Layout, Standing};
 use pc_switcher_contract::{BytePath, Role};
 
 use crate::parts::relative;
+use crate::rules::rule_of_nested;
 
 /// A nested subvolume that is left alone, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,10 +86,14 @@ pub fn judge(
             continue;
         }
         use Standing::{Directory, File, Folder, Missing, Nested as Inner, Other};
-        let is_text = std::str::from_utf8(root.as_bytes()).is_ok();
+        let can_be_said = rule_of_nested(&BytePath::default(), &root).is_some();
         match ends {
-            [Some(Inner), Some(Directory)] | [Some(Directory), Some(Inner)] if !is_text => {
-                found.leave(Role::Source, &root, "its path is no text, and it is a directory on one machine");
+            [Some(Inner), Some(Directory)] | [Some(Directory), Some(Inner)] if !can_be_said => {
+                found.leave(
+                    Role::Source,
+                    &root,
+                    "no rule can say its path, and it is a directory on one machine",
+                );
             }
             [Some(Inner), Some(Inner | Directory | Missing | File)] | [Some(Directory), Some(Inner)] => {
                 found.roots.push(root);

@@ -69,6 +69,10 @@ pub fn rule_of_nested(folder: &BytePath, root: &BytePath) -> Option<Rule> {
 fn rule_of(folder: &BytePath, mount: &BytePath, reason: &str) -> Option<Rule> {
     let inside = mount.as_bytes().strip_prefix(folder.as_bytes())?;
     let inside = std::str::from_utf8(inside.strip_prefix(b"/").unwrap_or(inside)).ok()?;
+    // A pattern is one line.
+    if inside.contains(['\n', '\r']) {
+        return None;
+    }
     Some(rule(&format!("/{}", escape(inside)), reason))
 }
 
@@ -207,5 +211,14 @@ mod tests {
         let mut two = one.clone();
         two[0].1.layered.pop();
         assert_ne!(rule_hash(&one), rule_hash(&two));
+    }
+
+    #[test]
+    fn a_name_that_no_rule_can_say_has_none() {
+        let rule = |root: &[u8]| rule_of_nested(&"/home".into(), &BytePath::new(root.to_vec()));
+        assert_eq!(rule(b"/home/a/vm [1]").unwrap().pattern, "/a/vm \\[1\\]");
+        for root in [&b"/home/a/vm\xff"[..], b"/home/new\nline/vm", b"/home/a/vm\r"] {
+            assert!(rule(root).is_none(), "{}", root.escape_ascii());
+        }
     }
 }

@@ -25,7 +25,7 @@ pub enum Why {
     Stub,
     /// Nothing could be written into it on the other machine (ADR 11).
     ReadOnly,
-    /// No rule can say its name, and only one machine has a subvolume there (ADR 11).
+    /// No rule can say its name, which is no text or has a line break, and only one machine has a subvolume there (ADR 11).
     NoText,
     /// What a link leads to is another path's (ADR 11).
     BehindLink,
@@ -159,7 +159,7 @@ fn on_the_way(tree: &Path, path: &Path) -> OnTheWay {
 }
 
 fn no_text(path: &Path) -> Option<Why> {
-    path.to_str().is_none().then_some(Why::NoText)
+    path.to_str().is_none_or(|path| path.contains('\n')).then_some(Why::NoText)
 }
 
 fn subvolumes_in(tree: &Path) -> Vec<PathBuf> {

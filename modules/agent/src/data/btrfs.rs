@@ -11,14 +11,18 @@ use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
 /// The magic number of btrfs.
 const BTRFS: u64 = 0x9123_683e;
 
-/// `struct btrfs_ioctl_get_subvol_info_args`; only id and uuid are read.
+/// `struct btrfs_ioctl_get_subvol_info_args`; only id, flags and uuid are read.
 #[repr(C)]
 struct SubvolumeInfo {
     id: u64,
-    before: [u64; 36],
+    before: [u64; 35],
+    flags: u64,
     uuid: [u8; 16],
     after: [u64; 24],
 }
+
+/// The flag of a read-only subvolume as it is on the disk.
+const READONLY: u64 = 1;
 
 const GET_SUBVOLUME_INFO: Opcode = opcode::read::<SubvolumeInfo>(0x94, 60);
 
@@ -30,6 +34,11 @@ pub(super) fn subvolume_uuid(fd: impl AsFd) -> io::Result<Option<String>> {
 /// Returns the id of the subvolume that holds what is open; `None` if this is no btrfs.
 pub(super) fn subvolume_id(fd: impl AsFd) -> io::Result<Option<u64>> {
     Ok(info(fd)?.map(|info| info.id))
+}
+
+/// Whether what is open lies on a read-only subvolume of a btrfs, at its root or anywhere in it.
+pub(super) fn is_read_only(fd: impl AsFd) -> bool {
+    info(fd).is_ok_and(|info| info.is_some_and(|info| info.flags & READONLY != 0))
 }
 
 fn info(fd: impl AsFd) -> io::Result<Option<SubvolumeInfo>> {

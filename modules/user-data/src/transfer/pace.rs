@@ -160,7 +160,7 @@ mod tests {
         let then = |seen| auto(&[link(30, 9), link(30, 9), seen]);
         assert!(!then(compressing(link(10, 9), 5)));
         let mut pace = Pace::new(Compress::Auto);
-        slow(30).map(|seen| pace.look(seen));
+        slow(30).into_iter().for_each(|seen| pace.look(seen));
         pace.look(compressing(link(30, 3), 20));
         assert!(!pace.packs() && pace.link() == Some(30e6));
         // For ten seconds it does not try again, then for twenty.

@@ -1,5 +1,6 @@
 //! Walking, reading and digests by themselves.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -8,8 +9,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::drive::{Disk, call_with, digests, items, listed, read_frames, sh, skip, try_walk, walked};
-use crate::data::read;
 use crate::data::sent::Sent;
+use crate::data::{read, walk};
+use crate::linux::btrfs::image::Image;
+use crate::linux::btrfs::{Btrfs, KernelBtrfs};
 use crate::proto::{Identity, Kind, ListWant, Piece, ReadWant, Rule, RuleSet, Skip, SkipReason, StreamFrame};
 
 fn want(content: u32, path: &str) -> ReadWant {
@@ -333,4 +336,17 @@ fn a_read_only_snapshot_is_listed_as_the_tree_it_was_taken_of() {
         assert_eq!(ours, theirs);
     }
     assert!(nasty > 1000);
+}
+
+#[test]
+fn what_lies_in_a_read_only_snapshot_is_sealed_whatever_directory_of_it_is_asked() {
+    let Some(image) = Image::make(256) else { return };
+    image.create("@home");
+    let (home, snapshot) = (image.top().join("@home"), image.top().join("snapshot"));
+    fs::create_dir_all(home.join("a/b")).unwrap();
+    KernelBtrfs.snapshot(&home, image.top(), OsStr::new("snapshot")).unwrap();
+    KernelBtrfs.set_readonly(&snapshot, true).unwrap();
+    let is_sealed = |path: &Path| walk::is_sealed(fs::File::open(path).unwrap());
+    assert!(is_sealed(&snapshot) && is_sealed(&snapshot.join("a")) && is_sealed(&snapshot.join("a/b")));
+    assert!(!is_sealed(&home) && !is_sealed(&home.join("a/b")));
 }

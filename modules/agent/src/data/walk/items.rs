@@ -3,20 +3,16 @@
 //! A fresh snapshot has no inode in memory: `statx` and `listxattr` of each file make the kernel build one, which takes most
 //! of the time of a walk. A read-only subvolume cannot change, and the commit that sealed it wrote everything that was still
 //! pending, so its tree says what `statx` would. Elsewhere the tree lags behind and must not be asked.
-#![expect(unsafe_code, reason = "btrfs speaks through ioctl")]
 
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
-use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
 
+use crate::data::btrfs;
 use crate::data::search::{Item, LAST, Page, Search, u16_at, u32_at, u64_at};
 use crate::data::xattr::{Xattrs, is_mirrored};
 use crate::proto::FileTime;
 
-/// `BTRFS_SUBVOL_RDONLY`.
-const READONLY: u64 = 1 << 1;
-const GET_FLAGS: Opcode = opcode::read::<u64>(0x94, 25);
 /// Room for results.
 const ROOM: usize = 192 << 10;
 
@@ -45,9 +41,7 @@ pub(super) struct Inode {
 
 /// Whether this lies on a subvolume that is read-only, and its tree may be searched.
 pub(in crate::data) fn is_sealed(fd: impl AsFd) -> bool {
-    // SAFETY: the number encodes a `u64`, which the kernel fills.
-    let flags = unsafe { ioctl(&fd, Getter::<GET_FLAGS, u64>::new()) };
-    flags.is_ok_and(|flags: u64| flags & READONLY != 0) && Searcher::new().read(&fd, &mut [256]).is_ok()
+    btrfs::is_read_only(&fd) && Searcher::new().read(&fd, &mut [256]).is_ok()
 }
 
 /// One thread's buffer.
