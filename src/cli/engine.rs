@@ -96,7 +96,10 @@ async fn sync_here(request: SyncRequest, config: &Config, env: &Env) -> Exit {
         .filter_map(|spec| spec.first_sync.map(|text| format!("{}: {text}", spec.name)))
         .collect();
     let reach = RealReach::new(
-        Reach::new(remote_env(env, facts, &core), Some(Arc::new(Passwords(Arc::clone(&prompter))))),
+        Reach::new(
+            RemoteEnv { learns: real, ..remote_env(env, facts, &core) },
+            Some(Arc::new(Passwords(Arc::clone(&prompter)))),
+        ),
         request.target.clone().into(),
         own.clone(),
         user(env),

@@ -113,11 +113,12 @@ fn snapshot_dir(seen: &Seen) -> Option<Finding> {
     Some(
         Finding::new(seen.hostname(), Gravity::Warning, "layout", text)
             .fix(format!(
-                "sudo mount -o subvolid=5 UUID={uuid} /mnt && sudo btrfs subvolume create /mnt/@snapshots"
+                "sudo mount -o subvolid=5 UUID={uuid} /mnt && sudo btrfs subvolume create /mnt/@snapshots && sudo umount /mnt"
             ))
-            .fix(format!("sudo mv {dir}/* /mnt/@snapshots/; sudo umount /mnt"))
+            .fix(format!("sudo mv {dir} {dir}-before && sudo mkdir -m 700 {dir}"))
             .fix(format!("echo 'UUID={uuid} {dir} btrfs subvol=@snapshots 0 0' | sudo tee -a /etc/fstab"))
-            .fix(format!("sudo mount {dir}")),
+            .fix(format!("sudo mount {dir}"))
+            .fix(format!("what was taken before stays in {dir}-before, and is listed no more")),
     )
 }
 

@@ -75,7 +75,7 @@ impl TargetConnection {
                 return Err(error.into());
             }
         };
-        if let Some(file) = &env.hosts {
+        if let Some(file) = env.hosts.as_ref().filter(|_| env.learns) {
             met::remember(file, target, Met { aes: login.aes });
         }
         let channels = channels.renamed(&hostname);

@@ -40,6 +40,8 @@ pub struct RemoteEnv {
     pub channels: usize,
     /// Where is kept what is remembered of machines that were met; nothing is remembered without it.
     pub hosts: Option<PathBuf>,
+    /// Whether what is new of them may be written there.
+    pub learns: bool,
     /// What was found out about the ssh configuration.
     pub preferences: Known,
     /// The log.
@@ -68,6 +70,7 @@ impl RemoteEnv {
             ssh_options: Vec::new(),
             channels: super::channels::CHANNELS,
             hosts: None,
+            learns: false,
             preferences: Known::default(),
             log: Arc::new(|_, _| {}),
         }

@@ -11,7 +11,7 @@ const SLOW: u32 = 20_000;
 
 /// Bytes that came over the network so far.
 fn received(machine: &Machine) -> u64 {
-    let all = "cat /sys/class/net/*/statistics/rx_bytes | awk '{ sum += $1 } END { print sum }'";
+    let all = "cat /sys/class/net/*/statistics/rx_bytes | awk '{ sum += $1 } END { printf \"%.0f\", sum }'";
     root(machine, all).trim().parse().unwrap()
 }
 

@@ -343,3 +343,21 @@ fn no_way_back_loses_one() {
     run(desk, &Cmd::new("pc-switcher").args(restore).as_alice()).ends_with(0);
     assert_eq!(alice(desk, "cat guest/dir/inner/file"), "in\n");
 }
+
+#[test]
+fn what_came_into_one_while_it_was_removed_is_nobodys_later() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    make(laptop, "guest");
+    first_sync(&lab);
+    root(laptop, "btrfs -q subvolume delete /home/alice/guest");
+    let writes = "setsid sh -c 'n=0; while [ ! -e /tmp/enough ]; do n=$((n + 1)); echo x >guest/new-$n; done' >/dev/null 2>&1 &";
+    alice(desk, writes);
+    sync(laptop, "desk", &["--allow-conflicts"]);
+    root(desk, "touch /tmp/enough; sleep 1");
+    let held = alice(desk, "ls guest | wc -l");
+    assert_ne!(held.trim(), "0", "nothing came in time");
+    make(laptop, "guest");
+    sync(laptop, "desk", &[]).ends_with(7).says(&["/home/alice/guest/new-"]);
+    assert_eq!(alice(desk, "ls guest | wc -l"), held);
+}

@@ -9,8 +9,10 @@ const WRITE: &str = "dd if=/dev/urandom bs=4k conv=notrunc status=none";
 
 /// What the last sync that was typed here says of how it compared what it wrote.
 fn compared(machine: &Machine) -> String {
-    let lines =
-        alice(machine, "grep -hr 'by what changed in them' .local/state/pc-switcher | sort | tail -n 1");
+    let lines = alice(
+        machine,
+        "grep -rlI 'by what changed in them' .local/state/pc-switcher | xargs ls -t | head -n 1 | xargs grep -h 'by what changed in them' | tail -n 1",
+    );
     assert!(!lines.is_empty(), "no sync says how it compared");
     lines
 }
@@ -18,7 +20,7 @@ fn compared(machine: &Machine) -> String {
 /// Bytes that came from the disk of the machine so far.
 fn read(machine: &Machine) -> u64 {
     let disk = "cat /sys/class/block/$(findmnt -no SOURCE -T /home | sed 's|/dev/||; s|\\[.*||')/stat";
-    root(machine, &format!("{disk} | awk '{{ print $3 * 512 }}'")).trim().parse().unwrap()
+    root(machine, &format!("{disk} | awk '{{ printf \"%.0f\", $3 * 512 }}'")).trim().parse().unwrap()
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Where each part is read on both machines: in snapshots, live, or in what an earlier walk has kept.
 
-use pc_switcher_agent::proto::{FileTime, FolderPart, Tree};
+use pc_switcher_agent::proto::{FileTime, FolderPart, Standing, Tree};
 use pc_switcher_agent::typed::{Agent, WalkStream};
 use pc_switcher_contract::{
-    BytePath, ExecError, Manifest, ModuleContext, ModuleError, PairEnd, Role, SnapshotKind, SnapshotSet,
-    UtcStamp,
+    BytePath, ExecError, Manifest, ModuleContext, ModuleError, PairEnd, PairRecord, Role, SnapshotKind,
+    SnapshotSet, UtcStamp,
 };
 
 use crate::parts::{PartPair, has_snapshots};
@@ -112,8 +112,9 @@ pub fn roots(ctx: &ModuleContext, part: &PartPair, target_kind: SnapshotKind) ->
     };
     let target_end = end(&ctx.target.hostname);
     let source_end = end(&ctx.source.hostname);
-    let base = target_end.and_then(|end| listed_then(&end, &part.target));
-    // A subvolume that came since the last sync held nothing then.
+    let is_known = pair.as_ref().is_none_or(|pair| is_of_last_sync(pair, part));
+    let base = target_end.filter(|_| is_known).and_then(|end| listed_then(&end, &part.target));
+    // A subvolume that came since the last sync, or that it left behind with something in it, held nothing of it.
     let base = base.or_else(|| (part.is_nested && pair.is_some()).then_some(Listed::Nothing));
     let now = (ctx.clock)().as_second();
     let source_after = source_end.and_then(|end| {
@@ -144,6 +145,12 @@ pub fn roots(ctx: &ModuleContext, part: &PartPair, target_kind: SnapshotKind) ->
         source_after,
         ignore_dir_times: false,
     })
+}
+
+/// Whether the last sync compared this part. What stays of a subvolume that it removed lies in its sets, and is nobody's.
+fn is_of_last_sync(pair: &PairRecord, part: &PartPair) -> bool {
+    let root = part.root.to_string();
+    part.target.standing != Standing::Nested || pair.parts.iter().any(|then| then.root == root)
 }
 
 /// Returns what a machine listed of a part after the last sync.

@@ -15,7 +15,7 @@ use crate::cli::{CliError, Context, Exit};
 /// Those of other tools stay where they are and theirs: `list`, `show`, `diff`, `versions` and `restore` work with them, and
 /// nothing of pc-switcher ever removes or changes one. What its tool removes leaves the list by itself; what it takes later is
 /// listed when you adopt again. An `orphan` is a snapshot with a name of ours whose record was lost: it gets a new one, if it
-/// never was changed, and counts again like any other set.
+/// never was changed, and is pinned: `unpin` leaves it to `keep`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AdoptArgs {
     /// Whose

@@ -168,7 +168,7 @@ impl Found {
         let meant = self.meant(word)?;
         meant
             .into_iter()
-            .min_by_key(|stored| stored.set.id())
+            .min_by_key(|stored| age(stored))
             .ok_or_else(|| CliError::Failed(format!("there is no set `{word}` on {}", self.hostname)))
     }
 

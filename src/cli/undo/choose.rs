@@ -24,12 +24,13 @@ pub(super) fn choose(
     let usage = |message: String, help: String| CliError::Usage { message, help: Some(help) };
     let came = || sets.iter().filter(|stored| stored.has_steps && stored.set.kind == SnapshotKind::PreSync);
     let Some(session) = session else {
-        let last = came().next_back().ok_or_else(|| {
-            usage(
-                format!("no sync changed anything on {hostname}, as far as its snapshots tell"),
-                "on the machine that was the target: `pc-switcher undo --machine TARGET`".into(),
-            )
-        })?;
+        let last =
+            came().max_by_key(|stored| (stored.set.transaction(), stored.set.id())).ok_or_else(|| {
+                usage(
+                    format!("no sync changed anything on {hostname}, as far as its snapshots tell"),
+                    "on the machine that was the target: `pc-switcher undo --machine TARGET`".into(),
+                )
+            })?;
         return with_post(sets, last, hostname);
     };
     if let Some(pre) = came().find(|stored| stored.set.session == *session) {

@@ -5,6 +5,8 @@
 //! of its own, so that it is never the digest of a whole file. Where data became a hole, nothing but zeros may be found.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -17,6 +19,10 @@ use crate::proto::Ranges;
 
 /// Bytes read at once.
 pub(super) const STRETCH: usize = 256 << 10;
+
+/// So often the trees are read anew if they said something else than before, and after so long.
+const READINGS: usize = 10;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Files share whole blocks of at least this size; the last one may hold less.
 const BLOCK: u64 = 4096;
@@ -131,14 +137,19 @@ pub(super) fn changed(new: &OwnedFd, old: &OwnedFd) -> Result<Vec<Range>, Errno>
     if ranges.len() > Ranges::MOST { Err(Errno::TOOBIG) } else { Ok(ranges) }
 }
 
-/// Returns the ranges that lie elsewhere. The trees are read one after the other, and twice: a balance between two readings
-/// could bring one extent to where another one was.
+/// Returns the ranges that lie elsewhere. The trees are read one after the other, until they say the same twice: a
+/// balance between two readings could bring one extent to where another one was.
 pub(super) fn settled(new: &OwnedFd, old: &OwnedFd) -> Result<Vec<Range>, Errno> {
-    let ranges = delta::changed(new, old)?;
-    match delta::changed(new, old)? == ranges {
-        true => Ok(ranges),
-        false => Err(Errno::AGAIN),
+    let mut ranges = delta::changed(new, old)?;
+    for _ in 0..READINGS {
+        let again = delta::changed(new, old)?;
+        if again == ranges {
+            return Ok(ranges);
+        }
+        thread::sleep(PAUSE);
+        ranges = again;
     }
+    Err(Errno::AGAIN)
 }
 
 /// Adds the rest of the block in which a file ended that grew, unless it is told to be other: the end of a file says nothing of

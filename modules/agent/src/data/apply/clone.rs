@@ -29,6 +29,16 @@ struct CloneArguments {
 
 const CLONE_RANGE: Opcode = opcode::write::<CloneArguments>(0x94, 13);
 
+/// Whether this kernel clones between two mounts of one file system; before Linux 5.18 it did not.
+pub(super) fn crosses_mounts() -> bool {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").is_ok_and(|release| is_since_5_18(&release))
+}
+
+fn is_since_5_18(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|text| text.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(5), Some(18))
+}
+
 /// Makes `new`, which is empty, a clone of `live`; what cannot be cloned is copied, holes left out.
 pub(in crate::data) fn clone(live: &OwnedFd, new: &OwnedFd) -> Result<(), Errno> {
     follow(live, new)?;
@@ -135,3 +145,18 @@ fn copy(live: &OwnedFd, new: &OwnedFd) -> Result<(), Errno> {
 }
 
 const _: () = assert!(size_of::<CloneArguments>() == 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_before_5_18_do_not_clone_between_mounts() {
+        for release in ["5.18.0-4-amd64", "5.100", "6.1.0-44-amd64", "18.2"] {
+            assert!(is_since_5_18(release), "{release}");
+        }
+        for release in ["5.17.9", "5.4.0-200-generic", "4.19", "", "x"] {
+            assert!(!is_since_5_18(release), "{release}");
+        }
+    }
+}

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
 
+use super::clone;
 use super::origins::Origins;
 use super::part::Part;
 use super::plan::{Action, Step};
@@ -65,6 +66,8 @@ pub(super) struct Stager<'a> {
     dirs: Vec<(usize, Staged, Meta)>,
     /// Where the versions of each part stand in a snapshot.
     sealed: Vec<Option<OwnedFd>>,
+    /// Whether the kernel clones out of there.
+    crosses_mounts: bool,
     /// Staged directories that are open, by part, the last used at the end.
     open: Vec<Vec<(Staged, Arc<OwnedFd>)>>,
 }
@@ -84,6 +87,7 @@ impl<'a> Stager<'a> {
             origins: Origins::default(),
             dirs: Vec::new(),
             sealed: parts.iter().map(|_| None).collect(),
+            crosses_mounts: clone::crosses_mounts(),
             open: parts.iter().map(|_| Vec::new()).collect(),
         }
     }
@@ -261,7 +265,9 @@ impl<'a> Stager<'a> {
 
     /// Opens the version that a file is made of, in the part's snapshot if one is named.
     fn version(&self, part: usize, path: &BytePath, expected: Identity) -> Over {
-        let root = self.sealed[part].as_ref().unwrap_or(&self.parts[part].root);
+        // Staging lies on a mount of its own: where that hinders clones, they are made of what stands there live.
+        let sealed = self.sealed[part].as_ref().filter(|_| self.crosses_mounts);
+        let root = sealed.unwrap_or(&self.parts[part].root);
         delta::open_file(root, path).map_or(Over::Gone, |fd| Over::Version(fd, expected))
     }
 

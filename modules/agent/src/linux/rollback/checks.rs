@@ -82,11 +82,32 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
     Ok(checked)
 }
 
-/// Subvolumes inside stay with the old tree, and the new one has nothing in their place.
-fn nested(finder: &Finder<'_>, fact: &SubvolumeFact) -> Result<Option<String>, AgentError> {
+/// Checks that no tree that is to be removed has a subvolume inside.
+pub(super) fn holds_none(trees: &[SubvolumeFact]) -> Result<(), AgentError> {
+    let mounts = Mounts::read()?;
+    let finder = Finder::new(&KernelBtrfs, &mounts, &[])?;
+    for tree in trees {
+        let below = inside(&finder, tree)?;
+        let Some(first) = below.first() else { continue };
+        let name = tree.mount_point.as_path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        return Err(AgentError::failed(format!(
+            "`{first}` is a subvolume inside of `{name}`, which would be removed, and in no set; mount the top level (`sudo mount \
+             -o subvolid=5 UUID={} /mnt`) and move `/mnt/{name}/{first}` out of it, or remove it with `btrfs subvolume delete`",
+            tree.fs_uuid
+        )));
+    }
+    Ok(())
+}
+
+fn inside(finder: &Finder<'_>, fact: &SubvolumeFact) -> Result<Vec<BytePath>, AgentError> {
     let uuid = KernelBtrfs.fs_uuid(fact.mount_point.as_path());
     let uuid = uuid.map_err(|error| AgentError::io(format!("`{}`", fact.mount_point), &error))?;
-    let below = finder.system(uuid)?.tree.below(fact.id, &BytePath::default());
+    Ok(finder.system(uuid)?.tree.below(fact.id, &BytePath::default()))
+}
+
+/// Subvolumes inside stay with the old tree, and the new one has nothing in their place.
+fn nested(finder: &Finder<'_>, fact: &SubvolumeFact) -> Result<Option<String>, AgentError> {
+    let below = inside(finder, fact)?;
     let Some(first) = below.first() else { return Ok(None) };
     let more = match below.len() {
         1 => String::new(),

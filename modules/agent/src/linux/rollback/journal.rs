@@ -3,6 +3,8 @@
 //! The machine state only says where that is. It is carried over into the new tree before that is put in place, so each of
 //! the two trees finds the same journal.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use pc_switcher_contract::{BytePath, SessionId};
@@ -18,6 +20,9 @@ const KEY: &str = "rollback/journal.json";
 
 /// The key that says that somebody has worked on the new trees of a rollback that was taken back.
 const WORKED: &str = "rollback/worked";
+
+/// The inode of the root of each btrfs subvolume.
+const SUBVOLUME_ROOT: u64 = 256;
 
 /// Where a machine's journal is.
 pub(super) struct Journal<'a> {
@@ -99,9 +104,18 @@ impl<'a> Journal<'a> {
         is_there(&place)?;
         place.sweep_dir("rollback");
         match place.get(KEY)? {
-            Some(_) => Ok(()),
-            None => self.end(),
+            None if self.is_own_subvolume()? => self.end(),
+            // What lies below the mount point while the snapshots are not mounted has no journal, and says nothing of it.
+            _ => Ok(()),
         }
+    }
+
+    /// Whether the snapshots are on a subvolume of their own, so that what is seen there is what was written there.
+    fn is_own_subvolume(&self) -> Result<bool, AgentError> {
+        let dir = self.snapshot_dir()?;
+        let found =
+            fs::metadata(dir.as_path()).map_err(|error| AgentError::io(format!("`{dir}`"), &error))?;
+        Ok(found.ino() == SUBVOLUME_ROOT)
     }
 
     /// Removes it, and then what says where it is.

@@ -75,8 +75,15 @@ pub fn redo(state: &StateDir, watch: &dyn Watch) -> Result<(), AgentError> {
         RollbackPhase::Committed => finish(found, &journal, watch),
         RollbackPhase::Cancelling => put_back(found, &journal, state, watch),
         RollbackPhase::Done => Ok(()),
-        RollbackPhase::Confirmed => let_go(&found, &journal, watch),
-        RollbackPhase::Cancelled => tidy(&found, &journal, state),
+        // What cannot be removed keeps nobody from working: `rollback status` shows it, and `rollback confirm` says why.
+        RollbackPhase::Confirmed => {
+            let _ = let_go(&found, &journal, watch);
+            Ok(())
+        }
+        RollbackPhase::Cancelled => {
+            let _ = tidy(&found, &journal, state);
+            Ok(())
+        }
     }
 }
 
@@ -316,7 +323,13 @@ fn confirm(
         return Ok(found);
     }
     let kept = match now.phase {
-        RollbackPhase::Done | RollbackPhase::Cancelled => keep_beside(now, stamp, journal)?,
+        RollbackPhase::Done | RollbackPhase::Cancelled => {
+            let tops = now.members.iter().map(top_of).collect::<Result<Vec<Top>, _>>()?;
+            let trees = beside(now, &tops)?;
+            // Once the old trees begin to go there is no way back, and none goes with another one inside.
+            checks::holds_none(&trees)?;
+            keep_beside(trees, now, stamp, journal)?
+        }
         RollbackPhase::Confirmed => None,
         phase => return Err(AgentError::failed(format!("the rollback is {}", word(phase)))),
     };
@@ -344,19 +357,15 @@ fn let_go(now: &RollbackState, journal: &Journal<'_>, watch: &dyn Watch) -> Resu
     journal.end()
 }
 
-/// Keeps what was written to the trees that are not in place, up to the restart that left them, as a set.
-fn keep_beside(
-    now: &RollbackState,
-    stamp: UtcStamp,
-    journal: &Journal<'_>,
-) -> Result<Option<SetId>, AgentError> {
-    let is_cancelled = now.phase == RollbackPhase::Cancelled;
-    let tops = now.members.iter().map(top_of).collect::<Result<Vec<Top>, _>>()?;
+/// Finds the trees that are not in place.
+fn beside(now: &RollbackState, tops: &[Top]) -> Result<Vec<SubvolumeFact>, AgentError> {
     let mut trees = Vec::new();
-    for (member, top) in now.members.iter().zip(&tops) {
+    for (member, top) in now.members.iter().zip(tops) {
         let Names { replaced, cancelled, .. } = Names::of(now, member);
-        let (name, wanted) =
-            if is_cancelled { (cancelled, &member.new_uuid) } else { (replaced, &member.old_uuid) };
+        let (name, wanted) = match now.phase {
+            RollbackPhase::Cancelled => (cancelled, &member.new_uuid),
+            _ => (replaced, &member.old_uuid),
+        };
         let failed = |error: io::Error| AgentError::io(format!("cannot look up `{name}`"), &error);
         match top.look(&name).map_err(failed)? {
             Some((uuid, id)) if uuid == *wanted => trees.push(SubvolumeFact {
@@ -370,6 +379,16 @@ fn keep_beside(
             _ => {}
         }
     }
+    Ok(trees)
+}
+
+/// Keeps what was written to the trees that are not in place, up to the restart that left them, as a set.
+fn keep_beside(
+    trees: Vec<SubvolumeFact>,
+    now: &RollbackState,
+    stamp: UtcStamp,
+    journal: &Journal<'_>,
+) -> Result<Option<SetId>, AgentError> {
     let request = TakeSet {
         session: now.session.clone(),
         stamp,
@@ -380,7 +399,7 @@ fn keep_beside(
     let note = format!(
         "what was written between rollback {}{} and the restart",
         now.session,
-        if is_cancelled { ", its way back" } else { "" }
+        if now.phase == RollbackPhase::Cancelled { ", its way back" } else { "" }
     );
     Ok(keep_trees(trees, &request, note)?.map(|set| set.id()))
 }

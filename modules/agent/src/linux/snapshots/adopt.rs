@@ -174,7 +174,8 @@ impl Store<'_> {
             let SetId { stamp, session, kind } = id.clone();
             let set = SnapshotSet { hostname: hostname.clone(), kind, stamp, session, consistent, members };
             let note = Some("its record was lost; it may have had more members".to_owned());
-            let said = Said { pinned: false, words: Words { note, ..Words::default() } };
+            // Whether its sync changed something here is lost as well, so no rule can judge it.
+            let said = Said { pinned: true, words: Words { note, ..Words::default() } };
             self.put_record(&Meta::new(set, &said))?;
             adopted.sets.push(id);
         }
