@@ -351,7 +351,7 @@ fn what_came_into_one_while_it_was_removed_is_nobodys_later() {
     make(laptop, "guest");
     first_sync(&lab);
     root(laptop, "btrfs -q subvolume delete /home/alice/guest");
-    let writes = "setsid sh -c 'n=0; while [ ! -e /tmp/enough ]; do n=$((n + 1)); echo x >guest/new-$n; done' >/dev/null 2>&1 &";
+    let writes = "setsid sh -c 'n=0; while [ ! -e /tmp/enough ]; do n=$((n + 1)); echo x >guest/new-$((n % 20)); done' >/dev/null 2>&1 &";
     alice(desk, writes);
     sync(laptop, "desk", &["--allow-conflicts"]);
     root(desk, "touch /tmp/enough; sleep 1");

@@ -176,6 +176,29 @@ fn a_confirmed_rollback_leaves_the_new_trees_alone() {
 }
 
 #[test]
+fn a_former_tree_with_a_subvolume_inside_is_not_removed_and_keeps_nobody_from_working() {
+    let Some(scene) = Scene::make() else { return };
+    scene.roll_back(&Unwatched).unwrap();
+    let inner = scene.image.dir().join("mnt1/vm");
+    assert!(sh("btrfs", &["-q", "subvolume", "create", text(&inner)]));
+    for at in 0..2 {
+        assert!(sh("umount", &[text(&scene.image.dir().join(format!("mnt{at}")))]));
+    }
+    let beside = scene.beside();
+    let refused = scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap_err();
+    assert!(refused.message.contains("`vm` is a subvolume inside of"), "{refused:?}");
+    assert_eq!(scene.beside(), beside);
+    redo(&scene.state, &Unwatched).unwrap();
+    let look = scene.order(RollbackOrder::Look, &Unwatched).unwrap();
+    assert_eq!((look.state.as_ref().unwrap().phase, look.forbids_sync()), (RollbackPhase::Done, None));
+    let replaced = fs::read_dir(scene.image.top()).unwrap().flatten().map(|entry| entry.path().join("vm"));
+    let inner = replaced.into_iter().find(|path| path.is_dir()).unwrap();
+    assert!(sh("btrfs", &["-q", "subvolume", "delete", text(&inner)]));
+    scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap();
+    assert_eq!((scene.found(), scene.beside()), (["good".into(), "good".into()], 0));
+}
+
+#[test]
 fn what_a_set_has_already_is_not_kept_once_more_and_what_came_since_is() {
     let Some(scene) = Scene::make() else { return };
     let names = scene.names.iter().map(|name| name.parse().unwrap()).collect();

@@ -225,9 +225,12 @@ fn a_lost_record_is_made_anew_for_what_never_changed_and_the_set_is_one_like_oth
     assert_eq!(bench.list().1.orphans.len(), 1);
     bench.model.set_readonly(&bench.dir().join(HOME), true).unwrap();
     assert!(adopt().left[0].1.contains("is there without it"));
+    assert!(bench.list().0[0].pinned && bench.delete(&set.id()).is_err());
+    bench.store().pin(&set.id(), false).unwrap();
     bench.delete(&set.id()).unwrap();
     let adopted = adopt();
     assert_eq!((adopted.sets.len(), bench.list().0.len()), (1, 1), "{adopted:?}");
+    bench.store().pin(&set.id(), false).unwrap();
     bench.delete(&set.id()).unwrap();
     assert_eq!((bench.left().len(), bench.sidecars().len()), (0, 0));
 }
