@@ -203,16 +203,28 @@ fn too_little_space_before_a_sync_is_refused() {
     assert!(snapshots(lab.desk()).is_empty());
 }
 
+/// Files with a megabyte of attributes each, until no more go in.
+const FILL_METADATA: &str = "mkdir /var/attributes; cd /var/attributes
+    for n in {1000..9999}; do
+        touch $n || break
+        perl -e 'print qq(# file: $ARGV[0]\n); print qq(user.$_=), q(\"), q(a) x 16000, qq(\"\n) for 1..64' $n |
+            setfattr --restore=- 2>/dev/null || break
+    done
+    sync";
+
 /// Small files stand in metadata, of which a full disk has little though it has gigabytes of room for data.
 #[test]
 fn very_many_tiny_files_that_the_desk_has_no_metadata_for_are_refused_before_anything_is_written() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
     first_sync(&lab);
-    alice(laptop, "mkdir tiny; head -c 320000000 /dev/urandom | split -b 2000 -a 5 - tiny/");
+    alice(laptop, "mkdir tiny; head -c 80000000 /dev/urandom | split -b 2000 -a 5 - tiny/");
     // Every second file goes again: data chunks are half empty, and no chunk is free for metadata.
     root(desk, "for n in {1..300}; do fallocate -l 100M /var/fill$n || break; done; sync");
     root(desk, "rm /var/fill*[02468]; sync");
+    // Attributes fill what is free in the chunks of metadata, but for some 60 MB.
+    root(desk, FILL_METADATA);
+    root(desk, "cd /var/attributes; ls | tail -n 60 | xargs rm; sync");
     let before = home(desk);
     configure(laptop, "[disk]\nmin_free = \"2GiB\"\nreserve_minimum = \"1GiB\"\n");
     let ran = sync(laptop, "desk", &[]).ends_with(6);
@@ -223,7 +235,7 @@ fn very_many_tiny_files_that_the_desk_has_no_metadata_for_are_refused_before_any
     assert_eq!(home(desk), before);
     assert!(root(desk, "ls -A /home").lines().all(|name| name != ".pc-switcher"));
     // The same amount in one file fits.
-    alice(laptop, "rm -r tiny; head -c 320000000 /dev/urandom >large");
+    alice(laptop, "rm -r tiny; head -c 80000000 /dev/urandom >large");
     sync(laptop, "desk", &[]).ends_with(0);
 }
 
