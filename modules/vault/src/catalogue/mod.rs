@@ -5,6 +5,7 @@
 
 mod directories;
 mod entities;
+mod gone;
 mod operations;
 mod schema;
 mod staged;

@@ -82,7 +82,7 @@ impl BackupReport {
 pub(super) struct Target {
     pub(super) settings: VaultSettings,
     pub(super) repo: Repository,
-    _lock: Held,
+    pub(super) lock: Held,
     pub(super) report: VaultReport,
 }
 
@@ -103,15 +103,20 @@ impl Service {
         let chosen = self.chosen(only)?;
         let work = |service: &mut Self, id| {
             let mut report = BackupReport::default();
+            // A run that ended before its snapshot left nothing behind that says so but its line.
+            let unfinished = service.catalogue.last_ended_badly("backup", id)?;
             let mut targets = service.open_targets(chosen, passphrase, &mut report)?;
             service.drain(&mut targets, &mut report, observer)?;
             let changes = service.note_deleted(&mut report)?;
             for target in &mut targets {
-                let changed = changes || report.items > 0 || target.report.stored.blobs > 0;
+                let changed = unfinished || changes || report.items > 0 || target.report.stored.blobs > 0;
                 service.end_with_snapshot(target, changed, &mut report)?;
             }
             for target in &targets {
-                service.upload(target, id, &mut report)?;
+                if let Some(warning) = service.upload(&target.repo, &target.settings, id)? {
+                    report.incomplete = true;
+                    report.warnings.push(warning);
+                }
             }
             report.vaults = targets.into_iter().map(|target| target.report).collect();
             Ok(report)
@@ -142,7 +147,20 @@ impl Service {
     }
 
     fn open_target(&mut self, settings: VaultSettings, passphrase: &mut Passphrase<'_>) -> Result<Target> {
-        let repo = vaults::open(&settings, &mut self.catalogue, passphrase)?;
+        let repo = self.open_current(&settings, passphrase)?;
+        let lock = repo.lock(&self.around.who, &self.around.clock)?;
+        repo.adopt_packs()?;
+        let report = VaultReport { name: settings.name.clone(), ..VaultReport::default() };
+        Ok(Target { settings, repo, lock, report })
+    }
+
+    /// Opens a vault that knows nothing of this machine that the catalogue does not know.
+    pub(super) fn open_current(
+        &mut self,
+        settings: &VaultSettings,
+        passphrase: &mut Passphrase<'_>,
+    ) -> Result<Repository> {
+        let repo = self.open_vault(settings, passphrase)?;
         let newest = vaults::stored_versions(repo.store(), &self.host_id)?.pop().unwrap_or(0);
         let own = self.catalogue.vault_state(&settings.name)?.map_or(0, |state| state.uploaded);
         if newest > own {
@@ -155,9 +173,7 @@ impl Service {
                 self.around.places.catalogue().display()
             )));
         }
-        let lock = repo.lock(&self.around.who, &self.around.clock)?;
-        let report = VaultReport { name: settings.name.clone(), ..VaultReport::default() };
-        Ok(Target { settings, repo, _lock: lock, report })
+        Ok(repo)
     }
 
     fn drain(
@@ -253,21 +269,26 @@ impl Service {
         Ok(complete)
     }
 
-    /// Stores a copy of the catalogue; one that fails is tried again by the next backup.
-    fn upload(&mut self, target: &Target, version: i64, report: &mut BackupReport) -> Result<()> {
-        let (settings, base) = (&target.settings, self.around.places.base());
-        let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(()) };
+    /// Stores a copy of the catalogue; why it failed, if it did, is returned, and the next backup tries again.
+    pub(super) fn upload(
+        &mut self,
+        repo: &Repository,
+        settings: &VaultSettings,
+        version: i64,
+    ) -> Result<Option<String>> {
+        let base = self.around.places.base();
+        let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(None) };
         // Noted before, so that the vault never holds a version that the catalogue does not know of.
         let begun = VaultState { uploaded: version, pending: true, ..state };
         self.catalogue.set_vault_state(&settings.name, &begun)?;
-        match vaults::upload_catalogue(&target.repo, settings, &self.catalogue, &self.host_id, version, &base)
-        {
-            Ok(()) => self.catalogue.set_vault_state(&settings.name, &VaultState { pending: false, ..begun }),
+        match vaults::upload_catalogue(repo, settings, &self.catalogue, &self.host_id, version, &base) {
+            Ok(()) => {
+                self.catalogue.set_vault_state(&settings.name, &VaultState { pending: false, ..begun })?;
+                Ok(None)
+            }
             Err(error) => {
-                report.incomplete = true;
                 let name = &settings.name;
-                report.warnings.push(format!("the catalogue was not copied to the vault `{name}`: {error}"));
-                Ok(())
+                Ok(Some(format!("the catalogue was not copied to the vault `{name}`: {error}")))
             }
         }
     }

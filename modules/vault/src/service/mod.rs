@@ -1,8 +1,10 @@
 //! What the commands do: set up, track, stage, back up, tell, restore.
 
 mod backup;
+mod forget;
 mod gone;
 mod ignored;
+mod prune;
 mod restore;
 mod scan;
 mod settings;
@@ -20,17 +22,19 @@ use std::path::{Path, PathBuf};
 use pc_switcher_contract::{Clock, ErrorKind, ModuleError};
 
 pub use backup::{BackupReport, VaultReport};
+pub use forget::{Reason, Verdict};
+pub use prune::{PruneOrder, PruneReport, VaultPruned};
 pub use restore::{RestoreOrder, RestoreReport, Which};
 pub use settings::{Settings, Size, VaultKind, VaultSettings};
 pub use status::{FileStatus, History, VersionLine};
 pub use track::{AddReport, TrackedLine, resolve};
-pub use vaults::{Ask, Passphrase, Prepared};
+pub use vaults::{Ask, OpenStore, Passphrase, Prepared, on_disk};
 
 use crate::catalogue::{Catalogue, Directory};
 use crate::engine::Names;
 use crate::error::{Result, at, usage};
 use crate::format::keyfile::Cost;
-use crate::repo::Who;
+use crate::repo::{Repository, Who};
 use stage::Stage;
 
 /// Where everything of one user lies.
@@ -80,6 +84,8 @@ pub struct Surroundings {
     pub who: Who,
     /// How dear a guess of a passphrase of a new vault is.
     pub cost: Cost,
+    /// How the place of a vault is opened.
+    pub stores: OpenStore,
 }
 
 /// Everything is ready to work.
@@ -196,10 +202,20 @@ impl Service {
     pub fn look_at_vaults(&self) -> Result<BTreeMap<String, Option<String>>> {
         let mut all = BTreeMap::new();
         for vault in &self.settings.vaults {
-            let state = vaults::check_marker(vault, &self.catalogue);
+            let state = self.check_vault(vault);
             all.insert(vault.name.clone(), state.err().map(|error| error.to_string()));
         }
         Ok(all)
+    }
+
+    /// Proves that a vault is where it should be, and returns its id.
+    fn check_vault(&self, vault: &VaultSettings) -> Result<String> {
+        vaults::check_marker(vault, &*(self.around.stores)(vault), &self.catalogue)
+    }
+
+    /// Opens a vault that was set up.
+    fn open_vault(&mut self, vault: &VaultSettings, passphrase: &mut Passphrase<'_>) -> Result<Repository> {
+        vaults::open(vault, (self.around.stores)(vault), &mut self.catalogue, passphrase)
     }
 
     fn chosen(&self, only: Option<&str>) -> Result<Vec<VaultSettings>> {
@@ -309,3 +325,6 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
         .map_err(|error| failed(&error))?;
     file.persist_noclobber(path).map(drop).map_err(|error| failed(&error.error))
 }
+
+#[cfg(test)]
+mod crash_tests;
