@@ -373,12 +373,35 @@ fn a_lost_catalogue_and_one_that_is_older_than_the_vault_are_refused() {
     home.bt(&["add"]);
     home.bt(&["backup"]);
     fs::copy(&copy, &catalogue).unwrap();
-    assert!(home.fails(3, &["backup"]).contains("older than the vault"));
+    let said = home.fails(3, &["backup"]);
+    assert!(said.contains("older than the vault") && said.contains("bt recover"), "{said}");
     fs::remove_file(&catalogue).unwrap();
     for args in [&["backup"][..], &["dir", "status"], &["log", "f"]] {
-        assert!(home.fails(3, args).contains("the catalogue is lost"));
+        let said = home.fails(3, args);
+        assert!(said.contains("the catalogue is lost") && said.contains("bt recover"), "{said}");
     }
     assert!(!catalogue.exists());
+    assert!(home.bt(&["recover"]).contains("2 versions, from copy"));
+    assert_eq!(home.bt(&["log", "f"]).lines().count(), 2);
+    assert_eq!(home.bt(&["dir", "status"]), "B   f\n");
+}
+
+#[test]
+fn when_the_machine_is_gone_another_one_gets_its_files_back() {
+    let (gone, new) = (Home::ready(), Home::new());
+    gone.put("letter", "dear");
+    gone.bt(&["add"]);
+    gone.bt(&["backup"]);
+    let (root, host) = (gone.state().join("local"), gone.json(&["config", "list"])["host_id"].clone());
+    new.bt(&["config", "init", "--root", root.to_str().unwrap()]);
+    let said = new.fails(3, &["recover"]);
+    let host = host.as_str().unwrap();
+    assert!(said.contains("no vault holds anything") && said.contains(host), "{said}");
+    assert_eq!(new.json(&["recover", "--from", host, "--take-over"])["versions"], 1);
+    assert_eq!(new.json(&["config", "list"])["host_id"], host);
+    let docs = gone.path("docs");
+    new.bt(&["restore", docs.to_str().unwrap(), "--to", new.path("back").to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(new.path("back/letter")).unwrap(), "dear");
 }
 
 #[test]

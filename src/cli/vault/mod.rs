@@ -3,6 +3,7 @@
 mod dirs;
 mod passphrase;
 mod prune;
+mod recover;
 mod restore;
 mod setup;
 mod show;
@@ -59,6 +60,7 @@ pub(super) enum Command {
     History(show::HistoryArgs),
     Check(store::CheckArgs),
     Prune(prune::PruneArgs),
+    Recover(recover::RecoverArgs),
 }
 
 /// Whether the program was called by its other name.
@@ -89,6 +91,7 @@ pub(super) fn run(command: &Command, context: &mut Context<'_>) -> Result<Exit, 
         Command::History(args) => show::history(args, context),
         Command::Check(args) => store::check(args, context),
         Command::Prune(args) => prune::run(args, context),
+        Command::Recover(args) => recover::run(args, context),
     }
 }
 

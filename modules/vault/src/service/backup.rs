@@ -168,10 +168,8 @@ impl Service {
                 "the catalogue is older than the vault `{}`: that holds version {newest} of it, and it knows of {own}",
                 settings.name
             );
-            return Err(ModuleError::new(ErrorKind::Invalid, message).hint(format!(
-                "put a newer copy of `{}` back; nothing was changed",
-                self.around.places.catalogue().display()
-            )));
+            return Err(ModuleError::new(ErrorKind::Invalid, message)
+                .hint("`bt recover` puts the vault's copy in its place; nothing was changed"));
         }
         Ok(repo)
     }

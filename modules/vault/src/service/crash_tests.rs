@@ -1,19 +1,13 @@
 //! Every store call of a backup and of a prune fails, or is the last one of a program that dies, before or after it counts.
 
-use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use jiff::{Timestamp, ToSpan};
-use pc_switcher_contract::Clock;
-
+use super::world::{DEAD, World, back_up, prune, stage, with_three_backups};
 use super::*;
 use crate::engine::{Quiet, check};
 use crate::format::{BlobKind, Id};
 use crate::store::{Kind, MemoryStore, Store};
-
-/// No process has this number: a lock of it is that of somebody who died.
-const DEAD: u32 = u32::MAX >> 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
@@ -105,76 +99,7 @@ impl Store for Faulty {
     }
 }
 
-/// A machine with one vault, of which copies are made.
-struct World {
-    home: tempfile::TempDir,
-    state: tempfile::TempDir,
-    store: Arc<MemoryStore>,
-    hour: i64,
-}
-
 impl World {
-    fn new() -> Self {
-        let (home, state) = (scratch(), scratch());
-        let store = Arc::new(MemoryStore::default());
-        crate::repo::Repository::init(
-            store.clone(),
-            b"x",
-            Cost::TINY,
-            &Who::default(),
-            Timestamp::UNIX_EPOCH,
-        )
-        .unwrap();
-        let marker = format!(r#"{{"vault_id":"{}","layout":1}}"#, uuid::Uuid::nil());
-        store.put(Kind::Marker, "", marker.as_bytes()).unwrap();
-        let world = Self { home, state, store, hour: 0 };
-        fs::create_dir(world.home.path().join("docs")).unwrap();
-        let around = world.around(world.state.path(), world.store.clone(), DEAD);
-        Service::init(&around, Some(Path::new("/vault")), "local").unwrap();
-        Service::open(around).unwrap().track(&world.home.path().join("docs")).unwrap();
-        world
-    }
-
-    fn around(&self, state: &Path, store: Arc<dyn Store>, pid: u32) -> Surroundings {
-        let now = Timestamp::UNIX_EPOCH + self.hour.hours();
-        let clock: Clock = Arc::new(move || now);
-        let places = Places { config: self.home.path().join("bt.toml"), state: state.to_owned() };
-        let who = Who { hostname: "laptop".into(), pid, ..Who::default() };
-        Surroundings { places, clock, who, cost: Cost::TINY, stores: Arc::new(move |_| store.clone()) }
-    }
-
-    fn service(&self, state: &Path, store: Arc<dyn Store>, pid: u32) -> Service {
-        Service::open(self.around(state, store, pid)).unwrap()
-    }
-
-    /// Writes these files, an hour later.
-    fn put(&mut self, names: std::ops::Range<u64>, seed: u64) {
-        self.hour += 1;
-        for name in names {
-            let content = noise(8_000, seed * 100 + name + 1);
-            fs::write(self.home.path().join(format!("docs/{name}")), content).unwrap();
-        }
-    }
-
-    fn now(&self, run: impl Fn(&mut Service) -> Result<()>) {
-        run(&mut self.service(self.state.path(), self.store.clone(), std::process::id())).unwrap();
-    }
-
-    /// Returns a copy of the state and of the vault.
-    fn copy(&self) -> (tempfile::TempDir, Arc<MemoryStore>) {
-        let copy = scratch();
-        for directory in ["", "vault", "vault/stage"] {
-            let (from, to) = (self.state.path().join(directory), copy.path().join(directory));
-            fs::create_dir_all(&to).unwrap();
-            for entry in from.read_dir().unwrap().map(|entry| entry.unwrap()) {
-                if entry.file_type().unwrap().is_file() {
-                    fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-                }
-            }
-        }
-        (copy, Arc::new((*self.store).clone()))
-    }
-
     /// Lets every call of a run go wrong once, and runs it again; returns how many faults there were.
     fn survives(&self, run: impl Fn(&mut Service) -> Result<()>) -> usize {
         let (state, store) = self.copy();
@@ -210,22 +135,6 @@ impl World {
         }
         faults
     }
-}
-
-/// Returns a directory in memory where there is one: the catalogue's syncing takes most of the time otherwise.
-fn scratch() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
-}
-
-fn noise(length: usize, mut seed: u64) -> Vec<u8> {
-    let mut next = || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        (seed >> 32) as u8
-    };
-    (0..length).map(|_| next()).collect()
 }
 
 fn opened(store: &Arc<MemoryStore>) -> Repository {
@@ -271,30 +180,6 @@ fn everything_is_there(service: &Service, store: &Arc<MemoryStore>, what: &str) 
         }
     }
     assert_eq!(read, 12, "{what}: each current version is there");
-}
-
-fn back_up(service: &mut Service) -> Result<()> {
-    service.backup(None, &mut |_| Ok(b"x".into()), &Quiet::default()).map(drop)
-}
-
-fn prune(service: &mut Service) -> Result<()> {
-    let order = PruneOrder { keep: Some("last 1 session".parse().unwrap()), ..PruneOrder::default() };
-    service.prune(&order, &mut |_| Ok(b"x".into()), &Quiet::default()).map(drop)
-}
-
-fn stage(service: &mut Service) -> Result<()> {
-    let docs = service.tracked_directories()?.remove(0).path;
-    service.add(Path::new(&docs), true, &Quiet::default()).map(drop)
-}
-
-/// Returns a machine with three backups, half of the files changed between them.
-fn with_three_backups() -> World {
-    let mut world = World::new();
-    for (names, seed) in [(0..12, 1), (0..6, 2), (3..9, 3)] {
-        world.put(names, seed);
-        world.now(|service| stage(service).and_then(|()| back_up(service)));
-    }
-    world
 }
 
 #[test]

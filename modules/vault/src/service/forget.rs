@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use crate::format::{Id, Snapshot};
 
 /// What all our snapshots are tagged with.
-pub(super) const OURS: &str = "pc-switcher";
+const OURS: &str = "pc-switcher";
 /// What says which machine's they are, before its id.
 const HOST: &str = "host=";
 
@@ -75,10 +75,15 @@ pub(super) fn tags(host_id: &str) -> Vec<String> {
     vec![OURS.into(), format!("{HOST}{host_id}")]
 }
 
+/// Returns the id of the machine that wrote a snapshot, if we did.
+pub(super) fn host_of(snapshot: &Snapshot) -> Option<&str> {
+    let is_ours = snapshot.tags.iter().any(|tag| tag == OURS);
+    snapshot.tags.iter().find_map(|tag| tag.strip_prefix(HOST)).filter(|_| is_ours)
+}
+
 /// Whether a machine wrote a snapshot.
 pub(super) fn is_of(snapshot: &Snapshot, host_id: &str) -> bool {
-    let of = |tag: &String| tag.strip_prefix(HOST) == Some(host_id);
-    snapshot.tags.iter().any(|tag| tag == OURS) && snapshot.tags.iter().any(of)
+    host_of(snapshot) == Some(host_id)
 }
 
 /// Judges all snapshots of a vault, which come the oldest first.
