@@ -600,7 +600,7 @@ fn what_no_rule_keeps_goes_and_log_and_restore_say_so() {
         "restore",
         "f",
         "--at",
-        &home.json(&["log", "f"])["versions"][4]["created_at"].as_str().unwrap().to_owned(),
+        home.json(&["log", "f"])["versions"][4]["created_at"].as_str().unwrap(),
         "--to",
         home.path("early").to_str().unwrap(),
     ]);

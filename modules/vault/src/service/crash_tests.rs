@@ -214,3 +214,35 @@ fn whichever_call_of_removing_goes_wrong_nothing_is_lost_that_is_needed() {
     let faults = world.survives(prune);
     assert!(faults > 80, "{faults}");
 }
+
+#[test]
+fn what_a_backup_takes_up_again_before_the_grace_ends_stays() {
+    let mut world = with_three_backups();
+    world.hour += 1;
+    world.now(prune);
+    world.put(0..12, 1);
+    let packed = Faulty::sound(&world.store);
+    let mut service = world.service(world.state.path(), packed.clone(), DEAD);
+    stage(&mut service).and_then(|()| back_up(&mut service)).unwrap();
+    assert!(packed.packed() < 12 * 8_000 / 4, "{}: what is marked is used", packed.packed());
+    drop(service);
+    world.hour += 24;
+    world.now(prune);
+    is_sound(&world.store, "after the second prune");
+    everything_is_there(&world.service(world.state.path(), world.store.clone(), DEAD), &world.store, "then");
+}
+
+#[test]
+fn a_dry_run_of_pruning_writes_nothing() {
+    let mut world = with_three_backups();
+    world.hour += 1;
+    let store = Faulty::sound(&world.store);
+    let mut service = world.service(world.state.path(), store.clone(), DEAD);
+    let keep = Some("last 1 session".parse().unwrap());
+    let order = PruneOrder { keep, dry_run: true, ..PruneOrder::default() };
+    let report = service.prune(&order, &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap();
+    assert_eq!(report.vaults[0].verdicts.iter().filter(|verdict| !verdict.stays).count(), 2);
+    assert!(report.vaults[0].summary.marked.1 > 0, "{report:?}");
+    assert!(store.writes.lock().unwrap().is_empty());
+    assert_eq!(service.operations(1).unwrap()[0].operation, "backup");
+}

@@ -13,6 +13,7 @@ mod settings;
 mod snapshot;
 mod stage;
 mod status;
+mod target;
 mod track;
 mod vaults;
 

@@ -36,7 +36,8 @@ pub(super) fn snapshots(
     all.retain(|(_, snapshot)| forget::is_of(snapshot, host));
     let Some((_, newest)) = all.last().cloned() else { return Ok(Vec::new()) };
     let time = |text: &str| text.parse::<Timestamp>().unwrap_or_default();
-    for path in &newest.paths {
+    // A path that is no text cannot be told from its snapshot.
+    for path in newest.paths.iter().filter(|path| !path.contains(char::REPLACEMENT_CHARACTER)) {
         if known.is_none_or(|known| time(&newest.time) > known) {
             catalogue.create_directory(Path::new(path), time(&newest.time))?;
         }

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::backup::{PAGE, Target};
+use super::backup::PAGE;
 use super::forget;
 use super::stage::decode_xattrs;
+use super::target::Target;
 use super::{BackupReport, Service, Surroundings};
 use crate::catalogue::{Chunk, CurrentFile, Directory};
 use crate::engine::{Assembler, Names, bare_directory, feed};
