@@ -1,9 +1,10 @@
 //! The bracket of read-only snapshots around a sync.
 
 pub mod config;
-pub mod keep;
 pub mod module;
 pub mod prune;
 pub mod retention;
 pub mod spec;
 pub mod thin;
+
+pub use pc_switcher_contract::keep;

@@ -8,7 +8,7 @@
 //! Buckets are those of the UTC calendar, and as many of them count as there are sessions in: a clock that runs ahead, or a
 //! machine that was off for months, drops nothing for that.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::tz::TimeZone;
@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use pc_switcher_agent::proto::{Need, StoredSet};
 use pc_switcher_contract::{SessionId, SetId, SnapshotKind, UtcStamp};
 
-use crate::keep::{Bucket, Keep, Rule};
+use crate::keep::{Keep, Rule};
 
 /// For so long the sets of a sync that changed nothing stay.
 pub const ATTEMPT_AGE: SignedDuration = SignedDuration::from_hours(24);
@@ -194,7 +194,7 @@ pub fn judge(sets: &[StoredSet], now: Timestamp, keep: &Keep, keep_min: &Keep) -
         let counting: Vec<usize> = (0..units.len()).filter(counts).collect();
         let stamps: Vec<Timestamp> = counting.iter().map(|index| units[*index].stamp).collect();
         for rule in keep.rules().iter().chain(keep_min.rules()) {
-            for index in chosen(rule, &stamps, now) {
+            for index in rule.chosen(&stamps, now) {
                 kept[counting[index]].get_or_insert(*rule);
             }
         }
@@ -225,37 +225,6 @@ pub fn judge(sets: &[StoredSet], now: Timestamp, keep: &Keep, keep_min: &Keep) -
     }
     verdicts.sort_by(|a, b| a.id.cmp(&b.id));
     verdicts
-}
-
-/// Returns which of these stamps, newest first, a rule keeps.
-fn chosen(rule: &Rule, stamps: &[Timestamp], now: Timestamp) -> Vec<usize> {
-    match rule {
-        Rule::All(age) => {
-            let is_young = |stamp: &Timestamp| now.duration_since(*stamp).unsigned_abs() < age.length();
-            (0..stamps.len()).filter(|index| is_young(&stamps[*index])).collect()
-        }
-        Rule::LastSessions(count) => (0..stamps.len()).take(count.get() as usize).collect(),
-        Rule::Newest { count, bucket } => {
-            let mut seen = BTreeSet::new();
-            let is_first = |index: &usize| seen.insert(number(*bucket, stamps[*index]));
-            (0..stamps.len()).filter(is_first).take(count.get() as usize).collect()
-        }
-    }
-}
-
-/// Returns the bucket of a stamp: a number that is the same for all in it.
-fn number(bucket: Bucket, stamp: Timestamp) -> (i16, i8, i8, i8) {
-    let at = stamp.to_zoned(TimeZone::UTC).datetime();
-    match bucket {
-        Bucket::Hour => (at.year(), at.month(), at.day(), at.hour()),
-        Bucket::Day => (at.year(), at.month(), at.day(), 0),
-        Bucket::Week => {
-            let week = at.date().iso_week_date();
-            (week.year(), week.week(), 0, 0)
-        }
-        Bucket::Month => (at.year(), at.month(), 0, 0),
-        Bucket::Year => (at.year(), 0, 0, 0),
-    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod event;
 pub mod exec;
 pub mod gate;
 pub mod ids;
+pub mod keep;
 pub mod module;
 pub mod pair;
 pub mod path;

@@ -2,6 +2,8 @@
 
 mod dirs;
 mod passphrase;
+mod prune;
+mod recover;
 mod restore;
 mod setup;
 mod show;
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 use pc_switcher_vault::format::keyfile::Cost;
 use pc_switcher_vault::repo::Who;
-use pc_switcher_vault::service::{Places, Service, Surroundings, resolve};
+use pc_switcher_vault::service::{Places, Service, Surroundings, on_disk, resolve};
 
 use super::{CliError, Context, Exit, Global, engine};
 use crate::{clock, paths};
@@ -57,6 +59,8 @@ pub(super) enum Command {
     Restore(restore::Args),
     History(show::HistoryArgs),
     Check(store::CheckArgs),
+    Prune(prune::PruneArgs),
+    Recover(recover::RecoverArgs),
 }
 
 /// Whether the program was called by its other name.
@@ -86,6 +90,8 @@ pub(super) fn run(command: &Command, context: &mut Context<'_>) -> Result<Exit, 
         Command::Restore(args) => restore::run(args, context),
         Command::History(args) => show::history(args, context),
         Command::Check(args) => store::check(args, context),
+        Command::Prune(args) => prune::run(args, context),
+        Command::Recover(args) => recover::run(args, context),
     }
 }
 
@@ -104,7 +110,7 @@ fn surroundings(context: &Context<'_>) -> Result<Surroundings, CliError> {
         pid: std::process::id(),
     };
     let places = Places { config, state: paths::state_dir(env)? };
-    Ok(Surroundings { places, clock: clock::system(), who, cost: Cost::NORMAL })
+    Ok(Surroundings { places, clock: clock::system(), who, cost: Cost::NORMAL, stores: on_disk() })
 }
 
 fn open(context: &Context<'_>) -> Result<Service, CliError> {

@@ -114,7 +114,7 @@ pub(super) fn check(args: &CheckArgs, context: &mut Context<'_>) -> Result<Exit,
                 let count = found.unknown_packs;
                 writeln!(
                     context.out,
-                    "{name}: {count} packs are in no index; a backup that was killed left them, `restic prune` removes them"
+                    "{name}: {count} packs are in no index; a run that was killed left them; the next backup takes them up, or `bt prune` removes them"
                 )?;
             }
         }

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use jiff::ToSpan;
 use pc_switcher_agent::proto::{Maker, Words};
 use pc_switcher_contract::{SnapshotMember, SnapshotSet, UtcStamp};

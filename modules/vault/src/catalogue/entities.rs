@@ -62,9 +62,12 @@ pub struct FileFacts {
 }
 
 impl FileFacts {
-    /// Whether both are the same version: nothing but the time of the last access may differ.
+    /// Whether both are the same version: nothing but the time of the last access may differ. When a file was made is not
+    /// compared if it is not known of one, as snapshots do not say it.
     pub fn same_version(&self, other: &Self) -> bool {
-        let quiet = |facts: &Self| Self { accessed_at: 0, ..facts.clone() };
+        let born_at = self.born_at.and(other.born_at);
+        let quiet =
+            |facts: &Self| Self { accessed_at: 0, born_at: born_at.and(facts.born_at), ..facts.clone() };
         quiet(self) == quiet(other)
     }
 

@@ -5,7 +5,9 @@
 
 mod directories;
 mod entities;
+mod gone;
 mod operations;
+mod recover;
 mod schema;
 mod staged;
 mod versions;
@@ -91,6 +93,7 @@ impl Catalogue {
 
 fn broken(path: &Path, error: &rusqlite::Error) -> ModuleError {
     ModuleError::failed(format!("the catalogue `{}` cannot be used: {error}", path.display()))
+        .hint("if the file is damaged, `bt recover` builds it anew from a vault")
 }
 
 /// Returns a name with zero bytes instead of slashes: ordered as paths are.

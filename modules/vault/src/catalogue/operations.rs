@@ -34,6 +34,27 @@ impl Catalogue {
         self.ok(done).map(drop)
     }
 
+    /// Whether the last command of this name before `id` failed or was cut off.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn last_ended_badly(&self, operation: &str, id: i64) -> Result<bool> {
+        let sql = "SELECT status <> 'success' FROM backup_operations WHERE operation = ?1 AND id < ?2
+                   ORDER BY id DESC LIMIT 1";
+        let found = self.db.query_row(sql, params![operation, id], |row| row.get(0));
+        Ok(self.ok(found.optional())?.unwrap_or(false))
+    }
+
+    /// Returns when the commands of this name began and whether they ended well, the oldest first.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn runs(&self, operation: &str) -> Result<Vec<(String, bool)>> {
+        let sql =
+            "SELECT started_at, status = 'success' FROM backup_operations WHERE operation = ?1 ORDER BY id";
+        self.all(sql, [operation], |row| Ok((row.get(0)?, row.get(1)?)))
+    }
+
     /// Returns the last operations, the newest first.
     ///
     /// # Errors
@@ -64,6 +85,16 @@ impl Catalogue {
                 pending: row.get("pending")?,
             })
         });
+        self.ok(found.optional())
+    }
+
+    /// Returns what the vault of this id is called here; `None` if it was never set up from here.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn vault_called(&self, vault_id: &str) -> Result<Option<String>> {
+        let sql = "SELECT vault FROM vault_state WHERE vault_id = ?1";
+        let found = self.db.query_row(sql, [vault_id], |row| row.get(0));
         self.ok(found.optional())
     }
 

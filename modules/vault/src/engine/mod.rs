@@ -4,6 +4,7 @@ mod assemble;
 mod backup;
 mod check;
 mod facts;
+mod prune;
 mod replace;
 mod restore;
 
@@ -18,6 +19,7 @@ pub use backup::{BackupSummary, TreeBackup};
 pub(crate) use backup::{bare_directory, open, same_file};
 pub use check::{CheckSummary, check};
 pub use facts::{Names, node_of, xattrs};
+pub use prune::{PruneOrder, PruneSummary, When, prune};
 pub(crate) use replace::{exchange, make_way};
 pub use restore::{RestoreSummary, Restorer, set_metadata};
 pub(crate) use restore::{is_unfinished, put_in_place};

@@ -102,6 +102,21 @@ impl Repository {
         Ok(())
     }
 
+    /// Forgets what the index said and reads it again.
+    ///
+    /// # Errors
+    /// If one of the index files cannot be read.
+    pub fn reload_index(&self) -> Result<()> {
+        *self.blobs.loaded.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        *self.blobs.write() = Known::default();
+        self.load_index()
+    }
+
+    /// Whether an index knows a pack.
+    pub(super) fn knows_pack(&self, pack: &Id) -> bool {
+        self.blobs.read().pack_numbers.contains_key(pack)
+    }
+
     /// Adds a pack that was just written.
     pub(super) fn learn(&self, pack: &IndexedPack) {
         self.blobs.write().add(pack);

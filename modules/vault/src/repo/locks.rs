@@ -26,20 +26,32 @@ impl Repository {
     /// # Errors
     /// If somebody works alone in the repository.
     pub fn lock(&self, who: &Who, clock: &Clock) -> Result<Held> {
-        self.heed_others(who, clock, None)?;
+        self.take_lock(who, clock, false)
+    }
+
+    /// Takes a lock that nobody shares; removes stale ones of this machine.
+    ///
+    /// # Errors
+    /// If somebody else works in the repository.
+    pub fn lock_alone(&self, who: &Who, clock: &Clock) -> Result<Held> {
+        self.take_lock(who, clock, true)
+    }
+
+    fn take_lock(&self, who: &Who, clock: &Clock, alone: bool) -> Result<Held> {
+        self.heed_others(who, clock, None, alone)?;
         let make = {
             let (key, who, clock) = (self.key.clone(), who.clone(), clock.clone());
             let version = self.config.version;
-            move |store: &dyn Store| write(store, &key, version, &who, &clock)
+            move |store: &dyn Store| write(store, &key, version, &who, &clock, alone)
         };
         let own = make(&*self.store)?;
         let held = Held::renewed(self.store.clone(), own, make);
         // Somebody who looked at the same moment saw no lock either.
-        self.heed_others(who, clock, Some(own))?;
+        self.heed_others(who, clock, Some(own), alone)?;
         Ok(held)
     }
 
-    fn heed_others(&self, who: &Who, clock: &Clock, own: Option<Id>) -> Result<()> {
+    fn heed_others(&self, who: &Who, clock: &Clock, own: Option<Id>, alone: bool) -> Result<()> {
         for (name, _) in self.store.list(Kind::Lock)? {
             if own.is_some_and(|own| own.hex() == name) || name.len() != 64 {
                 continue;
@@ -49,7 +61,7 @@ impl Repository {
             let lock = self.read_lock(&name, &sealed)?;
             if lock.is_stale(clock(), &who.hostname, is_alive) {
                 self.store.delete(Kind::Lock, &name)?;
-            } else if lock.exclusive {
+            } else if lock.exclusive || alone {
                 let message = format!("the vault in `{}` is locked {lock}", self.store.place());
                 return Err(ModuleError::new(ErrorKind::Busy, message)
                     .hint("wait for it to end; `restic unlock` removes a lock whose holder is gone"));
@@ -73,10 +85,17 @@ fn is_alive(pid: u32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
-fn write(store: &dyn Store, key: &Key, version: u32, who: &Who, clock: &Clock) -> Result<Id> {
+fn write(
+    store: &dyn Store,
+    key: &Key,
+    version: u32,
+    who: &Who,
+    clock: &Clock,
+    exclusive: bool,
+) -> Result<Id> {
     let lock = Lock {
         time: clock().to_string(),
-        exclusive: false,
+        exclusive,
         hostname: who.hostname.clone(),
         username: who.username.clone(),
         pid: who.pid,
@@ -113,6 +132,21 @@ impl Held {
         });
         Self { store, name, end: Some(end), renewer: renewer.ok() }
     }
+
+    /// Proves that nobody took the lock away, as others may once a machine has slept for half an hour.
+    ///
+    /// # Errors
+    /// If it is gone, or the place cannot be read.
+    pub fn prove(&self) -> Result<()> {
+        // While its name is held it is not replaced.
+        let name = self.name.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.store.get(Kind::Lock, &name.hex())?.is_some() {
+            return Ok(());
+        }
+        let message = format!("somebody removed our lock from the vault in `{}`", self.store.place());
+        Err(ModuleError::new(ErrorKind::Busy, message)
+            .hint("did this machine sleep meanwhile? start again: what was stored is not stored again"))
+    }
 }
 
 impl Drop for Held {
@@ -148,5 +182,23 @@ mod tests {
         assert_eq!(store.list(Kind::Lock).unwrap().len(), 1, "it stays, and none of ours is left");
         store.delete(Kind::Lock, &name).unwrap();
         drop(repo.lock(&who, &clock).unwrap());
+    }
+
+    #[test]
+    fn who_works_alone_waits_for_nobody_and_keeps_everybody_out() {
+        let (store, now) = (Arc::new(MemoryStore::default()), Timestamp::UNIX_EPOCH);
+        let who = Who { pid: std::process::id(), ..Who::default() };
+        let repo = Repository::init(store.clone(), b"x", Cost::TINY, &who, now).unwrap();
+        let clock: Clock = Arc::new(move || now);
+        let shared = repo.lock(&who, &clock).unwrap();
+        assert_eq!(repo.lock_alone(&who, &clock).err().unwrap().kind, ErrorKind::Busy);
+        drop(shared);
+        let alone = repo.lock_alone(&who, &clock).unwrap();
+        for other in [repo.lock(&who, &clock), repo.lock_alone(&who, &clock)] {
+            assert!(other.err().unwrap().to_string().contains("exclusively"));
+        }
+        alone.prove().unwrap();
+        store.delete(Kind::Lock, &store.list(Kind::Lock).unwrap()[0].0).unwrap();
+        assert_eq!(alone.prove().unwrap_err().kind, ErrorKind::Busy);
     }
 }

@@ -3,6 +3,7 @@
 mod blobs;
 mod locks;
 mod open;
+mod packs;
 mod writer;
 
 use std::sync::Arc;

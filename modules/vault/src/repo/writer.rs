@@ -10,7 +10,7 @@ use pc_switcher_contract::ModuleError;
 use sha2::{Digest, Sha256};
 
 use super::Repository;
-use super::blobs::IdHasher;
+use super::blobs::{IdHasher, Location};
 use crate::error::{Result, no_random};
 use crate::format::blob::{BlobKind, PackEntry, encode_header};
 use crate::format::chunker::MAX;
@@ -166,6 +166,19 @@ impl Packer<'_, '_> {
         let length = (self.pack.len() - start) as u32;
         let uncompressed_length = packed.map(|_| bytes.len() as u32);
         self.entries.push(PackEntry { id, kind: self.kind, length, uncompressed_length });
+        self.writer.blobs.fetch_add(1, Ordering::Relaxed);
+        self.writer.bytes.fetch_add(length.into(), Ordering::Relaxed);
+        if self.pack.len() >= PACK { self.flush() } else { Ok(()) }
+    }
+
+    /// Takes a blob as it lies in another pack, whether the index knows it or not.
+    ///
+    /// # Errors
+    /// If a pack cannot be written.
+    pub(crate) fn carry(&mut self, id: Id, at: &Location, sealed: &[u8]) -> Result<()> {
+        self.pack.extend_from_slice(sealed);
+        let (kind, length, uncompressed_length) = (self.kind, at.length, at.uncompressed_length);
+        self.entries.push(PackEntry { id, kind, length, uncompressed_length });
         self.writer.blobs.fetch_add(1, Ordering::Relaxed);
         self.writer.bytes.fetch_add(length.into(), Ordering::Relaxed);
         if self.pack.len() >= PACK { self.flush() } else { Ok(()) }

@@ -10,17 +10,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crossbeam_channel::unbounded;
-use pc_switcher_contract::{ErrorKind, ModuleError};
+use pc_switcher_contract::ModuleError;
 
 use super::Service;
-use super::settings::VaultSettings;
 use super::stage::facts_of;
-use super::vaults::{self, Passphrase};
-use crate::catalogue::{Arrived, Chunk, Directory, FileFacts, StagedItem, VaultState};
+use super::target::Target;
+use super::vaults::Passphrase;
+use crate::catalogue::{Arrived, Chunk, Directory, FileFacts, StagedItem};
 use crate::engine::{Observer, Progress, Stoppable, Trouble, open, same_file, workers};
 use crate::error::Result;
 use crate::format::{BlobKind, Id};
-use crate::repo::{FileContent, FileTrouble, Held, Packer, Repository, Stored, Writer};
+use crate::repo::{FileContent, FileTrouble, Packer, Repository, Stored, Writer};
 
 /// Items of one batch, at most.
 const ITEMS: usize = 5000;
@@ -78,14 +78,6 @@ impl BackupReport {
     }
 }
 
-/// A vault that is open for a backup.
-pub(super) struct Target {
-    pub(super) settings: VaultSettings,
-    pub(super) repo: Repository,
-    _lock: Held,
-    pub(super) report: VaultReport,
-}
-
 /// What one file came to in one vault.
 type Outcome = std::result::Result<(FileContent, FileFacts), String>;
 
@@ -103,61 +95,25 @@ impl Service {
         let chosen = self.chosen(only)?;
         let work = |service: &mut Self, id| {
             let mut report = BackupReport::default();
+            // A run that ended before its snapshot left nothing behind that says so but its line.
+            let unfinished = service.catalogue.last_ended_badly("backup", id)?;
             let mut targets = service.open_targets(chosen, passphrase, &mut report)?;
             service.drain(&mut targets, &mut report, observer)?;
             let changes = service.note_deleted(&mut report)?;
             for target in &mut targets {
-                let changed = changes || report.items > 0 || target.report.stored.blobs > 0;
+                let changed = unfinished || changes || report.items > 0 || target.report.stored.blobs > 0;
                 service.end_with_snapshot(target, changed, &mut report)?;
             }
             for target in &targets {
-                service.upload(target, id, &mut report)?;
+                if let Some(warning) = service.upload(&target.repo, &target.settings, id)? {
+                    report.incomplete = true;
+                    report.warnings.push(warning);
+                }
             }
             report.vaults = targets.into_iter().map(|target| target.report).collect();
             Ok(report)
         };
         self.operation("backup", only.unwrap_or_default(), work, BackupReport::tell)
-    }
-
-    fn open_targets(
-        &mut self,
-        chosen: Vec<VaultSettings>,
-        passphrase: &mut Passphrase<'_>,
-        report: &mut BackupReport,
-    ) -> Result<Vec<Target>> {
-        let mut targets = Vec::new();
-        for settings in chosen {
-            let (required, name) = (settings.required, settings.name.clone());
-            match self.open_target(settings, passphrase) {
-                Ok(target) => targets.push(target),
-                Err(error) if required || error.kind == ErrorKind::Cancelled => return Err(error),
-                Err(error) => report.warnings.push(format!("vault `{name}` was left out: {error}")),
-            }
-        }
-        if targets.is_empty() {
-            return Err(ModuleError::new(ErrorKind::Unreachable, "no vault can be used")
-                .hint(report.warnings.join("; ")));
-        }
-        Ok(targets)
-    }
-
-    fn open_target(&mut self, settings: VaultSettings, passphrase: &mut Passphrase<'_>) -> Result<Target> {
-        let repo = vaults::open(&settings, &mut self.catalogue, passphrase)?;
-        let newest = vaults::stored_versions(repo.store(), &self.host_id)?.pop().unwrap_or(0);
-        let own = self.catalogue.vault_state(&settings.name)?.map_or(0, |state| state.uploaded);
-        if newest > own {
-            let message = format!(
-                "the catalogue is older than the vault `{}`: that holds version {newest} of it, and it knows of {own}",
-                settings.name
-            );
-            return Err(ModuleError::new(ErrorKind::Invalid, message).hint(format!(
-                "put a newer copy of `{}` back; nothing was changed",
-                self.around.places.catalogue().display()
-            )));
-        }
-        let lock = repo.lock(&self.around.who, &self.around.clock)?;
-        let report = VaultReport { name: settings.name.clone(), ..VaultReport::default() };
-        Ok(Target { settings, repo, _lock: lock, report })
     }
 
     fn drain(
@@ -251,25 +207,6 @@ impl Service {
             self.catalogue.forget_location(&target.settings.name, content)?;
         }
         Ok(complete)
-    }
-
-    /// Stores a copy of the catalogue; one that fails is tried again by the next backup.
-    fn upload(&mut self, target: &Target, version: i64, report: &mut BackupReport) -> Result<()> {
-        let (settings, base) = (&target.settings, self.around.places.base());
-        let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(()) };
-        // Noted before, so that the vault never holds a version that the catalogue does not know of.
-        let begun = VaultState { uploaded: version, pending: true, ..state };
-        self.catalogue.set_vault_state(&settings.name, &begun)?;
-        match vaults::upload_catalogue(&target.repo, settings, &self.catalogue, &self.host_id, version, &base)
-        {
-            Ok(()) => self.catalogue.set_vault_state(&settings.name, &VaultState { pending: false, ..begun }),
-            Err(error) => {
-                report.incomplete = true;
-                let name = &settings.name;
-                report.warnings.push(format!("the catalogue was not copied to the vault `{name}`: {error}"));
-                Ok(())
-            }
-        }
     }
 }
 

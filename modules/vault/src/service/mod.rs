@@ -1,14 +1,19 @@
 //! What the commands do: set up, track, stage, back up, tell, restore.
 
 mod backup;
+mod forget;
 mod gone;
 mod ignored;
+mod prune;
+mod recover;
+mod replay;
 mod restore;
 mod scan;
 mod settings;
 mod snapshot;
 mod stage;
 mod status;
+mod target;
 mod track;
 mod vaults;
 
@@ -20,17 +25,20 @@ use std::path::{Path, PathBuf};
 use pc_switcher_contract::{Clock, ErrorKind, ModuleError};
 
 pub use backup::{BackupReport, VaultReport};
+pub use forget::{Reason, Verdict};
+pub use prune::{PruneOrder, PruneReport, VaultPruned};
+pub use recover::{RecoverOrder, RecoverReport, Source};
 pub use restore::{RestoreOrder, RestoreReport, Which};
 pub use settings::{Settings, Size, VaultKind, VaultSettings};
 pub use status::{FileStatus, History, VersionLine};
 pub use track::{AddReport, TrackedLine, resolve};
-pub use vaults::{Ask, Passphrase, Prepared};
+pub use vaults::{Ask, OpenStore, Passphrase, Prepared, on_disk};
 
 use crate::catalogue::{Catalogue, Directory};
 use crate::engine::Names;
 use crate::error::{Result, at, usage};
 use crate::format::keyfile::Cost;
-use crate::repo::Who;
+use crate::repo::{Repository, Who};
 use stage::Stage;
 
 /// Where everything of one user lies.
@@ -80,6 +88,8 @@ pub struct Surroundings {
     pub who: Who,
     /// How dear a guess of a passphrase of a new vault is.
     pub cost: Cost,
+    /// How the place of a vault is opened.
+    pub stores: OpenStore,
 }
 
 /// Everything is ready to work.
@@ -130,11 +140,8 @@ impl Service {
         let host_id = match known {
             Some(host_id) => host_id,
             None => {
-                let id = uuid::Uuid::new_v4().to_string();
-                let text = format!(
-                    "# Names this machine in its vaults; never copied to another.\nhost_id = \"{id}\"\n"
-                );
-                write_new(&places.host(), &text)?;
+                let id = new_host_id();
+                write_host(&places.host(), &id)?;
                 id
             }
         };
@@ -196,10 +203,20 @@ impl Service {
     pub fn look_at_vaults(&self) -> Result<BTreeMap<String, Option<String>>> {
         let mut all = BTreeMap::new();
         for vault in &self.settings.vaults {
-            let state = vaults::check_marker(vault, &self.catalogue);
+            let state = self.check_vault(vault);
             all.insert(vault.name.clone(), state.err().map(|error| error.to_string()));
         }
         Ok(all)
+    }
+
+    /// Proves that a vault is where it should be, and returns its id.
+    fn check_vault(&self, vault: &VaultSettings) -> Result<String> {
+        vaults::check_marker(vault, &*(self.around.stores)(vault), &self.catalogue)
+    }
+
+    /// Opens a vault that was set up.
+    fn open_vault(&mut self, vault: &VaultSettings, passphrase: &mut Passphrase<'_>) -> Result<Repository> {
+        vaults::open(vault, (self.around.stores)(vault), &mut self.catalogue, passphrase)
     }
 
     fn chosen(&self, only: Option<&str>) -> Result<Vec<VaultSettings>> {
@@ -221,19 +238,7 @@ impl Service {
 
     /// Keeps other commands of this user that change something out.
     fn lock(&self) -> Result<fs::File> {
-        let path = self.around.places.base().join("vault.lock");
-        let mut options = fs::OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = file.map_err(|error| at("open", &path, &error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => Err(ModuleError::new(
-                ErrorKind::Busy,
-                format!("another command works with `{}`", path.display()),
-            )
-            .hint("wait for it to end")),
-            Err(TryLockError::Error(error)) => Err(at("lock", &path, &error)),
-        }
+        lock(&self.around.places.base())
     }
 
     /// Returns the tracked directory that holds a path, with the path's name in it.
@@ -268,10 +273,26 @@ impl Service {
     }
 }
 
+/// Keeps other commands of this user that change something out.
+fn lock(base: &Path) -> Result<fs::File> {
+    let path = base.join("vault.lock");
+    let mut options = fs::OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(|error| at("open", &path, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(ModuleError::new(ErrorKind::Busy, format!("another command works with `{}`", path.display()))
+                .hint("wait for it to end"))
+        }
+        Err(TryLockError::Error(error)) => Err(at("lock", &path, &error)),
+    }
+}
+
 fn lost(path: &Path, what: &str, other: &Path) -> ModuleError {
     ModuleError::new(ErrorKind::Invalid, format!("{what} is lost: there is no `{}`", path.display())).hint(format!(
-        "put it back from a copy; or move `{}` away, too, and begin anew with `bt config init`: what the vaults hold stays, \
-         and `restic` restores it",
+        "`bt recover` builds it anew from a vault; or move `{}` away, too, and begin anew with `bt config init`: what the \
+         vaults hold stays, and `restic` restores it",
         other.display()
     ))
 }
@@ -297,8 +318,25 @@ fn read_host(path: &Path) -> Result<Option<String>> {
     }
 }
 
+fn new_host_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// Names this machine.
+fn write_host(path: &Path, id: &str) -> Result<()> {
+    let text = format!("# Names this machine in its vaults; never copied to another.\nhost_id = \"{id}\"\n");
+    let failed = |error: std::io::Error| at("write", path, &error);
+    write_whole(path, &text)?.persist(path).map(drop).map_err(|error| failed(error.error))
+}
+
 /// Writes a file that must not be there yet, whole or not at all.
 fn write_new(path: &Path, text: &str) -> Result<()> {
+    let failed = |error: &std::io::Error| at("write", path, error);
+    write_whole(path, text)?.persist_noclobber(path).map(drop).map_err(|error| failed(&error.error))
+}
+
+/// Writes a file beside where it shall be.
+fn write_whole(path: &Path, text: &str) -> Result<tempfile::NamedTempFile> {
     use std::io::Write as _;
     let directory = path.parent().unwrap_or(Path::new("/"));
     let failed = |error: &std::io::Error| at("write", path, error);
@@ -307,5 +345,12 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
     file.write_all(text.as_bytes())
         .and_then(|()| file.as_file().sync_all())
         .map_err(|error| failed(&error))?;
-    file.persist_noclobber(path).map(drop).map_err(|error| failed(&error.error))
+    Ok(file)
 }
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod recover_tests;
+#[cfg(test)]
+mod world;

@@ -9,7 +9,7 @@ use pc_switcher_contract::ModuleError;
 
 use super::snapshot::node_of_version;
 use super::stage::{NotStaged, facts_of};
-use super::vaults::{self, Passphrase};
+use super::vaults::Passphrase;
 use super::{Service, VaultSettings};
 use crate::catalogue::{Chunk, CurrentFile, Directory, Version};
 use crate::engine::{
@@ -165,7 +165,7 @@ impl Service {
             if let Some(index) = open.iter().position(|(other, _)| other.name == settings.name) {
                 return Ok((index, chunks));
             }
-            match vaults::open(&settings, &mut self.catalogue, passphrase) {
+            match self.open_vault(&settings, passphrase) {
                 Ok(repo) => {
                     open.push((settings, repo));
                     return Ok((open.len() - 1, chunks));
@@ -174,7 +174,9 @@ impl Service {
             }
         }
         Err(why.unwrap_or_else(|| {
-            ModuleError::failed(format!("no vault that is set holds the content `{content}`"))
+            ModuleError::failed(format!("no vault that is set holds the content `{content}`")).hint(
+                "`bt log` says which vaults hold which version; what no snapshot needs any more `bt prune` removes",
+            )
         }))
     }
 
@@ -262,7 +264,7 @@ impl Service {
     ) -> Result<Vec<(String, CheckSummary)>> {
         let mut all = Vec::new();
         for vault in self.chosen(only)? {
-            let repo = vaults::open(&vault, &mut self.catalogue, passphrase)?;
+            let repo = self.open_vault(&vault, passphrase)?;
             let _lock = repo.lock(&self.around.who, &self.around.clock)?;
             all.push((vault.name, check(&repo, read_data, observer)?));
         }
@@ -280,7 +282,7 @@ impl Service {
     ) -> Result<Vec<(String, Id, Snapshot)>> {
         let mut all = Vec::new();
         for vault in self.chosen(only)? {
-            let repo = vaults::open(&vault, &mut self.catalogue, passphrase)?;
+            let repo = self.open_vault(&vault, passphrase)?;
             all.extend(
                 repo.snapshots()?.into_iter().map(|(id, snapshot)| (vault.name.clone(), id, snapshot)),
             );

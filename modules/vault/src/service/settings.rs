@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use pc_switcher_contract::keep::Keep;
 use pc_switcher_contract::{ErrorKind, ModuleError};
 use serde::{Deserialize, Serialize};
 
@@ -27,11 +28,14 @@ pub struct General {
     pub staging_max: Size,
     /// Patterns in gitignore syntax, in each tracked directory.
     pub ignore: Vec<String>,
+    /// Which of this machine's snapshots `prune` keeps; all of them without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
 }
 
 impl Default for General {
     fn default() -> Self {
-        Self { staging_max: Size(10 << 30), ignore: Vec::new() }
+        Self { staging_max: Size(10 << 30), ignore: Vec::new(), keep: None }
     }
 }
 
@@ -165,6 +169,8 @@ impl Settings {
 staging_max = "10GiB"
 # What is never backed up, in gitignore syntax; a file `.btignore` in a directory says more for what is below it.
 ignore = []
+# Which backups `bt prune` keeps; without it all of them stay.
+# keep = "all 2d, last 10 sessions, 14d, 8w, 12m, 5y"
 
 # A vault is a directory in restic's format: `restic -r ROOT snapshots` works on it.
 [[vaults]]
@@ -204,6 +210,8 @@ mod tests {
         assert!(parse(&vault.repeat(2)).unwrap_err().to_string().contains("two vaults"));
         assert!(parse(&vault.replace("\"/a\"", "\"a\"")).unwrap_err().to_string().contains("absolute"));
         assert!(parse("[vault]\nstaging_max = \"10 bananas\"\n").is_err());
+        let error = parse("[vault]\nkeep = \"7x\"\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("`7x` is no rule"), "{error}");
         assert_eq!(parse("[vault]\nstaging_max = \"3MiB\"\n").unwrap().vault.staging_max, Size(3 << 20));
     }
 }

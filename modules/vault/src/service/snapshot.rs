@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::backup::{PAGE, Target};
+use super::backup::PAGE;
+use super::forget;
 use super::stage::decode_xattrs;
+use super::target::Target;
 use super::{BackupReport, Service, Surroundings};
 use crate::catalogue::{Chunk, CurrentFile, Directory};
 use crate::engine::{Assembler, Names, bare_directory, feed};
@@ -87,9 +89,11 @@ impl Service {
             username: who.username.clone(),
             uid: who.uid,
             gid: who.gid,
-            tags: vec!["pc-switcher".into()],
+            tags: forget::tags(&self.host_id),
             program_version: format!("pc-switcher {}", env!("CARGO_PKG_VERSION")),
         };
+        // Without the lock somebody may have removed what is in it.
+        target.lock.prove()?;
         target.report.snapshot = Some(target.repo.save(Kind::Snapshot, &snapshot)?);
         Ok(lost.into_inner())
     }

@@ -152,7 +152,7 @@ pub fn facts_of(path: &Path, facts: &Metadata) -> io::Result<FileFacts> {
 }
 
 /// Writes attributes as the catalogue keeps them.
-fn encode_xattrs(all: &[Xattr]) -> Vec<u8> {
+pub(super) fn encode_xattrs(all: &[Xattr]) -> Vec<u8> {
     if all.is_empty() { Vec::new() } else { serde_json::to_vec(all).unwrap_or_default() }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::ignored::Rules;
 use super::stage::NotStaged;
-use super::{Service, VaultSettings, scan, vaults};
+use super::{Service, VaultSettings, scan};
 use crate::catalogue::{Catalogue, CurrentFile, Directory, Tracked};
 use crate::engine::{Observer, Progress, Trouble};
 use crate::error::{Result, at, usage};
@@ -129,8 +129,7 @@ impl Service {
 
     /// Returns the vaults that must hold what is tracked: those that are required, and those that are there now.
     fn vaults_to_fill(&self) -> Vec<String> {
-        let wanted =
-            |vault: &&VaultSettings| vault.required || vaults::check_marker(vault, &self.catalogue).is_ok();
+        let wanted = |vault: &&VaultSettings| vault.required || self.check_vault(vault).is_ok();
         self.settings.vaults.iter().filter(wanted).map(|vault| vault.name.clone()).collect()
     }
 

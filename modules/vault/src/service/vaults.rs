@@ -1,5 +1,6 @@
 //! The vaults that are set: made once by `init`, known by their marker, never made by accident.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,8 +12,12 @@ use super::settings::VaultSettings;
 use crate::catalogue::{Catalogue, VaultState};
 use crate::error::{Result, at, damaged};
 use crate::format::keyfile::Cost;
+use crate::format::unpacked;
 use crate::repo::{Repository, Who};
 use crate::store::{FsStore, Kind, Store};
+
+/// A copy of a catalogue that would be larger is no copy of one.
+const LARGEST_CATALOGUE: usize = 1 << 36;
 
 /// What a marker says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +37,14 @@ pub enum Ask {
 
 /// Answers with a passphrase.
 pub type Passphrase<'a> = dyn FnMut(Ask) -> Result<Vec<u8>> + 'a;
+
+/// Opens the place of a vault; makes nothing.
+pub type OpenStore = Arc<dyn Fn(&VaultSettings) -> Arc<dyn Store> + Send + Sync>;
+
+/// Returns what opens vaults where their settings say.
+pub fn on_disk() -> OpenStore {
+    Arc::new(|settings| Arc::new(FsStore::at(&settings.root)))
+}
 
 /// What `init` did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -60,7 +73,7 @@ pub fn prepare(
     let root = &settings.root;
     let store = FsStore::at(root);
     if store.get(Kind::Marker, "")?.is_some() || catalogue.vault_state(&settings.name)?.is_some() {
-        open(settings, catalogue, passphrase)?;
+        open(settings, Arc::new(store), catalogue, passphrase)?;
         return Ok(Prepared::Verified);
     }
     let taken = store.get(Kind::Config, "")?.is_some();
@@ -98,9 +111,9 @@ fn remember(settings: &VaultSettings, catalogue: &mut Catalogue, vault_id: Strin
 ///
 /// # Errors
 /// If it is not, or another one is.
-pub fn check_marker(settings: &VaultSettings, catalogue: &Catalogue) -> Result<String> {
+pub fn check_marker(settings: &VaultSettings, store: &dyn Store, catalogue: &Catalogue) -> Result<String> {
     let root = settings.root.display();
-    let Some(text) = FsStore::at(&settings.root).get(Kind::Marker, "")? else {
+    let Some(text) = store.get(Kind::Marker, "")? else {
         let message = format!("there is no vault in `{root}` (`{}`)", settings.name);
         let hint = match catalogue.vault_state(&settings.name)? {
             Some(_) => "is its disk mounted?",
@@ -131,12 +144,13 @@ pub fn check_marker(settings: &VaultSettings, catalogue: &Catalogue) -> Result<S
 /// If it is not there, or the passphrase does not fit.
 pub fn open(
     settings: &VaultSettings,
+    store: Arc<dyn Store>,
     catalogue: &mut Catalogue,
     passphrase: &mut Passphrase<'_>,
 ) -> Result<Repository> {
-    let vault_id = check_marker(settings, catalogue)?;
+    let vault_id = check_marker(settings, &*store, catalogue)?;
     let word = passphrase(Ask::Open(settings.name.clone()))?;
-    let repo = Repository::open(Arc::new(FsStore::at(&settings.root)), &word)?;
+    let repo = Repository::open(store, &word)?;
     if catalogue.vault_state(&settings.name)?.is_none() {
         remember(settings, catalogue, vault_id)?;
     }
@@ -168,6 +182,31 @@ pub fn upload_catalogue(
         repo.store().delete(Kind::Meta, &format!("{host_id}/db.{old}"))?;
     }
     Ok(())
+}
+
+/// Returns a copy of a machine's catalogue, decrypted and unpacked.
+///
+/// # Errors
+/// If there is none of this version, or it is not as it was written.
+pub fn read_copy(repo: &Repository, host_id: &str, version: i64) -> Result<Vec<u8>> {
+    let name = format!("{host_id}/db.{version}");
+    let what = || format!("the copy `{name}` of a catalogue in `{}`", repo.store().place());
+    let sealed = repo.store().get(Kind::Meta, &name)?;
+    let sealed = sealed.ok_or_else(|| ModuleError::failed(format!("{} is not there", what())))?;
+    unpacked::inflate(&repo.unseal(&sealed, what)?, LARGEST_CATALOGUE).map_err(|why| damaged(what(), why))
+}
+
+/// Returns the machines of which a vault holds copies of the catalogue.
+///
+/// # Errors
+/// If the vault cannot be read.
+pub fn hosts(store: &dyn Store) -> Result<BTreeSet<String>> {
+    let names = store.list(Kind::Meta)?;
+    let host = |(name, _): &(String, u64)| {
+        let (host, file) = name.split_once('/')?;
+        file.starts_with("db.").then(|| host.to_owned())
+    };
+    Ok(names.iter().filter_map(host).collect())
 }
 
 /// Returns the versions of a machine's catalogue that a vault holds, the oldest first.

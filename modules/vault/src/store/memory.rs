@@ -14,6 +14,12 @@ type Objects = BTreeMap<(Kind, String), Vec<u8>>;
 #[derive(Debug, Default)]
 pub struct MemoryStore(Mutex<Objects>);
 
+impl Clone for MemoryStore {
+    fn clone(&self) -> Self {
+        Self(Mutex::new(self.objects().clone()))
+    }
+}
+
 impl MemoryStore {
     fn objects(&self) -> MutexGuard<'_, Objects> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

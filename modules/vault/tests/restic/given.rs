@@ -20,7 +20,7 @@ use pc_switcher_vault::format::{Id, Snapshot};
 use pc_switcher_vault::repo::{Held, Repository, Who};
 use pc_switcher_vault::store::{FsStore, Kind};
 
-const PASSWORD: &str = "correct horse";
+pub const PASSWORD: &str = "correct horse";
 
 /// One test's directory.
 pub struct Given(tempfile::TempDir);
@@ -137,7 +137,7 @@ impl Given {
     }
 }
 
-fn who() -> Who {
+pub fn who() -> Who {
     let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned();
     Who { hostname, username: "alice".into(), uid: 0, gid: 0, pid: std::process::id() }
 }

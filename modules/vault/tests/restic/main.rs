@@ -3,6 +3,7 @@
 //! Takes Debian's `restic`; without it the tests are skipped and say so, unless `LAB_REQUIRED=1` forbids that.
 
 mod given;
+mod prune;
 
 use std::path::Path;
 

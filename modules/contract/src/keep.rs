@@ -1,8 +1,10 @@
-//! The language of the `keep` key: which sets of snapshots stay.
+//! The language of the `keep` key: which sets of snapshots stay, and which snapshots of a vault.
 //!
-//! Pure: text in, typed rules out, and back. What the rules mean for a list of sets is decided elsewhere.
+//! Pure: text in, typed rules out, and back. What else keeps a set or a snapshot is decided where those are known.
 //! After a count a letter names a calendar bucket (`6m` is six months); a duration names its unit in full
 //! where a letter alone would be ambiguous (`all 30min`, `all 2mo`, never `all 2m`).
+
+mod chosen;
 
 use std::fmt;
 use std::num::NonZeroU32;

@@ -1,0 +1,224 @@
+//! Removes snapshots, and what no snapshot needs any more: in two steps, so that what somebody takes up again meanwhile stays.
+//!
+//! Packs that nobody needs are marked and stay in the index, where writers find what is in them; a later run removes those
+//! that nobody took up until then. Packs with much unused in them are rewritten before. Each prefix of the writes is a sound
+//! repository: new packs, their index, the marks, an index without what goes, then what goes.
+
+mod marks;
+mod plan;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use jiff::Timestamp;
+use pc_switcher_contract::ModuleError;
+
+pub use plan::When;
+use plan::{Pack, Plan};
+
+use super::{Observer, Progress, check_cancelled};
+use crate::error::{Result, damaged};
+use crate::format::index::{IndexFile, IndexedBlob, IndexedPack};
+use crate::format::{BlobKind, Id, NodeKind};
+use crate::repo::{Held, Location, Repository, Writer, blob_from_pack};
+use crate::store::Kind;
+
+/// An index file gets no more blobs than these.
+const BLOBS: usize = 50_000;
+
+/// What is to be removed.
+pub struct PruneOrder<'o> {
+    /// These snapshots.
+    pub forget: &'o HashSet<Id>,
+    /// Blobs that stay though no snapshot needs them, as far as they are there.
+    pub also_needed: &'o HashSet<Id>,
+    /// When an unused pack goes.
+    pub when: When,
+    /// The lock; without one nothing is written.
+    pub alone: Option<&'o Held>,
+}
+
+/// What was removed, or would be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PruneSummary {
+    /// Packs that are needed, and their bytes.
+    pub kept: (u64, u64),
+    /// Packs that were rewritten without what nobody needs, and the bytes that are needed of them.
+    pub rewritten: (u64, u64),
+    /// Packs that nobody needs and that wait for the end of the grace, and their bytes.
+    pub marked: (u64, u64),
+    /// Packs that went, and their bytes.
+    pub removed: (u64, u64),
+    /// When the first of those that wait may go.
+    pub next: Option<Timestamp>,
+}
+
+/// Prunes, or says what it would do.
+///
+/// # Errors
+/// If something is missing that a snapshot needs, which stays; the lock was lost, the place cannot be written, or the run was
+/// cancelled.
+pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer) -> Result<PruneSummary> {
+    if let Some(alone) = order.alone {
+        alone.prove()?;
+        // What a run rewrote that was killed is not rewritten again.
+        repo.adopt_packs()?;
+    }
+    repo.load_index()?;
+    let mut needed = needed(repo, order.forget, observer)?;
+    needed.extend(order.also_needed.iter().filter(|id| repo.find(id).is_some()));
+    let files = repo.index_files()?;
+    let (packs, gone) = packs(repo, &files)?;
+    let (marks, number) = marks::read(repo)?;
+    let plan = plan::plan(&packs, &needed, &marks, order.when).map_err(|missing| {
+        let message = format!(
+            "the vault in `{}` lacks {} blobs that its snapshots need, `{}` is one of them; nothing is removed",
+            repo.store().place(),
+            missing.len(),
+            missing.first().copied().unwrap_or_default()
+        );
+        ModuleError::failed(message).hint("`bt check` names the files")
+    })?;
+    let summary = summarise(&packs, &plan, order.when);
+    let Some(alone) = order.alone else { return Ok(summary) };
+    alone.prove()?;
+    for snapshot in order.forget {
+        repo.store().delete(Kind::Snapshot, &snapshot.hex())?;
+    }
+    rewrite(repo, &plan, observer)?;
+    if plan.marks != marks {
+        marks::write(repo, plan.marks.clone(), number)?;
+    }
+    let going: HashSet<Id> = plan.remove.iter().chain(&gone).copied().collect();
+    alone.prove()?;
+    drop_from_index(repo, &files, &going)?;
+    alone.prove()?;
+    for pack in &plan.remove {
+        check_cancelled(observer)?;
+        repo.store().delete(Kind::Pack, &pack.hex())?;
+    }
+    repo.reload_index()?;
+    Ok(summary)
+}
+
+/// Returns what the snapshots need that stay.
+fn needed(repo: &Repository, forget: &HashSet<Id>, observer: &dyn Observer) -> Result<HashSet<Id>> {
+    let (mut needed, mut todo) = (HashSet::new(), Vec::new());
+    for (id, snapshot) in repo.snapshots()? {
+        if !forget.contains(&id) {
+            todo.push((id, snapshot.tree));
+        }
+    }
+    while let Some((snapshot, tree)) = todo.pop() {
+        check_cancelled(observer)?;
+        if !needed.insert(tree) {
+            continue;
+        }
+        let nodes = repo.tree(tree).map_err(|error| {
+            let message =
+                format!("snapshot `{}` cannot be followed, so nothing is removed: {error}", snapshot.short());
+            ModuleError::new(error.kind, message).hint("`bt check` says what is wrong")
+        })?;
+        for node in nodes.nodes {
+            match node.kind {
+                NodeKind::Dir => todo.extend(node.subtree.map(|subtree| (snapshot, subtree))),
+                _ => needed.extend(node.content.into_iter().flatten()),
+            }
+        }
+        observer.progress(Progress { item: snapshot.short().into(), ..Progress::default() });
+    }
+    Ok(needed)
+}
+
+/// Returns the packs that are there, and those that are only in an index. What lies behind the end of a pack is not there.
+fn packs(repo: &Repository, files: &[(String, IndexFile)]) -> Result<(Vec<Pack>, BTreeSet<Id>)> {
+    let mut blobs: BTreeMap<Id, BTreeMap<u32, IndexedBlob>> = BTreeMap::new();
+    for pack in files.iter().flat_map(|(_, file)| &file.packs) {
+        let known = blobs.entry(pack.id).or_default();
+        known.extend(pack.blobs.iter().map(|blob| (blob.offset, *blob)));
+    }
+    let mut there = Vec::new();
+    for (name, size) in repo.store().list(Kind::Pack)? {
+        let id = name.parse().map_err(ModuleError::failed)?;
+        let known = blobs.remove(&id).unwrap_or_default().into_values();
+        let is_there = |blob: &IndexedBlob| u64::from(blob.offset) + u64::from(blob.length) <= size;
+        there.push(Pack { id, size, blobs: known.filter(is_there).collect() });
+    }
+    Ok((there, blobs.into_keys().collect()))
+}
+
+fn summarise(packs: &[Pack], plan: &Plan, when: When) -> PruneSummary {
+    let mut summary = PruneSummary::default();
+    for pack in packs {
+        let count = match (plan.remove.contains(&pack.id), plan.marks.get(&pack.id)) {
+            (true, _) => &mut summary.removed,
+            (false, Some(since)) => {
+                let ripe = *since + when.grace;
+                summary.next = Some(summary.next.map_or(ripe, |next| next.min(ripe)));
+                &mut summary.marked
+            }
+            (false, None) => &mut summary.kept,
+        };
+        count.0 += 1;
+        count.1 += pack.size;
+    }
+    let moved = plan.rewrite.values().flatten().map(|blob| u64::from(blob.length)).sum();
+    summary.rewritten = (plan.rewrite.len() as u64, moved);
+    summary
+}
+
+/// Brings what is needed of packs into new ones, and those into the index.
+fn rewrite(repo: &Repository, plan: &Plan, observer: &dyn Observer) -> Result<()> {
+    let writer = Writer::new(repo)?;
+    let (mut data, mut trees) = (writer.packer(BlobKind::Data)?, writer.packer(BlobKind::Tree)?);
+    let total_bytes = plan.rewrite.values().flatten().map(|blob| u64::from(blob.length)).sum();
+    let mut bytes = 0;
+    for (pack, blobs) in &plan.rewrite {
+        check_cancelled(observer)?;
+        for blob in blobs {
+            let IndexedBlob { id, kind, offset, length, uncompressed_length } = *blob;
+            let at = Location { pack: *pack, kind, offset, length, uncompressed_length };
+            let sealed = repo.store().get_range(Kind::Pack, &pack.hex(), offset.into(), length as usize)?;
+            // What is damaged is not carried on.
+            blob_from_pack(repo.key(), &sealed, id, &at)
+                .map_err(|why| damaged(format!("pack `{pack}` in `{}`", repo.store().place()), why))?;
+            let packer = if kind == BlobKind::Tree { &mut trees } else { &mut data };
+            packer.carry(id, &at, &sealed)?;
+            bytes += u64::from(length);
+        }
+        observer.progress(Progress { files: 0, bytes, total_bytes, item: pack.short().into() });
+    }
+    data.flush()?;
+    trees.flush()?;
+    writer.index().map(drop)
+}
+
+/// Writes index files without these packs in the place of those that name them, or that name what another one names, too.
+fn drop_from_index(repo: &Repository, files: &[(String, IndexFile)], going: &HashSet<Id>) -> Result<()> {
+    let mut named: BTreeMap<Id, u32> = BTreeMap::new();
+    for pack in files.iter().flat_map(|(_, file)| &file.packs) {
+        *named.entry(pack.id).or_default() += 1;
+    }
+    let is_old =
+        |pack: &IndexedPack| going.contains(&pack.id) || named.get(&pack.id).is_some_and(|count| *count > 1);
+    let old: Vec<&(String, IndexFile)> =
+        files.iter().filter(|(_, file)| file.packs.is_empty() || file.packs.iter().any(is_old)).collect();
+    let (mut fresh, mut blobs, mut seen) = (IndexFile::default(), 0, HashSet::new());
+    for pack in old.iter().flat_map(|(_, file)| &file.packs) {
+        if going.contains(&pack.id) || !seen.insert(pack.id) {
+            continue;
+        }
+        blobs += pack.blobs.len();
+        fresh.packs.push(pack.clone());
+        if blobs >= BLOBS {
+            repo.save(Kind::Index, &std::mem::take(&mut fresh))?;
+            blobs = 0;
+        }
+    }
+    if !fresh.packs.is_empty() {
+        repo.save(Kind::Index, &fresh)?;
+    }
+    for (name, _) in old {
+        repo.store().delete(Kind::Index, name)?;
+    }
+    Ok(())
+}

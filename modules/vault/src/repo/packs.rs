@@ -1,0 +1,64 @@
+//! Packs as a whole: what index files say of them, and what they say of themselves.
+
+use super::Repository;
+use crate::error::{Result, damaged};
+use crate::format::Id;
+use crate::format::blob::{PackEntry, decode_header};
+use crate::format::index::{IndexFile, IndexedPack};
+use crate::store::Kind;
+
+impl Repository {
+    /// Returns the index files, each with its name.
+    ///
+    /// # Errors
+    /// If one of them cannot be read.
+    pub fn index_files(&self) -> Result<Vec<(String, IndexFile)>> {
+        let names = self.store.list(Kind::Index)?;
+        names.into_iter().map(|(name, _)| Ok((name.clone(), self.load(Kind::Index, &name)?))).collect()
+    }
+
+    /// Takes packs into the index that no index knows, as a run leaves them that was killed, and returns how many.
+    /// While others work in the repository it takes none: they may be theirs, and these write their index themselves.
+    ///
+    /// # Errors
+    /// If the place cannot be read or written; a pack that cannot be read is left as it is.
+    pub fn adopt_packs(&self) -> Result<u64> {
+        self.load_index()?;
+        if self.store.list(Kind::Lock)?.len() > 1 {
+            return Ok(0);
+        }
+        let mut packs = Vec::new();
+        for (name, size) in self.store.list(Kind::Pack)? {
+            let Ok(id) = name.parse::<Id>() else { continue };
+            if !self.knows_pack(&id)
+                && let Ok(entries) = self.pack_header(id, size)
+            {
+                packs.push(IndexedPack::of(id, &entries));
+            }
+        }
+        let count = packs.len() as u64;
+        if count > 0 {
+            packs.iter().for_each(|pack| self.learn(pack));
+            self.save(Kind::Index, &IndexFile { packs })?;
+        }
+        Ok(count)
+    }
+
+    /// Reads what a pack of this size says of itself at its end.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is not as it was written.
+    pub fn pack_header(&self, id: Id, size: u64) -> Result<Vec<PackEntry>> {
+        let what = || format!("pack `{id}` in `{}`", self.store.place());
+        let name = id.hex();
+        let end = size.checked_sub(4).ok_or_else(|| damaged(what(), "it is cut short"))?;
+        let length = self.store.get_range(Kind::Pack, &name, end, 4)?;
+        let length = length.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let start =
+            end.checked_sub(length.into()).ok_or_else(|| damaged(what(), "its header is cut short"))?;
+        let sealed = self.store.get_range(Kind::Pack, &name, start, length as usize)?;
+        let entries = decode_header(&self.unseal(&sealed, what)?).map_err(|why| damaged(what(), why))?;
+        let held: u64 = entries.iter().map(|entry| u64::from(entry.length)).sum();
+        if held == start { Ok(entries) } else { Err(damaged(what(), "its header is that of another pack")) }
+    }
+}

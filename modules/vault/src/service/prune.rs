@@ -1,0 +1,235 @@
+//! Pruning: snapshots that no rule keeps go, then what no snapshot and no version needs, and the catalogue learns what is gone.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pc_switcher_contract::ErrorKind;
+use pc_switcher_contract::keep::Keep;
+
+use super::forget::{self, Verdict};
+use super::vaults::{self, Passphrase};
+use super::{Service, VaultSettings};
+use crate::catalogue::Catalogue;
+use crate::engine::{self, Observer, PruneSummary, When};
+use crate::error::{Result, at};
+use crate::format::{Id, Snapshot};
+use crate::repo::{Held, Repository};
+
+/// An unused pack goes when it was found unused that long ago; a prune each day finds what the one before it marked.
+const GRACE: Duration = Duration::from_secs(23 * 3600);
+
+/// What is to be pruned.
+#[derive(Debug, Clone, Default)]
+pub struct PruneOrder {
+    /// Only the vault of this name.
+    pub only: Option<String>,
+    /// Other rules than those of the settings.
+    pub keep: Option<Keep>,
+    /// Whether what nobody needs goes at once.
+    pub at_once: bool,
+    /// Whether nothing is written.
+    pub dry_run: bool,
+}
+
+/// What pruning came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PruneReport {
+    /// Each vault.
+    pub vaults: Vec<VaultPruned>,
+    /// What went wrong beside it.
+    pub warnings: Vec<String>,
+    /// Whether a warning means that something was left undone.
+    pub incomplete: bool,
+}
+
+/// What pruning a vault came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaultPruned {
+    /// Its name.
+    pub name: String,
+    /// What became of the snapshots, the oldest first.
+    pub verdicts: Vec<Verdict>,
+    /// What became of the packs.
+    pub summary: PruneSummary,
+    /// Versions of this machine that the vault does not hold any more.
+    pub versions_gone: u64,
+}
+
+impl PruneReport {
+    fn tell(&self) -> (bool, String) {
+        let forgotten = self.vaults.iter().flat_map(|vault| &vault.verdicts).filter(|verdict| !verdict.stays);
+        let bytes: u64 = self.vaults.iter().map(|vault| vault.summary.removed.1).sum();
+        let gone: u64 = self.vaults.iter().map(|vault| vault.versions_gone).sum();
+        let text =
+            format!("{} snapshots forgotten, {bytes} bytes removed, {gone} versions gone", forgotten.count());
+        (!self.incomplete, text)
+    }
+}
+
+impl Service {
+    /// Removes snapshots that no rule keeps, and what nobody needs any more; a dry run only says what it would do.
+    ///
+    /// # Errors
+    /// If a required vault cannot be used, somebody works in one, something is missing in it, or the run was cancelled.
+    pub fn prune(
+        &mut self,
+        order: &PruneOrder,
+        passphrase: &mut Passphrase<'_>,
+        observer: &dyn Observer,
+    ) -> Result<PruneReport> {
+        let chosen = self.chosen(order.only.as_deref())?;
+        let work = |service: &mut Self, id: i64| {
+            let mut report = PruneReport::default();
+            for settings in chosen {
+                let (required, name) = (settings.required, settings.name.clone());
+                match service.prune_vault(settings, id, order, passphrase, observer, &mut report) {
+                    Ok(pruned) => report.vaults.push(pruned),
+                    Err(error) if error.kind == ErrorKind::Unreachable && !required => {
+                        report.warnings.push(format!("vault `{name}` was left out: {error}"));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(report)
+        };
+        if order.dry_run {
+            return work(self, 0);
+        }
+        self.operation("prune", order.only.as_deref().unwrap_or_default(), work, PruneReport::tell)
+    }
+
+    fn prune_vault(
+        &mut self,
+        settings: VaultSettings,
+        id: i64,
+        order: &PruneOrder,
+        passphrase: &mut Passphrase<'_>,
+        observer: &dyn Observer,
+        report: &mut PruneReport,
+    ) -> Result<VaultPruned> {
+        let repo = self.open_current(&settings, passphrase)?;
+        let alone: Option<Held> = match order.dry_run {
+            true => None,
+            false => Some(repo.lock_alone(&self.around.who, &self.around.clock)?),
+        };
+        let now = (self.around.clock)();
+        let snapshots = repo.snapshots()?;
+        let keep = order.keep.as_ref().or(self.settings.vault.keep.as_ref());
+        let verdicts = forget::judge(&snapshots, &self.host_id, now, keep);
+        let forget: HashSet<Id> =
+            verdicts.iter().filter(|verdict| !verdict.stays).map(|verdict| verdict.snapshot).collect();
+        let also_needed =
+            self.needed_by_versions(&settings, &repo, &snapshots, &forget, &mut report.warnings)?;
+        let grace = if order.at_once { Duration::ZERO } else { GRACE };
+        let what = engine::PruneOrder {
+            forget: &forget,
+            also_needed: &also_needed,
+            when: When { now, grace },
+            alone: alone.as_ref(),
+        };
+        let summary = engine::prune(&repo, &what, observer)?;
+        let mut versions_gone = 0;
+        if !order.dry_run {
+            versions_gone =
+                self.catalogue.forget_what_is_gone(&settings.name, |blob| repo.find(&blob).is_some())?;
+            if let Some(warning) = self.upload(&repo, &settings, id)? {
+                report.incomplete = true;
+                report.warnings.push(warning);
+            }
+        }
+        Ok(VaultPruned { name: settings.name, verdicts, summary, versions_gone })
+    }
+
+    /// Returns the chunks of versions that stay though no snapshot has them: those that were replaced before the backup that
+    /// stored them ended. They go with its snapshot.
+    fn needed_by_versions(
+        &self,
+        settings: &VaultSettings,
+        repo: &Repository,
+        snapshots: &[(Id, Snapshot)],
+        forget: &HashSet<Id>,
+        warnings: &mut Vec<String>,
+    ) -> Result<HashSet<Id>> {
+        let mut needed = HashSet::new();
+        let vault_id = self.check_vault(settings)?;
+        let mut hosts = vaults::hosts(repo.store())?;
+        hosts.insert(self.host_id.clone());
+        for host in hosts {
+            let is_own = host == self.host_id;
+            let of_host: Vec<(Timestamp, bool)> = snapshots
+                .iter()
+                .filter(|(_, snapshot)| forget::is_of(snapshot, &host))
+                .map(|(id, snapshot)| (time(&snapshot.time), !forget.contains(id)))
+                .collect();
+            let chunks = |catalogue: &Catalogue, vault: &str| {
+                let runs: Vec<(Timestamp, bool)> =
+                    catalogue.runs("backup")?.iter().map(|(at, good)| (time(at), *good)).collect();
+                catalogue.chunks_of_versions(vault, |made| is_kept(time(made), &runs, &of_host))
+            };
+            let collected = match is_own {
+                true => chunks(&self.catalogue, &settings.name),
+                false => self.copy_of(repo, &host).and_then(|(_dir, copy)| {
+                    chunks(&copy, &copy.vault_called(&vault_id)?.unwrap_or_default())
+                }),
+            };
+            match collected {
+                Ok(chunks) => needed.extend(chunks),
+                Err(error) if is_own => return Err(error),
+                Err(error) => warnings.push(format!(
+                    "what machine {host} stored between its snapshots in the vault `{}` may go: {error}",
+                    settings.name
+                )),
+            }
+        }
+        Ok(needed)
+    }
+
+    /// Opens the newest copy of a machine's catalogue in a vault, in a directory that goes with the guard.
+    pub(super) fn copy_of(&self, repo: &Repository, host: &str) -> Result<(tempfile::TempDir, Catalogue)> {
+        let base = self.around.places.base();
+        let newest = vaults::stored_versions(repo.store(), host)?.pop().unwrap_or_default();
+        let plain = vaults::read_copy(repo, host, newest)?;
+        let dir = tempfile::tempdir_in(&base).map_err(|error| at("make a directory in", &base, &error))?;
+        let path = dir.path().join("copy.db");
+        std::fs::write(&path, plain).map_err(|error| at("write", &path, &error))?;
+        let copy = Catalogue::open(&path)?;
+        Ok((dir, copy))
+    }
+}
+
+fn time(text: &str) -> Timestamp {
+    text.parse().unwrap_or_default()
+}
+
+/// Whether what was stored at a moment stays: if the snapshot stays of the backup that stored it, or of the next one if that
+/// backup did not come to its end; before there is one it stays. `runs` are when backups began and whether they ended well,
+/// `snapshots` when they were taken and whether they stay, both the oldest first.
+fn is_kept(stored: Timestamp, runs: &[(Timestamp, bool)], snapshots: &[(Timestamp, bool)]) -> bool {
+    let run_of = |at: Timestamp| runs.iter().rposition(|(began, _)| *began <= at);
+    let run = run_of(stored);
+    let ended_well = run.is_some_and(|run| runs[run].1);
+    match snapshots.iter().find(|(taken, _)| *taken >= stored) {
+        Some((taken, stays)) => *stays && (!ended_well || run_of(*taken) == run),
+        None => !ended_well,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_backup_stored_stays_as_long_as_its_snapshot() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let runs = [(at(0), true), (at(10), false), (at(20), true), (at(30), true)];
+        let snapshots = |stays: [bool; 3]| [(at(5), stays[0]), (at(25), stays[1]), (at(35), stays[2])];
+        assert!(is_kept(at(2), &runs, &snapshots([true, false, true])));
+        assert!(!is_kept(at(2), &runs, &snapshots([false, true, true])));
+        assert!(!is_kept(at(2), &runs, &snapshots([true, true, true])[1..]), "its snapshot is gone already");
+        assert!(is_kept(at(12), &runs, &snapshots([false, true, true])), "a run that was cut off");
+        assert!(!is_kept(at(12), &runs, &snapshots([true, false, true])));
+        assert!(is_kept(at(12), &runs, &snapshots([false; 3])[..1]), "no backup came after it");
+        assert!(!is_kept(at(32), &runs, &snapshots([true; 3])[..2]));
+    }
+}

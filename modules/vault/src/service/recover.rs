@@ -1,0 +1,353 @@
+//! Builds a lost or outdated catalogue anew: from its newest copy in the vaults, and from the snapshots that came after it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use pc_switcher_contract::{ErrorKind, ModuleError};
+use serde::Serialize;
+
+use super::stage::Stage;
+use super::vaults::{self, Passphrase};
+use super::{Service, Settings, Surroundings, VaultSettings, forget, lock, read_host, replay};
+use crate::catalogue::{Catalogue, StagedItem, VaultState};
+use crate::engine::{Observer, Trouble};
+use crate::error::{Result, at, usage};
+use crate::repo::{Held, Repository};
+
+/// What is to be recovered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecoverOrder {
+    /// Only from the vault of this name.
+    pub only: Option<String>,
+    /// The machine whose versions they are; this one if none is named.
+    pub from: Option<String>,
+    /// Whether this machine is that one from now on.
+    pub take_over: bool,
+}
+
+/// Where the versions came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Source {
+    /// A copy of the catalogue, and snapshots that came after it.
+    Copy {
+        /// The vault that it lay in.
+        vault: String,
+        /// Its number.
+        version: i64,
+    },
+    /// Snapshots alone.
+    Snapshots,
+}
+
+/// What was recovered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoverReport {
+    /// From where.
+    pub source: Source,
+    /// All versions that are known by now.
+    pub versions: u64,
+    /// Those of them that only snapshots knew.
+    pub replayed: u64,
+    /// Files that wait for the next backup.
+    pub staged: u64,
+    /// Where the catalogue is that was there before.
+    pub put_aside: Option<PathBuf>,
+    /// What could not be read.
+    pub troubles: Vec<Trouble>,
+    /// What else is worth knowing.
+    pub warnings: Vec<String>,
+}
+
+/// A vault that is open.
+struct Open {
+    settings: VaultSettings,
+    vault_id: String,
+    repo: Repository,
+    _lock: Held,
+}
+
+impl Service {
+    /// Builds the catalogue anew and puts the one that is there aside.
+    ///
+    /// # Errors
+    /// If there is nothing to build it from, or nothing to mend, or the run was cancelled; then nothing has changed.
+    pub fn recover(
+        around: &Surroundings,
+        order: &RecoverOrder,
+        passphrase: &mut Passphrase<'_>,
+        observer: &dyn Observer,
+    ) -> Result<RecoverReport> {
+        let (places, base) = (&around.places, around.places.base());
+        let settings = Settings::read(&places.config)?;
+        let own = read_host(&places.host())?;
+        let host = order.from.clone().or(own.clone()).ok_or_else(|| {
+            ModuleError::new(
+                ErrorKind::Invalid,
+                format!("there is no `{}`, so nobody knows which machine this was", places.host().display()),
+            )
+            .hint("--from HOST_ID names it, and --take-over makes this machine that one again")
+        })?;
+        if order.take_over && order.from.is_none() {
+            return Err(usage("--take-over needs --from HOST_ID"));
+        }
+        let stage = Stage::open(&places.stage())?;
+        let _lock = lock(&base)?;
+        let mut warnings = Vec::new();
+        let scratch =
+            tempfile::tempdir_in(&base).map_err(|error| at("make a directory in", &base, &error))?;
+        let open = open_all(around, &settings, order, scratch.path(), passphrase, &mut warnings)?;
+        let previous = previous(&places.catalogue(), &mut warnings);
+        let same_host = own.as_ref() == Some(&host);
+        check_need(previous.as_ref(), &open, &host, same_host)?;
+
+        let path = scratch.path().join("catalogue.db");
+        let (source, mut fresh) = newest_copy(&open, &host, &path, &mut warnings)?;
+        let names: Vec<(String, String)> =
+            open.iter().map(|vault| (vault.settings.name.clone(), vault.vault_id.clone())).collect();
+        fresh.call_vaults(&names)?;
+        let before = fresh.count_versions()?;
+        let from = open.iter().max_by_key(|vault| newest_snapshot(&vault.repo, &host).ok().flatten());
+        let mut troubles = Vec::new();
+        if let Some(vault) = from {
+            troubles = replay::snapshots(&mut fresh, &vault.repo, &vault.settings.name, &host, observer)?;
+        }
+        let versions = fresh.count_versions()?;
+        if versions == 0 {
+            return Err(nothing(&open, &host));
+        }
+        let host_then =
+            if order.take_over { host.clone() } else { own.clone().unwrap_or_else(super::new_host_id) };
+        let mut last = 0;
+        for vault in &open {
+            vault.repo.load_index()?;
+            let gone =
+                fresh.forget_what_is_gone(&vault.settings.name, |blob| vault.repo.find(&blob).is_some())?;
+            if gone > 0 {
+                warnings.push(format!(
+                    "the vault `{}` does not hold {gone} of the versions any more",
+                    vault.settings.name
+                ));
+            }
+            let uploaded = vaults::stored_versions(vault.repo.store(), &host_then)?.pop().unwrap_or(0);
+            last = last.max(uploaded);
+            let state = VaultState { vault_id: vault.vault_id.clone(), uploaded, pending: true };
+            fresh.set_vault_state(&vault.settings.name, &state)?;
+        }
+        take_queue(&mut fresh, previous.as_ref(), &stage, &mut warnings)?;
+        let now = (around.clock)();
+        let id = fresh.begin_operation_after(last, "recover", &host, now)?;
+        let replayed = versions - before;
+        fresh.end_operation(
+            id,
+            troubles.is_empty(),
+            &format!("{versions} versions, {replayed} of them from snapshots"),
+            now,
+        )?;
+        let staged = fresh.staged_count()?.0;
+        drop((fresh, previous));
+
+        let put_aside = swap(&path, &places.catalogue(), now)?;
+        if own.as_ref() != Some(&host_then) {
+            super::write_host(&places.host(), &host_then)?;
+        }
+        Ok(RecoverReport { source, versions, replayed, staged, put_aside, troubles, warnings })
+    }
+}
+
+/// Opens all vaults that can be; a lock keeps them from being pruned meanwhile.
+fn open_all(
+    around: &Surroundings,
+    settings: &Settings,
+    order: &RecoverOrder,
+    scratch: &Path,
+    passphrase: &mut Passphrase<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Open>> {
+    // Which vaults they are is asked of the vaults: this one knows none.
+    let mut blank = Catalogue::open(&scratch.join("blank.db"))?;
+    let (mut open, mut why) = (Vec::new(), None);
+    let chosen =
+        settings.vaults.iter().filter(|vault| order.only.as_ref().is_none_or(|only| *only == vault.name));
+    for vault in chosen {
+        let mut open_one = || {
+            let store = (around.stores)(vault);
+            let vault_id = vaults::check_marker(vault, &*store, &blank)?;
+            let repo = vaults::open(vault, store, &mut blank, passphrase)?;
+            let lock = repo.lock(&around.who, &around.clock)?;
+            Ok(Open { settings: vault.clone(), vault_id, repo, _lock: lock })
+        };
+        match open_one() {
+            Ok(one) => open.push(one),
+            Err(error) => {
+                let error: ModuleError = error;
+                warnings.push(format!("vault `{}` was left out: {error}", vault.name));
+                why.get_or_insert(error);
+            }
+        }
+    }
+    match why {
+        Some(error) if open.is_empty() => Err(error),
+        None if open.is_empty() => Err(usage("no vault of this name is set")),
+        _ => Ok(open),
+    }
+}
+
+/// Opens the catalogue that is there, if it can be opened.
+fn previous(path: &Path, warnings: &mut Vec<String>) -> Option<Catalogue> {
+    if !path.exists() {
+        return None;
+    }
+    let opened = Catalogue::open(path);
+    opened
+        .inspect_err(|error| warnings.push(format!("what waited for the next backup is forgotten: {error}")))
+        .ok()
+}
+
+/// Refuses where the catalogue that is there would be lost for nothing.
+fn check_need(previous: Option<&Catalogue>, open: &[Open], host: &str, same_host: bool) -> Result<()> {
+    let Some(previous) = previous else { return Ok(()) };
+    let versions = previous.count_versions()?;
+    if versions == 0 {
+        return Ok(());
+    }
+    if !same_host {
+        return Err(usage(format!(
+            "this machine has {versions} versions of its own, which would be forgotten for those of `{host}`"
+        ))
+        .hint("move its catalogue away first (`bt config list` says where it is)"));
+    }
+    for vault in open {
+        let newest = vaults::stored_versions(vault.repo.store(), host)?.pop().unwrap_or(0);
+        let known = previous.vault_state(&vault.settings.name)?.map_or(0, |state| state.uploaded);
+        if newest > known {
+            return Ok(());
+        }
+    }
+    Err(usage("the catalogue is there, and no vault knows more than it: there is nothing to recover").hint(
+        "move it away first, if it shall be built anew all the same (`bt config list` says where it is)",
+    ))
+}
+
+/// Writes the newest copy that can be read to `path` and opens it; an empty catalogue if there is none.
+fn newest_copy(
+    open: &[Open],
+    host: &str,
+    path: &Path,
+    warnings: &mut Vec<String>,
+) -> Result<(Source, Catalogue)> {
+    let mut copies: Vec<(i64, &Open)> = Vec::new();
+    for vault in open {
+        copies.extend(
+            vaults::stored_versions(vault.repo.store(), host)?.into_iter().map(|version| (version, vault)),
+        );
+    }
+    copies.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
+    for (version, vault) in copies {
+        let opened = vaults::read_copy(&vault.repo, host, version)
+            .and_then(|plain| fs::write(path, plain).map_err(|error| at("write", path, &error)))
+            .and_then(|()| Catalogue::open(path));
+        match opened {
+            Ok(catalogue) => {
+                return Ok((Source::Copy { vault: vault.settings.name.clone(), version }, catalogue));
+            }
+            Err(error) if error.kind == ErrorKind::DiskSpace => return Err(error),
+            Err(error) => warnings.push(error.to_string()),
+        }
+        fs::remove_file(path).ok();
+    }
+    Ok((Source::Snapshots, Catalogue::open(path)?))
+}
+
+/// Returns when the newest snapshot of a machine was taken.
+fn newest_snapshot(repo: &Repository, host: &str) -> Result<Option<Timestamp>> {
+    let all = repo.snapshots()?;
+    let newest = all.iter().rev().find(|(_, snapshot)| forget::is_of(snapshot, host));
+    Ok(newest.and_then(|(_, snapshot)| snapshot.time.parse().ok()))
+}
+
+/// Makes the error of vaults without anything of a machine: it names those of which there is something.
+fn nothing(open: &[Open], host: &str) -> ModuleError {
+    let mut known: Vec<String> = Vec::new();
+    for vault in open {
+        let snapshots = vault.repo.snapshots().unwrap_or_default();
+        let mut hosts: Vec<String> =
+            vaults::hosts(vault.repo.store()).unwrap_or_default().into_iter().collect();
+        hosts.extend(
+            snapshots.iter().filter_map(|(_, snapshot)| forget::host_of(snapshot).map(ToOwned::to_owned)),
+        );
+        hosts.sort();
+        hosts.dedup();
+        for id in hosts {
+            let last = snapshots.iter().rev().find(|(_, snapshot)| forget::is_of(snapshot, &id));
+            let words = last.map(|(_, last)| format!(" (`{}`, last backup {})", last.hostname, last.time));
+            known.push(format!("{id}{}", words.unwrap_or_default()));
+        }
+    }
+    let error =
+        ModuleError::new(ErrorKind::Invalid, format!("no vault holds anything of the machine `{host}`"));
+    match known.is_empty() {
+        true => error.hint("`bt list --snapshots` shows what others wrote; `restic` restores it"),
+        false => error.hint(format!("--from takes one of these: {}", known.join(", "))),
+    }
+}
+
+/// Gives the new catalogue the queue of the one before it, as far as its files are tracked and in the stage.
+fn take_queue(
+    fresh: &mut Catalogue,
+    previous: Option<&Catalogue>,
+    stage: &Stage,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let queue = |catalogue: &Catalogue| catalogue.staged_after(0, usize::MAX >> 1);
+    let waiting = queue(previous.unwrap_or(fresh))?;
+    let directories = previous.unwrap_or(fresh).directories()?;
+    let old: Vec<i64> = queue(fresh)?.iter().map(|item| item.seq).collect();
+    let tracked = fresh.directories()?;
+    let mut lost = 0;
+    fresh.together(|fresh| {
+        fresh.remove_staged(&old)?;
+        for StagedItem { directory_id, name, content_id, facts, .. } in waiting {
+            let path = directories
+                .iter()
+                .find(|directory| directory.id == directory_id)
+                .map(|directory| &directory.path);
+            let here = tracked.iter().find(|directory| Some(&directory.path) == path);
+            let is_there = content_id.is_none_or(|content| stage.path(content).exists());
+            match here.filter(|_| is_there) {
+                Some(directory) => fresh.stage_for_backup(directory, &name, &facts, content_id)?,
+                None => lost += 1,
+            }
+        }
+        Ok(())
+    })?;
+    if lost > 0 {
+        warnings.push(format!(
+            "{lost} files that waited for the next backup wait no longer; `bt add` stages them again"
+        ));
+    }
+    Ok(())
+}
+
+/// Puts a catalogue in its place; returns where the one is now that was there.
+fn swap(fresh: &Path, place: &Path, now: Timestamp) -> Result<Option<PathBuf>> {
+    let moved = |from: &Path, to: &Path| fs::rename(from, to).map_err(|error| at("move away", from, &error));
+    let with = |path: &Path, end: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        PathBuf::from(name)
+    };
+    let aside = with(place, &now.strftime(".%Y%m%dT%H%M%SZ").to_string());
+    // What was not yet written into the file goes with it.
+    for end in ["-wal", "-shm", ""] {
+        if with(place, end).exists() {
+            moved(&with(place, end), &with(&aside, end))?;
+        }
+    }
+    moved(fresh, place)?;
+    let directory = place.parent().unwrap_or(Path::new("/"));
+    let synced = fs::File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|error| at("write", directory, &error))?;
+    Ok(aside.exists().then_some(aside))
+}

@@ -1,0 +1,240 @@
+//! Versions out of snapshots: what a catalogue would know if it had been there.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use pc_switcher_contract::ModuleError;
+use sha2::{Digest, Sha256};
+
+use super::forget;
+use super::stage::encode_xattrs;
+use crate::catalogue::{Arrived, Catalogue, Chunk, CurrentFile, Directory, FileFacts, StagedItem};
+use crate::engine::{Observer, Progress, Trouble};
+use crate::error::Result;
+use crate::format::{Id, Node, NodeKind};
+use crate::repo::Repository;
+
+/// What encryption adds to a blob: a nonce before it and a proof after it.
+const SEAL: u32 = 32;
+
+/// Records what the snapshots of a machine hold that the catalogue does not know yet, as far as the newest one has its
+/// directory; returns what could not be read.
+///
+/// # Errors
+/// If the catalogue or the vault fails, or the run was cancelled.
+pub(super) fn snapshots(
+    catalogue: &mut Catalogue,
+    repo: &Repository,
+    vault: &str,
+    host: &str,
+    observer: &dyn Observer,
+) -> Result<Vec<Trouble>> {
+    repo.load_index()?;
+    let known = catalogue.newest_version()?;
+    let mut all = repo.snapshots()?;
+    all.retain(|(_, snapshot)| forget::is_of(snapshot, host));
+    let Some((_, newest)) = all.last().cloned() else { return Ok(Vec::new()) };
+    let time = |text: &str| text.parse::<Timestamp>().unwrap_or_default();
+    // A path that is no text cannot be told from its snapshot.
+    for path in newest.paths.iter().filter(|path| !path.contains(char::REPLACEMENT_CHARACTER)) {
+        if known.is_none_or(|known| time(&newest.time) > known) {
+            catalogue.create_directory(Path::new(path), time(&newest.time))?;
+        }
+    }
+    let mut replay =
+        Replay { catalogue, repo, vault, observer, sums: HashMap::new(), read: 0, troubles: Vec::new() };
+    let mut before: HashMap<String, Option<Id>> = HashMap::new();
+    for (_, snapshot) in all {
+        let at = time(&snapshot.time);
+        if known.is_some_and(|known| at <= known) {
+            continue;
+        }
+        for directory in replay.catalogue.directories()? {
+            // Before it was tracked nothing is known of it.
+            if !snapshot
+                .paths
+                .iter()
+                .any(|path| directory.path.starts_with(path) || Path::new(path).starts_with(&directory.path))
+            {
+                continue;
+            }
+            let tree = replay.tree_at(snapshot.tree, &directory.path)?;
+            let then = before.insert(directory.id.clone(), tree);
+            replay.directory(&directory, then, tree, at)?;
+        }
+    }
+    Ok(replay.troubles)
+}
+
+struct Replay<'r> {
+    catalogue: &'r mut Catalogue,
+    repo: &'r Repository,
+    vault: &'r str,
+    observer: &'r dyn Observer,
+    /// The checksums of contents of several chunks.
+    sums: HashMap<Vec<Id>, Id>,
+    read: u64,
+    troubles: Vec<Trouble>,
+}
+
+/// What differs between two trees.
+#[derive(Default)]
+struct Changes {
+    files: Vec<(PathBuf, Node)>,
+    gone: Vec<PathBuf>,
+}
+
+impl Replay<'_> {
+    /// Goes down to a directory; `None` if there is none.
+    fn tree_at(&self, root: Id, path: &Path) -> Result<Option<Id>> {
+        let mut at = root;
+        for part in path.iter().skip(1) {
+            match self.repo.tree(at)?.find(part).and_then(|node| node.subtree) {
+                Some(subtree) => at = subtree,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(at))
+    }
+
+    /// Records what came and went in a directory. `then` is none for the first snapshot that is looked at.
+    fn directory(
+        &mut self,
+        directory: &Directory,
+        then: Option<Option<Id>>,
+        now: Option<Id>,
+        at: Timestamp,
+    ) -> Result<()> {
+        let mut changes = Changes::default();
+        self.compare(then.flatten(), now, Path::new(""), &mut changes)?;
+        let current = |catalogue: &Catalogue, name: &Path| {
+            catalogue.current_files(directory, name, None, usize::MAX >> 1)
+        };
+        let mut gone: Vec<CurrentFile> = Vec::new();
+        match then {
+            Some(_) => {
+                for name in &changes.gone {
+                    gone.extend(current(self.catalogue, name)?);
+                }
+            }
+            None => {
+                let there: HashSet<&Path> = changes.files.iter().map(|(name, _)| name.as_path()).collect();
+                gone = current(self.catalogue, Path::new(""))?;
+                gone.retain(|file| !there.contains(file.name.as_path()));
+            }
+        }
+        let mut arrived = Vec::new();
+        for (name, node) in changes.files {
+            if self.observer.is_cancelled() {
+                return Err(ModuleError::cancelled());
+            }
+            match self.arrived(directory, &name, &node) {
+                Ok(one) => arrived.push(one),
+                Err(error) => {
+                    self.troubles.push(Trouble { path: directory.path.join(name), why: error.to_string() })
+                }
+            }
+        }
+        self.catalogue.record(&arrived, at)?;
+        let gone: Vec<(String, bool)> = gone.into_iter().map(|file| (file.file_id, true)).collect();
+        self.catalogue.set_deleted(&gone)
+    }
+
+    fn compare(&self, then: Option<Id>, now: Option<Id>, below: &Path, changes: &mut Changes) -> Result<()> {
+        if then == now {
+            return Ok(());
+        }
+        let nodes = |tree: Option<Id>| {
+            Ok::<_, ModuleError>(tree.map(|tree| self.repo.tree(tree)).transpose()?.unwrap_or_default().nodes)
+        };
+        let (then, now) = (nodes(then)?, nodes(now)?);
+        let mut before: HashMap<_, _> = then.iter().map(|node| (node.name.as_os_str(), node)).collect();
+        for node in now {
+            let name = below.join(&node.name);
+            let old = before.remove(node.name.as_os_str()).filter(|old| old.kind == node.kind);
+            match node.kind {
+                NodeKind::Dir => {
+                    self.compare(old.and_then(|old| old.subtree), node.subtree, &name, changes)?
+                }
+                NodeKind::File if old != Some(&node) => changes.files.push((name, node)),
+                _ => {}
+            }
+        }
+        changes.gone.extend(before.into_keys().map(|name| below.join(name)));
+        Ok(())
+    }
+
+    /// Makes of an entry what a backup would have recorded.
+    fn arrived(&mut self, directory: &Directory, name: &Path, node: &Node) -> Result<Arrived> {
+        let ids = node.content.clone().unwrap_or_default();
+        let content = self.sum(directory, name, &ids)?;
+        let chunk = |id: &Id| {
+            let at = self.repo.find(id);
+            let size = at.map_or(0, |at| at.uncompressed_length.unwrap_or(at.length.saturating_sub(SEAL)));
+            Chunk { blob_id: *id, size }
+        };
+        let stored = vec![(self.vault.to_owned(), ids.iter().map(chunk).collect())];
+        let facts = facts_of_node(node);
+        let item = StagedItem {
+            seq: -1,
+            directory_id: directory.id.clone(),
+            name: name.to_owned(),
+            content_id: None,
+            facts,
+        };
+        Ok(Arrived { item, content, stored })
+    }
+
+    /// Returns the checksum of a content: that of its only chunk, one that is known already, or one that is read.
+    fn sum(&mut self, directory: &Directory, name: &Path, ids: &[Id]) -> Result<Id> {
+        match ids {
+            [] => return Ok(Id::of(b"")),
+            [only] => return Ok(*only),
+            _ => {}
+        }
+        if let Some(known) = self.sums.get(ids) {
+            return Ok(*known);
+        }
+        let file = self.catalogue.find_file_by_path(directory, name)?;
+        let versions = file.map(|file| self.catalogue.find_file_snapshots_for_file(&file)).transpose()?;
+        for version in versions.unwrap_or_default() {
+            let chunks = self.catalogue.chunks(self.vault, version.content_id)?.unwrap_or_default();
+            if chunks.iter().map(|chunk| &chunk.blob_id).eq(ids) {
+                return Ok(version.content_id);
+            }
+        }
+        let mut whole = Sha256::new();
+        for id in ids {
+            let bytes = self.repo.blob(*id)?;
+            self.read += bytes.len() as u64;
+            whole.update(&bytes);
+            self.observer.progress(Progress {
+                files: 0,
+                bytes: self.read,
+                total_bytes: 0,
+                item: name.to_owned(),
+            });
+        }
+        let sum = Id(whole.finalize().into());
+        self.sums.insert(ids.to_vec(), sum);
+        Ok(sum)
+    }
+}
+
+/// Returns what a snapshot says of a file, as the catalogue keeps it.
+fn facts_of_node(node: &Node) -> FileFacts {
+    let nanoseconds = |at: Timestamp| i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX);
+    FileFacts {
+        size: node.size,
+        permissions: node.permissions(),
+        uid: node.uid,
+        gid: node.gid,
+        inode: node.inode,
+        accessed_at: nanoseconds(node.atime),
+        modified_at: nanoseconds(node.mtime),
+        changed_at: nanoseconds(node.ctime),
+        born_at: None,
+        xattrs: encode_xattrs(&node.extended_attributes),
+    }
+}

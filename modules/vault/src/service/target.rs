@@ -1,0 +1,92 @@
+//! The vaults of a backup: opened, locked, and given a copy of the catalogue in the end.
+
+use pc_switcher_contract::{ErrorKind, ModuleError};
+
+use super::vaults::{self, Passphrase};
+use super::{BackupReport, Service, VaultReport, VaultSettings};
+use crate::catalogue::VaultState;
+use crate::error::Result;
+use crate::repo::{Held, Repository};
+
+/// A vault that is open for a backup.
+pub(super) struct Target {
+    pub(super) settings: VaultSettings,
+    pub(super) repo: Repository,
+    pub(super) lock: Held,
+    pub(super) report: VaultReport,
+}
+
+impl Service {
+    pub(super) fn open_targets(
+        &mut self,
+        chosen: Vec<VaultSettings>,
+        passphrase: &mut Passphrase<'_>,
+        report: &mut BackupReport,
+    ) -> Result<Vec<Target>> {
+        let mut targets = Vec::new();
+        for settings in chosen {
+            let (required, name) = (settings.required, settings.name.clone());
+            match self.open_target(settings, passphrase) {
+                Ok(target) => targets.push(target),
+                Err(error) if required || error.kind == ErrorKind::Cancelled => return Err(error),
+                Err(error) => report.warnings.push(format!("vault `{name}` was left out: {error}")),
+            }
+        }
+        if targets.is_empty() {
+            return Err(ModuleError::new(ErrorKind::Unreachable, "no vault can be used")
+                .hint(report.warnings.join("; ")));
+        }
+        Ok(targets)
+    }
+
+    fn open_target(&mut self, settings: VaultSettings, passphrase: &mut Passphrase<'_>) -> Result<Target> {
+        let repo = self.open_current(&settings, passphrase)?;
+        let lock = repo.lock(&self.around.who, &self.around.clock)?;
+        repo.adopt_packs()?;
+        let report = VaultReport { name: settings.name.clone(), ..VaultReport::default() };
+        Ok(Target { settings, repo, lock, report })
+    }
+
+    /// Opens a vault that knows nothing of this machine that the catalogue does not know.
+    pub(super) fn open_current(
+        &mut self,
+        settings: &VaultSettings,
+        passphrase: &mut Passphrase<'_>,
+    ) -> Result<Repository> {
+        let repo = self.open_vault(settings, passphrase)?;
+        let newest = vaults::stored_versions(repo.store(), &self.host_id)?.pop().unwrap_or(0);
+        let own = self.catalogue.vault_state(&settings.name)?.map_or(0, |state| state.uploaded);
+        if newest > own {
+            let message = format!(
+                "the catalogue is older than the vault `{}`: that holds version {newest} of it, and it knows of {own}",
+                settings.name
+            );
+            return Err(ModuleError::new(ErrorKind::Invalid, message)
+                .hint("`bt recover` puts the vault's copy in its place; nothing was changed"));
+        }
+        Ok(repo)
+    }
+    /// Stores a copy of the catalogue; why it failed, if it did, is returned, and the next backup tries again.
+    pub(super) fn upload(
+        &mut self,
+        repo: &Repository,
+        settings: &VaultSettings,
+        version: i64,
+    ) -> Result<Option<String>> {
+        let base = self.around.places.base();
+        let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(None) };
+        // Noted before, so that the vault never holds a version that the catalogue does not know of.
+        let begun = VaultState { uploaded: version, pending: true, ..state };
+        self.catalogue.set_vault_state(&settings.name, &begun)?;
+        match vaults::upload_catalogue(repo, settings, &self.catalogue, &self.host_id, version, &base) {
+            Ok(()) => {
+                self.catalogue.set_vault_state(&settings.name, &VaultState { pending: false, ..begun })?;
+                Ok(None)
+            }
+            Err(error) => {
+                let name = &settings.name;
+                Ok(Some(format!("the catalogue was not copied to the vault `{name}`: {error}")))
+            }
+        }
+    }
+}
