@@ -233,9 +233,10 @@ fn entry_change(
 ) {
     let theirs = t.cloned();
     // A symbolic link or a pipe may have several names, too.
-    let several = [s, t].into_iter().flatten().any(|entry| entry.kind != Kind::Dir && entry.nlink > 1);
-    if let (true, Some(s)) = (several, s.filter(|s| s.kind != Kind::Dir)) {
-        let target = t.filter(|t| t.kind == s.kind).map(identity);
+    let alike = |s: &Entry| t.filter(|t| t.kind == s.kind);
+    let has_several = |s: &&Entry| s.nlink > 1 || alike(s).is_some_and(|t| t.nlink > 1);
+    if let Some(s) = s.filter(|s| s.kind != Kind::Dir).filter(has_several) {
+        let target = alike(s).map(identity);
         result.links.push(LinkSeen {
             path: at.clone(),
             ours: s.clone(),

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pc_switcher_agent::proto::{DirListing, Entry, Kind, ListWant, Meta};
+use pc_switcher_agent::proto::{DirListing, Entry, ListWant, Meta};
 use pc_switcher_contract::BytePath;
 
 use crate::change::{
@@ -74,7 +74,7 @@ impl Comparison {
             self.found.iter().map(|found| &found.path).chain(suspects).collect();
         let counts = |link: &&LinkSeen| is_torn || changed.contains(&link.path);
         let hidden = self.links.iter().filter(counts).any(|link| {
-            let theirs = link.theirs.as_ref().filter(|theirs| theirs.kind != Kind::Dir);
+            let theirs = link.theirs.as_ref().filter(|_| link.target.is_some());
             names[&(true, link.ours.ino)] < link.ours.nlink
                 || theirs.is_some_and(|theirs| names[&(false, theirs.ino)] < theirs.nlink)
         });
@@ -329,6 +329,24 @@ mod tests {
             nlink: 1,
             target: BytePath::default(),
         }
+    }
+
+    #[test]
+    fn a_name_of_another_kind_on_the_target_raises_no_doubt_of_its_other_names() {
+        let named = |kind, ino, nlink| Entry { ino, nlink, ..entry("a", kind) };
+        let link = |ours: Entry, theirs: Entry| LinkSeen {
+            path: "a".into(),
+            target: (ours.kind == theirs.kind).then(|| crate::change::identity(&theirs)),
+            ours,
+            theirs: Some(theirs),
+            touched: false,
+        };
+        let doubt = |ours, theirs| {
+            Comparison { links: vec![link(ours, theirs)], ..Comparison::default() }.doubt(true).is_some()
+        };
+        assert!(doubt(named(Kind::Symlink, 1, 2), named(Kind::Symlink, 7, 1)));
+        assert!(doubt(named(Kind::Symlink, 1, 1), named(Kind::Symlink, 7, 2)));
+        assert!(!doubt(named(Kind::Symlink, 1, 1), named(Kind::File, 7, 2)));
     }
 
     fn listing(path: &str, entries: &[(&str, Kind)]) -> DirListing {
