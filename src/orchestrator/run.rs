@@ -444,7 +444,7 @@ impl Engine {
     /// Lets modules tidy up. The sync is done: whatever fails here is a warning.
     async fn tidy(&mut self, plan: &RunPlan, prepared: &Prepared, gates: &Arc<dyn Gatekeeper>) {
         self.deps.log.stage("tidy");
-        for module in plan.pre.iter().chain(&plan.sequential) {
+        for module in plan.pre.iter().chain(&plan.sequential).chain(&plan.background) {
             let ctx = prepared.context(&self.deps, module.as_ref(), gates, &self.watch.cancel);
             let log = self.deps.log.clone();
             let tidied = async {
