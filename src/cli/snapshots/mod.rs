@@ -24,6 +24,7 @@ use super::{CliError, Context, Exit, engine, sync};
 use crate::config::nearest::nearest;
 use crate::orchestrator::phases;
 use crate::orchestrator::reach::Reach as _;
+use crate::paths::Env;
 
 /// Take, see, pin and remove sets of snapshots
 ///
@@ -196,10 +197,19 @@ pub(super) fn with_agent<T>(
     context: &Context<'_>,
     work: impl AsyncFnOnce(&Agent, &Contact) -> Result<T, ModuleError>,
 ) -> Result<T, CliError> {
+    with_agent_in(place, &context.env, work)
+}
+
+/// As [`with_agent`], for work that prints meanwhile.
+pub(super) fn with_agent_in<T>(
+    place: &Where,
+    env: &Env,
+    work: impl AsyncFnOnce(&Agent, &Contact) -> Result<T, ModuleError>,
+) -> Result<T, CliError> {
     let own = engine::own_name().map_err(CliError::Failed)?;
     let is_other = |name: &&str| name.parse::<Hostname>().map_or(true, |name| !name.same_machine(&own));
     let target = place.machine.as_deref().filter(is_other);
-    with_machines(target, &context.env, async |contact| {
+    with_machines(target, env, async |contact| {
         let link = match target {
             Some(_) => contact.reach.target(&contact.cancel).await?.agent,
             None => contact.reach.source(&contact.cancel).await?.agent,
