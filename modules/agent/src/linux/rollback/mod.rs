@@ -275,6 +275,11 @@ fn cancel(
         // Whoever works on the new trees goes on with that until the restart.
         journal.keep()?;
     }
+    let tops = now.members.iter().map(top_of).collect::<Result<Vec<Top>, _>>()?;
+    carried::carry_back(&now, &tops)?;
+    for top in &tops {
+        top.sync().map_err(|error| AgentError::io("cannot sync the trees from before", &error))?;
+    }
     now.records = records::at_the_end(state, &now.records)?;
     now.phase = RollbackPhase::Cancelling;
     journal.write(&now)?;
