@@ -3,6 +3,7 @@
 pub mod config;
 pub mod keep;
 pub mod module;
+pub mod order;
 pub mod prune;
 pub mod retention;
 pub mod spec;
