@@ -59,11 +59,39 @@ pub fn missing(report: &SpaceReport, wanted: Threshold) -> Option<u64> {
     (is_credible && wanted <= report.size_bytes).then(|| wanted.saturating_sub(report.available_bytes))
 }
 
-/// Whether nothing came free although the removed session held data: then the numbers are old or somebody else fills the disk, and
-/// to go on would remove one set after the other for nothing.
-pub fn is_in_vain(removed: &Candidate, before: &SpaceReport, after: &SpaceReport) -> bool {
-    let roomy = |report: &SpaceReport| report.data_free_bytes.saturating_add(report.unallocated_bytes);
-    removed.data_bytes > 0 && after.available_bytes <= before.available_bytes && roomy(after) <= roomy(before)
+/// Less than this may be lost among what everybody else writes meanwhile.
+const NOTICEABLE: u64 = 16 << 20;
+
+/// What was to come free since the file system was looked at last with an answer.
+#[derive(Debug)]
+pub struct Expected {
+    data_bytes: u64,
+    since: SpaceReport,
+}
+
+impl Expected {
+    /// Expects nothing yet.
+    pub fn since(report: &SpaceReport) -> Self {
+        Self { data_bytes: 0, since: report.clone() }
+    }
+
+    /// Adds what a session held that went.
+    pub fn add(&mut self, data_bytes: u64) {
+        self.data_bytes = self.data_bytes.saturating_add(data_bytes);
+    }
+
+    /// Whether nothing came free though much was to: then the numbers are old or somebody else fills the disk, and to go on would
+    /// remove one set after the other for nothing.
+    pub fn is_in_vain(&mut self, now: &SpaceReport) -> bool {
+        if self.data_bytes < NOTICEABLE {
+            return false;
+        }
+        let roomy = |report: &SpaceReport| report.data_free_bytes.saturating_add(report.unallocated_bytes);
+        let is_in_vain =
+            now.available_bytes <= self.since.available_bytes && roomy(now) <= roomy(&self.since);
+        *self = Self::since(now);
+        is_in_vain
+    }
 }
 
 #[cfg(test)]

@@ -8,13 +8,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pc_switcher_agent::proto::SpaceReport;
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{BytePath, ExecError, Threshold};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::BtrfsSnapshotsConfig;
-use crate::order::{Candidate, is_in_vain, missing, order};
+use crate::order::{Expected, missing, order};
 use crate::prune::{self, Pruned};
 use crate::retention::Verdict;
 
@@ -75,7 +74,7 @@ pub async fn thin(
     let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
     let least = BtrfsSnapshotsConfig { keep: config.keep_min.clone(), ..config.clone() };
     let (mut thinned, mut tried) = (Thinned::default(), BTreeSet::new());
-    let mut last: Option<(Candidate, SpaceReport)> = None;
+    let mut expected: Option<Expected> = None;
     loop {
         let Some(space) = agent.space(vec![snapshot_dir.clone()]).await?.into_iter().next() else {
             return Ok(thinned);
@@ -83,7 +82,8 @@ pub async fn thin(
         thinned.available_bytes = space.available_bytes;
         let Some(missing) = missing(&space, wish.wanted) else { return Ok(thinned) };
         thinned.is_enough = missing == 0;
-        thinned.is_clearing |= last.is_some_and(|(removed, before)| is_in_vain(&removed, &before, &space));
+        let expected = expected.get_or_insert_with(|| Expected::since(&space));
+        thinned.is_clearing |= expected.is_in_vain(&space);
         let is_over = thinned.is_enough || thinned.is_clearing || tried.len() >= wish.at_most;
         if is_over || cancel.is_cancelled() {
             return Ok(thinned);
@@ -102,10 +102,11 @@ pub async fn thin(
             to_spare.verdicts.into_iter().filter(|verdict| verdict.id.session == next.session).collect();
         tried.insert(next.session.clone());
         let Pruned { removed, left } = prune::remove(agent, config, &of_it, cancel).await;
-        let is_gone = !removed.is_empty() && left.is_empty();
+        if !removed.is_empty() && left.is_empty() {
+            expected.add(next.data_bytes);
+        }
         thinned.pruned.removed.extend(removed);
         thinned.pruned.left.extend(left);
         thinned.is_clearing = !agent.settle(snapshot_dir.clone(), CLEARING).await?;
-        last = is_gone.then_some((next, space));
     }
 }

@@ -78,13 +78,24 @@ fn of_numbers_that_cannot_be_true_nothing_is_concluded() {
 
 #[test]
 fn a_removal_that_shows_nowhere_is_in_vain() {
-    let removed = |data_bytes| Candidate { session: session(1), data_bytes };
     let (before, after) = (report(100 * GIB, 5 * GIB), report(100 * GIB, 6 * GIB));
-    assert!(!is_in_vain(&removed(GIB), &before, &after));
-    assert!(is_in_vain(&removed(GIB), &before, &before));
-    assert!(!is_in_vain(&removed(0), &before, &before), "nothing was expected of it");
-    let data_alone = SpaceReport { available_bytes: before.available_bytes, ..after };
-    assert!(!is_in_vain(&removed(GIB), &before, &data_alone), "metadata is what is short");
+    let is_in_vain = |removed: &[u64], now: &SpaceReport| {
+        let mut expected = Expected::since(&before);
+        removed
+            .iter()
+            .map(|bytes| {
+                expected.add(*bytes);
+                expected.is_in_vain(now)
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(is_in_vain(&[GIB], &after), [false]);
+    assert_eq!(is_in_vain(&[GIB], &before), [true]);
+    assert_eq!(is_in_vain(&[0, 4096], &before), [false, false], "so little may go unnoticed");
+    assert_eq!(is_in_vain(&[8 << 20, 8 << 20], &before), [false, true], "but not again and again");
+    let data_alone = SpaceReport { available_bytes: before.available_bytes, ..after.clone() };
+    assert_eq!(is_in_vain(&[GIB], &data_alone), [false], "metadata is what is short");
+    assert_eq!(is_in_vain(&[GIB, GIB], &after), [false, true], "each time it has to be more");
 }
 
 /// A machine with sessions of all kinds, some of which somebody holds on to.
