@@ -57,6 +57,19 @@ fn paths(other: &dyn Fn(&Path) -> Option<PathBuf>) -> Result<Vec<PathBuf>, Agent
     Ok(found)
 }
 
+/// Returns what of it lies below a directory, relative to that; the names in `copy`, another state of the directory, count as well.
+///
+/// # Errors
+/// If it is not known whose homes there are.
+pub(crate) fn below(dir: &Path, copy: &Path) -> Result<Vec<BytePath>, AgentError> {
+    let other = |path: &Path| Some(copy.join(path.strip_prefix(dir).ok()?));
+    let inside = |path: PathBuf| {
+        let rest = path.strip_prefix(dir).ok()?;
+        (!rest.as_os_str().is_empty()).then(|| BytePath::from(rest))
+    };
+    Ok(paths(&other)?.into_iter().filter_map(inside).collect())
+}
+
 /// Where a path lies: the subvolume of what exists of it, and the way from there.
 fn place_of(path: &Path) -> io::Result<Option<(String, BytePath)>> {
     let dir = path.ancestors().skip(1).find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));

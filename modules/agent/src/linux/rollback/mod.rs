@@ -17,6 +17,7 @@ mod top;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use carried::below as own_below;
 pub use journal::POINTER;
 
 use std::io;
