@@ -132,6 +132,7 @@ impl Scene {
             snapshot_dir: SnapshotDir::try_from(snapshot_dir).unwrap(),
             keep: "last 9 sessions".parse().unwrap(),
             keep_min: "last 1 session".parse().unwrap(),
+            ..BtrfsSnapshotsConfig::default()
         };
         Some(Self { agent, link, process, config, disk })
     }
@@ -164,6 +165,16 @@ impl Scene {
     async fn thin(&self, wish: Wish) -> Thinned {
         let now = UtcStamp::new("2025-11-20T12:00:00Z".parse().unwrap()).timestamp() + 1.hour();
         thin(&self.agent, &self.config, now, wish, &CancellationToken::new()).await.unwrap()
+    }
+
+    /// As [`Scene::thin`], as often as it takes a disk that is slow to clear away what was removed.
+    async fn thin_to_the_end(&self, wish: Wish) -> Thinned {
+        loop {
+            let thinned = self.thin(wish).await;
+            if !thinned.is_clearing {
+                return thinned;
+            }
+        }
     }
 
     async fn available(&self) -> u64 {
@@ -231,7 +242,7 @@ async fn the_largest_go_first_until_there_is_enough_and_what_is_held_on_to_stays
 
     let one = scene.thin(Wish { at_most: 1, ..Wish::for_enough(more) }).await;
     assert_eq!((one.is_enough, scene.sessions().await.as_str()), (false, "12345689"));
-    let enough = scene.thin(Wish::for_enough(more)).await;
+    let enough = scene.thin_to_the_end(Wish::for_enough(more)).await;
     assert_eq!((enough.is_enough, scene.sessions().await.as_str()), (true, "1234569"));
     assert!(scene.available().await >= before + 50 * MIB);
 
@@ -239,7 +250,7 @@ async fn the_largest_go_first_until_there_is_enough_and_what_is_held_on_to_stays
     let in_vain = scene.thin(Wish::for_enough(everything)).await;
     assert_eq!((in_vain.pruned.removed.len(), scene.sessions().await.as_str()), (0, "1234569"));
     let wish = Wish { wanted: everything, only: If::Wanted, at_most: usize::MAX };
-    let all = scene.thin(wish).await;
+    let all = scene.thin_to_the_end(wish).await;
     assert_eq!((all.is_enough, scene.sessions().await.as_str()), (false, "123459"), "{all:?}");
     scene.end().await;
 }
