@@ -50,13 +50,17 @@ impl Drop for AgentProcessGuard {
     }
 }
 
-/// Greets an agent and starts to watch its process.
+/// Greets an agent and starts to watch its process; `called` is its machine, and whether that is another one.
 ///
 /// # Errors
 /// If it does not answer as it should.
-pub(super) async fn adopt(greeted: Greeted, called: &str, version: &str) -> Result<StartedAgent, ExecError> {
+pub(super) async fn adopt(
+    greeted: Greeted,
+    (called, is_elsewhere): (&str, bool),
+    version: &str,
+) -> Result<StartedAgent, ExecError> {
     let Greeted { channel, pid } = greeted;
-    let options = ConnOptions::new(called, version);
+    let options = ConnOptions { is_elsewhere, ..ConnOptions::new(called, version) };
     let (link, hello) = AgentConn::start(channel.stdout, channel.stdin, options).await?;
     let (send, gone) = watch::channel(false);
     tokio::spawn(reap(Arc::downgrade(&link), channel.exit, pid, send));

@@ -210,7 +210,7 @@ impl Reach {
         };
         let started = async {
             let greeted = starter.start(None, cancel).await?;
-            adopt(greeted, &starter.hostname, &self.env.version).await.map_err(ReachError::from)
+            adopt(greeted, (&starter.hostname, true), &self.env.version).await.map_err(ReachError::from)
         };
         // Why it did not start is found out by a probe.
         let Ok(agent) = started.await else { return Ok(None) };
@@ -229,8 +229,9 @@ impl Reach {
         cancel: &CancellationToken,
     ) -> Result<StartedAgent, ReachError> {
         let greeted = starter.start(self.prompt.as_deref(), cancel).await?;
+        let machine = (starter.hostname.as_str(), matches!(starter.place, Place::There(_)));
         tokio::select! {
-            agent = adopt(greeted, &starter.hostname, &self.env.version) => Ok(agent?),
+            agent = adopt(greeted, machine, &self.env.version) => Ok(agent?),
             () = cancel.cancelled() => Err(ExecError::Cancelled.into()),
         }
     }

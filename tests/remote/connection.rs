@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::processes::{unique_seconds, wait_for_sleepers};
 use crate::sshd::{Sshd, start};
 use pc_switcher::remote::{ConnectError, ConnectionState, Reach, ReachError, RemoteEnv, TargetConnection};
-use pc_switcher_agent::frame::{FrameKind, head};
+use pc_switcher_agent::frame::{FrameKind, Head};
 use pc_switcher_agent::proto::{AgentHello, MAGIC, PROTOCOL, encode};
 use pc_switcher_contract::{
     AgentLink, BytePath, Cmd, ErrorKind, ExecError, Executor, RemoteExecutor, SendFile, WriteLicence,
@@ -263,7 +263,9 @@ fn stand_in(dir: &Path, version: &str) -> std::path::PathBuf {
         digest: [0; 32],
     };
     let body = encode(&hello);
-    let greeting = [MAGIC, &head(0, FrameKind::Hello, body.len()), &body].concat();
+    let greeting =
+        [MAGIC, &Head { call: 0, kind: FrameKind::Hello, len: body.len(), is_packed: false }.encode(), &body]
+            .concat();
     fs::write(dir.join("greeting"), greeting).unwrap();
     let script = format!(
         "#!/bin/sh\ncase $1 in\n--version) echo pc-switcher {version} ;;\n\

@@ -15,9 +15,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::frame::{self, FrameKind, HEAD, WINDOW};
+use crate::frame::{Frame, FrameKind, HEAD, Head, Packer, WINDOW};
 use crate::pipe::Pipe;
-use crate::proto::{AgentError, AgentHello, FrontHello, MAGIC, PROTOCOL, decode, encode};
+use crate::proto::{AgentError, AgentHello, FrontHello, MAGIC, PROTOCOL, StreamFrame, decode, encode};
 
 /// How an agent's pipe is watched.
 #[derive(Debug, Clone)]
@@ -32,10 +32,12 @@ pub struct ConnOptions {
     pub heartbeat: Duration,
     /// After how long without a byte the agent counts as gone.
     pub silence: Duration,
+    /// Whether the agent runs on another machine.
+    pub is_elsewhere: bool,
 }
 
 impl ConnOptions {
-    /// Makes the options for a machine: 5 s heartbeat, 20 s of silence, 60 s for the greeting.
+    /// Makes the options for this machine: 5 s heartbeat, 20 s of silence, 60 s for the greeting.
     pub fn new(called: impl Into<String>, version: impl Into<String>) -> Self {
         Self {
             called: called.into(),
@@ -43,6 +45,7 @@ impl ConnOptions {
             greeting: Duration::from_secs(60),
             heartbeat: Duration::from_secs(5),
             silence: Duration::from_secs(20),
+            is_elsewhere: false,
         }
     }
 }
@@ -113,11 +116,10 @@ impl AgentConn {
             return Err(ExecError::Protocol { hostname: machine, why });
         }
         let silence_seconds = options.silence.as_secs().max(1) as u32;
-        let front =
-            encode(&FrontHello { protocol: PROTOCOL, version: options.version.clone(), silence_seconds });
+        let (version, is_elsewhere) = (options.version.clone(), options.is_elsewhere);
+        let front = encode(&FrontHello { protocol: PROTOCOL, version, silence_seconds, is_elsewhere });
         let greet = async {
-            writer.write_all(&frame::head(0, FrameKind::Hello, front.len())).await?;
-            writer.write_all(&front).await?;
+            send(&mut writer, 0, FrameKind::Hello, &front, None).await?;
             writer.flush().await
         };
         greet.await.map_err(|error| lost(error.to_string()))?;
@@ -133,7 +135,9 @@ impl AgentConn {
             why: Mutex::default(),
         });
         let stop = CancellationToken::new();
-        tokio::spawn(write_loop(writer, queue, Arc::clone(&shared), stop.clone(), options.heartbeat));
+        let packer = if is_elsewhere { Packer::new() } else { None };
+        let watched = (Arc::clone(&shared), stop.clone());
+        tokio::spawn(write_loop(writer, queue, watched, options.heartbeat, packer));
         tokio::spawn(read_loop(reader, Arc::clone(&shared), stop.clone(), options.silence));
         Ok((Arc::new(AgentConn { shared, stop }), hello))
     }
@@ -167,33 +171,47 @@ async fn read_hello(reader: &mut (impl AsyncRead + Unpin)) -> Result<AgentHello,
     }
     let frame = read_frame(reader).await.map_err(|error| error.to_string())?;
     match frame {
-        Some((_, FrameKind::Hello, body)) => decode(&body),
+        Some(Frame { kind: FrameKind::Hello, body, .. }) => decode(&body),
         _ => Err("the agent did not greet".into()),
     }
 }
 
-async fn read_frame(
-    reader: &mut (impl AsyncRead + Unpin),
-) -> std::io::Result<Option<(u32, FrameKind, Vec<u8>)>> {
+async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Option<Frame>> {
     let mut head = [0; HEAD];
     match reader.read_exact(&mut head).await {
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
         Err(error) => return Err(error),
     }
-    let (len, call, kind) =
-        frame::parse_head(&head).map_err(|why| std::io::Error::new(std::io::ErrorKind::InvalidData, why))?;
-    let mut body = vec![0; len];
+    let invalid = |why| std::io::Error::new(std::io::ErrorKind::InvalidData, why);
+    let head = Head::parse(&head).map_err(invalid)?;
+    let mut body = vec![0; head.len];
     reader.read_exact(&mut body).await?;
-    Ok(Some((call, kind, body)))
+    head.frame(body).map(Some).map_err(invalid)
+}
+
+/// Writes a frame; returns the bytes of the body that went over. Content is packed by whoever sends it, or not at all.
+async fn send(
+    writer: &mut (impl AsyncWrite + Unpin),
+    call: u32,
+    kind: FrameKind,
+    body: &[u8],
+    packer: Option<&mut Packer>,
+) -> std::io::Result<usize> {
+    let packer = packer.filter(|_| kind == FrameKind::Open || !StreamFrame::is_bulk(body));
+    let packed = packer.and_then(|packer| packer.pack(body));
+    let (body, is_packed) = packed.as_deref().map_or((body, false), |packed| (packed, true));
+    writer.write_all(&Head { len: body.len(), call, kind, is_packed }.encode()).await?;
+    writer.write_all(body).await?;
+    Ok(body.len())
 }
 
 async fn write_loop(
     writer: impl AsyncWrite + Unpin,
     mut queue: mpsc::UnboundedReceiver<(u32, FrameKind, Vec<u8>)>,
-    shared: Arc<Shared>,
-    stop: CancellationToken,
+    (shared, stop): (Arc<Shared>, CancellationToken),
     heartbeat: Duration,
+    mut packer: Option<Packer>,
 ) {
     let mut writer = tokio::io::BufWriter::with_capacity(64 << 10, writer);
     let mut beat = tokio::time::interval(heartbeat);
@@ -209,26 +227,29 @@ async fn write_loop(
         let (call, kind, body) = next;
         let begun = shared.pipe.begin();
         let write = async {
-            writer.write_all(&frame::head(call, kind, body.len())).await?;
-            writer.write_all(&body).await?;
-            if queue.is_empty() { writer.flush().await } else { Ok(()) }
+            let went = send(&mut writer, call, kind, &body, packer.as_mut()).await?;
+            if queue.is_empty() {
+                writer.flush().await?;
+            }
+            Ok::<_, std::io::Error>(went)
         };
         let written = tokio::select! {
             () = stop.cancelled() => break,
             () = shared.gone.cancelled() => break,
             written = write => written,
         };
-        if let Err(error) = written {
-            shared.fail(format!("cannot write to the agent: {error}"));
-            break;
+        match written {
+            Ok(went) => shared.pipe.end(begun, went, (kind == FrameKind::Up).then_some(body.len())),
+            Err(error) => {
+                shared.fail(format!("cannot write to the agent: {error}"));
+                break;
+            }
         }
-        shared.pipe.end(begun, body.len(), kind == FrameKind::Up);
     }
     // What was queued before the stop (a cancel, say) still goes out if the pipe takes it at once.
     let rest = async {
         while let Ok((call, kind, body)) = queue.try_recv() {
-            writer.write_all(&frame::head(call, kind, body.len())).await?;
-            writer.write_all(&body).await?;
+            send(&mut writer, call, kind, &body, None).await?;
         }
         writer.shutdown().await
     };
@@ -252,7 +273,7 @@ async fn read_loop(
             Err(_) => break format!("the agent was silent for {} s", silence.as_secs()),
             Ok(Err(error)) => break format!("the agent's stream broke: {error}"),
             Ok(Ok(None)) => break "the agent ended".to_owned(),
-            Ok(Ok(Some((call, kind, body)))) => deliver(&shared, call, kind, body),
+            Ok(Ok(Some(Frame { call, kind, body }))) => deliver(&shared, call, kind, body),
         }
     };
     shared.fail(why);

@@ -2,6 +2,10 @@
 
 use std::io::{self, Read, Write};
 
+mod pack;
+
+pub use pack::{Packer, unpack};
+
 /// Bytes of a frame's head: length of the body, call number (both little endian), kind.
 pub const HEAD: usize = 9;
 
@@ -59,40 +63,76 @@ pub struct Frame {
     pub body: Vec<u8>,
 }
 
-/// Returns the head of a frame.
-pub fn head(call: u32, kind: FrameKind, body_len: usize) -> [u8; HEAD] {
-    let mut head = [0; HEAD];
-    head[..4].copy_from_slice(&(body_len as u32).to_le_bytes());
-    head[4..8].copy_from_slice(&call.to_le_bytes());
-    head[8] = kind as u8;
-    head
+/// The bit of the kind's byte that says that the body is packed.
+const PACKED: u8 = 0x80;
+
+/// What stands before a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Bytes of the body that follow.
+    pub len: usize,
+    /// The call it belongs to; 0 for none.
+    pub call: u32,
+    /// What it is for.
+    pub kind: FrameKind,
+    /// Whether [`unpack`] makes the body of what follows.
+    pub is_packed: bool,
 }
 
-/// Reads a head: body length, call, kind.
-///
-/// # Errors
-/// If the length is over [`MAX_BODY`] or the kind is unknown.
-pub fn parse_head(head: &[u8; HEAD]) -> Result<(usize, u32, FrameKind), String> {
-    let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
-    let call = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-    if len > MAX_BODY {
-        return Err(format!("a frame of {len} bytes is over the limit of {MAX_BODY}"));
+impl Head {
+    /// Returns its bytes.
+    pub fn encode(self) -> [u8; HEAD] {
+        let mut head = [0; HEAD];
+        head[..4].copy_from_slice(&(self.len as u32).to_le_bytes());
+        head[4..8].copy_from_slice(&self.call.to_le_bytes());
+        head[8] = self.kind as u8 | if self.is_packed { PACKED } else { 0 };
+        head
     }
-    match FrameKind::from_byte(head[8]) {
-        Some(kind) => Ok((len, call, kind)),
-        None => Err(format!("frame kind {} is unknown", head[8])),
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// If the length is over [`MAX_BODY`] or the kind is unknown.
+    pub fn parse(head: &[u8; HEAD]) -> Result<Head, String> {
+        let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let call = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+        if len > MAX_BODY {
+            return Err(format!("a frame of {len} bytes is over the limit of {MAX_BODY}"));
+        }
+        match FrameKind::from_byte(head[8] & !PACKED) {
+            Some(kind) => Ok(Head { len, call, kind, is_packed: head[8] & PACKED != 0 }),
+            None => Err(format!("frame kind {} is unknown", head[8] & !PACKED)),
+        }
+    }
+
+    /// Makes the frame of what followed.
+    ///
+    /// # Errors
+    /// If it is packed, and cannot be unpacked.
+    pub fn frame(self, body: Vec<u8>) -> Result<Frame, String> {
+        let body = if self.is_packed { unpack(&body)? } else { body };
+        Ok(Frame { call: self.call, kind: self.kind, body })
     }
 }
 
 /// Writes a frame.
 pub fn write(out: &mut impl Write, call: u32, kind: FrameKind, body: &[u8]) -> io::Result<()> {
+    write_as(out, Head { len: body.len(), call, kind, is_packed: false }, body)
+}
+
+/// Writes a frame whose body is packed.
+pub fn write_packed(out: &mut impl Write, call: u32, kind: FrameKind, packed: &[u8]) -> io::Result<()> {
+    write_as(out, Head { len: packed.len(), call, kind, is_packed: true }, packed)
+}
+
+fn write_as(out: &mut impl Write, head: Head, body: &[u8]) -> io::Result<()> {
     if body.len() > MAX_BODY {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("a body of {} bytes is over the limit", body.len()),
         ));
     }
-    let head = head(call, kind, body.len());
+    let head = head.encode();
     if body.len() <= 16 << 10 {
         let mut whole = Vec::with_capacity(HEAD + body.len());
         whole.extend_from_slice(&head);
@@ -116,11 +156,11 @@ pub fn read(input: &mut impl Read) -> io::Result<Option<Frame>> {
             Err(error) => return Err(error),
         }
     }
-    let (len, call, kind) =
-        parse_head(&bytes).map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
-    let mut body = vec![0; len];
+    let invalid = |why| io::Error::new(io::ErrorKind::InvalidData, why);
+    let head = Head::parse(&bytes).map_err(invalid)?;
+    let mut body = vec![0; head.len];
     input.read_exact(&mut body)?;
-    Ok(Some(Frame { call, kind, body }))
+    head.frame(body).map(Some).map_err(invalid)
 }
 
 #[cfg(test)]
@@ -138,8 +178,23 @@ mod tests {
     }
 
     #[test]
+    fn a_packed_frame_reads_as_its_plain_one() {
+        let plain = vec![9; 100_000];
+        let mut bytes = Vec::new();
+        let packed = Packer::new().unwrap().pack(&plain).unwrap();
+        write_packed(&mut bytes, 7, FrameKind::Up, &packed).unwrap();
+        assert!(bytes.len() < 1000);
+        let frame = read(&mut bytes.as_slice()).unwrap().unwrap();
+        assert_eq!(frame, Frame { call: 7, kind: FrameKind::Up, body: plain });
+        let last = bytes.len() - 1;
+        bytes.truncate(last);
+        bytes[0] -= 1;
+        assert!(read(&mut bytes.as_slice()).is_err());
+    }
+
+    #[test]
     fn a_hostile_length_is_refused_before_memory_is_taken() {
-        let mut bytes = head(1, FrameKind::Item, 0);
+        let mut bytes = Head { len: 0, call: 1, kind: FrameKind::Item, is_packed: false }.encode();
         bytes[..4].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(read(&mut bytes.as_slice()).is_err());
         assert!(read(&mut [0_u8; HEAD].as_slice()).is_err());

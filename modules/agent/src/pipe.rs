@@ -56,13 +56,14 @@ impl Pipe {
         now
     }
 
-    /// Notes that the frame whose write began then is written; `queued` if [`Pipe::queue`] knows of its body.
-    pub(crate) fn end(&self, begun: u64, body: usize, queued: bool) {
+    /// Notes that the frame whose write began then is written, with so many bytes of body; `queued` are those that
+    /// [`Pipe::queue`] knows of it.
+    pub(crate) fn end(&self, begun: u64, body: usize, queued: Option<usize>) {
         self.begun_nanos.store(0, Ordering::SeqCst);
         self.busy_nanos.fetch_add(self.now().saturating_sub(begun), Ordering::SeqCst);
         self.bytes.fetch_add((HEAD + body) as u64, Ordering::SeqCst);
-        if queued {
-            let less = |waiting: usize| Some(waiting.saturating_sub(body));
+        if let Some(queued) = queued {
+            let less = |waiting: usize| Some(waiting.saturating_sub(queued));
             let _ = self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
             self.has_room.notify_waiters();
         }
@@ -111,7 +112,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(pipe.uplink(), Uplink { bytes: 0, busy: Duration::from_secs(2) });
         tokio::time::advance(Duration::from_secs(1)).await;
-        pipe.end(begun, 500, false);
+        pipe.end(begun, 500, None);
         tokio::time::advance(Duration::from_secs(9)).await;
         assert_eq!(pipe.uplink(), Uplink { bytes: 509, busy: Duration::from_secs(3) });
     }
@@ -126,7 +127,7 @@ mod tests {
         let waits = tokio::spawn(wait(pipe.clone()));
         tokio::task::yield_now().await;
         assert!(!waits.is_finished());
-        pipe.end(pipe.begin(), 100, true);
+        pipe.end(pipe.begin(), 60, Some(100));
         waits.await.unwrap();
         pipe.queue(AHEAD);
         let waits = tokio::spawn(wait(pipe.clone()));

@@ -77,7 +77,12 @@ impl Agent {
             seen.push(byte[0]);
         }
         assert_eq!(frame::read(&mut self.stdout).unwrap().unwrap().kind, FrameKind::Hello);
-        let hello = FrontHello { protocol: PROTOCOL, version: "0.0.0".into(), silence_seconds: 20 };
+        let hello = FrontHello {
+            protocol: PROTOCOL,
+            version: "0.0.0".into(),
+            silence_seconds: 20,
+            is_elsewhere: false,
+        };
         self.send(0, FrameKind::Hello, &encode(&hello));
     }
 

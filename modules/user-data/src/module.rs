@@ -533,7 +533,11 @@ impl Module for UserData {
         parts.retain(|part| ![Role::Source, Role::Target].into_iter().any(|role| part.is_missing(role)));
         let all = parts.clone();
         let parts = self.to_be_looked_at_again(ctx, parts, &written).await?;
-        let surveys = self.surveys(ctx, &parts, SnapshotKind::PostSync).await?;
+        // Neither needs the other, and each waits for disks.
+        let (surveys, checked) = tokio::try_join!(
+            self.surveys(ctx, &parts, SnapshotKind::PostSync),
+            written.check_all(ctx, &parts)
+        )?;
         let mut problems = Vec::new();
         let mut meanwhile = Vec::new();
         for (part, survey) in parts.iter().zip(&surveys) {
@@ -554,9 +558,7 @@ impl Module for UserData {
         notes::meanwhile(ctx, meanwhile);
         if problems.is_empty() {
             let (mut fresh, mut by_ranges) = (HashSet::new(), 0);
-            for part in &parts {
-                let roots = roots(ctx, part, SnapshotKind::PostSync)?;
-                let checked = written.check(ctx, &part.root, &roots).await?;
+            for checked in checked {
                 problems.extend(checked.problems);
                 by_ranges += checked.by_ranges;
                 let whole_path = |file: &ProvenFile| file.root.join(file.path.as_bytes());

@@ -1,4 +1,4 @@
-//! Which large files are sent as what changed in them: those that nobody changed on the target since the last sync, so that
+//! Which files of several blocks are sent as what changed in them: those that nobody changed on the target since the last sync, so that
 //! the version there is the one that the source had then.
 
 use std::collections::{HashMap, HashSet};
@@ -15,8 +15,8 @@ use crate::proven;
 use crate::roots::Roots;
 use crate::survey::base_of;
 
-/// Smaller files are sent whole: asking costs more, and the target would read the rest of each from its disk.
-const LARGE: u64 = 64 << 10;
+/// What is no longer is one block, and goes over whole.
+const BLOCK: u64 = 4096;
 
 /// What can be patched.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ pub struct Patches {
     pub proven: HashSet<BytePath>,
 }
 
-/// Asks the source how much of its large files changed.
+/// Asks the source how much of such files changed.
 ///
 /// # Errors
 /// If the agent fails or the run is stopped.
@@ -86,13 +86,13 @@ fn base(ctx: &ModuleContext, part: &PartPair, pair: &PairRecord) -> Option<ByteP
     base_of(pair, then, &ctx.source.hostname, &part.source)
 }
 
-/// Whether a change is of a large file of one name that the target has as the last sync left it.
+/// Whether a change is of a file of several blocks and one name that the target has as the last sync left it.
 fn can_be(found: &Found) -> bool {
     let Change::Replace(ours, _, Kind::File) = &found.change else { return false };
-    let is_large = |entry: &pc_switcher_agent::proto::Entry| {
-        (entry.kind, entry.nlink) == (Kind::File, 1) && entry.size >= LARGE
+    let is_long = |entry: &pc_switcher_agent::proto::Entry| {
+        (entry.kind, entry.nlink) == (Kind::File, 1) && entry.size > BLOCK
     };
-    is_large(ours) && found.theirs.as_ref().is_some_and(is_large) && found.was_there && !found.touched
+    is_long(ours) && found.theirs.as_ref().is_some_and(is_long) && found.was_there && !found.touched
 }
 
 fn size(found: &Found) -> Option<u64> {
@@ -127,25 +127,25 @@ mod tests {
     }
 
     #[test]
-    fn only_large_files_that_the_target_left_as_they_were_can_be_patched() {
+    fn only_files_of_several_blocks_that_the_target_left_as_they_were_can_be_patched() {
         let old = Identity { ino: 1, ctime: FileTime::default(), mtime: FileTime::default(), size: 0 };
         let good = Found {
             path: "image".into(),
-            change: Change::Replace(file(LARGE), old, Kind::File),
+            change: Change::Replace(file(BLOCK + 1), old, Kind::File),
             touched: false,
-            theirs: Some(file(LARGE)),
+            theirs: Some(file(BLOCK + 1)),
             was_there: true,
         };
         assert!(can_be(&good));
-        let linked = Entry { nlink: 2, ..file(LARGE) };
+        let linked = Entry { nlink: 2, ..file(BLOCK + 1) };
         for bad in [
             Found { touched: true, ..good.clone() },
             Found { was_there: false, ..good.clone() },
-            Found { theirs: Some(file(LARGE - 1)), ..good.clone() },
+            Found { theirs: Some(file(BLOCK)), ..good.clone() },
             Found { theirs: Some(linked.clone()), ..good.clone() },
             Found { change: Change::Replace(linked, old, Kind::File), ..good.clone() },
-            Found { change: Change::Create(file(LARGE)), ..good.clone() },
-            Found { change: Change::Replace(file(LARGE), old, Kind::Dir), ..good.clone() },
+            Found { change: Change::Create(file(BLOCK + 1)), ..good.clone() },
+            Found { change: Change::Replace(file(BLOCK + 1), old, Kind::Dir), ..good.clone() },
         ] {
             assert!(!can_be(&bad), "{bad:?}");
         }

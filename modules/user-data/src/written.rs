@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use pc_switcher_agent::proto::{ApplyReport, Body, Op, ReadWant};
-use pc_switcher_contract::{BytePath, LogLevel, ModuleContext, ModuleError, Problem, ProvenFile, Role};
+use pc_switcher_contract::{
+    BytePath, LogLevel, ModuleContext, ModuleError, Problem, ProvenFile, Role, SnapshotKind,
+};
 
 use crate::parts::PartPair;
 use crate::proven::{self, Patched};
-use crate::roots::Roots;
+use crate::roots::{Roots, roots};
 use crate::survey::digests;
 use crate::transfer::Load;
 
@@ -124,11 +126,25 @@ impl Written {
         self.files.values().map(Vec::len).sum()
     }
 
-    /// Holds the files of one part on both machines against one another.
+    /// Holds the files of all parts on both machines against one another: the source's pre set against the target's post set.
     ///
     /// # Errors
     /// If an agent fails or the run is stopped.
-    pub async fn check(
+    pub async fn check_all(
+        &self,
+        ctx: &ModuleContext,
+        parts: &[PartPair],
+    ) -> Result<Vec<Checked>, ModuleError> {
+        let mut all = Vec::with_capacity(parts.len());
+        for part in parts {
+            let roots = roots(ctx, part, SnapshotKind::PostSync)?;
+            all.push(self.check(ctx, &part.root, &roots).await?);
+        }
+        Ok(all)
+    }
+
+    /// Does so for one part.
+    async fn check(
         &self,
         ctx: &ModuleContext,
         root: &BytePath,

@@ -1,8 +1,9 @@
 //! Subvolumes in a tree: made, filled, renamed, deleted, snapshotted, closed, and directories that become one or the reverse.
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt,
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -124,9 +125,16 @@ fn make(path: &Path) -> io::Result<()> {
 
 fn fill(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path.join("in"))?;
-    fs::write(path.join("in/file"), b"in")?;
-    fs::write(path.join("file"), [b'x'; 5000])?;
+    write(&path.join("in/file"), b"in")?;
+    write(&path.join("file"), &[b'x'; 5000])?;
     fs::hard_link(path.join("file"), path.join("in/other")).or(Ok(()))
+}
+
+/// Writes a file anew. What an earlier change has made a pipe fails instead of waiting for a reader.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK);
+    options.open(path)?.write_all(bytes)
 }
 
 /// Makes something else where a directory stands, with the same content.

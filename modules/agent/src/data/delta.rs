@@ -23,8 +23,12 @@ const MOST: usize = 1 << 19;
 /// Files that are compared at once: their extents are held in memory.
 pub(super) const AT_ONCE: usize = 2;
 
-/// Room for extents of one search.
+/// Room for extents of one search, at most: the kernel touches all of it, however few there are.
 const ROOM: usize = 256 << 10;
+
+/// What one extent takes there, and how short it is at least.
+const ITEM: u64 = 85;
+const BLOCK: u64 = 4096;
 
 /// The type of an item that says where a piece of a file lies.
 const EXTENT: u32 = 108;
@@ -95,9 +99,10 @@ pub(super) struct Extent {
 }
 
 fn extents(fd: impl AsFd) -> Result<Vec<Extent>, Errno> {
-    let ino = Seen::of(&fd)?.ino();
+    let seen = Seen::of(&fd)?;
+    let (ino, room) = (seen.ino(), (seen.size() / BLOCK * ITEM).min(ROOM as u64) as usize);
     let mut found = Vec::new();
-    Search::with_room(ROOM).run(&fd, ((ino, EXTENT, 0), (ino, EXTENT, u64::MAX)), 0, |item| {
+    Search::with_room(room).run(&fd, ((ino, EXTENT, 0), (ino, EXTENT, u64::MAX)), 0, |item| {
         if found.len() == MOST {
             return Err(Errno::TOOBIG);
         }

@@ -275,7 +275,9 @@ impl Reader<'_> {
         let (new, old) = (delta::open_file(self.dir, &want.path)?, delta::open_file(base, &want.path)?);
         let ranges = delta::changed(&new, &old)?;
         let size = Seen::of(&new)?.size();
-        self.flush()?;
+        if ranges.iter().any(|range| range.is_hole) {
+            self.flush()?;
+        }
         for range in ranges.iter().filter(|range| range.is_hole) {
             let (content, at, end) = (want.content, range.at, range.end);
             self.call.item(&StreamFrame::Hole { content, at, end })?;

@@ -185,7 +185,8 @@ fn a_cancelled_call_ends_its_command() {
     let server = thread::spawn(move || serve(Arc::new(Only(Groups::default())), agent, output));
     front.read_exact(&mut vec![0; MAGIC.len()]).unwrap();
     frame::read(&mut front).unwrap();
-    let hello = FrontHello { protocol: PROTOCOL, version: "0.0.0".into(), silence_seconds: 20 };
+    let hello =
+        FrontHello { protocol: PROTOCOL, version: "0.0.0".into(), silence_seconds: 20, is_elsewhere: false };
     frame::write(&mut front, 0, FrameKind::Hello, &encode(&hello)).unwrap();
     let exec = Request::Exec(sh("echo $$; sleep 60", 60_000));
     frame::write(&mut front, 1, FrameKind::Open, &encode(&exec)).unwrap();

@@ -128,13 +128,19 @@ pub enum StreamFrame {
     },
 }
 
-/// The first byte of a [`StreamFrame::Coded`].
+/// The first byte of a [`StreamFrame::Packed`] and of a [`StreamFrame::Coded`].
+const PACKED: u8 = 11;
 const CODED: u8 = 12;
 
 impl StreamFrame {
     /// Whether an encoded frame holds content or a hole, told by its first byte.
     pub fn is_content(encoded: &[u8]) -> bool {
         matches!(encoded.first(), Some(&(0 | 4 | CODED)))
+    }
+
+    /// Whether an encoded frame is content, or content that is packed.
+    pub fn is_bulk(encoded: &[u8]) -> bool {
+        Self::is_content(encoded) || encoded.first() == Some(&PACKED)
     }
 
     /// Returns how many bytes of content an encoded frame stands for, about.

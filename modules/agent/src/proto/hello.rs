@@ -38,4 +38,6 @@ pub struct FrontHello {
     pub version: String,
     /// After how many seconds without a byte the agent ends.
     pub silence_seconds: u32,
+    /// Whether it runs on another machine: then both pack what they send but content.
+    pub is_elsewhere: bool,
 }

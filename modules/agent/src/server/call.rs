@@ -8,19 +8,26 @@ use crossbeam_channel::{Receiver, Sender};
 
 #[cfg(test)]
 use crate::frame::WINDOW;
-use crate::frame::{self, FrameKind};
+use crate::frame::{self, FrameKind, Packer};
 use crate::proto::{AgentError, encode};
 
 /// The way out, shared by all calls. A broken pipe marks the agent as closing.
 pub(super) struct Outlet {
     pub(super) out: Mutex<Box<dyn Write + Send>>,
     pub(super) closing: AtomicBool,
+    /// Packs answers, if the front is on another machine.
+    pub(super) packer: Option<Mutex<Packer>>,
 }
 
 impl Outlet {
     pub(super) fn send(&self, call: u32, kind: FrameKind, body: &[u8]) {
+        let packed = self.packer.as_ref().and_then(|packer| guard(packer).pack(body));
         let mut out = guard(&self.out);
-        if frame::write(&mut *out, call, kind, body).and_then(|()| out.flush()).is_err() {
+        let written = match packed {
+            Some(packed) => frame::write_packed(&mut *out, call, kind, &packed),
+            None => frame::write(&mut *out, call, kind, body),
+        };
+        if written.and_then(|()| out.flush()).is_err() {
             self.closing.store(true, Ordering::SeqCst);
         }
     }
@@ -172,6 +179,7 @@ impl Call {
             outlet: Arc::new(Outlet {
                 out: Mutex::new(Box::new(Pipe(wire))),
                 closing: AtomicBool::new(false),
+                packer: None,
             }),
             state: Arc::new(CallState {
                 cancelled: AtomicBool::new(false),

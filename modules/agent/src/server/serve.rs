@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::call::{Call, CallState, Outlet, guard};
-use crate::frame::{self, Frame, FrameKind, WINDOW};
+use crate::frame::{self, Frame, FrameKind, Packer, WINDOW};
 use crate::proto::{AgentError, AgentHello, FrontHello, MAGIC, PROTOCOL, Request, decode, encode};
 
 /// How long a commit past its record may go on after the front is gone.
@@ -45,19 +45,24 @@ pub fn serve(
     frame::write(&mut output, 0, FrameKind::Hello, &encode(&hello))
         .map_err(|error| format!("cannot greet: {error}"))?;
     output.flush().map_err(|error| format!("cannot greet: {error}"))?;
-    match frame::read(&mut input) {
+    let packer = match frame::read(&mut input) {
         Ok(Some(Frame { kind: FrameKind::Hello, body, .. })) => {
             let front: FrontHello = decode(&body)?;
             if front.protocol != PROTOCOL {
                 return Err(format!("the front speaks protocol {}, this agent {PROTOCOL}", front.protocol));
             }
+            if front.is_elsewhere { Packer::new() } else { None }
         }
         Ok(None) => return Ok(()),
         Ok(Some(_)) => return Err("the front did not greet".into()),
         Err(error) => return Err(format!("no greeting: {error}")),
-    }
+    };
 
-    let outlet = Arc::new(Outlet { out: Mutex::new(output), closing: AtomicBool::new(false) });
+    let outlet = Arc::new(Outlet {
+        out: Mutex::new(output),
+        closing: AtomicBool::new(false),
+        packer: packer.map(Mutex::new),
+    });
     let shields = Arc::new(AtomicUsize::new(0));
     let calls: Arc<Mutex<HashMap<u32, Arc<CallState>>>> = Arc::default();
     let ended = loop {

@@ -123,7 +123,8 @@ impl ModelLink {
             calls: Mutex::default(),
             lost: CancellationToken::new(),
         });
-        let hello = FrontHello { protocol: PROTOCOL, version: "0".into(), silence_seconds: 20 };
+        let hello =
+            FrontHello { protocol: PROTOCOL, version: "0".into(), silence_seconds: 20, is_elsewhere: false };
         // The agent has just been started: the pipe takes it.
         let _ = shared.send(0, FrameKind::Hello, &encode(&hello));
         let outlet = Box::new(Outlet::new(Arc::clone(&shared)));

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use pc_switcher_agent::frame::{self, FrameKind, HEAD};
+use pc_switcher_agent::frame::{Frame, FrameKind, HEAD, Head};
 use pc_switcher_agent::proto::MAGIC;
 
 use super::link::Shared;
@@ -61,12 +61,13 @@ impl Write for Outlet {
             self.bytes.drain(..MAGIC.len());
         }
         while let Some(head) = self.bytes.first_chunk::<HEAD>() {
-            let (len, call, kind) = frame::parse_head(head).map_err(io::Error::other)?;
-            if self.bytes.len() < HEAD + len {
+            let head = Head::parse(head).map_err(io::Error::other)?;
+            if self.bytes.len() < HEAD + head.len {
                 break;
             }
-            let rest = self.bytes.split_off(HEAD + len);
+            let rest = self.bytes.split_off(HEAD + head.len);
             let body = std::mem::replace(&mut self.bytes, rest).split_off(HEAD);
+            let Frame { call, kind, body } = head.frame(body).map_err(io::Error::other)?;
             if kind != FrameKind::Hello {
                 self.shared.deliver(call, kind, body);
             }

@@ -55,7 +55,8 @@ impl Agent {
         let (mut from, output) = std::io::pipe().unwrap();
         let thread = std::thread::spawn(move || serve(Arc::new(Data), input, Box::new(output)));
         std::io::Read::read_exact(&mut from, &mut vec![0; MAGIC.len()]).unwrap();
-        let hello = FrontHello { protocol: PROTOCOL, version: "0".into(), silence_seconds: 60 };
+        let hello =
+            FrontHello { protocol: PROTOCOL, version: "0".into(), silence_seconds: 60, is_elsewhere: false };
         frame::write(&mut to, 0, FrameKind::Hello, &encode(&hello)).unwrap();
         frame::write(&mut to, 1, FrameKind::Open, &encode(request)).unwrap();
         let mut agent = Agent { to, from, thread };

@@ -51,13 +51,16 @@ pub struct Cli {
     /// Measure beside these [default: all that are installed; `unison` is installed if it is named]
     #[arg(long, value_name = "PEER", value_delimiter = ',')]
     peers: Vec<Tool>,
+    /// Measure pc-switcher by itself, for a profile
+    #[arg(long, conflicts_with = "peers")]
+    alone: bool,
     /// Begin every run with cold caches: drops those of this host, before each run of each tool
     #[arg(long)]
     cold: bool,
     /// Print every run and the goals as JSON instead of tables
     #[arg(long)]
     json: bool,
-    /// Keep the log of pc-switcher of each run in this directory
+    /// Keep the log of pc-switcher of each run in this directory, as lines of JSON
     #[arg(long, value_name = "DIR")]
     logs: Option<PathBuf>,
     /// Only say what would be measured, and whether the disk has room for it
@@ -113,7 +116,9 @@ impl Plan {
                 _ if !cases.iter().any(|case| case.peers().contains(&tool)) => {
                     left_out.push((tool, "these cases cannot be asked of it".to_owned()));
                 }
-                Ok(()) if cli.peers.is_empty() || cli.peers.contains(&tool) => peers.push(tool),
+                Ok(()) if !cli.alone && (cli.peers.is_empty() || cli.peers.contains(&tool)) => {
+                    peers.push(tool)
+                }
                 Ok(()) => left_out.push((tool, "not asked for".to_owned())),
                 Err(why) if cli.peers.contains(&tool) => return Err(format!("no {}: {why}", tool.name())),
                 Err(why) => left_out.push((tool, why)),

@@ -70,7 +70,12 @@ impl Agent {
             Some(Frame { kind: FrameKind::Hello, .. }) if greeting == MAGIC => {}
             _ => return Err("the agent does not greet: is the program of this version?".into()),
         }
-        let hello = FrontHello { protocol: PROTOCOL, version: "bench".to_owned(), silence_seconds: 600 };
+        let hello = FrontHello {
+            protocol: PROTOCOL,
+            version: "bench".to_owned(),
+            silence_seconds: 600,
+            is_elsewhere: false,
+        };
         frame::write(&mut talk.input, 0, FrameKind::Hello, &encode(&hello))?;
         talk.input.flush()?;
         Ok(Self { talk, calls: 0 })

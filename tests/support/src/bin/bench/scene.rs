@@ -162,8 +162,8 @@ impl Stage<'_> {
             run.changed_bytes = changed.map(|changed| changed.block_bytes);
             self.add(case, tool, run);
             if let (Tool::PcSwitcher, Some(dir)) = (tool, &self.plan.logs) {
-                let log = self.lab.laptop().run(&Cmd::script("pc-switcher logs --last").as_alice())?;
-                fs::write(dir.join(format!("{}-{turn}.log", case.name().replace(' ', "-"))), log)?;
+                let log = self.lab.laptop().run(&Cmd::script("pc-switcher logs --last --json").as_alice())?;
+                fs::write(dir.join(format!("{}-{turn}.jsonl", case.name().replace(' ', "-"))), log)?;
             }
         }
         Ok(())
