@@ -200,6 +200,7 @@ fn a_running_sync_that_comes_below_the_red_line_makes_room_and_goes_on() {
     assert!(flat.contains("2 old sets of snapshots removed to make room"), "{said}");
     let left = sessions(desk);
     assert!(left.len() == 2 && left[0] == newest, "{left:?}");
+    configure(laptop, "");
     assert_eq!(sessions(laptop).len(), 3, "there was enough on the laptop");
     let space = run(desk, &Cmd::new("pc-switcher").arg("space").as_alice()).ends_with(0);
     space.says(&["Full in"]);
