@@ -83,7 +83,6 @@ tidy                  sets           *        *       0     0      0     pre+pos
 tidy                  delete-set     *        *       0     0      0     pre+post  pre+post  new
 tidy                  space          *        *       0     0      0     pre+post  pre+post  new
 tidy                  state-get      *        *       0     0      0     pre+post  pre+post  new
-tidy                  state-put      *        *       0     0      0     pre+post  pre+post  new
 cleanup               terminate-all  *        open    .     0      0     pre+post  pre+post  new
 cleanup               state-put      *        *       0     0      0     pre+post  pre+post  new
 completed             history-put    desk     *       0     0      0     pre+post  pre+post  new
