@@ -4,8 +4,8 @@ use pc_switcher_testkit::lab::{Cmd, Machine};
 use serde_json::Value;
 
 use crate::hosts::{
-    Ran, SOON, alice, assert_moved, assert_nothing_runs, configure, cut_off_commit, dawdle, first_sync, lab,
-    line, picture, root, run, sync,
+    BY_THEN, Ran, SOON, alice, assert_moved, assert_nothing_runs, configure, cut_off_commit, dawdle,
+    first_sync, lab, line, picture, root, run, sync,
 };
 
 fn doctor(machine: &Machine, words: &[&str]) -> Ran {
@@ -99,7 +99,7 @@ fn a_doctor_who_comes_while_a_sync_runs_calls_it_running() {
     first_sync(&lab);
     dawdle(laptop, 12, "");
     let running = laptop.spawn(&line("desk", &[])).unwrap();
-    running.expect("stage: module:dummy-success", SOON).unwrap();
+    running.expect("stage: module:dummy-success", BY_THEN).unwrap();
     let ran = doctor(desk, &[]).says(&["a sync is under way"]);
     assert!(!ran.text.contains("did not end"), "{}", ran.text);
     let output = running.wait().unwrap();

@@ -13,7 +13,7 @@ use crate::hosts::{
     ours, sync, wait_for,
 };
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until the module's children run on both machines.
 fn wait_for_children(lab: &Lab) {

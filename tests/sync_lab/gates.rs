@@ -3,8 +3,8 @@
 use pc_switcher_testkit::lab::Cmd;
 
 use crate::hosts::{
-    HOME, SOON, alice, assert_moved, configure, dawdle, first_sync, home, lab, line, root, snapshots, sync,
-    wait_for,
+    BY_THEN, HOME, SOON, alice, assert_moved, configure, dawdle, first_sync, home, lab, line, root,
+    snapshots, sync, wait_for,
 };
 
 #[test]
@@ -138,8 +138,8 @@ fn a_login_that_stops_working_during_a_sync_is_no_success() {
         .says(&["a new ssh login to desk works", "written files read back from desk as they were sent"]);
     dawdle(laptop, 8, "");
     let running = laptop.spawn(&line("desk", &["--log-level", "FULL"])).unwrap();
-    running.expect("a new login works without a question", SOON).unwrap();
-    running.expect("stage: module:dummy-success", SOON).unwrap();
+    running.expect("a new login works without a question", BY_THEN).unwrap();
+    running.expect("stage: module:dummy-success", BY_THEN).unwrap();
     root(desk, "mv /home/alice/.ssh/authorized_keys /var/tmp/");
     let output = running.wait().unwrap();
     let text = format!("{}{}", output.error_text(), output.text());
@@ -155,7 +155,7 @@ fn a_program_that_writes_to_what_is_replaced_is_named() {
     first_sync(&lab);
     alice(laptop, "echo two >notes/open");
     let writer = desk.spawn(&Cmd::script("exec 3>>notes/open; exec sleep 60").as_alice()).unwrap();
-    wait_for("writer", SOON, || {
+    wait_for("writer", BY_THEN, || {
         root(desk, "ls -l /proc/[0-9]*/fd 2>/dev/null | grep -c notes/open || true").trim() != "0"
     });
     let ran = sync(laptop, "desk", &[]).ends_with(0);
@@ -187,7 +187,7 @@ fn a_second_sync_while_one_runs_is_told_who_holds_which_machine() {
     first_sync(&lab);
     dawdle(laptop, 12, "");
     let running = laptop.spawn(&line("desk", &[])).unwrap();
-    running.expect("stage: module:dummy-success", SOON).unwrap();
+    running.expect("stage: module:dummy-success", BY_THEN).unwrap();
     sync(laptop, "desk", &[]).ends_with(5).says(&["another sync runs here", "to `desk`"]);
     sync(desk, "laptop", &[]).ends_with(5).says(&["desk is busy", "from laptop by alice"]);
     let output = running.wait().unwrap();
@@ -258,7 +258,7 @@ fn space_that_runs_out_during_a_sync_stops_it() {
     first_sync(&lab);
     dawdle(laptop, 60, "[disk]\ncheck_interval = 1\n");
     let running = laptop.spawn(&line("desk", &[])).unwrap();
-    running.expect("stage: module:dummy-success", SOON).unwrap();
+    running.expect("stage: module:dummy-success", BY_THEN).unwrap();
     let before = desk.manifest(HOME, &pc_switcher_testkit::manifest::ManifestOptions::new()).unwrap();
     root(desk, "fallocate -l 15G /var/fill");
     let output = running.wait().unwrap();

@@ -19,6 +19,8 @@ pub const CONFIG: &str = "/home/alice/.config/pc-switcher/config.toml";
 pub const CHILD: &str = "sleep 86391";
 /// How soon nothing of ours may be left after an orderly end.
 pub const SOON: Duration = Duration::from_secs(10);
+/// By when what a test waits for has begun, on a host with much else to do.
+pub const BY_THEN: Duration = Duration::from_secs(60);
 
 /// Sparse on the host, so that the defaults of `[disk]` fit.
 const DISK: u64 = 24 << 30;

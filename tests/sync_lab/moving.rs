@@ -192,7 +192,7 @@ fn what_is_written_on_the_laptop_during_a_sync_is_not_lost_on_the_way_back() {
     first_sync(&lab);
     dawdle(laptop, 3, "");
     let running = laptop.spawn(&line("desk", &[])).unwrap();
-    running.expect("stage: module:dummy-success", hosts::SOON).unwrap();
+    running.expect("stage: module:dummy-success", hosts::BY_THEN).unwrap();
     alice(laptop, "echo during >notes/during; echo during >>.bash_history");
     let output = running.wait().unwrap();
     assert_eq!(output.code(), Some(0), "{}{}", output.error_text(), output.text());
@@ -213,7 +213,7 @@ fn what_is_written_on_the_desk_during_a_sync_stays_and_the_next_one_asks_about_i
     alice(laptop, "echo planned >notes/planned");
     dawdle(laptop, 3, "");
     let running = laptop.spawn(&line("desk", &[])).unwrap();
-    running.expect("stage: module:dummy-success", hosts::SOON).unwrap();
+    running.expect("stage: module:dummy-success", hosts::BY_THEN).unwrap();
     alice(
         desk,
         "echo during >notes/during; echo more >>.config/editor/settings.json; rm src/project/README.md",

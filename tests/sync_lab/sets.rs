@@ -8,8 +8,8 @@ use pc_switcher_testkit::lab::{Cmd, Machine};
 use serde_json::Value;
 
 use crate::hosts::{
-    Ran, SOON, alice, assert_moved, assert_nothing_runs, configure, dawdle, first_sync, kill, lab, line,
-    root, run, snapshots, sync, wait_for,
+    BY_THEN, Ran, SOON, alice, assert_moved, assert_nothing_runs, configure, dawdle, first_sync, kill, lab,
+    line, root, run, snapshots, sync, wait_for,
 };
 
 fn store(machine: &Machine, words: &[&str]) -> Ran {
@@ -122,7 +122,7 @@ fn a_kill_at_any_moment_of_pruning_leaves_whole_sets_only() {
     for delay in [0, 10, 20, 30, 40, 60] {
         let pruning = Cmd::new("pc-switcher").args(["snapshots", "prune"]).as_alice();
         let pruning = laptop.spawn(&pruning).unwrap();
-        wait_for("agent", SOON, || is_locked(laptop) || pruning.try_wait().unwrap().is_some());
+        wait_for("agent", BY_THEN, || is_locked(laptop) || pruning.try_wait().unwrap().is_some());
         thread::sleep(Duration::from_millis(delay));
         kill(laptop, "pc-switcher agent");
         pruning.wait().unwrap();

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use pc_switcher_testkit::lab::{CableCut, DiskCache};
 
 use crate::hosts::{
-    CHILD, SOON, alice, assert_moved, assert_nothing_runs, configure, dawdle, first_sync, lab, line, ours,
-    sync, wait_for,
+    BY_THEN, CHILD, SOON, alice, assert_moved, assert_nothing_runs, configure, dawdle, first_sync, lab, line,
+    ours, sync, wait_for,
 };
 
 /// The promise: both machines are free again within a minute.
@@ -20,7 +20,7 @@ fn dead_air_ends_the_sync_on_both_machines_within_a_minute() {
     alice(laptop, "echo new >notes/new");
     dawdle(laptop, 100, "");
     let running = laptop.spawn(&line("desk", &[])).unwrap();
-    wait_for("child", SOON, || ours(desk).iter().any(|command| command == CHILD));
+    wait_for("child", BY_THEN, || ours(desk).iter().any(|command| command == CHILD));
     let start = Instant::now();
     desk.cable_cut(CableCut::Silent).unwrap();
     let output = running.wait().unwrap();
@@ -62,7 +62,7 @@ fn after_a_power_cut_of_the_source_the_target_is_free_within_a_minute() {
         machine.sync_disk().unwrap();
     }
     let running = laptop.spawn(&line("desk", &[])).unwrap();
-    wait_for("child", SOON, || ours(desk).iter().any(|command| command == CHILD));
+    wait_for("child", BY_THEN, || ours(desk).iter().any(|command| command == CHILD));
     laptop.power_cut(DiskCache::Volatile).unwrap();
     drop(running);
     assert_nothing_runs(&[desk], MINUTE);

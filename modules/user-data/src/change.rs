@@ -232,10 +232,10 @@ fn entry_change(
     result: &mut DirResult,
 ) {
     let theirs = t.cloned();
-    let several = s.is_some_and(|s| s.kind == Kind::File && s.nlink > 1)
-        || t.is_some_and(|t| t.kind == Kind::File && t.nlink > 1);
-    if let (true, Some(s)) = (several, s.filter(|s| s.kind == Kind::File)) {
-        let target = t.filter(|t| t.kind == Kind::File).map(identity);
+    // A symbolic link or a pipe may have several names, too.
+    let several = [s, t].into_iter().flatten().any(|entry| entry.kind != Kind::Dir && entry.nlink > 1);
+    if let (true, Some(s)) = (several, s.filter(|s| s.kind != Kind::Dir)) {
+        let target = t.filter(|t| t.kind == s.kind).map(identity);
         result.links.push(LinkSeen {
             path: at.clone(),
             ours: s.clone(),

@@ -74,7 +74,7 @@ impl Comparison {
             self.found.iter().map(|found| &found.path).chain(suspects).collect();
         let counts = |link: &&LinkSeen| is_torn || changed.contains(&link.path);
         let hidden = self.links.iter().filter(counts).any(|link| {
-            let theirs = link.theirs.as_ref().filter(|theirs| theirs.kind == Kind::File);
+            let theirs = link.theirs.as_ref().filter(|theirs| theirs.kind != Kind::Dir);
             names[&(true, link.ours.ino)] < link.ours.nlink
                 || theirs.is_some_and(|theirs| names[&(false, theirs.ino)] < theirs.nlink)
         });

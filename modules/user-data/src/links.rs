@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use pc_switcher_agent::proto::Kind;
 use pc_switcher_contract::BytePath;
 
 use crate::change::{Change, Found, LinkSeen};
 
-/// Rewrites the changes of files with several names: one name of each inode leads and keeps its change (or none); the
+/// Rewrites the changes of what has several names, of whatever kind: one name of each inode leads and keeps its change (or none); the
 /// others become links to it where they are not already. Files that share an inode on the target alone come apart, and where
 /// the part `is_torn` those that share one with names which were not seen.
 pub fn resolve(found: &mut Vec<Found>, mut seen: Vec<LinkSeen>, is_torn: bool) {
@@ -81,7 +80,7 @@ impl Work<'_> {
                 // Right content, but the inode stands for another file or cannot take the others: a new one.
                 let old = group[leader].target;
                 self.set(&group[leader], |name| match old {
-                    Some(old) => Change::Replace(name.ours.clone(), old, Kind::File),
+                    Some(old) => Change::Replace(name.ours.clone(), old, name.ours.kind),
                     None => Change::Create(name.ours.clone()),
                 });
             }
@@ -133,7 +132,7 @@ impl Work<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pc_switcher_agent::proto::{Entry, FileTime, Identity, Meta};
+    use pc_switcher_agent::proto::{Entry, FileTime, Identity, Kind, Meta};
 
     fn ours(ino: u64) -> Entry {
         Entry {

@@ -76,12 +76,21 @@ impl Apart {
         Self(found)
     }
 
-    /// Adds what of a path that a rule left out stays where the source has nothing.
-    pub fn not_held(ours: &Path, theirs: &Path, excluded: &Path) -> Self {
-        let left = subvolumes_in(theirs).into_iter().filter(|path| path.starts_with(excluded));
+    /// Returns what stays where the source has nothing, of paths that a rule or a closed subvolume kept out of the last sync.
+    pub fn not_held(&self, ours: &Path, theirs: &Path) -> Self {
+        let kept_out = |path: &PathBuf| {
+            path.ancestors().any(|path| matches!(self.0.get(path), Some(Why::Rule | Why::ReadOnly)))
+        };
+        let left = subvolumes_in(theirs).into_iter().filter(kept_out);
         let is_gone =
             |path: &PathBuf| !matches!(on_the_way(ours, path), OnTheWay::There(meta) if meta.is_dir());
         Self(left.filter(is_gone).map(|path| (path, Why::NotHeld)).collect())
+    }
+
+    /// Returns what of this still stands there.
+    pub fn standing(&self, theirs: &Path) -> Self {
+        let stands = |(path, _): &(&PathBuf, &Why)| matches!(on_the_way(theirs, path), OnTheWay::There(_));
+        Self(self.0.iter().filter(stands).map(|(path, why)| (path.clone(), *why)).collect())
     }
 
     pub fn is_empty(&self) -> bool {

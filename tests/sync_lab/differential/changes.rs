@@ -66,7 +66,7 @@ fn links(picked: &Picked, random: &mut Random) -> Done {
         let target = one_of(random, &["nowhere".into(), PathBuf::from("../.."), short(&from)])?;
         return said("symlink", "", &[&to], symlink(target, &to));
     }
-    let file = one_of(random, &picked.files)?;
+    let file = one_of(random, &picked.linkable)?;
     let kind = if file.parent() == to.parent() { "link" } else { "link across directories" };
     said(kind, "", &[&file, &to], fs::hard_link(&file, &to))
 }

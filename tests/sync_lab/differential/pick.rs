@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     fs,
-    os::unix::ffi::OsStringExt,
+    os::unix::{ffi::OsStringExt, fs::FileTypeExt},
     path::{Path, PathBuf},
 };
 
@@ -38,6 +38,8 @@ pub fn one_of<T: Clone>(random: &mut Random, things: &[T]) -> Option<T> {
 pub struct Picked {
     pub all: Vec<PathBuf>,
     pub files: Vec<PathBuf>,
+    /// What may get more names: files, symbolic links, pipes.
+    pub linkable: Vec<PathBuf>,
     /// With the tree's root.
     pub dirs: Vec<PathBuf>,
 }
@@ -46,10 +48,15 @@ impl Picked {
     pub fn read(tree: &Path) -> Self {
         let all: Vec<PathBuf> = paths(tree).into_iter().map(|path| tree.join(path)).collect();
         let kind = |path: &PathBuf| path.symlink_metadata().unwrap().file_type();
+        let may_have_names = |path: &&PathBuf| {
+            let kind = kind(path);
+            kind.is_file() || kind.is_symlink() || kind.is_fifo()
+        };
+        let linkable = all.iter().filter(may_have_names).cloned().collect();
         let files = all.iter().filter(|path| kind(path).is_file()).cloned().collect();
         let mut dirs = vec![tree.to_owned()];
         dirs.extend(all.iter().filter(|path| kind(path).is_dir()).cloned());
-        Self { all, files, dirs }
+        Self { all, files, linkable, dirs }
     }
 
     /// Returns a path that does not exist, in one of the directories.

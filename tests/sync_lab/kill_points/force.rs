@@ -13,7 +13,7 @@ use pc_switcher_testkit::{
 use rustix::process::Signal;
 
 use super::place::Place;
-use crate::hosts::{SOON, assert_nothing_runs, home, kill, ours, wait_for};
+use crate::hosts::{BY_THEN, assert_nothing_runs, home, kill, ours, wait_for};
 
 /// The promise: both machines are free again within a minute.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -169,7 +169,7 @@ impl Force {
 #[track_caller]
 fn kill_agent(machine: &Machine, running: &Running) {
     // Its start may take a moment longer than its stage line, and at the end it may be gone already.
-    wait_for("agent", SOON, || kill(machine, AGENT) > 0 || running.try_wait().unwrap().is_some());
+    wait_for("agent", BY_THEN, || kill(machine, AGENT) > 0 || running.try_wait().unwrap().is_some());
 }
 
 /// In the middle of a write or between two; right behind a sync that somebody asked for; or with all kept that was sent

@@ -6,7 +6,7 @@
 //! is not shown.
 
 use super::lab;
-use crate::hosts::{SOON, alice, assert_moved, first_sync, line, root, snapshots, sync};
+use crate::hosts::{BY_THEN, alice, assert_moved, first_sync, line, root, snapshots, sync};
 
 /// Moves the date of all snapshots and of the records of pairs.
 const FORGE: &str = "cd /.snapshots
@@ -51,7 +51,7 @@ fn an_edit_right_behind_the_snapshot_is_not_missed_though_it_keeps_size_and_time
     alice(laptop, "echo one >notes/kept-time; touch -d 2024-05-06T07:08:09Z notes/kept-time");
     first_sync(&lab);
     let running = laptop.spawn(&line("desk", &[])).unwrap();
-    running.expect("snapshots: laptop presync", SOON).unwrap();
+    running.expect("snapshots: laptop presync", BY_THEN).unwrap();
     alice(laptop, "echo two >notes/kept-time; touch -d 2024-05-06T07:08:09Z notes/kept-time");
     assert_eq!(running.wait().unwrap().code(), Some(0));
     assert_eq!(alice(desk, "cat notes/kept-time"), "one\n");

@@ -3,7 +3,7 @@
 use pc_switcher_testkit::lab::{Cmd, Machine};
 
 use super::{lab, rounds};
-use crate::hosts::{SOON, alice, first_sync, root, sync, wait_for};
+use crate::hosts::{BY_THEN, alice, first_sync, root, sync, wait_for};
 
 /// Each transaction adds a row and says in another table how many there are.
 const WRITE: &str = "for ((n = 1; ; n++)); do
@@ -27,7 +27,7 @@ fn a_database_that_is_written_all_the_time_arrives_as_of_one_instant() {
             first_sync(&lab);
         }
         let writer = laptop.spawn(&Cmd::script(WRITE).as_alice()).unwrap();
-        wait_for("journal", SOON, || root(laptop, "ls /home/alice/db").lines().count() > 1);
+        wait_for("journal", BY_THEN, || root(laptop, "ls /home/alice/db").lines().count() > 1);
         let mut last = 0;
         let mut with_journal = 0;
         for round in rounds.clone() {
@@ -43,7 +43,7 @@ fn a_database_that_is_written_all_the_time_arrives_as_of_one_instant() {
         println!("{mode}: rounds {rounds:?} whole, {with_journal} with a journal, {last} entries at the end");
         assert!(with_journal > 0, "no sync ever met a transaction");
         drop(writer);
-        wait_for("end of the writer", SOON, || {
+        wait_for("end of the writer", BY_THEN, || {
             !laptop.processes().iter().any(|process| process.command.starts_with("sqlite3"))
         });
     }

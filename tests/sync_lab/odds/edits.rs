@@ -20,7 +20,7 @@ use super::{
     person::{Person, judge},
     rewrite, rounds,
 };
-use crate::hosts::{Ran, SOON, alice, configure, first_sync, line, root, sync};
+use crate::hosts::{BY_THEN, Ran, alice, configure, first_sync, line, root, sync};
 
 const TREE: &str = "/home/alice/work";
 /// So much may happen in one round.
@@ -71,7 +71,7 @@ fn one_round(lab: &Lab, round: u64) -> Score {
     let running = laptop.spawn(&line("desk", &[])).unwrap();
     let mark = ["snapshots: desk presync", "stage: stage", "stage: committing"];
     let mark = mark[usize::try_from(random.below(3)).unwrap()];
-    running.expect(mark, SOON * 6).unwrap();
+    running.expect(mark, BY_THEN).unwrap();
     thread::sleep(Duration::from_millis(random.below(40)));
     let has_ended = AtomicBool::new(false);
     let output = thread::scope(|scope| {
@@ -178,7 +178,7 @@ fn what_a_program_writes_to_files_that_it_holds_open_is_there_or_kept_or_the_pro
         let running = laptop.spawn(&line("desk", &[])).unwrap();
         // Opened after the look for programs that write, or before it.
         let mark = ["stage: stage", "snapshots: desk presync"][usize::from(round % 2 == 1)];
-        running.expect(mark, SOON * 6).unwrap();
+        running.expect(mark, BY_THEN).unwrap();
         let writer = desk.spawn(&Cmd::script(HOLD).as_alice()).unwrap();
         let output = running.wait().unwrap();
         let text = format!("{}{}", output.error_text(), output.text());

@@ -6,7 +6,8 @@ use pc_switcher_testkit::lab::{Lab, Machine, Running};
 
 use super::{lab, rewrite};
 use crate::hosts::{
-    SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, kill, line, root, sync, wait_for,
+    BY_THEN, alice, assert_moved, assert_nothing_runs, configure, first_sync, kill, line, root, sync,
+    wait_for,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -63,7 +64,7 @@ fn a_killed_sshd_ends_the_sync_and_the_next_one_heals() {
         assert_nothing_runs(&[laptop, desk], MINUTE.saturating_sub(start.elapsed()));
         assert_old_or_new(desk, version, mark);
         root(desk, "/usr/sbin/sshd");
-        wait_for("listener", SOON, || root(desk, "ss -Hltn sport = :22 || true").contains(":22"));
+        wait_for("listener", BY_THEN, || root(desk, "ss -Hltn sport = :22 || true").contains(":22"));
         heal(&lab);
     }
 }

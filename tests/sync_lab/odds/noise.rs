@@ -9,7 +9,7 @@ use pc_switcher_testkit::{
 };
 
 use super::{lab, rewrite, rounds};
-use crate::hosts::{SOON, alice, assert_moved, configure, first_sync, home, root, sync, wait_for};
+use crate::hosts::{BY_THEN, alice, assert_moved, configure, first_sync, home, root, sync, wait_for};
 
 const CONFLICTS: usize = 50;
 
@@ -73,7 +73,7 @@ fn files_that_come_and_go_during_a_sync_are_as_they_were_at_its_beginning() {
     let churn = laptop.spawn(&Cmd::script(CHURN).as_alice()).unwrap();
     for round in rounds(2) {
         let said = churn.stdout().len();
-        wait_for("churn", SOON * 6, || churn.stdout().len() > said + 1);
+        wait_for("churn", BY_THEN, || churn.stdout().len() > said + 1);
         let ran = sync(laptop, "desk", &["--no-progress"]).ends_with(0);
         let (_, rest) = ran.stdout.split_once("(session ").unwrap();
         let set = root(laptop, &format!("echo -n /.snapshots/@home-presync-*-{}/alice/churn", &rest[..8]));

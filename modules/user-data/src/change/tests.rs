@@ -37,6 +37,24 @@ fn equal_directories_need_nothing() {
 }
 
 #[test]
+fn what_is_no_directory_and_has_several_names_is_told_of_whatever_its_kind() {
+    for kind in [Kind::File, Kind::Symlink, Kind::Fifo] {
+        let named = |ino, nlink| Entry { kind, nlink, ..file("a", 1, 10, ino) };
+        for (ours, theirs) in [(2, 1), (1, 2)] {
+            let result = compare(&dir(vec![named(5, ours)]), &dir(vec![named(77, theirs)]), None);
+            let seen: Vec<_> = result.links.iter().map(|link| link.target.map(|target| target.ino)).collect();
+            assert_eq!(seen, [Some(77)], "{kind:?}");
+        }
+        // What stands there is something else.
+        let result =
+            compare(&dir(vec![named(5, 2)]), &dir(vec![Entry { kind: Kind::Dir, ..named(77, 1) }]), None);
+        assert_eq!(result.links.iter().map(|link| link.target).collect::<Vec<_>>(), [None], "{kind:?}");
+    }
+    let dirs = |nlink| dir(vec![Entry { kind: Kind::Dir, nlink, ..file("a", 1, 10, 5) }]);
+    assert!(compare(&dirs(3), &dirs(2), None).links.is_empty());
+}
+
+#[test]
 fn a_file_changed_on_both_machines_is_settled_by_content() {
     let base = dir(vec![file("a", 1, 10, 7)]);
     let result = compare(&dir(vec![file("a", 2, 20, 5)]), &dir(vec![file("a", 2, 30, 7)]), Some(&base));

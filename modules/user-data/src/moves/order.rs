@@ -125,11 +125,7 @@ fn as_left(moved: &Moved, known: &mut Known) -> Option<Entry> {
     let is_same = match (then.kind, now.kind) {
         (Kind::Dir, Kind::Dir) => moved.is_dir && then.ino == now.ino,
         (Kind::Dir, _) | (_, Kind::Dir) => false,
-        _ => {
-            // Only files are linked anew where they have several names.
-            let may_go = now.nlink == 1 || now.kind == Kind::File;
-            !moved.is_dir && may_go && then.kind == now.kind && identity(&then) == identity(now)
-        }
+        _ => !moved.is_dir && then.kind == now.kind && identity(&then) == identity(now),
     };
     is_same.then(|| now.clone())
 }

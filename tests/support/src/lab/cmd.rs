@@ -14,7 +14,7 @@ pub struct Cmd {
 }
 
 impl Cmd {
-    /// Describes `program` run by root in its home, with empty input and a limit of one minute.
+    /// Describes `program` run by root in its home, with empty input and a limit of two minutes.
     pub fn new(program: impl Into<OsString>) -> Self {
         Self {
             words: vec![program.into()],
@@ -22,7 +22,7 @@ impl Cmd {
             environment: Vec::new(),
             directory: None,
             stdin: Vec::new(),
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_secs(120),
         }
     }
 
