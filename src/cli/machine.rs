@@ -7,7 +7,7 @@ use std::time::Duration;
 use pc_switcher_agent::data::apply::{PENDING, RESULTS};
 use pc_switcher_agent::linux::lock::{LOCK_PATH, MachineLock};
 use pc_switcher_agent::linux::rollback::POINTER;
-use pc_switcher_agent::proto::{LockHolder, Redone, RollbackOrder, decode};
+use pc_switcher_agent::proto::{LockHolder, Redone, RollbackOrder, RollbackPhase, RollbackState, decode};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{AgentLink, Hostname, ModuleError};
 use tokio_util::sync::CancellationToken;
@@ -117,11 +117,15 @@ async fn rolled_back(agent: &Agent) -> Result<Option<String>, ModuleError> {
         return Ok(None);
     }
     let look = agent.rollback(RollbackOrder::Look).await?;
-    let line = |why: String| match why.is_empty() {
-        true => "a rollback is not confirmed yet; `pc-switcher rollback status` says more".to_owned(),
-        false => format!("no sync can start: {why}"),
+    let line = |state: &RollbackState| match (look.forbids_sync(), state.phase) {
+        (Some(why), _) => format!("no sync can start: {why}"),
+        (None, RollbackPhase::Confirmed) => {
+            "former trees of a rollback are not removed yet; `pc-switcher rollback confirm` says why"
+                .to_owned()
+        }
+        (None, _) => "a rollback is not confirmed yet; `pc-switcher rollback status` says more".to_owned(),
     };
-    Ok(look.state.is_some().then(|| line(look.forbids_sync().unwrap_or_default())))
+    Ok(look.state.as_ref().map(line))
 }
 
 /// Says what became of the commits of syncs that were cut off, or that they are still to be finished.

@@ -63,6 +63,7 @@ fn kind(node: &Value) -> String {
     match node["type"].as_str() {
         Some("array") => "list of strings".into(),
         Some("number") => "number".into(),
+        Some("object") => "table of lists".into(),
         Some(kind) => kind.into(),
         None => "number or size".into(),
     }

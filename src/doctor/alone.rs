@@ -1,5 +1,6 @@
 //! Judgements over one machine.
 
+use pc_switcher_agent::proto::RollbackPhase;
 use pc_switcher_contract::BytePath;
 use semver::Version;
 
@@ -42,6 +43,10 @@ fn rollback(seen: &Seen) -> Option<Finding> {
             (true, Some(partner)) => found.fix(format!("let the machines meet: pc-switcher sync {partner}")),
             (true, None) => found.fix("pc-switcher rollback status"),
         });
+    }
+    if state.phase == RollbackPhase::Confirmed {
+        let text = format!("former trees of rollback {} are not removed yet", state.session);
+        return finding(Gravity::Note, text).map(|found| found.fix("pc-switcher rollback confirm"));
     }
     let text = format!("rollback {} is not confirmed: its former trees take space", state.session);
     finding(Gravity::Note, text)

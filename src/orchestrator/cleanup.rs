@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use pc_switcher_agent::typed::Agent;
-use pc_switcher_contract::{ErrorKind, Executor, Gatekeeper, ModuleResult};
+use pc_switcher_contract::{ErrorKind, Executor, Gatekeeper, ModuleError, ModuleResult, Room};
 
 use super::phases::Prepared;
 use super::plan::RunPlan;
 use super::records;
+use super::room;
 use super::run::Engine;
 
 /// How long a module may take to free what it holds.
@@ -28,10 +30,21 @@ impl Engine {
     ) {
         for module in &plan.background {
             let ctx = prepared.context(&self.deps, module.as_ref(), gates, &self.monitors_stop);
+            let brackets = room::brackets(plan, |bracket| {
+                prepared.context(&self.deps, bracket, gates, &self.monitors_stop)
+            });
             let (module, background) = (Arc::clone(module), self.background.clone());
-            let running = Arc::clone(&module);
+            let (running, alone) = (Arc::clone(&module), Arc::clone(&self.alone));
             let task = tokio::spawn(async move {
-                if let Err(mut error) = running.execute(&ctx).await
+                let (brackets, alone) = (&brackets, &alone);
+                let make_room = |wanted| -> BoxFuture<'_, Result<Room, ModuleError>> {
+                    Box::pin(async move {
+                        let _alone = alone.lock().await;
+                        room::make(brackets, wanted).await
+                    })
+                };
+                let watched = room::attend(|| running.execute(&ctx), || ctx.board.reserve(), make_room);
+                if let Err(mut error) = watched.await
                     && error.kind != ErrorKind::Cancelled
                 {
                     error.message = format!("{}: {}", running.name(), error.message);

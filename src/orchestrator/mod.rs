@@ -14,6 +14,7 @@ pub mod plan;
 pub mod reach;
 pub mod real_reach;
 pub mod records;
+mod room;
 pub mod run;
 pub mod topology;
 pub mod watch;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
     Clock, Ending, ErrorKind, Gatekeeper, Hostname, Module, ModuleContext, ModuleError, ModuleResult,
-    Problem, Role, SessionBoard, SessionId, SessionState, Step,
+    Problem, Role, Room, SessionBoard, SessionId, SessionState, Step, Threshold,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -19,6 +19,7 @@ use super::login::Logins;
 use super::phases::{self, Executed, Prepared, Validated};
 use super::plan::RunPlan;
 use super::reach::SharedReach;
+use super::room;
 use super::watch::Watch;
 use crate::cli::Exit;
 use crate::config::SyncRequest;
@@ -90,6 +91,8 @@ pub(super) struct Engine {
     pub(super) prepared: Option<Prepared>,
     pub(super) intent_written: bool,
     pub(super) attempt_noted: bool,
+    /// Held by whoever takes or removes sets: a machine lets one do so at a time.
+    pub(super) alone: Arc<tokio::sync::Mutex<()>>,
     pub(super) background_failed: bool,
     failures: Vec<ErrorKind>,
     failure: Option<Failure>,
@@ -124,6 +127,7 @@ pub async fn run(deps: Deps, plan: RunPlan, interrupts: mpsc::Receiver<(String, 
         prepared: None,
         intent_written: false,
         attempt_noted: false,
+        alone: Arc::default(),
         background_failed: false,
         failures: Vec::new(),
         failure: None,
@@ -236,10 +240,12 @@ impl Engine {
             let is_short = |error: &ModuleError| error.kind == ErrorKind::DiskSpace;
             // For a sync that is refused anyway nothing goes.
             let may_begin = self.problems.is_empty() && first.is_none() && !self.session.dry_run;
-            if may_begin && judged.as_ref().is_err_and(is_short) {
-                judged = match self.make_room(plan, &prepared, &gates).await {
-                    Ok(true) => self.watch.drive(module.validate(&ctx)).await,
-                    Ok(false) => judged,
+            let wanted =
+                prepared.board.min_free().filter(|_| may_begin && judged.as_ref().is_err_and(is_short));
+            if let Some(wanted) = wanted {
+                judged = match self.make_room(plan, &prepared, &gates, wanted).await {
+                    Ok(Room::Nothing) => judged,
+                    Ok(Room::Some | Room::Enough) => self.watch.drive(module.validate(&ctx)).await,
                     Err(error) => Err(error),
                 };
             }
@@ -275,19 +281,17 @@ impl Engine {
         }
     }
 
-    /// Lets the brackets remove what they can spare; whether anything went.
+    /// Lets the brackets remove what they can spare.
     async fn make_room(
         &mut self,
         plan: &RunPlan,
         prepared: &Prepared,
         gates: &Arc<dyn Gatekeeper>,
-    ) -> Result<bool, ModuleError> {
-        let mut has_made = false;
-        for module in &plan.pre {
-            let ctx = prepared.context(&self.deps, module.as_ref(), gates, &self.watch.cancel);
-            has_made |= self.watch.drive(module.make_room(&ctx)).await?;
-        }
-        Ok(has_made)
+        wanted: Threshold,
+    ) -> Result<Room, ModuleError> {
+        let cancel = &self.watch.cancel;
+        let brackets = room::brackets(plan, |module| prepared.context(&self.deps, module, gates, cancel));
+        self.watch.drive(room::make(&brackets, wanted)).await
     }
 
     /// Takes a result's error as the reason for the end, and tells people.
@@ -444,7 +448,9 @@ impl Engine {
     /// Lets modules tidy up. The sync is done: whatever fails here is a warning.
     async fn tidy(&mut self, plan: &RunPlan, prepared: &Prepared, gates: &Arc<dyn Gatekeeper>) {
         self.deps.log.stage("tidy");
-        for module in plan.pre.iter().chain(&plan.sequential) {
+        let alone = Arc::clone(&self.alone);
+        let Ok(_alone) = self.watch.drive(async { Ok(alone.lock().await) }).await else { return };
+        for module in plan.pre.iter().chain(&plan.sequential).chain(&plan.background) {
             let ctx = prepared.context(&self.deps, module.as_ref(), gates, &self.watch.cancel);
             let log = self.deps.log.clone();
             let tidied = async {
@@ -465,6 +471,8 @@ impl Engine {
         prepared: &Prepared,
         gates: &Arc<dyn Gatekeeper>,
     ) -> Result<(), ModuleError> {
+        let alone = Arc::clone(&self.alone);
+        let _alone = self.watch.drive(async { Ok(alone.lock().await) }).await?;
         for module in modules {
             self.one(module, prepared, gates).await?;
         }

@@ -81,6 +81,8 @@ record                state-put      desk     answer  .     130^   4!    pre+pos
 record                state-put      laptop   answer  .     130^   4!    pre+post  pre+post  new
 tidy                  sets           *        *       0     0      0     pre+post  pre+post  new
 tidy                  delete-set     *        *       0     0      0     pre+post  pre+post  new
+tidy                  space          *        *       0     0      0     pre+post  pre+post  new
+tidy                  state-get      *        *       0     0      0     pre+post  pre+post  new
 cleanup               terminate-all  *        open    .     0      0     pre+post  pre+post  new
 cleanup               state-put      *        *       0     0      0     pre+post  pre+post  new
 completed             history-put    desk     *       0     0      0     pre+post  pre+post  new

@@ -8,8 +8,8 @@ use pc_switcher_testkit::lab::{Cmd, Machine};
 use serde_json::Value;
 
 use crate::hosts::{
-    BY_THEN, Ran, SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, kill, lab, root,
-    run, snapshots, sync, wait_for,
+    BY_THEN, Ran, SOON, alice, assert_moved, assert_nothing_runs, configure, dawdle, first_sync, kill, lab,
+    line, root, run, snapshots, sync, wait_for,
 };
 
 fn store(machine: &Machine, words: &[&str]) -> Ran {
@@ -175,4 +175,34 @@ fn a_sync_that_space_is_too_short_for_removes_what_the_rules_can_spare_and_what_
         .ends_with(6)
         .says(&["which is not enough", "no set is left that the rules could spare"]);
     assert_eq!(sessions(desk), [made]);
+}
+
+#[test]
+fn a_running_sync_that_comes_below_the_red_line_makes_room_and_goes_on() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    root(desk, "fallocate -l 3G /var/big");
+    first_sync(&lab);
+    root(desk, "rm /var/big");
+    let (newest, _) = move_on(laptop, 1);
+    let reserve = available(desk) - 1024;
+    let disk = format!(
+        "[disk]\nmin_free = \"{reserve}MiB\"\nreserve_minimum = \"{reserve}MiB\"\ncheck_interval = 1\n"
+    );
+    dawdle(laptop, 6, &format!("[btrfs-snapshots]\nkeep_min = \"last 1 session\"\n{disk}"));
+    let running = laptop.spawn(&line("desk", &["--log-level", "FULL"])).unwrap();
+    running.expect("stage: module:dummy-success", SOON).unwrap();
+    root(desk, "fallocate -l 2G /var/fill");
+    let output = running.wait().unwrap();
+    let said = format!("{}{}", output.error_text(), output.text());
+    assert_eq!(output.code(), Some(0), "{said}");
+    let flat = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(flat.contains("2 old sets of snapshots removed to make room"), "{said}");
+    let left = sessions(desk);
+    assert!(left.len() == 2 && left[0] == newest, "{left:?}");
+    configure(laptop, "");
+    assert_eq!(sessions(laptop).len(), 3, "there was enough on the laptop");
+    let space = run(desk, &Cmd::new("pc-switcher").arg("space").as_alice()).ends_with(0);
+    space.says(&["Full in"]);
+    assert_nothing_runs(&[laptop, desk], SOON);
 }

@@ -83,6 +83,33 @@ fn a_file_that_was_lost_on_the_desk_comes_back_and_the_next_sync_is_in_order() {
 }
 
 #[test]
+fn a_component_comes_back_in_its_place_and_the_machine_stays_who_it_is() {
+    let Some(lab) = lab() else { return };
+    let laptop = lab.laptop();
+    root(laptop, "echo good >/etc/printer.conf; mkdir -p /opt/tool; echo 1 >/opt/tool/version");
+    store(laptop, &["create", "then"]).ends_with(0);
+    root(
+        laptop,
+        "echo bad >/etc/printer.conf; rm -r /opt/tool; echo of-now >/etc/ssh/ssh_host_lab_key.pub; \
+         echo '# of now' >>/etc/hostname",
+    );
+    let who = "cat /etc/machine-id /etc/hostname /etc/ssh/ssh_host_*";
+    let before = root(laptop, who);
+    store(laptop, &["restore", "then", "--component", "confg"])
+        .ends_with(2)
+        .says(&["there is no component `confg`", "did you mean `config`?"]);
+    let words = "pc-switcher snapshots restore then --component config --component apps --in-place";
+    run(laptop, &Cmd::new("sudo").args(words.split(' ')).as_alice()).ends_with(0).says(&[
+        "`/etc` is restored",
+        "`/opt` is restored",
+        "belongs to this machine and stayed as it is",
+        "holds what was there before, until",
+    ]);
+    assert_eq!(root(laptop, "cat /etc/printer.conf /opt/tool/version"), "good\n1\n");
+    assert_eq!(root(laptop, who), before);
+}
+
+#[test]
 fn nobody_gets_at_more_in_a_set_than_in_the_live_tree() {
     let Some(lab) = lab() else { return };
     let laptop = lab.laptop();

@@ -1,7 +1,9 @@
 //! The bracket of read-only snapshots around a sync.
 
+pub mod components;
 pub mod config;
 pub mod module;
+pub mod order;
 pub mod prune;
 pub mod retention;
 pub mod spec;

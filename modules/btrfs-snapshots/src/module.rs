@@ -7,12 +7,12 @@ use pc_switcher_agent::proto::{Layout, LayoutRequest, TakeSet};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
     BracketPhase, BytePath, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, Plan, Problem,
-    Role, SnapshotKind, SnapshotSet, SubvolumeName, Threshold, UtcStamp, human_bytes,
+    Role, Room, SnapshotKind, SnapshotSet, SubvolumeName, Threshold, UtcStamp, human_bytes,
 };
 
 use crate::config::BtrfsSnapshotsConfig;
 use crate::prune::{self, Pruned};
-use crate::thin::{self, If};
+use crate::thin::{self, Thinned, Wish};
 
 /// How long a set may still take after a stop: less than a run waits for its modules, so that the other set can go.
 const AFTER_STOP: Duration = Duration::from_secs(5);
@@ -150,11 +150,15 @@ impl BtrfsSnapshots {
         }
     }
 
-    /// Removes from one machine what `keep_min` can spare, until enough is free; whether anything went.
-    async fn thin(&self, ctx: &ModuleContext, role: Role, wanted: Threshold) -> Result<bool, ModuleError> {
+    /// Removes from one machine what `keep_min` can spare, and says so.
+    async fn thin(
+        &self,
+        ctx: &ModuleContext,
+        role: Role,
+        wish: Wish,
+        level: LogLevel,
+    ) -> Result<Thinned, ModuleError> {
         let (agent, hostname) = (Agent::new(ctx.agent(role)), ctx.hostname(role));
-        let bytes = |size| wanted.bytes_of(size);
-        let wish = (bytes, If::Enough);
         let thinned = thin::thin(&agent, &self.config, (ctx.clock)(), wish, &ctx.cancel).await?;
         let Pruned { removed, left } = &thinned.pruned;
         let log = |level, text: String| ctx.reporter.log(level, hostname, text);
@@ -168,12 +172,30 @@ impl BtrfsSnapshots {
                 "{} old set{plural} of snapshots removed to make room: {now} free now",
                 removed.len()
             );
-            log(LogLevel::Warning, text);
+            log(level, text);
         }
         for (id, why) in left {
             log(LogLevel::Warning, format!("set of snapshots `{id}` is not removed: {why}"));
         }
-        Ok(!removed.is_empty())
+        Ok(thinned)
+    }
+
+    /// After a sync: above the red line whatever `keep_min` can spare for it, above the yellow one a session at a time.
+    async fn stay_above(&self, ctx: &ModuleContext, role: Role) {
+        let red = ctx.board.reserve().map(Wish::for_enough);
+        let yellow = ctx.board.min_free().map(|line| Wish { at_most: 1, ..Wish::for_enough(line) });
+        for wish in [red, yellow].into_iter().flatten() {
+            if let Err(error) = self.thin(ctx, role, wish, LogLevel::Info).await {
+                let text = format!("no room is made for the next sync: {error}");
+                ctx.reporter.log(LogLevel::Warning, ctx.hostname(role), text);
+                return;
+            }
+        }
+    }
+
+    async fn tidy_one(&self, ctx: &ModuleContext, role: Role) {
+        self.prune(ctx, role).await;
+        self.stay_above(ctx, role).await;
     }
 
     async fn undo(
@@ -277,12 +299,17 @@ impl Module for BtrfsSnapshots {
         &self.name
     }
 
-    /// Both machines, unless something else than old sets takes the space.
-    async fn make_room(&self, ctx: &ModuleContext) -> Result<bool, ModuleError> {
-        let Some(wanted) = ctx.board.min_free() else { return Ok(false) };
-        let thin = |role| self.thin(ctx, role, wanted);
+    /// On both machines, as far as that is enough.
+    async fn make_room(&self, ctx: &ModuleContext, wanted: Threshold) -> Result<Room, ModuleError> {
+        let thin = |role| self.thin(ctx, role, Wish::for_enough(wanted), LogLevel::Warning);
         let (source, target) = tokio::join!(thin(Role::Source), thin(Role::Target));
-        Ok(source? | target?)
+        let both = [source?, target?];
+        let has_made = both.iter().any(|thinned| !thinned.pruned.removed.is_empty());
+        Ok(match (has_made, both.iter().all(|thinned| thinned.is_enough)) {
+            (false, _) => Room::Nothing,
+            (true, false) => Room::Some,
+            (true, true) => Room::Enough,
+        })
     }
 
     async fn validate(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError> {
@@ -335,10 +362,10 @@ impl Module for BtrfsSnapshots {
         Ok(problems)
     }
 
-    /// Removes from both machines the sets that no rule keeps any more.
+    /// Removes from both machines the sets that no rule keeps any more, and more where space is short.
     async fn tidy(&self, ctx: &ModuleContext) -> Result<(), ModuleError> {
         if self.phase == BracketPhase::Pre {
-            tokio::join!(self.prune(ctx, Role::Source), self.prune(ctx, Role::Target));
+            tokio::join!(self.tidy_one(ctx, Role::Source), self.tidy_one(ctx, Role::Target));
         }
         Ok(())
     }

@@ -30,7 +30,9 @@ pub use event::{Event, EventKind, LogLevel, Progress, Reporter, Sink};
 pub use exec::{Action, Cmd, Executor, Mutation, Output, OutputLine, RemoteExecutor, SendFile, Spawned};
 pub use gate::{Answer, Gate, GateKind, Gatekeeper};
 pub use ids::{Hostname, IdError, ModuleName, SessionId, SubvolumeName};
-pub use module::{BracketPhase, Build, BuildBracket, Module, ModuleSpec, Outcome, Place, Plan, PlanItem};
+pub use module::{
+    BracketPhase, Build, BuildBracket, Module, ModuleSpec, Outcome, Place, Plan, PlanItem, Room,
+};
 pub use pair::{Attempt, Manifest, PairEnd, PairRecord, PartRecord, PartRules};
 pub use path::BytePath;
 pub use proven::{ProvenFile, ProvenList};

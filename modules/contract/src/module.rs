@@ -11,6 +11,7 @@ use crate::context::{ModuleContext, Role};
 use crate::error::{ModuleError, Problem};
 use crate::ids::ModuleName;
 use crate::path::BytePath;
+use crate::threshold::Threshold;
 
 /// Where a module stands in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +77,17 @@ pub enum Outcome {
     Skipped(String),
 }
 
+/// What came of making room, from the least on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Room {
+    /// Nothing was removed.
+    Nothing,
+    /// Something was, and it is not enough.
+    Some,
+    /// Something was, and there is enough now.
+    Enough,
+}
+
 /// A unit of work. It keeps no state between calls: only their order matters.
 #[async_trait]
 pub trait Module: Send + Sync {
@@ -88,13 +100,13 @@ pub trait Module: Send + Sync {
     /// Only if it could not look.
     async fn validate(&self, ctx: &ModuleContext) -> Result<Vec<Problem>, ModuleError>;
 
-    /// Removes what it keeps on either machine and can spare, since there is too little space to begin: see
-    /// [`SessionBoard::min_free`](crate::SessionBoard::min_free). Whether anything was removed. Never called in a dry run.
+    /// Removes what it keeps on either machine and can spare, since less than `wanted` is available: to begin, or to go on.
+    /// Never called in a dry run.
     ///
     /// # Errors
     /// If it could not look.
-    async fn make_room(&self, _ctx: &ModuleContext) -> Result<bool, ModuleError> {
-        Ok(false)
+    async fn make_room(&self, _ctx: &ModuleContext, _wanted: Threshold) -> Result<Room, ModuleError> {
+        Ok(Room::Nothing)
     }
 
     /// Says what a real run would do; changes nothing.

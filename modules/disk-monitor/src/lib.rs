@@ -1,5 +1,7 @@
 //! Watches free space on both machines during a sync.
 
 pub mod config;
+pub mod forecast;
 pub mod module;
+pub mod seen;
 pub mod spec;

@@ -11,6 +11,7 @@ use pc_switcher_contract::{
 };
 
 use crate::config::DiskConfig;
+use crate::seen;
 
 /// So many probes in a row may fail before the run stops (one lost answer is no full disk).
 const TOLERATED_PROBES: u32 = 3;
@@ -133,6 +134,15 @@ impl Module for DiskMonitor {
 
     async fn verify(&self, _: &ModuleContext) -> Result<Vec<Problem>, ModuleError> {
         Ok(Vec::new())
+    }
+
+    /// Remembers how much is free on both machines, for the forecast.
+    async fn tidy(&self, ctx: &ModuleContext) -> Result<(), ModuleError> {
+        for role in [Role::Source, Role::Target] {
+            let reports = self.reports(ctx, role).await?;
+            seen::remember(&Agent::new(ctx.agent(role)), &reports, (ctx.clock)()).await?;
+        }
+        Ok(())
     }
 
     /// It starts nothing and holds nothing.

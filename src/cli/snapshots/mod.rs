@@ -2,6 +2,7 @@
 
 mod adopt;
 mod change;
+mod component;
 mod create;
 mod diff;
 mod list;
@@ -24,6 +25,7 @@ use super::{CliError, Context, Exit, engine, sync};
 use crate::config::nearest::nearest;
 use crate::orchestrator::phases;
 use crate::orchestrator::reach::Reach as _;
+use crate::paths::Env;
 
 /// Take, see, pin and remove sets of snapshots
 ///
@@ -196,10 +198,19 @@ pub(super) fn with_agent<T>(
     context: &Context<'_>,
     work: impl AsyncFnOnce(&Agent, &Contact) -> Result<T, ModuleError>,
 ) -> Result<T, CliError> {
+    with_agent_in(place, &context.env, work)
+}
+
+/// As [`with_agent`], for work that prints meanwhile.
+pub(super) fn with_agent_in<T>(
+    place: &Where,
+    env: &Env,
+    work: impl AsyncFnOnce(&Agent, &Contact) -> Result<T, ModuleError>,
+) -> Result<T, CliError> {
     let own = engine::own_name().map_err(CliError::Failed)?;
     let is_other = |name: &&str| name.parse::<Hostname>().map_or(true, |name| !name.same_machine(&own));
     let target = place.machine.as_deref().filter(is_other);
-    with_machines(target, &context.env, async |contact| {
+    with_machines(target, env, async |contact| {
         let link = match target {
             Some(_) => contact.reach.target(&contact.cancel).await?.agent,
             None => contact.reach.source(&contact.cancel).await?.agent,
@@ -244,4 +255,64 @@ fn kind(text: &str) -> Result<SnapshotKind, String> {
         let all: Vec<String> = SnapshotKind::ALL.into_iter().map(render::word).collect();
         format!("one of {} is wanted", all.join(", "))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use pc_switcher_contract::{SnapshotMember, SnapshotSet};
+
+    use super::*;
+
+    fn stored(id: &str, otransid: u64) -> StoredSet {
+        let id: SetId = id.parse().unwrap();
+        let name = format!("@home-{}-{}-{}", id.kind.in_name(), id.stamp, id.session);
+        let member = SnapshotMember {
+            path: format!("/.snapshots/{name}").as_str().into(),
+            name: name.parse().unwrap(),
+            uuid: String::new(),
+            source_uuid: String::new(),
+            id: otransid,
+            otransid,
+            ctransid: otransid,
+        };
+        let set = SnapshotSet {
+            hostname: "desk".parse().unwrap(),
+            kind: id.kind,
+            stamp: id.stamp,
+            session: id.session,
+            consistent: true,
+            members: vec![member],
+        };
+        StoredSet {
+            set,
+            pinned: false,
+            in_use: false,
+            has_steps: false,
+            needs: Vec::new(),
+            missing: Vec::new(),
+            words: pc_switcher_agent::proto::Words::default(),
+        }
+    }
+
+    #[test]
+    fn a_session_means_the_set_before_its_sync_also_if_both_are_of_one_second_or_the_clock_was_set_back() {
+        for (pre, post) in [
+            ("20251115T120000Z-abc12345-presync", "20251115T120000Z-abc12345-postsync"),
+            ("20251115T120000Z-abc12345-presync", "20251114T080000Z-abc12345-postsync"),
+        ] {
+            let found = |sets: Vec<StoredSet>| Found {
+                hostname: "desk".parse().unwrap(),
+                sets,
+                strays: Strays::default(),
+            };
+            for sets in [vec![stored(pre, 7), stored(post, 9)], vec![stored(post, 9), stored(pre, 7)]] {
+                let found = found(sets);
+                assert_eq!(found.first("abc12345").unwrap().set.id().to_string(), pre);
+                assert_eq!(found.first(post).unwrap().set.id().to_string(), post, "a set is named by itself");
+                let all = found.chosen(&["abc12345".into()]).unwrap();
+                let order: Vec<String> = all.iter().map(|stored| stored.set.id().to_string()).collect();
+                assert_eq!(order, [pre, post]);
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! `snapshots prune`: what happens after each sync, by hand.
 
 use pc_switcher_btrfs_snapshots::prune::{self, Judged, Pruned};
-use pc_switcher_btrfs_snapshots::thin::{self, If, Thinned};
+use pc_switcher_btrfs_snapshots::thin::{self, If, Thinned, Wish};
 use pc_switcher_contract::{ErrorKind, Hostname, ModuleError, Threshold, human_bytes};
 use serde_json::json;
 
@@ -45,8 +45,8 @@ pub fn run(args: &PruneArgs, context: &mut Context<'_>) -> Result<Exit, CliError
         };
         let mut thinned = None;
         if let Some(free) = args.free {
-            let wanted = |size| free.bytes_of(size);
-            let mut done = thin::thin(agent, &config, now, (wanted, If::Wanted), &contact.cancel).await?;
+            let wish = Wish { wanted: free, only: If::Wanted, at_most: usize::MAX };
+            let mut done = thin::thin(agent, &config, now, wish, &contact.cancel).await?;
             pruned.removed.append(&mut done.pruned.removed);
             pruned.left.append(&mut done.pruned.left);
             thinned = Some(done);
@@ -67,7 +67,7 @@ pub fn run(args: &PruneArgs, context: &mut Context<'_>) -> Result<Exit, CliError
 fn too_little(hostname: &Hostname, thinned: &Thinned) -> CliError {
     let available = human_bytes(thinned.available_bytes);
     let (message, help) = match thinned.is_clearing {
-        true => ("btrfs has not cleared away yet what was removed", "try again in a minute"),
+        true => ("what was removed does not show as free yet", "try again in a minute"),
         false => (
             "no set is left that the rules could spare",
             "`pc-switcher space` shows what holds the most; `snapshots delete` and a shorter `keep_min` free more",

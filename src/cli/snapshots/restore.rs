@@ -6,9 +6,10 @@ use pc_switcher_contract::{BytePath, Hostname, SessionId, SetId, UtcStamp};
 use serde_json::json;
 
 use super::create::by_hand;
-use super::{Found, Where, caller, lock, render, settings, with_agent};
+use super::{Found, Where, caller, component, lock, render, settings, with_agent};
 use crate::cli::{CliError, Context, Exit};
 use crate::clock;
+use crate::paths;
 use crate::session::text::{bytes, count};
 
 /// How long the set stays that is taken before something is replaced.
@@ -18,15 +19,20 @@ const SAFETY: jiff::SignedDuration = jiff::SignedDuration::from_hours(30 * 24);
 ///
 /// Beside what is there now, as `NAME.restored-TIME`, unless told otherwise. Owner, modes, times, attributes, ACLs, hard
 /// links and holes come back too, and content takes no space twice where the file system can share it. A path is either
-/// restored as a whole or not at all. It is done with your own access rights: with `sudo`, with those of root.
+/// restored as a whole or not at all. It is done with your own access rights: with `sudo`, with those of root. In place what
+/// belongs to the machine itself stays as it is: its name and id, ssh host keys, who may log in.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RestoreArgs {
     /// From which set: a session (then the set before its sync), a name, or a set as `snapshots list --json` names it
     #[arg(value_name = "SESSION")]
     set: String,
     /// What: paths as they are now on the machine, for example `/home/alice/notes`
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "components", value_name = "PATH")]
     paths: Vec<std::ffi::OsString>,
+    /// All paths of a component in [btrfs-snapshots] components that the set has: `apps`, `config`, `home`; `self` is
+    /// pc-switcher's own configuration
+    #[arg(long = "component", value_name = "NAME")]
+    components: Vec<String>,
     /// Into this directory, under the same name
     #[arg(long, value_name = "DIR", conflicts_with = "in_place")]
     to: Option<std::ffi::OsString>,
@@ -37,6 +43,37 @@ pub struct RestoreArgs {
     place: Where,
 }
 
+/// Where our configuration lies below a home.
+const OWN_CONFIG: &[u8] = b".config/pc-switcher";
+
+/// What is to be restored.
+struct Wanted {
+    /// What was named: all of it, or nothing is done.
+    named: Vec<BytePath>,
+    /// What components mean: as far as the set has it.
+    parts: Vec<BytePath>,
+    /// What of that the set lacks.
+    lacking: Vec<BytePath>,
+}
+
+impl Wanted {
+    fn paths(&self) -> Vec<BytePath> {
+        let parts = self.parts.iter().filter(|part| !self.named.contains(part));
+        self.named.iter().chain(parts).cloned().collect()
+    }
+
+    /// Leaves a path out that the set lacks, if it may be and something is left.
+    fn can_do_without(&mut self, path: &BytePath) -> bool {
+        if self.named.contains(path) || self.paths().len() < 2 {
+            return false;
+        }
+        let before = self.parts.len();
+        self.parts.retain(|part| part != path);
+        self.lacking.push(path.clone());
+        self.parts.len() < before
+    }
+}
+
 /// Restores, and prints where everything is.
 ///
 /// # Errors
@@ -44,9 +81,10 @@ pub struct RestoreArgs {
 pub fn run(args: &RestoreArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let config = settings(context)?;
     let now = clock::system()();
-    let paths = args.paths.iter().map(|path| absolute(path, context)).collect::<Result<Vec<_>, _>>()?;
+    let named = args.paths.iter().map(|path| absolute(path, context)).collect::<Result<Vec<_>, _>>()?;
     let to = args.to.as_ref().map(|to| absolute(to, context)).transpose()?;
     let own_uid = context.env.uid;
+    let own_dir = paths::config_file(&context.env).ok().and_then(|file| Some(BytePath::from(file.parent()?)));
     let (hostname, outcome) = with_agent(&args.place, context, async |agent, contact| {
         let found = Found::read(agent, &config).await?;
         let id = match found.first(&args.set) {
@@ -54,28 +92,53 @@ pub fn run(args: &RestoreArgs, context: &mut Context<'_>) -> Result<Exit, CliErr
             Err(error) => return Ok((found.hostname, Err(error))),
         };
         let uid = caller(agent, contact, own_uid).await?;
+        let users = agent.facts().await?.users;
+        let own = match contact.reach.target_user() {
+            None => own_dir,
+            Some(name) => users.iter().find(|user| user.name == name).map(|user| user.home.join(OWN_CONFIG)),
+        };
+        let own = own.unwrap_or_else(|| BytePath::from("/etc/pc-switcher"));
+        let parts = match component::paths(&args.components, &config.components, &own, &users) {
+            Ok(parts) => parts,
+            Err(error) => return Ok((found.hostname, Err(error))),
+        };
+        let mut wanted = Wanted { named, parts, lacking: Vec::new() };
         let place = match (&to, args.in_place) {
             (Some(dir), _) => RestorePlace::Into(dir.clone()),
             (None, true) => {
                 lock(agent, contact).await?;
-                RestorePlace::InPlace(Box::new(safety(&config, now, &id, &paths)))
+                RestorePlace::InPlace(Box::new(safety(&config, now, &id, &wanted.paths())))
             }
             (None, false) => RestorePlace::Beside,
         };
-        let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
-        let stamp = UtcStamp::new(now);
-        let tag = SessionId::from_uuid(uuid::Uuid::new_v4());
-        let request = RestoreRequest { snapshot_dir, id: id.clone(), paths, place, stamp, tag, uid };
-        let reply = agent.restore(request).await?;
-        Ok((found.hostname, Ok((id, reply))))
+        let request = RestoreRequest {
+            snapshot_dir: BytePath::from(config.snapshot_dir.as_path()),
+            id: id.clone(),
+            paths: wanted.paths(),
+            place,
+            stamp: UtcStamp::new(now),
+            tag: SessionId::from_uuid(uuid::Uuid::new_v4()),
+            uid,
+        };
+        let reply = loop {
+            let reply = agent.restore(RestoreRequest { paths: wanted.paths(), ..request.clone() }).await?;
+            match &reply {
+                RestoreReply::Missing { path, .. } if wanted.can_do_without(path) => {}
+                RestoreReply::Missing { .. } | RestoreReply::Done { .. } => break reply,
+            }
+        };
+        Ok((found.hostname, Ok((id, wanted.lacking, reply))))
     })?;
-    let (id, reply) = outcome?;
+    let (id, lacking, reply) = outcome?;
     let (restored, safety) = match reply {
         RestoreReply::Done { restored, safety } => (restored, safety),
         RestoreReply::Missing { path, nearest } => {
             return Err(missing(&hostname, &id, &path, nearest.as_ref()));
         }
     };
+    for path in &lacking {
+        writeln!(context.err, "note: {hostname}: the set has no `{path}`; it is left as it is")?;
+    }
     for note in restored.iter().flat_map(|one| &one.notes) {
         writeln!(context.err, "warning: {hostname}: {note}")?;
     }
@@ -206,6 +269,23 @@ mod tests {
             message.contains("`/home/alice/x` is not in the set `20251115T120000Z-abc12345-manual` on desk")
         );
         assert!(help.unwrap().ends_with("`20251114T120000Z-abc12346-presync`"));
+    }
+
+    #[test]
+    fn of_a_component_the_paths_that_the_set_lacks_are_left_out_and_a_named_one_never() {
+        let all = |paths: &[&str]| paths.iter().map(|path| BytePath::from(*path)).collect::<Vec<_>>();
+        let mut wanted =
+            Wanted { named: all(&["/srv"]), parts: all(&["/opt", "/srv", "/usr/local"]), lacking: vec![] };
+        assert_eq!(wanted.paths(), all(&["/srv", "/opt", "/usr/local"]));
+        assert!(!wanted.can_do_without(&"/srv".into()));
+        assert!(wanted.can_do_without(&"/opt".into()));
+        assert!(!wanted.can_do_without(&"/opt".into()), "it was left out already");
+        assert_eq!(
+            (wanted.paths(), wanted.lacking[0].to_string()),
+            (all(&["/srv", "/usr/local"]), "/opt".into())
+        );
+        let mut last = Wanted { named: vec![], parts: all(&["/opt"]), lacking: vec![] };
+        assert!(!last.can_do_without(&"/opt".into()), "nothing would be left to do");
     }
 
     #[test]

@@ -133,6 +133,27 @@ mod tests {
     }
 
     #[test]
+    fn of_two_syncs_in_one_second_or_with_a_clock_set_back_between_them_the_later_on_the_disk_is_meant() {
+        use SnapshotKind::{PostSync, PreSync};
+        for stamps in [["20251115T120000Z"; 2], ["20251115T120000Z", "20251114T090000Z"]] {
+            // By its name the first sync would be the later one.
+            let mut sets = Vec::new();
+            for (n, (session, stamp)) in ["ffffffff", "00000000"].into_iter().zip(stamps).enumerate() {
+                for (kind, has_steps) in [(PreSync, true), (PostSync, false)] {
+                    let mut one = stored(session, stamp, kind, has_steps);
+                    one.set.members[0].otransid = 10 * (n as u64 + 1) + u64::from(kind == PostSync);
+                    sets.push(one);
+                }
+            }
+            for turn in 0..sets.len() {
+                sets.rotate_left(turn);
+                let chosen = choose(&sets, None, &"desk".parse().unwrap()).unwrap();
+                assert_eq!(chosen.pre.session.as_str(), "00000000", "{stamps:?}");
+            }
+        }
+    }
+
+    #[test]
     fn what_cannot_be_taken_back_here_is_refused_with_the_reason() {
         assert!(ask(Some("cccccccc")).unwrap_err().contains("changed nothing on desk"));
         assert!(ask(Some("dddddddd")).unwrap_err().contains("took no snapshots at its end"));

@@ -141,6 +141,8 @@ impl RollbackLook {
     pub fn forbids_sync(&self) -> Option<String> {
         let state = self.state.as_ref()?;
         match state.phase {
+            // The former trees are nobody's any more; what cannot be removed of them is in nobody's way.
+            RollbackPhase::Confirmed => None,
             RollbackPhase::Done | RollbackPhase::Cancelled if self.in_use.is_empty() => None,
             RollbackPhase::Done | RollbackPhase::Cancelled => {
                 let names: Vec<String> = self.in_use.iter().map(|name| format!("`{name}`")).collect();

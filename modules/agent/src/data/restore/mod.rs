@@ -20,6 +20,7 @@ use rustix::process::geteuid;
 use pc_switcher_contract::{BytePath, UtcStamp};
 
 use super::apply::remove;
+use super::carry::carry;
 use super::open;
 use super::seen::Seen;
 use crate::proto::AgentError;
@@ -208,6 +209,37 @@ impl Staged {
         }
         self.durable()?;
         Ok(path)
+    }
+
+    /// Returns where the copy stands before it is put into its place.
+    pub(crate) fn path(&self) -> BytePath {
+        self.parent.join(self.temporary.as_bytes())
+    }
+
+    /// Makes these paths of the copy, relative to it, what they are in what stands in its place now, gone included. Returns those
+    /// that either of the two has.
+    ///
+    /// # Errors
+    /// If one cannot be read or written.
+    pub(crate) fn keep(&self, paths: Vec<BytePath>) -> Result<Vec<BytePath>, AgentError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let tree = |name: &BytePath| open::beneath(&self.dir, name.as_bytes(), flags).ok();
+        let Some((live, copy)) = tree(&self.name).zip(tree(&self.temporary)) else { return Ok(Vec::new()) };
+        let has = |dir: &OwnedFd, path: &BytePath| {
+            open::beneath(dir, path.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW).is_ok()
+        };
+        let kept: Vec<BytePath> =
+            paths.into_iter().filter(|path| has(&live, path) || has(&copy, path)).collect();
+        for path in &kept {
+            carry(&live, &copy, path).map_err(|error| {
+                failed(&self.parent.join(self.name.as_bytes()).join(path.as_bytes()), error)
+            })?;
+        }
+        if !kept.is_empty() {
+            let failed = |error: Errno| AgentError::io(format!("`{}`", self.parent), &error.into());
+            syncfs(&self.dir).map_err(failed)?;
+        }
+        Ok(kept)
     }
 
     /// Puts the copy in the place of what is there, which is removed if `safety` holds it exactly as it was, and otherwise

@@ -57,6 +57,19 @@ fn paths(other: &dyn Fn(&Path) -> Option<PathBuf>) -> Result<Vec<PathBuf>, Agent
     Ok(found)
 }
 
+/// Returns what of it lies below a directory, relative to that; the names in `copy`, another state of the directory, count as well.
+///
+/// # Errors
+/// If it is not known whose homes there are.
+pub(crate) fn below(dir: &Path, copy: &Path) -> Result<Vec<BytePath>, AgentError> {
+    let other = |path: &Path| Some(copy.join(path.strip_prefix(dir).ok()?));
+    let inside = |path: PathBuf| {
+        let rest = path.strip_prefix(dir).ok()?;
+        (!rest.as_os_str().is_empty()).then(|| BytePath::from(rest))
+    };
+    Ok(paths(&other)?.into_iter().filter_map(inside).collect())
+}
+
 /// Where a path lies: the subvolume of what exists of it, and the way from there.
 fn place_of(path: &Path) -> io::Result<Option<(String, BytePath)>> {
     let dir = path.ancestors().skip(1).find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
@@ -70,26 +83,71 @@ fn place_of(path: &Path) -> io::Result<Option<(String, BytePath)>> {
     Ok(Some((info.uuid.hex(), inside)))
 }
 
-/// Carries all of it from the live trees into the new ones of a rollback. Returns what was carried, for tests and people.
+/// Between which trees something is carried.
+struct Way {
+    /// The uuid of the tree that is mounted, if this member is concerned.
+    mounted: fn(&RollbackMember) -> &str,
+    from: fn(Names) -> String,
+    to: fn(Names) -> String,
+}
+
+/// From the live trees into the new ones.
+const FORTH: Way =
+    Way { mounted: |member| &member.old_uuid, from: |names| names.live, to: |names| names.incoming };
+/// From the new trees, if the machine runs on them, into those from before.
+const BACK: Way =
+    Way { mounted: |member| &member.new_uuid, from: |names| names.live, to: |names| names.replaced };
+
+/// Carries all of it from the live trees into the new ones of a rollback.
 pub(super) fn carry_over(state: &RollbackState, tops: &[Top]) -> Result<(), AgentError> {
-    let member_of = |path: &Path| -> Option<(usize, BytePath)> {
+    let other = |path: &Path| FORTH.place_there(state, tops, path);
+    FORTH.carry(state, tops, paths(&other)?)
+}
+
+/// Carries what was changed of it since a rollback back into the trees from before: whoever may log in now may do so after a
+/// cancel. Where the machine still runs on those, they have it. What we remember of syncs has rules of its own.
+pub(super) fn carry_back(state: &RollbackState, tops: &[Top]) -> Result<(), AgentError> {
+    let other = |path: &Path| BACK.place_there(state, tops, path);
+    let mut paths = paths(&other)?;
+    paths.retain(|path| path != Path::new(STATE_PATH));
+    BACK.carry(state, tops, paths)
+}
+
+impl Way {
+    /// Finds the member that holds a path, and the way there.
+    fn member_of(&self, state: &RollbackState, path: &Path) -> Option<(usize, BytePath)> {
         let (uuid, inside) = place_of(path).ok().flatten()?;
-        let at = state.members.iter().position(|member: &RollbackMember| member.old_uuid == uuid)?;
+        let at = state.members.iter().position(|member| (self.mounted)(member) == uuid)?;
         Some((at, inside))
-    };
-    let incoming = |at: usize| Names::of(state, &state.members[at]).incoming;
-    let other = |path: &Path| {
-        let (at, inside) = member_of(path)?;
-        Some(tops[at].path(&incoming(at)).join(inside.as_path()))
-    };
-    for path in paths(&other)? {
-        let Some((at, inside)) = member_of(&path) else { continue };
-        let failed = |error: io::Error| {
-            AgentError::io(format!("cannot carry `{}` over into the new tree", path.display()), &error)
-        };
-        let from = tops[at].open(state.members[at].name.as_str()).map_err(failed)?;
-        let to = tops[at].open(&incoming(at)).map_err(failed)?;
-        carry(&from, &to, &inside).map_err(|error| failed(error.into()))?;
     }
-    Ok(())
+
+    fn place_there(&self, state: &RollbackState, tops: &[Top], path: &Path) -> Option<PathBuf> {
+        let (at, inside) = self.member_of(state, path)?;
+        Some(tops[at].path(&self.to_of(state, at)).join(inside.as_path()))
+    }
+
+    fn to_of(&self, state: &RollbackState, at: usize) -> String {
+        (self.to)(Names::of(state, &state.members[at]))
+    }
+
+    fn carry(&self, state: &RollbackState, tops: &[Top], paths: Vec<PathBuf>) -> Result<(), AgentError> {
+        for path in paths {
+            let Some((at, inside)) = self.member_of(state, &path) else { continue };
+            let failed = |error: io::Error| {
+                let text = format!("cannot carry `{}` over into the other tree", path.display());
+                AgentError::io(text, &error)
+            };
+            let from = (self.from)(Names::of(state, &state.members[at]));
+            let from = tops[at].open(&from).map_err(failed)?;
+            let to = tops[at].open(&self.to_of(state, at)).map_err(failed)?;
+            carry(&from, &to, &inside).map_err(|error| failed(error.into()))?;
+        }
+        Ok(())
+    }
+}
+
+/// As [`carry_back`], of one path; for tests, which have no machine of their own.
+#[cfg(test)]
+pub(super) fn carry_one_back(state: &RollbackState, tops: &[Top], path: PathBuf) -> Result<(), AgentError> {
+    BACK.carry(state, tops, vec![path])
 }

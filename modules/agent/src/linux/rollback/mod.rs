@@ -17,6 +17,7 @@ mod top;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use carried::below as own_below;
 pub use journal::POINTER;
 
 use std::io;
@@ -274,6 +275,11 @@ fn cancel(
     if !checks::mounted(&now.members.iter().map(live).collect::<Vec<_>>()).is_empty() {
         // Whoever works on the new trees goes on with that until the restart.
         journal.keep()?;
+    }
+    let tops = now.members.iter().map(top_of).collect::<Result<Vec<Top>, _>>()?;
+    carried::carry_back(&now, &tops)?;
+    for top in &tops {
+        top.sync().map_err(|error| AgentError::io("cannot sync the trees from before", &error))?;
     }
     now.records = records::at_the_end(state, &now.records)?;
     now.phase = RollbackPhase::Cancelling;

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use pc_switcher_contract::{PairEnd, PairRecord, SetId, SnapshotKind, SnapshotSet, UtcStamp};
 
+use super::carried::carry_one_back;
+use super::steps::top_of;
+use super::top::Top;
 use super::{redo, run};
 use crate::data::apply::{Unwatched, Watch};
 use crate::data::tests::deaths::{At, Fault, dying};
@@ -245,6 +248,38 @@ fn work_on_the_new_trees_outlives_a_cancel_until_somebody_lets_it_go() {
     let left = scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap();
     assert_eq!((left.state, scene.found(), scene.beside()), (None, ["bad".into(), "bad".into()], 0));
     assert!(scene.state.list("").unwrap().is_empty());
+}
+
+#[test]
+fn a_key_that_came_after_a_rollback_is_carried_back_before_a_cancel_if_the_machine_runs_on_the_new_trees() {
+    let Some(mut scene) = Scene::make() else { return };
+    let done = scene.roll_back(&Unwatched).unwrap().state.unwrap();
+    let tops: Vec<Top> = done.members.iter().map(|member| top_of(member).unwrap()).collect();
+    let mount = scene.image.dir().join("mnt1");
+    let keys = mount.join("alice/.ssh/authorized_keys");
+    let replaced = scene.top(&format!("{}.replaced-feedbeef/alice/.ssh/authorized_keys", scene.names[1]));
+    fs::create_dir_all(keys.parent().unwrap()).unwrap();
+    fs::write(&keys, "on the tree from before").unwrap();
+    carry_one_back(&done, &tops, keys.clone()).unwrap();
+    assert_eq!(fs::read_to_string(&replaced).unwrap(), "on the tree from before", "it is not started anew");
+    // It is started anew, and the keys of then came along.
+    assert!(sh("umount", &[text(&mount)]));
+    scene.image.bind(&format!("top/{}", scene.names[1]), "mnt1");
+    fs::create_dir_all(keys.parent().unwrap()).unwrap();
+    fs::write(&keys, "of now").unwrap();
+    carry_one_back(&done, &tops, keys.clone()).unwrap();
+    assert_eq!(fs::read_to_string(&replaced).unwrap(), "of now");
+    fs::remove_file(&keys).unwrap();
+    carry_one_back(&done, &tops, keys).unwrap();
+    assert!(!replaced.exists(), "who was shut out stays out");
+}
+
+#[test]
+fn what_is_left_of_a_confirmed_rollback_keeps_no_sync_from_starting() {
+    let Some(scene) = Scene::make() else { return };
+    let mut look = scene.roll_back(&Unwatched).unwrap();
+    look.state.as_mut().unwrap().phase = RollbackPhase::Confirmed;
+    assert_eq!(look.forbids_sync(), None);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use pc_switcher_contract::{Hostname, SetId, SnapshotMember, SnapshotSet, SubvolumeName, UtcStamp};
+use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotMember, SnapshotSet, SubvolumeName, UtcStamp};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::reference::Reference;
@@ -13,6 +13,7 @@ use crate::data::restore::{Owner, Source, Staged, Target, holds, stage};
 use crate::linux::btrfs::Btrfs;
 use crate::linux::caller::Person;
 use crate::linux::mounts::Mounts;
+use crate::linux::rollback::own_below;
 use crate::proto::{AgentError, CreateSet, RestorePlace, RestoreReply, RestoreRequest, Restored};
 use crate::server::Call;
 
@@ -201,6 +202,16 @@ fn apart(wanted: &[Wanted], place: &RestorePlace) -> Result<(), AgentError> {
     Ok(())
 }
 
+/// Says what was not replaced because it belongs to the machine; nothing if that is nothing.
+fn stayed(path: &BytePath, kept: &[BytePath]) -> Option<String> {
+    let first = path.join(kept.first()?.as_bytes());
+    let more = match kept.len() {
+        1 => String::new(),
+        n => format!(" and {} more", n - 1),
+    };
+    Some(format!("`{first}`{more} belongs to this machine and stayed as it is"))
+}
+
 /// Puts what was staged into its place; `safety` is the root of the member that holds what is there now.
 fn put(
     place: &RestorePlace,
@@ -210,7 +221,12 @@ fn put(
     safety: Option<&OwnedFd>,
 ) -> Result<Restored, AgentError> {
     let (entries, bytes) = (staged.entries, staged.bytes);
-    let notes = std::mem::take(&mut staged.notes);
+    let mut notes = std::mem::take(&mut staged.notes);
+    if matches!(place, RestorePlace::InPlace(_)) {
+        // Who this machine is, who may log in and what we remember is no matter of a restore.
+        let own = own_below(one.spot.real.as_path(), staged.path().as_path())?;
+        notes.extend(stayed(&one.spot.path, &staged.keep(own)?));
+    }
     let (to, kept) = match (place, safety) {
         (RestorePlace::Beside, _) => (staged.beside(stamp)?, None),
         (RestorePlace::Into(_), _) => (staged.under_its_name()?, None),

@@ -10,7 +10,9 @@ use rustix::fs::{Timespec, Timestamps, XattrFlags};
 
 use super::tests::request as take_request;
 use super::*;
+use crate::data::restore::{Owner, Source, Target, stage};
 use crate::linux::btrfs::image::Image;
+use crate::linux::rollback::own_below;
 use crate::proto::{RestorePlace, Words};
 
 const SESSION: &str = "abc12345";
@@ -411,4 +413,30 @@ fn a_file_without_copy_on_write_comes_back_on_a_file_system_that_knows_nothing_o
     request.id = taken.unwrap().0.id();
     assert!(matches!(scene.restore(&request), Ok(RestoreReply::Done { .. })));
     assert_eq!(fs::read_to_string(inbox.join("disk")).unwrap(), "image");
+}
+
+#[test]
+fn what_belongs_to_the_machine_is_as_it_is_now_in_what_takes_its_place() {
+    let Some(scene) = Scene::make() else { return };
+    let home = scene.home();
+    let root: std::os::fd::OwnedFd = File::open(scene.set.members[0].path.as_path()).unwrap().into();
+    let (inside, path) = (BytePath::from("alice"), BytePath::from(home.as_path()));
+    let source = Source { root: &root, inside: &inside, path: &path, live: &path };
+    let (parent, owner) = (path.parent().unwrap(), Owner { uid: 0, gid: 0, groups: Vec::new() });
+    fs::create_dir_all(home.join(".ssh")).unwrap();
+    fs::write(home.join(".ssh/authorized_keys"), "of now").unwrap();
+    fs::write(home.join("letter"), "changed").unwrap();
+    fs::remove_file(home.join("deep/link")).unwrap();
+    let target = Target { parent: &parent, name: b"alice", is_named: false };
+    let staged = stage(&source, &target, "fedcba98", &owner, &|| false).unwrap();
+    let own = [".ssh/authorized_keys", "deep/link", "no/such"].map(BytePath::from).to_vec();
+    let kept = staged.keep(own).unwrap();
+    assert_eq!(kept, [".ssh/authorized_keys", "deep/link"].map(BytePath::from));
+    let copy = staged.path();
+    let read = |name: &str| fs::read_to_string(copy.as_path().join(name)).ok();
+    assert_eq!(read(".ssh/authorized_keys").as_deref(), Some("of now"));
+    assert_eq!(read("letter").as_deref(), Some("dear"), "the rest is that of the set");
+    assert!(copy.as_path().join("deep/link").symlink_metadata().is_err(), "what is gone now stays away");
+    let own = own_below(Path::new("/etc"), Path::new("/nowhere")).unwrap();
+    assert!(own.contains(&"machine-id".into()) && !own.contains(&"".into()), "{own:?}");
 }

@@ -1,72 +1,22 @@
-//! `space`: what is free on the file systems that syncs and snapshots use, judged as a sync judges it.
+//! What `space` found, in words and as JSON.
 
+use std::cmp::Ordering;
+
+use jiff::Timestamp;
 use pc_switcher_agent::proto::{Gain, SpaceReport};
-use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
-use pc_switcher_contract::{BytePath, Hostname, ModuleName, human_bytes};
+use pc_switcher_contract::{Hostname, human_bytes};
 use pc_switcher_disk_monitor::config::DiskConfig;
-use serde::de::DeserializeOwned;
+use pc_switcher_disk_monitor::forecast::Outlook;
 use serde_json::{Value, json};
 
-use super::snapshots::{Found, Where, render, with_agent};
-use super::{CliError, Context, Exit};
-use crate::config::Config;
+use super::Look;
+use crate::cli::snapshots::{Found, render};
 
 /// Sessions that are named, at most.
 const MOST_GAINS: usize = 5;
 
-/// Show what is free where syncs write and snapshots lie
-///
-/// A btrfs can be full while gigabytes are free, so four numbers count. Available is what can be relied on: [disk] min_free
-/// and reserve_minimum are compared with it. What only the sets of one session hold comes free when that is deleted; what two
-/// hold, when both are.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    place: Where,
-}
-
-/// Prints it.
-///
-/// # Errors
-/// If the config is wrong, or the machine cannot be reached.
-pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let config = context.load_config(&[], &[])?;
-    let disk: DiskConfig = table(&config, "disk-monitor")?;
-    let snapshots: BtrfsSnapshotsConfig = table(&config, "btrfs-snapshots")?;
-    let mut paths = vec![BytePath::from("/"), BytePath::from(snapshots.snapshot_dir.as_path())];
-    let folders = config.table(&ModuleName::literal("user-data"))["folders"].as_array();
-    paths.extend(folders.into_iter().flatten().filter_map(Value::as_str).map(BytePath::from));
-    let (found, reports, mut gains) = with_agent(&args.place, context, async |agent, _| {
-        let reports = agent.space(paths).await?;
-        let gains = agent.gains(BytePath::from(snapshots.snapshot_dir.as_path())).await?;
-        Ok((Found::read(agent, &snapshots).await?, reports, gains))
-    })?;
-    let hostname = found.hostname.clone();
-    gains.retain(|gain| gain.data_bytes > 0);
-    gains.sort_by(|a, b| (b.data_bytes, &b.session).cmp(&(a.data_bytes, &a.session)));
-    if context.global.json {
-        context.print_json(&as_json(&hostname, &reports, &disk, &gains))?;
-        return Ok(Exit::Completed);
-    }
-    for (at, report) in reports.iter().enumerate() {
-        if at > 0 {
-            writeln!(context.out)?;
-        }
-        for line in lines(&hostname, report, &disk) {
-            writeln!(context.out, "{line}")?;
-        }
-    }
-    if !gains.is_empty() {
-        writeln!(context.out, "\n{hostname}: what only one session holds, in data")?;
-    }
-    for line in gain_lines(&found, &gains) {
-        writeln!(context.out, "{line}")?;
-    }
-    Ok(Exit::Completed)
-}
-
 /// Returns the largest gains, with what keeps them from being had.
-fn gain_lines(found: &Found, gains: &[Gain]) -> Vec<String> {
+pub(super) fn gain_lines(found: &Found, gains: &[Gain]) -> Vec<String> {
     let line = |gain: &Gain| {
         let sets = found.sets.iter().filter(|stored| stored.set.session == gain.session);
         let why: Vec<String> = sets.clone().filter_map(render::protection).collect();
@@ -84,11 +34,6 @@ fn gain_lines(found: &Found, gains: &[Gain]) -> Vec<String> {
     said
 }
 
-fn table<T: DeserializeOwned>(config: &Config, module: &'static str) -> Result<T, CliError> {
-    T::deserialize(config.table(&ModuleName::literal(module)))
-        .map_err(|error| CliError::Failed(error.to_string()))
-}
-
 /// What a sync would make of a file system.
 fn verdict(report: &SpaceReport, disk: &DiskConfig) -> &'static str {
     let (wanted, least) = wants(report, disk);
@@ -104,11 +49,16 @@ fn wants(report: &SpaceReport, disk: &DiskConfig) -> (u64, u64) {
     (disk.min_free.bytes_of(report.size_bytes), disk.reserve_minimum.bytes_of(report.size_bytes))
 }
 
-fn lines(hostname: &Hostname, report: &SpaceReport, disk: &DiskConfig) -> Vec<String> {
+/// Returns the lines for one file system.
+pub(super) fn lines(
+    hostname: &Hostname,
+    report: &SpaceReport,
+    disk: &DiskConfig,
+    outlook: Outlook,
+) -> Vec<String> {
     let (wanted, least) = wants(report, disk);
-    let line = |name: &str, bytes: u64, what: &str| {
-        format!("  {name:<14}{:>10}  {what}", human_bytes(bytes)).trim_end().to_owned()
-    };
+    let row = |name: &str, value: &str, what: &str| format!("  {name:<14}{value:>10}  {what}");
+    let line = |name: &str, bytes: u64, what: &str| row(name, &human_bytes(bytes), what);
     let mut said = vec![
         format!("{hostname}: `{}`, {} of {}", report.path, report.fs_type, human_bytes(report.size_bytes)),
         line("Available", report.available_bytes, verdict(report, disk)),
@@ -120,13 +70,73 @@ fn lines(hostname: &Hostname, report: &SpaceReport, disk: &DiskConfig) -> Vec<St
     }
     said.push(line("To begin", wanted, "must be available: [disk] min_free"));
     said.push(line("Reserve", least, "a running sync stops below it: [disk] reserve_minimum"));
+    said.push(match outlook {
+        Outlook::Unknown => row("Full in", "?", "syncs have seen too little of it so far"),
+        Outlook::Steady => row("Full in", "-", "it gets no fuller"),
+        Outlook::Filling { bytes_per_day, days } => {
+            row("Full in", &time(days), &format!("at {} a day", human_bytes(bytes_per_day as u64)))
+        }
+    });
     said
 }
 
-fn as_json(hostname: &Hostname, reports: &[SpaceReport], disk: &DiskConfig, gains: &[Gain]) -> Value {
+/// Returns a time in the largest unit of which there are at least two.
+fn time(days: f64) -> String {
+    let (number, unit) = match days {
+        days if days >= 2.0 => (days, "days"),
+        days if days * 24.0 >= 2.0 => (days * 24.0, "h"),
+        days => (days * 1440.0, "min"),
+    };
+    format!("{} {unit}", number.floor())
+}
+
+/// Returns the line for one more look at a file system.
+pub(super) fn watched(
+    at: Timestamp,
+    report: &SpaceReport,
+    before: Option<&SpaceReport>,
+    disk: &DiskConfig,
+    outlook: Outlook,
+) -> String {
+    let before = before.map_or(report.available_bytes, |before| before.available_bytes);
+    let change = match report.available_bytes.cmp(&before) {
+        Ordering::Equal => "as before".to_owned(),
+        Ordering::Less => format!("{} less", human_bytes(before - report.available_bytes)),
+        Ordering::Greater => format!("{} more", human_bytes(report.available_bytes - before)),
+    };
+    let judged = match verdict(report, disk) {
+        "enough" => String::new(),
+        verdict => format!(", {verdict}"),
+    };
+    let pace = match outlook {
+        Outlook::Unknown | Outlook::Steady => String::new(),
+        Outlook::Filling { days, .. } => format!(", full in {} if it goes on so", time(days)),
+    };
+    let chunks = match report.fs_type == "btrfs" {
+        true => format!(
+            " (data {}, metadata {}, unallocated {})",
+            human_bytes(report.data_free_bytes),
+            human_bytes(report.metadata_free_bytes),
+            human_bytes(report.unallocated_bytes)
+        ),
+        false => String::new(),
+    };
+    let available = human_bytes(report.available_bytes);
+    format!("{}  `{}`  {available}, {change}{chunks}{judged}{pace}", at.strftime("%H:%M:%S"), report.path)
+}
+
+/// Returns one look as JSON.
+pub(super) fn as_json(look: &Look, disk: &DiskConfig) -> Value {
     let gain = |gain: &Gain| json!({ "session": gain.session, "data_bytes": gain.data_bytes });
     let one = |report: &SpaceReport| {
         let (wanted, least) = wants(report, disk);
+        let (outlook, bytes_per_day, days_to_full) = match look.outlook(report) {
+            Outlook::Unknown => ("unknown", None, None),
+            Outlook::Steady => ("steady", None, None),
+            Outlook::Filling { bytes_per_day, days } => {
+                ("filling", Some(bytes_per_day as u64), Some(days as u64))
+            }
+        };
         json!({
             "path": report.path,
             "file_system": report.fs_uuid,
@@ -138,12 +148,16 @@ fn as_json(hostname: &Hostname, reports: &[SpaceReport], disk: &DiskConfig, gain
             "unallocated_bytes": report.unallocated_bytes,
             "min_free_bytes": wanted,
             "reserve_minimum_bytes": least,
+            "outlook": outlook,
+            "bytes_per_day": bytes_per_day,
+            "days_to_full": days_to_full,
         })
     };
     json!({
-        "machine": hostname,
-        "file_systems": reports.iter().map(one).collect::<Vec<_>>(),
-        "gains": gains.iter().map(gain).collect::<Vec<_>>(),
+        "machine": look.found.hostname,
+        "at": look.at,
+        "file_systems": look.reports.iter().map(one).collect::<Vec<_>>(),
+        "gains": look.gains.iter().map(gain).collect::<Vec<_>>(),
     })
 }
 
@@ -182,8 +196,27 @@ mod tests {
             "  Unallocated     30.0 GiB  can become either",
             "  To begin        20.0 GiB  must be available: [disk] min_free",
             "  Reserve         10.0 GiB  a running sync stops below it: [disk] reserve_minimum",
+            "  Full in          41 days  at 1.5 GiB a day",
         ];
-        assert_eq!(lines(&"laptop".parse().unwrap(), &report(31 * GIB), &disk), wanted);
+        let filling = Outlook::Filling { bytes_per_day: 1.5 * GIB as f64, days: 41.3 };
+        assert_eq!(lines(&"laptop".parse().unwrap(), &report(31 * GIB), &disk, filling), wanted);
+    }
+
+    #[test]
+    fn a_look_while_somebody_watches_says_what_changed_and_where_it_leads() {
+        let at = "2025-11-15T12:00:05Z".parse().unwrap();
+        let disk = DiskConfig::default();
+        let filling = Outlook::Filling { bytes_per_day: 1.0, days: 0.5 };
+        assert_eq!(
+            watched(at, &report(31 * GIB), Some(&report(32 * GIB)), &disk, filling),
+            "12:00:05  `/`  31.0 GiB, 1.0 GiB less (data 1.0 GiB, metadata 512.0 MiB, unallocated 30.0 GiB), \
+             full in 12 h if it goes on so"
+        );
+        let still = watched(at, &report(9 * GIB), Some(&report(9 * GIB)), &disk, Outlook::Unknown);
+        assert!(
+            still.contains("9.0 GiB, as before (") && still.ends_with(", too little to go on with a sync")
+        );
+        assert_eq!([40.0, 1.5, 0.01].map(time), ["40 days", "36 h", "14 min"]);
     }
 
     #[test]
