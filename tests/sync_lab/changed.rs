@@ -76,3 +76,16 @@ fn folders_whose_names_begin_alike_and_another_tree_at_the_same_place_are_told_a
     sync(laptop, "desk", &["--allow-first-sync", "--allow-replaced-source"]).ends_with(0);
     assert_eq!(root(desk, "cat /srv/d/f /home/alice/docs/g"), "two\nmore\n");
 }
+
+/// Thousands of files go into one frame when hardly anything of each does, and each is made of a version on the desk.
+#[test]
+fn thousands_of_touched_files_go_over_with_few_descriptors() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "mkdir many; head -c 20000000 /dev/urandom | split -b 5000 -a 4 - many/");
+    first_sync(&lab);
+    root(desk, "for pid in $(pgrep -x sshd); do prlimit --nofile=512:512 --pid $pid; done");
+    alice(laptop, "touch many/*; echo more >>many/aaaa");
+    sync(laptop, "desk", &[]).ends_with(0).says(&["4000 changed"]);
+    assert_moved(laptop, desk);
+}

@@ -2,6 +2,7 @@
 //!
 //! Invariant: the reading task never waits for a consumer, so a slow transfer cannot hide a heartbeat.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -119,7 +120,7 @@ impl AgentConn {
         let (version, is_elsewhere) = (options.version.clone(), options.is_elsewhere);
         let front = encode(&FrontHello { protocol: PROTOCOL, version, silence_seconds, is_elsewhere });
         let greet = async {
-            send(&mut writer, 0, FrameKind::Hello, &front, None).await?;
+            Outgoing::of(0, FrameKind::Hello, &front, None).write(&mut writer).await?;
             writer.flush().await
         };
         greet.await.map_err(|error| lost(error.to_string()))?;
@@ -190,20 +191,28 @@ async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Op
     head.frame(body).map(Some).map_err(invalid)
 }
 
-/// Writes a frame; returns the bytes of the body that went over. Content is packed by whoever sends it, or not at all.
-async fn send(
-    writer: &mut (impl AsyncWrite + Unpin),
-    call: u32,
-    kind: FrameKind,
-    body: &[u8],
-    packer: Option<&mut Packer>,
-) -> std::io::Result<usize> {
-    let packer = packer.filter(|_| kind == FrameKind::Open || !StreamFrame::is_bulk(body));
-    let packed = packer.and_then(|packer| packer.pack(body));
-    let (body, is_packed) = packed.as_deref().map_or((body, false), |packed| (packed, true));
-    writer.write_all(&Head { len: body.len(), call, kind, is_packed }.encode()).await?;
-    writer.write_all(body).await?;
-    Ok(body.len())
+/// A frame as it goes over.
+struct Outgoing<'a> {
+    head: Head,
+    body: Cow<'a, [u8]>,
+}
+
+impl<'a> Outgoing<'a> {
+    /// Makes the frame of a body. Content is packed by whoever sends it, or not at all.
+    fn of(call: u32, kind: FrameKind, body: &'a [u8], packer: Option<&mut Packer>) -> Self {
+        let packer = packer.filter(|_| kind == FrameKind::Open || !StreamFrame::is_bulk(body));
+        let packed = packer.and_then(|packer| packer.pack(body));
+        let is_packed = packed.is_some();
+        let body = packed.map_or(Cow::Borrowed(body), Cow::Owned);
+        Self { head: Head { len: body.len(), call, kind, is_packed }, body }
+    }
+
+    /// Writes it; returns the bytes of its body.
+    async fn write(&self, writer: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<usize> {
+        writer.write_all(&self.head.encode()).await?;
+        writer.write_all(&self.body).await?;
+        Ok(self.body.len())
+    }
 }
 
 async fn write_loop(
@@ -225,31 +234,34 @@ async fn write_loop(
             _ = beat.tick() => (0, FrameKind::Ping, Vec::new()),
         };
         let (call, kind, body) = next;
+        // Before the time counts that the pipe takes.
+        let frame = Outgoing::of(call, kind, &body, packer.as_mut());
         let begun = shared.pipe.begin();
         let write = async {
-            let went = send(&mut writer, call, kind, &body, packer.as_mut()).await?;
+            let went = frame.write(&mut writer).await?;
             if queue.is_empty() {
                 writer.flush().await?;
             }
             Ok::<_, std::io::Error>(went)
         };
         let written = tokio::select! {
-            () = stop.cancelled() => break,
-            () = shared.gone.cancelled() => break,
+            // A frame may be cut now: what came after it would be read as the rest of it.
+            () = stop.cancelled() => return,
+            () = shared.gone.cancelled() => return,
             written = write => written,
         };
         match written {
             Ok(went) => shared.pipe.end(begun, went, (kind == FrameKind::Up).then_some(body.len())),
             Err(error) => {
                 shared.fail(format!("cannot write to the agent: {error}"));
-                break;
+                return;
             }
         }
     }
     // What was queued before the stop (a cancel, say) still goes out if the pipe takes it at once.
     let rest = async {
         while let Ok((call, kind, body)) = queue.try_recv() {
-            send(&mut writer, call, kind, &body, None).await?;
+            Outgoing::of(call, kind, &body, None).write(&mut writer).await?;
         }
         writer.shutdown().await
     };

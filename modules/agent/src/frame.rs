@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 
 mod pack;
 
-pub use pack::{Packer, unpack};
+pub use pack::{Packer, is_worthy, unpack};
 
 /// Bytes of a frame's head: length of the body, call number (both little endian), kind.
 pub const HEAD: usize = 9;

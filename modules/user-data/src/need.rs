@@ -74,8 +74,8 @@ impl Need {
         let data = changed.next_multiple_of(BLOCK);
         self.data_bytes += data;
         // The clone names every extent again; they are seldom smaller than this on the average.
-        self.new_bytes +=
-            (entry.size / SHARED).saturating_add(data / BLOCK) * SHARED_NAME + data / PER_CHECKSUM;
+        let own = if data > 0 { EXTENT + data / PER_CHECKSUM } else { 0 };
+        self.new_bytes += (entry.size / SHARED).max(1).saturating_add(data / BLOCK) * SHARED_NAME + own;
     }
 
     /// Takes off what a file that was counted shares with others, in so many ranges.

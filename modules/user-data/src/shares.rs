@@ -105,10 +105,22 @@ fn asked(steps: &Steps) -> Vec<ReadWant> {
         steps.wants.iter().zip(&steps.versions).filter_map(|both| large(&both)).collect();
     if !asked.is_empty() {
         // Others may share with what is patched.
-        asked.extend(steps.patches.iter().cloned());
+        let sizes: HashMap<u32, u64> = steps.ops.iter().filter_map(patched).collect();
+        let is_large = |want: &&ReadWant| sizes.get(&want.content).is_some_and(|size| *size >= LARGE);
+        asked.extend(steps.patches.iter().filter(is_large).cloned());
         asked.sort_unstable_by_key(|want| want.content);
     }
     asked
+}
+
+/// Returns the number and the size of what a step patches.
+fn patched(op: &Op) -> Option<(u32, u64)> {
+    match op {
+        Op::Put { body: Body::Patched { content, size } | Body::Proven { content, size }, .. } => {
+            Some((*content, *size))
+        }
+        _ => None,
+    }
 }
 
 /// Returns all files of the older snapshot, sorted.

@@ -236,3 +236,39 @@ async fn a_silent_agent_is_lost_and_its_calls_end() {
     drop((conn, link));
     silent.join().unwrap();
 }
+
+/// The agent is root, and what it reads as a frame may not be the middle of a file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_follows_a_frame_that_was_cut_when_the_pipe_is_closed() {
+    let (near, mut far) = UnixStream::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    pc_switcher_agent::frame::write(
+        &mut {
+            far.write_all(pc_switcher_agent::proto::MAGIC).unwrap();
+            &far
+        },
+        0,
+        pc_switcher_agent::frame::FrameKind::Hello,
+        &encode(&Model::default().hello()),
+    )
+    .unwrap();
+    let (read, write) = tokio::net::UnixStream::from_std(near).unwrap().into_split();
+    let (conn, _) = AgentConn::start(read, write, ConnOptions::new("desk", "0")).await.unwrap();
+    let link: Arc<dyn AgentLink> = Arc::clone(&conn) as Arc<dyn AgentLink>;
+    let mut call = link.open(vec![7]).await.unwrap();
+    // More than any buffer of the pipe takes: the first of them is cut, the others wait.
+    for _ in 0..3 {
+        call.sink.send(vec![1; 2 << 20]).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    conn.close();
+    let mut left = Vec::new();
+    far.read_to_end(&mut left).unwrap();
+    let mut left = left.as_slice();
+    let mut whole = 0;
+    while let Ok(Some(frame)) = pc_switcher_agent::frame::read(&mut left) {
+        assert!(frame.body.len() < 1 << 20, "a frame that was cut was read as whole");
+        whole += 1;
+    }
+    assert_eq!((whole, left), (2, &[][..]), "the greeting and the call, and what was cut up to the end");
+}

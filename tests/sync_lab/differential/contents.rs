@@ -15,7 +15,7 @@ use super::{
     pick::{Picked, one_of},
 };
 
-/// From so many bytes on a file is patched.
+/// From so many bytes on a file may share with others.
 pub const LARGE: u64 = 64 << 10;
 const HUGE: u64 = 1 << 20;
 

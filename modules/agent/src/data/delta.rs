@@ -100,7 +100,7 @@ pub(super) struct Extent {
 
 fn extents(fd: impl AsFd) -> Result<Vec<Extent>, Errno> {
     let seen = Seen::of(&fd)?;
-    let (ino, room) = (seen.ino(), (seen.size() / BLOCK * ITEM).min(ROOM as u64) as usize);
+    let (ino, room) = (seen.ino(), ((seen.size() / BLOCK + 1) * ITEM).min(ROOM as u64) as usize);
     let mut found = Vec::new();
     Search::with_room(room).run(&fd, ((ino, EXTENT, 0), (ino, EXTENT, u64::MAX)), 0, |item| {
         if found.len() == MOST {

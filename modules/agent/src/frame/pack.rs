@@ -16,6 +16,11 @@ const LEAST: usize = 512;
 /// Bytes of the length.
 const LENGTH: usize = 4;
 
+/// Whether a body is worth a try.
+pub fn is_worthy(body: &[u8]) -> bool {
+    (LEAST..=MAX_BODY).contains(&body.len())
+}
+
 /// Packs bodies.
 pub struct Packer(Compressor<'static>);
 
@@ -27,7 +32,7 @@ impl Packer {
 
     /// Returns a body packed, if that makes it smaller by a tenth.
     pub fn pack(&mut self, body: &[u8]) -> Option<Vec<u8>> {
-        if !(LEAST..=MAX_BODY).contains(&body.len()) {
+        if !is_worthy(body) {
             return None;
         }
         let mut packed = vec![0; LENGTH + body.len() / 10 * 9];

@@ -21,7 +21,8 @@ pub(super) struct Outlet {
 
 impl Outlet {
     pub(super) fn send(&self, call: u32, kind: FrameKind, body: &[u8]) {
-        let packed = self.packer.as_ref().and_then(|packer| guard(packer).pack(body));
+        let packer = self.packer.as_ref().filter(|_| frame::is_worthy(body));
+        let packed = packer.and_then(|packer| guard(packer).pack(body));
         let mut out = guard(&self.out);
         let written = match packed {
             Some(packed) => frame::write_packed(&mut *out, call, kind, &packed),

@@ -69,6 +69,10 @@ use crate::proto::{
 };
 use crate::server::{Call, Shield};
 
+/// Files that are handed to the threads at once: each that begins holds its directory open, and the version that it is made of,
+/// until a thread comes to it, and a frame may hold thousands.
+const AT_ONCE: usize = 32;
+
 /// Numbers in one [`Record::Staged`].
 const INODES: usize = 64 << 10;
 
@@ -245,20 +249,23 @@ fn take_in(
     codings: &[Coding],
 ) -> Result<(), AgentError> {
     let mut codings = codings.iter().peekable();
-    let mut jobs = Vec::with_capacity(pieces.len());
-    for (at, piece) in (0..).zip(pieces) {
-        let job = stager.job(piece)?;
-        jobs.push(match codings.next_if(|coding| coding.piece == at) {
-            Some(coding) => job.coded(*coding),
-            None => job,
-        });
+    let mut pieces = (0..).zip(pieces).peekable();
+    while pieces.peek().is_some() {
+        let mut jobs = Vec::with_capacity(AT_ONCE);
+        for (at, piece) in pieces.by_ref().take(AT_ONCE) {
+            let job = stager.job(piece)?;
+            jobs.push(match codings.next_if(|coding| coding.piece == at) {
+                Some(coding) => job.coded(*coding),
+                None => job,
+            });
+        }
+        if !writers.give(jobs) {
+            return Err(AgentError::failed("a writing thread gave up"));
+        }
     }
-    if codings.next().is_some() {
-        return Err(AgentError::protocol("a piece that is compressed is missing"));
-    }
-    match writers.give(jobs) {
-        true => Ok(()),
-        false => Err(AgentError::failed("a writing thread gave up")),
+    match codings.next() {
+        None => Ok(()),
+        Some(_) => Err(AgentError::protocol("a piece that is compressed is missing")),
     }
 }
 

@@ -26,6 +26,9 @@ use crate::proto::{AgentError, Body, CloneFrom, CloneRange, Identity, Meta, Op, 
 /// Staged directories that are kept open.
 const OPEN_DIRS: usize = 32;
 
+/// Smaller versions are rather copied than cloned from where somebody may write to them.
+const LARGE: u64 = 64 << 10;
+
 /// A file that waits for its content.
 struct Waiting {
     part: usize,
@@ -255,7 +258,9 @@ impl<'a> Stager<'a> {
         let is_proven = matches!(file.made_of, MadeOf::Proven(_));
         let over = match file.made_of {
             MadeOf::Nothing => Over::Nothing,
-            MadeOf::Old(expected) | MadeOf::Proven(expected) => self.version(file.part, &file.path, expected),
+            MadeOf::Old(expected) | MadeOf::Proven(expected) => {
+                self.version(file.part, &file.path, expected)?
+            }
             MadeOf::Ranges => Over::Ranges,
         };
         let name = file.at.name().to_vec();
@@ -264,11 +269,18 @@ impl<'a> Stager<'a> {
     }
 
     /// Opens the version that a file is made of, in the part's snapshot if one is named.
-    fn version(&self, part: usize, path: &BytePath, expected: Identity) -> Over {
-        // Staging lies on a mount of its own: where that hinders clones, they are made of what stands there live.
-        let sealed = self.sealed[part].as_ref().filter(|_| self.crosses_mounts);
-        let root = sealed.unwrap_or(&self.parts[part].root);
-        delta::open_file(root, path).map_or(Over::Gone, |fd| Over::Version(fd, expected))
+    fn version(&self, part: usize, path: &BytePath, expected: Identity) -> Result<Over, AgentError> {
+        // Staging lies on a mount of its own: where that hinders clones, large ones are made of what stands there live.
+        let may_be = |_: &&OwnedFd| self.crosses_mounts || expected.size < LARGE;
+        let root = self.sealed[part].as_ref().filter(may_be).unwrap_or(&self.parts[part].root);
+        match delta::open_file(root, path) {
+            Ok(fd) => Ok(Over::Version(fd, expected)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::INVAL) => Ok(Over::Gone),
+            Err(error) => {
+                let whole = self.parts[part].absolute(path);
+                Err(AgentError::io(format!("the old version of `{whole}`"), &error.into()))
+            }
+        }
     }
 
     /// Says in which snapshot the versions of a part stand that others are made of. What is none is not used: then these are made
@@ -306,7 +318,7 @@ impl<'a> Stager<'a> {
         let (dir, name) = (Arc::clone(stage), early_name(content).into_bytes());
         let (path, over) = match self.over.get(&content) {
             None => (path.clone(), Over::Nothing),
-            Some((live, expected)) => (path.join(live.as_bytes()), self.version(part, live, *expected)),
+            Some((live, expected)) => (path.join(live.as_bytes()), self.version(part, live, *expected)?),
         };
         let start = Start { dir, name, planned: None, path, over, is_proven: false };
         Ok(Job { content, start: Some(Box::new(start)), what })
