@@ -87,9 +87,11 @@ impl Apart {
         Self(left.filter(is_gone).map(|path| (path, Why::NotHeld)).collect())
     }
 
-    /// Returns what of this still stands there.
+    /// Returns the subvolumes of these that still stand there.
     pub fn standing(&self, theirs: &Path) -> Self {
-        let stands = |(path, _): &(&PathBuf, &Why)| matches!(on_the_way(theirs, path), OnTheWay::There(_));
+        let stands = |(path, _): &(&PathBuf, &Why)| {
+            matches!(on_the_way(theirs, path), OnTheWay::There(_)) && is_subvolume(&theirs.join(path))
+        };
         Self(self.0.iter().filter(stands).map(|(path, why)| (path.clone(), *why)).collect())
     }
 
