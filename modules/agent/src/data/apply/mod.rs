@@ -248,6 +248,11 @@ fn take_in(
     pieces: Vec<Piece>,
     codings: &[Coding],
 ) -> Result<(), AgentError> {
+    // Before anything of the frame is taken in.
+    let is_in_order = codings.windows(2).all(|two| two[0].piece < two[1].piece);
+    if !is_in_order || codings.last().is_some_and(|last| last.piece as usize >= pieces.len()) {
+        return Err(AgentError::protocol("a piece that is compressed is missing"));
+    }
     let mut codings = codings.iter().peekable();
     let mut pieces = (0..).zip(pieces).peekable();
     while pieces.peek().is_some() {
@@ -263,10 +268,7 @@ fn take_in(
             return Err(AgentError::failed("a writing thread gave up"));
         }
     }
-    match codings.next() {
-        None => Ok(()),
-        Some(_) => Err(AgentError::protocol("a piece that is compressed is missing")),
-    }
+    Ok(())
 }
 
 /// Takes in the stream until its commit frame. `start` makes new writing threads, once those before have ended.
