@@ -83,8 +83,8 @@ pub struct Child {
     pub path: BytePath,
     /// Where it is.
     pub sides: Sides,
-    /// Whether each of source, target and base will list it.
-    pub lists: [bool; 3],
+    /// Whether each of source, target, base and what the source was before will list it.
+    pub lists: [bool; 4],
 }
 
 /// How equality is judged.
@@ -94,7 +94,9 @@ pub struct Judge {
     pub has_base: bool,
     /// Whether the target is known to be just as the base: then the base is not walked.
     pub base_is_target: bool,
-    /// Files of the source whose inode changed after this are never equal by size and time alone.
+    /// Whether it is known what the source was after the last sync.
+    pub has_before: bool,
+    /// Files of the source whose inode changed after this are never equal by size and time alone, whatever else is known.
     pub source_after: Option<FileTime>,
     /// Whether every file is compared by content.
     pub content: bool,
@@ -107,6 +109,22 @@ impl Judge {
     pub fn walks_base(&self) -> bool {
         self.has_base && !self.base_is_target
     }
+
+    /// Which trees are listed, in the order of [`crate::compare::WALKS`].
+    pub fn walks(&self) -> [bool; 4] {
+        [true, true, self.walks_base(), self.has_before]
+    }
+}
+
+/// A name that is left alone on one side though the other has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    /// Relative to the part's root.
+    pub path: BytePath,
+    /// Why.
+    pub reason: String,
+    /// Whether the target lacks something of the source for that.
+    pub is_missed: bool,
 }
 
 /// What came out of one directory.
@@ -120,8 +138,8 @@ pub struct DirResult {
     pub links: Vec<LinkSeen>,
     /// Its directories.
     pub children: Vec<Child>,
-    /// Names that are left alone on one side though the other has them, with the reason.
-    pub left_alone: Vec<(BytePath, String)>,
+    /// Names that are left alone on one side though the other has them.
+    pub left_alone: Vec<LeftAlone>,
     /// Names that could not be read, with the machine's side and the system's word.
     pub unreadable: Vec<(BytePath, bool, String)>,
     /// Directories that differ in nothing but their time, where that does not count.
@@ -154,11 +172,12 @@ fn touched(base: Option<&Entry>, now: Option<&Entry>) -> bool {
     }
 }
 
-/// Compares one directory. Listings are those of the source, the target and the base, as far as each has the directory.
+/// Compares one directory. Listings are those of the source, the target, the base, and the source after the last sync, as far as each
+/// has the directory.
 pub fn compare_dir(
     path: &BytePath,
     sides: Sides,
-    [ours, theirs, base]: [Option<&DirListing>; 3],
+    [ours, theirs, base, before]: [Option<&DirListing>; 4],
     judge: Judge,
 ) -> DirResult {
     let mut result =
@@ -170,10 +189,10 @@ pub fn compare_dir(
             }
         }
     }
-    for name in names([ours, theirs, base]) {
+    for name in names([ours, theirs, base, before]) {
         let at = path.join(name);
-        let [s, t, b] = [ours, theirs, base].map(|dir| dir.and_then(|dir| find(dir, name)));
-        let lists = [s, t, b].map(|entry| entry.is_some_and(|entry| entry.kind == Kind::Dir));
+        let [s, t, b, was] = [ours, theirs, base, before].map(|dir| dir.and_then(|dir| find(dir, name)));
+        let lists = [s, t, b, was].map(|entry| entry.is_some_and(|entry| entry.kind == Kind::Dir));
         if sides == Sides::Ignore {
             result.children.extend(lists.contains(&true).then_some(Child {
                 path: at,
@@ -184,7 +203,8 @@ pub fn compare_dir(
         }
         if let Some(reason) = skip_of(ours, name).or_else(|| skip_of(theirs, name)) {
             if s.is_some() || t.is_some() {
-                result.left_alone.push((at.clone(), reason));
+                let is_missed = s.is_some();
+                result.left_alone.push(LeftAlone { path: at.clone(), reason, is_missed });
             }
             result.children.extend(lists.contains(&true).then_some(Child {
                 path: at,
@@ -196,9 +216,8 @@ pub fn compare_dir(
         let other_kind = matches!((s, t), (Some(s), Some(t)) if s.kind != t.kind);
         if other_kind && name == b".ssh" {
             // Its keys are never mirrored, so another kind of `.ssh` would be one without them: nobody could log in any more.
-            result
-                .left_alone
-                .push((at.clone(), "it is of another kind here, and logging in depends on it".into()));
+            let reason = "it is of another kind here, and logging in depends on it".into();
+            result.left_alone.push(LeftAlone { path: at.clone(), reason, is_missed: true });
             result.children.extend(lists.contains(&true).then_some(Child {
                 path: at,
                 sides: Sides::Ignore,
@@ -210,11 +229,11 @@ pub fn compare_dir(
         let touched = judge.has_base && touched(b, t);
         if let Some(child) = child_sides(s, t) {
             result.children.push(Child { path: at.clone(), sides: child, lists });
-        } else if lists[2] {
-            // Only the base has a directory here: its listing is read and dropped.
+        } else if lists[2] || lists[3] {
+            // Only in the past there is a directory here: its listing is read and dropped.
             result.children.push(Child { path: at.clone(), sides: Sides::Ignore, lists });
         }
-        entry_change(at, [s, t, b], touched, judge, &mut result);
+        entry_change(at, [s, t, b, was], touched, judge, &mut result);
     }
     result
 }
@@ -226,7 +245,7 @@ fn rights_touched(judge: Judge, base: Option<&Entry>, now: &Entry) -> bool {
 
 fn entry_change(
     at: BytePath,
-    [s, t, b]: [Option<&Entry>; 3],
+    [s, t, b, was]: [Option<&Entry>; 4],
     mut touched: bool,
     judge: Judge,
     result: &mut DirResult,
@@ -257,7 +276,10 @@ fn entry_change(
                 Kind::Dir | Kind::Fifo => true,
             };
             let suspect = s.kind == Kind::File && s.size == t.size && s.size > 0 && {
-                let source_moved = judge.source_after.is_some_and(|after| s.ctime > after);
+                // What it was then tells, whatever the clocks say; of a file that was written twice within one of their ticks
+                // only the time is left.
+                let source_moved = judge.has_before && was.is_none_or(|was| identity(was) != identity(s))
+                    || judge.source_after.is_some_and(|after| s.ctime > after);
                 let target_moved = judge.has_base && b.is_none_or(|b| identity(b) != identity(t));
                 if content { judge.content || source_moved || target_moved } else { touched }
             };
@@ -332,8 +354,8 @@ fn skip_of(dir: Option<&DirListing>, name: &[u8]) -> Option<String> {
     })
 }
 
-/// Returns every name of the three listings once, in order.
-fn names(listings: [Option<&DirListing>; 3]) -> Vec<&[u8]> {
+/// Returns every name of the listings once, in order.
+fn names(listings: [Option<&DirListing>; 4]) -> Vec<&[u8]> {
     let mut all: Vec<&[u8]> = listings
         .into_iter()
         .flatten()

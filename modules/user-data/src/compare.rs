@@ -1,4 +1,4 @@
-//! Brings the listings of up to three walks together, directory by directory, in whatever order they come.
+//! Brings the listings of up to four walks together, directory by directory, in whatever order they come.
 //!
 //! Invariant: a directory is compared once, when its parent has said where it is and all expected listings are there. What
 //! waits in memory is only the distance between the walks.
@@ -11,7 +11,7 @@ use pc_switcher_agent::proto::{DirListing, Entry, ListWant, Meta};
 use pc_switcher_contract::BytePath;
 
 use crate::change::{
-    Change, Child, Found, Judge, LinkSeen, Sides, Suspect, compare_dir, identity, same_rights,
+    Change, Child, Found, Judge, LeftAlone, LinkSeen, Sides, Suspect, compare_dir, identity, same_rights,
 };
 use crate::moves::Moves;
 use crate::scope::Scope;
@@ -25,9 +25,12 @@ pub enum Walk {
     Target = 1,
     /// The target's tree after the last sync.
     Base = 2,
+    /// The source's tree after the last sync.
+    Before = 3,
 }
 
-const WALKS: [Walk; 3] = [Walk::Source, Walk::Target, Walk::Base];
+/// All of them, in the order of their numbers.
+pub const WALKS: [Walk; 4] = [Walk::Source, Walk::Target, Walk::Base, Walk::Before];
 
 /// All that a comparison of two trees found.
 #[derive(Debug, Default)]
@@ -42,8 +45,8 @@ pub struct Comparison {
     pub dir_meta: HashMap<BytePath, Meta>,
     /// Directories of the target that hold something which is never deleted.
     pub holding: Vec<BytePath>,
-    /// Names left alone, with the reason.
-    pub left_alone: Vec<(BytePath, String)>,
+    /// Names left alone.
+    pub left_alone: Vec<LeftAlone>,
     /// Names that could not be read: path, whether on the source, the system's word.
     pub unreadable: Vec<(BytePath, bool, String)>,
     /// Directories that differ in nothing but their time, where that does not count.
@@ -84,7 +87,7 @@ impl Comparison {
 
 #[derive(Default)]
 struct Waiting {
-    listings: [Option<DirListing>; 3],
+    listings: [Option<DirListing>; 4],
     expected: Option<Expected>,
 }
 
@@ -92,7 +95,7 @@ struct Waiting {
 #[derive(Clone, Copy)]
 struct Expected {
     sides: Sides,
-    lists: [bool; 3],
+    lists: [bool; 4],
     /// Whether the listings of everything below it come as well.
     whole: bool,
     /// Whether everything below it is compared.
@@ -107,7 +110,7 @@ pub struct Pairing<'a> {
     source_dirs: HashMap<BytePath, Meta>,
     scope: Option<Scope>,
     moves: &'a Moves,
-    asks: [Vec<ListWant>; 3],
+    asks: [Vec<ListWant>; 4],
     /// Directories of which something is expected and not there.
     pending: usize,
 }
@@ -116,7 +119,7 @@ impl<'a> Pairing<'a> {
     /// Begins with the root, which every walk lists. What is moved is compared at its new place.
     pub fn new(judge: Judge, moves: &'a Moves) -> Self {
         let mut pairing = Self::empty(judge, None, moves);
-        let lists = [true, true, judge.walks_base()];
+        let lists = judge.walks();
         let expected = Expected { sides: Sides::Both, lists, whole: true, everything: true };
         pairing.expect(BytePath::default(), expected);
         pairing
@@ -127,7 +130,7 @@ impl<'a> Pairing<'a> {
         let first = scope.first().to_vec();
         let mut pairing = Self::empty(judge, Some(scope), moves);
         for path in first {
-            pairing.ask(path, Sides::Both, [true, true, judge.walks_base()], false);
+            pairing.ask(path, Sides::Both, judge.walks(), false);
         }
         pairing
     }
@@ -146,7 +149,7 @@ impl<'a> Pairing<'a> {
     }
 
     /// Takes the listings to be asked for now, by walk. Without a scope there are none.
-    pub fn take_asks(&mut self) -> [Vec<ListWant>; 3] {
+    pub fn take_asks(&mut self) -> [Vec<ListWant>; 4] {
         std::mem::take(&mut self.asks)
     }
 
@@ -171,7 +174,7 @@ impl<'a> Pairing<'a> {
         let waiting = self.waiting.entry(path.clone()).or_default();
         waiting.expected = Some(expected);
         // A tree that does not have the directory lists nothing, and yet something may come there.
-        let walked = [true, true, self.judge.walks_base()];
+        let walked = self.judge.walks();
         for walk in WALKS.into_iter().filter(|walk| walked[*walk as usize] && !expected.lists[*walk as usize])
         {
             waiting.listings[walk as usize] = self.moves.arriving(walk, &path);
@@ -179,7 +182,7 @@ impl<'a> Pairing<'a> {
     }
 
     /// Expects a directory's listings and asks for them.
-    fn ask(&mut self, path: BytePath, sides: Sides, lists: [bool; 3], everything: bool) {
+    fn ask(&mut self, path: BytePath, sides: Sides, lists: [bool; 4], everything: bool) {
         let everything = everything || self.scope.as_ref().is_some_and(|scope| scope.is_whole(&path));
         // Where something is moved out or in it goes step by step.
         let whole = everything && !self.moves.cross(&path);
@@ -227,14 +230,17 @@ impl<'a> Pairing<'a> {
             all.then_some(expected)
         });
         let Some(expected) = complete else { return };
-        let Some(Waiting { listings: [ours, theirs, base], .. }) = self.waiting.remove(&path) else { return };
+        let Some(Waiting { listings: [ours, theirs, base, before], .. }) = self.waiting.remove(&path) else {
+            return;
+        };
         self.pending -= 1;
         let sides = expected.sides;
         if path.is_empty() {
             self.compare_roots(ours.as_ref(), theirs.as_ref(), base.as_ref());
         }
         self.count(sides, ours.as_ref(), theirs.as_ref());
-        let done = compare_dir(&path, sides, [ours.as_ref(), theirs.as_ref(), base.as_ref()], self.judge);
+        let listings = [ours.as_ref(), theirs.as_ref(), base.as_ref(), before.as_ref()];
+        let done = compare_dir(&path, sides, listings, self.judge);
         // A directory that was asked for by itself brings its own entry along.
         let own = || ours.as_ref().and_then(|dir| dir.root.as_ref()).map(|entry| entry.meta.clone());
         if sides == Sides::Both

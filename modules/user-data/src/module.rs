@@ -178,6 +178,7 @@ impl UserData {
             if target_kind == SnapshotKind::PostSync {
                 // The second look asks whether both are the same, not what happened since.
                 roots.base = None;
+                roots.before = None;
                 roots.source_after = None;
                 // Whoever works on the target meanwhile moves the times of directories, by excluded files too.
                 roots.ignore_dir_times = true;
@@ -477,7 +478,8 @@ impl Module for UserData {
         let surveys = self.surveys(ctx, &parts, SnapshotKind::PreSync).await?;
         for (part, survey) in parts.iter().zip(&surveys) {
             notes::kept(ctx, part, survey);
-            ctx.board.add_left(survey.steps.blocked.len() + survey.steps.kept.len());
+            let missed = survey.left_alone.iter().filter(|left| left.is_missed).count();
+            ctx.board.add_left(survey.steps.blocked.len() + survey.steps.kept.len() + missed);
         }
         self.pass_gates(ctx, &parts, &surveys).await?;
         for (part, survey) in parts.iter().zip(&surveys) {

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use pc_switcher_agent::proto::{ApplyReport, Layout};
 use pc_switcher_contract::{BytePath, Hostname, LogLevel, ModuleContext, human_bytes};
 
+use crate::change::LeftAlone;
 use crate::nested::Left;
 use crate::parts::PartPair;
 use crate::survey::{APART, Survey};
@@ -64,22 +65,26 @@ pub fn nested(ctx: &ModuleContext, left: &[Left]) {
 
 /// Notes where both machines differ though nothing is to be done: the next sync looks there again.
 pub fn apart(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
-    let left_alone = survey.left_alone.iter().map(|(path, _)| path);
+    let left_alone = survey.left_alone.iter().map(|left| &left.path);
     let steps = &survey.steps;
     let paths = left_alone.chain(&steps.kept).chain(&steps.blocked).chain(&survey.times);
     for path in paths.take(APART) {
         ctx.board.add_apart(part.root.join(path.as_bytes()));
     }
-    for path in survey.left_alone.iter().map(|(path, _)| path).chain(&steps.blocked) {
+    for path in survey.left_alone.iter().map(|left| &left.path).chain(&steps.blocked) {
         ctx.board.add_alien(part.root.join(path.as_bytes()));
     }
 }
 
 /// Names what stays though the source has it otherwise.
 pub fn kept(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
-    for (path, reason) in &survey.left_alone {
+    let mut missed = 0;
+    for LeftAlone { path, reason, is_missed } in &survey.left_alone {
+        missed += usize::from(*is_missed);
         let text = format!("`{}` is left alone: {reason}", part.root.join(path.as_bytes()));
-        ctx.reporter.log(LogLevel::Full, &ctx.target.hostname, text);
+        let is_loud = *is_missed && missed <= NAMED;
+        let level = if is_loud { LogLevel::Warning } else { LogLevel::Full };
+        ctx.reporter.log(level, &ctx.target.hostname, text);
     }
     for path in &survey.steps.kept {
         let text =

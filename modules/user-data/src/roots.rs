@@ -55,6 +55,8 @@ pub struct Roots {
     pub theirs: Listed,
     /// What the target listed after the last sync: in the set that it left, if it is still there, or a manifest.
     pub base: Option<Listed>,
+    /// What the source listed after the last sync, likewise.
+    pub before: Option<Listed>,
     /// Files of the source that changed after this are compared by content.
     pub source_after: Option<FileTime>,
     /// Whether the times of directories do not count.
@@ -116,6 +118,7 @@ pub fn roots(ctx: &ModuleContext, part: &PartPair, target_kind: SnapshotKind) ->
     let base = target_end.filter(|_| is_known).and_then(|end| listed_then(&end, &part.target));
     // A subvolume that came since the last sync, or that it left behind with something in it, held nothing of it.
     let base = base.or_else(|| (part.is_nested && pair.is_some()).then_some(Listed::Nothing));
+    let ours_then = source_end.as_ref().filter(|_| is_known).and_then(|end| listed_then(end, &part.source));
     let now = (ctx.clock)().as_second();
     let source_after = source_end.and_then(|end| {
         let kept = part.is_live(Role::Source).then(|| end.manifest(&part.root)).flatten();
@@ -142,6 +145,7 @@ pub fn roots(ctx: &ModuleContext, part: &PartPair, target_kind: SnapshotKind) ->
         source,
         target,
         base,
+        before: ours_then,
         source_after,
         ignore_dir_times: false,
     })

@@ -12,8 +12,8 @@ use pc_switcher_contract::{
 };
 
 use crate::attempts;
-use crate::change::{Change, Found, Judge, Suspect, same_rights, settle};
-use crate::compare::{Comparison, Pairing, Walk};
+use crate::change::{Change, Found, Judge, LeftAlone, Suspect, same_rights, settle};
+use crate::compare::{Comparison, Pairing, WALKS, Walk};
 use crate::links;
 use crate::moves::Moves;
 use crate::moving::{self, Bases};
@@ -43,8 +43,8 @@ pub struct Survey {
     pub source_base: Option<BytePath>,
     /// Paths changed on the target since the last sync that the steps would touch: size and time of both versions.
     pub conflicts: Vec<ConflictItem>,
-    /// Names left alone though the other machine has them, with the reason.
-    pub left_alone: Vec<(BytePath, String)>,
+    /// Names left alone though the other machine has them.
+    pub left_alone: Vec<LeftAlone>,
     /// Directories that differ in nothing but their time, where that does not count.
     pub times: Vec<BytePath>,
     /// Entries of the source's part; about, if not all of it was compared.
@@ -109,6 +109,7 @@ pub async fn survey(
     let judge = Judge {
         has_base: roots.base.is_some(),
         base_is_target,
+        has_before: roots.before.is_some() && !content,
         source_after: roots.source_after,
         content,
         ignore_dir_times: roots.ignore_dir_times,
@@ -335,9 +336,10 @@ async fn compare(
         Some((&source, &roots.ours)),
         Some((&target, &roots.theirs)),
         roots.base.as_ref().filter(|_| judge.walks_base()).map(|base| (&target, base)),
+        roots.before.as_ref().filter(|_| judge.has_before).map(|before| (&source, before)),
     ];
-    let mut sinks = [None, None, None];
-    let mut streams = [None, None, None];
+    let mut sinks = [None, None, None, None];
+    let mut streams = [None, None, None, None];
     let mut empty = Vec::new();
     for (at, (agent, listed)) in places.into_iter().enumerate().filter_map(|(at, place)| Some((at, place?))) {
         streams[at] = match (&scope, listed.tree()) {
@@ -349,10 +351,10 @@ async fn compare(
             _ => listed.walk(agent, part).await?,
         };
         if streams[at].is_none() {
-            empty.push([Walk::Source, Walk::Target, Walk::Base][at]);
+            empty.push(WALKS[at]);
         }
     }
-    let [mut ours, mut theirs, mut base] = streams;
+    let [mut ours, mut theirs, mut base, mut before] = streams;
     let mut pairing = match scope {
         Some(scope) => Pairing::within(scope, judge, moves),
         None => Pairing::new(judge, moves),
@@ -373,7 +375,7 @@ async fn compare(
                 sink.finish().await?;
             }
         }
-        if ours.is_none() && theirs.is_none() && base.is_none() {
+        if ours.is_none() && theirs.is_none() && base.is_none() && before.is_none() {
             break;
         }
         let (walk, listing) = tokio::select! {
@@ -382,12 +384,13 @@ async fn compare(
             listing = next(&mut ours), if ours.is_some() => (Walk::Source, listing?),
             listing = next(&mut theirs), if theirs.is_some() => (Walk::Target, listing?),
             listing = next(&mut base), if base.is_some() => (Walk::Base, listing?),
+            listing = next(&mut before), if before.is_some() => (Walk::Before, listing?),
         };
         let Some(mut listing) = listing else { continue };
         let elsewhere: &[BytePath] = match walk {
             Walk::Source => &part.coming,
             Walk::Target => &part.leaving,
-            Walk::Base => &[],
+            Walk::Base | Walk::Before => &[],
         };
         if !elsewhere.is_empty() {
             let DirListing { path, skipped, .. } = &mut listing;

@@ -25,7 +25,7 @@ fn dir(entries: Vec<Entry>) -> DirListing {
 
 fn compare(ours: &DirListing, theirs: &DirListing, base: Option<&DirListing>) -> DirResult {
     let judge = Judge { has_base: base.is_some(), ..Judge::default() };
-    compare_dir(&BytePath::default(), Sides::Both, [Some(ours), Some(theirs), base], judge)
+    compare_dir(&BytePath::default(), Sides::Both, [Some(ours), Some(theirs), base, None], judge)
 }
 
 #[test]
@@ -95,7 +95,16 @@ fn what_the_target_excludes_is_never_deleted_or_overwritten() {
     theirs.skipped.push(Skip { name: "s".into(), reason: SkipReason::Socket });
     let result = compare(&dir(vec![file("s", 1, 10, 5)]), &theirs, None);
     assert!(result.found.is_empty() && result.holds_excluded);
-    assert_eq!(result.left_alone.len(), 1);
+    assert!(matches!(&result.left_alone[..], [LeftAlone { is_missed: true, .. }]), "{:?}", result.left_alone);
+    // The other way round nothing is missing there.
+    let mut ours = dir(vec![]);
+    ours.skipped = theirs.skipped;
+    let result = compare(&ours, &dir(vec![file("s", 1, 10, 5)]), None);
+    assert!(
+        matches!(&result.left_alone[..], [LeftAlone { is_missed: false, .. }]),
+        "{:?}",
+        result.left_alone
+    );
 }
 
 #[test]
@@ -104,7 +113,8 @@ fn an_edit_that_keeps_size_and_time_is_a_suspect_by_its_inode_time() {
     edited.ctime.seconds = 99;
     let judge = Judge { source_after: Some(FileTime { seconds: 50, nanos: 0 }), ..Judge::default() };
     let (ours, theirs) = (dir(vec![edited]), dir(vec![file("a", 1, 10, 7)]));
-    let result = compare_dir(&BytePath::default(), Sides::Both, [Some(&ours), Some(&theirs), None], judge);
+    let result =
+        compare_dir(&BytePath::default(), Sides::Both, [Some(&ours), Some(&theirs), None, None], judge);
     assert_eq!(result.suspects.len(), 1);
 }
 
@@ -139,7 +149,9 @@ fn a_directory_s_time_can_be_left_out_of_a_second_look() {
     let judge = Judge { ignore_dir_times: true, ..Judge::default() };
     let look = |ours: Entry, theirs: Entry| {
         let (ours, theirs) = (dir(vec![ours]), dir(vec![theirs]));
-        compare_dir(&BytePath::default(), Sides::Both, [Some(&ours), Some(&theirs), None], judge).found.len()
+        compare_dir(&BytePath::default(), Sides::Both, [Some(&ours), Some(&theirs), None, None], judge)
+            .found
+            .len()
     };
     assert_eq!((look(at(20, 0o755), at(30, 0o755)), look(at(20, 0o755), at(30, 0o700))), (0, 1));
 }
@@ -153,4 +165,26 @@ fn a_directory_of_keys_never_takes_the_place_of_a_link_to_one() {
     let result = compare(&dir(vec![keys]), &dir(vec![link]), None);
     assert!(result.found.is_empty());
     assert_eq!((result.left_alone.len(), result.children[0].sides), (1, Sides::Ignore));
+}
+
+#[test]
+fn a_file_that_is_another_one_than_then_is_compared_by_content_whatever_its_times_say() {
+    let compare = |was: Option<Entry>, judge| {
+        let [ours, theirs] = [dir(vec![file("a", 5, 10, 7)]), dir(vec![file("a", 5, 10, 9)])];
+        let before = dir(was.into_iter().collect());
+        compare_dir(
+            &BytePath::default(),
+            Sides::Both,
+            [Some(&ours), Some(&theirs), None, Some(&before)],
+            judge,
+        )
+    };
+    let judge = Judge { has_before: true, ..Judge::default() };
+    let same = compare(Some(file("a", 5, 10, 7)), judge);
+    assert!(same.suspects.is_empty() && same.found.is_empty());
+    let kept_its_time = Entry { ctime: FileTime { seconds: -3, nanos: 0 }, ..file("a", 5, 10, 7) };
+    for was in [Some(file("a", 6, 10, 7)), Some(kept_its_time), None] {
+        assert_eq!(compare(was.clone(), judge).suspects.len(), 1, "{was:?}");
+        assert!(compare(was, Judge::default()).suspects.is_empty(), "nobody knows what it was");
+    }
 }

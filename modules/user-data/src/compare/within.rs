@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pc_switcher_agent::proto::{ChangedDir, DirListing, Entry, FileTime, Kind, ListWant, Meta};
 use pc_switcher_contract::BytePath;
 
-use super::{Comparison, Pairing, Walk};
+use super::{Comparison, Pairing, WALKS};
 use crate::change::Judge;
 use crate::moves::Moves;
 use crate::scope::Scope;
@@ -190,13 +190,11 @@ impl Machine {
     }
 }
 
-pub(crate) fn everything(judge: Judge, machines: [&Machine; 3], moves: &Moves) -> Comparison {
+pub(crate) fn everything(judge: Judge, machines: [&Machine; 4], moves: &Moves) -> Comparison {
     let mut pairing = Pairing::new(judge, moves);
     let root = ListWant::all(BytePath::default());
-    for (walk, machine) in [Walk::Source, Walk::Target, Walk::Base].into_iter().zip(machines) {
-        if walk == Walk::Base && !judge.walks_base() {
-            continue;
-        }
+    for ((walk, machine), _) in WALKS.into_iter().zip(machines).zip(judge.walks()).filter(|(_, walks)| *walks)
+    {
         let mut listings = Vec::new();
         machine.list(&root, false, &mut listings);
         listings.into_iter().for_each(|listing| pairing.add(walk, listing));
@@ -208,7 +206,7 @@ pub(crate) fn everything(judge: Judge, machines: [&Machine; 3], moves: &Moves) -
 pub(crate) fn within(
     scope: Scope,
     judge: Judge,
-    machines: [&Machine; 3],
+    machines: [&Machine; 4],
     moves: &Moves,
 ) -> (Comparison, usize) {
     let mut pairing = Pairing::within(scope, judge, moves);
@@ -218,10 +216,8 @@ pub(crate) fn within(
         if asks.iter().all(Vec::is_empty) {
             break;
         }
-        for ((walk, machine), asks) in
-            [Walk::Source, Walk::Target, Walk::Base].into_iter().zip(machines).zip(asks)
-        {
-            assert!(walk != Walk::Base || judge.walks_base() || asks.is_empty(), "nobody lists the base");
+        for ((walk, machine), asks) in WALKS.into_iter().zip(machines).zip(asks) {
+            assert!(judge.walks()[walk as usize] || asks.is_empty(), "nobody lists {walk:?}");
             for ask in asks {
                 let mut listings = Vec::new();
                 machine.list(&ask, true, &mut listings);
@@ -236,7 +232,7 @@ pub(crate) fn within(
 
 #[test]
 fn what_lies_outside_the_scope_would_have_shown_nothing() {
-    let judge = Judge { has_base: true, ..Judge::default() };
+    let judge = Judge { has_base: true, has_before: true, ..Judge::default() };
     let (mut changes, mut listed, mut all) = (0, 0, 0);
     for seed in 0..1500 {
         let mut dice = Dice(seed);
@@ -252,7 +248,7 @@ fn what_lies_outside_the_scope_would_have_shown_nothing() {
         for version in 0..dice.roll(3) {
             target.change(&mut dice, 200 + version as i64);
         }
-        let machines = [&source, &target, &target_base];
+        let machines = [&source, &target, &target_base, &source_base];
         let scope = Scope::of(source.named(&source_base).into_iter().chain(target.named(&target_base)));
         let full = everything(judge, machines, &Moves::default());
         let (part, count) = within(scope, judge, machines, &Moves::default());

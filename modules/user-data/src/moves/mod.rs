@@ -14,7 +14,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 
-use pc_switcher_agent::proto::{DirListing, Entry, Moved, Op};
+use pc_switcher_agent::proto::{DirListing, Entry, Kind, Moved, Op};
 use pc_switcher_contract::BytePath;
 
 use crate::compare::Walk;
@@ -170,7 +170,8 @@ impl Moves {
         match walk {
             Walk::Source => None,
             Walk::Target => Some(&self.target),
-            Walk::Base => Some(&self.base),
+            // Both machines had the same then.
+            Walk::Base | Walk::Before => Some(&self.base),
         }
     }
 
@@ -238,14 +239,16 @@ impl Moves {
         let coming = arrivals.iter().filter_map(|arrival| match walk {
             Walk::Source => None,
             Walk::Target => arrival.target.as_ref(),
-            Walk::Base => arrival.base.as_ref(),
+            Walk::Base | Walk::Before => arrival.base.as_ref(),
         });
         let coming: HashMap<&BytePath, &Entry> = coming.map(|entry| (&entry.name, entry)).collect();
         if coming.is_empty() {
             return;
         }
         entries.retain(|entry| !coming.contains_key(&entry.name));
-        entries.extend(coming.into_values().cloned());
+        // On the source a file that was moved has another identity since; of a directory only that it is one counts.
+        let is_known = |entry: &&Entry| walk != Walk::Before || entry.kind == Kind::Dir;
+        entries.extend(coming.into_values().filter(is_known).cloned());
         entries.sort_by(|a, b| a.name.cmp(&b.name));
     }
 }

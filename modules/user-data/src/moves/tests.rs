@@ -178,7 +178,7 @@ fn verify(source: &Machine, source_base: &Machine, after: &mut Machine, target_b
     if !named.is_empty() {
         named.push(ChangedDir { path: BytePath::default(), whole: false, names: Some(Vec::new()) });
     }
-    let machines = [source, after, target_base];
+    let machines = [source, after, target_base, source_base];
     let (part, _) = within(Scope::of(named), Judge::default(), machines, &moves);
     assert!(part.found.is_empty() && part.unreadable.is_empty(), "seed {seed}: {:?}", part.found);
 }
@@ -257,12 +257,13 @@ fn moves_make_the_target_what_the_source_is_and_lose_nothing_unasked() {
             work(&mut source, &mut dice, 100 + version as i64);
         }
         let edits = if seed % 2 == 0 { 0 } else { dice.roll(4) };
-        let judge = Judge { has_base: true, base_is_target: seed % 4 == 0, ..Judge::default() };
+        let (base_is_target, has_before) = (seed % 4 == 0, seed % 3 > 0);
+        let judge = Judge { has_base: true, base_is_target, has_before, ..Judge::default() };
         for version in 0..edits {
             work(&mut target, &mut dice, 200 + version as i64);
         }
         let moves = planned([&source, &source_base], [&target, &target_base], judge);
-        let machines = [&source, &target, &target_base];
+        let machines = [&source, &target, &target_base, &source_base];
         let named = source.named(&source_base).into_iter().map(|dir| {
             let whole = dir.whole && !moves.is_settled(&dir.path, false);
             ChangedDir { whole, ..dir }
