@@ -89,3 +89,46 @@ fn thousands_of_touched_files_go_over_with_few_descriptors() {
     sync(laptop, "desk", &[]).ends_with(0).says(&["4000 changed"]);
     assert_moved(laptop, desk);
 }
+
+/// Files below keep all their times when a directory above them gets another name, and other rules mean that everything is compared.
+#[test]
+fn two_directories_that_change_places_are_told_apart_by_more_than_sizes_and_times() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "mkdir a b; echo one >a/f; echo two >b/f; touch -d 2001-01-01 a/f b/f");
+    first_sync(&lab);
+    alice(laptop, "mv a x; mv b a; mv x b");
+    configure(laptop, "[user-data]\nexclude = [\"*.tmp\"]\n");
+    sync(laptop, "desk", &[]).ends_with(0);
+    assert_eq!(alice(desk, "cat a/f b/f"), "two\none\n");
+    assert_moved(laptop, desk);
+}
+
+#[test]
+fn a_file_that_cannot_come_over_is_named_and_counted() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "echo x >thing");
+    root(desk, "mknod /home/alice/thing c 1 3");
+    let said = ["`/home/alice/thing` is left alone: a device node", "but for 1 path left as told"];
+    sync(laptop, "desk", &["--allow-first-sync"]).ends_with(0).says(&said);
+    root(desk, "rm /home/alice/thing");
+    sync(laptop, "desk", &[]).ends_with(0);
+    assert_eq!(alice(desk, "cat thing"), "x\n");
+}
+
+#[test]
+fn a_directory_that_somebody_closes_on_the_target_is_asked_about_and_an_image_stays_without_copy_on_write() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(
+        laptop,
+        "mkdir private images; touch images/disk; chattr +C images/disk; head -c 3000000 /dev/urandom >>images/disk",
+    );
+    first_sync(&lab);
+    assert!(root(desk, "lsattr /home/alice/images/disk").contains('C'));
+    alice(desk, "chmod 700 private");
+    alice(laptop, "chmod 750 private; echo x >private/f");
+    sync(laptop, "desk", &[]).ends_with(7).says(&["/home/alice/private", "--allow-conflicts"]);
+    assert_eq!(alice(desk, "stat -c %a private"), "700\n");
+}

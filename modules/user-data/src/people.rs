@@ -50,7 +50,7 @@ pub fn lock_out(hosts: Hosts, logins: &[LoginPath], surveys: &[(&PartPair, &Surv
     for (part, survey) in surveys {
         for op in &survey.steps.ops {
             let (path, meta) = match op {
-                Op::SetMeta { path, meta, .. } => (path, Some(meta)),
+                Op::SetMeta { path, meta, .. } | Op::SetDir { path, meta, .. } => (path, Some(meta)),
                 // Something else than the directory or file that is there now.
                 Op::Put { path, .. }
                 | Op::Link { path, .. }

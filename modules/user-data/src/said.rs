@@ -66,7 +66,11 @@ pub(crate) fn plan_items(part: &PartPair, survey: &Survey) -> Vec<PlanItem> {
             Op::Link { path, .. } => item("link", path, 0),
             Op::Remove { path, .. } | Op::RemoveDir { path } => item("delete", path, 0),
             Op::SetMeta { path, expect: Some(_), .. } => item("metadata", path, 0),
-            Op::SetMeta { expect: None, .. } | Op::Move { .. } | Op::Swap { .. } | Op::Aside { .. } => {
+            Op::SetMeta { expect: None, .. }
+            | Op::SetDir { .. }
+            | Op::Move { .. }
+            | Op::Swap { .. }
+            | Op::Aside { .. } => {
                 continue;
             }
         });

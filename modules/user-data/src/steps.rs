@@ -2,10 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pc_switcher_agent::proto::{Body, Entry, Identity, Kind, Meta, Op, ReadWant};
+use pc_switcher_agent::proto::{Body, Entry, Identity, Kind, Meta, Op, ReadWant, Rights};
 use pc_switcher_contract::BytePath;
 
-use crate::change::{Change, Found, identity};
+use crate::change::{Change, Found, identity, same_rights};
 use crate::compare::Walk;
 use crate::moves::{Moves, Placing};
 use crate::need::Need;
@@ -97,7 +97,7 @@ impl Steps {
             let (path, to) = match op {
                 Op::Link { path, to, .. } => (path, Some(to)),
                 Op::Put { path, .. } | Op::Remove { path, .. } | Op::RemoveDir { path } => (path, None),
-                Op::SetMeta { path, .. } | Op::Aside { path, .. } => (path, None),
+                Op::SetMeta { path, .. } | Op::SetDir { path, .. } | Op::Aside { path, .. } => (path, None),
                 Op::Move { path, .. } | Op::Swap { path, .. } => (path, None),
             };
             let stays = !is_left(path) && !to.is_some_and(|to| is_left(to) || left.contains(to));
@@ -122,7 +122,7 @@ impl Steps {
             | &Op::SetMeta { ref path, expect: Some(_), .. }
             | &Op::Move { ref path, .. }
             | &Op::Swap { ref path, .. } => Some(path),
-            &Op::SetMeta { expect: None, .. } | &Op::Aside { .. } => None,
+            &Op::SetMeta { expect: None, .. } | &Op::SetDir { .. } | &Op::Aside { .. } => None,
         };
         let left = |op| match op {
             &Op::Move { from: ref left, .. } | &Op::Swap { with: ref left, .. } => Some(left),
@@ -155,7 +155,7 @@ pub fn steps(
     let mut sorted = Sorted::default();
     let mut changed_dirs: HashSet<BytePath> = HashSet::new();
     let mut next = first_content;
-    for Found { path, change, .. } in found {
+    for Found { path, change, theirs, .. } in found {
         if let Some(top) = blocked.iter().find(|top| path.is_within(top)) {
             if *top == path {
                 out.blocked.push(path);
@@ -204,7 +204,11 @@ pub fn steps(
                 out.stats.metadata += 1;
                 if entry.kind == Kind::Dir {
                     out.changed_dirs.push(path.clone());
-                    sorted.dir_meta.insert(path, entry.meta);
+                    let rights = match theirs {
+                        Some(theirs) if !same_rights(&entry, &theirs) => Rights::Were(Box::new(theirs.meta)),
+                        _ => Rights::Same,
+                    };
+                    sorted.dir_meta.insert(path, (entry.meta, rights));
                 } else {
                     sorted.file_meta.push(Op::SetMeta { path, meta: entry.meta, expect: Some(old) });
                 }
@@ -231,17 +235,18 @@ pub fn steps(
         out.need.link(to);
     }
     out.stats.moved = moves.pairs.len() as u64;
-    sorted.dir_meta.extend(new_dirs);
+    // Made with the rights they are to have.
+    sorted.dir_meta.extend(new_dirs.into_iter().map(|(path, meta)| (path, (meta, Rights::Same))));
     for dir in changed_dirs {
         if let Some(meta) = dir_meta.get(&dir) {
-            sorted.dir_meta.entry(dir).or_insert_with(|| meta.clone());
+            sorted.dir_meta.entry(dir).or_insert_with(|| (meta.clone(), Rights::Same));
         }
     }
     if !sorted.is_empty()
         && let Some(meta) = dir_meta.get(&BytePath::default())
     {
         // Staging below the root moves its time, so it is always set again.
-        sorted.dir_meta.entry(BytePath::default()).or_insert_with(|| meta.clone());
+        sorted.dir_meta.entry(BytePath::default()).or_insert_with(|| (meta.clone(), Rights::Same));
     }
     out.need.touched = out.stats.updated
         + out.stats.metadata
@@ -288,7 +293,7 @@ struct Sorted {
     removes: Vec<Op>,
     remove_dirs: Vec<Op>,
     file_meta: Vec<Op>,
-    dir_meta: HashMap<BytePath, Meta>,
+    dir_meta: HashMap<BytePath, (Meta, Rights)>,
 }
 
 impl Sorted {
@@ -390,7 +395,7 @@ impl Sorted {
     }
 
     fn into_ops(self) -> Vec<Op> {
-        let mut dirs: Vec<(BytePath, Meta)> = self.dir_meta.into_iter().collect();
+        let mut dirs: Vec<(BytePath, (Meta, Rights))> = self.dir_meta.into_iter().collect();
         dirs.sort_by(|a, b| path_order(&b.0, &a.0));
         let mut ops = self.placings;
         ops.extend(self.early);
@@ -400,7 +405,7 @@ impl Sorted {
         ops.extend(self.removes);
         ops.extend(self.remove_dirs.into_iter().rev());
         ops.extend(self.file_meta);
-        ops.extend(dirs.into_iter().map(|(path, meta)| Op::SetMeta { path, meta, expect: None }));
+        ops.extend(dirs.into_iter().map(|(path, (meta, rights))| Op::SetDir { path, meta, rights }));
         ops
     }
 }
@@ -438,7 +443,7 @@ mod tests {
             Op::Link { path, to, .. } => format!("link {path}={to}"),
             Op::Remove { path, .. } => format!("rm {path}"),
             Op::RemoveDir { path } => format!("rmdir {path}"),
-            Op::SetMeta { path, .. } => format!("meta {path}"),
+            Op::SetMeta { path, .. } | Op::SetDir { path, .. } => format!("meta {path}"),
             other => format!("{other:?}"),
         };
         steps.ops.iter().map(show).collect()

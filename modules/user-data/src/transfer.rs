@@ -8,7 +8,9 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use pc_switcher_agent::data::apply::undo_of;
-use pc_switcher_agent::proto::{ApplyNews, ApplyReport, ApplyRequest, Op, PartRoot, StreamFrame, encode};
+use pc_switcher_agent::proto::{
+    ApplyNews, ApplyReport, ApplyRequest, Meta, Op, PartRoot, Rights, StreamFrame, encode,
+};
 use pc_switcher_agent::typed::{Agent, ApplySink, ApplyStream, Applying};
 use pc_switcher_contract::{
     BytePath, ExecError, Fraction, LogLevel, ModuleContext, ModuleError, Progress, Role, SnapshotKind,
@@ -268,9 +270,15 @@ fn losers_of(ctx: &ModuleContext, load: &Load, first: u64) -> Vec<(BytePath, Byt
 
 /// Bytes of a step's attributes: nothing else of it grows beyond a few paths.
 fn attributes(op: &Op) -> usize {
+    let of = |meta: &Meta| meta.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
     match op {
-        Op::Put { meta, .. } | Op::SetMeta { meta, .. } => {
-            meta.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum()
+        Op::Put { meta, .. } | Op::SetMeta { meta, .. } => of(meta),
+        Op::SetDir { meta, rights, .. } => {
+            of(meta)
+                + match rights {
+                    Rights::Same => 0,
+                    Rights::Were(was) => of(was),
+                }
         }
         Op::Link { .. }
         | Op::Remove { .. }

@@ -5,6 +5,7 @@
 //! same content. What was moved since, by a balance or a defragmentation, counts as changed.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
@@ -20,8 +21,12 @@ use crate::server::Call;
 /// Extents of one file that are compared, at most: with more, all of it counts as changed.
 const MOST: usize = 1 << 19;
 
-/// Files that are compared at once: their extents are held in memory.
-pub(super) const AT_ONCE: usize = 2;
+/// Files that are compared or read in parts at once: they wait for the disk more than for a processor.
+pub(super) const AT_ONCE: usize = 8;
+
+/// Of files as long as this so many at once: their extents are held in memory, which of shorter ones are few.
+const LONG: u64 = 64 << 20;
+const LONG_AT_ONCE: usize = 2;
 
 /// Room for extents of one search, at most: the kernel touches all of it, however few there are.
 const ROOM: usize = 256 << 10;
@@ -86,7 +91,30 @@ pub(super) struct Range {
 /// If the trees do not tell: another file system, too many extents, a version packed in a way that is not known.
 pub(super) fn changed(new: &OwnedFd, old: &OwnedFd) -> Result<Vec<Range>, Errno> {
     let size = Seen::of(new)?.size();
+    let _turn = (size.max(Seen::of(old)?.size()) >= LONG).then(Turn::wait);
     Ok(differ(&extents(new)?, &extents(old)?, size))
+}
+
+/// The right to hold the extents of a long file.
+struct Turn;
+
+static TURNS: Mutex<usize> = Mutex::new(LONG_AT_ONCE);
+static TURN_IS_FREE: Condvar = Condvar::new();
+
+impl Turn {
+    fn wait() -> Self {
+        let free = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = TURN_IS_FREE.wait_while(free, |free| *free == 0);
+        *wait.unwrap_or_else(PoisonError::into_inner) -= 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *TURNS.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        TURN_IS_FREE.notify_one();
+    }
 }
 
 /// Where a stretch of a file lies.

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::seen::Seen;
 use super::xattr;
-use crate::proto::{FileTime, Meta};
+use crate::proto::{FileTime, Meta, Rights};
 
 /// An attribute that the file system does not take, and what it says.
 pub(super) type Refused = (Vec<u8>, Errno);
@@ -59,6 +59,69 @@ pub(super) fn change(fd: impl AsFd, meta: &Meta) -> Result<Vec<Refused>, Errno> 
     }
     utimensat(&fd, c"", &times(meta.mtime), AtFlags::EMPTY_PATH)?;
     Ok(refused)
+}
+
+/// What became of a directory.
+pub(super) enum Settled {
+    /// It is what it is to be, but for these.
+    Done(Vec<Refused>),
+    /// Somebody changed owner, mode or attributes, which stay; the time is set.
+    Touched,
+}
+
+/// Makes a directory that is open for its path what `meta` says, but for what somebody changed there meanwhile; `again` if some of
+/// it may have been set before a crash.
+pub(super) fn settle(fd: impl AsFd, meta: &Meta, rights: &Rights, again: bool) -> Result<Settled, Errno> {
+    let seen = Seen::of(&fd)?;
+    let now = Meta {
+        mode: seen.mode(),
+        uid: seen.uid(),
+        gid: seen.gid(),
+        mtime: seen.mtime(),
+        xattrs: xattr::Reader::new().of(&fd)?,
+    };
+    let is_expected = match rights {
+        Rights::Same => same_rights(&now, meta),
+        Rights::Were(was) => {
+            same_rights(&now, meta) || same_rights(&now, was) || again && is_between(&now, was, meta)
+        }
+    };
+    if is_expected {
+        return change(fd, meta).map(Settled::Done);
+    }
+    if now.mtime != meta.mtime {
+        if seen.is_frozen() {
+            return Err(Errno::PERM);
+        }
+        set_mtime(&fd, meta.mtime)?;
+    }
+    Ok(match rights {
+        // Nothing of this was to be changed, so whoever did it is not in the way of anything.
+        Rights::Same => Settled::Done(Vec::new()),
+        Rights::Were(_) => Settled::Touched,
+    })
+}
+
+fn same_rights(one: &Meta, other: &Meta) -> bool {
+    (one.mode, one.uid, one.gid, &one.xattrs) == (other.mode, other.uid, other.gid, &other.xattrs)
+}
+
+/// Whether rights are on the way from one state to another. The mode is part of an ACL, so that one may be neither.
+fn is_between(now: &Meta, from: &Meta, to: &Meta) -> bool {
+    const ACL: &[u8] = b"system.posix_acl_access";
+    let value = |meta: &Meta, name: &[u8]| {
+        meta.xattrs.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+    };
+    let names =
+        [now, from, to].into_iter().flat_map(|meta| meta.xattrs.iter().map(|(name, _)| name.as_slice()));
+    let is_either = |name: &[u8]| {
+        let now = value(now, name);
+        name == ACL || now == value(from, name) || now == value(to, name)
+    };
+    [from.uid, to.uid].contains(&now.uid)
+        && [from.gid, to.gid].contains(&now.gid)
+        && [from.mode, to.mode].contains(&now.mode)
+        && names.into_iter().all(is_either)
 }
 
 /// Sets the time of the last change alone.
@@ -110,5 +173,37 @@ fn times(mtime: FileTime) -> Timestamps {
     Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanos.into() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(mode: u32, uid: u32, xattrs: &[(&str, &str)]) -> Meta {
+        let pair = |(name, value): &(&str, &str)| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
+        Meta { mode, uid, xattrs: xattrs.iter().map(pair).collect(), ..Meta::default() }
+    }
+
+    #[test]
+    fn rights_that_a_crash_left_half_set_are_told_from_those_that_somebody_set() {
+        let from = meta(0o755, 0, &[("user.a", "1"), ("user.gone", "x")]);
+        let to = meta(0o700, 7, &[("user.a", "2"), ("user.new", "y")]);
+        for half in [
+            meta(0o755, 7, &[("user.a", "1"), ("user.gone", "x")]),
+            meta(0o755, 7, &[("user.a", "1")]),
+            meta(0o700, 7, &[("user.a", "2")]),
+            meta(0o700, 7, &[("system.posix_acl_access", "mask"), ("user.a", "2")]),
+        ] {
+            assert!(is_between(&half, &from, &to), "{half:?}");
+        }
+        for other in [
+            meta(0o711, 0, &[("user.a", "1"), ("user.gone", "x")]),
+            meta(0o755, 8, &[("user.a", "1")]),
+            meta(0o755, 0, &[("user.a", "3")]),
+            meta(0o755, 0, &[("user.other", "1")]),
+        ] {
+            assert!(!is_between(&other, &from, &to), "{other:?}");
+        }
     }
 }

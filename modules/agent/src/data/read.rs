@@ -19,7 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{Advice, FileType, OFlags, fadvise};
+use rustix::fs::{Advice, FileType, IFlags, OFlags, fadvise, ioctl_getflags};
 use rustix::io::{Errno, pread};
 
 use pc_switcher_contract::BytePath;
@@ -235,6 +235,9 @@ impl Reader<'_> {
         }
         let mut pieces = Pieces::new(want.content);
         let size = seen.size();
+        if size > 0 && ioctl_getflags(fd).is_ok_and(|flags| flags.contains(IFlags::NOCOW)) {
+            self.call.item(&StreamFrame::InPlace { content: want.content })?;
+        }
         if self.coded(want, fd, size)? {
             return Ok(());
         }

@@ -126,16 +126,22 @@ pub enum StreamFrame {
         /// The part's root in the snapshot.
         root: BytePath,
     },
+    /// Before the first piece of a file that is sent whole: it is written without copy-on-write on the source.
+    InPlace {
+        /// The file's number.
+        content: u32,
+    },
 }
 
-/// The first byte of a [`StreamFrame::Packed`] and of a [`StreamFrame::Coded`].
+/// The first bytes of [`StreamFrame::Packed`], [`StreamFrame::Coded`] and [`StreamFrame::InPlace`].
 const PACKED: u8 = 11;
 const CODED: u8 = 12;
+const IN_PLACE: u8 = 14;
 
 impl StreamFrame {
-    /// Whether an encoded frame holds content or a hole, told by its first byte.
+    /// Whether an encoded frame holds content or a hole, or says how content is written; told by its first byte.
     pub fn is_content(encoded: &[u8]) -> bool {
-        matches!(encoded.first(), Some(&(0 | 4 | CODED)))
+        matches!(encoded.first(), Some(&(0 | 4 | CODED | IN_PLACE)))
     }
 
     /// Whether an encoded frame is content, or content that is packed.
@@ -245,15 +251,24 @@ pub enum Op {
         /// Where.
         path: BytePath,
     },
-    /// Sets all metadata of what stands there. For directories these steps come last, deepest first; the root's own is done
-    /// after staging is gone.
+    /// Sets all metadata of what stands there.
     SetMeta {
         /// Where.
         path: BytePath,
         /// The metadata.
         meta: Meta,
-        /// What stands there now; `None` for directories, whose times change while their entries do.
+        /// What stands there now; `None` if that does not matter.
         expect: Option<Identity>,
+    },
+    /// Sets the metadata of a directory; the time in any case, since it changes with its entries. These steps come last, deepest
+    /// first; the root's own is done after staging is gone.
+    SetDir {
+        /// Where.
+        path: BytePath,
+        /// The metadata.
+        meta: Meta,
+        /// What becomes of its owner, mode and attributes.
+        rights: Rights,
     },
     /// Moves what stands at `from`, or what an earlier [`Op::Aside`] took away, a directory with all below it.
     Move {
@@ -284,6 +299,15 @@ pub enum Op {
         /// What stands there.
         expect: Identity,
     },
+}
+
+/// What is known of owner, mode and attributes of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rights {
+    /// They are what they are to be; if they are not any more, somebody changed them, and they stay.
+    Same,
+    /// They are those of this metadata, and are to become others; if they are not any more, somebody changed them, and they stay.
+    Were(Box<Meta>),
 }
 
 /// A part's root on the target, live.
@@ -442,6 +466,7 @@ mod tests {
         assert!(StreamFrame::is_content(&content) && !StreamFrame::is_content(&commit));
         let coded = StreamFrame::Coded { plain: 77_000, codings: Vec::new(), pieces: Vec::new() };
         let coded = encode(&coded);
+        assert!(StreamFrame::is_content(&encode(&StreamFrame::InPlace { content: 7 })));
         assert!(StreamFrame::is_content(&coded));
         assert_eq!(StreamFrame::plain_len(&coded), 77_000);
         assert_eq!(StreamFrame::plain_len(&content), content.len() as u64);

@@ -26,7 +26,7 @@ mod verify;
 pub use adopt::{AdoptRequest, Adopted, Maker};
 pub use apply::{
     ApplyNews, ApplyReport, ApplyRequest, Body, Conflict, Identity, Op, PartRoot, Patience, Piece, ReadWant,
-    Redone, RedoneHow, StreamFrame,
+    Redone, RedoneHow, Rights, StreamFrame,
 };
 pub use blocks::{Blocks, BlocksWant};
 pub use coded::{Coding, LARGEST_EXTENT};

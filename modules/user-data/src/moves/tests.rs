@@ -131,7 +131,7 @@ fn commit(target: &mut Machine, steps: &Steps, source: &Machine) -> usize {
                 assert!(!target.nodes.values().any(|node| node.parent == ino), "{op:?} is not empty");
                 target.nodes.remove(&ino);
             }
-            Op::SetMeta { path, .. } => {
+            Op::SetMeta { path, .. } | Op::SetDir { path, .. } => {
                 let ino = at(target, path).unwrap();
                 target.nodes.get_mut(&ino).unwrap().version = version(path);
             }

@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "an ioctl that rustix does not know")]
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::{IFlags, ioctl_ficlone, ioctl_getflags, ioctl_setflags};
 use rustix::io::{Errno, pread, pwrite};
@@ -51,14 +51,20 @@ pub(in crate::data) fn clone(live: &OwnedFd, new: &OwnedFd) -> Result<(), Errno>
 /// Makes a file that has no content yet one without copy-on-write if the other is: only then they share extents (facts/sync-engine.md,
 /// table of special cases).
 pub(super) fn follow(live: &OwnedFd, new: &OwnedFd) -> Result<(), Errno> {
-    if ioctl_getflags(live).is_ok_and(|flags| flags.contains(IFlags::NOCOW)) {
-        match ioctl_getflags(new).and_then(|flags| ioctl_setflags(new, flags | IFlags::NOCOW)) {
-            // Another file system, which does not know of it.
-            Err(Errno::OPNOTSUPP | Errno::NOTTY) => {}
-            done => done?,
-        }
+    if is_written_in_place(live) { write_in_place(new) } else { Ok(()) }
+}
+
+/// Whether a file is written without copy-on-write, or files that are made in a directory are.
+pub(super) fn is_written_in_place(fd: impl AsFd) -> bool {
+    ioctl_getflags(fd).is_ok_and(|flags| flags.contains(IFlags::NOCOW))
+}
+
+/// Makes a file that has no content yet, or a directory, one without copy-on-write, where the file system knows of that.
+pub(super) fn write_in_place(fd: impl AsFd) -> Result<(), Errno> {
+    match ioctl_getflags(&fd).and_then(|flags| ioctl_setflags(&fd, flags | IFlags::NOCOW)) {
+        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL) => Ok(()),
+        done => done,
     }
-    Ok(())
 }
 
 fn is_no_clone(error: Errno) -> bool {

@@ -8,6 +8,7 @@ use rustix::fs::{AtFlags, OFlags, RenameFlags, linkat, renameat_with, unlinkat};
 use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
+use serde::{Deserialize, Serialize};
 
 use super::moves::Move;
 use super::part::Part;
@@ -17,13 +18,34 @@ use super::touched::{Touched, is_half_set, is_same_version};
 use super::watch::Watch;
 use crate::data::seen::Seen;
 use crate::data::{meta, open};
-use crate::proto::{AgentError, ApplyReport, Conflict, Identity, Meta};
+use crate::proto::{AgentError, ApplyReport, Conflict, Identity, Meta, Rights};
 
 /// Steps between two pieces of news.
 const NEWS: u64 = 1024;
 
 /// Live directories that are kept open.
 const OPEN_DIRS: usize = 16;
+
+/// What a root is to become.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RootMeta {
+    /// Which part's.
+    pub(super) part: usize,
+    /// Its metadata.
+    pub(super) meta: Meta,
+    /// What becomes of owner, mode and attributes; `None` if they are set whatever they are.
+    pub(super) rights: Option<Rights>,
+}
+
+impl RootMeta {
+    /// Sets it. Some of it may have been set before a crash.
+    pub(super) fn set(&self, root: &OwnedFd) -> Result<meta::Settled, Errno> {
+        match &self.rights {
+            None => meta::change(root, &self.meta).map(meta::Settled::Done),
+            Some(rights) => meta::settle(root, &self.meta, rights, true),
+        }
+    }
+}
 
 /// Why a step was not done.
 pub(super) enum Refusal {
@@ -67,7 +89,7 @@ pub(super) struct Committer<'a> {
     /// Places to which nothing came though a step was to move something there.
     pub(super) unplaced: Vec<(usize, BytePath)>,
     pub(super) open: Vec<(usize, BytePath, Arc<OwnedFd>)>,
-    roots: Vec<(usize, Meta)>,
+    roots: Vec<RootMeta>,
 }
 
 /// What a commit did, all of it on the disk.
@@ -75,7 +97,7 @@ pub(super) struct Committed {
     /// For people. If it says that something failed, the session is not at its end.
     pub(super) report: ApplyReport,
     /// Metadata of roots, to be set when all of ours is gone from there.
-    pub(super) roots: Vec<(usize, Meta)>,
+    pub(super) roots: Vec<RootMeta>,
 }
 
 impl<'a> Committer<'a> {
@@ -244,12 +266,10 @@ impl<'a> Committer<'a> {
             }
             Action::Remove { expect } => self.remove(part, number, path, expect),
             Action::RemoveDir => self.remove_dir(part, path),
-            Action::SetMeta { meta, .. } if path.is_empty() => {
-                self.roots.retain(|(known, _)| *known != part);
-                self.roots.push((part, meta.clone()));
-                Ok(())
-            }
+            Action::SetMeta { meta, .. } if path.is_empty() => self.set_root(part, meta, None),
+            Action::SetDir { meta, rights } if path.is_empty() => self.set_root(part, meta, Some(rights)),
             Action::SetMeta { meta, expect } => self.set_meta(part, path, meta, *expect),
+            Action::SetDir { meta, rights } => self.set_dir(part, path, meta, rights),
             Action::Move { from, aside, expect, replaces } => {
                 let it = Move { part, number, from, path, expect };
                 match aside {
@@ -318,6 +338,25 @@ impl<'a> Committer<'a> {
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => Err(Refusal::Kept),
             Err(error) => Err(self.explain(&dir, path.name(), error)),
         }
+    }
+
+    /// Notes what a root is to become when all of ours is gone from it.
+    fn set_root(&mut self, part: usize, meta: &Meta, rights: Option<&Rights>) -> Result<(), Refusal> {
+        self.roots.retain(|root| root.part != part);
+        self.roots.push(RootMeta { part, meta: meta.clone(), rights: rights.cloned() });
+        Ok(())
+    }
+
+    fn set_dir(&mut self, part: usize, path: &BytePath, meta: &Meta, rights: &Rights) -> Result<(), Refusal> {
+        let dir = self.dir_of(part, path)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY;
+        let fd = open::beneath(&dir, path.name(), flags)?;
+        match meta::settle(&fd, meta, rights, self.again) {
+            Ok(meta::Settled::Done(refused)) => self.warn(part, path, refused),
+            Ok(meta::Settled::Touched) => return Err(Refusal::Conflict(rights_changed())),
+            Err(error) => return Err(self.explain(&dir, path.name(), error)),
+        }
+        Ok(())
     }
 
     fn set_meta(
@@ -436,6 +475,11 @@ impl<'a> Committer<'a> {
 }
 
 /// The refusal for what somebody changed.
+/// The refusal of a directory of which somebody changed owner, mode or attributes.
+pub(super) fn rights_changed() -> String {
+    "its owner, mode or attributes were changed after the plan was made".into()
+}
+
 pub(super) fn changed() -> Refusal {
     Refusal::Conflict("it was changed after the plan was made".into())
 }

@@ -5,8 +5,9 @@
 use pc_switcher_contract::{BytePath, SessionId, SnapshotKind, SnapshotSet};
 use serde::{Deserialize, Serialize};
 
+use super::commit::RootMeta;
 use crate::linux::state::StateDir;
-use crate::proto::{AgentError, FileTime, Meta, PartRoot, Redone, decode, encode};
+use crate::proto::{AgentError, FileTime, PartRoot, Redone, decode, encode};
 
 /// Below this key lie the sessions that are under way.
 pub const PENDING: &str = "commits";
@@ -35,7 +36,7 @@ pub(super) enum Phase {
     /// Staging is being removed, whatever the journal says.
     Dropping,
     /// All steps are done and on the disk; what is left is to tidy up and to set the metadata of these parts' roots.
-    Done(Vec<(usize, Meta)>),
+    Done(Vec<RootMeta>),
 }
 
 impl Entry {

@@ -6,22 +6,24 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
+use super::commit::{RootMeta, rights_changed};
 use super::entry::{Entry, Phase};
 use super::held::held;
 use super::journal;
 use super::part::Part;
 use super::retire::Expected;
 use super::watch::Watch;
-use crate::data::{HOME, meta};
+use crate::data::HOME;
+use crate::data::meta::Settled;
 use crate::linux::state::StateDir;
-use crate::proto::{AgentError, ApplyReport, Conflict, Meta};
+use crate::proto::{AgentError, ApplyReport, Conflict};
 
 /// Ends a session whose steps are all done and on the disk. `roots` are those of [`Phase::Done`].
 pub(super) fn finish(
     parts: &[(usize, &Part)],
     expected: &Expected,
     entry: &mut Entry,
-    roots: Vec<(usize, Meta)>,
+    roots: Vec<RootMeta>,
     state: &StateDir,
     watch: &dyn Watch,
     report: &mut ApplyReport,
@@ -64,9 +66,9 @@ pub(super) fn finish(
         part.restore_mtime();
         watch.after("clean up")?;
     }
-    for (index, meta) in roots {
-        let Some((_, part)) = parts.iter().find(|(part, _)| part == index) else { continue };
-        set_root(part, meta, report);
+    for root in roots {
+        let Some((_, part)) = parts.iter().find(|(part, _)| *part == root.part) else { continue };
+        set_root(part, root, report);
         watch.after("root")?;
     }
     for (_, part) in parts {
@@ -76,9 +78,12 @@ pub(super) fn finish(
 }
 
 /// Sets the metadata of a root.
-pub(super) fn set_root(part: &Part, meta: &Meta, report: &mut ApplyReport) {
-    match meta::change(&part.root, meta) {
-        Ok(refused) => report.warnings.extend(refused.into_iter().map(|(name, error)| {
+pub(super) fn set_root(part: &Part, root: &RootMeta, report: &mut ApplyReport) {
+    match root.set(&part.root) {
+        Ok(Settled::Touched) => {
+            report.conflicts.push(Conflict { path: part.path.clone(), why: rights_changed() });
+        }
+        Ok(Settled::Done(refused)) => report.warnings.extend(refused.into_iter().map(|(name, error)| {
             let name = pc_switcher_contract::BytePath::new(name);
             format!("`{}`: attribute `{name}`: {}", part.path, std::io::Error::from(error))
         })),

@@ -73,6 +73,9 @@ use crate::server::{Call, Shield};
 /// until a thread comes to it, and a frame may hold thousands.
 const AT_ONCE: usize = 32;
 
+/// Threads that write: of a file that is made of an older version they read that, and wait for the disk.
+const WRITERS: usize = 8;
+
 /// Numbers in one [`Record::Staged`].
 const INODES: usize = 64 << 10;
 
@@ -231,9 +234,8 @@ fn stage_stream(
     call: &Call,
     tally: &Tally,
 ) -> Result<(), AgentError> {
-    let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
     thread::scope(|scope| {
-        let start = || Writers::start(scope, threads, tally, call);
+        let start = || Writers::start(scope, WRITERS, tally, call);
         let mut writers = start();
         let fed = feed(stager, journal, &mut writers, call, start);
         // The reason of a thread that has given up comes before the consequence.
@@ -308,6 +310,7 @@ fn feed<'scope>(
                     return Err(AgentError::failed("a writing thread gave up"));
                 }
             }
+            StreamFrame::InPlace { content } => stager.set_in_place(content)?,
             StreamFrame::Settled => {
                 writers.finish()?;
                 *writers = start();

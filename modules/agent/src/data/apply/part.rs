@@ -19,10 +19,11 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use pc_switcher_contract::{BytePath, SessionId};
 
+use super::commit::RootMeta;
 use super::{remove, retire};
 use crate::data::seen::Seen;
 use crate::data::{HOME, btrfs, meta, open};
-use crate::proto::{AgentError, FileTime, Meta, PartRoot};
+use crate::proto::{AgentError, FileTime, PartRoot};
 
 /// Space kept back for the commit, and the name of the file that holds it.
 const RESERVE_BYTES: u64 = 4 << 20;
@@ -124,16 +125,15 @@ impl Part {
     pub(super) fn end_root(
         wanted: &PartRoot,
         mtime: FileTime,
-        meta: Option<&Meta>,
-    ) -> Result<Vec<meta::Refused>, AgentError> {
+        becomes: Option<&RootMeta>,
+    ) -> Result<(), AgentError> {
         let (_mount, root) = private(&wanted.root).map_err(|error| at(&wanted.root, error))?;
         check_subvolume(&root, wanted)?;
-        let set = match meta {
-            Some(meta) => meta::change(&root, meta),
-            None => meta::set_mtime(&root, mtime).map(|()| Vec::new()),
+        let set = match becomes {
+            Some(becomes) => becomes.set(&root).map(drop),
+            None => meta::set_mtime(&root, mtime),
         };
-        let set = set.and_then(|refused| fsync(&root).map(|()| refused));
-        set.map_err(|error| at(&wanted.root, error))
+        set.and_then(|()| fsync(&root)).map_err(|error| at(&wanted.root, error))
     }
 
     fn reserve(&self) -> Result<(), Errno> {

@@ -2,7 +2,7 @@
 
 use pc_switcher_contract::BytePath;
 
-use crate::proto::{FileTime, Identity, Meta};
+use crate::proto::{FileTime, Identity, Meta, Rights};
 
 /// One step of the commit.
 pub(super) struct Step {
@@ -52,6 +52,13 @@ pub(super) enum Action {
         meta: Meta,
         /// What stands there, if it must be checked.
         expect: Option<Identity>,
+    },
+    /// Sets metadata of a directory.
+    SetDir {
+        /// The metadata.
+        meta: Meta,
+        /// What becomes of owner, mode and attributes.
+        rights: Rights,
     },
     /// Moves what is there already.
     Move {

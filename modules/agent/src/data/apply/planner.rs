@@ -129,6 +129,7 @@ impl Planner {
             Op::Remove { path, expect } => (path, Action::Remove { expect }),
             Op::RemoveDir { path } => (path, Action::RemoveDir),
             Op::SetMeta { path, meta, expect } => (path, Action::SetMeta { meta, expect }),
+            Op::SetDir { path, meta, rights } => (path, Action::SetDir { meta, rights }),
             Op::Move { path, from, expect, replaces } => {
                 let aside = self.views[part].asides.remove(&expect.ino);
                 if aside.is_some() && replaces.is_some() {

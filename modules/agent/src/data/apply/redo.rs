@@ -94,7 +94,7 @@ fn settle(state: &StateDir, entry: &mut Entry, watch: &dyn Watch) -> Result<(), 
     for (index, (root, mtime)) in entry.parts.iter().enumerate().filter(|(index, _)| found[*index].is_none())
     {
         let meta = match &entry.phase {
-            Phase::Done(roots) => roots.iter().find(|(part, _)| *part == index).map(|(_, meta)| meta),
+            Phase::Done(roots) => roots.iter().find(|root| root.part == index),
             Phase::Open | Phase::Dropping => None,
         };
         Part::end_root(root, *mtime, meta)?;

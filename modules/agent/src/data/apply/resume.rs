@@ -51,7 +51,7 @@ impl Committer<'_> {
                 Some(_) => self.give_back(part, number, path),
                 None => self.step(step),
             },
-            Action::RemoveDir | Action::SetMeta { .. } => self.step(step),
+            Action::RemoveDir | Action::SetMeta { .. } | Action::SetDir { .. } => self.step(step),
             Action::Move { from, aside: None, expect, replaces } => {
                 self.resume_move(&Move { part, number, from, path, expect }, *replaces)
             }

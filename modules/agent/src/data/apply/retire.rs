@@ -39,7 +39,9 @@ pub(super) fn expected(steps: &[Step]) -> Expected {
             Action::Remove { expect } => Some(*expect),
             Action::Move { replaces, .. } => Some((*replaces)?),
             Action::Aside { .. } => None,
-            Action::RemoveDir | Action::SetMeta { .. } | Action::Swap { .. } => return None,
+            Action::RemoveDir | Action::SetMeta { .. } | Action::SetDir { .. } | Action::Swap { .. } => {
+                return None;
+            }
         };
         Some((step.number, (step.part, step.path.clone(), identity)))
     });

@@ -67,6 +67,10 @@ pub(super) struct Stager<'a> {
     over: HashMap<u32, (BytePath, Identity)>,
     origins: Origins,
     dirs: Vec<(usize, Staged, Meta)>,
+    /// Content that is written without copy-on-write.
+    in_place: HashSet<u32>,
+    /// The live directory that was asked last whether its new files are, by part.
+    asked: Option<(usize, BytePath, bool)>,
     /// Where the versions of each part stand in a snapshot.
     sealed: Vec<Option<OwnedFd>>,
     /// Whether the kernel clones out of there.
@@ -89,6 +93,8 @@ impl<'a> Stager<'a> {
             over: HashMap::new(),
             origins: Origins::default(),
             dirs: Vec::new(),
+            in_place: HashSet::new(),
+            asked: None,
             sealed: parts.iter().map(|_| None).collect(),
             crosses_mounts: clone::crosses_mounts(),
             open: parts.iter().map(|_| Vec::new()).collect(),
@@ -152,6 +158,10 @@ impl<'a> Stager<'a> {
         match body {
             Body::Dir | Body::Bare => {
                 mkdirat(&dir, name, Mode::from_raw_mode(0o700))?;
+                if self.is_in_place(part, &at, &path) {
+                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    clone::write_in_place(openat(&dir, name, flags, Mode::empty())?)?;
+                }
                 self.dirs.push((part, at, meta));
                 return Ok(());
             }
@@ -246,6 +256,38 @@ impl<'a> Stager<'a> {
         self.tally.files.load(Ordering::Relaxed) == begun
     }
 
+    /// Says that a file is written without copy-on-write, before the first piece of it.
+    pub(super) fn set_in_place(&mut self, content: u32) -> Result<(), AgentError> {
+        let is_awaited = match self.ahead {
+            Some(_) => !self.early.contains_key(&content),
+            None => self.waiting.contains_key(&content),
+        };
+        if is_awaited && self.in_place.insert(content) { Ok(()) } else { Err(unknown(content)) }
+    }
+
+    /// Whether what is new at a path has no copy-on-write because the live directory is one whose new files have none. What is built
+    /// inside of a staged directory takes after that one.
+    fn is_in_place(&mut self, part: usize, at: &Staged, path: &BytePath) -> bool {
+        if at.parent().is_some_and(|parent| !parent.is_empty()) {
+            return false;
+        }
+        let dir = path.parent().unwrap_or_default();
+        if let Some((of, known, is)) = &self.asked
+            && (*of, known) == (part, &dir)
+        {
+            return *is;
+        }
+        let opened = match dir.is_empty() {
+            true => open::beneath(&self.parts[part].root, b".", OFlags::RDONLY | OFlags::DIRECTORY),
+            false => {
+                open::beneath(&self.parts[part].root, dir.as_bytes(), OFlags::RDONLY | OFlags::DIRECTORY)
+            }
+        };
+        let is = opened.is_ok_and(clone::is_written_in_place);
+        self.asked = Some((part, dir, is));
+        is
+    }
+
     /// Returns what is to be made before anything of this content is written, if that is the first of it.
     fn start(&mut self, content: u32) -> Result<Option<Box<Start>>, AgentError> {
         let Some(file) = self.waiting.remove(&content) else {
@@ -264,8 +306,10 @@ impl<'a> Stager<'a> {
             MadeOf::Ranges => Over::Ranges,
         };
         let name = file.at.name().to_vec();
+        let is_in_place = matches!(over, Over::Nothing)
+            && (self.in_place.remove(&content) || self.is_in_place(file.part, &file.at, &file.path));
         let planned = Some((file.size, file.meta));
-        Ok(Some(Box::new(Start { dir, name, planned, path, over, is_proven })))
+        Ok(Some(Box::new(Start { dir, name, planned, path, over, is_proven, is_in_place })))
     }
 
     /// Opens the version that a file is made of, in the part's snapshot if one is named.
@@ -320,7 +364,8 @@ impl<'a> Stager<'a> {
             None => (path.clone(), Over::Nothing),
             Some((live, expected)) => (path.join(live.as_bytes()), self.version(part, live, *expected)?),
         };
-        let start = Start { dir, name, planned: None, path, over, is_proven: false };
+        let is_in_place = self.in_place.remove(&content);
+        let start = Start { dir, name, planned: None, path, over, is_proven: false, is_in_place };
         Ok(Job { content, start: Some(Box::new(start)), what })
     }
 

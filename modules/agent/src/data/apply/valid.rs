@@ -22,8 +22,10 @@ pub(super) fn check(op: &Op) -> Result<(), AgentError> {
         }
         Op::Link { path, to, .. } => name(path.as_bytes()).or_else(|| name(to.as_bytes())),
         Op::Remove { path, .. } | Op::RemoveDir { path } => name(path.as_bytes()),
-        Op::SetMeta { path, meta, .. } if path.is_empty() => about(meta),
-        Op::SetMeta { path, meta, .. } => name(path.as_bytes()).or_else(|| about(meta)),
+        Op::SetMeta { path, meta, .. } | Op::SetDir { path, meta, .. } if path.is_empty() => about(meta),
+        Op::SetMeta { path, meta, .. } | Op::SetDir { path, meta, .. } => {
+            name(path.as_bytes()).or_else(|| about(meta))
+        }
         Op::Move { path, from: other, .. } | Op::Swap { path, with: other, .. } => {
             let both = name(path.as_bytes()).or_else(|| name(other.as_bytes()));
             both.or_else(|| (path == other).then_some("place for a move"))

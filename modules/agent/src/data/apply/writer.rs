@@ -55,6 +55,8 @@ pub(super) struct Start {
     pub(super) over: Over,
     /// Whether what it is made of is proven to be what the source had: then what comes is digested, and no more.
     pub(super) is_proven: bool,
+    /// Whether it is written without copy-on-write.
+    pub(super) is_in_place: bool,
 }
 
 /// Something to write, on its way to a thread.
@@ -241,8 +243,12 @@ fn create(start: Box<Start>) -> Result<Open, AgentError> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = openat(&start.dir, start.name.as_slice(), flags, Mode::from_raw_mode(0o600))
         .map_err(|error| failed(&start, error))?;
+    if start.is_in_place {
+        clone::write_in_place(&fd).map_err(|error| failed(&start, error))?;
+    }
     let made = made(&fd, &start).map_err(|error| failed(&start, error))?;
-    let takes_extents = matches!(made, Made::New(_));
+    // The kernel writes none where there is no copy-on-write.
+    let takes_extents = matches!(made, Made::New(_)) && !start.is_in_place;
     Ok(Open { fd, start, made, end: 0, takes_extents })
 }
 

@@ -1,7 +1,7 @@
 //! Round trips: what was walked and read on one side stands on the other afterwards.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::drive::{apply, apply_frames, assert_same, everywhere, frames, mirror, uuid_of, walked};
 use super::nasty;
@@ -17,11 +17,7 @@ fn a_nasty_tree_arrives_whole_and_a_second_plan_is_empty() {
         assert!(!target.join(".pc-switcher").exists());
         let again = plan(&walked(source), &walked(target));
         assert!(again.wants.is_empty());
-        assert!(
-            again.ops.iter().all(|op| matches!(op, Op::SetMeta { expect: None, .. })),
-            "{again:?}",
-            again = again.ops
-        );
+        assert!(again.ops.iter().all(|op| matches!(op, Op::SetDir { .. })), "{again:?}", again = again.ops);
         let sparse = |root: &std::path::Path| fs::metadata(root.join("docs/sparse")).unwrap().blocks();
         assert!(sparse(target) <= sparse(source), "no hole was filled");
     });
@@ -128,7 +124,7 @@ fn an_acl_has_one_name_on_xfs_too() {
     }
     mirror(here.path(), &there);
     let again = plan(&walked(here.path()), &walked(&there));
-    assert!(again.ops.iter().all(|op| matches!(op, Op::SetMeta { expect: None, .. })), "{:?}", again.ops);
+    assert!(again.ops.iter().all(|op| matches!(op, Op::SetDir { .. })), "{:?}", again.ops);
     assert_eq!(walked(&there)[0].entries[0].meta.xattrs.len(), 2);
 }
 
@@ -250,5 +246,53 @@ fn the_root_keeps_its_time_when_nothing_is_said_about_it() {
         apply_frames(target, vec![commit], "").unwrap();
         let meta = fs::metadata(target).unwrap();
         assert_eq!((meta.mtime(), meta.mtime_nsec()), (5, 6));
+    });
+}
+
+/// A plan that brings a file into `shared`, and what became of it after `meanwhile`.
+fn closed_meanwhile(
+    source: &std::path::Path,
+    target: &std::path::Path,
+    plans: impl Fn(&std::path::Path),
+    meanwhile: impl Fn(&std::path::Path),
+) -> crate::proto::ApplyReport {
+    fs::create_dir(source.join("shared")).unwrap();
+    fs::set_permissions(source.join("shared"), fs::Permissions::from_mode(0o755)).unwrap();
+    mirror(source, target);
+    fs::write(source.join("shared/new"), "x").unwrap();
+    plans(&source.join("shared"));
+    nasty::set_mtime(&source.join("shared"), 1_234_567, 8);
+    let plan = plan(&walked(source), &walked(target));
+    meanwhile(&target.join("shared"));
+    let report = apply_frames(target, frames(source, &plan), &uuid_of(target)).unwrap();
+    assert_eq!(fs::read_to_string(target.join("shared/new")).unwrap(), "x");
+    let seen = fs::metadata(target.join("shared")).unwrap();
+    assert_eq!((seen.mtime(), seen.mtime_nsec()), (1_234_567, 8));
+    report
+}
+
+#[test]
+fn a_directory_that_somebody_closes_after_the_plan_stays_closed() {
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    let chmod = |mode| {
+        move |path: &std::path::Path| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap()
+    };
+    everywhere(|source, target| {
+        // Nothing of its rights was to be changed.
+        let report = closed_meanwhile(source, target, |_| (), chmod(0o700));
+        assert!(report.conflicts.is_empty(), "{report:?}");
+        assert_eq!(mode(&target.join("shared")), 0o700);
+    });
+    everywhere(|source, target| {
+        // The source opens it further.
+        let report = closed_meanwhile(source, target, chmod(0o777), chmod(0o700));
+        let paths: Vec<String> = report.conflicts.iter().map(|conflict| conflict.path.to_string()).collect();
+        assert_eq!(paths, [target.join("shared").to_str().unwrap()]);
+        assert_eq!(mode(&target.join("shared")), 0o700);
+    });
+    everywhere(|source, target| {
+        let report = closed_meanwhile(source, target, chmod(0o750), |_| ());
+        assert!(report.conflicts.is_empty(), "{report:?}");
+        assert_eq!(mode(&target.join("shared")), 0o750);
     });
 }

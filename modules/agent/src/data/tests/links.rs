@@ -46,7 +46,7 @@ fn removals_last(source: &Path, target: &Path) -> Plan {
     let Plan { ops, wants } = plan(&walked(source), &walked(target));
     let is_removal = |op: &Op| matches!(op, Op::Remove { .. } | Op::RemoveDir { .. });
     let (removals, mut ops): (Vec<_>, Vec<_>) = ops.into_iter().partition(is_removal);
-    let metas = ops.iter().position(|op| matches!(op, Op::SetMeta { expect: None, .. })).unwrap();
+    let metas = ops.iter().position(|op| matches!(op, Op::SetDir { .. })).unwrap();
     ops.splice(metas..metas, removals);
     Plan { ops, wants }
 }

@@ -228,3 +228,52 @@ fn a_patch_needs_two_sealed_snapshots_of_one_file() {
     assert_eq!(items::<Vec<(u32, Option<u64>)>>(&seen), [vec![(1, None)]]);
     assert_eq!(scene.delta(), Some(0));
 }
+
+#[test]
+fn a_new_file_without_copy_on_write_arrives_as_one_and_takes_after_its_new_directory() {
+    let Some(disk) = Disk::make("btrfs", 200 << 20) else { return };
+    let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+    for name in ["live", "target"] {
+        assert!(sh("btrfs", &["subvolume", "create", &text(disk.root.join(name))]));
+    }
+    let (live, target) = (disk.root.join("live"), disk.root.join("target"));
+    let in_place = |path: &Path| {
+        let fd = File::open(path).unwrap();
+        ioctl_setflags(&fd, ioctl_getflags(&fd).unwrap() | IFlags::NOCOW).unwrap();
+    };
+    let is_in_place =
+        |path: &str| ioctl_getflags(File::open(target.join(path)).unwrap()).unwrap().contains(IFlags::NOCOW);
+    for root in [&live, &target] {
+        fs::create_dir(root.join("images")).unwrap();
+        fs::create_dir(root.join("plain")).unwrap();
+    }
+    // On the source the file, on the target the directory.
+    for (path, own) in [("plain/disk", true), ("plain/text", false), ("images/disk", false)] {
+        let file = File::create_new(live.join(path)).unwrap();
+        if own {
+            in_place(&live.join(path));
+        }
+        file.write_all_at(&noise(1, 3 * MIB), 0).unwrap();
+    }
+    fs::create_dir_all(live.join("images/new/deep")).unwrap();
+    fs::write(live.join("images/new/deep/file"), noise(2, MIB)).unwrap();
+    in_place(&target.join("images"));
+    let seal = ["subvolume", "snapshot", "-r"];
+    let (from, to) = (text(live), text(disk.root.join("new")));
+    assert!(sh("btrfs", &[&seal[..], &[&from, &to]].concat()));
+    let (new, there) = (disk.root.join("new"), walked(&target));
+    let plan = super::plan::plan(&walked(&new), &there);
+    let report = apply_frames(&target, super::drive::frames(&new, &plan), &uuid_of(&target)).unwrap();
+    assert!(report.conflicts.is_empty() && report.failed.is_none(), "{report:?}");
+    super::drive::assert_same(&new, &target);
+    for (path, is) in [
+        ("plain/disk", true),
+        ("plain/text", false),
+        ("images/disk", true),
+        ("images/new", true),
+        ("images/new/deep", true),
+        ("images/new/deep/file", true),
+    ] {
+        assert_eq!(is_in_place(path), is, "{path}");
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use pc_switcher_contract::BytePath;
 
-use crate::proto::{Body, DirListing, Entry, Identity, Kind, Op, ReadWant};
+use crate::proto::{Body, DirListing, Entry, Identity, Kind, Meta, Op, ReadWant, Rights};
 
 /// What is to be done, and what has to be read for it.
 pub struct Plan {
@@ -86,9 +86,7 @@ pub fn plan(source: &[DirListing], target: &[DirListing]) -> Plan {
         if same_content {
             let changed = there.is_some_and(|there| there.meta != entry.meta);
             match entry.kind {
-                Kind::Dir => {
-                    metas.push(Op::SetMeta { path: path.clone(), meta: entry.meta.clone(), expect: None })
-                }
+                Kind::Dir => metas.push(set_dir(path.clone(), &entry.meta, there.map(|there| &there.meta))),
                 _ if changed => plan.ops.push(Op::SetMeta {
                     path: path.clone(),
                     meta: entry.meta.clone(),
@@ -113,7 +111,18 @@ pub fn plan(source: &[DirListing], target: &[DirListing]) -> Plan {
     }
     metas.reverse();
     plan.ops.extend(metas);
-    let root = source.iter().find_map(|listing| listing.root.clone()).unwrap();
-    plan.ops.push(Op::SetMeta { path: BytePath::default(), meta: root.meta, expect: None });
+    let [root, there] = [source, target].map(|tree| tree.iter().find_map(|listing| listing.root.clone()));
+    let (root, there) = (root.unwrap(), there.map(|root| root.meta));
+    plan.ops.push(set_dir(BytePath::default(), &root.meta, there.as_ref()));
     plan
+}
+
+/// The step for a directory that is there.
+pub fn set_dir(path: BytePath, meta: &Meta, there: Option<&Meta>) -> Op {
+    let rights = |meta: &Meta| (meta.mode, meta.uid, meta.gid, meta.xattrs.clone());
+    let rights = match there.filter(|there| rights(there) != rights(meta)) {
+        Some(there) => Rights::Were(Box::new(there.clone())),
+        None => Rights::Same,
+    };
+    Op::SetDir { path, meta: meta.clone(), rights }
 }

@@ -24,7 +24,9 @@ impl Meant {
     pub(super) fn of(op: &Op) -> Option<(&BytePath, Self)> {
         Some(match op {
             Op::Put { path, body, meta, .. } => (path, Self::put(body, meta)),
-            Op::SetMeta { path, meta, expect: None } => (path, Meant::Dir(meta.clone())),
+            Op::SetMeta { path, meta, expect: None } | Op::SetDir { path, meta, .. } => {
+                (path, Meant::Dir(meta.clone()))
+            }
             Op::SetMeta { path, meta, .. } => (path, Meant::Changed(meta.clone())),
             Op::Link { path, .. } => (path, Meant::Link),
             Op::Remove { path, .. } | Op::RemoveDir { path } => (path, Meant::Gone),

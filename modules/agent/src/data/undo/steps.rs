@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use pc_switcher_contract::BytePath;
 
 use super::judge::{Meant, Verdict, identity, is_alike, judge, same_rights};
-use crate::proto::{Body, Entry, Identity, Kind, Meta, Op, UndoWord, UndoneHow};
+use crate::proto::{Body, Entry, Identity, Kind, Meta, Op, Rights, UndoWord, UndoneHow};
 
 /// Orders paths so that a directory stands before what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -303,7 +303,11 @@ impl Planner {
             let meta = wanted(&pre.meta, post.as_ref().map(|post| &post.meta), &now.meta);
             let is_changed = meta != now.meta;
             if is_changed || moved.contains(&place) {
-                ops.push(Op::SetMeta { path: place.0.clone(), meta: meta.clone(), expect: None });
+                let rights = match same_rights(&meta, &now.meta) {
+                    true => Rights::Same,
+                    false => Rights::Were(Box::new(now.meta.clone())),
+                };
+                ops.push(Op::SetDir { path: place.0.clone(), meta: meta.clone(), rights });
             }
             // A time alone is not worth a word.
             if !same_rights(&meta, &now.meta) && !self.out.said.contains_key(&place) {
