@@ -7,16 +7,19 @@ use super::check::{Finding, against_schema};
 use super::document::{child, last_part};
 use super::effective::File;
 use super::nearest::{nearest, suggest};
-use super::probe::ask_module;
+use super::probe::ask_owner;
 use super::problem::ConfigProblem;
 use super::schema::{self, SYNC_MODULES};
+use super::tables::{self, TableOf};
 
 /// Returns what is wrong with the values of a file; its syntax errors are known already.
 pub fn problems_of(file: File<'_>, specs: &[ModuleSpec]) -> Vec<ConfigProblem> {
+    let own = tables::own();
+    let all = tables::all(specs, &own);
     let mut problems = Vec::new();
     let mut top = Map::new();
     for (key, value) in &file.document.root {
-        let spec = specs.iter().find(|spec| spec.table == key);
+        let spec = all.iter().find(|spec| spec.name == key);
         if spec.is_none() && key != SYNC_MODULES {
             top.insert(key.clone(), value.clone());
             continue;
@@ -29,12 +32,12 @@ pub fn problems_of(file: File<'_>, specs: &[ModuleSpec]) -> Vec<ConfigProblem> {
             continue;
         };
         let found = match spec {
-            Some(spec) => of_module(spec, table),
+            Some(spec) => of_table(spec, table),
             None => of_sync_modules(specs, table),
         };
         problems.extend(found.into_iter().map(|finding| locate(file, &base, finding)));
     }
-    let found = of_top_level(specs, &top);
+    let found = of_top_level(specs, &all, &top);
     problems.extend(found.into_iter().map(|finding| locate(file, "", finding)));
     problems
 }
@@ -52,14 +55,14 @@ pub fn warnings_of(file: File<'_>, specs: &[ModuleSpec]) -> Vec<ConfigProblem> {
         .collect()
 }
 
-fn of_module(spec: &ModuleSpec, table: &Map<String, Value>) -> Vec<Finding> {
-    let found = against_schema(spec.table, &spec.schema, table);
+fn of_table(spec: &TableOf<'_>, table: &Map<String, Value>) -> Vec<Finding> {
+    let found = against_schema(spec.name, spec.schema, table);
     let known = |pointer: &str| {
         let inside = format!("{pointer}/");
         found.iter().any(|one| !one.vague && (one.pointer == pointer || one.pointer.starts_with(&inside)))
     };
     let itself = |key: &str| found.iter().any(|one| !one.vague && one.pointer == child("", key));
-    let mut asked = ask_module(spec, table, itself);
+    let mut asked = ask_owner(spec, table, itself);
     asked.retain(|one| !known(&one.pointer));
     let better = |one: &Finding| asked.iter().any(|other| one.pointer.starts_with(&other.pointer));
     let rest: Vec<Finding> = found.iter().filter(|one| !(one.vague && better(one))).cloned().collect();
@@ -83,10 +86,10 @@ fn of_sync_modules(specs: &[ModuleSpec], table: &Map<String, Value>) -> Vec<Find
     found
 }
 
-fn of_top_level(specs: &[ModuleSpec], top: &Map<String, Value>) -> Vec<Finding> {
+fn of_top_level(specs: &[ModuleSpec], all: &[TableOf<'_>], top: &Map<String, Value>) -> Vec<Finding> {
     let schema = schema::top_level();
     let mut found = against_schema("", &schema, top);
-    let tables: Vec<&str> = [SYNC_MODULES].into_iter().chain(specs.iter().map(|spec| spec.table)).collect();
+    let tables: Vec<&str> = [SYNC_MODULES].into_iter().chain(all.iter().map(|spec| spec.name)).collect();
     for finding in found.iter_mut().filter(|finding| finding.about_key) {
         let key = last_part(&finding.pointer);
         let dashed = key.replace('_', "-");
@@ -102,7 +105,7 @@ fn of_top_level(specs: &[ModuleSpec], top: &Map<String, Value>) -> Vec<Finding> 
                     ),
                 },
             });
-        } else if let Some(owner) = owner_of(specs, &key) {
+        } else if let Some(owner) = owner_of(all, &key) {
             finding.help = Some(format!("`{key}` belongs into [{owner}]"));
         }
     }
@@ -110,8 +113,8 @@ fn of_top_level(specs: &[ModuleSpec], top: &Map<String, Value>) -> Vec<Finding> 
 }
 
 /// Returns the table that has a key of that name.
-fn owner_of<'a>(specs: &'a [ModuleSpec], key: &str) -> Option<&'a str> {
-    specs.iter().find(|spec| spec.schema["properties"].get(key).is_some()).map(|spec| spec.table)
+fn owner_of<'a>(all: &[TableOf<'a>], key: &str) -> Option<&'a str> {
+    all.iter().find(|spec| spec.schema["properties"].get(key).is_some()).map(|spec| spec.name)
 }
 
 fn locate(file: File<'_>, base: &str, finding: Finding) -> ConfigProblem {

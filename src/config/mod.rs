@@ -16,6 +16,7 @@ mod schema;
 mod select;
 mod show;
 mod source;
+pub mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -53,6 +54,8 @@ pub struct Config {
     pub modules: Vec<ModuleName>,
     /// The checked table of every registered module, with all defaults filled in.
     pub tables: BTreeMap<ModuleName, Value>,
+    /// The checked tables that belong to no module, likewise.
+    pub own_tables: BTreeMap<&'static str, Value>,
     /// The file that was read; `None` if the built-in defaults apply.
     pub path: Option<PathBuf>,
     /// Every key that applies and where it comes from.
@@ -69,6 +72,11 @@ impl Config {
     /// Returns the checked table of a module.
     pub fn table(&self, module: &ModuleName) -> &Value {
         self.tables.get(module).unwrap_or(&Value::Null)
+    }
+
+    /// Returns the checked table of that name, which belongs to no module.
+    pub fn own_table(&self, name: &str) -> &Value {
+        self.own_tables.get(name).unwrap_or(&Value::Null)
     }
 }
 
@@ -138,7 +146,8 @@ pub fn resolve(
 }
 
 fn read(source: &Source, specs: &[ModuleSpec]) -> (Document, Vec<ConfigProblem>) {
-    let names: Vec<&str> = specs.iter().flat_map(|spec| [spec.name.as_str(), spec.table]).collect();
+    let of_modules = specs.iter().flat_map(|spec| [spec.name.as_str(), spec.table]);
+    let names: Vec<&str> = of_modules.chain(tables::OWN).collect();
     let (mut document, problems) = document::parse(source, &names);
     effective::canonical_levels(&mut document.root);
     (document, problems)
@@ -179,12 +188,20 @@ fn assemble(
         tables.insert(spec.name.clone(), table.value());
         effective.push(table);
     }
+    let mut own_tables = BTreeMap::new();
+    for spec in tables::own() {
+        let defaults = shipped.tables.get(spec.name).cloned().unwrap_or_default();
+        let table = effective::merge(spec.name, &defaults, file);
+        own_tables.insert(spec.name, table.value());
+        effective.push(table);
+    }
     Ok(Config {
         log_file_level: keys.log_file_level,
         log_cli_level: keys.log_cli_level,
         allow_no_snapshots: keys.allow_no_snapshots,
         modules,
         tables,
+        own_tables,
         path: file.map(|file| file.source.path.clone()),
         text: show::toml(&effective, false),
         hash: show::hash(&effective),
@@ -197,7 +214,7 @@ fn assemble(
 struct Shipped {
     /// The keys before the first table.
     top: Map<String, Value>,
-    /// The table of every module; what the shipped file does not mention comes from the module itself.
+    /// Every table; what the shipped file does not mention comes from whoever it belongs to.
     tables: BTreeMap<&'static str, Map<String, Value>>,
 }
 
@@ -205,11 +222,12 @@ impl Shipped {
     fn read(specs: &[ModuleSpec]) -> Self {
         let source = Source { path: "default.toml".into(), text: DEFAULT_TOML.into() };
         let (document, _) = read(&source, specs);
-        let tables = specs.iter().map(|spec| {
+        let own = tables::own();
+        let tables = tables::all(specs, &own).into_iter().map(|spec| {
             let mut table = spec.defaults.as_object().cloned().unwrap_or_default();
-            let written = document.root.get(spec.table).and_then(Value::as_object);
+            let written = document.root.get(spec.name).and_then(Value::as_object);
             table.extend(written.cloned().unwrap_or_default());
-            (spec.table, table)
+            (spec.name, table)
         });
         let tables = tables.collect();
         Self { top: document.root.into_iter().filter(|(_, value)| !value.is_object()).collect(), tables }

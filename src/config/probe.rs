@@ -1,17 +1,17 @@
-//! Finds what a schema cannot say: asks the module itself, key by key, so that its answer has a line.
+//! Finds what a schema cannot say: asks whoever reads the table, key by key, so that its answer has a line.
 //!
-//! A module refuses a table with one text. To know which keys it is about, the module is asked again with
+//! A module refuses a table with one text. To know which keys it is about, it is asked again with
 //! one of the user's keys over its defaults at a time, and with one entry of a list at a time.
 
-use pc_switcher_contract::ModuleSpec;
 use serde_json::{Map, Value};
 
 use super::check::{Finding, label};
 use super::document::child;
+use super::tables::TableOf;
 
-/// Returns what the module refuses in `table`; keys for which `skip` is true are known to be wrong already.
-pub fn ask_module(
-    spec: &ModuleSpec,
+/// Returns what whoever reads `table` refuses in it; keys for which `skip` is true are known to be wrong already.
+pub fn ask_owner(
+    spec: &TableOf<'_>,
     table: &Map<String, Value>,
     skip: impl Fn(&str) -> bool,
 ) -> Vec<Finding> {
@@ -33,7 +33,7 @@ pub fn ask_module(
         }
     }
     if findings.is_empty() {
-        let message = format!("[{}]: {whole}", spec.table);
+        let message = format!("[{}]: {whole}", spec.name);
         findings.push(Finding {
             pointer: String::new(),
             about_key: false,
@@ -50,15 +50,15 @@ fn single(key: &str, value: Value) -> Map<String, Value> {
 }
 
 /// Asks with the given keys over the defaults.
-fn ask(spec: &ModuleSpec, over: &Map<String, Value>) -> Result<(), String> {
+fn ask(spec: &TableOf<'_>, over: &Map<String, Value>) -> Result<(), String> {
     let mut table = spec.defaults.clone();
     if let Some(table) = table.as_object_mut() {
         table.extend(over.clone());
     }
-    (spec.build)(&table).map(|_| ())
+    (spec.check)(&table)
 }
 
-fn finding(spec: &ModuleSpec, pointer: &str, key: &str, why: &str) -> Finding {
-    let message = format!("{}: {why}", label(spec.table, key));
+fn finding(spec: &TableOf<'_>, pointer: &str, key: &str, why: &str) -> Finding {
+    let message = format!("{}: {why}", label(spec.name, key));
     Finding { pointer: pointer.into(), about_key: false, vague: false, message, help: None }
 }

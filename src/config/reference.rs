@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::check::allowed_values;
 use super::schema::{self, SYNC_MODULES};
 use super::show::literal;
+use super::tables;
 
 /// Returns `docs/reference/config.md`.
 pub fn markdown(specs: &[ModuleSpec]) -> String {
@@ -38,6 +39,10 @@ pub fn markdown(specs: &[ModuleSpec]) -> String {
             let _ = write!(page, "The table of `{}`.\n\n", spec.name);
         }
         rows(&mut page, &spec.schema, &shipped.tables.get(spec.table).cloned().unwrap_or_default());
+    }
+    for spec in tables::own() {
+        let _ = write!(page, "\n## [{}]\n\n", spec.name);
+        rows(&mut page, &spec.schema, &shipped.tables.get(spec.name).cloned().unwrap_or_default());
     }
     page
 }

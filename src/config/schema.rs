@@ -5,6 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::tables;
+
 /// The name of the table that switches modules on.
 pub const SYNC_MODULES: &str = "sync_modules";
 
@@ -56,12 +58,13 @@ pub fn whole(specs: &[ModuleSpec]) -> Value {
     let mut schema = top_level();
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         properties.insert(SYNC_MODULES.into(), sync_modules(specs));
-        for spec in specs {
+        let own = tables::own();
+        for spec in tables::all(specs, &own) {
             let mut table = spec.schema.clone();
             if let Some(table) = table.as_object_mut() {
                 table.remove("$schema");
             }
-            properties.insert(spec.table.into(), table);
+            properties.insert(spec.name.into(), table);
         }
     }
     if let Some(schema) = schema.as_object_mut() {

@@ -2,6 +2,7 @@
 //!
 //! The program under test is named by `PC_SWITCHER_BIN` (`tests/run` builds it); it must be one static file.
 
+mod automatic;
 mod changed;
 mod differential;
 mod doctor;

@@ -13,13 +13,13 @@ use pc_switcher_contract::{
 use serde::de::DeserializeOwned;
 
 use crate::proto::{
-    ActivateRequest, Activated, AdoptRequest, Adopted, ApplyNews, ApplyReport, ApplyRequest, Change,
-    ChangedDir, ChangedRequest, CreateSet, Diagnosis, DiffRequest, Diffed, DirListing, Finding, Gain, Layout,
-    LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Moved, NestedOrder, Patience, ReadWant,
-    Redone, Request, RestoreReply, RestoreRequest, RollbackLook, RollbackOrder, SetRequest, SpaceReport,
-    StoredSet, Strays, StreamFrame, TakeSet, Tree, UndoLine, UndoReport, UndoRequest, Verified,
-    VerifyRequest, Versions, VersionsRequest, WalkRequest, WalkSummary, Writer, WritersRequest, decode,
-    encode,
+    ActivateRequest, Activated, AdoptRequest, Adopted, AnnotateSet, ApplyNews, ApplyReport, ApplyRequest,
+    Change, ChangedDir, ChangedRequest, CreateSet, Diagnosis, DiffRequest, Diffed, DirListing, Finding, Gain,
+    Layout, LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Moved, NestedOrder, Patience,
+    PutFile, ReadWant, Redone, Request, RestoreReply, RestoreRequest, RollbackLook, RollbackOrder,
+    SetRequest, SpaceReport, StoredSet, Strays, StreamFrame, TakeSet, Tree, UndoLine, UndoReport,
+    UndoRequest, Verified, VerifyRequest, Versions, VersionsRequest, WalkRequest, WalkSummary, Writer,
+    WritersRequest, decode, encode,
 };
 
 pub use content::BlocksStream;
@@ -139,9 +139,27 @@ impl Agent {
         self.call(&Request::CreateSet(request)).await
     }
 
+    /// Whether sets hold all of these subvolumes as they are now.
+    pub async fn has_all(&self, request: TakeSet) -> Result<bool, ExecError> {
+        self.call(&Request::HasAll(request)).await
+    }
+
     /// Writes what a set is for.
-    pub async fn annotate_set(&self, request: SetRequest, note: Option<String>) -> Result<(), ExecError> {
-        self.call(&Request::AnnotateSet(request, note)).await
+    pub async fn annotate_set(&self, request: AnnotateSet) -> Result<(), ExecError> {
+        self.call(&Request::AnnotateSet(request)).await
+    }
+
+    /// Writes a small file of root's, whole or not at all; its directory must be there.
+    pub async fn put_file(&self, path: BytePath, mode: u32, content: &[u8]) -> Result<(), ExecError> {
+        let request = Request::PutFile(PutFile { path, mode, owner: None });
+        let mut call = self.link.open(encode(&request)).await?;
+        // A refusal ends the way up; the answer says why.
+        let _ = call.sink.send(content.to_vec()).await;
+        let _ = call.sink.finish().await;
+        match call.stream.next().await? {
+            Reply::Done(body) => decode(&body).map_err(|why| self.broken(why)),
+            Reply::Item(_) => Err(self.broken("`put-file` sends no items".into())),
+        }
     }
 
     /// Marks a set as the last that was known to be good, or none.

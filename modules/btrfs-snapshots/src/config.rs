@@ -1,6 +1,5 @@
 //! The table `[btrfs-snapshots]`: typed, with its defaults and its JSON Schema.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use pc_switcher_contract::SubvolumeName;
@@ -8,7 +7,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::components::Components;
 use crate::keep::Keep;
 
 /// What `[btrfs-snapshots]` says.
@@ -24,9 +22,6 @@ pub struct BtrfsSnapshotsConfig {
     pub keep: Keep,
     /// Which snapshots stay even where space is short.
     pub keep_min: Keep,
-    /// What `snapshots restore --component NAME` brings back: names, each with absolute paths. `self` is pc-switcher's own.
-    #[schemars(with = "BTreeMap<String, Vec<String>>")]
-    pub components: Components,
 }
 
 impl Default for BtrfsSnapshotsConfig {
@@ -36,7 +31,6 @@ impl Default for BtrfsSnapshotsConfig {
             snapshot_dir: SnapshotDir("/.snapshots".into()),
             keep: Keep::default(),
             keep_min: Keep::least(),
-            components: Components::default(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The bracket of read-only snapshots around a sync.
 
+pub mod automatic;
 pub mod components;
 pub mod config;
 pub mod module;

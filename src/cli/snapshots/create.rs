@@ -1,6 +1,6 @@
 //! `snapshots create` and `annotate`.
 
-use pc_switcher_agent::proto::{CreateSet, TakeSet, Words};
+use pc_switcher_agent::proto::{AnnotateSet, CreateSet, TakeSet, Words};
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_btrfs_snapshots::keep::Age;
 use pc_switcher_contract::{BytePath, SessionId, SetId, SnapshotKind, UtcStamp};
@@ -27,6 +27,12 @@ pub struct CreateArgs {
     /// What it is for
     #[arg(long, value_name = "TEXT", value_parser = note)]
     note: Option<String>,
+    /// A word to find it by; may be given more than once
+    #[arg(long = "tag", value_name = "WORD", value_parser = tag)]
+    tags: Vec<String>,
+    /// Of which kind it is: `manual`, or one of those that are taken by themselves, which the rules of `keep` remove
+    #[arg(long, value_name = "KIND", value_parser = own_kind, default_value = "manual", conflicts_with = "pin")]
+    kind: SnapshotKind,
     /// Keep it until it is unpinned
     #[arg(long)]
     pin: bool,
@@ -40,15 +46,23 @@ pub struct CreateArgs {
     place: Where,
 }
 
-/// Write what a set is for; an empty text takes it away
+/// Write what a set is for, or by which words it is found
+///
+/// An empty text takes the note away; without TEXT it stays.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AnnotateArgs {
     /// A session, a name, or a set as `snapshots list --json` names it
     #[arg(value_name = "SESSION")]
     set: String,
     /// What it is for
-    #[arg(value_name = "TEXT", value_parser = note)]
-    text: String,
+    #[arg(value_name = "TEXT", value_parser = note, required_unless_present_any = ["tags", "untags"])]
+    text: Option<String>,
+    /// A word to find it by from now on; may be given more than once
+    #[arg(long = "tag", value_name = "WORD", value_parser = tag)]
+    tags: Vec<String>,
+    /// A word to find it by no more
+    #[arg(long = "untag", value_name = "WORD", value_parser = tag)]
+    untags: Vec<String>,
     #[command(flatten)]
     place: Where,
 }
@@ -69,6 +83,24 @@ fn name(text: &str) -> Result<String, String> {
         "now" | "good" => refuse("this word has a meaning of its own"),
         _ => Ok(text.to_owned()),
     }
+}
+
+fn tag(text: &str) -> Result<String, String> {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_.:+".contains(c);
+    match !text.is_empty() && text.len() <= NAME_MAX && text.chars().all(is_plain) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("a tag is one word of at most {NAME_MAX} bytes: letters, digits and - _ . : +")),
+    }
+}
+
+/// Reads a kind that people may give a set: those of syncs, runs and rollbacks mean something to the machine.
+fn own_kind(text: &str) -> Result<SnapshotKind, String> {
+    use SnapshotKind::{AutoBoot, AutoUpdate, Manual, Scheduled};
+    let allowed = [Manual, Scheduled, AutoUpdate, AutoBoot];
+    super::kind(text)
+        .ok()
+        .filter(|kind| allowed.contains(kind))
+        .ok_or_else(|| format!("one of {} is wanted", allowed.map(render::word).join(", ")))
 }
 
 fn note(text: &str) -> Result<String, String> {
@@ -108,10 +140,11 @@ pub fn create(args: &CreateArgs, context: &mut Context<'_>) -> Result<Exit, CliE
     let words = Words {
         name: args.name.clone(),
         note: args.note.clone().filter(|note| !note.is_empty()),
+        tags: args.tags.iter().cloned().collect(),
         until: args.ttl.map(|ttl| end(now, ttl)).transpose()?,
         good: false,
     };
-    let set = by_hand(&config, now);
+    let set = TakeSet { kind: args.kind, ..by_hand(&config, now) };
     let snapshot_dir = set.snapshot_dir.clone();
     let (found, id) = with_agent(&args.place, context, async |agent, _| {
         let request = CreateSet { set, words, pinned: args.pin };
@@ -150,13 +183,19 @@ pub fn create(args: &CreateArgs, context: &mut Context<'_>) -> Result<Exit, CliE
 /// If there is no such set, or the machine cannot be reached.
 pub fn annotate(args: &AnnotateArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let config = settings(context)?;
-    let note = Some(args.text.clone()).filter(|text| !text.is_empty());
-    let done = if note.is_some() { "annotated" } else { "without a note" };
+    let note = args.text.clone().map(|text| Some(text).filter(|text| !text.is_empty()));
+    let done = if note == Some(None) { "without a note" } else { "annotated" };
     let (found, ids) = with_agent(&args.place, context, async |agent, _| {
         let found = Found::read(agent, &config).await?;
         let ids = found.chosen(std::slice::from_ref(&args.set)).map(change::ids_of);
         for id in ids.as_deref().unwrap_or_default() {
-            agent.annotate_set(change::request(&config, id), note.clone()).await?;
+            let request = AnnotateSet {
+                set: change::request(&config, id),
+                note: note.clone(),
+                tags: args.tags.iter().cloned().collect(),
+                untags: args.untags.iter().cloned().collect(),
+            };
+            agent.annotate_set(request).await?;
         }
         Ok((found, ids))
     })?;

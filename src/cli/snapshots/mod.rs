@@ -1,6 +1,7 @@
 //! `snapshots`: the sets that syncs take, on this machine or another.
 
 mod adopt;
+mod auto;
 mod change;
 mod component;
 mod create;
@@ -14,6 +15,7 @@ mod versions;
 
 use pc_switcher_agent::proto::{LockReply, LockRequest, StoredSet, Strays};
 use pc_switcher_agent::typed::Agent;
+use pc_switcher_btrfs_snapshots::automatic::SnapshotsConfig;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{
     BytePath, Hostname, ModuleError, ModuleName, Role, SessionId, SetId, SnapshotKind,
@@ -23,6 +25,7 @@ use serde::Deserialize;
 use super::contact::{Contact, with_machines};
 use super::{CliError, Context, Exit, engine, sync};
 use crate::config::nearest::nearest;
+use crate::config::{Config, tables};
 use crate::orchestrator::phases;
 use crate::orchestrator::reach::Reach as _;
 use crate::paths::Env;
@@ -56,6 +59,7 @@ enum Command {
     Delete(SetArgs),
     Prune(prune::PruneArgs),
     Adopt(adopt::AdoptArgs),
+    Auto(auto::AutoArgs),
 }
 
 /// On which machine.
@@ -96,6 +100,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
         Command::Delete(args) => change::delete(args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Adopt(args) => adopt::run(args, context),
+        Command::Auto(args) => auto::run(args, context),
     }
 }
 
@@ -187,9 +192,19 @@ impl Found {
 
 /// Returns what the config says of snapshots.
 pub(super) fn settings(context: &mut Context<'_>) -> Result<BtrfsSnapshotsConfig, CliError> {
-    let config = context.load_config(&[], &[])?;
+    of(&context.load_config(&[], &[])?)
+}
+
+/// As [`settings`], of a config that is read already.
+fn of(config: &Config) -> Result<BtrfsSnapshotsConfig, CliError> {
     let table = config.table(&ModuleName::literal("btrfs-snapshots"));
     BtrfsSnapshotsConfig::deserialize(table).map_err(|error| CliError::Failed(error.to_string()))
+}
+
+/// Returns what the config says of sets that are taken by themselves, and of components.
+fn automatic(config: &Config) -> Result<SnapshotsConfig, CliError> {
+    let table = config.own_table(tables::SNAPSHOTS);
+    SnapshotsConfig::deserialize(table).map_err(|error| CliError::Failed(error.to_string()))
 }
 
 /// Does work with the agent of the machine that was named, or of this one.
@@ -231,15 +246,18 @@ async fn caller(agent: &Agent, contact: &Contact, own_uid: u32) -> Result<u32, M
 
 /// Takes a machine's lock, so that no sync starts from what is being removed. It is free again when the agent ends.
 async fn lock(agent: &Agent, contact: &Contact) -> Result<(), ModuleError> {
-    let request = LockRequest {
+    match agent.lock(lock_request(contact)).await? {
+        LockReply::Held => Ok(()),
+        LockReply::Busy(holder) => Err(phases::busy(agent.hostname(), holder)),
+    }
+}
+
+fn lock_request(contact: &Contact) -> LockRequest {
+    LockRequest {
         session: SessionId::from_uuid(uuid::Uuid::new_v4()),
         role: Role::Target,
         from: contact.reach.own_name(),
         user: format!("{}, snapshots", contact.reach.user()),
-    };
-    match agent.lock(request).await? {
-        LockReply::Held => Ok(()),
-        LockReply::Busy(holder) => Err(phases::busy(agent.hostname(), holder)),
     }
 }
 
@@ -258,12 +276,12 @@ fn kind(text: &str) -> Result<SnapshotKind, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use pc_switcher_contract::{SnapshotMember, SnapshotSet};
 
     use super::*;
 
-    fn stored(id: &str, otransid: u64) -> StoredSet {
+    pub(in crate::cli) fn stored(id: &str, otransid: u64) -> StoredSet {
         let id: SetId = id.parse().unwrap();
         let name = format!("@home-{}-{}-{}", id.kind.in_name(), id.stamp, id.session);
         let member = SnapshotMember {

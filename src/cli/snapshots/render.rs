@@ -1,9 +1,9 @@
 //! Sets for people and for programs: pure.
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
-use pc_switcher_agent::proto::{Maker, Need, StoredSet};
+use pc_switcher_agent::proto::{Gain, Maker, Need, StoredSet};
 use pc_switcher_btrfs_snapshots::retention::Verdict;
-use pc_switcher_contract::{SnapshotKind, UtcStamp};
+use pc_switcher_contract::{SnapshotKind, UtcStamp, human_bytes};
 use serde_json::{Value, json};
 
 use super::Found;
@@ -71,7 +71,9 @@ pub(super) fn minute(stamp: UtcStamp) -> String {
 /// Returns what people called a set, and what they said of it.
 fn spoken(stored: &StoredSet) -> String {
     let words = [&stored.words.name, &stored.words.note];
-    words.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(": ")
+    let said = words.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(": ");
+    let tags = stored.words.tags.iter().map(|tag| format!("#{tag}"));
+    Some(said).filter(|said| !said.is_empty()).into_iter().chain(tags).collect::<Vec<_>>().join(" ")
 }
 
 pub(super) fn plain_table(header: &[&str]) -> Table {
@@ -85,30 +87,55 @@ pub(super) fn lines(table: &Table) -> Vec<String> {
     table.to_string().lines().map(|line| line.trim_end().to_owned()).collect()
 }
 
+/// What else is said of each set, if it was asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct More<'a> {
+    /// Why they stay or go.
+    pub(super) judged: Option<&'a [Verdict]>,
+    /// What removing a session would free.
+    pub(super) gains: Option<&'a [Gain]>,
+}
+
+impl More<'_> {
+    fn verdict(&self, stored: &StoredSet) -> Option<&Verdict> {
+        self.judged?.iter().find(|verdict| verdict.id == stored.set.id())
+    }
+
+    fn gain(&self, stored: &StoredSet) -> Option<u64> {
+        let gain = self.gains?.iter().find(|gain| gain.session == stored.set.session);
+        Some(gain.map_or(0, |gain| gain.data_bytes))
+    }
+}
+
 /// Returns the list as lines of 80 columns.
-pub(super) fn table(found: &Found) -> Vec<String> {
+pub(super) fn table(found: &Found, more: More<'_>) -> Vec<String> {
     let mut said = Vec::new();
     if found.sets.is_empty() {
         said.push(format!("{}: no sets of snapshots", found.hostname));
     } else {
         let has_words = found.sets.iter().any(|stored| !spoken(stored).is_empty());
-        let header = ["SESSION", "TAKEN (UTC)", "KIND", "OF", "STATE", "NAME: NOTE"];
-        let columns = if has_words { header.len() } else { header.len() - 1 };
-        let mut table = plain_table(&header[..columns]);
-        // Only what people wrote is wrapped.
-        for column in table.column_iter_mut().take(4) {
+        let is_plain = more.judged.is_none();
+        let has_words = has_words && is_plain;
+        let mut header = vec!["SESSION", "TAKEN (UTC)", "KIND"];
+        // A reason needs the room.
+        header.extend(is_plain.then_some("OF"));
+        header.push("STATE");
+        header.extend(more.gains.map(|_| "FREES"));
+        header.extend(more.judged.map(|_| "WHY"));
+        header.extend(has_words.then_some("NAME: NOTE"));
+        let mut table = plain_table(&header);
+        // Only what people wrote and reasons are wrapped.
+        for column in table.column_iter_mut().take(if is_plain { 4 } else { 3 }) {
             column.set_constraint(ColumnConstraint::ContentWidth);
         }
         for stored in &found.sets {
-            let row = [
-                stored.set.session.to_string(),
-                when(stored),
-                word(stored.set.kind),
-                subvolumes(stored).join(" "),
-                state(stored),
-                spoken(stored),
-            ];
-            table.add_row(&row[..columns]);
+            let mut row = vec![stored.set.session.to_string(), when(stored), word(stored.set.kind)];
+            row.extend(is_plain.then(|| subvolumes(stored).join(" ")));
+            row.push(state(stored));
+            row.extend(more.gain(stored).map(human_bytes));
+            row.extend(more.judged.map(|_| more.verdict(stored).map(why).unwrap_or_default()));
+            row.extend(has_words.then(|| spoken(stored)));
+            table.add_row(row);
         }
         said.extend(lines(&table));
     }
@@ -130,6 +157,10 @@ pub(super) fn details(stored: &StoredSet) -> Vec<String> {
     ];
     said.extend(stored.words.name.iter().map(|name| format!("Name      {name}")));
     said.extend(stored.words.note.iter().map(|note| format!("Note      {note}")));
+    if !stored.words.tags.is_empty() {
+        let tags: Vec<&str> = stored.words.tags.iter().map(String::as_str).collect();
+        said.push(format!("Tags      {}", tags.join(" ")));
+    }
     said.extend(stored.words.until.map(|until| format!("Stays     until {} UTC", minute(until))));
     if stored.words.good {
         said.push("Good      yes, the last that was known to be".into());
@@ -167,6 +198,7 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
         "consistent": set.consistent,
         "name": stored.words.name,
         "note": stored.words.note,
+        "tags": stored.words.tags,
         "until": stored.words.until.map(|until| until.timestamp().to_string()),
         "good": stored.words.good,
         "pinned": stored.pinned,
@@ -177,14 +209,29 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
     })
 }
 
+fn why(verdict: &Verdict) -> String {
+    format!("{}: {}", if verdict.stays { "stays" } else { "goes" }, verdict.reason)
+}
+
 /// Returns the list for programs.
-pub(super) fn json(found: &Found) -> Value {
+pub(super) fn json(found: &Found, more: More<'_>) -> Value {
     let strays = &found.strays;
     let paths =
         |paths: &[pc_switcher_contract::BytePath]| paths.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let set = |stored: &StoredSet| {
+        let mut value = set_json(stored);
+        if let Some(verdict) = more.verdict(stored) {
+            value["stays"] = json!(verdict.stays);
+            value["reason"] = json!(verdict.reason.to_string());
+        }
+        if let Some(bytes) = more.gain(stored) {
+            value["frees_bytes"] = json!(bytes);
+        }
+        value
+    };
     json!({
         "machine": found.hostname,
-        "sets": found.sets.iter().map(set_json).collect::<Vec<_>>(),
+        "sets": found.sets.iter().map(set).collect::<Vec<_>>(),
         "damaged": strays.damaged.iter().map(|(id, why)| json!({ "set": id, "why": why })).collect::<Vec<_>>(),
         "orphans": paths(&strays.orphans),
         "foreign": paths(&strays.foreign),

@@ -6,7 +6,7 @@ use pc_switcher_contract::{BytePath, Hostname, SessionId, SetId, UtcStamp};
 use serde_json::json;
 
 use super::create::by_hand;
-use super::{Found, Where, caller, component, lock, render, settings, with_agent};
+use super::{Found, Where, automatic, caller, component, lock, of, render, with_agent};
 use crate::cli::{CliError, Context, Exit};
 use crate::clock;
 use crate::paths;
@@ -29,7 +29,7 @@ pub struct RestoreArgs {
     /// What: paths as they are now on the machine, for example `/home/alice/notes`
     #[arg(required_unless_present = "components", value_name = "PATH")]
     paths: Vec<std::ffi::OsString>,
-    /// All paths of a component in [btrfs-snapshots] components that the set has: `apps`, `config`, `home`; `self` is
+    /// All paths of a component in [snapshots.components] that the set has: `apps`, `config`, `home`; `self` is
     /// pc-switcher's own configuration
     #[arg(long = "component", value_name = "NAME")]
     components: Vec<String>,
@@ -79,7 +79,8 @@ impl Wanted {
 /// # Errors
 /// If there is no such set, it lacks a path, or the machine cannot be reached.
 pub fn run(args: &RestoreArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let config = settings(context)?;
+    let whole = context.load_config(&[], &[])?;
+    let (config, components) = (of(&whole)?, automatic(&whole)?.components);
     let now = clock::system()();
     let named = args.paths.iter().map(|path| absolute(path, context)).collect::<Result<Vec<_>, _>>()?;
     let to = args.to.as_ref().map(|to| absolute(to, context)).transpose()?;
@@ -98,7 +99,7 @@ pub fn run(args: &RestoreArgs, context: &mut Context<'_>) -> Result<Exit, CliErr
             Some(name) => users.iter().find(|user| user.name == name).map(|user| user.home.join(OWN_CONFIG)),
         };
         let own = own.unwrap_or_else(|| BytePath::from("/etc/pc-switcher"));
-        let parts = match component::paths(&args.components, &config.components, &own, &users) {
+        let parts = match component::paths(&args.components, &components, &own, &users) {
             Ok(parts) => parts,
             Err(error) => return Ok((found.hostname, Err(error))),
         };
@@ -196,6 +197,7 @@ fn safety(config: &BtrfsSnapshotsConfig, now: jiff::Timestamp, id: &SetId, paths
         note: Some(format!("before {first}{more} was restored from {}", id.session)),
         until: now.checked_add(SAFETY).ok().map(UtcStamp::new),
         good: false,
+        ..Words::default()
     };
     let set = by_hand(config, now);
     CreateSet { set, words, pinned: false }

@@ -7,7 +7,7 @@ use pc_switcher_contract::{BytePath, ExecError, Hostname, SetId, SnapshotSet};
 use super::apply::{ApplyRequest, Patience};
 use super::fs::{ChangedRequest, Tree, WalkRequest};
 use super::host::{ActivateRequest, ExecRequest, LayoutRequest, LockRequest, PutFile, TakeSet};
-use super::store::{CreateSet, SetRequest};
+use super::store::{AnnotateSet, CreateSet, SetRequest};
 
 /// One call. The type of each answer stands behind the arrow; `items` come before it, `uploads` go up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,8 +120,10 @@ pub enum Request {
     },
     /// As [`Request::TakeSet`], with what people say of the set → [`SnapshotSet`].
     CreateSet(CreateSet),
-    /// Writes what a set is for; `None` takes it away → `()`.
-    AnnotateSet(SetRequest, Option<String>),
+    /// Whether sets of ours hold all of these subvolumes as they are now: a set of them would be of no use → `bool`.
+    HasAll(TakeSet),
+    /// Writes what a set is for → `()`.
+    AnnotateSet(AnnotateSet),
     /// Marks a set as the last that was known to be good, and no other in its directory; without an id none is → `()`.
     GoodSet {
         /// Where snapshots lie.
@@ -245,7 +247,8 @@ impl Request {
             Request::CheckKept(_) => "check-kept",
             Request::ReadLive { .. } => "read-live",
             Request::CreateSet(_) => "create-set",
-            Request::AnnotateSet(..) => "annotate-set",
+            Request::HasAll(_) => "has-all",
+            Request::AnnotateSet(_) => "annotate-set",
             Request::GoodSet { .. } => "good-set",
             Request::Verify(_) => "verify",
             Request::Restore(_) => "restore",

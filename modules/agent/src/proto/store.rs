@@ -1,5 +1,6 @@
 //! The sets of snapshots that a machine keeps.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,8 @@ pub struct Words {
     pub name: Option<String>,
     /// What it is for.
     pub note: Option<String>,
+    /// Words to find it by, each once, in order.
+    pub tags: BTreeSet<String>,
     /// Until when it stays; from then on it may be pruned.
     pub until: Option<UtcStamp>,
     /// Whether it is the last state of the machine that was known to be good; one set at most.
@@ -97,6 +100,19 @@ pub struct CreateSet {
     pub words: Words,
     /// Whether it is to stay whatever the rules say.
     pub pinned: bool,
+}
+
+/// Writes what a set is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnotateSet {
+    /// Which set.
+    pub set: SetRequest,
+    /// What it is for, `None` inside if nothing any more; the note stays if this is `None`.
+    pub note: Option<Option<String>>,
+    /// Tags that it gets.
+    pub tags: BTreeSet<String>,
+    /// Tags that it loses.
+    pub untags: BTreeSet<String>,
 }
 
 /// What removing all sets of a session would free.

@@ -1,6 +1,8 @@
 use pc_switcher_agent::proto::{Need, Strays, Words};
 use pc_switcher_contract::{SnapshotMember, SnapshotName, SnapshotSet};
 
+use pc_switcher_btrfs_snapshots::retention::Reason;
+
 use super::*;
 use crate::cli::{CliError, Exit};
 
@@ -48,7 +50,7 @@ fn found() -> Found {
 
 #[test]
 fn the_list_fits_a_terminal_and_names_what_belongs_to_no_set() {
-    let lines = table(&found());
+    let lines = table(&found(), More::default());
     let wanted = [
         " SESSION   TAKEN (UTC)       KIND       OF       STATE",
         " abc12345  2025-11-15 12:00  pre-sync   @ @home  pinned",
@@ -79,7 +81,10 @@ fn what_protects_a_set_is_said_in_words() {
     assert_eq!(protection(&good).unwrap(), "it is the last known good one");
     let lines = details(&found.sets[1]);
     assert!(lines.contains(&"Needed    the next sync with laptop starts from it".to_owned()));
-    assert_eq!(json(&found)["sets"][1]["needed"][0], "the next sync with laptop starts from it");
+    assert_eq!(
+        json(&found, More::default())["sets"][1]["needed"][0],
+        "the next sync with laptop starts from it"
+    );
 }
 
 fn named(name: &str, session: &str) -> StoredSet {
@@ -88,6 +93,7 @@ fn named(name: &str, session: &str) -> StoredSet {
     set.words = Words {
         name: Some(name.into()),
         note: Some("the last one that prints".into()),
+        tags: ["print".to_owned()].into(),
         until: Some("20251216T080000Z".parse().unwrap()),
         good: false,
     };
@@ -98,7 +104,7 @@ fn named(name: &str, session: &str) -> StoredSet {
 fn names_and_notes_get_a_column_where_there_are_any() {
     let mut found = found();
     found.sets.push(named("before-upgrade", "00000001"));
-    let lines = table(&found);
+    let lines = table(&found, More::default());
     assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
     let text = lines.join("\n");
     for word in ["NAME: NOTE", "before-upgrade:", "until"] {
@@ -127,4 +133,29 @@ fn a_name_means_its_session_unless_two_have_it() {
     assert!(found.chosen(&good).unwrap_err().to_string().contains("no set on desk is marked as good"));
     found.sets[0].words.good = true;
     assert_eq!(found.chosen(&good).unwrap()[0].set.id(), found.sets[0].set.id());
+}
+
+#[test]
+fn reasons_and_sizes_stand_beside_each_set_if_they_are_asked_for() {
+    let found = found();
+    let verdict = |stored: &StoredSet| Verdict {
+        id: stored.set.id(),
+        stays: stored.pinned,
+        reason: if stored.pinned { Reason::Pinned } else { Reason::Beyond },
+    };
+    let judged: Vec<Verdict> = found.sets.iter().map(verdict).collect();
+    let gains = [Gain { session: found.sets[0].set.session.clone(), data_bytes: 3 << 20 }];
+    let more = More { judged: Some(&judged), gains: Some(&gains) };
+    let lines = table(&found, more);
+    let text = lines.join("\n");
+    assert!(lines.iter().all(|line| line.chars().count() <= 80), "{text}");
+    for word in ["stays: pinned", "goes: no rule keeps it", "3.0 MiB", "WHY", "FREES"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let value = json(&found, more);
+    assert_eq!(
+        (&value["sets"][0]["stays"], &value["sets"][0]["frees_bytes"]),
+        (&json!(true), &json!(3 << 20))
+    );
+    assert!(json(&found, More::default())["sets"][0].get("reason").is_none());
 }

@@ -267,7 +267,8 @@ impl Services for ModelServices {
             | Request::PinSet(_)
             | Request::UnpinSet(_)
             | Request::CreateSet(_)
-            | Request::AnnotateSet(..)
+            | Request::HasAll(_)
+            | Request::AnnotateSet(_)
             | Request::Adopt(_)
             | Request::GoodSet { .. }
             | Request::Verify(_)

@@ -31,8 +31,8 @@ use super::btrfs::{Btrfs, KernelBtrfs, SubvolumeInfo};
 use super::machine;
 use super::mounts::Mounts;
 use crate::proto::{
-    AdoptRequest, Adopted, AgentError, CreateSet, DiffRequest, Diffed, RestoreReply, RestoreRequest,
-    SetRequest, StoredSet, Strays, SubvolumeFact, TakeSet, Verified, VerifyRequest, Versions,
+    AdoptRequest, Adopted, AgentError, AnnotateSet, CreateSet, DiffRequest, Diffed, RestoreReply,
+    RestoreRequest, SetRequest, StoredSet, Strays, SubvolumeFact, TakeSet, Verified, VerifyRequest, Versions,
     VersionsRequest, Words,
 };
 use crate::server::Call;
@@ -62,6 +62,21 @@ pub fn create_set(request: &CreateSet) -> Result<(SnapshotSet, Option<Reference>
     let store = Store::new(&KernelBtrfs, request.set.snapshot_dir.as_path());
     let said = Said { pinned: request.pinned, words: request.words.clone() };
     set::take(&store, &Mounts::read()?, machine::hostname()?, &request.set, &said)
+}
+
+/// Whether sets of ours hold all of these subvolumes as they are now.
+///
+/// # Errors
+/// If one is not mounted, or the snapshot directory cannot be read.
+pub fn has_all(request: &TakeSet) -> Result<bool, AgentError> {
+    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    let sources = set::sources(&KernelBtrfs, &Mounts::read()?, request)?;
+    for source in &sources {
+        if !store.has_as_it_is(source)? {
+            return Ok(false);
+        }
+    }
+    Ok(!sources.is_empty())
 }
 
 /// Takes a set of trees that no path shows, such as those beside the subvolumes in place; those that a set has as they are now
@@ -148,13 +163,18 @@ pub fn pin_set(request: &SetRequest, pinned: bool) -> Result<(), AgentError> {
     Store::new(&KernelBtrfs, request.snapshot_dir.as_path()).pin(&request.id, pinned)
 }
 
-/// Writes what a set is for, or takes it away.
+/// Writes what a set is for, and by which words it is found.
 ///
 /// # Errors
 /// If there is none, or its record cannot be written.
-pub fn annotate_set(request: &SetRequest, note: Option<String>) -> Result<(), AgentError> {
-    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
-    store.say(&request.id, |meta| meta.words.note = note)
+pub fn annotate_set(request: AnnotateSet) -> Result<(), AgentError> {
+    let AnnotateSet { set, note, tags, untags } = request;
+    let store = Store::new(&KernelBtrfs, set.snapshot_dir.as_path());
+    store.say(&set.id, |meta| {
+        meta.words.note = note.unwrap_or(meta.words.note.take());
+        meta.words.tags.retain(|tag| !untags.contains(tag));
+        meta.words.tags.extend(tags);
+    })
 }
 
 /// Marks a set as the last that was known to be good, and takes the mark from all others; without an id from all.

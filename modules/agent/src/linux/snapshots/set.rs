@@ -75,7 +75,11 @@ pub(super) fn take_of(
 }
 
 /// The subvolumes of the request, seen.
-fn sources(btrfs: &dyn Btrfs, mounts: &Mounts, request: &TakeSet) -> Result<Vec<SubvolumeFact>, AgentError> {
+pub(super) fn sources(
+    btrfs: &dyn Btrfs,
+    mounts: &Mounts,
+    request: &TakeSet,
+) -> Result<Vec<SubvolumeFact>, AgentError> {
     if !is_plain(request.snapshot_dir.as_path()) {
         return Err(AgentError::failed(format!("`{}` is not a plain absolute path", request.snapshot_dir)));
     }

@@ -79,6 +79,7 @@ fn what_is_said_of_a_set_is_there_with_it_and_older_records_say_nothing() {
     let words = Words {
         name: Some("before-upgrade".into()),
         note: None,
+        tags: ["kernel".to_owned()].into(),
         until: Some("20251216T080000Z".parse().unwrap()),
         good: false,
     };

@@ -1,0 +1,152 @@
+//! The files that have sets taken by themselves: pure but for [`Files::read`].
+
+use pc_switcher_btrfs_snapshots::automatic::SnapshotsConfig;
+use pc_switcher_installer::STABLE_PATH;
+
+/// What timer and hook work with, since root has no config of its own.
+pub const CONFIG: &str = "/etc/pc-switcher/config.toml";
+/// Takes one set.
+pub const SERVICE: &str = "/etc/systemd/system/pc-switcher-snapshot.service";
+/// Starts [`SERVICE`].
+pub const TIMER: &str = "/etc/systemd/system/pc-switcher-snapshot.timer";
+/// Has apt start us.
+pub const HOOK: &str = "/etc/apt/apt.conf.d/80pc-switcher";
+/// Without it there is no apt.
+pub const APT_DIR: &str = "/etc/apt/apt.conf.d";
+
+/// Stands in every file that is ours.
+const MARK: &str = "Written by `pc-switcher snapshots auto on`; `pc-switcher snapshots auto off` removes it.";
+
+/// What stands in these files; `None` where there is none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files {
+    /// [`CONFIG`].
+    pub config: Option<String>,
+    /// [`SERVICE`].
+    pub service: Option<String>,
+    /// [`TIMER`].
+    pub timer: Option<String>,
+    /// [`HOOK`].
+    pub hook: Option<String>,
+}
+
+impl Files {
+    /// Returns no file at all.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Returns what the config stands for; `tables` is its part that is copied.
+    pub fn of(settings: &SnapshotsConfig, tables: &str, has_apt: bool) -> Self {
+        let calendar = settings.schedule.as_calendar();
+        let hook = (has_apt && (settings.auto_update || settings.auto_boot)).then(hook);
+        Self {
+            config: (calendar.is_some() || hook.is_some()).then(|| format!("# {MARK}\n{tables}")),
+            service: calendar.map(|_| service()),
+            timer: calendar.map(timer),
+            hook,
+        }
+    }
+
+    /// Reads what is there on this machine.
+    pub fn read() -> Self {
+        let ours = |path: &str| std::fs::read_to_string(path).ok().filter(|text| is_ours(text.as_bytes()));
+        Self { config: ours(CONFIG), service: ours(SERVICE), timer: ours(TIMER), hook: ours(HOOK) }
+    }
+}
+
+/// Whether a file is one that we wrote.
+pub fn is_ours(content: &[u8]) -> bool {
+    content.split(|byte| *byte == b'\n').take(1).any(|line| line.ends_with(MARK.as_bytes()))
+}
+
+/// Returns the name of a unit by its path.
+pub fn unit_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// Returns the time that a timer of ours has.
+pub fn calendar_of(timer: &str) -> Option<&str> {
+    timer.lines().find_map(|line| line.strip_prefix("OnCalendar="))
+}
+
+fn service() -> String {
+    format!(
+        "# {MARK}\n\
+         [Unit]\n\
+         Description=Take a set of snapshots\n\
+         RequiresMountsFor=/usr/local/bin\n\n\
+         [Service]\n\
+         Type=oneshot\n\
+         Environment=HOME=/root\n\
+         Nice=10\n\
+         ExecStart={STABLE_PATH} --config {CONFIG} snapshots auto take\n"
+    )
+}
+
+fn timer(calendar: &str) -> String {
+    // A machine that was off takes one set when it is on again (facts/last-known-good.md G62).
+    format!(
+        "# {MARK}\n\
+         [Unit]\n\
+         Description=Take sets of snapshots by the clock\n\n\
+         [Timer]\n\
+         OnCalendar={calendar}\n\
+         Persistent=true\n\n\
+         [Install]\n\
+         WantedBy=timers.target\n"
+    )
+}
+
+fn hook() -> String {
+    // Whatever becomes of the set, the packages are changed. In form 3 apt names removed packages, too.
+    format!(
+        "// {MARK}\n\
+         DPkg::Pre-Install-Pkgs {{ \"{STABLE_PATH} --config {CONFIG} snapshots auto take --packages || true\"; }};\n\
+         DPkg::Tools::Options::{STABLE_PATH}::Version \"3\";\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(schedule: &str, auto_update: bool, auto_boot: bool) -> SnapshotsConfig {
+        let schedule = schedule.to_owned().try_into().unwrap();
+        SnapshotsConfig { schedule, auto_update, auto_boot, ..SnapshotsConfig::default() }
+    }
+
+    #[test]
+    fn there_is_a_timer_for_a_schedule_a_hook_for_packages_and_a_config_for_either() {
+        let files = Files::of(&settings("Mon..Fri 12:00", false, true), "\n[snapshots]\n", true);
+        let timer = files.timer.as_deref().unwrap();
+        assert_eq!(calendar_of(timer), Some("Mon..Fri 12:00"));
+        assert!(timer.contains("\nPersistent=true\n"), "{timer}");
+        assert!(files.service.as_deref().unwrap().contains(
+            "ExecStart=/usr/local/bin/pc-switcher --config /etc/pc-switcher/config.toml snapshots auto take\n"
+        ));
+        assert!(files.hook.as_deref().unwrap().contains(" snapshots auto take --packages || true\"; };\n"));
+        assert!(files.config.as_deref().unwrap().ends_with("\n[snapshots]\n"));
+        for file in [&files.config, &files.service, &files.timer, &files.hook] {
+            assert!(is_ours(file.as_deref().unwrap().as_bytes()));
+        }
+        let by_clock = Files::of(&settings("daily", false, false), "", true);
+        assert_eq!(
+            (by_clock.hook.is_some(), by_clock.timer.is_some(), by_clock.config.is_some()),
+            (false, true, true)
+        );
+        let by_hook = Files::of(&settings("", true, false), "", true);
+        assert_eq!(
+            (by_hook.hook.is_some(), by_hook.timer.is_some(), by_hook.service.is_some()),
+            (true, false, false)
+        );
+        assert_eq!(Files::of(&settings("", true, true), "", false), Files::none(), "no apt, no schedule");
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_not_ours() {
+        assert!(!is_ours(b"[btrfs-snapshots]\n"));
+        assert!(!is_ours(format!("keep = \"7d\"\n# {MARK}\n").as_bytes()));
+        assert!(!is_ours(b""));
+    }
+}

@@ -1,0 +1,67 @@
+//! The tables of the file, whoever they belong to: modules, or the program itself.
+
+use pc_switcher_btrfs_snapshots::automatic::SnapshotsConfig;
+use pc_switcher_contract::ModuleSpec;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// The table of sets that are taken by themselves.
+pub const SNAPSHOTS: &str = "snapshots";
+
+/// The names of all tables that belong to no module.
+pub const OWN: [&str; 1] = [SNAPSHOTS];
+
+/// A table that belongs to no module.
+pub struct TableSpec {
+    /// Its name.
+    pub name: &'static str,
+    /// Its JSON Schema.
+    pub schema: Value,
+    /// The table with all defaults filled in.
+    pub defaults: Value,
+    /// Says what its schema cannot.
+    check: fn(&Value) -> Result<(), String>,
+}
+
+/// Returns the tables that belong to no module.
+pub fn own() -> [TableSpec; OWN.len()] {
+    [TableSpec {
+        name: SNAPSHOTS,
+        schema: SnapshotsConfig::schema(),
+        defaults: json!(SnapshotsConfig::default()),
+        check: fits::<SnapshotsConfig>,
+    }]
+}
+
+fn fits<T: DeserializeOwned>(table: &Value) -> Result<(), String> {
+    T::deserialize(table).map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// Any table.
+pub struct TableOf<'a> {
+    /// Its name.
+    pub name: &'static str,
+    /// Its JSON Schema.
+    pub schema: &'a Value,
+    /// The table with all defaults filled in.
+    pub defaults: &'a Value,
+    /// Says what its schema cannot.
+    pub check: Box<dyn Fn(&Value) -> Result<(), String> + 'a>,
+}
+
+/// Returns all tables, those of modules first.
+pub fn all<'a>(specs: &'a [ModuleSpec], own: &'a [TableSpec]) -> Vec<TableOf<'a>> {
+    let of_module = |spec: &'a ModuleSpec| TableOf {
+        name: spec.table,
+        schema: &spec.schema,
+        defaults: &spec.defaults,
+        check: Box::new(|table| (spec.build)(table).map(|_| ())),
+    };
+    let of_own = |spec: &'a TableSpec| TableOf {
+        name: spec.name,
+        schema: &spec.schema,
+        defaults: &spec.defaults,
+        check: Box::new(spec.check),
+    };
+    specs.iter().map(of_module).chain(own.iter().map(of_own)).collect()
+}
