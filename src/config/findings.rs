@@ -9,15 +9,17 @@ use super::effective::File;
 use super::nearest::{nearest, suggest};
 use super::probe::ask_module;
 use super::problem::ConfigProblem;
-use super::schema::{self, SYNC_MODULES};
+use super::schema::{self, CoreTable, SYNC_MODULES};
 
 /// Returns what is wrong with the values of a file; its syntax errors are known already.
 pub fn problems_of(file: File<'_>, specs: &[ModuleSpec]) -> Vec<ConfigProblem> {
     let mut problems = Vec::new();
     let mut top = Map::new();
+    let core_tables = schema::core_tables();
     for (key, value) in &file.document.root {
         let spec = specs.iter().find(|spec| spec.table == key);
-        if spec.is_none() && key != SYNC_MODULES {
+        let core = core_tables.iter().find(|core| core.name == key);
+        if spec.is_none() && core.is_none() && key != SYNC_MODULES {
             top.insert(key.clone(), value.clone());
             continue;
         }
@@ -28,13 +30,14 @@ pub fn problems_of(file: File<'_>, specs: &[ModuleSpec]) -> Vec<ConfigProblem> {
             problems.push(problem.help(format!("write [{key}] on a line of its own")));
             continue;
         };
-        let found = match spec {
-            Some(spec) => of_module(spec, table),
-            None => of_sync_modules(specs, table),
+        let found = match (spec, core) {
+            (Some(spec), _) => of_module(spec, table),
+            (None, Some(core)) => against_schema(core.name, &core.schema, table),
+            (None, None) => of_sync_modules(specs, table),
         };
         problems.extend(found.into_iter().map(|finding| locate(file, &base, finding)));
     }
-    let found = of_top_level(specs, &top);
+    let found = of_top_level(specs, &core_tables, &top);
     problems.extend(found.into_iter().map(|finding| locate(file, "", finding)));
     problems
 }
@@ -83,10 +86,11 @@ fn of_sync_modules(specs: &[ModuleSpec], table: &Map<String, Value>) -> Vec<Find
     found
 }
 
-fn of_top_level(specs: &[ModuleSpec], top: &Map<String, Value>) -> Vec<Finding> {
+fn of_top_level(specs: &[ModuleSpec], core: &[CoreTable], top: &Map<String, Value>) -> Vec<Finding> {
     let schema = schema::top_level();
     let mut found = against_schema("", &schema, top);
-    let tables: Vec<&str> = [SYNC_MODULES].into_iter().chain(specs.iter().map(|spec| spec.table)).collect();
+    let others = specs.iter().map(|spec| spec.table).chain(core.iter().map(|core| core.name));
+    let tables: Vec<&str> = [SYNC_MODULES].into_iter().chain(others).collect();
     for finding in found.iter_mut().filter(|finding| finding.about_key) {
         let key = last_part(&finding.pointer);
         let dashed = key.replace('_', "-");
@@ -102,7 +106,7 @@ fn of_top_level(specs: &[ModuleSpec], top: &Map<String, Value>) -> Vec<Finding> 
                     ),
                 },
             });
-        } else if let Some(owner) = owner_of(specs, &key) {
+        } else if let Some(owner) = owner_of(specs, core, &key) {
             finding.help = Some(format!("`{key}` belongs into [{owner}]"));
         }
     }
@@ -110,8 +114,10 @@ fn of_top_level(specs: &[ModuleSpec], top: &Map<String, Value>) -> Vec<Finding> 
 }
 
 /// Returns the table that has a key of that name.
-fn owner_of<'a>(specs: &'a [ModuleSpec], key: &str) -> Option<&'a str> {
-    specs.iter().find(|spec| spec.schema["properties"].get(key).is_some()).map(|spec| spec.table)
+fn owner_of<'a>(specs: &'a [ModuleSpec], core: &[CoreTable], key: &str) -> Option<&'a str> {
+    let of_modules = specs.iter().map(|spec| (spec.table, &spec.schema));
+    let mut all = of_modules.chain(core.iter().map(|core| (core.name, &core.schema)));
+    all.find(|(_, schema)| schema["properties"].get(key).is_some()).map(|(name, _)| name)
 }
 
 fn locate(file: File<'_>, base: &str, finding: Finding) -> ConfigProblem {

@@ -12,6 +12,7 @@ mod probe;
 mod problem;
 mod reference;
 mod request;
+mod rollback;
 mod schema;
 mod select;
 mod show;
@@ -28,6 +29,7 @@ pub use effective::{Entry, Origin, Table};
 pub use problem::{ConfigErrors, ConfigProblem, Spot};
 pub use reference::markdown;
 pub use request::{Overrides, SyncRequest};
+pub use rollback::{DeadmanMode, HealthCheck, RollbackConfig};
 pub use schema::{SYNC_MODULES, TopLevel, whole as schema};
 pub use select::find_module;
 pub use show::{json, toml};
@@ -51,6 +53,8 @@ pub struct Config {
     pub allow_no_snapshots: bool,
     /// The modules that are on, in the order in which they run; required ones are not among them.
     pub modules: Vec<ModuleName>,
+    /// What `[rollback]` says.
+    pub rollback: RollbackConfig,
     /// The checked table of every registered module, with all defaults filled in.
     pub tables: BTreeMap<ModuleName, Value>,
     /// The file that was read; `None` if the built-in defaults apply.
@@ -179,7 +183,17 @@ fn assemble(
         tables.insert(spec.name.clone(), table.value());
         effective.push(table);
     }
+    let mut rollback = RollbackConfig::default();
+    for core in schema::core_tables() {
+        let defaults = shipped.core.get(core.name).cloned().unwrap_or_default();
+        let table = effective::merge(core.name, &defaults, file);
+        if core.name == schema::ROLLBACK {
+            rollback = RollbackConfig::deserialize(table.value()).map_err(broken)?;
+        }
+        effective.push(table);
+    }
     Ok(Config {
+        rollback,
         log_file_level: keys.log_file_level,
         log_cli_level: keys.log_cli_level,
         allow_no_snapshots: keys.allow_no_snapshots,
@@ -199,20 +213,24 @@ struct Shipped {
     top: Map<String, Value>,
     /// The table of every module; what the shipped file does not mention comes from the module itself.
     tables: BTreeMap<&'static str, Map<String, Value>>,
+    /// The tables that belong to no module.
+    core: BTreeMap<&'static str, Map<String, Value>>,
 }
 
 impl Shipped {
     fn read(specs: &[ModuleSpec]) -> Self {
         let source = Source { path: "default.toml".into(), text: DEFAULT_TOML.into() };
         let (document, _) = read(&source, specs);
-        let tables = specs.iter().map(|spec| {
-            let mut table = spec.defaults.as_object().cloned().unwrap_or_default();
-            let written = document.root.get(spec.table).and_then(Value::as_object);
+        let whole = |name: &'static str, defaults: &Value| {
+            let mut table = defaults.as_object().cloned().unwrap_or_default();
+            let written = document.root.get(name).and_then(Value::as_object);
             table.extend(written.cloned().unwrap_or_default());
-            (spec.table, table)
-        });
-        let tables = tables.collect();
-        Self { top: document.root.into_iter().filter(|(_, value)| !value.is_object()).collect(), tables }
+            (name, table)
+        };
+        let tables = specs.iter().map(|spec| whole(spec.table, &spec.defaults)).collect();
+        let core = schema::core_tables().iter().map(|core| whole(core.name, &core.defaults)).collect();
+        let top = document.root.into_iter().filter(|(_, value)| !value.is_object()).collect();
+        Self { top, tables, core }
     }
 }
 

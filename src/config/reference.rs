@@ -39,6 +39,10 @@ pub fn markdown(specs: &[ModuleSpec]) -> String {
         }
         rows(&mut page, &spec.schema, &shipped.tables.get(spec.table).cloned().unwrap_or_default());
     }
+    for core in schema::core_tables() {
+        let _ = write!(page, "\n## [{}]\n\n", core.name);
+        rows(&mut page, &core.schema, &shipped.core.get(core.name).cloned().unwrap_or_default());
+    }
     page
 }
 

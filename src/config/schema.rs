@@ -5,8 +5,29 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::rollback::RollbackConfig;
+
 /// The name of the table that switches modules on.
 pub const SYNC_MODULES: &str = "sync_modules";
+
+/// The name of the table about going back.
+pub const ROLLBACK: &str = "rollback";
+
+/// A table that belongs to no module.
+pub struct CoreTable {
+    /// Its name.
+    pub name: &'static str,
+    /// Its JSON Schema.
+    pub schema: Value,
+    /// Its keys with their defaults.
+    pub defaults: Value,
+}
+
+/// Returns the tables that belong to no module.
+pub fn core_tables() -> [CoreTable; 1] {
+    let rollback = RollbackConfig::default();
+    [CoreTable { name: ROLLBACK, schema: RollbackConfig::schema(), defaults: json!(rollback) }]
+}
 
 /// The keys that stand before the first table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -56,12 +77,13 @@ pub fn whole(specs: &[ModuleSpec]) -> Value {
     let mut schema = top_level();
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         properties.insert(SYNC_MODULES.into(), sync_modules(specs));
-        for spec in specs {
-            let mut table = spec.schema.clone();
+        let of_modules = specs.iter().map(|spec| (spec.table, spec.schema.clone()));
+        let others = core_tables().into_iter().map(|core| (core.name, core.schema));
+        for (name, mut table) in of_modules.chain(others) {
             if let Some(table) = table.as_object_mut() {
                 table.remove("$schema");
             }
-            properties.insert(spec.table.into(), table);
+            properties.insert(name.into(), table);
         }
     }
     if let Some(schema) = schema.as_object_mut() {
