@@ -3,6 +3,7 @@
 //! The program under test is named by `PC_SWITCHER_BIN` (`tests/run` builds it); it must be one static file.
 
 mod changed;
+mod deadman;
 mod differential;
 mod doctor;
 mod endings;
