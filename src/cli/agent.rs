@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use pc_switcher_agent::linux::install::REDO_UNIT;
-use pc_switcher_agent::linux::services::{AgentOptions, HistoryKeeper, main, redo_alone};
+use pc_switcher_agent::linux::services::{
+    AgentOptions, HistoryKeeper, heal_alone, main, redo_alone, watch_alone,
+};
 use pc_switcher_agent::proto::RedoneHow;
+use pc_switcher_contract::SessionId;
 
 use super::{CliError, Context, Exit};
 use crate::history::{SessionRow, Store};
@@ -15,6 +18,9 @@ pub struct Args {
     /// Bring syncs that were cut off to their end instead, for the boot
     #[arg(long)]
     redo: bool,
+    /// Watch over a sync instead, and take it back unless it is confirmed
+    #[arg(long, value_name = "SESSION", hide = true, conflicts_with = "redo")]
+    deadman: Option<SessionId>,
     /// Print the unit that does so at boot, for the installer
     #[arg(long, hide = true, conflicts_with = "redo")]
     print_redo_unit: bool,
@@ -33,6 +39,10 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     if args.redo {
         return redo(&options, context);
     }
+    if let Some(session) = &args.deadman {
+        let watched = watch_alone(&options, session);
+        return watched.map(|()| Exit::Completed).map_err(|error| CliError::Failed(error.to_string()));
+    }
     main(options).map(|()| Exit::Completed).map_err(CliError::Failed)
 }
 
@@ -48,6 +58,11 @@ fn redo(options: &AgentOptions, context: &mut Context<'_>) -> Result<Exit, CliEr
         if matches!(result.how, RedoneHow::Pending(_)) {
             exit = Exit::Failed;
         }
+    }
+    // After the commits: what was not at its end cannot be taken back.
+    let healed = heal_alone(options).map_err(|error| CliError::Failed(error.to_string()))?;
+    if let Some(healed) = healed {
+        writeln!(context.err, "{}", healed.explain())?;
     }
     Ok(exit)
 }

@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use pc_switcher_agent::proto::Healed;
 use pc_switcher_contract::{
-    ErrorKind, ExecError, Gatekeeper, Hostname, LogLevel, ModuleError, Role, SessionId,
+    ErrorKind, ExecError, Gatekeeper, Hostname, LogLevel, ModuleError, ModuleName, Role, SessionId,
 };
+use pc_switcher_disk_monitor::config::DiskConfig;
+use serde::Deserialize as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +21,7 @@ use crate::config::{Config, SyncRequest};
 use crate::events::{CoreLog, EventBus, FileLog, Tally};
 use crate::history::{ProcessTag, SessionRow, Store, row_of};
 use crate::lock::{FrontLock, Holder, LockError};
+use crate::orchestrator::deadman::DeadmanSettings;
 use crate::orchestrator::plan::RunPlan;
 use crate::orchestrator::real_reach::RealReach;
 use crate::orchestrator::run::FrontLock as TakeFrontLock;
@@ -112,6 +116,10 @@ async fn sync_here(request: SyncRequest, config: &Config, env: &Env) -> Exit {
         clock: clock.clone(),
         gates: gates_of(&request, &prompter, &core),
         overwrites,
+        deadman: match deadman(config) {
+            Ok(settings) => settings,
+            Err(why) => return fail(&why),
+        },
         chronicle: real.then(|| chronicle(env, config, &core)),
         front_lock: front_lock(env, &session, &request.target, clock().to_string()),
         log_path: log.as_ref().and_then(|log| log.path().map(PathBuf::from)),
@@ -125,6 +133,17 @@ async fn sync_here(request: SyncRequest, config: &Config, env: &Env) -> Exit {
     }
     screen.finish(Some(&report));
     exit
+}
+
+/// When the target takes a sync back by itself.
+fn deadman(config: &Config) -> Result<DeadmanSettings, String> {
+    let disk = DiskConfig::deserialize(config.table(&ModuleName::literal("disk-monitor")));
+    Ok(DeadmanSettings {
+        mode: config.rollback.deadman,
+        limit: config.rollback.limit(),
+        required: config.rollback.health.clone(),
+        reserve: disk.map_err(|error| error.to_string())?.reserve_minimum,
+    })
 }
 
 pub(super) fn own_name() -> Result<Hostname, String> {
@@ -299,6 +318,21 @@ impl Chronicle for Diary {
         let Some((store, Some(row))) = held.as_mut() else { return };
         row.close(session, report);
         if let Err(error) = store.finish(row) {
+            self.core.warning(format!("the history cannot be written: {error}"));
+        }
+    }
+
+    fn learn(&self, healed: &Healed) {
+        let mut held = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((store, _)) = held.as_mut() else { return };
+        // A session of somebody else's is not in this history.
+        let known = store.get(&healed.session);
+        let learned =
+            known.and_then(|row| match row.filter(|row| row.exit_code != Some(Exit::RolledBack.code())) {
+                Some(row) => store.update(&SessionRow { exit_code: Some(Exit::RolledBack.code()), ..row }),
+                None => Ok(()),
+            });
+        if let Err(error) = learned {
             self.core.warning(format!("the history cannot be written: {error}"));
         }
     }

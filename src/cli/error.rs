@@ -76,6 +76,7 @@ impl Exit {
             ErrorKind::Busy => Exit::Busy,
             ErrorKind::Cancelled => Exit::Aborted,
             ErrorKind::Usage => Exit::Usage,
+            ErrorKind::RolledBack => Exit::RolledBack,
         }
     }
 
@@ -222,6 +223,7 @@ mod tests {
         assert_eq!(Exit::of(ErrorKind::Refused(GateKind::LockOut)).code(), 7);
         assert_eq!(Exit::of(ErrorKind::Cancelled).code(), 130);
         assert_eq!(Exit::of(ErrorKind::Invalid).code(), 3);
+        assert_eq!(Exit::of(ErrorKind::RolledBack).code(), 8);
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::time::Duration;
 use pc_switcher_agent::data::apply::{PENDING, RESULTS};
 use pc_switcher_agent::linux::lock::{LOCK_PATH, MachineLock};
 use pc_switcher_agent::linux::rollback::POINTER;
-use pc_switcher_agent::proto::{LockHolder, Redone, RollbackOrder, RollbackPhase, RollbackState, decode};
+use pc_switcher_agent::proto::{
+    DeadmanState, LockHolder, Redone, RollbackOrder, RollbackPhase, RollbackState, decode,
+};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{AgentLink, Hostname, ModuleError};
 use tokio_util::sync::CancellationToken;
@@ -106,6 +108,7 @@ async fn ask(reach: Reach, own: &Hostname, count: usize) -> Result<Found, Module
     if !running {
         markers.extend(cut_off(&agent).await?);
         markers.extend(rolled_back(&agent).await?);
+        markers.extend(deadman(&agent).await?);
     }
     started.process.close(Duration::from_secs(2)).await;
     Ok((rows, markers))
@@ -126,6 +129,14 @@ async fn rolled_back(agent: &Agent) -> Result<Option<String>, ModuleError> {
         (None, _) => "a rollback is not confirmed yet; `pc-switcher rollback status` says more".to_owned(),
     };
     Ok(look.state.as_ref().map(line))
+}
+
+/// Says that a sync waits to be confirmed, and which were taken back since nobody did.
+async fn deadman(agent: &Agent) -> Result<Vec<String>, ModuleError> {
+    let Some(bytes) = agent.state_get(DeadmanState::KEY).await? else { return Ok(Vec::new()) };
+    let DeadmanState { armed, healed } = DeadmanState::read(&bytes);
+    let armed = armed.iter().map(|armed| armed.explain());
+    Ok(armed.chain(healed.iter().map(|healed| healed.explain())).collect())
 }
 
 /// Says what became of the commits of syncs that were cut off, or that they are still to be finished.

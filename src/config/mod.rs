@@ -12,6 +12,7 @@ mod probe;
 mod problem;
 mod reference;
 mod request;
+mod rollback;
 mod schema;
 mod select;
 mod show;
@@ -29,6 +30,7 @@ pub use effective::{Entry, Origin, Table};
 pub use problem::{ConfigErrors, ConfigProblem, Spot};
 pub use reference::markdown;
 pub use request::{Overrides, SyncRequest};
+pub use rollback::{DeadmanMode, HealthCheck, RollbackConfig};
 pub use schema::{SYNC_MODULES, TopLevel, whole as schema};
 pub use select::find_module;
 pub use show::{json, toml};
@@ -52,6 +54,8 @@ pub struct Config {
     pub allow_no_snapshots: bool,
     /// The modules that are on, in the order in which they run; required ones are not among them.
     pub modules: Vec<ModuleName>,
+    /// What `[rollback]` says.
+    pub rollback: RollbackConfig,
     /// The checked table of every registered module, with all defaults filled in.
     pub tables: BTreeMap<ModuleName, Value>,
     /// The checked tables that belong to no module, likewise.
@@ -195,7 +199,9 @@ fn assemble(
         own_tables.insert(spec.name, table.value());
         effective.push(table);
     }
+    let rollback = RollbackConfig::deserialize(&own_tables[tables::ROLLBACK]).map_err(broken)?;
     Ok(Config {
+        rollback,
         log_file_level: keys.log_file_level,
         log_cli_level: keys.log_cli_level,
         allow_no_snapshots: keys.allow_no_snapshots,

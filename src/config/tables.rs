@@ -5,11 +5,16 @@ use pc_switcher_contract::ModuleSpec;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::rollback::RollbackConfig;
+
 /// The table of sets that are taken by themselves.
 pub const SNAPSHOTS: &str = "snapshots";
 
+/// The table about going back.
+pub const ROLLBACK: &str = "rollback";
+
 /// The names of all tables that belong to no module.
-pub const OWN: [&str; 1] = [SNAPSHOTS];
+pub const OWN: [&str; 2] = [ROLLBACK, SNAPSHOTS];
 
 /// A table that belongs to no module.
 pub struct TableSpec {
@@ -25,12 +30,20 @@ pub struct TableSpec {
 
 /// Returns the tables that belong to no module.
 pub fn own() -> [TableSpec; OWN.len()] {
-    [TableSpec {
-        name: SNAPSHOTS,
-        schema: SnapshotsConfig::schema(),
-        defaults: json!(SnapshotsConfig::default()),
-        check: fits::<SnapshotsConfig>,
-    }]
+    [
+        TableSpec {
+            name: ROLLBACK,
+            schema: RollbackConfig::schema(),
+            defaults: json!(RollbackConfig::default()),
+            check: fits::<RollbackConfig>,
+        },
+        TableSpec {
+            name: SNAPSHOTS,
+            schema: SnapshotsConfig::schema(),
+            defaults: json!(SnapshotsConfig::default()),
+            check: fits::<SnapshotsConfig>,
+        },
+    ]
 }
 
 fn fits<T: DeserializeOwned>(table: &Value) -> Result<(), String> {

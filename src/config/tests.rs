@@ -47,6 +47,9 @@ fn the_shipped_file_holds_every_key_of_every_module_with_the_default_of_the_modu
             assert!(same, "{}.{key}: {} in the file, {value} in the module", spec.table, written[key]);
         }
     }
+    for core in tables::own() {
+        assert_eq!(document.root[core.name], core.defaults, "{}", core.name);
+    }
 }
 
 #[test]
@@ -109,12 +112,21 @@ exclude = [
   '*.tmp # temporary',
 ]
 include = ['.ssh/id_rsa']
+[rollback]
+deadman = 'sometimes'
+deadman_limit = 1
+health = ['ssh', 'ssh', 'weather']
+dedman = 'off'
 [dsk]
 x = 1
 ";
     let problems = read(text).unwrap_err().0;
     let lines: Vec<usize> = problems.iter().map(|problem| problem.spot.unwrap().line).collect();
-    assert_eq!(lines, [1, 3, 4, 6, 7, 8, 9, 10, 12, 12, 13, 14, 16, 18, 20, 21], "{problems:#?}");
+    assert_eq!(
+        lines,
+        [1, 3, 4, 6, 7, 8, 9, 10, 12, 12, 13, 14, 16, 18, 20, 22, 23, 24, 24, 25, 26],
+        "{problems:#?}"
+    );
 }
 
 #[test]

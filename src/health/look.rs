@@ -1,6 +1,5 @@
 //! Looking.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,6 +23,8 @@ pub struct Place<'a> {
     pub executor: &'a dyn Executor,
     /// The elevated half.
     pub agent: &'a Agent,
+    /// Whether it is this machine; another one is asked for a new login from outside.
+    pub is_here: bool,
     /// The user's home.
     pub home: Option<PathBuf>,
     /// Below this the disk counts as full.
@@ -32,13 +33,14 @@ pub struct Place<'a> {
     pub scripts: &'a Path,
 }
 
-/// Looks at everything. What cannot be looked at is red or absent, never an error.
+/// Looks at everything. What cannot be looked at is red or absent, never an error. All commands go through the elevated half:
+/// what keeps people from logging in does not keep them from running.
 pub async fn look(place: &Place<'_>) -> Vec<Checked> {
     let mut found = vec![
         Checked::required("packages", packages(place).await),
         Checked::required("sshd's configuration", sshd_config(place).await),
         Checked::required("ssh", ssh(place).await),
-        Checked::required("home", home(place)),
+        Checked::required("home", home(place).await),
         Checked::required("disk space", space(place).await),
     ];
     found.extend(units(place).await);
@@ -60,7 +62,7 @@ fn last_line(output: &Output) -> String {
 }
 
 async fn packages(place: &Place<'_>) -> State {
-    match run(place, Cmd::new("dpkg").arg("--audit")).await {
+    match run(place, Cmd::new("dpkg").arg("--audit").sudo()).await {
         None => State::Absent,
         Some(output) if output.ok() && output.stdout.iter().all(u8::is_ascii_whitespace) => State::Green,
         Some(output) => {
@@ -79,6 +81,9 @@ async fn sshd_config(place: &Place<'_>) -> State {
 
 /// Whether sshd greets a new connection, on one of the ports that its configuration names.
 async fn ssh(place: &Place<'_>) -> State {
+    if !place.is_here {
+        return State::Absent;
+    }
     let ports = match run(place, Cmd::new("sshd").arg("-T").sudo()).await {
         Some(output) if output.ok() => ports(&output.stdout_text()),
         _ => Vec::new(),
@@ -104,11 +109,13 @@ async fn greets(port: u16) -> bool {
     stream.read_exact(&mut greeting).await.is_ok() && greeting == *b"SSH-"
 }
 
-fn home(place: &Place<'_>) -> State {
+async fn home(place: &Place<'_>) -> State {
     let Some(home) = &place.home else { return State::Absent };
-    match fs::read_dir(home).map(|mut entries| entries.next().transpose()) {
-        Ok(Ok(_)) => State::Green,
-        Ok(Err(error)) | Err(error) => State::Red(format!("`{}` cannot be read: {error}", home.display())),
+    let list = Cmd::new("find").arg(home).args(["-maxdepth", "1", "-false"]).sudo();
+    match run(place, list).await {
+        None => State::Absent,
+        Some(output) if output.ok() => State::Green,
+        Some(output) => State::Red(last_line(&output)),
     }
 }
 
@@ -127,7 +134,7 @@ async fn space(place: &Place<'_>) -> State {
 
 /// Each failed unit by itself.
 async fn units(place: &Place<'_>) -> Vec<Checked> {
-    let list = Cmd::new("systemctl").args(["list-units", "--failed", "--plain", "--no-legend"]);
+    let list = Cmd::new("systemctl").args(["list-units", "--failed", "--plain", "--no-legend"]).sudo();
     let (state, failed) = match run(place, list).await.filter(Output::ok) {
         Some(output) => (State::Green, failed(&output.stdout_text())),
         None => (State::Absent, Vec::new()),
@@ -142,10 +149,11 @@ fn failed(list: &str) -> Vec<Checked> {
 
 /// What people's own checks say.
 async fn own(place: &Place<'_>) -> Vec<Checked> {
-    let scripts = match scripts::find(place.scripts) {
+    let Some(listed) = run(place, scripts::list(place.scripts)).await else { return Vec::new() };
+    let scripts = match scripts::read(place.scripts, &listed) {
         Ok(scripts) => scripts,
-        Err(error) => {
-            let why = format!("`{}` cannot be read: {error}", place.scripts.display());
+        Err(why) => {
+            let why = format!("`{}` cannot be read: {why}", place.scripts.display());
             return vec![Checked::required("own checks", State::Red(why))];
         }
     };

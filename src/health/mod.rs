@@ -7,6 +7,8 @@ mod scripts;
 
 use std::fmt;
 
+use crate::config::HealthCheck;
+
 pub use look::{Place, look};
 pub use scripts::HEALTH_DIR;
 
@@ -64,6 +66,28 @@ impl fmt::Display for Finding {
     }
 }
 
+/// Makes the shipped checks count that are required, and the others only be named. Own ones say so themselves.
+pub fn weigh(checked: Vec<Checked>, required: &[HealthCheck]) -> Vec<Checked> {
+    let weigh = |checked: Checked| {
+        let is_required = shipped(&checked.name).is_none_or(|check| required.contains(&check));
+        let weight = if is_required { checked.weight } else { Weight::Wanted };
+        Checked { weight, ..checked }
+    };
+    checked.into_iter().map(weigh).collect()
+}
+
+fn shipped(name: &str) -> Option<HealthCheck> {
+    Some(match name {
+        "packages" => HealthCheck::Packages,
+        "sshd's configuration" => HealthCheck::SshdConfig,
+        "ssh" => HealthCheck::Ssh,
+        "home" => HealthCheck::Home,
+        "disk space" => HealthCheck::DiskSpace,
+        _ if name == "units" || name.starts_with("unit ") => HealthCheck::Units,
+        _ => return None,
+    })
+}
+
 /// Returns what broke between two looks.
 pub fn broken(before: &[Checked], after: &[Checked]) -> Vec<Finding> {
     let gone = before
@@ -102,6 +126,16 @@ pub fn red(checked: &[Checked]) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shipped_checks_count_as_the_config_says_and_own_ones_as_their_directory_says() {
+        let red = |name: &str| Checked::required(name, State::Red("why".into()));
+        let own = Checked { weight: Weight::Wanted, ..red("wanted.d/mine") };
+        let all = vec![red("ssh"), red("unit web.service"), red("required.d/mine"), own];
+        let weights: Vec<Weight> =
+            weigh(all, &[HealthCheck::Ssh]).into_iter().map(|checked| checked.weight).collect();
+        assert_eq!(weights, [Weight::Required, Weight::Wanted, Weight::Required, Weight::Wanted]);
+    }
 
     #[test]
     fn only_what_broke_in_between_is_blamed() {

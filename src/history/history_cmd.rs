@@ -48,7 +48,7 @@ pub fn run(options: &HistoryOptions, env: &HistoryEnv<'_>, out: &mut dyn Write) 
     let rows = &env.rows[..env.rows.len().min(options.count)];
     if options.json {
         let entries: Vec<Entry<'_>> =
-            rows.iter().map(|row| Entry { ending: row.fate(env.alive).as_str(), row }).collect();
+            rows.iter().map(|row| Entry { ending: row.ending(env.alive), row }).collect();
         serde_json::to_writer(&mut *out, &entries).map_err(std::io::Error::from)?;
         return Ok(writeln!(out)?);
     }
@@ -59,7 +59,7 @@ pub fn run(options: &HistoryOptions, env: &HistoryEnv<'_>, out: &mut dyn Write) 
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(80);
     table.set_header(["SESSION", "STARTED (UTC)", "FROM → TO", "ENDING", "TOOK", "WARN"]);
     for row in rows {
-        let ending = row.fate(env.alive).as_str();
+        let ending = row.ending(env.alive);
         let took = row.ended.map_or_else(
             || "-".to_owned(),
             |ended| text::duration(ended.duration_since(row.started).unsigned_abs()),

@@ -70,6 +70,18 @@ impl SessionRow {
     }
 }
 
+impl SessionRow {
+    /// Says in one word how the session ended: as its fate says, or `rolled back`.
+    pub fn ending(&self, alive: &dyn Fn(&ProcessTag) -> bool) -> &'static str {
+        if self.is_rolled_back() { "rolled back" } else { self.fate(alive).as_str() }
+    }
+
+    /// Whether the target took it back by itself.
+    pub fn is_rolled_back(&self) -> bool {
+        self.exit_code == Some(8)
+    }
+}
+
 impl Fate {
     /// Returns one word: `running`, `interrupted`, or the final state in lower case.
     pub fn as_str(self) -> &'static str {

@@ -58,7 +58,7 @@ pub fn run(options: &StatusOptions, env: &StatusEnv<'_>, out: &mut dyn Write) ->
     let fate = row.map(|row| row.fate(env.alive));
     let next = next_steps(row.zip(fate));
     if options.json {
-        let last = row.zip(fate).map(|(row, fate)| Last { ending: fate.as_str(), row });
+        let last = row.map(|row| Last { ending: row.ending(env.alive), row });
         let status = Status { last, lock_holder: env.lock_holder, markers: env.markers, next };
         serde_json::to_writer(&mut *out, &status).map_err(std::io::Error::from)?;
         return Ok(writeln!(out)?);
@@ -86,6 +86,9 @@ fn sentence(row: &SessionRow, fate: Fate, now: Timestamp) -> String {
     let way = format!("{} → {}", row.source_hostname, row.target_hostname);
     let when = format!("began {:.0} ({} ago)", row.started, ago(row.started));
     let how = match fate {
+        _ if row.is_rolled_back() => {
+            format!("rolled back: {} took it back by itself", row.target_hostname)
+        }
         Fate::Running(state) => format!("running, {state}"),
         Fate::Interrupted(state) => {
             format!("interrupted in {state}: its process is gone and left no ending")
@@ -110,6 +113,10 @@ fn next_steps(last: Option<(&SessionRow, Fate)>) -> Vec<String> {
         return vec!["`pc-switcher sync TARGET`".to_owned()];
     };
     let (id, target) = (&row.id, &row.target_hostname);
+    if row.is_rolled_back() {
+        let source = &row.source_hostname;
+        return vec![format!("mend on {source} what it broke, then `pc-switcher sync {target}` there")];
+    }
     if row.role == Role::Target {
         // Its log lies where it was started.
         return match fate {

@@ -85,6 +85,7 @@ impl Engine {
                 tokio::join!(source.terminate_all(TERM), target.terminate_all(TERM));
             })
             .await;
+        self.leave_deadman().await;
         self.forget_attempt().await;
         let Some(prepared) = &self.prepared else { return };
         let agents = prepared.agents();

@@ -39,6 +39,12 @@ impl Logins {
         }));
     }
 
+    /// Waits for the first one, and says what came of it.
+    pub(super) fn first(&mut self) -> impl Future<Output = Option<Result<(), String>>> + use<> {
+        let before = self.before.take();
+        async move { before?.await.ok().flatten() }
+    }
+
     /// Tries one once the modules are done, if one worked before that nobody had to answer. Where no module changed
     /// anything, that one is proof enough.
     pub(super) fn again(&mut self, reach: &SharedReach, plan: &RunPlan, prepared: &Prepared) {

@@ -5,6 +5,7 @@
 
 pub mod asked;
 pub mod cleanup;
+pub mod deadman;
 pub mod dry_run;
 pub mod ending;
 mod login;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use pc_switcher_agent::data::apply::PENDING;
 use pc_switcher_agent::linux::rollback::POINTER;
-use pc_switcher_agent::proto::{LockHolder, LockReply, LockRequest, MachineFacts, Patience, RollbackOrder};
+use pc_switcher_agent::proto::{
+    Healed, LockHolder, LockReply, LockRequest, MachineFacts, Patience, RollbackOrder,
+};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
     Attempt, ErrorKind, GateKind, Gatekeeper, Hostname, Machine, Module, ModuleContext, ModuleError, Outcome,
@@ -13,6 +15,7 @@ use pc_switcher_contract::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::deadman;
 use super::met;
 use super::records::{self, Intent};
 use super::run::Deps;
@@ -102,11 +105,12 @@ pub fn refuse_self(source: &MachineFacts, target: &MachineFacts) -> Result<(), M
 }
 
 /// Explains what a dead run left, on either machine, and brings its commit to an end before anybody looks at the machines:
-/// neither its leftovers nor what it had not done yet is in the way of this run. A dry run changes nothing.
+/// neither its leftovers nor what it had not done yet is in the way of this run. A dry run changes nothing. Returns what the
+/// target took back by itself.
 ///
 /// # Errors
 /// If an agent cannot read its state.
-pub async fn explain_dead_runs(deps: &Deps, prepared: &Prepared) -> Result<(), ModuleError> {
+pub async fn explain_dead_runs(deps: &Deps, prepared: &Prepared) -> Result<Vec<Healed>, ModuleError> {
     for agent in [Agent::new(&prepared.target.agent), Agent::new(&prepared.source.agent)] {
         if !deps.request.dry_run {
             redo(deps, &agent).await?;
@@ -122,6 +126,8 @@ pub async fn explain_dead_runs(deps: &Deps, prepared: &Prepared) -> Result<(), M
             deps.log.warning(line);
         }
     }
+    deadman::meet(deps, &source, Role::Source).await?;
+    let healed = deadman::meet(deps, &target, Role::Target).await?;
     for agent in [source, target] {
         refuse_after_rollback(&agent).await?;
     }
@@ -140,7 +146,7 @@ pub async fn explain_dead_runs(deps: &Deps, prepared: &Prepared) -> Result<(), M
             told = Some(intent.session);
         }
     }
-    Ok(())
+    Ok(healed)
 }
 
 /// Refuses a sync of a machine that was rolled back and works on in the former tree: what a sync writes there does not come
@@ -213,7 +219,12 @@ pub async fn recall(
 ///
 /// # Errors
 /// If a gate stays shut or an agent is lost.
-pub async fn judge_past(deps: &Deps, prepared: &Prepared, gates: &dyn Gatekeeper) -> Result<(), ModuleError> {
+pub async fn judge_past(
+    deps: &Deps,
+    prepared: &Prepared,
+    gates: &dyn Gatekeeper,
+    healed: &[Healed],
+) -> Result<(), ModuleError> {
     let (source, target) = (Agent::new(&prepared.source.agent), Agent::new(&prepared.target.agent));
     let past = recall((&source, &prepared.source_facts), (&target, &prepared.target_facts)).await?;
     match past {
@@ -229,7 +240,10 @@ pub async fn judge_past(deps: &Deps, prepared: &Prepared, gates: &dyn Gatekeeper
             if let Some(gate) = gate {
                 gates.pass(gate).await?;
             }
-            let attempts = records::read_attempts(&source, &prepared.target_facts, &record).await?;
+            let mut attempts = records::read_attempts(&source, &prepared.target_facts, &record).await?;
+            let common = record.end_of(&prepared.source_facts.machine_id).and_then(|end| end.set.as_ref());
+            let here = &prepared.source.hostname;
+            attempts.extend(deadman::attempts_of(healed, here, common, record.stamp));
             prepared.board.put_attempts(attempts);
             // Both machines keep the same list; the one here is the nearer.
             let proven = records::read_proven(&source, &prepared.target_facts, &record).await?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pc_switcher_agent::proto::Healed;
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
     Clock, Ending, ErrorKind, Gatekeeper, Hostname, Module, ModuleContext, ModuleError, ModuleResult,
@@ -14,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::asked::Asked;
+use super::deadman::{Deadman, DeadmanSettings};
 use super::ending::{Facts, verdict};
 use super::login::Logins;
 use super::phases::{self, Executed, Prepared, Validated};
@@ -39,6 +41,8 @@ pub trait Chronicle: Send + Sync {
     fn note(&self, session: &SyncSession);
     /// Notes how it ended.
     fn end(&self, session: &SyncSession, report: &Report);
+    /// Notes that the other machine took a session back by itself.
+    fn learn(&self, _healed: &Healed) {}
     /// Returns the row for the other machine's history.
     fn row_for_target(&self, session: &SyncSession, report: &Report) -> Vec<u8>;
 }
@@ -65,6 +69,8 @@ pub struct Deps {
     pub overwrites: Vec<String>,
     /// The history; `None` in a dry run.
     pub chronicle: Option<Arc<dyn Chronicle>>,
+    /// When the target takes a sync back by itself.
+    pub deadman: DeadmanSettings,
     /// The front's own lock.
     pub front_lock: FrontLock,
     /// Where the log file is.
@@ -94,12 +100,15 @@ pub(super) struct Engine {
     /// Held by whoever takes or removes sets: a machine lets one do so at a time.
     pub(super) alone: Arc<tokio::sync::Mutex<()>>,
     pub(super) background_failed: bool,
+    pub(super) deadman: Option<Arc<Deadman>>,
+    /// What the target took back by itself since the last sync that was recorded.
+    pub(super) healed: Vec<Healed>,
     failures: Vec<ErrorKind>,
     failure: Option<Failure>,
     problems: Vec<Problem>,
     verified: Option<Vec<Problem>>,
     asked: Asked,
-    logins: Logins,
+    pub(super) logins: Logins,
 }
 
 /// Runs a sync. Always ends in a terminal state, with the locks freed.
@@ -129,6 +138,8 @@ pub async fn run(deps: Deps, plan: RunPlan, interrupts: mpsc::Receiver<(String, 
         attempt_noted: false,
         alone: Arc::default(),
         background_failed: false,
+        deadman: None,
+        healed: Vec::new(),
         failures: Vec::new(),
         failure: None,
         problems: Vec::new(),
@@ -208,8 +219,14 @@ impl Engine {
         let gates = (self.deps.gates)(&prepared.source.hostname, &prepared.target.hostname);
         let gates = self.asked.note_at(gates);
         self.deps.log.stage("history");
-        self.watch.drive(phases::explain_dead_runs(&self.deps, prepared)).await?;
-        self.watch.drive(phases::judge_past(&self.deps, prepared, gates.as_ref())).await?;
+        self.healed = self.watch.drive(phases::explain_dead_runs(&self.deps, prepared)).await?;
+        for healed in &self.healed {
+            if let Some(chronicle) = &self.deps.chronicle {
+                chronicle.learn(healed);
+            }
+        }
+        let judged = phases::judge_past(&self.deps, prepared, gates.as_ref(), &self.healed);
+        self.watch.drive(judged).await?;
         Ok(gates)
     }
 
@@ -423,13 +440,17 @@ impl Engine {
         self.watch.drive(executed.note_attempt(&self.deps)).await?;
         self.attempt_noted = true;
         self.activate().await?;
+        self.put_deadman(prepared).await?;
         for module in &plan.sequential {
             self.deps.log.stage(format!("module:{}", module.name()));
             self.one(module, prepared, &gates).await?;
         }
-        self.logins.again(&self.deps.reach, plan, prepared);
+        if !self.is_armed().await {
+            self.logins.again(&self.deps.reach, plan, prepared);
+        }
         self.deps.log.stage("post-snapshots");
         self.bracket(&plan.post_target, prepared, &gates).await?;
+        self.confirm(&prepared.board).await?;
         self.deps.log.stage("verify");
         self.verify(plan, prepared, &gates).await?;
         self.bracket(&plan.post_source, prepared, &gates).await?;
@@ -441,6 +462,7 @@ impl Engine {
         }
         self.deps.log.stage("record");
         self.watch.drive(executed.write_pair(&self.deps)).await?;
+        self.forget_healed(prepared).await;
         self.tidy(plan, prepared, &gates).await;
         Ok(())
     }

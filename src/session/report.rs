@@ -13,6 +13,8 @@ use super::text;
 use crate::events::Tally;
 
 const WIDTH: usize = 80;
+/// The exit code of a sync that the target took back by itself.
+const ROLLED_BACK: u8 = 8;
 /// Most texts of one kind that are shown; the log has all.
 const SHOWN: usize = 10;
 
@@ -213,6 +215,12 @@ impl Report {
                 format!("Synced {way} in {time}{warnings} (session {session})")
             }
             (SessionState::Aborted, _) => format!("Stopped by you: {way}, after {time} (session {session})"),
+            (SessionState::Failed, _) if self.exit_code == ROLLED_BACK => {
+                let target = &self.target_hostname;
+                format!(
+                    "Rolled back: {way}: {target} is what it was before, after {time} (session {session})"
+                )
+            }
             (SessionState::Failed, _) => format!("Failed: {way}, after {time}{warnings} (session {session})"),
             (state, _) => format!("{state}: {way}, since {time} (session {session})"),
         }
@@ -337,10 +345,16 @@ fn next_steps(session: &SyncSession, closing: &Closing) -> Vec<String> {
             }
             next
         }
-        SessionState::Aborted | SessionState::Failed if changed && closing.exit_code != 8 => vec![
+        SessionState::Aborted | SessionState::Failed if changed && closing.exit_code != ROLLED_BACK => vec![
             format!("`pc-switcher sync {}` again plans anew and brings what is missing", session.target),
             format!("what {target} had before is {}", kept(session)),
         ],
+        SessionState::Failed if closing.exit_code == ROLLED_BACK => {
+            vec![format!(
+                "the next sync brings all of it again: mend what it broke on {} first",
+                session.source_hostname
+            )]
+        }
         _ => Vec::new(),
     }
 }

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use pc_switcher::cli::Exit;
 use pc_switcher::config::{Config, Overrides, Source, SyncRequest, resolve};
 use pc_switcher::events::{EventBus, Reader};
+use pc_switcher::orchestrator::deadman::DeadmanSettings;
 use pc_switcher::orchestrator::plan::RunPlan;
 use pc_switcher::orchestrator::{Chronicle, Deps, Finished, run};
 use pc_switcher::paths::Env;
@@ -16,7 +17,7 @@ use pc_switcher::session::{Report, SyncSession};
 use pc_switcher::signal::Escalation;
 use pc_switcher_contract::{
     Answer, ErrorKind, Event, EventKind, Gate, GateKind, Gatekeeper, LogLevel, ModuleError, ModuleName,
-    ModuleResult, SessionId, SessionState,
+    ModuleResult, SessionId, SessionState, Threshold,
 };
 use pc_switcher_testkit::model::{Fault, Script, Seen};
 
@@ -218,6 +219,12 @@ pub async fn sync(world: &World, wish: Wish) -> Ran {
         clock,
         gates: Box::new(move |_, _| Arc::new(Doors { open: open.clone(), asked: Arc::clone(&asked_there) })),
         overwrites: Vec::new(),
+        deadman: DeadmanSettings {
+            mode: config.rollback.deadman,
+            limit: config.rollback.limit(),
+            required: config.rollback.health.clone(),
+            reserve: Threshold::Bytes(0),
+        },
         chronicle: (!wish.dry_run).then(|| Arc::clone(&notes) as _),
         front_lock: Box::new(move || {
             front_there.store(true, Ordering::SeqCst);

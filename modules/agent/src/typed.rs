@@ -1,6 +1,7 @@
 //! Typed calls over an [`AgentLink`]: what modules use to talk to an agent.
 
 mod content;
+mod deadman;
 mod ranges;
 
 use std::collections::{HashMap, VecDeque};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::AgentLink;
+use crate::error::ModuleError;
 use crate::event::Reporter;
 use crate::exec::{Executor, RemoteExecutor};
 use crate::gate::Gatekeeper;
@@ -16,6 +17,7 @@ use crate::path::BytePath;
 use crate::proven::ProvenFile;
 use crate::snapshot::{SnapshotKind, SnapshotSet};
 use crate::threshold::Threshold;
+use crate::vital::{Area, Sentinel};
 
 /// A machine's part in a session. Messages name machines by hostname, never by role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -110,6 +112,7 @@ pub struct SessionBoard {
     left: AtomicUsize,
     reserve: Mutex<Option<Threshold>>,
     min_free: Mutex<Option<Threshold>>,
+    sentinel: Mutex<Option<Arc<dyn Sentinel>>>,
 }
 
 impl SessionBoard {
@@ -172,6 +175,23 @@ impl SessionBoard {
     /// Returns how much must be free for the run to begin.
     pub fn min_free(&self) -> Option<Threshold> {
         *lock(&self.min_free)
+    }
+
+    /// Notes who is to be told before a module changes anything on the target.
+    pub fn put_sentinel(&self, sentinel: Arc<dyn Sentinel>) {
+        *lock(&self.sentinel) = Some(sentinel);
+    }
+
+    /// Says which areas a module touches on the target, before its first change there.
+    ///
+    /// # Errors
+    /// If it must not begin.
+    pub async fn about_to_change(&self, areas: &[Area]) -> Result<(), ModuleError> {
+        let sentinel = lock(&self.sentinel).clone();
+        match sentinel {
+            Some(sentinel) => sentinel.about_to_change(areas).await,
+            None => Ok(()),
+        }
     }
 
     /// Notes a conflict and where the losing version is kept, a line for people.

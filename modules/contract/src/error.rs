@@ -69,6 +69,8 @@ pub enum ErrorKind {
     Cancelled,
     /// What was asked for makes no sense, for example a sync of a machine with itself.
     Usage,
+    /// The target took the sync back by itself.
+    RolledBack,
 }
 
 /// Why a module could not go on.

@@ -22,6 +22,7 @@ pub mod snapshot;
 pub mod state;
 pub mod threshold;
 pub mod time;
+pub mod vital;
 
 pub use agent::{AgentCall, AgentLink, AgentSink, AgentStream, Reply, Uplink};
 pub use context::{Clock, Machine, ModuleContext, Role, RunMode, SessionBoard, TargetMachine, WriteLicence};
@@ -42,3 +43,4 @@ pub use snapshot::{SnapshotKind, SnapshotMember, SnapshotName, SnapshotSet};
 pub use state::{Ending, IllegalTransition, ModuleResult, SessionState, Step};
 pub use threshold::{Fraction, Threshold};
 pub use time::UtcStamp;
+pub use vital::{Area, Sentinel, Vital};

@@ -34,4 +34,5 @@ pub mod steps;
 pub mod survey;
 mod told;
 pub mod transfer;
+mod vital;
 mod written;

@@ -28,6 +28,7 @@ use crate::rules::{rule_hash, rule_of_mount, rule_of_nested, rules_for};
 use crate::said::{describe, plan_items, total};
 use crate::survey::{Survey, survey};
 use crate::told::Heard;
+use crate::vital;
 use crate::written::Written;
 
 /// So many paths may change on the target during a sync before it counts as failed: the record of the pair names them.
@@ -498,6 +499,7 @@ impl Module for UserData {
         for writer in self.writers(ctx, &parts, &surveys).await? {
             ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, writer);
         }
+        vital::forewarn(ctx, &parts, &surveys).await?;
         ctx.reporter.log(LogLevel::Info, &ctx.target.hostname, describe(stats));
         let (mut loads, mut gone, mut coming) = (Vec::new(), Vec::new(), Vec::new());
         for (part, survey) in parts.into_iter().zip(surveys) {

@@ -21,6 +21,7 @@ use super::contact::{Contact, with_machines};
 use super::rollback::{self, To};
 use super::{CliError, Context, Exit};
 use crate::clock;
+use crate::config::HealthCheck;
 use crate::health::{self, Checked, Finding, HEALTH_DIR, Place, Weight};
 use crate::orchestrator::reach::Reach as _;
 use crate::paths;
@@ -71,6 +72,8 @@ impl From<Kind> for SnapshotKind {
 struct Settings {
     snapshots: BtrfsSnapshotsConfig,
     disk: DiskConfig,
+    /// Checks that count.
+    required: Vec<HealthCheck>,
 }
 
 /// How it was before.
@@ -150,20 +153,22 @@ fn settings(context: &mut Context<'_>) -> Result<Settings, CliError> {
     let table = |name| config.table(&ModuleName::literal(name));
     let wrong = |error: serde_json::Error| CliError::Failed(error.to_string());
     Ok(Settings {
+        required: config.rollback.health.clone(),
         snapshots: BtrfsSnapshotsConfig::deserialize(table("btrfs-snapshots")).map_err(wrong)?,
         disk: DiskConfig::deserialize(table("disk-monitor")).map_err(wrong)?,
     })
 }
 
 async fn look(machine: &Machine, agent: &Agent, settings: &Settings, home: Option<&Path>) -> Vec<Checked> {
-    health::look(&Place {
+    let place = Place {
         executor: machine.executor.as_ref(),
         agent,
+        is_here: true,
         home: home.map(Path::to_owned),
         reserve: settings.disk.reserve_minimum,
         scripts: Path::new(HEALTH_DIR),
-    })
-    .await
+    };
+    health::weigh(health::look(&place).await, &settings.required)
 }
 
 async fn before(

@@ -5,8 +5,8 @@ mod render;
 mod which;
 
 use pc_switcher_agent::proto::{
-    LockReply, LockRequest, Patience, RedoneHow, RollbackLook, RollbackOrder, RollbackPhase, RollbackWish,
-    TakeSet, Together,
+    Armed, DeadmanOrder, LockReply, LockRequest, Patience, RedoneHow, RollbackLook, RollbackOrder,
+    RollbackPhase, RollbackWish, TakeSet, Together,
 };
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
@@ -67,9 +67,9 @@ pub(super) struct To {
 
 #[derive(Debug, Clone, clap::Subcommand)]
 enum Command {
-    /// Show the rollback that is not confirmed yet
+    /// Show the rollback that is not confirmed yet, or the sync that the machine would take back by itself
     Status(Where),
-    /// Keep a rollback for good: the former trees are removed
+    /// Keep a rollback for good: the former trees are removed. Or keep a sync that the machine would take back by itself
     Confirm(Where),
     /// Take a rollback back: the former trees are put in place again
     Cancel(Where),
@@ -105,20 +105,32 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     match &args.command {
         None => roll_back(args, context),
         Some(Command::Status(place)) => {
+            let mut armed = None;
             let done = with_agent(place, context, async |agent, _| {
+                armed = agent.deadman(DeadmanOrder::Look).await?.armed;
                 Ok(Done::of(agent, agent.rollback(RollbackOrder::Look).await?))
             })?;
-            say(context, &done, render::status(&done))
+            let armed = armed.map(|armed| format!("{}: {}", done.hostname, armed.explain()));
+            say(context, &done, render::status(&done).into_iter().chain(armed).collect())
         }
         Some(Command::Confirm(place)) => {
-            let mut was_cancelled = false;
+            let (mut was_cancelled, mut kept_sync) = (false, None::<Armed>);
             let done = with_agent(place, context, async |agent, contact| {
                 begin(agent, contact).await?;
                 let before = agent.rollback(RollbackOrder::Look).await?.state;
+                kept_sync = agent.deadman(DeadmanOrder::Look).await?.armed.filter(|_| before.is_none());
+                if kept_sync.is_some() {
+                    agent.deadman(DeadmanOrder::Confirm).await?;
+                    return Ok(Done::of(agent, RollbackLook::default()));
+                }
                 was_cancelled = before.is_some_and(|state| state.phase == RollbackPhase::Cancelled);
                 let stamp = UtcStamp::new(clock::system()());
                 Ok(Done::of(agent, agent.rollback(RollbackOrder::Confirm(stamp)).await?))
             })?;
+            if let Some(Armed { wish, .. }) = kept_sync {
+                let line = format!("{}: sync {} from {} stays", done.hostname, wish.session, wish.from);
+                return say(context, &done, vec![line]);
+            }
             if done.look.state.is_some() {
                 return Err(CliError::Refused {
                     message: format!(

@@ -4,6 +4,7 @@ pub mod btrfs;
 pub(crate) mod caller;
 mod clock;
 pub mod connection;
+pub mod deadman;
 mod diagnose;
 pub mod exec;
 pub mod finder;

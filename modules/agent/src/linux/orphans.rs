@@ -24,9 +24,10 @@ pub fn adopt() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(Pid::INIT))?)
 }
 
-/// Ends everything below this process that has a session of its own, gently first. To be called when all commands are
-/// over: whatever is left then is an orphan.
-pub fn end_all() {
+/// Ends everything below this process that has a session of its own, gently first, but for the one child that is to outlive
+/// it. To be called when all commands are over: whatever is left then is an orphan.
+pub fn end_all(kept: Option<u32>) {
+    let is_kept = |process: &processes::Process| u32::try_from(process.pid).ok() == kept;
     let own = rustix::process::getpid().as_raw_nonzero().get();
     // Not by getsid(2): it says 0 of a session that began outside of our pid namespace, and no wrapper takes that.
     let session = processes::look(own).map_or(0, |process| process.session);
@@ -38,6 +39,7 @@ pub fn end_all() {
     loop {
         let (over, left): (Vec<_>, Vec<_>) = processes::descendants(&processes::all(), own, session)
             .into_iter()
+            .filter(|process| !is_kept(process))
             .partition(|process| process.zombie);
         over.iter().filter(|process| process.parent == own).for_each(processes::reap);
         quiet = if left.is_empty() { quiet + 1 } else { 0 };

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pc_switcher_contract::{Role, SetId, SnapshotSet};
+use pc_switcher_contract::{Role, SessionId, SetId, SnapshotSet};
 
 use super::btrfs::KernelBtrfs;
+use super::deadman::{self, Deadman};
 use super::exec::Groups;
 use super::install::{self, Places};
 use super::lock::{Attempt, LOCK_PATH, MachineLock};
@@ -24,9 +25,10 @@ use super::{
 use crate::data;
 use crate::data::apply::{Unwatched, Watch, redo};
 use crate::proto::{
-    AgentError, AgentHello, ChangedRequest, CreateSet, LockReply, LockRequest, NestedOrder, PROTOCOL,
-    Patience, Redone, Request, RestorePlace, RestoreReply, RestoreRequest, RollbackLook, RollbackOrder,
-    SetRequest, SharesRequest, TakeSet, UndoReport, UndoRequest, WalkRequest, encode,
+    AgentError, AgentHello, ChangedRequest, CreateSet, DeadmanOrder, DeadmanState, Healed, LockReply,
+    LockRequest, NestedOrder, PROTOCOL, Patience, Redone, Request, RestorePlace, RestoreReply,
+    RestoreRequest, RollbackLook, RollbackOrder, SetRequest, SharesRequest, TakeSet, UndoReport, UndoRequest,
+    WalkRequest, encode,
 };
 use crate::server::{Call, SILENT, Services, serve};
 
@@ -92,6 +94,7 @@ struct LinuxServices {
     sent: data::sent::Sent,
     /// To the sets that were taken here: nobody removes them while this agent lives.
     references: Mutex<HashMap<SetId, snapshots::Reference>>,
+    deadman: Deadman,
 }
 
 /// Runs the agent on standard input and output until its front is gone.
@@ -123,6 +126,7 @@ pub fn main(options: AgentOptions) -> Result<(), String> {
         groups: Groups::default(),
         sent: data::sent::Sent::default(),
         references: Mutex::default(),
+        deadman: Deadman::default(),
     });
     // A larger pipe means fewer switches of tasks; what is no pipe stays as it is.
     let _ = rustix::pipe::fcntl_setpipe_size(rustix::stdio::stdin(), PIPE);
@@ -144,6 +148,41 @@ pub fn main(options: AgentOptions) -> Result<(), String> {
 /// If the machine's lock or its state cannot be used.
 pub fn redo_alone(options: &AgentOptions) -> Result<Option<Vec<Redone>>, AgentError> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    match lock_alone(options)? {
+        None => Ok(None),
+        Some(_lock) => {
+            let state = StateDir::new(options.state_dir.clone());
+            // Neither waits for the other: snapshots that are not mounted keep no commit from its end.
+            let back = rollback::redo(&state, options.watch.as_ref());
+            let redone = redo(&state, Patience::TryAgainLater, options.watch.as_ref())?;
+            back.map(|()| Some(redone))
+        }
+    }
+}
+
+/// Takes a sync back that nobody had confirmed before the machine was started anew.
+///
+/// # Errors
+/// If the machine's lock or its state cannot be used, or it cannot be taken back.
+pub fn heal_alone(options: &AgentOptions) -> Result<Option<Healed>, AgentError> {
+    match lock_alone(options)? {
+        None => Ok(None),
+        Some(_lock) => deadman::at_boot(&StateDir::new(options.state_dir.clone()), options.watch.as_ref()),
+    }
+}
+
+/// Watches over a sync until it is confirmed or taken back.
+///
+/// # Errors
+/// If it cannot be taken back.
+pub fn watch_alone(options: &AgentOptions, session: &SessionId) -> Result<(), AgentError> {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let state = StateDir::new(options.state_dir.clone());
+    deadman::watch(session, &state, &options.lock_path, options.watch.as_ref())
+}
+
+/// Takes the machine's lock without any front; `None` if somebody else has it.
+fn lock_alone(options: &AgentOptions) -> Result<Option<MachineLock>, AgentError> {
     let request = LockRequest {
         session: NOBODY.parse().map_err(|error| AgentError::failed(format!("{error}")))?,
         role: Role::Target,
@@ -152,13 +191,7 @@ pub fn redo_alone(options: &AgentOptions) -> Result<Option<Vec<Redone>>, AgentEr
     };
     match MachineLock::try_take(&options.lock_path, &request)? {
         Attempt::Busy(_) => Ok(None),
-        Attempt::Held(_lock) => {
-            let state = StateDir::new(options.state_dir.clone());
-            // Neither waits for the other: snapshots that are not mounted keep no commit from its end.
-            let back = rollback::redo(&state, options.watch.as_ref());
-            let redone = redo(&state, Patience::TryAgainLater, options.watch.as_ref())?;
-            back.map(|()| Some(redone))
-        }
+        Attempt::Held(lock) => Ok(Some(lock)),
     }
 }
 
@@ -194,6 +227,15 @@ impl LinuxServices {
         match held.is_some() || is_look {
             true => rollback::run(order, &self.state, self.options.watch.as_ref()),
             false => Err(AgentError::protocol("a rollback needs the machine's lock")),
+        }
+    }
+
+    /// Does something about the dead man. Without the machine's lock it may only look.
+    fn deadman(&self, order: &DeadmanOrder, call: &Call) -> Result<DeadmanState, AgentError> {
+        let is_held = self.lock.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        match is_held || *order == DeadmanOrder::Look {
+            true => self.deadman.run(order, &self.state, self.options.watch.as_ref(), call),
+            false => Err(AgentError::protocol("the dead man needs the machine's lock")),
         }
     }
 
@@ -362,6 +404,7 @@ impl Services for LinuxServices {
                 encode(&space::settle(&KernelBtrfs, &path, Duration::from_millis(limit.into()), call)?)
             }
             Request::Rollback(order) => encode(&self.rollback(&order, call)?),
+            Request::Deadman(order) => encode(&self.deadman(&order, call)?),
             Request::Nested(order) => encode(&self.nested(&order)?),
             Request::Undo(request) => encode(&self.undo(&request, call)?),
             Request::Redo(patience) => encode(&self.redo(patience)?),
@@ -395,6 +438,6 @@ impl Services for LinuxServices {
 
     fn shut_down(&self) {
         self.groups.end_all();
-        orphans::end_all();
+        orphans::end_all(self.deadman.keeps());
     }
 }

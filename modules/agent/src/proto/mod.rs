@@ -8,6 +8,7 @@ mod apply;
 mod blocks;
 mod coded;
 mod compare;
+mod deadman;
 mod diagnose;
 mod few;
 mod fs;
@@ -31,6 +32,7 @@ pub use apply::{
 pub use blocks::{Blocks, BlocksWant};
 pub use coded::{Coding, LARGEST_EXTENT};
 pub use compare::{Change, ChangeKind, DiffEnd, DiffRequest, Diffed, Version, Versions, VersionsRequest};
+pub use deadman::{Armed, DeadmanOrder, DeadmanState, DeadmanWish, Healed, HealedHow};
 pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersRequest};
 pub use few::MOST;
 pub(crate) use few::few;

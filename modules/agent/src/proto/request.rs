@@ -205,6 +205,8 @@ pub enum Request {
     },
     /// Takes up snapshots that are in no set → [`super::Adopted`].
     Adopt(super::AdoptRequest),
+    /// Arms the dead man, confirms a sync or takes it back → [`super::DeadmanState`].
+    Deadman(super::DeadmanOrder),
 }
 
 impl Request {
@@ -269,6 +271,7 @@ impl Request {
             Request::Ranges { .. } => "ranges",
             Request::Reread { .. } => "reread",
             Request::Adopt(_) => "adopt",
+            Request::Deadman(_) => "deadman",
         }
     }
 }

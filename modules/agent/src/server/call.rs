@@ -156,6 +156,28 @@ impl Call {
         Shield(Arc::clone(&self.shields))
     }
 
+    /// Makes a call of nobody's: nothing is heard of it, and nobody gives it up.
+    pub(crate) fn alone() -> Call {
+        let (uploads, recv) = crossbeam_channel::unbounded();
+        Call {
+            id: 0,
+            outlet: Arc::new(Outlet {
+                out: Mutex::new(Box::new(std::io::sink())),
+                closing: AtomicBool::new(false),
+                packer: None,
+            }),
+            state: Arc::new(CallState {
+                cancelled: AtomicBool::new(false),
+                credit: Mutex::new(i64::MAX),
+                more: Condvar::new(),
+                uploads,
+                upload_window: AtomicI64::new(0),
+            }),
+            uploads: recv,
+            shields: Arc::new(AtomicUsize::new(0)),
+        }
+    }
+
     /// Makes a call that is connected to nothing but the returned receiver of frames: for tests of handlers.
     #[cfg(test)]
     pub(crate) fn for_test(uploads: Vec<Vec<u8>>) -> (Call, Receiver<Vec<u8>>) {

@@ -277,6 +277,7 @@ impl Services for ModelServices {
             | Request::Versions(_)
             | Request::Diff(_)
             | Request::Undo(_)
+            | Request::Deadman(_)
             | Request::Rollback(_) => {
                 return Err(AgentError::failed(format!("`{}` is not modelled", request.name())));
             }

@@ -45,6 +45,20 @@ pub fn run(
     state: &StateDir,
     watch: &dyn Watch,
 ) -> Result<UndoReport, AgentError> {
+    take_back(request, call, state, watch, &mut |lines| tell(lines, call))
+}
+
+/// As [`run`]; `said` is told what becomes of which path before anything is done.
+///
+/// # Errors
+/// As [`run`], and what `said` says.
+pub(crate) fn take_back(
+    request: &UndoRequest,
+    call: &Call,
+    state: &StateDir,
+    watch: &dyn Watch,
+    said: &mut dyn FnMut(&[UndoLine]) -> Result<(), AgentError>,
+) -> Result<UndoReport, AgentError> {
     let (mut shares, mut parts, mut report) = (Vec::new(), Vec::new(), UndoReport::default());
     let mut lines = Vec::new();
     let mut next = 0;
@@ -77,7 +91,7 @@ pub fn run(
             parts.push(part);
         }
     }
-    tell(&lines, call)?;
+    said(&lines)?;
     if request.now.is_none() || shares.is_empty() {
         return Ok(report);
     }

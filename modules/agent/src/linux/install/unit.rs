@@ -20,6 +20,7 @@ pub const REDO_UNIT: &str = "\
 Description=Bring a cut off sync of pc-switcher to its end
 ConditionDirectoryNotEmpty=|/var/lib/pc-switcher/commits
 ConditionPathExists=|/var/lib/pc-switcher/rollback
+ConditionPathExists=|/var/lib/pc-switcher/deadman
 RequiresMountsFor=/var/lib/pc-switcher /usr/local/bin
 After=local-fs.target
 Before=systemd-user-sessions.service

@@ -5,7 +5,7 @@ use pc_switcher_contract::{Attempt, PairRecord, SessionId, SetId};
 
 use crate::data::apply::PENDING;
 use crate::linux::state::StateDir;
-use crate::proto::{AgentError, Need};
+use crate::proto::{AgentError, DeadmanState, Need};
 
 /// Below this key lie the pair records, by the machine id of the other machine.
 pub const PAIRS: &str = "pairs/";
@@ -59,6 +59,10 @@ impl Needs {
         for key in state.list(PENDING)? {
             needs.sessions.extend(key.rsplit('/').next().and_then(|session| session.parse().ok()));
         }
+        // Without its sets nobody can take it back.
+        let deadman =
+            state.get(DeadmanState::KEY)?.map(|bytes| DeadmanState::read(&bytes)).unwrap_or_default();
+        needs.sessions.extend(deadman.armed.map(|armed| armed.wish.session));
         Ok(needs)
     }
 

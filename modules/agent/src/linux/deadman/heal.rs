@@ -1,0 +1,175 @@
+//! Takes a sync back to its pre set: path by path while people work, and as a whole where that cannot be done.
+
+use std::collections::HashSet;
+
+use pc_switcher_contract::{BytePath, SessionId, SnapshotKind, SnapshotSet, UtcStamp};
+
+use super::{read, write};
+use crate::data::apply::{Watch, has_list, list_of, redo};
+use crate::data::undo;
+use crate::linux::rollback;
+use crate::linux::snapshots::{self, Needs};
+use crate::linux::state::StateDir;
+use crate::proto::{
+    AgentError, CreateSet, DeadmanWish, Healed, HealedHow, Patience, RedoneHow, RollbackOrder, RollbackWish,
+    TakeSet, UndoLine, UndoRequest, UndoWord, Words,
+};
+use crate::server::Call;
+
+/// So many syncs that were taken back are remembered.
+const KEPT: usize = 8;
+
+/// So many paths are named of those that stay.
+const NAMED: usize = 10;
+
+/// Takes back what is armed, and remembers why. The caller holds the machine's lock.
+///
+/// # Errors
+/// If it cannot be taken back; then it is armed as before, and can be tried again.
+pub(super) fn heal(state: &StateDir, why: &str, watch: &dyn Watch) -> Result<(), AgentError> {
+    let Some(armed) = read(state)?.armed else { return Ok(()) };
+    let done = take_back(&armed.wish, state, watch)?;
+    let mut found = read(state)?;
+    found.armed = None;
+    if let Some((how, kept)) = done {
+        let DeadmanWish { session, from, .. } = armed.wish;
+        found.healed.push(Healed { session, from, at: stamp(), why: why.to_owned(), how, kept: kept.id() });
+        let many = found.healed.len().saturating_sub(KEPT);
+        found.healed.drain(..many);
+    }
+    write(state, &found)
+}
+
+/// Returns how it was taken back, and the set that keeps the state right before; `None` if the sync changed nothing here.
+fn take_back(
+    wish: &DeadmanWish,
+    state: &StateDir,
+    watch: &dyn Watch,
+) -> Result<Option<(HealedHow, SnapshotSet)>, AgentError> {
+    // Until a commit is at its end nothing says what the sync did.
+    for redone in redo(state, Patience::TryAgainLater, watch)? {
+        if redone.session == wish.session
+            && let RedoneHow::Pending(why) = redone.how
+        {
+            return Err(AgentError::failed(format!("its commit cannot be brought to its end: {why}")));
+        }
+    }
+    let Some(list) = list_of(&wish.pre) else { return Ok(None) };
+    let Some(snapshot_dir) = wish.pre.members.first().and_then(|member| member.path.parent()) else {
+        return Ok(None);
+    };
+    if !has_list(list.as_path()) {
+        return Ok(None);
+    }
+    snapshots::check_set(&wish.pre)
+        .map_err(|why| AgentError::failed(format!("set `{}` cannot be trusted: {why}", wish.pre.id())))?;
+    let post = match post_of(wish, &snapshot_dir)? {
+        Some(post) => post,
+        None => {
+            let request = take(wish, &snapshot_dir, SnapshotKind::PostSync, wish.session.clone());
+            snapshots::take_set(&request)?.0
+        }
+    };
+    let set = take(wish, &snapshot_dir, SnapshotKind::PreRollback, fresh()?);
+    let note = Some(format!("before sync {} was taken back by itself", wish.session));
+    let request = CreateSet { set, words: Words { note, ..Words::default() }, pinned: false };
+    let (kept, _reference) = snapshots::create_set(&request)?;
+    let how = match undo_it(wish, &post, &kept, state, watch) {
+        Ok(how) => how,
+        Err(error) => roll_back(wish, &snapshot_dir, state, watch).map_err(|mut other| {
+            other.message = format!("{error}; as a whole: {}", other.message);
+            other
+        })?,
+    };
+    Ok(Some((how, kept)))
+}
+
+/// Finds the sync's post set, if it came to that.
+fn post_of(wish: &DeadmanWish, snapshot_dir: &BytePath) -> Result<Option<SnapshotSet>, AgentError> {
+    let mut post = None;
+    snapshots::list_sets(snapshot_dir.as_path(), Ok(Needs::default()), &mut |stored| {
+        if stored.set.session == wish.session && stored.set.kind == SnapshotKind::PostSync {
+            post = Some(stored.set);
+        }
+        Ok(())
+    })?;
+    Ok(post)
+}
+
+fn take(wish: &DeadmanWish, snapshot_dir: &BytePath, kind: SnapshotKind, session: SessionId) -> TakeSet {
+    TakeSet {
+        session,
+        stamp: stamp(),
+        kind,
+        snapshot_dir: snapshot_dir.clone(),
+        subvolumes: wish.pre.members.iter().map(|member| member.name.subvolume.clone()).collect(),
+    }
+}
+
+/// Takes back what nobody touched since.
+fn undo_it(
+    wish: &DeadmanWish,
+    post: &SnapshotSet,
+    now: &SnapshotSet,
+    state: &StateDir,
+    watch: &dyn Watch,
+) -> Result<HealedHow, AgentError> {
+    let request = UndoRequest {
+        session: now.session.clone(),
+        pre: wish.pre.clone(),
+        post: post.clone(),
+        now: Some(now.clone()),
+    };
+    let mut lines: Vec<UndoLine> = Vec::new();
+    let report = undo::take_back(&request, &Call::alone(), state, watch, &mut |said| {
+        lines.extend_from_slice(said);
+        Ok(())
+    })?;
+    if let Some(error) = report.commit.failed {
+        return Err(error);
+    }
+    let stays: HashSet<&BytePath> =
+        report.commit.conflicts.iter().map(|conflict| &conflict.path).chain(&report.commit.kept).collect();
+    let is_undone =
+        |line: &&UndoLine| matches!(line.word, UndoWord::Undone(_)) && !stays.contains(&line.path);
+    let (undone, left): (Vec<&UndoLine>, Vec<&UndoLine>) = lines.iter().partition(is_undone);
+    Ok(HealedHow::Undone {
+        paths: undone.len() as u64,
+        left: left.len() as u64,
+        named: left.iter().take(NAMED).map(|line| line.path.clone()).collect(),
+    })
+}
+
+/// Puts the subvolumes of the pre set in place, for the next start.
+fn roll_back(
+    wish: &DeadmanWish,
+    snapshot_dir: &BytePath,
+    state: &StateDir,
+    watch: &dyn Watch,
+) -> Result<HealedHow, AgentError> {
+    let names = wish.pre.members.iter().map(|member| member.name.subvolume.clone());
+    let subvolumes: Vec<_> = names.filter(|name| !name.is_nested()).collect();
+    let wish = RollbackWish {
+        session: fresh()?,
+        stamp: stamp(),
+        snapshot_dir: snapshot_dir.clone(),
+        to: wish.pre.clone(),
+        subvolumes: subvolumes.clone(),
+        together: None,
+    };
+    rollback::run(&RollbackOrder::Prepare(wish), state, watch)?;
+    rollback::run(&RollbackOrder::Commit, state, watch)?;
+    Ok(HealedHow::RolledBack(subvolumes))
+}
+
+fn stamp() -> UtcStamp {
+    UtcStamp::new(jiff::Timestamp::now())
+}
+
+/// Makes the id of a session that has no front.
+fn fresh() -> Result<SessionId, AgentError> {
+    const RANDOM: &str = "/proc/sys/kernel/random/uuid";
+    let uuid = std::fs::read_to_string(RANDOM)
+        .map_err(|error| AgentError::io(format!("cannot read `{RANDOM}`"), &error))?;
+    uuid.get(..8).unwrap_or_default().parse().map_err(|error| AgentError::failed(format!("{error}")))
+}

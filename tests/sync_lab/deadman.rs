@@ -1,0 +1,252 @@
+//! Syncs that shut people out of the desk, or break what worked there: the desk takes them back by itself.
+
+use std::time::Duration;
+
+use pc_switcher_testkit::lab::{CableCut, Cmd, DiskCache, Lab, Machine, Running};
+use pc_switcher_testkit::manifest::{TreeManifest, assert_same_tree};
+use rustix::process::Signal;
+
+use crate::hosts::{
+    BY_THEN, SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, home, lab, line, ours,
+    root, run, sync, wait_for,
+};
+use crate::rollback::restart;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What the desk keeps of its dead man.
+const STATE: &str = "/var/lib/pc-switcher/deadman";
+
+/// No new login to the desk gets through any more; the laptop can be worked at.
+const SHUT: &str = "[ \"$HOSTNAME\" != desk ] || exit 7";
+
+/// What a sync says when it cannot be confirmed.
+const SHUT_OUT: &str = "a new ssh login to desk does not work any more";
+
+fn settings(machine: &Machine, text: &str) {
+    configure(machine, &format!("[rollback]\n{text}\n"));
+}
+
+/// A bad line at the beginning of a file that shells read.
+fn break_logins(machine: &Machine) {
+    alice(machine, &format!("sed -i '1i {SHUT}' .bashrc; grep -q 'exit 7' .bashrc"));
+}
+
+fn mend_logins(machine: &Machine) {
+    alice(machine, "sed -i 1d .bashrc; ! grep -q 'exit 7' .bashrc");
+}
+
+fn is_shut(machine: &Machine) -> bool {
+    root(machine, "grep -c 'exit 7' /home/alice/.bashrc || true").trim() != "0"
+}
+
+/// Both machines know each other, the laptop holds what shuts out, and the sync that brings it over waits to be confirmed.
+fn unconfirmed(lab: &Lab, limit_seconds: u32) -> (TreeManifest, Running) {
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(lab);
+    desk.sync_disk().unwrap();
+    let before = home(desk);
+    settings(laptop, &format!("deadman_limit = {limit_seconds}"));
+    break_logins(laptop);
+    alice(laptop, "echo new >notes/new; rm -r names");
+    let running = laptop.spawn(&line("desk", &[])).unwrap();
+    running.expect(SHUT_OUT, BY_THEN).unwrap();
+    assert!(is_shut(desk));
+    (before, running)
+}
+
+/// The next sync says what happened, asks nothing, and brings over what is left.
+fn assert_goes_on(lab: &Lab) {
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    mend_logins(laptop);
+    sync(laptop, "desk", &[]).ends_with(0).says(&["from laptop was taken back at"]);
+    assert_moved(laptop, desk);
+    assert_nothing_runs(&[laptop, desk], SOON);
+    assert!(!desk.exists(STATE).unwrap());
+}
+
+fn status(machine: &Machine) -> String {
+    alice(machine, "pc-switcher status | tr -s ' \\n' ' '")
+}
+
+#[test]
+fn a_sync_that_breaks_sshd_on_the_desk_heals_itself_and_the_laptop_learns_it() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    let (before, running) = unconfirmed(&lab, 6);
+    let output = running.wait().unwrap();
+    let text = format!("{}{}", output.error_text(), output.text());
+    assert_eq!(output.code(), Some(8), "{text}");
+    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for said in ["nobody confirmed it within 6 s", "Rolled back: laptop → desk", "was taken back at"] {
+        assert!(flat.contains(said), "`{said}` is not in:\n{text}");
+    }
+    assert_same_tree(&before, &home(desk));
+    assert_nothing_runs(&[laptop, desk], SOON);
+    assert!(status(laptop).contains("rolled back: desk took it back by itself"), "{}", status(laptop));
+    let said = status(desk);
+    assert!(said.contains("rolled back: desk took it back") && said.contains("was taken back at"), "{said}");
+    assert!(alice(laptop, "pc-switcher history").contains("rolled back"));
+    assert_goes_on(&lab);
+}
+
+#[test]
+fn what_breaks_a_check_on_the_desk_is_taken_back_at_once() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    root(
+        desk,
+        "mkdir -p /etc/pc-switcher/health/required.d; \
+         printf '#!/bin/sh\\n[ ! -e /home/alice/broken ] || { echo it is broken; exit 1; }\\n' \
+         >/etc/pc-switcher/health/required.d/mine; chmod 755 /etc/pc-switcher/health/required.d/mine; \
+         echo 'Include /home/alice/access/*.conf' >/etc/ssh/sshd_config.d/access.conf",
+    );
+    first_sync(&lab);
+    let before = home(desk);
+    settings(laptop, "deadman = \"always\"\ndeadman_limit = 3600");
+    alice(laptop, "touch broken; echo new >notes/new");
+    sync(laptop, "desk", &[])
+        .ends_with(8)
+        .says(&["it broke what worked before (required.d/mine: it is broken)"]);
+    assert_same_tree(&before, &home(desk));
+    alice(laptop, "rm broken; mkdir access; echo Nonsense yes >access/a.conf");
+    sync(laptop, "desk", &[]).ends_with(8).says(&["it broke what worked before (sshd's configuration: "]);
+    assert_same_tree(&before, &home(desk));
+    assert_nothing_runs(&[laptop, desk], SOON);
+
+    settings(laptop, "deadman = \"always\"\nhealth = []");
+    let named =
+        ["worse than before: sshd's configuration", "was taken back at", "desk works as it did before"];
+    sync(laptop, "desk", &[]).ends_with(0).says(&named);
+    assert_moved(laptop, desk);
+    assert!(!desk.exists(STATE).unwrap());
+}
+
+#[test]
+fn a_sync_that_is_stopped_before_it_is_confirmed_is_taken_back_by_the_desk_alone() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    let (before, running) = unconfirmed(&lab, 10);
+    running.signal(Signal::INT).unwrap();
+    let output = running.wait().unwrap();
+    let text = format!("{}{}", output.error_text(), output.text());
+    assert_eq!(output.code(), Some(130), "{text}");
+    assert!(text.contains("desk takes it back by itself in 10 s"), "{text}");
+    assert_nothing_runs(&[laptop], SOON);
+    let is_watcher = |command: &String| command.contains("pc-switcher agent --deadman ");
+    wait_for("end of all but the watcher", BY_THEN, || ours(desk).iter().all(is_watcher));
+    wait_for("healed desk", MINUTE, || !is_shut(desk));
+    assert_nothing_runs(&[desk], BY_THEN);
+    assert_same_tree(&before, &home(desk));
+    assert!(status(desk).contains("since nobody confirmed it within 10 s"), "{}", status(desk));
+    assert_goes_on(&lab);
+    assert!(alice(laptop, "pc-switcher history").contains("rolled back"), "the laptop has learned it");
+}
+
+#[test]
+fn a_cable_that_is_cut_before_a_sync_is_confirmed_keeps_the_desk_from_nothing() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    let (before, running) = unconfirmed(&lab, 40);
+    desk.cable_cut(CableCut::Silent).unwrap();
+    assert_eq!(running.wait().unwrap().code(), Some(4));
+    wait_for("healed desk", Duration::from_secs(120), || !is_shut(desk));
+    assert_nothing_runs(&[laptop, desk], BY_THEN);
+    assert_same_tree(&before, &home(desk));
+    desk.cable_restore().unwrap();
+    assert_goes_on(&lab);
+}
+
+#[test]
+fn after_a_power_cut_before_a_sync_is_confirmed_the_boot_takes_it_back() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    let (before, running) = unconfirmed(&lab, 3600);
+    desk.power_cut(DiskCache::Volatile).unwrap();
+    assert_ne!(running.wait().unwrap().code(), Some(0));
+    desk.boot().unwrap();
+    // What the unit starts where there is systemd.
+    let said = root(desk, "pc-switcher agent --redo 2>&1");
+    assert!(said.contains("was taken back at") && said.contains("started anew"), "{said}");
+    assert_same_tree(&before, &home(desk));
+    assert_nothing_runs(&[laptop, desk], SOON);
+    assert_goes_on(&lab);
+}
+
+#[test]
+fn a_sync_that_cannot_be_taken_back_path_by_path_goes_back_as_a_whole() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    let (before, running) = unconfirmed(&lab, 15);
+    root(desk, "truncate -s -1 $(ls -td /.snapshots/.pc-switcher/sets/*-presync/operations | head -n 1)");
+    let output = running.wait().unwrap();
+    let text = format!("{}{}", output.error_text(), output.text());
+    assert_eq!(output.code(), Some(8), "{text}");
+    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(flat.contains("went back as a whole, start the machine anew"), "{text}");
+    restart(desk);
+    assert_same_tree(&before, &home(desk));
+    assert_nothing_runs(&[laptop, desk], SOON);
+}
+
+/// Stops a sync while it looks whether the desk works.
+fn stop_while_it_is_confirmed(laptop: &Machine) {
+    let running = laptop.spawn(&line("desk", &[])).unwrap();
+    running.expect("stage: confirm", BY_THEN).unwrap();
+    running.signal(Signal::INT).unwrap();
+    let output = running.wait().unwrap();
+    assert_eq!(output.code(), Some(130), "{}{}", output.error_text(), output.text());
+}
+
+#[test]
+fn a_sync_that_comes_after_one_that_nobody_confirmed_confirms_it_and_so_does_a_person_there() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    root(
+        desk,
+        "mkdir -p /etc/pc-switcher/health/required.d; \
+         printf '#!/bin/sh\\n[ ! -e /home/alice/hold ] || sleep 5\\n' >/etc/pc-switcher/health/required.d/slow; \
+         chmod 755 /etc/pc-switcher/health/required.d/slow",
+    );
+    first_sync(&lab);
+    settings(laptop, "deadman = \"always\"\ndeadman_limit = 3600");
+    alice(laptop, "touch hold; echo new >notes/new");
+    stop_while_it_is_confirmed(laptop);
+    assert!(status(desk).contains("is not confirmed: 3600 s after its end"), "{}", status(desk));
+    // Whoever sits there says nothing of how it can be reached.
+    sync(desk, "laptop", &["--allow-conflicts"]).ends_with(7).says(&["is not confirmed"]);
+    sync(laptop, "desk", &[]).ends_with(0).says(&["that desk can be reached confirms it now"]);
+    assert_moved(laptop, desk);
+
+    alice(laptop, "echo newer >notes/new");
+    stop_while_it_is_confirmed(laptop);
+    let rollback = |word: &str| run(desk, &Cmd::new("pc-switcher").args(["rollback", word]).as_alice());
+    rollback("status").ends_with(0).says(&["there is no rollback", "is not confirmed: 3600 s"]);
+    rollback("confirm").ends_with(0).says(&["from laptop stays"]);
+    assert_eq!(alice(desk, "cat notes/new"), "newer\n");
+    assert_nothing_runs(&[laptop, desk], SOON);
+    assert!(!desk.exists(STATE).unwrap());
+}
+
+#[test]
+fn a_quiet_sync_that_is_to_be_confirmed_leaves_nothing_behind() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    settings(laptop, "deadman = \"always\"\ndeadman_limit = 3600");
+    first_sync(&lab).says(&["desk works as it did before", "a new ssh login to desk works"]);
+    assert!(!desk.exists(STATE).unwrap());
+    alice(laptop, "echo new >notes/new");
+    sync(laptop, "desk", &[]).ends_with(0);
+    // One that is refused has changed nothing, so nothing has to be confirmed.
+    alice(laptop, "rm -r shapes names src Mail Documents Pictures");
+    sync(laptop, "desk", &[]).ends_with(7).says(&["--allow-mass-deletion"]);
+    assert_nothing_runs(&[laptop, desk], SOON);
+    assert!(!desk.exists(STATE).unwrap());
+
+    settings(laptop, "deadman = \"off\"");
+    break_logins(laptop);
+    sync(laptop, "desk", &["--allow-mass-deletion"])
+        .ends_with(1)
+        .says(&["a new ssh login does not work any more"]);
+    assert!(is_shut(desk), "nobody asked for it to be taken back");
+}
