@@ -1,6 +1,7 @@
 //! Typed calls over an [`AgentLink`]: what modules use to talk to an agent.
 
 mod content;
+pub(crate) mod held;
 mod ranges;
 
 use std::collections::{HashMap, VecDeque};
@@ -23,6 +24,7 @@ use crate::proto::{
 };
 
 pub use content::BlocksStream;
+pub use held::Held;
 
 /// An agent with typed calls.
 #[derive(Clone)]

@@ -11,6 +11,7 @@ mod compare;
 mod diagnose;
 mod few;
 mod fs;
+mod held;
 mod hello;
 mod host;
 mod packed;
@@ -38,6 +39,7 @@ pub use fs::{
     ChangedDir, ChangedRequest, DirListing, Entry, FileTime, Kind, ListWant, Listings, Meta, Moved, Rule,
     RuleSet, Skip, SkipReason, Tree, WalkRequest, WalkSummary,
 };
+pub use held::{HeldDirectory, HeldRequest};
 pub use hello::{AgentHello, FrontHello, MAGIC, PROTOCOL};
 pub use host::{
     ActivateRequest, Activated, ExecItem, ExecRequest, FolderPart, ForeignMount, Layout, LayoutRequest,

@@ -203,6 +203,9 @@ pub enum Request {
     },
     /// Takes up snapshots that are in no set → [`super::Adopted`].
     Adopt(super::AdoptRequest),
+    /// Hands directories of a set over through a socket → `Vec<`[`super::HeldDirectory`]`>`: those that were asked for, and the
+    /// mounts and subvolumes below them.
+    Held(super::HeldRequest),
 }
 
 impl Request {
@@ -266,6 +269,7 @@ impl Request {
             Request::Ranges { .. } => "ranges",
             Request::Reread { .. } => "reread",
             Request::Adopt(_) => "adopt",
+            Request::Held(_) => "held",
         }
     }
 }

@@ -269,6 +269,7 @@ impl Services for ModelServices {
             | Request::CreateSet(_)
             | Request::AnnotateSet(..)
             | Request::Adopt(_)
+            | Request::Held(_)
             | Request::GoodSet { .. }
             | Request::Verify(_)
             | Request::Nested(_)
