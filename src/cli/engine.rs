@@ -127,11 +127,11 @@ async fn sync_here(request: SyncRequest, config: &Config, env: &Env) -> Exit {
     exit
 }
 
-pub(super) fn own_name() -> Result<Hostname, String> {
+pub(crate) fn own_name() -> Result<Hostname, String> {
     pc_switcher_agent::linux::machine::hostname().map_err(|error| error.to_string())
 }
 
-pub(super) fn user(env: &Env) -> String {
+pub(crate) fn user(env: &Env) -> String {
     let named = ["USER", "LOGNAME"].iter().find_map(|name| env.var(name)).map(OsStr::to_string_lossy);
     named.map_or_else(|| format!("uid {}", env.uid), std::borrow::Cow::into_owned)
 }

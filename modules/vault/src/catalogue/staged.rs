@@ -23,7 +23,8 @@ impl Catalogue {
         facts: &FileFacts,
         content: Option<Id>,
     ) -> Result<()> {
-        let superseded = "DELETE FROM staged WHERE directory_id = ?1 AND place = ?2 AND content_id IS NULL";
+        let superseded = "DELETE FROM staged WHERE directory_id = ?1 AND place = ?2
+                          AND content_id IS NULL";
         let done = self
             .db
             .prepare_cached(superseded)
@@ -52,6 +53,16 @@ impl Catalogue {
                 facts.xattrs,
             ])
         });
+        self.ok(done).map(drop)
+    }
+
+    /// Takes off the queue what is read where it lies in a tracked directory.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn remove_unread(&mut self, directory: &Directory) -> Result<()> {
+        let sql = "DELETE FROM staged WHERE directory_id = ?1 AND content_id IS NULL";
+        let done = self.db.execute(sql, [&directory.id]);
         self.ok(done).map(drop)
     }
 

@@ -78,6 +78,17 @@ impl BackupReport {
     }
 }
 
+/// A file that is to be stored.
+struct Source {
+    seq: i64,
+    /// For people.
+    path: PathBuf,
+    /// Where it is read.
+    real: PathBuf,
+    /// The checksum of what was staged.
+    expected: Option<Id>,
+}
+
 /// What one file came to in one vault.
 type Outcome = std::result::Result<(FileContent, FileFacts), String>;
 
@@ -163,7 +174,7 @@ impl Service {
             .collect();
         let mut failed: HashMap<i64, String> = HashMap::new();
         for target in targets.iter_mut() {
-            let mut sources = Vec::new();
+            let mut sources: Vec<Source> = Vec::new();
             let mut asked = HashSet::new();
             for (one, path) in &done {
                 if failed.contains_key(&one.item.seq) || self.holds(target, one)? {
@@ -172,8 +183,18 @@ impl Service {
                 match one.item.content_id {
                     // Several items of one content are stored once.
                     Some(content) if !asked.insert(content) => {}
-                    Some(content) => sources.push((one.item.seq, self.stage.path(content), Some(content))),
-                    None => sources.push((one.item.seq, path.clone(), None)),
+                    staged => {
+                        let real = match staged {
+                            Some(content) => self.stage.path(content),
+                            None => self.view.real(path).into_owned(),
+                        };
+                        sources.push(Source {
+                            seq: one.item.seq,
+                            path: path.clone(),
+                            real,
+                            expected: staged,
+                        });
+                    }
                 }
             }
             let (outcomes, stored) = store_files(&target.repo, sources, before, observer)?;
@@ -262,7 +283,7 @@ fn take_outcomes(
 /// Stores files on several threads; returns once packs and index are written.
 fn store_files(
     repo: &Repository,
-    sources: Vec<(i64, PathBuf, Option<Id>)>,
+    sources: Vec<Source>,
     before: &Progress,
     observer: &dyn Observer,
 ) -> Result<(HashMap<i64, Outcome>, Stored)> {
@@ -284,11 +305,11 @@ fn store_files(
                 };
                 let work = || -> Result<()> {
                     let mut packer = writer.packer(BlobKind::Data)?;
-                    for (seq, path, expected) in jobs {
+                    for Source { seq, path, real, expected } in jobs {
                         if stopped() {
                             break;
                         }
-                        let outcome = store_file(&mut packer, &path, expected, observer)?;
+                        let outcome = store_file(&mut packer, &real, expected, observer)?;
                         let size = outcome.as_ref().map_or(0, |(content, _)| content.size);
                         outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(seq, outcome);
                         observer.progress(Progress {

@@ -19,7 +19,7 @@ impl Service {
             let fix = format!(
                 "its versions stay as they are; is its disk mounted? `bt dir forget {shown}` if they are gone for good"
             );
-            if !directory.path.is_dir() {
+            if !self.view.real(&directory.path).is_dir() {
                 report.warnings.push(format!("`{shown}` is not there; {fix}"));
                 report.incomplete = true;
                 continue;
@@ -48,7 +48,7 @@ impl Service {
             let Some(last) = page.last() else { return Ok((gone, back, left)) };
             after = Some(last.name.clone());
             for file in page {
-                let is_gone = is_gone(&directory.path.join(&file.name));
+                let is_gone = is_gone(&self.view.real(&directory.path.join(&file.name)));
                 left += u64::from(!is_gone);
                 match (is_gone, file.deleted) {
                     (true, false) => gone.push(file.file_id),
@@ -68,13 +68,16 @@ impl Service {
             .catalogue
             .directories()?
             .into_iter()
-            .filter(|directory| directory.path.read_dir().is_ok_and(|mut entries| entries.next().is_some()))
+            .filter(|directory| {
+                let entries = self.view.real(&directory.path).read_dir();
+                entries.is_ok_and(|mut entries| entries.next().is_some())
+            })
             .map(|directory| (directory.id, directory.path))
             .collect();
         let mut gone = Vec::new();
         items.retain(|item| {
             let path = mounted.get(&item.directory_id).map(|directory| directory.join(&item.name));
-            match path.filter(|path| item.content_id.is_none() && is_gone(path)) {
+            match path.filter(|path| item.content_id.is_none() && is_gone(&self.view.real(path))) {
                 Some(path) => {
                     gone.push(item.seq);
                     let shown = path.display();

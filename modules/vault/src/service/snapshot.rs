@@ -74,7 +74,7 @@ impl Service {
         let mut assembler = Assembler::new(&mut packer);
         let (vault, repo) = (&target.settings.name, &target.repo);
         let entries = directories.iter().flat_map(|directory| self.entries(directory, vault, repo, &lost));
-        feed(&mut assembler, entries, |path| bare_directory(path, &self.names))?;
+        feed(&mut assembler, entries, |path| bare_directory(&self.view.real(path), &self.names))?;
         let tree = assembler.finish()?;
         packer.flush()?;
         let stored = writer.index()?;

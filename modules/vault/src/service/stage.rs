@@ -130,6 +130,19 @@ fn hash(mut from: impl Read, to: &mut impl Write) -> std::result::Result<Id, Not
     }
 }
 
+/// Returns the checksum of a file; `None` if it changed while it was read.
+///
+/// # Errors
+/// If it cannot be read.
+pub(super) fn checksum(path: &Path, listed: &Metadata, observer: &dyn Observer) -> io::Result<Option<Id>> {
+    let file = open(path, listed)?;
+    let sum = hash(Stoppable { reader: &file, observer }, &mut io::sink()).map_err(|error| match error {
+        NotStaged::File(why) => io::Error::other(why),
+        NotStaged::Stage(error) => error,
+    })?;
+    Ok(same_file(listed, &file.metadata()?).then_some(sum))
+}
+
 /// Returns what the catalogue keeps of a file.
 ///
 /// # Errors

@@ -79,14 +79,14 @@ impl Service {
         let (directory, name) = self.tracked(path)?;
         let known = Known::of(&self.catalogue, &directory, &name)?;
         let mut rules = self.rules(&directory)?;
-        rules.enter_down_to(path)?;
+        rules.enter_down_to(path, &self.view)?;
         let mut all: Vec<(PathBuf, FileStatus)> = Vec::new();
         let mut found = |path: &Path, facts: &Metadata| {
             let name = path.strip_prefix(&directory.path).unwrap_or(path).to_owned();
             all.push((name.clone(), status_of(&known, &name, facts)));
             Ok(())
         };
-        let troubles = scan::files(path, deep, &mut rules, &mut found)?;
+        let troubles = scan::files(path, deep, &self.view, &mut rules, &mut found)?;
         if deleted {
             let here = |file: &&CurrentFile| deep || file.name.parent() == Some(name.as_path());
             let gone = |file: &&CurrentFile| is_gone(&directory.path.join(&file.name));

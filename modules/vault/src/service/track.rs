@@ -1,6 +1,7 @@
 //! Tracking directories and staging files.
 
 use std::cell::Cell;
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use pc_switcher_contract::{ErrorKind, ModuleError, human_bytes};
@@ -28,7 +29,7 @@ pub struct AddReport {
 }
 
 impl AddReport {
-    fn tell(&self) -> (bool, String) {
+    pub(super) fn tell(&self) -> (bool, String) {
         let text =
             format!("{} staged, {} unchanged, {} failed", self.staged, self.unchanged, self.troubles.len());
         (self.troubles.is_empty(), text)
@@ -144,7 +145,7 @@ impl Service {
     pub fn add(&mut self, path: &Path, deep: bool, observer: &dyn Observer) -> Result<AddReport> {
         let (directory, name) = self.tracked(path)?;
         let work = |service: &mut Self, _| {
-            let added = service.stage_below(&directory, &name, path, deep, observer);
+            let added = service.stage_below(&directory, &name, path, deep, true, observer);
             if added.is_err() {
                 service.stage.keep_only(&service.catalogue.staged_contents()?)?;
             }
@@ -153,48 +154,33 @@ impl Service {
         self.operation("add", &path.display().to_string(), work, AddReport::tell)
     }
 
-    fn stage_below(
+    /// Stages what changed. Without `copy` all of it is read at the backup, where it lies then.
+    pub(super) fn stage_below(
         &mut self,
         directory: &Directory,
         name: &Path,
         path: &Path,
         deep: bool,
+        copy: bool,
         observer: &dyn Observer,
     ) -> Result<AddReport> {
-        let mut rules = self.rules(directory)?;
-        rules.enter_down_to(path)?;
-        if path != directory.path && rules.ignores(path, path.is_dir()) {
-            return Err(usage(format!("`{}` is ignored", path.display()))
-                .hint("`ignore` in `bt.toml` and `.btignore` files say what is; copies that `restore` made are, too"));
-        }
-        let known = Known::of(&self.catalogue, directory, name)?;
         let staged_bytes = Cell::new(self.catalogue.staged_bytes()?);
-        let vaults = self.vaults_to_fill();
-        let (most, stage, catalogue) = (self.settings.vault.staging_max.0, &self.stage, &self.catalogue);
+        let (most, stage, view) = (self.settings.vault.staging_max.0, &self.stage, &self.view);
         let mut report = AddReport::default();
         // The queue is one transaction; `together` cannot be used while the stage is borrowed.
         let mut queue = Vec::new();
-        let mut found = |path: &Path, facts: &std::fs::Metadata| {
-            if observer.is_cancelled() {
-                return Err(ModuleError::cancelled());
-            }
-            let name = path.strip_prefix(&directory.path).unwrap_or(path).to_owned();
-            if let Some(content) = known.current_content(&name, path, facts)
-                && holds_all(catalogue, &vaults, content)?
-            {
-                report.unchanged += 1;
-                return Ok(());
-            }
+        let mut take = |path: &Path, name: PathBuf, facts: &Metadata| {
+            let real = view.real(path);
             // What alone is more than the stage may hold is read at the backup, where it lies.
-            let staged = match facts.len() > most {
-                true => super::stage::facts_of(path, facts)
+            let staged = match !copy || facts.len() > most {
+                true => super::stage::facts_of(&real, facts)
                     .map(|facts| (None, facts))
                     .map_err(|error| NotStaged::File(error.to_string())),
                 false => {
                     if staged_bytes.get() + facts.len() > most {
                         return Err(full(most));
                     }
-                    stage.add(path, facts, observer).map(|(id, facts)| (Some(id), facts))
+                    stage.add(&real, facts, observer).map(|(id, facts)| (Some(id), facts))
                 }
             };
             match staged {
@@ -219,7 +205,8 @@ impl Service {
                 Err(NotStaged::Stage(error)) => Err(at("write the stage for", path, &error)),
             }
         };
-        let unlisted = scan::files(path, deep, &mut rules, &mut found)?;
+        let (unchanged, unlisted) = self.changed_below(directory, name, path, deep, observer, &mut take)?;
+        report.unchanged = unchanged;
         report.troubles.extend(unlisted);
         // Before the queue: what it names must survive what it survives.
         self.stage.settle()?;
@@ -229,6 +216,43 @@ impl Service {
             })
         })?;
         Ok(report)
+    }
+
+    /// Hands each file to `take` that is no version yet, or that a vault lacks which must hold it; returns how many others there
+    /// are, and what could not be listed.
+    pub(super) fn changed_below(
+        &self,
+        directory: &Directory,
+        name: &Path,
+        path: &Path,
+        deep: bool,
+        observer: &dyn Observer,
+        take: &mut dyn FnMut(&Path, PathBuf, &Metadata) -> Result<()>,
+    ) -> Result<(u64, Vec<Trouble>)> {
+        let mut rules = self.rules(directory)?;
+        rules.enter_down_to(path, &self.view)?;
+        if path != directory.path && rules.ignores(path, self.view.real(path).is_dir()) {
+            return Err(usage(format!("`{}` is ignored", path.display()))
+                .hint("`ignore` in `bt.toml` and `.btignore` files say what is; copies that `restore` made are, too"));
+        }
+        let known = Known::of(&self.catalogue, directory, name)?;
+        let vaults = self.vaults_to_fill();
+        let mut unchanged = 0;
+        let mut found = |path: &Path, facts: &Metadata| {
+            if observer.is_cancelled() {
+                return Err(ModuleError::cancelled());
+            }
+            let name = path.strip_prefix(&directory.path).unwrap_or(path).to_owned();
+            match known.current_content(&name, &self.view.real(path), facts) {
+                Some(content) if holds_all(&self.catalogue, &vaults, content)? => {
+                    unchanged += 1;
+                    Ok(())
+                }
+                _ => take(path, name, facts),
+            }
+        };
+        let unlisted = scan::files(path, deep, &self.view, &mut rules, &mut found)?;
+        Ok((unchanged, unlisted))
     }
 }
 
@@ -268,7 +292,7 @@ impl Known {
     }
 
     /// Returns the content of the current version if the file is still that and nothing newer waits.
-    fn current_content(&self, name: &Path, path: &Path, facts: &std::fs::Metadata) -> Option<Id> {
+    fn current_content(&self, name: &Path, path: &Path, facts: &Metadata) -> Option<Id> {
         let file = self.current(name).filter(|file| !file.deleted && !self.is_staged(name))?;
         let now = super::stage::facts_of(path, facts).ok()?;
         file.version.facts.same_version(&now).then_some(file.version.content_id)
