@@ -38,6 +38,8 @@ pub struct BackupReport {
     pub items: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Directories of which the rights, times and the like were stored.
+    pub directories: u64,
     /// Files that were found gone.
     pub deleted: u64,
     /// What each vault got.
@@ -112,7 +114,8 @@ impl Service {
             service.drain(&mut targets, &mut report, observer)?;
             let changes = service.note_deleted(&mut report)?;
             for target in &mut targets {
-                let changed = unfinished || changes || report.items > 0 || target.report.stored.blobs > 0;
+                let found = report.items + report.directories + target.report.stored.blobs;
+                let changed = unfinished || changes || found > 0;
                 service.end_with_snapshot(target, changed, &mut report)?;
             }
             for target in &targets {
@@ -177,7 +180,8 @@ impl Service {
             let mut sources: Vec<Source> = Vec::new();
             let mut asked = HashSet::new();
             for (one, path) in &done {
-                if failed.contains_key(&one.item.seq) || self.holds(target, one)? {
+                let is_file = one.item.facts.is_file();
+                if !is_file || failed.contains_key(&one.item.seq) || self.holds(target, one)? {
                     continue;
                 }
                 match one.item.content_id {
@@ -202,6 +206,11 @@ impl Service {
             target.report.stored.bytes += stored.bytes;
             take_outcomes(&target.settings.name, &outcomes, &mut done, &mut failed);
         }
+        // What is no file has no content, and so every vault holds it.
+        for (one, _) in done.iter_mut().filter(|(one, _)| !one.item.facts.is_file()) {
+            one.content = Id::of(b"");
+            one.stored = targets.iter().map(|target| (target.settings.name.clone(), Vec::new())).collect();
+        }
         let (mut arrived, mut bytes) = (Vec::new(), 0);
         for (one, path) in done {
             match failed.remove(&one.item.seq) {
@@ -213,7 +222,9 @@ impl Service {
             }
         }
         report.versions += self.catalogue.record(&arrived, (self.around.clock)())?;
-        report.items += arrived.len() as u64;
+        let directories = arrived.iter().filter(|one| one.item.facts.is_dir()).count();
+        report.directories += directories as u64;
+        report.items += (arrived.len() - directories) as u64;
         report.bytes += bytes;
         self.stage.keep_only(&self.catalogue.staged_contents()?)
     }
@@ -252,9 +263,10 @@ fn take_outcomes(
     // What failed for the first item of a content failed for all of them.
     let by_content: HashMap<Id, &Outcome> = done
         .iter()
+        .filter(|(one, _)| one.item.facts.is_file())
         .filter_map(|(one, _)| Some((one.item.content_id?, outcomes.get(&one.item.seq)?)))
         .collect();
-    for (one, _) in done {
+    for (one, _) in done.iter_mut().filter(|(one, _)| one.item.facts.is_file()) {
         let staged = one.item.content_id;
         let outcome = staged
             .and_then(|content| by_content.get(&content).copied())

@@ -268,7 +268,7 @@ fn is_candidate(file: &CurrentFile, since: Option<Timestamp>) -> bool {
     let is_young = |since: Timestamp| {
         file.version.created_at.parse::<Timestamp>().is_ok_and(|created_at| created_at >= since)
     };
-    !file.deleted && since.is_none_or(is_young)
+    !file.deleted && file.version.facts.is_file() && since.is_none_or(is_young)
 }
 
 /// Deals a file its number.

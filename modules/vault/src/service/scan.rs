@@ -1,34 +1,50 @@
-//! Lists the regular files of a tracked directory, without what is ignored; links are not followed.
+//! Lists what is in a tracked directory, without what is ignored; links are not followed, and sockets are named apart.
 
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
 use super::View;
 use super::ignored::Rules;
 use crate::engine::Trouble;
 use crate::error::Result;
 
-/// Calls `found` for each regular file at or below `path`, in the order of trees; returns what could not be listed.
+/// What a scan could not hand on.
+#[derive(Debug, Default)]
+pub struct Unlisted {
+    /// What could not be looked at.
+    pub troubles: Vec<Trouble>,
+    /// Sockets: appointments of two processes, not content.
+    pub sockets: Vec<PathBuf>,
+}
+
+/// Calls `found` for each entry at or below `path`, in the order of trees: a directory before what is in it, but not `root`, which
+/// is the tracked one. Not `deep`, directories inside of it are left out.
 ///
 /// # Errors
 /// What `found` returns, or if a `.btignore` is wrong.
-pub fn files(
+pub fn entries(
+    root: &Path,
     path: &Path,
     deep: bool,
     view: &View,
     rules: &mut Rules,
     found: &mut dyn FnMut(&Path, &Metadata) -> Result<()>,
-) -> Result<Vec<Trouble>> {
-    let mut scan = Scan { deep, view, rules, found, troubles: Vec::new() };
+) -> Result<Unlisted> {
+    let mut scan = Scan { deep, view, rules, found, unlisted: Unlisted::default() };
     match fs::symlink_metadata(view.real(path)) {
-        Ok(facts) if facts.is_dir() => scan.directory(path)?,
-        Ok(facts) if facts.is_file() => (scan.found)(path, &facts)?,
-        Ok(_) => scan.trouble(path, "is no regular file"),
+        Ok(facts) if facts.is_dir() => {
+            if path != root {
+                (scan.found)(path, &facts)?;
+            }
+            scan.directory(path)?;
+        }
+        Ok(facts) => scan.leaf(path, &facts)?,
         Err(error) => scan.trouble(path, error),
     }
-    Ok(scan.troubles)
+    Ok(scan.unlisted)
 }
 
 struct Scan<'s> {
@@ -36,7 +52,7 @@ struct Scan<'s> {
     view: &'s View,
     rules: &'s mut Rules,
     found: &'s mut dyn FnMut(&Path, &Metadata) -> Result<()>,
-    troubles: Vec<Trouble>,
+    unlisted: Unlisted,
 }
 
 impl Scan<'_> {
@@ -54,9 +70,12 @@ impl Scan<'_> {
             let entry = path.join(name);
             match fs::symlink_metadata(self.view.real(&entry)) {
                 Ok(facts) if self.rules.ignores(&entry, facts.is_dir()) => {}
-                Ok(facts) if facts.is_dir() && self.deep => self.directory(&entry)?,
-                Ok(facts) if facts.is_file() => (self.found)(&entry, &facts)?,
-                Ok(_) => {}
+                Ok(facts) if facts.is_dir() && self.deep => {
+                    (self.found)(&entry, &facts)?;
+                    self.directory(&entry)?;
+                }
+                Ok(facts) if facts.is_dir() => {}
+                Ok(facts) => self.leaf(&entry, &facts)?,
                 // Gone since it was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => self.trouble(&entry, error),
@@ -66,7 +85,15 @@ impl Scan<'_> {
         Ok(())
     }
 
+    fn leaf(&mut self, path: &Path, facts: &Metadata) -> Result<()> {
+        if facts.file_type().is_socket() {
+            self.unlisted.sockets.push(path.to_owned());
+            return Ok(());
+        }
+        (self.found)(path, facts)
+    }
+
     fn trouble(&mut self, path: &Path, why: impl ToString) {
-        self.troubles.push(Trouble { path: path.to_owned(), why: why.to_string() });
+        self.unlisted.troubles.push(Trouble { path: path.to_owned(), why: why.to_string() });
     }
 }

@@ -8,12 +8,13 @@ use pc_switcher_contract::{ErrorKind, ModuleError, human_bytes};
 use serde::Serialize;
 
 use super::ignored::Rules;
+use super::scan::{self, Unlisted};
 use super::stage::NotStaged;
-use super::{Service, VaultSettings, scan};
+use super::{Service, VaultSettings};
 use crate::catalogue::{Catalogue, CurrentFile, Directory, Tracked};
-use crate::engine::{Observer, Progress, Trouble};
+use crate::engine::{Observer, Progress, Trouble, kind_of};
 use crate::error::{Result, at, usage};
-use crate::format::Id;
+use crate::format::{Id, NodeKind};
 
 /// What `add` did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,10 +23,14 @@ pub struct AddReport {
     pub staged: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Directories of which the rights, times and the like wait for the next backup now.
+    pub directories: u64,
     /// Files whose current version all vaults hold already that are required or there.
     pub unchanged: u64,
     /// Files that could not be staged.
     pub troubles: Vec<Trouble>,
+    /// Sockets, which are left out.
+    pub sockets: Vec<PathBuf>,
 }
 
 impl AddReport {
@@ -171,6 +176,20 @@ impl Service {
         let mut queue = Vec::new();
         let mut take = |path: &Path, name: PathBuf, facts: &Metadata| {
             let real = view.real(path);
+            if kind_of(facts) != NodeKind::File {
+                match super::stage::facts_of(&real, facts) {
+                    // All that there is of it is in the row.
+                    Ok(facts) => {
+                        report.directories += u64::from(facts.is_dir());
+                        report.staged += u64::from(!facts.is_dir());
+                        queue.push((name, facts, Some(Id::of(b""))));
+                    }
+                    Err(error) => {
+                        report.troubles.push(Trouble { path: path.to_owned(), why: error.to_string() })
+                    }
+                }
+                return Ok(());
+            }
             // What alone is more than the stage may hold is read at the backup, where it lies.
             let staged = match !copy || facts.len() > most {
                 true => super::stage::facts_of(&real, facts)
@@ -207,7 +226,8 @@ impl Service {
         };
         let (unchanged, unlisted) = self.changed_below(directory, name, path, deep, observer, &mut take)?;
         report.unchanged = unchanged;
-        report.troubles.extend(unlisted);
+        report.troubles.extend(unlisted.troubles);
+        report.sockets = unlisted.sockets;
         // Before the queue: what it names must survive what it survives.
         self.stage.settle()?;
         self.catalogue.together(|catalogue| {
@@ -218,8 +238,8 @@ impl Service {
         Ok(report)
     }
 
-    /// Hands each file to `take` that is no version yet, or that a vault lacks which must hold it; returns how many others there
-    /// are, and what could not be listed.
+    /// Hands each entry to `take` that is no version yet, or that a vault lacks which must hold it; returns how many others there
+    /// are, without directories, and what could not be listed.
     pub(super) fn changed_below(
         &self,
         directory: &Directory,
@@ -228,7 +248,7 @@ impl Service {
         deep: bool,
         observer: &dyn Observer,
         take: &mut dyn FnMut(&Path, PathBuf, &Metadata) -> Result<()>,
-    ) -> Result<(u64, Vec<Trouble>)> {
+    ) -> Result<(u64, Unlisted)> {
         let mut rules = self.rules(directory)?;
         rules.enter_down_to(path, &self.view)?;
         if path != directory.path && rules.ignores(path, self.view.real(path).is_dir()) {
@@ -245,13 +265,13 @@ impl Service {
             let name = path.strip_prefix(&directory.path).unwrap_or(path).to_owned();
             match known.current_content(&name, &self.view.real(path), facts) {
                 Some(content) if holds_all(&self.catalogue, &vaults, content)? => {
-                    unchanged += 1;
+                    unchanged += u64::from(!facts.is_dir());
                     Ok(())
                 }
                 _ => take(path, name, facts),
             }
         };
-        let unlisted = scan::files(path, deep, &self.view, &mut rules, &mut found)?;
+        let unlisted = scan::entries(&directory.path, path, deep, &self.view, &mut rules, &mut found)?;
         Ok((unchanged, unlisted))
     }
 }

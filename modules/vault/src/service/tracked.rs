@@ -61,13 +61,15 @@ impl Service {
             }
             let files = &mut preview.files;
             let mut take = |path: &Path, _: PathBuf, facts: &std::fs::Metadata| {
-                files.push((path.to_owned(), facts.len()));
+                if !facts.is_dir() {
+                    files.push((path.to_owned(), if facts.is_file() { facts.len() } else { 0 }));
+                }
                 Ok(())
             };
             let (unchanged, unlisted) =
                 self.changed_below(&directory, Path::new(""), &directory.path, true, observer, &mut take)?;
             preview.unchanged += unchanged;
-            preview.troubles.extend(unlisted);
+            preview.troubles.extend(unlisted.troubles);
         }
         Ok(preview)
     }
@@ -98,8 +100,10 @@ impl Service {
             let one = self.operation("add", &text, work, AddReport::tell)?;
             added.staged += one.staged;
             added.bytes += one.bytes;
+            added.directories += one.directories;
             added.unchanged += one.unchanged;
             added.troubles.extend(one.troubles);
+            added.sockets.extend(one.sockets);
         }
         let stored = self.backup(vault, passphrase, observer);
         // What failed or was not reached waits for nobody: it is to be read where it was read now, and the next one finds it.

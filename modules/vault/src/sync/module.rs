@@ -265,6 +265,10 @@ impl Module for VaultBackup {
         let troubles: Vec<Trouble> =
             report.added.troubles.iter().chain(&report.backup.troubles).cloned().collect();
         self.say(ctx, &troubles, &report.backup.warnings);
+        for socket in &report.added.sockets {
+            let text = format!("`{}` is a socket and is left out", socket.display());
+            ctx.reporter.log(LogLevel::Full, &ctx.source.hostname, text);
+        }
         let text = describe(&report);
         Ok(match troubles.is_empty() && report.backup.is_clean() {
             true => Outcome::Done(text),
