@@ -15,3 +15,4 @@ pub mod remote;
 pub mod session;
 pub mod signal;
 pub mod ui;
+pub mod vault;

@@ -3,6 +3,7 @@
 use pc_switcher_contract::{BytePath, ModuleSpec};
 
 use crate::paths::{self, Env};
+use crate::vault;
 
 /// Returns all modules of this build; the test modules only behind their switch.
 pub fn registry(env: &Env) -> Vec<ModuleSpec> {
@@ -10,6 +11,7 @@ pub fn registry(env: &Env) -> Vec<ModuleSpec> {
         pc_switcher_btrfs_snapshots::spec::spec(),
         pc_switcher_disk_monitor::spec::spec(),
         pc_switcher_user_data::spec::spec(own_dirs(env)),
+        pc_switcher_vault::sync::spec(vault::given(env)),
     ];
     if env.test_modules() {
         specs.extend([pc_switcher_dummy::spec::success(), pc_switcher_dummy::spec::fail()]);
@@ -20,8 +22,10 @@ pub fn registry(env: &Env) -> Vec<ModuleSpec> {
 /// Returns where our own state and configuration of this user lie.
 fn own_dirs(env: &Env) -> Vec<BytePath> {
     let config = paths::config_file(env).ok().and_then(|file| file.parent().map(BytePath::from));
-    let state = paths::state_dir(env).ok().map(|dir| BytePath::from(dir.as_path()));
-    config.into_iter().chain(state).collect()
+    let vault = paths::vault_settings(env).ok();
+    let state = paths::state_dir(env).ok();
+    let others = [vault, state].into_iter().flatten().map(|path| BytePath::from(path.as_path()));
+    config.into_iter().chain(others).collect()
 }
 
 #[cfg(test)]

@@ -146,11 +146,11 @@ fn deadman(config: &Config) -> Result<DeadmanSettings, String> {
     })
 }
 
-pub(super) fn own_name() -> Result<Hostname, String> {
+pub(crate) fn own_name() -> Result<Hostname, String> {
     pc_switcher_agent::linux::machine::hostname().map_err(|error| error.to_string())
 }
 
-pub(super) fn user(env: &Env) -> String {
+pub(crate) fn user(env: &Env) -> String {
     let named = ["USER", "LOGNAME"].iter().find_map(|name| env.var(name)).map(OsStr::to_string_lossy);
     named.map_or_else(|| format!("uid {}", env.uid), std::borrow::Cow::into_owned)
 }

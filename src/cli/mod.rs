@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use pc_switcher_contract::{LogLevel, ModuleSpec};
 
+pub(crate) use engine::{own_name, user};
 pub use error::{CliError, Exit};
 
 use crate::config::{Config, Overrides, load};

@@ -9,9 +9,9 @@ use pc_switcher_agent::proto::{
 };
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
-    Attempt, ErrorKind, GateKind, Gatekeeper, Hostname, Machine, Module, ModuleContext, ModuleError, Outcome,
-    PairEnd, PairRecord, Problem, Role, RunMode, SessionBoard, SessionId, SnapshotKind, TargetMachine,
-    UtcStamp, WriteLicence,
+    Attempt, ErrorKind, GateKind, Gatekeeper, Hostname, Machine, Module, ModuleContext, ModuleError,
+    ModuleResult, Outcome, PairEnd, PairRecord, Problem, Role, RunMode, SessionBoard, SessionId,
+    SnapshotKind, TargetMachine, UtcStamp, WriteLicence,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -401,10 +401,14 @@ impl Executed {
 ///
 /// # Errors
 /// What the module ended with.
-pub async fn execute(module: &dyn Module, ctx: &ModuleContext) -> Result<(bool, String), ModuleError> {
+pub async fn execute(
+    module: &dyn Module,
+    ctx: &ModuleContext,
+) -> Result<(ModuleResult, String), ModuleError> {
     Ok(match module.execute(ctx).await? {
-        Outcome::Done(text) => (true, text),
-        Outcome::Skipped(why) => (false, why),
+        Outcome::Done(text) => (ModuleResult::Success, text),
+        Outcome::Partly(text) => (ModuleResult::Failed, text),
+        Outcome::Skipped(why) => (ModuleResult::Skipped, why),
     })
 }
 

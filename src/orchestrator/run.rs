@@ -515,9 +515,8 @@ impl Engine {
         self.running = Some((Arc::clone(module), ctx.clone()));
         let done = self.watch.drive(phases::execute(module.as_ref(), &ctx)).await;
         match done {
-            Ok((did, text)) => {
+            Ok((result, text)) => {
                 self.running = None;
-                let result = if did { ModuleResult::Success } else { ModuleResult::Skipped };
                 self.record(module.as_ref(), result, &text);
                 // A failure in the background may have come with the module's last breath.
                 if self.watch.is_stopping() { Err(ModuleError::cancelled()) } else { Ok(()) }

@@ -181,8 +181,14 @@ fn belongs_to_the_machine(path: &Path) -> bool {
         || starts(".ssh/known_hosts")
         || starts(".ssh/authorized_keys")
         || starts(".cache/")
-        || [".config/pc-switcher", ".local/state/pc-switcher", ".local/share/Trash", "special/agent.sock"]
-            .contains(&&*text)
+        || [
+            ".config/bt.toml",
+            ".config/pc-switcher",
+            ".local/state/pc-switcher",
+            ".local/share/Trash",
+            "special/agent.sock",
+        ]
+        .contains(&&*text)
 }
 
 /// Reads what no sync may touch: keys, logins and known hosts. The folder itself is like any other.

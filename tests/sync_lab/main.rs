@@ -28,6 +28,7 @@ mod sets;
 mod shared;
 mod undo;
 mod unplugged;
+mod vault;
 mod verbs;
 
 #[test]

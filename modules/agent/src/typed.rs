@@ -2,6 +2,7 @@
 
 mod content;
 mod deadman;
+pub(crate) mod held;
 mod ranges;
 
 use std::collections::{HashMap, VecDeque};
@@ -24,6 +25,7 @@ use crate::proto::{
 };
 
 pub use content::BlocksStream;
+pub use held::Held;
 
 /// An agent with typed calls.
 #[derive(Clone)]

@@ -73,6 +73,9 @@ impl Plan {
 pub enum Outcome {
     /// It did its work; the text is for the report.
     Done(String),
+    /// It did its work, but for things that it named one by one. The run goes on and fails in the end; what the two machines
+    /// have in common is recorded all the same.
+    Partly(String),
     /// It wrote nothing; the text says why. Claimed before the first write only.
     Skipped(String),
 }

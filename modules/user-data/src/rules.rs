@@ -33,8 +33,15 @@ pub fn rules_for(
     for pattern in ["**/.ssh/id_*", "**/.ssh/known_hosts*", "**/.ssh/authorized_keys*"] {
         forced.push(rule(pattern, "identity of this machine"));
     }
-    // The other machine's environment is not known: its logs and its history are told by their names.
-    for pattern in ["**/pc-switcher/history.db*", "**/pc-switcher/logs/*.jsonl*"] {
+    // The other machine's environment is not known: its logs, its history and its catalogue are told by their names.
+    for pattern in [
+        "**/pc-switcher/history.db*",
+        "**/pc-switcher/logs/*.jsonl*",
+        "**/pc-switcher/host.toml",
+        "**/pc-switcher/vault/catalogue.db*",
+        "**/pc-switcher/vault/vault.lock",
+        "**/pc-switcher/vault/stage",
+    ] {
         forced.push(rule(pattern, "our own state"));
     }
     for (pattern, reason) in FORCED {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use pc_switcher_contract::human_bytes;
 use pc_switcher_vault::catalogue::Tracked;
 use pc_switcher_vault::engine::Trouble;
+use pc_switcher_vault::service::AddReport;
 use serde_json::{Value, json};
 
 use super::super::{CliError, Context, Exit};
@@ -35,7 +36,8 @@ pub struct InitArgs {
 
 /// Show how the files of a tracked directory stand
 ///
-/// B: backed up; M: modified since; S: staged for the next backup; ?: neither; D: gone. Needs no vault.
+/// B: backed up; M: modified since; S: staged for the next backup; ?: neither; D: gone. Needs no vault. Directories are listed
+/// if they are empty.
 #[derive(Debug, Clone, clap::Args)]
 pub struct StatusArgs {
     /// A directory or file in a tracked directory
@@ -137,20 +139,28 @@ pub(super) fn add(args: &AddArgs, context: &mut Context<'_>) -> Result<Exit, Cli
     let paths = args.paths.iter().map(|path| here(path)).collect::<Result<Vec<_>, _>>()?;
     let watch = Watch::begin(without_passphrase(), context)?;
     let deep = args.recursive || !args.one_level;
-    let (mut staged, mut bytes, mut unchanged, mut troubles) = (0, 0, 0, Vec::new());
+    let mut all = AddReport::default();
     for path in paths {
         let report = service.add(&path, deep, &watch.observer())?;
-        staged += report.staged;
-        bytes += report.bytes;
-        unchanged += report.unchanged;
-        troubles.extend(report.troubles);
+        all.staged += report.staged;
+        all.bytes += report.bytes;
+        all.directories += report.directories;
+        all.unchanged += report.unchanged;
+        all.troubles.extend(report.troubles);
+        all.sockets.extend(report.sockets);
     }
     drop(watch);
+    let AddReport { staged, bytes, directories, unchanged, troubles, sockets } = all;
     if context.global.json {
-        let value =
-            json!({ "staged": staged, "bytes": bytes, "unchanged": unchanged, "troubles": said(&troubles) });
-        context.print_json(&value)?;
+        let sockets: Vec<String> = sockets.iter().map(|path| text(path)).collect();
+        context.print_json(&json!({
+            "staged": staged, "bytes": bytes, "directories": directories, "unchanged": unchanged,
+            "sockets": sockets, "troubles": said(&troubles),
+        }))?;
     } else {
+        for socket in &sockets {
+            writeln!(context.err, "{} is a socket and is left out", shown(socket))?;
+        }
         tell(&troubles, context)?;
         let rest =
             if unchanged > 0 { format!("; {unchanged} are backed up as they are") } else { String::new() };

@@ -4,6 +4,7 @@ mod dirs;
 mod passphrase;
 mod prune;
 mod recover;
+mod rehearse;
 mod restore;
 mod setup;
 mod show;
@@ -14,12 +15,10 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
-use pc_switcher_vault::format::keyfile::Cost;
-use pc_switcher_vault::repo::Who;
-use pc_switcher_vault::service::{Places, Service, Surroundings, on_disk, resolve};
+use pc_switcher_vault::service::{Service, Surroundings, resolve};
 
-use super::{CliError, Context, Exit, Global, engine};
-use crate::{clock, paths};
+use super::{CliError, Context, Exit, Global};
+use crate::vault;
 
 /// Keeps versions of files in vaults
 #[derive(Debug, Parser)]
@@ -59,6 +58,7 @@ pub(super) enum Command {
     Restore(restore::Args),
     History(show::HistoryArgs),
     Check(store::CheckArgs),
+    Rehearse(rehearse::RehearseArgs),
     Prune(prune::PruneArgs),
     Recover(recover::RecoverArgs),
 }
@@ -90,6 +90,7 @@ pub(super) fn run(command: &Command, context: &mut Context<'_>) -> Result<Exit, 
         Command::Restore(args) => restore::run(args, context),
         Command::History(args) => show::history(args, context),
         Command::Check(args) => store::check(args, context),
+        Command::Rehearse(args) => rehearse::run(args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Recover(args) => recover::run(args, context),
     }
@@ -97,20 +98,8 @@ pub(super) fn run(command: &Command, context: &mut Context<'_>) -> Result<Exit, 
 
 /// Returns what the service is handed.
 fn surroundings(context: &Context<'_>) -> Result<Surroundings, CliError> {
-    let env = &context.env;
-    let config = match &context.global.config {
-        Some(path) => path.clone(),
-        None => paths::vault_settings(env)?,
-    };
-    let who = Who {
-        hostname: engine::own_name().map_err(CliError::Failed)?.to_string(),
-        username: engine::user(env),
-        uid: env.uid,
-        gid: rustix::process::getgid().as_raw(),
-        pid: std::process::id(),
-    };
-    let places = Places { config, state: paths::state_dir(env)? };
-    Ok(Surroundings { places, clock: clock::system(), who, cost: Cost::NORMAL, stores: on_disk() })
+    let places = vault::places(&context.env, context.global.config.clone())?;
+    vault::surroundings(&context.env, places).map_err(CliError::Failed)
 }
 
 fn open(context: &Context<'_>) -> Result<Service, CliError> {

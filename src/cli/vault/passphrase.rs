@@ -1,20 +1,15 @@
 //! Where a passphrase comes from: a file that only its owner reads, the environment, or the keyboard.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use pc_switcher_contract::{ErrorKind, ModuleError};
+use pc_switcher_vault::secret::{self, VARIABLE};
 use pc_switcher_vault::service::Ask;
 
 use crate::paths::Env;
 use crate::ui::Prompter;
-
-/// The variable.
-const VARIABLE: &str = "PC_SWITCHER_VAULT_PASSWORD";
 
 /// Where the passphrase is.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -45,7 +40,7 @@ impl Source {
     /// Returns what was given: the file comes before the variable.
     pub(super) fn given(&self) -> Result<Option<Vec<u8>>, ModuleError> {
         match (&self.file, &self.variable) {
-            (Some(file), _) => read(file).map(Some),
+            (Some(file), _) => secret::read(file).map(Some),
             (None, Some(variable)) => Ok(Some(variable.as_bytes().to_vec())),
             (None, None) => Ok(None),
         }
@@ -74,29 +69,10 @@ impl Source {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ModuleError> {
-    let failed = |error: std::io::Error| {
-        ModuleError::new(
-            ErrorKind::Usage,
-            format!("cannot read the passphrase from `{}`: {error}", path.display()),
-        )
-    };
-    let file = File::open(path).map_err(failed)?;
-    let facts = file.metadata().map_err(failed)?;
-    // A pipe, as `<(…)` makes one, has no readers but us.
-    if facts.is_file() && facts.permissions().mode() & 0o077 != 0 {
-        let message = format!("others may read the passphrase in `{}`", path.display());
-        return Err(ModuleError::new(ErrorKind::Usage, message).hint(format!("chmod 600 {}", path.display())));
-    }
-    let mut text = Vec::new();
-    file.take(64 << 10).read_to_end(&mut text).map_err(failed)?;
-    let end = text.iter().position(|byte| *byte == b'\n').unwrap_or(text.len());
-    text.truncate(end);
-    Ok(text.strip_suffix(b"\r").unwrap_or(&text).to_vec())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]

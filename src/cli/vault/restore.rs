@@ -16,7 +16,8 @@ use super::{absolute, here, open};
 /// Restore a version of a file, or all files of a directory
 ///
 /// The file is written beside the original as NAME.CHECKSUM, with its rights, owner, times and attributes. Nothing is
-/// replaced unless --in-place is given; then what is there is staged first, and the next backup makes a version of it.
+/// replaced unless --in-place is given; then what is there is staged first, and the next backup makes a version of it. Links,
+/// pipes and devices come back, too, and in a directory hard links and the directories' own rights, times and attributes.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// The file or directory; it need not be there any more

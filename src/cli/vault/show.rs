@@ -50,6 +50,10 @@ fn line(version: &VersionLine) -> String {
         format!("{:04o} {}:{}", facts.permissions, facts.uid, facts.gid),
         format!("modified {}", seconds(&modified.to_string())),
     ];
+    parts.extend((!facts.target.is_empty()).then(|| {
+        let target = String::from_utf8_lossy(&facts.target);
+        format!("-> {}", clean(&target))
+    }));
     parts.extend((!version.changed.is_empty()).then(|| format!("new {}", version.changed.join(", "))));
     parts.push(match version.vaults.is_empty() {
         true => "in no vault".into(),

@@ -72,7 +72,8 @@ fn print_json(report: &BackupReport, context: &mut Context<'_>) -> Result<(), Cl
         })
         .collect();
     context.print_json(&json!({
-        "versions": report.versions, "items": report.items, "bytes": report.bytes, "deleted": report.deleted,
+        "versions": report.versions, "items": report.items, "bytes": report.bytes,
+        "directories": report.directories, "deleted": report.deleted,
         "vaults": vaults, "troubles": said(&report.troubles), "warnings": report.warnings,
     }))
 }

@@ -372,6 +372,7 @@ impl Services for LinuxServices {
             }
             Request::Gains(dir) => encode(&snapshots::gains(dir.as_path(), call)?),
             Request::Adopt(request) => encode(&snapshots::adopt(&request)?),
+            Request::Held(request) => encode(&snapshots::hand_over(&request)?),
             Request::Verify(request) => encode(&snapshots::verify(&request, call)?),
             Request::Walk(request) => encode(&data::walk::run(&request, call)?),
             Request::List(request) => encode(&data::walk::list(&request, call)?),

@@ -12,6 +12,7 @@ mod deadman;
 mod diagnose;
 mod few;
 mod fs;
+mod held;
 mod hello;
 mod host;
 mod packed;
@@ -40,6 +41,7 @@ pub use fs::{
     ChangedDir, ChangedRequest, DirListing, Entry, FileTime, Kind, ListWant, Listings, Meta, Moved, Rule,
     RuleSet, Skip, SkipReason, Tree, WalkRequest, WalkSummary,
 };
+pub use held::{HeldDirectory, HeldRequest};
 pub use hello::{AgentHello, FrontHello, MAGIC, PROTOCOL};
 pub use host::{
     ActivateRequest, Activated, ExecItem, ExecRequest, FolderPart, ForeignMount, Layout, LayoutRequest,

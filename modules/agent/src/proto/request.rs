@@ -207,6 +207,9 @@ pub enum Request {
     Adopt(super::AdoptRequest),
     /// Arms the dead man, confirms a sync or takes it back → [`super::DeadmanState`].
     Deadman(super::DeadmanOrder),
+    /// Hands directories of a set over through a socket → `Vec<`[`super::HeldDirectory`]`>`: those that were asked for, and the
+    /// mounts and subvolumes below them.
+    Held(super::HeldRequest),
 }
 
 impl Request {
@@ -272,6 +275,7 @@ impl Request {
             Request::Reread { .. } => "reread",
             Request::Adopt(_) => "adopt",
             Request::Deadman(_) => "deadman",
+            Request::Held(_) => "held",
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rusqlite::Row;
 use serde::Serialize;
 
-use crate::format::Id;
+use crate::format::{Id, NodeKind};
 
 /// A tracked directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,9 @@ pub struct File {
 /// What `stat` said of a file; times in nanoseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileFacts {
-    /// Bytes.
+    /// What it is.
+    pub kind: NodeKind,
+    /// Bytes of content; only files have any.
     pub size: u64,
     /// Rights, with set-id and sticky bits.
     pub permissions: u32,
@@ -59,7 +61,34 @@ pub struct FileFacts {
     /// Extended attributes, as trees have them.
     #[serde(skip)]
     pub xattrs: Vec<u8>,
+    /// Where a symbolic link points.
+    #[serde(serialize_with = "as_text", skip_serializing_if = "Vec::is_empty")]
+    pub target: Vec<u8>,
+    /// The number of a device.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub device: u64,
+    /// How many names a file has.
+    pub links: u64,
 }
+
+#[expect(clippy::ptr_arg, reason = "serde hands it so")]
+fn as_text<S: serde::Serializer>(bytes: &Vec<u8>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&String::from_utf8_lossy(bytes))
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// The words for what something is, as the catalogue has them.
+const KINDS: [(NodeKind, &str); 6] = [
+    (NodeKind::File, "file"),
+    (NodeKind::Dir, "dir"),
+    (NodeKind::Symlink, "symlink"),
+    (NodeKind::Fifo, "fifo"),
+    (NodeKind::Dev, "dev"),
+    (NodeKind::CharDev, "chardev"),
+];
 
 impl FileFacts {
     /// Whether both are the same version: nothing but the time of the last access may differ. When a file was made is not
@@ -71,9 +100,25 @@ impl FileFacts {
         quiet(self) == quiet(other)
     }
 
+    /// Whether it is a regular file; whatever else has no content.
+    pub fn is_file(&self) -> bool {
+        self.kind == NodeKind::File
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.kind == NodeKind::Dir
+    }
+
     /// The columns, in order.
     pub(super) const COLUMNS: &'static str =
-        "size, permissions, uid, gid, inode, accessed_at, modified_at, changed_at, born_at, xattrs";
+        "size, permissions, uid, gid, inode, accessed_at, modified_at, changed_at, born_at, xattrs,
+         kind, target, device, links";
+
+    /// Returns the word for what it is.
+    pub(super) fn kind_word(&self) -> &'static str {
+        KINDS.iter().find(|(kind, _)| *kind == self.kind).map_or("file", |(_, word)| *word)
+    }
 
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -87,6 +132,13 @@ impl FileFacts {
             changed_at: row.get("changed_at")?,
             born_at: row.get("born_at")?,
             xattrs: row.get("xattrs")?,
+            kind: {
+                let word: String = row.get("kind")?;
+                KINDS.iter().find(|(_, known)| *known == word).map_or(NodeKind::File, |(kind, _)| *kind)
+            },
+            target: row.get("target")?,
+            device: row.get::<_, i64>("device")? as u64,
+            links: row.get::<_, i64>("links")? as u64,
         })
     }
 }

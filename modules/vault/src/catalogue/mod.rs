@@ -58,6 +58,25 @@ impl Catalogue {
         Ok(catalogue)
     }
 
+    /// Opens a copy of the catalogue in a directory: of what is not in the main file yet, too.
+    ///
+    /// # Errors
+    /// If it cannot be read, or the copy not be written, or as [`Catalogue::open`].
+    pub fn open_copy(path: &Path, directory: &Path) -> Result<Self> {
+        let with = |path: &Path, end: &str| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(end);
+            PathBuf::from(name)
+        };
+        let copy = directory.join("catalogue.db");
+        fs::copy(path, &copy).map_err(|error| at("copy", path, &error))?;
+        let log = with(path, "-wal");
+        match fs::copy(&log, with(&copy, "-wal")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(at("copy", &log, &error)),
+            _ => Self::open(&copy),
+        }
+    }
+
     fn prepare(&mut self) -> rusqlite::Result<()> {
         self.db.busy_timeout(PATIENCE)?;
         self.db.pragma_update(None, "journal_mode", "wal")?;

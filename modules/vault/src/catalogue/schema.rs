@@ -7,7 +7,8 @@ use super::Catalogue;
 use crate::error::Result;
 
 /// Each entry brings the format one further; entries are never changed, only added.
-const MIGRATIONS: [&str; 1] = ["
+pub(super) const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE contents (
         id         TEXT PRIMARY KEY NOT NULL,
         size       INTEGER NOT NULL,
@@ -95,7 +96,19 @@ const MIGRATIONS: [&str; 1] = ["
         uploaded INTEGER NOT NULL DEFAULT 0,
         pending  INTEGER NOT NULL DEFAULT 0
     ) STRICT;
-"];
+",
+    // What is no regular file has versions, too; of older ones nobody knows how many names they had.
+    "
+    ALTER TABLE file_snapshots ADD COLUMN kind   TEXT NOT NULL DEFAULT 'file';
+    ALTER TABLE file_snapshots ADD COLUMN target BLOB NOT NULL DEFAULT x'';
+    ALTER TABLE file_snapshots ADD COLUMN device INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE file_snapshots ADD COLUMN links  INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE staged ADD COLUMN kind   TEXT NOT NULL DEFAULT 'file';
+    ALTER TABLE staged ADD COLUMN target BLOB NOT NULL DEFAULT x'';
+    ALTER TABLE staged ADD COLUMN device INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE staged ADD COLUMN links  INTEGER NOT NULL DEFAULT 1;
+",
+];
 
 /// Brings the tables up to date, whole or not at all.
 pub(super) fn migrate(catalogue: &mut Catalogue) -> Result<()> {

@@ -12,7 +12,8 @@ use crate::error::Result;
 use crate::format::Id;
 
 impl Catalogue {
-    /// Appends a version of a file to the queue. One of the same file that is read where it lies waits no longer.
+    /// Appends a version of a file to the queue. One of the same file that is read where it lies waits no longer, nor does one
+    /// that has no content.
     ///
     /// # Errors
     /// If the catalogue fails.
@@ -23,7 +24,8 @@ impl Catalogue {
         facts: &FileFacts,
         content: Option<Id>,
     ) -> Result<()> {
-        let superseded = "DELETE FROM staged WHERE directory_id = ?1 AND place = ?2 AND content_id IS NULL";
+        let superseded = "DELETE FROM staged WHERE directory_id = ?1 AND place = ?2
+                          AND (content_id IS NULL OR kind <> 'file')";
         let done = self
             .db
             .prepare_cached(superseded)
@@ -31,7 +33,7 @@ impl Catalogue {
         self.ok(done)?;
         let sql = format!(
             "INSERT INTO staged (directory_id, name, place, content_id, origin, {})
-             VALUES (?1, ?2, ?3, ?4, 'manual', ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+             VALUES (?1, ?2, ?3, ?4, 'manual', ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
             FileFacts::COLUMNS
         );
         let done = self.db.prepare_cached(&sql).and_then(|mut insert| {
@@ -50,8 +52,22 @@ impl Catalogue {
                 facts.changed_at,
                 facts.born_at,
                 facts.xattrs,
+                facts.kind_word(),
+                facts.target,
+                facts.device as i64,
+                facts.links as i64,
             ])
         });
+        self.ok(done).map(drop)
+    }
+
+    /// Takes off the queue what is read where it lies in a tracked directory.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn remove_unread(&mut self, directory: &Directory) -> Result<()> {
+        let sql = "DELETE FROM staged WHERE directory_id = ?1 AND content_id IS NULL";
+        let done = self.db.execute(sql, [&directory.id]);
         self.ok(done).map(drop)
     }
 

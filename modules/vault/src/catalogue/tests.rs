@@ -2,7 +2,7 @@ use std::ffi::OsStr;
 
 use super::*;
 use crate::error::usage;
-use crate::format::Id;
+use crate::format::{Id, NodeKind};
 
 fn now() -> Timestamp {
     "2026-01-02T03:04:05Z".parse().unwrap()
@@ -16,6 +16,7 @@ fn catalogue() -> (tempfile::TempDir, Catalogue) {
 
 fn facts(modified_at: i64) -> FileFacts {
     FileFacts {
+        kind: NodeKind::File,
         size: 3,
         permissions: 0o644,
         uid: 1,
@@ -26,6 +27,9 @@ fn facts(modified_at: i64) -> FileFacts {
         changed_at: 1,
         born_at: None,
         xattrs: Vec::new(),
+        target: Vec::new(),
+        device: 0,
+        links: 1,
     }
 }
 
@@ -157,4 +161,42 @@ fn what_fails_together_leaves_nothing() {
     });
     assert!(result.is_err());
     assert_eq!(catalogue.staged_count().unwrap().0, 0);
+}
+
+#[test]
+fn a_catalogue_of_the_first_version_learns_of_links_and_directories() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalogue.db");
+    let first = Connection::open(&path).unwrap();
+    first.execute_batch(schema::MIGRATIONS[0]).unwrap();
+    first.pragma_update(None, "user_version", 1).unwrap();
+    let fill = "
+        INSERT INTO directories VALUES ('d', CAST('/d' AS BLOB), '2026-01-02T03:04:05Z');
+        INSERT INTO contents VALUES ('00', 3, 'x');
+        INSERT INTO files (id, name, place, directory_id) VALUES ('f', CAST('f' AS BLOB), CAST('f' AS BLOB), 'd');
+        INSERT INTO file_snapshots VALUES ('v', 'f', '00', 1, 'x', 3, 420, 1, 1, 7, 1, 5, 1, NULL, x'');
+        UPDATE files SET current_snapshot_id = 'v';";
+    first.execute_batch(&fill.replace("'00'", &format!("'{}'", Id::of(b"one").hex()))).unwrap();
+    drop(first);
+    let mut catalogue = Catalogue::open(&path).unwrap();
+    let directory = catalogue.directories().unwrap().remove(0);
+    let file = catalogue.current_files(&directory, Path::new("f"), None, 1).unwrap().remove(0);
+    assert_eq!(file.version.facts, facts(5));
+    let link = FileFacts { kind: NodeKind::Symlink, size: 0, target: b"\xffto".to_vec(), ..facts(5) };
+    for _ in 0..2 {
+        catalogue.stage_for_backup(&directory, Path::new("l"), &link, Some(Id::of(b""))).unwrap();
+    }
+    let mut waiting = catalogue.staged_after(0, 10).unwrap();
+    assert_eq!(waiting.len(), 1, "the older one is superseded");
+    let item = waiting.remove(0);
+    assert_eq!(item.facts, link);
+    let arrived = Arrived { item, content: Id::of(b""), stored: vec![("local".into(), Vec::new())] };
+    assert_eq!(catalogue.record(&[arrived], now()).unwrap(), 1);
+    let known = catalogue.current_files(&directory, Path::new("l"), None, 1).unwrap().remove(0);
+    assert_eq!(known.version.facts, link);
+    assert_eq!(
+        catalogue.count_lacking("local").unwrap(),
+        1,
+        "`f` is in no vault, the link needs none but its row"
+    );
 }

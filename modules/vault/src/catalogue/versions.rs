@@ -163,7 +163,7 @@ impl Catalogue {
     }
 
     /// Records contents that the vaults hold by now, makes versions of them and takes them off the queue: all or none.
-    /// Returns how many versions are new; what equals the current version is none.
+    /// Returns how many versions are new; what equals the current version is none, and directories are not counted.
     ///
     /// # Errors
     /// If the catalogue fails.
@@ -173,7 +173,8 @@ impl Catalogue {
             let mut fresh = 0;
             for one in arrived {
                 record_content(&step, one, now)?;
-                fresh += u64::from(record_version(&step, one, now)?);
+                let is_new = record_version(&step, one, now)?;
+                fresh += u64::from(is_new && !one.item.facts.is_dir());
                 step.execute("DELETE FROM staged WHERE seq = ?1", [one.item.seq])?;
             }
             step.commit()?;
@@ -252,7 +253,7 @@ fn record_version(step: &Transaction<'_>, one: &Arrived, now: Timestamp) -> rusq
     let facts = &item.facts;
     let sql = format!(
         "INSERT INTO file_snapshots (id, file_id, content_id, number, created_at, {})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
         FileFacts::COLUMNS
     );
     step.prepare_cached(&sql)?.execute(params![
@@ -271,6 +272,10 @@ fn record_version(step: &Transaction<'_>, one: &Arrived, now: Timestamp) -> rusq
         facts.changed_at,
         facts.born_at,
         facts.xattrs,
+        facts.kind_word(),
+        facts.target,
+        facts.device as i64,
+        facts.links as i64,
     ])?;
     step.prepare_cached("UPDATE files SET current_snapshot_id = ?2 WHERE id = ?1")?
         .execute(params![file, version])?;

@@ -109,9 +109,20 @@ impl<F: FnMut(&Path) -> Node> Trail<F> {
         }
         Ok(())
     }
+
+    /// Goes to a directory of which everything is known.
+    ///
+    /// # Errors
+    /// What `feed` returns.
+    fn enter(&mut self, path: &Path, node: Node, feed: &mut dyn FnMut(Step) -> Result<()>) -> Result<()> {
+        self.go(path.parent().unwrap_or(Path::new("/")), feed)?;
+        self.at.push(node.name.clone());
+        feed(Step::Enter(node))
+    }
 }
 
-/// Feeds entries with absolute paths, ordered by their components, and all directories on their way.
+/// Feeds entries with absolute paths, ordered by their components, and all directories on their way; a directory among them comes
+/// before what is in it.
 ///
 /// # Errors
 /// If a tree cannot be stored, or an entry not be had.
@@ -123,6 +134,10 @@ pub fn feed(
     let mut trail = Trail::new(directory);
     for entry in entries {
         let (path, node) = entry?;
+        if node.kind == NodeKind::Dir {
+            trail.enter(&path, node, &mut |step| assembler.take(step))?;
+            continue;
+        }
         trail.go(path.parent().unwrap_or(Path::new("/")), &mut |step| assembler.take(step))?;
         assembler.take(Step::Leaf(node))?;
     }

@@ -18,11 +18,12 @@ pub use assemble::{Assembler, Step, feed};
 pub use backup::{BackupSummary, TreeBackup};
 pub(crate) use backup::{bare_directory, open, same_file};
 pub use check::{CheckSummary, check};
+pub(crate) use facts::kind_of;
 pub use facts::{Names, node_of, xattrs};
 pub use prune::{PruneOrder, PruneSummary, When, prune};
 pub(crate) use replace::{exchange, make_way};
 pub use restore::{RestoreSummary, Restorer, set_metadata};
-pub(crate) use restore::{is_unfinished, put_in_place};
+pub(crate) use restore::{is_unfinished, make_special, put_in_place};
 
 use crate::error::Result;
 

@@ -261,7 +261,8 @@ pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-fn make_special(path: &Path, node: &Node) -> io::Result<()> {
+/// Makes what is neither file nor directory.
+pub(crate) fn make_special(path: &Path, node: &Node) -> io::Result<()> {
     let make = |kind| {
         rustix::fs::mknodat(CWD, path, kind, Mode::RUSR | Mode::WUSR, node.device).map_err(io::Error::from)
     };

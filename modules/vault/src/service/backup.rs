@@ -38,6 +38,8 @@ pub struct BackupReport {
     pub items: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Directories of which the rights, times and the like were stored.
+    pub directories: u64,
     /// Files that were found gone.
     pub deleted: u64,
     /// What each vault got.
@@ -78,6 +80,17 @@ impl BackupReport {
     }
 }
 
+/// A file that is to be stored.
+struct Source {
+    seq: i64,
+    /// For people.
+    path: PathBuf,
+    /// Where it is read.
+    real: PathBuf,
+    /// The checksum of what was staged.
+    expected: Option<Id>,
+}
+
 /// What one file came to in one vault.
 type Outcome = std::result::Result<(FileContent, FileFacts), String>;
 
@@ -101,7 +114,8 @@ impl Service {
             service.drain(&mut targets, &mut report, observer)?;
             let changes = service.note_deleted(&mut report)?;
             for target in &mut targets {
-                let changed = unfinished || changes || report.items > 0 || target.report.stored.blobs > 0;
+                let found = report.items + report.directories + target.report.stored.blobs;
+                let changed = unfinished || changes || found > 0;
                 service.end_with_snapshot(target, changed, &mut report)?;
             }
             for target in &targets {
@@ -163,23 +177,39 @@ impl Service {
             .collect();
         let mut failed: HashMap<i64, String> = HashMap::new();
         for target in targets.iter_mut() {
-            let mut sources = Vec::new();
+            let mut sources: Vec<Source> = Vec::new();
             let mut asked = HashSet::new();
             for (one, path) in &done {
-                if failed.contains_key(&one.item.seq) || self.holds(target, one)? {
+                let is_file = one.item.facts.is_file();
+                if !is_file || failed.contains_key(&one.item.seq) || self.holds(target, one)? {
                     continue;
                 }
                 match one.item.content_id {
                     // Several items of one content are stored once.
                     Some(content) if !asked.insert(content) => {}
-                    Some(content) => sources.push((one.item.seq, self.stage.path(content), Some(content))),
-                    None => sources.push((one.item.seq, path.clone(), None)),
+                    staged => {
+                        let real = match staged {
+                            Some(content) => self.stage.path(content),
+                            None => self.view.real(path).into_owned(),
+                        };
+                        sources.push(Source {
+                            seq: one.item.seq,
+                            path: path.clone(),
+                            real,
+                            expected: staged,
+                        });
+                    }
                 }
             }
             let (outcomes, stored) = store_files(&target.repo, sources, before, observer)?;
             target.report.stored.blobs += stored.blobs;
             target.report.stored.bytes += stored.bytes;
             take_outcomes(&target.settings.name, &outcomes, &mut done, &mut failed);
+        }
+        // What is no file has no content, and so every vault holds it.
+        for (one, _) in done.iter_mut().filter(|(one, _)| !one.item.facts.is_file()) {
+            one.content = Id::of(b"");
+            one.stored = targets.iter().map(|target| (target.settings.name.clone(), Vec::new())).collect();
         }
         let (mut arrived, mut bytes) = (Vec::new(), 0);
         for (one, path) in done {
@@ -192,7 +222,9 @@ impl Service {
             }
         }
         report.versions += self.catalogue.record(&arrived, (self.around.clock)())?;
-        report.items += arrived.len() as u64;
+        let directories = arrived.iter().filter(|one| one.item.facts.is_dir()).count();
+        report.directories += directories as u64;
+        report.items += (arrived.len() - directories) as u64;
         report.bytes += bytes;
         self.stage.keep_only(&self.catalogue.staged_contents()?)
     }
@@ -231,9 +263,10 @@ fn take_outcomes(
     // What failed for the first item of a content failed for all of them.
     let by_content: HashMap<Id, &Outcome> = done
         .iter()
+        .filter(|(one, _)| one.item.facts.is_file())
         .filter_map(|(one, _)| Some((one.item.content_id?, outcomes.get(&one.item.seq)?)))
         .collect();
-    for (one, _) in done {
+    for (one, _) in done.iter_mut().filter(|(one, _)| one.item.facts.is_file()) {
         let staged = one.item.content_id;
         let outcome = staged
             .and_then(|content| by_content.get(&content).copied())
@@ -262,7 +295,7 @@ fn take_outcomes(
 /// Stores files on several threads; returns once packs and index are written.
 fn store_files(
     repo: &Repository,
-    sources: Vec<(i64, PathBuf, Option<Id>)>,
+    sources: Vec<Source>,
     before: &Progress,
     observer: &dyn Observer,
 ) -> Result<(HashMap<i64, Outcome>, Stored)> {
@@ -284,11 +317,11 @@ fn store_files(
                 };
                 let work = || -> Result<()> {
                     let mut packer = writer.packer(BlobKind::Data)?;
-                    for (seq, path, expected) in jobs {
+                    for Source { seq, path, real, expected } in jobs {
                         if stopped() {
                             break;
                         }
-                        let outcome = store_file(&mut packer, &path, expected, observer)?;
+                        let outcome = store_file(&mut packer, &real, expected, observer)?;
                         let size = outcome.as_ref().map_or(0, |(content, _)| content.size);
                         outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(seq, outcome);
                         observer.progress(Progress {

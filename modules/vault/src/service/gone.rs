@@ -9,6 +9,17 @@ use super::{BackupReport, Service};
 use crate::catalogue::{Directory, StagedItem};
 use crate::error::Result;
 
+/// How a directory stands to what is known of it.
+#[derive(Default)]
+struct Compared {
+    /// What is gone since the last backup, and whether it was a directory.
+    gone: Vec<(String, bool)>,
+    /// What is back.
+    back: Vec<String>,
+    /// How much of it is there.
+    left: u64,
+}
+
 impl Service {
     /// Notes which files are gone. A tracked directory that is missing, or without any of its files, may not be mounted:
     /// nothing is noted of it.
@@ -19,39 +30,40 @@ impl Service {
             let fix = format!(
                 "its versions stay as they are; is its disk mounted? `bt dir forget {shown}` if they are gone for good"
             );
-            if !directory.path.is_dir() {
+            if !self.view.real(&directory.path).is_dir() {
                 report.warnings.push(format!("`{shown}` is not there; {fix}"));
                 report.incomplete = true;
                 continue;
             }
-            let (gone, back, left) = self.compare_with_disk(&directory)?;
+            let Compared { gone, back, left } = self.compare_with_disk(&directory)?;
             if !gone.is_empty() && left == 0 {
                 let count = gone.len();
                 report.warnings.push(format!("none of the {count} files of `{shown}` is there; {fix}"));
                 report.incomplete = true;
                 continue;
             }
-            report.deleted += gone.len() as u64;
-            changes.extend(gone.into_iter().map(|file| (file, true)));
+            report.deleted += gone.iter().filter(|(_, is_dir)| !is_dir).count() as u64;
+            changes.extend(gone.into_iter().map(|(file, _)| (file, true)));
             changes.extend(back.into_iter().map(|file| (file, false)));
         }
         self.catalogue.set_deleted(&changes)?;
         Ok(!changes.is_empty())
     }
 
-    /// Returns the files that are gone since the last backup, those that are back, and how many are there in all.
-    fn compare_with_disk(&self, directory: &Directory) -> Result<(Vec<String>, Vec<String>, u64)> {
-        let (mut gone, mut back, mut left) = (Vec::new(), Vec::new(), 0);
+    /// Compares a directory with what is known of it.
+    fn compare_with_disk(&self, directory: &Directory) -> Result<Compared> {
+        let Compared { mut gone, mut back, mut left } = Compared::default();
         let mut after: Option<PathBuf> = None;
         loop {
             let page = self.catalogue.current_files(directory, Path::new(""), after.as_deref(), PAGE)?;
-            let Some(last) = page.last() else { return Ok((gone, back, left)) };
+            let Some(last) = page.last() else { return Ok(Compared { gone, back, left }) };
             after = Some(last.name.clone());
             for file in page {
-                let is_gone = is_gone(&directory.path.join(&file.name));
+                let path = directory.path.join(&file.name);
+                let is_gone = is_gone(&self.view.real(&path), file.version.facts.kind);
                 left += u64::from(!is_gone);
                 match (is_gone, file.deleted) {
-                    (true, false) => gone.push(file.file_id),
+                    (true, false) => gone.push((file.file_id, file.version.facts.is_dir())),
                     (false, true) => back.push(file.file_id),
                     _ => {}
                 }
@@ -68,13 +80,18 @@ impl Service {
             .catalogue
             .directories()?
             .into_iter()
-            .filter(|directory| directory.path.read_dir().is_ok_and(|mut entries| entries.next().is_some()))
+            .filter(|directory| {
+                let entries = self.view.real(&directory.path).read_dir();
+                entries.is_ok_and(|mut entries| entries.next().is_some())
+            })
             .map(|directory| (directory.id, directory.path))
             .collect();
         let mut gone = Vec::new();
         items.retain(|item| {
             let path = mounted.get(&item.directory_id).map(|directory| directory.join(&item.name));
-            match path.filter(|path| item.content_id.is_none() && is_gone(path)) {
+            match path
+                .filter(|path| item.content_id.is_none() && is_gone(&self.view.real(path), item.facts.kind))
+            {
                 Some(path) => {
                     gone.push(item.seq);
                     let shown = path.display();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
+use super::View;
 use crate::engine::is_unfinished;
 use crate::error::{Result, usage};
 
@@ -43,14 +44,16 @@ impl Rules {
     ///
     /// # Errors
     /// If a pattern is wrong, with its line.
-    pub fn enter(&mut self, directory: &Path) -> Result<()> {
+    pub fn enter(&mut self, directory: &Path, view: &View) -> Result<()> {
         let file = directory.join(FILE);
-        if file.is_file() {
+        let real = view.real(&file);
+        if real.is_file() {
+            let wrong = |error: ignore::Error| usage(format!("`{}`: {error}", file.display()));
             let mut builder = GitignoreBuilder::new(directory);
-            if let Some(error) = builder.add(&file) {
-                return Err(usage(format!("{error}")));
+            if let Some(error) = builder.add(&real) {
+                return Err(wrong(error));
             }
-            let rules = builder.build().map_err(|error| usage(format!("`{}`: {error}", file.display())))?;
+            let rules = builder.build().map_err(wrong)?;
             self.below.push((directory.to_owned(), rules));
         }
         Ok(())
@@ -67,10 +70,10 @@ impl Rules {
     ///
     /// # Errors
     /// As [`Rules::enter`].
-    pub fn enter_down_to(&mut self, path: &Path) -> Result<()> {
+    pub fn enter_down_to(&mut self, path: &Path, view: &View) -> Result<()> {
         let mut directories: Vec<PathBuf> = path.ancestors().skip(1).map(Path::to_owned).collect();
         directories.retain(|directory| directory.starts_with(&self.root));
-        directories.iter().rev().try_for_each(|directory| self.enter(directory))
+        directories.iter().rev().try_for_each(|directory| self.enter(directory, view))
     }
 
     /// Whether a path is left out by its own name; what is inside an ignored directory is not asked about.
@@ -130,7 +133,7 @@ mod tests {
         std::fs::write(root.join("sub/.btignore"), "!keep.log\n").unwrap();
         let never = vec![root.join("sub/state")];
         let mut rules = Rules::new(root, &["*.tmp".into(), "!state".into()], never).unwrap();
-        rules.enter_down_to(&root.join("sub/x")).unwrap();
+        rules.enter_down_to(&root.join("sub/x"), &View::default()).unwrap();
         let ignored = |name: &str| rules.ignores(&root.join(name), false);
         assert!(ignored("sub/a.log") && ignored("a.tmp") && ignored("sub/state") && ignored(".btignore"));
         assert!(!ignored("sub/keep.log") && !ignored("a.txt"));

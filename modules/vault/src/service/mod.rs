@@ -6,6 +6,7 @@ mod gone;
 mod ignored;
 mod prune;
 mod recover;
+mod rehearse;
 mod replay;
 mod restore;
 mod scan;
@@ -15,7 +16,9 @@ mod stage;
 mod status;
 mod target;
 mod track;
+mod tracked;
 mod vaults;
+mod view;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, TryLockError};
@@ -28,11 +31,14 @@ pub use backup::{BackupReport, VaultReport};
 pub use forget::{Reason, Verdict};
 pub use prune::{PruneOrder, PruneReport, VaultPruned};
 pub use recover::{RecoverOrder, RecoverReport, Source};
+pub use rehearse::{RehearseOrder, RehearseReport, Rehearsed};
 pub use restore::{RestoreOrder, RestoreReport, Which};
 pub use settings::{Settings, Size, VaultKind, VaultSettings};
 pub use status::{FileStatus, History, VersionLine};
 pub use track::{AddReport, TrackedLine, resolve};
+pub use tracked::{Preview, TrackedReport};
 pub use vaults::{Ask, OpenStore, Passphrase, Prepared, on_disk};
+pub use view::View;
 
 use crate::catalogue::{Catalogue, Directory};
 use crate::engine::Names;
@@ -100,6 +106,9 @@ pub struct Service {
     stage: Stage,
     host_id: String,
     names: Names,
+    view: View,
+    /// What a service that only looks works with.
+    _scratch: Option<tempfile::TempDir>,
 }
 
 /// What `config init` made.
@@ -155,16 +164,40 @@ impl Service {
     /// # Errors
     /// If something is missing or wrong; nothing is made up for it.
     pub fn open(around: Surroundings) -> Result<Self> {
-        let places = &around.places;
-        let settings = Settings::read(&places.config)?;
-        let host_id = read_host(&places.host())?
-            .ok_or_else(|| lost(&places.host(), "this machine's id", &places.catalogue()))?;
-        if !places.catalogue().exists() {
-            return Err(lost(&places.catalogue(), "the catalogue", &places.host()));
-        }
-        let catalogue = Catalogue::open(&places.catalogue())?;
-        let stage = Stage::open(&places.stage())?;
-        Ok(Self { settings, catalogue, stage, host_id, names: Names::of_this_machine(), around })
+        let (settings, host_id) = known(&around.places)?;
+        let catalogue = Catalogue::open(&around.places.catalogue())?;
+        let stage = Stage::open(&around.places.stage())?;
+        Ok(Self::of(around, settings, host_id, catalogue, stage, None))
+    }
+
+    /// As [`Service::open`], but works with a copy of the catalogue and writes nothing where everything lies.
+    ///
+    /// # Errors
+    /// As [`Service::open`].
+    pub fn look(around: Surroundings) -> Result<Self> {
+        let (settings, host_id) = known(&around.places)?;
+        let scratch = tempfile::tempdir();
+        let scratch = scratch.map_err(|error| at("make a directory in", &std::env::temp_dir(), &error))?;
+        let catalogue = Catalogue::open_copy(&around.places.catalogue(), scratch.path())?;
+        let stage = Stage::open(scratch.path())?;
+        Ok(Self::of(around, settings, host_id, catalogue, stage, Some(scratch)))
+    }
+
+    fn of(
+        around: Surroundings,
+        settings: Settings,
+        host_id: String,
+        catalogue: Catalogue,
+        stage: Stage,
+        scratch: Option<tempfile::TempDir>,
+    ) -> Self {
+        let (names, view) = (Names::of_this_machine(), View::default());
+        Self { around, settings, catalogue, stage, host_id, names, view, _scratch: scratch }
+    }
+
+    /// Has tracked files read elsewhere than where they lie.
+    pub fn read_from(&mut self, view: View) {
+        self.view = view;
     }
 
     /// Returns the settings.
@@ -212,6 +245,30 @@ impl Service {
     /// Proves that a vault is where it should be, and returns its id.
     fn check_vault(&self, vault: &VaultSettings) -> Result<String> {
         vaults::check_marker(vault, &*(self.around.stores)(vault), &self.catalogue)
+    }
+
+    /// Says of each vault that is set, or of the one of this name, what keeps a backup from it, if anything; writes nothing.
+    ///
+    /// # Errors
+    /// If no such vault is set.
+    pub fn prove_vaults(
+        &self,
+        only: Option<&str>,
+        passphrase: &mut Passphrase<'_>,
+    ) -> Result<Vec<(VaultSettings, Option<ModuleError>)>> {
+        let mut all = Vec::new();
+        for settings in self.chosen(only)? {
+            let why = self.prove_vault(&settings, passphrase).err();
+            all.push((settings, why));
+        }
+        Ok(all)
+    }
+
+    fn prove_vault(&self, settings: &VaultSettings, passphrase: &mut Passphrase<'_>) -> Result<()> {
+        let store = (self.around.stores)(settings);
+        vaults::check_marker(settings, &*store, &self.catalogue)?;
+        let word = passphrase(Ask::Open(settings.name.clone()))?;
+        self.check_current(settings, &Repository::open(store, &word)?)
     }
 
     /// Opens a vault that was set up.
@@ -289,6 +346,17 @@ fn lock(base: &Path) -> Result<fs::File> {
     }
 }
 
+/// Reads the settings and this machine's id, and looks for the catalogue.
+fn known(places: &Places) -> Result<(Settings, String)> {
+    let settings = Settings::read(&places.config)?;
+    let host_id = read_host(&places.host())?
+        .ok_or_else(|| lost(&places.host(), "this machine's id", &places.catalogue()))?;
+    if !places.catalogue().exists() {
+        return Err(lost(&places.catalogue(), "the catalogue", &places.host()));
+    }
+    Ok((settings, host_id))
+}
+
 fn lost(path: &Path, what: &str, other: &Path) -> ModuleError {
     ModuleError::new(ErrorKind::Invalid, format!("{what} is lost: there is no `{}`", path.display())).hint(format!(
         "`bt recover` builds it anew from a vault; or move `{}` away, too, and begin anew with `bt config init`: what the \
@@ -353,4 +421,4 @@ mod crash_tests;
 #[cfg(test)]
 mod recover_tests;
 #[cfg(test)]
-mod world;
+pub(crate) mod world;

@@ -314,7 +314,7 @@ fn take_queue(
                 .find(|directory| directory.id == directory_id)
                 .map(|directory| &directory.path);
             let here = tracked.iter().find(|directory| Some(&directory.path) == path);
-            let is_there = content_id.is_none_or(|content| stage.path(content).exists());
+            let is_there = !facts.is_file() || content_id.is_none_or(|content| stage.path(content).exists());
             match here.filter(|_| is_there) {
                 Some(directory) => fresh.stage_for_backup(directory, &name, &facts, content_id)?,
                 None => lost += 1,

@@ -155,9 +155,15 @@ impl Replay<'_> {
             let old = before.remove(node.name.as_os_str()).filter(|old| old.kind == node.kind);
             match node.kind {
                 NodeKind::Dir => {
-                    self.compare(old.and_then(|old| old.subtree), node.subtree, &name, changes)?
+                    self.compare(old.and_then(|old| old.subtree), node.subtree, &name, changes)?;
+                    let own = |node: &Node| Node { subtree: None, ..node.clone() };
+                    if old.map(own) != Some(own(&node)) {
+                        changes.files.push((name, node));
+                    }
                 }
-                NodeKind::File if old != Some(&node) => changes.files.push((name, node)),
+                // Nobody asks for a socket back.
+                NodeKind::Socket | NodeKind::Unknown => {}
+                _ if old != Some(&node) => changes.files.push((name, node)),
                 _ => {}
             }
         }
@@ -226,7 +232,8 @@ impl Replay<'_> {
 fn facts_of_node(node: &Node) -> FileFacts {
     let nanoseconds = |at: Timestamp| i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX);
     FileFacts {
-        size: node.size,
+        kind: node.kind,
+        size: if node.kind == NodeKind::File { node.size } else { 0 },
         permissions: node.permissions(),
         uid: node.uid,
         gid: node.gid,
@@ -236,5 +243,11 @@ fn facts_of_node(node: &Node) -> FileFacts {
         changed_at: nanoseconds(node.ctime),
         born_at: None,
         xattrs: encode_xattrs(&node.extended_attributes),
+        target: match node.kind {
+            NodeKind::Symlink => node.target().into_encoded_bytes(),
+            _ => Vec::new(),
+        },
+        device: node.device,
+        links: if node.kind == NodeKind::File { node.links.max(1) } else { 1 },
     }
 }

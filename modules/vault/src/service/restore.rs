@@ -1,5 +1,6 @@
 //! Brings versions back: beside the original, elsewhere, or in its place after what is there was staged.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
@@ -11,12 +12,13 @@ use super::snapshot::node_of_version;
 use super::stage::{NotStaged, facts_of};
 use super::vaults::Passphrase;
 use super::{Service, VaultSettings};
-use crate::catalogue::{Chunk, CurrentFile, Directory, Version};
+use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, Version};
 use crate::engine::{
-    CheckSummary, Observer, Restorer, Trouble, check, exchange, make_way, put_in_place, set_metadata,
+    CheckSummary, Observer, Restorer, Trouble, check, exchange, make_special, make_way, put_in_place,
+    set_metadata,
 };
 use crate::error::{Result, at, damaged, usage};
-use crate::format::{Id, Snapshot};
+use crate::format::{Id, Node, NodeKind, Snapshot};
 use crate::repo::Repository;
 
 /// Which version is wanted.
@@ -81,14 +83,33 @@ impl Service {
         let work = |service: &mut Self, _| {
             let mut open: Vec<(VaultSettings, Repository)> = Vec::new();
             let mut report = RestoreReport::default();
+            let mut directories: Vec<(PathBuf, Node)> = Vec::new();
+            let mut first_names: HashMap<_, PathBuf> = HashMap::new();
             for file in &wanted {
                 if observer.is_cancelled() {
                     return Err(ModuleError::cancelled());
                 }
                 let path = directory.path.join(&file.name);
-                let restored = service.source_of(file, &mut open, passphrase).and_then(|(index, chunks)| {
-                    service.restore_one(&open[index].1, &directory, file, &chunks, order, observer)
-                });
+                if file.version.facts.is_dir() {
+                    match service.make_directory(&directory, file, order) {
+                        Ok(made) => directories.extend(made),
+                        Err(error) if wanted.len() == 1 => return Err(error),
+                        Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
+                    }
+                    continue;
+                }
+                let place = place_of(&directory, file, order);
+                let family = family(file);
+                let first = family.and_then(|family| first_names.get(&family));
+                let restored = match first.filter(|_| fs::symlink_metadata(&place).is_err()) {
+                    Some(first) => link(first, place, &directory, order),
+                    None => service.source_of(file, &mut open, passphrase).and_then(|(index, chunks)| {
+                        service.restore_one(&open[index].1, &directory, file, &chunks, order, observer)
+                    }),
+                };
+                if let (Some(family), Ok((place, _))) = (family, &restored) {
+                    first_names.entry(family).or_insert_with(|| place.clone());
+                }
                 match restored {
                     Ok((place, lacking)) => {
                         report.bytes += file.version.facts.size;
@@ -101,6 +122,11 @@ impl Service {
                     Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
                 }
             }
+            // The deepest first: what is made in a directory changes its time.
+            for (path, node) in directories.iter().rev().filter(|_| !order.content_only) {
+                let lacking = set_metadata(path, node).into_iter();
+                report.troubles.extend(lacking.map(|why| Trouble { path: path.clone(), why }));
+            }
             Ok(report)
         };
         self.operation("restore", &text, work, RestoreReport::tell)
@@ -111,20 +137,21 @@ impl Service {
         let shown = order.path.display();
         if let Some(file) = self.catalogue.find_file_by_path(directory, name)? {
             let versions = self.catalogue.find_file_snapshots_for_file(&file)?;
+            let is_dir_now = versions.first().is_some_and(|version| version.facts.is_dir());
             let found = match &order.which {
                 Which::Current => versions.into_iter().next(),
                 Which::At(at) => newest_until(versions, *at),
                 Which::Checksum(prefix) => self.catalogue.find_file_snapshot_by_checksum(&file, prefix)?,
             };
-            let version = found.ok_or_else(|| {
-                usage(format!("there is no such version of `{shown}`")).hint("`bt log` names the versions")
-            })?;
-            return Ok(vec![CurrentFile {
-                file_id: file.id,
-                name: file.name,
-                deleted: file.deleted,
-                version,
-            }]);
+            // A directory comes back with all that is in it.
+            if !found.as_ref().map_or(is_dir_now, |version| version.facts.is_dir()) {
+                let version = found.ok_or_else(|| {
+                    usage(format!("there is no such version of `{shown}`"))
+                        .hint("`bt log` names the versions")
+                })?;
+                let CatalogueFile { id, name, deleted, .. } = file;
+                return Ok(vec![CurrentFile { file_id: id, name, deleted, version }]);
+            }
         }
         let mut below = self.catalogue.current_files(directory, name, None, usize::MAX >> 1)?;
         match &order.which {
@@ -191,13 +218,15 @@ impl Service {
     ) -> Result<(PathBuf, Vec<String>)> {
         let path = place_of(directory, file, order);
         let parent = path.parent().unwrap_or(Path::new("/"));
-        let root = order.to.as_deref().filter(|_| !order.in_place).unwrap_or(&directory.path);
-        make_way(root, parent)?;
+        make_way(root_of(directory, order), parent)?;
         if !order.in_place && fs::symlink_metadata(&path).is_ok() {
             return Err(ModuleError::failed(format!("`{}` exists already", path.display()))
                 .hint("move it away, or restore to another directory with --to"));
         }
         let node = node_of_version(file, chunks, &self.names);
+        if !file.version.facts.is_file() {
+            return self.restore_special(directory, file, path, &node, order);
+        }
         let restorer = Restorer { repo, content_only: order.content_only, observer };
         let ids: Vec<Id> = chunks.iter().map(|chunk| chunk.blob_id).collect();
         let (staged, sum) = restorer.staged(&path, &ids)?;
@@ -222,6 +251,57 @@ impl Service {
         let facts = facts.map_err(|error| at("read", &path, &error))?;
         self.catalogue.stage_for_backup(directory, &file.name, &facts, None)?;
         Ok((path, lacking))
+    }
+
+    /// Makes a link, a pipe or a device. Nothing but the same thing is in its place already, or it stays as it is.
+    fn restore_special(
+        &mut self,
+        directory: &Directory,
+        file: &CurrentFile,
+        path: PathBuf,
+        node: &Node,
+        order: &RestoreOrder,
+    ) -> Result<(PathBuf, Vec<String>)> {
+        let seen = |path: &Path| fs::symlink_metadata(path).and_then(|facts| facts_of(path, &facts));
+        let wanted = &file.version.facts;
+        match seen(&path) {
+            Ok(there)
+                if (there.kind, &there.target, there.device)
+                    == (wanted.kind, &wanted.target, wanted.device) => {}
+            Ok(_) => {
+                return Err(usage(format!("`{}` is something else now; it is not replaced", path.display()))
+                    .hint("move it away, or restore to another directory with --to"));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                make_special(&path, node).map_err(|error| at("make", &path, &error))?;
+            }
+            Err(error) => return Err(at("read", &path, &error)),
+        }
+        let lacking = if order.content_only { Vec::new() } else { set_metadata(&path, node) };
+        if order.in_place {
+            let facts = seen(&path).map_err(|error| at("read", &path, &error))?;
+            self.catalogue.stage_for_backup(directory, &file.name, &facts, Some(Id::of(b"")))?;
+        }
+        Ok((path, lacking))
+    }
+
+    /// Makes a directory that is wanted with all that is in it; it is dressed when all of that is there. Beside the originals none
+    /// is made: it is there, or is made for them.
+    fn make_directory(
+        &self,
+        directory: &Directory,
+        file: &CurrentFile,
+        order: &RestoreOrder,
+    ) -> Result<Option<(PathBuf, Node)>> {
+        let own = directory.path.join(&file.name);
+        // `--to` names what the wanted directory itself becomes.
+        let is_wanted = order.to.is_some() && own == order.path;
+        if is_wanted || order.to.is_none() && !order.in_place {
+            return Ok(None);
+        }
+        let path = place_of(directory, file, order);
+        make_way(root_of(directory, order), &path)?;
+        Ok(Some((path, node_of_version(file, &[], &self.names))))
     }
 
     /// Stages what is about to be replaced, if anything, and returns how it was seen.
@@ -291,6 +371,30 @@ impl Service {
     }
 }
 
+/// Returns the directory below which nothing is written through a link.
+fn root_of<'o>(directory: &'o Directory, order: &'o RestoreOrder) -> &'o Path {
+    order.to.as_deref().filter(|_| !order.in_place).unwrap_or(&directory.path)
+}
+
+/// Returns what all names of one file have in common, if it has several.
+fn family(file: &CurrentFile) -> Option<(u64, i64, Id)> {
+    let facts = &file.version.facts;
+    let has_several = facts.is_file() && facts.links > 1;
+    has_several.then_some((facts.inode, facts.changed_at, file.version.content_id))
+}
+
+/// Gives a file that was restored already another one of its names.
+fn link(
+    first: &Path,
+    place: PathBuf,
+    directory: &Directory,
+    order: &RestoreOrder,
+) -> Result<(PathBuf, Vec<String>)> {
+    make_way(root_of(directory, order), place.parent().unwrap_or(Path::new("/")))?;
+    fs::hard_link(first, &place).map_err(|error| at("make", &place, &error))?;
+    Ok((place, Vec::new()))
+}
+
 fn newest_until(versions: Vec<Version>, at: Timestamp) -> Option<Version> {
     versions.into_iter().find(|version| version.created_at.parse::<Timestamp>().is_ok_and(|made| made <= at))
 }
@@ -309,7 +413,11 @@ fn place_of(directory: &Directory, file: &CurrentFile, order: &RestoreOrder) -> 
             false => to.join(below),
         };
     }
-    let sum = file.version.content_id.hex();
+    // What has no content is told apart by where it points.
+    let sum = match file.version.facts.kind {
+        NodeKind::Symlink => Id::of(&file.version.facts.target).hex(),
+        _ => file.version.content_id.hex(),
+    };
     let mut name = OsString::from(original.file_name().unwrap_or_default());
     name.push(".");
     name.push(if order.short_name { format!("{}.btrestored", &sum[..12]) } else { sum });

@@ -1,64 +1,99 @@
-//! Lists the regular files of a tracked directory, without what is ignored; links are not followed.
+//! Lists what is in a tracked directory, without what is ignored; links are not followed, and sockets are named apart.
 
+use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use super::View;
 use super::ignored::Rules;
 use crate::engine::Trouble;
 use crate::error::Result;
 
-/// Calls `found` for each regular file at or below `path`, in the order of trees; returns what could not be listed.
+/// What a scan could not hand on.
+#[derive(Debug, Default)]
+pub struct Unlisted {
+    /// What could not be looked at.
+    pub troubles: Vec<Trouble>,
+    /// Sockets: appointments of two processes, not content.
+    pub sockets: Vec<PathBuf>,
+}
+
+/// Calls `found` for each entry at or below `path`, in the order of trees: a directory before what is in it, but not `root`, which
+/// is the tracked one. Not `deep`, directories inside of it are left out.
 ///
 /// # Errors
 /// What `found` returns, or if a `.btignore` is wrong.
-pub fn files(
+pub fn entries(
+    root: &Path,
     path: &Path,
     deep: bool,
+    view: &View,
     rules: &mut Rules,
     found: &mut dyn FnMut(&Path, &Metadata) -> Result<()>,
-) -> Result<Vec<Trouble>> {
-    let mut troubles = Vec::new();
-    match fs::symlink_metadata(path) {
-        Ok(facts) if facts.is_dir() => directory(path, deep, rules, found, &mut troubles)?,
-        Ok(facts) if facts.is_file() => found(path, &facts)?,
-        Ok(_) => troubles.push(trouble(path, "is no regular file")),
-        Err(error) => troubles.push(trouble(path, &error.to_string())),
-    }
-    Ok(troubles)
-}
-
-fn directory(
-    path: &Path,
-    deep: bool,
-    rules: &mut Rules,
-    found: &mut dyn FnMut(&Path, &Metadata) -> Result<()>,
-    troubles: &mut Vec<Trouble>,
-) -> Result<()> {
-    rules.enter(path)?;
-    let listed = path
-        .read_dir()
-        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>());
-    let mut entries = listed.unwrap_or_else(|error| {
-        troubles.push(trouble(path, &error.to_string()));
-        Vec::new()
-    });
-    entries.sort();
-    for entry in entries {
-        match fs::symlink_metadata(&entry) {
-            Ok(facts) if rules.ignores(&entry, facts.is_dir()) => {}
-            Ok(facts) if facts.is_dir() && deep => directory(&entry, deep, rules, found, troubles)?,
-            Ok(facts) if facts.is_file() => found(&entry, &facts)?,
-            Ok(_) => {}
-            // Gone since it was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => troubles.push(trouble(&entry, &error.to_string())),
+) -> Result<Unlisted> {
+    let mut scan = Scan { deep, view, rules, found, unlisted: Unlisted::default() };
+    match fs::symlink_metadata(view.real(path)) {
+        Ok(facts) if facts.is_dir() => {
+            if path != root {
+                (scan.found)(path, &facts)?;
+            }
+            scan.directory(path)?;
         }
+        Ok(facts) => scan.leaf(path, &facts)?,
+        Err(error) => scan.trouble(path, error),
     }
-    rules.leave(path);
-    Ok(())
+    Ok(scan.unlisted)
 }
 
-fn trouble(path: &Path, why: &str) -> Trouble {
-    Trouble { path: path.to_owned(), why: why.to_owned() }
+struct Scan<'s> {
+    deep: bool,
+    view: &'s View,
+    rules: &'s mut Rules,
+    found: &'s mut dyn FnMut(&Path, &Metadata) -> Result<()>,
+    unlisted: Unlisted,
+}
+
+impl Scan<'_> {
+    fn directory(&mut self, path: &Path) -> Result<()> {
+        self.rules.enter(path, self.view)?;
+        let names = self.view.real(path).read_dir();
+        let names =
+            names.and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>());
+        let mut names: Vec<OsString> = names.unwrap_or_else(|error| {
+            self.trouble(path, error);
+            Vec::new()
+        });
+        names.sort();
+        for name in names {
+            let entry = path.join(name);
+            match fs::symlink_metadata(self.view.real(&entry)) {
+                Ok(facts) if self.rules.ignores(&entry, facts.is_dir()) => {}
+                Ok(facts) if facts.is_dir() && self.deep => {
+                    (self.found)(&entry, &facts)?;
+                    self.directory(&entry)?;
+                }
+                Ok(facts) if facts.is_dir() => {}
+                Ok(facts) => self.leaf(&entry, &facts)?,
+                // Gone since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => self.trouble(&entry, error),
+            }
+        }
+        self.rules.leave(path);
+        Ok(())
+    }
+
+    fn leaf(&mut self, path: &Path, facts: &Metadata) -> Result<()> {
+        if facts.file_type().is_socket() {
+            self.unlisted.sockets.push(path.to_owned());
+            return Ok(());
+        }
+        (self.found)(path, facts)
+    }
+
+    fn trouble(&mut self, path: &Path, why: impl ToString) {
+        self.unlisted.troubles.push(Trouble { path: path.to_owned(), why: why.to_string() });
+    }
 }

@@ -1,6 +1,7 @@
 //! `bt.toml`: which vaults there are and what is never backed up.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use pc_switcher_contract::keep::Keep;
 use pc_switcher_contract::{ErrorKind, ModuleError};
@@ -97,10 +98,17 @@ impl<'de> Deserialize<'de> for Size {
             Number(u64),
             Text(String),
         }
-        let text = match Either::deserialize(deserializer)? {
-            Either::Number(bytes) => return Ok(Size(bytes)),
-            Either::Text(text) => text,
-        };
+        match Either::deserialize(deserializer)? {
+            Either::Number(bytes) => Ok(Size(bytes)),
+            Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
         let split = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
         let (digits, unit) = text.split_at(split);
         let factor = match unit.trim() {
@@ -114,7 +122,7 @@ impl<'de> Deserialize<'de> for Size {
         let size = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
         size.filter(|size| *size > 0)
             .map(Size)
-            .ok_or_else(|| serde::de::Error::custom(format!("`{text}` is no size such as \"10GiB\"")))
+            .ok_or_else(|| format!("`{text}` is no size such as \"10GiB\""))
     }
 }
 

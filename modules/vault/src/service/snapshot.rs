@@ -4,13 +4,14 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use sha2::{Digest, Sha256};
 
 use super::backup::PAGE;
 use super::forget;
 use super::stage::decode_xattrs;
 use super::target::Target;
 use super::{BackupReport, Service, Surroundings};
-use crate::catalogue::{Chunk, CurrentFile, Directory};
+use crate::catalogue::{Chunk, CurrentFile, Directory, Version};
 use crate::engine::{Assembler, Names, bare_directory, feed};
 use crate::error::Result;
 use crate::format::node::{go_mode, timestamp};
@@ -74,7 +75,7 @@ impl Service {
         let mut assembler = Assembler::new(&mut packer);
         let (vault, repo) = (&target.settings.name, &target.repo);
         let entries = directories.iter().flat_map(|directory| self.entries(directory, vault, repo, &lost));
-        feed(&mut assembler, entries, |path| bare_directory(path, &self.names))?;
+        feed(&mut assembler, entries, |path| bare_directory(&self.view.real(path), &self.names))?;
         let tree = assembler.finish()?;
         packer.flush()?;
         let stored = writer.index()?;
@@ -142,17 +143,38 @@ impl Service {
 pub(super) fn node_of_version(file: &CurrentFile, chunks: &[Chunk], names: &Names) -> Node {
     let name = file.name.file_name().unwrap_or_default().to_owned();
     let facts = &file.version.facts;
-    let mut node = Node::new(name, NodeKind::File);
-    node.mode = go_mode(NodeKind::File, facts.permissions);
+    let mut node = Node::new(name, facts.kind);
+    node.mode = go_mode(facts.kind, facts.permissions);
     node.mtime = time(facts.modified_at);
     node.atime = time(facts.accessed_at);
     node.ctime = time(facts.changed_at);
     (node.uid, node.gid) = (facts.uid, facts.gid);
     (node.user, node.group) = (names.user(facts.uid), names.group(facts.gid));
-    (node.inode, node.links, node.size) = (facts.inode, 1, facts.size);
+    (node.inode, node.links) = (facts.inode, facts.links.max(1));
     node.extended_attributes = decode_xattrs(&facts.xattrs);
-    node.content = Some(chunks.iter().map(|chunk| chunk.blob_id).collect());
+    match facts.kind {
+        NodeKind::File => {
+            node.size = facts.size;
+            node.content = Some(chunks.iter().map(|chunk| chunk.blob_id).collect());
+            if facts.links > 1 {
+                node.device_id = family(&file.version);
+            }
+        }
+        NodeKind::Dir => node.links = 0,
+        NodeKind::Symlink => node.set_target(&facts.target),
+        _ => node.device = facts.device,
+    }
     node
+}
+
+/// Returns a number that, with the inode's, is that of all names of one file and of no other one. The number of the file system
+/// would not do: it is another one in each snapshot and after each start. Names that share their inode, their content and the
+/// nanosecond of their last change are those of one file.
+fn family(version: &Version) -> u64 {
+    let digest =
+        Sha256::new().chain_update(version.content_id.0).chain_update(version.facts.changed_at.to_le_bytes());
+    let digest: [u8; 32] = digest.finalize().into();
+    u64::from_le_bytes(digest[..8].try_into().unwrap_or_default()).max(1)
 }
 
 fn time(nanoseconds: i64) -> Timestamp {

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::catalogue::FileFacts;
-use crate::engine::{Observer, Stoppable, open, same_file, xattrs};
+use crate::engine::{Observer, Stoppable, kind_of, open, same_file, xattrs};
 use crate::error::{Result, at};
-use crate::format::{Id, Xattr};
+use crate::format::{Id, NodeKind, Xattr};
 
 /// The directory of the stage.
 pub struct Stage {
@@ -130,15 +130,31 @@ fn hash(mut from: impl Read, to: &mut impl Write) -> std::result::Result<Id, Not
     }
 }
 
+/// Returns the checksum of a file; `None` if it changed while it was read.
+///
+/// # Errors
+/// If it cannot be read.
+pub(super) fn checksum(path: &Path, listed: &Metadata, observer: &dyn Observer) -> io::Result<Option<Id>> {
+    let file = open(path, listed)?;
+    let sum = hash(Stoppable { reader: &file, observer }, &mut io::sink()).map_err(|error| match error {
+        NotStaged::File(why) => io::Error::other(why),
+        NotStaged::Stage(error) => error,
+    })?;
+    Ok(same_file(listed, &file.metadata()?).then_some(sum))
+}
+
 /// Returns what the catalogue keeps of a file.
 ///
 /// # Errors
 /// If its attributes cannot be read.
 pub fn facts_of(path: &Path, facts: &Metadata) -> io::Result<FileFacts> {
     let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+    let kind = kind_of(facts);
+    let is_file = kind == NodeKind::File;
     let born = facts.created().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
     Ok(FileFacts {
-        size: facts.size(),
+        kind,
+        size: if is_file { facts.size() } else { 0 },
         permissions: facts.mode() & 0o7777,
         uid: facts.uid(),
         gid: facts.gid(),
@@ -148,6 +164,12 @@ pub fn facts_of(path: &Path, facts: &Metadata) -> io::Result<FileFacts> {
         changed_at: nanoseconds(facts.ctime(), facts.ctime_nsec()),
         born_at: born.and_then(|born| i64::try_from(born.as_nanos()).ok()),
         xattrs: encode_xattrs(&xattrs(path)?),
+        target: match kind {
+            NodeKind::Symlink => fs::read_link(path)?.into_os_string().into_encoded_bytes(),
+            _ => Vec::new(),
+        },
+        device: if matches!(kind, NodeKind::Dev | NodeKind::CharDev) { facts.rdev() } else { 0 },
+        links: if is_file { facts.nlink() } else { 1 },
     })
 }
 

@@ -9,14 +9,18 @@ use serde::Serialize;
 use super::track::Known;
 use super::{Service, scan};
 use crate::catalogue::{CurrentFile, FileFacts, Operation, Version};
-use crate::engine::Trouble;
+use crate::engine::{Trouble, kind_of};
 use crate::error::{Result, usage};
+use crate::format::NodeKind;
 
 /// How a file stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileStatus {
-    /// Relative to the tracked directory.
+    /// Relative to the tracked directory; that of a directory ends with a slash.
     pub path: String,
+    /// What it is; directories are listed if they are empty.
+    #[serde(rename = "type")]
+    pub kind: NodeKind,
     /// Whether there is a version of it.
     pub is_backed_up: bool,
     /// Whether a version waits for the next backup.
@@ -79,23 +83,28 @@ impl Service {
         let (directory, name) = self.tracked(path)?;
         let known = Known::of(&self.catalogue, &directory, &name)?;
         let mut rules = self.rules(&directory)?;
-        rules.enter_down_to(path)?;
+        rules.enter_down_to(path, &self.view)?;
         let mut all: Vec<(PathBuf, FileStatus)> = Vec::new();
         let mut found = |path: &Path, facts: &Metadata| {
             let name = path.strip_prefix(&directory.path).unwrap_or(path).to_owned();
-            all.push((name.clone(), status_of(&known, &name, facts)));
+            let is_full = |path: &Path| path.read_dir().map_or(true, |mut entries| entries.next().is_some());
+            if !facts.is_dir() || !is_full(&self.view.real(path)) {
+                let status = status_of(&known, &name, &self.view.real(path), facts);
+                all.push((name, status));
+            }
             Ok(())
         };
-        let troubles = scan::files(path, deep, &mut rules, &mut found)?;
+        let unlisted = scan::entries(&directory.path, path, deep, &self.view, &mut rules, &mut found)?;
         if deleted {
             let here = |file: &&CurrentFile| deep || file.name.parent() == Some(name.as_path());
-            let gone = |file: &&CurrentFile| is_gone(&directory.path.join(&file.name));
+            let gone =
+                |file: &&CurrentFile| is_gone(&directory.path.join(&file.name), file.version.facts.kind);
             for file in known.all_current().filter(here).filter(gone) {
                 all.push((file.name.clone(), deleted_status(file)));
             }
         }
         all.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok((all.into_iter().map(|(_, status)| status).collect(), troubles))
+        Ok((all.into_iter().map(|(_, status)| status).collect(), unlisted.troubles))
     }
 
     /// Returns the versions of a file, which need not be there any more.
@@ -134,33 +143,57 @@ impl Service {
     }
 }
 
-/// Whether there is no regular file of this path any more.
-pub(super) fn is_gone(path: &Path) -> bool {
+/// Whether there is nothing of this kind at a path any more.
+pub(super) fn is_gone(path: &Path, kind: NodeKind) -> bool {
     use std::io::ErrorKind::{NotADirectory, NotFound};
     match fs::symlink_metadata(path) {
-        Ok(facts) => !facts.is_file(),
+        Ok(facts) => kind_of(&facts) != kind,
         Err(error) => matches!(error.kind(), NotFound | NotADirectory),
     }
 }
 
-fn status_of(known: &Known, name: &Path, facts: &Metadata) -> FileStatus {
+fn status_of(known: &Known, name: &Path, real: &Path, facts: &Metadata) -> FileStatus {
     let current = known.current(name);
-    let modified_at = facts.mtime().saturating_mul(1_000_000_000).saturating_add(facts.mtime_nsec());
-    let same = |file: &CurrentFile| {
-        (file.version.facts.size, file.version.facts.modified_at) == (facts.len(), modified_at)
-    };
+    let kind = kind_of(facts);
     FileStatus {
-        path: name.display().to_string(),
+        path: shown(name, kind),
+        kind,
         is_backed_up: current.is_some(),
         is_staged: known.is_staged(name),
-        is_modified_since: current.is_some_and(|file| !same(file)),
+        is_modified_since: current.is_some_and(|file| !is_same(&file.version.facts, real, facts)),
         is_deleted: false,
     }
 }
 
+/// Whether something is what was backed up, as far as a glance tells.
+fn is_same(then: &FileFacts, real: &Path, now: &Metadata) -> bool {
+    if then.kind != kind_of(now) {
+        return false;
+    }
+    let modified_at = now.mtime().saturating_mul(1_000_000_000).saturating_add(now.mtime_nsec());
+    match then.kind {
+        NodeKind::File => (then.size, then.modified_at) == (now.len(), modified_at),
+        NodeKind::Symlink => {
+            fs::read_link(real).is_ok_and(|target| target.as_os_str().as_encoded_bytes() == then.target)
+        }
+        _ => {
+            let device = if matches!(then.kind, NodeKind::Dev | NodeKind::CharDev) { now.rdev() } else { 0 };
+            let rights = (then.permissions, then.uid, then.gid);
+            rights == (now.mode() & 0o7777, now.uid(), now.gid()) && then.device == device
+        }
+    }
+}
+
+/// Returns a name for people.
+fn shown(name: &Path, kind: NodeKind) -> String {
+    format!("{}{}", name.display(), if kind == NodeKind::Dir { "/" } else { "" })
+}
+
 fn deleted_status(file: &CurrentFile) -> FileStatus {
+    let kind = file.version.facts.kind;
     FileStatus {
-        path: file.name.display().to_string(),
+        path: shown(&file.name, kind),
+        kind,
         is_backed_up: true,
         is_staged: false,
         is_modified_since: false,
@@ -172,7 +205,9 @@ fn deleted_status(file: &CurrentFile) -> FileStatus {
 fn changes(before: &Version, after: &Version) -> Vec<&'static str> {
     let (a, b) = (&before.facts, &after.facts);
     let all = [
+        (a.kind != b.kind, "kind"),
         (before.content_id != after.content_id, "content"),
+        (a.target != b.target, "target"),
         (a.permissions != b.permissions, "rights"),
         ((a.uid, a.gid) != (b.uid, b.gid), "owner"),
         (a.modified_at != b.modified_at, "modification time"),

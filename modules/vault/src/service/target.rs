@@ -54,6 +54,12 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
     ) -> Result<Repository> {
         let repo = self.open_vault(settings, passphrase)?;
+        self.check_current(settings, &repo)?;
+        Ok(repo)
+    }
+
+    /// Proves that a vault knows nothing of this machine that the catalogue does not know.
+    pub(super) fn check_current(&self, settings: &VaultSettings, repo: &Repository) -> Result<()> {
         let newest = vaults::stored_versions(repo.store(), &self.host_id)?.pop().unwrap_or(0);
         let own = self.catalogue.vault_state(&settings.name)?.map_or(0, |state| state.uploaded);
         if newest > own {
@@ -64,8 +70,9 @@ impl Service {
             return Err(ModuleError::new(ErrorKind::Invalid, message)
                 .hint("`bt recover` puts the vault's copy in its place; nothing was changed"));
         }
-        Ok(repo)
+        Ok(())
     }
+
     /// Stores a copy of the catalogue; why it failed, if it did, is returned, and the next backup tries again.
     pub(super) fn upload(
         &mut self,

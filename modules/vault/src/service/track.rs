@@ -1,18 +1,20 @@
 //! Tracking directories and staging files.
 
 use std::cell::Cell;
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use pc_switcher_contract::{ErrorKind, ModuleError, human_bytes};
 use serde::Serialize;
 
 use super::ignored::Rules;
+use super::scan::{self, Unlisted};
 use super::stage::NotStaged;
-use super::{Service, VaultSettings, scan};
+use super::{Service, VaultSettings};
 use crate::catalogue::{Catalogue, CurrentFile, Directory, Tracked};
-use crate::engine::{Observer, Progress, Trouble};
+use crate::engine::{Observer, Progress, Trouble, kind_of};
 use crate::error::{Result, at, usage};
-use crate::format::Id;
+use crate::format::{Id, NodeKind};
 
 /// What `add` did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,14 +23,18 @@ pub struct AddReport {
     pub staged: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Directories of which the rights, times and the like wait for the next backup now.
+    pub directories: u64,
     /// Files whose current version all vaults hold already that are required or there.
     pub unchanged: u64,
     /// Files that could not be staged.
     pub troubles: Vec<Trouble>,
+    /// Sockets, which are left out.
+    pub sockets: Vec<PathBuf>,
 }
 
 impl AddReport {
-    fn tell(&self) -> (bool, String) {
+    pub(super) fn tell(&self) -> (bool, String) {
         let text =
             format!("{} staged, {} unchanged, {} failed", self.staged, self.unchanged, self.troubles.len());
         (self.troubles.is_empty(), text)
@@ -144,7 +150,7 @@ impl Service {
     pub fn add(&mut self, path: &Path, deep: bool, observer: &dyn Observer) -> Result<AddReport> {
         let (directory, name) = self.tracked(path)?;
         let work = |service: &mut Self, _| {
-            let added = service.stage_below(&directory, &name, path, deep, observer);
+            let added = service.stage_below(&directory, &name, path, deep, true, observer);
             if added.is_err() {
                 service.stage.keep_only(&service.catalogue.staged_contents()?)?;
             }
@@ -153,48 +159,47 @@ impl Service {
         self.operation("add", &path.display().to_string(), work, AddReport::tell)
     }
 
-    fn stage_below(
+    /// Stages what changed. Without `copy` all of it is read at the backup, where it lies then.
+    pub(super) fn stage_below(
         &mut self,
         directory: &Directory,
         name: &Path,
         path: &Path,
         deep: bool,
+        copy: bool,
         observer: &dyn Observer,
     ) -> Result<AddReport> {
-        let mut rules = self.rules(directory)?;
-        rules.enter_down_to(path)?;
-        if path != directory.path && rules.ignores(path, path.is_dir()) {
-            return Err(usage(format!("`{}` is ignored", path.display()))
-                .hint("`ignore` in `bt.toml` and `.btignore` files say what is; copies that `restore` made are, too"));
-        }
-        let known = Known::of(&self.catalogue, directory, name)?;
         let staged_bytes = Cell::new(self.catalogue.staged_bytes()?);
-        let vaults = self.vaults_to_fill();
-        let (most, stage, catalogue) = (self.settings.vault.staging_max.0, &self.stage, &self.catalogue);
+        let (most, stage, view) = (self.settings.vault.staging_max.0, &self.stage, &self.view);
         let mut report = AddReport::default();
         // The queue is one transaction; `together` cannot be used while the stage is borrowed.
         let mut queue = Vec::new();
-        let mut found = |path: &Path, facts: &std::fs::Metadata| {
-            if observer.is_cancelled() {
-                return Err(ModuleError::cancelled());
-            }
-            let name = path.strip_prefix(&directory.path).unwrap_or(path).to_owned();
-            if let Some(content) = known.current_content(&name, path, facts)
-                && holds_all(catalogue, &vaults, content)?
-            {
-                report.unchanged += 1;
+        let mut take = |path: &Path, name: PathBuf, facts: &Metadata| {
+            let real = view.real(path);
+            if kind_of(facts) != NodeKind::File {
+                match super::stage::facts_of(&real, facts) {
+                    // All that there is of it is in the row.
+                    Ok(facts) => {
+                        report.directories += u64::from(facts.is_dir());
+                        report.staged += u64::from(!facts.is_dir());
+                        queue.push((name, facts, Some(Id::of(b""))));
+                    }
+                    Err(error) => {
+                        report.troubles.push(Trouble { path: path.to_owned(), why: error.to_string() })
+                    }
+                }
                 return Ok(());
             }
             // What alone is more than the stage may hold is read at the backup, where it lies.
-            let staged = match facts.len() > most {
-                true => super::stage::facts_of(path, facts)
+            let staged = match !copy || facts.len() > most {
+                true => super::stage::facts_of(&real, facts)
                     .map(|facts| (None, facts))
                     .map_err(|error| NotStaged::File(error.to_string())),
                 false => {
                     if staged_bytes.get() + facts.len() > most {
                         return Err(full(most));
                     }
-                    stage.add(path, facts, observer).map(|(id, facts)| (Some(id), facts))
+                    stage.add(&real, facts, observer).map(|(id, facts)| (Some(id), facts))
                 }
             };
             match staged {
@@ -219,8 +224,10 @@ impl Service {
                 Err(NotStaged::Stage(error)) => Err(at("write the stage for", path, &error)),
             }
         };
-        let unlisted = scan::files(path, deep, &mut rules, &mut found)?;
-        report.troubles.extend(unlisted);
+        let (unchanged, unlisted) = self.changed_below(directory, name, path, deep, observer, &mut take)?;
+        report.unchanged = unchanged;
+        report.troubles.extend(unlisted.troubles);
+        report.sockets = unlisted.sockets;
         // Before the queue: what it names must survive what it survives.
         self.stage.settle()?;
         self.catalogue.together(|catalogue| {
@@ -229,6 +236,43 @@ impl Service {
             })
         })?;
         Ok(report)
+    }
+
+    /// Hands each entry to `take` that is no version yet, or that a vault lacks which must hold it; returns how many others there
+    /// are, without directories, and what could not be listed.
+    pub(super) fn changed_below(
+        &self,
+        directory: &Directory,
+        name: &Path,
+        path: &Path,
+        deep: bool,
+        observer: &dyn Observer,
+        take: &mut dyn FnMut(&Path, PathBuf, &Metadata) -> Result<()>,
+    ) -> Result<(u64, Unlisted)> {
+        let mut rules = self.rules(directory)?;
+        rules.enter_down_to(path, &self.view)?;
+        if path != directory.path && rules.ignores(path, self.view.real(path).is_dir()) {
+            return Err(usage(format!("`{}` is ignored", path.display()))
+                .hint("`ignore` in `bt.toml` and `.btignore` files say what is; copies that `restore` made are, too"));
+        }
+        let known = Known::of(&self.catalogue, directory, name)?;
+        let vaults = self.vaults_to_fill();
+        let mut unchanged = 0;
+        let mut found = |path: &Path, facts: &Metadata| {
+            if observer.is_cancelled() {
+                return Err(ModuleError::cancelled());
+            }
+            let name = path.strip_prefix(&directory.path).unwrap_or(path).to_owned();
+            match known.current_content(&name, &self.view.real(path), facts) {
+                Some(content) if holds_all(&self.catalogue, &vaults, content)? => {
+                    unchanged += u64::from(!facts.is_dir());
+                    Ok(())
+                }
+                _ => take(path, name, facts),
+            }
+        };
+        let unlisted = scan::entries(&directory.path, path, deep, &self.view, &mut rules, &mut found)?;
+        Ok((unchanged, unlisted))
     }
 }
 
@@ -268,7 +312,7 @@ impl Known {
     }
 
     /// Returns the content of the current version if the file is still that and nothing newer waits.
-    fn current_content(&self, name: &Path, path: &Path, facts: &std::fs::Metadata) -> Option<Id> {
+    fn current_content(&self, name: &Path, path: &Path, facts: &Metadata) -> Option<Id> {
         let file = self.current(name).filter(|file| !file.deleted && !self.is_staged(name))?;
         let now = super::stage::facts_of(path, facts).ok()?;
         file.version.facts.same_version(&now).then_some(file.version.content_id)

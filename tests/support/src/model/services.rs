@@ -270,6 +270,7 @@ impl Services for ModelServices {
             | Request::HasAll(_)
             | Request::AnnotateSet(_)
             | Request::Adopt(_)
+            | Request::Held(_)
             | Request::GoodSet { .. }
             | Request::Verify(_)
             | Request::Nested(_)

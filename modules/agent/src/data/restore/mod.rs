@@ -88,6 +88,22 @@ pub(crate) fn holds(source: &Source<'_>) -> Result<bool, AgentError> {
     }
 }
 
+/// Opens a directory that a snapshot holds, for whoever asks; `None` if it holds none.
+///
+/// # Errors
+/// If that may not be seen.
+pub(crate) fn directory(source: &Source<'_>) -> Result<Option<OwnedFd>, AgentError> {
+    if !holds(source)? {
+        return Ok(None);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    match open::beneath(source.root, source.inside.as_bytes(), flags) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(AgentError::io(format!("`{}` in the snapshot", source.path), &error.into())),
+    }
+}
+
 /// Whether whoever asks may list a directory of a tree.
 pub(crate) fn may_list(root: &OwnedFd, dir: &BytePath) -> bool {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;

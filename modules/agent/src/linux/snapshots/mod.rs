@@ -9,6 +9,7 @@ mod adopt;
 mod compare;
 mod delete;
 mod gains;
+mod held;
 mod layouts;
 mod listing;
 mod needs;
@@ -31,9 +32,9 @@ use super::btrfs::{Btrfs, KernelBtrfs, SubvolumeInfo};
 use super::machine;
 use super::mounts::Mounts;
 use crate::proto::{
-    AdoptRequest, Adopted, AgentError, AnnotateSet, CreateSet, DiffRequest, Diffed, RestoreReply,
-    RestoreRequest, SetRequest, StoredSet, Strays, SubvolumeFact, TakeSet, Verified, VerifyRequest, Versions,
-    VersionsRequest, Words,
+    AdoptRequest, Adopted, AgentError, AnnotateSet, CreateSet, DiffRequest, Diffed, HeldDirectory,
+    HeldRequest, RestoreReply, RestoreRequest, SetRequest, StoredSet, Strays, SubvolumeFact, TakeSet,
+    Verified, VerifyRequest, Versions, VersionsRequest, Words,
 };
 use crate::server::Call;
 
@@ -211,6 +212,15 @@ pub fn adopt(request: &AdoptRequest) -> Result<Adopted, AgentError> {
     store.adopt(&Mounts::read()?, &machine::hostname()?, request)
 }
 
+/// Hands directories of a set over to whoever asks.
+///
+/// # Errors
+/// If there is no such set, or the socket that was named does not take them.
+pub fn hand_over(request: &HeldRequest) -> Result<Vec<HeldDirectory>, AgentError> {
+    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    store.hand_over(&Mounts::read()?, request)
+}
+
 /// Brings paths back, all of them or none.
 ///
 /// # Errors
@@ -290,6 +300,8 @@ mod adopt_tests;
 mod compare_tests;
 #[cfg(test)]
 mod gains_tests;
+#[cfg(test)]
+mod held_tests;
 #[cfg(test)]
 mod order_tests;
 #[cfg(test)]

@@ -95,7 +95,7 @@ impl Store<'_> {
     }
 
     /// Opens the member that holds a path.
-    fn member_of(&self, set: &SnapshotSet, spot: &Spot) -> Option<OwnedFd> {
+    pub(super) fn member_of(&self, set: &SnapshotSet, spot: &Spot) -> Option<OwnedFd> {
         let member = set.member(&spot.subvolume)?;
         self.open(member).ok()
     }

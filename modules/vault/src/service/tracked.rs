@@ -1,0 +1,115 @@
+//! A backup of all that is tracked in one go, as a sync makes it: nothing is copied before it is stored.
+
+use std::path::{Path, PathBuf};
+
+use super::vaults::Passphrase;
+use super::{AddReport, BackupReport, Service};
+use crate::catalogue::Directory;
+use crate::engine::{Observer, Trouble};
+use crate::error::{Result, usage};
+
+/// What a backup of all that is tracked did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrackedReport {
+    /// What was found.
+    pub added: AddReport,
+    /// What was stored of it.
+    pub backup: BackupReport,
+}
+
+/// What a backup of all that is tracked would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preview {
+    /// Files that would be stored, with their sizes.
+    pub files: Vec<(PathBuf, u64)>,
+    /// Files that the vaults hold as they are.
+    pub unchanged: u64,
+    /// What cannot be listed.
+    pub troubles: Vec<Trouble>,
+    /// Items that wait for a backup already.
+    pub waiting: u64,
+}
+
+impl Service {
+    /// Returns the tracked directories, or those of these paths.
+    ///
+    /// # Errors
+    /// If one of the paths is not tracked.
+    pub fn tracked_paths(&self, only: &[PathBuf]) -> Result<Vec<PathBuf>> {
+        Ok(self.among(only)?.into_iter().map(|directory| directory.path).collect())
+    }
+
+    fn among(&self, only: &[PathBuf]) -> Result<Vec<Directory>> {
+        let mut all = self.catalogue.directories()?;
+        if let Some(odd) = only.iter().find(|path| all.iter().all(|directory| directory.path != **path)) {
+            return Err(usage(format!("`{}` is no tracked directory", odd.display()))
+                .hint("`bt dir list` names what is, `bt dir init` in a directory tracks it"));
+        }
+        all.retain(|directory| only.is_empty() || only.contains(&directory.path));
+        Ok(all)
+    }
+
+    /// Says what [`Service::back_up_tracked`] would do; writes nothing.
+    ///
+    /// # Errors
+    /// As [`Service::back_up_tracked`], but for the vaults.
+    pub fn preview(&self, only: &[PathBuf], observer: &dyn Observer) -> Result<Preview> {
+        let mut preview = Preview { waiting: self.catalogue.staged_count()?.0, ..Preview::default() };
+        for directory in self.among(only)? {
+            if !self.view.real(&directory.path).is_dir() {
+                continue;
+            }
+            let files = &mut preview.files;
+            let mut take = |path: &Path, _: PathBuf, facts: &std::fs::Metadata| {
+                if !facts.is_dir() {
+                    files.push((path.to_owned(), if facts.is_file() { facts.len() } else { 0 }));
+                }
+                Ok(())
+            };
+            let (unchanged, unlisted) =
+                self.changed_below(&directory, Path::new(""), &directory.path, true, observer, &mut take)?;
+            preview.unchanged += unchanged;
+            preview.troubles.extend(unlisted.troubles);
+        }
+        Ok(preview)
+    }
+
+    /// Stores what changed in the tracked directories, or in those of these paths, and all that waits. Nothing is copied into
+    /// the stage: whoever calls it has the files read where they do not change, or takes what they are when they are read.
+    ///
+    /// # Errors
+    /// If a path is not tracked, as [`Service::backup`], or if the run was cancelled.
+    pub fn back_up_tracked(
+        &mut self,
+        only: &[PathBuf],
+        vault: Option<&str>,
+        passphrase: &mut Passphrase<'_>,
+        observer: &dyn Observer,
+    ) -> Result<TrackedReport> {
+        let mut added = AddReport::default();
+        let mut directories = self.among(only)?;
+        // The backup names those that are not there.
+        directories.retain(|directory| self.view.real(&directory.path).is_dir());
+        for directory in &directories {
+            let work = |service: &mut Self, _| {
+                // Whatever of it is still there is found again.
+                service.catalogue.remove_unread(directory)?;
+                service.stage_below(directory, Path::new(""), &directory.path, true, false, observer)
+            };
+            let text = directory.path.display().to_string();
+            let one = self.operation("add", &text, work, AddReport::tell)?;
+            added.staged += one.staged;
+            added.bytes += one.bytes;
+            added.directories += one.directories;
+            added.unchanged += one.unchanged;
+            added.troubles.extend(one.troubles);
+            added.sockets.extend(one.sockets);
+        }
+        let stored = self.backup(vault, passphrase, observer);
+        // What failed or was not reached waits for nobody: it is to be read where it was read now, and the next one finds it.
+        if let Ok(_lock) = self.lock() {
+            directories.iter().try_for_each(|directory| self.catalogue.remove_unread(directory))?;
+        }
+        stored.map(|backup| TrackedReport { added, backup })
+    }
+}

@@ -1,0 +1,13 @@
+//! The module `vault-backup`: a backup of what is tracked within a sync, from the snapshots that it took before it began.
+
+mod config;
+mod listen;
+mod module;
+mod spec;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::VaultBackupConfig;
+pub use module::{Given, VaultBackup};
+pub use spec::spec;

@@ -1,0 +1,204 @@
+//! The module on a machine without snapshots, with a vault in memory.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pc_switcher_contract::*;
+use tokio_util::sync::CancellationToken;
+
+use super::{Given, VaultBackup, VaultBackupConfig};
+use crate::service::world::World;
+
+/// A machine that does nothing.
+struct Host(Hostname);
+
+#[async_trait]
+impl Executor for Host {
+    fn hostname(&self) -> &Hostname {
+        &self.0
+    }
+    async fn run(&self, _: Action) -> std::result::Result<Output, ExecError> {
+        Err(ExecError::Cancelled)
+    }
+    async fn spawn(&self, _: Action) -> std::result::Result<Spawned, ExecError> {
+        Err(ExecError::Cancelled)
+    }
+    async fn terminate_all(&self, _: Duration) -> usize {
+        0
+    }
+}
+
+#[async_trait]
+impl RemoteExecutor for Host {
+    async fn send_file(&self, _: &SendFile, _: &WriteLicence) -> std::result::Result<(), ExecError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl AgentLink for Host {
+    fn hostname(&self) -> &Hostname {
+        &self.0
+    }
+    async fn open(&self, _: Vec<u8>) -> std::result::Result<AgentCall, ExecError> {
+        Err(ExecError::Cancelled)
+    }
+}
+
+#[async_trait]
+impl Gatekeeper for Host {
+    async fn pass(&self, _: Gate) -> std::result::Result<Answer, ModuleError> {
+        Ok(Answer::ByFlag)
+    }
+}
+
+#[derive(Default)]
+struct Kept(Mutex<Vec<EventKind>>);
+
+impl Sink for Kept {
+    fn emit(&self, kind: EventKind) {
+        self.0.lock().unwrap().push(kind);
+    }
+}
+
+impl Kept {
+    fn warnings(&self) -> Vec<String> {
+        let text = |event: &EventKind| match event {
+            EventKind::Log { level: LogLevel::Warning, message, .. } => Some(message.clone()),
+            _ => None,
+        };
+        self.0.lock().unwrap().iter().filter_map(text).collect()
+    }
+}
+
+struct Stage {
+    world: World,
+    kept: Arc<Kept>,
+    ctx: ModuleContext,
+}
+
+impl Stage {
+    fn new(mode: RunMode) -> Self {
+        let mut world = World::new();
+        world.put(0..5, 1);
+        let kept = Arc::new(Kept::default());
+        let [laptop, desk] = ["laptop", "desk"].map(|name| Arc::new(Host(name.parse().unwrap())));
+        let clock = world.around(world.state.path(), world.store.clone(), 1).clock;
+        let ctx = ModuleContext {
+            session: "abc12345".parse().unwrap(),
+            source: Machine { hostname: laptop.0.clone(), executor: laptop.clone(), agent: laptop.clone() },
+            target: TargetMachine { hostname: desk.0.clone(), executor: desk.clone(), agent: desk.clone() },
+            reporter: Reporter::new("vault-backup".parse().unwrap(), kept.clone()),
+            cancel: CancellationToken::new(),
+            mode,
+            gates: desk,
+            board: Arc::default(),
+            clock,
+        };
+        Self { world, kept, ctx }
+    }
+
+    fn real() -> Self {
+        Self::new(RunMode::Real(WriteLicence::grant()))
+    }
+
+    fn module(&self, word: Option<&str>, config: VaultBackupConfig) -> VaultBackup {
+        let around = self.world.around(self.world.state.path(), self.world.store.clone(), std::process::id());
+        let variable = word.map(|word| word.as_bytes().to_vec());
+        VaultBackup::new(config, Given { surroundings: Arc::new(move || Ok(around.clone())), variable })
+    }
+
+    fn docs(&self) -> PathBuf {
+        self.world.home.path().join("docs").canonicalize().unwrap()
+    }
+}
+
+/// Returns what lies below a directory.
+fn picture(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, std::time::SystemTime)> {
+    let (mut found, mut todo) = (BTreeMap::new(), vec![dir.to_owned()]);
+    while let Some(path) = todo.pop() {
+        let facts = fs::metadata(&path).unwrap();
+        if facts.is_dir() {
+            todo.extend(path.read_dir().unwrap().map(|entry| entry.unwrap().path()));
+        }
+        let content = if facts.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+        found.insert(path, (content, facts.modified().unwrap()));
+    }
+    found
+}
+
+#[tokio::test]
+async fn without_snapshots_it_reads_what_lies_there_says_so_and_proves_what_it_stored() {
+    let stage = Stage::real();
+    let module = stage.module(Some("x"), VaultBackupConfig::default());
+    assert_eq!(module.validate(&stage.ctx).await.unwrap(), []);
+    let done = module.execute(&stage.ctx).await.unwrap();
+    let Outcome::Done(text) = done else { panic!("{done:?}") };
+    assert!(text.starts_with("5 new versions, 39.1 KiB; local: "), "{text}");
+    assert!(stage.kept.warnings()[0].contains("read where they lie"), "{:?}", stage.kept.warnings());
+    assert_eq!(module.verify(&stage.ctx).await.unwrap(), []);
+    assert_eq!(stage.ctx.board.checks(), ["5 files came back out of the vaults"]);
+    assert!(stage.ctx.board.is_idle(module.name()), "the target has no part in it");
+    let stage_dir = stage.world.state.path().join("vault/stage");
+    assert_eq!(stage_dir.read_dir().unwrap().count(), 0, "nothing is copied");
+
+    let again = module.execute(&stage.ctx).await.unwrap();
+    let Outcome::Done(text) = again else { panic!("{again:?}") };
+    assert!(text.starts_with("0 new versions") && text.ends_with("no new snapshot"), "{text}");
+    fs::write(stage.docs().join(".btignore"), "[z-a]\n").unwrap();
+    let error = module.execute(&stage.ctx).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Failed, "{error}");
+}
+
+#[tokio::test]
+async fn a_dry_run_names_the_files_and_leaves_the_state_as_it_is() {
+    let stage = Stage::new(RunMode::DryRun);
+    let module = stage.module(Some("x"), VaultBackupConfig::default());
+    let before = picture(stage.world.state.path());
+    assert_eq!(module.validate(&stage.ctx).await.unwrap(), []);
+    let plan = module.plan(&stage.ctx).await.unwrap();
+    assert_eq!((plan.items.len(), plan.bytes), (5, 40_000));
+    assert_eq!(plan.items[0].path, BytePath::from(stage.docs().join("0").as_path()));
+    assert!(picture(stage.world.state.path()) == before);
+}
+
+#[tokio::test]
+async fn what_keeps_it_from_working_is_a_problem_with_its_fix() {
+    let stage = Stage::real();
+    let problems = async |word, config: VaultBackupConfig| {
+        let found = stage.module(word, config).validate(&stage.ctx).await.unwrap();
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let none = problems(None, VaultBackupConfig::default()).await;
+    assert!(
+        none[0].starts_with("laptop: there is no passphrase") && none[0].contains("password_file"),
+        "{none:?}"
+    );
+    let wrong = problems(Some("wrong"), VaultBackupConfig::default()).await;
+    assert!(
+        wrong[0].contains("does not open the vault") && wrong[0].contains("--skip vault-backup"),
+        "{wrong:?}"
+    );
+    let config = |json| serde_json::from_value::<VaultBackupConfig>(json).unwrap();
+    let other = config(serde_json::json!({ "directories": ["/elsewhere"], "vault": "local" }));
+    let other = problems(Some("x"), other).await;
+    assert!(other.len() == 1 && other[0].contains("`/elsewhere` is no tracked directory"), "{other:?}");
+    let unknown = problems(Some("x"), config(serde_json::json!({ "vault": "remote" }))).await;
+    assert!(unknown[0].contains("no vault is called `remote`"), "{unknown:?}");
+}
+
+#[tokio::test]
+async fn a_stop_ends_it_and_where_nothing_is_tracked_nothing_is_done() {
+    let stage = Stage::real();
+    let module = stage.module(Some("x"), VaultBackupConfig::default());
+    stage.ctx.cancel.cancel();
+    assert_eq!(module.execute(&stage.ctx).await.unwrap_err().kind, ErrorKind::Cancelled);
+    module.abort(&stage.ctx, Duration::from_secs(60)).await;
+    stage.world.now(|service| service.forget_directory(&stage.docs()));
+    let stage = Stage { ctx: ModuleContext { cancel: CancellationToken::new(), ..stage.ctx }, ..stage };
+    assert!(matches!(module.execute(&stage.ctx).await, Ok(Outcome::Skipped(_))));
+}
