@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 use pc_switcher_vault::format::keyfile::Cost;
 use pc_switcher_vault::repo::Who;
-use pc_switcher_vault::service::{Places, Service, Surroundings, on_disk, resolve};
+use pc_switcher_vault::service::{Outside, Places, Service, Surroundings, resolve, where_they_lie};
+use pc_switcher_vault::store::Stop;
+use pc_switcher_vault::store::s3::Credentials;
 
 use super::{CliError, Context, Exit, Global, engine};
 use crate::{clock, paths};
@@ -33,8 +35,8 @@ pub(super) struct Bt {
 
 /// Keep versions of files in vaults; `bt` is the same
 ///
-/// A vault is a directory in restic's format, on a disk that you choose. Directories are tracked with `dir init`, `add`
-/// stages what changed, `backup` stores it. `--config` names another file than ~/.config/bt.toml here.
+/// A vault is a repository in restic's format, in a directory or a bucket that you choose. Directories are tracked with
+/// `dir init`, `add` stages what changed, `backup` stores it. `--config` names another file than ~/.config/bt.toml here.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -110,7 +112,11 @@ fn surroundings(context: &Context<'_>) -> Result<Surroundings, CliError> {
         pid: std::process::id(),
     };
     let places = Places { config, state: paths::state_dir(env)? };
-    Ok(Surroundings { places, clock: clock::system(), who, cost: Cost::NORMAL, stores: on_disk() })
+    let (clock, stop) = (clock::system(), Stop::default());
+    let variable = |name: &str| env.var(name).and_then(OsStr::to_str).map(str::to_owned);
+    let credentials = Credentials::from_variables(variable);
+    let stores = where_they_lie(Outside { credentials, clock: clock.clone(), stop: stop.clone() });
+    Ok(Surroundings { places, clock, who, cost: Cost::NORMAL, stores, stop })
 }
 
 fn open(context: &Context<'_>) -> Result<Service, CliError> {

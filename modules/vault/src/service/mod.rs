@@ -29,16 +29,17 @@ pub use forget::{Reason, Verdict};
 pub use prune::{PruneOrder, PruneReport, VaultPruned};
 pub use recover::{RecoverOrder, RecoverReport, Source};
 pub use restore::{RestoreOrder, RestoreReport, Which};
-pub use settings::{Settings, Size, VaultKind, VaultSettings};
+pub use settings::{Settings, Size, Spot, VaultKind, VaultSettings};
 pub use status::{FileStatus, History, VersionLine};
 pub use track::{AddReport, TrackedLine, resolve};
-pub use vaults::{Ask, OpenStore, Passphrase, Prepared, on_disk};
+pub use vaults::{Ask, OpenStore, Outside, Passphrase, Prepared, where_they_lie};
 
 use crate::catalogue::{Catalogue, Directory};
 use crate::engine::Names;
 use crate::error::{Result, at, usage};
 use crate::format::keyfile::Cost;
 use crate::repo::{Repository, Who};
+use crate::store::Stop;
 use stage::Stage;
 
 /// Where everything of one user lies.
@@ -90,6 +91,8 @@ pub struct Surroundings {
     pub cost: Cost,
     /// How the place of a vault is opened.
     pub stores: OpenStore,
+    /// Whether somebody wants a run to end, for stores that wait.
+    pub stop: Stop,
 }
 
 /// Everything is ready to work.
@@ -150,6 +153,28 @@ impl Service {
         Ok(Initialised { host_id, roots, kept })
     }
 
+    /// Adds a vault to the settings; what they say of others stays as it is written.
+    ///
+    /// # Errors
+    /// If there are no settings yet, the place or the name does not fit, or they cannot be written.
+    pub fn add_vault(around: &Surroundings, root: &Path, name: &str) -> Result<()> {
+        let config = &around.places.config;
+        let settings = Settings::read(config)?;
+        if settings.vaults.iter().any(|vault| vault.name == name) {
+            return Err(usage(format!("a vault is called `{name}` already"))
+                .hint(format!("`{}` says where it is; another name adds another one", config.display())));
+        }
+        if root.to_str().is_none() {
+            return Err(usage(format!("`{}` is no UTF-8, which settings take", root.display())));
+        }
+        // Somebody may keep it elsewhere and have a link here.
+        let path = config.canonicalize().map_err(|error| at("find", config, &error))?;
+        let before = fs::read_to_string(&path).map_err(|error| at("read", &path, &error))?;
+        let text = format!("{}\n{}", before.trim_end(), Settings::one_more(root, name));
+        Settings::parse(&text, config)?;
+        write_whole(&path, &text)?.persist(&path).map(drop).map_err(|error| at("write", &path, &error.error))
+    }
+
     /// Reads the settings and opens the catalogue.
     ///
     /// # Errors
@@ -165,6 +190,11 @@ impl Service {
         let catalogue = Catalogue::open(&places.catalogue())?;
         let stage = Stage::open(&places.stage())?;
         Ok(Self { settings, catalogue, stage, host_id, names: Names::of_this_machine(), around })
+    }
+
+    /// Says how stores that wait find out that a run shall end.
+    pub fn stop_when(&self, is_asked: impl Fn() -> bool + Send + Sync + 'static) {
+        self.around.stop.when(is_asked);
     }
 
     /// Returns the settings.
@@ -190,7 +220,8 @@ impl Service {
         let mut done = Vec::new();
         for vault in self.chosen(only)? {
             let Surroundings { cost, who, clock, .. } = &self.around;
-            let how = vaults::prepare(&vault, &mut self.catalogue, passphrase, *cost, who, clock())?;
+            let store = (self.around.stores)(&vault)?;
+            let how = vaults::prepare(&vault, store, &mut self.catalogue, passphrase, *cost, who, clock())?;
             done.push((vault, how));
         }
         Ok(done)
@@ -211,12 +242,12 @@ impl Service {
 
     /// Proves that a vault is where it should be, and returns its id.
     fn check_vault(&self, vault: &VaultSettings) -> Result<String> {
-        vaults::check_marker(vault, &*(self.around.stores)(vault), &self.catalogue)
+        vaults::check_marker(vault, &*(self.around.stores)(vault)?, &self.catalogue)
     }
 
     /// Opens a vault that was set up.
     fn open_vault(&mut self, vault: &VaultSettings, passphrase: &mut Passphrase<'_>) -> Result<Repository> {
-        vaults::open(vault, (self.around.stores)(vault), &mut self.catalogue, passphrase)
+        vaults::open(vault, (self.around.stores)(vault)?, &mut self.catalogue, passphrase)
     }
 
     fn chosen(&self, only: Option<&str>) -> Result<Vec<VaultSettings>> {
@@ -348,6 +379,8 @@ fn write_whole(path: &Path, text: &str) -> Result<tempfile::NamedTempFile> {
     Ok(file)
 }
 
+#[cfg(test)]
+mod bucket_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
