@@ -1,5 +1,6 @@
 //! What the vault is handed of this machine: the same for `bt`, for `pc-switcher vault` and for the module of a sync.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +9,9 @@ use pc_switcher_contract::ModuleError;
 use pc_switcher_vault::format::keyfile::Cost;
 use pc_switcher_vault::repo::Who;
 use pc_switcher_vault::secret::VARIABLE;
-use pc_switcher_vault::service::{Places, Surroundings, on_disk};
+use pc_switcher_vault::service::{Outside, Places, Surroundings, where_they_lie};
+use pc_switcher_vault::store::Stop;
+use pc_switcher_vault::store::s3::Credentials;
 use pc_switcher_vault::sync::Given;
 
 use crate::cli::{own_name, user};
@@ -36,7 +39,11 @@ pub fn surroundings(env: &Env, places: Places) -> Result<Surroundings, String> {
         gid: rustix::process::getgid().as_raw(),
         pid: std::process::id(),
     };
-    Ok(Surroundings { places, clock: clock::system(), who, cost: Cost::NORMAL, stores: on_disk() })
+    let (clock, stop) = (clock::system(), Stop::default());
+    let variable = |name: &str| env.var(name).and_then(OsStr::to_str).map(str::to_owned);
+    let credentials = Credentials::from_variables(variable);
+    let stores = where_they_lie(Outside { credentials, clock: clock.clone(), stop: stop.clone() });
+    Ok(Surroundings { places, clock, who, cost: Cost::NORMAL, stores, stop })
 }
 
 /// Returns what the module of a sync is handed; nothing is looked up before it asks.

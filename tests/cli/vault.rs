@@ -1,5 +1,6 @@
 //! `bt` from an empty home to files back, and what may go wrong on the way.
 
+mod bucket;
 mod keeping;
 mod odd;
 

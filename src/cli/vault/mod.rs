@@ -32,8 +32,8 @@ pub(super) struct Bt {
 
 /// Keep versions of files in vaults; `bt` is the same
 ///
-/// A vault is a directory in restic's format, on a disk that you choose. Directories are tracked with `dir init`, `add`
-/// stages what changed, `backup` stores it. `--config` names another file than ~/.config/bt.toml here.
+/// A vault is a repository in restic's format, in a directory or a bucket that you choose. Directories are tracked with
+/// `dir init`, `add` stages what changed, `backup` stores it. `--config` names another file than ~/.config/bt.toml here.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     #[command(subcommand)]

@@ -59,6 +59,7 @@ pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliErr
     };
     let mut service = open(context)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
+    service.stop_when(watch.is_stopped());
     let observer = watch.observer();
     let report = service.restore(&order, &mut |ask| watch.passphrase(ask), &observer)?;
     drop(watch);

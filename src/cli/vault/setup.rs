@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use pc_switcher_vault::service::{Prepared, Service};
+use pc_switcher_vault::store::s3::Location;
 use serde_json::json;
 
 use super::super::{CliError, Context, Exit};
@@ -32,8 +33,8 @@ pub enum ConfigVault {
 /// Write the settings, with one vault, and name this machine
 #[derive(Debug, Clone, clap::Args)]
 pub struct ConfigInitArgs {
-    /// Where the vault will be; best on another disk
-    #[arg(long, value_name = "DIR")]
+    /// Where the vault will be: a directory, best on another disk, or `s3:https://HOST/BUCKET/PREFIX`
+    #[arg(long, value_name = "PLACE")]
     root: Option<PathBuf>,
     /// What to call the vault
     #[arg(long, default_value = "local")]
@@ -46,6 +47,9 @@ pub struct InitArgs {
     /// Only the vault of this name
     #[arg(long, value_name = "NAME")]
     vault: Option<String>,
+    /// Add it to the settings first, in this directory or in `s3:https://HOST/BUCKET/PREFIX`
+    #[arg(long, value_name = "PLACE", requires = "vault")]
+    root: Option<PathBuf>,
     #[command(flatten)]
     secret: Secret,
 }
@@ -63,9 +67,17 @@ pub struct ListArgs {
     secret: Secret,
 }
 
+/// Returns a place that was typed: a bucket as it is, a directory as an absolute one.
+fn place(typed: Option<&PathBuf>) -> Result<Option<PathBuf>, CliError> {
+    match typed {
+        Some(root) if Location::is_meant(&root.to_string_lossy()) => Ok(Some(root.clone())),
+        root => absolute(root),
+    }
+}
+
 pub(super) fn config_init(args: &ConfigInitArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let around = surroundings(context)?;
-    let root = absolute(args.root.as_ref())?;
+    let root = place(args.root.as_ref())?;
     let made = Service::init(&around, root.as_deref(), &args.name)?;
     let config = around.places.config.display().to_string();
     if context.global.json {
@@ -110,8 +122,12 @@ pub(super) fn config_list(context: &mut Context<'_>) -> Result<Exit, CliError> {
 }
 
 pub(super) fn init(args: &InitArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    if let (Some(root), Some(name)) = (place(args.root.as_ref())?, &args.vault) {
+        Service::add_vault(&surroundings(context)?, &root, name)?;
+    }
     let mut service = open(context)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
+    service.stop_when(watch.is_stopped());
     let done = service.prepare_vaults(args.vault.as_deref(), &mut |ask| watch.passphrase(ask))?;
     drop(watch);
     if context.global.json {
@@ -164,6 +180,7 @@ fn list_snapshots(
     context: &mut Context<'_>,
 ) -> Result<Exit, CliError> {
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
+    service.stop_when(watch.is_stopped());
     let all = service.snapshots(args.vault.as_deref(), &mut |ask| watch.passphrase(ask))?;
     drop(watch);
     if context.global.json {

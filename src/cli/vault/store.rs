@@ -39,6 +39,7 @@ pub struct CheckArgs {
 pub(super) fn backup(args: &BackupArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let mut service = open(context)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
+    service.stop_when(watch.is_stopped());
     let observer = watch.observer();
     let report = service.backup(args.vault.as_deref(), &mut |ask| watch.passphrase(ask), &observer)?;
     drop(watch);
@@ -81,6 +82,7 @@ fn print_json(report: &BackupReport, context: &mut Context<'_>) -> Result<(), Cl
 pub(super) fn check(args: &CheckArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let mut service = open(context)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
+    service.stop_when(watch.is_stopped());
     let observer = watch.observer();
     let all =
         service.check(args.vault.as_deref(), args.read_data, &mut |ask| watch.passphrase(ask), &observer)?;

@@ -57,6 +57,12 @@ impl Watch {
         Bar { bar: self.bar.clone(), cancel: self.cancel.clone() }
     }
 
+    /// Returns what tells stores that wait whether the run shall end.
+    pub(super) fn is_stopped(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let cancel = self.cancel.clone();
+        move || cancel.is_cancelled()
+    }
+
     /// Returns a passphrase: from where the user said, or from the keyboard; asked for once in a run.
     ///
     /// # Errors

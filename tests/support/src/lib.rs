@@ -1,8 +1,9 @@
-//! Test support: modelling fakes and the two-machine lab.
+//! Test support: modelling fakes, an S3 server, and the two-machine lab.
 
 pub mod lab;
 pub mod manifest;
 pub mod model;
+pub mod s3;
 pub mod seed;
 
 /// The stages that a sync with `user-data` alone says, in their order.

@@ -14,7 +14,7 @@ use pc_switcher_contract::ModuleError;
 
 use super::Service;
 use super::stage::facts_of;
-use super::target::Target;
+use super::target::{OldCopies, Target};
 use super::vaults::Passphrase;
 use crate::catalogue::{Arrived, Chunk, Directory, FileFacts, StagedItem};
 use crate::engine::{Observer, Progress, Stoppable, Trouble, open, same_file, workers};
@@ -119,7 +119,9 @@ impl Service {
                 service.end_with_snapshot(target, changed, &mut report)?;
             }
             for target in &targets {
-                if let Some(warning) = service.upload(&target.repo, &target.settings, id)? {
+                if let Some(warning) =
+                    service.upload(&target.repo, &target.settings, id, OldCopies::MayStay)?
+                {
                     report.incomplete = true;
                     report.warnings.push(warning);
                 }

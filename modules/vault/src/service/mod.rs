@@ -33,11 +33,11 @@ pub use prune::{PruneOrder, PruneReport, VaultPruned};
 pub use recover::{RecoverOrder, RecoverReport, Source};
 pub use rehearse::{RehearseOrder, RehearseReport, Rehearsed};
 pub use restore::{RestoreOrder, RestoreReport, Which};
-pub use settings::{Settings, Size, VaultKind, VaultSettings};
+pub use settings::{Settings, Size, Spot, VaultKind, VaultSettings};
 pub use status::{FileStatus, History, VersionLine};
 pub use track::{AddReport, TrackedLine, resolve};
 pub use tracked::{Preview, TrackedReport};
-pub use vaults::{Ask, OpenStore, Passphrase, Prepared, on_disk};
+pub use vaults::{Ask, OpenStore, Outside, Passphrase, Prepared, where_they_lie};
 pub use view::View;
 
 use crate::catalogue::{Catalogue, Directory};
@@ -45,6 +45,7 @@ use crate::engine::Names;
 use crate::error::{Result, at, usage};
 use crate::format::keyfile::Cost;
 use crate::repo::{Repository, Who};
+use crate::store::Stop;
 use stage::Stage;
 
 /// Where everything of one user lies.
@@ -96,6 +97,8 @@ pub struct Surroundings {
     pub cost: Cost,
     /// How the place of a vault is opened.
     pub stores: OpenStore,
+    /// Whether somebody wants a run to end, for stores that wait.
+    pub stop: Stop,
 }
 
 /// Everything is ready to work.
@@ -159,6 +162,28 @@ impl Service {
         Ok(Initialised { host_id, roots, kept })
     }
 
+    /// Adds a vault to the settings; what they say of others stays as it is written.
+    ///
+    /// # Errors
+    /// If there are no settings yet, the place or the name does not fit, or they cannot be written.
+    pub fn add_vault(around: &Surroundings, root: &Path, name: &str) -> Result<()> {
+        let config = &around.places.config;
+        let settings = Settings::read(config)?;
+        if settings.vaults.iter().any(|vault| vault.name == name) {
+            return Err(usage(format!("a vault is called `{name}` already"))
+                .hint(format!("`{}` says where it is; another name adds another one", config.display())));
+        }
+        if root.to_str().is_none() {
+            return Err(usage(format!("`{}` is no UTF-8, which settings take", root.display())));
+        }
+        // Somebody may keep it elsewhere and have a link here.
+        let path = config.canonicalize().map_err(|error| at("find", config, &error))?;
+        let before = fs::read_to_string(&path).map_err(|error| at("read", &path, &error))?;
+        let text = format!("{}\n{}", before.trim_end(), Settings::one_more(root, name));
+        Settings::parse(&text, config)?;
+        write_whole(&path, &text)?.persist(&path).map(drop).map_err(|error| at("write", &path, &error.error))
+    }
+
     /// Reads the settings and opens the catalogue.
     ///
     /// # Errors
@@ -200,6 +225,11 @@ impl Service {
         self.view = view;
     }
 
+    /// Says how stores that wait find out that a run shall end.
+    pub fn stop_when(&self, is_asked: impl Fn() -> bool + Send + Sync + 'static) {
+        self.around.stop.when(is_asked);
+    }
+
     /// Returns the settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -223,7 +253,8 @@ impl Service {
         let mut done = Vec::new();
         for vault in self.chosen(only)? {
             let Surroundings { cost, who, clock, .. } = &self.around;
-            let how = vaults::prepare(&vault, &mut self.catalogue, passphrase, *cost, who, clock())?;
+            let store = (self.around.stores)(&vault)?;
+            let how = vaults::prepare(&vault, store, &mut self.catalogue, passphrase, *cost, who, clock())?;
             done.push((vault, how));
         }
         Ok(done)
@@ -244,7 +275,7 @@ impl Service {
 
     /// Proves that a vault is where it should be, and returns its id.
     fn check_vault(&self, vault: &VaultSettings) -> Result<String> {
-        vaults::check_marker(vault, &*(self.around.stores)(vault), &self.catalogue)
+        vaults::check_marker(vault, &*(self.around.stores)(vault)?, &self.catalogue)
     }
 
     /// Says of each vault that is set, or of the one of this name, what keeps a backup from it, if anything; writes nothing.
@@ -265,7 +296,7 @@ impl Service {
     }
 
     fn prove_vault(&self, settings: &VaultSettings, passphrase: &mut Passphrase<'_>) -> Result<()> {
-        let store = (self.around.stores)(settings);
+        let store = (self.around.stores)(settings)?;
         vaults::check_marker(settings, &*store, &self.catalogue)?;
         let word = passphrase(Ask::Open(settings.name.clone()))?;
         self.check_current(settings, &Repository::open(store, &word)?)
@@ -273,7 +304,7 @@ impl Service {
 
     /// Opens a vault that was set up.
     fn open_vault(&mut self, vault: &VaultSettings, passphrase: &mut Passphrase<'_>) -> Result<Repository> {
-        vaults::open(vault, (self.around.stores)(vault), &mut self.catalogue, passphrase)
+        vaults::open(vault, (self.around.stores)(vault)?, &mut self.catalogue, passphrase)
     }
 
     fn chosen(&self, only: Option<&str>) -> Result<Vec<VaultSettings>> {
@@ -416,6 +447,8 @@ fn write_whole(path: &Path, text: &str) -> Result<tempfile::NamedTempFile> {
     Ok(file)
 }
 
+#[cfg(test)]
+mod bucket_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use pc_switcher_contract::ErrorKind;
 use pc_switcher_contract::keep::Keep;
 
 use super::forget::{self, Verdict};
+use super::target::OldCopies;
 use super::vaults::{self, Passphrase};
 use super::{Service, VaultSettings};
 use crate::catalogue::Catalogue;
@@ -133,7 +134,7 @@ impl Service {
         if !order.dry_run {
             versions_gone =
                 self.catalogue.forget_what_is_gone(&settings.name, |blob| repo.find(&blob).is_some())?;
-            if let Some(warning) = self.upload(&repo, &settings, id)? {
+            if let Some(warning) = self.upload(&repo, &settings, id, OldCopies::Go)? {
                 report.incomplete = true;
                 report.warnings.push(warning);
             }

@@ -172,7 +172,7 @@ fn open_all(
         settings.vaults.iter().filter(|vault| order.only.as_ref().is_none_or(|only| *only == vault.name));
     for vault in chosen {
         let mut open_one = || {
-            let store = (around.stores)(vault);
+            let store = (around.stores)(vault)?;
             let vault_id = vaults::check_marker(vault, &*store, &blank)?;
             let repo = vaults::open(vault, store, &mut blank, passphrase)?;
             let lock = repo.lock(&around.who, &around.clock)?;

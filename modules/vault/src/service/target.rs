@@ -16,6 +16,15 @@ pub(super) struct Target {
     pub(super) report: VaultReport,
 }
 
+/// What becomes of copies of the catalogue that are too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OldCopies {
+    /// They go, by whoever may remove things.
+    Go,
+    /// They go where a backup may remove things; elsewhere they wait for a prune.
+    MayStay,
+}
+
 impl Service {
     pub(super) fn open_targets(
         &mut self,
@@ -79,13 +88,18 @@ impl Service {
         repo: &Repository,
         settings: &VaultSettings,
         version: i64,
+        old: OldCopies,
     ) -> Result<Option<String>> {
         let base = self.around.places.base();
         let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(None) };
         // Noted before, so that the vault never holds a version that the catalogue does not know of.
         let begun = VaultState { uploaded: version, pending: true, ..state };
         self.catalogue.set_vault_state(&settings.name, &begun)?;
-        match vaults::upload_catalogue(repo, settings, &self.catalogue, &self.host_id, version, &base) {
+        let mut stored = vaults::upload_catalogue(repo, &self.catalogue, &self.host_id, version, &base);
+        if stored.is_ok() && (old == OldCopies::Go || repo.store().removes_freely()) {
+            stored = vaults::drop_old_copies(repo, settings, &self.host_id);
+        }
+        match stored {
             Ok(()) => {
                 self.catalogue.set_vault_state(&settings.name, &VaultState { pending: false, ..begun })?;
                 Ok(None)

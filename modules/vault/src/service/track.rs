@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::ignored::Rules;
 use super::scan::{self, Unlisted};
 use super::stage::NotStaged;
-use super::{Service, VaultSettings};
+use super::{Service, VaultKind, VaultSettings};
 use crate::catalogue::{Catalogue, CurrentFile, Directory, Tracked};
 use crate::engine::{Observer, Progress, Trouble, kind_of};
 use crate::error::{Result, at, usage};
@@ -128,7 +128,8 @@ impl Service {
 
     /// What is never backed up: our own state and the vaults themselves.
     pub(super) fn never(&self) -> Vec<PathBuf> {
-        let roots = self.settings.vaults.iter().map(|vault| vault.root.clone());
+        let on_disk = self.settings.vaults.iter().filter(|vault| vault.kind == VaultKind::Filesystem);
+        let roots = on_disk.map(|vault| vault.root.clone());
         let all = roots.chain([self.around.places.state.clone()]);
         all.flat_map(|path| [path.canonicalize().ok(), Some(path)]).flatten().collect()
     }

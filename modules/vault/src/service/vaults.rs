@@ -2,19 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
-use pc_switcher_contract::{ErrorKind, ModuleError};
+use pc_switcher_contract::{Clock, ErrorKind, ModuleError};
 use serde::{Deserialize, Serialize};
 
-use super::settings::VaultSettings;
+use super::settings::{VaultKind, VaultSettings};
 use crate::catalogue::{Catalogue, VaultState};
 use crate::error::{Result, at, damaged};
 use crate::format::keyfile::Cost;
 use crate::format::unpacked;
 use crate::repo::{Repository, Who};
-use crate::store::{FsStore, Kind, Store};
+use crate::store::s3::{Credentials, Retries, S3Options};
+use crate::store::{FsStore, Kind, S3Store, Stop, Store};
 
 /// A copy of a catalogue that would be larger is no copy of one.
 const LARGEST_CATALOGUE: usize = 1 << 36;
@@ -39,11 +40,37 @@ pub enum Ask {
 pub type Passphrase<'a> = dyn FnMut(Ask) -> Result<Vec<u8>> + 'a;
 
 /// Opens the place of a vault; makes nothing.
-pub type OpenStore = Arc<dyn Fn(&VaultSettings) -> Arc<dyn Store> + Send + Sync>;
+pub type OpenStore = Arc<dyn Fn(&VaultSettings) -> Result<Arc<dyn Store>> + Send + Sync>;
+
+/// What places that are elsewhere need of this one.
+#[derive(Clone)]
+pub struct Outside {
+    /// The credentials that the environment holds.
+    pub credentials: Option<Credentials>,
+    /// The time: signatures carry it.
+    pub clock: Clock,
+    /// Whether somebody wants a run to end.
+    pub stop: Stop,
+}
 
 /// Returns what opens vaults where their settings say.
-pub fn on_disk() -> OpenStore {
-    Arc::new(|settings| Arc::new(FsStore::at(&settings.root)))
+pub fn where_they_lie(outside: Outside) -> OpenStore {
+    // One of each: connections are kept.
+    let known: Mutex<Vec<(S3Options, Arc<S3Store>)>> = Mutex::default();
+    Arc::new(move |settings| {
+        if settings.kind == VaultKind::Filesystem {
+            return Ok(Arc::new(FsStore::at(&settings.root)));
+        }
+        let options = settings.s3(outside.credentials.as_ref())?;
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, store)) = known.iter().find(|(other, _)| *other == options) {
+            return Ok(store.clone());
+        }
+        let (clock, stop) = (outside.clock.clone(), outside.stop.clone());
+        let store = Arc::new(S3Store::at(options.clone(), clock, stop, Retries::default())?);
+        known.push((options, store.clone()));
+        Ok(store)
+    })
 }
 
 /// What `init` did.
@@ -64,40 +91,39 @@ pub enum Prepared {
 /// If something else lies there, the disk is not mounted, or the passphrase does not fit.
 pub fn prepare(
     settings: &VaultSettings,
+    store: Arc<dyn Store>,
     catalogue: &mut Catalogue,
     passphrase: &mut Passphrase<'_>,
     cost: Cost,
     who: &Who,
     now: Timestamp,
 ) -> Result<Prepared> {
-    let root = &settings.root;
-    let store = FsStore::at(root);
     if store.get(Kind::Marker, "")?.is_some() || catalogue.vault_state(&settings.name)?.is_some() {
-        open(settings, Arc::new(store), catalogue, passphrase)?;
+        open(settings, store, catalogue, passphrase)?;
         return Ok(Prepared::Verified);
     }
     let taken = store.get(Kind::Config, "")?.is_some();
-    if !taken && root.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(ModuleError::new(
-            ErrorKind::Invalid,
-            format!("`{}` is neither empty nor a repository", root.display()),
-        )
-        .hint("name another directory as the vault's root"));
+    if !taken && !store.is_vacant()? {
+        let message = format!("`{}` is neither empty nor a repository", settings.root.display());
+        let another = if settings.kind == VaultKind::S3 { "prefix" } else { "directory" };
+        return Err(ModuleError::new(ErrorKind::Invalid, message)
+            .hint(format!("name another {another} as the vault's root")));
     }
     let made = if taken {
         let word = passphrase(Ask::Open(settings.name.clone()))?;
         // Nothing is made before the passphrase has proved to be the one.
-        Repository::open(Arc::new(store), &word)?;
-        FsStore::create(root)?;
+        Repository::open(store.clone(), &word)?;
+        store.make_ready()?;
         Prepared::Adopted
     } else {
         let word = passphrase(Ask::New(settings.name.clone()))?;
-        Repository::init(Arc::new(FsStore::create(root)?), &word, cost, who, now)?;
+        store.make_ready()?;
+        Repository::init(store.clone(), &word, cost, who, now)?;
         Prepared::Made
     };
     let marker = Marker { vault_id: uuid::Uuid::new_v4().to_string(), layout: 1 };
     let text = serde_json::to_vec(&marker).map_err(|error| ModuleError::failed(error.to_string()))?;
-    FsStore::at(root).put(Kind::Marker, "", &text)?;
+    store.put(Kind::Marker, "", &text)?;
     remember(settings, catalogue, marker.vault_id)?;
     Ok(made)
 }
@@ -116,6 +142,7 @@ pub fn check_marker(settings: &VaultSettings, store: &dyn Store, catalogue: &Cat
     let Some(text) = store.get(Kind::Marker, "")? else {
         let message = format!("there is no vault in `{root}` (`{}`)", settings.name);
         let hint = match catalogue.vault_state(&settings.name)? {
+            Some(_) if settings.kind == VaultKind::S3 => "was it removed? is `root` still the right one?",
             Some(_) => "is its disk mounted?",
             None => "`bt config vault init` makes it",
         };
@@ -130,9 +157,15 @@ pub fn check_marker(settings: &VaultSettings, store: &dyn Store, catalogue: &Cat
     match catalogue.vault_state(&settings.name)? {
         Some(state) if state.vault_id != marker.vault_id => {
             let message = format!("another vault than `{}` lies in `{root}`", settings.name);
-            Err(ModuleError::new(ErrorKind::Invalid, message).hint(
-                "is another disk mounted there? a vault that shall be used beside it takes another name",
-            ))
+            let hint = match settings.kind {
+                VaultKind::Filesystem => {
+                    "is another disk mounted there? a vault that shall be used beside it takes another name"
+                }
+                VaultKind::S3 => {
+                    "is `root` the right one? a vault that shall be used beside it takes another name"
+                }
+            };
+            Err(ModuleError::new(ErrorKind::Invalid, message).hint(hint))
         }
         _ => Ok(marker.vault_id),
     }
@@ -157,13 +190,12 @@ pub fn open(
     Ok(repo)
 }
 
-/// Stores a copy of the catalogue in a vault, and drops the oldest beyond what is kept.
+/// Stores a copy of the catalogue in a vault.
 ///
 /// # Errors
 /// If it cannot be stored.
 pub fn upload_catalogue(
     repo: &Repository,
-    settings: &VaultSettings,
     catalogue: &Catalogue,
     host_id: &str,
     version: i64,
@@ -176,6 +208,14 @@ pub fn upload_catalogue(
     std::fs::remove_file(&copy).ok();
     let packed = zstd::bulk::compress(&plain?, 0).map_err(|error| ModuleError::failed(error.to_string()))?;
     repo.store().put(Kind::Meta, &format!("{host_id}/db.{version}"), &repo.seal(&packed)?)?;
+    Ok(())
+}
+
+/// Removes the oldest copies of a machine's catalogue beyond what is kept.
+///
+/// # Errors
+/// If they cannot be removed.
+pub fn drop_old_copies(repo: &Repository, settings: &VaultSettings, host_id: &str) -> Result<()> {
     let mut kept = stored_versions(repo.store(), host_id)?;
     kept.reverse();
     for old in kept.into_iter().skip(settings.keep_metadata_versions.max(1)) {

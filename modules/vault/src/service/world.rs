@@ -48,7 +48,8 @@ impl World {
         let clock: Clock = Arc::new(move || now);
         let places = Places { config: self.home.path().join("bt.toml"), state: state.to_owned() };
         let who = Who { hostname: "laptop".into(), pid, ..Who::default() };
-        Surroundings { places, clock, who, cost: Cost::TINY, stores: Arc::new(move |_| store.clone()) }
+        let stores: OpenStore = Arc::new(move |_| Ok(store.clone()));
+        Surroundings { places, clock, who, cost: Cost::TINY, stores, stop: Stop::default() }
     }
 
     pub fn service(&self, state: &Path, store: Arc<dyn Store>, pid: u32) -> Service {

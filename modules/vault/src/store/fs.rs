@@ -33,16 +33,7 @@ impl FsStore {
     /// If they cannot be made.
     pub fn create(root: &Path) -> Result<Self> {
         let store = Self::at(root);
-        let make = |path: &Path| {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-            made.map_err(|error| at("make the directory", path, &error))
-        };
-        for name in ["data", "index", "keys", "locks", "snapshots", "pc-switcher/tmp"] {
-            make(&root.join(name))?;
-        }
-        for first in 0..=255 {
-            make(&root.join(format!("data/{first:02x}")))?;
-        }
+        store.make_ready()?;
         Ok(store)
     }
 
@@ -149,6 +140,24 @@ impl Store for FsStore {
 
     fn place(&self) -> String {
         self.root.display().to_string()
+    }
+
+    fn is_vacant(&self) -> Result<bool> {
+        Ok(self.root.read_dir().map_or(true, |mut entries| entries.next().is_none()))
+    }
+
+    fn make_ready(&self) -> Result<()> {
+        let make = |path: &Path| {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+            made.map_err(|error| at("make the directory", path, &error))
+        };
+        for name in ["data", "index", "keys", "locks", "snapshots", "pc-switcher/tmp"] {
+            make(&self.root.join(name))?;
+        }
+        for first in 0..=255 {
+            make(&self.root.join(format!("data/{first:02x}")))?;
+        }
+        Ok(())
     }
 }
 

@@ -2,11 +2,38 @@
 
 mod fs;
 mod memory;
+pub mod s3;
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::Result;
 
 pub use fs::FsStore;
 pub use memory::MemoryStore;
+pub use s3::S3Store;
+
+/// Says whether somebody wants a run to end. Stores that may wait for long look at it; all copies are one.
+#[derive(Clone, Default)]
+pub struct Stop(Arc<OnceLock<Box<dyn Fn() -> bool + Send + Sync>>>);
+
+impl Stop {
+    /// Says how to find out; the first that is said holds.
+    pub fn when(&self, is_asked: impl Fn() -> bool + Send + Sync + 'static) {
+        self.0.set(Box::new(is_asked)).ok();
+    }
+
+    /// Whether somebody wants the run to end.
+    pub fn is_asked(&self) -> bool {
+        self.0.get().is_some_and(|is_asked| is_asked())
+    }
+}
+
+impl fmt::Debug for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stop").field(&self.is_asked()).finish()
+    }
+}
 
 /// What an object is; each kind has its own place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +52,10 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Those of which there may be several.
+    pub const LISTED: [Kind; 6] =
+        [Kind::Key, Kind::Lock, Kind::Index, Kind::Snapshot, Kind::Pack, Kind::Meta];
+
     /// Returns what people call it.
     pub fn noun(self) -> &'static str {
         match self {
@@ -74,15 +105,43 @@ pub trait Store: Send + Sync {
 
     /// Returns the place for people.
     fn place(&self) -> String;
+
+    /// Whether nothing at all lies there, so that a repository may be made.
+    ///
+    /// # Errors
+    /// If the place cannot be read.
+    fn is_vacant(&self) -> Result<bool> {
+        for kind in Kind::LISTED {
+            if !self.list(kind)?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(self.get(Kind::Config, "")?.is_none() && self.get(Kind::Marker, "")?.is_none())
+    }
+
+    /// Makes what must be there before the first object is written, or proves that it is.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    fn make_ready(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether a backup may remove what is outdated; if not, only pruning does, which may have other rights.
+    fn removes_freely(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// What every store is held to.
-    fn keeps_the_contract(store: &dyn Store) {
+    pub(crate) fn keeps_the_contract(store: &dyn Store) {
         let name = "ab".repeat(32);
+        assert!(store.is_vacant().unwrap());
+        store.make_ready().unwrap();
         assert_eq!(store.get(Kind::Pack, &name).unwrap(), None);
         assert!(store.put(Kind::Pack, &name, b"0123456789").unwrap());
         assert!(!store.put(Kind::Pack, &name, b"another").unwrap(), "a name is written once");
@@ -95,6 +154,9 @@ mod tests {
         store.put(Kind::Meta, "host/db.1", b"x").unwrap();
         store.put(Kind::Config, "", b"c").unwrap();
         store.put(Kind::Marker, "", b"m").unwrap();
+        assert!(!store.put(Kind::Meta, "host/db.1", b"other").unwrap());
+        assert!(!store.put(Kind::Config, "", b"other").unwrap());
+        assert!(!store.is_vacant().unwrap());
         assert_eq!(store.list(Kind::Meta).unwrap(), [("host/db.1".into(), 1)]);
         assert_eq!(store.get(Kind::Config, "").unwrap().unwrap(), b"c");
         assert_eq!(store.get(Kind::Marker, "").unwrap().unwrap(), b"m");
@@ -111,7 +173,7 @@ mod tests {
     #[test]
     fn the_store_on_disk_keeps_the_contract_and_leaves_nothing_half() {
         let dir = tempfile::tempdir().unwrap();
-        keeps_the_contract(&FsStore::create(dir.path()).unwrap());
+        keeps_the_contract(&FsStore::at(dir.path()));
         let left = dir.path().join("pc-switcher/tmp").read_dir().unwrap().count();
         assert_eq!(left, 0);
     }

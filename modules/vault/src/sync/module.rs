@@ -66,9 +66,14 @@ impl VaultBackup {
     /// Opens the catalogue; in a dry run a copy of it.
     fn opener(&self, ctx: &ModuleContext) -> impl FnOnce() -> Result<Service> + Send + use<> {
         let (surroundings, dry) = (Arc::clone(&self.given.surroundings), ctx.mode.is_dry());
-        move || match dry {
-            true => Service::look(surroundings()?),
-            false => Service::open(surroundings()?),
+        let cancel = ctx.cancel.clone();
+        move || {
+            let service = match dry {
+                true => Service::look(surroundings()?),
+                false => Service::open(surroundings()?),
+            }?;
+            service.stop_when(move || cancel.is_cancelled());
+            Ok(service)
         }
     }
 
