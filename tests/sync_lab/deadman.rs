@@ -158,6 +158,32 @@ fn a_cable_that_is_cut_before_a_sync_is_confirmed_keeps_the_desk_from_nothing() 
 }
 
 #[test]
+fn a_sync_that_dies_behind_its_commit_is_taken_back_and_what_somebody_wrote_since_stays() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    let text = "[sync_modules]\nuser-data = true\ndummy-success = true\n[dummy-success]\nduration = 300\n";
+    configure(laptop, &format!("{text}[rollback]\ndeadman_limit = 5\n"));
+    break_logins(laptop);
+    alice(laptop, "echo new >notes/new; echo new >notes/newer");
+    let running = laptop.spawn(&line("desk", &[])).unwrap();
+    running.expect("stage: module:dummy-success", BY_THEN).unwrap();
+    alice(desk, "echo and mine >>notes/newer");
+    running.signal(Signal::KILL).unwrap();
+    wait_for("healed desk", Duration::from_secs(120), || !is_shut(desk));
+    assert_nothing_runs(&[laptop, desk], BY_THEN);
+    assert!(!desk.exists("/home/alice/notes/new").unwrap());
+    assert_eq!(alice(desk, "cat notes/newer"), "new\nand mine\n");
+    let said = status(desk);
+    assert!(said.contains("stays as found: `/home/alice/notes/newer`"), "{said}");
+    settings(laptop, "");
+    mend_logins(laptop);
+    sync(laptop, "desk", &[]).ends_with(7).says(&["1 path changed on desk", "/home/alice/notes/newer"]);
+    sync(laptop, "desk", &["--allow-conflicts"]).ends_with(0).says(&["from laptop was taken back at"]);
+    assert_moved(laptop, desk);
+}
+
+#[test]
 fn after_a_power_cut_before_a_sync_is_confirmed_the_boot_takes_it_back() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
