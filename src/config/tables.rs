@@ -50,6 +50,9 @@ fn fits<T: DeserializeOwned>(table: &Value) -> Result<(), String> {
     T::deserialize(table).map(|_| ()).map_err(|error| error.to_string())
 }
 
+/// Says what the schema of a table cannot.
+type Check<'a> = Box<dyn Fn(&Value) -> Result<(), String> + 'a>;
+
 /// Any table.
 pub struct TableOf<'a> {
     /// Its name.
@@ -59,7 +62,7 @@ pub struct TableOf<'a> {
     /// The table with all defaults filled in.
     pub defaults: &'a Value,
     /// Says what its schema cannot.
-    pub check: Box<dyn Fn(&Value) -> Result<(), String> + 'a>,
+    pub check: Check<'a>,
 }
 
 /// Returns all tables, those of modules first.

@@ -132,7 +132,6 @@ impl Scene {
             snapshot_dir: SnapshotDir::try_from(snapshot_dir).unwrap(),
             keep: "last 9 sessions".parse().unwrap(),
             keep_min: "last 1 session".parse().unwrap(),
-            ..BtrfsSnapshotsConfig::default()
         };
         Some(Self { agent, link, process, config, disk })
     }
