@@ -24,6 +24,10 @@ use crate::health::{self, Checked, Finding, HEALTH_DIR, Place, Weight};
 /// How long it waits between two tries of a new login.
 const BETWEEN_LOGINS: Duration = Duration::from_secs(1);
 
+/// So often what is red is looked at again, and after how long: packages may be half way through an update.
+const LOOKS: usize = 2;
+const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
+
 /// What the config says of it.
 #[derive(Debug, Clone)]
 pub struct DeadmanSettings {
@@ -156,6 +160,17 @@ impl Deadman {
     }
 }
 
+impl Deadman {
+    /// The error of a sync that should have been taken back, and was not.
+    fn stays(&self, why: &str) -> ModuleError {
+        let host = &self.target.hostname;
+        ModuleError::failed(format!(
+            "{host}: {why}, and {host} knows nothing of this sync that it could take back"
+        ))
+        .hint("`pc-switcher rollback SESSION` goes back as a whole")
+    }
+}
+
 #[async_trait]
 impl Sentinel for Deadman {
     async fn about_to_change(&self, areas: &[Area]) -> Result<(), ModuleError> {
@@ -201,14 +216,26 @@ impl Engine {
         let cancel = self.watch.cancel.clone();
         let reach = Arc::clone(&self.deps.reach);
         let first = self.logins.first();
+        let changed = board.commit_was_asked();
         let confirmed = async {
-            let (why, wanted) = judge(&before, &deadman.look().await);
+            let (mut why, mut wanted) = judge(&before, &deadman.look().await);
+            for _ in 0..LOOKS {
+                let Some(red) = &why else { break };
+                deadman.log.warning(format!("{}: {red}; looking once more", deadman.target.hostname));
+                tokio::time::sleep(BETWEEN_LOOKS).await;
+                (why, wanted) = judge(&before, &deadman.look().await);
+            }
             for finding in wanted {
                 deadman.log.warning(format!("worse than before: {finding}"));
             }
-            if let Some(why) = why {
-                let state = deadman.agent().deadman(DeadmanOrder::Heal(why)).await?;
-                deadman.taken_back(&state)?;
+            match why {
+                Some(why) if changed => {
+                    let state = deadman.agent().deadman(DeadmanOrder::Heal(why.clone())).await?;
+                    deadman.taken_back(&state)?;
+                    return Err(deadman.stays(&why));
+                }
+                Some(why) => deadman.log.warning(format!("this sync changed nothing, and yet {why}")),
+                None => {}
             }
             let logs_in = matches!(first.await, Some(Ok(())));
             if logs_in {
@@ -229,7 +256,10 @@ impl Engine {
                     }
                 };
                 tokio::select! {
-                    state = agent.deadman(DeadmanOrder::Count) => deadman.taken_back(&state?)?,
+                    state = agent.deadman(DeadmanOrder::Count) => {
+                        deadman.taken_back(&state?)?;
+                        return Err(deadman.stays("no new ssh login worked in time"));
+                    }
                     () = new_login => {}
                 }
             }
