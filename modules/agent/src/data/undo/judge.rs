@@ -60,7 +60,8 @@ impl Meant {
         let Some(post) = post else { return *self == Meant::Gone };
         match self {
             Meant::Gone => false,
-            Meant::Link => post.kind != Kind::Dir,
+            // A version that somebody saved in its place has one name.
+            Meant::Link => post.kind != Kind::Dir && post.nlink > 1,
             Meant::Made(kind, size, meta) => {
                 (post.kind, post.size) == (*kind, *size) && same_set(&post.meta, meta, true)
             }

@@ -7,12 +7,14 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::Duration;
 
 use pc_switcher_contract::{BytePath, SnapshotSet};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType, connect, sendmsg, socket_with,
+};
 
 use super::check_member;
 use super::reference::Reference;
@@ -64,7 +66,7 @@ impl Store<'_> {
             found.push(HeldDirectory { path, lacking });
         }
         if !open.is_empty() {
-            person.act(|| send(&request.socket, &open))?;
+            person.act(|| send(&request.socket, request.uid, &open))?;
         }
         Ok(found)
     }
@@ -91,12 +93,22 @@ impl Store<'_> {
     }
 }
 
-/// Sends open directories, one after the other.
-fn send(socket: &str, open: &[OwnedFd]) -> Result<(), AgentError> {
+/// Sends open directories, one after the other, to whoever listens there as this user.
+fn send(socket: &str, uid: u32, open: &[OwnedFd]) -> Result<(), AgentError> {
     let failed = |error: io::Error| AgentError::io("cannot hand directories of the set over", &error);
-    let address = SocketAddr::from_abstract_name(socket).map_err(failed)?;
-    let stream = UnixStream::connect_addr(&address).map_err(failed)?;
-    stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
+    let address =
+        SocketAddrUnix::new_abstract_name(socket.as_bytes()).map_err(|error| failed(error.into()))?;
+    let kernel = |error: rustix::io::Errno| failed(error.into());
+    let stream =
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(kernel)?;
+    // Before the connection, which waits as well where others keep the listener busy.
+    set_socket_timeout(&stream, Timeout::Send, Some(PATIENCE)).map_err(kernel)?;
+    connect(&stream, &address).map_err(kernel)?;
+    if socket_peercred(&stream).map_err(kernel)?.uid.as_raw() != uid {
+        return Err(AgentError::failed(
+            "somebody else listens where directories of the set are to be handed over",
+        ));
+    }
     for one in open {
         let one = [one.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
