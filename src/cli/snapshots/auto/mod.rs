@@ -149,7 +149,12 @@ async fn apply(machine: &Machine, files: &Files, has_timer: bool) -> Result<Vec<
     for (path, content) in
         [(CONFIG, &files.config), (SERVICE, &files.service), (TIMER, &files.timer), (HOOK, &files.hook)]
     {
-        let there = std::fs::read(path).ok();
+        let there = match std::fs::read(path) {
+            Ok(there) => Some(there),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            // What cannot be read is not ours: ours can be read by everybody.
+            Err(_) => Some(Vec::new()),
+        };
         let is_ours = there.as_deref().is_none_or(files::is_ours);
         match content {
             _ if !is_ours => {
