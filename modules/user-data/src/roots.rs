@@ -118,12 +118,10 @@ pub fn roots(ctx: &ModuleContext, part: &PartPair, target_kind: SnapshotKind) ->
     let base = target_end.filter(|_| is_known).and_then(|end| listed_then(&end, &part.target));
     // A subvolume that came since the last sync, or that it left behind with something in it, held nothing of it.
     let base = base.or_else(|| (part.is_nested && pair.is_some()).then_some(Listed::Nothing));
-    // A part that came since the last sync was nothing then, whatever else lies at that place.
-    let root = part.root.to_string();
-    let is_recorded = pair.as_ref().is_some_and(|pair| pair.parts.iter().any(|then| then.root == root));
+    // A subvolume on one machine may be a directory on the other, and have been neither at the last sync.
     let ours_then = source_end
         .as_ref()
-        .filter(|_| is_known && is_recorded)
+        .filter(|_| is_known && !part.is_nested)
         .and_then(|end| listed_then(end, &part.source));
     let now = (ctx.clock)().as_second();
     let source_after = source_end.and_then(|end| {
