@@ -1,6 +1,6 @@
 //! Search results as the kernel hands them over; the first byte chooses the reader, the next two the count of results.
 
-use pc_switcher_agent::data::fuzzing::{inline_content, names};
+use pc_switcher_agent::data::fuzzing::{entries, inline_content, names, ranges};
 use pc_switcher_agent::data::walk::fuzzing::inodes;
 use pc_switcher_agent::linux::btrfs::fuzzing::items;
 
@@ -8,7 +8,7 @@ use pc_switcher_agent::linux::btrfs::fuzzing::items;
 pub fn run(data: &[u8]) {
     let [kind, low, high, buffer @ ..] = data else { return };
     let count = u32::from(u16::from_le_bytes([*low, *high]));
-    match kind % 4 {
+    match kind % 6 {
         0 => {
             if let Ok(inodes) = inodes(buffer, count) {
                 assert!(inodes.len() <= count as usize);
@@ -25,6 +25,27 @@ pub fn run(data: &[u8]) {
             let names = names((count > 0).then_some(u64::from(count)), buffer).unwrap_or_default();
             assert!(names.iter().map(Vec::len).sum::<usize>() <= buffer.len());
         }
-        _ => assert!(inline_content(buffer).is_none_or(|content| content.len() < buffer.len())),
+        3 => assert!(inline_content(buffer).is_none_or(|content| content.len() < buffer.len())),
+        4 => {
+            let ([low, high, buffer @ ..], size) = (buffer, u64::from(count) << 12) else { return };
+            let (new, old) = halves(buffer, u16::from_le_bytes([*low, *high]));
+            let Some(found) = ranges(new, old, size) else { return };
+            assert!(found.iter().all(|(at, end, _)| at < end && *end <= size), "{found:?} in {size}");
+            assert!(found.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{found:?}");
+            assert_eq!(ranges(new, new, size), Some(Vec::new()));
+        }
+        _ => {
+            let (now, base) = halves(buffer, count as u16);
+            let Some(names) = entries(now, base) else { return };
+            assert!(names.iter().map(Vec::len).sum::<usize>() <= buffer.len());
+            assert_eq!(entries(now, now), Some(Vec::new()));
+        }
     }
+}
+
+/// Splits results of two searches: the lower half of `at` says where, in parts of 256; the rest how many results each has.
+fn halves(bytes: &[u8], at: u16) -> ((&[u8], u32), (&[u8], u32)) {
+    let [parts, count] = at.to_le_bytes();
+    let (one, other) = bytes.split_at(bytes.len() * usize::from(parts) / 256);
+    ((one, u32::from(count >> 4)), (other, u32::from(count & 15)))
 }

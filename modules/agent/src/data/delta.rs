@@ -157,7 +157,7 @@ pub(super) fn extent(Item { key: (_, _, at), data }: Item<'_>) -> Option<Extent>
 }
 
 /// Compares two lists of extents, each in order and without overlaps.
-fn differ(new: &[Extent], old: &[Extent], size: u64) -> Vec<Range> {
+pub(super) fn differ(new: &[Extent], old: &[Extent], size: u64) -> Vec<Range> {
     let mut ranges: Vec<Range> = Vec::new();
     let (mut new, mut old) = (new.iter().peekable(), old.iter().peekable());
     let mut at = 0;

@@ -29,7 +29,7 @@ pub(super) struct Entries {
 
 /// One entry.
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
+pub(super) struct Entry {
     number: u64,
     /// What it leads to: an inode, or the root of another tree.
     to: (u64, u8),
@@ -61,7 +61,7 @@ impl Entries {
 }
 
 /// Reads a `struct btrfs_dir_item`.
-fn entry(Item { key: (_, _, number), data }: Item<'_>) -> Option<Entry> {
+pub(super) fn entry(Item { key: (_, _, number), data }: Item<'_>) -> Option<Entry> {
     let len = usize::from(u16_at(data, 27)?);
     let name = data.get(30..)?.get(..len)?.to_vec();
     Some(Entry { number, to: (u64_at(data, 0)?, *data.get(8)?), name })
@@ -86,7 +86,7 @@ pub(super) fn differ(
 }
 
 /// Calls `each` with the name of every entry that only one of two lists has, both in order of their numbers.
-fn pair(now: &[Entry], base: &[Entry], mut each: impl FnMut(&[u8])) {
+pub(super) fn pair(now: &[Entry], base: &[Entry], mut each: impl FnMut(&[u8])) {
     let (mut now, mut base) = (now.iter().peekable(), base.iter().peekable());
     loop {
         let order = match (now.peek(), base.peek()) {
