@@ -39,10 +39,11 @@ fn score(images: usize, first_seed: u64, most: usize) {
         println!("{count:6} {layout:?}, {generation} crash, written {written:?}");
     }
     println!(
-        "{} images of {} syncs with {} moves (seeds {first_seed} and on): {} with work for the redo, {} ended new, {} old, {} bad",
+        "{} images of {} syncs with {} moves and {} patches (seeds {first_seed} and on): {} with work for the redo, {} ended new, {} old, {} bad",
         score.images,
         score.sessions,
         score.moves,
+        score.patches,
         score.pending,
         score.new,
         score.images - score.new - score.bad.len(),

@@ -26,6 +26,8 @@ pub struct Score {
     pub sessions: usize,
     /// What was moved in them.
     pub moves: usize,
+    /// What was made of the version that it replaced.
+    pub patches: usize,
     /// Images by layout, generation and what was written last.
     pub by: BTreeMap<(Layout, &'static str, Written), usize>,
     /// Images that a redo found something to do in, and which ended new.
@@ -68,7 +70,7 @@ pub fn run(pool: &Pool, seed: u64, most: usize, score: &mut Score) {
     );
     let camera = Camera::new(shelf);
     let is_race = random.below(4) == 0;
-    let Pushed { report, ops, moves } = match is_race {
+    let Pushed { report, ops, moves, patches } = match is_race {
         true => {
             let racer = Racer::start(&camera, Random::new(seed));
             let done = push(&sources, machine.running(), Arc::new(Slowly(camera.clone())));
@@ -85,6 +87,7 @@ pub fn run(pool: &Pool, seed: u64, most: usize, score: &mut Score) {
     machine.scrap();
     score.sessions += 1;
     score.moves += moves;
+    score.patches += patches;
     drop_some(&mut photos, most, &mut random);
     let court = Court { change, ops, paths };
     let of_a_redo = most / 8 + 1;

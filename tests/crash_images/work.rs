@@ -1,7 +1,7 @@
 //! A day's work on a tree, from a seed: what the next sync has to bring over.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use rustix::fs::{CWD, RenameFlags, lremovexattr, renameat_with};
@@ -26,7 +26,7 @@ fn is_file(path: &Path) -> bool {
 fn one(garden: &mut Garden<'_>) {
     let dir = garden.any(is_dir).unwrap_or(garden.root.to_owned());
     let file = garden.any(is_file);
-    match (garden.random.below(28), file) {
+    match (garden.random.below(32), file) {
         (0..=2, _) => garden.something(&dir),
         (3..=6, Some(file)) => replace(garden, &file),
         // In place: all names of a file change.
@@ -71,8 +71,25 @@ fn one(garden: &mut Garden<'_>) {
                 fs::rename(aside, inside).unwrap();
             }
         }
+        (27..=30, _) => edit(garden),
         _ => garden.touch(&dir),
     }
+}
+
+/// A few bytes of a file of several blocks are written anew where they are, and it may get longer or shorter.
+fn edit(garden: &mut Garden<'_>) {
+    let is_long = |path: &Path| is_file(path) && fs::metadata(path).unwrap().len() > 3 * 4096;
+    let Some(file) = garden.any(is_long) else { return };
+    let open = fs::File::options().write(true).open(&file).unwrap();
+    let size = open.metadata().unwrap().len();
+    for _ in 0..1 + garden.random.below(3) {
+        let (at, length) = (garden.random.below(size), 1 + garden.random.below(5000));
+        open.write_all_at(&garden.random.bytes(length as usize), at).unwrap();
+    }
+    if garden.random.below(4) == 0 {
+        open.set_len(size - garden.random.below(4096)).unwrap();
+    }
+    garden.touch(&file);
 }
 
 /// Two directories change places, also if one holds the other.
