@@ -1,7 +1,7 @@
 //! Which directories changed between two snapshots of one subvolume: asked of the tree, not of the files.
 //!
-//! Every change of a file or directory writes its inode anew, with the number of the transaction (`facts/sync-engine.md` 3.2).
-//! So the inodes with a younger number are all that changed; their names lead to the directories whose listings may differ.
+//! The inodes that were written since are all that changed ([`super::younger`]); their names lead to the directories whose listings
+//! may differ.
 //! Invariant: a directory that is not named, nor lies below one that is named as a whole, has the same listing in both
 //! snapshots, at the same path; and so has each name that is not told of a directory that is.
 
@@ -14,8 +14,9 @@ use pc_switcher_contract::BytePath;
 
 use super::entries::{self, Entries};
 use super::rules::{Decision, Rules};
-use super::search::{Item, LAST, Search, u16_at, u32_at, u64_at};
+use super::search::{Item, Search, u16_at, u64_at};
 use super::seen::Seen;
+use super::younger::Younger;
 use super::{HOME, open};
 use crate::proto::{AgentError, ChangedDir, ChangedRequest, Tree};
 use crate::server::Call;
@@ -26,16 +27,12 @@ const MANY: usize = 50_000;
 pub(super) const ITEM: usize = 64 << 10;
 /// Longest path that is told: there may be as many as it has names.
 const LONGEST: usize = 4096;
-/// Inodes that are looked at, at most.
-const MANY_INODES: usize = 1 << 20;
-/// Room for the scan of the tree, and for the names of one inode.
-const SCAN_ROOM: usize = 1 << 20;
+/// Room for the names of one inode.
 const NAMES_ROOM: usize = 4 << 10;
 
 /// The root directory of every subvolume.
 pub(super) const SUBVOLUME_ROOT: u64 = 256;
-/// Types of items: the inode, its names, and names that had no room there.
-const INODE: u32 = 1;
+/// Types of items: the names of an inode, and those that had no room there.
 const REF: u32 = 12;
 const EXTREF: u32 = 13;
 
@@ -88,37 +85,12 @@ pub(crate) fn find(
         Errno::TOOBIG => Ok(None),
         error => Err(failed(&tree.root)(error)),
     };
-    let inodes = match younger(&now, since, call) {
-        Ok(inodes) => inodes,
+    let younger = match Younger::of(&now, &old, since, call) {
+        Ok(younger) => younger,
         Err(error) => return known(error),
     };
     let mut places = Places::of_tree(&rules, root, Names::of(now));
-    directories(&mut places, &mut Names::of(old), &inodes, call).or_else(known)
-}
-
-/// Returns the inodes that were written after a transaction, with whether each is a directory.
-pub(super) fn younger(dir: &OwnedFd, since: u64, call: &Call) -> Result<Vec<(u64, bool)>, Errno> {
-    const DIR: u32 = 0o040_000;
-    let mut found = Vec::new();
-    let range = ((SUBVOLUME_ROOT, INODE, 0), (LAST, u32::from(u8::MAX), u64::MAX));
-    // A leaf is written as a whole, so it brings older inodes, and items of other types, along.
-    Search::with_room(SCAN_ROOM).run(dir, range, since + 1, |Item { key: (ino, kind, _), data }| {
-        if kind == INODE {
-            let transid = u64_at(data, 8).ok_or(Errno::IO)?;
-            let mode = u32_at(data, 52).ok_or(Errno::IO)?;
-            if transid > since {
-                found.push((ino, mode & 0o170_000 == DIR));
-            }
-            if found.len() > MANY_INODES {
-                return Err(Errno::TOOBIG);
-            }
-            if call.is_cancelled() {
-                return Err(Errno::CANCELED);
-            }
-        }
-        Ok(())
-    })?;
-    Ok(found)
+    directories(&mut places, &mut Names::of(old), &younger, call).or_else(known)
 }
 
 /// What is known of a directory that may differ.
@@ -142,18 +114,19 @@ impl Listed {
 fn directories(
     places: &mut Places<'_>,
     base: &mut Names,
-    inodes: &[(u64, bool)],
+    younger: &Younger,
     call: &Call,
 ) -> Result<Option<Vec<ChangedDir>>, Errno> {
     let mut listed: HashMap<u64, Listed> = HashMap::new();
     let mut entries = [Entries::of(places.now.dir()?), Entries::of(base.dir()?)];
-    for &(ino, is_dir) in inodes {
+    for written in younger.iter() {
         if call.is_cancelled() {
             return Err(Errno::CANCELED);
         }
-        let names = places.now.of_inode(ino)?;
+        let (ino, is_dir) = (written.ino, written.is_dir);
+        let names = younger.names(written).map_or_else(|| places.now.of_inode(ino), Ok)?;
         if is_dir && places.of(ino)?.is_some() {
-            let was = base.of_inode(ino)?;
+            let was = if younger.may_be_new(&names) { base.of_inode(ino)? } else { names.clone() };
             let listed = listed.entry(ino).or_default();
             // What is new or was moved has everything below it at another path.
             listed.is_whole |= ino != places.root && was != names;

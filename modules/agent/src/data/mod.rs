@@ -26,6 +26,7 @@ pub mod since;
 pub mod undo;
 pub(crate) mod versions;
 pub mod walk;
+pub mod younger;
 
 mod btrfs;
 mod content;

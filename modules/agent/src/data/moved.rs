@@ -13,11 +13,12 @@ use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
 
-use super::changed::{ITEM, Names, Places, younger};
+use super::changed::{ITEM, Names, Places};
 use super::open;
 use super::rules::{Decision, Rules};
 use super::search::{Item, Search, u32_at, u64_at};
 use super::seen::Seen;
+use super::younger::{Name, Younger};
 use crate::proto::{AgentError, ChangedRequest, Moved};
 use crate::server::Call;
 
@@ -52,7 +53,8 @@ pub fn run(request: &ChangedRequest, since: u64, call: &Call) -> Result<bool, Ag
     if Seen::of(&base).map_err(failed(&request.base))?.ino() != root {
         return Ok(false);
     }
-    let found = younger(&now, since, call).and_then(|inodes| moves(&rules, root, [base, now], &inodes, call));
+    let found = Younger::of(&now, &base, since, call)
+        .and_then(|younger| moves(&rules, root, [base, now], (&younger, since), call));
     let found = match found {
         Ok(found) => found,
         Err(Errno::CANCELED) => return Err(AgentError::cancelled()),
@@ -77,7 +79,7 @@ fn moves(
     rules: &Rules,
     root: u64,
     [base, now]: [OwnedFd; 2],
-    inodes: &[(u64, bool)],
+    (younger, since): (&Younger, u64),
     call: &Call,
 ) -> Result<Vec<Moved>, Errno> {
     let made = [rustix::io::dup(&base)?, rustix::io::dup(&now)?];
@@ -85,11 +87,16 @@ fn moves(
     let mut made = made.map(Made::of);
     let [mut base, mut now] = [base, now].map(|dir| Places::of_tree(rules, root, Names::of(dir)));
     let mut found = Vec::new();
-    for &(ino, is_dir) in inodes.iter().filter(|(ino, _)| *ino != root) {
+    for written in younger.iter().filter(|written| written.ino != root) {
         if call.is_cancelled() {
             return Err(Errno::CANCELED);
         }
-        let (was, is) = (base.names(ino)?, now.names(ino)?);
+        let (ino, is_dir) = (written.ino, written.is_dir);
+        let is = younger.names(written).map_or_else(|| now.names(ino), Ok)?;
+        if written.made > since || !younger.may_be_new(&is) {
+            continue;
+        }
+        let was = base.names(ino)?;
         let (gone, come) = (without(&was, &is), without(&is, &was));
         if gone.is_empty() || come.is_empty() {
             continue;
@@ -114,8 +121,6 @@ fn moves(
     found.sort_unstable_by(|a, b| a.to.cmp(&b.to));
     Ok(found)
 }
-
-type Name = (u64, Vec<u8>);
 
 /// Returns the names that the others are not.
 fn without<'a>(names: &'a [Name], others: &[Name]) -> Vec<&'a Name> {

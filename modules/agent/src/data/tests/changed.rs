@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::drive::{items, try_walk};
-use crate::data::{changed, moved};
+use crate::data::{changed, moved, younger};
 use crate::linux::btrfs::image::Image;
 use crate::linux::btrfs::{Btrfs, KernelBtrfs};
 use crate::proto::{ChangedDir, ChangedRequest, DirListing, Kind, Moved, Rule, RuleSet, Tree};
@@ -301,4 +301,33 @@ fn only_what_changed_is_named() {
     let some = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
     assert_eq!(names, [some(&["user"]), some(&["10", "9"]), some(&["nine"]), some(&[])]);
     assert_eq!(changed(&now.join("user"), &after.join("user/10")), None, "another root is no base");
+}
+
+#[test]
+fn what_was_only_read_is_not_named_and_what_was_written_in_the_next_moment_is() {
+    let Some(image) = Image::make(256) else { return };
+    image.create("@home");
+    let home = image.top().join("@home");
+    for number in 0..40 {
+        let dir = home.join(format!("{number}"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("file"), "x").unwrap();
+    }
+    let base = take(&image, "0");
+    let (dirs, files) = tree(&home);
+    files.iter().for_each(|file| drop(fs::read(file).unwrap()));
+    let now = take(&image, "1");
+    let written = younger::count(&base, &now).unwrap().unwrap();
+    assert!(written >= dirs.len() + files.len() - 1, "{written} inodes have another time of access");
+    assert_eq!(changed(&base, &now), Some(Vec::new()));
+    assert_eq!(moved(&base, &now), Some(Vec::new()));
+    // Each write may fall into the tick of the clock in which the file had been written before.
+    for round in 0..30 {
+        let (file, names) = (home.join("7/file"), |found: Option<Vec<ChangedDir>>| found.unwrap().len());
+        fs::write(&file, format!("{round:04}")).unwrap();
+        let before = take(&image, &format!("before-{round}"));
+        fs::write(&file, format!("{:04}", round + 1)).unwrap();
+        let after = take(&image, &format!("after-{round}"));
+        assert_eq!(names(changed(&before, &after)), 1, "round {round}");
+    }
 }

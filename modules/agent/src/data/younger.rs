@@ -1,0 +1,211 @@
+//! Which inodes of a tree were written after a transaction, with the names that lie beside them: one search for all.
+//!
+//! Every change of a file or directory writes its inode anew, with the number of the transaction (`facts/sync-engine.md` 3.2). A
+//! leaf is written as a whole, and most inodes share theirs with their names, which then need not be looked up one by one.
+//!
+//! Reading writes inodes, too: the time of the last access. What differs in nothing else from the base did not change; the inode
+//! counts the changes made to it, so that two within one tick of the clock are told apart.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use rustix::fs::fstat;
+use rustix::io::Errno;
+
+use super::changed::{SUBVOLUME_ROOT, names};
+use super::search::{Item, LAST, Search, u32_at, u64_at};
+use super::{btrfs, open};
+use crate::linux::btrfs::KernelBtrfs;
+use crate::linux::unchanged;
+use crate::server::Call;
+
+/// Inodes that are looked at, at most.
+const MOST: usize = 1 << 20;
+/// Bytes of names that are kept, at most; further ones are looked up.
+const NAMES: usize = 16 << 20;
+/// Room for the search of the tree.
+const ROOM: usize = 1 << 20;
+
+/// Types of items: the inode, its names, and names that had no room there.
+const INODE: u32 = 1;
+const REF: u32 = 12;
+const EXTREF: u32 = 13;
+
+/// A digest of an inode.
+type State = [u8; 16];
+
+/// A name, and the directory that it is in.
+pub(super) type Name = (u64, Vec<u8>);
+
+/// An inode that was written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Written {
+    pub(super) ino: u64,
+    /// The transaction in which it was made.
+    pub(super) made: u64,
+    pub(super) is_dir: bool,
+    /// What is in the inode, but for what reading changes.
+    state: State,
+    /// How many names it has, and where those begin that were found.
+    links: u32,
+    first: u32,
+    found: u32,
+}
+
+/// The inodes that were written after a transaction, in order of their numbers.
+#[derive(Debug, Default)]
+pub(super) struct Younger {
+    written: Vec<Written>,
+    dirs: HashSet<u64>,
+    /// The directory of each name, and where the name lies in `bytes`.
+    names: Vec<(u64, u32, u16)>,
+    bytes: Vec<u8>,
+}
+
+/// What was searched last, as long as somebody works with it: two questions about one tree come together.
+static LAST_SEARCH: Mutex<Option<((u64, u64), Weak<Younger>)>> = Mutex::new(None);
+
+impl Younger {
+    /// Searches the tree of the subvolume that `dir` lies on for what differs from `base`, which was taken of it in the
+    /// transaction `since`.
+    ///
+    /// # Errors
+    /// [`Errno::CANCELED`], [`Errno::TOOBIG`] if too much was written, or what the kernel says.
+    pub(super) fn of(dir: &OwnedFd, base: &OwnedFd, since: u64, call: &Call) -> Result<Arc<Self>, Errno> {
+        let stop = || call.is_cancelled();
+        let search = || Self::search(dir, since, &stop)?.without_readings(base, since, &stop);
+        if !btrfs::is_read_only(dir) {
+            return search().map(Arc::new);
+        }
+        // A read-only tree stays as it is, and keeps its number as long as somebody has it open.
+        let key = (fstat(dir)?.st_dev, since);
+        let mut last = LAST_SEARCH.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = last.as_ref().filter(|(of, _)| *of == key).and_then(|(_, found)| found.upgrade())
+        {
+            return Ok(found);
+        }
+        let found = Arc::new(search()?);
+        *last = Some((key, Arc::downgrade(&found)));
+        Ok(found)
+    }
+
+    /// Leaves out what is in the base as it is now, but for the time of its last access.
+    fn without_readings(
+        mut self,
+        base: &OwnedFd,
+        since: u64,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Self, Errno> {
+        let (mut kept, mut inode) = (Vec::new(), Search::with_room(0));
+        for written in std::mem::take(&mut self.written) {
+            if stop() {
+                return Err(Errno::CANCELED);
+            }
+            let (mut was, ino) = (None, written.ino);
+            if written.made <= since {
+                inode.run(base, ((ino, INODE, 0), (ino, INODE, u64::MAX)), 0, |Item { data, .. }| {
+                    was = Some(state(data).ok_or(Errno::IO)?);
+                    Ok(())
+                })?;
+            }
+            if was == Some(written.state) {
+                self.dirs.remove(&ino);
+            } else {
+                kept.push(written);
+            }
+        }
+        self.written = kept;
+        Ok(self)
+    }
+
+    fn search(dir: impl AsFd, since: u64, stop: &dyn Fn() -> bool) -> Result<Self, Errno> {
+        let mut found = Self::default();
+        let range = ((SUBVOLUME_ROOT, INODE, 0), (LAST, u32::from(u8::MAX), u64::MAX));
+        // A leaf brings older inodes, and items of other types, along.
+        Search::with_room(ROOM).run(dir, range, since + 1, |item| {
+            if matches!(item.key.1, INODE) && stop() {
+                return Err(Errno::CANCELED);
+            }
+            found.take_in(item, since)
+        })?;
+        Ok(found)
+    }
+
+    fn take_in(
+        &mut self,
+        Item { key: (ino, kind, offset), data }: Item<'_>,
+        since: u64,
+    ) -> Result<(), Errno> {
+        const DIR: u32 = 0o040_000;
+        match kind {
+            INODE => {
+                let [made, written] = [0, 8].map(|at| u64_at(data, at).ok_or(Errno::IO));
+                let [links, mode] = [40, 52].map(|at| u32_at(data, at).ok_or(Errno::IO));
+                let (made, links, is_dir) = (made?, links?, mode? & 0o170_000 == DIR);
+                if written? <= since {
+                    return Ok(());
+                }
+                if self.written.len() == MOST {
+                    return Err(Errno::TOOBIG);
+                }
+                let (first, state) = (self.names.len() as u32, state(data).ok_or(Errno::IO)?);
+                self.written.push(Written { ino, made, is_dir, state, links, first, found: 0 });
+                if is_dir {
+                    self.dirs.insert(ino);
+                }
+            }
+            REF | EXTREF if self.bytes.len() < NAMES => {
+                let Some(of) = self.written.last_mut().filter(|of| of.ino == ino) else { return Ok(()) };
+                let mut found = Vec::new();
+                names((kind == REF).then_some(offset), data, &mut found).ok_or(Errno::IO)?;
+                of.found += found.len() as u32;
+                for (parent, name) in found {
+                    self.names.push((parent, self.bytes.len() as u32, name.len() as u16));
+                    self.bytes.extend(name);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Returns the inodes.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Written> {
+        self.written.iter().copied()
+    }
+
+    /// Returns every name of an inode; `None` if some lie in leaves that nobody wrote, and are to be looked up.
+    pub(super) fn names(&self, of: Written) -> Option<Vec<Name>> {
+        let names = &self.names[of.first as usize..][..of.found as usize];
+        let name = |&(parent, at, len): &(u64, u32, u16)| {
+            (parent, self.bytes[at as usize..][..usize::from(len)].to_vec())
+        };
+        (of.found == of.links).then(|| names.iter().map(name).collect())
+    }
+
+    /// Whether one of these names may have come after the transaction: a directory that gets a name is written.
+    pub(super) fn may_be_new(&self, names: &[Name]) -> bool {
+        names.iter().any(|(parent, _)| self.dirs.contains(parent))
+    }
+}
+
+/// Returns what is in a `struct btrfs_inode_item`, but for the transaction in which it was written and the time of the last access.
+fn state(data: &[u8]) -> Option<State> {
+    let mut hash = blake3::Hasher::new();
+    hash.update(data.get(..8)?).update(data.get(16..112)?).update(data.get(124..)?);
+    hash.finalize().as_bytes()[..16].try_into().ok()
+}
+
+/// Counts the inodes that were written in a read-only snapshot since an older one: nothing but the search itself, which benchmarks
+/// measure. `None` if both are no snapshots of one subvolume, in this order.
+///
+/// # Errors
+/// What the kernel says.
+#[doc(hidden)]
+pub fn count(base: &Path, now: &Path) -> std::io::Result<Option<usize>> {
+    let Some(since) = unchanged::since(&KernelBtrfs, base, now)? else { return Ok(None) };
+    let dir = open::root(&now.into())?;
+    Ok(Some(Younger::search(&dir, since, &|| false)?.written.len()))
+}
