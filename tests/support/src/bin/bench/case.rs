@@ -21,13 +21,15 @@ pub enum Case {
     Fallback,
     /// Finding what a day's work changed, by the agent alone, beside its own walk of everything
     Detection,
+    /// The first part of that, the search of the tree alone, beside the agent's walk of everything
+    Search,
     /// A day's work in a home of a million small files; what counts is the memory of each process
     Memory,
 }
 
 impl Case {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::First,
         Self::NoChange,
         Self::Changed,
@@ -35,6 +37,7 @@ impl Case {
         Self::Renamed,
         Self::Fallback,
         Self::Detection,
+        Self::Search,
         Self::Memory,
     ];
 
@@ -48,6 +51,7 @@ impl Case {
             Self::Renamed => "directory renamed",
             Self::Fallback => "no base, no change",
             Self::Detection => "change detection",
+            Self::Search => "generation search",
             Self::Memory => "memory, 1 % changed",
         }
     }
@@ -57,8 +61,13 @@ impl Case {
         match self {
             Self::First | Self::NoChange | Self::Changed | Self::Renamed | Self::Fallback => Scene::Home,
             Self::Image => Scene::Image,
-            Self::Detection | Self::Memory => Scene::Tiny,
+            Self::Detection | Self::Search | Self::Memory => Scene::Tiny,
         }
+    }
+
+    /// Whether it is about the agent alone, on the machine that is to be synced.
+    pub fn is_detection(self) -> bool {
+        matches!(self, Self::Detection | Self::Search)
     }
 
     /// Returns the tools that can be asked for the same, ours left out.
@@ -69,7 +78,7 @@ impl Case {
             }
             // `send` cannot do without a base, and Unison has its archives.
             Self::Fallback | Self::Memory => &[Tool::Rsync],
-            Self::Detection => &[Tool::OwnWalk],
+            Self::Detection | Self::Search => &[Tool::OwnWalk],
         }
     }
 }

@@ -33,7 +33,7 @@ pub struct Cli {
     /// The program to measure
     #[arg(hide = true, required_unless_present_any = ["clean", "plan"])]
     program: Option<PathBuf>,
-    /// Files in the home [default: 100000, for `detection` and `memory` 1000000]
+    /// Files in the home [default: 100000, for `detection`, `search` and `memory` 1000000]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1_000..=2_000_000))]
     files: Option<u64>,
     /// Size of the image in MiB [default: 4096 for 300000 files and more, fewer for fewer]
@@ -45,7 +45,7 @@ pub struct Cli {
     /// How often the other cases are measured in each round
     #[arg(long, value_name = "COUNT", default_value_t = 3)]
     repeats: usize,
-    /// Measure these cases only [default: all but `detection` and `memory`]
+    /// Measure these cases only [default: all but `detection`, `search` and `memory`]
     #[arg(long, value_name = "CASE", value_delimiter = ',')]
     only: Vec<Case>,
     /// Measure beside these [default: all that are installed; `unison` is installed if it is named]
@@ -105,7 +105,7 @@ impl Plan {
     }
 
     fn with(cli: Cli, check: impl Fn(Tool) -> Result<(), String>) -> Result<Self, String> {
-        let is_default = |case: &Case| !matches!(case, Case::Detection | Case::Memory);
+        let is_default = |case: &Case| case.scene() != Scene::Tiny;
         let mut cases =
             if cli.only.is_empty() { Case::ALL.into_iter().filter(is_default).collect() } else { cli.only };
         cases.sort_unstable();
@@ -165,7 +165,7 @@ impl Plan {
         let need = |scene: Scene| {
             let cases: Vec<Case> = self.cases.iter().copied().filter(|case| case.scene() == scene).collect();
             let peers = self.peers.iter().filter(|peer| cases.iter().any(|case| case.peers().contains(peer)));
-            let copies = if cases == [Case::Detection] { 0 } else { 1 + peers.count() };
+            let copies = if cases.iter().all(|case| case.is_detection()) { 0 } else { 1 + peers.count() };
             (scene, bytes_of(scene, &self.home(scene), &self.image()), copies)
         };
         Needs::of(&self.scenes().into_iter().map(need).collect::<Vec<_>>())

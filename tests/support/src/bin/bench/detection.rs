@@ -1,11 +1,13 @@
 //! Change detection by the agent alone: what a sync asks first, beside the walk of everything that it saves.
 
 use std::{
+    fs,
     io::{Read, Write},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use pc_switcher_agent::{
+    data::younger,
     frame::{self, Frame, FrameKind},
     proto::{
         ChangedRequest, FrontHello, ListWant, MAGIC, PROTOCOL, Request, RuleSet, Tree, WalkRequest,
@@ -16,6 +18,7 @@ use pc_switcher_testkit::lab::{Cmd, Lab, Talk};
 
 use super::{
     Outcome,
+    case::Case,
     measure::{Run, look, usage},
     tool::Tool,
 };
@@ -40,7 +43,10 @@ pub fn take(lab: &Lab, name: &str) -> Outcome {
 
 /// Measures how long the agent takes to find out what is in the second snapshot: by what changed since the first, or by
 /// looking at everything. Starting the agent is not part of it.
-pub fn run(lab: &Lab, tool: Tool, [base, now]: &[String; 2]) -> Outcome<Run> {
+pub fn run(lab: &Lab, case: Case, tool: Tool, [base, now]: &[String; 2]) -> Outcome<Run> {
+    if (case, tool) == (Case::Search, Tool::PcSwitcher) {
+        return search(lab, base, now);
+    }
     let mut agent = Agent::start(lab)?;
     let before = usage(lab)?;
     let start = Instant::now();
@@ -53,6 +59,25 @@ pub fn run(lab: &Lab, tool: Tool, [base, now]: &[String; 2]) -> Outcome<Run> {
     look(lab, tool.program(), &mut run.memory);
     eprintln!("{} directories with {} entries were listed", summary.directories, summary.entries);
     Ok(run)
+}
+
+/// Measures the search of the tree for what is younger than the first snapshot, by the agent's own code in this process.
+fn search(lab: &Lab, base: &str, now: &str) -> Outcome<Run> {
+    let root = lab.laptop().root_path()?;
+    let [base, now] =
+        [base, now].map(|name| root.join(PLACE.trim_start_matches('/')).join(name).join("alice"));
+    let (start, before) = (Instant::now(), thread_time()?);
+    let found = younger::count(&base, &now)?.ok_or("nobody knows what is younger")?;
+    let (wall, cpu) = (start.elapsed(), thread_time()?.saturating_sub(before));
+    eprintln!("{found} inodes were written");
+    Ok(Run { wall, cpu, ..Run::default() })
+}
+
+/// Returns how long this thread has had a processor.
+fn thread_time() -> Outcome<Duration> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanos = text.split(' ').next().unwrap_or_default();
+    Ok(Duration::from_nanos(nanos.parse().map_err(|_| format!("`{text}` says no time"))?))
 }
 
 /// An agent on the laptop.
@@ -91,15 +116,20 @@ impl Agent {
     fn changes(&mut self, base: &str, now: &str) -> Outcome<WalkSummary> {
         let question = ChangedRequest { base: tree(base).root, tree: tree(now) };
         let mut wants: Vec<ListWant> = Vec::new();
-        let known = self.call(&Request::Changed(question.clone()), &[], |item| {
-            // A directory that changed is told in the form in which its listing is asked for.
-            wants.extend(decode::<Vec<ListWant>>(item)?);
+        // Both at once, as a sync asks.
+        let asked = [Request::Changed(question.clone()), Request::Moved(question)];
+        let known = self.calls(&asked, &[], |at, item| {
+            if at == 0 {
+                // A directory that changed is told in the form in which its listing is asked for.
+                wants.extend(decode::<Vec<ListWant>>(item)?);
+            }
             Ok(())
         })?;
-        if !decode::<bool>(&known)? {
-            return Err("the agent does not know what changed".into());
+        for known in known {
+            if !decode::<bool>(&known)? {
+                return Err("the agent does not know what changed".into());
+            }
         }
-        self.call(&Request::Moved(question), &[], |_| Ok(()))?;
         let wants: Vec<Vec<u8>> = wants.chunks(BATCH).map(|some| encode(&some)).collect();
         let done = self.call(&Request::List(WalkRequest { tree: tree(now) }), &wants, |_| Ok(()))?;
         Ok(decode(&done)?)
@@ -112,28 +142,48 @@ impl Agent {
         uploads: &[Vec<u8>],
         mut each: impl FnMut(&[u8]) -> Outcome,
     ) -> Outcome<Vec<u8>> {
-        self.calls += 1;
-        let call = self.calls;
+        let answers = self.calls(std::slice::from_ref(request), uploads, |_, item| each(item))?;
+        answers.into_iter().next().ok_or_else(|| "no call was made".into())
+    }
+
+    /// Makes calls at once and returns their answers; `each` is given what comes before them, and of which call it is.
+    fn calls(
+        &mut self,
+        requests: &[Request],
+        uploads: &[Vec<u8>],
+        mut each: impl FnMut(usize, &[u8]) -> Outcome,
+    ) -> Outcome<Vec<Vec<u8>>> {
+        let first = self.calls + 1;
         let Talk { input, output, .. } = &mut self.talk;
-        frame::write(input, call, FrameKind::Open, &encode(request))?;
-        uploads.iter().try_for_each(|body| frame::write(input, call, FrameKind::Up, body))?;
-        frame::write(input, call, FrameKind::UpEnd, &[])?;
+        for request in requests {
+            self.calls += 1;
+            frame::write(input, self.calls, FrameKind::Open, &encode(request))?;
+            uploads.iter().try_for_each(|body| frame::write(input, self.calls, FrameKind::Up, body))?;
+            frame::write(input, self.calls, FrameKind::UpEnd, &[])?;
+        }
         input.flush()?;
-        while let Some(Frame { kind, body, .. }) = frame::read(output)? {
+        let mut answers: Vec<Option<Vec<u8>>> = vec![None; requests.len()];
+        while answers.iter().any(Option::is_none) {
+            let Some(Frame { kind, body, call }) = frame::read(output)? else {
+                return Err(format!("the agent ended during `{}`", requests[0].name()).into());
+            };
+            let at = call.checked_sub(first).map(|at| at as usize).filter(|at| *at < requests.len());
+            let Some(at) = at else { continue };
             match kind {
                 FrameKind::Item => {
                     frame::write(input, call, FrameKind::Credit, &(body.len() as u32).to_le_bytes())?;
                     input.flush()?;
-                    each(&body)?;
+                    each(at, &body)?;
                 }
-                FrameKind::Done => return Ok(body),
+                FrameKind::Done => answers[at] = Some(body),
                 FrameKind::Error => {
-                    return Err(format!("`{}`: {}", request.name(), String::from_utf8_lossy(&body)).into());
+                    let what = requests[at].name();
+                    return Err(format!("`{what}`: {}", String::from_utf8_lossy(&body)).into());
                 }
                 _ => {}
             }
         }
-        Err(format!("the agent ended during `{}`", request.name()).into())
+        Ok(answers.into_iter().flatten().collect())
     }
 }
 

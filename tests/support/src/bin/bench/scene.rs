@@ -81,12 +81,17 @@ impl Stage<'_> {
                     self.measure(Case::Image, turn, Some(changed))?;
                 }
                 Scene::Tiny => {
-                    if self.wants(Case::Detection) {
+                    let cases = [Case::Detection, Case::Search].into_iter().filter(|case| self.wants(*case));
+                    let cases: Vec<Case> = cases.collect();
+                    if !cases.is_empty() {
                         detection::take(self.lab, &format!("before-{day}"))?;
                     }
                     let changed = self.plan.home(scene).work(&home, day)?;
-                    if self.wants(Case::Detection) {
-                        self.detect(turn, day)?;
+                    if !cases.is_empty() {
+                        detection::take(self.lab, &format!("after-{day}"))?;
+                    }
+                    for case in cases {
+                        self.detect(case, turn, day)?;
                     }
                     if self.wants(Case::Memory) {
                         self.measure(Case::Memory, turn, Some(changed))?;
@@ -163,22 +168,22 @@ impl Stage<'_> {
             self.add(case, tool, run);
             if let (Tool::PcSwitcher, Some(dir)) = (tool, &self.plan.logs) {
                 let log = self.lab.laptop().run(&Cmd::script("pc-switcher logs --last --json").as_alice())?;
+                fs::create_dir_all(dir).map_err(|error| format!("`{}`: {error}", dir.display()))?;
                 fs::write(dir.join(format!("{}-{turn}.jsonl", case.name().replace(' ', "-"))), log)?;
             }
         }
         Ok(())
     }
 
-    fn detect(&mut self, turn: usize, day: u64) -> Outcome {
+    fn detect(&mut self, case: Case, turn: usize, day: u64) -> Outcome {
         let names = [format!("before-{day}"), format!("after-{day}")];
-        detection::take(self.lab, &names[1])?;
-        let mut order = self.tools(Case::Detection);
+        let mut order = self.tools(case);
         let first = turn % order.len();
         order.rotate_left(first);
         for tool in order {
             self.settle()?;
-            let run = detection::run(self.lab, tool, &names)?;
-            self.add(Case::Detection, tool, run);
+            let run = detection::run(self.lab, case, tool, &names)?;
+            self.add(case, tool, run);
         }
         Ok(())
     }
@@ -202,7 +207,7 @@ impl Stage<'_> {
     fn check(&self, scene: Scene) -> Outcome {
         let measured = |tool: &Tool| {
             let mut cases =
-                self.plan.cases.iter().filter(|case| case.scene() == scene && **case != Case::Detection);
+                self.plan.cases.iter().filter(|case| case.scene() == scene && !case.is_detection());
             // A case that a tool was not asked for changes nothing.
             cases.any(|case| self.tools(*case).contains(tool))
         };
