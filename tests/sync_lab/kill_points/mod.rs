@@ -2,7 +2,7 @@
 //! machines free within a minute, and the next sync heals.
 //!
 //! A table of forces and moments, in an order that a seed gives, on a few labs at once. A usual run meets each force once or twice;
-//! `tests/full kill-points` takes them all. `KILL_POINTS=200 SEED=1 KILL_SLICE=37/200` does the 37th of them alone.
+//! `tests/full kill-points` takes them all, with `KILL_FALLBACK=1` where neither machine remembers a sync. `KILL_POINTS=200 SEED=1 KILL_SLICE=37/200` does the 37th of them alone.
 
 mod force;
 mod place;
@@ -140,6 +140,16 @@ fn slice(points: Vec<Point>) -> Vec<Point> {
         parsed.unwrap_or_else(|| panic!("`KILL_SLICE={text}` is no slice such as `2/8`"));
     let at = |part: usize| points.len() * part / of;
     points[at(part - 1)..at(part)].to_vec()
+}
+
+/// Whether no machine remembers a sync when a point begins (`KILL_FALLBACK=1`), so that everything is compared.
+fn is_fallback() -> bool {
+    asked::<u8>("KILL_FALLBACK").is_some_and(|asked| asked > 0)
+}
+
+/// Returns what a person types then.
+fn flags() -> &'static [&'static str] {
+    if is_fallback() { &["--allow-first-sync"] } else { &[] }
 }
 
 fn seed() -> u64 {

@@ -9,6 +9,7 @@ use pc_switcher_testkit::{
 };
 
 use super::{
+    flags,
     force::{Aftermath, Force, redo},
     place::Place,
     scene::{Judged, Scene},
@@ -47,7 +48,7 @@ impl Point {
             configure(laptop, &format!("{CONFIG}{WATCHFUL}"));
         }
         self.place.prepare(lab);
-        let running = laptop.spawn(&line("desk", &["--json"]).timeout(LIMIT)).unwrap();
+        let running = laptop.spawn(&line("desk", &[flags(), &["--json"]].concat()).timeout(LIMIT)).unwrap();
         self.place.wait(&running, lab, scene);
         let Aftermath { code, said, home: left, free_after } = self.force.strike(lab, running, &mut random);
 
@@ -83,7 +84,7 @@ impl Point {
         let _ = desk.limit_rate(None);
         configure(laptop, CONFIG);
         assert_same_tree(&scene.new, &home(laptop));
-        sync(laptop, "desk", &[]).ends_with(0);
+        sync(laptop, "desk", flags()).ends_with(0);
         assert_same_tree(&scene.new, &home(laptop));
         assert_same_tree(&scene.new, &home(desk));
         assert_nothing_runs(&[laptop, desk], SOON);

@@ -13,30 +13,33 @@ use pc_switcher_testkit::{
 };
 use rustix::fs::{AtFlags, statat};
 
-use crate::hosts::{HOME, alice, configure, first_sync, home, install};
+use crate::hosts::{HOME, alice, configure, first_sync, home, install, root};
 
 /// The state of both machines in which every point begins.
 const READY: &str = "ready";
 /// How many paths tell how far a commit is.
 const PROBES: usize = 64;
 
-/// 1200 small files and a large one, names that are one inode, links, a pair that will be swapped.
+/// 1200 small files, 40 of some blocks and two large ones, names that are one inode, links, a pair that will be swapped.
 const OLD: &str = "mkdir work; cd work
     for d in {00..11}; do mkdir d$d; for f in {00..99}; do echo old-$d-$f >d$d/f$f; done; done
-    head -c 30M /dev/urandom >big
+    head -c 30M /dev/urandom >big; head -c 20M /dev/urandom >image
+    mkdir mid; for f in {00..39}; do head -c 40000 /dev/urandom >mid/$f; done
     for n in {0..9}; do ln d11/f0$n twin-$n; ln -s d11/f0$n link-$n; done
     mkdir -p left/deep right/deep becomes-file/sub gone/far/down
     echo left >left/deep/name; echo right >right/deep/name; echo x >becomes-file/sub/x
     echo gone >gone/far/down/file; echo y >becomes-dir";
 
-/// Contents, modes, times, attributes, names, kinds: all that can become another.
+/// Contents, whole or a few blocks of them, modes, times, attributes, names, kinds: all that can become another.
 const NEW: &str = "cd work
     for f in d00/* d01/* d02/*; do echo new-$f >$f; done
     for f in d03/* d04/*; do echo saved-$f >.save; mv .save $f; done
     rm -r d05 gone; mv d06 m06; chmod 600 d07/*; touch d08/*; setfattr -n user.tag -v new d09/*
     chmod 640 d10/*; setfattr -n user.tag -v new d10/*; touch d10/*
     mkdir n00 n01; for d in n00 n01; do for f in {00..99}; do echo fresh-$f >$d/f$f; done; done
-    head -c 30M /dev/urandom >big
+    head -c 30M /dev/urandom >big; truncate -s 19M image
+    for n in 1 5 9 13; do head -c 9000 /dev/urandom | dd of=image bs=1M seek=$n conv=notrunc status=none; done
+    for f in mid/*; do printf changed | dd of=$f bs=20000 seek=1 conv=notrunc status=none; done
     for n in {0..4}; do rm twin-$n; echo alone >twin-$n; ln -sfn d10/f0$n link-$n; done
     ln d10/f00 joined; mv left swap; mv right left; mv swap right
     rm -r becomes-file; echo file >becomes-file; rm becomes-dir; mkdir becomes-dir; echo in >becomes-dir/inside";
@@ -67,6 +70,11 @@ impl Scene {
         configure(laptop, super::point::CONFIG);
         alice(laptop, OLD);
         first_sync(lab);
+        if super::is_fallback() {
+            [laptop, desk]
+                .into_iter()
+                .for_each(|machine| drop(root(machine, "rm -r /var/lib/pc-switcher/pairs")));
+        }
         alice(laptop, NEW);
         lab.snapshot(READY)?;
         let (old, new) = (home(desk), home(laptop));
