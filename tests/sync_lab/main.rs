@@ -26,6 +26,7 @@ mod renames;
 mod rollback;
 mod sets;
 mod shared;
+mod three;
 mod undo;
 mod unplugged;
 mod vault;
