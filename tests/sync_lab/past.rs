@@ -62,6 +62,23 @@ fn what_stays_because_it_holds_a_key_does_not_come_back_over_the_other_machines_
 }
 
 #[test]
+fn a_directory_that_stays_because_of_what_is_not_mirrored_is_no_conflict() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    alice(desk, "pc-switcher init; mkdir -p .mozilla/x .local/share/Trash/files; : >.mozilla/x/lock");
+    alice(laptop, "echo more >more");
+    sync(laptop, "desk", &[]).ends_with(0).says(&["stays"]);
+    assert_eq!(
+        alice(desk, "cat more; ls -A .config/pc-switcher .mozilla/x"),
+        "more\n.config/pc-switcher:\nconfig.toml\n\n.mozilla/x:\nlock\n"
+    );
+    // A file that somebody made beside it is one.
+    alice(desk, "echo mine >.mozilla/mine");
+    sync(laptop, "desk", &[]).ends_with(7).says(&["/home/alice/.mozilla/mine", "--allow-conflicts"]);
+}
+
+#[test]
 fn what_was_left_alone_is_not_deleted_when_the_reason_is_gone() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());

@@ -31,7 +31,8 @@ pub struct UserDataConfig {
     pub compress: Compress,
     /// A sync that would delete more files than this in one folder asks first.
     pub mass_deletion_count: NonZeroU64,
-    /// A sync that would delete a larger share than this of one folder, and at least 50 entries, asks first.
+    /// A sync that would delete a larger share than this of one folder, and at least 50 entries (10 if it is more than half of all),
+    /// asks first.
     pub mass_deletion_share: Share,
 }
 

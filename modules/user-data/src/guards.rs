@@ -141,22 +141,29 @@ pub fn mass_deletion(
     let of_parts = || surveys.iter().map(|(part, _)| *part).filter(|part| part.folder == *folder);
     let deleted: u64 = of_folder().map(|survey| survey.steps.stats.deleted).sum();
     let there: u64 = of_folder().map(|survey| survey.target_entries).sum();
-    let share = if there == 0 { 0.0 } else { deleted as f64 / there as f64 };
-    // A share says nothing about a handful of files.
-    let by_share = share > config.mass_deletion_share.get() && deleted >= 50;
-    if deleted <= config.mass_deletion_count.get() && !by_share {
-        return None;
-    }
-    Some(Gate {
+    is_mass(config, deleted, there).then(|| Gate {
         kind: GateKind::MassDeletion,
         summary: None,
         findings: vec![format!(
             "{}: `{folder}` would lose {deleted} of {there} entries ({:.0} %)",
             hosts.target,
-            share * 100.0
+            share(deleted, there) * 100.0
         )],
         consequence: format!("these entries are deleted on {}; {}", hosts.target, keeps(of_parts())),
     })
+}
+
+fn share(deleted: u64, there: u64) -> f64 {
+    if there == 0 { 0.0 } else { deleted as f64 / there as f64 }
+}
+
+/// Whether so many deletions are asked about. A share says nothing about a handful of files; if it is most of what there is, fewer
+/// are enough.
+fn is_mass(config: &UserDataConfig, deleted: u64, there: u64) -> bool {
+    let share = share(deleted, there);
+    let handful = if share > 0.5 { 10 } else { 50 };
+    deleted > config.mass_deletion_count.get()
+        || share > config.mass_deletion_share.get() && deleted >= handful
 }
 
 /// Whether somebody's home on the target would be deleted because the source does not know that person.
@@ -340,6 +347,17 @@ mod tests {
             Some(vec!["1000 is `alice` on laptop and `bob` on desk".to_owned()])
         );
         assert_eq!(judge("/srv", std::slice::from_ref(&alice), &[user("alice", 1001)]), None);
+    }
+
+    #[test]
+    fn many_deletions_or_most_of_what_there_is_are_asked_about_and_a_handful_is_not() {
+        let config = UserDataConfig::default();
+        for (deleted, there) in [(1001, 1_000_000), (50, 199), (51, 100), (41, 46), (10, 19), (56, 56)] {
+            assert!(is_mass(&config, deleted, there), "{deleted} of {there}");
+        }
+        for (deleted, there) in [(1000, 1_000_000), (49, 100), (50, 200), (9, 9), (10, 20), (0, 0)] {
+            assert!(!is_mass(&config, deleted, there), "{deleted} of {there}");
+        }
     }
 
     #[test]

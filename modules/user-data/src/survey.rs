@@ -167,7 +167,10 @@ pub async fn survey(
     rough::arrange(&mut steps, &whole, &moves);
     proven::arrange(&mut steps, &patches.proven);
     // Nothing is done there.
-    conflicts.retain(|conflict| !steps.blocked.iter().any(|blocked| conflict.path.is_within(blocked)));
+    conflicts.retain(|conflict| {
+        let is_blocked = steps.blocked.iter().any(|blocked| conflict.path.is_within(blocked));
+        !is_blocked && !steps.kept.contains(&conflict.path)
+    });
     let (source_entries, target_entries) = match common {
         Some(before) => ((before + steps.stats.created).saturating_sub(steps.stats.deleted), before),
         None => (comparison.source_entries, comparison.target_entries),
