@@ -3,8 +3,11 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use pc_switcher_contract::SessionId;
+
 use super::{CliError, Context, Exit};
 use crate::history::logs::{self, LogsChoice, LogsEnv, LogsOptions};
+use crate::history::{SessionRow, Store};
 use crate::paths;
 use crate::signal::Interrupts;
 
@@ -35,6 +38,9 @@ impl Args {
     }
 }
 
+/// Sessions of which it is looked at whether they did anything.
+const LOOKED_AT: usize = 100;
+
 /// Prints the log. Ctrl+C ends `--follow`.
 ///
 /// # Errors
@@ -64,7 +70,10 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
         stopped.set(enough);
         enough
     };
-    let look = LogsEnv { dir: &dir, colours: context.env.colour_on_stdout(), wait: &wait };
+    let rows = Store::open_existing(&paths::history_db(&context.env)?)?;
+    let rows = rows.map(|store| store.list(LOOKED_AT)).transpose()?.unwrap_or_default();
+    let busy: Vec<SessionId> = rows.into_iter().filter(SessionRow::was_busy).map(|row| row.id).collect();
+    let look = LogsEnv { busy: &busy, dir: &dir, colours: context.env.colour_on_stdout(), wait: &wait };
     let options = LogsOptions { choice: args.choice(), json: context.global.json };
     logs::run(&options, &look, context.out)?;
     Ok(if stopped.get() { Exit::Aborted } else { Exit::Completed })

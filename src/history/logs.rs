@@ -47,6 +47,8 @@ pub struct LogsEnv<'a> {
     pub dir: &'a Path,
     /// Whether to colour.
     pub colours: bool,
+    /// Sessions that did nothing, since another one was at work: none of them is the last one.
+    pub busy: &'a [SessionId],
     /// Waits that long; `true` if the user has had enough.
     pub wait: &'a dyn Fn(Duration) -> bool,
 }
@@ -66,7 +68,8 @@ struct Log {
 /// If there is no such log, or a log or the output fails.
 pub fn run(options: &LogsOptions, env: &LogsEnv<'_>, out: &mut dyn Write) -> Result<(), HistoryError> {
     let logs = newest_first(env.dir)?;
-    let log = match (&options.choice, logs.first()) {
+    let newest = logs.iter().find(|log| !env.busy.contains(&log.session_id)).or(logs.first());
+    let log = match (&options.choice, newest) {
         (LogsChoice::List, _) => return list(&logs, options.json, out),
         (LogsChoice::Session(id), _) => find(&logs, id)?,
         (LogsChoice::Last | LogsChoice::Follow, Some(newest)) => newest,

@@ -57,6 +57,11 @@ pub fn merge(own: Vec<SessionRow>, came: Vec<SessionRow>, count: usize) -> Vec<S
     rows
 }
 
+/// Returns the newest session that did more than to find another one at work, of a list with the newest first.
+pub fn last_at_work(rows: &[SessionRow]) -> Option<&SessionRow> {
+    rows.iter().find(|row| !row.was_busy()).or_else(|| rows.first())
+}
+
 impl SessionRow {
     /// Takes over what changed since the row was made.
     pub fn refresh(&mut self, session: &SyncSession, tally: &Tally) {

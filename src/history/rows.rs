@@ -76,6 +76,11 @@ impl SessionRow {
         if self.is_rolled_back() { "rolled back" } else { self.fate(alive).as_str() }
     }
 
+    /// Whether it did nothing, since another sync was at work.
+    pub fn was_busy(&self) -> bool {
+        self.exit_code == Some(5)
+    }
+
     /// Whether the target took it back by itself.
     pub fn is_rolled_back(&self) -> bool {
         self.exit_code == Some(8)

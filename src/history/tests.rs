@@ -143,6 +143,15 @@ fn a_secret_in_the_config_is_not_stored() {
     assert!(!row.config.contains("hunter2"), "{}", row.config);
 }
 
+#[test]
+fn a_session_that_found_another_one_at_work_is_not_the_last_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rows = three(&dir).list(9).unwrap();
+    rows[0].exit_code = Some(5);
+    assert_eq!(last_at_work(&rows).map(|row| row.id.to_string()).as_deref(), Some("aaaa0002"));
+    assert_eq!(last_at_work(&rows[..1]).map(|row| row.id.to_string()).as_deref(), Some("aaaa0003"));
+}
+
 fn rows(store: Option<&Store>) -> Vec<SessionRow> {
     store.map(|store| store.list(20).unwrap()).unwrap_or_default()
 }
@@ -224,7 +233,7 @@ fn status_says_how_the_last_sync_stands_and_what_to_do() {
 
 fn logs(dir: &Path, choice: logs::LogsChoice, json: bool) -> Result<String, HistoryError> {
     let mut out = Vec::new();
-    let env = logs::LogsEnv { dir, colours: false, wait: &|_| true };
+    let env = logs::LogsEnv { busy: &[], dir, colours: false, wait: &|_| true };
     logs::run(&logs::LogsOptions { choice, json }, &env, &mut out)?;
     Ok(String::from_utf8(out).unwrap())
 }
@@ -339,7 +348,7 @@ fn following_ends_with_the_session() {
         false
     };
     let mut out = Vec::new();
-    let env = logs::LogsEnv { dir: dir.path(), colours: false, wait: &wait };
+    let env = logs::LogsEnv { busy: &[], dir: dir.path(), colours: false, wait: &wait };
     logs::run(&logs::LogsOptions { choice: logs::LogsChoice::Follow, json: true }, &env, &mut out).unwrap();
     assert_eq!(String::from_utf8(out).unwrap(), whole);
 }
@@ -349,7 +358,7 @@ fn a_reader_that_goes_away_is_recognised() {
     let dir = two_logs();
     let (reader, mut writer) = std::io::pipe().unwrap();
     drop(reader);
-    let env = logs::LogsEnv { dir: dir.path(), colours: false, wait: &|_| true };
+    let env = logs::LogsEnv { busy: &[], dir: dir.path(), colours: false, wait: &|_| true };
     let options = logs::LogsOptions { choice: logs::LogsChoice::Last, json: true };
     assert!(logs::run(&options, &env, &mut writer).unwrap_err().is_broken_pipe());
 }
