@@ -286,12 +286,27 @@ impl Engine {
             *deadman.before.lock().await = None;
         }
         let (host, logs_in) = (&deadman.target.hostname, result?);
+        self.is_green = logs_in;
         board.add_check(format!("{host} works as it did before"));
         board.add_check(match logs_in {
             true => format!("a new ssh login to {host} works"),
             false => format!("a new ssh login to {host} was not tried: it takes a person"),
         });
         Ok(())
+    }
+
+    /// Marks what the target became as the last state that is known to be good, if that was seen. What is marked by that is a
+    /// help for later: a failure is a warning.
+    pub(super) async fn mark_good(&self, board: &SessionBoard) {
+        let (Some(deadman), true) = (&self.deadman, self.is_green) else { return };
+        let Some(set) = board.set(Role::Target, SnapshotKind::PostSync) else { return };
+        let Some(dir) = set.members.first().and_then(|member| member.path.parent()) else { return };
+        let host = &deadman.target.hostname;
+        match deadman.agent().mark_good(dir, Some(set.id())).await {
+            Ok(()) => board
+                .add_check(format!("{host} as it is now is marked as good: `rollback good` leads back here")),
+            Err(error) => deadman.log.warning(format!("{host} could not mark this state as good: {error}")),
+        }
     }
 
     /// A sync that ends unconfirmed: one that changed nothing has nothing to be taken back.
