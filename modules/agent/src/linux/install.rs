@@ -22,6 +22,8 @@ pub use unit::REDO_UNIT;
 
 const LIB: &str = "/usr/local/lib/pc-switcher";
 const BIN: &str = "/usr/local/bin/pc-switcher";
+/// The vault by its own name.
+const SHORT: &str = "/usr/local/bin/bt";
 const SUDOERS_DIR: &str = "/etc/sudoers.d";
 const PROGRAM: &str = "pc-switcher";
 
@@ -99,6 +101,9 @@ fn activate_checked(
     }
     if link(places, version)? {
         changes.push(format!("`{}` leads to version `{version}`", places.at(BIN).display()));
+    }
+    if link_short(places)? {
+        changes.push(format!("`{}` leads to it as well", places.at(SHORT).display()));
     }
     if let Some(line) = line {
         changes.push(format!("wrote `{}`", line.path.display()));
@@ -311,6 +316,16 @@ fn link(places: &Places, version: &str) -> Result<bool, AgentError> {
     symlink(&target, &unfinished.path).map_err(cannot("write", &path))?;
     unfinished.put(&path)?;
     Ok(true)
+}
+
+/// Makes the short name, unless something has it; another program of that name stays.
+fn link_short(places: &Places) -> Result<bool, AgentError> {
+    let path = places.at(SHORT);
+    match symlink(PROGRAM, &path) {
+        Ok(()) => sync_dir(&places.at("/usr/local/bin")).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(cannot("write", &path)(error)),
+    }
 }
 
 // Sudoers

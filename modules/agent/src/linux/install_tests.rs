@@ -66,7 +66,7 @@ fn a_first_activation_installs_all_and_a_second_nothing() {
     let done = machine.activate(Some("alice.b"), "1.2.0").unwrap();
     let path = machine.root.join("usr/local/lib/pc-switcher/1.2.0/pc-switcher");
     assert_eq!(done.path, BytePath::from(path.as_path()));
-    assert_eq!(done.changes.len(), 3, "{:?}", done.changes);
+    assert_eq!(done.changes.len(), 4, "{:?}", done.changes);
     assert_eq!(fs::read(&path).unwrap(), b"binary");
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
     assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o755, 0o755));
@@ -74,6 +74,8 @@ fn a_first_activation_installs_all_and_a_second_nothing() {
         fs::read_link(machine.root.join("usr/local/bin/pc-switcher")).unwrap(),
         Path::new("/usr/local/lib/pc-switcher/1.2.0/pc-switcher")
     );
+    assert_eq!(fs::read(machine.root.join("usr/local/bin/bt")).ok(), None,);
+    assert_eq!(fs::read_link(machine.root.join("usr/local/bin/bt")).unwrap(), Path::new("pc-switcher"));
     let line = machine.root.join("etc/sudoers.d/pc-switcher-alice+b");
     assert_eq!(
         fs::read_to_string(&line).unwrap(),
@@ -82,7 +84,7 @@ fn a_first_activation_installs_all_and_a_second_nothing() {
     assert_eq!(mode(&line), 0o440);
 
     let (files, inode) = (machine.files(), fs::metadata(&path).unwrap().ino());
-    assert_eq!(files.len(), 3, "{files:?}");
+    assert_eq!(files.len(), 4, "{files:?}");
     assert_eq!(machine.activate(Some("alice.b"), "1.2.0").unwrap().changes, [""; 0]);
     assert_eq!((machine.files(), fs::metadata(&path).unwrap().ino()), (files, inode));
     assert_eq!(machine.checks.get(), 1, "a line in place is not checked again");
@@ -102,7 +104,13 @@ fn what_is_not_as_it_should_be_is_mended() {
     fs::write(machine.root.join("usr/local/bin").join(UNFINISHED), "left over").unwrap();
     assert_eq!(machine.activate(None, "1.0.0").unwrap().changes.len(), 1);
     assert!(fs::read_link(&bin).is_ok());
-    assert_eq!(machine.files().len(), 2);
+    assert_eq!(machine.files().len(), 3);
+    // Another program of that name stays.
+    let short = machine.root.join("usr/local/bin/bt");
+    fs::remove_file(&short).unwrap();
+    fs::write(&short, "a BitTorrent client").unwrap();
+    assert_eq!(machine.activate(None, "1.0.0").unwrap().changes, [""; 0]);
+    assert_eq!(fs::read(&short).unwrap(), b"a BitTorrent client");
 }
 
 #[test]
@@ -124,7 +132,7 @@ fn root_and_nobody_get_no_line() {
     let machine = machine();
     machine.activate(Some("root"), "1.0.0").unwrap();
     machine.activate(None, "1.0.0").unwrap();
-    assert_eq!(machine.files().len(), 2);
+    assert_eq!(machine.files().len(), 3);
     assert_eq!(machine.checks.get(), 0);
     for user in ["alice", "_x", "Al-ice.b", "machine$", "A.B"] {
         assert!(is_user_name(user), "{user}");
@@ -178,7 +186,7 @@ fn where_there_is_systemd_each_boot_redoes_and_a_masked_unit_stays_masked() {
     let machine = machine();
     let system = machine.root.join("etc/systemd/system");
     fs::create_dir_all(&system).unwrap();
-    assert_eq!(machine.activate(None, "1.0.0").unwrap().changes.len(), 2, "no systemd, no unit");
+    assert_eq!(machine.activate(None, "1.0.0").unwrap().changes.len(), 3, "no systemd, no unit");
     fs::create_dir_all(machine.root.join("usr/lib/systemd")).unwrap();
     fs::write(machine.root.join("usr/lib/systemd/systemd"), "").unwrap();
     assert_eq!(machine.activate(None, "1.0.0").unwrap().changes.len(), 2);
