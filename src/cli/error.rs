@@ -160,8 +160,18 @@ impl CliError {
                 errors.0.iter().try_for_each(|problem| write_problem(err, "error", problem, colour))
             }
             CliError::Usage { message, help } | CliError::Refused { message, help } => {
-                let problem = ConfigProblem { help: help.clone(), ..ConfigProblem::general(message) };
-                write_problem(err, "error", &problem, colour)
+                // Several that are wrong are told one by one.
+                let mut lines = message.split('\n').peekable();
+                while let Some(line) = lines.next() {
+                    let help = help.clone().filter(|_| lines.peek().is_none());
+                    write_problem(
+                        err,
+                        "error",
+                        &ConfigProblem { help, ..ConfigProblem::general(line) },
+                        colour,
+                    )?;
+                }
+                Ok(())
             }
             CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             CliError::Machine(error) => {

@@ -21,10 +21,10 @@ enum Command {
         /// The shell
         shell: Shell,
     },
-    /// Write the man pages into a directory
+    /// Print the man page, or write those of all commands into a directory
     Man {
         /// The directory; made if it is not there
-        dir: PathBuf,
+        dir: Option<PathBuf>,
     },
     /// Print the reference page of all commands
     MarkdownHelp,
@@ -42,7 +42,8 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
             clap_complete::generate(*shell, &mut command, "pc-switcher", &mut text);
             context.out.write_all(&text)?;
         }
-        Command::Man { dir } => {
+        Command::Man { dir: None } => clap_mangen::Man::new(command).render(&mut *context.out)?,
+        Command::Man { dir: Some(dir) } => {
             let written = std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(command, dir));
             written
                 .map_err(|error| CliError::Failed(format!("cannot write to `{}`: {error}", dir.display())))?;

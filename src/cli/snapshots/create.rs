@@ -73,8 +73,13 @@ fn name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > NAME_MAX {
         return Err(format!("1 to {NAME_MAX} bytes are wanted"));
     }
-    if text.chars().any(|c| c.is_control() || c.is_whitespace() || c == '/') || text.contains("..") {
-        return refuse("a name has no spaces, no `/` and no `..` in it");
+    if text.chars().any(|c| c.is_control() || c == '/' || c.is_whitespace() && c != ' ')
+        || text.contains("..")
+    {
+        return refuse("a name has no `/`, no `..` and no space but the usual one in it");
+    }
+    if text.trim() != text || text.contains("  ") {
+        return refuse("a name neither begins nor ends with a space, and has no two in a row");
     }
     if text.parse::<SessionId>().is_ok() || text.parse::<SetId>().is_ok() {
         return refuse("a session could be called so");
@@ -208,10 +213,12 @@ mod tests {
 
     #[test]
     fn a_name_cannot_be_taken_for_a_session_a_path_or_a_range() {
-        for good in ["before-upgrade", "é", "26.04", "-1", "deadbee"] {
+        for good in ["before-upgrade", "Before Major Update", "é", "26.04", "-1", "deadbee"] {
             assert_eq!(name(good).as_deref(), Ok(good));
         }
-        for bad in ["", "a b", "a/b", "a..b", "deadbeef", "now", "good", "a\n", &"x".repeat(33)] {
+        for bad in
+            ["", " a", "a ", "a  b", "a\tb", "a/b", "a..b", "deadbeef", "now", "good", "a\n", &"x".repeat(33)]
+        {
             assert!(name(bad).is_err(), "{bad:?}");
         }
         assert!(name("20251115T120000Z-abc12345-manual").is_err());

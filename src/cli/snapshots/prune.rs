@@ -2,6 +2,7 @@
 
 use pc_switcher_btrfs_snapshots::prune::{self, Judged, Pruned};
 use pc_switcher_btrfs_snapshots::thin::{self, If, Thinned, Wish};
+use pc_switcher_contract::keep::Keep;
 use pc_switcher_contract::{ErrorKind, Hostname, ModuleError, Threshold, human_bytes};
 use serde_json::json;
 
@@ -20,6 +21,9 @@ pub struct PruneArgs {
     /// Say for every set why it stays or goes
     #[arg(long)]
     explain: bool,
+    /// Keep the sets of the last N sessions, or what this text says, in place of `keep`: `3`, `"last 2 sessions, 7d"`
+    #[arg(long, value_name = "N", value_parser = keep)]
+    keep: Option<Keep>,
     /// Go on until so much is available where the snapshots lie: `40GiB`, or a share of the disk: `20%`
     #[arg(long, value_name = "SIZE", conflicts_with = "dry_run")]
     free: Option<Threshold>,
@@ -27,12 +31,24 @@ pub struct PruneArgs {
     place: Where,
 }
 
+/// Reads a number of sessions, or the text of a rule.
+fn keep(text: &str) -> Result<Keep, String> {
+    let rule = match text.parse::<u32>() {
+        Ok(count) => format!("last {count} sessions"),
+        Err(_) => text.to_owned(),
+    };
+    rule.parse().map_err(|error| format!("{error}"))
+}
+
 /// Prunes, and prints what became of what.
 ///
 /// # Errors
 /// If a sync runs, or the machine cannot be reached.
 pub fn run(args: &PruneArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let config = settings(context)?;
+    let mut config = settings(context)?;
+    if let Some(keep) = &args.keep {
+        config.keep = keep.clone();
+    }
     let now = clock::system()();
     let (hostname, judged, pruned, thinned) = with_agent(&args.place, context, async |agent, contact| {
         if !args.dry_run {
@@ -125,4 +141,18 @@ fn as_json(
         "removed": pruned.removed,
         "left": pruned.left.iter().map(left).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_one_of_sessions_and_a_text_a_rule_as_in_the_config() {
+        assert_eq!(keep("3").unwrap(), "last 3 sessions".parse().unwrap());
+        assert_eq!(keep("last 2 sessions, 7d").unwrap(), "last 2 sessions, 7d".parse().unwrap());
+        for bad in ["0", "", "many"] {
+            assert!(keep(bad).is_err(), "{bad:?}");
+        }
+    }
 }
