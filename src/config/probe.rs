@@ -1,7 +1,7 @@
 //! Finds what a schema cannot say: asks whoever reads the table, key by key, so that its answer has a line.
 //!
 //! A module refuses a table with one text. To know which keys it is about, it is asked again with
-//! one of the user's keys over its defaults at a time, and with one entry of a list at a time.
+//! one of the user's keys over its defaults at a time, and with one entry of a list or of a table at a time.
 
 use serde_json::{Map, Value};
 
@@ -26,6 +26,12 @@ pub fn ask_owner(
         for (index, item) in value.as_array().into_iter().flatten().enumerate() {
             if let Err(why) = ask(spec, &single(key, Value::Array(vec![item.clone()]))) {
                 findings.push(finding(spec, &child(&pointer, &index.to_string()), &pointer, &why));
+            }
+        }
+        for (name, inner) in value.as_object().into_iter().flatten() {
+            let one = Value::Object(single(name, inner.clone()));
+            if let Err(why) = ask(spec, &single(key, one)) {
+                findings.push(finding(spec, &child(&pointer, name), &pointer, &why));
             }
         }
         if findings.len() == before {

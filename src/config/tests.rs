@@ -201,3 +201,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn every_component_that_is_wrong_has_its_own_line() {
+    let text = "[snapshots.components]\nconfig = [\"etc\", \"x\"]\nmail = [\"/var/mail\"]\nfoo = [\"y\"]\n";
+    let found = errors(text);
+    let at = |line: &str| found.iter().any(|error| error.contains(&format!("config.toml:{line}:")));
+    assert!(found.len() == 2 && at("2") && at("4"), "{found:#?}");
+}
