@@ -67,6 +67,8 @@ fn man_pages_and_completions_are_made_from_the_command_line() {
     let home = tempfile::tempdir().unwrap();
     assert_eq!(run(home.path(), &["util", "man", "man/man1"]).status.code(), Some(0));
     assert!(home.path().join("man/man1/pc-switcher-config-validate.1").exists());
+    let page = run(home.path(), &["util", "man"]);
+    assert!(page.status.success() && text(&page.stdout).contains(".TH pc-switcher 1"), "{page:?}");
     for shell in ["bash", "zsh", "fish"] {
         let output = run(home.path(), &["util", "completions", shell]);
         assert!(output.status.success() && text(&output.stdout).contains("pc-switcher"), "{shell}");
