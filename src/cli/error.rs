@@ -159,7 +159,11 @@ impl CliError {
             CliError::Config(errors) => {
                 errors.0.iter().try_for_each(|problem| write_problem(err, "error", problem, colour))
             }
-            CliError::Usage { message, help } | CliError::Refused { message, help } => {
+            CliError::Usage { message, help } => {
+                let problem = ConfigProblem { help: help.clone(), ..ConfigProblem::general(message) };
+                write_problem(err, "error", &problem, colour)
+            }
+            CliError::Refused { message, help } => {
                 // Several that are wrong are told one by one.
                 let mut lines = message.split('\n').peekable();
                 while let Some(line) = lines.next() {

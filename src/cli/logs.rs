@@ -70,8 +70,9 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
         stopped.set(enough);
         enough
     };
-    let rows = Store::open_existing(&paths::history_db(&context.env)?)?;
-    let rows = rows.map(|store| store.list(LOOKED_AT)).transpose()?.unwrap_or_default();
+    // A history that cannot be read keeps nobody from the logs.
+    let store = Store::open_existing(&paths::history_db(&context.env)?).ok().flatten();
+    let rows = store.and_then(|store| store.list(LOOKED_AT).ok()).unwrap_or_default();
     let busy: Vec<SessionId> = rows.into_iter().filter(SessionRow::was_busy).map(|row| row.id).collect();
     let look = LogsEnv { busy: &busy, dir: &dir, colours: context.env.colour_on_stdout(), wait: &wait };
     let options = LogsOptions { choice: args.choice(), json: context.global.json };

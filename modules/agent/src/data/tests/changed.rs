@@ -304,7 +304,7 @@ fn only_what_changed_is_named() {
 }
 
 #[test]
-fn what_was_only_read_is_not_named_and_what_was_written_in_the_next_moment_is() {
+fn directories_that_were_only_read_are_not_named_and_what_was_written_in_the_next_moment_is() {
     let Some(image) = Image::make(256) else { return };
     image.create("@home");
     let home = image.top().join("@home");
@@ -315,12 +315,14 @@ fn what_was_only_read_is_not_named_and_what_was_written_in_the_next_moment_is() 
     }
     let base = take(&image, "0");
     let (dirs, files) = tree(&home);
-    files.iter().for_each(|file| drop(fs::read(file).unwrap()));
     let now = take(&image, "1");
     let written = younger::count(&base, &now).unwrap().unwrap();
-    assert!(written >= dirs.len() + files.len() - 1, "{written} inodes have another time of access");
+    assert!(written >= dirs.len() - 1, "{written} inodes have another time of access");
     assert_eq!(changed(&base, &now), Some(Vec::new()));
     assert_eq!(moved(&base, &now), Some(Vec::new()));
+    // Content may reach the tree later than the inode: a file that was written is always looked at.
+    assert_eq!(fs::read(&files[3]).unwrap(), b"x");
+    assert_eq!(changed(&now, &take(&image, "read")).unwrap().len(), 1);
     // Each write may fall into the tick of the clock in which the file had been written before.
     for round in 0..30 {
         let (file, names) = (home.join("7/file"), |found: Option<Vec<ChangedDir>>| found.unwrap().len());
