@@ -29,6 +29,7 @@ mod shared;
 mod undo;
 mod unplugged;
 mod vault;
+mod vault_elsewhere;
 mod verbs;
 
 #[test]
