@@ -82,7 +82,7 @@ fn name(body: &[u8]) {
 /// A machine that serves, with whatever somebody asks it.
 fn served(body: &[u8]) {
     let store = MemoryStore::default();
-    let served = Served { store: &store, hostname: "desk", append_only: body.len() % 2 == 0 };
+    let served = Served { store: &store, hostname: "desk", append_only: body.len().is_multiple_of(2) };
     let (_, held) = peak(|| serve(&served, body, io::sink()));
     // A frame has room before it has come, and an object is held by the store and by whoever puts it together.
     assert!(

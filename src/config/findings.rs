@@ -52,6 +52,15 @@ pub fn problems_of(file: File<'_>, specs: &[ModuleSpec]) -> Vec<ConfigProblem> {
     problems
 }
 
+/// Returns what is wrong with what a file says of vaults, whatever else is.
+pub fn problems_of_vaults(file: File<'_>) -> Vec<ConfigProblem> {
+    let of_vaults = |(key, value): (&String, &Value)| (key.clone(), value.clone());
+    let said = file.document.root.iter().filter(|(key, _)| tables::BELOW.contains(&key.as_str()));
+    let mut document = file.document.clone();
+    document.root = said.map(of_vaults).collect();
+    problems_of(File { document: &document, ..file }, &[])
+}
+
 /// Returns what is wrong with the vaults, each by itself and all together.
 fn of_vaults(file: File<'_>, value: &Value) -> Vec<ConfigProblem> {
     let base = child("", tables::VAULTS);

@@ -119,6 +119,52 @@ pub fn load(
     Ok(config)
 }
 
+/// What is said of vaults.
+#[derive(Debug, Clone)]
+pub struct Vaults {
+    /// The config file, whether it is there or not.
+    pub path: PathBuf,
+    /// [vault], and the list of [[vaults]].
+    pub tables: Vec<Table>,
+}
+
+/// Reads what the config and `bt.toml` say of vaults. What else is wrong in the config keeps nobody from their files.
+///
+/// # Errors
+/// Everything that is wrong with what they say of vaults.
+pub fn load_vaults(explicit: Option<&Path>, env: &Env) -> Result<Vaults, ConfigErrors> {
+    let one = |problem| ConfigErrors(vec![problem]);
+    let homeless = |error: paths::NoHome| one(ConfigProblem::general(error.to_string()));
+    let path =
+        explicit.map_or_else(|| paths::config_file(env), |path| Ok(path.to_owned())).map_err(homeless)?;
+    let below = paths::vault_settings(env).map_err(homeless)?;
+    let sources = [Source::read(&path).map_err(one)?, Source::read(&below).map_err(one)?];
+    let parsed: Vec<Parsed<'_>> = [false, true]
+        .into_iter()
+        .zip(&sources)
+        .filter_map(|(is_below, source)| {
+            let source = source.as_ref()?;
+            Some(Parsed { source, read: read(source, &[]), is_below })
+        })
+        .collect();
+    let problems: Vec<ConfigProblem> = parsed
+        .iter()
+        .flat_map(|parsed| match parsed.is_below {
+            true => parsed.problems(&[]),
+            false => parsed.told(findings::problems_of_vaults(parsed.file())),
+        })
+        .collect();
+    if !problems.is_empty() {
+        return Err(ConfigErrors(problems));
+    }
+    let files: Vec<File<'_>> = parsed.iter().map(Parsed::file).collect();
+    let defaults = |spec: tables::TableSpec| spec.defaults.as_object().cloned().unwrap_or_default();
+    let general = tables::own().into_iter().find(|spec| spec.name == tables::VAULT);
+    let mut found = vec![effective::merge(tables::VAULT, &general.map(defaults).unwrap_or_default(), &files)];
+    found.extend(effective::merge_list(tables::VAULTS, &defaults(tables::vault()), &files));
+    Ok(Vaults { path, tables: found })
+}
+
 /// Lays the layers over each other and checks them.
 ///
 /// # Errors
@@ -174,12 +220,16 @@ impl Parsed<'_> {
 
     /// Returns everything that is wrong with it, in its order.
     fn problems(&self, specs: &[ModuleSpec]) -> Vec<ConfigProblem> {
+        self.told(findings::problems_of(self.file(), specs))
+    }
+
+    /// Returns what is wrong with its syntax and what of the rest can be relied on, in its order.
+    fn told(&self, found: Vec<ConfigProblem>) -> Vec<ConfigProblem> {
         let mut problems = self.read.1.clone();
         let broken: BTreeSet<usize> =
             problems.iter().filter_map(|problem| problem.spot).map(|spot| spot.line).collect();
         let lost_from = self.read.0.lost_from.unwrap_or(usize::MAX);
         let reliable = |spot: Spot| spot.line < lost_from && !broken.contains(&spot.line);
-        let found = findings::problems_of(self.file(), specs);
         problems.extend(found.into_iter().filter(|problem| problem.spot.is_none_or(reliable)));
         problems.sort_by_key(|problem| problem.spot);
         problems.into_iter().map(|problem| self.discreet(problem)).collect()

@@ -34,7 +34,10 @@ pub struct Piped {
 
 /// Why a program elsewhere ended, once it has.
 #[derive(Clone, Default)]
-pub struct Ending(Arc<(Mutex<Option<(ErrorKind, String)>>, Condvar)>);
+pub struct Ending(Arc<(Mutex<Option<Told>>, Condvar)>);
+
+/// What sort of ending it was, and in whose words.
+type Told = (ErrorKind, String);
 
 impl Ending {
     /// Returns why, and waits a moment for it: [`ErrorKind::Unreachable`] if ssh ended, not the program.
@@ -45,7 +48,7 @@ impl Ending {
         waited.map_or(None, |(told, _)| told.clone())
     }
 
-    fn tell(&self, why: (ErrorKind, String)) {
+    fn tell(&self, why: Told) {
         let (told, news) = &*self.0;
         told.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
         news.notify_all();

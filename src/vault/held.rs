@@ -66,7 +66,8 @@ impl HeldSet {
 
     async fn new(env: &Env, config: &Config, cancel: &CancellationToken) -> Result<Self, ModuleError> {
         let table = config.table(&ModuleName::literal("btrfs-snapshots"));
-        let settings = BtrfsSnapshotsConfig::deserialize(table).map_err(|error| ModuleError::failed(error.to_string()))?;
+        let settings = BtrfsSnapshotsConfig::deserialize(table)
+            .map_err(|error| ModuleError::failed(error.to_string()))?;
         let own = own_name().map_err(ModuleError::failed)?;
         let agent = Reach::new(quiet_env(env), None).start_local_agent(&own, cancel).await?;
         let now = clock::system()();

@@ -19,9 +19,8 @@ use serde_json::{Map, Value};
 
 use crate::cli::{asking_env, own_name, terminal_facts, user};
 use crate::clock;
-use crate::config::{self, Config, Origin, Overrides, Table, tables};
+use crate::config::{self, Origin, Table, Vaults, tables};
 use crate::paths::{self, Env, NoHome};
-use crate::registry::registry;
 
 /// Who can be asked when another machine wants to know who logs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,14 +40,14 @@ pub fn places(env: &Env) -> Result<Places, NoHome> {
 }
 
 /// Returns what the config file itself says of vaults; what `bt.toml` says is left to whoever reads that.
-pub fn above(config: &Config) -> Above {
+pub fn above(said: &Vaults) -> Above {
     let own = |table: &Table| -> Map<String, Value> {
         let written = table.entries.iter().filter(|entry| matches!(entry.origin, Origin::File(_)));
         written.map(|entry| (entry.key.clone(), entry.value.clone())).collect()
     };
-    let of = |name: &'static str| config.effective.iter().filter(move |table| table.name == name).map(own);
+    let of = |name: &'static str| said.tables.iter().filter(move |table| table.name == name).map(own);
     Above {
-        path: config.path.clone().unwrap_or_default(),
+        path: said.path.clone(),
         vault: of(tables::VAULT).next().unwrap_or_default(),
         vaults: of(tables::VAULTS).filter(|vault| !vault.is_empty()).map(Value::Object).collect(),
     }
@@ -90,8 +89,8 @@ pub fn given(env: &Env) -> Given {
             return Ok(known.clone());
         }
         let places = places(&own).map_err(|error| ModuleError::failed(error.to_string()))?;
-        let loaded = config::load(own.config.as_deref(), &Overrides::default(), &registry(&own), &own);
-        let above = above(&loaded.map_err(|errors| ModuleError::failed(errors.to_string()))?);
+        let said = config::load_vaults(own.config.as_deref(), &own);
+        let above = above(&said.map_err(|errors| ModuleError::failed(errors.to_string()))?);
         let made = surroundings(&own, places, above, Asks::Nobody).map_err(ModuleError::failed)?;
         *known = Some(made.clone());
         Ok(made)

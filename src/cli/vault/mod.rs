@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand};
 use pc_switcher_vault::service::{Service, Surroundings, resolve};
 
 use super::{CliError, Context, Exit, Global};
-use crate::config::{self, Config, Overrides};
+use crate::config;
 use crate::vault;
 
 /// Keeps versions of files in vaults
@@ -100,14 +100,10 @@ pub(super) fn run(command: &Command, context: &mut Context<'_>) -> Result<Exit, 
     }
 }
 
-/// Reads the main config, and proves that `bt.toml` below it is right; `--config` names that here.
-fn main_config(context: &Context<'_>) -> Result<Config, CliError> {
-    Ok(config::load(None, &Overrides::default(), &context.specs(), &context.env)?)
-}
-
 /// Returns what the service is handed.
 fn surroundings(context: &Context<'_>) -> Result<Surroundings, CliError> {
-    let above = vault::above(&main_config(context)?);
+    // `--config` names `bt.toml` here.
+    let above = vault::above(&config::load_vaults(None, &context.env)?);
     let places = vault::places(&context.env)?;
     vault::surroundings(&context.env, places, above, vault::Asks::Person).map_err(CliError::Failed)
 }

@@ -1,14 +1,15 @@
 //! Backups and checks.
 
-use pc_switcher_contract::{SetId, human_bytes};
+use pc_switcher_contract::{ModuleError, SetId, human_bytes};
 use pc_switcher_vault::service::{AddReport, BackupReport, Service, TrackedReport};
 use serde_json::json;
 
 use super::super::{CliError, Context, Exit};
 use super::dirs::{said, shown, tell, text};
+use super::open;
 use super::passphrase::Secret;
 use super::watch::Watch;
-use super::{main_config, open};
+use crate::config::{self, Overrides};
 use crate::vault::held::HeldSet;
 
 /// Store what is staged, from all tracked directories
@@ -100,13 +101,16 @@ fn hold(
     if tracked.is_empty() {
         return Ok(None);
     }
-    let config = main_config(context)?;
-    let taken = watch.wait(HeldSet::take(&context.env, &config, &tracked, watch.cancel()));
+    let taken = config::load(None, &Overrides::default(), &context.specs(), &context.env)
+        .map_err(|errors| {
+            ModuleError::failed(errors.to_string()).hint("`pc-switcher config validate` names them")
+        })
+        .and_then(|config| watch.wait(HeldSet::take(&context.env, &config, &tracked, watch.cancel())));
     if watch.cancel().is_cancelled() {
         if let Ok((held, ..)) = taken {
             watch.wait(held.release()).ok();
         }
-        return Err(pc_switcher_contract::ModuleError::cancelled().into());
+        return Err(ModuleError::cancelled().into());
     }
     match taken {
         Ok((held, view, lacking)) => {

@@ -54,6 +54,9 @@ fn what_the_main_config_says_of_vaults_holds_before_bt_toml() {
         assert!(said.contains("config.toml:2:1") && said.contains("did you mean `keep`?"), "{said}");
         assert!(said.contains("config.toml:5:8") && said.contains("`filesystem`"), "{said}");
     }
+    home.configure("[disk]\nmin_fre = 1\n[dsk]\n");
+    assert!(home.bt(&["list"]).contains("local"), "a slip elsewhere keeps nobody out");
+    home.bt(&["restore", "f", "--to", home.path("back").to_str().unwrap()]);
     home.configure("");
     let bt = home.path(".config/bt.toml");
     let first = fs::read_to_string(&bt).unwrap();
