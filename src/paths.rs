@@ -16,6 +16,10 @@ const OURS: &str = "pc-switcher";
 pub struct Env {
     /// All variables.
     pub vars: BTreeMap<OsString, OsString>,
+    /// The config file that the command line names.
+    pub config: Option<PathBuf>,
+    /// The settings of the vault that the command line names.
+    pub vault_settings: Option<PathBuf>,
     /// The user's id.
     pub uid: u32,
     /// Whether standard input is a terminal.
@@ -80,6 +84,9 @@ pub fn config_file(env: &Env) -> Result<PathBuf, NoHome> {
 
 /// Returns the settings of the vault, where `bt` has them.
 pub fn vault_settings(env: &Env) -> Result<PathBuf, NoHome> {
+    if let Some(named) = &env.vault_settings {
+        return Ok(named.clone());
+    }
     Ok(env.base("XDG_CONFIG_HOME", ".config")?.join("bt.toml"))
 }
 

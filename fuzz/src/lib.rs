@@ -10,16 +10,18 @@ pub mod journal;
 pub mod memory;
 pub mod replies;
 pub mod rules;
+pub mod vault;
 
 /// One target: its name, which is its corpus's too, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("frames", frames::run),
     ("replies", replies::run),
     ("config", config::run),
     ("journal", journal::run),
     ("btrfs_items", btrfs_items::run),
     ("rules", rules::run),
+    ("vault", vault::run),
 ];

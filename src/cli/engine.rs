@@ -155,7 +155,7 @@ pub(crate) fn user(env: &Env) -> String {
     named.map_or_else(|| format!("uid {}", env.uid), std::borrow::Cow::into_owned)
 }
 
-pub(super) fn terminal_facts(env: &Env) -> TerminalFacts {
+pub(crate) fn terminal_facts(env: &Env) -> TerminalFacts {
     TerminalFacts {
         stdin: env.stdin_is_terminal,
         stdout: env.stdout_is_terminal,
@@ -173,7 +173,7 @@ fn remote_env(env: &Env, facts: TerminalFacts, core: &CoreLog) -> RemoteEnv {
 }
 
 /// The surroundings of a command that may ask a person and keeps no log.
-pub(super) fn asking_env(env: &Env, facts: TerminalFacts) -> RemoteEnv {
+pub(crate) fn asking_env(env: &Env, facts: TerminalFacts) -> RemoteEnv {
     let mut remote = quiet_env(env);
     let runtime = paths::runtime_dir(env);
     remote.runtime_dir = runtime.parent().filter(|base| base.is_dir()).map(|base| base.to_owned());
@@ -182,7 +182,7 @@ pub(super) fn asking_env(env: &Env, facts: TerminalFacts) -> RemoteEnv {
 }
 
 /// The surroundings of a command that asks the agent of this machine and nobody else.
-pub(super) fn quiet_env(env: &Env) -> RemoteEnv {
+pub(crate) fn quiet_env(env: &Env) -> RemoteEnv {
     let own_exe = std::fs::read_link("/proc/self/exe").unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
     let mut remote = RemoteEnv::new(env.uid, user(env), own_exe, env!("CARGO_PKG_VERSION"));
     remote.hosts = paths::hosts_file(env).ok();

@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use pc_switcher_contract::{LogLevel, ModuleSpec};
 
-pub(crate) use engine::{own_name, user};
+pub(crate) use engine::{asking_env, own_name, quiet_env, terminal_facts, user};
 pub use error::{CliError, Exit};
 
 use crate::config::{Config, Overrides, load};
@@ -131,6 +131,8 @@ impl Context<'_> {
 pub fn collect_env() -> Env {
     Env {
         vars: std::env::vars_os().collect(),
+        config: None,
+        vault_settings: None,
         uid: rustix::process::getuid().as_raw(),
         stdin_is_terminal: io::stdin().is_terminal(),
         stdout_is_terminal: io::stdout().is_terminal(),
@@ -156,6 +158,11 @@ pub fn run(
         Ok(parsed) => parsed,
         Err(error) => return report_usage(&error, colour, out, err),
     };
+    let mut env = env;
+    match command {
+        Command::Vault(_) => env.vault_settings = global.config.clone(),
+        _ => env.config = global.config.clone(),
+    }
     let mut context = Context { env, global, out, err };
     let result = match command {
         Command::Init(args) => init::run(&args, &mut context),

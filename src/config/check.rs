@@ -106,6 +106,10 @@ fn findings_of(title: &str, schema: &Value, error: &ValidationError<'_>) -> Vec<
         Kind::ExclusiveMaximum { limit } => say(format!("{name} must be less than {limit}, not {value}")),
         Kind::MinItems { limit } => say(format!("{name} needs at least {limit} entry, and is empty")),
         Kind::MinLength { .. } => say(format!("{name} must not be empty")),
+        Kind::Required { property } => {
+            let wanted = property.as_str().unwrap_or_default();
+            value_finding(pointer, format!("a table of [{title}] lacks `{wanted}`"))
+        }
         Kind::UniqueItems => {
             let (index, item) = repeated(value);
             value_finding(&child(pointer, &index.to_string()), format!("{name} names {item} twice"))

@@ -16,6 +16,8 @@ pub enum Origin {
     Default,
     /// The config file, with the line.
     File(usize),
+    /// The file below it, with the line: `bt.toml`.
+    Below(usize),
     /// A flag of the command line.
     Flag(&'static str),
 }
@@ -25,6 +27,7 @@ impl fmt::Display for Origin {
         match self {
             Origin::Default => f.write_str("default"),
             Origin::File(line) => write!(f, "file, line {line}"),
+            Origin::Below(line) => write!(f, "bt.toml, line {line}"),
             Origin::Flag(flag) => f.write_str(flag),
         }
     }
@@ -48,6 +51,8 @@ pub struct Table {
     pub name: String,
     /// Its keys, in order.
     pub entries: Vec<Entry>,
+    /// Which one it is of several tables of that name.
+    pub index: Option<usize>,
 }
 
 impl Table {
@@ -71,6 +76,8 @@ pub struct File<'a> {
     pub source: &'a Source,
     /// Its values.
     pub document: &'a Document,
+    /// Whether it lies below the config file.
+    pub is_below: bool,
 }
 
 impl<'a> File<'a> {
@@ -80,19 +87,58 @@ impl<'a> File<'a> {
 
     fn origin(self, table: &str, key: &str) -> Origin {
         let base = if table.is_empty() { String::new() } else { child("", table) };
-        let at = self.document.key(&child(&base, key)).unwrap_or_default();
-        Origin::File(self.source.spot(at).line)
+        self.origin_at(&child(&base, key))
+    }
+
+    fn origin_at(self, pointer: &str) -> Origin {
+        let line = self.source.spot(self.document.key(pointer).unwrap_or_default()).line;
+        if self.is_below { Origin::Below(line) } else { Origin::File(line) }
     }
 }
 
-/// Lays the file over the defaults of one table; the keys keep the order of the defaults.
-pub fn merge(name: &str, defaults: &Map<String, Value>, file: Option<File<'_>>) -> Table {
+/// Lays files over the defaults of one table, the first above the others; the keys keep the order of the defaults.
+pub fn merge(name: &str, defaults: &Map<String, Value>, files: &[File<'_>]) -> Table {
     let entries = defaults.iter().map(|(key, default)| {
-        let given = file.and_then(|file| Some((file.table(name)?.get(key)?.clone(), file.origin(name, key))));
+        let given =
+            files.iter().find_map(|file| Some((file.table(name)?.get(key)?.clone(), file.origin(name, key))));
         let (value, origin) = given.unwrap_or_else(|| (default.clone(), Origin::Default));
         Entry { key: key.clone(), value, origin }
     });
-    Table { name: name.to_owned(), entries: entries.collect() }
+    Table { name: name.to_owned(), entries: entries.collect(), index: None }
+}
+
+/// Returns the tables of a list: those of the lower files first, each in the place of the one of its name that an upper file
+/// has, and then what only upper files have.
+pub fn merge_list(name: &str, defaults: &Map<String, Value>, files: &[File<'_>]) -> Vec<Table> {
+    let mut tables: Vec<Table> = Vec::new();
+    for file in files.iter().rev() {
+        let items = file.document.root.get(name).and_then(Value::as_array).into_iter().flatten();
+        for (at, item) in items.enumerate() {
+            let base = child(&child("", name), &at.to_string());
+            let given = item.as_object().into_iter().flatten().map(|(key, value)| Entry {
+                key: key.clone(),
+                value: value.clone(),
+                origin: file.origin_at(&child(&base, key)),
+            });
+            let mut entries: Vec<Entry> = given.collect();
+            let rest = defaults.iter().filter(|(key, _)| item.get(key.as_str()).is_none());
+            let rest: Vec<Entry> = rest
+                .map(|(key, value)| Entry { key: key.clone(), value: value.clone(), origin: Origin::Default })
+                .collect();
+            entries.extend(rest);
+            let called = |table: &Table| table.entries.iter().find(|entry| entry.key == "name").cloned();
+            let own = Table { name: name.to_owned(), entries, index: None };
+            let same = |other: &&mut Table| {
+                called(other).map(|entry| entry.value) == called(&own).map(|entry| entry.value)
+            };
+            match tables.iter_mut().find(same) {
+                Some(other) => *other = own,
+                None => tables.push(own),
+            }
+        }
+    }
+    tables.iter_mut().enumerate().for_each(|(at, table)| table.index = Some(at));
+    tables
 }
 
 /// Returns `[sync_modules]`: the file's list in the file's order if it has one, then what it does not list, off.
@@ -114,7 +160,7 @@ pub fn merge_sync_modules(specs: &[ModuleSpec], file: Option<File<'_>>) -> Table
             entries.push(Entry { key, value: Value::Bool(on), origin: Origin::Default });
         }
     }
-    Table { name: SYNC_MODULES.to_owned(), entries }
+    Table { name: SYNC_MODULES.to_owned(), entries, index: None }
 }
 
 /// Writes log levels the way the schema lists them: they are read in any case.

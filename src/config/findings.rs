@@ -10,7 +10,7 @@ use super::nearest::{nearest, suggest};
 use super::probe::ask_owner;
 use super::problem::ConfigProblem;
 use super::schema::{self, SYNC_MODULES};
-use super::tables::{self, TableOf};
+use super::tables::{self, TableOf, TableSpec};
 
 /// Returns what is wrong with the values of a file; its syntax errors are known already.
 pub fn problems_of(file: File<'_>, specs: &[ModuleSpec]) -> Vec<ConfigProblem> {
@@ -19,6 +19,16 @@ pub fn problems_of(file: File<'_>, specs: &[ModuleSpec]) -> Vec<ConfigProblem> {
     let mut problems = Vec::new();
     let mut top = Map::new();
     for (key, value) in &file.document.root {
+        if key == tables::VAULTS {
+            problems.extend(of_vaults(file, value));
+            continue;
+        }
+        if file.is_below && !tables::BELOW.contains(&key.as_str()) {
+            let message = format!("`{key}` is not for this file");
+            let at = file.document.key(&child("", key));
+            problems.push(file.source.problem(at, message).help("it holds [vault] and [[vaults]] alone"));
+            continue;
+        }
         let spec = all.iter().find(|spec| spec.name == key);
         if spec.is_none() && key != SYNC_MODULES {
             top.insert(key.clone(), value.clone());
@@ -40,6 +50,52 @@ pub fn problems_of(file: File<'_>, specs: &[ModuleSpec]) -> Vec<ConfigProblem> {
     let found = of_top_level(specs, &all, &top);
     problems.extend(found.into_iter().map(|finding| locate(file, "", finding)));
     problems
+}
+
+/// Returns what is wrong with what a file says of vaults, whatever else is.
+pub fn problems_of_vaults(file: File<'_>) -> Vec<ConfigProblem> {
+    let of_vaults = |(key, value): (&String, &Value)| (key.clone(), value.clone());
+    let said = file.document.root.iter().filter(|(key, _)| tables::BELOW.contains(&key.as_str()));
+    let mut document = file.document.clone();
+    document.root = said.map(of_vaults).collect();
+    problems_of(File { document: &document, ..file }, &[])
+}
+
+/// Returns what is wrong with the vaults, each by itself and all together.
+fn of_vaults(file: File<'_>, value: &Value) -> Vec<ConfigProblem> {
+    let base = child("", tables::VAULTS);
+    let items = match value {
+        Value::Array(items) if items.iter().all(Value::is_object) => items,
+        _ => {
+            let message = format!("`{}` must be a list of tables", tables::VAULTS);
+            let problem = file.source.problem(file.document.key(&base), message);
+            return vec![problem.help(format!("write [[{}]] above each of them", tables::VAULTS))];
+        }
+    };
+    let spec = tables::vault();
+    let mut problems = Vec::new();
+    for (at, item) in items.iter().enumerate() {
+        let place = child(&base, &at.to_string());
+        let found = item.as_object().map(|table| of_vault(&spec, table)).unwrap_or_default();
+        problems.extend(found.into_iter().map(|finding| locate(file, &place, finding)));
+        let name = item.get("name").filter(|name| name.is_string());
+        if name.is_some() && items[..at].iter().any(|other| other.get("name") == name) {
+            let message = format!("two vaults are called {}", name.unwrap_or(&Value::Null));
+            problems.push(file.source.problem(file.document.value(&child(&place, "name")), message));
+        }
+    }
+    problems
+}
+
+fn of_vault(spec: &TableSpec, table: &Map<String, Value>) -> Vec<Finding> {
+    let found = against_schema(spec.name, &spec.schema, table);
+    if !found.is_empty() {
+        return found;
+    }
+    let Err(why) = (spec.check)(&Value::Object(table.clone())) else { return found };
+    let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
+    let message = format!("the vault `{name}` {why}");
+    vec![Finding { pointer: String::new(), about_key: false, vague: false, message, help: None }]
 }
 
 /// Returns what a person should know of a file that is right: required modules cannot be switched off.
@@ -89,7 +145,8 @@ fn of_sync_modules(specs: &[ModuleSpec], table: &Map<String, Value>) -> Vec<Find
 fn of_top_level(specs: &[ModuleSpec], all: &[TableOf<'_>], top: &Map<String, Value>) -> Vec<Finding> {
     let schema = schema::top_level();
     let mut found = against_schema("", &schema, top);
-    let tables: Vec<&str> = [SYNC_MODULES].into_iter().chain(all.iter().map(|spec| spec.name)).collect();
+    let tables = [SYNC_MODULES].into_iter().chain(all.iter().map(|spec| spec.name)).chain(["[vaults]"]);
+    let tables: Vec<&str> = tables.collect();
     for finding in found.iter_mut().filter(|finding| finding.about_key) {
         let key = last_part(&finding.pointer);
         let dashed = key.replace('_', "-");

@@ -84,7 +84,8 @@ impl Config {
     }
 }
 
-/// Reads and checks the config: `explicit` if given, else the user's file, else the built-in defaults.
+/// Reads and checks the config: `explicit` if given, else the user's file, else the built-in defaults. Of vaults, what
+/// `bt.toml` says lies below it.
 ///
 /// # Errors
 /// Everything that is wrong with the file and with the flags, in one pass.
@@ -102,18 +103,66 @@ pub fn load(
         })?,
     };
     let source = Source::read(&path).map_err(one)?;
+    let below =
+        paths::vault_settings(env).ok().map(|path| Source::read(&path).map_err(one)).transpose()?.flatten();
     if source.is_none() && explicit.is_some() {
         let missing =
             ConfigProblem { path: Some(path), ..ConfigProblem::general("there is no such config file") };
         return Err(one(missing.help("`pc-switcher init` writes one")));
     }
-    let mut config = resolve(source.as_ref(), overrides, specs)?;
+    let mut config = resolve_over(source.as_ref(), below.as_ref(), overrides, specs)?;
     if source.is_none() {
         let note = ConfigProblem::general("there is no config file; the built-in defaults apply");
         let note = ConfigProblem { path: Some(path), ..note };
         config.warnings.push(note.help("`pc-switcher init` writes one"));
     }
     Ok(config)
+}
+
+/// What is said of vaults.
+#[derive(Debug, Clone)]
+pub struct Vaults {
+    /// The config file, whether it is there or not.
+    pub path: PathBuf,
+    /// [vault], and the list of [[vaults]].
+    pub tables: Vec<Table>,
+}
+
+/// Reads what the config and `bt.toml` say of vaults. What else is wrong in the config keeps nobody from their files.
+///
+/// # Errors
+/// Everything that is wrong with what they say of vaults.
+pub fn load_vaults(explicit: Option<&Path>, env: &Env) -> Result<Vaults, ConfigErrors> {
+    let one = |problem| ConfigErrors(vec![problem]);
+    let homeless = |error: paths::NoHome| one(ConfigProblem::general(error.to_string()));
+    let path =
+        explicit.map_or_else(|| paths::config_file(env), |path| Ok(path.to_owned())).map_err(homeless)?;
+    let below = paths::vault_settings(env).map_err(homeless)?;
+    let sources = [Source::read(&path).map_err(one)?, Source::read(&below).map_err(one)?];
+    let parsed: Vec<Parsed<'_>> = [false, true]
+        .into_iter()
+        .zip(&sources)
+        .filter_map(|(is_below, source)| {
+            let source = source.as_ref()?;
+            Some(Parsed { source, read: read(source, &[]), is_below })
+        })
+        .collect();
+    let problems: Vec<ConfigProblem> = parsed
+        .iter()
+        .flat_map(|parsed| match parsed.is_below {
+            true => parsed.problems(&[]),
+            false => parsed.told(findings::problems_of_vaults(parsed.file())),
+        })
+        .collect();
+    if !problems.is_empty() {
+        return Err(ConfigErrors(problems));
+    }
+    let files: Vec<File<'_>> = parsed.iter().map(Parsed::file).collect();
+    let defaults = |spec: tables::TableSpec| spec.defaults.as_object().cloned().unwrap_or_default();
+    let general = tables::own().into_iter().find(|spec| spec.name == tables::VAULT);
+    let mut found = vec![effective::merge(tables::VAULT, &general.map(defaults).unwrap_or_default(), &files)];
+    found.extend(effective::merge_list(tables::VAULTS, &defaults(tables::vault()), &files));
+    Ok(Vaults { path, tables: found })
 }
 
 /// Lays the layers over each other and checks them.
@@ -125,18 +174,26 @@ pub fn resolve(
     overrides: &Overrides,
     specs: &[ModuleSpec],
 ) -> Result<Config, ConfigErrors> {
-    let parsed = source.map(|source| (source, read(source, specs)));
-    let file = parsed.as_ref().map(|(source, (document, _))| File { source, document });
-    let mut problems = parsed.as_ref().map(|(_, (_, syntax))| syntax.clone()).unwrap_or_default();
-    if let Some(file) = file {
-        let broken: BTreeSet<usize> =
-            problems.iter().filter_map(|problem| problem.spot).map(|spot| spot.line).collect();
-        let lost_from = file.document.lost_from.unwrap_or(usize::MAX);
-        let reliable = |spot: Spot| spot.line < lost_from && !broken.contains(&spot.line);
-        let found = findings::problems_of(file, specs);
-        problems.extend(found.into_iter().filter(|problem| problem.spot.is_none_or(reliable)));
-        problems.sort_by_key(|problem| problem.spot);
-    }
+    resolve_over(source, None, overrides, specs)
+}
+
+/// As [`resolve`], with a file that lies below it and speaks of vaults alone.
+///
+/// # Errors
+/// As [`resolve`], with what is wrong with that file.
+pub fn resolve_over(
+    source: Option<&Source>,
+    below: Option<&Source>,
+    overrides: &Overrides,
+    specs: &[ModuleSpec],
+) -> Result<Config, ConfigErrors> {
+    let parse = |source, is_below| Parsed { source, read: read(source, specs), is_below };
+    let parsed = source.map(|source| parse(source, false));
+    let below = below.map(|source| parse(source, true));
+    let file = parsed.as_ref().map(Parsed::file);
+    let mut problems: Vec<ConfigProblem> =
+        [&parsed, &below].into_iter().flatten().flat_map(|parsed| parsed.problems(specs)).collect();
+    let files: Vec<File<'_>> = [&parsed, &below].into_iter().flatten().map(Parsed::file).collect();
     let mut sync_modules = effective::merge_sync_modules(specs, file);
     if problems.is_empty() && select::enabled(&sync_modules).is_empty() && overrides.only.is_empty() {
         problems.push(nothing_enabled(file, specs));
@@ -146,7 +203,52 @@ pub fn resolve(
         return Err(ConfigErrors(problems));
     }
     let warnings = file.map(|file| findings::warnings_of(file, specs)).unwrap_or_default();
-    assemble(file, sync_modules, overrides, specs, warnings)
+    assemble(&files, sync_modules, overrides, specs, warnings)
+}
+
+/// A file with what is wrong in its syntax.
+struct Parsed<'a> {
+    source: &'a Source,
+    read: (Document, Vec<ConfigProblem>),
+    is_below: bool,
+}
+
+impl Parsed<'_> {
+    fn file(&self) -> File<'_> {
+        File { source: self.source, document: &self.read.0, is_below: self.is_below }
+    }
+
+    /// Returns everything that is wrong with it, in its order.
+    fn problems(&self, specs: &[ModuleSpec]) -> Vec<ConfigProblem> {
+        self.told(findings::problems_of(self.file(), specs))
+    }
+
+    /// Returns what is wrong with its syntax and what of the rest can be relied on, in its order.
+    fn told(&self, found: Vec<ConfigProblem>) -> Vec<ConfigProblem> {
+        let mut problems = self.read.1.clone();
+        let broken: BTreeSet<usize> =
+            problems.iter().filter_map(|problem| problem.spot).map(|spot| spot.line).collect();
+        let lost_from = self.read.0.lost_from.unwrap_or(usize::MAX);
+        let reliable = |spot: Spot| spot.line < lost_from && !broken.contains(&spot.line);
+        problems.extend(found.into_iter().filter(|problem| problem.spot.is_none_or(reliable)));
+        problems.sort_by_key(|problem| problem.spot);
+        problems.into_iter().map(|problem| self.discreet(problem)).collect()
+    }
+
+    /// Shows nothing of a line whose key sounds as if nobody should read its value on a screen.
+    fn discreet(&self, problem: ConfigProblem) -> ConfigProblem {
+        let line =
+            problem.spot.and_then(|spot| self.source.text.lines().nth(spot.line - 1)).unwrap_or_default();
+        let key = line.split('=').next().unwrap_or_default().to_lowercase();
+        let hides = ["secret", "token", "password"].iter().any(|word| key.contains(word));
+        if !hides || key.contains("password_file") {
+            return problem;
+        }
+        let is_of_key =
+            ["unknown key", "duplicate key"].iter().any(|words| problem.message.starts_with(words));
+        let message = if is_of_key { problem.message } else { "this line is not right".into() };
+        ConfigProblem { message, help: Some("secrets are never in settings".into()), ..problem }
+    }
 }
 
 fn read(source: &Source, specs: &[ModuleSpec]) -> (Document, Vec<ConfigProblem>) {
@@ -170,14 +272,16 @@ fn nothing_enabled(file: Option<File<'_>>, specs: &[ModuleSpec]) -> ConfigProble
 
 /// Puts the result together; the layers are known to be right.
 fn assemble(
-    file: Option<File<'_>>,
+    files: &[File<'_>],
     sync_modules: Table,
     overrides: &Overrides,
     specs: &[ModuleSpec],
     warnings: Vec<ConfigProblem>,
 ) -> Result<Config, ConfigErrors> {
     let shipped = Shipped::read(specs);
-    let mut top = effective::merge("", &shipped.top, file);
+    let file = files.iter().copied().find(|file| !file.is_below);
+    let own: Vec<File<'_>> = file.into_iter().collect();
+    let mut top = effective::merge("", &shipped.top, &own);
     if let Some(level) = overrides.log_cli_level {
         top.set("log_cli_level", Value::String(level.as_str().into()), Origin::Flag("--log-level"));
     }
@@ -188,17 +292,20 @@ fn assemble(
     let mut tables = BTreeMap::new();
     for spec in specs {
         let defaults = shipped.tables.get(spec.table).cloned().unwrap_or_default();
-        let table = effective::merge(spec.table, &defaults, file);
+        let table = effective::merge(spec.table, &defaults, &own);
         tables.insert(spec.name.clone(), table.value());
         effective.push(table);
     }
     let mut own_tables = BTreeMap::new();
     for spec in tables::own() {
         let defaults = shipped.tables.get(spec.name).cloned().unwrap_or_default();
-        let table = effective::merge(spec.name, &defaults, file);
+        let layers = if tables::BELOW.contains(&spec.name) { files } else { &own };
+        let table = effective::merge(spec.name, &defaults, layers);
         own_tables.insert(spec.name, table.value());
         effective.push(table);
     }
+    let vault_defaults = tables::vault().defaults.as_object().cloned().unwrap_or_default();
+    effective.extend(effective::merge_list(tables::VAULTS, &vault_defaults, files));
     let rollback = RollbackConfig::deserialize(&own_tables[tables::ROLLBACK]).map_err(broken)?;
     Ok(Config {
         rollback,

@@ -44,6 +44,12 @@ pub fn markdown(specs: &[ModuleSpec]) -> String {
         let _ = write!(page, "\n## [{}]\n\n", spec.name);
         rows(&mut page, &spec.schema, &shipped.tables.get(spec.name).cloned().unwrap_or_default());
     }
+    let vault = tables::vault();
+    page.push_str(
+        "\nEach key of [vault] holds before the same key of `bt.toml`, which `bt config init` writes.\n\n\
+         ## [[vaults]]\n\nA vault each, as often as there are some; one takes the place of that of the same name in `bt.toml`.\n\n",
+    );
+    rows(&mut page, &vault.schema, &vault.defaults.as_object().cloned().unwrap_or_default());
     page
 }
 
@@ -68,6 +74,7 @@ fn kind(node: &Value) -> String {
     match node["type"].as_str() {
         Some("array") => "list of strings".into(),
         Some("number") => "number".into(),
+        Some("object") if node.get("properties").is_some() => "table".into(),
         Some("object") => "table of lists".into(),
         Some(kind) => kind.into(),
         None => "number or size".into(),

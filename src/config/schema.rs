@@ -66,6 +66,13 @@ pub fn whole(specs: &[ModuleSpec]) -> Value {
             }
             properties.insert(spec.name.into(), table);
         }
+        let mut vault = tables::vault().schema;
+        if let Some(vault) = vault.as_object_mut() {
+            vault.remove("$schema");
+        }
+        let words = "Places that keep versions of files; each stands below [[vaults]].";
+        let list = json!({ "type": "array", "description": words, "items": vault });
+        properties.insert(tables::VAULTS.into(), list);
     }
     if let Some(schema) = schema.as_object_mut() {
         schema.insert("title".into(), "pc-switcher configuration".into());

@@ -12,9 +12,11 @@ use super::effective::Table;
 pub fn toml(tables: &[Table], origins: bool) -> String {
     let mut text = String::new();
     for table in tables.iter().filter(|table| !table.entries.is_empty()) {
-        if !table.name.is_empty() {
-            let _ = writeln!(text, "\n[{}]", table.name);
-        }
+        let _ = match (table.name.as_str(), table.index) {
+            ("", _) => Ok(()),
+            (name, None) => writeln!(text, "\n[{name}]"),
+            (name, Some(_)) => writeln!(text, "\n[[{name}]]"),
+        };
         let lines: Vec<(String, String)> = table
             .entries
             .iter()
@@ -40,12 +42,16 @@ pub fn json(tables: &[Table]) -> Value {
             let name = if table.name.is_empty() {
                 entry.key.clone()
             } else {
-                format!("{}.{}", table.name, entry.key)
+                format!("{}.{}", title(table), entry.key)
             };
             origins.insert(name, entry.origin.to_string().into());
         }
         match (table.name.as_str(), table.value()) {
             ("", Value::Object(top)) => values.extend(top),
+            (name, value) if table.index.is_some() => {
+                let list = values.entry(name).or_insert_with(|| Value::Array(Vec::new()));
+                list.as_array_mut().into_iter().for_each(|list| list.push(value.clone()));
+            }
             (name, value) => {
                 values.insert(name.to_owned(), value);
             }
@@ -54,13 +60,21 @@ pub fn json(tables: &[Table]) -> Value {
     object!({ "values": values, "origins": origins })
 }
 
+/// Returns the name of a table, with its place among several.
+fn title(table: &Table) -> String {
+    match table.index {
+        Some(index) => format!("{}[{index}]", table.name),
+        None => table.name.clone(),
+    }
+}
+
 /// Returns a digest of all values; neither order of keys nor origin changes it, the order of modules does.
 pub fn hash(tables: &[Table]) -> String {
-    let mut sorted: BTreeMap<(&str, &str), (usize, &Value)> = BTreeMap::new();
+    let mut sorted: BTreeMap<(String, &str), (usize, &Value)> = BTreeMap::new();
     for table in tables {
         for (at, entry) in table.entries.iter().enumerate() {
             let place = if table.name == super::SYNC_MODULES { at } else { 0 };
-            sorted.insert((&table.name, &entry.key), (place, &entry.value));
+            sorted.insert((title(table), &entry.key), (place, &entry.value));
         }
     }
     let mut digest = Sha256::new();

@@ -2,6 +2,7 @@
 
 use pc_switcher_btrfs_snapshots::automatic::SnapshotsConfig;
 use pc_switcher_contract::ModuleSpec;
+use pc_switcher_vault::service::{General, VaultSettings};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -13,8 +14,17 @@ pub const SNAPSHOTS: &str = "snapshots";
 /// The table about going back.
 pub const ROLLBACK: &str = "rollback";
 
+/// The table of what holds for all vaults.
+pub const VAULT: &str = "vault";
+
+/// The list of tables with a vault each.
+pub const VAULTS: &str = "vaults";
+
 /// The names of all tables that belong to no module.
-pub const OWN: [&str; 2] = [ROLLBACK, SNAPSHOTS];
+pub const OWN: [&str; 3] = [ROLLBACK, SNAPSHOTS, VAULT];
+
+/// What lies below the file for these alone: `bt.toml`.
+pub const BELOW: [&str; 2] = [VAULT, VAULTS];
 
 /// A table that belongs to no module.
 pub struct TableSpec {
@@ -25,7 +35,7 @@ pub struct TableSpec {
     /// The table with all defaults filled in.
     pub defaults: Value,
     /// Says what its schema cannot.
-    check: fn(&Value) -> Result<(), String>,
+    pub check: fn(&Value) -> Result<(), String>,
 }
 
 /// Returns the tables that belong to no module.
@@ -43,7 +53,23 @@ pub fn own() -> [TableSpec; OWN.len()] {
             defaults: json!(SnapshotsConfig::default()),
             check: fits::<SnapshotsConfig>,
         },
+        TableSpec {
+            name: VAULT,
+            schema: General::schema(),
+            defaults: json!(General::default()),
+            check: fits::<General>,
+        },
     ]
+}
+
+/// Returns what one of `[[vaults]]` is held to.
+pub fn vault() -> TableSpec {
+    TableSpec {
+        name: "[vaults]",
+        schema: VaultSettings::schema(),
+        defaults: VaultSettings::defaults(),
+        check: VaultSettings::check,
+    }
 }
 
 fn fits<T: DeserializeOwned>(table: &Value) -> Result<(), String> {

@@ -47,8 +47,99 @@ fn the_shipped_file_holds_every_key_of_every_module_with_the_default_of_the_modu
             assert!(same, "{}.{key}: {} in the file, {value} in the module", spec.table, written[key]);
         }
     }
-    for core in tables::own() {
+    for core in tables::own().into_iter().filter(|core| core.name != tables::VAULT) {
         assert_eq!(document.root[core.name], core.defaults, "{}", core.name);
+    }
+}
+
+#[test]
+fn what_the_shipped_file_only_names_is_the_default_and_right() {
+    assert!(!read(DEFAULT_TOML).unwrap().effective.iter().any(|table| table.name == tables::VAULTS));
+    let named: Vec<&str> = DEFAULT_TOML.lines().filter_map(|line| line.strip_prefix('#')).collect();
+    let from = named.iter().position(|line| *line == "[vault]").unwrap();
+    let text = named[from..].join("\n");
+    let config = read(&text).unwrap();
+    assert_eq!(config.own_table(tables::VAULT), &tables::own().into_iter().last().unwrap().defaults);
+    assert_eq!(config.effective.last().unwrap().index, Some(0));
+    let (document, _) = document::parse(&source(&text), &[]);
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&document.root["vault"]), keys(config.own_table(tables::VAULT)));
+}
+
+#[test]
+fn bt_toml_lies_below_the_file_and_says_nothing_but_of_vaults() {
+    let usb = "[[vaults]]\nname = 'usb'\ntype = 'filesystem'\nroot = '/mnt/usb'\n";
+    let bt = |text: &str| Source { path: "bt.toml".into(), text: text.into() };
+    let both = |main: &str, below: &str| {
+        resolve_over(Some(&source(main)), Some(&bt(below)), &Overrides::default(), &specs())
+    };
+    let below = format!("[vault]\nkeep = '7d'\nignore = ['*.o']\n{usb}");
+    let main = "[vault]\nkeep = '2w'\n[[vaults]]\nname = 'desk'\ntype = 'ssh'\nroot = 'ssh://desk/srv'\n";
+    let config = both(main, &below).unwrap();
+    let shown = toml(&config.effective, true);
+    for line in [
+        "keep = \"2w\"",
+        "# file, line 2",
+        "# bt.toml, line 3",
+        "[[vaults]]",
+        "# bt.toml, line 5",
+        "# file, line 4",
+    ] {
+        assert!(shown.contains(line), "{line} is not in:\n{shown}");
+    }
+    let values = json(&config.effective);
+    assert_eq!(values["values"]["vaults"][1]["name"], "desk");
+    assert_eq!(values["origins"]["vaults[0].name"], "bt.toml, line 5");
+    let again = read(&toml(&config.effective, false)).unwrap();
+    assert_eq!(again.hash, config.hash, "one file that says the same is the same");
+    let over = both(&usb.replace("/mnt/usb", "/media/usb"), &below).unwrap();
+    let roots: Vec<_> =
+        over.effective.iter().filter(|table| table.index.is_some()).map(Table::value).collect();
+    assert_eq!(roots.len(), 1, "one of the same name takes its place");
+    assert_eq!(roots[0]["root"], "/media/usb");
+    let problems = both("[dsk]\n", "[disk]\n[vault]\nkeeep = '7d'\n").unwrap_err().0;
+    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert!(told[0].contains("config.toml:1") && told[1].contains("bt.toml:1"), "{told:?}");
+    assert!(told[2].contains("bt.toml:3") && told[2].contains("`keep`"), "{told:?}");
+}
+
+#[test]
+fn a_line_that_may_hold_a_secret_is_named_and_not_shown() {
+    for line in
+        ["secret_key = \"hunter2\"", "secret_key = hunter2", "token = [hunter2", "password = hunter2 hunter2"]
+    {
+        let all = errors(&format!("[[vaults]]\nname = 'a'\ntype = 's3'\nroot = 's3:h/b'\n{line}\n"));
+        let said = all.join("\n");
+        assert!(said.contains("config.toml:5:") && said.contains("secrets are never in settings"), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_vault_has_its_line() {
+    let text = "\
+[vault]
+keep = '7x'
+keep_mim = 'last 2 sessions'
+staging_max = 'much'
+[[vaults]]
+name = 'usb'
+type = 'filesystem'
+root = 'mnt/usb'
+[[vaults]]
+name = 'usb'
+type = 'disk'
+rot = '/mnt'
+[[vaults]]
+type = 's3'
+";
+    let problems = read(text).unwrap_err().0;
+    let lines: Vec<usize> = problems.iter().map(|problem| problem.spot.unwrap().line).collect();
+    assert_eq!(lines, [2, 3, 4, 5, 10, 11, 12, 13], "{problems:#?}");
+    assert!(problems[1].help.as_deref() == Some("did you mean `keep_min`?"), "{problems:#?}");
+    assert!(problems[3].message.contains("not absolute") && problems[7].message.contains("lacks `name`"));
+    for (text, words) in [("vaults = 3\n", "list of tables"), ("[vaults]\nname = 'a'\n", "[[vaults]]")] {
+        assert!(errors(text)[0].contains(words), "{:?}", errors(text));
     }
 }
 

@@ -19,6 +19,7 @@ mod launch;
 mod local_executor;
 mod master;
 mod met;
+pub mod pipe;
 mod preferences;
 mod reach;
 mod running;

@@ -2,6 +2,7 @@
 
 mod bucket;
 mod keeping;
+mod layers;
 mod odd;
 
 use std::ffi::OsStr;

@@ -8,3 +8,4 @@ mod executor_contract;
 mod processes;
 mod sshd;
 mod through_agent;
+mod vault_line;

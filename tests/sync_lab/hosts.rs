@@ -52,7 +52,8 @@ pub fn options(name: &str) -> LabOptions {
     LabOptions::new(name).disk_bytes(DISK)
 }
 
-fn program() -> PathBuf {
+/// Returns the program under test.
+pub fn program() -> PathBuf {
     if let Some(path) = std::env::var_os("PC_SWITCHER_BIN") {
         return path.into();
     }

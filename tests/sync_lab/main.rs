@@ -30,6 +30,7 @@ mod three;
 mod undo;
 mod unplugged;
 mod vault;
+mod vault_elsewhere;
 mod verbs;
 
 #[test]

@@ -13,8 +13,8 @@ use crate::hosts::{
 };
 use crate::rollback::restart;
 
-const MINUTE: Duration = Duration::from_secs(60);
-const WORD: &str = "correct horse";
+pub const MINUTE: Duration = Duration::from_secs(60);
+pub const WORD: &str = "correct horse";
 /// The module with a passphrase, behind one that makes the sync last.
 const SLOWLY: &str = "[sync_modules]\ndummy-success = true\nvault-backup = true\nuser-data = true\n\
                       [dummy-success]\nduration = 15\nchild = true\n";
@@ -22,9 +22,14 @@ const FIRST: &str = "[sync_modules]\nvault-backup = true\nuser-data = true\n";
 
 /// Runs `vault` as alice.
 #[track_caller]
-fn vault(machine: &Machine, args: &[&str]) -> Ran {
+pub fn vault(machine: &Machine, args: &[&str]) -> Ran {
+    run(machine, &vault_line(args))
+}
+
+/// Describes `vault` as alice types it.
+pub fn vault_line(args: &[&str]) -> Cmd {
     let cmd = Cmd::new("pc-switcher").arg("vault").args(args.iter().copied()).as_alice();
-    run(machine, &cmd.env("PC_SWITCHER_VAULT_PASSWORD", WORD).timeout(MINUTE))
+    cmd.env("PC_SWITCHER_VAULT_PASSWORD", WORD).timeout(2 * MINUTE)
 }
 
 /// Makes a vault on the laptop and tracks alice's notes.
@@ -38,15 +43,15 @@ fn with_vault(machine: &Machine, modules: &str) {
 }
 
 #[track_caller]
-fn switch_on(machine: &Machine, modules: &str) {
+pub fn switch_on(machine: &Machine, modules: &str) {
     let word = "/home/alice/.config/pc-switcher/word";
     configure(machine, &format!("{modules}[vault-backup]\npassword_file = \"{word}\"\n"));
     machine.write_file(word, format!("{WORD}\n").as_bytes(), 0o600, "alice").unwrap();
 }
 
-/// Runs Debian's restic on the laptop's vault.
+/// Runs Debian's restic on the vault in `/srv/vault` of a machine.
 #[track_caller]
-fn restic(machine: &Machine, args: &[&str]) -> String {
+pub fn restic(machine: &Machine, args: &[&str]) -> String {
     let repo = machine.root_path().unwrap().join("srv/vault");
     let mut command = Command::new("restic");
     command.args(["--no-cache", "--no-lock", "--repo"]).arg(repo).args(args).env("RESTIC_PASSWORD", WORD);
@@ -57,14 +62,14 @@ fn restic(machine: &Machine, args: &[&str]) -> String {
 }
 
 /// Waits for a sync and returns how it ended.
-fn ran(running: Running) -> Ran {
+pub fn ran(running: Running) -> Ran {
     let output = running.wait().unwrap();
     let text = format!("{}{}", output.error_text(), output.text());
     Ran { code: output.code(), text, stdout: output.text() }
 }
 
 /// How many packs the vault has.
-fn packs(machine: &Machine) -> usize {
+pub fn packs(machine: &Machine) -> usize {
     root(machine, "find /srv/vault/data -type f | wc -l").trim().parse().unwrap()
 }
 

@@ -6,6 +6,7 @@ mod prune;
 mod recover;
 mod rehearse;
 mod restore;
+mod serve;
 mod setup;
 mod show;
 mod store;
@@ -18,6 +19,7 @@ use clap::{Parser, Subcommand};
 use pc_switcher_vault::service::{Service, Surroundings, resolve};
 
 use super::{CliError, Context, Exit, Global};
+use crate::config;
 use crate::vault;
 
 /// Keeps versions of files in vaults
@@ -32,8 +34,8 @@ pub(super) struct Bt {
 
 /// Keep versions of files in vaults; `bt` is the same
 ///
-/// A vault is a repository in restic's format, in a directory or a bucket that you choose. Directories are tracked with
-/// `dir init`, `add` stages what changed, `backup` stores it. `--config` names another file than ~/.config/bt.toml here.
+/// A vault is a repository in restic's format, in a directory, a bucket, or a directory of another machine. Directories are tracked with
+/// `dir init`, `add` stages what changed, `backup` stores it. `--config` names another file than ~/.config/bt.toml here; [vault] and [[vaults]] in the main config hold before it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -61,6 +63,7 @@ pub(super) enum Command {
     Rehearse(rehearse::RehearseArgs),
     Prune(prune::PruneArgs),
     Recover(recover::RecoverArgs),
+    Serve(serve::ServeArgs),
 }
 
 /// Whether the program was called by its other name.
@@ -93,13 +96,16 @@ pub(super) fn run(command: &Command, context: &mut Context<'_>) -> Result<Exit, 
         Command::Rehearse(args) => rehearse::run(args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Recover(args) => recover::run(args, context),
+        Command::Serve(args) => serve::run(args, context),
     }
 }
 
 /// Returns what the service is handed.
 fn surroundings(context: &Context<'_>) -> Result<Surroundings, CliError> {
-    let places = vault::places(&context.env, context.global.config.clone())?;
-    vault::surroundings(&context.env, places).map_err(CliError::Failed)
+    // `--config` names `bt.toml` here.
+    let above = vault::above(&config::load_vaults(None, &context.env)?);
+    let places = vault::places(&context.env)?;
+    vault::surroundings(&context.env, places, above, vault::Asks::Person).map_err(CliError::Failed)
 }
 
 fn open(context: &Context<'_>) -> Result<Service, CliError> {

@@ -12,7 +12,7 @@ use super::watch::Watch;
 
 /// Remove the backups that no rule of `keep` keeps, and what no backup needs any more
 ///
-/// `keep` is set in bt.toml; a session of its rules is a backup. Without it all backups stay, and only what killed or failed
+/// `keep` is set in [vault]; a session of its rules is a backup, and `keep_min` says which stay whatever `keep` says. Without it all backups stay, and only what killed or failed
 /// runs left behind goes. Of other machines' backups none is removed. What nobody needs any more is only marked at first; a
 /// prune 23 hours later or more removes it. Nobody else can use the vault meanwhile.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,7 +23,7 @@ pub struct PruneArgs {
     /// Say for every backup why it stays or goes
     #[arg(long)]
     explain: bool,
-    /// Rules for this run in the place of those of bt.toml: `last 10 sessions, 14d, 8w, 12m`
+    /// Rules for this run in the place of `keep`: `last 10 sessions, 14d, 8w, 12m`
     #[arg(long, value_name = "RULES")]
     keep: Option<Keep>,
     /// Remove what nobody needs at once, without marking it first

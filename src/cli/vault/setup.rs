@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use pc_switcher_vault::service::{Prepared, Service};
-use pc_switcher_vault::store::s3::Location;
+use pc_switcher_vault::service::{Prepared, Service, VaultKind, VaultSettings};
 use serde_json::json;
 
 use super::super::{CliError, Context, Exit};
@@ -33,7 +32,7 @@ pub enum ConfigVault {
 /// Write the settings, with one vault, and name this machine
 #[derive(Debug, Clone, clap::Args)]
 pub struct ConfigInitArgs {
-    /// Where the vault will be: a directory, best on another disk, or `s3:https://HOST/BUCKET/PREFIX`
+    /// Where the vault will be: a directory, best on another disk, `s3:https://HOST/BUCKET/PREFIX` or `ssh://HOST/DIRECTORY`
     #[arg(long, value_name = "PLACE")]
     root: Option<PathBuf>,
     /// What to call the vault
@@ -47,7 +46,7 @@ pub struct InitArgs {
     /// Only the vault of this name
     #[arg(long, value_name = "NAME")]
     vault: Option<String>,
-    /// Add it to the settings first, in this directory or in `s3:https://HOST/BUCKET/PREFIX`
+    /// Add it to the settings first, in this directory, in `s3:https://HOST/BUCKET/PREFIX` or in `ssh://HOST/DIRECTORY`
     #[arg(long, value_name = "PLACE", requires = "vault")]
     root: Option<PathBuf>,
     #[command(flatten)]
@@ -67,10 +66,12 @@ pub struct ListArgs {
     secret: Secret,
 }
 
-/// Returns a place that was typed: a bucket as it is, a directory as an absolute one.
+/// Returns a place that was typed: one that is elsewhere as it is, a directory as an absolute one.
 fn place(typed: Option<&PathBuf>) -> Result<Option<PathBuf>, CliError> {
     match typed {
-        Some(root) if Location::is_meant(&root.to_string_lossy()) => Ok(Some(root.clone())),
+        Some(root) if VaultSettings::kind_of(&root.to_string_lossy()) != VaultKind::Filesystem => {
+            Ok(Some(root.clone()))
+        }
         root => absolute(root),
     }
 }
@@ -79,7 +80,7 @@ pub(super) fn config_init(args: &ConfigInitArgs, context: &mut Context<'_>) -> R
     let around = surroundings(context)?;
     let root = place(args.root.as_ref())?;
     let made = Service::init(&around, root.as_deref(), &args.name)?;
-    let config = around.places.config.display().to_string();
+    let config = made.settings.display().to_string();
     if context.global.json {
         let value = json!({ "config": config, "host_id": made.host_id, "roots": made.roots.iter().map(|root| text(root)).collect::<Vec<_>>(), "kept": made.kept });
         return context.print_json(&value).map(|()| Exit::Completed);
@@ -112,7 +113,12 @@ pub(super) fn config_list(context: &mut Context<'_>) -> Result<Exit, CliError> {
         });
         return context.print_json(&value).map(|()| Exit::Completed);
     }
-    writeln!(context.out, "# {}", places.config.display())?;
+    if !around.above.vault.is_empty() || !around.above.vaults.is_empty() {
+        writeln!(context.out, "# {}", around.above.path.display())?;
+    }
+    if places.config.exists() {
+        writeln!(context.out, "# {}", places.config.display())?;
+    }
     writeln!(context.out, "# host_id     {}", service.host_id())?;
     writeln!(context.out, "# catalogue   {}", places.catalogue().display())?;
     writeln!(context.out, "# staging_dir {}\n", places.stage().display())?;

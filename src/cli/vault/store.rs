@@ -1,21 +1,27 @@
 //! Backups and checks.
 
-use pc_switcher_contract::human_bytes;
-use pc_switcher_vault::service::BackupReport;
+use pc_switcher_contract::{ModuleError, SetId, human_bytes};
+use pc_switcher_vault::service::{AddReport, BackupReport, Service, TrackedReport};
 use serde_json::json;
 
 use super::super::{CliError, Context, Exit};
-use super::dirs::{said, tell};
+use super::dirs::{said, shown, tell, text};
 use super::open;
 use super::passphrase::Secret;
 use super::watch::Watch;
+use crate::config::{self, Overrides};
+use crate::vault::held::HeldSet;
 
 /// Store what is staged, from all tracked directories
 ///
-/// Afterwards each vault has a snapshot of the current versions, which `restic` reads without us, and a copy of the
+/// With --tracked, all that changed in them is stored as well, without being copied into the stage: from a snapshot that is
+/// taken for it where there is btrfs and sudo asks for no password, else from where it lies. Afterwards each vault has a snapshot of the current versions, which `restic` reads without us, and a copy of the
 /// catalogue. A file that fails is named, stays staged and stops no other.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BackupArgs {
+    /// Store all that changed in tracked directories, too, as `bt add` in each of them would stage it
+    #[arg(long)]
+    tracked: bool,
     /// Only to the vault of this name
     #[arg(long, value_name = "NAME")]
     vault: Option<String>,
@@ -40,12 +46,34 @@ pub(super) fn backup(args: &BackupArgs, context: &mut Context<'_>) -> Result<Exi
     let mut service = open(context)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
     service.stop_when(watch.is_stopped());
-    let observer = watch.observer();
-    let report = service.backup(args.vault.as_deref(), &mut |ask| watch.passphrase(ask), &observer)?;
+    let held = match args.tracked || service.has_unread()? {
+        true => hold(&mut service, &watch, context)?,
+        false => None,
+    };
+    let set = held.as_ref().map(HeldSet::id);
+    let (observer, vault) = (watch.observer(), args.vault.as_deref());
+    let done = match args.tracked {
+        true => service.back_up_tracked(&[], vault, &mut |ask| watch.passphrase(ask), &observer),
+        false => service
+            .backup(vault, &mut |ask| watch.passphrase(ask), &observer)
+            .map(|backup| TrackedReport { added: AddReport::default(), backup }),
+    };
+    // Nothing reads it any more.
+    drop(service);
+    let released = held.map(|held| watch.wait(held.release())).transpose();
     drop(watch);
+    let TrackedReport { added, backup: mut report } = done?;
+    if let Err(error) = released {
+        report.warnings.push(format!("the snapshots that were read stay for a day: {error}"));
+    }
+    let found = std::mem::take(&mut report.troubles);
+    report.troubles = added.troubles.into_iter().chain(found).collect();
     if context.global.json {
-        print_json(&report, context)?;
+        print_json(&report, set.as_ref(), &added.sockets, context)?;
     } else {
+        for socket in &added.sockets {
+            writeln!(context.err, "{} is a socket and is left out", shown(socket))?;
+        }
         for warning in &report.warnings {
             writeln!(context.err, "warning: {warning}")?;
         }
@@ -63,7 +91,56 @@ pub(super) fn backup(args: &BackupArgs, context: &mut Context<'_>) -> Result<Exi
     Ok(if report.is_clean() { Exit::Completed } else { Exit::Failed })
 }
 
-fn print_json(report: &BackupReport, context: &mut Context<'_>) -> Result<(), CliError> {
+/// Has tracked directories read in a set that is taken now, or says why they are read where they lie.
+fn hold(
+    service: &mut Service,
+    watch: &Watch,
+    context: &mut Context<'_>,
+) -> Result<Option<HeldSet>, CliError> {
+    let tracked = service.tracked_paths(&[])?;
+    if tracked.is_empty() {
+        return Ok(None);
+    }
+    let taken = config::load(None, &Overrides::default(), &context.specs(), &context.env)
+        .map_err(|errors| {
+            ModuleError::failed(errors.to_string()).hint("`pc-switcher config validate` names them")
+        })
+        .and_then(|config| watch.wait(HeldSet::take(&context.env, &config, &tracked, watch.cancel())));
+    if watch.cancel().is_cancelled() {
+        if let Ok((held, ..)) = taken {
+            watch.wait(held.release()).ok();
+        }
+        return Err(ModuleError::cancelled().into());
+    }
+    match taken {
+        Ok((held, view, lacking)) => {
+            service.read_from(view);
+            for (path, why) in lacking.iter().filter(|(path, _)| tracked.contains(path)) {
+                writeln!(
+                    context.err,
+                    "note: {} is read where it lies, not in a snapshot: {why}",
+                    shown(path)
+                )?;
+            }
+            Ok(Some(held))
+        }
+        Err(error) => {
+            writeln!(
+                context.err,
+                "note: files are read where they lie, not in a snapshot: {}",
+                error.message
+            )?;
+            Ok(None)
+        }
+    }
+}
+
+fn print_json(
+    report: &BackupReport,
+    set: Option<&SetId>,
+    sockets: &[std::path::PathBuf],
+    context: &mut Context<'_>,
+) -> Result<(), CliError> {
     let vaults: Vec<_> = report
         .vaults
         .iter()
@@ -74,7 +151,8 @@ fn print_json(report: &BackupReport, context: &mut Context<'_>) -> Result<(), Cl
         .collect();
     context.print_json(&json!({
         "versions": report.versions, "items": report.items, "bytes": report.bytes,
-        "directories": report.directories, "deleted": report.deleted,
+        "directories": report.directories, "deleted": report.deleted, "read_in": set,
+        "sockets": sockets.iter().map(|path| text(path)).collect::<Vec<_>>(),
         "vaults": vaults, "troubles": said(&report.troubles), "warnings": report.warnings,
     }))
 }

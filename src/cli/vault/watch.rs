@@ -57,6 +57,16 @@ impl Watch {
         Bar { bar: self.bar.clone(), cancel: self.cancel.clone() }
     }
 
+    /// Returns what a Ctrl+C sets.
+    pub(super) fn cancel(&self) -> &CancellationToken {
+        &self.cancel
+    }
+
+    /// Waits for something that goes on beside; whether Ctrl+C ends it is its own matter.
+    pub(super) fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
     /// Returns what tells stores that wait whether the run shall end.
     pub(super) fn is_stopped(&self) -> impl Fn() -> bool + Send + Sync + use<> {
         let cancel = self.cancel.clone();

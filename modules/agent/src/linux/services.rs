@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pc_switcher_contract::{Role, SessionId, SetId, SnapshotSet};
+use pc_switcher_contract::{Role, SessionId, SetId, SnapshotKind, SnapshotSet};
 
 use super::btrfs::KernelBtrfs;
 use super::deadman::{self, Deadman};
@@ -246,9 +246,14 @@ impl LinuxServices {
         Ok(set)
     }
 
-    /// Takes a set that people want; nothing here works with it afterwards.
-    fn create_set(request: &CreateSet) -> Result<SnapshotSet, AgentError> {
-        snapshots::create_set(request).map(|(set, _)| set)
+    /// Takes a set that people want. Nothing here works with it afterwards, but for one that is taken to be read.
+    fn create_set(&self, request: &CreateSet) -> Result<SnapshotSet, AgentError> {
+        let (set, reference) = snapshots::create_set(request)?;
+        if set.kind == SnapshotKind::Session {
+            let mut references = self.references.lock().unwrap_or_else(PoisonError::into_inner);
+            references.extend(reference.map(|reference| (set.id(), reference)));
+        }
+        Ok(set)
     }
 
     /// Brings paths back. What a sync is working on is not replaced under its feet.
@@ -361,7 +366,7 @@ impl Services for LinuxServices {
             Request::DeleteSet(request) => encode(&self.delete_set(&request)?),
             Request::PinSet(request) => encode(&snapshots::pin_set(&request, true)?),
             Request::UnpinSet(request) => encode(&snapshots::pin_set(&request, false)?),
-            Request::CreateSet(request) => encode(&Self::create_set(&request)?),
+            Request::CreateSet(request) => encode(&self.create_set(&request)?),
             Request::HasAll(request) => encode(&snapshots::has_all(&request)?),
             Request::AnnotateSet(request) => encode(&snapshots::annotate_set(request)?),
             Request::Versions(request) => encode(&snapshots::versions(&request, call)?),

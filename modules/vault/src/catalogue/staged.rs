@@ -71,6 +71,16 @@ impl Catalogue {
         self.ok(done).map(drop)
     }
 
+    /// Whether the queue has files that are read where they lie.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn has_unread(&self) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM staged WHERE content_id IS NULL)";
+        let found = self.db.query_row(sql, [], |row| row.get(0));
+        self.ok(found)
+    }
+
     /// Runs several changes as one: all of them count, or none.
     ///
     /// # Errors

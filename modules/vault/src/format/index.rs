@@ -42,10 +42,11 @@ pub struct IndexedBlob {
 impl IndexedPack {
     /// Returns what an index says of a pack with these entries.
     pub fn of(id: Id, entries: &[PackEntry]) -> Self {
-        let mut offset = 0;
+        let mut offset = 0_u32;
         let blobs = entries.iter().map(|entry| {
             let at = offset;
-            offset += entry.length;
+            // Who wrote so much has no pack of ours.
+            offset = offset.saturating_add(entry.length);
             IndexedBlob {
                 id: entry.id,
                 kind: entry.kind,

@@ -30,6 +30,8 @@ pub enum Reason {
     Rule(Rule),
     /// It is the newest one.
     Newest,
+    /// This rule of `keep_min` keeps it, whatever the others say.
+    Least(Rule),
     /// It is the last one of a directory that no later one has.
     LastOf(String),
     /// No rule keeps it.
@@ -45,6 +47,7 @@ impl std::fmt::Display for Reason {
             Reason::Future => f.write_str("dated in the future"),
             Reason::Rule(rule) => write!(f, "kept by `{rule}`"),
             Reason::Newest => f.write_str("the newest one"),
+            Reason::Least(rule) => write!(f, "kept by `{rule}` of `keep_min`"),
             Reason::LastOf(path) => write!(f, "the last one of {path}"),
             Reason::Beyond => f.write_str("no rule keeps it"),
         }
@@ -92,18 +95,23 @@ pub(super) fn judge(
     host_id: &str,
     now: Timestamp,
     keep: Option<&Keep>,
+    keep_min: Option<&Keep>,
 ) -> Vec<Verdict> {
     let time = |index: usize| snapshots[index].1.time.parse::<Timestamp>().unwrap_or(Timestamp::MAX);
     let own = |index: &usize| is_of(&snapshots[*index].1, host_id);
     let newest_first: Vec<usize> =
         (0..snapshots.len()).rev().filter(own).filter(|index| time(*index) <= now).collect();
     let stamps: Vec<Timestamp> = newest_first.iter().map(|index| time(*index)).collect();
-    let mut kept: Vec<Option<Rule>> = vec![None; snapshots.len()];
-    for rule in keep.into_iter().flat_map(Keep::rules) {
-        for index in rule.chosen(&stamps, now) {
-            kept[newest_first[index]].get_or_insert(*rule);
+    let kept_by = |keep: Option<&Keep>| {
+        let mut kept: Vec<Option<Rule>> = vec![None; snapshots.len()];
+        for rule in keep.into_iter().flat_map(Keep::rules) {
+            for index in rule.chosen(&stamps, now) {
+                kept[newest_first[index]].get_or_insert(*rule);
+            }
         }
-    }
+        kept
+    };
+    let (kept, least) = (kept_by(keep), kept_by(keep_min));
     let own_tags = tags(host_id);
     let reason = |index: usize| {
         let snapshot = &snapshots[index].1;
@@ -120,6 +128,7 @@ pub(super) fn judge(
             Some(rule) => Reason::Rule(rule),
             None if later().next().is_none() => Reason::Newest,
             None if keep.is_none() => Reason::NoRules,
+            None if least[index].is_some() => least[index].map_or(Reason::Beyond, Reason::Least),
             None => {
                 let is_later = |path: &&String| {
                     later().any(|other| other.paths.iter().any(|held| Path::new(path).starts_with(held)))
@@ -163,7 +172,16 @@ mod tests {
 
     fn reasons(snapshots: &[(Id, Snapshot)], hour: i64, keep: Option<&str>) -> Vec<String> {
         let keep: Option<Keep> = keep.map(|text| text.parse().unwrap());
-        let verdicts = judge(snapshots, OWN, Timestamp::UNIX_EPOCH + hour.hours(), keep.as_ref());
+        reasons_with(snapshots, hour, keep.as_ref(), None)
+    }
+
+    fn reasons_with(
+        snapshots: &[(Id, Snapshot)],
+        hour: i64,
+        keep: Option<&Keep>,
+        keep_min: Option<&Keep>,
+    ) -> Vec<String> {
+        let verdicts = judge(snapshots, OWN, Timestamp::UNIX_EPOCH + hour.hours(), keep, keep_min);
         verdicts.iter().map(|verdict| verdict.reason.to_string()).collect()
     }
 
@@ -176,6 +194,22 @@ mod tests {
         );
         assert_eq!(reasons(&all, 6000, Some("all 1h"))[2..], ["no rule keeps it", "the newest one"]);
         assert_eq!(reasons(&all, 60, None)[2..], ["no `keep` is set", "the newest one"]);
+    }
+
+    #[test]
+    fn keep_min_keeps_what_the_other_rules_would_let_go() {
+        let all: Vec<_> = [0, 1, 26, 50].map(|hour| snapshot(hour, &["/docs"])).into();
+        let (keep, least): (Keep, Keep) = ("all 1h".parse().unwrap(), "last 3 sessions".parse().unwrap());
+        assert_eq!(
+            reasons_with(&all, 6000, Some(&keep), Some(&least)),
+            [
+                "no rule keeps it",
+                "kept by `last 3 sessions` of `keep_min`",
+                "kept by `last 3 sessions` of `keep_min`",
+                "the newest one"
+            ]
+        );
+        assert_eq!(reasons_with(&all, 60, None, Some(&least))[2], "no `keep` is set");
     }
 
     #[test]

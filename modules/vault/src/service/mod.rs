@@ -33,7 +33,7 @@ pub use prune::{PruneOrder, PruneReport, VaultPruned};
 pub use recover::{RecoverOrder, RecoverReport, Source};
 pub use rehearse::{RehearseOrder, RehearseReport, Rehearsed};
 pub use restore::{RestoreOrder, RestoreReport, Which};
-pub use settings::{Settings, Size, Spot, VaultKind, VaultSettings};
+pub use settings::{Above, General, Settings, Size, Spot, VaultKind, VaultSettings};
 pub use status::{FileStatus, History, VersionLine};
 pub use track::{AddReport, TrackedLine, resolve};
 pub use tracked::{Preview, TrackedReport};
@@ -89,6 +89,8 @@ impl Places {
 pub struct Surroundings {
     /// Where everything lies.
     pub places: Places,
+    /// What the main config says of vaults: before `bt.toml`.
+    pub above: Above,
     /// The time.
     pub clock: Clock,
     /// Who works.
@@ -123,6 +125,8 @@ pub struct Initialised {
     pub roots: Vec<PathBuf>,
     /// Whether there were settings already, for example from another machine.
     pub kept: bool,
+    /// Where the settings of the vaults stand.
+    pub settings: PathBuf,
 }
 
 impl Service {
@@ -133,13 +137,18 @@ impl Service {
     pub fn init(around: &Surroundings, root: Option<&Path>, name: &str) -> Result<Initialised> {
         let places = &around.places;
         let known = read_host(&places.host())?;
-        let kept = places.config.exists();
+        let in_main = !around.above.vaults.is_empty() && !places.config.exists();
+        let kept = in_main || places.config.exists();
         if kept && (known.is_some() || places.catalogue().exists() || root.is_some()) {
-            return Err(usage(format!("`{}` exists already", places.config.display()))
-                .hint("edit it, or move it away to begin anew"));
+            return Err(match in_main {
+                false => usage(format!("`{}` exists already", places.config.display()))
+                    .hint("edit it, or move it away to begin anew"),
+                true => usage(format!("[[vaults]] stands in `{}` already", around.above.path.display()))
+                    .hint("`bt config vault init` makes what it names; another vault is added there"),
+            });
         }
         let settings = if kept {
-            Settings::read(&places.config)?
+            Settings::read(&places.config, &around.above)?
         } else {
             if let Some(odd) = root.filter(|root| root.to_str().is_none()) {
                 return Err(usage(format!("`{}` is no UTF-8, which settings take", odd.display())));
@@ -159,7 +168,8 @@ impl Service {
         };
         Catalogue::open(&places.catalogue())?;
         let roots = settings.vaults.into_iter().map(|vault| vault.root).collect();
-        Ok(Initialised { host_id, roots, kept })
+        let settings = if in_main { around.above.path.clone() } else { places.config.clone() };
+        Ok(Initialised { host_id, roots, kept, settings })
     }
 
     /// Adds a vault to the settings; what they say of others stays as it is written.
@@ -168,7 +178,11 @@ impl Service {
     /// If there are no settings yet, the place or the name does not fit, or they cannot be written.
     pub fn add_vault(around: &Surroundings, root: &Path, name: &str) -> Result<()> {
         let config = &around.places.config;
-        let settings = Settings::read(config)?;
+        let settings = Settings::read(config, &around.above)?;
+        if !config.exists() {
+            return Err(usage(format!("there is no `{}` to add it to", config.display()))
+                .hint(format!("the vaults are set in `{}`", around.above.path.display())));
+        }
         if settings.vaults.iter().any(|vault| vault.name == name) {
             return Err(usage(format!("a vault is called `{name}` already"))
                 .hint(format!("`{}` says where it is; another name adds another one", config.display())));
@@ -189,7 +203,7 @@ impl Service {
     /// # Errors
     /// If something is missing or wrong; nothing is made up for it.
     pub fn open(around: Surroundings) -> Result<Self> {
-        let (settings, host_id) = known(&around.places)?;
+        let (settings, host_id) = known(&around)?;
         let catalogue = Catalogue::open(&around.places.catalogue())?;
         let stage = Stage::open(&around.places.stage())?;
         Ok(Self::of(around, settings, host_id, catalogue, stage, None))
@@ -200,7 +214,7 @@ impl Service {
     /// # Errors
     /// As [`Service::open`].
     pub fn look(around: Surroundings) -> Result<Self> {
-        let (settings, host_id) = known(&around.places)?;
+        let (settings, host_id) = known(&around)?;
         let scratch = tempfile::tempdir();
         let scratch = scratch.map_err(|error| at("make a directory in", &std::env::temp_dir(), &error))?;
         let catalogue = Catalogue::open_copy(&around.places.catalogue(), scratch.path())?;
@@ -378,8 +392,9 @@ fn lock(base: &Path) -> Result<fs::File> {
 }
 
 /// Reads the settings and this machine's id, and looks for the catalogue.
-fn known(places: &Places) -> Result<(Settings, String)> {
-    let settings = Settings::read(&places.config)?;
+fn known(around: &Surroundings) -> Result<(Settings, String)> {
+    let places = &around.places;
+    let settings = Settings::read(&places.config, &around.above)?;
     let host_id = read_host(&places.host())?
         .ok_or_else(|| lost(&places.host(), "this machine's id", &places.catalogue()))?;
     if !places.catalogue().exists() {

@@ -116,8 +116,9 @@ impl Service {
         };
         let now = (self.around.clock)();
         let snapshots = repo.snapshots()?;
-        let keep = order.keep.as_ref().or(self.settings.vault.keep.as_ref());
-        let verdicts = forget::judge(&snapshots, &self.host_id, now, keep);
+        let own = &self.settings.vault;
+        let keep = order.keep.as_ref().or(own.keep.0.as_ref());
+        let verdicts = forget::judge(&snapshots, &self.host_id, now, keep, own.keep_min.0.as_ref());
         let forget: HashSet<Id> =
             verdicts.iter().filter(|verdict| !verdict.stays).map(|verdict| verdict.snapshot).collect();
         let also_needed =

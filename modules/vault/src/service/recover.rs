@@ -80,7 +80,7 @@ impl Service {
         observer: &dyn Observer,
     ) -> Result<RecoverReport> {
         let (places, base) = (&around.places, around.places.base());
-        let settings = Settings::read(&places.config)?;
+        let settings = Settings::read(&places.config, &around.above)?;
         let own = read_host(&places.host())?;
         let host = order.from.clone().or(own.clone()).ok_or_else(|| {
             ModuleError::new(

@@ -253,8 +253,9 @@ impl Service {
         let mut rules = self.rules(directory)?;
         rules.enter_down_to(path, &self.view)?;
         if path != directory.path && rules.ignores(path, self.view.real(path).is_dir()) {
-            return Err(usage(format!("`{}` is ignored", path.display()))
-                .hint("`ignore` in `bt.toml` and `.btignore` files say what is; copies that `restore` made are, too"));
+            return Err(usage(format!("`{}` is ignored", path.display())).hint(
+                "`ignore` in [vault] and `.btignore` files say what is; copies that `restore` made are, too",
+            ));
         }
         let known = Known::of(&self.catalogue, directory, name)?;
         let vaults = self.vaults_to_fill();
@@ -284,7 +285,7 @@ fn holds_all(catalogue: &Catalogue, vaults: &[String], content: Id) -> Result<bo
 
 fn full(most: u64) -> ModuleError {
     ModuleError::new(ErrorKind::DiskSpace, format!("the stage is full: it may hold {}", human_bytes(most)))
-        .hint("`bt backup` empties it; `staging_max` in `bt.toml` allows more")
+        .hint("`bt backup` empties it; `staging_max` in [vault] allows more")
 }
 
 /// What is known of the files that are being looked at.

@@ -39,6 +39,14 @@ impl Service {
         Ok(self.among(only)?.into_iter().map(|directory| directory.path).collect())
     }
 
+    /// Whether a backup of what waits reads files where they lie, since they were too large for the stage.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn has_unread(&self) -> Result<bool> {
+        self.catalogue.has_unread()
+    }
+
     fn among(&self, only: &[PathBuf]) -> Result<Vec<Directory>> {
         let mut all = self.catalogue.directories()?;
         if let Some(odd) = only.iter().find(|path| all.iter().all(|directory| directory.path != **path)) {

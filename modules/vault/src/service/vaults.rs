@@ -15,7 +15,8 @@ use crate::format::keyfile::Cost;
 use crate::format::unpacked;
 use crate::repo::{Repository, Who};
 use crate::store::s3::{Credentials, Retries, S3Options};
-use crate::store::{FsStore, Kind, S3Store, Stop, Store};
+use crate::store::ssh::{Dial, Hope, SshPlace};
+use crate::store::{FsStore, Kind, S3Store, SshStore, Stop, Store};
 
 /// A copy of a catalogue that would be larger is no copy of one.
 const LARGEST_CATALOGUE: usize = 1 << 36;
@@ -51,24 +52,41 @@ pub struct Outside {
     pub clock: Clock,
     /// Whether somebody wants a run to end.
     pub stop: Stop,
+    /// Logs in to other machines.
+    pub dial: Dial,
+}
+
+/// What tells one place that is elsewhere from another.
+#[derive(PartialEq)]
+enum Elsewhere {
+    Buckets(Box<S3Options>),
+    Machine(SshPlace),
 }
 
 /// Returns what opens vaults where their settings say.
 pub fn where_they_lie(outside: Outside) -> OpenStore {
     // One of each: connections are kept.
-    let known: Mutex<Vec<(S3Options, Arc<S3Store>)>> = Mutex::default();
+    let known: Mutex<Vec<(Elsewhere, Arc<dyn Store>)>> = Mutex::default();
     Arc::new(move |settings| {
-        if settings.kind == VaultKind::Filesystem {
-            return Ok(Arc::new(FsStore::at(&settings.root)));
-        }
-        let options = settings.s3(outside.credentials.as_ref())?;
+        let place = match settings.kind {
+            VaultKind::Filesystem => return Ok(Arc::new(FsStore::at(&settings.root))),
+            VaultKind::S3 => Elsewhere::Buckets(Box::new(settings.s3(outside.credentials.as_ref())?)),
+            VaultKind::Ssh => Elsewhere::Machine(settings.ssh()?),
+        };
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, store)) = known.iter().find(|(other, _)| *other == options) {
+        if let Some((_, store)) = known.iter().find(|(other, _)| *other == place) {
             return Ok(store.clone());
         }
         let (clock, stop) = (outside.clock.clone(), outside.stop.clone());
-        let store = Arc::new(S3Store::at(options.clone(), clock, stop, Retries::default())?);
-        known.push((options, store.clone()));
+        let store: Arc<dyn Store> = match &place {
+            Elsewhere::Buckets(options) => {
+                Arc::new(S3Store::at(options.as_ref().clone(), clock, stop, Retries::default())?)
+            }
+            Elsewhere::Machine(place) => {
+                Arc::new(SshStore::at(place.clone(), outside.dial.clone(), stop, Hope::default()))
+            }
+        };
+        known.push((place, store.clone()));
         Ok(store)
     })
 }
@@ -161,7 +179,7 @@ pub fn check_marker(settings: &VaultSettings, store: &dyn Store, catalogue: &Cat
                 VaultKind::Filesystem => {
                     "is another disk mounted there? a vault that shall be used beside it takes another name"
                 }
-                VaultKind::S3 => {
+                VaultKind::S3 | VaultKind::Ssh => {
                     "is `root` the right one? a vault that shall be used beside it takes another name"
                 }
             };

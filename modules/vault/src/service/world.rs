@@ -49,7 +49,15 @@ impl World {
         let places = Places { config: self.home.path().join("bt.toml"), state: state.to_owned() };
         let who = Who { hostname: "laptop".into(), pid, ..Who::default() };
         let stores: OpenStore = Arc::new(move |_| Ok(store.clone()));
-        Surroundings { places, clock, who, cost: Cost::TINY, stores, stop: Stop::default() }
+        Surroundings {
+            places,
+            above: Above::default(),
+            clock,
+            who,
+            cost: Cost::TINY,
+            stores,
+            stop: Stop::default(),
+        }
     }
 
     pub fn service(&self, state: &Path, store: Arc<dyn Store>, pid: u32) -> Service {

@@ -3,15 +3,19 @@
 mod fs;
 mod memory;
 pub mod s3;
+pub mod ssh;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
 pub use fs::FsStore;
 pub use memory::MemoryStore;
 pub use s3::S3Store;
+pub use ssh::SshStore;
 
 /// Says whether somebody wants a run to end. Stores that may wait for long look at it; all copies are one.
 #[derive(Clone, Default)]
@@ -36,7 +40,8 @@ impl fmt::Debug for Stop {
 }
 
 /// What an object is; each kind has its own place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Kind {
     Config,

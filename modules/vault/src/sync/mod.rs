@@ -4,6 +4,7 @@ mod config;
 mod listen;
 mod module;
 mod spec;
+mod view;
 
 #[cfg(test)]
 mod tests;
@@ -11,3 +12,4 @@ mod tests;
 pub use config::VaultBackupConfig;
 pub use module::{Given, VaultBackup};
 pub use spec::spec;
+pub use view::view_of;

@@ -14,6 +14,7 @@ use pc_switcher_contract::{
 
 use super::config::VaultBackupConfig;
 use super::listen::Listener;
+use super::view::view_of;
 use crate::engine::Trouble;
 use crate::error::Result;
 use crate::secret::{self, VARIABLE};
@@ -96,13 +97,13 @@ impl VaultBackup {
 
     /// Finds where tracked directories are read: in the snapshots from before the sync, as far as these hold them.
     async fn view(&self, ctx: &ModuleContext, tracked: &[PathBuf]) -> Result<View> {
-        let (mut view, hostname) = (View::default(), &ctx.source.hostname);
+        let hostname = &ctx.source.hostname;
         let set = ctx.board.set(Role::Source, SnapshotKind::PreSync);
         let place = set.as_ref().and_then(|set| Some((set.id(), set.members.first()?.path.parent()?)));
         let Some((id, dir)) = place else {
             let text = "there are no snapshots of this sync: tracked directories are read where they lie";
             ctx.reporter.log(LogLevel::Warning, hostname, text);
-            return Ok(view);
+            return Ok(View::default());
         };
         let paths = tracked.iter().map(|path| BytePath::from(path.as_path())).collect();
         let handed = match Agent::new(&ctx.source.agent).held(dir, id, paths).await {
@@ -111,20 +112,17 @@ impl VaultBackup {
                     "tracked directories are read where they lie, not as they were before the sync: {why}"
                 );
                 ctx.reporter.log(LogLevel::Warning, hostname, text);
-                return Ok(view);
+                return Ok(View::default());
             }
             handed => handed?,
         };
-        for held in handed {
-            let path = held.path.as_path().to_owned();
-            if let Err(why) = &held.directory {
-                // Below a tracked directory it is a mount or the like, which was never part of a snapshot.
-                let level = if tracked.contains(&path) { LogLevel::Warning } else { LogLevel::Info };
-                let text =
-                    format!("`{}` is read where it lies, not as it was before the sync: {why}", held.path);
-                ctx.reporter.log(level, hostname, text);
-            }
-            view.put(path, held.directory.ok());
+        let (view, lacking) = view_of(handed);
+        for (path, why) in lacking {
+            // Below a tracked directory it is a mount or the like, which was never part of a snapshot.
+            let level = if tracked.contains(&path) { LogLevel::Warning } else { LogLevel::Info };
+            let path = BytePath::from(path.as_path());
+            let text = format!("`{path}` is read where it lies, not as it was before the sync: {why}");
+            ctx.reporter.log(level, hostname, text);
         }
         Ok(view)
     }

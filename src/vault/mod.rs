@@ -1,0 +1,99 @@
+//! What the vault is handed of this machine: the same for `bt`, for `pc-switcher vault` and for the module of a sync.
+
+pub mod held;
+pub mod line;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pc_switcher_contract::ModuleError;
+use pc_switcher_vault::format::keyfile::Cost;
+use pc_switcher_vault::repo::Who;
+use pc_switcher_vault::secret::VARIABLE;
+use pc_switcher_vault::service::{Above, Outside, Places, Surroundings, where_they_lie};
+use pc_switcher_vault::store::Stop;
+use pc_switcher_vault::store::s3::Credentials;
+use pc_switcher_vault::sync::Given;
+use serde_json::{Map, Value};
+
+use crate::cli::{asking_env, own_name, terminal_facts, user};
+use crate::clock;
+use crate::config::{self, Origin, Table, Vaults, tables};
+use crate::paths::{self, Env, NoHome};
+
+/// Who can be asked when another machine wants to know who logs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asks {
+    /// The person at the terminal, if there is one.
+    Person,
+    /// Nobody: other things go on there.
+    Nobody,
+}
+
+/// Returns where everything lies.
+///
+/// # Errors
+/// If the environment names no home.
+pub fn places(env: &Env) -> Result<Places, NoHome> {
+    Ok(Places { config: paths::vault_settings(env)?, state: paths::state_dir(env)? })
+}
+
+/// Returns what the config file itself says of vaults; what `bt.toml` says is left to whoever reads that.
+pub fn above(said: &Vaults) -> Above {
+    let own = |table: &Table| -> Map<String, Value> {
+        let written = table.entries.iter().filter(|entry| matches!(entry.origin, Origin::File(_)));
+        written.map(|entry| (entry.key.clone(), entry.value.clone())).collect()
+    };
+    let of = |name: &'static str| said.tables.iter().filter(move |table| table.name == name).map(own);
+    Above {
+        path: said.path.clone(),
+        vault: of(tables::VAULT).next().unwrap_or_default(),
+        vaults: of(tables::VAULTS).filter(|vault| !vault.is_empty()).map(Value::Object).collect(),
+    }
+}
+
+/// Returns what the service is handed.
+///
+/// # Errors
+/// If this machine has no name.
+pub fn surroundings(env: &Env, places: Places, above: Above, asks: Asks) -> Result<Surroundings, String> {
+    let who = Who {
+        hostname: own_name()?.to_string(),
+        username: user(env),
+        uid: env.uid,
+        gid: rustix::process::getgid().as_raw(),
+        pid: std::process::id(),
+    };
+    let (clock, stop) = (clock::system(), Stop::default());
+    let variable = |name: &str| env.var(name).and_then(OsStr::to_str).map(str::to_owned);
+    let credentials = Credentials::from_variables(variable);
+    let own = env.clone();
+    let dial = line::dial(move || {
+        let mut remote = asking_env(&own, terminal_facts(&own));
+        remote.has_terminal &= asks == Asks::Person;
+        remote
+    });
+    let stores = where_they_lie(Outside { credentials, clock: clock.clone(), stop: stop.clone(), dial });
+    Ok(Surroundings { places, above, clock, who, cost: Cost::NORMAL, stores, stop })
+}
+
+/// Returns what the module of a sync is handed; nothing is looked up before it asks.
+pub fn given(env: &Env) -> Given {
+    let own = env.clone();
+    // One for the whole sync: lines to other machines stay up between its phases.
+    let known: Mutex<Option<Surroundings>> = Mutex::default();
+    let surroundings = Arc::new(move || {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*known {
+            return Ok(known.clone());
+        }
+        let places = places(&own).map_err(|error| ModuleError::failed(error.to_string()))?;
+        let said = config::load_vaults(own.config.as_deref(), &own);
+        let above = above(&said.map_err(|errors| ModuleError::failed(errors.to_string()))?);
+        let made = surroundings(&own, places, above, Asks::Nobody).map_err(ModuleError::failed)?;
+        *known = Some(made.clone());
+        Ok(made)
+    });
+    Given { surroundings, variable: env.var(VARIABLE).map(|word| word.as_bytes().to_vec()) }
+}
