@@ -18,6 +18,7 @@ use super::mounts::Mounts;
 use super::snapshots::Needs;
 use super::state::{STATE_PATH, StateDir};
 use super::stdin::WatchedStdin;
+use super::trees::EVERY;
 use super::{
     connection, diagnose, exec, layout, machine, nested, orphans, put_file, rollback, signals, snapshots,
     space, unchanged, writers,
@@ -25,10 +26,10 @@ use super::{
 use crate::data;
 use crate::data::apply::{Unwatched, Watch, redo};
 use crate::proto::{
-    AgentError, AgentHello, ChangedRequest, CreateSet, DeadmanOrder, DeadmanState, Healed, LockReply,
-    LockRequest, NestedOrder, PROTOCOL, Patience, Redone, Request, RestorePlace, RestoreReply,
-    RestoreRequest, RollbackLook, RollbackOrder, SetRequest, SharesRequest, TakeSet, UndoReport, UndoRequest,
-    WalkRequest, encode,
+    AgentError, AgentHello, ChangedRequest, DeadmanOrder, DeadmanState, Healed, LockReply, LockRequest,
+    NestedOrder, PROTOCOL, Patience, Redone, Request, RestorePlace, RestoreReply, RestoreRequest,
+    RollbackLook, RollbackOrder, SetRequest, SharesRequest, TakeSet, UndoReport, UndoRequest, WalkRequest,
+    encode,
 };
 use crate::server::{Call, SILENT, Services, serve};
 
@@ -246,11 +247,6 @@ impl LinuxServices {
         Ok(set)
     }
 
-    /// Takes a set that people want; nothing here works with it afterwards.
-    fn create_set(request: &CreateSet) -> Result<SnapshotSet, AgentError> {
-        snapshots::create_set(request).map(|(set, _)| set)
-    }
-
     /// Brings paths back. What a sync is working on is not replaced under its feet.
     fn restore(&self, request: &RestoreRequest, call: &Call) -> Result<RestoreReply, AgentError> {
         let is_locked = self.lock.lock().unwrap_or_else(PoisonError::into_inner).is_some();
@@ -361,7 +357,13 @@ impl Services for LinuxServices {
             Request::DeleteSet(request) => encode(&self.delete_set(&request)?),
             Request::PinSet(request) => encode(&snapshots::pin_set(&request, true)?),
             Request::UnpinSet(request) => encode(&snapshots::pin_set(&request, false)?),
-            Request::CreateSet(request) => encode(&Self::create_set(&request)?),
+            Request::CreateSet(request) => {
+                let stop = || call.is_cancelled();
+                // Nothing here works with it afterwards.
+                encode(&snapshots::create_set(&request, &stop).map(|(created, _)| created)?)
+            }
+            Request::Export(request) => encode(&snapshots::export(&request, call)?),
+            Request::Import(request) => encode(&snapshots::import(&request, call)?),
             Request::HasAll(request) => encode(&snapshots::has_all(&request)?),
             Request::AnnotateSet(request) => encode(&snapshots::annotate_set(request)?),
             Request::Versions(request) => encode(&snapshots::versions(&request, call)?),
@@ -402,7 +404,7 @@ impl Services for LinuxServices {
                 encode(&data::apply::run(&request, call, &self.state, self.options.watch.as_ref())?)
             }
             Request::Settle(path, limit) => {
-                encode(&space::settle(&KernelBtrfs, &path, Duration::from_millis(limit.into()), call)?)
+                encode(&space::settle(&EVERY, &path, Duration::from_millis(limit.into()), call)?)
             }
             Request::Rollback(order) => encode(&self.rollback(&order, call)?),
             Request::Deadman(order) => encode(&self.deadman(&order, call)?),

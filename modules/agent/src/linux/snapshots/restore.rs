@@ -5,11 +5,14 @@ use std::os::fd::OwnedFd;
 use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotMember, SnapshotSet, SubvolumeName, UtcStamp};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
+use super::compare::open_dir;
+use super::opened::Opened;
 use super::reference::Reference;
 use super::spot::Spot;
 use super::store::Store;
-use super::{Said, check_member, set};
+use super::{Said, check_member, copies, set};
 use crate::data::restore::{Owner, Source, Staged, Target, holds, stage};
+use crate::data::trees::Form;
 use crate::linux::btrfs::Btrfs;
 use crate::linux::caller::Person;
 use crate::linux::mounts::Mounts;
@@ -20,7 +23,7 @@ use crate::server::Call;
 /// A path, and the snapshot that holds it.
 struct Wanted {
     spot: Spot,
-    root: OwnedFd,
+    root: Opened,
 }
 
 impl Wanted {
@@ -48,9 +51,17 @@ impl Store<'_> {
         let _reference = Reference::take(&self.sidecar(id))
             .map_err(|error| AgentError::io(format!("cannot hold set `{id}`"), &error))?
             .ok_or_else(|| AgentError::failed(format!("set `{id}` is being removed")))?;
+        let stop = || call.is_cancelled();
         let mut wanted = Vec::new();
-        for spot in self.spots(mounts, &request.paths)? {
-            let found = self.member_of(&set, &spot).map(|root| Wanted { spot: spot.clone(), root });
+        for spot in self.spots(mounts, &request.paths, Some(&set))? {
+            let found = match set.member(&spot.subvolume) {
+                // One that is gone holds nothing; what is wrong with one that is there is to be known.
+                Some(member) if open_dir(&member.path).is_ok() => {
+                    Some(self.opened(member, &spot.inside, &stop)?)
+                }
+                _ => None,
+            };
+            let found = found.map(|root| Wanted { spot: spot.clone(), root });
             let held = match found {
                 Some(one) => person.act(|| holds(&one.source()))?.then_some(one),
                 None => None,
@@ -65,7 +76,6 @@ impl Store<'_> {
         }
         check(self.btrfs, &wanted, &set, &request.place)?;
         apart(&wanted, &request.place)?;
-        let stop = || call.is_cancelled();
         let stage_one = |one: &Wanted| {
             let named = set_name(&one.spot);
             let (parent, is_named) = match &request.place {
@@ -78,7 +88,10 @@ impl Store<'_> {
         let staged: Vec<Staged> =
             person.act(|| wanted.iter().map(stage_one).collect::<Result<Vec<_>, _>>())?;
         let safety = match &request.place {
-            RestorePlace::InPlace(safety) => Some(self.take_safety(mounts, hostname, safety, &wanted)?),
+            RestorePlace::InPlace(safety) => {
+                let form = copies::form_of(&set);
+                Some(self.take_safety(mounts, hostname, (safety, form), &wanted, &stop)?)
+            }
             RestorePlace::Beside | RestorePlace::Into(_) => None,
         };
         // Opened while we are root still: nobody else gets into the snapshot directory.
@@ -127,10 +140,18 @@ impl Store<'_> {
         &self,
         mounts: &Mounts,
         hostname: &Hostname,
-        safety: &CreateSet,
+        (safety, form): (&CreateSet, Option<Form>),
         wanted: &[Wanted],
+        stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
         let mut request = safety.set.clone();
+        if let Some(form) = form {
+            request.subvolumes = wanted.iter().map(|one| one.spot.subvolume.clone()).collect();
+            request.subvolumes.sort();
+            request.subvolumes.dedup();
+            let (created, reference) = copies::copy(self.btrfs, mounts, (&request, safety), form, stop)?;
+            return Ok((created.set, reference));
+        }
         let mut add = |name: &SubvolumeName| {
             if !request.subvolumes.contains(name) {
                 request.subvolumes.push(name.clone());
