@@ -77,6 +77,11 @@ impl Live {
             has_links: seen.nlink() > 1,
         }
     }
+
+    /// Whether this is the inode, whatever became of it.
+    pub(super) fn is_it(&self, seen: &Seen) -> bool {
+        (self.device, self.ino) == (seen.device(), seen.ino())
+    }
 }
 
 /// Returns the metadata of what is open.

@@ -10,6 +10,7 @@
 
 mod build;
 mod check;
+mod copied;
 mod former;
 mod freeze;
 mod grow;
@@ -21,6 +22,7 @@ mod stream;
 mod unpack;
 
 pub(crate) use check::check;
+pub(crate) use copied::Copied;
 pub(crate) use former::Former;
 pub(crate) use freeze::{freeze_root, is_frozen, remove, seal};
 pub(crate) use grow::{Growth, grow};

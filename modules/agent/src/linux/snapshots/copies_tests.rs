@@ -251,7 +251,8 @@ fn sets_of_copies_are_compared_looked_through_restored_pinned_and_removed_like_a
         }
         let place = RestorePlace::InPlace(Box::new(bench.request(4)));
         match bench.restore(&first, &today, place).unwrap() {
-            RestoreReply::Done { safety, .. } => {
+            RestoreReply::Done { restored, safety } => {
+                assert_eq!(restored[0].kept, None, "the set before it holds what was there");
                 let safety = safety.unwrap();
                 let stored = bench.list().into_iter().find(|stored| stored.set.id() == safety).unwrap();
                 assert_eq!(stored.set.members.len(), 1, "only of what is concerned");
@@ -306,7 +307,7 @@ fn an_edit_of_a_copy_is_found_and_nothing_comes_out_of_a_copy_that_is_open() {
 }
 
 /// Runs `work` over a store that dies after its step `n`; whether it did.
-fn dies<'a>(store: Store<'a>, n: usize, work: impl FnOnce(&Store<'_>)) -> bool {
+fn dies(store: Store<'_>, n: usize, work: impl FnOnce(&Store<'_>)) -> bool {
     let left = Cell::new(n);
     let after = |_: &'static str| {
         assert_ne!(left.get(), 0, "killed");

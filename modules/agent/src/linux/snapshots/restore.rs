@@ -12,11 +12,12 @@ use super::spot::Spot;
 use super::store::Store;
 use super::{Said, check_member, copies, set};
 use crate::data::restore::{Owner, Source, Staged, Target, holds, stage};
-use crate::data::trees::Form;
+use crate::data::trees::{Copied, Form};
 use crate::linux::btrfs::Btrfs;
 use crate::linux::caller::Person;
 use crate::linux::mounts::Mounts;
 use crate::linux::rollback::own_below;
+use crate::linux::trees::list_of;
 use crate::proto::{AgentError, CreateSet, RestorePlace, RestoreReply, RestoreRequest, Restored};
 use crate::server::Call;
 
@@ -97,10 +98,12 @@ impl Store<'_> {
         // Opened while we are root still: nobody else gets into the snapshot directory.
         let roots = wanted.iter().map(|one| self.member_of(&safety.as_ref()?.0, &one.spot));
         let roots: Vec<Option<OwnedFd>> = roots.collect();
+        let lists = wanted.iter().map(|one| self.copied_of(&safety.as_ref()?.0, &one.spot));
+        let lists: Vec<Option<Copied>> = lists.collect();
         let restored = person.act(|| {
-            let all = wanted.iter().zip(staged).zip(&roots);
-            let place = |((one, staged), root): ((&Wanted, Staged), &Option<OwnedFd>)| {
-                put(&request.place, request.stamp, one, staged, root.as_ref())
+            let all = wanted.iter().zip(staged).zip(roots.iter().zip(&lists));
+            let place = |((one, staged), (root, list)): ((&Wanted, Staged), Held<'_>)| {
+                put(&request.place, request.stamp, one, staged, (root.as_ref(), list.as_ref()))
             };
             all.map(place).collect::<Result<Vec<_>, _>>()
         })?;
@@ -111,6 +114,13 @@ impl Store<'_> {
     pub(super) fn member_of(&self, set: &SnapshotSet, spot: &Spot) -> Option<OwnedFd> {
         let member = set.member(&spot.subvolume)?;
         self.open(member).ok()
+    }
+
+    /// Returns of what the copy was made that holds a path; `None` if it is a snapshot, or its list cannot be read.
+    fn copied_of(&self, set: &SnapshotSet, spot: &Spot) -> Option<Copied> {
+        let member = set.member(&spot.subvolume)?;
+        spot.subvolume.directory()?;
+        Copied::read(&list_of(self.dir(), &member.name), &spot.inside).ok()
     }
 
     fn open(&self, member: &SnapshotMember) -> Result<OwnedFd, AgentError> {
@@ -233,13 +243,16 @@ fn stayed(path: &BytePath, kept: &[BytePath]) -> Option<String> {
     Some(format!("`{first}`{more} belongs to this machine and stayed as it is"))
 }
 
-/// Puts what was staged into its place; `safety` is the root of the member that holds what is there now.
+/// The root of the member that holds what is there now, and of what it was made if it is a copy.
+type Held<'a> = (&'a Option<OwnedFd>, &'a Option<Copied>);
+
+/// Puts what was staged into its place.
 fn put(
     place: &RestorePlace,
     stamp: UtcStamp,
     one: &Wanted,
     mut staged: Staged,
-    safety: Option<&OwnedFd>,
+    (safety, copied): (Option<&OwnedFd>, Option<&Copied>),
 ) -> Result<Restored, AgentError> {
     let (entries, bytes) = (staged.entries, staged.bytes);
     let mut notes = std::mem::take(&mut staged.notes);
@@ -251,7 +264,9 @@ fn put(
     let (to, kept) = match (place, safety) {
         (RestorePlace::Beside, _) => (staged.beside(stamp)?, None),
         (RestorePlace::Into(_), _) => (staged.under_its_name()?, None),
-        (RestorePlace::InPlace(_), Some(root)) => staged.in_place(&one.spot.source(root), stamp)?,
+        (RestorePlace::InPlace(_), Some(root)) => {
+            staged.in_place(&one.spot.source(root), copied, stamp)?
+        }
         (RestorePlace::InPlace(_), None) => {
             return Err(AgentError::failed("the set that was taken for safety cannot be opened"));
         }
