@@ -69,7 +69,11 @@ fn a_machine_without_btrfs_has_sets_with_the_same_commands() {
     assert!(used() < so_far + 30, "what did not change takes no space: {} MiB more", used() - so_far);
     store(laptop, &["list"]).ends_with(0).says(&["/etc", "/home", "a second one"]);
     store(laptop, &["list", "--sizes"]).ends_with(0).says(&["FREES"]);
-    store(laptop, &["show", "before"]).ends_with(0).says(&["/.snapshots/%2Fhome-manual-", "of /home", "one after the other"]);
+    store(laptop, &["show", "before"]).ends_with(0).says(&[
+        "/.snapshots/%2Fhome-manual-",
+        "of /home",
+        "one after the other",
+    ]);
     assert_eq!(whole(laptop), 2);
     assert_eq!(root(laptop, "ls -d /.snapshots/%2Fhome-*/alice/.cache 2>/dev/null | wc -l"), "0\n");
 

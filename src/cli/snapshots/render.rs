@@ -69,7 +69,9 @@ fn short(names: &[String]) -> String {
     let whole = names.join(" ");
     let fits = |count: &usize| names[..*count].join(" ").len() <= OF;
     match (1..names.len()).rev().find(fits) {
-        Some(count) if whole.len() > OF + 4 => format!("{} +{}", names[..count].join(" "), names.len() - count),
+        Some(count) if whole.len() > OF + 4 => {
+            format!("{} +{}", names[..count].join(" "), names.len() - count)
+        }
         _ => whole,
     }
 }

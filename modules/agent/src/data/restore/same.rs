@@ -9,10 +9,10 @@ use rustix::io::Errno;
 use pc_switcher_contract::BytePath;
 
 use super::Source;
-use crate::data::trees::Copied;
 use crate::data::apply::remove::list;
 use crate::data::open;
 use crate::data::seen::Seen;
+use crate::data::trees::Copied;
 use crate::proto::FileTime;
 
 /// A tree that was moved away.
@@ -89,11 +89,7 @@ pub(super) fn remove_held(
     removed
 }
 
-fn remove_each(
-    safety: &Source<'_>,
-    copied: Option<&Copied>,
-    displaced: &Displaced<'_>,
-) -> Result<(), Errno> {
+fn remove_each(safety: &Source<'_>, copied: Option<&Copied>, displaced: &Displaced<'_>) -> Result<(), Errno> {
     let mut result = Ok(());
     let mut todo = vec![(BytePath::default(), false)];
     while let Some((at, is_emptied)) = todo.pop() {

@@ -264,9 +264,7 @@ fn put(
     let (to, kept) = match (place, safety) {
         (RestorePlace::Beside, _) => (staged.beside(stamp)?, None),
         (RestorePlace::Into(_), _) => (staged.under_its_name()?, None),
-        (RestorePlace::InPlace(_), Some(root)) => {
-            staged.in_place(&one.spot.source(root), copied, stamp)?
-        }
+        (RestorePlace::InPlace(_), Some(root)) => staged.in_place(&one.spot.source(root), copied, stamp)?,
         (RestorePlace::InPlace(_), None) => {
             return Err(AgentError::failed("the set that was taken for safety cannot be opened"));
         }
