@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::ToSpan as _;
-use pc_switcher_agent::proto::{CreateSet, TakeSet, Words};
+use pc_switcher_agent::proto::{CopyOrder, CreateSet, TakeSet, Words};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{
@@ -85,9 +85,10 @@ impl HeldSet {
                 ..Words::default()
             },
             pinned: false,
+            copies: CopyOrder::default(),
         };
         match link(&agent).create_set(order).await {
-            Ok(set) => Ok(Self { agent, set }),
+            Ok(created) => Ok(Self { agent, set: created.set }),
             Err(error) => {
                 agent.process.close(CLOSE).await;
                 Err(error.into())

@@ -4,6 +4,7 @@
 
 mod automatic;
 mod changed;
+mod copies;
 mod deadman;
 mod differential;
 mod doctor;

@@ -26,6 +26,7 @@ use crate::proto::{
 
 pub use content::BlocksStream;
 pub use held::Held;
+pub use sets::{SetIntake, SetStream};
 
 /// An agent with typed calls.
 #[derive(Clone)]

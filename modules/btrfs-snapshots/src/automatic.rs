@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use pc_switcher_agent::data::rules::check;
+use pc_switcher_agent::proto::{self, CopyOrder, Rule, RuleSet};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -18,6 +20,16 @@ pub struct SnapshotsConfig {
     pub auto_update: bool,
     /// Whether it is of a kind of its own if one of them changes how the machine boots.
     pub auto_boot: bool,
+    /// How sets are kept that people or the clock ask for: `auto` (on btrfs as snapshots, otherwise as `hardlink`), `btrfs`,
+    /// `hardlink` (copies of directories that share what did not change), `archive` (the same, each file compressed).
+    pub backend: Backend,
+    /// What copies hold though `exclude` leaves it out, in gitignore syntax.
+    pub include: Patterns,
+    /// What copies leave out, in gitignore syntax; a leading slash ties a pattern to `/`: `/home/*/.cache/`.
+    pub exclude: Patterns,
+    /// How hard `archive` and `snapshots export` compress: a level of zstd, 1 to 19.
+    #[schemars(range(min = 1, max = 19))]
+    pub compression_level: i32,
     /// What `snapshots restore --component NAME` brings back: names, each with absolute paths. `self` is pc-switcher's own.
     #[schemars(with = "BTreeMap<String, Vec<String>>")]
     pub components: Components,
@@ -29,12 +41,78 @@ impl Default for SnapshotsConfig {
             schedule: Schedule::default(),
             auto_update: true,
             auto_boot: true,
+            backend: Backend::default(),
+            include: Patterns::default(),
+            exclude: Patterns::default(),
+            compression_level: 6,
             components: Components::default(),
         }
     }
 }
 
+/// How sets are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// As snapshots where the snapshot directory lies on btrfs, otherwise as copies.
+    #[default]
+    Auto,
+    /// As snapshots.
+    Btrfs,
+    /// As copies that share what did not change.
+    Hardlink,
+    /// As copies whose files are compressed.
+    Archive,
+}
+
+/// Patterns in gitignore syntax.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct Patterns(Vec<String>);
+
+impl TryFrom<Vec<String>> for Patterns {
+    type Error = String;
+
+    fn try_from(all: Vec<String>) -> Result<Self, String> {
+        all.iter().try_for_each(|pattern| match pattern.starts_with('!') {
+            true => Err(format!(
+                "`{pattern}` begins with `!`: what is to be kept stands in `include`, without it"
+            )),
+            false => check(pattern),
+        })?;
+        Ok(Self(all))
+    }
+}
+
+impl From<Patterns> for Vec<String> {
+    fn from(patterns: Patterns) -> Vec<String> {
+        patterns.0
+    }
+}
+
 impl SnapshotsConfig {
+    /// Returns what is copied where sets are no snapshots: all that `components` name, and root's home, but for `exclude`.
+    pub fn copies(&self) -> CopyOrder {
+        let rule = |pattern: String, reason: &str| Rule { pattern, reason: reason.to_owned() };
+        let excluded =
+            self.exclude.0.iter().map(|pattern| rule(pattern.clone(), "excluded by the configuration"));
+        let back =
+            self.include.0.iter().map(|pattern| rule(format!("!{pattern}"), "included by the configuration"));
+        let mut folders = self.components.all();
+        folders.push("/root".into());
+        CopyOrder {
+            backend: match self.backend {
+                Backend::Auto => proto::Backend::Auto,
+                Backend::Btrfs => proto::Backend::Btrfs,
+                Backend::Hardlink => proto::Backend::Hardlink,
+                Backend::Archive => proto::Backend::Archive,
+            },
+            folders,
+            rules: RuleSet { forced: Vec::new(), layered: excluded.chain(back).collect() },
+            level: self.compression_level,
+        }
+    }
+
     /// Returns the JSON Schema of the table.
     pub fn schema() -> Value {
         schemars::generate::SchemaSettings::draft2020_12()
@@ -84,6 +162,24 @@ impl From<Schedule> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copies_are_of_all_components_and_of_roots_home_with_what_is_included_last() {
+        let config: SnapshotsConfig = serde_json::from_str(
+            r#"{"backend": "archive", "exclude": ["/home/*/.cache/"], "include": ["keep"], "compression_level": 3}"#,
+        )
+        .unwrap();
+        let order = config.copies();
+        assert_eq!((order.backend, order.level), (proto::Backend::Archive, 3));
+        let folders: Vec<String> = order.folders.iter().map(ToString::to_string).collect();
+        assert_eq!(folders, ["/opt", "/usr/local", "/etc", "/home", "/root"]);
+        let patterns: Vec<&str> = order.rules.layered.iter().map(|rule| rule.pattern.as_str()).collect();
+        assert_eq!(patterns, ["/home/*/.cache/", "!keep"]);
+        assert_eq!(SnapshotsConfig::default().copies().backend, proto::Backend::Auto);
+        for bad in [r#"{"backend": "lvm"}"#, r#"{"exclude": ["!x"]}"#, r#"{"exclude": ["[z-a]"]}"#] {
+            assert!(serde_json::from_str::<SnapshotsConfig>(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_schedule_is_a_time_of_systemd_and_nothing_that_a_unit_reads_otherwise() {

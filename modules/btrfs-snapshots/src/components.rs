@@ -20,6 +20,11 @@ impl Components {
         self.0.keys().map(String::as_str).chain([OWN])
     }
 
+    /// Returns the paths of all components.
+    pub fn all(&self) -> Vec<BytePath> {
+        self.0.values().flatten().map(|path| BytePath::from(path.as_str())).collect()
+    }
+
     /// Returns the paths of a component; `None` if there is none of that name, or it is [`OWN`].
     pub fn paths(&self, name: &str) -> Option<Vec<BytePath>> {
         Some(self.0.get(name)?.iter().map(|path| BytePath::from(path.as_str())).collect())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::ToSpan;
 use pc_switcher_agent::client::{AgentConn, ConnOptions};
 use pc_switcher_agent::linux::services::{AgentOptions, HistoryKeeper, main};
-use pc_switcher_agent::proto::{CreateSet, LockReply, LockRequest, SetRequest, TakeSet, Words};
+use pc_switcher_agent::proto::{CopyOrder, CreateSet, LockReply, LockRequest, SetRequest, TakeSet, Words};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::{BtrfsSnapshotsConfig, SnapshotDir};
 use pc_switcher_btrfs_snapshots::thin::{If, Thinned, Wish, thin};
@@ -155,7 +155,11 @@ impl Scene {
         };
         let taken = match is_held {
             true => self.agent.take_set(set).await,
-            false => self.agent.create_set(CreateSet { set, words: Words::default(), pinned: false }).await,
+            false => {
+                let (words, copies) = (Words::default(), CopyOrder::default());
+                let request = CreateSet { set, words, pinned: false, copies };
+                self.agent.create_set(request).await.map(|created| created.set)
+            }
         };
         std::fs::remove_file(&file).unwrap();
         taken.unwrap()

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::path::BytePath;
+
 /// Why a text is not the name it should be.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("`{text}` is not a {what}: {why}")]
@@ -140,7 +142,51 @@ impl SubvolumeName {
 
     /// Whether it names a subvolume inside another one, by its path with `%2F` for each slash.
     pub fn is_nested(&self) -> bool {
-        self.0.contains(Self::INSIDE)
+        self.0.contains(Self::INSIDE) && !self.0.starts_with(Self::INSIDE)
+    }
+
+    /// Makes the name that copies of a directory have where there is no btrfs: its absolute path with `%2F` for each slash, and
+    /// two hex digits behind a `%` for each byte that is none of `A-Z a-z 0-9 . _ - @ +`.
+    ///
+    /// # Errors
+    /// If the path is not absolute, or too long for a name.
+    pub fn of_directory(path: &BytePath) -> Result<Self, IdError> {
+        let bad = |why| IdError { what: "directory of copies", text: path.to_string(), why };
+        if !path.as_bytes().starts_with(b"/") {
+            return Err(bad("an absolute path is wanted"));
+        }
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@+".contains(&byte);
+        let letter = |byte: &u8| match plain(*byte) {
+            true => char::from(*byte).to_string(),
+            false => format!("%{byte:02X}"),
+        };
+        let name: String = path.as_bytes().iter().map(letter).collect();
+        name.parse().map_err(|_| bad("its path is too long for the name of a copy"))
+    }
+
+    /// Returns it as people read it: a directory of copies by its path.
+    pub fn shown(&self) -> String {
+        self.directory().map_or_else(|| self.0.clone(), |path| path.to_string())
+    }
+
+    /// Returns the directory of which it names copies; `None` if it names a subvolume.
+    pub fn directory(&self) -> Option<BytePath> {
+        let mut path = Vec::new();
+        let mut rest = self.0.strip_prefix(Self::INSIDE).map(|_| self.0.as_bytes())?;
+        while let Some((first, tail)) = rest.split_first() {
+            let (byte, tail) = match first {
+                b'%' => {
+                    let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
+                    (u8::from_str_radix(digits, 16).ok()?, &tail[2..])
+                }
+                byte => (*byte, tail),
+            };
+            path.push(byte);
+            rest = tail;
+        }
+        let names = || path[1..].split(|byte| *byte == b'/');
+        let is_plain = path == b"/" || names().all(|name| !matches!(name, b"" | b"." | b".."));
+        (is_plain && !path.contains(&0)).then(|| BytePath::new(path))
     }
 }
 
@@ -162,6 +208,31 @@ mod tests {
         assert!("@home".parse::<SubvolumeName>().is_ok());
         for bad in ["", "@/home", "/", "..", "a\nb"] {
             assert!(bad.parse::<SubvolumeName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_copies_is_read_from_its_name_and_no_subvolume_is_taken_for_one() {
+        for (path, name) in [
+            ("/", "%2F"),
+            ("/home", "%2Fhome"),
+            ("/usr/local", "%2Fusr%2Flocal"),
+            ("/srv/my data %", "%2Fsrv%2Fmy%20data%20%25"),
+        ] {
+            let made = SubvolumeName::of_directory(&path.into()).unwrap();
+            assert_eq!((made.as_str(), made.directory()), (name, Some(path.into())));
+            assert!(!made.is_nested());
+        }
+        let odd = BytePath::new(b"/a\xff\n".to_vec());
+        assert_eq!(SubvolumeName::of_directory(&odd).unwrap().directory(), Some(odd));
+        for bad in
+            ["@home", "@%2Fvar%2Flib", "%2", "%2Fa%2F..", "%2Fa%2F%2Fb", "%2Fa%00", "%2Fa%2", "%2Fa%zz"]
+        {
+            assert_eq!(bad.parse::<SubvolumeName>().unwrap().directory(), None, "{bad}");
+        }
+        assert!("@%2Fvar".parse::<SubvolumeName>().unwrap().is_nested());
+        for bad in ["home".to_owned(), String::new(), format!("/{}", "x".repeat(200))] {
+            assert!(SubvolumeName::of_directory(&bad.as_str().into()).is_err(), "{bad}");
         }
     }
 

@@ -6,7 +6,7 @@ mod render;
 use std::path::Path;
 
 use clap::ValueEnum;
-use pc_switcher_agent::proto::{CreateSet, LayoutRequest, TakeSet, Words};
+use pc_switcher_agent::proto::{CopyOrder, CreateSet, LayoutRequest, TakeSet, Words};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{
@@ -232,7 +232,8 @@ async fn take(
     };
     let note: String = note.chars().filter(|c| !c.is_control()).take(NOTE_MAX).collect();
     let words = Words { note: Some(note), ..Words::default() };
-    Ok(agent.create_set(CreateSet { set, words, pinned: false }).await?.id())
+    let request = CreateSet { set, words, pinned: false, copies: CopyOrder::default() };
+    Ok(agent.create_set(request).await?.set.id())
 }
 
 async fn after(

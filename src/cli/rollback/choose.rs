@@ -24,6 +24,15 @@ pub(super) fn choose(
         message: format!("of session `{what}` {} has only the set after its sync", sets.hostname),
         help: Some("name that set if you want to go back to it: `pc-switcher snapshots list --json`".into()),
     })?;
+    if found.set.members.iter().any(|member| member.name.subvolume.directory().is_some()) {
+        return Err(CliError::Usage {
+            message: format!(
+                "set `{}` holds copies of directories: only snapshots of subvolumes can be gone back to as a whole",
+                found.set.id()
+            ),
+            help: Some("`pc-switcher snapshots restore --in-place` brings back what you name".into()),
+        });
+    }
     let held: Vec<SubvolumeName> =
         found.set.members.iter().map(|member| member.name.subvolume.clone()).collect();
     if let Some(missing) = subvolumes.iter().find(|name| !held.contains(name)) {

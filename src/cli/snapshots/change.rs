@@ -5,7 +5,7 @@ use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{BytePath, SetId};
 use serde_json::json;
 
-use super::{Found, SetArgs, Where, create, lock, render, settings, with_agent};
+use super::{Found, SetArgs, Where, both, create, lock, render, settings, with_agent};
 use crate::cli::{CliError, Context, Exit};
 use crate::clock;
 
@@ -71,7 +71,7 @@ pub struct GoodArgs {
 /// # Errors
 /// If there is no such set, none can be taken, or the machine cannot be reached.
 pub fn good(args: &GoodArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let config = settings(context)?;
+    let (config, copies) = both(context)?;
     let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
     let set = create::by_hand(&config, clock::system()());
     let (hostname, id) = with_agent(&args.place, context, async |agent, _| {
@@ -83,7 +83,8 @@ pub fn good(args: &GoodArgs, context: &mut Context<'_>) -> Result<Exit, CliError
             None if args.none => Ok(None),
             None => {
                 let words = Words { note: Some("taken to be marked as good".into()), ..Words::default() };
-                Ok(Some(agent.create_set(CreateSet { set, words, pinned: false }).await?.id()))
+                let request = CreateSet { set, words, pinned: false, copies };
+                Ok(Some(agent.create_set(request).await?.set.id()))
             }
         };
         if let Ok(id) = &id {

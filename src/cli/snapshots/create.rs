@@ -1,12 +1,12 @@
 //! `snapshots create` and `annotate`.
 
-use pc_switcher_agent::proto::{AnnotateSet, CreateSet, TakeSet, Words};
+use pc_switcher_agent::proto::{AnnotateSet, CreateSet, CreatedSet, TakeSet, Words};
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_btrfs_snapshots::keep::Age;
 use pc_switcher_contract::{BytePath, SessionId, SetId, SnapshotKind, UtcStamp};
 use serde_json::json;
 
-use super::{Found, Where, change, render, settings, with_agent};
+use super::{Found, Where, both, change, render, settings, with_agent};
 use crate::cli::{CliError, Context, Exit};
 use crate::clock;
 
@@ -17,7 +17,9 @@ const NOTE_MAX: usize = 500;
 
 /// Take a set of snapshots now, of one instant
 ///
-/// It is of the subvolumes that `subvolumes` in [btrfs-snapshots] names. No rule of `keep` removes it: it stays until
+/// It is of the subvolumes that `subvolumes` in [btrfs-snapshots] names. Where the snapshot directory lies on no btrfs it is one
+/// of copies: of the directories of [snapshots.components] and root's home, but for `exclude`; what did not change since the
+/// copy before takes no space again. No rule of `keep` removes it: it stays until
 /// `snapshots delete`, or with --ttl until a prune after that time.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CreateArgs {
@@ -140,7 +142,7 @@ pub(super) fn by_hand(config: &BtrfsSnapshotsConfig, now: jiff::Timestamp) -> Ta
 /// # Errors
 /// If a subvolume cannot be snapshotted, or the machine cannot be reached.
 pub fn create(args: &CreateArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let config = settings(context)?;
+    let (config, copies) = both(context)?;
     let now = clock::system()();
     let words = Words {
         name: args.name.clone(),
@@ -151,20 +153,25 @@ pub fn create(args: &CreateArgs, context: &mut Context<'_>) -> Result<Exit, CliE
     };
     let set = TakeSet { kind: args.kind, ..by_hand(&config, now) };
     let snapshot_dir = set.snapshot_dir.clone();
-    let (found, id) = with_agent(&args.place, context, async |agent, _| {
-        let request = CreateSet { set, words, pinned: args.pin };
-        let id = agent.create_set(request).await?.id();
+    let (found, id, notes) = with_agent(&args.place, context, async |agent, _| {
+        let request = CreateSet { set, words, pinned: args.pin, copies };
+        let CreatedSet { set, notes } = agent.create_set(request).await?;
+        let id = set.id();
         if args.good {
             agent.mark_good(snapshot_dir, Some(id.clone())).await?;
         }
-        Ok((Found::read(agent, &config).await?, id))
+        Ok((Found::read(agent, &config).await?, id, notes))
     })?;
+    for note in &notes {
+        writeln!(context.err, "warning: {}: {note}", found.hostname)?;
+    }
     let Some(stored) = found.sets.iter().find(|stored| stored.set.id() == id) else {
         return Err(CliError::Failed(format!("set `{id}` on {} is gone again", found.hostname)));
     };
     if context.global.json {
         let mut value = render::set_json(stored);
         value["machine"] = json!(found.hostname);
+        value["notes"] = json!(notes);
         context.print_json(&value)?;
         return Ok(Exit::Completed);
     }
@@ -172,7 +179,8 @@ pub fn create(args: &CreateArgs, context: &mut Context<'_>) -> Result<Exit, CliE
     let called = args.name.as_ref().map(|name| format!(" (`{name}`)")).unwrap_or_default();
     let session = &stored.set.session;
     writeln!(context.out, "{}: session {session}{called} is taken of {members}", found.hostname)?;
-    if !stored.set.consistent {
+    let is_copies = stored.set.members.iter().any(|member| member.name.subvolume.directory().is_some());
+    if !stored.set.consistent && !is_copies {
         writeln!(
             context.err,
             "warning: {}: its members are not proven to be of one instant",

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use pc_switcher_agent::proto::{Change, ChangeKind, CreateSet, DiffEnd, DiffRequest, Diffed, TakeSet, Words};
+use pc_switcher_agent::proto::{
+    Change, ChangeKind, CopyOrder, CreateSet, DiffEnd, DiffRequest, Diffed, TakeSet, Words,
+};
 use pc_switcher_contract::{BytePath, Hostname, SessionId, SetId, SnapshotKind, UtcStamp};
 use serde_json::json;
 
 use super::restore::absolute;
-use super::{Found, Where, caller, settings, with_agent};
+use super::{Found, Where, both, caller, with_agent};
 use crate::cli::{CliError, Context, Exit};
 use crate::clock;
 use crate::session::text::{bytes, count};
@@ -36,7 +38,7 @@ pub struct DiffArgs {
 /// # Errors
 /// If there is no such set, or the machine cannot be reached.
 pub fn run(args: &DiffArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let config = settings(context)?;
+    let (config, copies) = both(context)?;
     let path = args.path.as_ref().map(|path| absolute(path, context)).transpose()?;
     let now = UtcStamp::new(clock::system()());
     let own_uid = context.env.uid;
@@ -50,7 +52,7 @@ pub fn run(args: &DiffArgs, context: &mut Context<'_>) -> Result<Exit, CliError>
         let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
         let end = match &to {
             Some(to) => DiffEnd::Set(to.clone()),
-            None => DiffEnd::Now(Box::new(of_now(&snapshot_dir, now))),
+            None => DiffEnd::Now(Box::new(of_now(&snapshot_dir, now, copies))),
         };
         let request = DiffRequest { snapshot_dir, from: from.clone(), to: end, path: path.clone(), uid };
         let mut changes = Vec::new();
@@ -88,7 +90,7 @@ fn ends(found: &Found, range: &str) -> Result<(SetId, Option<SetId>), CliError> 
 }
 
 /// Returns the set that stands for now; it may be pruned at once, should it not be removed.
-fn of_now(snapshot_dir: &BytePath, now: UtcStamp) -> CreateSet {
+fn of_now(snapshot_dir: &BytePath, now: UtcStamp, copies: CopyOrder) -> CreateSet {
     let words = Words { note: Some("for `snapshots diff`".into()), until: Some(now), ..Words::default() };
     let set = TakeSet {
         session: SessionId::from_uuid(uuid::Uuid::new_v4()),
@@ -97,7 +99,7 @@ fn of_now(snapshot_dir: &BytePath, now: UtcStamp) -> CreateSet {
         snapshot_dir: snapshot_dir.clone(),
         subvolumes: Vec::new(),
     };
-    CreateSet { set, words, pinned: false }
+    CreateSet { set, words, pinned: false, copies }
 }
 
 fn word(kind: ChangeKind) -> &'static str {

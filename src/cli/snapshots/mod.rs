@@ -6,6 +6,7 @@ mod change;
 mod component;
 mod create;
 mod diff;
+mod export;
 mod list;
 mod prune;
 pub(super) mod render;
@@ -13,7 +14,7 @@ mod restore;
 mod verify;
 mod versions;
 
-use pc_switcher_agent::proto::{LockReply, LockRequest, StoredSet, Strays};
+use pc_switcher_agent::proto::{CopyOrder, LockReply, LockRequest, StoredSet, Strays};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::automatic::SnapshotsConfig;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
@@ -59,6 +60,8 @@ enum Command {
     Delete(SetArgs),
     Prune(prune::PruneArgs),
     Adopt(adopt::AdoptArgs),
+    Export(export::ExportArgs),
+    Import(export::ImportArgs),
     Auto(auto::AutoArgs),
 }
 
@@ -100,6 +103,8 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
         Command::Delete(args) => change::delete(args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Adopt(args) => adopt::run(args, context),
+        Command::Export(args) => export::export(args, context),
+        Command::Import(args) => export::import(args, context),
         Command::Auto(args) => auto::run(args, context),
     }
 }
@@ -205,6 +210,12 @@ fn of(config: &Config) -> Result<BtrfsSnapshotsConfig, CliError> {
 fn automatic(config: &Config) -> Result<SnapshotsConfig, CliError> {
     let table = config.own_table(tables::SNAPSHOTS);
     SnapshotsConfig::deserialize(table).map_err(|error| CliError::Failed(error.to_string()))
+}
+
+/// Returns what the config says of snapshots, and of what sets are where they are copies.
+fn both(context: &mut Context<'_>) -> Result<(BtrfsSnapshotsConfig, CopyOrder), CliError> {
+    let config = context.load_config(&[], &[])?;
+    Ok((of(&config)?, automatic(&config)?.copies()))
 }
 
 /// Does work with the agent of the machine that was named, or of this one.

@@ -10,6 +10,9 @@ use super::Found;
 
 const WIDTH: u16 = 80;
 
+/// Room for the names of what a set is of, in a table.
+const OF: usize = 16;
+
 /// Returns a kind as people write it, for example `pre-sync`.
 pub(super) fn word(kind: SnapshotKind) -> String {
     json!(kind).as_str().unwrap_or_default().to_owned()
@@ -41,6 +44,7 @@ fn maker(stored: &StoredSet) -> Option<Maker> {
 
 fn state(stored: &StoredSet) -> String {
     let foreign = maker(stored).map(|maker| format!("foreign: {maker}"));
+    let is_copies = stored.set.members.iter().any(|member| member.name.subvolume.directory().is_some());
     let is_needed = stored.needs.iter().any(|need| !matches!(need, Need::Foreign(_)));
     let words = [
         (stored.words.good, "good"),
@@ -48,15 +52,28 @@ fn state(stored: &StoredSet) -> String {
         (stored.in_use, "in use"),
         (is_needed, "needed"),
         (!stored.missing.is_empty(), "incomplete"),
-        (!stored.set.consistent, "not one instant"),
+        (is_copies, "copies"),
+        (!stored.set.consistent && !is_copies, "not one instant"),
     ];
     let until = stored.words.until.map(|until| format!("until {}", &minute(until)[..10]));
     let words = words.into_iter().filter(|(is, _)| *is).map(|(_, word)| word.to_owned());
     foreign.into_iter().chain(words).chain(until).collect::<Vec<_>>().join(", ")
 }
 
-pub(super) fn subvolumes(stored: &StoredSet) -> Vec<&str> {
-    stored.set.members.iter().map(|member| member.name.subvolume.as_str()).collect()
+pub(super) fn subvolumes(stored: &StoredSet) -> Vec<String> {
+    stored.set.members.iter().map(|member| member.name.subvolume.shown()).collect()
+}
+
+/// Returns names for a column: as many as have room, and how many there are besides.
+fn short(names: &[String]) -> String {
+    let whole = names.join(" ");
+    let fits = |count: &usize| names[..*count].join(" ").len() <= OF;
+    match (1..names.len()).rev().find(fits) {
+        Some(count) if whole.len() > OF + 4 => {
+            format!("{} +{}", names[..count].join(" "), names.len() - count)
+        }
+        _ => whole,
+    }
 }
 
 fn when(stored: &StoredSet) -> String {
@@ -130,7 +147,7 @@ pub(super) fn table(found: &Found, more: More<'_>) -> Vec<String> {
         }
         for stored in &found.sets {
             let mut row = vec![stored.set.session.to_string(), when(stored), word(stored.set.kind)];
-            row.extend(is_plain.then(|| subvolumes(stored).join(" ")));
+            row.extend(is_plain.then(|| short(&subvolumes(stored))));
             row.push(state(stored));
             row.extend(more.gain(stored).map(human_bytes));
             row.extend(more.judged.map(|_| more.verdict(stored).map(why).unwrap_or_default()));
@@ -149,11 +166,19 @@ pub(super) fn table(found: &Found, more: More<'_>) -> Vec<String> {
 /// Returns all that is known of a set, line by line.
 pub(super) fn details(stored: &StoredSet) -> Vec<String> {
     let set = &stored.set;
+    let is_copies = set.members.iter().any(|member| member.name.subvolume.directory().is_some());
     let mut said = vec![
         format!("Set       {}", set.id()),
         format!("Machine   {}", set.hostname),
         format!("Taken     {} UTC, {}", when(stored), word(set.kind)),
-        format!("Instant   {}", if set.consistent { "one for all members" } else { "not proven" }),
+        format!(
+            "Instant   {}",
+            match set.consistent {
+                true => "one for all members",
+                false if is_copies => "none, files were copied one after the other",
+                false => "not proven",
+            }
+        ),
     ];
     said.extend(stored.words.name.iter().map(|name| format!("Name      {name}")));
     said.extend(stored.words.note.iter().map(|note| format!("Note      {note}")));
@@ -174,7 +199,10 @@ pub(super) fn details(stored: &StoredSet) -> Vec<String> {
     said.extend(stored.needs.iter().map(|need| format!("Needed    {need}")));
     for member in &set.members {
         let gone = if stored.missing.contains(&member.name) { " (gone)" } else { "" };
-        said.push(format!("Snapshot  {}{gone}", member.path));
+        said.push(match member.name.subvolume.directory() {
+            Some(place) => format!("Copy      {}{gone}, of {place}", member.path),
+            None => format!("Snapshot  {}{gone}", member.path),
+        });
     }
     said
 }
@@ -185,6 +213,7 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
     let member = |member: &pc_switcher_contract::SnapshotMember| {
         json!({
             "subvolume": member.name.subvolume,
+            "directory": member.name.subvolume.directory().map(|path| path.to_string()),
             "path": member.path.to_string(),
             "uuid": member.uuid,
             "missing": stored.missing.contains(&member.name),

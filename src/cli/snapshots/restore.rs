@@ -1,7 +1,8 @@
 //! `snapshots restore`: brings back what a set holds.
 
-use pc_switcher_agent::proto::{CreateSet, RestorePlace, RestoreReply, RestoreRequest, Restored, Words};
-use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
+use pc_switcher_agent::proto::{
+    CopyOrder, CreateSet, RestorePlace, RestoreReply, RestoreRequest, Restored, TakeSet, Words,
+};
 use pc_switcher_contract::{BytePath, Hostname, SessionId, SetId, UtcStamp};
 use serde_json::json;
 
@@ -80,7 +81,8 @@ impl Wanted {
 /// If there is no such set, it lacks a path, or the machine cannot be reached.
 pub fn run(args: &RestoreArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let whole = context.load_config(&[], &[])?;
-    let (config, components) = (of(&whole)?, automatic(&whole)?.components);
+    let (config, own_settings) = (of(&whole)?, automatic(&whole)?);
+    let (copies, components) = (own_settings.copies(), own_settings.components);
     let now = clock::system()();
     let named = args.paths.iter().map(|path| absolute(path, context)).collect::<Result<Vec<_>, _>>()?;
     let to = args.to.as_ref().map(|to| absolute(to, context)).transpose()?;
@@ -108,7 +110,8 @@ pub fn run(args: &RestoreArgs, context: &mut Context<'_>) -> Result<Exit, CliErr
             (Some(dir), _) => RestorePlace::Into(dir.clone()),
             (None, true) => {
                 lock(agent, contact).await?;
-                RestorePlace::InPlace(Box::new(safety(&config, now, &id, &wanted.paths())))
+                let set = by_hand(&config, now);
+                RestorePlace::InPlace(Box::new(safety(set, now, &id, &wanted.paths(), copies)))
             }
             (None, false) => RestorePlace::Beside,
         };
@@ -186,7 +189,13 @@ pub(super) fn absolute(path: &std::ffi::OsStr, context: &Context<'_>) -> Result<
 }
 
 /// Returns what is taken before anything is replaced.
-fn safety(config: &BtrfsSnapshotsConfig, now: jiff::Timestamp, id: &SetId, paths: &[BytePath]) -> CreateSet {
+fn safety(
+    set: TakeSet,
+    now: jiff::Timestamp,
+    id: &SetId,
+    paths: &[BytePath],
+    copies: CopyOrder,
+) -> CreateSet {
     let more = match paths.len() {
         0 | 1 => String::new(),
         n => format!(" and {} more", n - 1),
@@ -199,8 +208,7 @@ fn safety(config: &BtrfsSnapshotsConfig, now: jiff::Timestamp, id: &SetId, paths
         good: false,
         ..Words::default()
     };
-    let set = by_hand(config, now);
-    CreateSet { set, words, pinned: false }
+    CreateSet { set, words, pinned: false, copies }
 }
 
 /// Returns why nothing was done, with the set that would do.
@@ -225,7 +233,7 @@ fn lines(hostname: &Hostname, one: &Restored) -> Vec<String> {
     }];
     said.extend(one.kept.iter().map(|kept| {
         format!(
-            "{hostname}: what was there changed meanwhile, or could not be removed: it is kept as `{kept}`"
+            "{hostname}: what was there may have changed meanwhile, or could not be removed: it is kept as `{kept}`"
         )
     }));
     said

@@ -23,6 +23,7 @@ pub mod rules;
 pub mod sent;
 pub mod shares;
 pub mod since;
+pub(crate) mod trees;
 pub mod undo;
 pub(crate) mod versions;
 pub mod walk;

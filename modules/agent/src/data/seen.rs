@@ -48,6 +48,16 @@ impl Seen {
         self.0.stx_ino
     }
 
+    /// The device that it lies on.
+    pub(super) fn device(&self) -> u64 {
+        u64::from(self.0.stx_dev_major) << 32 | u64::from(self.0.stx_dev_minor)
+    }
+
+    /// The numbers of the device that it stands for.
+    pub(super) fn stands_for(&self) -> (u32, u32) {
+        (self.0.stx_rdev_major, self.0.stx_rdev_minor)
+    }
+
     pub(super) fn nlink(&self) -> u32 {
         self.0.stx_nlink
     }

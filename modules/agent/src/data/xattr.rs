@@ -2,7 +2,8 @@
 //!
 //! Mirrored classes: `user.*`, `trusted.*`, the two POSIX ACLs and file capabilities. Labels and signatures of a security
 //! module (`security.selinux`, `security.ima`, `security.evm`, …) belong to the machine, and file-system properties
-//! (`btrfs.*`) to its file system, as do the second names that XFS has for ACLs.
+//! (`btrfs.*`) to its file system, as do the second names that XFS has for ACLs. What we write on the root of a copy in a set
+//! is ours.
 
 use std::ffi::CStr;
 use std::io::Write;
@@ -13,6 +14,7 @@ use rustix::fs::{getxattr, lgetxattr, listxattr, llistxattr};
 use rustix::io::Errno;
 
 use super::cwd::OwnDirectory;
+use super::trees::LABEL;
 
 /// Room for a list or a value at first. The kernel sets aside as much as it is offered, for every call: nearly all lists are
 /// empty, so a little is offered.
@@ -30,7 +32,7 @@ const XFS_ACL: &[u8] = b"trusted.SGI_ACL_";
 /// Whether an attribute of this name is mirrored.
 pub(super) fn is_mirrored(name: &[u8]) -> bool {
     name.starts_with(b"user.")
-        || (name.starts_with(b"trusted.") && !name.starts_with(XFS_ACL))
+        || (name.starts_with(b"trusted.") && !name.starts_with(XFS_ACL) && name != LABEL.as_bytes())
         || name.starts_with(b"system.posix_acl_")
         || name == b"security.capability"
 }

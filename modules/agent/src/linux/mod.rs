@@ -24,5 +24,6 @@ pub mod snapshots;
 pub mod space;
 pub mod state;
 pub mod stdin;
+pub(crate) mod trees;
 pub mod unchanged;
 pub(crate) mod writers;

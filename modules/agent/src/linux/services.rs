@@ -18,6 +18,7 @@ use super::mounts::Mounts;
 use super::snapshots::Needs;
 use super::state::{STATE_PATH, StateDir};
 use super::stdin::WatchedStdin;
+use super::trees::EVERY;
 use super::{
     connection, diagnose, exec, layout, machine, nested, orphans, put_file, rollback, signals, snapshots,
     space, unchanged, writers,
@@ -25,8 +26,8 @@ use super::{
 use crate::data;
 use crate::data::apply::{Unwatched, Watch, redo};
 use crate::proto::{
-    AgentError, AgentHello, ChangedRequest, CreateSet, DeadmanOrder, DeadmanState, Healed, LockReply,
-    LockRequest, NestedOrder, PROTOCOL, Patience, Redone, Request, RestorePlace, RestoreReply,
+    AgentError, AgentHello, ChangedRequest, CreateSet, CreatedSet, DeadmanOrder, DeadmanState, Healed,
+    LockReply, LockRequest, NestedOrder, PROTOCOL, Patience, Redone, Request, RestorePlace, RestoreReply,
     RestoreRequest, RollbackLook, RollbackOrder, SetRequest, SharesRequest, TakeSet, UndoReport, UndoRequest,
     WalkRequest, encode,
 };
@@ -247,13 +248,13 @@ impl LinuxServices {
     }
 
     /// Takes a set that people want. Nothing here works with it afterwards, but for one that is taken to be read.
-    fn create_set(&self, request: &CreateSet) -> Result<SnapshotSet, AgentError> {
-        let (set, reference) = snapshots::create_set(request)?;
-        if set.kind == SnapshotKind::Session {
+    fn create_set(&self, request: &CreateSet, call: &Call) -> Result<CreatedSet, AgentError> {
+        let (created, reference) = snapshots::create_set(request, &|| call.is_cancelled())?;
+        if created.set.kind == SnapshotKind::Session {
             let mut references = self.references.lock().unwrap_or_else(PoisonError::into_inner);
-            references.extend(reference.map(|reference| (set.id(), reference)));
+            references.extend(reference.map(|reference| (created.set.id(), reference)));
         }
-        Ok(set)
+        Ok(created)
     }
 
     /// Brings paths back. What a sync is working on is not replaced under its feet.
@@ -366,7 +367,9 @@ impl Services for LinuxServices {
             Request::DeleteSet(request) => encode(&self.delete_set(&request)?),
             Request::PinSet(request) => encode(&snapshots::pin_set(&request, true)?),
             Request::UnpinSet(request) => encode(&snapshots::pin_set(&request, false)?),
-            Request::CreateSet(request) => encode(&self.create_set(&request)?),
+            Request::CreateSet(request) => encode(&self.create_set(&request, call)?),
+            Request::Export(request) => encode(&snapshots::export(&request, call)?),
+            Request::Import(request) => encode(&snapshots::import(&request, call)?),
             Request::HasAll(request) => encode(&snapshots::has_all(&request)?),
             Request::AnnotateSet(request) => encode(&snapshots::annotate_set(request)?),
             Request::Versions(request) => encode(&snapshots::versions(&request, call)?),
@@ -407,7 +410,7 @@ impl Services for LinuxServices {
                 encode(&data::apply::run(&request, call, &self.state, self.options.watch.as_ref())?)
             }
             Request::Settle(path, limit) => {
-                encode(&space::settle(&KernelBtrfs, &path, Duration::from_millis(limit.into()), call)?)
+                encode(&space::settle(&EVERY, &path, Duration::from_millis(limit.into()), call)?)
             }
             Request::Rollback(order) => encode(&self.rollback(&order, call)?),
             Request::Deadman(order) => encode(&self.deadman(&order, call)?),

@@ -56,7 +56,10 @@ pub use rollback::{
     RollbackLook, RollbackMember, RollbackOrder, RollbackPhase, RollbackState, RollbackWish, Together,
 };
 pub use share::{CloneFrom, CloneRange, Origin, RestWant, Share, Shares, SharesRequest};
-pub use store::{AnnotateSet, CreateSet, Gain, Need, SetRequest, StoredSet, Strays, Words};
+pub use store::{
+    AnnotateSet, Backend, CopyOrder, CreateSet, CreatedSet, ExportRequest, Gain, ImportRequest, Imported,
+    Need, SetRequest, StoredSet, Strays, Words,
+};
 pub use undo::{UndoLine, UndoReport, UndoRequest, UndoWord, UndoneHow};
 pub use verify::{Finding, Verified, VerifyRequest};
 

@@ -7,7 +7,7 @@ use pc_switcher_contract::{BytePath, ExecError, Hostname, SetId, SnapshotSet};
 use super::apply::{ApplyRequest, Patience};
 use super::fs::{ChangedRequest, Tree, WalkRequest};
 use super::host::{ActivateRequest, ExecRequest, LayoutRequest, LockRequest, PutFile, TakeSet};
-use super::store::{AnnotateSet, CreateSet, SetRequest};
+use super::store::{AnnotateSet, CreateSet, ExportRequest, ImportRequest, SetRequest};
 
 /// One call. The type of each answer stands behind the arrow; `items` come before it, `uploads` go up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,8 +118,13 @@ pub enum Request {
         /// The tree's root.
         root: BytePath,
     },
-    /// As [`Request::TakeSet`], with what people say of the set → [`SnapshotSet`].
+    /// As [`Request::TakeSet`], with what people say of the set, and of copies where there is no btrfs →
+    /// [`super::CreatedSet`].
     CreateSet(CreateSet),
+    /// Items: bytes of a stream, one after the other → `()`.
+    Export(ExportRequest),
+    /// Uploads: bytes of a stream → [`super::Imported`].
+    Import(ImportRequest),
     /// Whether sets of ours hold all of these subvolumes as they are now: a set of them would be of no use → `bool`.
     HasAll(TakeSet),
     /// Writes what a set is for → `()`.
@@ -252,6 +257,8 @@ impl Request {
             Request::CheckKept(_) => "check-kept",
             Request::ReadLive { .. } => "read-live",
             Request::CreateSet(_) => "create-set",
+            Request::Export(_) => "export",
+            Request::Import(_) => "import",
             Request::HasAll(_) => "has-all",
             Request::AnnotateSet(_) => "annotate-set",
             Request::GoodSet { .. } => "good-set",

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use pc_switcher_contract::{BytePath, SessionId, SetId, SnapshotName, SnapshotSet, UtcStamp};
 
 use super::adopt::Maker;
+use super::fs::RuleSet;
 use super::host::TakeSet;
 
 /// Why the machine itself cannot do without a set; the names are of the other machine.
@@ -91,6 +92,77 @@ pub struct SetRequest {
     pub id: SetId,
 }
 
+/// How sets are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Backend {
+    /// As snapshots of subvolumes.
+    #[default]
+    Btrfs,
+    /// As snapshots if the snapshot directory lies on btrfs, otherwise as [`Backend::Hardlink`].
+    Auto,
+    /// As copies of directories in which what did not change is a further name of what the copy before has.
+    Hardlink,
+    /// The same, with each file compressed.
+    Archive,
+}
+
+/// What a set is of, and how it is kept, where it is not one of snapshots.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyOrder {
+    /// How sets are kept.
+    pub backend: Backend,
+    /// Of which directories; those that are not there are left out.
+    pub folders: Vec<BytePath>,
+    /// What is left out, by paths from `/` on.
+    pub rules: RuleSet,
+    /// How hard files are compressed, if they are: a level of zstd.
+    pub level: i32,
+}
+
+/// A set that was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedSet {
+    /// The set.
+    pub set: SnapshotSet,
+    /// What is not in it or not as it is, a line each.
+    pub notes: Vec<String>,
+}
+
+/// Asks for a stream of a set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportRequest {
+    /// Where snapshots lie.
+    pub snapshot_dir: BytePath,
+    /// Which set.
+    pub id: SetId,
+    /// The user who gets it; it must be root, since it holds what is everybody's.
+    pub uid: u32,
+    /// How hard it is compressed: a level of zstd.
+    pub level: i32,
+}
+
+/// Says that a stream of a set comes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportRequest {
+    /// Where snapshots lie.
+    pub snapshot_dir: BytePath,
+    /// The user who has it; it must be root.
+    pub uid: u32,
+}
+
+/// What a stream of a set came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// The set.
+    pub set: SnapshotSet,
+    /// Files, directories and others.
+    pub entries: u64,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// What is not as it was, a line each.
+    pub notes: Vec<String>,
+}
+
 /// Asks for a set that people want, with what they say of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateSet {
@@ -100,6 +172,8 @@ pub struct CreateSet {
     pub words: Words,
     /// Whether it is to stay whatever the rules say.
     pub pinned: bool,
+    /// What it is of where it is not one of snapshots.
+    pub copies: CopyOrder,
 }
 
 /// Writes what a set is for.

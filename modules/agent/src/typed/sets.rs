@@ -1,10 +1,11 @@
 //! Sets of snapshots as people see them, and small files of root's.
 
-use pc_switcher_contract::{BytePath, ExecError, Reply, SetId, SnapshotSet};
+use pc_switcher_contract::{AgentSink, AgentStream, BytePath, ExecError, Reply, SetId};
 
 use super::Agent;
 use crate::proto::{
-    AnnotateSet, CreateSet, PutFile, Request, SetRequest, StoredSet, Strays, TakeSet, decode, encode,
+    AnnotateSet, CreateSet, CreatedSet, ExportRequest, ImportRequest, Imported, PutFile, Request, SetRequest,
+    StoredSet, Strays, TakeSet, decode, encode,
 };
 
 impl Agent {
@@ -37,8 +38,21 @@ impl Agent {
     }
 
     /// Takes a set that people want.
-    pub async fn create_set(&self, request: CreateSet) -> Result<SnapshotSet, ExecError> {
+    pub async fn create_set(&self, request: CreateSet) -> Result<CreatedSet, ExecError> {
         self.call(&Request::CreateSet(request)).await
+    }
+
+    /// Starts the stream of a set.
+    pub async fn export(&self, request: ExportRequest) -> Result<SetStream, ExecError> {
+        let mut call = self.link.open(encode(&Request::Export(request))).await?;
+        call.sink.finish().await?;
+        Ok(SetStream { stream: call.stream })
+    }
+
+    /// Starts to take a stream of a set in.
+    pub async fn import(&self, request: ImportRequest) -> Result<SetIntake, ExecError> {
+        let call = self.link.open(encode(&Request::Import(request))).await?;
+        Ok(SetIntake { agent: self.clone(), sink: call.sink, stream: call.stream })
     }
 
     /// Whether sets hold all of these subvolumes as they are now.
@@ -67,5 +81,56 @@ impl Agent {
     /// Marks a set as the last that was known to be good, or none.
     pub async fn mark_good(&self, snapshot_dir: BytePath, id: Option<SetId>) -> Result<(), ExecError> {
         self.call(&Request::GoodSet { snapshot_dir, id }).await
+    }
+}
+
+/// The stream of a set, coming.
+pub struct SetStream {
+    stream: Box<dyn AgentStream>,
+}
+
+impl SetStream {
+    /// Returns the next bytes, `None` behind the last.
+    ///
+    /// # Errors
+    /// What the agent said, or that it is gone.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, ExecError> {
+        match self.stream.next().await? {
+            Reply::Item(bytes) => Ok(Some(bytes)),
+            Reply::Done(_) => Ok(None),
+        }
+    }
+}
+
+/// The stream of a set, going in.
+pub struct SetIntake {
+    agent: Agent,
+    sink: Box<dyn AgentSink>,
+    stream: Box<dyn AgentStream>,
+}
+
+impl SetIntake {
+    /// Sends bytes; whether more are wanted. If not, [`SetIntake::finish`] says why.
+    ///
+    /// # Errors
+    /// If the agent is gone.
+    pub async fn send(&mut self, bytes: Vec<u8>) -> Result<bool, ExecError> {
+        match self.sink.send(bytes).await {
+            Err(ExecError::Cancelled) => Ok(false),
+            sent => sent.map(|()| true),
+        }
+    }
+
+    /// Says that all was sent, and returns what it came to.
+    ///
+    /// # Errors
+    /// What the agent said, or that it is gone.
+    pub async fn finish(mut self) -> Result<Imported, ExecError> {
+        // A refusal ends the way up; the answer says why.
+        let _ = self.sink.finish().await;
+        match self.stream.next().await? {
+            Reply::Done(body) => decode(&body).map_err(|why| self.agent.broken(why)),
+            Reply::Item(_) => Err(self.agent.broken("`import` sends no items".into())),
+        }
     }
 }

@@ -56,7 +56,8 @@ pub fn run(args: &TakeArgs, context: &mut Context<'_>) -> Result<Exit, CliError>
     };
     let set = TakeSet { kind, ..create::by_hand(&snapshots, clock::system()()) };
     let (hostname, done) = with_agent(&Where::default(), context, async |agent, contact| {
-        let done = take(agent, contact, &snapshots, set, words).await?;
+        let wanted = CreateSet { set, words, pinned: false, copies: settings.copies() };
+        let done = take(agent, contact, &snapshots, wanted).await?;
         Ok((agent.hostname().clone(), done))
     })?;
     say(context, &hostname, &done)
@@ -66,8 +67,7 @@ async fn take(
     agent: &Agent,
     contact: &Contact,
     config: &BtrfsSnapshotsConfig,
-    set: TakeSet,
-    words: Words,
+    wanted: CreateSet,
 ) -> Result<Done, ModuleError> {
     // A sync takes sets of its own, and what it does to packages is its own affair.
     if let LockReply::Busy(_) = agent.lock(lock_request(contact)).await? {
@@ -75,13 +75,14 @@ async fn take(
     }
     let now = clock::system()();
     let found = Found::read(agent, config).await?;
+    let set = &wanted.set;
     if let Some(recent) = joined(&found.sets, set.kind, now) {
         return Ok(Done::Spared(format!("set {} was taken just before", recent.set.id())));
     }
     if set.kind == SnapshotKind::Scheduled && agent.has_all(set.clone()).await? {
         return Ok(Done::Spared("nothing changed since the last set".into()));
     }
-    let id = agent.create_set(CreateSet { set, words, pinned: false }).await?.id();
+    let id = agent.create_set(wanted).await?.set.id();
     let judged = prune::look(agent, config, now).await?;
     let pruned = prune::remove(agent, config, &judged.verdicts, &contact.cancel).await;
     Ok(Done::Taken(id, pruned))

@@ -159,3 +159,12 @@ fn reasons_and_sizes_stand_beside_each_set_if_they_are_asked_for() {
     );
     assert!(json(&found, More::default())["sets"][0].get("reason").is_none());
 }
+
+#[test]
+fn of_many_directories_as_many_are_named_as_have_room() {
+    let short = |names: &[&str]| short(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+    assert_eq!(short(&["@", "@home", "@root"]), "@ @home @root");
+    assert_eq!(short(&["/etc", "/home", "/opt", "/root", "/usr/local"]), "/etc /home /opt +2");
+    assert_eq!(short(&["@a-very-long-name-indeed", "@home"]), "@a-very-long-name-indeed @home");
+    assert_eq!(short(&[]), "");
+}

@@ -267,6 +267,8 @@ impl Services for ModelServices {
             | Request::PinSet(_)
             | Request::UnpinSet(_)
             | Request::CreateSet(_)
+            | Request::Export(_)
+            | Request::Import(_)
             | Request::HasAll(_)
             | Request::AnnotateSet(_)
             | Request::Adopt(_)

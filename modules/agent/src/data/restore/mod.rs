@@ -23,6 +23,7 @@ use super::apply::remove;
 use super::carry::carry;
 use super::open;
 use super::seen::Seen;
+use super::trees::Copied;
 use crate::proto::AgentError;
 use copy::Copier;
 pub(crate) use copy::Owner;
@@ -259,13 +260,15 @@ impl Staged {
     }
 
     /// Puts the copy in the place of what is there, which is removed if `safety` holds it exactly as it was, and otherwise
-    /// kept under a name of its own; returns the path, and where that is.
+    /// kept under a name of its own; returns the path, and where that is. `copied` says of what `safety` was made, if it is no
+    /// snapshot.
     ///
     /// # Errors
     /// If the directory does not take it; all is as it was then.
     pub(crate) fn in_place(
         mut self,
         safety: &Source<'_>,
+        copied: Option<&Copied>,
         stamp: UtcStamp,
     ) -> Result<(BytePath, Option<BytePath>), AgentError> {
         let path = self.parent.join(self.name.as_bytes());
@@ -278,8 +281,10 @@ impl Staged {
         self.is_placed = true;
         self.durable()?;
         let displaced = same::Displaced { dir: &self.dir, name: &self.temporary };
-        let gone = same::is_held(safety, &displaced)
-            .and_then(|held| if held { same::remove_held(safety, &displaced) } else { Err(Errno::BUSY) });
+        let gone = same::is_held(safety, copied, &displaced).and_then(|held| match held {
+            true => same::remove_held(safety, copied, &displaced),
+            false => Err(Errno::BUSY),
+        });
         let kept = match gone {
             Ok(()) => None,
             Err(_) => Some(self.parent.join(&self.rename_free(&self.temporary, "displaced", stamp)?)),

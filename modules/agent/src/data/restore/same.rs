@@ -12,6 +12,7 @@ use super::Source;
 use crate::data::apply::remove::list;
 use crate::data::open;
 use crate::data::seen::Seen;
+use crate::data::trees::Copied;
 use crate::proto::FileTime;
 
 /// A tree that was moved away.
@@ -23,8 +24,13 @@ pub(super) struct Displaced<'a> {
 }
 
 /// Whether every inode of the tree is in the snapshot at the same place and has not changed since. The topmost one was
-/// renamed, which changes the time of its inode: there the time and size of the content count.
-pub(super) fn is_held(safety: &Source<'_>, displaced: &Displaced<'_>) -> Result<bool, Errno> {
+/// renamed, which changes the time of its inode: there the time and size of the content count. Of a copy its list says which
+/// inodes it was made of.
+pub(super) fn is_held(
+    safety: &Source<'_>,
+    copied: Option<&Copied>,
+    displaced: &Displaced<'_>,
+) -> Result<bool, Errno> {
     let mut todo = vec![BytePath::default()];
     while let Some(at) = todo.pop() {
         let old = safety.inside.join(at.as_bytes());
@@ -36,7 +42,11 @@ pub(super) fn is_held(safety: &Source<'_>, displaced: &Displaced<'_>) -> Result<
         };
         let now_fd = open::beneath(displaced.dir, now.as_bytes(), flags)?;
         let (was, is) = (Seen::of(&old_fd)?, Seen::of(&now_fd)?);
-        if !same(&was, &is, at.is_empty()) {
+        let is_same = match copied {
+            Some(copied) => copied.is_of(&old, &is, at.is_empty()),
+            None => same(&was, &is, at.is_empty()),
+        };
+        if !is_same {
             return Ok(false);
         }
         if !is.is_dir() {
@@ -62,20 +72,24 @@ pub(super) fn is_held(safety: &Source<'_>, displaced: &Displaced<'_>) -> Result<
 ///
 /// # Errors
 /// `EBUSY` if something stays, or what the file system says.
-pub(super) fn remove_held(safety: &Source<'_>, displaced: &Displaced<'_>) -> Result<(), Errno> {
+pub(super) fn remove_held(
+    safety: &Source<'_>,
+    copied: Option<&Copied>,
+    displaced: &Displaced<'_>,
+) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
     let top = open::beneath(displaced.dir, displaced.name.as_bytes(), flags).ok();
     let mode = top.as_ref().and_then(|top| Seen::of(top).ok()).map(|seen| Mode::from_raw_mode(seen.mode()));
     // A directory that was read-only goes as well.
     let _ = top.as_ref().map(|top| fchmod(top, Mode::RWXU));
-    let removed = remove_each(safety, displaced);
+    let removed = remove_each(safety, copied, displaced);
     if let (Err(_), Some(top), Some(mode)) = (&removed, &top, mode) {
         let _ = fchmod(top, mode);
     }
     removed
 }
 
-fn remove_each(safety: &Source<'_>, displaced: &Displaced<'_>) -> Result<(), Errno> {
+fn remove_each(safety: &Source<'_>, copied: Option<&Copied>, displaced: &Displaced<'_>) -> Result<(), Errno> {
     let mut result = Ok(());
     let mut todo = vec![(BytePath::default(), false)];
     while let Some((at, is_emptied)) = todo.pop() {
@@ -94,8 +108,14 @@ fn remove_each(safety: &Source<'_>, displaced: &Displaced<'_>) -> Result<(), Err
                 continue;
             }
             let old = safety.inside.join(at.as_bytes());
-            let old = open::beneath(safety.root, old.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW);
-            match old.and_then(|old| Ok(plain(&Seen::of(&old)?) == plain(&Seen::of(&is)?))) {
+            let is = Seen::of(&is)?;
+            let held = match copied {
+                // Its further names that went before changed the time of its inode.
+                Some(copied) => Ok(copied.is_of(&old, &is, true)),
+                None => open::beneath(safety.root, old.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW)
+                    .and_then(|old| Ok(plain(&Seen::of(&old)?) == plain(&is))),
+            };
+            match held {
                 Ok(true) => unlinkat(&parent, now.name(), AtFlags::empty()),
                 _ => Err(Errno::BUSY),
             }
@@ -143,7 +163,7 @@ mod tests {
             (File::open(path("safety")).unwrap().into(), File::open(path("now")).unwrap().into());
         let top = BytePath::from("top");
         let source = Source { root: &safety, inside: &top, path: &top, live: &top };
-        let remove = || remove_held(&source, &Displaced { dir: &now, name: &top });
+        let remove = || remove_held(&source, None, &Displaced { dir: &now, name: &top });
         assert_eq!(remove(), Err(Errno::BUSY));
         let left = |at: &str| {
             let mut names: Vec<_> =

@@ -25,7 +25,8 @@ impl SubvolumeTree {
     pub fn flat_name(&self, id: u64) -> Option<SubvolumeName> {
         let one = self.refs.get(&id).filter(|one| one.parent_id == FS_TREE && one.dir.is_empty())?;
         let name: SubvolumeName = std::str::from_utf8(&one.name).ok()?.parse().ok()?;
-        (!name.is_nested()).then_some(name)
+        // The names of copies are taken.
+        (!name.is_nested() && name.directory().is_none()).then_some(name)
     }
 
     /// Returns the name: the flat one, or for one that stands elsewhere its path, escaped (docs/adr/0011).

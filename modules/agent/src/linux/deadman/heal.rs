@@ -11,8 +11,8 @@ use crate::linux::rollback;
 use crate::linux::snapshots::{self, Needs};
 use crate::linux::state::StateDir;
 use crate::proto::{
-    AgentError, CreateSet, DeadmanWish, Healed, HealedHow, Patience, RedoneHow, RollbackOrder, RollbackWish,
-    TakeSet, UndoLine, UndoRequest, UndoWord, Words,
+    AgentError, CopyOrder, CreateSet, DeadmanWish, Healed, HealedHow, Patience, RedoneHow, RollbackOrder,
+    RollbackWish, TakeSet, UndoLine, UndoRequest, UndoWord, Words,
 };
 use crate::server::Call;
 
@@ -72,8 +72,10 @@ fn take_back(
     };
     let set = take(wish, &snapshot_dir, SnapshotKind::PreRollback, fresh()?);
     let note = Some(format!("before sync {} was taken back by itself", wish.session));
-    let request = CreateSet { set, words: Words { note, ..Words::default() }, pinned: false };
-    let (kept, _reference) = snapshots::create_set(&request)?;
+    let words = Words { note, ..Words::default() };
+    let request = CreateSet { set, words, pinned: false, copies: CopyOrder::default() };
+    let (created, _reference) = snapshots::create_set(&request, &|| false)?;
+    let kept = created.set;
     let how = match undo_it(wish, &post, &kept, state, watch) {
         Ok(how) => how,
         Err(error) => roll_back(wish, &snapshot_dir, state, watch).map_err(|mut other| {

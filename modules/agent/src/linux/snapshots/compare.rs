@@ -7,9 +7,10 @@ use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotMember, SnapshotSe
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
+use super::opened::{Opened, holds_file, is_archive};
 use super::reference::Reference;
 use super::store::Store;
-use super::{Said, check_member, set};
+use super::{Said, check_member, copies, set};
 use crate::data::changed;
 use crate::data::diff::Differ;
 use crate::data::restore::{live, may_list};
@@ -38,7 +39,7 @@ impl Store<'_> {
         call: &Call,
     ) -> Result<Versions, AgentError> {
         let person = Person::find(request.uid)?;
-        let spots = self.spots(mounts, std::slice::from_ref(&request.path))?;
+        let spots = self.spots(mounts, std::slice::from_ref(&request.path), None)?;
         let Some(spot) = spots.first() else { return Err(AgentError::protocol("no path")) };
         let failed = |error: Errno| match error {
             Errno::CANCELED => AgentError::cancelled(),
@@ -46,16 +47,19 @@ impl Store<'_> {
         };
         let mut ids = self.ids().map_err(|error| AgentError::io("cannot list the sets", &error))?;
         ids.reverse();
-        let mut roots: Vec<(SetId, OwnedFd)> = Vec::new();
+        let stop = || call.is_cancelled();
+        let mut roots: Vec<(SetId, Opened)> = Vec::new();
         for id in ids {
             // One that is being removed is none any more.
             let Ok(meta) = self.published(&id) else { continue };
-            let member = meta.set.member(&spot.subvolume);
-            if let Some(root) = member.and_then(|member| open_dir(&member.path).ok()) {
-                roots.push((id, root));
-            }
+            let Some(member) = meta.set.member(&spot.subvolume) else { continue };
+            let Ok(raw) = open_dir(&member.path) else { continue };
+            // Only the content of files is packed.
+            let is_file = is_archive(member) && holds_file(&raw, &spot.inside).map_err(failed)?;
+            let root =
+                if is_file { self.opened(member, &spot.inside, &stop)? } else { Opened::as_it_lies(raw) };
+            roots.push((id, root));
         }
-        let stop = || call.is_cancelled();
         person.act(|| {
             if live::is_out_of_reach(&spot.real) {
                 return Err(AgentError::failed(format!(
@@ -97,11 +101,11 @@ impl Store<'_> {
         call: &Call,
     ) -> Result<Diffed, AgentError> {
         let person = Person::find(request.uid)?;
+        let from = self.held(&request.from)?;
         let only = match &request.path {
-            Some(path) => self.spots(mounts, std::slice::from_ref(path))?.pop(),
+            Some(path) => self.spots(mounts, std::slice::from_ref(path), Some(&from.set))?.pop(),
             None => None,
         };
-        let from = self.held(&request.from)?;
         let finder = Finder::new(self.btrfs, mounts, &[])?;
         let to = match &request.to {
             DiffEnd::Set(id) => self.held(id)?,
@@ -109,10 +113,23 @@ impl Store<'_> {
                 let mut wanted = wanted.clone();
                 let names = from.set.members.iter().map(|one| &one.name.subvolume);
                 // One inside of another may be gone by now, as a directory may be.
-                let is_there = |name: &&SubvolumeName| !name.is_nested() || finder.by_name(name).is_some();
+                let is_there = |name: &&SubvolumeName| match name.directory() {
+                    Some(place) => place.as_path().is_dir(),
+                    None => !name.is_nested() || finder.by_name(name).is_some(),
+                };
                 wanted.set.subvolumes = names.filter(is_there).cloned().collect();
-                let said = Said { pinned: wanted.pinned, words: wanted.words.clone() };
-                let (set, reference) = set::take(self, mounts, hostname.clone(), &wanted.set, &said)?;
+                let (set, reference) = match copies::form_of(&from.set) {
+                    Some(form) => {
+                        let stop = || call.is_cancelled();
+                        let asked = (&wanted.set, &*wanted);
+                        let (created, reference) = copies::copy(self.btrfs, mounts, asked, form, &stop)?;
+                        (created.set, reference)
+                    }
+                    None => {
+                        let said = Said { pinned: wanted.pinned, words: wanted.words.clone() };
+                        set::take(self, mounts, hostname.clone(), &wanted.set, &said)?
+                    }
+                };
                 Held { store: self, set, reference, is_ours: true }
             }
         };
@@ -127,13 +144,14 @@ impl Store<'_> {
                 continue;
             };
             diffed.compared.push(name.clone());
-            let mut changes = self.between(member, other, call)?;
+            let inside = only.as_ref().map(|only| only.inside.clone()).unwrap_or_default();
+            let mut changes = self.between((member, other), &inside, call)?;
             if let Some(only) = &only {
                 let is_in = |path: &BytePath| path.is_within(&only.inside);
                 changes.retain(|one| is_in(&one.path) || one.from.as_ref().is_some_and(is_in));
             }
             let all = changes.len();
-            let above = finder.by_name(name).map(|fact| fact.mount_point);
+            let above = name.directory().or_else(|| finder.by_name(name).map(|fact| fact.mount_point));
             let shown = visible(changes, (member, other), above.as_ref(), &person)?;
             diffed.hidden += (all - shown.len()) as u64;
             let above = above.unwrap_or_else(|| name.as_str().into());
@@ -158,11 +176,11 @@ impl Store<'_> {
         }
     }
 
-    /// Compares two snapshots of one subvolume.
+    /// Compares two snapshots of one subvolume; of archives what lies at `only` is looked at alone.
     fn between(
         &self,
-        from: &SnapshotMember,
-        to: &SnapshotMember,
+        (from, to): (&SnapshotMember, &SnapshotMember),
+        only: &BytePath,
         call: &Call,
     ) -> Result<Vec<Change>, AgentError> {
         let (older, newer, is_back) = match from.otransid <= to.otransid {
@@ -175,15 +193,21 @@ impl Store<'_> {
         let failed = |error: std::io::Error| {
             AgentError::io(format!("cannot compare `{}` and `{}`", older.path, newer.path), &error)
         };
-        let since =
-            unchanged::since(self.btrfs, older.path.as_path(), newer.path.as_path()).map_err(failed)?;
+        // What changed in a copy no tree of btrfs tells.
+        let since = match older.name.subvolume.directory() {
+            Some(_) => None,
+            None => {
+                unchanged::since(self.btrfs, older.path.as_path(), newer.path.as_path()).map_err(failed)?
+            }
+        };
         let tree = Tree { root: newer.path.clone(), prefix: BytePath::default(), rules: RuleSet::default() };
         let dirs = match since {
             Some(since) => changed::find(&older.path, &tree, since, call)?,
             None => None,
         };
-        let (base, now) = (open_dir(&older.path)?, open_dir(&newer.path)?);
         let stop = || call.is_cancelled();
+        let base = self.opened_beside(older, only, Some((newer, None)), &stop)?;
+        let now = self.opened_beside(newer, only, Some((older, Some(&base))), &stop)?;
         let changes = Differ::new(&base, &now, &stop).run(dirs.as_deref()).map_err(|error| match error {
             Errno::CANCELED => AgentError::cancelled(),
             error => failed(error.into()),

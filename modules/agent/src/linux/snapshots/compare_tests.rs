@@ -12,7 +12,7 @@ use super::tests::request as take_request;
 use super::*;
 use crate::data::diff::Differ;
 use crate::linux::btrfs::image::Image;
-use crate::proto::{Change, ChangeKind, DiffEnd, Words, decode};
+use crate::proto::{Change, ChangeKind, CopyOrder, CreateSet, DiffEnd, Words, decode};
 
 struct Scene {
     image: Image,
@@ -51,7 +51,8 @@ impl Scene {
     fn now(&self) -> DiffEnd {
         let mut set = take_request(&self.dir(), "99999999", &[]);
         set.kind = SnapshotKind::Manual;
-        DiffEnd::Now(Box::new(CreateSet { set, words: Words::default(), pinned: false }))
+        let (words, copies) = (Words::default(), CopyOrder::default());
+        DiffEnd::Now(Box::new(CreateSet { set, words, pinned: false, copies }))
     }
 
     /// Differences as lines of kind, path below the home and, of a renaming, where it was.

@@ -1,6 +1,7 @@
 //! What removing the sets of a session would free.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::os::fd::OwnedFd;
 
 use pc_switcher_contract::{SessionId, SnapshotMember, SnapshotSet};
 use rustix::io::Errno;
@@ -8,6 +9,7 @@ use rustix::io::Errno;
 use super::compare::open_dir;
 use super::store::Store;
 use crate::data::gains::{Extents, Owners, extents};
+use crate::data::trees::only_held;
 use crate::linux::finder::Finder;
 use crate::linux::mounts::Mounts;
 use crate::proto::{AgentError, Gain};
@@ -40,9 +42,17 @@ impl Store<'_> {
                 .iter()
                 .flat_map(|set| set.members.iter().map(move |one| (set, one)))
                 .partition(|(set, _)| set.session == *session);
+            let is_copy = |one: &SnapshotMember| one.name.subvolume.directory().is_some();
+            let copies = own.iter().filter(|(_, one)| is_copy(one));
+            // One that is gone holds nothing.
+            let copies: Vec<OwnedFd> = copies.filter_map(|(_, one)| open_dir(&one.path).ok()).collect();
+            let in_copies = only_held(&copies, &stop).map_err(|error| match error {
+                Errno::CANCELED => AgentError::cancelled(),
+                error => failed(session, &error.into()),
+            })?;
             let ids: HashSet<u64> = own.iter().map(|(_, one)| one.id).collect();
             let mut held: BTreeMap<u64, u64> = Extents::new();
-            for (_, member) in &own {
+            for (_, member) in own.iter().filter(|(_, one)| !is_copy(one)) {
                 let of_it = || {
                     others
                         .iter()
@@ -78,7 +88,8 @@ impl Store<'_> {
                     }
                 }
             }
-            call.item(&Gain { session: session.clone(), data_bytes: held.values().sum() })?;
+            let data_bytes = held.values().sum::<u64>() + in_copies;
+            call.item(&Gain { session: session.clone(), data_bytes })?;
         }
         Ok(())
     }

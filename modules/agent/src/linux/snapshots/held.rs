@@ -17,6 +17,7 @@ use rustix::net::{
 };
 
 use super::check_member;
+use super::opened::is_archive;
 use super::reference::Reference;
 use super::store::Store;
 use crate::data::restore::directory;
@@ -83,9 +84,12 @@ impl Store<'_> {
             return Err(AgentError::failed(format!("it lies on {}", other.fs_type)));
         }
         let lacks = || AgentError::failed(format!("set `{}` does not hold it", set.id()));
-        let spot = self.spots(mounts, std::slice::from_ref(path))?.pop().ok_or_else(lacks)?;
+        let spot = self.spots(mounts, std::slice::from_ref(path), Some(set))?.pop().ok_or_else(lacks)?;
         let member = set.member(&spot.subvolume).ok_or_else(lacks)?;
         check_member(self.btrfs, member).map_err(AgentError::failed)?;
+        if is_archive(member) {
+            return Err(AgentError::failed(format!("set `{}` is packed", set.id())));
+        }
         let root = self.member_of(set, &spot).ok_or_else(lacks)?;
         let opened = person.act(|| directory(&spot.source(&root)))?.ok_or_else(lacks)?;
         let below = spot.holds.into_iter().filter(|below| *below != spot.real).collect();

@@ -7,13 +7,16 @@
 
 mod adopt;
 mod compare;
+mod copies;
 mod delete;
+mod export;
 mod gains;
 mod held;
 mod layouts;
 mod listing;
 mod needs;
 mod nursery;
+mod opened;
 mod reference;
 mod restore;
 mod set;
@@ -31,10 +34,12 @@ use pc_switcher_contract::{SetId, SnapshotMember, SnapshotSet};
 use super::btrfs::{Btrfs, KernelBtrfs, SubvolumeInfo};
 use super::machine;
 use super::mounts::Mounts;
+use super::trees::EVERY;
 use crate::proto::{
-    AdoptRequest, Adopted, AgentError, AnnotateSet, CreateSet, DiffRequest, Diffed, HeldDirectory,
-    HeldRequest, RestoreReply, RestoreRequest, SetRequest, StoredSet, Strays, SubvolumeFact, TakeSet,
-    Verified, VerifyRequest, Versions, VersionsRequest, Words,
+    AdoptRequest, Adopted, AgentError, AnnotateSet, CreateSet, CreatedSet, DiffRequest, Diffed,
+    ExportRequest, HeldDirectory, HeldRequest, ImportRequest, Imported, RestoreReply, RestoreRequest,
+    SetRequest, StoredSet, Strays, SubvolumeFact, TakeSet, Verified, VerifyRequest, Versions,
+    VersionsRequest, Words,
 };
 use crate::server::Call;
 
@@ -51,18 +56,38 @@ pub use watched::{delete_watched, take_watched};
 /// If a subvolume is not mounted, lies on another file system than the snapshot directory, holds a running swap file,
 /// or the disk is full. Nothing of the set is left then.
 pub fn take_set(request: &TakeSet) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
-    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    let store = Store::new(&EVERY, request.snapshot_dir.as_path());
     set::take(&store, &Mounts::read()?, machine::hostname()?, request, &Said::default())
 }
 
-/// As [`take_set`], with what people say of the set: it is there together with the set, or neither is.
+/// As [`take_set`], with what people say of the set: it is there together with the set, or neither is. Where there is no btrfs,
+/// or copies are asked for, it is a set of copies; `stop` ends the work.
 ///
 /// # Errors
-/// As [`take_set`].
-pub fn create_set(request: &CreateSet) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
-    let store = Store::new(&KernelBtrfs, request.set.snapshot_dir.as_path());
-    let said = Said { pinned: request.pinned, words: request.words.clone() };
-    set::take(&store, &Mounts::read()?, machine::hostname()?, &request.set, &said)
+/// As [`take_set`]; or what cannot be copied.
+pub fn create_set(
+    request: &CreateSet,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<(CreatedSet, Option<Reference>), AgentError> {
+    copies::create(&KernelBtrfs, &Mounts::read()?, request, stop)
+}
+
+/// Sends the stream of a set; items: its bytes.
+///
+/// # Errors
+/// If it is not root who asks, the set is not what was taken, or the caller gave up.
+pub fn export(request: &ExportRequest, call: &Call) -> Result<(), AgentError> {
+    let store = Store::new(&EVERY, request.snapshot_dir.as_path());
+    store.export(&Mounts::read()?, request, call)
+}
+
+/// Takes the stream of a set in, as a set of copies; uploads: its bytes.
+///
+/// # Errors
+/// If it is not root who asks, the stream is damaged, there is such a set, or the disk is full. Nothing is left then.
+pub fn import(request: &ImportRequest, call: &Call) -> Result<Imported, AgentError> {
+    let store = Store::new(&EVERY, request.snapshot_dir.as_path());
+    store.import(request, call)
 }
 
 /// Whether sets of ours hold all of these subvolumes as they are now.
@@ -70,8 +95,12 @@ pub fn create_set(request: &CreateSet) -> Result<(SnapshotSet, Option<Reference>
 /// # Errors
 /// If one is not mounted, or the snapshot directory cannot be read.
 pub fn has_all(request: &TakeSet) -> Result<bool, AgentError> {
-    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
-    let sources = set::sources(&KernelBtrfs, &Mounts::read()?, request)?;
+    let store = Store::new(&EVERY, request.snapshot_dir.as_path());
+    if KernelBtrfs.fs_uuid(&nearest(request.snapshot_dir.as_path())).is_err() {
+        // Only a look at every file would tell.
+        return Ok(false);
+    }
+    let sources = set::sources(&EVERY, &Mounts::read()?, request)?;
     for source in &sources {
         if !store.has_as_it_is(source)? {
             return Ok(false);
@@ -90,7 +119,7 @@ pub fn keep_trees(
     request: &TakeSet,
     note: String,
 ) -> Result<Option<SnapshotSet>, AgentError> {
-    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    let store = Store::new(&EVERY, request.snapshot_dir.as_path());
     let mut new = Vec::new();
     for tree in trees {
         if !store.has_as_it_is(&tree)? {
@@ -106,7 +135,7 @@ pub fn keep_trees(
 
 /// Whether every member is there, read-only, the same and never changed; the text names the first that is not.
 pub fn check_set(set: &SnapshotSet) -> Result<(), String> {
-    set.members.iter().try_for_each(|member| check_member(&KernelBtrfs, member))
+    set.members.iter().try_for_each(|member| check_member(&EVERY, member))
 }
 
 /// Removes a set that its session takes back. Members that are gone already are fine; one that is not ours any more stays.
@@ -114,7 +143,7 @@ pub fn check_set(set: &SnapshotSet) -> Result<(), String> {
 /// # Errors
 /// Names what stays, and why.
 pub fn drop_set(set: &SnapshotSet) -> Result<(), AgentError> {
-    drop_from(&KernelBtrfs, set)
+    drop_from(&EVERY, set)
 }
 
 fn drop_from(btrfs: &dyn Btrfs, set: &SnapshotSet) -> Result<(), AgentError> {
@@ -140,7 +169,7 @@ pub fn list_sets(
 ) -> Result<Strays, AgentError> {
     let doubt = needs.as_ref().err().map(ToString::to_string);
     let needs = needs.unwrap_or_default();
-    let strays = Store::new(&KernelBtrfs, snapshot_dir).list(&|id| needs.of(id), found)?;
+    let strays = Store::new(&EVERY, snapshot_dir).list(&|id| needs.of(id), found)?;
     Ok(Strays { doubt, ..strays })
 }
 
@@ -152,7 +181,7 @@ pub fn delete_set(
     request: &SetRequest,
     needs: impl FnOnce() -> Result<Needs, AgentError>,
 ) -> Result<(), AgentError> {
-    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    let store = Store::new(&EVERY, request.snapshot_dir.as_path());
     store.delete(&request.id, || Ok(needs()?.of(&request.id)))
 }
 
@@ -161,7 +190,7 @@ pub fn delete_set(
 /// # Errors
 /// If there is none, or its record cannot be written.
 pub fn pin_set(request: &SetRequest, pinned: bool) -> Result<(), AgentError> {
-    Store::new(&KernelBtrfs, request.snapshot_dir.as_path()).pin(&request.id, pinned)
+    Store::new(&EVERY, request.snapshot_dir.as_path()).pin(&request.id, pinned)
 }
 
 /// Writes what a set is for, and by which words it is found.
@@ -170,7 +199,7 @@ pub fn pin_set(request: &SetRequest, pinned: bool) -> Result<(), AgentError> {
 /// If there is none, or its record cannot be written.
 pub fn annotate_set(request: AnnotateSet) -> Result<(), AgentError> {
     let AnnotateSet { set, note, tags, untags } = request;
-    let store = Store::new(&KernelBtrfs, set.snapshot_dir.as_path());
+    let store = Store::new(&EVERY, set.snapshot_dir.as_path());
     store.say(&set.id, |meta| {
         meta.words.note = note.unwrap_or(meta.words.note.take());
         meta.words.tags.retain(|tag| !untags.contains(tag));
@@ -183,7 +212,7 @@ pub fn annotate_set(request: AnnotateSet) -> Result<(), AgentError> {
 /// # Errors
 /// If there is none, or a record cannot be written.
 pub fn mark_good(snapshot_dir: &Path, id: Option<&SetId>) -> Result<(), AgentError> {
-    Store::new(&KernelBtrfs, snapshot_dir).mark_good(id)
+    Store::new(&EVERY, snapshot_dir).mark_good(id)
 }
 
 /// Says what removing the sets of each session would free; items: [`crate::proto::Gain`].
@@ -191,7 +220,7 @@ pub fn mark_good(snapshot_dir: &Path, id: Option<&SetId>) -> Result<(), AgentErr
 /// # Errors
 /// If a tree cannot be read, or the caller gave up.
 pub fn gains(snapshot_dir: &Path, call: &Call) -> Result<(), AgentError> {
-    Store::new(&KernelBtrfs, snapshot_dir).gains(&Mounts::read()?, call)
+    Store::new(&EVERY, snapshot_dir).gains(&Mounts::read()?, call)
 }
 
 /// Looks whether sets are what was taken; items: [`crate::proto::Finding`].
@@ -199,7 +228,7 @@ pub fn gains(snapshot_dir: &Path, call: &Call) -> Result<(), AgentError> {
 /// # Errors
 /// If the directory cannot be read, a set that was asked for does not exist, or the caller gave up.
 pub fn verify(request: &VerifyRequest, call: &Call) -> Result<Verified, AgentError> {
-    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    let store = Store::new(&EVERY, request.snapshot_dir.as_path());
     store.verify(&request.ids, request.deep, call)
 }
 
@@ -208,7 +237,7 @@ pub fn verify(request: &VerifyRequest, call: &Call) -> Result<Verified, AgentErr
 /// # Errors
 /// If a directory cannot be read, or the store cannot be written to.
 pub fn adopt(request: &AdoptRequest) -> Result<Adopted, AgentError> {
-    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    let store = Store::new(&EVERY, request.snapshot_dir.as_path());
     store.adopt(&Mounts::read()?, &machine::hostname()?, request)
 }
 
@@ -217,7 +246,7 @@ pub fn adopt(request: &AdoptRequest) -> Result<Adopted, AgentError> {
 /// # Errors
 /// If there is no such set, or the socket that was named does not take them.
 pub fn hand_over(request: &HeldRequest) -> Result<Vec<HeldDirectory>, AgentError> {
-    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    let store = Store::new(&EVERY, request.snapshot_dir.as_path());
     store.hand_over(&Mounts::read()?, request)
 }
 
@@ -226,7 +255,7 @@ pub fn hand_over(request: &HeldRequest) -> Result<Vec<HeldDirectory>, AgentError
 /// # Errors
 /// If the set is not what was taken, or a path cannot be read or written by whoever asks.
 pub fn restore(request: &RestoreRequest, call: &Call) -> Result<RestoreReply, AgentError> {
-    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    let store = Store::new(&EVERY, request.snapshot_dir.as_path());
     store.restore(&Mounts::read()?, &machine::hostname()?, request, call)
 }
 
@@ -235,7 +264,7 @@ pub fn restore(request: &RestoreRequest, call: &Call) -> Result<RestoreReply, Ag
 /// # Errors
 /// If the path lies on no subvolume that a set could hold, or cannot be read.
 pub fn versions(request: &VersionsRequest, call: &Call) -> Result<Versions, AgentError> {
-    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    let store = Store::new(&EVERY, request.snapshot_dir.as_path());
     store.versions(&Mounts::read()?, request, call)
 }
 
@@ -244,7 +273,7 @@ pub fn versions(request: &VersionsRequest, call: &Call) -> Result<Versions, Agen
 /// # Errors
 /// If a set is not there or not what was taken, or the caller gave up.
 pub fn diff(request: &DiffRequest, call: &Call) -> Result<Diffed, AgentError> {
-    let store = Store::new(&KernelBtrfs, request.snapshot_dir.as_path());
+    let store = Store::new(&EVERY, request.snapshot_dir.as_path());
     store.diff(&Mounts::read()?, &machine::hostname()?, request, call)
 }
 
@@ -286,6 +315,11 @@ fn untouched(info: &SubvolumeInfo) -> Result<(), String> {
     Ok(())
 }
 
+/// Returns the nearest directory above that is there, or the one itself.
+fn nearest(dir: &Path) -> std::path::PathBuf {
+    dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned()
+}
+
 fn stays(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EPERM) => "it is pinned, being sent, or root is needed".into(),
@@ -298,6 +332,8 @@ fn stays(error: &io::Error) -> String {
 mod adopt_tests;
 #[cfg(test)]
 mod compare_tests;
+#[cfg(test)]
+mod copies_tests;
 #[cfg(test)]
 mod gains_tests;
 #[cfg(test)]

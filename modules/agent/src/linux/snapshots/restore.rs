@@ -5,22 +5,26 @@ use std::os::fd::OwnedFd;
 use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotMember, SnapshotSet, SubvolumeName, UtcStamp};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
+use super::compare::open_dir;
+use super::opened::Opened;
 use super::reference::Reference;
 use super::spot::Spot;
 use super::store::Store;
-use super::{Said, check_member, set};
+use super::{Said, check_member, copies, set};
 use crate::data::restore::{Owner, Source, Staged, Target, holds, stage};
+use crate::data::trees::{Copied, Form};
 use crate::linux::btrfs::Btrfs;
 use crate::linux::caller::Person;
 use crate::linux::mounts::Mounts;
 use crate::linux::rollback::own_below;
+use crate::linux::trees::list_of;
 use crate::proto::{AgentError, CreateSet, RestorePlace, RestoreReply, RestoreRequest, Restored};
 use crate::server::Call;
 
 /// A path, and the snapshot that holds it.
 struct Wanted {
     spot: Spot,
-    root: OwnedFd,
+    root: Opened,
 }
 
 impl Wanted {
@@ -48,9 +52,17 @@ impl Store<'_> {
         let _reference = Reference::take(&self.sidecar(id))
             .map_err(|error| AgentError::io(format!("cannot hold set `{id}`"), &error))?
             .ok_or_else(|| AgentError::failed(format!("set `{id}` is being removed")))?;
+        let stop = || call.is_cancelled();
         let mut wanted = Vec::new();
-        for spot in self.spots(mounts, &request.paths)? {
-            let found = self.member_of(&set, &spot).map(|root| Wanted { spot: spot.clone(), root });
+        for spot in self.spots(mounts, &request.paths, Some(&set))? {
+            let found = match set.member(&spot.subvolume) {
+                // One that is gone holds nothing; what is wrong with one that is there is to be known.
+                Some(member) if open_dir(&member.path).is_ok() => {
+                    Some(self.opened(member, &spot.inside, &stop)?)
+                }
+                _ => None,
+            };
+            let found = found.map(|root| Wanted { spot: spot.clone(), root });
             let held = match found {
                 Some(one) => person.act(|| holds(&one.source()))?.then_some(one),
                 None => None,
@@ -65,7 +77,6 @@ impl Store<'_> {
         }
         check(self.btrfs, &wanted, &set, &request.place)?;
         apart(&wanted, &request.place)?;
-        let stop = || call.is_cancelled();
         let stage_one = |one: &Wanted| {
             let named = set_name(&one.spot);
             let (parent, is_named) = match &request.place {
@@ -78,16 +89,21 @@ impl Store<'_> {
         let staged: Vec<Staged> =
             person.act(|| wanted.iter().map(stage_one).collect::<Result<Vec<_>, _>>())?;
         let safety = match &request.place {
-            RestorePlace::InPlace(safety) => Some(self.take_safety(mounts, hostname, safety, &wanted)?),
+            RestorePlace::InPlace(safety) => {
+                let form = copies::form_of(&set);
+                Some(self.take_safety(mounts, hostname, (safety, form), &wanted, &stop)?)
+            }
             RestorePlace::Beside | RestorePlace::Into(_) => None,
         };
         // Opened while we are root still: nobody else gets into the snapshot directory.
         let roots = wanted.iter().map(|one| self.member_of(&safety.as_ref()?.0, &one.spot));
         let roots: Vec<Option<OwnedFd>> = roots.collect();
+        let lists = wanted.iter().map(|one| self.copied_of(&safety.as_ref()?.0, &one.spot));
+        let lists: Vec<Option<Copied>> = lists.collect();
         let restored = person.act(|| {
-            let all = wanted.iter().zip(staged).zip(&roots);
-            let place = |((one, staged), root): ((&Wanted, Staged), &Option<OwnedFd>)| {
-                put(&request.place, request.stamp, one, staged, root.as_ref())
+            let all = wanted.iter().zip(staged).zip(roots.iter().zip(&lists));
+            let place = |((one, staged), (root, list)): ((&Wanted, Staged), Held<'_>)| {
+                put(&request.place, request.stamp, one, staged, (root.as_ref(), list.as_ref()))
             };
             all.map(place).collect::<Result<Vec<_>, _>>()
         })?;
@@ -98,6 +114,13 @@ impl Store<'_> {
     pub(super) fn member_of(&self, set: &SnapshotSet, spot: &Spot) -> Option<OwnedFd> {
         let member = set.member(&spot.subvolume)?;
         self.open(member).ok()
+    }
+
+    /// Returns of what the copy was made that holds a path; `None` if it is a snapshot, or its list cannot be read.
+    fn copied_of(&self, set: &SnapshotSet, spot: &Spot) -> Option<Copied> {
+        let member = set.member(&spot.subvolume)?;
+        spot.subvolume.directory()?;
+        Copied::read(&list_of(self.dir(), &member.name), &spot.inside).ok()
     }
 
     fn open(&self, member: &SnapshotMember) -> Result<OwnedFd, AgentError> {
@@ -127,10 +150,18 @@ impl Store<'_> {
         &self,
         mounts: &Mounts,
         hostname: &Hostname,
-        safety: &CreateSet,
+        (safety, form): (&CreateSet, Option<Form>),
         wanted: &[Wanted],
+        stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
         let mut request = safety.set.clone();
+        if let Some(form) = form {
+            request.subvolumes = wanted.iter().map(|one| one.spot.subvolume.clone()).collect();
+            request.subvolumes.sort();
+            request.subvolumes.dedup();
+            let (created, reference) = copies::copy(self.btrfs, mounts, (&request, safety), form, stop)?;
+            return Ok((created.set, reference));
+        }
         let mut add = |name: &SubvolumeName| {
             if !request.subvolumes.contains(name) {
                 request.subvolumes.push(name.clone());
@@ -212,13 +243,16 @@ fn stayed(path: &BytePath, kept: &[BytePath]) -> Option<String> {
     Some(format!("`{first}`{more} belongs to this machine and stayed as it is"))
 }
 
-/// Puts what was staged into its place; `safety` is the root of the member that holds what is there now.
+/// The root of the member that holds what is there now, and of what it was made if it is a copy.
+type Held<'a> = (&'a Option<OwnedFd>, &'a Option<Copied>);
+
+/// Puts what was staged into its place.
 fn put(
     place: &RestorePlace,
     stamp: UtcStamp,
     one: &Wanted,
     mut staged: Staged,
-    safety: Option<&OwnedFd>,
+    (safety, copied): (Option<&OwnedFd>, Option<&Copied>),
 ) -> Result<Restored, AgentError> {
     let (entries, bytes) = (staged.entries, staged.bytes);
     let mut notes = std::mem::take(&mut staged.notes);
@@ -230,7 +264,7 @@ fn put(
     let (to, kept) = match (place, safety) {
         (RestorePlace::Beside, _) => (staged.beside(stamp)?, None),
         (RestorePlace::Into(_), _) => (staged.under_its_name()?, None),
-        (RestorePlace::InPlace(_), Some(root)) => staged.in_place(&one.spot.source(root), stamp)?,
+        (RestorePlace::InPlace(_), Some(root)) => staged.in_place(&one.spot.source(root), copied, stamp)?,
         (RestorePlace::InPlace(_), None) => {
             return Err(AgentError::failed("the set that was taken for safety cannot be opened"));
         }

@@ -13,7 +13,7 @@ use super::*;
 use crate::data::restore::{Owner, Source, Target, stage};
 use crate::linux::btrfs::image::Image;
 use crate::linux::rollback::own_below;
-use crate::proto::{RestorePlace, Words};
+use crate::proto::{CopyOrder, RestorePlace, Words};
 
 const SESSION: &str = "abc12345";
 
@@ -127,7 +127,8 @@ impl Scene {
     fn in_place(&self) -> RestorePlace {
         let mut set = take_request(self.dir().as_path(), "00000001", &["@restore-home"]);
         set.kind = SnapshotKind::Manual;
-        RestorePlace::InPlace(Box::new(CreateSet { set, words: Words::default(), pinned: false }))
+        let (words, copies) = (Words::default(), CopyOrder::default());
+        RestorePlace::InPlace(Box::new(CreateSet { set, words, pinned: false, copies }))
     }
 
     fn names(&self) -> Vec<String> {

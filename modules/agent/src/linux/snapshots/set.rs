@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
 
-use pc_switcher_contract::{Hostname, SetId, SnapshotMember, SnapshotName, SnapshotSet};
+use pc_switcher_contract::{
+    BytePath, Hostname, SetId, SnapshotMember, SnapshotName, SnapshotSet, SubvolumeName,
+};
 
 use super::nursery::{Cradle, Nursery};
 use super::reference::Reference;
@@ -15,6 +17,7 @@ use super::untouched;
 use crate::linux::btrfs::Btrfs;
 use crate::linux::finder::Finder;
 use crate::linux::mounts::{Mounts, is_plain};
+use crate::linux::trees::uuid_of;
 use crate::proto::{AgentError, SubvolumeFact, TakeSet};
 
 /// How often a set is taken anew to get it into one transaction; a try misses in about 6 of 100 cases under load.
@@ -42,7 +45,10 @@ pub(super) fn take_of(
 ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
     let (btrfs, snapshot_dir) = (store.btrfs, store.dir());
     let names = names(sources, request)?;
-    same_file_system(btrfs, snapshot_dir, sources)?;
+    let is_copies = sources.iter().any(|source| source.name.directory().is_some());
+    if !is_copies {
+        same_file_system(btrfs, snapshot_dir, sources)?;
+    }
     let planned = names.into_iter().zip(sources);
     let planned = planned.map(|(name, source)| Planned { name, source_uuid: source.uuid.clone() }).collect();
     let TakeSet { session, stamp, kind, .. } = request.clone();
@@ -52,8 +58,9 @@ pub(super) fn take_of(
         let last = attempt == TRIES;
         let born = give_birth(btrfs, snapshot_dir, &nursery.cradles, sources)?;
         (store.after)("born");
-        let consistent = born.iter().all(|transid| *transid == born[0]);
-        if consistent || last {
+        // Copies are made one file after the other: no number could prove that they are of one instant.
+        let consistent = !is_copies && born.iter().all(|transid| *transid == born[0]);
+        if consistent || is_copies || last {
             match publish(store, &nursery.cradles, sources)? {
                 Published::Whole(members) => {
                     let set = SnapshotSet { hostname, kind, stamp, session, consistent, members };
@@ -86,15 +93,30 @@ pub(super) fn sources(
     let finder = Finder::new(btrfs, mounts, &[&request.snapshot_dir])?;
     let mut sources = Vec::new();
     for subvolume in &request.subvolumes {
-        let fact = finder.by_name(subvolume).ok_or_else(|| {
-            AgentError::failed(format!("subvolume `{subvolume}` does not exist or is not mounted"))
-        })?;
+        let fact = match subvolume.directory() {
+            Some(place) => copied(subvolume, place),
+            None => finder.by_name(subvolume).ok_or_else(|| {
+                AgentError::failed(format!("subvolume `{subvolume}` does not exist or is not mounted"))
+            })?,
+        };
         if sources.contains(&fact) {
             return Err(AgentError::protocol(format!("subvolume `{subvolume}` is named twice")));
         }
         sources.push(fact);
     }
     Ok(sources)
+}
+
+/// A directory that is copied, as a source.
+pub(super) fn copied(name: &SubvolumeName, place: BytePath) -> SubvolumeFact {
+    SubvolumeFact {
+        name: name.clone(),
+        mount_point: place,
+        uuid: uuid_of(name).hex(),
+        id: 0,
+        fs_uuid: String::new(),
+        generation: 0,
+    }
 }
 
 /// The names that the snapshots of these will have.
@@ -166,17 +188,17 @@ fn give_birth(
     let worded = results
         .into_iter()
         .zip(sources)
-        .map(|(result, source)| result.map_err(|error| wrong(&error, source.name.as_str(), snapshot_dir)));
+        .map(|(result, source)| result.map_err(|error| wrong(&error, &source.name.shown(), snapshot_dir)));
     worded.collect()
 }
 
-enum Published {
+pub(super) enum Published {
     Whole(Vec<SnapshotMember>),
     Touched(SnapshotName),
 }
 
 /// Moves the members to their names, makes them read-only and checks them.
-fn publish(
+pub(super) fn publish(
     store: &Store<'_>,
     cradles: &[Cradle],
     sources: &[SubvolumeFact],
@@ -236,6 +258,7 @@ fn wrong(error: &io::Error, subvolume: &str, snapshot_dir: &Path) -> AgentError 
         Some(libc::ENOSPC | libc::EDQUOT) => "the disk is full; remove old snapshots or balance it".into(),
         Some(libc::EPERM) => "root is needed".into(),
         Some(libc::ENOTTY) => return AgentError::failed(format!("`{dir}` lies on no btrfs")),
+        Some(libc::ECANCELED) => return AgentError::cancelled(),
         Some(libc::EROFS) => format!("`{dir}` is mounted read-only"),
         _ => return AgentError::io(format!("cannot take a snapshot of `{subvolume}`"), error),
     };

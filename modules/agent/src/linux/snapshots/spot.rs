@@ -4,13 +4,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use pc_switcher_contract::{BytePath, SubvolumeName};
+use pc_switcher_contract::{BytePath, SnapshotSet, SubvolumeName};
 
 use super::store::Store;
 use crate::data::restore::Source;
-use crate::linux::btrfs::SubvolumeInfo;
+use crate::linux::btrfs::{SubvolumeInfo, relative};
 use crate::linux::finder::{Finder, privileged};
 use crate::linux::mounts::{Mounts, is_plain};
+use crate::linux::trees::is_of_copies;
 use crate::proto::AgentError;
 
 /// A path as it is now.
@@ -41,14 +42,49 @@ impl Store<'_> {
     /// Finds where these paths lie.
     ///
     /// # Errors
-    /// If one is no plain absolute path, or lies on no subvolume that a set could hold.
-    pub(super) fn spots(&self, mounts: &Mounts, paths: &[BytePath]) -> Result<Vec<Spot>, AgentError> {
+    /// If one is no plain absolute path, or lies on no subvolume that a set could hold, or in no directory of which `set`, or
+    /// any, has a copy.
+    pub(super) fn spots(
+        &self,
+        mounts: &Mounts,
+        paths: &[BytePath],
+        set: Option<&SnapshotSet>,
+    ) -> Result<Vec<Spot>, AgentError> {
         let near: Vec<&BytePath> = paths.iter().collect();
         let finder = Finder::new(self.btrfs, mounts, &near)?;
-        paths.iter().map(|path| self.spot(mounts, &finder, path)).collect()
+        let copied = self.copied(set);
+        paths.iter().map(|path| self.spot(mounts, &finder, &copied, path)).collect()
     }
 
-    fn spot(&self, mounts: &Mounts, finder: &Finder<'_>, path: &BytePath) -> Result<Spot, AgentError> {
+    /// Returns the directories that a set has copies of; without one, that the sets have copies of if the newest is one of copies.
+    fn copied(&self, set: Option<&SnapshotSet>) -> Vec<SubvolumeName> {
+        let names = |set: &SnapshotSet| -> Vec<SubvolumeName> {
+            let names = set.members.iter().map(|member| &member.name.subvolume);
+            names.filter(|name| name.directory().is_some()).cloned().collect()
+        };
+        if let Some(set) = set {
+            return names(set);
+        }
+        let ids = self.ids().unwrap_or_default();
+        let mut sets: Vec<SnapshotSet> =
+            ids.iter().filter_map(|id| self.published(id).ok()).map(|meta| meta.set).collect();
+        sets.sort_by_key(SnapshotSet::transaction);
+        if !sets.last().is_some_and(is_of_copies) {
+            return Vec::new();
+        }
+        let mut all: Vec<SubvolumeName> = sets.iter().flat_map(names).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    fn spot(
+        &self,
+        mounts: &Mounts,
+        finder: &Finder<'_>,
+        copied: &[SubvolumeName],
+        path: &BytePath,
+    ) -> Result<Spot, AgentError> {
         if !is_plain(path.as_path()) {
             return Err(AgentError::failed(format!("`{path}` is not a plain absolute path")));
         }
@@ -58,6 +94,25 @@ impl Store<'_> {
         let dir = nearest_dir(&real);
         let holder =
             mounts.holding(&dir).ok_or_else(|| AgentError::failed(format!("no mount shows `{path}`")))?;
+        let places = copied.iter().filter_map(|name| Some((name, name.directory()?)));
+        let nearest =
+            places.filter(|(_, place)| real.is_within(place)).max_by_key(|(_, place)| place.as_bytes().len());
+        if let Some((name, place)) = nearest {
+            let mounted = mounts.visible().map(|mount| &mount.point).filter(|point| point.is_within(&real));
+            return Ok(Spot {
+                path: path.clone(),
+                parent: real.parent().filter(|parent| !parent.is_empty()).unwrap_or_else(|| "/".into()),
+                subvolume: name.clone(),
+                inside: relative(&real, &place),
+                holds: mounted.cloned().collect(),
+                real,
+            });
+        }
+        if !copied.is_empty() {
+            return Err(AgentError::failed(format!(
+                "`{path}` lies in no directory that the set has a copy of; `pc-switcher snapshots show` names them"
+            )));
+        }
         if !holder.is_btrfs() {
             return Err(AgentError::failed(format!(
                 "`{path}` lies on {}, of which there are no snapshots",
@@ -71,7 +126,7 @@ impl Store<'_> {
             let name = tree.path(info.id).unwrap_or_default();
             AgentError::failed(format!("`{path}` lies on the subvolume `{name}`, which no set holds"))
         })?;
-        let rest = crate::linux::btrfs::relative(&real, &dir);
+        let rest = relative(&real, &dir);
         let above = BytePath::new(self.btrfs.inside(dir.as_path()).map_err(failed)?);
         let inside = above.join(rest.as_bytes());
         let mounted = mounts.visible().map(|mount| &mount.point).filter(|point| point.is_within(&real));

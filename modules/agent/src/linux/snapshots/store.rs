@@ -113,6 +113,7 @@ impl<'a> Store<'a> {
                 let _ = sidecar.unpublish().and_then(|()| sidecar.remove());
             }
         }
+        self.sweep_reading();
         for entry in fs::read_dir(self.tmp()).into_iter().flatten().flatten() {
             if entry.file_name().to_str().is_some_and(|name| name.parse::<SessionId>().is_ok()) {
                 let _ = remove_cradles(&entry.path());

@@ -7,10 +7,12 @@ use std::io;
 
 use pc_switcher_contract::{BytePath, SetId, SnapshotMember};
 
+use super::compare::open_dir;
 use super::reference::Reference;
 use super::store::Store;
 use super::{is_foreign, matches_record, untouched};
-use crate::data::read_through;
+use crate::data::{read_through, trees};
+use crate::linux::trees::{form_of, list_of};
 use crate::proto::{AgentError, Finding, Verified};
 use crate::server::Call;
 
@@ -79,7 +81,14 @@ impl Store<'_> {
             }
             if deep {
                 let mut told = |path: &[u8], what: String| find(Some(member), path, what);
-                let (files, bytes) = read_through::run(&member.path, call, &mut told)?;
+                let (files, bytes) = match form_of(member.path.as_path()) {
+                    Some(form) if member.name.subvolume.directory().is_some() => {
+                        let root = open_dir(&member.path)?;
+                        let list = list_of(self.dir(), &member.name);
+                        trees::check((&root, &list, form), &mut told, &|| call.is_cancelled())?
+                    }
+                    _ => read_through::run(&member.path, call, &mut told)?,
+                };
                 (seen.files, seen.bytes) = (seen.files + files, seen.bytes + bytes);
             }
         }
@@ -92,7 +101,10 @@ impl Store<'_> {
             other => other.map_err(|error| format!("cannot be read: {error}"))?,
         };
         if info.uuid.hex() != member.uuid {
-            return Err("is another subvolume than the one that was taken".into());
+            return Err(match member.name.subvolume.directory() {
+                Some(_) => "is another copy than the one that was taken".into(),
+                None => "is another subvolume than the one that was taken".into(),
+            });
         }
         if is_foreign(member) {
             return Ok(());

@@ -1,0 +1,146 @@
+//! Members, open to be read: an archive is unpacked for that, all of it or what is wanted, and the rest is as it lies.
+//!
+//! What is unpacked lies in `.pc-switcher/read`, a directory for each reader, who has it locked; what a dead one leaves goes
+//! when the next set is taken or removed.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::ops::Deref;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use pc_switcher_contract::{BytePath, SnapshotMember};
+use rustix::io::Errno;
+
+use super::compare::open_dir;
+use super::reference::Held;
+use super::store::{OWN, Store, make_dir};
+use crate::data::trees::{self, Form, Other};
+use crate::linux::trees::{form_of, list_of, open_root};
+use crate::proto::AgentError;
+
+/// The name of what is unpacked, in its directory.
+const TREE: &str = "tree";
+/// How many names are tried for a directory.
+const TRIES: u32 = 1000;
+
+/// The root of a member.
+pub(super) struct Opened {
+    root: OwnedFd,
+    _unpacked: Option<Unpacked>,
+}
+
+impl Opened {
+    /// A member that need not be unpacked.
+    pub(super) fn as_it_lies(root: OwnedFd) -> Self {
+        Self { root, _unpacked: None }
+    }
+}
+
+impl Deref for Opened {
+    type Target = OwnedFd;
+
+    fn deref(&self) -> &OwnedFd {
+        &self.root
+    }
+}
+
+/// A directory that goes when nobody reads in it any more.
+struct Unpacked {
+    dir: PathBuf,
+    _lock: Held,
+}
+
+impl Drop for Unpacked {
+    fn drop(&mut self) {
+        // What stays is swept away later.
+        let _ = sweep_one(&self.dir);
+    }
+}
+
+fn sweep_one(dir: &std::path::Path) -> io::Result<()> {
+    let name = CString::new(TREE)?;
+    trees::remove(&open_root(dir)?, &name)?;
+    fs::remove_dir(dir)
+}
+
+impl Store<'_> {
+    /// Opens a member, of which what lies at `only` is wanted, and all below.
+    ///
+    /// # Errors
+    /// If it is not there, or is an archive that is damaged or has no room to be unpacked.
+    pub(super) fn opened(
+        &self,
+        member: &SnapshotMember,
+        only: &BytePath,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Opened, AgentError> {
+        self.opened_beside(member, only, None, stop)
+    }
+
+    /// As [`Store::opened`], to be compared with another member: what is one inode in both is one inode in what is unpacked
+    /// of them, without content. `stood` is what was made so of the other one.
+    pub(super) fn opened_beside(
+        &self,
+        member: &SnapshotMember,
+        only: &BytePath,
+        beside: Option<(&SnapshotMember, Option<&Opened>)>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Opened, AgentError> {
+        let root = open_dir(&member.path)?;
+        if !is_archive(member) {
+            return Ok(Opened::as_it_lies(root));
+        }
+        let failed = |error: io::Error| match error.raw_os_error() {
+            Some(libc::ECANCELED) => AgentError::cancelled(),
+            _ => AgentError::io(format!("cannot unpack `{}`", member.path), &error),
+        };
+        let beside = beside.filter(|(other, _)| is_archive(other));
+        let raw = beside.map(|(other, _)| open_dir(&other.path)).transpose()?;
+        let stood = beside.and_then(|(_, stood)| stood).map(|stood| &**stood);
+        let other = raw.as_ref().map(|raw| Other { raw, stood });
+        let unpacked = self.reading().map_err(failed)?;
+        let tree = unpacked.dir.join(TREE);
+        make_dir(&tree).map_err(failed)?;
+        let into = open_root(&tree).map_err(failed)?;
+        let list = list_of(self.dir(), &member.name);
+        trees::unpack((&root, &list), only, other.as_ref(), &into, stop).map_err(failed)?;
+        Ok(Opened { root: into, _unpacked: Some(unpacked) })
+    }
+
+    /// Makes a directory of our own to unpack into.
+    fn reading(&self) -> io::Result<Unpacked> {
+        let all = self.dir().join(OWN).join("read");
+        make_dir(&all)?;
+        for n in 0..TRIES {
+            let dir = all.join(format!("{}-{n}", std::process::id()));
+            if make_dir(&dir)? {
+                let file = File::open(&dir)?;
+                file.try_lock().map_err(io::Error::other)?;
+                return Ok(Unpacked { dir, _lock: Held::new(file) });
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Removes what dead readers left.
+    pub(super) fn sweep_reading(&self) {
+        for entry in fs::read_dir(self.dir().join(OWN).join("read")).into_iter().flatten().flatten() {
+            let is_free = File::open(entry.path()).is_ok_and(|dir| dir.try_lock().is_ok());
+            if is_free {
+                let _ = sweep_one(&entry.path());
+            }
+        }
+    }
+}
+
+/// Whether a member is to be unpacked before it can be read.
+pub(super) fn is_archive(member: &SnapshotMember) -> bool {
+    member.name.subvolume.directory().is_some() && form_of(member.path.as_path()) == Some(Form::Archive)
+}
+
+/// Whether what a member has at a path is a file, whose content an archive has packed.
+pub(super) fn holds_file(root: &OwnedFd, inside: &BytePath) -> Result<bool, Errno> {
+    trees::is_file(root, inside)
+}

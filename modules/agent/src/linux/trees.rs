@@ -1,0 +1,377 @@
+//! Members of sets of every kind behind one trait: snapshots of btrfs, and copies of directories where there is none.
+//!
+//! A member's name says which of the two it is: that of a copy begins with the directory that it is of, `%2Fhome-…`. A copy
+//! answers as a subvolume would. What makes it so: a label on its root (whose it is, when it was taken, whether it is
+//! closed), directories and files that are immutable, and a list of its content in the sidecar of its set.
+
+use std::ffi::{CString, OsStr};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pc_switcher_contract::{BytePath, SetId, SnapshotName, SnapshotSet, SubvolumeName};
+use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
+use serde::Deserialize;
+
+use super::btrfs::{Btrfs, DeviceSpace, KernelBtrfs, SpaceSlot, SubvolumeInfo, SubvolumeRef, Uuid};
+use crate::data::rules::Rules;
+use crate::data::trees::{self, Form, Former, Growth, Inventory, Label};
+use crate::proto::{FileTime, RuleSet};
+
+/// The ids of copies have this bit, those of subvolumes never.
+const COPY: u64 = 1 << 63;
+/// A change that is younger than this may be followed by another at what the clock of a file system calls the same time.
+const TICK: i64 = 2;
+
+/// Members of every kind, for whoever looks at them or removes them.
+pub static EVERY: Members<'static> = Members { kernel: &KernelBtrfs, making: None };
+
+/// Members of every kind.
+pub struct Members<'a> {
+    kernel: &'a dyn Btrfs,
+    making: Option<Making<'a>>,
+}
+
+/// How copies are made.
+pub struct Making<'a> {
+    /// How their content is kept.
+    pub(crate) form: Form,
+    /// How hard it is packed, if it is.
+    pub(crate) level: i32,
+    /// What is left out, by paths from `/` on.
+    pub(crate) rules: &'a RuleSet,
+    /// Whether it is to end.
+    pub(crate) stop: &'a (dyn Fn() -> bool + Sync),
+    /// What is to be told, a line each.
+    pub(crate) notes: Mutex<Vec<String>>,
+}
+
+impl<'a> Members<'a> {
+    /// Members that can be made.
+    pub(crate) fn making(kernel: &'a dyn Btrfs, making: Making<'a>) -> Self {
+        Self { kernel, making: Some(making) }
+    }
+
+    /// Members of this kernel that nobody makes copies of.
+    pub(crate) fn of(kernel: &'a dyn Btrfs) -> Self {
+        Self { kernel, making: None }
+    }
+
+    /// Returns what is to be told of the copies that were made.
+    pub(crate) fn notes(self) -> Vec<String> {
+        self.making
+            .map(|making| making.notes.into_inner().unwrap_or_else(PoisonError::into_inner))
+            .unwrap_or_default()
+    }
+}
+
+/// Returns the name of a copy that stands at a path, as its name says.
+pub(crate) fn copy_at(path: &Path) -> Option<SnapshotName> {
+    let name: SnapshotName = path.file_name()?.to_str()?.parse().ok()?;
+    name.subvolume.directory().map(|_| name)
+}
+
+/// Whether a set is one of copies.
+pub(crate) fn is_of_copies(set: &SnapshotSet) -> bool {
+    set.members.iter().any(|member| member.name.subvolume.directory().is_some())
+}
+
+/// Returns what stands for the uuid of a directory that is copied: the same for each copy of it.
+pub(crate) fn uuid_of(directory: &SubvolumeName) -> Uuid {
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(
+        &blake3::derive_key("pc-switcher directory of copies", directory.as_str().as_bytes())[..16],
+    );
+    Uuid(uuid)
+}
+
+/// Returns where the list of a member's content lies.
+pub(crate) fn list_of(snapshot_dir: &Path, name: &SnapshotName) -> PathBuf {
+    let id = SetId { stamp: name.stamp, session: name.session.clone(), kind: name.kind };
+    let sets = snapshot_dir.join(".pc-switcher/sets");
+    sets.join(id.to_string()).join(format!("{}.list", name.subvolume))
+}
+
+/// Opens a member's root.
+pub(crate) fn open_root(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(CWD, path, flags, Mode::empty())?)
+}
+
+/// Returns how a copy keeps content; `None` if it says nothing of that.
+pub(crate) fn form_of(path: &Path) -> Option<Form> {
+    Label::read(open_root(path).ok()?).ok()?.map(|label| label.form)
+}
+
+fn info(name: &SnapshotName, label: Option<&Label>) -> SubvolumeInfo {
+    let order = label.map_or(0, |label| label.order);
+    SubvolumeInfo {
+        id: label.map_or(COPY, |label| label.id),
+        parent_id: 0,
+        uuid: Uuid(label.map_or([0; 16], |label| label.uuid)),
+        source_uuid: uuid_of(&name.subvolume),
+        generation: order,
+        ctransid: order,
+        otransid: order,
+        readonly: false,
+        created_seconds: label.map_or(0, |label| label.created_seconds),
+    }
+}
+
+/// Whether an error says that there is no btrfs.
+fn is_none(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::EOPNOTSUPP | libc::EINVAL))
+}
+
+/// Returns the snapshot directory that a birth place belongs to: `DIR/.pc-switcher/tmp/SESSION/N`.
+fn store_of(cradle: &Path) -> io::Result<&Path> {
+    let odd = || io::Error::new(io::ErrorKind::InvalidInput, "a copy is made in no birth place");
+    cradle.ancestors().nth(4).ok_or_else(odd)
+}
+
+/// Returns the number of a new copy: higher than that of any set that is there.
+fn next_order(kernel: &dyn Btrfs, store: &Path, session: &str) -> io::Result<u64> {
+    #[derive(Deserialize)]
+    struct Record {
+        set: SnapshotSet,
+    }
+    let mut highest = kernel.subvolume(store).map(|info| info.generation).unwrap_or_default();
+    for entry in fs::read_dir(store.join(".pc-switcher/sets"))? {
+        let Ok(record) = fs::read(entry?.path().join("meta.json")) else { continue };
+        // A record that cannot be read says nothing here; the list says what is wrong with it.
+        let Ok(Record { set }) = serde_json::from_slice(&record) else { continue };
+        if set.session.as_str() != session {
+            highest = highest.max(set.members.iter().map(|member| member.otransid).max().unwrap_or_default());
+        }
+    }
+    Ok(highest + 1)
+}
+
+/// Returns the newest whole copy of the same directory that keeps content the same way.
+fn former(store: &Path, name: &SnapshotName, form: Form) -> Option<Former> {
+    let mut names: Vec<SnapshotName> = fs::read_dir(store)
+        .ok()?
+        .flatten()
+        .filter_map(|entry| copy_at(&entry.path()))
+        .filter(|other| other.subvolume == name.subvolume && other != name)
+        .collect();
+    let label = |name: &SnapshotName| {
+        let root = open_root(&store.join(name.to_string())).ok()?;
+        let label = Label::read(&root).ok()??;
+        (label.form == form && label.is_sealed).then_some((label.order, root))
+    };
+    let is_whole = |name: &SnapshotName| list_of(store, name).with_file_name("toc").exists();
+    names.retain(is_whole);
+    let mut found: Vec<(u64, OwnedFd, SnapshotName)> =
+        names.into_iter().filter_map(|name| label(&name).map(|(order, root)| (order, root, name))).collect();
+    found.sort_by_key(|(order, ..)| std::cmp::Reverse(*order));
+    // One without a usable list is passed over: everything is copied then.
+    found.into_iter().find_map(|(_, root, name)| Former::read(root, &list_of(store, &name)).ok())
+}
+
+fn random() -> io::Result<[u8; 24]> {
+    let mut bytes = [0; 24];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Makes the root of a new copy, with its label. A crash between the two leaves an empty directory.
+pub(crate) fn make_root(
+    kernel: &dyn Btrfs,
+    cradle: &Path,
+    name: &SnapshotName,
+    form: Form,
+) -> io::Result<OwnedFd> {
+    let path = cradle.join(name.to_string());
+    DirBuilder::new().mode(0o700).create(&path)?;
+    let root = open_root(&path)?;
+    let random = random()?;
+    let (uuid, id) = random.split_at(16);
+    let label = Label {
+        uuid: uuid.try_into().unwrap_or_default(),
+        id: COPY | u64::from_le_bytes(id.try_into().unwrap_or_default()),
+        order: next_order(kernel, store_of(cradle)?, name.session.as_str())?,
+        created_seconds: now(),
+        form,
+        is_sealed: false,
+        is_immutable: false,
+    };
+    label.write(&root)?;
+    Ok(root)
+}
+
+impl Making<'_> {
+    fn copy(&self, kernel: &dyn Btrfs, live: &Path, cradle: &Path, name: &SnapshotName) -> io::Result<()> {
+        let store = store_of(cradle)?;
+        let live = BytePath::from(live);
+        let prefix = BytePath::new(live.as_bytes().strip_prefix(b"/").unwrap_or(live.as_bytes()));
+        let rules = Rules::compile(self.rules, &prefix).map_err(io::Error::other)?;
+        let former = former(store, name, self.form);
+        let root = make_root(kernel, cradle, name, self.form)?;
+        let mut inventory = Inventory::create(&list_of(store, name))?;
+        let growth = Growth {
+            live: &live,
+            root: &root,
+            rules: &rules,
+            store: &open_root(store)?,
+            form: self.form,
+            level: self.level,
+            former: former.as_ref(),
+            settled: FileTime { seconds: now() - TICK, nanos: 0 },
+            stop: self.stop,
+        };
+        let told =
+            trees::grow(&growth, &mut inventory).map_err(|(path, error)| worded(&live, &path, error))?;
+        inventory.finish()?;
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).extend(told);
+        Ok(syncfs(&root)?)
+    }
+}
+
+/// Names the path that failed, but for what the caller words by itself.
+fn worded(live: &BytePath, path: &BytePath, error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EROFS | libc::ECANCELED) => error,
+        _ => io::Error::new(error.kind(), format!("`{}`: {error}", live.join(path.as_bytes()))),
+    }
+}
+
+impl Btrfs for Members<'_> {
+    fn subvolume(&self, path: &Path) -> io::Result<SubvolumeInfo> {
+        let Some(name) = copy_at(path) else { return self.kernel.subvolume(path) };
+        let root = open_root(path)?;
+        let label = Label::read(&root)?;
+        let is_closed = match &label {
+            Some(label) if label.is_sealed && label.is_immutable => trees::is_frozen(&root)?,
+            Some(label) => label.is_sealed,
+            None => false,
+        };
+        Ok(SubvolumeInfo { readonly: is_closed, ..info(&name, label.as_ref()) })
+    }
+
+    fn has_newer(&self, path: &Path, transid: u64) -> io::Result<bool> {
+        match copy_at(path) {
+            Some(_) => Ok(true),
+            None => self.kernel.has_newer(path, transid),
+        }
+    }
+
+    fn fs_uuid(&self, path: &Path) -> io::Result<Uuid> {
+        self.kernel.fs_uuid(path)
+    }
+
+    fn subvolumes(&self, path: &Path) -> io::Result<Vec<SubvolumeRef>> {
+        self.kernel.subvolumes(path)
+    }
+
+    fn inside(&self, path: &Path) -> io::Result<Vec<u8>> {
+        match copy_at(path) {
+            Some(_) => Ok(Vec::new()),
+            None => self.kernel.inside(path),
+        }
+    }
+
+    fn snapshot(&self, source: &Path, parent: &Path, name: &OsStr) -> io::Result<()> {
+        let Some(copy) = copy_at(Path::new(name)) else { return self.kernel.snapshot(source, parent, name) };
+        match &self.making {
+            Some(making) => making.copy(self.kernel, source, parent, &copy),
+            None => Err(io::Error::from_raw_os_error(libc::ENOTTY)),
+        }
+    }
+
+    fn make(&self, parent: &Path, name: &OsStr) -> io::Result<()> {
+        self.kernel.make(parent, name)
+    }
+
+    fn remove_empty(&self, path: &Path) -> io::Result<()> {
+        self.kernel.remove_empty(path)
+    }
+
+    fn destroy(&self, parent: &Path, name: &OsStr) -> io::Result<()> {
+        if copy_at(Path::new(name)).is_none() {
+            return self.kernel.destroy(parent, name);
+        }
+        let name = CString::new(name.as_bytes()).map_err(io::Error::other)?;
+        Ok(trees::remove(&open_root(parent)?, &name)?)
+    }
+
+    fn destroy_id(&self, parent: &Path, id: u64) -> io::Result<()> {
+        if id & COPY == 0 {
+            return self.kernel.destroy_id(parent, id);
+        }
+        for entry in fs::read_dir(parent)? {
+            let path = entry?.path();
+            if copy_at(&path).is_some() && self.subvolume(&path)?.id == id {
+                return self.destroy(parent, path.file_name().unwrap_or_default());
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::ENOENT))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match copy_at(to) {
+            Some(_) => fs::rename(from, to),
+            None => self.kernel.rename(from, to),
+        }
+    }
+
+    fn set_readonly(&self, path: &Path, readonly: bool) -> io::Result<()> {
+        if copy_at(path).is_none() {
+            return self.kernel.set_readonly(path, readonly);
+        }
+        let root = open_root(path)?;
+        let Some(mut label) = Label::read(&root)? else {
+            return Err(io::Error::other("it has no label of ours"));
+        };
+        trees::freeze_root(&root, false)?;
+        if readonly {
+            label.is_immutable = trees::seal(&root)?;
+        }
+        label.is_sealed = readonly;
+        label.write(&root)?;
+        if readonly && !trees::freeze_root(&root, true)? && label.is_immutable {
+            label.is_immutable = false;
+            label.write(&root)?;
+        }
+        Ok(syncfs(&root)?)
+    }
+
+    fn start_sync(&self, path: &Path) -> io::Result<()> {
+        match self.kernel.start_sync(path) {
+            Err(error) if is_none(&error) => Ok(()),
+            done => done,
+        }
+    }
+
+    fn is_clearing(&self, path: &Path) -> io::Result<bool> {
+        match self.kernel.is_clearing(path) {
+            Err(error) if is_none(&error) => Ok(false),
+            done => done,
+        }
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        match self.kernel.sync(path) {
+            Err(error) if is_none(&error) => Ok(syncfs(File::open(path)?)?),
+            done => done,
+        }
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Vec<SpaceSlot>> {
+        self.kernel.space(path)
+    }
+
+    fn devices(&self, path: &Path) -> io::Result<DeviceSpace> {
+        self.kernel.devices(path)
+    }
+}
