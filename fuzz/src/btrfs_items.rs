@@ -43,8 +43,11 @@ pub fn run(data: &[u8]) {
     }
 }
 
+/// Results of a search and how many they are.
+type Found<'a> = (&'a [u8], u32);
+
 /// Splits results of two searches: the lower half of `at` says where, in parts of 256; the rest how many results each has.
-fn halves(bytes: &[u8], at: u16) -> ((&[u8], u32), (&[u8], u32)) {
+fn halves(bytes: &[u8], at: u16) -> (Found<'_>, Found<'_>) {
     let [parts, count] = at.to_le_bytes();
     let (one, other) = bytes.split_at(bytes.len() * usize::from(parts) / 256);
     ((one, u32::from(count >> 4)), (other, u32::from(count & 15)))

@@ -70,6 +70,14 @@ impl HeldSet {
             .map_err(|error| ModuleError::failed(error.to_string()))?;
         let own = own_name().map_err(ModuleError::failed)?;
         let agent = Reach::new(quiet_env(env), None).start_local_agent(&own, cancel).await?;
+        let dir = BytePath::from(settings.snapshot_dir.as_path());
+        if let Ok((sets, _)) = link(&agent).sets(dir).await {
+            // What a backup left that was killed.
+            for left in sets.into_iter().filter(|left| left.set.kind == SnapshotKind::Session && !left.in_use)
+            {
+                link(&agent).drop_set(left.set).await.ok();
+            }
+        }
         let now = clock::system()();
         let order = CreateSet {
             set: TakeSet {

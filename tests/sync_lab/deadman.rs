@@ -267,7 +267,7 @@ fn a_quiet_sync_that_is_to_be_confirmed_leaves_nothing_behind() {
     first_sync(&lab).says(&named);
     let listed = root(desk, "pc-switcher snapshots list");
     let good: Vec<&str> =
-        listed.lines().filter(|line| line.split_whitespace().any(|word| word == "good")).collect();
+        listed.lines().filter(|line| line.split([' ', ',']).any(|word| word == "good")).collect();
     assert!(matches!(good[..], [line] if line.contains("post-sync")), "{listed}");
     assert!(!desk.exists(STATE).unwrap());
     alice(laptop, "echo new >notes/new");

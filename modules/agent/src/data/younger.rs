@@ -66,8 +66,11 @@ pub(super) struct Younger {
     bytes: Vec<u8>,
 }
 
+/// Of which tree and since when, and what was found.
+type Last = ((u64, u64), Weak<Younger>);
+
 /// What was searched last, as long as somebody works with it: two questions about one tree come together.
-static LAST_SEARCH: Mutex<Option<((u64, u64), Weak<Younger>)>> = Mutex::new(None);
+static LAST_SEARCH: Mutex<Option<Last>> = Mutex::new(None);
 
 impl Younger {
     /// Searches the tree of the subvolume that `dir` lies on for what differs from `base`, which was taken of it in the

@@ -111,7 +111,8 @@ pub(crate) fn form_of(path: &Path) -> Option<Form> {
 fn info(name: &SnapshotName, label: Option<&Label>) -> SubvolumeInfo {
     let order = label.map_or(0, |label| label.order);
     SubvolumeInfo {
-        id: label.map_or(COPY, |label| label.id),
+        // No number of a copy is one of a subvolume.
+        id: label.map_or(COPY, |label| label.id | COPY),
         parent_id: 0,
         uuid: Uuid(label.map_or([0; 16], |label| label.uuid)),
         source_uuid: uuid_of(&name.subvolume),
@@ -217,6 +218,9 @@ impl Making<'_> {
         let prefix = BytePath::new(live.as_bytes().strip_prefix(b"/").unwrap_or(live.as_bytes()));
         let rules = Rules::compile(self.rules, &prefix).map_err(io::Error::other)?;
         let former = former(store, name, self.form);
+        let begun = now();
+        // A page that a program writes through a mapping gets a new time only if it was clean.
+        syncfs(open_root(live.as_path())?)?;
         let root = make_root(kernel, cradle, name, self.form)?;
         let mut inventory = Inventory::create(&list_of(store, name))?;
         let growth = Growth {
@@ -227,7 +231,7 @@ impl Making<'_> {
             form: self.form,
             level: self.level,
             former: former.as_ref(),
-            settled: FileTime { seconds: now() - TICK, nanos: 0 },
+            settled: FileTime { seconds: begun - TICK, nanos: 0 },
             stop: self.stop,
         };
         let told =

@@ -56,6 +56,8 @@ pub(super) use clone::clone as clone_file;
 pub(super) use clone::range as clone_range;
 pub(super) use remove::{list as list_names, tree as remove_tree};
 
+pub(super) use valid::about as odd_meta;
+
 use commit::{Committed, Committer};
 use entry::{Entry, Phase};
 use part::Part;

@@ -57,7 +57,8 @@ fn name(path: &[u8]) -> Option<&'static str> {
     None
 }
 
-fn about(meta: &Meta) -> Option<&'static str> {
+/// Says what of this metadata no other machine may bring along, if anything.
+pub(in crate::data) fn about(meta: &Meta) -> Option<&'static str> {
     if meta.mode & !0o7777 != 0 {
         Some("mode")
     } else if meta.uid == u32::MAX || meta.gid == u32::MAX {

@@ -47,7 +47,8 @@ impl Copied {
             live.is_it(is)
                 && size.is_none_or(|size| size == is.size())
                 && plain == (is.mode(), is.uid(), is.gid(), is.mtime())
-                && (is_touched || live.is_settled && live.ctime == is.ctime())
+                && live.is_settled
+                && (is_touched || live.ctime == is.ctime())
         })
     }
 }

@@ -8,7 +8,7 @@ use std::ffi::CString;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{FileType, OFlags, ftruncate, readlinkat};
+use rustix::fs::{FileType, OFlags, fstatvfs, ftruncate, readlinkat};
 use rustix::io::{Errno, pread};
 
 use pc_switcher_contract::BytePath;
@@ -24,6 +24,9 @@ use crate::data::rules::{Decision, Rules};
 use crate::data::seen::Seen;
 use crate::data::{digest, extents, open};
 use crate::proto::{FileTime, Meta};
+
+/// What a copy leaves free for others, or a twentieth of a disk on which that would be more.
+const ROOM: u64 = 1 << 30;
 
 /// How often a file is copied that changes meanwhile.
 const TRIES: usize = 3;
@@ -171,7 +174,14 @@ impl Grower<'_> {
 
     /// Copies one name; whether it is a directory that is to be gone into.
     fn entry(&mut self, dir: &OwnedFd, name: &CString, path: &BytePath) -> io::Result<bool> {
-        let seen = Seen::at(dir, name)?;
+        let seen = match Seen::at(dir, name) {
+            // Somebody's mount that root may not see, or one that answers no more.
+            Err(Errno::ACCESS | Errno::NOTCONN | Errno::STALE) => {
+                self.note(path, "is a mount that cannot be looked at and was left out");
+                return Ok(false);
+            }
+            seen => seen?,
+        };
         if let Decision::Skip(_) = self.growth.rules.decide(path.as_bytes(), seen.is_dir()) {
             return Ok(false);
         }
@@ -278,8 +288,19 @@ impl Grower<'_> {
         }
     }
 
+    /// Refuses to fill the disk that others write to as well.
+    fn leave_room(&self, bytes: u64) -> io::Result<()> {
+        let stat = fstatvfs(self.growth.store)?;
+        let (free, all) = (stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize);
+        match free.saturating_sub(bytes) < ROOM.min(all / 20) {
+            true => Err(Errno::NOSPC.into()),
+            false => Ok(()),
+        }
+    }
+
     /// Copies a file, again if it changes meanwhile.
     fn anew(&mut self, source: &OwnedFd, path: &BytePath) -> io::Result<()> {
+        self.leave_room(Seen::of(source)?.size())?;
         let copy = self.builder.file(path)?;
         for attempt in 1.. {
             let before = Seen::of(source)?;

@@ -18,6 +18,7 @@ use super::build::Builder;
 use super::item::{Item, Live, What, meta_with};
 use super::roll::{Damaged, ITEM, Inventory, RollReader, RollWriter};
 use super::unpack::put;
+use crate::data::apply::odd_meta;
 use crate::data::apply::remove::list;
 use crate::data::content::ContentHash;
 use crate::data::seen::Seen;
@@ -186,7 +187,11 @@ pub(crate) fn read_tree<R: Read>(
             (ITEM, Ok(item)) => item,
             _ => return Err(Damaged("a name in it cannot be read".into()).into()),
         };
-        let Item { path, what, meta, live } = item;
+        // What was alive on another machine is nothing here.
+        let Item { path, what, meta, .. } = item;
+        if let Some(odd) = odd_meta(&meta) {
+            return Err(bad(&path, &format!("has an {odd} that no set may bring along")));
+        }
         let is_first = known.is_empty();
         let parent = path.parent();
         if is_first != path.is_empty() || !is_plain(&path) || known.contains_key(&path) {
@@ -226,7 +231,7 @@ pub(crate) fn read_tree<R: Read>(
         };
         known.insert(path.clone(), what == What::Dir);
         came.entries += 1;
-        inventory.add(&Item { path, what, meta, live })?;
+        inventory.add(&Item { path, what, meta, live: Live::default() })?;
     }
     let refused = builder.finish().map_err(|(_, error)| error)?;
     let notes = refused.iter().map(|(path, name, why)| {
