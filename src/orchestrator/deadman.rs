@@ -218,19 +218,16 @@ impl Engine {
         let first = self.logins.first();
         let changed = board.commit_was_asked();
         let confirmed = async {
-            let mut now = deadman.look().await;
-            let (mut why, mut wanted) = judge(&before, &now);
+            let (mut why, mut wanted) = judge(&before, &deadman.look().await);
             for _ in 0..LOOKS {
                 let Some(red) = &why else { break };
                 deadman.log.warning(format!("{}: {red}; looking once more", deadman.target.hostname));
                 tokio::time::sleep(BETWEEN_LOOKS).await;
-                now = deadman.look().await;
-                (why, wanted) = judge(&before, &now);
+                (why, wanted) = judge(&before, &deadman.look().await);
             }
             for finding in wanted {
                 deadman.log.warning(format!("worse than before: {finding}"));
             }
-            let is_red = health::red(&now).iter().any(|finding| finding.weight == Weight::Required);
             match why {
                 Some(why) if changed => {
                     let state = deadman.agent().deadman(DeadmanOrder::Heal(why.clone())).await?;
@@ -268,11 +265,11 @@ impl Engine {
             }
             let state = deadman.agent().deadman(DeadmanOrder::Confirm).await?;
             deadman.taken_back(&state)?;
-            Ok::<(bool, bool), ModuleError>((logs_in, !is_red))
+            Ok::<bool, ModuleError>(logs_in)
         };
         let stopped = async {
             cancel.cancelled().await;
-            Err::<(bool, bool), ModuleError>(ModuleError::cancelled())
+            Err::<bool, ModuleError>(ModuleError::cancelled())
         };
         let confirmed = async {
             tokio::select! {
@@ -288,45 +285,13 @@ impl Engine {
         if is_over {
             *deadman.before.lock().await = None;
         }
-        let (logs_in, is_well) = result?;
-        let host = &deadman.target.hostname;
-        self.is_green = logs_in && is_well;
+        let (host, logs_in) = (&deadman.target.hostname, result?);
         board.add_check(format!("{host} works as it did before"));
         board.add_check(match logs_in {
             true => format!("a new ssh login to {host} works"),
             false => format!("a new ssh login to {host} was not tried: it takes a person"),
         });
         Ok(())
-    }
-
-    /// Marks what the target became as the last state that is known to be good, if that was seen. A set that a person, or
-    /// `guard`, marked stays marked. It is a help for later: a failure is a warning.
-    pub(super) async fn mark_good(&mut self, board: &SessionBoard) {
-        let (Some(deadman), true) = (self.deadman.clone(), self.is_green) else { return };
-        let Some(set) = board.set(Role::Target, SnapshotKind::PostSync) else { return };
-        let Some(dir) = set.members.first().and_then(|member| member.path.parent()) else { return };
-        let host = &deadman.target.hostname;
-        let marked = async {
-            let agent = deadman.agent();
-            let (sets, _) = agent.sets(dir.clone()).await?;
-            let marked = sets.iter().find(|stored| stored.words.good);
-            if marked.is_some_and(|stored| stored.set.kind != SnapshotKind::PostSync) {
-                return Ok(false);
-            }
-            agent.mark_good(dir, Some(set.id())).await.map(|()| true)
-        };
-        let said = async {
-            match marked.await {
-                Ok(true) => board.add_check(format!(
-                    "{host} as it is now is marked as good: `rollback good` leads back here"
-                )),
-                Ok(false) => {}
-                Err(error) => {
-                    deadman.log.warning(format!("{host} could not mark this state as good: {error}"));
-                }
-            }
-        };
-        self.watch.bounded(super::cleanup::CLOSE, said).await;
     }
 
     /// A sync that ends unconfirmed: one that changed nothing has nothing to be taken back.

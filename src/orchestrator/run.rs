@@ -101,8 +101,6 @@ pub(super) struct Engine {
     pub(super) alone: Arc<tokio::sync::Mutex<()>>,
     pub(super) background_failed: bool,
     pub(super) deadman: Option<Arc<Deadman>>,
-    /// Whether the target was seen to work as before, a new login included.
-    pub(super) is_green: bool,
     /// What the target took back by itself since the last sync that was recorded.
     pub(super) healed: Vec<Healed>,
     failures: Vec<ErrorKind>,
@@ -141,7 +139,6 @@ pub async fn run(deps: Deps, plan: RunPlan, interrupts: mpsc::Receiver<(String, 
         alone: Arc::default(),
         background_failed: false,
         deadman: None,
-        is_green: false,
         healed: Vec::new(),
         failures: Vec::new(),
         failure: None,
@@ -465,7 +462,6 @@ impl Engine {
         }
         self.deps.log.stage("record");
         self.watch.drive(executed.write_pair(&self.deps)).await?;
-        self.mark_good(&prepared.board).await;
         self.forget_healed(prepared).await;
         self.tidy(plan, prepared, &gates).await;
         Ok(())

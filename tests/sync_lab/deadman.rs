@@ -259,16 +259,7 @@ fn a_quiet_sync_that_is_to_be_confirmed_leaves_nothing_behind() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
     settings(laptop, "deadman = \"always\"\ndeadman_limit = 3600");
-    let named = [
-        "desk works as it did before",
-        "a new ssh login to desk works",
-        "desk as it is now is marked as good",
-    ];
-    first_sync(&lab).says(&named);
-    let listed = root(desk, "pc-switcher snapshots list");
-    let good: Vec<&str> =
-        listed.lines().filter(|line| line.split([' ', ',']).any(|word| word == "good")).collect();
-    assert!(matches!(good[..], [line] if line.contains("post-sync")), "{listed}");
+    first_sync(&lab).says(&["desk works as it did before", "a new ssh login to desk works"]);
     assert!(!desk.exists(STATE).unwrap());
     alice(laptop, "echo new >notes/new");
     sync(laptop, "desk", &[]).ends_with(0);
