@@ -108,6 +108,11 @@ proptest! {
             true => without_ends(&secret),
             false => secret.trim_start_matches(['"', '\'']).to_owned(),
         };
+        // Behind a separator that the frame's own one takes in, as in `==`, is the beginning, too.
+        let secret = match secret.trim_start_matches('=') {
+            inner if inner.starts_with(['"', '\'']) => inner.trim_start_matches(['"', '\'']).to_owned(),
+            _ => secret,
+        };
         let line = format!("{before} {}{after}", frame.replace("{}", &secret));
         let shown = text(&line).into_owned();
         prop_assert!(!shown.contains("Zq7X"), "{line} → {shown}");
