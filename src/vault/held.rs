@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::ToSpan as _;
-use pc_switcher_agent::proto::{CopyOrder, CreateSet, TakeSet, Words};
+use pc_switcher_agent::proto::{CopyOrder, CreateSet, StoredSet, TakeSet, Words};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{
@@ -23,6 +23,9 @@ use crate::clock;
 use crate::config::Config;
 use crate::paths::Env;
 use crate::remote::{Reach, StartedAgent};
+
+/// What is said of such a set, and how one is known that a killed backup left.
+const NOTE: &str = "read by `bt backup`";
 
 /// How long the agent may take to start and to take a set.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -73,8 +76,8 @@ impl HeldSet {
         let dir = BytePath::from(settings.snapshot_dir.as_path());
         if let Ok((sets, _)) = link(&agent).sets(dir).await {
             // What a backup left that was killed.
-            for left in sets.into_iter().filter(|left| left.set.kind == SnapshotKind::Session && !left.in_use)
-            {
+            let is_ours = |left: &StoredSet| left.words.note.as_deref() == Some(NOTE) && !left.in_use;
+            for left in sets.into_iter().filter(is_ours) {
                 link(&agent).drop_set(left.set).await.ok();
             }
         }
@@ -88,7 +91,7 @@ impl HeldSet {
                 subvolumes: settings.subvolumes.clone(),
             },
             words: Words {
-                note: Some("read by `bt backup`".into()),
+                note: Some(NOTE.into()),
                 until: now.checked_add(24.hours()).ok().map(UtcStamp::new),
                 ..Words::default()
             },

@@ -300,7 +300,8 @@ impl Grower<'_> {
 
     /// Copies a file, again if it changes meanwhile.
     fn anew(&mut self, source: &OwnedFd, path: &BytePath) -> io::Result<()> {
-        self.leave_room(Seen::of(source)?.size())?;
+        // Holes take nothing: an image of a terabyte may hold a few blocks.
+        self.leave_room(Seen::of(source)?.allocated())?;
         let copy = self.builder.file(path)?;
         for attempt in 1.. {
             let before = Seen::of(source)?;
