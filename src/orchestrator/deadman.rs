@@ -14,7 +14,9 @@ use pc_switcher_contract::{
     SnapshotKind, SnapshotSet, TargetMachine, Threshold, UtcStamp,
 };
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
+use super::login::First;
 use super::phases::Prepared;
 use super::run::{Deps, Engine};
 use crate::config::{DeadmanMode, HealthCheck};
@@ -51,6 +53,9 @@ pub(super) struct Deadman {
     /// What is gone back to.
     pre: Option<SnapshotSet>,
     log: CoreLog,
+    /// Whether a new login works as long as nothing is changed.
+    first: First,
+    cancel: CancellationToken,
     /// How the target was when it was armed.
     before: Mutex<Option<Vec<Checked>>>,
 }
@@ -63,7 +68,7 @@ impl fmt::Debug for Deadman {
 
 impl Deadman {
     /// Makes the one of a sync whose pre sets are taken.
-    pub(super) fn of(deps: &Deps, prepared: &Prepared) -> Self {
+    pub(super) fn of(deps: &Deps, prepared: &Prepared, first: First, cancel: CancellationToken) -> Self {
         let user = deps.reach.user();
         let home = prepared.target_facts.users.iter().find(|fact| fact.name == user);
         Self {
@@ -74,6 +79,8 @@ impl Deadman {
             home: home.map(|fact| fact.home.as_path().to_owned()),
             pre: prepared.board.set(Role::Target, SnapshotKind::PreSync),
             log: deps.log.on(&prepared.target.hostname),
+            first,
+            cancel,
             before: Mutex::default(),
         }
     }
@@ -94,6 +101,14 @@ impl Deadman {
             scripts: Path::new(HEALTH_DIR),
         };
         health::weigh(health::look(&place).await, &self.settings.required)
+    }
+
+    /// Waits until it is known whether a new login works: once something is changed nobody can tell any more.
+    async fn first_login(&self) -> Result<(), ModuleError> {
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(ModuleError::cancelled()),
+            _ = self.first.clone() => Ok(()),
+        }
     }
 
     /// Arms it, once.
@@ -123,7 +138,10 @@ impl Deadman {
     /// Arms it before the first module, if each sync is to be confirmed.
     pub(super) async fn begin(&self) -> Result<(), ModuleError> {
         match self.settings.mode {
-            DeadmanMode::Always => self.arm("each sync is to be confirmed").await,
+            DeadmanMode::Always => {
+                self.first_login().await?;
+                self.arm("each sync is to be confirmed").await
+            }
             DeadmanMode::Auto | DeadmanMode::Off => Ok(()),
         }
     }
@@ -174,7 +192,11 @@ impl Deadman {
 #[async_trait]
 impl Sentinel for Deadman {
     async fn about_to_change(&self, areas: &[Area]) -> Result<(), ModuleError> {
-        if areas.is_empty() || self.settings.mode == DeadmanMode::Off {
+        if areas.is_empty() {
+            return Ok(());
+        }
+        self.first_login().await?;
+        if self.settings.mode == DeadmanMode::Off {
             return Ok(());
         }
         let words: Vec<String> = areas.iter().map(ToString::to_string).collect();
@@ -194,7 +216,8 @@ fn judge(before: &[Checked], now: &[Checked]) -> (Option<String>, Vec<Finding>) 
 impl Engine {
     /// Puts the dead man in charge: modules tell it what they are about to touch.
     pub(super) async fn put_deadman(&mut self, prepared: &Prepared) -> Result<(), ModuleError> {
-        let deadman = Arc::new(Deadman::of(&self.deps, prepared));
+        let deadman =
+            Arc::new(Deadman::of(&self.deps, prepared, self.logins.first(), self.watch.cancel.clone()));
         prepared.board.put_sentinel(Arc::clone(&deadman) as _);
         self.deadman = Some(Arc::clone(&deadman));
         self.watch.drive(deadman.begin()).await
@@ -215,7 +238,7 @@ impl Engine {
         self.deps.log.stage("confirm");
         let cancel = self.watch.cancel.clone();
         let reach = Arc::clone(&self.deps.reach);
-        let first = self.logins.first();
+        let first = deadman.first.clone();
         let changed = board.commit_was_asked();
         let confirmed = async {
             let (mut why, mut wanted) = judge(&before, &deadman.look().await);

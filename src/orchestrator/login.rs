@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 use pc_switcher_contract::{ModuleError, Problem};
 use tokio::task::JoinHandle;
 
@@ -19,10 +21,14 @@ enum Login {
     Broken(String),
 }
 
+/// What came of the login that is tried before anything is changed; none if there is nothing to log in to. Whoever is about to
+/// change what lets people in waits for it: later it would say nothing about before.
+pub(super) type First = Shared<BoxFuture<'static, Option<Result<(), String>>>>;
+
 /// Logins that are being tried, beside the run. Dropping this ends them.
 #[derive(Default)]
 pub(super) struct Logins {
-    before: Option<JoinHandle<Option<Result<(), String>>>>,
+    before: Option<(JoinHandle<()>, First)>,
     after: Option<JoinHandle<Option<Login>>>,
 }
 
@@ -30,29 +36,31 @@ impl Logins {
     /// Tries one before anything is changed.
     pub(super) fn begin(&mut self, reach: &SharedReach, log: CoreLog) {
         let reach = Arc::clone(reach);
-        self.before = Some(tokio::spawn(async move {
+        let login = async move {
             let login = reach.fresh_login().await;
             if let Some(Ok(())) = &login {
                 log.full("a new login works without a question");
             }
             login
-        }));
+        };
+        let first = login.boxed().shared();
+        self.before = Some((tokio::spawn(first.clone().map(drop)), first));
     }
 
-    /// Waits for the first one, and says what came of it.
-    pub(super) fn first(&mut self) -> impl Future<Output = Option<Result<(), String>>> + use<> {
-        let before = self.before.take();
-        async move { before?.await.ok().flatten() }
+    /// Returns the first one, for whoever wants to wait for it.
+    pub(super) fn first(&self) -> First {
+        let known = self.before.as_ref().map(|(_, first)| first.clone());
+        known.unwrap_or_else(|| std::future::ready(None).boxed().shared())
     }
 
     /// Tries one once the modules are done, if one worked before that nobody had to answer. Where no module changed
     /// anything, that one is proof enough.
     pub(super) fn again(&mut self, reach: &SharedReach, plan: &RunPlan, prepared: &Prepared) {
-        let Some(before) = self.before.take() else { return };
+        let before = self.first();
         let is_idle = plan.sequential.iter().all(|module| prepared.board.is_idle(module.name()));
         let reach = Arc::clone(reach);
         self.after = Some(tokio::spawn(async move {
-            Some(match before.await.ok().flatten()? {
+            Some(match before.await? {
                 Ok(()) if is_idle => Login::Works,
                 Ok(()) => match reach.fresh_login().await? {
                     Ok(()) => Login::Works,
@@ -100,7 +108,7 @@ impl Logins {
 
 impl Drop for Logins {
     fn drop(&mut self) {
-        if let Some(login) = &self.before {
+        if let Some((login, _)) = &self.before {
             login.abort();
         }
         if let Some(login) = &self.after {
