@@ -138,7 +138,7 @@ fn put_without_room(parts: &[(usize, &Part)], entry: &Entry, state: &StateDir) -
     }
 }
 
-fn tidying(part: &Part, error: Errno) -> AgentError {
+pub(super) fn tidying(part: &Part, error: Errno) -> AgentError {
     AgentError::io(
         format!("staging in `{}` could not be removed", part.absolute(&HOME.into())),
         &error.into(),

@@ -187,11 +187,15 @@ impl Part {
         Ok(stays)
     }
 
-    /// Removes all traces of a session that was not committed, as many as it can.
+    /// Removes all traces of a session that was not committed or is given up, as many as it can. Displaced versions stay where
+    /// there is no pre set, as behind a commit.
     pub(super) fn remove_all(&self) -> Result<(), Errno> {
         self.free_reserve();
-        let remove = |kind| remove::tree(&self.home, &format!("{kind}{}", self.session));
-        let removed = GOING.map(remove).into_iter().collect();
+        let own_undo = format!("undo-{}", self.session);
+        let stays = !self.has_pre_set && !remove::list(&self.undo)?.is_empty();
+        let names = GOING.map(|kind| format!("{kind}{}", self.session));
+        let going = names.iter().filter(|name| !(stays && **name == own_undo));
+        let removed = going.fold(Ok(()), |all, name| all.and(remove::tree(&self.home, name)));
         self.remove_home();
         self.restore_mtime();
         removed

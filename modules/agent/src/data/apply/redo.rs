@@ -8,12 +8,12 @@ use std::collections::HashMap;
 
 use super::commit::{Committed, Committer};
 use super::entry::{self, Entry, Phase};
-use super::finish::{drop_all, finish};
+use super::finish::{drop_all, finish, tidying};
 use super::journal::{Record, read_journal};
 use super::part::Part;
 use super::plan::Step;
 use super::planner::Planner;
-use super::retire::{expected, expected_of};
+use super::retire::{expected, expected_of, staged_of};
 use super::watch::Watch;
 use crate::linux::state::StateDir;
 use crate::proto::{AgentError, ApplyReport, Patience, Redone, RedoneHow};
@@ -145,8 +145,11 @@ fn give_up(state: &StateDir, entry: &mut Entry, why: String) -> Result<(), Agent
         found.iter().enumerate().filter_map(|(index, part)| Some((index, part.as_ref()?))).collect();
     let first = found.first().and_then(Option::as_ref);
     let expected = first.map(|first| expected_of(&first.stage)).unwrap_or_default();
+    let staged = first.map(|first| staged_of(&first.stage)).unwrap_or_default();
     let mut report = ApplyReport::default();
-    match drop_all(&parts, &expected, entry, state) {
+    let rescued =
+        parts.iter().try_for_each(|(_, part)| part.rescue(&staged).map_err(|error| tidying(part, error)));
+    match rescued.and_then(|()| drop_all(&parts, &expected, entry, state)) {
         Ok(kept) => report.conflicts = kept,
         // The next session sweeps it when it opens its parts.
         Err(error) => report.warnings.push(error.message),

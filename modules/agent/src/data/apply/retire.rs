@@ -69,6 +69,22 @@ impl Part {
         Ok(kept)
     }
 
+    /// Moves into undo what stands in staging where something else was `staged`: a version that a step had exchanged when the session was
+    /// cut off, and that nobody has judged yet.
+    pub(super) fn rescue(&self, staged: &HashMap<u64, u64>) -> Result<(), Errno> {
+        for (name, _) in remove::list(&self.stage)? {
+            let number = name.to_str().ok().and_then(|name| name.parse().ok());
+            let Some(ino) = number.and_then(|number: u64| staged.get(&number)) else { continue };
+            let seen = Seen::at(&self.stage, &name)?;
+            if seen.ino() == *ino || seen.is_dir() && unlinkat(&self.stage, &name, AtFlags::REMOVEDIR).is_ok()
+            {
+                continue;
+            }
+            renameat_with(&self.stage, &*name, &self.undo, &*name, RenameFlags::NOREPLACE)?;
+        }
+        Ok(())
+    }
+
     /// Returns a line per directory that keeps versions, of this or an older session.
     pub(super) fn kept_lines(&self) -> Result<Vec<String>, Errno> {
         let names = remove::list(&self.home)?.into_iter();
@@ -147,6 +163,16 @@ pub(super) fn sweep(home: &OwnedFd, has_pre_set: bool) -> Result<(), Errno> {
         remove::tree(home, name)?;
     }
     Ok(())
+}
+
+/// Returns the inodes that a session staged, by number, as far as its journal can be read.
+pub(super) fn staged_of(stage: &OwnedFd) -> HashMap<u64, u64> {
+    let Ok(Some(journal)) = journal::read_journal(stage) else { return HashMap::new() };
+    let staged = journal.filter_map(|record| match record {
+        journal::Record::Staged(inodes) => Some(inodes),
+        _ => None,
+    });
+    staged.flatten().collect()
 }
 
 /// Returns what the session of a staging directory displaces, as far as its journal lies there and can be read.

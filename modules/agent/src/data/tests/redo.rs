@@ -390,3 +390,59 @@ fn the_list_of_steps_stays_with_the_pre_set() {
         }
     });
 }
+
+/// Contents of all files below a directory, ours included.
+fn contents(root: &Path) -> std::collections::HashSet<Vec<u8>> {
+    let (mut todo, mut found) = (vec![root.to_owned()], std::collections::HashSet::new());
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+            let kind = entry.file_type().unwrap();
+            if kind.is_dir() {
+                todo.push(entry.path());
+            } else if kind.is_file() {
+                found.insert(fs::read(entry.path()).unwrap());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn what_a_commit_that_is_given_up_has_displaced_stays_where_no_snapshot_holds_it() {
+    let (Some(one), Some(two)) = (Disk::make("ext4", 256 << 20), Disk::make("btrfs", 256 << 20)) else {
+        return;
+    };
+    let stages = [&Stage::make(&one.root), &Stage::make(&two.root)];
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::new(dir.path());
+    let mut met = Vec::new();
+    for number in 0.. {
+        let targets = stages.map(Stage::target);
+        let paths = [targets[0].as_path(), targets[1].as_path()];
+        let before = contents(paths[0]);
+        let died = dying(|| push_two(stages, paths, &state, &At::new(number, Fault::Die)));
+        let Err(step) = died else { break };
+        let so_far = |step| met.iter().filter(|other| **other == step).count();
+        if ["exchange", "take away", "step"].into_iter().all(|step| so_far(step) == 2) {
+            break;
+        }
+        if matches!(step, "exchange" | "take away" | "step") && so_far(step) < 2 {
+            // The second file system is not there any more, and somebody starts another sync.
+            fs::remove_dir_all(paths[1].join(".pc-switcher")).unwrap();
+            let results = redo(&state, Patience::GiveUp, &Unwatched).unwrap();
+            assert!(matches!(results[0].how, RedoneHow::GivenUp(_)), "{results:?}");
+            let after = contents(paths[0]);
+            let lost = before.iter().filter(|content| !after.contains(*content)).count();
+            assert_eq!(lost, 0, "died after {number} `{step}`: {results:?}");
+            met.push(step);
+        } else {
+            let _ = redo(&state, Patience::GiveUp, &Unwatched).unwrap();
+        }
+        for key in ["commits", "redone"] {
+            for name in state.list(key).unwrap() {
+                state.put(&format!("{key}/{name}"), None).unwrap();
+            }
+        }
+    }
+    assert!(["exchange", "take away", "step"].iter().all(|step| met.contains(step)), "{met:?}");
+}
