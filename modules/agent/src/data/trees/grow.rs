@@ -65,7 +65,8 @@ struct Grower<'a> {
     store: Seen,
     builder: Builder<'a>,
     inventory: &'a mut Inventory,
-    links: HashMap<(u64, u64), BytePath>,
+    /// By device, inode number and the time of its last change: a number may be given to another file while a copy is made.
+    links: HashMap<(u64, u64, FileTime), BytePath>,
     /// Files of the copy before that have a name here: two files must not become one.
     taken: Vec<bool>,
     buffer: Vec<u8>,
@@ -232,7 +233,7 @@ impl Grower<'_> {
             return Err(Errno::NOENT.into());
         }
         let (meta, live) = (meta_with(&seen, &source)?, self.live(&seen));
-        let key = (live.device, live.ino);
+        let key = (live.device, live.ino, seen.ctime());
         if live.has_links
             && let Some(first) = self.links.get(&key).cloned()
         {
