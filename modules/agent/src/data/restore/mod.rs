@@ -272,6 +272,7 @@ impl Staged {
         stamp: UtcStamp,
     ) -> Result<(BytePath, Option<BytePath>), AgentError> {
         let path = self.parent.join(self.name.as_bytes());
+        let is_untouched = same::is_untouched(safety, copied, &self.dir, &self.name).unwrap_or(false);
         match self.rename(self.temporary.as_bytes(), self.name.as_bytes(), RenameFlags::EXCHANGE) {
             Ok(()) => {}
             Err(Errno::NOENT) => return self.under_its_name().map(|path| (path, None)),
@@ -281,7 +282,8 @@ impl Staged {
         self.is_placed = true;
         self.durable()?;
         let displaced = same::Displaced { dir: &self.dir, name: &self.temporary };
-        let gone = same::is_held(safety, copied, &displaced).and_then(|held| match held {
+        let held = if is_untouched { same::is_held(safety, copied, &displaced) } else { Ok(false) };
+        let gone = held.and_then(|held| match held {
             true => same::remove_held(safety, copied, &displaced),
             false => Err(Errno::BUSY),
         });

@@ -23,9 +23,25 @@ pub(super) struct Displaced<'a> {
     pub(super) name: &'a BytePath,
 }
 
+/// Whether the snapshot holds what stands at a name as it is. Asked right before that is renamed, which moves the time of its inode.
+pub(super) fn is_untouched(
+    safety: &Source<'_>,
+    copied: Option<&Copied>,
+    dir: &OwnedFd,
+    name: &BytePath,
+) -> Result<bool, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW;
+    let is = Seen::of(&open::beneath(dir, name.as_bytes(), flags)?)?;
+    if let Some(copied) = copied {
+        return Ok(copied.is_of(safety.inside, &is, false));
+    }
+    let was = Seen::of(&open::beneath(safety.root, safety.inside.as_bytes(), flags)?)?;
+    Ok(same(&was, &is, false))
+}
+
 /// Whether every inode of the tree is in the snapshot at the same place and has not changed since. The topmost one was
-/// renamed, which changes the time of its inode: there the time and size of the content count. Of a copy its list says which
-/// inodes it was made of.
+/// renamed, which changes the time of its inode: there the time and size of the content count, and what [`is_untouched`] said before.
+/// Of a copy its list says which inodes it was made of.
 pub(super) fn is_held(
     safety: &Source<'_>,
     copied: Option<&Copied>,
