@@ -13,6 +13,7 @@ pub mod guards;
 pub mod links;
 pub mod module;
 pub mod moves;
+mod mounts;
 mod moving;
 pub mod need;
 mod nested;

@@ -16,6 +16,7 @@ use pc_switcher_contract::{
 use crate::config::{Compare, NestedPolicy, UserDataConfig};
 use crate::fill::{Done, load, record_of};
 use crate::guards::{self, Hosts};
+use crate::mounts;
 use crate::need::Need;
 use crate::nested;
 use crate::notes;
@@ -24,7 +25,7 @@ use crate::people;
 use crate::proven;
 use crate::roots::{Roots, held_by, roots};
 use crate::ruled;
-use crate::rules::{rule_hash, rule_of_mount, rule_of_nested, rules_for};
+use crate::rules::{rule_hash, rule_of_nested, rules_for};
 use crate::said::{describe, plan_items, total};
 use crate::survey::{Survey, survey};
 use crate::told::Heard;
@@ -150,8 +151,9 @@ impl UserData {
             ctx.board.put_rule_hash(rule_hash(&sets));
             pairs.extend(pair_nested(&ours, &theirs, &nested, rules));
             leave_to_nested(pairs);
-            for mount in ours.foreign.iter().chain(&theirs.foreign) {
-                leave_mount_alone(ctx, pairs, &mount.path);
+            let problems = mounts::leave_alone(ctx, pairs, [&ours, &theirs]);
+            if !problems.is_empty() {
+                return Ok(Err(problems));
             }
         }
         Ok(pairs)
@@ -379,21 +381,6 @@ impl UserData {
             }
         }
         Ok(())
-    }
-}
-
-/// Leaves a path that is mounted over on one machine alone on both, and all below it: a snapshot shows what lies under the
-/// mount. Mounts come and go, so they do not belong to the rules of which the record keeps a digest; but nobody compared
-/// what lies there.
-fn leave_mount_alone(ctx: &ModuleContext, parts: &mut [PartPair], path: &BytePath) {
-    let held = |part: &&mut PartPair| *path != part.root && path.is_within(&part.root);
-    let Some(part) = parts.iter_mut().filter(held).max_by_key(|part| part.root.as_bytes().len()) else {
-        return;
-    };
-    if let Some(rule) = rule_of_mount(&part.folder, path) {
-        part.rules.forced.push(rule);
-        ctx.board.add_apart(path.clone());
-        ctx.board.add_alien(path.clone());
     }
 }
 
