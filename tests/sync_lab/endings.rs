@@ -48,7 +48,7 @@ fn what_a_stopped_sync_has_brought_over_is_no_conflict_for_the_next_one() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
     first_sync(&lab);
-    alice(laptop, "echo one >notes/ours; echo one >notes/both");
+    alice(laptop, "echo one >notes/ours; echo one >notes/both; echo one >notes/vault");
     configure(
         laptop,
         "[sync_modules]\nuser-data = true\ndummy-success = true\n[dummy-success]\nduration = 60\n",
@@ -58,13 +58,17 @@ fn what_a_stopped_sync_has_brought_over_is_no_conflict_for_the_next_one() {
     running.signal(Signal::INT).unwrap();
     assert_eq!(running.wait().unwrap().code(), Some(130));
     configure(laptop, "[sync_modules]\nuser-data = true\n");
-    alice(laptop, "echo two >notes/ours; echo two >notes/both");
-    alice(desk, "cat notes/ours; echo desk >notes/both");
+    alice(laptop, "echo two >notes/ours; echo two >notes/both; echo two >notes/vault");
+    // Some programs give what they wrote its old time.
+    alice(
+        desk,
+        "cat notes/ours; echo desk >notes/both; touch -r notes/vault t; echo six >notes/vault; touch -r t notes/vault; rm t",
+    );
     let before = home(desk);
     let ran = sync(laptop, "desk", &[]).ends_with(7);
-    ran.says(&["1 path changed on desk", "/home/alice/notes/both"]);
+    ran.says(&["2 paths changed on desk", "/home/alice/notes/both", "/home/alice/notes/vault"]);
     assert_same_tree(&before, &home(desk));
-    alice(laptop, "echo desk >notes/both");
+    alice(laptop, "echo desk >notes/both; echo six >notes/vault");
     sync(laptop, "desk", &[]).ends_with(0);
     assert_moved(laptop, desk);
 }

@@ -1,31 +1,44 @@
 //! What syncs wrote whose end could not be recorded: it stands on the target since the last recorded one, and yet it is no
 //! change of anybody's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use pc_switcher_agent::proto::{Entry, Kind};
+use pc_switcher_agent::proto::{Entry, Kind, ReadWant};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{Attempt, BytePath, LogLevel, Manifest, ModuleContext, ModuleError, Role};
 
 use crate::change::{Found, same_rights};
+use crate::compare::Walk;
+use crate::moves::Moves;
 use crate::parts::PartPair;
-use crate::roots::{Listed, in_set};
+use crate::roots::{Listed, Roots, in_set};
+use crate::survey::digests;
 
 /// Takes the mark of a conflict from every path of which the target has just the version that such a sync brought over.
 /// The source's snapshots or manifests hold these versions, so nothing can be lost with them.
 ///
 /// # Errors
 /// If the source's agent fails.
-pub async fn disown(ctx: &ModuleContext, part: &PartPair, found: &mut [Found]) -> Result<(), ModuleError> {
+pub(crate) async fn disown(
+    ctx: &ModuleContext,
+    part: &PartPair,
+    roots: &Roots,
+    moves: &Moves,
+    found: &mut [Found],
+) -> Result<(), ModuleError> {
     let mut disowned = 0;
     for listed in ctx.board.attempts().iter().filter_map(|attempt| listed(attempt, part)) {
         if !found.iter().any(|found| found.touched) {
             break;
         }
         let Some(brought) = versions(ctx, part, &listed, found).await? else { continue };
-        for found in found.iter_mut().filter(|found| found.touched) {
-            found.touched = !is_same_version(found.theirs.as_ref(), brought.get(&found.path));
-            disowned += u64::from(!found.touched);
+        let is_ours =
+            |found: &Found| found.touched && is_same_version(found.theirs.as_ref(), brought.get(&found.path));
+        let ours: Vec<usize> = (0..found.len()).filter(|at| is_ours(&found[*at])).collect();
+        let others = edited(ctx, roots, moves, &listed, found, &ours).await?;
+        for at in ours.into_iter().filter(|at| !others.contains(at)) {
+            found[at].touched = false;
+            disowned += 1;
         }
     }
     if disowned > 0 {
@@ -33,6 +46,39 @@ pub async fn disown(ctx: &ModuleContext, part: &PartPair, found: &mut [Found]) -
         ctx.reporter.log(LogLevel::Full, &ctx.target.hostname, text);
     }
     Ok(())
+}
+
+/// Returns those of files with the version that a sync brought over whose content is another one: programs that keep the time of what they
+/// write. Where the source has no snapshots nobody knows the content any more.
+async fn edited(
+    ctx: &ModuleContext,
+    roots: &Roots,
+    moves: &Moves,
+    brought: &Listed,
+    found: &[Found],
+    ours: &[usize],
+) -> Result<HashSet<usize>, ModuleError> {
+    let Some(brought) = brought.tree() else { return Ok(HashSet::new()) };
+    let has_content = |entry: &Entry| entry.kind == Kind::File && entry.size > 0;
+    let of_files = ours.iter().filter(|at| found[**at].theirs.as_ref().is_some_and(has_content));
+    let files: Vec<usize> = of_files.copied().collect();
+    if files.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let wants = |path: &dyn Fn(&BytePath) -> BytePath| -> Vec<ReadWant> {
+        let want = |at: &usize| ReadWant { content: *at as u32, path: path(&found[*at].path) };
+        files.iter().map(want).collect()
+    };
+    let (here, there) = (wants(&BytePath::clone), wants(&|path| moves.stands(Walk::Target, path)));
+    let (then, now) = tokio::try_join!(
+        digests(ctx, Role::Source, brought, &here),
+        digests(ctx, Role::Target, &roots.target, &there)
+    )?;
+    let differs = |at: &usize| {
+        let key = *at as u32;
+        then.get(&key).zip(now.get(&key)).is_none_or(|(then, now)| then != now)
+    };
+    Ok(files.into_iter().filter(differs).collect())
 }
 
 /// Returns what the source listed for a sync.
@@ -65,7 +111,7 @@ async fn versions(
     listed: &Listed,
     found: &[Found],
 ) -> Result<Option<HashMap<BytePath, Entry>>, ModuleError> {
-    let wanted: std::collections::HashSet<&BytePath> =
+    let wanted: HashSet<&BytePath> =
         found.iter().filter(|found| found.touched).map(|found| &found.path).collect();
     let source = Agent::new(&ctx.source.agent);
     if let Listed::Again(key) = listed

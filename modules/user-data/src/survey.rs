@@ -144,7 +144,7 @@ pub async fn survey(
     let Comparison { mut found, suspects, links, dir_meta, holding, left_alone, times, .. } = comparison;
     found.extend(settle_all(ctx, roots, suspects, &moves).await?);
     links::resolve(&mut found, links, part.is_torn);
-    attempts::disown(ctx, part, &mut found).await?;
+    attempts::disown(ctx, part, roots, &moves, &mut found).await?;
     if roots.base.is_some() {
         mark_unsettled(ctx, part, &mut found);
         mark_alien(ctx, part, &mut found);
