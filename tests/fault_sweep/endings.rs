@@ -116,8 +116,20 @@ fn a_dry_run_asks_no_machine_to_write_anything() {
         let before = world.disks().map(|disk| whole(disk));
         let ran = sync(&world, Wish { dry_run: true, ..wish(config(modules, "")) }).await;
         assert_ended(&ran, 0, 0);
-        let reads =
-            ["start", "connect", "close", "facts", "lock", "layout", "space", "check-set", "walk", "digest"];
+        let reads = [
+            "start",
+            "connect",
+            "close",
+            "facts",
+            "lock",
+            "layout",
+            "space",
+            "check-set",
+            "walk",
+            "digests",
+            "list",
+            "digest",
+        ];
         let reads = [
             reads.as_slice(),
             &[

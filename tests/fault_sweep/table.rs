@@ -71,7 +71,8 @@ verify                take-set       laptop   answer  .     130^   4!    pre+pos
 verify                layout         *        *       1!    130^   4!    pre       pre+post  new
 verify                facts          *        *       1!    130^   4!    pre       pre+post  new
 verify                changed        *        *       1!    130^   4!    pre       pre+post  new
-verify                walk           *        *       1!    130^   4!    pre       pre+post  new
+verify                digests        *        *       1!    130^   4!    pre       pre+post  new
+verify                list           *        *       1!    130^   4!    pre       pre+post  new
 verify                digest         *        *       1!    130^   4!    pre       pre+post  new
 verify                check-set      *        *       1!    130^   4!    pre       pre+post  new
 verify                take-set       laptop   open    1!    130^   4!    pre       pre+post  new

@@ -2,6 +2,7 @@
 
 mod content;
 mod deadman;
+mod digests;
 pub(crate) mod held;
 mod ranges;
 mod sets;
@@ -25,6 +26,7 @@ use crate::proto::{
 };
 
 pub use content::BlocksStream;
+pub use digests::DirDigestStream;
 pub use held::Held;
 pub use sets::{SetIntake, SetStream};
 
@@ -252,6 +254,13 @@ impl Agent {
         Ok(WalkStream::new(self, call.stream))
     }
 
+    /// Starts a walk that tells of each directory what it can be compared by.
+    pub async fn digests(&self, tree: Tree) -> Result<DirDigestStream, ExecError> {
+        let mut call = self.link.open(encode(&Request::Digests(WalkRequest { tree }))).await?;
+        call.sink.finish().await?;
+        Ok(DirDigestStream::new(self, call.stream))
+    }
+
     /// Starts a walk of a live tree whose listings are kept under a key of the machine state.
     pub async fn walk_kept(&self, tree: Tree, key: String) -> Result<WalkStream, ExecError> {
         let mut call = self.link.open(encode(&Request::WalkKept { tree, key })).await?;
@@ -277,13 +286,14 @@ impl Agent {
         Ok((Wants { sink: call.sink }, WalkStream::new(self, call.stream)))
     }
 
-    /// Returns the directories of a tree that changed since an older snapshot of its subvolume; `None` if that is not known.
-    pub async fn changed(&self, base: BytePath, tree: Tree) -> Result<Option<Vec<ChangedDir>>, ExecError> {
+    /// Returns the directories of a tree that changed since an older snapshot of its subvolume, and whether these are all: if not,
+    /// they are those with files whose content alone was written, as far as that is known.
+    pub async fn changed(&self, base: BytePath, tree: Tree) -> Result<(Vec<ChangedDir>, bool), ExecError> {
         self.told(&Request::Changed(ChangedRequest { base, tree })).await
     }
 
-    /// Collects lists of something, if it is known at all.
-    async fn told<T: DeserializeOwned>(&self, request: &Request) -> Result<Option<Vec<T>>, ExecError> {
+    /// Collects lists of something, and whether that is all.
+    async fn told<T: DeserializeOwned>(&self, request: &Request) -> Result<(Vec<T>, bool), ExecError> {
         let mut call = self.link.open(encode(request)).await?;
         call.sink.finish().await?;
         let mut found: Vec<T> = Vec::new();
@@ -294,7 +304,7 @@ impl Agent {
                 }
                 Reply::Done(body) => {
                     let is_known: bool = decode(&body).map_err(|why| self.broken(why))?;
-                    return Ok(is_known.then_some(found));
+                    return Ok((found, is_known));
                 }
             }
         }
@@ -302,7 +312,8 @@ impl Agent {
 
     /// Returns what stands elsewhere than in an older snapshot; `None` if that is not known.
     pub async fn moved(&self, base: BytePath, tree: Tree) -> Result<Option<Vec<Moved>>, ExecError> {
-        self.told(&Request::Moved(ChangedRequest { base, tree })).await
+        let (found, is_known) = self.told(&Request::Moved(ChangedRequest { base, tree })).await?;
+        Ok(is_known.then_some(found))
     }
 
     /// Starts reading files below `root`.

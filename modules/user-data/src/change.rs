@@ -1,5 +1,7 @@
 //! What one directory needs so that the target's becomes the source's: a pure comparison of listings.
 
+use std::collections::HashSet;
+
 use pc_switcher_agent::proto::{DirListing, Entry, FileTime, Identity, Kind, SkipReason};
 use pc_switcher_contract::BytePath;
 
@@ -172,13 +174,14 @@ fn touched(base: Option<&Entry>, now: Option<&Entry>) -> bool {
     }
 }
 
-/// Compares one directory. Listings are those of the source, the target, the base, and the source after the last sync, as far as each
+/// Compares one directory; what is `silent` is compared by content. Listings are those of the source, the target, the base, and the source after the last sync, as far as each
 /// has the directory.
 pub fn compare_dir(
     path: &BytePath,
     sides: Sides,
     [ours, theirs, base, before]: [Option<&DirListing>; 4],
     judge: Judge,
+    silent: Option<&HashSet<BytePath>>,
 ) -> DirResult {
     let mut result =
         DirResult { holds_excluded: theirs.is_some_and(|dir| !dir.skipped.is_empty()), ..Default::default() };
@@ -233,7 +236,8 @@ pub fn compare_dir(
             // Only in the past there is a directory here: its listing is read and dropped.
             result.children.push(Child { path: at.clone(), sides: Sides::Ignore, lists });
         }
-        entry_change(at, [s, t, b, was], touched, judge, &mut result);
+        let is_silent = silent.is_some_and(|silent| silent.contains(&at));
+        entry_change(at, [s, t, b, was], (touched, is_silent), judge, &mut result);
     }
     result
 }
@@ -246,7 +250,7 @@ fn rights_touched(judge: Judge, base: Option<&Entry>, now: &Entry) -> bool {
 fn entry_change(
     at: BytePath,
     [s, t, b, was]: [Option<&Entry>; 4],
-    mut touched: bool,
+    (mut touched, is_silent): (bool, bool),
     judge: Judge,
     result: &mut DirResult,
 ) {
@@ -281,7 +285,7 @@ fn entry_change(
                 let source_moved = judge.has_before && was.is_none_or(|was| identity(was) != identity(s))
                     || judge.source_after.is_some_and(|after| s.ctime > after);
                 let target_moved = judge.has_base && b.is_none_or(|b| identity(b) != identity(t));
-                if content { judge.content || source_moved || target_moved } else { touched }
+                if content { judge.content || source_moved || target_moved || is_silent } else { touched }
             };
             if suspect {
                 let rights_touched = rights_touched(judge, b, t);

@@ -110,6 +110,8 @@ pub struct Pairing<'a> {
     source_dirs: HashMap<BytePath, Meta>,
     scope: Option<Scope>,
     moves: &'a Moves,
+    /// Files to be compared by content, whatever size and time say.
+    silent: Option<&'a HashSet<BytePath>>,
     asks: [Vec<ListWant>; 4],
     /// Directories of which something is expected and not there.
     pending: usize,
@@ -143,9 +145,15 @@ impl<'a> Pairing<'a> {
             source_dirs: HashMap::new(),
             scope,
             moves,
+            silent: None,
             asks: Default::default(),
             pending: 0,
         }
+    }
+
+    /// Has these files compared by content, whatever size and time say.
+    pub fn suspect(&mut self, silent: &'a HashSet<BytePath>) {
+        self.silent = Some(silent).filter(|silent| !silent.is_empty());
     }
 
     /// Takes the listings to be asked for now, by walk. Without a scope there are none.
@@ -240,7 +248,7 @@ impl<'a> Pairing<'a> {
         }
         self.count(sides, ours.as_ref(), theirs.as_ref());
         let listings = [ours.as_ref(), theirs.as_ref(), base.as_ref(), before.as_ref()];
-        let done = compare_dir(&path, sides, listings, self.judge);
+        let done = compare_dir(&path, sides, listings, self.judge, self.silent);
         // A directory that was asked for by itself brings its own entry along.
         let own = || ours.as_ref().and_then(|dir| dir.root.as_ref()).map(|entry| entry.meta.clone());
         if sides == Sides::Both

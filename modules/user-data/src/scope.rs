@@ -29,7 +29,7 @@ impl Scope {
     /// Brings together what both machines name.
     pub fn of(named: impl IntoIterator<Item = ChangedDir>) -> Self {
         let mut scope = Self::default();
-        for ChangedDir { path, whole, names } in named {
+        for ChangedDir { path, whole, names, .. } in named {
             if whole {
                 scope.whole.insert(path.clone());
             }
@@ -93,6 +93,7 @@ mod tests {
             path: (*path).into(),
             whole: *whole,
             names: Some(Vec::new()),
+            silent: Vec::new(),
         };
         Scope::of(paths.iter().map(dir))
     }
@@ -120,6 +121,7 @@ mod tests {
             path: path.into(),
             whole: false,
             names: names.map(|names| names.iter().map(|name| (*name).into()).collect()),
+            silent: Vec::new(),
         };
         let scope = Scope::of([
             dir("a", Some(&["x"])),

@@ -14,6 +14,7 @@ use pc_switcher_contract::{
 use crate::attempts;
 use crate::change::{Change, Found, Judge, LeftAlone, Suspect, same_rights, settle};
 use crate::compare::{Comparison, Pairing, WALKS, Walk};
+use crate::digested;
 use crate::links;
 use crate::moves::Moves;
 use crate::moving::{self, Bases};
@@ -25,6 +26,7 @@ use crate::rough;
 use crate::ruled;
 use crate::scope::Scope;
 use crate::shares;
+use crate::silent::Silent;
 use crate::steps::{Steps, steps};
 use crate::told::{Heard, Told};
 
@@ -116,14 +118,15 @@ pub async fn survey(
     };
     note_kept(ctx, part, roots);
     let past = past(ctx, part, roots, content);
-    let (moves, scope) = match past {
+    let (moves, scope, silent) = match past {
         Ok(past) => {
             let mut told = heard.ask(ctx, part, roots, &past.bases).await?;
             let moves = moving::moves(ctx, part, roots, judge, &past.bases, told.moved.take()).await?;
+            let silent = Silent::of(std::mem::take(&mut told.silent), &moves);
             let scope = scope(part, past, told, &moves);
-            (moves, scope)
+            (moves, scope, silent)
         }
-        Err(why) => (Moves::default(), Err(why)),
+        Err(why) => (Moves::default(), Err(why), Silent::ask(ctx, part, roots, judge).await?),
     };
     let scope = match scope {
         Ok(scope) => Some(scope),
@@ -133,16 +136,25 @@ pub async fn survey(
         }
     };
     let mut common = scope.as_ref().map(|scope| scope.entries);
-    let directories = scope.map(|scope| scope.directories);
-    let mut comparison = compare(ctx, part, roots, judge, directories, &moves).await?;
-    if let Some(why) = common.and_then(|_| comparison.doubt(part.is_torn)) {
+    let mut counted = None;
+    let directories = match scope {
+        Some(scope) => Some(scope.directories),
+        None => digested::differing(ctx, part, roots, judge).await?.map(|digested| {
+            counted = Some((digested.source_entries, digested.target_entries));
+            digested.directories
+        }),
+    };
+    let is_partial = directories.is_some();
+    let mut comparison = compare(ctx, part, roots, judge, directories, (&moves, &silent)).await?;
+    if let Some(why) = is_partial.then(|| comparison.doubt(part.is_torn)).flatten() {
         full(ctx, part, why);
-        common = None;
-        comparison = compare(ctx, part, roots, judge, None, &moves).await?;
+        (common, counted) = (None, None);
+        comparison = compare(ctx, part, roots, judge, None, (&moves, &silent)).await?;
     }
     refuse_unreadable(ctx, part, &comparison)?;
     let Comparison { mut found, suspects, links, dir_meta, holding, left_alone, times, .. } = comparison;
     found.extend(settle_all(ctx, roots, suspects, &moves).await?);
+    silent.touch(ctx, roots, &mut found, &moves).await?;
     links::resolve(&mut found, links, part.is_torn);
     attempts::disown(ctx, part, roots, &moves, &mut found).await?;
     if roots.base.is_some() {
@@ -173,7 +185,7 @@ pub async fn survey(
     });
     let (source_entries, target_entries) = match common {
         Some(before) => ((before + steps.stats.created).saturating_sub(steps.stats.deleted), before),
-        None => (comparison.source_entries, comparison.target_entries),
+        None => counted.unwrap_or((comparison.source_entries, comparison.target_entries)),
     };
     Ok(Survey {
         steps,
@@ -293,10 +305,12 @@ fn scope(part: &PartPair, past: Past, told: Told, moves: &Moves) -> Result<Commo
             path: path.parent().unwrap_or_default(),
             whole: false,
             names: Some(names.into_iter().collect()),
+            silent: Vec::new(),
         }
     });
     let alien = pair.alien.iter().filter(is_here);
-    let alien = alien.map(|path| ChangedDir { path: inside(path), whole: true, names: None });
+    let alien =
+        alien.map(|path| ChangedDir { path: inside(path), whole: true, names: None, silent: Vec::new() });
     let ours = ours.into_iter().map(|dir| {
         let whole = dir.whole && !moves.is_settled(&dir.path, false);
         ChangedDir { whole, ..dir }
@@ -308,7 +322,12 @@ fn scope(part: &PartPair, past: Past, told: Told, moves: &Moves) -> Result<Commo
     let mut named: Vec<ChangedDir> = ours.chain(theirs).chain(different).chain(alien).collect();
     if !named.is_empty() {
         // Staging lies in the root, whose time is set again after it.
-        named.push(ChangedDir { path: BytePath::default(), whole: false, names: Some(Vec::new()) });
+        named.push(ChangedDir {
+            path: BytePath::default(),
+            whole: false,
+            names: Some(Vec::new()),
+            silent: Vec::new(),
+        });
     }
     Ok(Common { directories: Scope::of(named), entries })
 }
@@ -332,7 +351,7 @@ async fn compare(
     roots: &Roots,
     judge: Judge,
     scope: Option<Scope>,
-    moves: &Moves,
+    (moves, silent): (&Moves, &Silent),
 ) -> Result<Comparison, ModuleError> {
     let (source, target) = (Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent));
     let places = [
@@ -362,21 +381,30 @@ async fn compare(
         Some(scope) => Pairing::within(scope, judge, moves),
         None => Pairing::new(judge, moves),
     };
+    pairing.suspect(&silent.all);
     for walk in empty {
         pairing.add(walk, nothing());
     }
     let mut seen = 0_u64;
     loop {
-        for (sink, asks) in sinks.iter_mut().zip(pairing.take_asks()) {
-            let Some(sink) = sink else { continue };
-            for asks in asks.chunk_by(in_one_message()) {
-                sink.send(asks).await?;
+        let ask = async {
+            for (sink, asks) in sinks.iter_mut().zip(pairing.take_asks()) {
+                let Some(sink) = sink else { continue };
+                for asks in asks.chunk_by(in_one_message()) {
+                    sink.send(asks).await?;
+                }
             }
-        }
-        if pairing.is_complete() {
-            for sink in sinks.iter_mut().filter_map(Option::take) {
-                sink.finish().await?;
+            if pairing.is_complete() {
+                for sink in sinks.iter_mut().filter_map(Option::take) {
+                    sink.finish().await?;
+                }
             }
+            Ok::<(), ExecError>(())
+        };
+        tokio::select! {
+            biased;
+            () = ctx.cancel.cancelled() => return Err(ModuleError::cancelled()),
+            asked = ask => asked?,
         }
         if ours.is_none() && theirs.is_none() && base.is_none() && before.is_none() {
             break;

@@ -37,17 +37,17 @@ const REF: u32 = 12;
 const EXTREF: u32 = 13;
 
 /// Answers [`crate::proto::Request::Changed`]: `since` is the transaction in which the base was taken. Returns whether it is
-/// known what changed.
+/// known what changed; if it is too much, only files whose content alone was written are told.
 ///
 /// # Errors
 /// If a rule is invalid, a root cannot be opened, the tree cannot be read, or the caller gave up.
 pub fn run(request: &ChangedRequest, since: u64, call: &Call) -> Result<bool, AgentError> {
-    let Some(found) = find(&request.base, &request.tree, since, call)? else { return Ok(false) };
+    let (found, is_known) = find_all(&request.base, &request.tree, since, call)?;
     let mut rest = found.as_slice();
     while !rest.is_empty() {
         let mut bytes = 0;
         let end = rest.iter().position(|dir| {
-            let names = dir.names.iter().flatten().map(|name| name.as_bytes().len() + 2);
+            let names = dir.names.iter().flatten().chain(&dir.silent).map(|name| name.as_bytes().len() + 2);
             bytes += dir.path.as_bytes().len() + 16 + names.sum::<usize>();
             bytes > ITEM
         });
@@ -55,7 +55,7 @@ pub fn run(request: &ChangedRequest, since: u64, call: &Call) -> Result<bool, Ag
         call.item(&dirs)?;
         rest = after;
     }
-    Ok(true)
+    Ok(is_known)
 }
 
 /// Returns the directories of a tree whose listings may differ from those of `base`, sorted by path; `None` if that is not
@@ -69,6 +69,17 @@ pub(crate) fn find(
     since: u64,
     call: &Call,
 ) -> Result<Option<Vec<ChangedDir>>, AgentError> {
+    let (found, is_known) = find_all(base, tree, since, call)?;
+    Ok(is_known.then_some(found))
+}
+
+/// As [`find`]; where it is not known, those with files whose content alone was written, as far as that is.
+fn find_all(
+    base: &BytePath,
+    tree: &Tree,
+    since: u64,
+    call: &Call,
+) -> Result<(Vec<ChangedDir>, bool), AgentError> {
     let rules = Rules::compile(&tree.rules, &tree.prefix).map_err(AgentError::failed)?;
     let failed = |path: &BytePath| {
         let text = format!("`{path}`");
@@ -78,11 +89,11 @@ pub(crate) fn find(
     let old = open::root(base).map_err(failed(base))?;
     let root = Seen::of(&now).map_err(failed(&tree.root))?.ino();
     if Seen::of(&old).map_err(failed(base))?.ino() != root {
-        return Ok(None);
+        return Ok((Vec::new(), false));
     }
     let known = |error| match error {
         Errno::CANCELED => Err(AgentError::cancelled()),
-        Errno::TOOBIG => Ok(None),
+        Errno::TOOBIG => Ok((Vec::new(), false)),
         error => Err(failed(&tree.root)(error)),
     };
     let younger = match Younger::of(&now, &old, since, call) {
@@ -90,7 +101,7 @@ pub(crate) fn find(
         Err(error) => return known(error),
     };
     let mut places = Places::of_tree(&rules, root, Names::of(now));
-    directories(&mut places, &mut Names::of(old), &younger, call).or_else(known)
+    directories(&mut places, &mut Names::of(old), &younger, since, call).or_else(known)
 }
 
 /// What is known of a directory that may differ.
@@ -100,6 +111,8 @@ struct Listed {
     /// Whether any name in it may differ.
     all: bool,
     names: BTreeSet<Vec<u8>>,
+    /// Those of files whose content alone was written.
+    silent: Vec<Vec<u8>>,
 }
 
 impl Listed {
@@ -110,15 +123,19 @@ impl Listed {
     }
 }
 
-/// Returns the directories to look at, sorted; `None` if they are too many.
+/// Returns the directories to look at, sorted, and whether these are all: if they are too many, only those with files whose
+/// content alone was written are left.
 fn directories(
     places: &mut Places<'_>,
     base: &mut Names,
     younger: &Younger,
+    since: u64,
     call: &Call,
-) -> Result<Option<Vec<ChangedDir>>, Errno> {
+) -> Result<(Vec<ChangedDir>, bool), Errno> {
+    let mut is_known = true;
     let mut listed: HashMap<u64, Listed> = HashMap::new();
     let mut entries = [Entries::of(places.now.dir()?), Entries::of(base.dir()?)];
+    let mut inode = Search::with_room(0);
     for written in younger.iter() {
         if call.is_cancelled() {
             return Err(Errno::CANCELED);
@@ -138,24 +155,35 @@ fn directories(
         if ino == places.root {
             continue;
         }
+        let is_silent = Younger::is_silent(written, &base.dir, since, &mut inode)?;
         for (parent, name) in names {
             if places.holds(parent, &name, is_dir)? {
-                listed.entry(parent).or_default().names.insert(name);
+                let listed = listed.entry(parent).or_default();
+                listed.silent.extend(is_silent.then(|| name.clone()));
+                listed.names.insert(name);
             }
         }
         if listed.len() > MANY {
-            return Ok(None);
+            is_known = false;
+            listed.retain(|_, listed| !listed.silent.is_empty());
+            if listed.len() > MANY / 2 {
+                return Err(Errno::TOOBIG);
+            }
         }
     }
     let mut found = Vec::with_capacity(listed.len());
     for (ino, listed) in listed {
         if let Some(path) = places.of(ino)? {
-            let whole = listed.is_whole;
-            found.push(ChangedDir { path, whole, names: listed.into_names() });
+            let (whole, mut listed) = (listed.is_whole, listed);
+            let silent = std::mem::take(&mut listed.silent).into_iter().map(BytePath::new).collect();
+            found.push(ChangedDir { path, whole, names: listed.into_names(), silent });
         }
     }
     found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    Ok(Some(found))
+    if !is_known {
+        found.retain(|dir| !dir.silent.is_empty());
+    }
+    Ok((found, is_known))
 }
 
 /// Names of inodes in one tree.

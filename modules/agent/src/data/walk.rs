@@ -26,6 +26,7 @@ use crate::linux::state::StateDir;
 use crate::proto::{AgentError, DirListing, ListWant, Skip, SkipReason, WalkRequest, WalkSummary, decode};
 use crate::server::Call;
 
+mod digests;
 #[doc(hidden)]
 pub mod fuzzing;
 mod items;
@@ -45,7 +46,15 @@ const BATCH: usize = 16;
 /// # Errors
 /// If a rule is invalid, the root cannot be opened, or the caller gave up.
 pub fn run(request: &WalkRequest, call: &Call) -> Result<WalkSummary, AgentError> {
-    walk(request, call, false, None)
+    walk(request, call, How::Listings)
+}
+
+/// Answers [`crate::proto::Request::Digests`].
+///
+/// # Errors
+/// As [`run`].
+pub fn run_digests(request: &WalkRequest, call: &Call) -> Result<WalkSummary, AgentError> {
+    walk(request, call, How::Digests)
 }
 
 /// Answers [`crate::proto::Request::WalkKept`].
@@ -59,7 +68,7 @@ pub fn run_kept(
     state: &StateDir,
 ) -> Result<WalkSummary, AgentError> {
     let manifest = Mutex::new(manifest::Writer::create(state, key)?);
-    let summary = walk(request, call, false, Some(&manifest))?;
+    let summary = walk(request, call, How::Kept(&manifest))?;
     manifest.into_inner().unwrap_or_else(PoisonError::into_inner).finish(summary)?;
     Ok(summary)
 }
@@ -69,15 +78,24 @@ pub fn run_kept(
 /// # Errors
 /// As [`run`].
 pub fn list(request: &WalkRequest, call: &Call) -> Result<WalkSummary, AgentError> {
-    walk(request, call, true, None)
+    walk(request, call, How::Asked)
 }
 
-fn walk(
-    request: &WalkRequest,
-    call: &Call,
-    on_demand: bool,
-    manifest: Option<&Mutex<manifest::Writer>>,
-) -> Result<WalkSummary, AgentError> {
+/// What a walk tells, and of which directories.
+#[derive(Clone, Copy)]
+enum How<'a> {
+    /// The listings of all.
+    Listings,
+    /// These, and they are kept as well.
+    Kept(&'a Mutex<manifest::Writer>),
+    /// The digests of all.
+    Digests,
+    /// The listings of those that the caller asks for.
+    Asked,
+}
+
+fn walk(request: &WalkRequest, call: &Call, how: How<'_>) -> Result<WalkSummary, AgentError> {
+    let on_demand = matches!(how, How::Asked);
     let tree = &request.tree;
     let failed = |error: Errno| AgentError::io(format!("`{}`", tree.root), &error.into());
     let rules = Rules::compile(&tree.rules, &tree.prefix).map_err(AgentError::failed)?;
@@ -96,7 +114,7 @@ fn walk(
         seen: Seen::of(&root).map_err(failed)?,
         root,
         on_demand,
-        manifest,
+        how,
         queue: Mutex::new(Queue {
             stack: if on_demand { Vec::new() } else { vec![Todo::all(BytePath::default())] },
             is_open: on_demand,
@@ -135,8 +153,7 @@ struct Walk<'a> {
     unprivileged: bool,
     /// Whether the caller names the directories: then one that is not there is an error.
     on_demand: bool,
-    /// Where the listings are kept as well.
-    manifest: Option<&'a Mutex<manifest::Writer>>,
+    how: How<'a>,
     queue: Mutex<Queue>,
     wake: Condvar,
     /// Says that a thread gave up.
@@ -205,7 +222,13 @@ impl Walk<'_> {
 
     fn work(&self) {
         let mut lister = list::Lister::new(self);
-        let mut outbox = outbox::Outbox::new(self.call, self.manifest);
+        let mut outbox = outbox::Outbox::new(
+            self.call,
+            match self.how {
+                How::Kept(manifest) => Some(manifest),
+                How::Listings | How::Digests | How::Asked => None,
+            },
+        );
         let mut children = Vec::new();
         while let Some((batch, turn)) = self.next(&mut outbox) {
             for todo in batch {
@@ -306,7 +329,10 @@ impl Walk<'_> {
             bytes: listing.entries.iter().map(|entry| entry.size).sum(),
             unreadable: listing.skipped.iter().filter(unreadable).count() as u64,
         };
-        outbox.add(listing)?;
+        match self.how {
+            How::Digests => outbox.add_digest(&digests::of(listing))?,
+            How::Listings | How::Kept(_) | How::Asked => outbox.add(listing)?,
+        }
         {
             let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
             totals.directories += seen.directories;

@@ -6,7 +6,8 @@
 //! Reading writes inodes, too: the time of the last access. A directory that differs in nothing else from the base did not change: what
 //! becomes of it and its inode are of one transaction, and the inode counts the changes made to it, so that two within one tick
 //! of the clock are told apart. Of files this does not hold: their content may reach the tree a transaction after the inode that
-//! announced it, so that the base has the new inode and the old content.
+//! announced it, so that the base has the new inode and the old content. One `write` of a gigabyte sets the times when it begins, and a
+//! base that is taken meanwhile has a part of it. So files whose extents are younger while size and times stayed are told apart.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,6 +35,8 @@ const ROOM: usize = 1 << 20;
 const INODE: u32 = 1;
 const REF: u32 = 12;
 const EXTREF: u32 = 13;
+/// And where its content lies.
+const EXTENT: u32 = 108;
 
 /// A digest of an inode.
 type State = [u8; 16];
@@ -48,6 +51,10 @@ pub(super) struct Written {
     /// The transaction in which it was made.
     pub(super) made: u64,
     pub(super) is_dir: bool,
+    /// Whether some of its content is younger.
+    has_content: bool,
+    /// Size and times, as somebody who compares files looks at them.
+    outside: u64,
     /// What is in the inode, but for what reading changes.
     state: State,
     /// How many names it has, and where those begin that were found.
@@ -156,7 +163,10 @@ impl Younger {
                     return Err(Errno::TOOBIG);
                 }
                 let (first, state) = (self.names.len() as u32, state(data).ok_or(Errno::IO)?);
-                self.written.push(Written { ino, made, is_dir, state, links, first, found: 0 });
+                let (outside, has_content) = (outside(data).ok_or(Errno::IO)?, false);
+                let written =
+                    Written { ino, made, is_dir, has_content, outside, state, links, first, found: 0 };
+                self.written.push(written);
                 if is_dir {
                     self.dirs.insert(ino);
                 }
@@ -171,9 +181,34 @@ impl Younger {
                     self.bytes.extend(name);
                 }
             }
+            EXTENT => {
+                // It begins with the transaction in which it was written.
+                let is_younger = u64_at(data, 0).ok_or(Errno::IO)? > since;
+                if let Some(of) = self.written.last_mut().filter(|of| of.ino == ino) {
+                    of.has_content |= is_younger;
+                }
+            }
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether a file's content was written since the base, which has the file as it is now but for that.
+    pub(super) fn is_silent(
+        of: Written,
+        base: impl AsFd,
+        since: u64,
+        search: &mut Search,
+    ) -> Result<bool, Errno> {
+        if of.is_dir || !of.has_content || of.made > since {
+            return Ok(false);
+        }
+        let mut was = None;
+        search.run(base, ((of.ino, INODE, 0), (of.ino, INODE, u64::MAX)), 0, |Item { data, .. }| {
+            was = Some(outside(data).ok_or(Errno::IO)?);
+            Ok(())
+        })?;
+        Ok(was == Some(of.outside))
     }
 
     /// Returns the inodes.
@@ -201,6 +236,13 @@ fn state(data: &[u8]) -> Option<State> {
     let mut hash = blake3::Hasher::new();
     hash.update(data.get(..8)?).update(data.get(16..112)?).update(data.get(124..)?);
     hash.finalize().as_bytes()[..16].try_into().ok()
+}
+
+/// Returns a digest of an inode's size, and of the times of its last change and that of its content.
+fn outside(data: &[u8]) -> Option<u64> {
+    let mut hash = blake3::Hasher::new();
+    hash.update(data.get(16..24)?).update(data.get(124..148)?);
+    u64_at(hash.finalize().as_bytes(), 0)
 }
 
 /// Counts the inodes that were written in a read-only snapshot since an older one: nothing but the search itself, which benchmarks

@@ -383,6 +383,7 @@ impl Services for LinuxServices {
             Request::Held(request) => encode(&snapshots::hand_over(&request)?),
             Request::Verify(request) => encode(&snapshots::verify(&request, call)?),
             Request::Walk(request) => encode(&data::walk::run(&request, call)?),
+            Request::Digests(request) => encode(&data::walk::run_digests(&request, call)?),
             Request::List(request) => encode(&data::walk::list(&request, call)?),
             Request::Changed(request) => encode(&changed(&request, call)?),
             Request::Moved(request) => encode(&moved(&request, call)?),

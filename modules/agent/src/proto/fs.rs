@@ -109,6 +109,20 @@ pub struct DirListing {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listings(#[serde(deserialize_with = "super::few")] pub Vec<DirListing>);
 
+/// What a directory's listing can be compared by with another machine's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirDigest {
+    /// The directory, relative to the root of the walk; empty for the root.
+    pub path: BytePath,
+    /// BLAKE3 of its entries: names, kinds, metadata, sizes and targets of links, not what is each machine's own (inode numbers, change
+    /// times, allocation). `None` where entries alone do not tell: something was skipped, or has several names.
+    pub digest: Option<[u8; 32]>,
+}
+
+/// Digests that travel together, at most [`super::MOST`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirDigests(#[serde(deserialize_with = "super::few")] pub Vec<DirDigest>);
+
 /// One exclusion rule: a pattern in gitignore syntax, relative to the folder.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rule {
@@ -163,6 +177,8 @@ pub struct ChangedDir {
     pub whole: bool,
     /// The names in it that another inode has, that are gone, or whose inode was written; `None` if any may be.
     pub names: Option<Vec<BytePath>>,
+    /// Names of files whose content was written while size and times stayed as they were.
+    pub silent: Vec<BytePath>,
 }
 
 /// A directory, or a name of a file, that stands elsewhere than in the older snapshot: the same inode. What lies below a

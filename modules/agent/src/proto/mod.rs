@@ -38,8 +38,8 @@ pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersReque
 pub use few::MOST;
 pub(crate) use few::few;
 pub use fs::{
-    ChangedDir, ChangedRequest, DirListing, Entry, FileTime, Kind, ListWant, Listings, Meta, Moved, Rule,
-    RuleSet, Skip, SkipReason, Tree, WalkRequest, WalkSummary,
+    ChangedDir, ChangedRequest, DirDigest, DirDigests, DirListing, Entry, FileTime, Kind, ListWant, Listings,
+    Meta, Moved, Rule, RuleSet, Skip, SkipReason, Tree, WalkRequest, WalkSummary,
 };
 pub use held::{HeldDirectory, HeldRequest};
 pub use hello::{AgentHello, FrontHello, MAGIC, PROTOCOL};

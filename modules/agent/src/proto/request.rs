@@ -29,7 +29,7 @@ pub enum Request {
     /// Items: [`super::Listings`] → [`super::WalkSummary`].
     Walk(WalkRequest),
     /// Items: `Vec<`[`super::ChangedDir`]`>` → `bool`, whether it is known what changed: only between read-only snapshots
-    /// of one subvolume.
+    /// of one subvolume. If not, the items are those with files whose content alone was written, as far as that is known.
     Changed(ChangedRequest),
     /// Uploads: `Vec<`[`super::ListWant`]`>`; items: [`super::Listings`] → [`super::WalkSummary`]. A directory
     /// that is not there is an unreadable one.
@@ -215,6 +215,9 @@ pub enum Request {
     /// Hands directories of a set over through a socket → `Vec<`[`super::HeldDirectory`]`>`: those that were asked for, and the
     /// mounts and subvolumes below them.
     Held(super::HeldRequest),
+    /// As [`Request::Walk`], but of each directory only what it can be compared by is told. Items:
+    /// [`super::DirDigests`] → [`super::WalkSummary`].
+    Digests(WalkRequest),
 }
 
 impl Request {
@@ -229,6 +232,7 @@ impl Request {
             Request::CheckSet(_) => "check-set",
             Request::DropSet(_) => "drop-set",
             Request::Walk(_) => "walk",
+            Request::Digests(_) => "digests",
             Request::Changed(_) => "changed",
             Request::List(_) => "list",
             Request::Read { .. } => "read",

@@ -25,7 +25,7 @@ fn dir(entries: Vec<Entry>) -> DirListing {
 
 fn compare(ours: &DirListing, theirs: &DirListing, base: Option<&DirListing>) -> DirResult {
     let judge = Judge { has_base: base.is_some(), ..Judge::default() };
-    compare_dir(&BytePath::default(), Sides::Both, [Some(ours), Some(theirs), base, None], judge)
+    compare_dir(&BytePath::default(), Sides::Both, [Some(ours), Some(theirs), base, None], judge, None)
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn an_edit_that_keeps_size_and_time_is_a_suspect_by_its_inode_time() {
     let judge = Judge { source_after: Some(FileTime { seconds: 50, nanos: 0 }), ..Judge::default() };
     let (ours, theirs) = (dir(vec![edited]), dir(vec![file("a", 1, 10, 7)]));
     let result =
-        compare_dir(&BytePath::default(), Sides::Both, [Some(&ours), Some(&theirs), None, None], judge);
+        compare_dir(&BytePath::default(), Sides::Both, [Some(&ours), Some(&theirs), None, None], judge, None);
     assert_eq!(result.suspects.len(), 1);
 }
 
@@ -149,7 +149,7 @@ fn a_directory_s_time_can_be_left_out_of_a_second_look() {
     let judge = Judge { ignore_dir_times: true, ..Judge::default() };
     let look = |ours: Entry, theirs: Entry| {
         let (ours, theirs) = (dir(vec![ours]), dir(vec![theirs]));
-        compare_dir(&BytePath::default(), Sides::Both, [Some(&ours), Some(&theirs), None, None], judge)
+        compare_dir(&BytePath::default(), Sides::Both, [Some(&ours), Some(&theirs), None, None], judge, None)
             .found
             .len()
     };
@@ -177,6 +177,7 @@ fn a_file_that_is_another_one_than_then_is_compared_by_content_whatever_its_time
             Sides::Both,
             [Some(&ours), Some(&theirs), None, Some(&before)],
             judge,
+            None,
         )
     };
     let judge = Judge { has_before: true, ..Judge::default() };
@@ -187,4 +188,15 @@ fn a_file_that_is_another_one_than_then_is_compared_by_content_whatever_its_time
         assert_eq!(compare(was.clone(), judge).suspects.len(), 1, "{was:?}");
         assert!(compare(was, Judge::default()).suspects.is_empty(), "nobody knows what it was");
     }
+}
+
+#[test]
+fn what_was_written_under_an_unchanged_time_is_compared_by_content() {
+    let [ours, theirs, was] =
+        [7, 9, 7].map(|ino| dir(vec![file("a", 5, 10, ino), file("b", 5, 10, ino + 1)]));
+    let judge = Judge { has_before: true, ..Judge::default() };
+    let silent = HashSet::from([BytePath::from("a")]);
+    let listings = [Some(&ours), Some(&theirs), None, Some(&was)];
+    let result = compare_dir(&BytePath::default(), Sides::Both, listings, judge, Some(&silent));
+    assert_eq!(result.suspects.iter().map(|one| one.path.to_string()).collect::<Vec<_>>(), ["a"]);
 }

@@ -153,6 +153,7 @@ impl Machine {
             path: self.path(ino).as_str().into(),
             whole,
             names: base.nodes.contains_key(&ino).then(|| names.into_iter().collect()),
+            silent: Vec::new(),
         };
         found.into_iter().map(dir).collect()
     }

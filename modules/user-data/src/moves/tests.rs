@@ -176,7 +176,12 @@ fn verify(source: &Machine, source_base: &Machine, after: &mut Machine, target_b
         after.named(target_base).into_iter().map(|dir| ChangedDir { whole: whole(&dir, true), ..dir });
     let mut named: Vec<ChangedDir> = here.chain(there).collect();
     if !named.is_empty() {
-        named.push(ChangedDir { path: BytePath::default(), whole: false, names: Some(Vec::new()) });
+        named.push(ChangedDir {
+            path: BytePath::default(),
+            whole: false,
+            names: Some(Vec::new()),
+            silent: Vec::new(),
+        });
     }
     let machines = [source, after, target_base, source_base];
     let (part, _) = within(Scope::of(named), Judge::default(), machines, &moves);
@@ -274,7 +279,12 @@ fn moves_make_the_target_what_the_source_is_and_lose_nothing_unasked() {
         });
         let mut named: Vec<ChangedDir> = named.chain(theirs).collect();
         if !named.is_empty() {
-            named.push(ChangedDir { path: BytePath::default(), whole: false, names: Some(Vec::new()) });
+            named.push(ChangedDir {
+                path: BytePath::default(),
+                whole: false,
+                names: Some(Vec::new()),
+                silent: Vec::new(),
+            });
         }
         let full = everything(judge, machines, &moves);
         if seed % 2 == 0 || full.unreadable.is_empty() {

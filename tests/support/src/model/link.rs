@@ -180,7 +180,9 @@ impl AgentLink for ModelLink {
 
     async fn open(&self, request: Vec<u8>) -> Result<AgentCall, ExecError> {
         let snapshot = match (decode(&request), &self.disk) {
-            (Ok(Request::Walk(walk)), Some(disk)) => Some((Arc::clone(disk), walk.tree.root)),
+            (Ok(Request::Walk(walk) | Request::List(walk)), Some(disk)) => {
+                Some((Arc::clone(disk), walk.tree.root))
+            }
             _ => None,
         };
         let id = self.next.fetch_add(1, Ordering::Relaxed);

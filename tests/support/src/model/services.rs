@@ -198,6 +198,10 @@ impl Services for ModelServices {
                 request.tree.root = self.real(&request.tree.root);
                 encode(&data::walk::run(&request, call)?)
             }
+            Request::Digests(mut request) => {
+                request.tree.root = self.real(&request.tree.root);
+                encode(&data::walk::run_digests(&request, call)?)
+            }
             Request::Read { root } => encode(&data::read::run(&self.real(&root), call, &self.sent)?),
             Request::Delta { root, base } => {
                 encode(&data::delta::run(&self.real(&root), &self.real(&base), call)?)

@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use pc_switcher_contract::BytePath;
+
 use super::drive::{items, try_walk};
 use crate::data::{changed, moved, younger};
 use crate::linux::btrfs::image::Image;
@@ -332,4 +334,49 @@ fn directories_that_were_only_read_are_not_named_and_what_was_written_in_the_nex
         let after = take(&image, &format!("after-{round}"));
         assert_eq!(names(changed(&before, &after)), 1, "round {round}");
     }
+}
+
+#[test]
+fn one_write_that_ends_behind_the_base_is_told_though_size_and_times_stay() {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    const SIZE: usize = 128 << 20;
+    let Some(image) = Image::make(2048) else { return };
+    image.create("@home");
+    let path = image.top().join("@home/image");
+    fs::write(&path, vec![0; SIZE]).unwrap();
+    let mut cuts = 0;
+    for round in 1..=6_u8 {
+        let stamp = || path.metadata().map(|seen| (seen.ctime(), seen.ctime_nsec())).unwrap();
+        let before = stamp();
+        let base = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                fs::OpenOptions::new()
+                    .write(true)
+                    .open(&path)
+                    .unwrap()
+                    .write_all_at(&vec![round; SIZE], 0)
+                    .unwrap();
+            });
+            while stamp() == before {
+                std::thread::yield_now();
+            }
+            take(&image, &format!("base-{round}"))
+        });
+        let now = take(&image, &format!("now-{round}"));
+        let entry = |root: &Path| listings(root).remove("").unwrap().entries.remove(0);
+        let is_cut = fs::read(base.join("image")).unwrap() != fs::read(now.join("image")).unwrap();
+        let found = changed(&base, &now).unwrap();
+        let silent: Vec<BytePath> = found.into_iter().flat_map(|dir| dir.silent).collect();
+        if is_cut && entry(&base) == entry(&now) {
+            assert_eq!(silent, [BytePath::from("image")], "round {round}");
+            cuts += 1;
+        }
+        let again = take(&image, &format!("again-{round}"));
+        assert_eq!(changed(&now, &again), Some(Vec::new()));
+        fs::OpenOptions::new().append(true).open(&path).unwrap().set_len(SIZE as u64).unwrap();
+        for old in ["base", "now", "again"] {
+            KernelBtrfs.destroy(image.top(), OsStr::new(&format!("{old}-{round}"))).unwrap();
+        }
+    }
+    assert!(cuts > 0, "no base was taken within a write");
 }

@@ -2,8 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use serde::Serialize;
+
 use crate::data::manifest;
-use crate::proto::{AgentError, DirListing, Entry, MOST, Skip, SkipReason, encode};
+use crate::proto::{AgentError, DirDigest, DirListing, Entry, MOST, Skip, SkipReason, encode};
 use crate::server::Call;
 
 /// Bytes from which on a message is sent: each costs both ends a switch of tasks.
@@ -40,9 +42,14 @@ impl<'a> Outbox<'a> {
         self.push(&listing)
     }
 
-    fn push(&mut self, listing: &DirListing) -> Result<(), AgentError> {
+    /// Adds what a directory can be compared by.
+    pub(super) fn add_digest(&mut self, digest: &DirDigest) -> Result<(), AgentError> {
+        self.push(digest)
+    }
+
+    fn push(&mut self, element: &impl Serialize) -> Result<(), AgentError> {
         self.count += 1;
-        self.bodies.extend(encode(listing));
+        self.bodies.extend(encode(element));
         if self.bodies.len() >= FULL || self.count == MOST { self.send() } else { Ok(()) }
     }
 
