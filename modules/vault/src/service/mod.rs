@@ -33,7 +33,7 @@ pub use prune::{PruneOrder, PruneReport, VaultPruned};
 pub use recover::{RecoverOrder, RecoverReport, Source};
 pub use rehearse::{RehearseOrder, RehearseReport, Rehearsed};
 pub use restore::{RestoreOrder, RestoreReport, Which};
-pub use settings::{Above, General, Settings, Size, Spot, VaultKind, VaultSettings};
+pub use settings::{Above, General, Mistake, Settings, Size, Spot, VaultKind, VaultSettings};
 pub use status::{FileStatus, History, VersionLine};
 pub use track::{AddReport, TrackedLine, resolve};
 pub use tracked::{Preview, TrackedReport};

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Result, at, usage};
 
-pub use one::{Spot, VaultKind, VaultSettings};
+pub use one::{Mistake, Spot, VaultKind, VaultSettings};
 pub use size::{Rules, Size};
 
 /// All of it.
@@ -354,6 +354,22 @@ mod tests {
             VaultSettings::schema()["properties"]["region"]["type"] == "string",
             "none is said by leaving it out"
         );
-        assert!(VaultSettings::check(&json!({ "name": "a/b", "type": "filesystem", "root": "/a" })).is_err());
+    }
+
+    #[test]
+    fn everything_that_does_not_fit_in_a_vault_is_told_at_once_and_by_its_key() {
+        let table = json!({
+            "name": "a/b", "type": "filesystem", "root": "a", "region": "x", "ca_file": "ca.pem", "required": true
+        });
+        let keys = |table: &Value| {
+            VaultSettings::mistakes_of(table).into_iter().map(|one| one.key).collect::<Vec<_>>()
+        };
+        assert_eq!(keys(&table), [Some("name"), Some("root"), Some("region"), Some("ca_file")]);
+        let table = json!({
+            "name": "a", "type": "s3", "root": "s3:h/b", "endpoint": "other", "ca_file": "ca.pem", "credentials": "x",
+            "content": { "bucket": "b", "credentials": "y" }
+        });
+        assert_eq!(keys(&table), [Some("root"), Some("ca_file"), Some("credentials"), Some("content")]);
+        assert_eq!(keys(&json!({ "name": "a", "type": "s3" })), [None]);
     }
 }
