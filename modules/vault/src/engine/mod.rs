@@ -3,6 +3,7 @@
 mod assemble;
 mod backup;
 mod check;
+mod dress;
 mod facts;
 mod prune;
 mod replace;
@@ -18,11 +19,12 @@ pub use assemble::{Assembler, Step, feed};
 pub use backup::{BackupSummary, TreeBackup};
 pub(crate) use backup::{bare_directory, open, same_file};
 pub use check::{CheckSummary, check};
+pub use dress::{Lacking, set_metadata};
 pub(crate) use facts::kind_of;
 pub use facts::{Names, node_of, xattrs};
 pub use prune::{PruneOrder, PruneSummary, When, prune};
 pub(crate) use replace::{exchange, make_way};
-pub use restore::{RestoreSummary, Restorer, set_metadata};
+pub use restore::{RestoreSummary, Restorer};
 pub(crate) use restore::{is_unfinished, make_special, put_in_place};
 
 use crate::error::Result;
