@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 pub use blobs::{Location, blob_from_pack};
 pub use locks::Held;
+pub(crate) use writer::PACK;
 pub use writer::{FileContent, FileTrouble, Packer, Stored, Writer};
 
 use pc_switcher_contract::ModuleError;

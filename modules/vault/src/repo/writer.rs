@@ -19,7 +19,7 @@ use crate::format::{Id, RepoConfig};
 use crate::store::Kind;
 
 /// A pack is written when it has grown to this size.
-const PACK: usize = 16 << 20;
+pub(crate) const PACK: usize = 16 << 20;
 /// An index is written after so many packs, so that a run that was killed is not stored again.
 const PACKS_PER_INDEX: usize = 8;
 const LEVEL: i32 = 3;
