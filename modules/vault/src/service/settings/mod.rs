@@ -2,6 +2,7 @@
 //!
 //! Of `[vault]` each key of the main config holds; a vault of its `[[vaults]]` takes the place of one of the same name.
 
+mod every;
 mod one;
 mod size;
 
@@ -14,6 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Result, at, usage};
 
+pub use every::Every;
 pub use one::{Mistake, Spot, VaultKind, VaultSettings};
 pub use size::{Rules, Size};
 
@@ -41,12 +43,21 @@ pub struct General {
     pub keep: Rules,
     /// Which backups stay whatever `keep` and `--keep` say; empty: the newest one.
     pub keep_min: Rules,
+    /// Within which time each file that looks unchanged is read again by `bt backup --tracked` and by syncs, `90d` or `12w`; never if
+    /// it is empty.
+    pub proof: Every,
 }
 
 impl Default for General {
     fn default() -> Self {
         let least = Rules("last 1 session".parse().ok());
-        Self { staging_max: Size(10 << 30), ignore: Vec::new(), keep: Rules::default(), keep_min: least }
+        Self {
+            staging_max: Size(10 << 30),
+            ignore: Vec::new(),
+            keep: Rules::default(),
+            keep_min: least,
+            proof: Every(Some(90)),
+        }
     }
 }
 
@@ -89,6 +100,8 @@ ignore = []
 # keep = "all 2d, last 10 sessions, 14d, 8w, 12m, 5y"
 # Which backups stay whatever `keep` and `--keep` say.
 # keep_min = "last 1 session"
+# Within which time each file that looks unchanged is read again and compared; "" means never.
+# proof = "90d"
 "#;
 
 /// What settings say of a vault in a bucket at first.
