@@ -8,6 +8,7 @@ mod facts;
 mod prune;
 mod replace;
 mod restore;
+mod sparse;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ pub use prune::{PruneOrder, PruneSummary, When, prune};
 pub(crate) use replace::{exchange, make_way};
 pub use restore::{RestoreSummary, Restorer};
 pub(crate) use restore::{is_unfinished, make_special, put_in_place};
+pub(crate) use sparse::Sparse;
 
 use crate::error::Result;
 

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -19,7 +19,10 @@ use super::dress::{Lacking, set_metadata};
 use super::{Observer, Progress, Trouble, check_cancelled, trouble, workers};
 use crate::error::{Result, at};
 use crate::format::{Id, Node, NodeKind};
-use crate::repo::Repository;
+use crate::repo::{Repository, is_zeros};
+
+/// Zeros of this length, where such a piece begins in a file, become a hole.
+const HOLE: usize = 64 << 10;
 
 /// Restores from one repository.
 pub struct Restorer<'a> {
@@ -201,19 +204,23 @@ impl Restorer<'_> {
     /// If it cannot be written, or its content not be read.
     pub fn staged(&self, path: &Path, chunks: &[Id]) -> Result<(tempfile::NamedTempFile, Id)> {
         let directory = path.parent().unwrap_or(Path::new("/"));
-        let mut file = tempfile::Builder::new()
+        let file = tempfile::Builder::new()
             .prefix(".pc-switcher-restore-")
             .permissions(fs::Permissions::from_mode(if self.content_only { 0o666 } else { 0o600 }))
             .tempfile_in(directory)
             .map_err(|error| at("write below", directory, &error))?;
         let mut whole = Sha256::new();
-        let mut length = 0;
+        let (mut length, mut blob, mut last) = (0, Vec::new(), None);
         for id in chunks {
             check_cancelled(self.observer)?;
-            let blob = self.repo.blob(*id)?;
+            // A hole is the same again and again.
+            if last != Some(*id) {
+                blob = self.repo.blob(*id)?;
+                last = Some(*id);
+            }
             whole.update(&blob);
+            write_or_skip(file.as_file(), length, &blob).map_err(|error| at("write", path, &error))?;
             length += blob.len() as u64;
-            write_or_skip(file.as_file_mut(), &blob).map_err(|error| at("write", path, &error))?;
         }
         file.as_file().set_len(length).map_err(|error| at("write", path, &error))?;
         Ok((file, Id(whole.finalize().into())))
@@ -258,13 +265,22 @@ pub(crate) fn put_in_place(file: tempfile::NamedTempFile, path: &Path) -> Result
     }
 }
 
-/// Leaves a hole where there is nothing but zeros.
-fn write_or_skip(file: &mut File, bytes: &[u8]) -> io::Result<()> {
-    if bytes.iter().all(|byte| *byte == 0) {
-        file.seek(SeekFrom::Current(bytes.len() as i64)).map(drop)
-    } else {
-        file.write_all(bytes)
+/// Leaves holes where there is nothing but zeros: chunks begin and end anywhere, blocks of disks do not.
+fn write_or_skip(file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
+    if is_zeros(bytes) {
+        return Ok(());
     }
+    let (mut from, mut to) = (0, 0);
+    while to < bytes.len() {
+        let end = HOLE - (at as usize + to) % HOLE;
+        let piece = &bytes[to..bytes.len().min(to + end)];
+        if is_zeros(piece) {
+            file.write_all_at(&bytes[from..to], at + from as u64)?;
+            from = to + piece.len();
+        }
+        to += piece.len();
+    }
+    file.write_all_at(&bytes[from..to], at + from as u64)
 }
 
 pub(super) fn make_directory(path: &Path) -> io::Result<()> {
