@@ -18,7 +18,7 @@ fn within_the_memory(home: &Home, args: &[&str]) {
     let log = home.path("log");
     let mut command = home.command(args);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
-    let (status, used) = peak::wait(&command.spawn().unwrap()).unwrap();
+    let (status, used) = peak::wait(command.spawn().unwrap()).unwrap();
     let said = fs::read_to_string(&log).unwrap();
     assert!(status.success(), "bt {args:?}: {said}");
     println!("bt {args:?}: {} MiB", used / MIB);

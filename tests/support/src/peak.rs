@@ -9,7 +9,7 @@ use std::process::{Child, ExitStatus};
 ///
 /// # Errors
 /// If it is not there to be waited for.
-pub fn wait(child: &Child) -> io::Result<(ExitStatus, u64)> {
+pub fn wait(child: Child) -> io::Result<(ExitStatus, u64)> {
     let (mut status, pid) = (0, child.id() as libc::pid_t);
     loop {
         // SAFETY: all bytes zero are a valid `rusage`, and both places outlive the call.
@@ -36,7 +36,7 @@ mod tests {
     #[test]
     fn what_a_program_had_in_memory_is_told_with_how_it_ended() {
         let child = Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
-        let (status, peak) = wait(&child).unwrap();
+        let (status, peak) = wait(child).unwrap();
         assert_eq!(status.code(), Some(3));
         assert!((64 << 10..1 << 30).contains(&peak), "{peak}");
     }
