@@ -46,7 +46,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
 }
 
 fn show(context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let config = context.load_config(&[], &[])?;
+    let config = context.load_whole_config(&[], &[])?.with_vaults()?;
     if context.global.json {
         let mut value = settings::json(&config.effective);
         value["path"] = json!(config.path);
@@ -65,7 +65,8 @@ fn show(context: &mut Context<'_>) -> Result<Exit, CliError> {
 
 fn validate(context: &mut Context<'_>) -> Result<Exit, CliError> {
     let json = context.global.json;
-    match context.load_config(&[], &[]) {
+    let loaded = context.load_whole_config(&[], &[]).and_then(|config| Ok(config.with_vaults()?));
+    match loaded {
         Ok(config) if json => {
             context.print_json(&json!({ "ok": true, "path": config.path, "problems": [] }))?;
             Ok(Exit::Completed)

@@ -102,11 +102,22 @@ impl Context<'_> {
         registry(&self.env)
     }
 
-    /// Loads the config, with what the command line says about it, and prints its warnings.
+    /// Loads the config, with what the command line says about it, and prints its warnings, those of `bt.toml`, too.
     ///
     /// # Errors
     /// Everything that is wrong with the config and with these flags.
     pub fn load_config(&mut self, only: &[String], skip: &[String]) -> Result<Config, CliError> {
+        let config = self.load_whole_config(only, skip)?;
+        self.warn_of_vaults(&config)?;
+        Ok(config)
+    }
+
+    /// As [`Context::load_config`], for commands that use vaults or tell of them: what is wrong with `bt.toml` is in the config,
+    /// and not printed.
+    ///
+    /// # Errors
+    /// As [`Context::load_config`].
+    pub fn load_whole_config(&mut self, only: &[String], skip: &[String]) -> Result<Config, CliError> {
         let overrides =
             Overrides { only: only.to_vec(), skip: skip.to_vec(), log_cli_level: self.global.log_level };
         let config = load(self.global.config.as_deref(), &overrides, &self.specs(), &self.env)?;
@@ -115,6 +126,20 @@ impl Context<'_> {
             error::write_problem(self.err, heading, problem, self.env.colour_on_stderr())?;
         }
         Ok(config)
+    }
+
+    /// Says what is wrong with `bt.toml` to somebody who uses no vault now.
+    ///
+    /// # Errors
+    /// If nothing can be printed.
+    fn warn_of_vaults(&mut self, config: &Config) -> Result<(), CliError> {
+        for problem in &config.vault_problems {
+            error::write_problem(self.err, "warning", problem, self.env.colour_on_stderr())?;
+        }
+        if !config.vault_problems.is_empty() {
+            writeln!(self.err, "note: vaults cannot be used until this is mended; all else works")?;
+        }
+        Ok(())
     }
 
     /// Prints a value as JSON.

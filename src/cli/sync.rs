@@ -6,6 +6,9 @@ use super::{CliError, Context, Exit};
 use crate::config::{Config, SyncRequest};
 use crate::paths::Env;
 
+/// The module that needs what is set of vaults.
+const VAULT_BACKUP: &str = "vault-backup";
+
 /// Bring another machine to the state of this one
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Args {
@@ -84,7 +87,12 @@ pub fn run(
     context: &mut Context<'_>,
     engine: impl FnOnce(SyncRequest, &Config, &Env) -> Exit,
 ) -> Result<Exit, CliError> {
-    let config = context.load_config(&args.only, &args.skip)?;
+    let mut config = context.load_whole_config(&args.only, &args.skip)?;
+    if config.modules.iter().any(|module| module.as_str() == VAULT_BACKUP) {
+        config = config.with_vaults()?;
+    } else {
+        context.warn_of_vaults(&config)?;
+    }
     let mut gates = args.gates;
     gates.allow_no_snapshots |= config.allow_no_snapshots;
     let request = SyncRequest {

@@ -1,6 +1,7 @@
 //! Everything that is wrong with a file, table by table, with the line of each.
 
 use pc_switcher_contract::ModuleSpec;
+use pc_switcher_vault::service::{Mistake, VaultSettings};
 use serde_json::{Map, Value};
 
 use super::check::{Finding, against_schema};
@@ -88,14 +89,31 @@ fn of_vaults(file: File<'_>, value: &Value) -> Vec<ConfigProblem> {
 }
 
 fn of_vault(spec: &TableSpec, table: &Map<String, Value>) -> Vec<Finding> {
-    let found = against_schema(spec.name, &spec.schema, table);
-    if !found.is_empty() {
+    let mut found = against_schema(spec.name, &spec.schema, table);
+    // What does not fit the schema is left out for whoever looks at how the rest fits together; what then seems to be missing
+    // is no mistake of its own.
+    let known: Vec<&str> = found.iter().filter_map(|one| one.pointer.split('/').nth(1)).collect();
+    let rest: Map<String, Value> = table
+        .iter()
+        .filter(|(key, _)| !known.contains(&key.as_str()))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    let is_whole = found.is_empty();
+    if !["name", "type"].iter().all(|key| rest.contains_key(*key)) {
         return found;
     }
-    let Err(why) = (spec.check)(&Value::Object(table.clone())) else { return found };
     let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
-    let message = format!("the vault `{name}` {why}");
-    vec![Finding { pointer: String::new(), about_key: false, vague: false, message, help: None }]
+    for Mistake { key, why } in VaultSettings::mistakes_of(&Value::Object(rest.clone())) {
+        let is_by_itself =
+            key.is_some_and(|key| rest.contains_key(key) && !["endpoint", "content"].contains(&key));
+        if is_whole || is_by_itself {
+            let pointer = key.filter(|key| rest.contains_key(*key)).map(|key| child("", key));
+            let message = format!("the vault `{name}` {why}");
+            let pointer = pointer.unwrap_or_default();
+            found.push(Finding { pointer, about_key: false, vague: false, message, help: None });
+        }
+    }
+    found
 }
 
 /// Returns what a person should know of a file that is right: required modules cannot be switched off.

@@ -70,6 +70,8 @@ pub struct Config {
     pub hash: String,
     /// What a person should know although the config is right.
     pub warnings: Vec<ConfigProblem>,
+    /// What is wrong with `bt.toml`: nothing of it applies then, which concerns those alone who use vaults.
+    pub vault_problems: Vec<ConfigProblem>,
 }
 
 impl Config {
@@ -82,10 +84,18 @@ impl Config {
     pub fn own_table(&self, name: &str) -> &Value {
         self.own_tables.get(name).unwrap_or(&Value::Null)
     }
+
+    /// Returns the config for those who use vaults.
+    ///
+    /// # Errors
+    /// Everything that is wrong with `bt.toml`.
+    pub fn with_vaults(self) -> Result<Self, ConfigErrors> {
+        if self.vault_problems.is_empty() { Ok(self) } else { Err(ConfigErrors(self.vault_problems)) }
+    }
 }
 
 /// Reads and checks the config: `explicit` if given, else the user's file, else the built-in defaults. Of vaults, what
-/// `bt.toml` says lies below it.
+/// `bt.toml` says lies below it; a slip there keeps nobody from anything but vaults.
 ///
 /// # Errors
 /// Everything that is wrong with the file and with the flags, in one pass.
@@ -103,14 +113,16 @@ pub fn load(
         })?,
     };
     let source = Source::read(&path).map_err(one)?;
-    let below =
-        paths::vault_settings(env).ok().map(|path| Source::read(&path).map_err(one)).transpose()?.flatten();
+    let below = paths::vault_settings(env).ok().map(|path| Source::read(&path)).transpose();
+    let (below, unreadable) =
+        below.map_or_else(|problem| (None, Some(problem)), |read| (read.flatten(), None));
     if source.is_none() && explicit.is_some() {
         let missing =
             ConfigProblem { path: Some(path), ..ConfigProblem::general("there is no such config file") };
         return Err(one(missing.help("`pc-switcher init` writes one")));
     }
     let mut config = resolve_over(source.as_ref(), below.as_ref(), overrides, specs)?;
+    config.vault_problems.extend(unreadable);
     if source.is_none() {
         let note = ConfigProblem::general("there is no config file; the built-in defaults apply");
         let note = ConfigProblem { path: Some(path), ..note };
@@ -180,7 +192,7 @@ pub fn resolve(
 /// As [`resolve`], with a file that lies below it and speaks of vaults alone.
 ///
 /// # Errors
-/// As [`resolve`], with what is wrong with that file.
+/// As [`resolve`], with what is wrong with that file; if nothing else is wrong, that is in the config instead.
 pub fn resolve_over(
     source: Option<&Source>,
     below: Option<&Source>,
@@ -191,19 +203,26 @@ pub fn resolve_over(
     let parsed = source.map(|source| parse(source, false));
     let below = below.map(|source| parse(source, true));
     let file = parsed.as_ref().map(Parsed::file);
-    let mut problems: Vec<ConfigProblem> =
-        [&parsed, &below].into_iter().flatten().flat_map(|parsed| parsed.problems(specs)).collect();
-    let files: Vec<File<'_>> = [&parsed, &below].into_iter().flatten().map(Parsed::file).collect();
+    let problems_of = |parsed: &Option<Parsed<'_>>| -> Vec<ConfigProblem> {
+        parsed.as_ref().map(|parsed| parsed.problems(specs)).unwrap_or_default()
+    };
+    let (mut problems, vault_problems) = (problems_of(&parsed), problems_of(&below));
+    let below = below.as_ref().filter(|_| vault_problems.is_empty());
+    let files: Vec<File<'_>> = parsed.iter().chain(below).map(Parsed::file).collect();
     let mut sync_modules = effective::merge_sync_modules(specs, file);
     if problems.is_empty() && select::enabled(&sync_modules).is_empty() && overrides.only.is_empty() {
         problems.push(nothing_enabled(file, specs));
     }
     problems.extend(select::apply_flags(&mut sync_modules, specs, overrides));
     if !problems.is_empty() {
+        // After what the file above it says, as both are read.
+        let at = problems.iter().position(|problem| problem.path.is_none()).unwrap_or(problems.len());
+        problems.splice(at..at, vault_problems);
         return Err(ConfigErrors(problems));
     }
     let warnings = file.map(|file| findings::warnings_of(file, specs)).unwrap_or_default();
-    assemble(&files, sync_modules, overrides, specs, warnings)
+    let config = assemble(&files, sync_modules, overrides, specs, warnings)?;
+    Ok(Config { vault_problems, ..config })
 }
 
 /// A file with what is wrong in its syntax.
@@ -320,6 +339,7 @@ fn assemble(
         hash: show::hash(&effective),
         effective,
         warnings,
+        vault_problems: Vec::new(),
     })
 }
 

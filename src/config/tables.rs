@@ -68,7 +68,8 @@ pub fn vault() -> TableSpec {
         name: "[vaults]",
         schema: VaultSettings::schema(),
         defaults: VaultSettings::defaults(),
-        check: VaultSettings::check,
+        // All that is wrong with one is told at once: see `findings`.
+        check: |_| Ok(()),
     }
 }
 

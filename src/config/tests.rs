@@ -101,6 +101,13 @@ fn bt_toml_lies_below_the_file_and_says_nothing_but_of_vaults() {
     let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
     assert!(told[0].contains("config.toml:1") && told[1].contains("bt.toml:1"), "{told:?}");
     assert!(told[2].contains("bt.toml:3") && told[2].contains("`keep`"), "{told:?}");
+    let config = both(main, "[vault]\nkeeep = '7d'\n[[vaults]]\nname = 'a'\ntype = 'filesystm'\n").unwrap();
+    assert_eq!(config.own_table(tables::VAULT)["keep"], "2w", "who needs no vault goes on");
+    let lines: Vec<_> = config.vault_problems.iter().map(|problem| problem.spot.unwrap().line).collect();
+    assert_eq!(lines, [2, 5]);
+    let help = config.vault_problems[1].help.clone().unwrap();
+    assert!(help.contains("did you mean `filesystem`?"), "{help}");
+    assert_eq!(config.with_vaults().unwrap_err().0.len(), 2);
 }
 
 #[test]
@@ -126,6 +133,7 @@ staging_max = 'much'
 name = 'usb'
 type = 'filesystem'
 root = 'mnt/usb'
+region = 'x'
 [[vaults]]
 name = 'usb'
 type = 'disk'
@@ -135,9 +143,10 @@ type = 's3'
 ";
     let problems = read(text).unwrap_err().0;
     let lines: Vec<usize> = problems.iter().map(|problem| problem.spot.unwrap().line).collect();
-    assert_eq!(lines, [2, 3, 4, 5, 10, 11, 12, 13], "{problems:#?}");
+    assert_eq!(lines, [2, 3, 4, 8, 9, 11, 12, 13, 14], "{problems:#?}");
     assert!(problems[1].help.as_deref() == Some("did you mean `keep_min`?"), "{problems:#?}");
-    assert!(problems[3].message.contains("not absolute") && problems[7].message.contains("lacks `name`"));
+    assert!(problems[3].message.contains("not absolute") && problems[8].message.contains("lacks `name`"));
+    assert!(problems[4].message.contains("`region` is for"), "{problems:#?}");
     for (text, words) in [("vaults = 3\n", "list of tables"), ("[vaults]\nname = 'a'\n", "[[vaults]]")] {
         assert!(errors(text)[0].contains(words), "{:?}", errors(text));
     }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pc_switcher_contract::ModuleError;
 use pc_switcher_vault::store::Stop;
@@ -16,6 +16,8 @@ use crate::remote::{RemoteEnv, pipe};
 
 /// How often a stop is looked for while somebody logs in.
 const TICK: Duration = Duration::from_millis(50);
+/// How long a login that is not wanted any more may take to end.
+const END: Duration = Duration::from_secs(5);
 
 /// Returns what logs in, with the surroundings of the one who asks.
 pub fn dial(env: impl Fn() -> RemoteEnv + Send + Sync + 'static) -> Dial {
@@ -72,10 +74,16 @@ fn log_in(keeper: Arc<Keeper>, place: &SshPlace, env: RemoteEnv, stop: &Stop) ->
             let _ = send.send(pipe::start(OsStr::new(&target), &argv, &env, &heard).await);
         });
     }
+    let mut stopped: Option<Instant> = None;
     let piped = loop {
         match started.recv_timeout(TICK) {
             Ok(piped) => break piped?,
-            Err(RecvTimeoutError::Timeout) if stop.is_asked() => cancel.cancel(),
+            Err(RecvTimeoutError::Timeout) if stop.is_asked() => {
+                cancel.cancel();
+                if stopped.get_or_insert_with(Instant::now).elapsed() > END {
+                    return Err(ModuleError::cancelled());
+                }
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(ModuleError::failed("the login ended without a word"));

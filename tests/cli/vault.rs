@@ -4,6 +4,7 @@ mod bucket;
 mod keeping;
 mod layers;
 mod odd;
+mod sparse;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -31,6 +31,7 @@ mod three;
 mod undo;
 mod unplugged;
 mod vault;
+mod vault_bucket;
 mod vault_elsewhere;
 mod verbs;
 

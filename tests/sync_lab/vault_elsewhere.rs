@@ -5,8 +5,8 @@ use std::time::Instant;
 use pc_switcher_testkit::lab::{CTRL_C, CableCut, Machine};
 
 use crate::hosts::{
-    BY_THEN, PROGRAM, SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, lab, program,
-    root, run, sync, wait_for,
+    BY_THEN, PROGRAM, SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, lab, line,
+    program, root, run, sync, wait_for,
 };
 use crate::vault::{MINUTE, packs, ran, restic, switch_on, vault, vault_line};
 
@@ -174,6 +174,24 @@ fn a_sync_backs_up_to_the_machine_that_it_goes_to() {
     restic(desk, &["check", "--read-data"]);
     assert_moved(laptop, desk);
     assert_nothing_runs(&[laptop, desk], SOON);
+
+    alice(laptop, "for n in $(seq 12); do head -c 8M /dev/urandom >notes/large-$n; done");
+    let before = packs(desk);
+    desk.limit_rate(Some(160_000)).unwrap();
+    let mut terminal = laptop.spawn_pty(&line("desk", &["--no-progress"])).unwrap();
+    terminal.expect("stage: module:vault-backup", BY_THEN).unwrap();
+    wait_for("packs", BY_THEN, || packs(desk) >= before + 2);
+    terminal.send(CTRL_C).unwrap();
+    let (status, screen) = terminal.wait().unwrap();
+    desk.limit_rate(None).unwrap();
+    assert_eq!(status.code(), Some(130), "{screen}");
+    assert_nothing_runs(&[laptop, desk], SOON);
+    assert_eq!(root(desk, "ls /srv/vault/locks"), "", "no lock is left");
+    sync(laptop, "desk", &[]).ends_with(0).says(&["vault-backup SUCCESS"]);
+    let bytes: u64 = root(desk, "du -sb /srv/vault/data | cut -f 1").trim().parse().unwrap();
+    assert!(bytes < 99 << 20, "nothing is stored twice: {bytes}");
+    restic(desk, &["check", "--read-data"]);
+    assert_moved(laptop, desk);
 }
 
 #[test]

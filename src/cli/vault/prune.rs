@@ -77,6 +77,11 @@ fn print(args: &PruneArgs, vault: &VaultPruned, context: &mut Context<'_>) -> Re
         format!("{going} of {all} snapshots {}", verb("removed", "would be removed")),
         format!("{} {}", human_bytes(summary.removed.1), verb("freed", "would be freed")),
     ];
+    if summary.merged.0 > 0 {
+        let (packs, bytes) = (summary.merged.0, human_bytes(summary.merged.1));
+        parts
+            .push(format!("{packs} small packs ({bytes}) {}", verb("put together", "would be put together")));
+    }
     if let (Some(next), bytes) = (summary.next, human_bytes(summary.marked.1)) {
         let next = next.strftime("%Y-%m-%d %H:%M").to_string();
         parts.push(format!("{bytes} {} from {next} UTC on", verb("can go", "could go")));
@@ -97,6 +102,7 @@ fn as_json(args: &PruneArgs, report: &PruneReport) -> serde_json::Value {
             "snapshots": vault.verdicts,
             "kept": count(summary.kept),
             "rewritten": count(summary.rewritten),
+            "merged": count(summary.merged),
             "marked": count(summary.marked),
             "removed": count(summary.removed),
             "next": summary.next.map(|next| next.to_string()),

@@ -44,6 +44,9 @@ pub struct Args {
     secret: Secret,
 }
 
+/// How much of what is refused is named, before it is only counted.
+const SHOWN: usize = 20;
+
 pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let order = RestoreOrder {
         path: here(&args.filename)?,
@@ -66,11 +69,26 @@ pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliErr
     if context.global.json {
         let files: Vec<_> = report.files.iter().map(|file| text(file)).collect();
         context.print_json(
-            &json!({ "files": files, "bytes": report.bytes, "troubles": said(&report.troubles) }),
+            &json!({
+                "files": files, "bytes": report.bytes, "troubles": said(&report.troubles), "refused": said(&report.refused),
+            }),
         )?;
     } else {
         for file in &report.files {
             writeln!(context.out, "{}", shown(file))?;
+        }
+        for refused in report.refused.iter().take(SHOWN) {
+            writeln!(context.err, "warning: {}: {}", shown(&refused.path), refused.why)?;
+        }
+        if !report.refused.is_empty() {
+            let (paths, more) = (report.paths_refused(), report.refused.len().saturating_sub(SHOWN));
+            let more =
+                if more > 0 { format!(" ({more} more such lines with --json)") } else { String::new() };
+            writeln!(
+                context.err,
+                "warning: {paths} files or directories are without an owner, a group or attributes that only root may \
+                 give{more}"
+            )?;
         }
         tell(&report.troubles, context)?;
         writeln!(context.err, "restored {} files, {}", report.files.len(), human_bytes(report.bytes))?;

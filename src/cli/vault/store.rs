@@ -1,7 +1,7 @@
 //! Backups and checks.
 
 use pc_switcher_contract::{ModuleError, SetId, human_bytes};
-use pc_switcher_vault::service::{AddReport, BackupReport, Service, TrackedReport};
+use pc_switcher_vault::service::{BackupReport, Proof, Service, TrackedReport};
 use serde_json::json;
 
 use super::super::{CliError, Context, Exit};
@@ -56,20 +56,20 @@ pub(super) fn backup(args: &BackupArgs, context: &mut Context<'_>) -> Result<Exi
         true => service.back_up_tracked(&[], vault, &mut |ask| watch.passphrase(ask), &observer),
         false => service
             .backup(vault, &mut |ask| watch.passphrase(ask), &observer)
-            .map(|backup| TrackedReport { added: AddReport::default(), backup }),
+            .map(|backup| TrackedReport { backup, ..TrackedReport::default() }),
     };
     // Nothing reads it any more.
     drop(service);
     let released = held.map(|held| watch.wait(held.release())).transpose();
     drop(watch);
-    let TrackedReport { added, backup: mut report } = done?;
+    let TrackedReport { added, proof, backup: mut report } = done?;
     if let Err(error) = released {
         report.warnings.push(format!("the snapshots that were read stay for a day: {error}"));
     }
     let found = std::mem::take(&mut report.troubles);
-    report.troubles = added.troubles.into_iter().chain(found).collect();
+    report.troubles = added.troubles.into_iter().chain(proof.troubles.clone()).chain(found).collect();
     if context.global.json {
-        print_json(&report, set.as_ref(), &added.sockets, context)?;
+        print_json(&report, &proof, set.as_ref(), &added.sockets, context)?;
     } else {
         for socket in &added.sockets {
             writeln!(context.err, "{} is a socket and is left out", shown(socket))?;
@@ -81,6 +81,13 @@ pub(super) fn backup(args: &BackupArgs, context: &mut Context<'_>) -> Result<Exi
         let deleted =
             if report.deleted > 0 { format!(", {} files are gone", report.deleted) } else { String::new() };
         writeln!(context.out, "{} new versions, {}{deleted}", report.versions, human_bytes(report.bytes))?;
+        if proof.files > 0 {
+            let (files, bytes) = (proof.files, human_bytes(proof.bytes));
+            writeln!(
+                context.out,
+                "{files} unchanged files read again, {bytes}: they are what was backed up"
+            )?;
+        }
         for vault in &report.vaults {
             let snapshot = vault
                 .snapshot
@@ -137,6 +144,7 @@ fn hold(
 
 fn print_json(
     report: &BackupReport,
+    proof: &Proof,
     set: Option<&SetId>,
     sockets: &[std::path::PathBuf],
     context: &mut Context<'_>,
@@ -153,6 +161,7 @@ fn print_json(
         "versions": report.versions, "items": report.items, "bytes": report.bytes,
         "directories": report.directories, "deleted": report.deleted, "read_in": set,
         "sockets": sockets.iter().map(|path| text(path)).collect::<Vec<_>>(),
+        "proof": { "files": proof.files, "bytes": proof.bytes, "troubles": said(&proof.troubles) },
         "vaults": vaults, "troubles": said(&report.troubles), "warnings": report.warnings,
     }))
 }

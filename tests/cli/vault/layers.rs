@@ -67,6 +67,39 @@ fn what_the_main_config_says_of_vaults_holds_before_bt_toml() {
 }
 
 #[test]
+fn all_slips_of_bt_toml_are_told_at_once_and_keep_nobody_from_what_is_no_vault() {
+    let home = Home::ready();
+    home.configure("[sync_modules]\nuser-data = true\n");
+    let text = "[vault]\nkeeep = \"7d\"\nstaging_max = \"much\"\n[[vaults]]\nname = \"usb\"\ntype = \"filesystm\"\n\
+                [[vaults]]\nname = \"a\"\ntype = \"filesystem\"\nroot = \"a\"\nregion = \"x\"\n";
+    fs::write(home.path(".config/bt.toml"), text).unwrap();
+    let all = [
+        ("bt.toml:2:1", "did you mean `keep`?"),
+        ("bt.toml:3:15", "no size"),
+        ("bt.toml:6:8", "did you mean `filesystem`?"),
+        ("bt.toml:10:8", "not absolute"),
+        ("bt.toml:11:10", "`region` is for"),
+    ];
+    let told = |said: &str| {
+        for (place, words) in all {
+            assert!(said.contains(place) && said.contains(words), "{place} {words}: {said}");
+        }
+    };
+    for args in [&["list"][..], &["backup"], &["dir", "status"]] {
+        told(&home.fails(2, args));
+    }
+    for args in
+        [&["config", "validate"][..], &["config", "show"], &["sync", "desk", "--only", "vault-backup"]]
+    {
+        told(&ended(2, args, &home.pc_switcher(args)));
+    }
+    let listed = home.pc_switcher(&["modules", "list"]);
+    let said = ended(0, &["modules", "list"], &listed);
+    assert!(said.contains("warning: ") && said.contains("all else works"), "{said}");
+    told(&said);
+}
+
+#[test]
 fn vaults_may_stand_in_the_main_config_alone() {
     let home = Home::new();
     let root = home.path("vault");

@@ -95,6 +95,42 @@ fn links_pipes_devices_and_directories_come_back_as_they_were() {
 }
 
 #[test]
+fn what_only_root_may_give_is_warned_of_and_counted_and_all_else_comes_back() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let home = everything();
+    std::os::unix::fs::chown(home.path("docs/sub/inner/deep"), Some(1234), Some(4321)).unwrap();
+    home.bt(&["add"]);
+    home.bt(&["backup"]);
+    let without_rights = |args: &[&str]| {
+        let given = home.command(args);
+        let mut command = Command::new("setpriv");
+        command.arg("--bounding-set=-chown").arg(given.get_program()).args(given.get_args());
+        command.env_clear().current_dir(home.path("docs"));
+        command.envs(given.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.output().unwrap()
+    };
+    let target = home.path("back");
+    let args = ["restore", ".", "--to", target.to_str().unwrap()];
+    let output = without_rights(&args);
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("back/link: its owner 1234:4321 could not be set"), "{said}");
+    assert!(said.contains("2 files or directories are without an owner"), "{said}");
+    assert_eq!(fs::read(target.join("sub/inner/deep")).unwrap(), b"deep");
+    let listed = without_rights(&["restore", "sub", "--to", home.path("more").to_str().unwrap(), "--json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(
+        (listed["refused"].as_array().unwrap().len(), &listed["troubles"]),
+        (1, &serde_json::json!([]))
+    );
+    let all = home.bt(&["restore", ".", "--to", home.path("root").to_str().unwrap()]);
+    assert!(all.contains("deep"));
+    assert_eq!(fs::metadata(home.path("root/sub/inner/deep")).unwrap().uid(), 1234);
+}
+
+#[test]
 fn restic_restores_what_is_no_file_too() {
     if !Command::new("restic").arg("version").output().is_ok_and(|output| output.status.success()) {
         assert!(std::env::var_os("LAB_REQUIRED").is_none(), "restic is missing; tests/packages installs it");

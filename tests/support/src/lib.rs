@@ -3,6 +3,7 @@
 pub mod lab;
 pub mod manifest;
 pub mod model;
+pub mod peak;
 pub mod s3;
 pub mod seed;
 

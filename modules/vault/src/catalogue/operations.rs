@@ -45,6 +45,17 @@ impl Catalogue {
         Ok(self.ok(found.optional())?.unwrap_or(false))
     }
 
+    /// Returns when the last command of this name began that was about this and ended well.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn last_success(&self, operation: &str, parameters: &str) -> Result<Option<Timestamp>> {
+        let sql = "SELECT started_at FROM backup_operations
+                   WHERE operation = ?1 AND parameters = ?2 AND status = 'success' ORDER BY id DESC LIMIT 1";
+        let found = self.db.query_row(sql, params![operation, parameters], |row| row.get::<_, String>(0));
+        Ok(self.ok(found.optional())?.and_then(|text| text.parse().ok()))
+    }
+
     /// Returns when the commands of this name began and whether they ended well, the oldest first.
     ///
     /// # Errors

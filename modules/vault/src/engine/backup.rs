@@ -15,7 +15,7 @@ use pc_switcher_contract::ModuleError;
 
 use super::assemble::{Assembler, Step, Trail};
 use super::facts::{Names, node_of};
-use super::{Observer, Progress, Stoppable, Trouble, check_cancelled, trouble, workers};
+use super::{Observer, Progress, Sparse, Stoppable, Trouble, check_cancelled, trouble, workers};
 use crate::error::Result;
 use crate::format::{BlobKind, Id, Node, NodeKind, Tree};
 use crate::repo::{Packer, Repository, Stored, Writer};
@@ -187,7 +187,7 @@ fn read_files(mut packer: Packer<'_, '_>, jobs: Receiver<Job>, shared: &Shared<'
             continue;
         }
         let content = open(&path, &facts).map_err(FileTrouble::Read).and_then(|file| {
-            let reader = Stoppable { reader: &file, observer: shared.observer };
+            let reader = Stoppable { reader: Sparse::new(&file), observer: shared.observer };
             let content = packer.add_file(reader)?;
             Ok((content, file.metadata().map_err(FileTrouble::Read)?))
         });

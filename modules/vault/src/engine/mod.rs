@@ -3,10 +3,12 @@
 mod assemble;
 mod backup;
 mod check;
+mod dress;
 mod facts;
 mod prune;
 mod replace;
 mod restore;
+mod sparse;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -18,12 +20,14 @@ pub use assemble::{Assembler, Step, feed};
 pub use backup::{BackupSummary, TreeBackup};
 pub(crate) use backup::{bare_directory, open, same_file};
 pub use check::{CheckSummary, check};
+pub use dress::{Lacking, set_metadata};
 pub(crate) use facts::kind_of;
 pub use facts::{Names, node_of, xattrs};
 pub use prune::{PruneOrder, PruneSummary, When, prune};
 pub(crate) use replace::{exchange, make_way};
-pub use restore::{RestoreSummary, Restorer, set_metadata};
+pub use restore::{RestoreSummary, Restorer};
 pub(crate) use restore::{is_unfinished, make_special, put_in_place};
+pub(crate) use sparse::Sparse;
 
 use crate::error::Result;
 

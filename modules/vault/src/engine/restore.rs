@@ -3,23 +3,26 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, bounded};
-use jiff::Timestamp;
 use pc_switcher_contract::ModuleError;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{CWD, FileType, Mode};
 use sha2::{Digest, Sha256};
 
+use super::dress::{Lacking, set_metadata};
 use super::{Observer, Progress, Trouble, check_cancelled, trouble, workers};
 use crate::error::{Result, at};
 use crate::format::{Id, Node, NodeKind};
-use crate::repo::Repository;
+use crate::repo::{Repository, is_zeros};
+
+/// Zeros of this length, where such a piece begins in a file, become a hole.
+const HOLE: usize = 64 << 10;
 
 /// Restores from one repository.
 pub struct Restorer<'a> {
@@ -40,6 +43,8 @@ pub struct RestoreSummary {
     pub bytes: u64,
     /// Paths that are missing or lack something.
     pub troubles: Vec<Trouble>,
+    /// Paths that lack what their restorer may not give.
+    pub refused: Vec<Trouble>,
 }
 
 #[derive(Default)]
@@ -47,6 +52,7 @@ struct Shared {
     files: AtomicU64,
     bytes: AtomicU64,
     troubles: Mutex<Vec<Trouble>>,
+    refused: Mutex<Vec<Trouble>>,
     /// The first name of an inode that has several, once it is complete.
     links: Mutex<HashMap<(u64, u64), PathBuf>>,
 }
@@ -54,6 +60,13 @@ struct Shared {
 impl Shared {
     fn report(&self, path: &Path, why: impl ToString) {
         self.troubles.lock().unwrap_or_else(PoisonError::into_inner).push(trouble(path, why));
+    }
+
+    fn lacks(&self, path: &Path, lacking: Vec<Lacking>) {
+        for Lacking { why, is_refused } in lacking {
+            let all = if is_refused { &self.refused } else { &self.troubles };
+            all.lock().unwrap_or_else(PoisonError::into_inner).push(trouble(path, why));
+        }
     }
 
     fn links(&self) -> std::sync::MutexGuard<'_, HashMap<(u64, u64), PathBuf>> {
@@ -97,9 +110,17 @@ impl Restorer<'_> {
         for (path, node) in later.directories.iter().rev() {
             self.dress(path, node, &shared);
         }
-        let mut troubles = shared.troubles.into_inner().unwrap_or_else(PoisonError::into_inner);
-        troubles.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(RestoreSummary { files: shared.files.into_inner(), bytes: shared.bytes.into_inner(), troubles })
+        let sorted = |all: Mutex<Vec<Trouble>>| {
+            let mut all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+            all.sort_by(|a, b| a.path.cmp(&b.path));
+            all
+        };
+        Ok(RestoreSummary {
+            files: shared.files.into_inner(),
+            bytes: shared.bytes.into_inner(),
+            troubles: sorted(shared.troubles),
+            refused: sorted(shared.refused),
+        })
     }
 
     fn walk(
@@ -152,7 +173,7 @@ impl Restorer<'_> {
             }
             match self.file(&path, &node) {
                 Ok(lacking) => {
-                    lacking.into_iter().for_each(|why| shared.report(&path, why));
+                    shared.lacks(&path, lacking);
                     if node.links > 1 {
                         shared.links().insert((node.device_id, node.inode), path.clone());
                     }
@@ -169,7 +190,7 @@ impl Restorer<'_> {
     ///
     /// # Errors
     /// If it is there already, or cannot be written, or its content not be read.
-    pub fn file(&self, path: &Path, node: &Node) -> Result<Vec<String>> {
+    pub fn file(&self, path: &Path, node: &Node) -> Result<Vec<Lacking>> {
         let chunks = node.content.clone().unwrap_or_default();
         let (file, _) = self.staged(path, &chunks)?;
         let lacking = if self.content_only { Vec::new() } else { set_metadata(file.path(), node) };
@@ -183,19 +204,23 @@ impl Restorer<'_> {
     /// If it cannot be written, or its content not be read.
     pub fn staged(&self, path: &Path, chunks: &[Id]) -> Result<(tempfile::NamedTempFile, Id)> {
         let directory = path.parent().unwrap_or(Path::new("/"));
-        let mut file = tempfile::Builder::new()
+        let file = tempfile::Builder::new()
             .prefix(".pc-switcher-restore-")
             .permissions(fs::Permissions::from_mode(if self.content_only { 0o666 } else { 0o600 }))
             .tempfile_in(directory)
             .map_err(|error| at("write below", directory, &error))?;
         let mut whole = Sha256::new();
-        let mut length = 0;
+        let (mut length, mut blob, mut last) = (0, Vec::new(), None);
         for id in chunks {
             check_cancelled(self.observer)?;
-            let blob = self.repo.blob(*id)?;
+            // A hole is the same again and again.
+            if last != Some(*id) {
+                blob = self.repo.blob(*id)?;
+                last = Some(*id);
+            }
             whole.update(&blob);
+            write_or_skip(file.as_file(), length, &blob).map_err(|error| at("write", path, &error))?;
             length += blob.len() as u64;
-            write_or_skip(file.as_file_mut(), &blob).map_err(|error| at("write", path, &error))?;
         }
         file.as_file().set_len(length).map_err(|error| at("write", path, &error))?;
         Ok((file, Id(whole.finalize().into())))
@@ -219,7 +244,7 @@ impl Restorer<'_> {
 
     fn dress(&self, path: &Path, node: &Node, shared: &Shared) {
         if !self.content_only {
-            set_metadata(path, node).into_iter().for_each(|why| shared.report(path, why));
+            shared.lacks(path, set_metadata(path, node));
         }
     }
 }
@@ -240,13 +265,22 @@ pub(crate) fn put_in_place(file: tempfile::NamedTempFile, path: &Path) -> Result
     }
 }
 
-/// Leaves a hole where there is nothing but zeros.
-fn write_or_skip(file: &mut File, bytes: &[u8]) -> io::Result<()> {
-    if bytes.iter().all(|byte| *byte == 0) {
-        file.seek(SeekFrom::Current(bytes.len() as i64)).map(drop)
-    } else {
-        file.write_all(bytes)
+/// Leaves holes where there is nothing but zeros: chunks begin and end anywhere, blocks of disks do not.
+fn write_or_skip(file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
+    if is_zeros(bytes) {
+        return Ok(());
     }
+    let (mut from, mut to) = (0, 0);
+    while to < bytes.len() {
+        let end = HOLE - (at as usize + to) % HOLE;
+        let piece = &bytes[to..bytes.len().min(to + end)];
+        if is_zeros(piece) {
+            file.write_all_at(&bytes[from..to], at + from as u64)?;
+            from = to + piece.len();
+        }
+        to += piece.len();
+    }
+    file.write_all_at(&bytes[from..to], at + from as u64)
 }
 
 pub(super) fn make_directory(path: &Path) -> io::Result<()> {
@@ -274,48 +308,6 @@ pub(crate) fn make_special(path: &Path, node: &Node) -> io::Result<()> {
         NodeKind::Socket => Ok(()),
         _ => Err(io::Error::other("is of a kind that is not known here")),
     }
-}
-
-/// Gives a path its owner, rights, attributes and times, in this order; returns what could not be given.
-pub fn set_metadata(path: &Path, node: &Node) -> Vec<String> {
-    let mut lacking = Vec::new();
-    if node.kind == NodeKind::Socket {
-        return lacking;
-    }
-    if let Err(error) = set_owner(path, node) {
-        lacking.push(format!("its owner {}:{} could not be set: {error}", node.uid, node.gid));
-    }
-    for xattr in &node.extended_attributes {
-        if let Err(error) = rustix::fs::lsetxattr(path, &xattr.name, &xattr.value, XattrFlags::empty()) {
-            lacking.push(format!("its attribute `{}` could not be set: {error}", xattr.name.display()));
-        }
-    }
-    if node.kind != NodeKind::Symlink
-        && let Err(error) = fs::set_permissions(path, fs::Permissions::from_mode(node.permissions()))
-    {
-        lacking.push(format!("its rights could not be set: {error}"));
-    }
-    let times = Timestamps { last_access: timespec(node.atime), last_modification: timespec(node.mtime) };
-    if let Err(error) = rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW) {
-        lacking.push(format!("its times could not be set: {error}"));
-    }
-    lacking
-}
-
-fn set_owner(path: &Path, node: &Node) -> io::Result<()> {
-    let facts = fs::symlink_metadata(path)?;
-    if (facts.uid(), facts.gid()) == (node.uid, node.gid) {
-        return Ok(());
-    }
-    std::os::unix::fs::lchown(path, Some(node.uid), Some(node.gid))
-}
-
-fn timespec(at: Timestamp) -> Timespec {
-    let (mut seconds, mut nanoseconds) = (at.as_second(), i64::from(at.subsec_nanosecond()));
-    if nanoseconds < 0 {
-        (seconds, nanoseconds) = (seconds - 1, nanoseconds + 1_000_000_000);
-    }
-    Timespec { tv_sec: seconds, tv_nsec: nanoseconds }
 }
 
 /// Whether a name is that of a file that a restore left unfinished.

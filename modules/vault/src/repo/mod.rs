@@ -11,6 +11,7 @@ use std::sync::Arc;
 pub use blobs::{Location, blob_from_pack};
 pub use locks::Held;
 pub use writer::{FileContent, FileTrouble, Packer, Stored, Writer};
+pub(crate) use writer::{PACK, is_zeros};
 
 use pc_switcher_contract::ModuleError;
 use serde::Serialize;

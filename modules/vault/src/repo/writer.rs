@@ -19,7 +19,7 @@ use crate::format::{Id, RepoConfig};
 use crate::store::Kind;
 
 /// A pack is written when it has grown to this size.
-const PACK: usize = 16 << 20;
+pub(crate) const PACK: usize = 16 << 20;
 /// An index is written after so many packs, so that a run that was killed is not stored again.
 const PACKS_PER_INDEX: usize = 8;
 const LEVEL: i32 = 3;
@@ -83,6 +83,7 @@ impl<'r> Writer<'r> {
             pack: Vec::new(),
             entries: Vec::new(),
             buffer: Vec::new(),
+            zeros: None,
         })
     }
 
@@ -128,6 +129,8 @@ pub struct Packer<'w, 'r> {
     pack: Vec<u8>,
     entries: Vec<PackEntry>,
     buffer: Vec<u8>,
+    /// The last blob of zeros, by its length.
+    zeros: Option<(usize, Id)>,
 }
 
 /// Why a file was not stored.
@@ -150,6 +153,21 @@ impl Packer<'_, '_> {
             self.append(id, bytes)?;
         }
         Ok(id)
+    }
+
+    /// Stores a blob; one of nothing but zeros is known from the one before, as a hole has many of them.
+    fn add_again(&mut self, bytes: &[u8]) -> Result<Id> {
+        if !is_zeros(bytes) {
+            return self.add(bytes);
+        }
+        match self.zeros {
+            Some((length, id)) if length == bytes.len() => Ok(id),
+            _ => {
+                let id = self.add(bytes)?;
+                self.zeros = Some((bytes.len(), id));
+                Ok(id)
+            }
+        }
     }
 
     fn append(&mut self, id: Id, bytes: &[u8]) -> Result<()> {
@@ -240,7 +258,7 @@ impl Packer<'_, '_> {
             if !only_chunk {
                 whole.update(&rest[..length]);
             }
-            let id = self.add(&rest[..length]).map_err(FileTrouble::Store)?;
+            let id = self.add_again(&rest[..length]).map_err(FileTrouble::Store)?;
             content.chunks.push((id, length as u32));
             content.size += length as u64;
             start += length;
@@ -252,6 +270,13 @@ impl Packer<'_, '_> {
         };
         Ok(content)
     }
+}
+
+/// Whether there is nothing but zeros.
+pub(crate) fn is_zeros(bytes: &[u8]) -> bool {
+    // The beginning tells nearly all others apart; then all is compared with itself, a byte further.
+    let (head, _) = bytes.split_at(bytes.len().min(16));
+    head.iter().all(|byte| *byte == 0) && (bytes.len() <= 16 || bytes[16..] == bytes[..bytes.len() - 16])
 }
 
 /// Reads until `buffer` holds `wanted` bytes; `true` at the end of the file.

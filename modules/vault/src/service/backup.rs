@@ -17,7 +17,7 @@ use super::stage::facts_of;
 use super::target::{OldCopies, Target};
 use super::vaults::Passphrase;
 use crate::catalogue::{Arrived, Chunk, Directory, FileFacts, StagedItem};
-use crate::engine::{Observer, Progress, Stoppable, Trouble, open, same_file, workers};
+use crate::engine::{Observer, Progress, Sparse, Stoppable, Trouble, open, same_file, workers};
 use crate::error::Result;
 use crate::format::{BlobKind, Id};
 use crate::repo::{FileContent, FileTrouble, Packer, Repository, Stored, Writer};
@@ -362,7 +362,7 @@ fn store_file(
         let listed = fs::symlink_metadata(path).map_err(FileTrouble::Read)?;
         let facts = facts_of(path, &listed).map_err(FileTrouble::Read)?;
         let file: File = open(path, &listed).map_err(FileTrouble::Read)?;
-        let content = packer.add_file(Stoppable { reader: &file, observer })?;
+        let content = packer.add_file(Stoppable { reader: Sparse::new(&file), observer })?;
         let after = file.metadata().map_err(FileTrouble::Read)?;
         Ok(match expected {
             Some(expected) if expected != content.sha256 => {

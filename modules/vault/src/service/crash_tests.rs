@@ -215,6 +215,46 @@ fn whichever_call_of_removing_goes_wrong_nothing_is_lost_that_is_needed() {
     assert!(faults > 80, "{faults}");
 }
 
+/// Prunes by rules that keep all snapshots: what there is to do are small packs.
+fn prune_nothing(service: &mut Service) -> Result<()> {
+    let order = PruneOrder { keep: Some("all 100d".parse().unwrap()), ..PruneOrder::default() };
+    service.prune(&order, &mut |_| Ok(b"x".into()), &Quiet::default()).map(drop)
+}
+
+/// Returns a machine of whose backups each stored a little.
+fn with_small_packs() -> World {
+    let mut world = with_three_backups();
+    for seed in 4..9 {
+        world.put(0..1, seed);
+        world.now(|service| stage(service).and_then(|()| back_up(service)));
+    }
+    world.hour += 1;
+    world
+}
+
+#[test]
+fn whichever_call_of_putting_small_packs_together_goes_wrong_nothing_is_lost() {
+    let mut world = with_small_packs();
+    let packs = |world: &World| world.store.list(Kind::Pack).unwrap().len();
+    let before = packs(&world);
+    assert!(before >= 16, "of trees and of data one each backup: {before}");
+    let faults = world.survives(prune_nothing);
+    assert!(faults > 60, "{faults}");
+    world.now(prune_nothing);
+    assert_eq!(packs(&world), before + 2, "of trees and of data one each, until the grace ends");
+    world.hour += 24;
+    let faults = world.survives(prune_nothing);
+    assert!(faults > 60, "{faults}");
+    world.now(prune_nothing);
+    assert_eq!(packs(&world), 2);
+    let again = Faulty::sound(&world.store);
+    let mut service = world.service(world.state.path(), again.clone(), DEAD);
+    prune_nothing(&mut service).unwrap();
+    assert_eq!(again.packed(), 0, "nothing is moved a second time");
+    is_sound(&world.store, "in the end");
+    everything_is_there(&service, &world.store, "in the end");
+}
+
 #[test]
 fn what_a_backup_takes_up_again_before_the_grace_ends_stays() {
     let mut world = with_three_backups();

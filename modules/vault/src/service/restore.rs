@@ -1,6 +1,6 @@
 //! Brings versions back: beside the original, elsewhere, or in its place after what is there was staged.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ use super::vaults::Passphrase;
 use super::{Service, VaultSettings};
 use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, Version};
 use crate::engine::{
-    CheckSummary, Observer, Restorer, Trouble, check, exchange, make_special, make_way, put_in_place,
-    set_metadata,
+    CheckSummary, Lacking, Observer, Restorer, Trouble, check, exchange, make_special, make_way,
+    put_in_place, set_metadata,
 };
 use crate::error::{Result, at, damaged, usage};
 use crate::format::{Id, Node, NodeKind, Snapshot};
@@ -58,11 +58,29 @@ pub struct RestoreReport {
     pub bytes: u64,
     /// What is missing, or lacks something.
     pub troubles: Vec<Trouble>,
+    /// What is there without something that its restorer may not give: owner, group, attributes.
+    pub refused: Vec<Trouble>,
 }
 
 impl RestoreReport {
     fn tell(&self) -> (bool, String) {
-        (self.troubles.is_empty(), format!("{} files, {} troubles", self.files.len(), self.troubles.len()))
+        let mut text = format!("{} files, {} troubles", self.files.len(), self.troubles.len());
+        if !self.refused.is_empty() {
+            text.push_str(&format!(", {} could not be given all that is theirs", self.paths_refused()));
+        }
+        (self.troubles.is_empty(), text)
+    }
+
+    /// Returns how many paths are without something that takes more rights.
+    pub fn paths_refused(&self) -> usize {
+        self.refused.iter().map(|one| &one.path).collect::<BTreeSet<_>>().len()
+    }
+
+    fn lacks(&mut self, path: &Path, lacking: Vec<Lacking>) {
+        for Lacking { why, is_refused } in lacking {
+            let all = if is_refused { &mut self.refused } else { &mut self.troubles };
+            all.push(Trouble { path: path.to_owned(), why });
+        }
     }
 }
 
@@ -113,9 +131,7 @@ impl Service {
                 match restored {
                     Ok((place, lacking)) => {
                         report.bytes += file.version.facts.size;
-                        report
-                            .troubles
-                            .extend(lacking.into_iter().map(|why| Trouble { path: place.clone(), why }));
+                        report.lacks(&place, lacking);
                         report.files.push(place);
                     }
                     Err(error) if wanted.len() == 1 => return Err(error),
@@ -124,8 +140,7 @@ impl Service {
             }
             // The deepest first: what is made in a directory changes its time.
             for (path, node) in directories.iter().rev().filter(|_| !order.content_only) {
-                let lacking = set_metadata(path, node).into_iter();
-                report.troubles.extend(lacking.map(|why| Trouble { path: path.clone(), why }));
+                report.lacks(path, set_metadata(path, node));
             }
             Ok(report)
         };
@@ -215,7 +230,7 @@ impl Service {
         chunks: &[Chunk],
         order: &RestoreOrder,
         observer: &dyn Observer,
-    ) -> Result<(PathBuf, Vec<String>)> {
+    ) -> Result<(PathBuf, Vec<Lacking>)> {
         let path = place_of(directory, file, order);
         let parent = path.parent().unwrap_or(Path::new("/"));
         make_way(root_of(directory, order), parent)?;
@@ -261,7 +276,7 @@ impl Service {
         path: PathBuf,
         node: &Node,
         order: &RestoreOrder,
-    ) -> Result<(PathBuf, Vec<String>)> {
+    ) -> Result<(PathBuf, Vec<Lacking>)> {
         let seen = |path: &Path| fs::symlink_metadata(path).and_then(|facts| facts_of(path, &facts));
         let wanted = &file.version.facts;
         match seen(&path) {
@@ -389,7 +404,7 @@ fn link(
     place: PathBuf,
     directory: &Directory,
     order: &RestoreOrder,
-) -> Result<(PathBuf, Vec<String>)> {
+) -> Result<(PathBuf, Vec<Lacking>)> {
     make_way(root_of(directory, order), place.parent().unwrap_or(Path::new("/")))?;
     fs::hard_link(first, &place).map_err(|error| at("make", &place, &error))?;
     Ok((place, Vec::new()))

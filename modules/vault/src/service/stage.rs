@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::catalogue::FileFacts;
-use crate::engine::{Observer, Stoppable, kind_of, open, same_file, xattrs};
+use crate::engine::{Observer, Sparse, Stoppable, kind_of, open, same_file, xattrs};
 use crate::error::{Result, at};
 use crate::format::{Id, NodeKind, Xattr};
 
@@ -136,10 +136,13 @@ fn hash(mut from: impl Read, to: &mut impl Write) -> std::result::Result<Id, Not
 /// If it cannot be read.
 pub(super) fn checksum(path: &Path, listed: &Metadata, observer: &dyn Observer) -> io::Result<Option<Id>> {
     let file = open(path, listed)?;
-    let sum = hash(Stoppable { reader: &file, observer }, &mut io::sink()).map_err(|error| match error {
-        NotStaged::File(why) => io::Error::other(why),
-        NotStaged::Stage(error) => error,
-    })?;
+    let sum =
+        hash(Stoppable { reader: Sparse::new(&file), observer }, &mut io::sink()).map_err(
+            |error| match error {
+                NotStaged::File(why) => io::Error::other(why),
+                NotStaged::Stage(error) => error,
+            },
+        )?;
     Ok(same_file(listed, &file.metadata()?).then_some(sum))
 }
 

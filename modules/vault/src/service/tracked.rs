@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::vaults::Passphrase;
-use super::{AddReport, BackupReport, Service};
+use super::{AddReport, BackupReport, Proof, Service};
 use crate::catalogue::Directory;
 use crate::engine::{Observer, Trouble};
 use crate::error::{Result, usage};
@@ -13,6 +13,8 @@ use crate::error::{Result, usage};
 pub struct TrackedReport {
     /// What was found.
     pub added: AddReport,
+    /// What looks unchanged and was read again.
+    pub proof: Proof,
     /// What was stored of it.
     pub backup: BackupReport,
 }
@@ -94,7 +96,7 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
         observer: &dyn Observer,
     ) -> Result<TrackedReport> {
-        let mut added = AddReport::default();
+        let (mut added, mut proof) = (AddReport::default(), Proof::default());
         let mut directories = self.among(only)?;
         // The backup names those that are not there.
         directories.retain(|directory| self.view.real(&directory.path).is_dir());
@@ -112,12 +114,13 @@ impl Service {
             added.unchanged += one.unchanged;
             added.troubles.extend(one.troubles);
             added.sockets.extend(one.sockets);
+            proof.add(self.prove_below(directory, observer)?);
         }
         let stored = self.backup(vault, passphrase, observer);
         // What failed or was not reached waits for nobody: it is to be read where it was read now, and the next one finds it.
         if let Ok(_lock) = self.lock() {
             directories.iter().try_for_each(|directory| self.catalogue.remove_unread(directory))?;
         }
-        stored.map(|backup| TrackedReport { added, backup })
+        stored.map(|backup| TrackedReport { added, proof, backup })
     }
 }

@@ -7,6 +7,7 @@ pub mod ssh;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,11 @@ pub use fs::FsStore;
 pub use memory::MemoryStore;
 pub use s3::S3Store;
 pub use ssh::SshStore;
+
+/// How often a wait looks whether somebody wants the run to end.
+const TICK: Duration = Duration::from_millis(50);
+/// How long silence may last once somebody wants to stop: what tidies up goes on until then.
+const SILENCE_AT_THE_END: Duration = Duration::from_secs(10);
 
 /// Says whether somebody wants a run to end. Stores that may wait for long look at it; all copies are one.
 #[derive(Clone, Default)]
@@ -30,6 +36,14 @@ impl Stop {
     /// Whether somebody wants the run to end.
     pub fn is_asked(&self) -> bool {
         self.0.get().is_some_and(|is_asked| is_asked())
+    }
+
+    /// Waits between two tries; a stop ends it.
+    pub(crate) fn wait(&self, pause: Duration) {
+        let begun = Instant::now();
+        while begun.elapsed() < pause && !self.is_asked() {
+            std::thread::sleep(pause.saturating_sub(begun.elapsed()).min(TICK));
+        }
     }
 }
 
@@ -168,6 +182,18 @@ pub(crate) mod tests {
         store.delete(Kind::Pack, &name).unwrap();
         store.delete(Kind::Pack, &name).unwrap();
         assert_eq!(store.get(Kind::Pack, &name).unwrap(), None);
+    }
+
+    #[test]
+    fn a_wait_lasts_as_long_as_it_should_and_a_stop_ends_it() {
+        let (begun, pause) = (Instant::now(), Duration::from_millis(20));
+        Stop::default().wait(pause);
+        assert!(begun.elapsed() >= pause);
+        let stop = Stop::default();
+        stop.when(|| true);
+        let begun = Instant::now();
+        stop.wait(Duration::from_secs(3_600));
+        assert!(begun.elapsed() < Duration::from_secs(600), "nobody waited for an hour");
     }
 
     #[test]

@@ -158,7 +158,7 @@ fn own_failure(error: ModuleError) -> ModuleError {
 
 /// Puts what was done into a line for the report.
 fn describe(report: &TrackedReport) -> String {
-    let TrackedReport { added, backup } = report;
+    let TrackedReport { added, proof, backup } = report;
     let mut text = format!("{} new versions, {}", backup.versions, human_bytes(backup.bytes));
     if backup.deleted > 0 {
         text.push_str(&format!(", {} files are gone", backup.deleted));
@@ -166,6 +166,9 @@ fn describe(report: &TrackedReport) -> String {
     let failed = added.troubles.len() + backup.troubles.len();
     if failed > 0 {
         text.push_str(&format!(", {failed} files failed"));
+    }
+    if proof.files > 0 {
+        text.push_str(&format!(", {} unchanged files read again", proof.files));
     }
     for vault in &backup.vaults {
         let snapshot = vault.snapshot.map_or_else(
@@ -268,12 +271,16 @@ impl Module for VaultBackup {
         let troubles: Vec<Trouble> =
             report.added.troubles.iter().chain(&report.backup.troubles).cloned().collect();
         self.say(ctx, &troubles, &report.backup.warnings);
+        for Trouble { path, why } in &report.proof.troubles {
+            let text = format!("`{}` {why}", path.display());
+            ctx.reporter.log(LogLevel::Warning, &ctx.source.hostname, text);
+        }
         for socket in &report.added.sockets {
             let text = format!("`{}` is a socket and is left out", socket.display());
             ctx.reporter.log(LogLevel::Full, &ctx.source.hostname, text);
         }
         let text = describe(&report);
-        Ok(match troubles.is_empty() && report.backup.is_clean() {
+        Ok(match troubles.is_empty() && report.proof.troubles.is_empty() && report.backup.is_clean() {
             true => Outcome::Done(text),
             false => Outcome::Partly(text),
         })

@@ -57,14 +57,14 @@ impl Store for Dying {
     }
 }
 
-/// Removes all snapshots but the newest, and at once what they alone need, with so many writes.
-fn prune_within(given: &Given, writes: usize) -> Result<PruneSummary> {
+/// Removes all snapshots but so many of the newest, and at once what they alone need, with so many writes.
+fn prune_within(given: &Given, stay: usize, writes: usize) -> Result<PruneSummary> {
     let store = Dying { inner: FsStore::at(&given.path("repo")), left: AtomicUsize::new(writes) };
     let repo = Repository::open(Arc::new(store), super::given::PASSWORD.as_bytes())?;
     let clock: Clock = Arc::new(Timestamp::now);
     let alone = repo.lock_alone(&Who { pid: u32::MAX >> 1, ..super::given::who() }, &clock)?;
     let mut forget: Vec<_> = repo.snapshots()?.into_iter().map(|(id, _)| id).collect();
-    forget.pop();
+    forget.truncate(forget.len().saturating_sub(stay));
     let (forget, also_needed) = (forget.into_iter().collect(), HashSet::new());
     let when = When { now: Timestamp::now(), grace: Duration::ZERO };
     let order = PruneOrder { forget: &forget, also_needed: &also_needed, when, alone: Some(&alone) };
@@ -91,14 +91,14 @@ fn restic_is_content_with_what_a_prune_leaves_wherever_it_dies() {
     let mut ended = None;
     for writes in (2..).step_by(4) {
         copy(&given.path("before"), &given.path("repo"));
-        ended = prune_within(&given, writes).ok();
+        ended = prune_within(&given, 1, writes).ok();
         // The lock of a program that died is no damage.
         given.restic(&["unlock"]);
         given.restic(&["check"]);
         if ended.is_some() {
             break;
         }
-        prune_within(&given, usize::MAX).unwrap();
+        prune_within(&given, 1, usize::MAX).unwrap();
         assert!(given.check().problems.is_empty(), "after {writes} writes");
     }
     let summary = ended.unwrap();
@@ -109,4 +109,32 @@ fn restic_is_content_with_what_a_prune_leaves_wherever_it_dies() {
     given.restic(&["restore", "latest", "--target", target.to_str().unwrap()]);
     let back = |name: &str| std::fs::read(given.below(&target).join(name)).unwrap();
     assert_eq!((back("0"), back("9")), (noise(20_000, 1), noise(20_000, 210)));
+}
+
+#[test]
+fn restic_is_content_with_small_packs_that_were_put_together() {
+    let Some(given) = Given::new() else { return };
+    given.init_ours();
+    for round in 0..9 {
+        std::fs::write(given.source().join("f"), noise(20_000, round + 1)).unwrap();
+        given.back_up(None);
+    }
+    let packs = || FsStore::at(&given.path("repo")).list(Kind::Pack).unwrap().len();
+    assert_eq!(packs(), 18);
+    copy(&given.path("repo"), &given.path("before"));
+    for writes in [3, 4, 5, 7, 12] {
+        copy(&given.path("before"), &given.path("repo"));
+        assert!(prune_within(&given, 9, writes).is_err());
+        given.restic(&["unlock"]);
+        given.restic(&["check", "--read-data"]);
+    }
+    copy(&given.path("before"), &given.path("repo"));
+    let summary = prune_within(&given, 9, usize::MAX).unwrap();
+    assert!(summary.merged.0 > 0 && packs() == 2, "{summary:?}");
+    let checked = given.restic(&["check", "--read-data"]);
+    assert!(!checked.contains("additional files") && !checked.contains("contained in several"), "{checked}");
+    assert_eq!(given.restic(&["snapshots", "--json"]).matches("\"short_id\"").count(), 9);
+    let target = given.path("restored");
+    given.restic(&["restore", "latest", "--target", target.to_str().unwrap()]);
+    assert_eq!(std::fs::read(given.below(&target).join("f")).unwrap(), noise(20_000, 9));
 }

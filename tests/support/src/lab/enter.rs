@@ -8,6 +8,7 @@ use std::{
     ffi::CString,
     fs::{self, File},
     io,
+    net::{Ipv4Addr, TcpListener},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::{ffi::OsStrExt, process::CommandExt},
@@ -70,6 +71,17 @@ impl Door {
     pub(super) fn signal(&self, signal: Signal) -> Result<()> {
         pidfd_send_signal(&self.pidfd, signal)
             .map_err(|error| LabError::io("signal a machine's init")(error.into()))
+    }
+
+    /// Listens on the machine's own loopback. A socket stays in the network in which it was made, whoever uses it.
+    pub(super) fn listen(&self) -> io::Result<TcpListener> {
+        thread::scope(|scope| {
+            let bind = || {
+                move_into_thread_name_spaces(self.pidfd.as_fd(), ThreadNameSpaceType::NETWORK)?;
+                TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            };
+            scope.spawn(bind).join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+        })
     }
 
     /// Starts `command` inside as `who`. With `terminal`, descriptor 0 becomes its controlling terminal.

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Command, ExitStatus, Stdio},
@@ -120,6 +121,11 @@ impl Machine {
     /// *host's* files: use [`Machine::read_file`] and its kin where a path may hold one.
     pub fn root_path(&self) -> Result<PathBuf> {
         Ok(self.door()?.root())
+    }
+
+    /// Listens on the machine's own loopback: whoever asks there from inside speaks to this process.
+    pub fn listen(&self) -> Result<TcpListener> {
+        self.door()?.listen().map_err(LabError::io("listen inside a machine"))
     }
 
     /// Sends a signal to the process with this number inside the machine.

@@ -6,7 +6,7 @@ mod objects;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use http_body_util::BodyExt as _;
@@ -117,20 +117,28 @@ impl S3Server {
     /// # Panics
     /// If there is no address to be had.
     pub fn start(buckets: &[&str]) -> Self {
+        Self::on(std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap(), buckets)
+    }
+
+    /// Starts one where somebody listens already, for example a machine of a lab.
+    ///
+    /// # Panics
+    /// If nobody can.
+    pub fn on(listener: std::net::TcpListener, buckets: &[&str]) -> Self {
         let shared = Shared::default();
         {
             let mut state = shared.state();
             state.page = 1000;
             state.buckets = buckets.iter().map(|name| ((*name).to_owned(), BTreeMap::new())).collect();
         }
-        let (ready, address) = mpsc::channel();
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
         let (stop, stopped) = oneshot::channel::<Infallible>();
         let known = shared.clone();
         let thread = std::thread::Builder::new().name("s3-server".into()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-                ready.send(listener.local_addr().unwrap()).unwrap();
+                let listener = TcpListener::from_std(listener).unwrap();
                 tokio::select! {
                     () = serve(listener, known) => {}
                     _ = stopped => {}
@@ -138,7 +146,7 @@ impl S3Server {
             });
         });
         let thread = Some(thread.unwrap());
-        Self { address: address.recv().unwrap(), shared, stop: Some(stop), thread }
+        Self { address, shared, stop: Some(stop), thread }
     }
 
     /// Returns where it is, for example `http://127.0.0.1:4711`.

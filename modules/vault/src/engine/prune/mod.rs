@@ -1,10 +1,11 @@
 //! Removes snapshots, and what no snapshot needs any more: in two steps, so that what somebody takes up again meanwhile stays.
 //!
 //! Packs that nobody needs are marked and stay in the index, where writers find what is in them; a later run removes those
-//! that nobody took up until then. Packs with much unused in them are rewritten before. Each prefix of the writes is a sound
+//! that nobody took up until then. Packs with much unused in them are rewritten before, and many small ones put together. Each prefix of the writes is a sound
 //! repository: new packs, their index, the marks, an index without what goes, then what goes.
 
 mod marks;
+mod merge;
 mod plan;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -44,6 +45,8 @@ pub struct PruneSummary {
     pub kept: (u64, u64),
     /// Packs that were rewritten without what nobody needs, and the bytes that are needed of them.
     pub rewritten: (u64, u64),
+    /// Packs that were only small and are put together, and their bytes; they are among the rewritten ones.
+    pub merged: (u64, u64),
     /// Packs that nobody needs and that wait for the end of the grace, and their bytes.
     pub marked: (u64, u64),
     /// Packs that went, and their bytes.
@@ -163,6 +166,8 @@ fn summarise(packs: &[Pack], plan: &Plan, when: When) -> PruneSummary {
     }
     let moved = plan.rewrite.values().flatten().map(|blob| u64::from(blob.length)).sum();
     summary.rewritten = (plan.rewrite.len() as u64, moved);
+    let merged = packs.iter().filter(|pack| plan.merged.contains(&pack.id));
+    summary.merged = (plan.merged.len() as u64, merged.map(|pack| pack.size).sum());
     summary
 }
 

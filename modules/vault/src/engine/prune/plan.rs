@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::merge;
 use crate::format::Id;
 use crate::format::index::IndexedBlob;
 
@@ -39,6 +40,8 @@ pub struct When {
 pub struct Plan {
     /// Packs of which these blobs move to new packs.
     pub rewrite: BTreeMap<Id, Vec<IndexedBlob>>,
+    /// Those of them that are only small, and put together.
+    pub merged: BTreeSet<Id>,
     /// Unused packs, those included that are rewritten first, and since when they are known as such.
     pub marks: Marks,
     /// Those of them that go now.
@@ -100,6 +103,14 @@ pub fn plan(packs: &[Pack], needed: &HashSet<Id>, marks: &Marks, when: When) -> 
             unused -= pack.blobs.iter().map(|blob| u64::from(blob.length)).sum::<u64>() - bytes;
             plan.rewrite.insert(pack.id, blobs);
             plan.marks.insert(pack.id, when.now);
+        }
+    }
+    let staying = packs.iter().filter(|pack| used.contains_key(&pack.id));
+    plan.merged = merge::small(staying, stored);
+    for id in &plan.merged {
+        if let Some((_, blobs)) = used.remove(id) {
+            plan.rewrite.insert(*id, blobs);
+            plan.marks.insert(*id, when.now);
         }
     }
     let is_ripe = |since: &Timestamp| when.now.duration_since(*since).unsigned_abs() >= when.grace;
@@ -173,6 +184,18 @@ mod tests {
     #[test]
     fn what_is_needed_and_nowhere_is_named() {
         assert_eq!(plan(&[pack(1, &[1])], &needed(&[1, 2]), &Marks::new(), at(0)), Err(vec![id(2)]));
+    }
+
+    #[test]
+    fn small_packs_that_were_put_together_and_not_yet_marked_are_not_put_together_again() {
+        let mut packs: Vec<Pack> = (1..=8).map(|number| pack(number, &[number])).collect();
+        let all: Vec<u8> = (1..=8).collect();
+        let first = plan(&packs, &needed(&all), &Marks::new(), at(0)).unwrap();
+        assert_eq!((first.merged.len(), first.rewrite.len(), first.marks.len()), (8, 8, 8));
+        packs.push(pack(0xff, &all));
+        let second = plan(&packs, &needed(&all), &Marks::new(), at(0)).unwrap();
+        assert_eq!((second.rewrite.len(), second.marks.len()), (0, 8));
+        assert!(!second.marks.contains_key(&Id([0xff; 32])));
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 //!
 //! Of `[vault]` each key of the main config holds; a vault of its `[[vaults]]` takes the place of one of the same name.
 
+mod every;
 mod one;
 mod size;
 
@@ -14,7 +15,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{Result, at, usage};
 
-pub use one::{Spot, VaultKind, VaultSettings};
+pub use every::Every;
+pub use one::{Mistake, Spot, VaultKind, VaultSettings};
 pub use size::{Rules, Size};
 
 /// All of it.
@@ -41,12 +43,21 @@ pub struct General {
     pub keep: Rules,
     /// Which backups stay whatever `keep` and `--keep` say; empty: the newest one.
     pub keep_min: Rules,
+    /// Within which time each file that looks unchanged is read again by `bt backup --tracked` and by syncs, `90d` or `12w`; never if
+    /// it is empty.
+    pub proof: Every,
 }
 
 impl Default for General {
     fn default() -> Self {
         let least = Rules("last 1 session".parse().ok());
-        Self { staging_max: Size(10 << 30), ignore: Vec::new(), keep: Rules::default(), keep_min: least }
+        Self {
+            staging_max: Size(10 << 30),
+            ignore: Vec::new(),
+            keep: Rules::default(),
+            keep_min: least,
+            proof: Every(Some(90)),
+        }
     }
 }
 
@@ -89,6 +100,8 @@ ignore = []
 # keep = "all 2d, last 10 sessions, 14d, 8w, 12m, 5y"
 # Which backups stay whatever `keep` and `--keep` say.
 # keep_min = "last 1 session"
+# Within which time each file that looks unchanged is read again and compared; "" means never.
+# proof = "90d"
 "#;
 
 /// What settings say of a vault in a bucket at first.
@@ -354,6 +367,22 @@ mod tests {
             VaultSettings::schema()["properties"]["region"]["type"] == "string",
             "none is said by leaving it out"
         );
-        assert!(VaultSettings::check(&json!({ "name": "a/b", "type": "filesystem", "root": "/a" })).is_err());
+    }
+
+    #[test]
+    fn everything_that_does_not_fit_in_a_vault_is_told_at_once_and_by_its_key() {
+        let table = json!({
+            "name": "a/b", "type": "filesystem", "root": "a", "region": "x", "ca_file": "ca.pem", "required": true
+        });
+        let keys = |table: &Value| {
+            VaultSettings::mistakes_of(table).into_iter().map(|one| one.key).collect::<Vec<_>>()
+        };
+        assert_eq!(keys(&table), [Some("name"), Some("root"), Some("region"), Some("ca_file")]);
+        let table = json!({
+            "name": "a", "type": "s3", "root": "s3:h/b", "endpoint": "other", "ca_file": "ca.pem", "credentials": "x",
+            "content": { "bucket": "b", "credentials": "y" }
+        });
+        assert_eq!(keys(&table), [Some("root"), Some("ca_file"), Some("credentials"), Some("content")]);
+        assert_eq!(keys(&json!({ "name": "a", "type": "s3" })), [None]);
     }
 }

@@ -92,6 +92,19 @@ pub enum VaultKind {
     Ssh,
 }
 
+/// What does not fit in the settings of a vault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The key that it is about, if that is there.
+    pub key: Option<&'static str>,
+    /// What it is; goes on after the name of the vault.
+    pub why: String,
+}
+
+fn mistake(key: &'static str, why: impl Into<String>) -> Mistake {
+    Mistake { key: Some(key), why: why.into() }
+}
+
 impl VaultSettings {
     /// Returns the JSON Schema of one of `[[vaults]]`.
     pub fn schema() -> Value {
@@ -103,13 +116,12 @@ impl VaultSettings {
         json!({ "required": yes(), "keep_metadata_versions": ten() })
     }
 
-    /// Says what is wrong with one of `[[vaults]]`, if anything.
-    ///
-    /// # Errors
-    /// With what it is.
-    pub fn check(table: &Value) -> std::result::Result<(), String> {
-        let mut vault = Self::deserialize(table).map_err(|error| error.to_string())?;
-        vault.settle()
+    /// Says everything that is wrong with one of `[[vaults]]`.
+    pub fn mistakes_of(table: &Value) -> Vec<Mistake> {
+        match Self::deserialize(table) {
+            Ok(vault) => vault.mistakes(),
+            Err(error) => vec![Mistake { key: None, why: error.to_string() }],
+        }
     }
 
     /// Returns how a text that names a place is meant.
@@ -123,44 +135,65 @@ impl VaultSettings {
 
     /// Proves that the settings fit each other, and says where the vault is in one way only.
     pub(super) fn settle(&mut self) -> std::result::Result<(), String> {
+        if let Some(Mistake { why, .. }) = self.mistakes().into_iter().next() {
+            return Err(why);
+        }
+        match self.kind {
+            VaultKind::Filesystem => {}
+            VaultKind::Ssh => self.root = SshPlace::parse(&self.root.to_string_lossy())?.to_string().into(),
+            VaultKind::S3 => self.root = self.content_place().map_err(|wrong| wrong.why)?.to_string().into(),
+        }
+        Ok(())
+    }
+
+    /// Returns everything in which the settings do not fit each other.
+    fn mistakes(&self) -> Vec<Mistake> {
+        let mut all = Vec::new();
         if self.name.is_empty() || self.name.contains(['/', '\n']) {
-            return Err("has no name that a vault can have".into());
+            all.push(mistake("name", "has no name that a vault can have"));
         }
         let root = self.root.to_string_lossy();
-        let meant = Self::kind_of(&root);
-        match self.kind {
-            VaultKind::Filesystem | VaultKind::Ssh if meant == VaultKind::S3 => {
-                Err("has the root of one with `type = \"s3\"`".into())
+        let wrong_root = match (self.kind, Self::kind_of(&root)) {
+            (VaultKind::Filesystem | VaultKind::Ssh, VaultKind::S3) => {
+                Some("has the root of one with `type = \"s3\"`".into())
             }
-            VaultKind::Filesystem if meant == VaultKind::Ssh => {
-                Err("has the root of one with `type = \"ssh\"`".into())
+            (VaultKind::Filesystem, VaultKind::Ssh) => {
+                Some("has the root of one with `type = \"ssh\"`".into())
             }
-            VaultKind::Filesystem | VaultKind::Ssh if self.says_of_s3().is_some() => {
-                Err(format!("is a directory: `{}` is for `type = \"s3\"`", self.says_of_s3().unwrap_or("")))
+            (VaultKind::Filesystem, _) if !self.root.is_absolute() => {
+                Some("has a root that is not absolute".into())
             }
-            VaultKind::Filesystem if !self.root.is_absolute() => {
-                Err("has a root that is not absolute".into())
+            (VaultKind::Filesystem, _) => None,
+            (VaultKind::Ssh, _) => {
+                SshPlace::parse(&root).err().map(|why| format!("has no place on another machine: {why}"))
             }
-            VaultKind::Filesystem => Ok(()),
-            VaultKind::Ssh => {
-                let place = SshPlace::parse(&root);
-                let place = place.map_err(|why| format!("has no place on another machine: {why}"))?;
-                self.root = place.to_string().into();
-                Ok(())
-            }
-            VaultKind::S3 => {
-                self.root = self.content_place()?.to_string().into();
-                if self.ca_file.as_ref().is_some_and(|path| !path.is_absolute()) {
-                    return Err("has a `ca_file` that is not absolute".into());
-                }
-                let own = [&self.content, &self.metadata].into_iter().flatten();
-                let all = own.filter_map(|spot| spot.credentials.as_ref()).chain(&self.credentials);
-                for from in all {
-                    from.parse::<CredentialsFrom>()?;
-                }
-                self.metadata_place().map(drop)
-            }
+            (VaultKind::S3, _) => None,
+        };
+        all.extend(wrong_root.map(|why: String| mistake("root", why)));
+        if self.kind != VaultKind::S3 {
+            let foreign = self.said_of_s3();
+            all.extend(
+                foreign.map(|key| mistake(key, format!("is a directory: `{key}` is for `type = \"s3\"`"))),
+            );
+            return all;
         }
+        match self.content_place() {
+            Err(wrong) => all.push(wrong),
+            Ok(_) => all.extend(self.metadata_place().err()),
+        }
+        if self.ca_file.as_ref().is_some_and(|path| !path.is_absolute()) {
+            all.push(mistake("ca_file", "has a `ca_file` that is not absolute"));
+        }
+        let of = |spot: &Option<Spot>| spot.as_ref().and_then(|spot| spot.credentials.clone());
+        for (key, from) in [
+            ("credentials", self.credentials.clone()),
+            ("content", of(&self.content)),
+            ("metadata", of(&self.metadata)),
+        ] {
+            let wrong = from.and_then(|from| from.parse::<CredentialsFrom>().err());
+            all.extend(wrong.map(|why| mistake(key, why)));
+        }
+        all
     }
 
     /// Returns where a vault of another machine is.
@@ -172,7 +205,8 @@ impl VaultSettings {
         place.map_err(|why| usage(format!("the vault `{}`: {why}", self.name)))
     }
 
-    fn says_of_s3(&self) -> Option<&'static str> {
+    /// Returns the keys that say something of buckets.
+    fn said_of_s3(&self) -> impl Iterator<Item = &'static str> + use<> {
         let all = [
             ("endpoint", self.endpoint.is_some()),
             ("region", self.region.is_some()),
@@ -183,41 +217,51 @@ impl VaultSettings {
             ("content", self.content.is_some()),
             ("metadata", self.metadata.is_some()),
         ];
-        all.iter().find(|(_, is_said)| *is_said).map(|(name, _)| *name)
+        all.into_iter().filter(|(_, is_said)| *is_said).map(|(name, _)| name)
     }
 
-    fn content_place(&self) -> std::result::Result<Location, String> {
+    fn content_place(&self) -> std::result::Result<Location, Mistake> {
+        let at = |key| move |why: String| mistake(key, why);
         let named = match is_nowhere(&self.root) {
             true => None,
-            false => Some(Location::parse(&self.root.to_string_lossy())?),
+            false => Some(Location::parse(&self.root.to_string_lossy()).map_err(at("root"))?),
         };
-        let put_together = match (&self.endpoint, &self.content) {
+        let endpoint =
+            self.endpoint.as_ref().map(|text| Endpoint::parse(text).map_err(at("endpoint"))).transpose()?;
+        let put_together = match (&endpoint, &self.content) {
             (Some(endpoint), Some(spot)) => {
-                Some(Location::new(Endpoint::parse(endpoint)?, &spot.bucket, &spot.prefix)?)
+                let place = Location::new(endpoint.clone(), &spot.bucket, &spot.prefix);
+                Some(place.map_err(at("content"))?)
             }
             (None, None) => None,
             (Some(_), None) if named.is_some() => None,
-            _ => return Err("needs both `endpoint` and `content`, or a `root`".into()),
-        };
-        let same_server = |place: &Location| {
-            self.endpoint.as_ref().is_none_or(|text| Endpoint::parse(text).as_ref() == Ok(&place.endpoint))
+            (Some(_), None) => {
+                return Err(mistake("endpoint", "needs both `endpoint` and `content`, or a `root`"));
+            }
+            (None, Some(_)) => {
+                return Err(mistake("content", "needs both `endpoint` and `content`, or a `root`"));
+            }
         };
         match (named, put_together) {
             (Some(named), Some(other)) if named != other => {
-                Err("has a `root` that is not its `endpoint` and `content`".into())
+                Err(mistake("root", "has a `root` that is not its `endpoint` and `content`"))
             }
-            (Some(named), None) if !same_server(&named) => {
-                Err("has a `root` that is not at its `endpoint`".into())
+            (Some(named), None) if endpoint.is_some_and(|endpoint| endpoint != named.endpoint) => {
+                Err(mistake("endpoint", "has a `root` that is not at its `endpoint`"))
             }
             (Some(place), _) | (None, Some(place)) => Ok(place),
-            (None, None) => Err("lacks a `root`, such as `s3:https://s3.example.org/bucket/prefix`".into()),
+            (None, None) => {
+                let why = "lacks a `root`, such as `s3:https://s3.example.org/bucket/prefix`".into();
+                Err(Mistake { key: None, why })
+            }
         }
     }
 
-    fn metadata_place(&self) -> std::result::Result<Location, String> {
+    fn metadata_place(&self) -> std::result::Result<Location, Mistake> {
         let content = self.content_place()?;
         match &self.metadata {
-            Some(spot) => Location::new(content.endpoint, &spot.bucket, &spot.prefix),
+            Some(spot) => Location::new(content.endpoint, &spot.bucket, &spot.prefix)
+                .map_err(|why| mistake("metadata", why)),
             None => Ok(content),
         }
     }
@@ -235,9 +279,9 @@ impl VaultSettings {
             let credentials = from.fetch(given, &place.to_string())?;
             Ok(Bucket { place, credentials })
         };
-        let content = bucket(self.content_place().map_err(wrong)?, self.content.as_ref())?;
+        let content = bucket(self.content_place().map_err(|one| wrong(one.why))?, self.content.as_ref())?;
         let metadata = match &self.metadata {
-            Some(spot) => bucket(self.metadata_place().map_err(wrong)?, Some(spot))?,
+            Some(spot) => bucket(self.metadata_place().map_err(|one| wrong(one.why))?, Some(spot))?,
             None => content.clone(),
         };
         Ok(S3Options {

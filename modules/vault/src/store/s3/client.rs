@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use data_encoding::BASE64;
 use md5::Md5;
@@ -156,14 +156,7 @@ impl Client {
                 Err(error) if attempt >= hope || is_final(&error) => return Err(self.unreachable(&error)),
                 Err(_) => None,
             };
-            self.wait(self.line.retries.pause(attempt, asked));
-        }
-    }
-
-    fn wait(&self, pause: Duration) {
-        let begun = Instant::now();
-        while begun.elapsed() < pause && !self.line.stop.is_asked() {
-            std::thread::sleep((pause - begun.elapsed().min(pause)).min(Duration::from_millis(50)));
+            self.line.stop.wait(self.line.retries.pause(attempt, asked));
         }
     }
 

@@ -15,14 +15,12 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-use crate::store::Stop;
+use crate::store::{SILENCE_AT_THE_END, Stop};
 
 /// How often a wait looks up.
 const TICK: Duration = Duration::from_millis(100);
 /// How long one address may take to answer a call.
 const DIAL: Duration = Duration::from_secs(15);
-/// How long silence may last once somebody wants to stop: what tidies up goes on until then.
-const SILENCE_AT_THE_END: Duration = Duration::from_secs(10);
 /// More addresses of one name are not tried.
 const MOST: usize = 16;
 

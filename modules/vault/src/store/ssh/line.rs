@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
+use super::Hope;
 use super::place::SshPlace;
 use super::wire::{self, Answer, Ask, Assembly, MAGIC, PROTOCOL, Sort};
 use crate::error::Result;
@@ -92,6 +93,8 @@ pub(super) struct Wire {
     shared: Arc<Shared>,
     why: Why,
     append_only: bool,
+    stop: Stop,
+    hope: Hope,
     _end: Box<dyn Send + Sync>,
 }
 
@@ -100,7 +103,7 @@ impl Wire {
     ///
     /// # Errors
     /// If none serves a vault there, or it speaks another protocol.
-    pub(super) fn open(place: &SshPlace, line: Line, stop: &Stop, patience: Duration) -> Result<Self> {
+    pub(super) fn open(place: &SshPlace, line: Line, stop: &Stop, hope: Hope) -> Result<Self> {
         let Line { stream, why, end } = line;
         let failed = |error: io::Error| ModuleError::failed(format!("cannot use the line: {error}"));
         let (reading, writing) = (stream.try_clone().map_err(failed)?, stream.try_clone().map_err(failed)?);
@@ -128,9 +131,9 @@ impl Wire {
             }),
         )
         .map_err(failed)?;
-        let mut wire =
-            Self { stream, jobs, next: AtomicU64::new(1), shared, why, append_only: false, _end: end };
-        let hello = wire.ask(&Ask::Hello { protocol: PROTOCOL }, &Arc::default(), Some(stop), patience);
+        let (next, stop) = (AtomicU64::new(1), stop.clone());
+        let mut wire = Self { stream, jobs, next, shared, why, append_only: false, stop, hope, _end: end };
+        let hello = wire.ask(&Ask::Hello { protocol: PROTOCOL }, &Arc::default(), true);
         let host = &place.host;
         match hello {
             Ok((Answer::Hello { protocol: PROTOCOL, append_only, .. }, _)) => {
@@ -164,13 +167,12 @@ impl Wire {
         self.shared.waiting().is_lost
     }
 
-    /// Asks, and waits for the answer.
+    /// Asks, and waits for the answer. `is_stopped`: whether a stop ends the wait, or only makes it hurry.
     pub(super) fn ask(
         &self,
         ask: &Ask,
         object: &Arc<Vec<u8>>,
-        stop: Option<&Stop>,
-        silence: Duration,
+        is_stopped: bool,
     ) -> std::result::Result<Answered, Broken> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (send, answered) = channel();
@@ -186,21 +188,25 @@ impl Wire {
         if self.jobs.send(job).is_err() {
             return Err(self.lost());
         }
-        let (mut since, mut moved) = (Instant::now(), 0);
+        let (mut since, mut moved, mut is_late) = (Instant::now(), 0, false);
         loop {
             match answered.recv_timeout(TICK) {
                 Ok(answered) => return Ok(answered),
                 Err(RecvTimeoutError::Disconnected) => return Err(self.lost()),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if stop.is_some_and(Stop::is_asked) {
+            let (now, is_asked) = (self.shared.moved.load(Ordering::Relaxed), self.stop.is_asked());
+            if is_asked && is_stopped {
                 is_over.store(true, Ordering::Relaxed);
                 self.shared.waiting().open.remove(&id);
                 return Err(Broken::Stopped);
             }
-            let now = self.shared.moved.load(Ordering::Relaxed);
-            if now != moved {
-                (since, moved) = (Instant::now(), now);
+            let silence = match is_asked {
+                true => self.hope.silence.min(self.hope.silence_at_the_end),
+                false => self.hope.silence,
+            };
+            if now != moved || is_asked != is_late {
+                (since, moved, is_late) = (Instant::now(), now, is_asked);
             } else if since.elapsed() > silence {
                 // Whoever is at the other end has forgotten us.
                 let _ = self.stream.shutdown(Shutdown::Both);

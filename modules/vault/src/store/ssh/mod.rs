@@ -10,7 +10,7 @@ mod tests;
 pub mod wire;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
@@ -19,7 +19,7 @@ pub use place::SshPlace;
 
 use self::line::{Broken, Wire};
 use self::wire::{Answer, Ask, Failure};
-use super::{Kind, Stop, Store};
+use super::{Kind, SILENCE_AT_THE_END, Stop, Store};
 use crate::error::Result;
 
 /// Logs in and starts what serves the directory.
@@ -34,11 +34,14 @@ pub struct Hope {
     pub first: Duration,
     /// How long nothing may come or go although something is asked for.
     pub silence: Duration,
+    /// The same once somebody wants to stop: what tidies up goes on until then.
+    pub silence_at_the_end: Duration,
 }
 
 impl Default for Hope {
     fn default() -> Self {
-        Self { most: 3, first: Duration::from_secs(1), silence: Duration::from_secs(600) }
+        let (first, silence) = (Duration::from_secs(1), Duration::from_secs(600));
+        Self { most: 3, first, silence, silence_at_the_end: SILENCE_AT_THE_END }
     }
 }
 
@@ -90,7 +93,7 @@ impl SshStore {
             return Err((why.clone().into(), false));
         }
         let opened = (self.dial)(&self.place, &self.stop)
-            .and_then(|line| Wire::open(&self.place, line, &self.stop, self.hope.silence));
+            .and_then(|line| Wire::open(&self.place, line, &self.stop, self.hope));
         match opened {
             Ok(wire) => {
                 let wire = Arc::new(wire);
@@ -121,19 +124,19 @@ impl SshStore {
             let is_last = attempt >= self.hope.most;
             let wire = match self.wire() {
                 Ok(wire) => wire,
-                Err((error, is_hopeful)) if is_last || !is_hopeful || self.stop.is_asked() => {
-                    return Err(error);
-                }
+                Err(_) if self.stop.is_asked() => return Err(ModuleError::cancelled()),
+                Err((error, is_hopeful)) if is_last || !is_hopeful => return Err(error),
                 Err(_) => {
                     self.pause(attempt);
                     continue;
                 }
             };
-            match wire.ask(ask, &object, is_stopped.then_some(&self.stop), self.hope.silence) {
+            match wire.ask(ask, &object, is_stopped) {
                 Ok((Answer::Failed(failure), _)) => return Err(failure.into()),
                 Ok((answer, object)) => return Ok(Reply { answer, object, is_doubtful }),
                 Err(Broken::Stopped) => return Err(ModuleError::cancelled()),
-                Err(Broken::Lost(why)) if is_last || self.stop.is_asked() => {
+                Err(Broken::Lost(_)) if self.stop.is_asked() => return Err(ModuleError::cancelled()),
+                Err(Broken::Lost(why)) if is_last => {
                     let message = format!("the line to `{}` for the vault is lost: {why}", self.place.host);
                     return Err(ModuleError::new(ErrorKind::Unreachable, message).hint(
                         "is that machine on, and is there a network? what was stored is not stored again",
@@ -148,10 +151,7 @@ impl SshStore {
     }
 
     fn pause(&self, attempt: u32) {
-        let (begun, pause) = (Instant::now(), self.hope.first.saturating_mul(1 << (attempt - 1).min(8)));
-        while begun.elapsed() < pause && !self.stop.is_asked() {
-            std::thread::sleep((pause - begun.elapsed().min(pause)).min(Duration::from_millis(50)));
-        }
+        self.stop.wait(self.hope.first.saturating_mul(1 << (attempt - 1).min(8)));
     }
 
     fn odd(&self, answer: &Answer) -> ModuleError {

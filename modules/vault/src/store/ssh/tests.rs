@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
+use std::time::Instant;
 
 use super::serve::{Served, serve};
 use super::wire::MAGIC;
@@ -19,6 +20,8 @@ pub enum Cut {
     Bytes(u64),
     /// Before the answer that comes after so many, though what it answers was done.
     Answer(u32),
+    /// Nowhere: behind so many answers nothing is heard any more, and nothing taken.
+    Hang(u32),
 }
 
 /// How the machine at the other end behaves.
@@ -62,17 +65,29 @@ impl Desk {
     }
 }
 
-/// Says nothing any more after so many answers.
-struct Until<W>(W, u32);
+/// Says nothing any more after so many answers; where `is_held`, as long as the other side holds the line.
+struct Until {
+    to: UnixStream,
+    answers: u32,
+    is_held: bool,
+}
 
-impl<W: io::Write> io::Write for Until<W> {
+impl io::Write for Until {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.1 == 0 { Err(io::ErrorKind::BrokenPipe.into()) } else { self.0.write(bytes) }
+        match self.answers {
+            0 if self.is_held => {
+                let mut ended = rustix::event::PollFd::new(&self.to, rustix::event::PollFlags::empty());
+                rustix::event::poll(std::slice::from_mut(&mut ended), None)?;
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            0 => Err(io::ErrorKind::BrokenPipe.into()),
+            _ => self.to.write(bytes),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.1 = self.1.saturating_sub(1);
-        self.0.flush()
+        self.answers = self.answers.saturating_sub(1);
+        self.to.flush()
     }
 }
 
@@ -80,15 +95,16 @@ fn line(desk: Desk, cut: Cut) -> Line {
     let (bytes, answers) = match cut {
         Cut::Bytes(bytes) => (bytes, u32::MAX),
         // The word with which a server begins is one, too.
-        Cut::Answer(count) => (u64::MAX, count + 1),
+        Cut::Answer(count) | Cut::Hang(count) => (u64::MAX, count + 1),
     };
+    let is_held = matches!(cut, Cut::Hang(_));
     let (stream, other) = UnixStream::pair().unwrap();
     std::thread::spawn(move || {
         let store = FsStore::at(&desk.root);
         let served = Served { store: &store, hostname: "desk", append_only: desk.append_only };
         let (from, mut to) = (other.try_clone().unwrap(), other.try_clone().unwrap());
         io::Write::write_all(&mut to, b"Welcome to desk!\n").unwrap();
-        let _ = serve(&served, from.take(bytes), Until(to, answers));
+        let _ = serve(&served, from.take(bytes), Until { to, answers, is_held });
         let _ = other.shutdown(std::net::Shutdown::Both);
     });
     Line {
@@ -246,6 +262,40 @@ fn a_stop_ends_what_waits_and_what_tidies_up_goes_on() {
     let _other = dialled.recv().unwrap();
     begun.store(true, Ordering::SeqCst);
     assert_eq!(waits.join().unwrap(), ErrorKind::Cancelled);
+}
+
+#[test]
+fn a_stop_makes_what_tidies_up_hurry_where_nothing_is_heard_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let desk = Desk::at(dir.path());
+    desk.store().make_ready().unwrap();
+    // The greeting, and the lock.
+    *desk.cuts.lock().unwrap() = vec![Cut::Hang(2)];
+    let (stop, asked) = (Stop::default(), Arc::new(std::sync::atomic::AtomicBool::new(false)));
+    let seen = Arc::clone(&asked);
+    stop.when(move || seen.load(Ordering::SeqCst));
+    let hope = Hope { silence_at_the_end: Duration::from_millis(200), ..Hope::default() };
+    let place = SshPlace::parse("ssh://desk/vault").unwrap();
+    let store = SshStore::at(place, desk.dial(), stop, hope);
+    let name = "ab".repeat(32);
+    assert!(store.put(Kind::Lock, &name, b"x").unwrap());
+    *desk.is_away.lock().unwrap() = true;
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let orders: [Box<dyn Fn() -> Result<()> + Send + Sync + '_>; 5] = [
+            Box::new(|| store.put(Kind::Pack, &name, &[0; 9]).map(drop)),
+            Box::new(|| store.list(Kind::Index).map(drop)),
+            Box::new(|| store.put(Kind::Index, &name, &[0; 9]).map(drop)),
+            Box::new(|| store.delete(Kind::Lock, &name)),
+            Box::new(|| store.make_ready()),
+        ];
+        let waiting: Vec<_> = orders.into_iter().map(|order| scope.spawn(order)).collect();
+        asked.store(true, Ordering::SeqCst);
+        for order in waiting {
+            assert_eq!(order.join().unwrap().unwrap_err().kind, ErrorKind::Cancelled);
+        }
+    });
+    assert!(begun.elapsed() < Duration::from_secs(300), "nobody waited for the ten minutes");
 }
 
 #[test]
