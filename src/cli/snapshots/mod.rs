@@ -316,6 +316,7 @@ pub(super) mod tests {
             set,
             pinned: false,
             in_use: false,
+            holders: Vec::new(),
             has_steps: false,
             needs: Vec::new(),
             missing: Vec::new(),

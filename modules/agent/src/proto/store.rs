@@ -35,6 +35,21 @@ impl fmt::Display for Need {
     }
 }
 
+/// A process that works with a set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its number.
+    pub pid: i32,
+    /// The beginning of its command line.
+    pub program: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`, process {}", self.program, self.pid)
+    }
+}
+
 /// A set that is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredSet {
@@ -44,6 +59,8 @@ pub struct StoredSet {
     pub pinned: bool,
     /// Whether somebody works with it right now.
     pub in_use: bool,
+    /// Who works with it, as far as that can be seen.
+    pub holders: Vec<Holder>,
     /// Whether the list of steps of a sync lies with it: that sync changed this machine.
     pub has_steps: bool,
     /// Why the machine cannot do without it.

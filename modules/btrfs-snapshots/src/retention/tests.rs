@@ -28,6 +28,7 @@ fn session(n: u32, kinds: &[SnapshotKind], stamp: Timestamp) -> Vec<StoredSet> {
         },
         pinned: false,
         in_use: false,
+        holders: Vec::new(),
         has_steps: false,
         needs: Vec::new(),
         missing: Vec::new(),

@@ -30,6 +30,7 @@ fn stored(kind: SnapshotKind, stamp: &str) -> StoredSet {
         },
         pinned: false,
         in_use: false,
+        holders: Vec::new(),
         has_steps: false,
         needs: Vec::new(),
         missing: Vec::new(),
@@ -85,6 +86,26 @@ fn what_protects_a_set_is_said_in_words() {
         json(&found, More::default())["sets"][1]["needed"][0],
         "the next sync with laptop starts from it"
     );
+}
+
+#[test]
+fn a_program_reads_everything_that_holds_a_set() {
+    let mut set = stored(SnapshotKind::PreSync, "20251115T120000Z");
+    assert_eq!((&set_json(&set)["state"], &set_json(&set)["holders"]), (&json!("ready"), &json!([])));
+    (set.pinned, set.words.good, set.in_use) = (true, true, true);
+    set.needs.push(Need::Pair("laptop".into()));
+    let kinds = |set: &StoredSet| -> Vec<Value> {
+        set_json(set)["holders"].as_array().unwrap().iter().map(|holder| holder["kind"].clone()).collect()
+    };
+    assert_eq!(kinds(&set), ["pin", "good", "pair", "process"]);
+    assert!(set_json(&set)["holders"][3].get("pid").is_none(), "it cannot be seen from here");
+    set.holders = [7, 8].map(|pid| Holder { pid, program: "pc-switcher agent".into() }).into();
+    assert_eq!(kinds(&set), ["pin", "good", "pair", "process", "process"]);
+    let value = set_json(&set);
+    assert_eq!((&value["state"], &value["holders"][2]["with"]), (&json!("archiving"), &json!("laptop")));
+    assert_eq!(value["holders"][4]["why"], "`pc-switcher agent`, process 8 works with it");
+    let lines = details(&set);
+    assert!(lines.contains(&"In use    by `pc-switcher agent`, process 7".to_owned()), "{lines:?}");
 }
 
 fn named(name: &str, session: &str) -> StoredSet {

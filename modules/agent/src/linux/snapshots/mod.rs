@@ -12,6 +12,7 @@ mod delete;
 mod export;
 mod gains;
 mod held;
+mod holders;
 mod layouts;
 mod listing;
 mod needs;

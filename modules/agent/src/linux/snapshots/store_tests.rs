@@ -58,10 +58,13 @@ fn pinned_needed_and_used_sets_stay() {
         assert!(error.message.contains(word), "{error}");
         assert_eq!(bench.left().len(), 2);
     };
-    assert!(bench.list().0[0].in_use);
+    let used = bench.list().0.remove(0);
+    let pids: Vec<i32> = used.holders.iter().map(|holder| holder.pid).collect();
+    assert!(used.in_use && pids == [i32::try_from(std::process::id()).unwrap()], "{used:?}");
     stays("in use");
     drop(reference);
-    assert!(!bench.list().0[0].in_use);
+    let free = bench.list().0.remove(0);
+    assert!(!free.in_use && free.holders.is_empty());
     bench.store().pin(&id, true).unwrap();
     assert!(bench.list().0[0].pinned);
     stays("unpin");
