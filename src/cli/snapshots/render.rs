@@ -1,7 +1,7 @@
 //! Sets for people and for programs: pure.
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
-use pc_switcher_agent::proto::{Gain, Holder, Maker, Need, StoredSet};
+use pc_switcher_agent::proto::{Gain, GoodBy, Holder, Maker, Need, StoredSet};
 use pc_switcher_btrfs_snapshots::retention::Verdict;
 use pc_switcher_contract::{SnapshotKind, UtcStamp, human_bytes};
 use serde_json::{Value, json};
@@ -20,18 +20,24 @@ pub(super) fn word(kind: SnapshotKind) -> String {
 
 /// Returns why a set cannot be removed, if so.
 pub(in crate::cli) fn protection(stored: &StoredSet) -> Option<String> {
-    let plain = [
-        (stored.pinned, "it is pinned"),
-        (stored.words.good, "it is the last known good one"),
-        (stored.in_use, "it is in use"),
-    ];
+    let plain = [(stored.pinned, "it is pinned"), (stored.in_use, "it is in use")];
     let why: Vec<String> = plain
         .into_iter()
         .filter(|(is, _)| *is)
         .map(|(_, word)| word.to_owned())
+        .chain(goodness(stored))
         .chain(stored.needs.iter().map(ToString::to_string))
         .collect();
     (!why.is_empty()).then(|| why.join(", "))
+}
+
+/// Returns what makes a set a good one, if so.
+pub(in crate::cli) fn goodness(stored: &StoredSet) -> Option<String> {
+    let by = stored.words.good_by;
+    stored.words.good.then(|| match by {
+        GoodBy::Hand => "it is the last known good one".to_owned(),
+        _ => format!("it is known to be good, marked {by}"),
+    })
 }
 
 /// Returns the tool that took a set, if we did not.
@@ -188,7 +194,7 @@ pub(super) fn details(stored: &StoredSet) -> Vec<String> {
     }
     said.extend(stored.words.until.map(|until| format!("Stays     until {} UTC", minute(until))));
     if stored.words.good {
-        said.push("Good      yes, the last that was known to be".into());
+        said.push(format!("Good      yes, marked {}", stored.words.good_by));
     }
     if stored.pinned {
         said.push("Pinned    yes".into());
@@ -258,7 +264,7 @@ fn holders_json(stored: &StoredSet) -> Vec<Value> {
         json!({ "kind": "process", "pid": holder.pid, "program": holder.program, "why": why })
     };
     let pin = stored.pinned.then(|| json!({ "kind": "pin", "why": "it is pinned" }));
-    let good = stored.words.good.then(|| json!({ "kind": "good", "why": "it is the last known good one" }));
+    let good = goodness(stored).map(|why| json!({ "kind": "good", "by": stored.words.good_by, "why": why }));
     let unseen = (stored.in_use && stored.holders.is_empty()).then(
         || json!({ "kind": "process", "why": "a process that cannot be seen from here works with it" }),
     );

@@ -1,4 +1,4 @@
-use pc_switcher_agent::proto::{Need, Strays, Words};
+use pc_switcher_agent::proto::{GoodBy, Holder, Need, Strays, Words};
 use pc_switcher_contract::{SnapshotMember, SnapshotName, SnapshotSet};
 
 use pc_switcher_btrfs_snapshots::retention::Reason;
@@ -80,6 +80,8 @@ fn what_protects_a_set_is_said_in_words() {
     let mut good = stored(SnapshotKind::Manual, "20251115T120000Z");
     good.words.good = true;
     assert_eq!(protection(&good).unwrap(), "it is the last known good one");
+    good.words.good_by = GoodBy::Sync;
+    assert_eq!(protection(&good).unwrap(), "it is known to be good, marked by a sync that was confirmed");
     let lines = details(&found.sets[1]);
     assert!(lines.contains(&"Needed    the next sync with laptop starts from it".to_owned()));
     assert_eq!(
@@ -116,7 +118,7 @@ fn named(name: &str, session: &str) -> StoredSet {
         note: Some("the last one that prints".into()),
         tags: ["print".to_owned()].into(),
         until: Some("20251216T080000Z".parse().unwrap()),
-        good: false,
+        ..Words::default()
     };
     set
 }
@@ -154,6 +156,15 @@ fn a_name_means_its_session_unless_two_have_it() {
     assert!(found.chosen(&good).unwrap_err().to_string().contains("no set on desk is marked as good"));
     found.sets[0].words.good = true;
     assert_eq!(found.chosen(&good).unwrap()[0].set.id(), found.sets[0].set.id());
+    found.sets[1].words.good = true;
+    found.sets[1].words.good_by = GoodBy::Boot;
+    found.sets[1].set.members.iter_mut().for_each(|member| member.otransid = 9);
+    let chosen = found.chosen(&good).unwrap();
+    assert_eq!(
+        (chosen.len(), chosen[0].set.id()),
+        (1, found.sets[1].set.id()),
+        "the newest, whoever marked it"
+    );
 }
 
 #[test]
