@@ -93,7 +93,9 @@ impl<'a> Nursery<'a> {
 
     /// Lets others take and remove sets meanwhile. The reference tells them that this one is being made.
     pub(super) fn let_go(&mut self) {
-        self.lock = None;
+        if self.reference.is_some() {
+            self.lock = None;
+        }
     }
 
     /// Takes the creation lock again, to publish the set; waits for whoever has it.
