@@ -6,9 +6,11 @@ use pc_switcher_agent::linux::install::REDO_UNIT;
 use pc_switcher_agent::linux::services::{
     AgentOptions, HistoryKeeper, heal_alone, main, redo_alone, watch_alone,
 };
+use pc_switcher_agent::linux::state::StateDir;
 use pc_switcher_agent::proto::RedoneHow;
 use pc_switcher_contract::SessionId;
 
+use super::guard::open::{self, Open};
 use super::{CliError, Context, Exit};
 use crate::history::{SessionRow, Store};
 
@@ -63,6 +65,11 @@ fn redo(options: &AgentOptions, context: &mut Context<'_>) -> Result<Exit, CliEr
     let healed = heal_alone(options).map_err(|error| CliError::Failed(error.to_string()))?;
     if let Some(healed) = healed {
         writeln!(context.err, "{}", healed.explain())?;
+    }
+    let state = StateDir::new(options.state_dir.clone());
+    let open = state.get(open::KEY).ok().flatten().and_then(|bytes| Open::read(&bytes));
+    if let Some(said) = open.and_then(|open| open.explain()) {
+        writeln!(context.err, "{said}")?;
     }
     Ok(exit)
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use pc_switcher_agent::proto::Healed;
+use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{
     ErrorKind, ExecError, Gatekeeper, Hostname, LogLevel, ModuleError, ModuleName, Role, SessionId,
 };
@@ -138,11 +139,13 @@ async fn sync_here(request: SyncRequest, config: &Config, env: &Env) -> Exit {
 /// When the target takes a sync back by itself.
 fn deadman(config: &Config) -> Result<DeadmanSettings, String> {
     let disk = DiskConfig::deserialize(config.table(&ModuleName::literal("disk-monitor")));
+    let snapshots = BtrfsSnapshotsConfig::deserialize(config.table(&ModuleName::literal("btrfs-snapshots")));
     Ok(DeadmanSettings {
         mode: config.rollback.deadman,
         limit: config.rollback.limit(),
         required: config.rollback.health.clone(),
         reserve: disk.map_err(|error| error.to_string())?.reserve_minimum,
+        keep_good: snapshots.map_err(|error| error.to_string())?.keep_good,
     })
 }
 

@@ -14,6 +14,7 @@ use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{AgentLink, Hostname, ModuleError};
 use tokio_util::sync::CancellationToken;
 
+use super::guard::open::Open;
 use super::{CliError, Context, engine};
 use crate::history::{SessionRow, Store, merge};
 use crate::orchestrator::records;
@@ -109,6 +110,7 @@ async fn ask(reach: Reach, own: &Hostname, count: usize) -> Result<Found, Module
         markers.extend(cut_off(&agent).await?);
         markers.extend(rolled_back(&agent).await?);
         markers.extend(deadman(&agent).await?);
+        markers.extend(Open::of(&agent).await?.and_then(|open| open.explain()));
     }
     started.process.close(Duration::from_secs(2)).await;
     Ok((rows, markers))

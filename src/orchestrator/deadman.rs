@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pc_switcher_agent::proto::{DeadmanOrder, DeadmanState, DeadmanWish, Healed};
+use pc_switcher_agent::proto::{DeadmanOrder, DeadmanState, DeadmanWish, GoodBy, GoodMark, Healed};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
     Area, Attempt, ErrorKind, GateKind, Hostname, ModuleError, Role, Sentinel, SessionBoard, SessionId,
@@ -41,6 +41,8 @@ pub struct DeadmanSettings {
     pub required: Vec<HealthCheck>,
     /// Below this a disk counts as full.
     pub reserve: Threshold,
+    /// So many states of the target stay marked as good that syncs have marked; 0: none is.
+    pub keep_good: u32,
 }
 
 /// The dead man of one sync.
@@ -241,13 +243,17 @@ impl Engine {
         let first = deadman.first.clone();
         let changed = board.commit_was_asked();
         let confirmed = async {
-            let (mut why, mut wanted) = judge(&before, &deadman.look().await);
+            let mut now = deadman.look().await;
+            let (mut why, mut wanted) = judge(&before, &now);
             for _ in 0..LOOKS {
                 let Some(red) = &why else { break };
                 deadman.log.warning(format!("{}: {red}; looking once more", deadman.target.hostname));
                 tokio::time::sleep(BETWEEN_LOOKS).await;
-                (why, wanted) = judge(&before, &deadman.look().await);
+                now = deadman.look().await;
+                (why, wanted) = judge(&before, &now);
             }
+            // What was red before is no reason to go back, but nothing to come back to either.
+            let is_well = health::red(&now).iter().all(|finding| finding.weight != Weight::Required);
             for finding in wanted {
                 deadman.log.warning(format!("worse than before: {finding}"));
             }
@@ -288,11 +294,11 @@ impl Engine {
             }
             let state = deadman.agent().deadman(DeadmanOrder::Confirm).await?;
             deadman.taken_back(&state)?;
-            Ok::<bool, ModuleError>(logs_in)
+            Ok::<(bool, bool), ModuleError>((logs_in, is_well))
         };
         let stopped = async {
             cancel.cancelled().await;
-            Err::<bool, ModuleError>(ModuleError::cancelled())
+            Err::<(bool, bool), ModuleError>(ModuleError::cancelled())
         };
         let confirmed = async {
             tokio::select! {
@@ -308,13 +314,37 @@ impl Engine {
         if is_over {
             *deadman.before.lock().await = None;
         }
-        let (host, logs_in) = (&deadman.target.hostname, result?);
+        let (logs_in, is_well) = result?;
+        self.is_green = logs_in && is_well;
+        let host = &deadman.target.hostname;
         board.add_check(format!("{host} works as it did before"));
         board.add_check(match logs_in {
             true => format!("a new ssh login to {host} works"),
             false => format!("a new ssh login to {host} was not tried: it takes a person"),
         });
         Ok(())
+    }
+
+    /// Marks what the target became as known to be good, if that was seen: an older mark of a sync falls away, one that a person
+    /// or `guard` gave stays. It is a help for later, so a failure is a warning.
+    pub(super) async fn mark_good(&mut self, board: &SessionBoard) {
+        let keep = self.deps.deadman.keep_good;
+        let (Some(deadman), true) = (self.deadman.clone(), self.is_green && keep > 0) else { return };
+        let Some(set) = board.set(Role::Target, SnapshotKind::PostSync) else { return };
+        let Some(dir) = set.members.first().and_then(|member| member.path.parent()) else { return };
+        let host = &deadman.target.hostname;
+        let mark = GoodMark::Set { id: set.id(), by: GoodBy::Sync, keep };
+        let said = async {
+            match deadman.agent().mark_good(dir, mark).await {
+                Ok(()) => board.add_check(format!(
+                    "{host} as it is now is marked as good: `rollback good` leads back here"
+                )),
+                Err(error) => {
+                    deadman.log.warning(format!("{host} could not mark this state as good: {error}"));
+                }
+            }
+        };
+        self.watch.bounded(super::cleanup::CLOSE, said).await;
     }
 
     /// A sync that ends unconfirmed: one that changed nothing has nothing to be taken back.

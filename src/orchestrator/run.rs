@@ -101,6 +101,8 @@ pub(super) struct Engine {
     pub(super) alone: Arc<tokio::sync::Mutex<()>>,
     pub(super) background_failed: bool,
     pub(super) deadman: Option<Arc<Deadman>>,
+    /// Whether the target was seen to be well after this sync, a new login included.
+    pub(super) is_green: bool,
     /// What the target took back by itself since the last sync that was recorded.
     pub(super) healed: Vec<Healed>,
     failures: Vec<ErrorKind>,
@@ -139,6 +141,7 @@ pub async fn run(deps: Deps, plan: RunPlan, interrupts: mpsc::Receiver<(String, 
         alone: Arc::default(),
         background_failed: false,
         deadman: None,
+        is_green: false,
         healed: Vec::new(),
         failures: Vec::new(),
         failure: None,
@@ -462,6 +465,7 @@ impl Engine {
         }
         self.deps.log.stage("record");
         self.watch.drive(executed.write_pair(&self.deps)).await?;
+        self.mark_good(&prepared.board).await;
         self.forget_healed(prepared).await;
         self.tidy(plan, prepared, &gates).await;
         Ok(())

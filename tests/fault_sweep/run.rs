@@ -224,6 +224,7 @@ pub async fn sync(world: &World, wish: Wish) -> Ran {
             limit: config.rollback.limit(),
             required: config.rollback.health.clone(),
             reserve: Threshold::Bytes(0),
+            keep_good: 0,
         },
         chronicle: (!wish.dry_run).then(|| Arc::clone(&notes) as _),
         front_lock: Box::new(move || {

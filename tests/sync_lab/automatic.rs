@@ -65,6 +65,18 @@ fn sets_are_taken_before_apt_changes_packages_and_by_the_clock_and_none_after_it
     assert_eq!(root(laptop, left), "0\n");
     root(laptop, "apt-get -y remove lsof 2>&1 || true");
     assert_eq!(sets(laptop).len(), 2);
+
+    configure(laptop, "[snapshots]\nauto_update = false\nauto_boot = false\nauto_good = true\n");
+    auto(laptop, &["on"]).ends_with(0).says(&["pc-switcher-good.service", "pc-switcher-good.timer"]);
+    auto(laptop, &[]).ends_with(0).says(&["After a start marked as good if all is well"]);
+    root(laptop, "systemd-analyze verify /etc/systemd/system/pc-switcher-good.timer");
+    let booted = TAKE.replace("auto take", "auto booted");
+    assert!(root(laptop, &booted).contains("autoboot is taken and marked as good"));
+    let plan = Cmd::new("pc-switcher").args(["rollback", "good", "--plan"]).as_alice();
+    run(laptop, &plan).says(&["marked by a start that went well"]);
+    root(laptop, "echo Nonsense yes >>/etc/ssh/sshd_config");
+    assert!(root(laptop, &booted).contains("no set is marked as good: sshd's configuration"));
+    auto(laptop, &["off"]).ends_with(0).says(&["removed `/etc/systemd/system/pc-switcher-good.timer`"]);
 }
 
 #[test]

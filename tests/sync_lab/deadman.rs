@@ -269,10 +269,23 @@ fn a_quiet_sync_that_is_to_be_confirmed_leaves_nothing_behind() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
     settings(laptop, "deadman = \"always\"\ndeadman_limit = 3600");
-    first_sync(&lab).says(&["desk works as it did before", "a new ssh login to desk works"]);
+    let named = [
+        "desk works as it did before",
+        "a new ssh login to desk works",
+        "desk as it is now is marked as good",
+    ];
+    first_sync(&lab).says(&named);
+    let marked = || -> Vec<String> {
+        let listed = root(desk, "pc-switcher snapshots list");
+        let is_good = |line: &&str| line.split([' ', ',']).any(|word| word == "good");
+        listed.lines().filter(is_good).map(str::to_owned).collect()
+    };
+    let first = marked();
+    assert!(first.len() == 1 && first[0].contains("post-sync"), "{first:?}");
     assert!(!desk.exists(STATE).unwrap());
     alice(laptop, "echo new >notes/new");
     sync(laptop, "desk", &[]).ends_with(0);
+    assert!(marked().len() == 1 && marked() != first, "the older mark falls away");
     // One that is refused has changed nothing, so nothing has to be confirmed.
     alice(laptop, "rm -r shapes names src Mail Documents Pictures");
     sync(laptop, "desk", &[]).ends_with(7).says(&["--allow-mass-deletion"]);

@@ -57,6 +57,17 @@ fn own_checks_count_if_only_root_can_write_them_and_without_a_set_nothing_is_run
     guard(laptop, &["--", "true"]).ends_with(0);
     root(laptop, "rm /etc/broken; chmod 777 /etc/pc-switcher/health/required.d/mine");
     guard(laptop, &["--", "true"]).ends_with(0).says(&["red already", "must be root's"]);
+    // A guard that dies before it has judged: its parent is killed by the command itself.
+    let dead = guard(laptop, &["--", "sh", "-c", "kill -9 $PPID"]);
+    assert_ne!(dead.code, Some(0), "{}", dead.text);
+    let status =
+        || run(laptop, &Cmd::new("pc-switcher").args(["rollback", "status"]).as_alice()).ends_with(0);
+    status().says(&["`guard` was cut off", "kill -9", "--subvol @"]);
+    run(laptop, &Cmd::new("pc-switcher").arg("status").as_alice()).says(&["`guard` was cut off"]);
+    run(laptop, &Cmd::new("pc-switcher").args(["rollback", "confirm"]).as_alice())
+        .ends_with(0)
+        .says(&["what `sh -c kill -9 $PPID` did stays"]);
+    assert!(!status().text.contains("was cut off"));
     guard(laptop, &["--subvol", "@nix", "--", "touch", "/home/alice/ran"])
         .ends_with(2)
         .says(&["no set holds `@nix`"]);

@@ -42,6 +42,10 @@ fn the_home_goes_back_after_a_restart_and_no_sync_starts_before_that() {
     let (laptop, desk) = (lab.laptop(), lab.desk());
     alice(laptop, "echo good >letter");
     first_sync(&lab);
+    rollback(desk, &["good", "--plan"])
+        .ends_with(0)
+        .says(&["-postsync", "marked by a sync that was confirmed"]);
+    run(desk, &Cmd::new("pc-switcher").args(["snapshots", "good", "--none"]).as_alice()).ends_with(0);
     rollback(desk, &["good", "--plan"]).ends_with(2).says(&["no set on desk is marked as good"]);
     let store = Cmd::new("pc-switcher").args(["snapshots", "good"]);
     run(desk, &store.as_alice()).ends_with(0).says(&["-manual is the last known good one"]);
@@ -55,7 +59,11 @@ fn the_home_goes_back_after_a_restart_and_no_sync_starts_before_that() {
         .says(&["nothing stands in the way"]);
     assert_eq!(seen.1, picture(desk).1, "a plan makes nothing");
 
-    rollback(desk, &["good", "--plan"]).ends_with(0).says(&["nothing stands in the way", "-manual"]);
+    rollback(desk, &["good", "--plan"]).ends_with(0).says(&[
+        "nothing stands in the way",
+        "-manual",
+        "marked by hand",
+    ]);
 
     let said = rollback(desk, &[&session, "--subvol", "@home", "--machine", "target"]).ends_with(0);
     said.says(&["desk: `@home` went back to set", "start desk anew", "-prerollback"]);

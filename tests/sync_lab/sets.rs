@@ -112,12 +112,15 @@ fn after_six_syncs_the_sets_that_the_rules_name_are_there_and_the_next_sync_comp
 fn a_kill_at_any_moment_of_pruning_leaves_whole_sets_only() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
-    configure(laptop, "[btrfs-snapshots]\nkeep = \"all 1d\"\n");
+    configure(laptop, "[btrfs-snapshots]\nkeep = \"all 1d\"\nkeep_good = 0\n");
     first_sync(&lab);
     for n in 1..5 {
         move_on(laptop, n);
     }
-    configure(laptop, "[btrfs-snapshots]\nkeep = \"last 1 session\"\nkeep_min = \"last 1 session\"\n");
+    configure(
+        laptop,
+        "[btrfs-snapshots]\nkeep = \"last 1 session\"\nkeep_min = \"last 1 session\"\nkeep_good = 0\n",
+    );
     let mut seen = BTreeSet::new();
     for delay in [0, 10, 20, 30, 40, 60] {
         let pruning = Cmd::new("pc-switcher").args(["snapshots", "prune"]).as_alice();
@@ -149,7 +152,8 @@ fn available(machine: &Machine) -> u64 {
 fn a_sync_that_space_is_too_short_for_removes_what_the_rules_can_spare_and_what_holds_the_most_first() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
-    configure(laptop, "[btrfs-snapshots]\nkeep_min = \"last 1 session\"\n");
+    // The first sync is confirmed; what it left would stay as a good state.
+    configure(laptop, "[btrfs-snapshots]\nkeep_min = \"last 1 session\"\nkeep_good = 0\n");
     first_sync(&lab);
     let (light, _) = move_on(laptop, 1);
     root(desk, "fallocate -l 3G /var/big");
@@ -158,8 +162,9 @@ fn a_sync_that_space_is_too_short_for_removes_what_the_rules_can_spare_and_what_
     let (newest, _) = move_on(laptop, 3);
     let wanted = available(desk) + 2048;
 
-    let config =
-        format!("[btrfs-snapshots]\nkeep_min = \"last 1 session\"\n[disk]\nmin_free = \"{wanted}MiB\"\n");
+    let config = format!(
+        "[btrfs-snapshots]\nkeep_min = \"last 1 session\"\nkeep_good = 0\n[disk]\nmin_free = \"{wanted}MiB\"\n"
+    );
     configure(laptop, &config);
     let dry = sync(laptop, "desk", &["--dry-run"]).ends_with(6);
     dry.says(&["too little disk space to start", "desk"]);
@@ -182,6 +187,7 @@ fn a_running_sync_that_comes_below_the_red_line_makes_room_and_goes_on() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
     root(desk, "fallocate -l 3G /var/big");
+    configure(laptop, "[btrfs-snapshots]\nkeep_good = 0\n");
     first_sync(&lab);
     root(desk, "rm /var/big");
     let (newest, _) = move_on(laptop, 1);

@@ -20,6 +20,8 @@ pub struct SnapshotsConfig {
     pub auto_update: bool,
     /// Whether it is of a kind of its own if one of them changes how the machine boots.
     pub auto_boot: bool,
+    /// Whether `snapshots auto on` has a set taken and marked as good five minutes after each start, if all that counts is well then.
+    pub auto_good: bool,
     /// How sets are kept that people or the clock ask for: `auto` (on btrfs as snapshots, otherwise as `hardlink`), `btrfs`,
     /// `hardlink` (copies of directories that share what did not change), `archive` (the same, each file compressed).
     pub backend: Backend,
@@ -41,6 +43,7 @@ impl Default for SnapshotsConfig {
             schedule: Schedule::default(),
             auto_update: true,
             auto_boot: true,
+            auto_good: false,
             backend: Backend::default(),
             include: Patterns::default(),
             exclude: Patterns::default(),

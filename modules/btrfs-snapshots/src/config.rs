@@ -22,6 +22,9 @@ pub struct BtrfsSnapshotsConfig {
     pub keep: Keep,
     /// Which snapshots stay even where space is short.
     pub keep_min: Keep,
+    /// How many sets stay marked as good that a sync has marked by itself, and how many that a start has: the newest; 0: none is
+    /// marked so.
+    pub keep_good: u32,
 }
 
 impl Default for BtrfsSnapshotsConfig {
@@ -31,6 +34,7 @@ impl Default for BtrfsSnapshotsConfig {
             snapshot_dir: SnapshotDir("/.snapshots".into()),
             keep: Keep::default(),
             keep_min: Keep::least(),
+            keep_good: 1,
         }
     }
 }

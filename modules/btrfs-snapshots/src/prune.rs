@@ -1,14 +1,21 @@
 //! Removes from one machine the sets that no rule keeps. What goes is decided in [`crate::retention`]; the agent looks once
 //! more before each.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
-use pc_switcher_agent::proto::{SetRequest, StoredSet};
+use pc_switcher_agent::proto::{SetsRequest, StoredSet};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{BytePath, ExecError, SetId};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::BtrfsSnapshotsConfig;
 use crate::retention::{Verdict, judge};
+
+/// So many sets go with one commit.
+const BATCH: usize = 8;
+/// For so long the kernel is waited for between two batches.
+const CLEARING: Duration = Duration::from_secs(60);
 
 /// The sets of one machine, and what becomes of them.
 #[derive(Debug)]
@@ -43,6 +50,9 @@ pub async fn look(agent: &Agent, config: &BtrfsSnapshotsConfig, now: Timestamp) 
 }
 
 /// Removes what is to go, oldest first, until it is cancelled or the machine is lost. The agent must hold the machine's lock.
+///
+/// A few sets go with one commit; before the next ones the kernel gets time to clear these away, so that neither it nor whoever works
+/// meanwhile is held up by all of them at once (facts/btrfs.md B5, B7).
 pub async fn remove(
     agent: &Agent,
     config: &BtrfsSnapshotsConfig,
@@ -50,17 +60,33 @@ pub async fn remove(
     cancel: &CancellationToken,
 ) -> Pruned {
     let mut pruned = Pruned::default();
-    for verdict in verdicts.iter().filter(|verdict| !verdict.stays) {
+    let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
+    let going: Vec<SetId> =
+        verdicts.iter().filter(|verdict| !verdict.stays).map(|verdict| verdict.id.clone()).collect();
+    for (at, batch) in going.chunks(BATCH).enumerate() {
+        if at > 0 {
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                // Where it takes longer, or nobody can say, the next ones go all the same.
+                _ = agent.settle(snapshot_dir.clone(), CLEARING) => {}
+            }
+        }
         if cancel.is_cancelled() {
             break;
         }
-        let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
-        let request = SetRequest { snapshot_dir, id: verdict.id.clone() };
-        match agent.delete_set(request).await {
-            Ok(()) => pruned.removed.push(verdict.id.clone()),
+        let request = SetsRequest { snapshot_dir: snapshot_dir.clone(), ids: batch.to_vec() };
+        match agent.delete_sets(request).await {
+            Ok(done) => {
+                for (id, left) in done {
+                    match left {
+                        None => pruned.removed.push(id),
+                        Some(why) => pruned.left.push((id, why)),
+                    }
+                }
+            }
             Err(error) => {
                 let is_lost = matches!(error, ExecError::Transport { .. });
-                pruned.left.push((verdict.id.clone(), error.to_string()));
+                pruned.left.extend(batch.iter().map(|id| (id.clone(), error.to_string())));
                 if is_lost {
                     break;
                 }

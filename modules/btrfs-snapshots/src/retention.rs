@@ -13,7 +13,7 @@ use std::fmt;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use pc_switcher_agent::proto::{Need, StoredSet};
+use pc_switcher_agent::proto::{GoodBy, Need, StoredSet};
 use pc_switcher_contract::{SessionId, SetId, SnapshotKind, UtcStamp};
 
 use crate::keep::{Keep, Rule};
@@ -26,8 +26,8 @@ pub const ATTEMPT_AGE: SignedDuration = SignedDuration::from_hours(24);
 pub enum Reason {
     /// Somebody asked that it stays.
     Pinned,
-    /// It is the last state that was known to be good.
-    Good,
+    /// It is a state that is known to be good, marked in this way.
+    Good(GoodBy),
     /// Somebody works with it.
     InUse,
     /// The machine cannot do without it.
@@ -58,7 +58,8 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Pinned => f.write_str("pinned"),
-            Reason::Good => f.write_str("the last known good one"),
+            Reason::Good(GoodBy::Hand) => f.write_str("the last known good one"),
+            Reason::Good(by) => write!(f, "known to be good, marked {by}"),
             Reason::InUse => f.write_str("in use"),
             Reason::Needed(need) => need.fmt(f),
             Reason::NoSync => f.write_str("not taken by a sync"),
@@ -163,7 +164,7 @@ fn guard(stored: &StoredSet, now: Timestamp) -> Option<Reason> {
         return Some(Reason::Pinned);
     }
     if stored.words.good {
-        return Some(Reason::Good);
+        return Some(Reason::Good(stored.words.good_by));
     }
     if let Some(need) = stored.needs.first() {
         return Some(Reason::Needed(need.clone()));

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use jiff::ToSpan;
 use pc_switcher_agent::client::{AgentConn, ConnOptions};
 use pc_switcher_agent::linux::services::{AgentOptions, HistoryKeeper, main};
-use pc_switcher_agent::proto::{CopyOrder, CreateSet, LockReply, LockRequest, SetRequest, TakeSet, Words};
+use pc_switcher_agent::proto::{
+    CopyOrder, CreateSet, GoodBy, GoodMark, LockReply, LockRequest, SetRequest, TakeSet, Words,
+};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::{BtrfsSnapshotsConfig, SnapshotDir};
 use pc_switcher_btrfs_snapshots::thin::{If, Thinned, Wish, thin};
@@ -132,6 +134,7 @@ impl Scene {
             snapshot_dir: SnapshotDir::try_from(snapshot_dir).unwrap(),
             keep: "last 9 sessions".parse().unwrap(),
             keep_min: "last 1 session".parse().unwrap(),
+            keep_good: 1,
         };
         Some(Self { agent, link, process, config, disk })
     }
@@ -232,7 +235,11 @@ async fn the_largest_go_first_until_there_is_enough_and_what_is_held_on_to_stays
     let pinned = scene.take(1, SnapshotKind::PostSync, 8, false).await;
     scene.agent.pin_set(request(&pinned)).await.unwrap();
     let good = scene.take(2, SnapshotKind::PostSync, 8, false).await;
-    scene.agent.mark_good(scene.dir(), Some(good.id())).await.unwrap();
+    scene
+        .agent
+        .mark_good(scene.dir(), GoodMark::Set { id: good.id(), by: GoodBy::Hand, keep: 1 })
+        .await
+        .unwrap();
     scene.take(3, SnapshotKind::PostSync, 8, true).await;
     let base = scene.take(4, SnapshotKind::PostSync, 8, false).await;
     pair(&scene, base).await;

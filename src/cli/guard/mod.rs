@@ -1,12 +1,13 @@
 //! `guard`: takes a set, runs a command, looks whether the machine still works, and goes back if it does not.
 
 mod child;
+pub(super) mod open;
 mod render;
 
 use std::path::Path;
 
 use clap::ValueEnum;
-use pc_switcher_agent::proto::{CopyOrder, CreateSet, LayoutRequest, TakeSet, Words};
+use pc_switcher_agent::proto::{CopyOrder, CreateSet, GoodBy, GoodMark, LayoutRequest, TakeSet, Words};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{
@@ -17,6 +18,7 @@ use pc_switcher_disk_monitor::config::DiskConfig;
 use serde::Deserialize as _;
 
 use self::child::Ended;
+use self::open::Open;
 use super::contact::{Contact, with_machines};
 use super::rollback::{self, To};
 use super::{CliError, Context, Exit};
@@ -132,7 +134,17 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
         )?;
     }
     writeln!(context.err, "{}: set {} is taken; running `{command}`", before.hostname, before.set)?;
-    let ended = child::run(&args.command, context.global.json)?;
+    let ended = match child::run(&args.command, context.global.json) {
+        Ok(ended) => ended,
+        Err(error) => {
+            // Nothing ran, so there is nothing to judge. If this fails, too, the machine says so.
+            let _ = with_machines(None, &context.env, async |contact| {
+                let machine = contact.reach.source(&contact.cancel).await?;
+                Ok(Open::forget(&Agent::new(&machine.agent)).await?)
+            });
+            return Err(error);
+        }
+    };
     let yes = context.global.yes;
     let guarded = with_machines(None, &context.env, async |contact| {
         after(before, ended, &settings, &command, contact, place, yes).await
@@ -197,6 +209,8 @@ async fn before(
     }
     let set = take(&agent, settings, args.kind.into(), format!("before `{command}`")).await?;
     let health = look(&machine, &agent, settings, home).await;
+    // From now on the machine knows that something runs that nobody has judged yet.
+    Open::new(command, &set, &subvolumes).put(&agent).await?;
     Ok(Before { hostname: agent.hostname().clone(), set, subvolumes, health })
 }
 
@@ -253,19 +267,23 @@ async fn after(
     if guarded.is_well() {
         let id = take(&agent, settings, guarded.before.set.kind, format!("after `{command}`, all is well"))
             .await?;
-        agent.mark_good(BytePath::from(settings.snapshots.snapshot_dir.as_path()), Some(id.clone())).await?;
+        let keep = settings.snapshots.keep_good;
+        let mark = GoodMark::Set { id: id.clone(), by: GoodBy::Guard, keep };
+        agent.mark_good(BytePath::from(settings.snapshots.snapshot_dir.as_path()), mark).await?;
         guarded.good = Some(id);
+        Open::forget(&agent).await?;
         return Ok(Ok(guarded));
     }
     let question = format!("{}\nGo back to before `{command}`?", render::trouble(&guarded).join("\n"));
     // Without a terminal nobody has said so.
     let wanted = yes || contact.prompter.can_ask() && contact.prompter.confirm(&question).await?;
     if !wanted {
+        Open::forget(&agent).await?;
         return Ok(Ok(guarded));
     }
     let to = To::set(&guarded.before.set, guarded.before.subvolumes.clone());
     rollback::begin(&agent, contact).await?;
-    let done = match rollback::go_back(&[agent], &to, &settings.snapshots).await? {
+    let done = match rollback::go_back(std::slice::from_ref(&agent), &to, &settings.snapshots).await? {
         Ok(done) => done,
         Err(error) => return Ok(Err(error)),
     };
@@ -275,6 +293,7 @@ async fn after(
         false => {
             let why =
                 format!("{} cannot go back: {}", guarded.before.hostname, done.look.problems.join("; "));
+            Open::forget(&agent).await?;
             guarded.refused = Some(why);
         }
     }

@@ -5,7 +5,7 @@ mod render;
 mod which;
 
 use pc_switcher_agent::proto::{
-    Armed, DeadmanOrder, LockReply, LockRequest, Patience, RedoneHow, RollbackLook, RollbackOrder,
+    Armed, DeadmanOrder, GoodBy, LockReply, LockRequest, Patience, RedoneHow, RollbackLook, RollbackOrder,
     RollbackPhase, RollbackWish, TakeSet, Together,
 };
 use pc_switcher_agent::typed::Agent;
@@ -18,6 +18,7 @@ use serde_json::json;
 use self::which::Which;
 
 use super::contact::{Contact, with_machines};
+use super::guard::open::Open;
 use super::snapshots::{Found, Where, settings, with_agent};
 use super::{CliError, Context, Exit, sync};
 use crate::clock;
@@ -92,6 +93,8 @@ pub(super) struct Done {
     hostname: Hostname,
     /// The set that is gone back to, with its subvolumes, if a rollback was asked for.
     to: Option<(SetId, Vec<SubvolumeName>)>,
+    /// Who marked that set as good, if the good one was asked for.
+    good: Option<GoodBy>,
     /// The set that keeps the state of now.
     safety: Option<SetId>,
     pub(super) look: RollbackLook,
@@ -105,16 +108,18 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     match &args.command {
         None => roll_back(args, context),
         Some(Command::Status(place)) => {
-            let mut armed = None;
+            let (mut armed, mut open) = (None, None);
             let done = with_agent(place, context, async |agent, _| {
+                open = Open::of(agent).await?.and_then(|open| open.explain());
                 armed = agent.deadman(DeadmanOrder::Look).await?.armed;
                 Ok(Done::of(agent, agent.rollback(RollbackOrder::Look).await?))
             })?;
             let armed = armed.map(|armed| format!("{}: {}", done.hostname, armed.explain()));
-            say(context, &done, render::status(&done).into_iter().chain(armed).collect())
+            let open = open.map(|open| format!("{}: {open}", done.hostname));
+            say(context, &done, render::status(&done).into_iter().chain(armed).chain(open).collect())
         }
         Some(Command::Confirm(place)) => {
-            let (mut was_cancelled, mut kept_sync) = (false, None::<Armed>);
+            let (mut was_cancelled, mut kept_sync, mut kept_guard) = (false, None::<Armed>, None::<Open>);
             let done = with_agent(place, context, async |agent, contact| {
                 begin(agent, contact).await?;
                 let before = agent.rollback(RollbackOrder::Look).await?.state;
@@ -123,12 +128,23 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
                     agent.deadman(DeadmanOrder::Confirm).await?;
                     return Ok(Done::of(agent, RollbackLook::default()));
                 }
+                if before.is_none() {
+                    kept_guard = Open::of(agent).await?.filter(|open| open.explain().is_some());
+                }
+                if kept_guard.is_some() {
+                    Open::forget(agent).await?;
+                    return Ok(Done::of(agent, RollbackLook::default()));
+                }
                 was_cancelled = before.is_some_and(|state| state.phase == RollbackPhase::Cancelled);
                 let stamp = UtcStamp::new(clock::system()());
                 Ok(Done::of(agent, agent.rollback(RollbackOrder::Confirm(stamp)).await?))
             })?;
             if let Some(Armed { wish, .. }) = kept_sync {
                 let line = format!("{}: sync {} from {} stays", done.hostname, wish.session, wish.from);
+                return say(context, &done, vec![line]);
+            }
+            if let Some(open) = kept_guard {
+                let line = format!("{}: {}", done.hostname, open.stays());
                 return say(context, &done, vec![line]);
             }
             if done.look.state.is_some() {
@@ -164,7 +180,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
 
 impl Done {
     fn of(agent: &Agent, look: RollbackLook) -> Self {
-        Self { hostname: agent.hostname().clone(), to: None, safety: None, look }
+        Self { hostname: agent.hostname().clone(), to: None, good: None, safety: None, look }
     }
 }
 
@@ -260,7 +276,15 @@ pub(super) async fn go_back(
             to: set,
         };
         let look = agent.rollback(RollbackOrder::Check(wish.clone())).await?;
-        all.push(Done { to: Some((wish.to.id(), subvolumes)), ..Done::of(agent, look) });
+        let good = match what {
+            "good" => sets
+                .sets
+                .iter()
+                .find(|stored| stored.set.id() == wish.to.id())
+                .map(|stored| stored.words.good_by),
+            _ => None,
+        };
+        all.push(Done { to: Some((wish.to.id(), subvolumes)), good, ..Done::of(agent, look) });
         wishes.push(wish);
     }
     if to.plan || all.iter().any(|done| !done.look.problems.is_empty()) {
@@ -269,6 +293,12 @@ pub(super) async fn go_back(
     for ((agent, wish), done) in agents.iter().zip(&wishes).zip(&mut all) {
         // Without it nothing would lead back once the rollback is confirmed.
         done.safety = Some(take_safety_set(agent, config, wish.subvolumes.clone()).await?);
+    }
+    for (agent, wish) in agents.iter().zip(&wishes) {
+        // Before the state is carried over: what a guard could not judge any more is judged by this.
+        if Open::of(agent).await?.is_some_and(|open| open.set == wish.to.id()) {
+            Open::forget(agent).await?;
+        }
     }
     for (at, (agent, wish)) in agents.iter().zip(wishes).enumerate() {
         if let Err(error) = agent.rollback(RollbackOrder::Prepare(wish)).await {

@@ -18,15 +18,22 @@ fn members(state: &RollbackState) -> String {
 /// Returns what would be done.
 pub(super) fn plan(done: &Done) -> Vec<String> {
     let Some((to, subvolumes)) = &done.to else { return Vec::new() };
-    vec![
-        format!(
-            "{}: nothing stands in the way of a rollback of {} to set {to}",
-            done.hostname,
-            names(subvolumes)
-        ),
+    let way = format!(
+        "{}: nothing stands in the way of a rollback of {} to set {to}",
+        done.hostname,
+        names(subvolumes)
+    );
+    let rest = [
         "the state of now would be kept as a set, the former trees until `rollback confirm`".into(),
         format!("{} would have to be started anew", done.hostname),
-    ]
+    ];
+    std::iter::once(way).chain(goodness(done)).chain(rest).collect()
+}
+
+/// Returns why it is that set, if the good one was asked for.
+fn goodness(done: &Done) -> Option<String> {
+    let (to, _) = done.to.as_ref()?;
+    done.good.map(|by| format!("set {to} is the newest that is known to be good: it was marked {by}"))
 }
 
 /// Returns how a rollback stands.
@@ -53,6 +60,7 @@ pub(super) fn status(done: &Done) -> Vec<String> {
             members(state)
         ),
     }];
+    said.extend(goodness(done));
     if let Some(safety) = &done.safety {
         said.push(format!("the state before it is kept: set {safety}"));
     }
@@ -110,6 +118,7 @@ pub(super) fn json(done: &Done) -> Value {
         "phase": state.map(|state| state.phase),
         "to": state.map(|state| &state.to).or(done.to.as_ref().map(|(to, _)| to)),
         "subvolumes": state.map(|state| state.members.iter().map(|member| &member.name).collect::<Vec<_>>()),
+        "good_by": done.good,
         "safety_set": done.safety,
         "kept_set": done.look.kept,
         "needs_restart": done.look.in_use,

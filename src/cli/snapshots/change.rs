@@ -1,6 +1,6 @@
 //! `snapshots pin`, `unpin`, `good` and `delete`.
 
-use pc_switcher_agent::proto::{CreateSet, SetRequest, StoredSet, Words};
+use pc_switcher_agent::proto::{CreateSet, GoodBy, GoodMark, SetRequest, StoredSet, Words};
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{BytePath, SetId};
 use serde_json::json;
@@ -52,15 +52,16 @@ pub fn pin(args: &SetArgs, pinned: bool, context: &mut Context<'_>) -> Result<Ex
 
 /// Mark the last state that is known to be good; no prune and no delete removes it
 ///
-/// Without SESSION a set is taken now and marked. At most one set of a machine has this mark; `snapshots list` shows which.
-/// `rollback good` goes back to it.
+/// Without SESSION a set is taken now and marked. One set of a machine at most has a mark that was made so; `snapshots list`
+/// shows which. Besides those count that a guarded command, a confirmed sync or a start has marked, the newest of each; `keep_good`
+/// in [btrfs-snapshots] says how many. `rollback good` goes back to the newest of all.
 #[derive(Debug, Clone, clap::Args)]
 pub struct GoodArgs {
     /// A session (then the set after its sync), a name, or a set as `snapshots list --json` names it
     #[arg(value_name = "SESSION")]
     set: Option<String>,
-    /// Take the mark away
-    #[arg(long, conflicts_with = "set")]
+    /// Take the mark away from that set; without SESSION from all, whoever marked them
+    #[arg(long)]
     none: bool,
     #[command(flatten)]
     place: Where,
@@ -88,16 +89,22 @@ pub fn good(args: &GoodArgs, context: &mut Context<'_>) -> Result<Exit, CliError
             }
         };
         if let Ok(id) = &id {
-            agent.mark_good(snapshot_dir, id.clone()).await?;
+            let mark = match id.clone().filter(|_| !args.none) {
+                Some(id) => GoodMark::Set { id, by: GoodBy::Hand, keep: 1 },
+                None => GoodMark::None(id.clone()),
+            };
+            agent.mark_good(snapshot_dir, mark).await?;
         }
         Ok((agent.hostname().clone(), id))
     })?;
     let id = id?;
     if context.global.json {
-        context.print_json(&json!({ "machine": hostname, "good": id }))?;
+        let (good, unmarked) = if args.none { (None, id) } else { (id, None) };
+        context.print_json(&json!({ "machine": hostname, "good": good, "unmarked": unmarked }))?;
         return Ok(Exit::Completed);
     }
     match id {
+        Some(id) if args.none => writeln!(context.out, "{hostname}: {id} is not marked as good any more")?,
         Some(id) => writeln!(context.out, "{hostname}: {id} is the last known good one")?,
         None => writeln!(context.out, "{hostname}: no set is marked as good")?,
     }

@@ -1,6 +1,6 @@
 //! `snapshots create` and `annotate`.
 
-use pc_switcher_agent::proto::{AnnotateSet, CreateSet, CreatedSet, TakeSet, Words};
+use pc_switcher_agent::proto::{AnnotateSet, CreateSet, CreatedSet, GoodBy, GoodMark, TakeSet, Words};
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_btrfs_snapshots::keep::Age;
 use pc_switcher_contract::{BytePath, SessionId, SetId, SnapshotKind, UtcStamp};
@@ -149,7 +149,7 @@ pub fn create(args: &CreateArgs, context: &mut Context<'_>) -> Result<Exit, CliE
         note: args.note.clone().filter(|note| !note.is_empty()),
         tags: args.tags.iter().cloned().collect(),
         until: args.ttl.map(|ttl| end(now, ttl)).transpose()?,
-        good: false,
+        ..Words::default()
     };
     let set = TakeSet { kind: args.kind, ..by_hand(&config, now) };
     let snapshot_dir = set.snapshot_dir.clone();
@@ -158,7 +158,8 @@ pub fn create(args: &CreateArgs, context: &mut Context<'_>) -> Result<Exit, CliE
         let CreatedSet { set, notes } = agent.create_set(request).await?;
         let id = set.id();
         if args.good {
-            agent.mark_good(snapshot_dir, Some(id.clone())).await?;
+            let mark = GoodMark::Set { id: id.clone(), by: GoodBy::Hand, keep: 1 };
+            agent.mark_good(snapshot_dir, mark).await?;
         }
         Ok((Found::read(agent, &config).await?, id, notes))
     })?;

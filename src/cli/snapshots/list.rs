@@ -21,7 +21,7 @@ pub struct ListArgs {
     /// Only those that have this tag
     #[arg(long, value_name = "WORD")]
     tag: Option<String>,
-    /// Say for every set why it stays or goes at the next prune
+    /// Say for every set why it stays or goes at the next prune; --json always does
     #[arg(long)]
     why: bool,
     /// Say what removing each session would free, which takes a while
@@ -56,7 +56,8 @@ pub fn list(args: &ListArgs, context: &mut Context<'_>) -> Result<Exit, CliError
         Ok((found, gains))
     })?;
     // Judged before some of them are left out: each is what it is beside all others.
-    let judged = args.why.then(|| judge(&found.sets, clock::system()(), &config.keep, &config.keep_min));
+    let is_wanted = args.why || context.global.json;
+    let judged = is_wanted.then(|| judge(&found.sets, clock::system()(), &config.keep, &config.keep_min));
     found.sets.retain(|stored| {
         args.session.as_ref().is_none_or(|session| stored.set.session == *session)
             && args.kind.is_none_or(|kind| stored.set.kind == kind)

@@ -150,10 +150,10 @@ impl Found {
             return Ok(plain);
         }
         if word == "good" {
-            let marked = of(&|stored| stored.words.good);
-            return match marked.is_empty() {
-                false => Ok(marked),
-                true => Err(CliError::Usage {
+            let newest = of(&|stored| stored.words.good).into_iter().max_by_key(|stored| age(stored));
+            return match newest {
+                Some(newest) => Ok(vec![newest]),
+                None => Err(CliError::Usage {
                     message: format!("no set on {} is marked as good", self.hostname),
                     help: Some("`pc-switcher snapshots good SESSION` marks one".into()),
                 }),
@@ -316,6 +316,7 @@ pub(super) mod tests {
             set,
             pinned: false,
             in_use: false,
+            holders: Vec::new(),
             has_steps: false,
             needs: Vec::new(),
             missing: Vec::new(),

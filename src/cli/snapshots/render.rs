@@ -1,7 +1,7 @@
 //! Sets for people and for programs: pure.
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
-use pc_switcher_agent::proto::{Gain, Maker, Need, StoredSet};
+use pc_switcher_agent::proto::{Gain, GoodBy, Holder, Maker, Need, StoredSet};
 use pc_switcher_btrfs_snapshots::retention::Verdict;
 use pc_switcher_contract::{SnapshotKind, UtcStamp, human_bytes};
 use serde_json::{Value, json};
@@ -20,18 +20,24 @@ pub(super) fn word(kind: SnapshotKind) -> String {
 
 /// Returns why a set cannot be removed, if so.
 pub(in crate::cli) fn protection(stored: &StoredSet) -> Option<String> {
-    let plain = [
-        (stored.pinned, "it is pinned"),
-        (stored.words.good, "it is the last known good one"),
-        (stored.in_use, "it is in use"),
-    ];
+    let plain = [(stored.pinned, "it is pinned"), (stored.in_use, "it is in use")];
     let why: Vec<String> = plain
         .into_iter()
         .filter(|(is, _)| *is)
         .map(|(_, word)| word.to_owned())
+        .chain(goodness(stored))
         .chain(stored.needs.iter().map(ToString::to_string))
         .collect();
     (!why.is_empty()).then(|| why.join(", "))
+}
+
+/// Returns what makes a set a good one, if so.
+pub(in crate::cli) fn goodness(stored: &StoredSet) -> Option<String> {
+    let by = stored.words.good_by;
+    stored.words.good.then(|| match by {
+        GoodBy::Hand => "it is the last known good one".to_owned(),
+        _ => format!("it is known to be good, marked {by}"),
+    })
 }
 
 /// Returns the tool that took a set, if we did not.
@@ -188,14 +194,15 @@ pub(super) fn details(stored: &StoredSet) -> Vec<String> {
     }
     said.extend(stored.words.until.map(|until| format!("Stays     until {} UTC", minute(until))));
     if stored.words.good {
-        said.push("Good      yes, the last that was known to be".into());
+        said.push(format!("Good      yes, marked {}", stored.words.good_by));
     }
     if stored.pinned {
         said.push("Pinned    yes".into());
     }
-    if stored.in_use {
+    if stored.in_use && stored.holders.is_empty() {
         said.push("In use    yes".into());
     }
+    said.extend(stored.holders.iter().map(|holder| format!("In use    by {holder}")));
     said.extend(stored.needs.iter().map(|need| format!("Needed    {need}")));
     for member in &set.members {
         let gone = if stored.missing.contains(&member.name) { " (gone)" } else { "" };
@@ -233,9 +240,36 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
         "pinned": stored.pinned,
         "in_use": stored.in_use,
         "foreign": maker(stored).map(Maker::as_str),
+        "state": if stored.in_use { "archiving" } else { "ready" },
+        "holders": holders_json(stored),
         "needed": stored.needs.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "members": set.members.iter().map(member).collect::<Vec<_>>(),
     })
+}
+
+/// Returns everything that keeps a set from being removed, for programs.
+fn holders_json(stored: &StoredSet) -> Vec<Value> {
+    let of_need = |need: &Need| {
+        let mut value = match need {
+            Need::Pair(other) => json!({ "kind": "pair", "with": other }),
+            Need::Attempt(other) => json!({ "kind": "attempt", "with": other }),
+            Need::Commit => json!({ "kind": "commit" }),
+            Need::Foreign(maker) => json!({ "kind": "foreign", "tool": maker.as_str() }),
+        };
+        value["why"] = json!(need.to_string());
+        value
+    };
+    let of_process = |holder: &Holder| {
+        let why = format!("{holder} works with it");
+        json!({ "kind": "process", "pid": holder.pid, "program": holder.program, "why": why })
+    };
+    let pin = stored.pinned.then(|| json!({ "kind": "pin", "why": "it is pinned" }));
+    let good = goodness(stored).map(|why| json!({ "kind": "good", "by": stored.words.good_by, "why": why }));
+    let unseen = (stored.in_use && stored.holders.is_empty()).then(
+        || json!({ "kind": "process", "why": "a process that cannot be seen from here works with it" }),
+    );
+    let plain = pin.into_iter().chain(good).chain(stored.needs.iter().map(of_need));
+    plain.chain(stored.holders.iter().map(of_process)).chain(unseen).collect()
 }
 
 fn why(verdict: &Verdict) -> String {

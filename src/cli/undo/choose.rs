@@ -94,6 +94,7 @@ mod tests {
             set,
             pinned: false,
             in_use: false,
+            holders: Vec::new(),
             has_steps,
             needs: vec![],
             missing: vec![],

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pc_switcher_agent::linux::services::{AgentOptions, HistoryKeeper, redo_alone};
 use pc_switcher_agent::linux::snapshots::{Needs, list_sets, mark_good};
 use pc_switcher_agent::linux::state::{STATE_PATH, StateDir};
-use pc_switcher_agent::proto::{StoredSet, Strays, TakeSet};
+use pc_switcher_agent::proto::{GoodMark, StoredSet, Strays, TakeSet};
 use pc_switcher_contract::{SnapshotKind, UtcStamp};
 use pc_switcher_testkit::seed::Random;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind};
@@ -113,7 +113,8 @@ impl Host {
             options.lock_path = lock;
             let done = redo_alone(&options).map_err(|error| format!("the redo failed: {error}"))?;
             done.ok_or("somebody holds the machine's lock")?;
-            mark_good(&snapshots, None).map_err(|error| format!("the store cannot be used: {error}"))
+            mark_good(&snapshots, &GoodMark::None(None))
+                .map_err(|error| format!("the store cannot be used: {error}"))
         })
     }
 

@@ -28,8 +28,8 @@ use crate::data::apply::{Unwatched, Watch, redo};
 use crate::proto::{
     AgentError, AgentHello, ChangedRequest, CreateSet, CreatedSet, DeadmanOrder, DeadmanState, Healed,
     LockReply, LockRequest, NestedOrder, PROTOCOL, Patience, Redone, Request, RestorePlace, RestoreReply,
-    RestoreRequest, RollbackLook, RollbackOrder, SetRequest, SharesRequest, TakeSet, UndoReport, UndoRequest,
-    WalkRequest, encode,
+    RestoreRequest, RollbackLook, RollbackOrder, SetRequest, SetsRequest, SharesRequest, TakeSet, UndoReport,
+    UndoRequest, WalkRequest, encode,
 };
 use crate::server::{Call, SILENT, Services, serve};
 
@@ -294,6 +294,14 @@ impl LinuxServices {
         }
     }
 
+    fn delete_sets(&self, request: &SetsRequest) -> Result<Vec<(SetId, Option<String>)>, AgentError> {
+        let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        match held.as_ref() {
+            Some(_) => snapshots::delete_sets(request, || self.needs()),
+            None => Err(AgentError::protocol("removing sets needs the machine's lock")),
+        }
+    }
+
     fn take_lock(&self, request: &LockRequest) -> Result<LockReply, AgentError> {
         let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lock) = held.as_ref() {
@@ -365,6 +373,7 @@ impl Services for LinuxServices {
                 encode(&snapshots::list_sets(dir.as_path(), self.needs(), &mut |set| call.item(&set))?)
             }
             Request::DeleteSet(request) => encode(&self.delete_set(&request)?),
+            Request::DeleteSets(request) => encode(&self.delete_sets(&request)?),
             Request::PinSet(request) => encode(&snapshots::pin_set(&request, true)?),
             Request::UnpinSet(request) => encode(&snapshots::pin_set(&request, false)?),
             Request::CreateSet(request) => encode(&self.create_set(&request, call)?),
@@ -375,8 +384,8 @@ impl Services for LinuxServices {
             Request::Versions(request) => encode(&snapshots::versions(&request, call)?),
             Request::Diff(request) => encode(&snapshots::diff(&request, call)?),
             Request::Restore(request) => encode(&self.restore(&request, call)?),
-            Request::GoodSet { snapshot_dir, id } => {
-                encode(&snapshots::mark_good(snapshot_dir.as_path(), id.as_ref())?)
+            Request::GoodSet { snapshot_dir, mark } => {
+                encode(&snapshots::mark_good(snapshot_dir.as_path(), &mark)?)
             }
             Request::Gains(dir) => encode(&snapshots::gains(dir.as_path(), call)?),
             Request::Adopt(request) => encode(&snapshots::adopt(&request)?),

@@ -186,13 +186,11 @@ fn now() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
+/// The number of what came from elsewhere: older than all that was taken here, so that no copy of live files builds on it.
+pub(crate) const FROM_ELSEWHERE: u64 = 0;
+
 /// Makes the root of a new copy, with its label. A crash between the two leaves an empty directory.
-pub(crate) fn make_root(
-    kernel: &dyn Btrfs,
-    cradle: &Path,
-    name: &SnapshotName,
-    form: Form,
-) -> io::Result<OwnedFd> {
+pub(crate) fn make_root(cradle: &Path, name: &SnapshotName, form: Form, order: u64) -> io::Result<OwnedFd> {
     let path = cradle.join(name.to_string());
     DirBuilder::new().mode(0o700).create(&path)?;
     let root = open_root(&path)?;
@@ -201,7 +199,7 @@ pub(crate) fn make_root(
     let label = Label {
         uuid: uuid.try_into().unwrap_or_default(),
         id: COPY | u64::from_le_bytes(id.try_into().unwrap_or_default()),
-        order: next_order(kernel, store_of(cradle)?, name.session.as_str())?,
+        order,
         created_seconds: now(),
         form,
         is_sealed: false,
@@ -221,7 +219,8 @@ impl Making<'_> {
         let begun = now();
         // A page that a program writes through a mapping gets a new time only if it was clean.
         syncfs(open_root(live.as_path())?)?;
-        let root = make_root(kernel, cradle, name, self.form)?;
+        let order = next_order(kernel, store, name.session.as_str())?;
+        let root = make_root(cradle, name, self.form, order)?;
         let mut inventory = Inventory::create(&list_of(store, name))?;
         let growth = Growth {
             live: &live,

@@ -49,6 +49,9 @@ pub struct Armed {
     pub boot_id: String,
     /// When its time is over, in milliseconds since that boot; none while somebody works on the sync.
     pub until_ms: Option<u64>,
+    /// Why it could not be taken back when that was tried last, if so.
+    #[serde(default)]
+    pub failed: Option<String>,
 }
 
 /// How a sync was taken back.
@@ -114,6 +117,12 @@ impl Armed {
     /// Says what it waits for.
     pub fn explain(&self) -> String {
         let DeadmanWish { session, from, limit_seconds, .. } = &self.wish;
+        if let Some(why) = &self.failed {
+            return format!(
+                "sync {session} from {from} is not confirmed and could not be taken back so far: {why}; it is tried again and again, \
+                 unless a sync from another machine or `pc-switcher rollback confirm` comes before"
+            );
+        }
         format!(
             "sync {session} from {from} is not confirmed: {limit_seconds} s after its end this machine takes it back, unless a sync \
              from another machine or `pc-switcher rollback confirm` comes before"
@@ -175,6 +184,21 @@ mod tests {
         assert!(said.contains("3 paths are what they were before, 1 stays as found: `/home/a`"), "{said}");
         let said = healed(HealedHow::Undone { paths: 1, left: 0, named: vec![] }).explain();
         assert!(said.contains("; 1 path is what it was before (set"), "{said}");
+    }
+
+    #[test]
+    fn what_could_not_be_taken_back_is_said_with_the_reason() {
+        let text = r#"{"armed": {"wish": {"session": "abc12345", "from": "laptop", "limit_seconds": 120, "pre": {
+            "hostname": "desk", "kind": "pre-sync", "stamp": "20251115T120000Z", "session": "abc12345", "consistent": true,
+            "members": []}}, "boot_id": "one", "until_ms": null}}"#;
+        let mut armed = DeadmanState::read(text.as_bytes()).armed.expect("of an older version");
+        assert!(armed.explain().contains("120 s after its end this machine takes it back"));
+        armed.failed = Some("the disk is full".into());
+        let said = armed.explain();
+        assert!(
+            said.contains("could not be taken back so far: the disk is full; it is tried again"),
+            "{said}"
+        );
     }
 
     #[test]

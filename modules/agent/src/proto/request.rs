@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use pc_switcher_contract::{BytePath, ExecError, Hostname, SetId, SnapshotSet};
+use pc_switcher_contract::{BytePath, ExecError, Hostname, SnapshotSet};
 
 use super::apply::{ApplyRequest, Patience};
 use super::fs::{ChangedRequest, Tree, WalkRequest};
@@ -97,6 +97,8 @@ pub enum Request {
     Sets(BytePath),
     /// Removes a set that nobody wants to keep; only for the holder of the lock → `()`.
     DeleteSet(SetRequest),
+    /// Removes sets, all with one commit; needs the machine's lock → `Vec<(SetId, Option<String>)>`: why those stay that do.
+    DeleteSets(super::SetsRequest),
     /// Pins a set → `()`.
     PinSet(SetRequest),
     /// Frees a set that was pinned → `()`.
@@ -129,12 +131,12 @@ pub enum Request {
     HasAll(TakeSet),
     /// Writes what a set is for → `()`.
     AnnotateSet(AnnotateSet),
-    /// Marks a set as the last that was known to be good, and no other in its directory; without an id none is → `()`.
+    /// Marks a set as known to be good, or takes marks away → `()`.
     GoodSet {
         /// Where snapshots lie.
         snapshot_dir: BytePath,
-        /// Which set.
-        id: Option<SetId>,
+        /// What becomes of the marks.
+        mark: super::GoodMark,
     },
     /// Items: [`super::Finding`] → [`super::Verified`].
     Verify(super::VerifyRequest),
@@ -253,7 +255,7 @@ impl Request {
             Request::Delta { .. } => "delta",
             Request::ReadDelta { .. } => "read-delta",
             Request::Sets(_) => "sets",
-            Request::DeleteSet(_) => "delete-set",
+            Request::DeleteSet(_) | Request::DeleteSets(_) => "delete-set",
             Request::PinSet(_) => "pin-set",
             Request::UnpinSet(_) => "unpin-set",
             Request::WalkKept { .. } => "walk-kept",

@@ -35,6 +35,21 @@ impl fmt::Display for Need {
     }
 }
 
+/// A process that works with a set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its number.
+    pub pid: i32,
+    /// The beginning of its command line.
+    pub program: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`, process {}", self.program, self.pid)
+    }
+}
+
 /// A set that is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredSet {
@@ -44,6 +59,8 @@ pub struct StoredSet {
     pub pinned: bool,
     /// Whether somebody works with it right now.
     pub in_use: bool,
+    /// Who works with it, as far as that can be seen.
+    pub holders: Vec<Holder>,
     /// Whether the list of steps of a sync lies with it: that sync changed this machine.
     pub has_steps: bool,
     /// Why the machine cannot do without it.
@@ -66,8 +83,52 @@ pub struct Words {
     pub tags: BTreeSet<String>,
     /// Until when it stays; from then on it may be pruned.
     pub until: Option<UtcStamp>,
-    /// Whether it is the last state of the machine that was known to be good; one set at most.
+    /// Whether it is a state of the machine that was known to be good.
     pub good: bool,
+    /// Who said so, if it is.
+    pub good_by: GoodBy,
+}
+
+/// Who marks a set as good. Marks of each kind are counted by themselves: none takes the place of one of another kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GoodBy {
+    /// A person.
+    #[default]
+    Hand,
+    /// A guarded command after which all was well.
+    Guard,
+    /// A start of the machine after which all was well.
+    Boot,
+    /// A sync that was confirmed.
+    Sync,
+}
+
+impl fmt::Display for GoodBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            GoodBy::Hand => "by hand",
+            GoodBy::Guard => "by a guarded command that went well",
+            GoodBy::Boot => "by a start that went well",
+            GoodBy::Sync => "by a sync that was confirmed",
+        })
+    }
+}
+
+/// What becomes of the marks of good sets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GoodMark {
+    /// This set gets one. Of those that came by themselves in the same way the newest so many stay; of those of people one.
+    Set {
+        /// Which set.
+        id: SetId,
+        /// Who says so.
+        by: GoodBy,
+        /// So many marks that came in this way stay, this one among them.
+        keep: u32,
+    },
+    /// This set loses it; without one all do.
+    None(Option<SetId>),
 }
 
 /// What else lies in the snapshot directory.
@@ -90,6 +151,15 @@ pub struct SetRequest {
     pub snapshot_dir: BytePath,
     /// Which set.
     pub id: SetId,
+}
+
+/// Names sets of one directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetsRequest {
+    /// Where snapshots lie.
+    pub snapshot_dir: BytePath,
+    /// Which sets.
+    pub ids: Vec<SetId>,
 }
 
 /// How sets are kept.

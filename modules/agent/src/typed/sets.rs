@@ -4,8 +4,8 @@ use pc_switcher_contract::{AgentSink, AgentStream, BytePath, ExecError, Reply, S
 
 use super::Agent;
 use crate::proto::{
-    AnnotateSet, CreateSet, CreatedSet, ExportRequest, ImportRequest, Imported, PutFile, Request, SetRequest,
-    StoredSet, Strays, TakeSet, decode, encode,
+    AnnotateSet, CreateSet, CreatedSet, ExportRequest, GoodMark, ImportRequest, Imported, PutFile, Request,
+    SetRequest, SetsRequest, StoredSet, Strays, TakeSet, decode, encode,
 };
 
 impl Agent {
@@ -25,6 +25,11 @@ impl Agent {
     /// Removes a set that nobody wants to keep; needs the machine's lock.
     pub async fn delete_set(&self, request: SetRequest) -> Result<(), ExecError> {
         self.call(&Request::DeleteSet(request)).await
+    }
+
+    /// Removes sets, all with one commit, and returns why those stay that do; needs the machine's lock.
+    pub async fn delete_sets(&self, request: SetsRequest) -> Result<Vec<(SetId, Option<String>)>, ExecError> {
+        self.call(&Request::DeleteSets(request)).await
     }
 
     /// Pins a set.
@@ -78,9 +83,9 @@ impl Agent {
         }
     }
 
-    /// Marks a set as the last that was known to be good, or none.
-    pub async fn mark_good(&self, snapshot_dir: BytePath, id: Option<SetId>) -> Result<(), ExecError> {
-        self.call(&Request::GoodSet { snapshot_dir, id }).await
+    /// Marks a set as known to be good, or takes marks away.
+    pub async fn mark_good(&self, snapshot_dir: BytePath, mark: GoodMark) -> Result<(), ExecError> {
+        self.call(&Request::GoodSet { snapshot_dir, mark }).await
     }
 }
 

@@ -116,6 +116,7 @@ fn machine() -> impl Strategy<Value = Vec<StoredSet>> {
                 },
                 pinned: held == 0,
                 in_use: held == 1,
+                holders: Vec::new(),
                 has_steps: true,
                 needs: if held == 2 { vec![Need::Pair("desk".into())] } else { Vec::new() },
                 missing: Vec::new(),

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use jiff::ToSpan;
-use pc_switcher_agent::proto::{Maker, Words};
+use pc_switcher_agent::proto::{GoodBy, Maker, Words};
 use pc_switcher_contract::{SnapshotMember, SnapshotSet, UtcStamp};
 use proptest::prelude::*;
 
@@ -28,6 +28,7 @@ fn session(n: u32, kinds: &[SnapshotKind], stamp: Timestamp) -> Vec<StoredSet> {
         },
         pinned: false,
         in_use: false,
+        holders: Vec::new(),
         has_steps: false,
         needs: Vec::new(),
         missing: Vec::new(),
@@ -325,7 +326,7 @@ fn a_set_taken_by_hand_goes_only_when_its_time_has_ended_and_never_stands_for_th
     let last = keep("last 1 session");
     assert_eq!(staying(&sets, later, &last, &last), [3, 1]);
     sets[1].words.good = true;
-    assert_eq!(reason_of(&sets, later, 2), Reason::Good);
+    assert_eq!(reason_of(&sets, later, 2), Reason::Good(GoodBy::Hand));
     sets[1].pinned = true;
     assert_eq!(reason_of(&sets, later, 2), Reason::Pinned);
 }

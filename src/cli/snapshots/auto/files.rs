@@ -9,6 +9,10 @@ pub const CONFIG: &str = "/etc/pc-switcher/config.toml";
 pub const SERVICE: &str = "/etc/systemd/system/pc-switcher-snapshot.service";
 /// Starts [`SERVICE`].
 pub const TIMER: &str = "/etc/systemd/system/pc-switcher-snapshot.timer";
+/// Marks the state after a start as good.
+pub const GOOD_SERVICE: &str = "/etc/systemd/system/pc-switcher-good.service";
+/// Starts [`GOOD_SERVICE`].
+pub const GOOD_TIMER: &str = "/etc/systemd/system/pc-switcher-good.timer";
 /// Has apt start us.
 pub const HOOK: &str = "/etc/apt/apt.conf.d/80pc-switcher";
 /// Without it there is no apt.
@@ -26,6 +30,10 @@ pub struct Files {
     pub service: Option<String>,
     /// [`TIMER`].
     pub timer: Option<String>,
+    /// [`GOOD_SERVICE`].
+    pub good_service: Option<String>,
+    /// [`GOOD_TIMER`].
+    pub good_timer: Option<String>,
     /// [`HOOK`].
     pub hook: Option<String>,
 }
@@ -40,10 +48,13 @@ impl Files {
     pub fn of(settings: &SnapshotsConfig, tables: &str, has_apt: bool) -> Self {
         let calendar = settings.schedule.as_calendar();
         let hook = (has_apt && (settings.auto_update || settings.auto_boot)).then(hook);
+        let has_good = settings.auto_good;
         Self {
-            config: (calendar.is_some() || hook.is_some()).then(|| format!("# {MARK}\n{tables}")),
+            config: (calendar.is_some() || hook.is_some() || has_good).then(|| format!("# {MARK}\n{tables}")),
             service: calendar.map(|_| service()),
             timer: calendar.map(timer),
+            good_service: has_good.then(good_service),
+            good_timer: has_good.then(good_timer),
             hook,
         }
     }
@@ -51,7 +62,14 @@ impl Files {
     /// Reads what is there on this machine.
     pub fn read() -> Self {
         let ours = |path: &str| std::fs::read_to_string(path).ok().filter(|text| is_ours(text.as_bytes()));
-        Self { config: ours(CONFIG), service: ours(SERVICE), timer: ours(TIMER), hook: ours(HOOK) }
+        Self {
+            config: ours(CONFIG),
+            service: ours(SERVICE),
+            timer: ours(TIMER),
+            good_service: ours(GOOD_SERVICE),
+            good_timer: ours(GOOD_TIMER),
+            hook: ours(HOOK),
+        }
     }
 }
 
@@ -93,6 +111,35 @@ fn timer(calendar: &str) -> String {
          [Timer]\n\
          OnCalendar={calendar}\n\
          Persistent=true\n\n\
+         [Install]\n\
+         WantedBy=timers.target\n"
+    )
+}
+
+fn good_service() -> String {
+    // What others say of the start counts as well (systemd's boot-complete.target).
+    format!(
+        "# {MARK}\n\
+         [Unit]\n\
+         Description=Mark the state after a start as good\n\
+         RequiresMountsFor=/usr/local/bin\n\
+         Requires=boot-complete.target\n\
+         After=boot-complete.target\n\n\
+         [Service]\n\
+         Type=oneshot\n\
+         Environment=HOME=/root\n\
+         Nice=10\n\
+         ExecStart={STABLE_PATH} --config {CONFIG} snapshots auto booted\n"
+    )
+}
+
+fn good_timer() -> String {
+    format!(
+        "# {MARK}\n\
+         [Unit]\n\
+         Description=Look some time after a start whether all is well\n\n\
+         [Timer]\n\
+         OnBootSec=5min\n\n\
          [Install]\n\
          WantedBy=timers.target\n"
     )
@@ -141,6 +188,16 @@ mod tests {
             (true, false, false)
         );
         assert_eq!(Files::of(&settings("", true, true), "", false), Files::none(), "no apt, no schedule");
+        let good = SnapshotsConfig { auto_good: true, ..settings("", false, false) };
+        let by_start = Files::of(&good, "", true);
+        assert!(by_start.good_timer.as_deref().unwrap().contains("\nOnBootSec=5min\n"));
+        let service = by_start.good_service.as_deref().unwrap();
+        assert!(
+            service.contains("\nRequires=boot-complete.target\n") && is_ours(service.as_bytes()),
+            "{service}"
+        );
+        assert!(service.ends_with(" snapshots auto booted\n"), "{service}");
+        assert!(by_start.config.is_some() && by_start.timer.is_none() && by_start.hook.is_none());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `snapshots auto`: sets that are taken by the clock and before packages change.
 
+mod booted;
 mod files;
 mod packages;
 mod take;
@@ -13,7 +14,7 @@ use pc_switcher_contract::{BytePath, Cmd, Machine, ModuleError, Mutation, Output
 use pc_switcher_installer::STABLE_PATH;
 use serde_json::json;
 
-use self::files::{CONFIG, Files, HOOK, SERVICE, TIMER};
+use self::files::{CONFIG, Files, GOOD_SERVICE, GOOD_TIMER, HOOK, SERVICE, TIMER};
 use crate::cli::contact::with_machines;
 use crate::cli::{CliError, Context, Exit};
 use crate::config;
@@ -27,9 +28,9 @@ const BOOTED: &str = "/run/systemd/system";
 
 /// Take sets by themselves: by the clock, and before packages change
 ///
-/// What [snapshots] says is installed by `on`: a timer of systemd, and a hook of apt. Both work as root, with a copy of
-/// [btrfs-snapshots] and [snapshots] in /etc/pc-switcher/config.toml, so `on` is to be said again when these change. Such
-/// sets stay as long as a rule of `keep` keeps them, each kind by itself; each time those that none keeps are removed.
+/// What [snapshots] says is installed by `on`: timers of systemd, and a hook of apt. They work as root, with a copy of
+/// [btrfs-snapshots] and [snapshots] in /etc/pc-switcher/config.toml (and of [disk] and [rollback] with `auto_good`), so `on` is
+/// to be said again when these change. Such sets stay as long as a rule of `keep` keeps them, each kind by itself; each time those that none keeps are removed.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AutoArgs {
     #[command(subcommand)]
@@ -47,6 +48,9 @@ enum Command {
     /// What timer and hook start
     #[command(hide = true)]
     Take(take::TakeArgs),
+    /// What the timer after a start starts
+    #[command(hide = true)]
+    Booted,
 }
 
 /// Runs the command.
@@ -56,9 +60,10 @@ enum Command {
 pub fn run(args: &AutoArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     match &args.command {
         Some(Command::On) => on(context),
-        Some(Command::Off) => change(&Files::none(), false, context),
+        Some(Command::Off) => change(&Files::none(), context),
         Some(Command::Status) | None => status(context),
         Some(Command::Take(args)) => take::run(args, context),
+        Some(Command::Booted) => booted::run(context),
     }
 }
 
@@ -66,7 +71,11 @@ pub fn run(args: &AutoArgs, context: &mut Context<'_>) -> Result<Exit, CliError>
 fn wanted(context: &mut Context<'_>) -> Result<(SnapshotsConfig, Files), CliError> {
     let config = context.load_config(&[], &[])?;
     let settings = super::automatic(&config)?;
-    let is_ours = |table: &&config::Table| matches!(table.name.as_str(), "btrfs-snapshots" | "snapshots");
+    let is_ours = |table: &&config::Table| match table.name.as_str() {
+        "btrfs-snapshots" | "snapshots" => true,
+        "disk" | "rollback" => settings.auto_good,
+        _ => false,
+    };
     let tables: Vec<config::Table> = config.effective.iter().filter(is_ours).cloned().collect();
     let files = Files::of(&settings, &config::toml(&tables, false), Path::new(files::APT_DIR).is_dir());
     Ok((settings, files))
@@ -76,11 +85,11 @@ fn on(context: &mut Context<'_>) -> Result<Exit, CliError> {
     let (settings, files) = wanted(context)?;
     let calendar = settings.schedule.as_calendar();
     let has_hook = settings.auto_update || settings.auto_boot;
-    if calendar.is_none() && !has_hook {
+    if calendar.is_none() && !has_hook && !settings.auto_good {
         return Err(CliError::Usage {
             message: "[snapshots] says that no set is to be taken by itself".into(),
             help: Some(
-                "set `schedule`, `auto_update` or `auto_boot`; `snapshots auto off` removes what is installed".into(),
+                "set `schedule`, `auto_update`, `auto_boot` or `auto_good`; `snapshots auto off` removes what is installed".into(),
             ),
         });
     }
@@ -96,7 +105,15 @@ fn on(context: &mut Context<'_>) -> Result<Exit, CliError> {
     if let Some(calendar) = calendar {
         check_calendar(calendar)?;
     }
-    change(&files, calendar.is_some(), context)
+    if settings.auto_good && !has_systemd() {
+        return Err(CliError::Failed("`auto_good` needs systemd, and `systemctl` cannot be run".into()));
+    }
+    change(&files, context)
+}
+
+fn has_systemd() -> bool {
+    let asked = std::process::Command::new("systemctl").arg("--version").output();
+    asked.is_ok_and(|asked| asked.status.success())
 }
 
 /// Asks systemd whether it knows a time.
@@ -118,10 +135,10 @@ fn check_calendar(calendar: &str) -> Result<(), CliError> {
 }
 
 /// Puts files in place and takes away what is not among them.
-fn change(files: &Files, has_timer: bool, context: &mut Context<'_>) -> Result<Exit, CliError> {
+fn change(files: &Files, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let changes = with_machines(None, &context.env, async |contact| {
         let machine = contact.reach.source(&contact.cancel).await?;
-        apply(&machine, files, has_timer).await
+        apply(&machine, files).await
     })?;
     if context.global.json {
         context.print_json(&json!({ "changes": changes }))?;
@@ -136,19 +153,27 @@ fn change(files: &Files, has_timer: bool, context: &mut Context<'_>) -> Result<E
     Ok(Exit::Completed)
 }
 
-async fn apply(machine: &Machine, files: &Files, has_timer: bool) -> Result<Vec<String>, ModuleError> {
+async fn apply(machine: &Machine, files: &Files) -> Result<Vec<String>, ModuleError> {
     let agent = Agent::new(&machine.agent);
     let is_booted = Path::new(BOOTED).is_dir();
-    let timer = files::unit_name(TIMER);
+    let timers = [(TIMER, files.timer.is_some()), (GOOD_TIMER, files.good_timer.is_some())];
     let mut changes = Vec::new();
     // What starts something goes first and comes last.
-    if !has_timer && Path::new(TIMER).exists() {
-        let now = is_booted.then_some("--now");
-        elevated(machine, Cmd::new("systemctl").arg("disable").args(now).arg(timer)).await?;
+    for (path, is_wanted) in timers {
+        if !is_wanted && Path::new(path).exists() {
+            let now = is_booted.then_some("--now");
+            let disable = Cmd::new("systemctl").arg("disable").args(now).arg(files::unit_name(path));
+            elevated(machine, disable).await?;
+        }
     }
-    for (path, content) in
-        [(CONFIG, &files.config), (SERVICE, &files.service), (TIMER, &files.timer), (HOOK, &files.hook)]
-    {
+    for (path, content) in [
+        (CONFIG, &files.config),
+        (SERVICE, &files.service),
+        (TIMER, &files.timer),
+        (GOOD_SERVICE, &files.good_service),
+        (GOOD_TIMER, &files.good_timer),
+        (HOOK, &files.hook),
+    ] {
         let there = match std::fs::read(path) {
             Ok(there) => Some(there),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -175,11 +200,12 @@ async fn apply(machine: &Machine, files: &Files, has_timer: bool) -> Result<Vec<
             }
         }
     }
-    let units = [SERVICE, TIMER].map(|path| format!("`{path}`"));
+    let units = [SERVICE, TIMER, GOOD_SERVICE, GOOD_TIMER].map(|path| format!("`{path}`"));
     if is_booted && changes.iter().any(|line| units.iter().any(|unit| line.contains(unit))) {
         elevated(machine, Cmd::new("systemctl").arg("daemon-reload")).await?;
     }
-    if has_timer {
+    for (path, _) in timers.into_iter().filter(|(_, is_wanted)| *is_wanted) {
+        let timer = files::unit_name(path);
         // Started anew, so that a new time counts from now on.
         elevated(machine, Cmd::new("systemctl").args(["enable", "--quiet", timer])).await?;
         if is_booted {
@@ -215,6 +241,7 @@ fn status(context: &mut Context<'_>) -> Result<Exit, CliError> {
             "schedule": schedule,
             "next": next,
             "hook": there.hook.is_some(),
+            "good_after_start": there.good_timer.is_some(),
             "as_configured": there == wanted,
         }))?;
         return Ok(Exit::Completed);
@@ -226,6 +253,9 @@ fn status(context: &mut Context<'_>) -> Result<Exit, CliError> {
     }
     let hook = if there.hook.is_some() { "on" } else { "off" };
     writeln!(context.out, "Before packages  {hook}")?;
+    if there.good_timer.is_some() {
+        writeln!(context.out, "After a start    marked as good if all is well")?;
+    }
     if !is_current {
         writeln!(
             context.out,

@@ -1,4 +1,4 @@
-use pc_switcher_agent::proto::{Need, Strays, Words};
+use pc_switcher_agent::proto::{GoodBy, Holder, Need, Strays, Words};
 use pc_switcher_contract::{SnapshotMember, SnapshotName, SnapshotSet};
 
 use pc_switcher_btrfs_snapshots::retention::Reason;
@@ -30,6 +30,7 @@ fn stored(kind: SnapshotKind, stamp: &str) -> StoredSet {
         },
         pinned: false,
         in_use: false,
+        holders: Vec::new(),
         has_steps: false,
         needs: Vec::new(),
         missing: Vec::new(),
@@ -79,12 +80,34 @@ fn what_protects_a_set_is_said_in_words() {
     let mut good = stored(SnapshotKind::Manual, "20251115T120000Z");
     good.words.good = true;
     assert_eq!(protection(&good).unwrap(), "it is the last known good one");
+    good.words.good_by = GoodBy::Sync;
+    assert_eq!(protection(&good).unwrap(), "it is known to be good, marked by a sync that was confirmed");
     let lines = details(&found.sets[1]);
     assert!(lines.contains(&"Needed    the next sync with laptop starts from it".to_owned()));
     assert_eq!(
         json(&found, More::default())["sets"][1]["needed"][0],
         "the next sync with laptop starts from it"
     );
+}
+
+#[test]
+fn a_program_reads_everything_that_holds_a_set() {
+    let mut set = stored(SnapshotKind::PreSync, "20251115T120000Z");
+    assert_eq!((&set_json(&set)["state"], &set_json(&set)["holders"]), (&json!("ready"), &json!([])));
+    (set.pinned, set.words.good, set.in_use) = (true, true, true);
+    set.needs.push(Need::Pair("laptop".into()));
+    let kinds = |set: &StoredSet| -> Vec<Value> {
+        set_json(set)["holders"].as_array().unwrap().iter().map(|holder| holder["kind"].clone()).collect()
+    };
+    assert_eq!(kinds(&set), ["pin", "good", "pair", "process"]);
+    assert!(set_json(&set)["holders"][3].get("pid").is_none(), "it cannot be seen from here");
+    set.holders = [7, 8].map(|pid| Holder { pid, program: "pc-switcher agent".into() }).into();
+    assert_eq!(kinds(&set), ["pin", "good", "pair", "process", "process"]);
+    let value = set_json(&set);
+    assert_eq!((&value["state"], &value["holders"][2]["with"]), (&json!("archiving"), &json!("laptop")));
+    assert_eq!(value["holders"][4]["why"], "`pc-switcher agent`, process 8 works with it");
+    let lines = details(&set);
+    assert!(lines.contains(&"In use    by `pc-switcher agent`, process 7".to_owned()), "{lines:?}");
 }
 
 fn named(name: &str, session: &str) -> StoredSet {
@@ -95,7 +118,7 @@ fn named(name: &str, session: &str) -> StoredSet {
         note: Some("the last one that prints".into()),
         tags: ["print".to_owned()].into(),
         until: Some("20251216T080000Z".parse().unwrap()),
-        good: false,
+        ..Words::default()
     };
     set
 }
@@ -133,6 +156,15 @@ fn a_name_means_its_session_unless_two_have_it() {
     assert!(found.chosen(&good).unwrap_err().to_string().contains("no set on desk is marked as good"));
     found.sets[0].words.good = true;
     assert_eq!(found.chosen(&good).unwrap()[0].set.id(), found.sets[0].set.id());
+    found.sets[1].words.good = true;
+    found.sets[1].words.good_by = GoodBy::Boot;
+    found.sets[1].set.members.iter_mut().for_each(|member| member.otransid = 9);
+    let chosen = found.chosen(&good).unwrap();
+    assert_eq!(
+        (chosen.len(), chosen[0].set.id()),
+        (1, found.sets[1].set.id()),
+        "the newest, whoever marked it"
+    );
 }
 
 #[test]

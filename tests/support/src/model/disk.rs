@@ -195,6 +195,7 @@ impl Disk {
         let stored = |set: SnapshotSet| StoredSet {
             pinned: false,
             in_use: false,
+            holders: Vec::new(),
             has_steps: list_of(&set).is_some_and(|list| has_list(list.as_path())),
             needs: needs.of(&set.id()),
             missing: Vec::new(),

@@ -16,7 +16,7 @@ use pc_switcher_agent::proto::{
     Writer, encode,
 };
 use pc_switcher_agent::server::{Call, Services};
-use pc_switcher_contract::BytePath;
+use pc_switcher_contract::{BytePath, SetId};
 
 use super::disk::{Disk, holder};
 use super::lock;
@@ -193,6 +193,17 @@ impl Services for ModelServices {
                     encode(&self.disk.delete(&request.id, &needs)?)
                 }
                 None => return Err(AgentError::protocol("removing a set needs the machine's lock")),
+            },
+            Request::DeleteSets(request) => match lock(&self.held).as_ref() {
+                Some(_) => {
+                    let needs = Needs::read(&self.state, &machine_id(&self.disk))?;
+                    let remove = |id: SetId| {
+                        let left = self.disk.delete(&id, &needs).err().map(|error| error.to_string());
+                        (id, left)
+                    };
+                    encode(&request.ids.into_iter().map(remove).collect::<Vec<_>>())
+                }
+                None => return Err(AgentError::protocol("removing sets needs the machine's lock")),
             },
             Request::Walk(mut request) => {
                 request.tree.root = self.real(&request.tree.root);

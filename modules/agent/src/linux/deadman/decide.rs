@@ -82,6 +82,16 @@ pub(super) fn step(state: &DeadmanState, session: &SessionId, now: &Now, is_lock
     }
 }
 
+/// How long is waited after a first try that failed, and after many.
+const AGAIN: Duration = Duration::from_secs(5);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(300);
+
+/// Returns after how long it is tried again what failed so often: what keeps it from working may take time to go, and a machine
+/// that is stuck is not to be kept busy.
+pub(super) fn again(failures: u32) -> Duration {
+    AGAIN.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(AGAIN_AT_MOST)
+}
+
 #[cfg(test)]
 mod tests {
     use pc_switcher_contract::{SnapshotKind, SnapshotSet};
@@ -105,7 +115,7 @@ mod tests {
             limit_seconds: 120,
             pre,
         };
-        Armed { wish, boot_id: "one".into(), until_ms }
+        Armed { wish, boot_id: "one".into(), until_ms, failed: None }
     }
 
     fn at(boot_id: &str, since_boot_ms: u64) -> Now {
@@ -154,6 +164,13 @@ mod tests {
             let verdict = judge(&armed(until_ms), &at("two", 10));
             assert!(matches!(&verdict, Verdict::Heal(why) if why.contains("started anew")), "{verdict:?}");
         }
+    }
+
+    #[test]
+    fn what_fails_is_tried_again_ever_more_slowly_and_never_given_up() {
+        let seconds: Vec<u64> = (1..=8).map(|failures| again(failures).as_secs()).collect();
+        assert_eq!(seconds, [5, 10, 20, 40, 80, 160, 300, 300]);
+        assert_eq!(again(u32::MAX), AGAIN_AT_MOST);
     }
 
     proptest! {

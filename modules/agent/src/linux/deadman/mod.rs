@@ -85,7 +85,8 @@ impl Deadman {
         if let Some(other) = found.armed.as_ref().filter(|other| other.wish.session != wish.session) {
             return Err(AgentError::failed(other.explain()));
         }
-        found.armed = Some(Armed { wish: wish.clone(), boot_id: now()?.boot_id, until_ms: None });
+        found.armed =
+            Some(Armed { wish: wish.clone(), boot_id: now()?.boot_id, until_ms: None, failed: None });
         write(state, &found)?;
         match watcher::start(&wish.session) {
             Ok(started) => {
@@ -138,7 +139,7 @@ pub fn at_boot(state: &StateDir, watch: &dyn Watch) -> Result<Option<Healed>, Ag
     let Some(armed) = read(state)?.armed else { return Ok(None) };
     match judge(&armed, &now()?) {
         Verdict::Heal(why) => {
-            heal::heal(state, &why, watch)?;
+            heal::heal(state, &why, watch).inspect_err(|error| note(state, error))?;
             Ok(read(state)?.healed(&armed.wish.session).cloned())
         }
         // Its watcher is there.
@@ -202,6 +203,16 @@ fn change(state: &StateDir, change: impl FnOnce(&mut DeadmanState)) -> Result<()
     if changed == found { Ok(()) } else { write(state, &changed) }
 }
 
+/// Notes why the sync that is armed could not be taken back, for whoever looks. The caller holds the machine's lock.
+fn note(state: &StateDir, error: &AgentError) {
+    // Whoever looks learns less if this fails; it is tried again all the same.
+    let _ = change(state, |found| {
+        if let Some(armed) = &mut found.armed {
+            armed.failed = Some(error.to_string());
+        }
+    });
+}
+
 /// Returns where this machine stands in time. The kernel counts the time of sleep, too.
 fn now() -> Result<Now, AgentError> {
     let line = |path: &str| {
@@ -242,7 +253,7 @@ mod tests {
     }
 
     fn armed_in(state: &StateDir, boot_id: &str, until_ms: Option<u64>) {
-        let armed = Armed { wish: wish("abc12345"), boot_id: boot_id.to_owned(), until_ms };
+        let armed = Armed { wish: wish("abc12345"), boot_id: boot_id.to_owned(), until_ms, failed: None };
         write(state, &DeadmanState { armed: Some(armed), healed: Vec::new() }).unwrap();
     }
 

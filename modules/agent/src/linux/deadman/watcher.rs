@@ -9,12 +9,12 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pc_switcher_contract::{Role, SessionId};
 
-use super::decide::{Step, TICK, begin, step};
-use super::{heal, now, read, write};
+use super::decide::{Step, TICK, again, begin, step};
+use super::{heal, note, now, read, write};
 use crate::data::apply::Watch;
 use crate::linux::lock::{Attempt, MachineLock};
 use crate::linux::machine;
@@ -24,9 +24,8 @@ use crate::proto::{AgentError, LockRequest};
 /// Where systemd keeps what it runs, if it runs this machine.
 const SYSTEMD: &str = "/run/systemd/system";
 
-/// How often a sync is tried to be taken back, and how long it waits in between. Then the next boot or sync tries.
-const TRIES: usize = 10;
-const AGAIN: Duration = Duration::from_secs(5);
+/// How often it is looked meanwhile whether there is anything to watch still.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// Starts a watcher for a sync. A child of our own is returned; with systemd it is a unit, out of reach of the login that we
 /// came with.
@@ -79,10 +78,11 @@ fn as_unit(session: &SessionId) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Watches over a sync until it is confirmed or taken back.
+/// Watches over a sync until it is confirmed or taken back. What fails is tried again, ever more slowly, until the next sync or the
+/// next boot sees to it; why stands in the machine's state meanwhile.
 ///
 /// # Errors
-/// If it cannot be taken back, or the machine's state cannot be read.
+/// If the machine does not know its name.
 pub fn watch(
     session: &SessionId,
     state: &StateDir,
@@ -95,28 +95,54 @@ pub fn watch(
         from: machine::hostname()?,
         user: "the dead man".into(),
     };
-    let mut failures = 0;
+    let mut failures = 0_u32;
     loop {
-        // Only looked at: a try could make a sync fail that starts right now.
-        let is_locked = MachineLock::look(lock_path).is_some();
-        match step(&read(state)?, session, &now()?, is_locked) {
-            Step::End => return Ok(()),
-            Step::Look(time) => thread::sleep(time),
-            Step::Begin | Step::Heal(_) => match MachineLock::try_take(lock_path, &request)? {
-                Attempt::Busy(_) => thread::sleep(TICK),
-                Attempt::Held(lock) => {
-                    let acted = act(session, state, watch);
-                    drop(lock);
-                    if let Err(error) = acted {
-                        failures += 1;
-                        if failures == TRIES {
-                            return Err(error);
-                        }
-                        thread::sleep(AGAIN);
-                    }
+        match round(session, state, (lock_path, &request), watch) {
+            Ok(None) => return Ok(()),
+            Ok(Some(time)) => thread::sleep(time),
+            Err(error) => {
+                failures = failures.saturating_add(1);
+                eprintln!("sync {session} cannot be taken back: {error}");
+                if pause(again(failures), session, state) {
+                    return Ok(());
                 }
-            },
+            }
         }
+    }
+}
+
+/// Looks once, and does what is to be done; returns when to look again, `None` if there is nothing to watch any more.
+fn round(
+    session: &SessionId,
+    state: &StateDir,
+    (lock_path, request): (&Path, &LockRequest),
+    watch: &dyn Watch,
+) -> Result<Option<Duration>, AgentError> {
+    // Only looked at: a try could make a sync fail that starts right now.
+    let is_locked = MachineLock::look(lock_path).is_some();
+    match step(&read(state)?, session, &now()?, is_locked) {
+        Step::End => Ok(None),
+        Step::Look(time) => Ok(Some(time)),
+        Step::Begin | Step::Heal(_) => match MachineLock::try_take(lock_path, request)? {
+            Attempt::Busy(_) => Ok(Some(TICK)),
+            Attempt::Held(_lock) => act(session, state, watch)
+                .inspect_err(|error| note(state, error))
+                .map(|()| Some(Duration::ZERO)),
+        },
+    }
+}
+
+/// Waits, unless there is nothing to watch any more; whether that is so.
+fn pause(time: Duration, session: &SessionId, state: &StateDir) -> bool {
+    let since = Instant::now();
+    loop {
+        let is_over =
+            read(state).is_ok_and(|found| found.armed.is_none_or(|armed| armed.wish.session != *session));
+        let left = time.saturating_sub(since.elapsed());
+        if is_over || left.is_zero() {
+            return is_over;
+        }
+        thread::sleep(left.min(GLANCE));
     }
 }
 
@@ -133,5 +159,63 @@ fn act(session: &SessionId, state: &StateDir, watch: &dyn Watch) -> Result<(), A
             write(state, &found)
         }
         Step::Heal(why) => heal::heal(state, &why, watch),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pc_switcher_contract::{SnapshotKind, SnapshotMember, SnapshotSet};
+
+    use super::*;
+    use crate::data::apply::Unwatched;
+    use crate::linux::deadman::change;
+    use crate::proto::{Armed, DeadmanState, DeadmanWish};
+
+    #[test]
+    fn a_sync_that_cannot_be_taken_back_is_watched_on_and_why_is_there_to_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (snapshots, state) = (dir.path().join("snapshots"), StateDir::new(dir.path().join("state")));
+        let session: SessionId = "abc12345".parse().unwrap();
+        let name = "@home-presync-20251115T120000Z-abc12345";
+        let member = SnapshotMember {
+            name: name.parse().unwrap(),
+            path: snapshots.join(name).as_path().into(),
+            uuid: String::new(),
+            source_uuid: String::new(),
+            id: 1,
+            otransid: 1,
+            ctransid: 1,
+        };
+        let pre = SnapshotSet {
+            hostname: "desk".parse().unwrap(),
+            kind: SnapshotKind::PreSync,
+            stamp: "20251115T120000Z".parse().unwrap(),
+            session: session.clone(),
+            consistent: true,
+            members: vec![member],
+        };
+        let sidecar = snapshots.join(".pc-switcher/sets").join(pre.id().to_string());
+        std::fs::create_dir_all(&sidecar).unwrap();
+        std::fs::write(sidecar.join("operations"), b"").unwrap();
+        assert!(crate::data::apply::has_list(&sidecar));
+        std::fs::create_dir(dir.path().join("state")).unwrap();
+        let from = "laptop".parse().unwrap();
+        let wish = DeadmanWish { session: session.clone(), from, limit_seconds: 5, pre };
+        let boot_id = now().unwrap().boot_id;
+        let armed = Armed { wish, boot_id, until_ms: Some(0), failed: None };
+        write(&state, &DeadmanState { armed: Some(armed), healed: Vec::new() }).unwrap();
+        let lock = dir.path().join("lock");
+        thread::scope(|scope| {
+            let watcher = scope.spawn(|| watch(&session, &state, &lock, &Unwatched));
+            let failed = || read(&state).unwrap().armed.unwrap().failed;
+            let since = Instant::now();
+            while failed().is_none() {
+                assert!(since.elapsed() < Duration::from_secs(60) && !watcher.is_finished());
+                thread::yield_now();
+            }
+            assert!(failed().unwrap().contains("cannot be trusted"), "{:?}", failed());
+            change(&state, |found| found.armed = None).unwrap();
+            watcher.join().unwrap().unwrap();
+        });
     }
 }

@@ -105,20 +105,39 @@ fn inside(finder: &Finder<'_>, fact: &SubvolumeFact) -> Result<Vec<BytePath>, Ag
     Ok(finder.system(uuid)?.tree.below(fact.id, &BytePath::default()))
 }
 
+/// So many subvolumes are named that stand in the way.
+const NAMED: usize = 20;
+
 /// Subvolumes inside stay with the old tree, and the new one has nothing in their place.
 fn nested(finder: &Finder<'_>, fact: &SubvolumeFact) -> Result<Option<String>, AgentError> {
-    let below = inside(finder, fact)?;
-    let Some(first) = below.first() else { return Ok(None) };
-    let more = match below.len() {
-        1 => String::new(),
-        count => format!(" and {} more", count - 1),
-    };
-    Ok(Some(format!(
-        "`{}`{more} is a subvolume inside of `{}` and would stay with the old tree; move it to the top level and mount it, or \
-         remove it",
-        fact.mount_point.join(first.as_bytes()),
-        fact.name
-    )))
+    let below: Vec<BytePath> =
+        inside(finder, fact)?.iter().map(|below| fact.mount_point.join(below.as_bytes())).collect();
+    Ok(stays_behind(&below, fact))
+}
+
+/// Names the subvolumes that stand in the way: each has to be seen to.
+fn stays_behind(below: &[BytePath], fact: &SubvolumeFact) -> Option<String> {
+    let SubvolumeFact { name, mount_point, .. } = fact;
+    match below {
+        [] => None,
+        [one] => Some(format!(
+            "`{one}` is a subvolume inside of `{name}` and would stay with the old tree; move it to the top level and mount it, or \
+             remove it"
+        )),
+        many => {
+            let names: Vec<String> = many.iter().take(NAMED).map(|path| format!("`{path}`")).collect();
+            let more = match many.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                count => format!(" and {count} more (`sudo btrfs subvolume list -o {mount_point}`)"),
+            };
+            Some(format!(
+                "{} subvolumes inside of `{name}` would stay with the old tree: {}{more}; move them to the top level and mount them, \
+                 or remove them",
+                many.len(),
+                names.join(", ")
+            ))
+        }
+    }
 }
 
 fn swap(files: &[crate::proto::SwapFile], fact: &SubvolumeFact) -> Option<String> {
@@ -221,6 +240,32 @@ pub(super) fn mounted(names: &[(SubvolumeName, String)]) -> Vec<SubvolumeName> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_subvolumes_inside_are_named_unless_they_are_very_many() {
+        let fact = SubvolumeFact {
+            name: "@".parse().unwrap(),
+            mount_point: "/".into(),
+            uuid: String::new(),
+            id: 256,
+            fs_uuid: String::new(),
+            generation: 7,
+        };
+        let below = |count: usize| -> Vec<BytePath> {
+            (0..count).map(|n| BytePath::from(format!("/var/lib/docker/{n}").as_str())).collect()
+        };
+        assert_eq!(stays_behind(&[], &fact), None);
+        let one = stays_behind(&below(1), &fact).unwrap();
+        assert!(one.starts_with("`/var/lib/docker/0` is a subvolume inside of `@`"), "{one}");
+        let two = stays_behind(&below(2), &fact).unwrap();
+        assert!(
+            two.contains("2 subvolumes inside of `@`")
+                && two.contains("docker/0`, `/var/lib/docker/1`; move"),
+            "{two}"
+        );
+        let many = stays_behind(&below(300), &fact).unwrap();
+        assert!(many.contains("docker/19` and 280 more (`sudo btrfs subvolume list -o /`)"), "{many}");
+    }
 
     fn fact(id: u64) -> SubvolumeFact {
         SubvolumeFact {

@@ -8,7 +8,7 @@ use super::tests::{Bench, HOME, request as take_request};
 use super::*;
 use crate::linux::btrfs::SubvolumeInfo;
 use crate::linux::btrfs::image::Image;
-use crate::proto::{Maker, Need, RestorePlace};
+use crate::proto::{GoodBy, GoodMark, Maker, Need, RestorePlace};
 
 /// All mounts are looked at, those of other tests too: one scene at a time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -136,7 +136,9 @@ fn snapshots_of_other_tools_are_listed_after_adoption_and_nothing_of_ours_remove
         let why = delete_set(&request, || Ok(Needs::default())).unwrap_err().message;
         assert!(why.contains("only") && why.contains("removes it"), "{why}");
         assert!(pin_set(&request, true).unwrap_err().message.contains("tell "));
-        assert!(mark_good(&scene.dir(), Some(&id)).is_err());
+        assert!(
+            mark_good(&scene.dir(), &GoodMark::Set { id: id.clone(), by: GoodBy::Hand, keep: 1 }).is_err()
+        );
         assert!(drop_set(&stored.set).is_ok() || scene.list().0.len() == 6);
         check_set(&stored.set).unwrap();
     }
@@ -184,7 +186,7 @@ fn what_its_tool_removes_leaves_the_list_and_its_record_goes() {
     let gone = scene.list().0[0].set.members[0].path.as_path().to_owned();
     KernelBtrfs.destroy(gone.parent().unwrap(), gone.file_name().unwrap()).unwrap();
     assert_eq!(scene.list().0.len(), 1);
-    mark_good(&scene.dir(), None).unwrap();
+    mark_good(&scene.dir(), &GoodMark::None(None)).unwrap();
     let sidecars = fs::read_dir(scene.dir().join(".pc-switcher/sets")).unwrap().count();
     assert!(sidecars == 1 && stays.exists());
 }

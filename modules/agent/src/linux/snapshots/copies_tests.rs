@@ -14,7 +14,8 @@ use super::*;
 use crate::data::trees::Form;
 use crate::linux::trees::{Making, Members};
 use crate::proto::{
-    AgentErrorKind, Backend, Change, ChangeKind, CopyOrder, DiffEnd, Finding, RestorePlace, RuleSet, decode,
+    AgentErrorKind, Backend, Change, ChangeKind, CopyOrder, DiffEnd, Finding, GoodBy, GoodMark, RestorePlace,
+    RuleSet, decode,
 };
 
 /// A home beside a snapshot directory, on whatever the tests run on.
@@ -158,7 +159,7 @@ impl Drop for Bench {
         // Immutable files would stay.
         for set in self.store().ids().unwrap_or_default() {
             let _ = self.store().pin(&set, false);
-            let _ = self.store().mark_good(None);
+            let _ = self.store().mark_good(&GoodMark::None(None));
             let _ = self.store().delete(&set, || Ok(Vec::new()));
         }
     }
@@ -279,9 +280,9 @@ fn sets_of_copies_are_compared_looked_through_restored_pinned_and_removed_like_a
         bench.store().pin(&first.id(), true).unwrap();
         assert!(delete(&first.id()).unwrap_err().message.contains("is pinned"));
         bench.store().pin(&first.id(), false).unwrap();
-        bench.store().mark_good(Some(&first.id())).unwrap();
+        bench.store().mark_good(&GoodMark::Set { id: first.id(), by: GoodBy::Hand, keep: 1 }).unwrap();
         assert!(delete(&first.id()).unwrap_err().message.contains("last known good"));
-        bench.store().mark_good(None).unwrap();
+        bench.store().mark_good(&GoodMark::None(None)).unwrap();
         delete(&first.id()).unwrap();
         assert_eq!(bench.wrong(), Vec::<String>::new(), "what other sets have of it stays whole");
         delete(&second.id()).unwrap();
@@ -411,4 +412,31 @@ fn a_set_goes_out_as_a_stream_and_comes_in_elsewhere_whole_or_not_at_all() {
     let note = bench.list()[0].words.note.clone().unwrap();
     assert!(note.starts_with("imported, manual of "), "{note}");
     assert_eq!(bench.diff(&came.set, DiffEnd::Now(Box::new(bench.request(2)))), []);
+}
+
+#[test]
+fn while_a_stream_comes_in_sets_are_taken_and_removed_and_copies_go_on_from_what_was_taken_here() {
+    let Some(bench) = Bench::make(Backend::Hardlink) else { return };
+    let (first, gone) = (bench.take(1), bench.take(2));
+    let out = stream(&bench, &gone, 0).unwrap();
+    bench.store().delete(&gone.id(), || Ok(Vec::new())).unwrap();
+    let meanwhile = Cell::new(0);
+    let after = |step: &'static str| {
+        if step == "streaming" {
+            let set = bench.take(3);
+            bench.store().delete(&set.id(), || Ok(Vec::new())).unwrap();
+            let again = take_in(&bench, &out, 0).unwrap_err();
+            assert!(again.message.contains("another run makes set"), "{again}");
+            meanwhile.set(meanwhile.get() + 1);
+        }
+    };
+    let store = Store { after: &after, ..bench.store() };
+    let (call, _frames) = Call::for_test(out.chunks(10_000).map(<[u8]>::to_vec).collect());
+    let request = ImportRequest { snapshot_dir: bench.snaps().as_path().into(), uid: 0 };
+    let came = store.import(&request, &call).unwrap();
+    assert_eq!((meanwhile.get(), bench.wrong(), bench.list().len()), (1, vec![], 2));
+    let next = bench.take(4);
+    let inode = |set: &SnapshotSet| ino(&bench.in_set(set, "home/notes/today"));
+    assert_eq!(inode(&next), inode(&first), "what did not change is another name of what was taken here");
+    assert_ne!(inode(&next), inode(&came.set));
 }

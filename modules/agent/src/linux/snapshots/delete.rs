@@ -5,6 +5,7 @@ use std::path::Path;
 
 use pc_switcher_contract::SetId;
 
+use super::needs::Needs;
 use super::reference::Sole;
 use super::sidecar::{Intent, Meta, Planned};
 use super::stays;
@@ -25,8 +26,59 @@ impl Store<'_> {
     ) -> Result<(), AgentError> {
         self.published(id)?;
         let _creation = self.lock()?;
+        let _sole = self.condemn(id, needs)?;
+        self.erase(id).map_err(|error| undone(id, &error))
+    }
+
+    /// Removes sets that nobody wants to keep, all with one commit; returns why those stay that do. `needs` are read when nobody
+    /// else takes or removes sets any more.
+    ///
+    /// # Errors
+    /// If another process takes or removes sets, or it cannot be told which are needed: then all stay.
+    pub(super) fn delete_all(
+        &self,
+        ids: &[SetId],
+        needs: impl FnOnce() -> Result<Needs, AgentError>,
+    ) -> Result<Vec<(SetId, Option<String>)>, AgentError> {
+        let _creation = self.lock()?;
+        let needs = needs()?;
+        let condemned = ids.iter().map(|id| (id, self.condemn(id, || Ok(needs.of(id)))));
+        // All lose their `toc` before the first loses a member, and are held until nothing of them is left.
+        let condemned: Vec<(&SetId, Result<Sole, AgentError>)> = condemned.collect();
+        let emptied: Vec<io::Result<()>> = condemned
+            .iter()
+            .map(|(id, sole)| match (sole, self.sidecar(id).intent(id)) {
+                (Ok(_), Some(intent)) => self.destroy_all(id, &intent),
+                _ => Ok(()),
+            })
+            .collect();
+        let synced = match condemned.iter().any(|(_, sole)| sole.is_ok()) {
+            true => self.btrfs.sync(self.dir()).map_err(|error| error.to_string()),
+            false => Ok(()),
+        };
+        (self.after)("sync");
+        let finished = condemned.iter().zip(emptied).map(|((id, sole), emptied)| {
+            let left = match (sole, &synced) {
+                (Err(why), _) => Err(why.to_string()),
+                (Ok(_), Err(why)) => Err(undone(id, &io::Error::other(why.clone())).to_string()),
+                (Ok(_), Ok(())) => {
+                    emptied.and_then(|()| self.bury(id)).map_err(|error| undone(id, &error).to_string())
+                }
+            };
+            ((*id).clone(), left.err())
+        });
+        Ok(finished.collect())
+    }
+
+    /// Checks that a set may go, and makes it one no more; the caller holds the creation lock. Whoever comes after a crash removes
+    /// the rest of it.
+    fn condemn(
+        &self,
+        id: &SetId,
+        needs: impl FnOnce() -> Result<Vec<Need>, AgentError>,
+    ) -> Result<Sole, AgentError> {
         let meta = self.published(id)?;
-        let failed = |error: &io::Error| AgentError::io(format!("cannot remove set `{id}`"), error);
+        let failed = |error: &io::Error| undone(id, error);
         if let Some(maker) = meta.maker {
             return Err(AgentError::failed(format!("set `{id}` stays: {}", Need::Foreign(maker))));
         }
@@ -35,15 +87,17 @@ impl Store<'_> {
             return Err(AgentError::failed(text));
         }
         if meta.words.good {
-            let text =
-                format!("set `{id}` is the last known good one; `pc-switcher snapshots good` marks another");
+            let text = format!(
+                "set `{id}` is the last known good one, marked {}; `pc-switcher snapshots good --none {id}` takes the mark away",
+                meta.words.good_by
+            );
             return Err(AgentError::failed(text));
         }
         if let Some(need) = needs()?.first() {
             return Err(AgentError::failed(format!("set `{id}` stays: {need}")));
         }
         let sidecar = self.sidecar(id);
-        let Some(_sole) = Sole::take(&sidecar).map_err(|error| failed(&error))? else {
+        let Some(sole) = Sole::take(&sidecar).map_err(|error| failed(&error))? else {
             return Err(AgentError::failed(format!("set `{id}` is in use; try again when that has ended")));
         };
         for member in &meta.set.members {
@@ -62,7 +116,7 @@ impl Store<'_> {
         }
         sidecar.unpublish().map_err(|error| failed(&error))?;
         (self.after)("toc");
-        self.erase(id).map_err(|error| failed(&error))
+        Ok(sole)
     }
 
     /// Pins a set, or frees it again; durable when it returns.
@@ -76,42 +130,13 @@ impl Store<'_> {
 
     /// # Errors
     /// If there is no such set, or it is another tool's, to which no word of ours means anything.
-    fn of_ours(&self, id: &SetId) -> Result<(), AgentError> {
+    pub(super) fn of_ours(&self, id: &SetId) -> Result<(), AgentError> {
         match self.published(id)?.maker {
             None => Ok(()),
             Some(maker) => Err(AgentError::failed(format!(
                 "set `{id}` is {maker}'s, which may remove it at any time; tell {maker} to keep it"
             ))),
         }
-    }
-
-    /// Marks a set as the last good one. The new mark comes first: at every moment there is one.
-    ///
-    /// # Errors
-    /// As [`Store::pin`].
-    pub(super) fn mark_good(&self, good: Option<&SetId>) -> Result<(), AgentError> {
-        if let Some(id) = good {
-            self.of_ours(id)?;
-        }
-        let _creation = self.lock()?;
-        let failed = |id: &SetId, error: &io::Error| {
-            AgentError::io(format!("cannot write the record of set `{id}`"), error)
-        };
-        let put = |id: &SetId, is_good: bool| {
-            let mut meta = self.published(id)?;
-            if meta.words.good == is_good {
-                return Ok(());
-            }
-            meta.words.good = is_good;
-            self.sidecar(id).put_meta(&meta).map_err(|error| failed(id, &error))
-        };
-        if let Some(id) = good {
-            put(id, true)?;
-        }
-        let ids = self.ids().map_err(|error| AgentError::io("cannot list the sets", &error))?;
-        // A record that cannot be read says nothing, so no mark either.
-        let others = ids.iter().filter(|id| Some(*id) != good && self.published(id).is_ok());
-        others.into_iter().try_for_each(|id| put(id, false))
     }
 
     /// Changes what is said of a set; durable when it returns.
@@ -146,7 +171,18 @@ impl Store<'_> {
     pub(super) fn erase(&self, id: &SetId) -> io::Result<()> {
         let sidecar = self.sidecar(id);
         let Some(intent) = sidecar.intent(id) else { return sidecar.remove_bare() };
-        let meta = sidecar.meta(id).ok();
+        let result = self.destroy_all(id, &intent);
+        // Deleting is durable only after a commit (facts/btrfs.md B1): until then a crash brings members back, and what
+        // names them must still be there.
+        self.btrfs.sync(self.dir())?;
+        (self.after)("sync");
+        result?;
+        self.bury(id)
+    }
+
+    /// Removes the members that an intent names, wherever they stand; not durable yet.
+    fn destroy_all(&self, id: &SetId, intent: &Intent) -> io::Result<()> {
+        let meta = self.sidecar(id).meta(id).ok();
         let mut result = Ok(());
         for (n, planned) in intent.members.iter().enumerate() {
             let name = planned.name.to_string();
@@ -156,13 +192,13 @@ impl Store<'_> {
                 (self.after)("member");
             }
         }
-        // Deleting is durable only after a commit (facts/btrfs.md B1): until then a crash brings members back, and what
-        // names them must still be there.
-        self.btrfs.sync(self.dir())?;
-        (self.after)("sync");
-        result?;
+        result
+    }
+
+    /// Removes what lies beside a set whose members are gone for good.
+    fn bury(&self, id: &SetId) -> io::Result<()> {
         remove_cradles(&self.cradles(&id.session))?;
-        sidecar.remove()
+        self.sidecar(id).remove()
     }
 
     fn destroy(&self, parent: &Path, name: &str, planned: &Planned, meta: Option<&Meta>) -> io::Result<()> {
@@ -179,6 +215,10 @@ impl Store<'_> {
             false => Ok(()),
         }
     }
+}
+
+fn undone(id: &SetId, error: &io::Error) -> AgentError {
+    AgentError::io(format!("cannot remove set `{id}`"), error)
 }
 
 /// Whether what stands under a member's name is what the set made.

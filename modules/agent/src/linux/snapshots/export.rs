@@ -4,6 +4,7 @@
 //! of them, and at the end the digest of all. What came in is published when that digest was right, and not before.
 
 use std::io::{self, BufWriter, Read, Write};
+use std::time::Duration;
 
 use pc_switcher_contract::{
     BytePath, Hostname, SessionId, SetId, SnapshotKind, SnapshotMember, SnapshotName, SnapshotSet,
@@ -21,7 +22,7 @@ use super::{check_member, machine};
 use crate::data::trees::{Came, Damaged, Form, Inventory, RollReader, RollWriter, read_tree, send_tree};
 use crate::linux::finder::Finder;
 use crate::linux::mounts::Mounts;
-use crate::linux::trees::{list_of, make_root, uuid_of};
+use crate::linux::trees::{FROM_ELSEWHERE, list_of, make_root, uuid_of};
 use crate::proto::{AgentError, ExportRequest, ImportRequest, Imported, SubvolumeFact, Words};
 use crate::server::Call;
 
@@ -33,6 +34,8 @@ const HEAD: u8 = 16;
 const FORMAT: u32 = 1;
 /// Bytes of the stream that travel together.
 const PIECE: usize = 256 << 10;
+/// For so long is waited for whoever takes or removes sets when all is there.
+const PATIENCE: Duration = Duration::from_secs(600);
 /// Longest note of a set.
 const NOTE: usize = 500;
 
@@ -167,13 +170,16 @@ impl Store<'_> {
             .directories
             .iter()
             .map(|directory| Planned { name: name(directory), source_uuid: uuid_of(directory).hex() });
-        let nursery = Nursery::open(self, self.lock()?, id.clone(), planned.collect())?;
+        let mut nursery = Nursery::open(self, self.lock()?, id.clone(), planned.collect())?;
+        // A stream may take hours; what it makes is held by the reference meanwhile.
+        nursery.let_go();
+        (self.after)("streaming");
         let stop = || call.is_cancelled();
         let failed = |error: io::Error| stopped(format!("nothing was imported as set `{id}`"), &error);
         let (mut came, mut notes) = (Came::default(), Vec::new());
         for cradle in &nursery.cradles {
             let mut make = || {
-                let root = make_root(self.btrfs, &cradle.dir, &cradle.name, Form::Hardlink)?;
+                let root = make_root(&cradle.dir, &cradle.name, Form::Hardlink, FROM_ELSEWHERE)?;
                 let mut inventory = Inventory::create(&list_of(self.dir(), &cradle.name))?;
                 let (one, told) = read_tree(&mut roll, &root, &mut inventory, &stop)?;
                 inventory.finish()?;
@@ -191,6 +197,7 @@ impl Store<'_> {
             Err(damaged) => return Err(refused(damaged)),
         }
         (self.after)("came");
+        nursery.lock_again(PATIENCE, &stop)?;
         let members: Vec<SnapshotMember> = match publish(self, &nursery.cradles, &sources)? {
             Published::Whole(members) => members,
             Published::Touched(name) => {

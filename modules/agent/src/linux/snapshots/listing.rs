@@ -8,11 +8,12 @@ use std::io;
 use pc_switcher_contract::{BytePath, SetId, SnapshotMember, SnapshotName};
 
 use super::check_member;
+use super::holders::holders;
 use super::reference::Sole;
-use super::sidecar::Meta;
+use super::sidecar::{Meta, Sidecar};
 use super::store::{OWN, Store};
 use crate::data::apply::has_list;
-use crate::proto::{AgentError, Need, StoredSet, Strays, SubvolumeFact};
+use crate::proto::{AgentError, Holder, Need, StoredSet, Strays, SubvolumeFact};
 
 impl Store<'_> {
     /// Hands every whole set to `found`, oldest first, and returns what else is there. Changes nothing.
@@ -53,10 +54,12 @@ impl Store<'_> {
                     adopted.extend(meta.set.members.iter().map(|member| member.path.clone()));
                     let mut needs = needs(&id);
                     needs.push(Need::Foreign(maker));
+                    let (in_use, holders) = used(&sidecar);
                     found(StoredSet {
                         missing: Vec::new(),
                         pinned: false,
-                        in_use: matches!(Sole::take(&sidecar), Ok(None)),
+                        in_use,
+                        holders,
                         has_steps: false,
                         needs,
                         words: meta.words,
@@ -72,10 +75,12 @@ impl Store<'_> {
                 flat.contains(&name) || fs::symlink_metadata(self.dir().join(&name)).is_ok()
             };
             let missing = names().filter(|name| !is_there(name));
+            let (in_use, holders) = used(&sidecar);
             let stored = StoredSet {
                 missing: missing.cloned().collect(),
                 pinned: meta.pinned,
-                in_use: matches!(Sole::take(&sidecar), Ok(None)),
+                in_use,
+                holders,
                 has_steps: has_list(sidecar.dir()),
                 needs: needs(&id),
                 words: meta.words.clone(),
@@ -143,5 +148,13 @@ impl Store<'_> {
             }
         }
         Ok(names)
+    }
+}
+
+/// Whether somebody works with a set, and who.
+fn used(sidecar: &Sidecar) -> (bool, Vec<Holder>) {
+    match Sole::take(sidecar) {
+        Ok(None) => (true, holders(sidecar)),
+        _ => (false, Vec::new()),
     }
 }

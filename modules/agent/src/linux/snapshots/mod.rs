@@ -11,7 +11,9 @@ mod copies;
 mod delete;
 mod export;
 mod gains;
+mod good;
 mod held;
+mod holders;
 mod layouts;
 mod listing;
 mod needs;
@@ -37,9 +39,9 @@ use super::mounts::Mounts;
 use super::trees::EVERY;
 use crate::proto::{
     AdoptRequest, Adopted, AgentError, AnnotateSet, CreateSet, CreatedSet, DiffRequest, Diffed,
-    ExportRequest, HeldDirectory, HeldRequest, ImportRequest, Imported, RestoreReply, RestoreRequest,
-    SetRequest, StoredSet, Strays, SubvolumeFact, TakeSet, Verified, VerifyRequest, Versions,
-    VersionsRequest, Words,
+    ExportRequest, GoodMark, HeldDirectory, HeldRequest, ImportRequest, Imported, RestoreReply,
+    RestoreRequest, SetRequest, SetsRequest, StoredSet, Strays, SubvolumeFact, TakeSet, Verified,
+    VerifyRequest, Versions, VersionsRequest, Words,
 };
 use crate::server::Call;
 
@@ -185,6 +187,18 @@ pub fn delete_set(
     store.delete(&request.id, || Ok(needs()?.of(&request.id)))
 }
 
+/// Removes sets that nobody wants to keep, all with one commit, and says why those stay that do. `needs` are read when nobody else
+/// takes or removes sets any more.
+///
+/// # Errors
+/// If another process takes or removes sets, or it cannot be told which are needed: then all stay.
+pub fn delete_sets(
+    request: &SetsRequest,
+    needs: impl FnOnce() -> Result<Needs, AgentError>,
+) -> Result<Vec<(SetId, Option<String>)>, AgentError> {
+    Store::new(&EVERY, request.snapshot_dir.as_path()).delete_all(&request.ids, needs)
+}
+
 /// Pins a set, or frees it again.
 ///
 /// # Errors
@@ -207,12 +221,12 @@ pub fn annotate_set(request: AnnotateSet) -> Result<(), AgentError> {
     })
 }
 
-/// Marks a set as the last that was known to be good, and takes the mark from all others; without an id from all.
+/// Marks a set as known to be good, and takes the mark from those whose place it takes; or takes marks away.
 ///
 /// # Errors
 /// If there is none, or a record cannot be written.
-pub fn mark_good(snapshot_dir: &Path, id: Option<&SetId>) -> Result<(), AgentError> {
-    Store::new(&EVERY, snapshot_dir).mark_good(id)
+pub fn mark_good(snapshot_dir: &Path, mark: &GoodMark) -> Result<(), AgentError> {
+    Store::new(&EVERY, snapshot_dir).mark_good(mark)
 }
 
 /// Says what removing the sets of each session would free; items: [`crate::proto::Gain`].

@@ -6,6 +6,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use pc_switcher_contract::{SetId, SnapshotName, SnapshotSet};
 
@@ -13,6 +15,9 @@ use super::reference::Reference;
 use super::sidecar::{Intent, Meta, Planned, Said};
 use super::store::{CreationLock, Store, make_dir, make_lasting_dir, remove_cradles};
 use crate::proto::AgentError;
+
+/// How soon it is looked again whether the creation lock is free.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// One member's ways.
 #[derive(Debug)]
@@ -31,7 +36,7 @@ pub(super) struct Cradle {
 /// a crash would leave.
 pub(super) struct Nursery<'a> {
     store: &'a Store<'a>,
-    _lock: CreationLock,
+    lock: Option<CreationLock>,
     id: SetId,
     reference: Option<Reference>,
     pub cradles: Vec<Cradle>,
@@ -48,13 +53,16 @@ impl<'a> Nursery<'a> {
         if store.sidecar(&id).has_toc() {
             return Err(AgentError::failed(format!("set `{id}` exists in `{}`", store.dir().display())));
         }
+        if store.is_being_made(&id) {
+            return Err(AgentError::failed(format!("another run makes set `{id}` right now")));
+        }
         for planned in &members {
             if fs::symlink_metadata(store.dir().join(planned.name.to_string())).is_ok() {
                 let text = format!("snapshot `{}` exists in `{}`", planned.name, store.dir().display());
                 return Err(AgentError::failed(text));
             }
         }
-        let mut nursery = Self { store, _lock: lock, id, reference: None, cradles: Vec::new() };
+        let mut nursery = Self { store, lock: Some(lock), id, reference: None, cradles: Vec::new() };
         nursery
             .make(members)
             .map_err(|error| AgentError::io(format!("cannot prepare `{}`", store.dir().display()), &error))?;
@@ -79,6 +87,38 @@ impl<'a> Nursery<'a> {
                 flat: self.store.dir().join(&text),
                 dir,
             });
+        }
+        Ok(())
+    }
+
+    /// Lets others take and remove sets meanwhile. The reference tells them that this one is being made.
+    pub(super) fn let_go(&mut self) {
+        if self.reference.is_some() {
+            self.lock = None;
+        }
+    }
+
+    /// Takes the creation lock again, to publish the set; waits for whoever has it.
+    ///
+    /// # Errors
+    /// If that takes too long, or the caller gave up.
+    pub(super) fn lock_again(
+        &mut self,
+        patience: Duration,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(), AgentError> {
+        let since = Instant::now();
+        while self.lock.is_none() {
+            self.lock = self.store.try_lock()?;
+            if self.lock.is_none() {
+                if stop() {
+                    return Err(AgentError::cancelled());
+                }
+                if since.elapsed() >= patience {
+                    return Err(self.store.busy());
+                }
+                thread::sleep(LOOK_AGAIN);
+            }
         }
         Ok(())
     }

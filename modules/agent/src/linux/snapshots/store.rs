@@ -1,8 +1,10 @@
 //! Where sets lie: members flat in the snapshot directory, all else below `.pc-switcher` beside them, root's alone.
 //!
 //! Whoever makes or removes sets holds the creation lock, and first removes what dead processes left half made or half
-//! removed. A set without a `toc` is such a thing; its `intent` says what belongs to it, and nothing else is ever touched.
+//! removed. A set without a `toc` is such a thing unless somebody holds a reference to it, who then makes it still; its `intent`
+//! says what belongs to it, and nothing else is ever touched.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -10,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use pc_switcher_contract::{SessionId, SetId};
 
-use super::reference::Held;
+use super::reference::{Held, Sole};
 use super::sidecar::Sidecar;
 use crate::linux::btrfs::Btrfs;
 use crate::linux::state::sync_dir;
@@ -79,6 +81,19 @@ impl<'a> Store<'a> {
     /// # Errors
     /// If a directory cannot be made, or another process has the lock.
     pub(super) fn lock(&self) -> Result<CreationLock, AgentError> {
+        self.try_lock()?.ok_or_else(|| self.busy())
+    }
+
+    /// The error of whoever finds the creation lock taken.
+    pub(super) fn busy(&self) -> AgentError {
+        AgentError::failed(format!("another run takes or removes snapshots in `{}`", self.dir().display()))
+    }
+
+    /// As [`Store::lock`]; `None` if another process has the lock.
+    ///
+    /// # Errors
+    /// If a directory cannot be made.
+    pub(super) fn try_lock(&self) -> Result<Option<CreationLock>, AgentError> {
         let failed = |what: &Path, error: &io::Error| {
             AgentError::io(format!("cannot prepare `{}`", what.display()), error)
         };
@@ -89,22 +104,34 @@ impl<'a> Store<'a> {
         let lock = File::open(&tmp).map_err(|error| failed(&tmp, &error))?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let text = format!("another run takes or removes snapshots in `{}`", self.dir.display());
-                return Err(AgentError::failed(text));
-            }
+            Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(failed(&tmp, &error)),
         }
         let lock = CreationLock(Held::new(lock));
         self.sweep();
-        Ok(lock)
+        Ok(Some(lock))
+    }
+
+    /// Whether a living process makes a set of this name: it holds a reference to what is no set yet.
+    pub(super) fn is_being_made(&self, id: &SetId) -> bool {
+        let sidecar = self.sidecar(id);
+        sidecar.dir().is_dir() && !sidecar.has_toc() && matches!(Sole::take(&sidecar), Ok(None))
     }
 
     fn sweep(&self) {
+        let mut being_made = BTreeSet::new();
         for id in self.ids().unwrap_or_default() {
             let sidecar = self.sidecar(&id);
             if !sidecar.has_toc() {
-                let _ = self.erase(&id);
+                match Sole::take(&sidecar) {
+                    // Nobody has it any more.
+                    Ok(Some(_sole)) => {
+                        let _ = self.erase(&id);
+                    }
+                    _ => {
+                        being_made.insert(id.session);
+                    }
+                }
                 continue;
             }
             sidecar.sweep();
@@ -115,7 +142,8 @@ impl<'a> Store<'a> {
         }
         self.sweep_reading();
         for entry in fs::read_dir(self.tmp()).into_iter().flatten().flatten() {
-            if entry.file_name().to_str().is_some_and(|name| name.parse::<SessionId>().is_ok()) {
+            let session = entry.file_name().to_str().and_then(|name| name.parse::<SessionId>().ok());
+            if session.is_some_and(|session| !being_made.contains(&session)) {
                 let _ = remove_cradles(&entry.path());
             }
         }

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::tests::{Bench, HOME};
 use super::*;
-use crate::proto::{Need, Words};
+use crate::proto::{GoodBy, GoodMark, Need, Words};
 
 #[test]
 fn sets_are_found_by_what_lies_beside_them_and_the_rest_is_told_apart() {
@@ -58,10 +58,13 @@ fn pinned_needed_and_used_sets_stay() {
         assert!(error.message.contains(word), "{error}");
         assert_eq!(bench.left().len(), 2);
     };
-    assert!(bench.list().0[0].in_use);
+    let used = bench.list().0.remove(0);
+    let pids: Vec<i32> = used.holders.iter().map(|holder| holder.pid).collect();
+    assert!(used.in_use && pids == [i32::try_from(std::process::id()).unwrap()], "{used:?}");
     stays("in use");
     drop(reference);
-    assert!(!bench.list().0[0].in_use);
+    let free = bench.list().0.remove(0);
+    assert!(!free.in_use && free.holders.is_empty());
     bench.store().pin(&id, true).unwrap();
     assert!(bench.list().0[0].pinned);
     stays("unpin");
@@ -81,7 +84,7 @@ fn what_is_said_of_a_set_is_there_with_it_and_older_records_say_nothing() {
         note: None,
         tags: ["kernel".to_owned()].into(),
         until: Some("20251216T080000Z".parse().unwrap()),
-        good: false,
+        ..Words::default()
     };
     let set = bench.create("abc12345", Said { pinned: true, words: words.clone() });
     let id = set.id();
@@ -96,25 +99,60 @@ fn what_is_said_of_a_set_is_there_with_it_and_older_records_say_nothing() {
     assert_eq!(bench.list().0[0].words, Words::default());
 }
 
+/// Asks for a mark of which the newest one stays.
+fn mark(id: &SetId, by: GoodBy) -> GoodMark {
+    GoodMark::Set { id: id.clone(), by, keep: 1 }
+}
+
+fn good(bench: &Bench) -> Vec<(SetId, GoodBy)> {
+    let marked = bench.list().0.into_iter().filter(|stored| stored.words.good);
+    marked.map(|stored| (stored.set.id(), stored.words.good_by)).collect()
+}
+
 #[test]
-fn one_set_at_most_is_the_good_one_and_nobody_removes_it() {
+fn one_set_at_most_is_marked_as_good_by_hand_and_nobody_removes_it() {
     let bench = Bench::new();
     let [first, second] = ["aaaaaaaa", "bbbbbbbb"].map(|session| bench.take(session).unwrap().id());
-    let good = || -> Vec<SetId> {
-        let marked = bench.list().0.into_iter().filter(|stored| stored.words.good);
-        marked.map(|stored| stored.set.id()).collect()
-    };
-    bench.store().mark_good(Some(&first)).unwrap();
-    bench.store().mark_good(Some(&second)).unwrap();
-    assert_eq!(good(), std::slice::from_ref(&second));
+    bench.store().mark_good(&mark(&first, GoodBy::Hand)).unwrap();
+    bench.store().mark_good(&mark(&second, GoodBy::Hand)).unwrap();
+    assert_eq!(good(&bench), [(second.clone(), GoodBy::Hand)]);
     let error = bench.delete(&second).unwrap_err();
-    assert!(error.message.contains("last known good"), "{error}");
+    assert!(error.message.contains("last known good one, marked by hand"), "{error}");
     let nowhere = "20250101T000000Z-cccccccc-manual".parse().unwrap();
-    assert!(bench.store().mark_good(Some(&nowhere)).is_err());
-    assert_eq!(good(), std::slice::from_ref(&second), "what fails changes nothing");
-    bench.store().mark_good(None).unwrap();
-    assert_eq!(good(), []);
+    assert!(bench.store().mark_good(&mark(&nowhere, GoodBy::Hand)).is_err());
+    assert!(bench.store().mark_good(&GoodMark::None(Some(nowhere))).is_err());
+    assert_eq!(good(&bench), [(second.clone(), GoodBy::Hand)], "what fails changes nothing");
+    bench.store().mark_good(&GoodMark::None(None)).unwrap();
+    assert_eq!(good(&bench), []);
     bench.delete(&second).unwrap();
+}
+
+#[test]
+fn an_older_mark_that_came_by_itself_falls_away_when_a_newer_one_comes_and_a_persons_stays() {
+    let bench = Bench::new();
+    let sessions = ["aaaaaaaa", "bbbbbbbb", "cccccccc", "dddddddd"];
+    let [a, b, c, d] = sessions.map(|session| bench.take(session).unwrap().id());
+    let store = bench.store();
+    store.mark_good(&mark(&a, GoodBy::Hand)).unwrap();
+    store.mark_good(&mark(&a, GoodBy::Sync)).unwrap();
+    assert_eq!(good(&bench), [(a.clone(), GoodBy::Hand)], "what somebody said stays");
+    for (id, by) in [(&b, GoodBy::Sync), (&c, GoodBy::Boot), (&d, GoodBy::Sync)] {
+        store.mark_good(&mark(id, by)).unwrap();
+    }
+    let left = [(a.clone(), GoodBy::Hand), (c.clone(), GoodBy::Boot), (d.clone(), GoodBy::Sync)];
+    assert_eq!(good(&bench), left);
+    bench.delete(&b).unwrap();
+    store.mark_good(&GoodMark::Set { id: c.clone(), by: GoodBy::Sync, keep: 2 }).unwrap();
+    assert_eq!(good(&bench).iter().filter(|(_, by)| *by == GoodBy::Sync).count(), 2);
+    store.mark_good(&GoodMark::None(Some(d.clone()))).unwrap();
+    assert_eq!(good(&bench), [(a, GoodBy::Hand), (c, GoodBy::Sync)]);
+    bench.delete(&d).unwrap();
+}
+
+#[test]
+fn a_mark_of_an_older_version_is_a_persons() {
+    let words: Words = serde_json::from_str(r#"{"note": "fine", "good": true}"#).unwrap();
+    assert_eq!((words.good, words.good_by), (true, GoodBy::Hand));
 }
 
 /// Runs `work` over a store that dies after its step `n`; whether it did.
@@ -177,4 +215,48 @@ fn a_death_at_any_step_of_removing_a_set_leaves_whole_sets_and_nothing_else_in_t
         deaths += 1;
     }
     assert_eq!(deaths, 6, "the toc, two members in two places, the commit");
+}
+
+#[test]
+fn many_sets_go_with_one_commit_and_those_that_are_held_stay_with_the_reason() {
+    let bench = Bench::new();
+    let [a, b, c] = ["aaaaaaaa", "bbbbbbbb", "cccccccc"].map(|session| bench.take(session).unwrap().id());
+    bench.store().pin(&b, true).unwrap();
+    let steps = std::cell::RefCell::new(Vec::new());
+    let after = |step: &'static str| steps.borrow_mut().push(step);
+    let store = Store { after: &after, ..bench.store() };
+    let done = store.delete_all(&[a.clone(), b.clone(), c.clone()], || Ok(Needs::default())).unwrap();
+    let stays: Vec<(&SetId, bool)> = done.iter().map(|(id, why)| (id, why.is_some())).collect();
+    assert_eq!(stays, [(&a, false), (&b, true), (&c, false)]);
+    assert!(done[1].1.as_deref().unwrap().contains("unpin"), "{done:?}");
+    let steps = steps.borrow().clone();
+    assert_eq!(steps.iter().filter(|step| **step == "sync").count(), 1, "{steps:?}");
+    assert_eq!((whole(&bench), bench.left().len(), bench.sidecars().len()), (1, 2, 1));
+    let doubt =
+        bench.store().delete_all(std::slice::from_ref(&b), || Err(AgentError::failed("a record is torn")));
+    assert!(doubt.is_err());
+}
+
+#[test]
+fn a_death_at_any_step_of_removing_many_leaves_whole_sets_and_nothing_else_in_the_end() {
+    let mut deaths = 0;
+    loop {
+        let bench = Bench::new();
+        bench.take("aaaaaaaa").unwrap();
+        let ids = ["bbbbbbbb", "dddddddd"].map(|session| bench.take(session).unwrap().id());
+        let died = dies(&bench, deaths, |store| {
+            let done = store.delete_all(&ids, || Ok(Needs::default())).unwrap();
+            assert!(done.iter().all(|(_, why)| why.is_none()), "{done:?}");
+        });
+        let before = whole(&bench);
+        assert!((1..=2).contains(&before), "{before}");
+        bench.take("cccccccc").unwrap();
+        assert_eq!(whole(&bench), before + 1);
+        assert_eq!((bench.left().len(), bench.sidecars().len()), (2 * (before + 1), before + 1));
+        if !died {
+            break;
+        }
+        deaths += 1;
+    }
+    assert_eq!(deaths, 11, "two tocs, four members looked for in two places each, one commit");
 }
