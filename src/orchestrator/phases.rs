@@ -194,7 +194,16 @@ pub async fn recall(
 ) -> Result<Past, ModuleError> {
     let ours = records::read_pair(source.0, target.1).await?;
     let theirs = records::read_pair(target.0, source.1).await?;
-    let past = past(ours, theirs);
+    let ends = [(source.1, &ours), (target.1, &theirs)];
+    let torn = ends.into_iter().find_map(|(facts, kept)| {
+        let why = kept.as_ref()?.as_ref().err()?;
+        Some(Stranger::Broken(format!("{}: its record cannot be read: {why}", facts.hostname)))
+    });
+    // One that cannot be read counts as none: the other machine's is as true.
+    let past = past(ours.and_then(Result::ok), theirs.and_then(Result::ok));
+    if let (Past::Stranger(Stranger::NoRecord), Some(torn)) = (&past, torn) {
+        return Ok(Past::Stranger(torn));
+    }
     let Past::Known { record, by_both } = &past else { return Ok(past) };
     for (agent, facts) in [source, target] {
         let whole = match record.end_of(&facts.machine_id) {

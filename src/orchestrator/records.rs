@@ -71,13 +71,16 @@ pub async fn clear_intent(agent: &Agent) -> Result<(), ModuleError> {
     Ok(agent.state_put(INTENT, None).await?)
 }
 
-/// Reads a machine's record of its last sync with `other`. A record that cannot be read counts as none.
+/// Reads a machine's record of its last sync with `other`; the inner error says why it cannot be read.
 ///
 /// # Errors
 /// If the agent cannot read its state.
-pub async fn read_pair(agent: &Agent, other: &MachineFacts) -> Result<Option<PairRecord>, ModuleError> {
+pub async fn read_pair(
+    agent: &Agent,
+    other: &MachineFacts,
+) -> Result<Option<Result<PairRecord, String>>, ModuleError> {
     let bytes = agent.state_get(pair_key(&other.machine_id)).await?;
-    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    Ok(bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string())))
 }
 
 /// Reads a machine's records of all its last syncs.

@@ -54,7 +54,12 @@ pub fn past(on_source: Option<PairRecord>, on_target: Option<PairRecord>) -> Pas
     let newest = [on_source, on_target].into_iter().flatten().max_by_key(|record| record.stamp);
     match newest {
         None => Past::Stranger(Stranger::NoRecord),
-        Some(record) if record.format != PairRecord::FORMAT => Past::Stranger(Stranger::Differ),
+        Some(record) if record.format != PairRecord::FORMAT => {
+            let (its, ours) = (record.format, PairRecord::FORMAT);
+            Past::Stranger(Stranger::Broken(format!(
+                "its record has format {its}, and this program knows {ours}"
+            )))
+        }
         Some(record) => Past::Known { record: Box::new(record), by_both },
     }
 }
@@ -157,7 +162,7 @@ mod tests {
         assert_eq!(past(None, Some(one.clone())), known(&one, false));
         assert_eq!(past(None, None), Past::Stranger(Stranger::NoRecord));
         let strange = PairRecord { format: 0, ..two };
-        assert_eq!(past(Some(one), Some(strange)), Past::Stranger(Stranger::Differ));
+        assert!(matches!(past(Some(one), Some(strange)), Past::Stranger(Stranger::Broken(_))));
     }
 
     #[test]
