@@ -1,6 +1,6 @@
 //! What both machines had in common is what was compared: neither what lies elsewhere now, nor what was left alone.
 
-use pc_switcher_testkit::lab::Machine;
+use pc_switcher_testkit::lab::{Lab, Machine};
 
 use crate::hosts::{alice, assert_moved, configure, first_sync, lab, root, sync};
 
@@ -156,4 +156,61 @@ fn other_rules_than_last_time_ask_only_about_what_they_bring_in() {
     assert_eq!(alice(desk, "cat system.iso vm/disks/one"), "laptop\nlaptop\n");
     // The way back has the desk's rules, the defaults: `*.tmp` comes in, and the laptop has one.
     sync(desk, "laptop", &[]).ends_with(7).says(&["/home/alice/x.tmp"]);
+}
+
+/// Both machines forget each other.
+fn forget(lab: &Lab) {
+    [lab.laptop(), lab.desk()]
+        .into_iter()
+        .for_each(|machine| drop(root(machine, "rm -r /var/lib/pc-switcher/pairs")));
+}
+
+#[test]
+fn where_nobody_remembers_a_sync_digests_tell_which_directories_differ() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(
+        laptop,
+        "mkdir -p many; cd many; for n in $(seq 60); do mkdir -p $n/deep; echo $n >$n/deep/file; echo $n >$n/top; done; \
+         ln 1/top 2/deep/second; mkfifo 3/pipe; ln -s nowhere 4/link",
+    );
+    first_sync(&lab);
+    forget(&lab);
+    // Nothing differs but what each machine has for itself, and each kind of difference.
+    let first = ["--allow-first-sync"];
+    sync(laptop, "desk", &first).ends_with(0).says(&["nothing to change"]);
+    forget(&lab);
+    alice(
+        laptop,
+        "cd many; echo new >5/deep/file; chmod 600 6/deep/file; rm 7/top; mkdir 8/more; echo x >8/more/x; mv 9 nine; \
+         echo both >2/deep/second; ln -sf elsewhere 4/link; touch -d 2020-01-01 10/deep; setfattr -n user.a -v b 11/top",
+    );
+    alice(
+        desk,
+        "cd many; echo desk >12/deep/own; rm -r 13; echo other >14/deep/file; mkdir 15/top2; touch 15/top2/f",
+    );
+    let ran = sync(laptop, "desk", &[&first[..], &["--log-level", "FULL"]].concat()).ends_with(0);
+    ran.says(&["directories of `/home` may differ, by their digests"]);
+    assert_moved(laptop, desk);
+    sync(laptop, "desk", &[]).ends_with(0).says(&["nothing to change"]);
+    root(laptop, "echo '{ torn' >$(ls /var/lib/pc-switcher/pairs/*.json)");
+    root(desk, "echo '{ torn' >$(ls /var/lib/pc-switcher/pairs/*.json)");
+    sync(laptop, "desk", &[]).ends_with(7).says(&["its record cannot be read", "--allow-first-sync"]);
+}
+
+#[test]
+fn people_whose_numbers_differ_are_asked_about() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    root(laptop, "useradd -m -u 1801 bert");
+    root(desk, "useradd -m -u 1802 bert");
+    sync(laptop, "desk", &["--allow-first-sync"]).ends_with(7).says(&[
+        "bert",
+        "1801",
+        "1802",
+        "--allow-id-mismatch",
+    ]);
+    assert_eq!(root(desk, "stat -c %u /home/bert").trim(), "1802");
+    sync(laptop, "desk", &["--allow-first-sync", "--allow-id-mismatch"]).ends_with(0);
+    assert_eq!(root(desk, "stat -c %u /home/bert").trim(), "1801", "numbers go over as they are");
 }

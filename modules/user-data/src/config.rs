@@ -252,7 +252,16 @@ mod tests {
     fn folders_do_not_overlap() {
         let read = |value| serde_json::from_value::<Folders>(value);
         assert!(read(json!(["/home", "/root"])).is_ok());
-        for bad in [json!([]), json!(["/home", "/home/"]), json!(["/home/alice", "/home"]), json!(["home"])] {
+        let why = read(json!(["/usr/local"])).unwrap_err().to_string();
+        assert!(why.contains("/usr/local"), "{why}");
+        for bad in [
+            json!(["/usr"]),
+            json!(["/.snapshots/x"]),
+            json!([]),
+            json!(["/home", "/home/"]),
+            json!(["/home/alice", "/home"]),
+            json!(["home"]),
+        ] {
             assert!(read(bad.clone()).is_err(), "{bad}");
         }
     }

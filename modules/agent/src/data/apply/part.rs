@@ -195,7 +195,10 @@ impl Part {
         let stays = !self.has_pre_set && !remove::list(&self.undo)?.is_empty();
         let names = GOING.map(|kind| format!("{kind}{}", self.session));
         let going = names.iter().filter(|name| !(stays && **name == own_undo));
-        let removed = going.fold(Ok(()), |all, name| all.and(remove::tree(&self.home, name)));
+        let mut removed = Ok(());
+        for name in going {
+            removed = removed.and(remove::tree(&self.home, name));
+        }
         self.remove_home();
         self.restore_mtime();
         removed

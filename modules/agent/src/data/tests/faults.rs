@@ -16,7 +16,8 @@ use super::wire::Agent;
 use crate::data::apply::Watch;
 use crate::frame::FrameKind;
 use crate::proto::{
-    AgentError, AgentErrorKind, ApplyNews, ApplyReport, Meta, Op, Request, StreamFrame, decode, encode,
+    AgentError, AgentErrorKind, ApplyNews, ApplyReport, Meta, Op, PROTOCOL, Request, StreamFrame, decode,
+    encode,
 };
 
 /// Applies frames that must fail, and checks that nothing has changed, times included.
@@ -201,6 +202,35 @@ fn an_immutable_file_is_a_conflict_and_the_others_go_on() {
     assert!(report.conflicts.iter().all(|conflict| conflict.why.contains("chattr")));
     assert_eq!(fs::read_to_string(target.join("free")).unwrap(), "22");
     mirror(&source, &target);
+}
+
+#[test]
+fn a_directory_that_became_a_link_is_not_followed_out_of_the_tree() {
+    everywhere(|base, _| {
+        let [source, target, outside] = ["s", "t", "o"].map(|name| base.join(name));
+        [&source, &target, &outside].iter().for_each(|dir| fs::create_dir(dir).unwrap());
+        for root in [&source, &target] {
+            fs::create_dir(root.join("dir")).unwrap();
+            fs::write(root.join("dir/old"), "1").unwrap();
+        }
+        fs::write(source.join("dir/new"), "2").unwrap();
+        fs::write(outside.join("old"), "theirs").unwrap();
+        let planned = plan(&walked(&source), &walked(&target));
+        fs::rename(target.join("dir"), target.join("away")).unwrap();
+        std::os::unix::fs::symlink(&outside, target.join("dir")).unwrap();
+        let report = apply(&source, &target, &planned).unwrap();
+        assert!(!report.conflicts.is_empty(), "{report:?}");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+        assert_eq!(fs::read_to_string(outside.join("old")).unwrap(), "theirs");
+        assert_eq!(fs::read_to_string(target.join("away/old")).unwrap(), "1");
+    });
+}
+
+#[test]
+fn a_front_that_speaks_another_protocol_is_refused() {
+    assert_eq!(super::wire::greeted(PROTOCOL), Ok(()));
+    let why = super::wire::greeted(PROTOCOL + 1).unwrap_err();
+    assert!(why.contains(&format!("protocol {}", PROTOCOL + 1)), "{why}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use pc_switcher_contract::BytePath;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
-use super::drive::{Disk, apply_frames, call_with, items, sh, uuid_of, walked};
+use super::drive::{Disk, apply_frames, call_with, items, mirror, sh, uuid_of, walked};
 use super::plan::{identity, tree};
 use crate::data::sent::Sent;
 use crate::data::{delta, read};
@@ -276,4 +276,21 @@ fn a_new_file_without_copy_on_write_arrives_as_one_and_takes_after_its_new_direc
     ] {
         assert_eq!(is_in_place(path), is, "{path}");
     }
+}
+
+#[test]
+fn preallocated_space_arrives_as_a_hole() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(disk) = Disk::make("btrfs", 256 << 20) else { return };
+    let [source, target] = ["s", "t"].map(|name| disk.root.join(name));
+    [&source, &target].iter().for_each(|dir| fs::create_dir(dir).unwrap());
+    let file = fs::File::create(source.join("f")).unwrap();
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 8 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"in the middle", 3 << 20).unwrap();
+    file.sync_all().unwrap();
+    mirror(&source, &target);
+    let arrived = fs::metadata(target.join("f")).unwrap();
+    assert_eq!(fs::read(target.join("f")).unwrap(), fs::read(source.join("f")).unwrap());
+    assert!(arrived.blocks() * 512 < 1 << 20, "{} bytes", arrived.blocks() * 512);
+    assert!(fs::metadata(source.join("f")).unwrap().blocks() * 512 >= 8 << 20);
 }

@@ -42,6 +42,19 @@ impl Services for Data {
     fn shut_down(&self) {}
 }
 
+/// Returns how an agent ends that a front greets with this protocol.
+pub fn greeted(protocol: u32) -> Result<(), String> {
+    let (input, mut to) = std::io::pipe().unwrap();
+    let (from, output) = std::io::pipe().unwrap();
+    let thread = std::thread::spawn(move || serve(Arc::new(Data), input, Box::new(output)));
+    let hello = FrontHello { protocol, version: "0".into(), silence_seconds: 60, is_elsewhere: false };
+    frame::write(&mut to, 0, FrameKind::Hello, &encode(&hello)).unwrap();
+    drop(to);
+    let ended = thread.join().unwrap();
+    drop(from);
+    ended
+}
+
 /// An agent with one call.
 pub struct Agent {
     pub to: PipeWriter,
