@@ -330,7 +330,10 @@ fn no_way_back_loses_one() {
     let session = ran.stdout.split_once("(session ").unwrap().1[..8].to_owned();
     let before = home(desk);
     let rollback = Cmd::new("pc-switcher").args(["rollback", &session, "--machine", "target"]).as_alice();
-    run(laptop, &rollback).ends_with(7).says(&["is a subvolume inside of `@home`"]);
+    run(laptop, &rollback).ends_with(7).says(&[
+        "subvolumes inside of `@home` would stay with the old tree",
+        "`/home/alice/guest/dir/inner`",
+    ]);
     assert_same_tree(&before, &home(desk));
     run(desk, &Cmd::new("pc-switcher").args(["undo", &session]).as_alice()).ends_with(0);
     assert_eq!(

@@ -260,7 +260,13 @@ async fn nothing_follows_a_frame_that_was_cut_when_the_pipe_is_closed() {
     for _ in 0..3 {
         call.sink.send(vec![1; 2 << 20]).await.unwrap();
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Until a part of the first one lies in the pipe.
+    for _ in 0..6000 {
+        if rustix::io::ioctl_fionread(&far).unwrap() > 64 << 10 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     conn.close();
     let mut left = Vec::new();
     far.read_to_end(&mut left).unwrap();
@@ -268,7 +274,8 @@ async fn nothing_follows_a_frame_that_was_cut_when_the_pipe_is_closed() {
     let mut whole = 0;
     while let Ok(Some(frame)) = pc_switcher_agent::frame::read(&mut left) {
         assert!(frame.body.len() < 1 << 20, "a frame that was cut was read as whole");
-        whole += 1;
+        // A sign of life may come at any time.
+        whole += usize::from(frame.kind != pc_switcher_agent::frame::FrameKind::Ping);
     }
     assert_eq!((whole, left), (2, &[][..]), "the greeting and the call, and what was cut up to the end");
 }
