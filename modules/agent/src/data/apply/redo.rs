@@ -13,7 +13,7 @@ use super::journal::{Record, read_journal};
 use super::part::Part;
 use super::plan::Step;
 use super::planner::Planner;
-use super::retire::{expected, expected_of, staged_of};
+use super::retire::{expected, expected_of, rescue, staged_of};
 use super::watch::Watch;
 use crate::linux::state::StateDir;
 use crate::proto::{AgentError, ApplyReport, Patience, Redone, RedoneHow};
@@ -107,6 +107,11 @@ fn settle(state: &StateDir, entry: &mut Entry, watch: &dyn Watch) -> Result<(), 
         finish(&parts, &expected, entry, roots, state, watch, &mut report)?;
         return entry::put_result(state, &finished(entry, &report));
     }
+    // The journal's part goes last: the others may be in the middle of a commit that nobody can tell of now.
+    let is_parted = found.first().is_some_and(Option::is_none) && found.iter().any(Option::is_some);
+    if entry.phase == Phase::Open && is_parted {
+        return Err(AgentError::failed("a part of its staging is gone"));
+    }
     let Some(journal) = journal.filter(|_| entry.phase == Phase::Open) else {
         drop_all(&parts, &HashMap::new(), entry, state)?;
         let (session, how) = (entry.session.clone(), RedoneHow::Dropped);
@@ -145,10 +150,12 @@ fn give_up(state: &StateDir, entry: &mut Entry, why: String) -> Result<(), Agent
         found.iter().enumerate().filter_map(|(index, part)| Some((index, part.as_ref()?))).collect();
     let first = found.first().and_then(Option::as_ref);
     let expected = first.map(|first| expected_of(&first.stage)).unwrap_or_default();
-    let staged = first.map(|first| staged_of(&first.stage)).unwrap_or_default();
+    let staged = first.map_or_else(|| Some(HashMap::new()), |first| staged_of(&first.stage));
     let mut report = ApplyReport::default();
     let rescued =
-        parts.iter().try_for_each(|(_, part)| part.rescue(&staged).map_err(|error| tidying(part, error)));
+        staged.iter().flat_map(|staged| parts.iter().map(move |(_, part)| (part, staged))).try_for_each(
+            |(part, staged)| rescue(&part.stage, &part.undo, staged).map_err(|error| tidying(part, error)),
+        );
     match rescued.and_then(|()| drop_all(&parts, &expected, entry, state)) {
         Ok(kept) => report.conflicts = kept,
         // The next session sweeps it when it opens its parts.

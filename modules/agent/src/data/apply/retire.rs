@@ -5,7 +5,7 @@
 //! named by every sync until the user has seen to it. So does whatever cannot be judged.
 
 use std::collections::HashMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, openat, renameat_with, unlinkat};
@@ -69,22 +69,6 @@ impl Part {
         Ok(kept)
     }
 
-    /// Moves into undo what stands in staging where something else was `staged`: a version that a step had exchanged when the session was
-    /// cut off, and that nobody has judged yet.
-    pub(super) fn rescue(&self, staged: &HashMap<u64, u64>) -> Result<(), Errno> {
-        for (name, _) in remove::list(&self.stage)? {
-            let number = name.to_str().ok().and_then(|name| name.parse().ok());
-            let Some(ino) = number.and_then(|number: u64| staged.get(&number)) else { continue };
-            let seen = Seen::at(&self.stage, &name)?;
-            if seen.ino() == *ino || seen.is_dir() && unlinkat(&self.stage, &name, AtFlags::REMOVEDIR).is_ok()
-            {
-                continue;
-            }
-            renameat_with(&self.stage, &*name, &self.undo, &*name, RenameFlags::NOREPLACE)?;
-        }
-        Ok(())
-    }
-
     /// Returns a line per directory that keeps versions, of this or an older session.
     pub(super) fn kept_lines(&self) -> Result<Vec<String>, Errno> {
         let names = remove::list(&self.home)?.into_iter();
@@ -97,6 +81,21 @@ impl Part {
         };
         Ok(names.map(|(name, _)| line(&name)).collect())
     }
+}
+
+/// Moves into undo what stands in staging and is not what was `staged` there: a version that a step had exchanged when the session was cut
+/// off, and that nobody has judged yet. New names of files are not among what was staged; undo drops those that are names of something live.
+pub(super) fn rescue(stage: &OwnedFd, undo: &OwnedFd, staged: &HashMap<u64, u64>) -> Result<(), Errno> {
+    for (name, _) in remove::list(stage)? {
+        let Some(number) = name.to_str().ok().and_then(|name| name.parse::<u64>().ok()) else { continue };
+        let seen = Seen::at(stage, &name)?;
+        let is_ours = staged.get(&number) == Some(&seen.ino());
+        if is_ours || seen.is_dir() && unlinkat(stage, &name, AtFlags::REMOVEDIR).is_ok() {
+            continue;
+        }
+        renameat_with(stage, &*name, undo, &*name, RenameFlags::NOREPLACE)?;
+    }
+    Ok(())
 }
 
 /// Returns the entries of undo that nobody else holds, with the path each was displaced from, if it is known. Names of
@@ -144,9 +143,22 @@ fn keep(
 
 /// Sweeps what dead sessions left below a root and no redo will see to.
 pub(super) fn sweep(home: &OwnedFd, has_pre_set: bool) -> Result<(), Errno> {
-    let names: Vec<String> =
-        remove::list(home)?.into_iter().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+    let names = || -> Result<Vec<String>, Errno> {
+        Ok(remove::list(home)?.into_iter().map(|(name, _)| name.to_string_lossy().into_owned()).collect())
+    };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    for name in names()? {
+        let Some(session) = name.strip_prefix("stage-") else { continue };
+        let stage = openat(home, name.as_str(), flags, Mode::empty())?;
+        let is_number =
+            |(name, _): &(CString, _)| name.to_str().is_ok_and(|name| name.parse::<u64>().is_ok());
+        if let Some(staged) = staged_of(&stage)
+            && remove::list(&stage)?.iter().any(is_number)
+        {
+            rescue(&stage, &own_dir(home, &format!("undo-{session}"))?, &staged)?;
+        }
+    }
+    let names = names()?;
     for name in names.iter().filter(|_| has_pre_set) {
         let Some(session) = name.strip_prefix("undo-") else { continue };
         let Ok(session) = session.parse::<SessionId>() else { continue };
@@ -165,14 +177,19 @@ pub(super) fn sweep(home: &OwnedFd, has_pre_set: bool) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Returns the inodes that a session staged, by number, as far as its journal can be read.
-pub(super) fn staged_of(stage: &OwnedFd) -> HashMap<u64, u64> {
-    let Ok(Some(journal)) = journal::read_journal(stage) else { return HashMap::new() };
-    let staged = journal.filter_map(|record| match record {
-        journal::Record::Staged(inodes) => Some(inodes),
-        _ => None,
-    });
-    staged.flatten().collect()
+/// Returns the inodes that a session staged, by number; `None` if its journal says that it was not committed, so that nothing was
+/// exchanged. Where the journal is not there, or cannot be read, nobody knows of any.
+pub(super) fn staged_of(stage: &OwnedFd) -> Option<HashMap<u64, u64>> {
+    let Ok(Some(journal)) = journal::read_journal(stage) else { return Some(HashMap::new()) };
+    let (mut staged, mut is_committed) = (HashMap::new(), false);
+    for record in journal {
+        match record {
+            journal::Record::Staged(inodes) => staged.extend(inodes),
+            journal::Record::Commit { .. } => is_committed = true,
+            journal::Record::Begin { .. } | journal::Record::Ops { .. } | journal::Record::Left(_) => {}
+        }
+    }
+    is_committed.then_some(staged)
 }
 
 /// Returns what the session of a staging directory displaces, as far as its journal lies there and can be read.

@@ -409,29 +409,48 @@ fn contents(root: &Path) -> std::collections::HashSet<Vec<u8>> {
 
 #[test]
 fn what_a_commit_that_is_given_up_has_displaced_stays_where_no_snapshot_holds_it() {
-    let (Some(one), Some(two)) = (Disk::make("ext4", 256 << 20), Disk::make("btrfs", 256 << 20)) else {
+    let (Some(plain), Some(other)) = (Disk::make("ext4", 256 << 20), Disk::make("btrfs", 256 << 20)) else {
         return;
     };
-    let stages = [&Stage::make(&one.root), &Stage::make(&two.root)];
+    let (plain, other) = (Stage::make(&plain.root), Stage::make(&other.root));
+    for journal_is_gone in [false, true] {
+        given_up(&plain, &other, journal_is_gone);
+    }
+}
+
+/// Loses what lies on `other` in the middle of a commit, the journal among it or not.
+fn given_up(plain: &Stage<'_>, other: &Stage<'_>, journal_is_gone: bool) {
+    let stages = if journal_is_gone { [other, plain] } else { [plain, other] };
+    let (at, gone) = if journal_is_gone { (1, 0) } else { (0, 1) };
     let dir = tempfile::tempdir().unwrap();
     let state = StateDir::new(dir.path());
-    let mut met = Vec::new();
-    for number in 0.. {
+    let (mut met, mut number, mut stride) = (Vec::new(), 0, 5);
+    loop {
+        number += stride;
         let targets = stages.map(Stage::target);
         let paths = [targets[0].as_path(), targets[1].as_path()];
-        let before = contents(paths[0]);
+        let before = contents(paths[at]);
         let died = dying(|| push_two(stages, paths, &state, &At::new(number, Fault::Die)));
         let Err(step) = died else { break };
         let so_far = |step| met.iter().filter(|other| **other == step).count();
         if ["exchange", "take away", "step"].into_iter().all(|step| so_far(step) == 2) {
             break;
         }
-        if matches!(step, "exchange" | "take away" | "step") && so_far(step) < 2 {
-            // The second file system is not there any more, and somebody starts another sync.
-            fs::remove_dir_all(paths[1].join(".pc-switcher")).unwrap();
+        let has_begun =
+            fs::read_dir(paths[at].join(".pc-switcher")).unwrap().map(Result::unwrap).any(|entry| {
+                let is_undo = entry.file_name().to_string_lossy().starts_with("undo-");
+                is_undo && fs::read_dir(entry.path()).unwrap().count() > 0
+            });
+        if has_begun {
+            stride = 1;
+        }
+        let is_wanted = matches!(step, "exchange" | "take away" | "step") && so_far(step) < 2;
+        if is_wanted && has_begun {
+            // A file system is not there any more, and somebody starts another sync.
+            fs::remove_dir_all(paths[gone].join(".pc-switcher")).unwrap();
             let results = redo(&state, Patience::GiveUp, &Unwatched).unwrap();
             assert!(matches!(results[0].how, RedoneHow::GivenUp(_)), "{results:?}");
-            let after = contents(paths[0]);
+            let after = contents(paths[at]);
             let lost = before.iter().filter(|content| !after.contains(*content)).count();
             assert_eq!(lost, 0, "died after {number} `{step}`: {results:?}");
             met.push(step);
