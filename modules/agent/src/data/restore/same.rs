@@ -23,7 +23,8 @@ pub(super) struct Displaced<'a> {
     pub(super) name: &'a BytePath,
 }
 
-/// Whether the snapshot holds what stands at a name as it is. Asked right before that is renamed, which moves the time of its inode.
+/// Whether the snapshot holds what stands at a name as it is. Asked right before that is renamed, which moves the time of its inode;
+/// so that of a file with several names may have been moved by another one of them.
 pub(super) fn is_untouched(
     safety: &Source<'_>,
     copied: Option<&Copied>,
@@ -33,10 +34,10 @@ pub(super) fn is_untouched(
     let flags = OFlags::PATH | OFlags::NOFOLLOW;
     let is = Seen::of(&open::beneath(dir, name.as_bytes(), flags)?)?;
     if let Some(copied) = copied {
-        return Ok(copied.is_of(safety.inside, &is, false));
+        return Ok(copied.is_of(safety.inside, &is, is.nlink() > 1));
     }
     let was = Seen::of(&open::beneath(safety.root, safety.inside.as_bytes(), flags)?)?;
-    Ok(same(&was, &is, false))
+    Ok(same(&was, &is, is.nlink() > 1))
 }
 
 /// Whether every inode of the tree is in the snapshot at the same place and has not changed since. The topmost one was
