@@ -22,13 +22,19 @@ const KEPT: usize = 8;
 /// So many paths are named of those that stay.
 const NAMED: usize = 10;
 
-/// Takes back what is armed, and remembers why. The caller holds the machine's lock.
+/// Takes back what is armed, and remembers why: path by path, or, if that cannot be done and `as_a_whole` allows it, by the subvolumes of
+/// the pre set. Long after the sync that would take people's own work along. The caller holds the machine's lock.
 ///
 /// # Errors
 /// If it cannot be taken back; then it is armed as before, and can be tried again.
-pub(super) fn heal(state: &StateDir, why: &str, watch: &dyn Watch) -> Result<(), AgentError> {
+pub(super) fn heal(
+    state: &StateDir,
+    why: &str,
+    as_a_whole: bool,
+    watch: &dyn Watch,
+) -> Result<(), AgentError> {
     let Some(armed) = read(state)?.armed else { return Ok(()) };
-    let done = take_back(&armed.wish, state, watch)?;
+    let done = take_back(&armed.wish, as_a_whole, state, watch)?;
     let mut found = read(state)?;
     found.armed = None;
     if let Some((how, kept)) = done {
@@ -43,6 +49,7 @@ pub(super) fn heal(state: &StateDir, why: &str, watch: &dyn Watch) -> Result<(),
 /// Returns how it was taken back, and the set that keeps the state right before; `None` if the sync changed nothing here.
 fn take_back(
     wish: &DeadmanWish,
+    as_a_whole: bool,
     state: &StateDir,
     watch: &dyn Watch,
 ) -> Result<Option<(HealedHow, SnapshotSet)>, AgentError> {
@@ -74,16 +81,26 @@ fn take_back(
     let note = Some(format!("before sync {} was taken back by itself", wish.session));
     let words = Words { note, ..Words::default() };
     let request = CreateSet { set, words, pinned: false, copies: CopyOrder::default() };
-    let (created, _reference) = snapshots::create_set(&request, &|| false)?;
+    let (created, reference) = snapshots::create_set(&request, &|| false)?;
     let kept = created.set;
-    let how = match undo_it(wish, &post, &kept, state, watch) {
-        Ok(how) => how,
-        Err(error) => roll_back(wish, &snapshot_dir, state, watch).map_err(|mut other| {
+    let how = undo_it(wish, &post, &kept, state, watch).or_else(|error| {
+        if !as_a_whole {
+            return Err(error);
+        }
+        roll_back(wish, &snapshot_dir, state, watch).map_err(|mut other| {
             other.message = format!("{error}; as a whole: {}", other.message);
             other
-        })?,
-    };
-    Ok(Some((how, kept)))
+        })
+    });
+    match how {
+        Ok(how) => Ok(Some((how, kept))),
+        Err(error) => {
+            // Nothing was taken back, and each further try takes one anew.
+            drop(reference);
+            let _ = snapshots::drop_set(&kept);
+            Err(error)
+        }
+    }
 }
 
 /// Finds the sync's post set, if it came to that.

@@ -54,7 +54,7 @@ impl Deadman {
                 // What has begun goes on to its end, whoever listens.
                 let _shield = call.shield();
                 let mut child = self.lock();
-                heal::heal(state, why, watch)?;
+                heal::heal(state, why, true, watch)?;
                 end(&mut child);
             }
             DeadmanOrder::Settle { from_elsewhere } => {
@@ -121,7 +121,7 @@ impl Deadman {
                 let Some(armed) = armed else { return Ok(()) };
                 if let Verdict::Heal(why) = judge(&armed, &now()?) {
                     let _shield = call.shield();
-                    heal::heal(state, &why, watch)?;
+                    heal::heal(state, &why, true, watch)?;
                     end(&mut child);
                     return Ok(());
                 }
@@ -134,12 +134,16 @@ impl Deadman {
 /// Takes back what was armed before a restart.
 ///
 /// # Errors
-/// If the machine does not let us; the next sync tries again.
+/// If the machine does not let us; then a watcher is left behind, which tries again.
 pub fn at_boot(state: &StateDir, watch: &dyn Watch) -> Result<Option<Healed>, AgentError> {
     let Some(armed) = read(state)?.armed else { return Ok(None) };
     match judge(&armed, &now()?) {
         Verdict::Heal(why) => {
-            heal::heal(state, &why, watch).inspect_err(|error| note(state, error))?;
+            heal::heal(state, &why, true, watch).inspect_err(|error| {
+                note(state, error);
+                // It tries again as long as nobody else does.
+                let _ = watcher::start(&armed.wish.session);
+            })?;
             Ok(read(state)?.healed(&armed.wish.session).cloned())
         }
         // Its watcher is there.
@@ -152,7 +156,7 @@ fn settle(from_elsewhere: bool, state: &StateDir, watch: &dyn Watch) -> Result<(
     let mut found = read(state)?;
     let Some(armed) = &mut found.armed else { return Ok(()) };
     match judge(armed, &now()?) {
-        Verdict::Heal(why) => heal::heal(state, &why, watch).map_err(|error| {
+        Verdict::Heal(why) => heal::heal(state, &why, true, watch).map_err(|error| {
             let session = &armed.wish.session;
             // Nobody could take it back, so nobody waits for it any more.
             let left = change(state, |found| found.armed = None).err();

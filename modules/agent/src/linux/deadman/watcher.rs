@@ -27,6 +27,9 @@ const SYSTEMD: &str = "/run/systemd/system";
 /// How often it is looked meanwhile whether there is anything to watch still.
 const GLANCE: Duration = Duration::from_secs(1);
 
+/// In so many tries the subvolumes may go back as a whole; later somebody has worked there since.
+const AS_A_WHOLE: u32 = 10;
+
 /// Starts a watcher for a sync. A child of our own is returned; with systemd it is a unit, out of reach of the login that we
 /// came with.
 ///
@@ -97,7 +100,7 @@ pub fn watch(
     };
     let mut failures = 0_u32;
     loop {
-        match round(session, state, (lock_path, &request), watch) {
+        match round(session, state, (lock_path, &request), failures < AS_A_WHOLE, watch) {
             Ok(None) => return Ok(()),
             Ok(Some(time)) => thread::sleep(time),
             Err(error) => {
@@ -116,6 +119,7 @@ fn round(
     session: &SessionId,
     state: &StateDir,
     (lock_path, request): (&Path, &LockRequest),
+    as_a_whole: bool,
     watch: &dyn Watch,
 ) -> Result<Option<Duration>, AgentError> {
     // Only looked at: a try could make a sync fail that starts right now.
@@ -125,7 +129,7 @@ fn round(
         Step::Look(time) => Ok(Some(time)),
         Step::Begin | Step::Heal(_) => match MachineLock::try_take(lock_path, request)? {
             Attempt::Busy(_) => Ok(Some(TICK)),
-            Attempt::Held(_lock) => act(session, state, watch)
+            Attempt::Held(_lock) => act(session, state, as_a_whole, watch)
                 .inspect_err(|error| note(state, error))
                 .map(|()| Some(Duration::ZERO)),
         },
@@ -147,7 +151,7 @@ fn pause(time: Duration, session: &SessionId, state: &StateDir) -> bool {
 }
 
 /// Does what is to be done under the machine's lock: whoever had it before may have seen to it.
-fn act(session: &SessionId, state: &StateDir, watch: &dyn Watch) -> Result<(), AgentError> {
+fn act(session: &SessionId, state: &StateDir, as_a_whole: bool, watch: &dyn Watch) -> Result<(), AgentError> {
     let mut found = read(state)?;
     let now = now()?;
     match step(&found, session, &now, false) {
@@ -158,7 +162,7 @@ fn act(session: &SessionId, state: &StateDir, watch: &dyn Watch) -> Result<(), A
             }
             write(state, &found)
         }
-        Step::Heal(why) => heal::heal(state, &why, watch),
+        Step::Heal(why) => heal::heal(state, &why, as_a_whole, watch),
     }
 }
 
