@@ -1,7 +1,7 @@
 //! Removes from one machine the sets that no rule keeps. What goes is decided in [`crate::retention`]; the agent looks once
 //! more before each.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use pc_switcher_agent::proto::{SetsRequest, StoredSet};
@@ -14,8 +14,8 @@ use crate::retention::{Verdict, judge};
 
 /// So many sets go with one commit.
 const BATCH: usize = 8;
-/// For so long the kernel is waited for between two batches.
-const CLEARING: Duration = Duration::from_secs(60);
+/// From the first removal on the kernel is waited for between two batches until so much time has gone by.
+const CLEARING: Duration = Duration::from_secs(20);
 
 /// The sets of one machine, and what becomes of them.
 #[derive(Debug)]
@@ -63,12 +63,14 @@ pub async fn remove(
     let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
     let going: Vec<SetId> =
         verdicts.iter().filter(|verdict| !verdict.stays).map(|verdict| verdict.id.clone()).collect();
+    let began = Instant::now();
     for (at, batch) in going.chunks(BATCH).enumerate() {
-        if at > 0 {
+        let left = CLEARING.saturating_sub(began.elapsed());
+        if at > 0 && !left.is_zero() {
             tokio::select! {
                 () = cancel.cancelled() => {}
                 // Where it takes longer, or nobody can say, the next ones go all the same.
-                _ = agent.settle(snapshot_dir.clone(), CLEARING) => {}
+                _ = agent.settle(snapshot_dir.clone(), left) => {}
             }
         }
         if cancel.is_cancelled() {

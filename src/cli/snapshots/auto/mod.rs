@@ -208,7 +208,8 @@ async fn apply(machine: &Machine, files: &Files) -> Result<Vec<String>, ModuleEr
         let timer = files::unit_name(path);
         // Started anew, so that a new time counts from now on.
         elevated(machine, Cmd::new("systemctl").args(["enable", "--quiet", timer])).await?;
-        if is_booted {
+        // That of a start counts from the start: begun now it would be over at once, and mark what stands there weeks later.
+        if is_booted && path != GOOD_TIMER {
             elevated(machine, Cmd::new("systemctl").args(["restart", timer])).await?;
         }
     }
