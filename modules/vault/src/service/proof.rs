@@ -19,6 +19,8 @@ use crate::format::Id;
 
 const OPERATION: &str = "proof";
 const DAY: i64 = 24 * 3600;
+/// So small a part of the span counts in one run, at most.
+const AT_ONCE: i64 = 10;
 
 /// What was read again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,6 +63,11 @@ struct Turn {
 }
 
 impl Turn {
+    /// After a long time not all is read at once, by somebody who waits for it: what was passed over waits for its next turn.
+    fn of(last: i64, now: i64, span: i64) -> Self {
+        Self { last: last.max(now - span / AT_ONCE), now, span }
+    }
+
     /// Whether a file's moment has come since the last proof, or since it was read for its backup.
     fn is_due(self, file: &CurrentFile) -> bool {
         let made: Option<Timestamp> = file.version.created_at.parse().ok();
@@ -87,7 +94,7 @@ impl Service {
             self.operation(OPERATION, &text, begins, |()| (true, "begins".into()))?;
             return Ok(Proof::default());
         };
-        let turn = Turn { last: last.as_second(), now: now.as_second(), span: i64::from(days) * DAY };
+        let turn = Turn::of(last.as_second(), now.as_second(), i64::from(days) * DAY);
         let due = self.due(directory, turn)?;
         if due.is_empty() {
             return Ok(Proof::default());
@@ -239,14 +246,13 @@ mod tests {
     }
 
     #[test]
-    fn after_a_long_time_all_is_read_and_never_if_nobody_wants_it() {
+    fn after_a_long_time_a_part_is_read_and_never_if_nobody_wants_it() {
         let mut world = World::new();
-        world.put(0..12, 1);
+        world.put(0..100, 1);
         backed_up(&world);
         world.hour += 24 * 200;
-        assert_eq!(backed_up(&world).proof.files, 12);
-        world.hour += 1;
-        assert!(backed_up(&world).proof.files < 4);
+        let read = backed_up(&world).proof.files;
+        assert!((1..30).contains(&read), "{read}");
         let settings = world.home.path().join("bt.toml");
         let text = fs::read_to_string(&settings).unwrap();
         fs::write(&settings, text.replacen("ignore = []", "ignore = []\nproof = \"\"", 1)).unwrap();
@@ -257,7 +263,7 @@ mod tests {
     #[test]
     fn a_proof_that_was_stopped_is_made_up_for() {
         let mut world = World::new();
-        world.put(0..12, 1);
+        world.put(0..100, 1);
         backed_up(&world);
         world.hour += 24 * 200;
         let mut service = world.service(world.state.path(), world.store.clone(), DEAD);
@@ -265,6 +271,6 @@ mod tests {
         let stopped = Quiet(true.into());
         assert!(service.prove_below(&directory, &stopped).is_err());
         drop(service);
-        assert_eq!(backed_up(&world).proof.files, 12);
+        assert!(backed_up(&world).proof.files > 0);
     }
 }

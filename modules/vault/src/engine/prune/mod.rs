@@ -72,7 +72,7 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     let files = repo.index_files()?;
     let (packs, gone) = packs(repo, &files)?;
     let (marks, number) = marks::read(repo)?;
-    let plan = plan::plan(&packs, &needed, &marks, order.when).map_err(|missing| {
+    let mut plan = plan::plan(&packs, &needed, &marks, order.when).map_err(|missing| {
         let message = format!(
             "the vault in `{}` lacks {} blobs that its snapshots need, `{}` is one of them; nothing is removed",
             repo.store().place(),
@@ -87,7 +87,10 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     for snapshot in order.forget {
         repo.store().delete(Kind::Snapshot, &snapshot.hex())?;
     }
-    rewrite(repo, &plan, observer)?;
+    for pack in rewrite(repo, &plan, observer)? {
+        plan.marks.remove(&pack);
+        plan.remove.remove(&pack);
+    }
     if plan.marks != marks {
         marks::write(repo, plan.marks.clone(), number)?;
     }
@@ -171,30 +174,61 @@ fn summarise(packs: &[Pack], plan: &Plan, when: When) -> PruneSummary {
     summary
 }
 
-/// Brings what is needed of packs into new ones, and those into the index.
-fn rewrite(repo: &Repository, plan: &Plan, observer: &dyn Observer) -> Result<()> {
+/// Brings what is needed of packs into new ones, and those into the index. Returns small packs that stay as they are, being damaged.
+fn rewrite(repo: &Repository, plan: &Plan, observer: &dyn Observer) -> Result<Vec<Id>> {
+    let mut left = Vec::new();
     let writer = Writer::new(repo)?;
     let (mut data, mut trees) = (writer.packer(BlobKind::Data)?, writer.packer(BlobKind::Tree)?);
     let total_bytes = plan.rewrite.values().flatten().map(|blob| u64::from(blob.length)).sum();
     let mut bytes = 0;
     for (pack, blobs) in &plan.rewrite {
         check_cancelled(observer)?;
+        let at = |blob: &IndexedBlob| {
+            let IndexedBlob { kind, offset, length, uncompressed_length, .. } = *blob;
+            Location { pack: *pack, kind, offset, length, uncompressed_length }
+        };
+        // A small one comes with one request, and waits for somebody to see to it if it is damaged.
+        let whole = match plan.merged.contains(pack) {
+            true => repo.store().get(Kind::Pack, &pack.hex())?,
+            false => None,
+        };
+        if let Some(whole) = &whole
+            && blobs.iter().any(|blob| {
+                slice(whole, blob)
+                    .is_none_or(|part| blob_from_pack(repo.key(), part, blob.id, &at(blob)).is_err())
+            })
+        {
+            left.push(*pack);
+            continue;
+        }
         for blob in blobs {
-            let IndexedBlob { id, kind, offset, length, uncompressed_length } = *blob;
-            let at = Location { pack: *pack, kind, offset, length, uncompressed_length };
-            let sealed = repo.store().get_range(Kind::Pack, &pack.hex(), offset.into(), length as usize)?;
-            // What is damaged is not carried on.
-            blob_from_pack(repo.key(), &sealed, id, &at)
-                .map_err(|why| damaged(format!("pack `{pack}` in `{}`", repo.store().place()), why))?;
+            let (id, kind, at) = (blob.id, blob.kind, at(blob));
+            let fetched;
+            let sealed = match whole.as_deref().and_then(|whole| slice(whole, blob)) {
+                Some(part) => part,
+                None => {
+                    let (offset, length) = (blob.offset.into(), blob.length as usize);
+                    fetched = repo.store().get_range(Kind::Pack, &pack.hex(), offset, length)?;
+                    // What is damaged is not carried on.
+                    blob_from_pack(repo.key(), &fetched, id, &at).map_err(|why| {
+                        damaged(format!("pack `{pack}` in `{}`", repo.store().place()), why)
+                    })?;
+                    &fetched
+                }
+            };
             let packer = if kind == BlobKind::Tree { &mut trees } else { &mut data };
-            packer.carry(id, &at, &sealed)?;
-            bytes += u64::from(length);
+            packer.carry(id, &at, sealed)?;
+            bytes += u64::from(blob.length);
         }
         observer.progress(Progress { files: 0, bytes, total_bytes, item: pack.short().into() });
     }
     data.flush()?;
     trees.flush()?;
-    writer.index().map(drop)
+    writer.index().map(|_| left)
+}
+
+fn slice<'p>(pack: &'p [u8], blob: &IndexedBlob) -> Option<&'p [u8]> {
+    pack.get(blob.offset as usize..)?.get(..blob.length as usize)
 }
 
 /// Writes index files without these packs in the place of those that name them, or that name what another one names, too.
