@@ -285,7 +285,11 @@ fn entry_change(
                 let source_moved = judge.has_before && was.is_none_or(|was| identity(was) != identity(s))
                     || judge.source_after.is_some_and(|after| s.ctime > after);
                 let target_moved = judge.has_base && b.is_none_or(|b| identity(b) != identity(t));
-                if content { judge.content || source_moved || target_moved || is_silent } else { touched }
+                if content {
+                    judge.content || source_moved || target_moved || is_silent
+                } else {
+                    touched || is_silent
+                }
             };
             if suspect {
                 let rights_touched = rights_touched(judge, b, t);

@@ -122,7 +122,10 @@ pub async fn survey(
         Ok(past) => {
             let mut told = heard.ask(ctx, part, roots, &past.bases).await?;
             let moves = moving::moves(ctx, part, roots, judge, &past.bases, told.moved.take()).await?;
-            let silent = Silent::of(std::mem::take(&mut told.silent), &moves);
+            // The second look has no past to hold them against: they were compared, sent and read back.
+            let is_first = judge.has_base || judge.has_before;
+            let silent = std::mem::take(&mut told.silent);
+            let silent = if is_first { Silent::of(silent, &moves) } else { Silent::default() };
             let scope = scope(part, past, told, &moves);
             (moves, scope, silent)
         }
@@ -146,7 +149,11 @@ pub async fn survey(
     };
     let is_partial = directories.is_some();
     let mut comparison = compare(ctx, part, roots, judge, directories, (&moves, &silent)).await?;
-    if let Some(why) = is_partial.then(|| comparison.doubt(part.is_torn)).flatten() {
+    let doubt = comparison.doubt(part.is_torn).or_else(|| {
+        // What is left alone on both is in neither's count.
+        (counted.is_some() && !comparison.left_alone.is_empty()).then_some("a name is left alone")
+    });
+    if let Some(why) = doubt.filter(|_| is_partial) {
         full(ctx, part, why);
         (common, counted) = (None, None);
         comparison = compare(ctx, part, roots, judge, None, (&moves, &silent)).await?;
