@@ -1,6 +1,6 @@
 //! Search results as the kernel hands them over; the first byte chooses the reader, the next two the count of results.
 
-use pc_switcher_agent::data::fuzzing::{entries, inline_content, names, ranges};
+use pc_switcher_agent::data::fuzzing::{entries, inline_content, names, ranges, written};
 use pc_switcher_agent::data::walk::fuzzing::inodes;
 use pc_switcher_agent::linux::btrfs::fuzzing::items;
 
@@ -8,7 +8,7 @@ use pc_switcher_agent::linux::btrfs::fuzzing::items;
 pub fn run(data: &[u8]) {
     let [kind, low, high, buffer @ ..] = data else { return };
     let count = u32::from(u16::from_le_bytes([*low, *high]));
-    match kind % 6 {
+    match kind % 7 {
         0 => {
             if let Ok(inodes) = inodes(buffer, count) {
                 assert!(inodes.len() <= count as usize);
@@ -33,6 +33,12 @@ pub fn run(data: &[u8]) {
             assert!(found.iter().all(|(at, end, _)| at < end && *end <= size), "{found:?} in {size}");
             assert!(found.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{found:?}");
             assert_eq!(ranges(new, new, size), Some(Vec::new()));
+        }
+        6 => {
+            let Some(written) = written(buffer, count, 6) else { return };
+            assert!(written.len() <= count as usize);
+            let names: usize = written.iter().filter_map(|(.., names)| *names).sum();
+            assert!(names <= buffer.len(), "{names} bytes of names in {}", buffer.len());
         }
         _ => {
             let (now, base) = halves(buffer, count as u16);

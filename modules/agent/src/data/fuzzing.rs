@@ -1,7 +1,18 @@
 //! Openings for fuzzers into what reads items of a tree. Nothing else may use them.
 
 use super::search::{Item, Page};
+use super::younger::Younger;
 use super::{changed, delta, entries, inline};
+
+/// An inode that was written: its number, whether it is a directory, and the bytes of its names, if all were found.
+pub type Written = (u64, bool, Option<usize>);
+
+/// Reads which inodes a search found to be written after a transaction. `None` if an item is cut.
+pub fn written(bytes: &[u8], count: u32, since: u64) -> Option<Vec<Written>> {
+    let found = Younger::of_page(&Page::of(count, bytes), since).ok()?;
+    let bytes_of = |names: Vec<(u64, Vec<u8>)>| names.iter().map(|(_, name)| name.len()).sum();
+    Some(found.iter().map(|of| (of.ino, of.is_dir, found.names(of).map(bytes_of))).collect())
+}
 
 /// Reads the names of an inode; `parent` is the directory if the key of the item has it. `None` if they are cut.
 pub fn names(parent: Option<u64>, data: &[u8]) -> Option<Vec<Vec<u8>>> {

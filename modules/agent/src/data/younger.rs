@@ -18,7 +18,7 @@ use rustix::fs::fstat;
 use rustix::io::Errno;
 
 use super::changed::{SUBVOLUME_ROOT, names};
-use super::search::{Item, LAST, Search, u32_at, u64_at};
+use super::search::{Item, LAST, Page, Search, u32_at, u64_at};
 use super::{btrfs, open};
 use crate::linux::btrfs::KernelBtrfs;
 use crate::linux::unchanged;
@@ -142,6 +142,13 @@ impl Younger {
             }
             found.take_in(item, since)
         })?;
+        Ok(found)
+    }
+
+    /// Reads one page of results, for fuzzers.
+    pub(super) fn of_page(page: &Page<'_>, since: u64) -> Result<Self, Errno> {
+        let mut found = Self::default();
+        page.each(|item| found.take_in(item, since))?;
         Ok(found)
     }
 
