@@ -73,9 +73,10 @@ impl Case {
     /// Returns the tools that can be asked for the same, ours left out.
     pub fn peers(self) -> &'static [Tool] {
         match self {
-            Self::First | Self::NoChange | Self::Changed | Self::Image | Self::Renamed => {
+            Self::First | Self::NoChange | Self::Changed | Self::Renamed => {
                 &[Tool::Rsync, Tool::Send, Tool::Unison]
             }
+            Self::Image => &[Tool::Rsync, Tool::RsyncWhole, Tool::Send, Tool::Unison],
             // `send` cannot do without a base, and Unison has its archives.
             Self::Fallback | Self::Memory => &[Tool::Rsync],
             Self::Detection | Self::Search => &[Tool::OwnWalk],

@@ -124,6 +124,9 @@ impl Plan {
                 Err(why) => left_out.push((tool, why)),
             }
         }
+        if peers.contains(&Tool::Rsync) && cases.contains(&Case::Image) {
+            peers.insert(1, Tool::RsyncWhole);
+        }
         let files = cli.files.map(|files| files as usize);
         let beside = (files.unwrap_or(FILES) as u64 * (IMAGE_BYTES / MIB) / IMAGE_FILES).max(16) * MIB;
         Ok(Self {
@@ -212,7 +215,7 @@ mod tests {
         let plan = plan("").unwrap();
         assert_eq!(plan.cases, Case::ALL[..6]);
         assert_eq!(plan.scenes(), [Scene::Home, Scene::Image]);
-        assert_eq!(plan.peers, [Tool::Rsync, Tool::Send]);
+        assert_eq!(plan.peers, [Tool::Rsync, Tool::RsyncWhole, Tool::Send]);
         assert_eq!(plan.left_out, [(Tool::Unison, "it is away".to_owned())]);
         assert_eq!((plan.home(Scene::Home).files(), plan.home(Scene::Tiny).files()), (100_000, 1_000_000));
         assert!(plan.to_string().contains("left out: unison: it is away"), "{plan}");

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use pc_switcher_testkit::lab::{Cmd, Lab, Usage};
 
 use super::{LIMIT, Outcome};
@@ -26,6 +27,8 @@ pub struct Run {
     pub wire_bytes: u64,
     /// The peak of each of the tool's processes, by machine and command.
     pub memory: BTreeMap<String, u64>,
+    /// Of a sync of ours, the part of the time that was left when the connection was there.
+    pub connected: Option<Duration>,
     /// What really changed, in blocks of 4 KiB, where the generator knows.
     pub changed_bytes: Option<u64>,
 }
@@ -34,6 +37,11 @@ impl Run {
     /// Returns the time in seconds.
     pub fn wall(&self) -> Option<f64> {
         Some(self.wall.as_secs_f64())
+    }
+
+    /// Returns the time behind the connection in seconds, if it is known.
+    pub fn connected(&self) -> Option<f64> {
+        self.connected.map(|time| time.as_secs_f64())
     }
 
     /// Returns the processor time in seconds.
@@ -114,8 +122,19 @@ pub fn run(lab: &Lab, cmd: &Cmd, program: &str) -> Outcome<Run> {
         cpu: after.cpu.saturating_sub(before.cpu),
         wire_bytes: after.wire_bytes - before.wire_bytes,
         memory,
+        connected: None,
         changed_bytes: None,
     })
+}
+
+/// Returns the time from the connection to the end that a log of ours tells.
+pub fn connected(log: &str) -> Option<Duration> {
+    let time = |kind: &str| -> Option<Timestamp> {
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let entry = lines.into_iter().find(|entry| entry["kind"] == kind)?;
+        entry["timestamp"].as_str()?.parse().ok()
+    };
+    time("ended")?.duration_since(time("connected")?).try_into().ok()
 }
 
 /// Both machines' processor time, and the cable as the laptop sees it.
@@ -134,5 +153,19 @@ pub fn look(lab: &Lab, program: &str, memory: &mut BTreeMap<String, u64>) {
             let peak = memory.entry(key).or_insert(0);
             *peak = process.peak_bytes.max(*peak);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_behind_the_connection_is_read_out_of_the_log() {
+        let line =
+            |kind, second| format!("{{\"kind\":\"{kind}\",\"timestamp\":\"2026-11-22T11:06:{second}Z\"}}\n");
+        let log = [line("started", "01.5"), line("connected", "02.25"), line("ended", "04.75")].concat();
+        assert_eq!(connected(&log), Some(Duration::from_millis(2500)));
+        assert_eq!(connected(&line("started", "01")), None);
     }
 }

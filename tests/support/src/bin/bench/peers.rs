@@ -6,7 +6,7 @@ use pc_switcher_testkit::lab::{Cmd, Lab};
 
 use super::{
     Outcome,
-    tool::{COPY, RECEIVE, SEND, SSH_OF_ALICE, Tool, UNISON},
+    tool::{COPY, RECEIVE, SEND, SSH_OF_ALICE, Tool, UNISON, WHOLE},
 };
 
 /// Unison as the host's package brings it; the machines run the same release.
@@ -24,9 +24,13 @@ pub fn check(tool: Tool) -> Result<(), String> {
 
 /// Gives each copy a subvolume of its own, on the same file system and outside of what pc-switcher takes snapshots of.
 pub fn prepare(lab: &Lab, peers: &[Tool]) -> Outcome {
-    for (machine, place) in
-        [(lab.laptop(), SEND), (lab.desk(), COPY), (lab.desk(), RECEIVE), (lab.desk(), UNISON)]
-    {
+    for (machine, place) in [
+        (lab.laptop(), SEND),
+        (lab.desk(), COPY),
+        (lab.desk(), WHOLE),
+        (lab.desk(), RECEIVE),
+        (lab.desk(), UNISON),
+    ] {
         machine.run(&Cmd::new("btrfs").args(["subvolume", "create", place]))?;
     }
     if peers.contains(&Tool::Unison) {

@@ -165,9 +165,15 @@ impl Stage<'_> {
             self.settle()?;
             let mut run = measure::run(self.lab, &tool.command(case), tool.program())?;
             run.changed_bytes = changed.map(|changed| changed.block_bytes);
+            let log = match tool {
+                Tool::PcSwitcher => {
+                    self.lab.laptop().run(&Cmd::script("pc-switcher logs --last --json").as_alice())?
+                }
+                _ => String::new(),
+            };
+            run.connected = measure::connected(&log);
             self.add(case, tool, run);
             if let (Tool::PcSwitcher, Some(dir)) = (tool, &self.plan.logs) {
-                let log = self.lab.laptop().run(&Cmd::script("pc-switcher logs --last --json").as_alice())?;
                 fs::create_dir_all(dir).map_err(|error| format!("`{}`: {error}", dir.display()))?;
                 fs::write(dir.join(format!("{}-{turn}.jsonl", case.name().replace(' ', "-"))), log)?;
             }
@@ -211,8 +217,9 @@ impl Stage<'_> {
             // A case that a tool was not asked for changes nothing.
             cases.any(|case| self.tools(*case).contains(tool))
         };
-        for tool in
-            [Tool::PcSwitcher, Tool::Rsync, Tool::Send, Tool::Unison].iter().filter(|tool| measured(tool))
+        for tool in [Tool::PcSwitcher, Tool::Rsync, Tool::RsyncWhole, Tool::Send, Tool::Unison]
+            .iter()
+            .filter(|tool| measured(tool))
         {
             let differences = self.lab.laptop().run(&tool.check())?;
             if !differences.trim().is_empty() {

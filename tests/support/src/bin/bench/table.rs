@@ -19,12 +19,13 @@ const MB: f64 = 1e6;
 type Of = fn(&Run) -> Option<f64>;
 
 /// Columns: what, divided by what, digits.
-const COLUMNS: [(Of, f64, usize); 5] = [
+const COLUMNS: [(Of, f64, usize); 6] = [
     (Run::wall, 1.0, 3),
     (Run::cpu, 1.0, 2),
     (Run::memory, MB, 0),
     (Run::wire, MB, 2),
     (Run::wire_share, 1.0, 2),
+    (Run::connected, 1.0, 3),
 ];
 
 /// Writes the medians of each case, the ratios, and whether the goals are reached.
@@ -41,8 +42,8 @@ pub fn text(plan: &Plan, figures: &Figures) -> String {
 
 fn medians(figures: &Figures) -> String {
     let mut out =
-        "| case | runs | | wall s | CPU s | largest process MB | wire MB | wire / changed |\n".to_owned();
-    out += "|---|---|---|---|---|---|---|---|\n";
+        "| case | runs | | wall s | CPU s | largest process MB | wire MB | wire / changed | with a connection s |\n".to_owned();
+    out += "|---|---|---|---|---|---|---|---|---|\n";
     for case in Case::ALL {
         for tool in figures.tools(case) {
             let cells = COLUMNS.map(|(of, unit, digits)| {
@@ -55,9 +56,10 @@ fn medians(figures: &Figures) -> String {
             let ratio = |(of, ..): &(Of, f64, usize)| {
                 cell(figures.ratio(case, peer, of).map(|it| format!("**{it:.3}**")))
             };
-            // What changed is the same for both: nothing new in the last column.
+            // What changed is the same for both, and peers tell nothing of their connection.
             let cells: Vec<String> = COLUMNS[..4].iter().map(ratio).collect();
-            let _ = writeln!(out, "| {} | | ours / {} | {} | |", case.name(), peer.name(), cells.join(" | "));
+            let _ =
+                writeln!(out, "| {} | | ours / {} | {} | | |", case.name(), peer.name(), cells.join(" | "));
         }
     }
     out
@@ -119,6 +121,7 @@ pub fn json(plan: &Plan, figures: &Figures) -> Result<String, serde_json::Error>
             "case": case.name(),
             "tool": tool.name(),
             "wall_seconds": run.wall(),
+            "connected_seconds": run.connected(),
             "cpu_seconds": run.cpu(),
             "wire_bytes": run.wire_bytes,
             "changed_bytes": run.changed_bytes,
@@ -182,8 +185,8 @@ mod tests {
     fn medians_ratios_and_goals_stand_in_tables() {
         let text = text(&plan("--peers rsync --only changed --files 300000"), &figures());
         for line in [
-            "| 1 % changed | 1 | pc-switcher | 1.000 | 0.00 | – | 2.00 | 2.00 |",
-            "| 1 % changed | | ours / rsync | **0.100** | – | – | **0.500** | |",
+            "| 1 % changed | 1 | pc-switcher | 1.000 | 0.00 | – | 2.00 | 2.00 | – |",
+            "| 1 % changed | | ours / rsync | **0.100** | – | – | **0.500** | | |",
             "| 1 % changed: time, in parts of that of rsync | 0.125 | 0.100 | reached |",
             "| 1 % changed: time, in parts of that of btrfs send | 0.600 | – | not measured |",
             "| 1 % changed: wire, in parts of what changed | 1.060 | 2.000 | **missed** |",

@@ -7,6 +7,8 @@ use super::{LIMIT, case::Case};
 
 /// Where rsync copies to.
 pub const COPY: &str = "/srv/copy";
+/// Where it copies an image to as it copies everything else.
+pub const WHOLE: &str = "/srv/whole";
 /// Where `btrfs send` takes its snapshots, and where `btrfs receive` puts them.
 pub const SEND: &str = "/srv/send";
 pub const RECEIVE: &str = "/srv/receive";
@@ -29,6 +31,9 @@ pub enum Tool {
     PcSwitcher,
     /// rsync -aHAXS --delete, for the image --inplace --no-whole-file
     Rsync,
+    /// rsync -aHAXS --delete for the image, too: it writes a new file of what it has and what comes
+    #[value(skip)]
+    RsyncWhole,
     /// btrfs send | ssh btrfs receive
     Send,
     /// Unison in batch mode
@@ -43,6 +48,7 @@ impl Tool {
         match self {
             Self::PcSwitcher => "pc-switcher",
             Self::Rsync => "rsync",
+            Self::RsyncWhole => "rsync -aHAXS",
             Self::Send => "btrfs send",
             Self::Unison => "unison",
             Self::OwnWalk => "own walk",
@@ -53,7 +59,7 @@ impl Tool {
     pub fn program(self) -> &'static str {
         match self {
             Self::PcSwitcher | Self::OwnWalk => "pc-switcher",
-            Self::Rsync => "rsync",
+            Self::Rsync | Self::RsyncWhole => "rsync",
             Self::Send => "btrfs",
             Self::Unison => "unison",
         }
@@ -68,6 +74,7 @@ impl Tool {
                 rsync(&["-aHAX", "--delete", "--inplace", "--no-whole-file"], COPY)
             }
             Self::Rsync => rsync(&["-aHAXS", "--delete"], COPY),
+            Self::RsyncWhole => rsync(&["-aHAXS", "--delete"], WHOLE),
             Self::Send => Cmd::script(&send()),
             Self::Unison => Cmd::script(UNISON_SCRIPT).args(["bash", UNISON]),
         };
@@ -80,6 +87,7 @@ impl Tool {
         let cmd = match self {
             Self::PcSwitcher | Self::OwnWalk => rsync(&STRICT, "/home"),
             Self::Rsync => rsync(&STRICT, COPY),
+            Self::RsyncWhole => rsync(&STRICT, WHOLE),
             Self::Send => rsync(&STRICT, &format!("{RECEIVE}/last")),
             Self::Unison => rsync(&LOOSE, UNISON),
         };
@@ -137,6 +145,7 @@ mod tests {
         assert!(line(Tool::Rsync, Case::Changed).contains("\"-aHAXS\", \"--delete\""));
         let image = line(Tool::Rsync, Case::Image);
         assert!(image.contains("\"-aHAX\", \"--delete\", \"--inplace\", \"--no-whole-file\""), "{image}");
+        assert!(line(Tool::RsyncWhole, Case::Image).contains("\"-aHAXS\", \"--delete\""));
     }
 
     #[test]
