@@ -98,6 +98,9 @@ fn a_cable_that_is_cut_in_a_backup_costs_little() {
     assert_nothing_runs(&[desk], 2 * MINUTE);
     desk.cable_restore().unwrap();
     desk.limit_rate(None).unwrap();
+    // The laptop's kernel may have found out a moment ago that nobody answers there.
+    let is_there = "timeout 5 bash -c '</dev/tcp/desk/22' 2>/dev/null && echo yes || true";
+    wait_for("cable", MINUTE, || root(laptop, is_there).trim() == "yes");
     let (stored, so_far) = (packs(desk) as u64, received(desk));
     vault(laptop, &["backup", "--tracked"]).ends_with(0).says(&["58 new versions"]);
     let came = received(desk) - so_far;
