@@ -93,7 +93,12 @@ pub(super) fn rescue(stage: &OwnedFd, undo: &OwnedFd, staged: &HashMap<u64, u64>
         if is_ours || seen.is_dir() && unlinkat(stage, &name, AtFlags::REMOVEDIR).is_ok() {
             continue;
         }
-        renameat_with(stage, &*name, undo, &*name, RenameFlags::NOREPLACE)?;
+        let to = |to: &str| renameat_with(stage, &*name, undo, to, RenameFlags::NOREPLACE);
+        match to(&number.to_string()) {
+            // The step had taken the old version away, and what stands here was to come into its place.
+            Err(Errno::EXIST) => to(&format!("{number}-staged"))?,
+            moved => moved?,
+        }
     }
     Ok(())
 }

@@ -450,6 +450,7 @@ fn given_up(plain: &Stage<'_>, other: &Stage<'_>, journal_is_gone: bool) {
             fs::remove_dir_all(paths[gone].join(".pc-switcher")).unwrap();
             let results = redo(&state, Patience::GiveUp, &Unwatched).unwrap();
             assert!(matches!(results[0].how, RedoneHow::GivenUp(_)), "{results:?}");
+            assert_eq!(results[0].report.warnings, [""; 0], "died after {number} `{step}`");
             let after = contents(paths[at]);
             let lost = before.iter().filter(|content| !after.contains(*content)).count();
             assert_eq!(lost, 0, "died after {number} `{step}`: {results:?}");
