@@ -165,6 +165,31 @@ fn a_program_that_writes_to_what_is_replaced_is_named() {
 }
 
 #[test]
+fn a_virtual_machine_that_runs_on_what_is_sent_is_named() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "head -c 200000 /dev/urandom >notes/disk.qcow2");
+    // What counts is the name that the kernel gives the process.
+    root(laptop, "install -m 755 /usr/bin/sleep /var/tmp/qemu-system-x86_64");
+    first_sync(&lab);
+    let held = "exec 3<>notes/disk.qcow2; exec /var/tmp/qemu-system-x86_64 60";
+    let machine = laptop.spawn(&Cmd::script(held).as_alice()).unwrap();
+    wait_for("virtual machine", BY_THEN, || {
+        root(laptop, "ls -l /proc/[0-9]*/fd 2>/dev/null | grep -c notes/disk || true").trim() != "0"
+    });
+    let warning =
+        "`/home/alice/notes/disk.qcow2` is the disk of a virtual machine that runs (`qemu-system-x86`";
+    let idle = sync(laptop, "desk", &[]).ends_with(0);
+    assert!(!idle.text.contains("virtual machine"), "{}", idle.text);
+    alice(laptop, "printf news | dd of=notes/disk.qcow2 bs=1 seek=5000 conv=notrunc status=none");
+    sync(laptop, "desk", &["--dry-run"]).ends_with(0).says(&[warning]);
+    sync(laptop, "desk", &[]).ends_with(0).says(&[warning, "as after a power cut"]);
+    drop(machine);
+    let sums = [laptop, desk].map(|machine| alice(machine, "sha256sum notes/disk.qcow2"));
+    assert_eq!(sums[0], sums[1]);
+}
+
+#[test]
 fn an_empty_source_is_refused() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());

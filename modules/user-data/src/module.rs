@@ -9,8 +9,8 @@ use pc_switcher_agent::data::rules::Rules;
 use pc_switcher_agent::proto::{Layout, LayoutRequest, RuleSet, Standing, UserFact};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
-    BytePath, ErrorKind, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome, PairRecord, Plan,
-    Problem, ProvenFile, Role, SnapshotKind,
+    BytePath, ErrorKind, Hostname, LogLevel, Module, ModuleContext, ModuleError, ModuleName, Outcome,
+    PairRecord, Plan, Problem, ProvenFile, Role, SnapshotKind,
 };
 
 use crate::config::{Compare, NestedPolicy, UserDataConfig};
@@ -257,19 +257,27 @@ impl UserData {
         Ok(())
     }
 
-    /// Names programs of the target that write to what this plan replaces.
+    /// Names programs of the target that write to what this plan replaces, and virtual machines of the source that run on what
+    /// it sends.
     async fn writers(
         &self,
         ctx: &ModuleContext,
         parts: &[PartPair],
         surveys: &[Survey],
-    ) -> Result<Vec<String>, ModuleError> {
+    ) -> Result<Vec<(Hostname, String)>, ModuleError> {
         if surveys.iter().all(|survey| survey.steps.ops.is_empty()) {
             return Ok(Vec::new());
         }
         let both: Vec<(&PartPair, &Survey)> = parts.iter().zip(surveys).collect();
-        let writers = Agent::new(&ctx.target.agent).writers(self.folders()).await?;
-        Ok(people::writers_of(&writers, &both))
+        let [source, target] = [Agent::new(&ctx.source.agent), Agent::new(&ctx.target.agent)];
+        let (ours, theirs) =
+            tokio::try_join!(source.writers(self.folders()), target.writers(self.folders()))?;
+        let said = |hostname: &Hostname, lines: Vec<String>| {
+            lines.into_iter().map(|line| (hostname.clone(), line)).collect::<Vec<_>>()
+        };
+        let mut lines = said(&ctx.target.hostname, people::writers_of(&theirs, &both));
+        lines.extend(said(&ctx.source.hostname, people::running_on(&ours, &both)));
+        Ok(lines)
     }
 
     /// Asks at every gate that this plan meets.
@@ -441,7 +449,9 @@ impl Module for UserData {
             ("conflict", surveys.iter().map(|survey| survey.conflicts.len() as u64).sum()),
         ];
         let items = parts.iter().zip(&surveys).flat_map(|(part, survey)| plan_items(part, survey)).collect();
-        let mut warnings = self.writers(ctx, &parts, &surveys).await?;
+        let writers = self.writers(ctx, &parts, &surveys).await?;
+        let mut warnings: Vec<String> =
+            writers.into_iter().map(|(hostname, line)| format!("{hostname}: {line}")).collect();
         for (part, survey) in parts.iter().zip(&surveys) {
             for path in survey.steps.kept.iter().chain(&survey.steps.blocked) {
                 warnings.push(format!(
@@ -483,8 +493,8 @@ impl Module for UserData {
             return Ok(Outcome::Done(describe(stats)));
         }
         self.forecast(ctx, &parts, &surveys).await?;
-        for writer in self.writers(ctx, &parts, &surveys).await? {
-            ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, writer);
+        for (hostname, line) in self.writers(ctx, &parts, &surveys).await? {
+            ctx.reporter.log(LogLevel::Warning, &hostname, line);
         }
         vital::forewarn(ctx, &parts, &surveys).await?;
         ctx.reporter.log(LogLevel::Info, &ctx.target.hostname, describe(stats));

@@ -114,6 +114,36 @@ pub fn writers_of(writers: &[Writer], surveys: &[(&PartPair, &Survey)]) -> Vec<S
     .collect()
 }
 
+/// What runs virtual machines, by the beginning of its short name, of which the kernel keeps 15 bytes.
+const MACHINES: [&str; 7] =
+    ["qemu-", "kvm", "VBoxHeadless", "VirtualBoxVM", "vmware-vmx", "cloud-hyperviso", "firecracker"];
+
+/// Returns a line per virtual machine of the source that runs on a file which this plan sends: the file arrives as of one
+/// instant, and what the guest had not written by then is not in it.
+pub fn running_on(writers: &[Writer], surveys: &[(&PartPair, &Survey)]) -> Vec<String> {
+    let is_sent = |path: &BytePath| {
+        surveys.iter().any(|(part, survey)| {
+            survey.steps.ops.iter().any(|op| {
+                matches!(op, Op::Put { path: sent, .. } | Op::Link { path: sent, .. }
+                    if part.root.join(sent.as_bytes()) == *path)
+            })
+        })
+    };
+    let machines =
+        writers.iter().filter(|writer| MACHINES.iter().any(|name| writer.program.starts_with(name)));
+    let mut hit: Vec<&Writer> = machines.filter(|writer| is_sent(&writer.path)).collect();
+    hit.dedup_by_key(|writer| (&writer.path, writer.pid));
+    hit.into_iter()
+        .map(|writer| {
+            format!(
+                "`{}` is the disk of a virtual machine that runs (`{}`, process {}): it arrives as after a power cut; shut \
+                 it down first for a clean copy",
+                writer.path, writer.program, writer.pid
+            )
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use pc_switcher_agent::proto::Session;
