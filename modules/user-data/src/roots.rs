@@ -8,6 +8,7 @@ use pc_switcher_contract::{
 };
 
 use crate::parts::{PartPair, has_snapshots};
+use crate::survey::base_of;
 
 /// Where listings come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,11 +119,16 @@ pub fn roots(ctx: &ModuleContext, part: &PartPair, target_kind: SnapshotKind) ->
     let base = target_end.filter(|_| is_known).and_then(|end| listed_then(&end, &part.target));
     // A subvolume that came since the last sync, or that it left behind with something in it, held nothing of it.
     let base = base.or_else(|| (part.is_nested && pair.is_some()).then_some(Listed::Nothing));
-    // A subvolume on one machine may be a directory on the other, and have been neither at the last sync.
-    let ours_then = source_end
-        .as_ref()
-        .filter(|_| is_known && !part.is_nested)
-        .and_then(|end| listed_then(end, &part.source));
+    // A subvolume on one machine may be a directory on the other, and have been neither at the last sync: its past is what that
+    // sync compared at the same place.
+    let ours_then = source_end.as_ref().filter(|_| is_known).and_then(|end| {
+        if !part.is_nested {
+            return listed_then(end, &part.source);
+        }
+        let pair = pair.as_ref()?;
+        let then = pair.parts.iter().find(|then| then.root == part.root.to_string())?;
+        base_of(pair, then, &ctx.source.hostname, &part.source).map(Listed::Tree)
+    });
     let now = (ctx.clock)().as_second();
     let source_after = source_end.and_then(|end| {
         let kept = part.is_live(Role::Source).then(|| end.manifest(&part.root)).flatten();
