@@ -3,11 +3,12 @@
 //! Every change of a file or directory writes its inode anew, with the number of the transaction (`facts/sync-engine.md` 3.2). A
 //! leaf is written as a whole, and most inodes share theirs with their names, which then need not be looked up one by one.
 //!
-//! Reading writes inodes, too: the time of the last access. A directory that differs in nothing else from the base did not change: what
-//! becomes of it and its inode are of one transaction, and the inode counts the changes made to it, so that two within one tick
-//! of the clock are told apart. Of files this does not hold: their content may reach the tree a transaction after the inode that
-//! announced it, so that the base has the new inode and the old content. One `write` of a gigabyte sets the times when it begins, and a
-//! base that is taken meanwhile has a part of it. So files whose extents are younger while size and times stayed are told apart.
+//! Reading writes inodes, too: the time of the last access. What differs in nothing else from the base did not change: the inode counts
+//! the changes made to it, so that two within one tick of the clock are told apart. What becomes of a directory is of one transaction
+//! with its inode. The content of a file may reach the tree a transaction after the inode that announced it, so that the base has the
+//! new inode and the old content; its extents are younger then, and it counts as changed. One `write` of a gigabyte sets the times when
+//! it begins, and a base that is taken meanwhile has a part of it. So files whose extents are younger while size and times stayed are told
+//! apart.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -103,7 +104,7 @@ impl Younger {
         Ok(found)
     }
 
-    /// Leaves out directories that are in the base as they are now, but for the time of the last access.
+    /// Leaves out what is in the base as it is now, but for the time of the last access.
     fn without_readings(
         mut self,
         base: &OwnedFd,
@@ -116,7 +117,7 @@ impl Younger {
                 return Err(Errno::CANCELED);
             }
             let (mut was, ino) = (None, written.ino);
-            if written.is_dir && written.made <= since {
+            if written.made <= since && !written.has_content {
                 inode.run(base, ((ino, INODE, 0), (ino, INODE, u64::MAX)), 0, |Item { data, .. }| {
                     was = Some(state(data).ok_or(Errno::IO)?);
                     Ok(())
