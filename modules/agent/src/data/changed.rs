@@ -180,6 +180,7 @@ fn directories(
         }
     }
     found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    is_known &= !places.is_cut;
     if !is_known {
         found.retain(|dir| !dir.silent.is_empty());
     }
@@ -233,11 +234,13 @@ pub(super) struct Places<'a> {
     root: u64,
     now: Names,
     known: HashMap<u64, Option<BytePath>>,
+    /// Whether a path was met that is too long to be told: what lies there counts as left out.
+    pub(super) is_cut: bool,
 }
 
 impl<'a> Places<'a> {
     pub(super) fn of_tree(rules: &'a Rules, root: u64, now: Names) -> Self {
-        Self { rules, root, now, known: HashMap::new() }
+        Self { rules, root, now, known: HashMap::new(), is_cut: false }
     }
 
     /// Returns every name of an inode with the directory that it is in.
@@ -270,7 +273,7 @@ impl<'a> Places<'a> {
         for (ino, name) in chain.into_iter().rev() {
             place = place.and_then(|parent| self.child(&parent, &name, true));
             if place.as_ref().is_some_and(|path| path.as_bytes().len() > LONGEST) {
-                return Err(Errno::TOOBIG);
+                (self.is_cut, place) = (true, None);
             }
             self.known.insert(ino, place.clone());
         }

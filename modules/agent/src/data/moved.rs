@@ -118,6 +118,10 @@ fn moves(
             return Err(Errno::TOOBIG);
         }
     }
+    // Where a path is too long to be told nobody says what was moved there.
+    if base.is_cut || now.is_cut {
+        return Err(Errno::TOOBIG);
+    }
     found.sort_unstable_by(|a, b| a.to.cmp(&b.to));
     Ok(found)
 }
