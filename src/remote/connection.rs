@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use openssh::Session;
 use pc_switcher_contract::{Cmd, ExecError, Executor, Hostname};
+use pc_switcher_installer::STABLE_PATH;
 use tokio_util::sync::CancellationToken;
 
 use super::channels::Channels;
 use super::ciphers::has_aes;
+use super::elevate::{Greeted, Place, Starter};
 use super::env::RemoteEnv;
 use super::error::ReachError;
 use super::master::Master;
@@ -32,6 +34,7 @@ pub struct TargetConnection {
     channels: Channels,
     executor: SshExecutor,
     login: Login,
+    early: Mutex<Option<Greeted>>,
     state: Mutex<ConnectionState>,
 }
 
@@ -63,12 +66,26 @@ impl TargetConnection {
         let typed = target.to_string_lossy().into_owned();
         let session = Arc::new(Session::resume_mux(master.socket().into(), None));
         let channels = Channels::new(session, env.channels, typed.clone(), Arc::clone(&env.log));
+        // Nearly always it is installed and takes no password: it need not wait for the machine's name.
+        let early = Starter {
+            place: Place::There(channels.clone()),
+            hostname: typed.clone(),
+            user: String::new(),
+            is_root: false,
+            program: STABLE_PATH.into(),
+            sudo: "sudo".into(),
+            log: Arc::clone(&env.log),
+        };
+        let both = async {
+            let (asked, early) = tokio::join!(ask_name(&channels, &typed), early.start(None, cancel));
+            Ok((asked?, early.ok()))
+        };
         let asked = tokio::select! {
-            asked = ask_name(&channels, &typed) => asked,
+            asked = both => asked,
             () = cancel.cancelled() => Err(ExecError::Cancelled),
             why = master.lost() => Err(ExecError::Transport { hostname: typed.clone(), why }),
         };
-        let (hostname, login) = match asked {
+        let ((hostname, login), early) = match asked {
             Ok(asked) => asked,
             Err(error) => {
                 master.close().await;
@@ -87,6 +104,7 @@ impl TargetConnection {
             channels,
             executor,
             login,
+            early: Mutex::new(early),
             state: Mutex::new(state),
         })
     }
@@ -109,6 +127,12 @@ impl TargetConnection {
     /// Returns the executor of this connection; clones share their commands.
     pub fn executor(&self) -> &SshExecutor {
         &self.executor
+    }
+
+    /// Takes the agent of the installed program that was started with `sudo -n` beside the first question, if it greeted. One that
+    /// is not taken, or is let go of, has done nothing and ends.
+    pub(super) fn take_early(&self) -> Option<Greeted> {
+        self.early.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub(super) fn channels(&self) -> &Channels {

@@ -208,8 +208,12 @@ impl Reach {
             sudo: "sudo".into(),
             log: Arc::clone(&self.env.log),
         };
+        let early = connection.take_early().filter(|_| !starter.is_root);
         let started = async {
-            let greeted = starter.start(None, cancel).await?;
+            let greeted = match early {
+                Some(greeted) => greeted,
+                None => starter.start(None, cancel).await?,
+            };
             adopt(greeted, (&starter.hostname, true), &self.env.version).await.map_err(ReachError::from)
         };
         // Why it did not start is found out by a probe.
