@@ -102,7 +102,7 @@ impl Court {
             read_list(dir.as_path()).unwrap().ok_or(format!("there is no list of steps in `{dir}`"))?;
         let (mut ops, mut ended) = (0, false);
         for record in records {
-            match record {
+            match record.map_err(|error| error.to_string())? {
                 Record::Ops { ops: more, .. } => ops += more.len(),
                 Record::Left(_) => ended = true,
                 _ => {}

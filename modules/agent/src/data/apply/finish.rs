@@ -16,7 +16,7 @@ use super::watch::Watch;
 use crate::data::HOME;
 use crate::data::meta::Settled;
 use crate::linux::state::StateDir;
-use crate::proto::{AgentError, ApplyReport, Conflict};
+use crate::proto::{AgentError, AgentErrorKind, ApplyReport, Conflict};
 
 /// Ends a session whose steps are all done and on the disk. `roots` are those of [`Phase::Done`].
 pub(super) fn finish(
@@ -106,6 +106,9 @@ pub(super) fn drop_all(
     for (_, part) in parts {
         kept.extend(part.retire(expected).map_err(|error| tidying(part, error))?);
     }
+    if !kept.is_empty() {
+        settled(parts)?;
+    }
     // From here on the journal may say things that staging does not hold any more.
     entry.phase = Phase::Dropping;
     if entry.put(state).is_err() {
@@ -121,6 +124,17 @@ pub(super) fn drop_all(
         let _ = part.sync();
     }
     removed.map(|()| kept)
+}
+
+/// Has what was moved out of staging and undo on the disk. A full disk does not keep it from that.
+pub(super) fn settled(parts: &[(usize, &Part)]) -> Result<(), AgentError> {
+    for (_, part) in parts {
+        match part.sync() {
+            Err(error) if error.kind != AgentErrorKind::NoSpace => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Writes the entry into the space that was kept back. If that is not enough, the journal goes instead: without it no

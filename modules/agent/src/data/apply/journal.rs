@@ -2,7 +2,7 @@
 //!
 //! It lies in the first part's staging directory, which the machine state names. A record is its length, eight bytes of its
 //! BLAKE3 digest and its postcard bytes. Reading ends at the first record that is cut or damaged; a journal without a whole
-//! [`Record::Commit`] was never committed. A redo compares the inodes of [`Record::Staged`] with what it finds: a staged
+//! [`Record::Commit`] was never committed. A disk that cannot be read says nothing of that, and is an error. A redo compares the inodes of [`Record::Staged`] with what it finds: a staged
 //! name that still holds its own inode has not been committed, one that holds another was exchanged.
 
 use std::fs::File;
@@ -96,26 +96,35 @@ pub(super) fn remove(stage: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
-/// Reads the records of a journal, up to the first that is cut or damaged.
+/// Reads the records of a journal, up to the first that is cut or damaged, or the error of a disk that cannot be read.
 pub struct Reader<R = BufReader<File>>(pub(super) R);
 
 impl<R: Read> Iterator for Reader<R> {
-    type Item = Record;
+    type Item = io::Result<Record>;
 
-    fn next(&mut self) -> Option<Record> {
+    fn next(&mut self) -> Option<io::Result<Record>> {
         let mut head = [0; 4 + SUM];
-        self.0.read_exact(&mut head).ok()?;
+        if let Err(error) = self.0.read_exact(&mut head) {
+            return unless_ended(error);
+        }
         let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
         if len > MAX_RECORD {
             return None;
         }
         let mut body = vec![0; len];
-        self.0.read_exact(&mut body).ok()?;
+        if let Err(error) = self.0.read_exact(&mut body) {
+            return unless_ended(error);
+        }
         if blake3::hash(&body).as_bytes()[..SUM] != head[4..] {
             return None;
         }
-        decode(&body).ok()
+        decode(&body).ok().map(Ok)
     }
+}
+
+/// What was not written to its end ends the reading; anything else is told.
+fn unless_ended<T>(error: io::Error) -> Option<io::Result<T>> {
+    (error.kind() != io::ErrorKind::UnexpectedEof).then_some(Err(error))
 }
 
 /// Opens the journal in a staging directory; `None` if there is none.
@@ -138,9 +147,10 @@ pub const LIST: &str = "operations";
 pub(super) fn keep(records: Reader, dir: &Path, report: &ApplyReport) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
     let mut records = records.peekable();
-    let (own, mut is_other) = (records.peek().cloned(), true);
+    let own = records.peek().and_then(|first| first.as_ref().ok()).cloned();
+    let mut is_other = true;
     let earlier = read_list(dir)?.into_iter().flatten().filter(|record| {
-        if matches!(record, Record::Begin { .. }) {
+        if let Ok(record @ Record::Begin { .. }) = record {
             is_other = own.as_ref() != Some(record);
         }
         is_other
@@ -149,7 +159,7 @@ pub(super) fn keep(records: Reader, dir: &Path, report: &ApplyReport) -> io::Res
     let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
     let mut writer = Writer(BufWriter::with_capacity(256 << 10, file));
     for record in earlier.chain(records) {
-        writer.append(&record)?;
+        writer.append(&record?)?;
     }
     let conflicts = report.conflicts.iter().map(|conflict| conflict.path.clone());
     writer.append(&Record::Left(conflicts.chain(report.kept.iter().cloned()).collect()))?;
@@ -180,7 +190,8 @@ mod tests {
     use super::*;
 
     fn is_committed(stage: impl AsFd) -> bool {
-        read_journal(stage).unwrap().unwrap().last().is_some_and(|last| matches!(last, Record::Commit { .. }))
+        let last = read_journal(stage).unwrap().unwrap().last();
+        last.is_some_and(|last| matches!(last.unwrap(), Record::Commit { .. }))
     }
 
     fn written(dir: &std::path::Path) -> (File, Vec<Record>) {
@@ -201,7 +212,8 @@ mod tests {
     fn a_journal_reads_what_was_written() {
         let dir = tempfile::tempdir().unwrap();
         let (stage, records) = written(dir.path());
-        assert_eq!(read_journal(&stage).unwrap().unwrap().collect::<Vec<_>>(), records);
+        let read: Vec<Record> = read_journal(&stage).unwrap().unwrap().map(Result::unwrap).collect();
+        assert_eq!(read, records);
         assert!(is_committed(&stage));
     }
 
@@ -221,7 +233,7 @@ mod tests {
         for stage in [&stage, &later, &later] {
             keep(read_journal(stage).unwrap().unwrap(), list.path(), &ApplyReport::default()).unwrap();
         }
-        let kept: Vec<Record> = read_list(list.path()).unwrap().unwrap().collect();
+        let kept: Vec<Record> = read_list(list.path()).unwrap().unwrap().map(Result::unwrap).collect();
         let left = [Record::Left(Vec::new())];
         assert_eq!(kept, [&first[..], &left, &second, &left].concat());
     }
@@ -234,8 +246,31 @@ mod tests {
         for len in 0..bytes.len() {
             std::fs::write(dir.path().join(NAME), &bytes[..len]).unwrap();
             assert!(!is_committed(&stage), "{len}");
-            let read: Vec<_> = read_journal(&stage).unwrap().unwrap().collect();
+            let read: Vec<_> = read_journal(&stage).unwrap().unwrap().map(Result::unwrap).collect();
             assert!(records.starts_with(&read));
+        }
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_read_does_not_end_a_journal() {
+        /// Gives so many bytes, and then what a disk says.
+        struct Broken(io::Cursor<Vec<u8>>);
+        impl Read for Broken {
+            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+                match self.0.read(into)? {
+                    0 => Err(io::Error::from_raw_os_error(libc::EIO)),
+                    some => Ok(some),
+                }
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (_stage, records) = written(dir.path());
+        let bytes = std::fs::read(dir.path().join(NAME)).unwrap();
+        for len in 0..bytes.len() {
+            let mut reader = Reader(Broken(io::Cursor::new(bytes[..len].to_vec())));
+            let read: Vec<Record> = reader.by_ref().map_while(Result::ok).collect();
+            assert!(records.starts_with(&read) && read.len() < records.len(), "{len}");
+            assert_eq!(reader.next().unwrap().unwrap_err().raw_os_error(), Some(libc::EIO), "{len}");
         }
     }
 

@@ -92,7 +92,7 @@ impl Part {
         Ok(part)
     }
 
-    /// Opens what a session left below a root; `None` if nothing is there.
+    /// Opens what a session left below a root; `None` if its staging is not there, which goes last of all that is its.
     pub(super) fn reopen(
         wanted: &PartRoot,
         mtime: FileTime,
@@ -106,6 +106,14 @@ impl Part {
             found => found.map_err(|error| at(&path, error))?,
         };
         let home = own_dir(&root, HOME).map_err(|error| at(&path, error))?;
+        match Seen::at(&home, &*stage_name(session)) {
+            Err(Errno::NOENT) => {
+                // It stays if something else is in it.
+                let _ = unlinkat(&root, HOME, AtFlags::REMOVEDIR);
+                return Ok(None);
+            }
+            found => found.map_err(|error| at(&path, error))?,
+        };
         let (stage, undo) = directories(&home, session).map_err(|error| at(&path, error))?;
         Ok(Some(Part {
             path,
@@ -118,6 +126,13 @@ impl Part {
             mtime,
             _mount: mount,
         }))
+    }
+
+    /// Whether a session displaced something below a root. What cannot be looked at counts as something.
+    pub(super) fn has_undo(wanted: &PartRoot, session: &SessionId) -> bool {
+        let undo = format!("{HOME}/undo-{session}");
+        let seen = private(&wanted.root).and_then(|(_mount, root)| Seen::at(&root, &*undo));
+        !matches!(seen, Err(Errno::NOENT))
     }
 
     /// Sets what a root must end with where nothing else of a session is left, durably: its metadata, or the time it had
@@ -257,9 +272,13 @@ pub fn undo_of(root: &BytePath, session: &SessionId) -> BytePath {
     root.join(format!("{HOME}/undo-{session}").as_bytes())
 }
 
+fn stage_name(session: &SessionId) -> String {
+    format!("stage-{session}")
+}
+
 /// Makes or opens the two directories of a session.
 fn directories(home: &OwnedFd, session: &SessionId) -> Result<(OwnedFd, OwnedFd), Errno> {
-    Ok((own_dir(home, &format!("stage-{session}"))?, own_dir(home, &format!("undo-{session}"))?))
+    Ok((own_dir(home, &stage_name(session))?, own_dir(home, &format!("undo-{session}"))?))
 }
 
 /// Makes or opens a directory that only we may use.

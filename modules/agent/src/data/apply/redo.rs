@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::commit::{Committed, Committer};
 use super::entry::{self, Entry, Phase};
-use super::finish::{drop_all, finish, tidying};
+use super::finish::{drop_all, finish, settled, tidying};
 use super::journal::{Record, read_journal};
 use super::part::Part;
 use super::plan::Step;
@@ -109,7 +109,10 @@ fn settle(state: &StateDir, entry: &mut Entry, watch: &dyn Watch) -> Result<(), 
     }
     // The journal's part goes last: the others may be in the middle of a commit that nobody can tell of now.
     let is_parted = found.first().is_some_and(Option::is_none) && found.iter().any(Option::is_some);
-    if entry.phase == Phase::Open && is_parted {
+    let gone = || entry.parts.iter().zip(&found).filter(|(_, part)| part.is_none());
+    if entry.phase == Phase::Open
+        && (is_parted || gone().any(|((root, _), _)| Part::has_undo(root, &entry.session)))
+    {
         return Err(AgentError::failed("a part of its staging is gone"));
     }
     let Some(journal) = journal.filter(|_| entry.phase == Phase::Open) else {
@@ -156,6 +159,8 @@ fn give_up(state: &StateDir, entry: &mut Entry, why: String) -> Result<(), Agent
         staged.iter().flat_map(|staged| parts.iter().map(move |(_, part)| (part, staged))).try_for_each(
             |(part, staged)| rescue(&part.stage, &part.undo, staged).map_err(|error| tidying(part, error)),
         );
+    // Before anything says that this is being dropped: a power cut must not bring back what was in staging.
+    let rescued = rescued.and_then(|()| settled(&parts));
     match rescued.and_then(|()| drop_all(&parts, &expected, entry, state)) {
         Ok(kept) => report.conflicts = kept,
         // The next session sweeps it when it opens its parts.
@@ -181,12 +186,12 @@ fn read(first: &Part, parts: usize) -> Result<Option<Journal>, AgentError> {
 
 /// Follows the records of a journal; `None` if the session was not committed.
 pub(super) fn follow(
-    records: impl Iterator<Item = Record>,
+    records: impl Iterator<Item = std::io::Result<Record>>,
     parts: usize,
 ) -> Result<Option<Journal>, AgentError> {
     let (mut planner, mut staged, mut committed) = (Planner::new(parts), HashMap::new(), None);
     for record in records {
-        match record {
+        match record.map_err(|error| AgentError::io("journal", &error))? {
             Record::Ops { part, ops, .. } => {
                 for op in ops {
                     planner.step(part.into(), op)?;

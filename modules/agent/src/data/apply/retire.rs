@@ -164,17 +164,23 @@ pub(super) fn sweep(home: &OwnedFd, has_pre_set: bool) -> Result<(), Errno> {
         }
     }
     let names = names()?;
-    for name in names.iter().filter(|_| has_pre_set) {
+    for name in &names {
         let Some(session) = name.strip_prefix("undo-") else { continue };
+        // Without a pre set a session that came to its end leaves what it displaced, and no staging.
+        if !has_pre_set && !names.contains(&format!("stage-{session}")) {
+            continue;
+        }
         let Ok(session) = session.parse::<SessionId>() else { continue };
         let undo = openat(home, name.as_str(), flags, Mode::empty())?;
         let expected = openat(home, format!("stage-{session}"), flags, Mode::empty())
             .map(|stage| expected_of(&stage))
             .unwrap_or_default();
-        for (name, version) in left(&undo, &expected, has_pre_set)? {
+        for (name, version) in left(&undo, &expected, true)? {
             keep(home, &session, &undo, &name, version.as_ref())?;
         }
-        remove::tree(home, name)?;
+        if has_pre_set {
+            remove::tree(home, name)?;
+        }
     }
     for name in names.iter().filter(|name| name.starts_with("stage-") || name.starts_with("deep-")) {
         remove::tree(home, name)?;
@@ -183,15 +189,16 @@ pub(super) fn sweep(home: &OwnedFd, has_pre_set: bool) -> Result<(), Errno> {
 }
 
 /// Returns the inodes that a session staged, by number; `None` if its journal says that it was not committed, so that nothing was
-/// exchanged. Where the journal is not there, or cannot be read, nobody knows of any.
+/// exchanged. Where the journal is not there, or cannot be read to its end, nobody knows of any others.
 pub(super) fn staged_of(stage: &OwnedFd) -> Option<HashMap<u64, u64>> {
     let Ok(Some(journal)) = journal::read_journal(stage) else { return Some(HashMap::new()) };
     let (mut staged, mut is_committed) = (HashMap::new(), false);
     for record in journal {
         match record {
-            journal::Record::Staged(inodes) => staged.extend(inodes),
-            journal::Record::Commit { .. } => is_committed = true,
-            journal::Record::Begin { .. } | journal::Record::Ops { .. } | journal::Record::Left(_) => {}
+            Ok(journal::Record::Staged(inodes)) => staged.extend(inodes),
+            Ok(journal::Record::Commit { .. }) => is_committed = true,
+            Ok(journal::Record::Begin { .. } | journal::Record::Ops { .. } | journal::Record::Left(_)) => {}
+            Err(_) => return Some(staged),
         }
     }
     is_committed.then_some(staged)
@@ -201,7 +208,7 @@ pub(super) fn staged_of(stage: &OwnedFd) -> Option<HashMap<u64, u64>> {
 pub(super) fn expected_of(stage: &OwnedFd) -> Expected {
     let Ok(Some(journal)) = journal::read_journal(stage) else { return Expected::default() };
     let mut planner = Planner::new(usize::from(u16::MAX) + 1);
-    for record in journal {
+    for record in journal.map_while(Result::ok) {
         if let journal::Record::Ops { part, ops, .. } = record {
             for op in ops {
                 if planner.step(part.into(), op).is_err() {

@@ -275,6 +275,7 @@ fn what_dead_sessions_left_without_an_entry_is_swept() {
         fs::write(source.join("a"), "1").unwrap();
         let home = target.join(".pc-switcher");
         fs::create_dir_all(home.join("stage-11111111/5/deep")).unwrap();
+        fs::write(home.join("stage-11111111/journal"), "").unwrap();
         fs::create_dir_all(home.join("undo-11111111")).unwrap();
         let commit = |ops| vec![StreamFrame::Commit { ops, contents: 0 }];
         let error = apply_frames(target, commit(1), "").unwrap_err();
@@ -282,6 +283,13 @@ fn what_dead_sessions_left_without_an_entry_is_swept() {
         assert!(!home.join("stage-11111111").exists());
         apply_frames(target, commit(0), "").unwrap();
         assert!(!home.exists());
+        // Without a journal nobody knows what was committed.
+        fs::create_dir_all(home.join("stage-11111111")).unwrap();
+        fs::write(home.join("stage-11111111/5"), "perhaps somebody's").unwrap();
+        apply_frames(target, commit(0), "").unwrap();
+        assert!(!home.join("stage-11111111").exists());
+        assert_eq!(fs::read_to_string(home.join("kept-11111111/5-")).unwrap(), "perhaps somebody's");
+        fs::remove_dir_all(&home).unwrap();
         mirror(source, target);
     });
 }

@@ -11,8 +11,8 @@ use rustix::io::Errno;
 
 use super::deaths::{At, Fault, Stage, assert_nothing_left, dying, is_committed, redo_now};
 use super::drive::{
-    Disk, apply_watched, assert_same, call_with, everywhere, frames, mirror, read_frames, request, state_of,
-    uuid_of, walked,
+    Disk, apply_frames, apply_watched, assert_same, call_with, everywhere, frames, mirror, read_frames,
+    request, state_of, uuid_of, walked,
 };
 use super::nasty::set_mtime;
 use super::plan::{normal, plan};
@@ -378,7 +378,8 @@ fn the_list_of_steps_stays_with_the_pre_set() {
             let died = dying(|| apply::run(&request, &call, &state_of(&target), &at).unwrap()).is_err();
             assert_eq!(died, fault.is_some());
             redo_now(&target, &Unwatched);
-            let records: Vec<Record> = read_list(list.as_path()).unwrap().unwrap().collect();
+            let records: Vec<Record> =
+                read_list(list.as_path()).unwrap().unwrap().map(Result::unwrap).collect();
             let steps: Vec<&Op> = records
                 .iter()
                 .flat_map(|record| if let Record::Ops { ops, .. } = record { &ops[..] } else { &[] })
@@ -413,15 +414,52 @@ fn what_a_commit_that_is_given_up_has_displaced_stays_where_no_snapshot_holds_it
         return;
     };
     let (plain, other) = (Stage::make(&plain.root), Stage::make(&other.root));
-    for journal_is_gone in [false, true] {
-        given_up(&plain, &other, journal_is_gone);
+    for lost in [Lost::Other, Lost::First, Lost::Staging, Lost::Journal] {
+        given_up(&plain, &other, lost);
     }
 }
 
-/// Loses what lies on `other` in the middle of a commit, the journal among it or not.
-fn given_up(plain: &Stage<'_>, other: &Stage<'_>, journal_is_gone: bool) {
-    let stages = if journal_is_gone { [other, plain] } else { [plain, other] };
-    let (at, gone) = if journal_is_gone { (1, 0) } else { (0, 1) };
+/// What cannot be reached any more of a session of two parts, of which the first has the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lost {
+    /// The second part.
+    Other,
+    /// The first one.
+    First,
+    /// What the session has in the first one; something of another session is there still.
+    Staging,
+    /// Nothing but the journal, which cannot be read.
+    Journal,
+}
+
+impl Lost {
+    /// Loses it, below the root that it concerns.
+    fn lose(self, root: &Path) {
+        let home = root.join(".pc-switcher");
+        if matches!(self, Lost::Other | Lost::First) {
+            return fs::remove_dir_all(home).unwrap();
+        }
+        for entry in fs::read_dir(&home).unwrap().map(Result::unwrap) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if self == Lost::Staging && (name.starts_with("stage-") || name.starts_with("undo-")) {
+                fs::remove_dir_all(entry.path()).unwrap();
+            } else if self == Lost::Journal && name.starts_with("stage-") {
+                let journal = entry.path().join("journal");
+                fs::remove_file(&journal).unwrap();
+                // It can be opened, and reading it is an error.
+                fs::create_dir(&journal).unwrap();
+            }
+        }
+        fs::create_dir_all(home.join("kept-89abcdef")).unwrap();
+    }
+}
+
+/// Loses something in the middle of a commit, and starts another sync.
+fn given_up(plain: &Stage<'_>, other: &Stage<'_>, lost: Lost) {
+    let is_first = matches!(lost, Lost::First | Lost::Staging);
+    let stages = if is_first { [other, plain] } else { [plain, other] };
+    let at = usize::from(is_first);
+    let gone = if lost == Lost::Journal { at } else { 1 - at };
     let dir = tempfile::tempdir().unwrap();
     let state = StateDir::new(dir.path());
     let (mut met, mut number, mut stride) = (Vec::new(), 0, 5);
@@ -446,14 +484,13 @@ fn given_up(plain: &Stage<'_>, other: &Stage<'_>, journal_is_gone: bool) {
         }
         let is_wanted = matches!(step, "exchange" | "take away" | "step") && so_far(step) < 2;
         if is_wanted && has_begun {
-            // A file system is not there any more, and somebody starts another sync.
-            fs::remove_dir_all(paths[gone].join(".pc-switcher")).unwrap();
+            lost.lose(paths[gone]);
             let results = redo(&state, Patience::GiveUp, &Unwatched).unwrap();
             assert!(matches!(results[0].how, RedoneHow::GivenUp(_)), "{results:?}");
             assert_eq!(results[0].report.warnings, [""; 0], "died after {number} `{step}`");
             let after = contents(paths[at]);
-            let lost = before.iter().filter(|content| !after.contains(*content)).count();
-            assert_eq!(lost, 0, "died after {number} `{step}`: {results:?}");
+            let missing = before.iter().filter(|content| !after.contains(*content)).count();
+            assert_eq!(missing, 0, "{lost:?}, died after {number} `{step}`: {results:?}");
             met.push(step);
         } else {
             let _ = redo(&state, Patience::GiveUp, &Unwatched).unwrap();
@@ -465,4 +502,31 @@ fn given_up(plain: &Stage<'_>, other: &Stage<'_>, journal_is_gone: bool) {
         }
     }
     assert!(["exchange", "take away", "step"].iter().all(|step| met.contains(step)), "{met:?}");
+}
+
+#[test]
+fn an_edit_of_which_only_staging_knows_stays_where_no_snapshot_holds_it() {
+    let Some(plain) = Disk::make("ext4", 256 << 20) else { return };
+    let stage = Stage::make(&plain.root);
+    let mut deaths = 0;
+    for number in 0.. {
+        let target = stage.target();
+        let planned = plan(&walked(&stage.new), &walked(&target));
+        fs::write(target.join("edited"), "mine").unwrap();
+        let die = At::new(number, Fault::Die);
+        let Err(step) = dying(|| apply_watched(&stage.new, &target, &planned, &die).unwrap()) else { break };
+        if step != "exchange" {
+            redo_now(&target, &Unwatched);
+            continue;
+        }
+        deaths += 1;
+        // Somebody removes what the machine remembers of it, and syncs again.
+        let state = state_of(&target);
+        for name in state.list("commits").unwrap() {
+            state.put(&format!("commits/{name}"), None).unwrap();
+        }
+        apply_frames(&target, vec![StreamFrame::Commit { ops: 0, contents: 0 }], "").unwrap();
+        assert!(contents(&target).contains(&b"mine"[..]), "died after {number} `{step}`");
+    }
+    assert!(deaths > 0);
 }

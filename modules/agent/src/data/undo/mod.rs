@@ -136,7 +136,7 @@ fn listed(pre: &SnapshotSet) -> Result<Vec<Listed>, AgentError> {
     let mut left: HashSet<BytePath> = HashSet::new();
     let (mut is_whole, mut first) = (false, 0);
     for record in records {
-        match record {
+        match record.map_err(failed)? {
             Record::Begin { parts, .. } => {
                 // A sync commits more than once if it made subvolumes.
                 let begin = |part| Listed { part, meant: BTreeMap::new(), moved: BTreeSet::new() };
