@@ -62,8 +62,8 @@ fn one_is_made_where_it_is_missing_and_the_next_sync_has_nothing_to_do() {
     run(desk, &Cmd::new("pc-switcher").args(["snapshots", "verify", "--deep"]).as_alice()).ends_with(0);
 }
 
-/// Moves the stamps of all snapshots, and of the records of pairs, to a second ago: as if the clock had stood behind until then.
-const FORGE: &str = "later=$(date -u -d '-1 second' +%Y%m%dT%H%M%SZ); any='[0-9]{8}T[0-9]{6}Z'
+/// Moves the stamps of all snapshots, and of the records of pairs: as if the clock had stood behind until then.
+const FORGE: &str = "any='[0-9]{8}T[0-9]{6}Z'
     cd /.snapshots; for name in *; do mv -n $name $(echo $name | sed -E s/$any/$later/); done
     sed -i -E s/$any/$later/g /var/lib/pc-switcher/pairs/*.json";
 
@@ -75,8 +75,9 @@ fn an_edit_in_one_that_keeps_size_and_time_is_told_by_what_the_file_was_and_not_
     alice(laptop, "cd guest; echo one >kept-time; touch -d 2024-05-06T07:08:09Z kept-time");
     first_sync(&lab);
     alice(laptop, "cd guest; echo two >kept-time; touch -d 2024-05-06T07:08:09Z kept-time; sleep 4");
+    let later = root(laptop, "date -u -d '-1 second' +%Y%m%dT%H%M%SZ");
     for machine in [laptop, desk] {
-        root(machine, FORGE);
+        root(machine, &format!("later={}; {FORGE}", later.trim()));
     }
     sync(laptop, "desk", &[]).ends_with(0);
     assert_eq!(alice(desk, "cat guest/kept-time"), "two\n");
