@@ -52,6 +52,10 @@ impl Garden<'_> {
             let dir = self.random.pick(&dirs).clone();
             self.something(&dir);
         }
+        for _ in 0..2 + self.random.below(3) {
+            let dir = self.random.pick(&dirs).clone();
+            self.medium_file(&dir);
+        }
         if self.random.below(3) == 0 {
             self.large_file(&crowded);
         }
@@ -104,6 +108,13 @@ impl Garden<'_> {
         let path = self.fresh(dir);
         let most = *self.random.pick(&[1, 200, 2000, 5000, 70_000]);
         self.write(&path, most);
+        path
+    }
+
+    /// One of which others may be made (ADR 12).
+    pub fn medium_file(&mut self, dir: &Path) -> PathBuf {
+        let path = self.fresh(dir);
+        self.write(&path, 400_000);
         path
     }
 

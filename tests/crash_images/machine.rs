@@ -13,6 +13,9 @@ use super::pool::{Pool, mount_image, sh, text};
 
 const DISK_BYTES: u64 = 320 << 20;
 
+/// What the names of the pre set's members end in.
+const PRE_SET: &str = "presync-20251115T120000Z-0123abcd";
+
 /// How the parts lie on disks. The machine's state lies on the root's subvolume, `@`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Layout {
@@ -57,7 +60,9 @@ impl Layout {
         match self {
             Layout::OneSubvolume => &[(0, "@", ""), (0, "@home", "home")],
             Layout::TwoSubvolumes => &[(0, "@", ""), (0, "@home", "home"), (0, "@root", "root")],
-            Layout::TwoDisks => &[(0, "@", ""), (0, "@home", "home"), (1, "@root", "root")],
+            Layout::TwoDisks => {
+                &[(0, "@", ""), (0, "@home", "home"), (1, "@root", "root"), (1, "@sets", "sets")]
+            }
             Layout::Ext4 => &[(0, "", "")],
             Layout::Laptop => &[(0, "@lap", ""), (0, "@laphome", "home"), (0, "@snapshots", "snapshots")],
             Layout::Desk => &[(0, "@desk", ""), (0, "@deskhome", "home"), (0, "@snapshots", "snapshots")],
@@ -184,6 +189,22 @@ impl Running {
         self.layout.parts().iter().map(|part| self.root.join(part))
     }
 
+    /// Returns where a part, by its number, stands in the pre set.
+    pub fn sealed(&self, part: usize) -> PathBuf {
+        // A snapshot lies on the disk that it is of.
+        let dir = if self.layout == Layout::TwoDisks && part > 0 { "sets" } else { "snapshots" };
+        self.root.join(dir).join(format!("@{}-{PRE_SET}", self.layout.parts()[part]))
+    }
+
+    /// Takes the pre set.
+    pub fn seal(&self) {
+        for (number, part) in self.parts().enumerate() {
+            let to = self.sealed(number);
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            seal(&part, &to);
+        }
+    }
+
     /// Takes the disks as the kernel has sent them so far: what is only in the machine's memory is not in it.
     pub fn photograph(&self, name: &str) -> Vec<PathBuf> {
         let shoot =
@@ -228,8 +249,13 @@ pub fn unmount(point: &Path) {
     assert!(soon(done), "`{}` stays busy", point.display());
 }
 
+/// Takes a read-only snapshot.
+pub fn seal(of: &Path, to: &Path) {
+    sh("btrfs", &["subvolume", "snapshot", "-r", text(of), text(to)]);
+}
+
 /// Waits until a device has let its image go.
-fn gone(device: &str, image: &Path) {
+pub fn gone(device: &str, image: &Path) {
     let backing = format!("/sys/block/{device}/loop/backing_file");
     let is_gone = || fs::read_to_string(&backing).map_or(true, |file| file.trim_end() != text(image));
     assert!(soon(is_gone), "`{device}` stays attached to `{}`", image.display());

@@ -5,24 +5,31 @@
 //! A picture is what the kernel has sent to the disks so far. It neither tears single writes nor changes their order between
 //! two flushes (facts/btrfs.md B87).
 
+mod agent;
 mod camera;
 mod grow;
 mod inside;
 mod judge;
 mod machine;
 mod places;
+mod plan;
 mod pool;
 mod push;
 mod racer;
 mod session;
 mod sets;
+mod source;
 mod trees;
 mod work;
 
 use std::env;
 
 use self::pool::Pool;
+use self::push::Counts;
 use self::session::Score;
+
+/// So many images are of all kinds of syncs.
+const MANY: usize = 500;
 
 /// Judges at least so many images, from seed to seed; no seed gives more than `most`.
 fn score(images: usize, first_seed: u64, most: usize) {
@@ -38,18 +45,24 @@ fn score(images: usize, first_seed: u64, most: usize) {
     for ((layout, generation, written), count) in &score.by {
         println!("{count:6} {layout:?}, {generation} crash, written {written:?}");
     }
+    let Counts { moves, files, patches, proven, built } = score.counts;
     println!(
-        "{} images of {} syncs with {} moves and {} patches (seeds {first_seed} and on): {} with work for the redo, {} ended new, {} old, {} bad",
+        "{} images of {} syncs (seeds {first_seed} and on): {} with work for the redo, {} ended new, {} old, {} bad",
         score.images,
         score.sessions,
-        score.moves,
-        score.patches,
         score.pending,
         score.new,
         score.images - score.new - score.bad.len(),
         score.bad.len()
     );
+    println!(
+        "in these syncs, of which {} had none before: {moves} moves, {files} files sent whole, {patches} patched, {proven} patched \
+         where the rest is proven, {built} made of others",
+        score.baseless
+    );
     assert!(score.bad.is_empty(), "{} images are bad, see above", score.bad.len());
+    let has_all = score.counts.has_all() && score.baseless > 0;
+    assert!(has_all || score.images < MANY, "something never happened, see above");
 }
 
 fn number(name: &str, usual: u64) -> u64 {

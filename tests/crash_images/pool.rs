@@ -54,14 +54,6 @@ impl Pool {
         fs::create_dir_all(&root).unwrap();
         root
     }
-
-    /// Returns a fresh directory for the trees of the source.
-    pub fn source(&self) -> PathBuf {
-        let source = self.images().join("source");
-        let _ = fs::remove_dir_all(&source);
-        fs::create_dir(&source).unwrap();
-        source
-    }
 }
 
 impl Drop for Pool {

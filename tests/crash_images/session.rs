@@ -13,9 +13,11 @@ use super::grow::Garden;
 use super::judge::{Court, Verdict};
 use super::machine::{Layout, Machine};
 use super::places::Places;
+use super::plan::{Base, Ends};
 use super::pool::Pool;
-use super::push::{Pushed, push};
+use super::push::{Counts, Pushed, push};
 use super::racer::{Racer, Slowly};
+use super::source::Source;
 use super::trees::{Change, Trees};
 use super::work::work;
 
@@ -24,10 +26,10 @@ use super::work::work;
 pub struct Score {
     pub images: usize,
     pub sessions: usize,
-    /// What was moved in them.
-    pub moves: usize,
-    /// What was made of the version that it replaced.
-    pub patches: usize,
+    /// Those of them in which nobody remembered a sync before.
+    pub baseless: usize,
+    /// How things came over in them.
+    pub counts: Counts,
     /// Images by layout, generation and what was written last.
     pub by: BTreeMap<(Layout, &'static str, Written), usize>,
     /// Images that a redo found something to do in, and which ended new.
@@ -53,11 +55,14 @@ pub fn run(pool: &Pool, seed: u64, most: usize, score: &mut Score) {
     let mut random = Random::new(seed);
     let layout = *random.pick(&Layout::ALL);
     let mut machine = Machine::make(pool, layout);
-    let sources = trees(pool, &machine, &mut random);
+    // Without snapshots on the target nothing is remembered of what both had.
+    let is_baseless = !layout.is_btrfs() || random.below(4) == 0;
+    let (source, moved) = trees(pool, &machine, &mut random);
+    let all = ends(&source, &machine, &moved, is_baseless);
     let parts = || machine.running().parts();
-    let moved = sources.iter().map(|(_, moved)| moved.clone()).collect();
-    let new = Trees::read(sources.iter().map(|(source, _)| source.clone()));
-    let change = Change { old: Trees::read(parts()), new, moved };
+    let new = Trees::read(all.iter().map(|ends| ends.source.clone()));
+    let moved = all.iter().map(|ends| ends.base.as_ref().map_or_else(Vec::new, |base| base.moved.clone()));
+    let change = Change { old: Trees::read(parts()), new, moved: moved.collect() };
     let paths = Arc::new(change.old.differing(&change.new, parts()));
     assert!(!paths.is_empty(), "seed {seed} changes nothing");
     parts().for_each(|part| rustix::fs::syncfs(std::fs::File::open(part).unwrap()).unwrap());
@@ -70,15 +75,17 @@ pub fn run(pool: &Pool, seed: u64, most: usize, score: &mut Score) {
     );
     let camera = Camera::new(shelf);
     let is_race = random.below(4) == 0;
-    let Pushed { report, ops, moves, patches } = match is_race {
+    let luck = Random::new(random.below(u64::MAX));
+    let Pushed { report, ops, counts } = match is_race {
         true => {
             let racer = Racer::start(&camera, Random::new(seed));
-            let done = push(&sources, machine.running(), Arc::new(Slowly(camera.clone())));
+            let done = push(&all, machine.running(), Arc::new(Slowly(camera.clone())), luck);
             racer.join();
             done
         }
-        false => push(&sources, machine.running(), Arc::new(camera.clone())),
+        false => push(&all, machine.running(), Arc::new(camera.clone()), luck),
     };
+    drop(source);
     let mut photos = camera.finish();
     assert!(report.failed.is_none() && report.conflicts.is_empty(), "seed {seed}: {report:?}");
     let now = Trees::read(parts());
@@ -86,33 +93,51 @@ pub fn run(pool: &Pool, seed: u64, most: usize, score: &mut Score) {
     drop(camera);
     machine.scrap();
     score.sessions += 1;
-    score.moves += moves;
-    score.patches += patches;
+    score.baseless += usize::from(is_baseless);
+    score.counts += counts;
     drop_some(&mut photos, most, &mut random);
     let court = Court { change, ops, paths };
     let of_a_redo = most / 8 + 1;
     Session { seed, layout, random, machine, court, of_a_redo, score }.judge(photos, "first");
 }
 
-/// Grows the same tree on the target and on the source, and works on the source's; says what was moved there.
-fn trees(pool: &Pool, machine: &Machine, random: &mut Random) -> Vec<(PathBuf, Vec<Moved>)> {
-    let source = pool.source();
-    let part = |part: PathBuf| {
-        let ours = source.join(part.file_name().unwrap());
-        fs::create_dir(&ours).unwrap();
+/// Grows the same tree on the target and on the source, and works on the source's; says what was moved in each part.
+fn trees(pool: &Pool, machine: &Machine, random: &mut Random) -> (Source, Vec<Vec<Moved>>) {
+    let names = machine.running().layout.parts();
+    let source = Source::make(pool, names);
+    let part = |(name, part): (&&str, PathBuf)| {
+        let ours = source.live(name);
         let luck = Random::new(random.below(u64::MAX));
         Garden::new(&part, luck.clone()).grow();
         let mut garden = Garden::new(&ours, luck);
         garden.grow();
         let same = Trees::read([part].into_iter()).not(&Trees::read([ours.clone()].into_iter()));
         assert_eq!(same, None, "one seed grows one tree");
+        source.seal_then(name);
         let operations = 8 + garden.random.below(30);
         let before = Places::of(&ours);
         work(&mut garden, operations);
-        let moved = Places::of(&ours).moved_since(&before);
-        (ours, moved)
+        source.seal_now(name);
+        Places::of(&ours).moved_since(&before)
     };
-    machine.running().parts().map(part).collect()
+    let moved = names.iter().zip(machine.running().parts()).map(part).collect();
+    (source, moved)
+}
+
+/// Takes the pre set, and says where the parts lie with which a sync is planned.
+fn ends(source: &Source, machine: &Machine, moved: &[Vec<Moved>], is_baseless: bool) -> Vec<Ends> {
+    let running = machine.running();
+    let has_pre_set = running.layout.is_btrfs();
+    if has_pre_set {
+        running.seal();
+    }
+    let part = |(number, (name, live)): (usize, (&&str, PathBuf))| Ends {
+        source: source.now(name),
+        base: (!is_baseless).then(|| Base { then: source.then(name), moved: moved[number].clone() }),
+        target: if has_pre_set { running.sealed(number) } else { live },
+        has_pre_set,
+    };
+    running.layout.parts().iter().zip(running.parts()).enumerate().map(part).collect()
 }
 
 /// Forgets pictures beyond a number, in no order.

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use rustix::fs::{CWD, RenameFlags, lremovexattr, renameat_with};
+use rustix::fs::{CWD, RenameFlags, copy_file_range, ioctl_ficlone, lremovexattr, renameat_with};
 
 use super::grow::Garden;
 
@@ -26,7 +26,7 @@ fn is_file(path: &Path) -> bool {
 fn one(garden: &mut Garden<'_>) {
     let dir = garden.any(is_dir).unwrap_or(garden.root.to_owned());
     let file = garden.any(is_file);
-    match (garden.random.below(32), file) {
+    match (garden.random.below(36), file) {
         (0..=2, _) => garden.something(&dir),
         (3..=6, Some(file)) => replace(garden, &file),
         // In place: all names of a file change.
@@ -72,6 +72,7 @@ fn one(garden: &mut Garden<'_>) {
             }
         }
         (27..=30, _) => edit(garden),
+        (31..=33, _) => copy(garden, &dir),
         _ => garden.touch(&dir),
     }
 }
@@ -90,6 +91,33 @@ fn edit(garden: &mut Garden<'_>) {
         open.set_len(size - garden.random.below(4096)).unwrap();
     }
     garden.touch(&file);
+}
+
+/// A larger file is copied, whole or from some block on, so that the copy shares what it lies in; it may be written to then, and take
+/// the place of another file.
+fn copy(garden: &mut Garden<'_>, dir: &Path) {
+    let is_large = |path: &Path| is_file(path) && fs::metadata(path).unwrap().len() > 90_000;
+    let Some(from) = garden.any(is_large) else { return };
+    let to = garden.fresh(dir);
+    let (old, new) = (fs::File::open(&from).unwrap(), fs::File::create_new(&to).unwrap());
+    if garden.random.below(2) == 0 {
+        ioctl_ficlone(&new, &old).unwrap();
+    } else {
+        let mut at = 4096 * (1 + garden.random.below(3));
+        new.write_all_at(&garden.random.bytes(at as usize), 0).unwrap();
+        let mut from_at = 4096 * garden.random.below(3);
+        while copy_file_range(&old, Some(&mut from_at), &new, Some(&mut at), 1 << 30).unwrap() > 0 {}
+    }
+    if garden.random.below(2) == 0 {
+        let at = garden.random.below(new.metadata().unwrap().len());
+        new.write_all_at(&garden.random.bytes(3000), at).unwrap();
+    }
+    garden.own(&to, Some(0o640));
+    if garden.random.below(3) == 0
+        && let Some(other) = garden.any(is_large).filter(|other| *other != from)
+    {
+        fs::rename(to, other).unwrap();
+    }
 }
 
 /// Two directories change places, also if one holds the other.

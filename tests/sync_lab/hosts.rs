@@ -175,6 +175,14 @@ pub fn home(machine: &Machine) -> TreeManifest {
     machine.manifest(HOME, &ManifestOptions::new().exclude_if(belongs_to_the_machine)).unwrap()
 }
 
+/// As [`home`], without what a sync that was cut off may have staged in nested subvolumes.
+#[track_caller]
+pub fn home_cut_off(machine: &Machine) -> TreeManifest {
+    let is_ours = |path: &Path| path.file_name().is_some_and(|name| name == ".pc-switcher");
+    let options = ManifestOptions::new().exclude_if(belongs_to_the_machine).exclude_if(is_ours);
+    machine.manifest(HOME, &options).unwrap()
+}
+
 fn belongs_to_the_machine(path: &Path) -> bool {
     let text = path.to_string_lossy();
     let starts = |prefix: &str| text.starts_with(prefix);

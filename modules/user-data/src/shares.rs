@@ -99,7 +99,7 @@ fn base(ctx: &ModuleContext, part: &PartPair) -> Option<BytePath> {
 }
 
 /// Returns the files that may share something, in the order of their numbers.
-fn asked(steps: &Steps) -> Vec<ReadWant> {
+pub fn asked(steps: &Steps) -> Vec<ReadWant> {
     let large = |(want, version): &(&ReadWant, &Identity)| (version.size >= LARGE).then(|| (*want).clone());
     let mut asked: Vec<ReadWant> =
         steps.wants.iter().zip(&steps.versions).filter_map(|both| large(&both)).collect();

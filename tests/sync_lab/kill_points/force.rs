@@ -13,7 +13,7 @@ use pc_switcher_testkit::{
 use rustix::process::Signal;
 
 use super::place::Place;
-use crate::hosts::{BY_THEN, assert_nothing_runs, home, kill, ours, wait_for};
+use crate::hosts::{BY_THEN, assert_nothing_runs, home_cut_off, kill, ours, wait_for};
 
 /// The promise: both machines are free again within a minute.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -57,7 +57,10 @@ impl Force {
             Self::TargetAgentKilled => !matches!(place, Place::Stage("start-agent" | "connect")),
             Self::TargetDiskFull | Self::TargetDiskBrimful | Self::TargetDiskDead => matches!(
                 place,
-                Place::Stage("stage" | "commit" | "committing") | Place::Arrived(_) | Place::Committed(_)
+                Place::Stage("stage" | "commit" | "committing")
+                    | Place::Arrived(_)
+                    | Place::Committed(_)
+                    | Place::Nested(_)
             ),
             Self::ForeignWriter => matches!(place, Place::Stage("compare" | "stage") | Place::Arrived(_)),
             _ => true,
@@ -155,7 +158,7 @@ impl Force {
                 start.elapsed()
             }
         };
-        let home = home(desk);
+        let home = home_cut_off(desk);
         match self {
             Self::CablePulled | Self::DeadAir => desk.cable_restore().unwrap(),
             Self::SourcePowerCut => laptop.boot().unwrap(),

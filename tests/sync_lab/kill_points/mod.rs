@@ -2,8 +2,10 @@
 //! machines free within a minute, and the next sync heals.
 //!
 //! A table of forces and moments, in an order that a seed gives, on a few labs at once. A usual run meets each force once or twice;
-//! `tests/full kill-points` takes them all, with `KILL_FALLBACK=1` where neither machine remembers a sync. `KILL_POINTS=200 SEED=1 KILL_SLICE=37/200` does the 37th of them alone.
+//! `tests/full kill-points` takes them all, with `KILL_FALLBACK=1` where neither machine remembers a sync, with `KILL_FS=ext4` to a desk
+//! without snapshots. `KILL_POINTS=200 SEED=1 KILL_SLICE=37/200` does the 37th of them alone.
 
+mod boxes;
 mod force;
 mod place;
 mod point;
@@ -20,10 +22,15 @@ use std::{
 
 use pc_switcher_testkit::{
     STAGES,
-    lab::{Lab, require_lab},
+    lab::{Lab, MachineName, require_lab},
 };
 
-use self::{force::Force, place::Place, point::Point, scene::Scene};
+use self::{
+    force::Force,
+    place::{Nested, Place},
+    point::Point,
+    scene::Scene,
+};
 use crate::hosts::options;
 use pc_switcher_testkit::seed::Random;
 
@@ -82,7 +89,9 @@ fn work(name: &str, next: &Mutex<std::vec::IntoIter<Point>>, failed: &Mutex<Vec<
         let ended = catch_unwind(AssertUnwindSafe(|| {
             if ready.as_ref().is_none_or(|(lab, _)| Scene::begin(lab).is_err()) {
                 ready = None;
-                let lab = Lab::up(options(name).lock_wait(Duration::from_secs(900))).unwrap();
+                let options = options(name).lock_wait(Duration::from_secs(900));
+                let options = if is_plain() { options.ext4(MachineName::Desk) } else { options };
+                let lab = Lab::up(options).unwrap();
                 let scene = Scene::make(&lab).unwrap();
                 ready = Some((lab, scene));
             }
@@ -125,6 +134,7 @@ fn row(force: Force, random: &mut Random) -> Vec<Place> {
     let mut places: Vec<Place> = STAGES.map(Place::Stage).into();
     places.extend((0..COPYING).map(|part| Place::Arrived(within(COPYING, part))));
     places.extend((0..COMMITTING).map(|part| Place::Committed(within(COMMITTING, part))));
+    places.extend(Nested::all().iter().copied().map(Place::Nested));
     places.retain(|place| force.applies(*place));
     for at in (1..places.len()).rev() {
         places.swap(at, usize::try_from(random.below(at as u64 + 1)).unwrap());
@@ -145,6 +155,16 @@ fn slice(points: Vec<Point>) -> Vec<Point> {
 /// Whether no machine remembers a sync when a point begins (`KILL_FALLBACK=1`), so that everything is compared.
 fn is_fallback() -> bool {
     asked::<u8>("KILL_FALLBACK").is_some_and(|asked| asked > 0)
+}
+
+/// Whether the desk lies on ext4 (`KILL_FS=ext4`): no snapshots, and no nested subvolumes among the changes, since they are directories
+/// there.
+fn is_plain() -> bool {
+    match std::env::var("KILL_FS").as_deref() {
+        Err(_) | Ok("btrfs") => false,
+        Ok("ext4") => true,
+        Ok(other) => panic!("`KILL_FS={other}` is none of btrfs, ext4"),
+    }
 }
 
 /// Returns what a person types then.
@@ -168,7 +188,7 @@ pub fn words(panic: &(dyn Any + Send)) -> String {
 
 #[test]
 fn the_same_seed_makes_the_same_points_and_every_force_meets_every_moment_that_it_can() {
-    let points = |seed| points(&FORCES, 210, seed);
+    let points = |seed| points(&FORCES, 240, seed);
     assert_eq!(points(1), points(1));
     assert_ne!(points(1), points(2));
     for force in FORCES {

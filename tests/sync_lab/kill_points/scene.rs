@@ -13,6 +13,7 @@ use pc_switcher_testkit::{
 };
 use rustix::fs::{AtFlags, statat};
 
+use super::boxes::{self, REACHED};
 use crate::hosts::{HOME, alice, configure, first_sync, home, install, root};
 
 /// The state of both machines in which every point begins.
@@ -20,7 +21,8 @@ const READY: &str = "ready";
 /// How many paths tell how far a commit is.
 const PROBES: usize = 64;
 
-/// 1200 small files, 40 of some blocks and two large ones, names that are one inode, links, a pair that will be swapped.
+/// 1200 small files, 40 of some blocks and large ones, names that are one inode, links, a pair that will be swapped, and two nested
+/// subvolumes.
 const OLD: &str = "mkdir work; cd work
     for d in {00..11}; do mkdir d$d; for f in {00..99}; do echo old-$d-$f >d$d/f$f; done; done
     head -c 30M /dev/urandom >big; head -c 20M /dev/urandom >image
@@ -30,8 +32,14 @@ const OLD: &str = "mkdir work; cd work
     echo left >left/deep/name; echo right >right/deep/name; echo x >becomes-file/sub/x
     echo gone >gone/far/down/file; echo y >becomes-dir";
 
-/// Contents, whole or a few blocks of them, modes, times, attributes, names, kinds: all that can become another.
+/// Contents, whole or a few blocks of them, modes, times, attributes, names, kinds: all that can become another. Copies that share with
+/// what the desk has, whole and a range, and with what is new; a file that is compressed on the disk; work in nested subvolumes.
 const NEW: &str = "cd work
+    cp --reflink=always image copy; cp --reflink=always image range; truncate -s 8M range
+    head -c 1M /dev/urandom | dd of=range bs=1M conv=notrunc,fsync status=none
+    head -c 4M /dev/urandom >film; cp --reflink=always film film-copy; cp --reflink=always film film-cut; truncate -s 3M film-cut
+    head -c 70000 /dev/urandom | dd of=film-cut bs=4096 seek=99 conv=notrunc,fsync status=none
+    touch packed; chattr +c packed; seq 200000 >packed; sync packed; chattr -c packed
     for f in d00/* d01/* d02/*; do echo new-$f >$f; done
     for f in d03/* d04/*; do echo saved-$f >.save; mv .save $f; done
     rm -r d05 gone; mv d06 m06; chmod 600 d07/*; touch d08/*; setfattr -n user.tag -v new d09/*
@@ -67,8 +75,11 @@ impl Scene {
     pub fn make(lab: &Lab) -> Result<Self> {
         let (laptop, desk) = (lab.laptop(), lab.desk());
         install(laptop)?;
-        configure(laptop, super::point::CONFIG);
+        configure(laptop, &super::point::config());
         alice(laptop, OLD);
+        if !super::is_plain() {
+            boxes::make(laptop);
+        }
         first_sync(lab);
         if super::is_fallback() {
             [laptop, desk]
@@ -76,12 +87,17 @@ impl Scene {
                 .for_each(|machine| drop(root(machine, "rm -r /var/lib/pc-switcher/pairs")));
         }
         alice(laptop, NEW);
+        if !super::is_plain() {
+            boxes::change(laptop, !super::is_fallback());
+        }
         lab.snapshot(READY)?;
         let (old, new) = (home(desk), home(laptop));
         // Told by their times, since that takes no reading.
         let is_told = |path: &[u8], entry: &Entry| {
             let was = old.get(as_path(path)).map(|old| old.modified);
-            matches!(entry.kind, Kind::File { .. }) && was != Some(entry.modified)
+            matches!(entry.kind, Kind::File { .. })
+                && was != Some(entry.modified)
+                && !boxes::is_coming(&as_path(path))
         };
         let changed = new.entries().filter(|(path, entry)| is_told(path, entry));
         let changed: Vec<_> = changed.map(|(path, entry)| (as_path(path), entry.modified)).collect();
@@ -110,18 +126,14 @@ impl Scene {
     /// Tells of each path which version it is.
     pub fn judge(&self, now: &TreeManifest) -> Judged {
         let mut judged = Judged::default();
-        let paths: BTreeSet<_> = [&self.old, &self.new, now]
-            .into_iter()
-            .flat_map(TreeManifest::entries)
-            .map(|(path, _)| path)
-            .collect();
-        for path in paths {
+        for path in self.paths(now) {
             let [old, new, now] = [&self.old, &self.new, now].map(|tree| tree.get(as_path(path)));
             match (is_same(now, old), is_same(now, new)) {
                 (true, true) => {}
                 (true, false) => judged.stale += 1,
                 (false, true) => judged.fresh += 1,
                 (false, false) if is_between(now, old, new) => judged.between += 1,
+                (false, false) if boxes::is_just_made(&as_path(path), now, old) => judged.between += 1,
                 (false, false) => {
                     let path = path.escape_ascii();
                     judged.wrong.push(format!("`{path}`: {now:?}, was {old:?}, becomes {new:?}"));
@@ -131,11 +143,29 @@ impl Scene {
         judged
     }
 
-    /// Returns what of a tree is not as in the one of both that is closer; empty if it is one of them.
+    /// Returns what of a tree is not as a sync leaves it that was stopped before or after any of its commits, of the one that is
+    /// closest; empty if it is one of them.
     pub fn differences(&self, now: &TreeManifest) -> Vec<String> {
-        let both = [&self.old, &self.new].map(|tree| tree.diff(now));
-        let closer = both.into_iter().min_by_key(Vec::len).unwrap_or_default();
-        closer.iter().map(ToString::to_string).collect()
+        let paths = self.paths(now);
+        let all = REACHED.map(|reached| {
+            let odd = paths.iter().filter_map(|path| {
+                let path = as_path(path);
+                let [old, new, now] = [&self.old, &self.new, now].map(|tree| tree.get(&path));
+                let text = || format!("`{}`: {now:?}, was {old:?}, becomes {new:?}", path.display());
+                (!reached.has(&path, now, old, new)).then(text)
+            });
+            odd.collect::<Vec<_>>()
+        });
+        all.into_iter().min_by_key(Vec::len).unwrap_or_default()
+    }
+
+    /// Returns every path of the trees and of another one.
+    fn paths<'a>(&'a self, now: &'a TreeManifest) -> BTreeSet<&'a Vec<u8>> {
+        [&self.old, &self.new, now]
+            .into_iter()
+            .flat_map(TreeManifest::entries)
+            .map(|(path, _)| path)
+            .collect()
     }
 }
 
