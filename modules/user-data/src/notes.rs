@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use pc_switcher_agent::proto::{ApplyReport, Layout};
-use pc_switcher_contract::{BytePath, Hostname, LogLevel, ModuleContext, human_bytes};
+use pc_switcher_agent::proto::{ApplyReport, Layout, Refusals};
+use pc_switcher_contract::{BytePath, Hostname, Lacking, LogLevel, ModuleContext, human_bytes};
 
 use crate::change::LeftAlone;
 use crate::nested::Left;
@@ -24,6 +24,28 @@ pub fn unsent(ctx: &ModuleContext, unsent: &[(BytePath, BytePath)]) {
         ctx.board.add_unsent(path);
     }
     ctx.board.add_left(unsent.len());
+}
+
+/// Says which files that were sent `chattr` protects on the source.
+pub fn frozen(ctx: &ModuleContext, paths: &[BytePath]) {
+    if let Some(text) = frozen_in_words(paths) {
+        ctx.reporter.log(LogLevel::Info, &ctx.source.hostname, text);
+    }
+}
+
+fn frozen_in_words(paths: &[BytePath]) -> Option<String> {
+    const SHOWN: usize = 3;
+    let first: Vec<String> = paths.iter().take(SHOWN).map(|path| format!("`{path}`")).collect();
+    let files = match paths.len() {
+        0 => return None,
+        1 => "1 file that was sent is".to_owned(),
+        n => format!("{n} files that were sent are"),
+    };
+    let more = if paths.len() > SHOWN { ", …" } else { "" };
+    Some(format!(
+        "{files} protected by `chattr` (`+i` or `+a`), which does not go over: {}{more}",
+        first.join(", ")
+    ))
 }
 
 /// Says what was compressed on its way, and why.
@@ -58,7 +80,9 @@ pub fn left_out(ctx: &ModuleContext, hostname: &Hostname, layout: &Layout) {
 /// Names nested subvolumes that are not mirrored.
 pub fn nested(ctx: &ModuleContext, left: &[Left]) {
     for Left { role, root, why } in left {
-        let text = format!("`{root}` is a nested subvolume and is not mirrored: {why}");
+        let text = format!(
+            "`{root}` is a nested subvolume and is not mirrored: {why}; of what `exclude` names nothing is said"
+        );
         ctx.reporter.log(LogLevel::Warning, ctx.hostname(*role), text);
     }
 }
@@ -70,6 +94,10 @@ pub fn apart(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
     let paths = left_alone.chain(&steps.kept).chain(&steps.blocked).chain(&survey.times);
     for path in paths.take(APART) {
         ctx.board.add_apart(part.root.join(path.as_bytes()));
+    }
+    for lacking in &survey.lacked {
+        ctx.board.add_apart(lacking.path.clone());
+        ctx.board.add_lacking(lacking.clone());
     }
     for path in survey.left_alone.iter().map(|left| &left.path).chain(&steps.blocked) {
         ctx.board.add_alien(part.root.join(path.as_bytes()));
@@ -98,6 +126,46 @@ pub fn kept(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
     }
 }
 
+/// Names what the target has, and the source cannot hold.
+pub fn lacked(ctx: &ModuleContext, survey: &Survey) {
+    for (at, Lacking { path, name, .. }) in survey.lacked.iter().enumerate() {
+        let level = if at < NAMED { LogLevel::Warning } else { LogLevel::Full };
+        let source = &ctx.source.hostname;
+        let text =
+            format!("`{path}` keeps its attribute `{name}`: the file system of {source} cannot hold it");
+        ctx.reporter.log(level, &ctx.target.hostname, text);
+    }
+    let paths: HashSet<&BytePath> = survey.lacked.iter().map(|lacking| &lacking.path).collect();
+    ctx.board.add_left(paths.len());
+}
+
+/// Names the attributes that the target's file system does not hold; the next sync tries them again.
+pub fn refused(ctx: &ModuleContext, refused: &Refusals) {
+    let target = &ctx.target.hostname;
+    let mut named = HashSet::new();
+    for refused in refused.named() {
+        let level = if named.len() < NAMED { LogLevel::Warning } else { LogLevel::Full };
+        if !named.insert((&refused.path, &refused.name)) {
+            continue;
+        }
+        ctx.reporter.log(level, target, refused.explain(target));
+        ctx.board.add_apart(refused.path.clone());
+        let (path, name) = (refused.path.clone(), refused.name.clone());
+        ctx.board.add_lacking(Lacking { hostname: target.clone(), path, name });
+    }
+    if named.len() > NAMED {
+        let text =
+            format!("{target} cannot keep attributes of {} more paths, all in the log", named.len() - NAMED);
+        ctx.reporter.log(LogLevel::Warning, target, text);
+    }
+    // These the verification meets: nobody could remember them.
+    if let Some(others) = refused.others(target) {
+        ctx.reporter.log(LogLevel::Warning, target, others);
+    }
+    let paths: HashSet<&BytePath> = named.into_iter().map(|(path, _)| path).collect();
+    ctx.board.add_left(paths.len());
+}
+
 /// Names what somebody changed on the target while the sync ran; the next sync asks about it.
 pub fn meanwhile(ctx: &ModuleContext, paths: Vec<BytePath>) {
     for (at, path) in paths.into_iter().enumerate() {
@@ -105,5 +173,20 @@ pub fn meanwhile(ctx: &ModuleContext, paths: Vec<BytePath>) {
         let text = format!("`{path}` changed there during the sync and stays as it is");
         ctx.reporter.log(level, &ctx.target.hostname, text);
         ctx.board.add_unsettled(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_of_many_protected_files_are_named() {
+        let paths: Vec<BytePath> = (0..4).map(|n| format!("/home/a/{n}").as_str().into()).collect();
+        assert_eq!(frozen_in_words(&[]), None);
+        let said = "1 file that was sent is protected by `chattr` (`+i` or `+a`), which does not go over: `/home/a/0`";
+        assert_eq!(frozen_in_words(&paths[..1]).as_deref(), Some(said));
+        let said = frozen_in_words(&paths).unwrap();
+        assert!(said.starts_with("4 files that were sent are") && said.ends_with("`/home/a/2`, …"), "{said}");
     }
 }

@@ -17,6 +17,8 @@ use pc_switcher_contract::{
 };
 
 use crate::config::Compress;
+use crate::full::Places;
+use crate::notes;
 use crate::parts::PartPair;
 use crate::steps::Steps;
 
@@ -80,6 +82,8 @@ struct Meter<'a> {
     total: u64,
     done: u64,
     same_bytes: u64,
+    /// What `chattr` protects on the source.
+    frozen: Vec<BytePath>,
     packing: Packing,
     began: Instant,
     last: Option<Instant>,
@@ -130,6 +134,7 @@ pub async fn transfer(
         })
         .collect();
     let pre_set = ctx.board.set(Role::Target, SnapshotKind::PreSync);
+    let places = Places::of(&ctx.target.hostname, &loads);
     let request = ApplyRequest { session: ctx.session.clone(), parts, pre_set };
     let (sink, mut stream) = Agent::new(&ctx.target.agent).apply(request).await?;
     ctx.reporter.stage("stage");
@@ -140,7 +145,7 @@ pub async fn transfer(
             tokio::select! {
                 biased;
                 () = ctx.cancel.cancelled() => return Err(ModuleError::cancelled()),
-                news = stream.next() => match news? {
+                news = stream.next() => match news.map_err(|error| places.ended_early(error))? {
                     Applying::News(_) => {}
                     Applying::Report(_) => return Err(ModuleError::failed("the target committed what was not sent whole")),
                 },
@@ -158,12 +163,12 @@ pub async fn transfer(
     };
     match asked.await {
         Ok((ops, unsent, losers, same_bytes, packed)) => {
-            let report = committed(ctx, &mut stream, ops).await?;
+            let report = committed(ctx, &mut stream, ops, &places).await?;
             Ok(Transferred { report, unsent, losers, same_bytes, packed })
         }
         // The target ended the call: its own words say why.
         Err(Broken::Sink) => match stream.next().await {
-            Err(error) => Err(error.into()),
+            Err(error) => Err(places.ended_early(error)),
             Ok(_) => Err(ModuleError::failed(format!("{}: the transfer ended early", ctx.target.hostname))),
         },
         Err(Broken::Other(error)) => Err(error),
@@ -197,7 +202,8 @@ async fn send_all(
 ) -> Result<Sent, Broken> {
     let total: u64 = loads.iter().map(|load| load.steps.stats.bytes).sum();
     let packing = Packing::new(compress, &ctx.target.agent);
-    let mut meter = Meter { ctx, total, done: 0, same_bytes: 0, packing, began: Instant::now(), last: None };
+    let (began, frozen) = (Instant::now(), Vec::new());
+    let mut meter = Meter { ctx, total, done: 0, same_bytes: 0, frozen, packing, began, last: None };
     let (mut unsent, mut losers) = (Vec::new(), Vec::new());
     for (index, load) in loads.iter().enumerate() {
         if let Some(root) = sealed(load) {
@@ -238,6 +244,7 @@ async fn send_all(
             send_built(ctx, &mut sink, &mut meter, load, built).await?;
         }
     }
+    notes::frozen(ctx, &meter.frozen);
     let (same_bytes, packed) = (meter.same_bytes, meter.packing.packed());
     Ok(Sent { sink, ops, contents, unsent, losers, same_bytes, packed })
 }
@@ -307,9 +314,11 @@ async fn committed(
     ctx: &ModuleContext,
     stream: &mut ApplyStream,
     ops: u64,
+    places: &Places,
 ) -> Result<ApplyReport, ModuleError> {
     loop {
-        match stream.next().await? {
+        // What goes wrong after the commit has begun is in the report.
+        match stream.next().await.map_err(|error| places.ended_early(error))? {
             Applying::Report(report) => {
                 // What failed is tried again by a redo: until then the mark of this run stays.
                 ctx.board.set_commit_pending(report.failed.is_some());
@@ -333,10 +342,12 @@ async fn committed(
 ///
 /// # Errors
 /// [`pc_switcher_contract::ErrorKind::DiskSpace`] if the target's disk is full, otherwise what the system said.
-pub fn whole(ctx: &ModuleContext, report: &ApplyReport) -> Result<(), ModuleError> {
+pub(crate) fn whole(ctx: &ModuleContext, report: &ApplyReport, places: &Places) -> Result<(), ModuleError> {
+    const SO_FAR: &str =
+        "every path there is its old or its new version, and the next sync brings it to its end";
     let Some(failed) = &report.failed else { return Ok(()) };
-    let error = ModuleError::from(failed.clone().into_exec(&ctx.target.hostname, "the commit"));
-    Err(error.hint("every path there is its old or its new version, and the next sync brings it to its end"))
+    let error = places.ended(failed.clone().into_exec(&ctx.target.hostname, "the commit"), SO_FAR);
+    Err(if error.hints.is_empty() { error.hint(SO_FAR) } else { error })
 }
 
 /// Logs what the commit left alone; whether anything was a conflict.
@@ -357,6 +368,7 @@ pub fn log_report(ctx: &ModuleContext, report: &ApplyReport) -> bool {
     for warning in &report.warnings {
         ctx.reporter.log(LogLevel::Warning, target, warning.clone());
     }
+    notes::refused(ctx, &report.refused);
     !report.conflicts.is_empty()
 }
 

@@ -6,6 +6,7 @@ use pc_switcher_contract::{BytePath, SessionId, SnapshotSet};
 
 use super::coded::Coding;
 use super::fs::{FileTime, Meta};
+use super::refused::Refusals;
 use super::request::AgentError;
 use super::share::{CloneFrom, CloneRange};
 
@@ -128,6 +129,11 @@ pub enum StreamFrame {
     },
     /// Before the first piece of a file that is sent whole: it is written without copy-on-write on the source.
     InPlace {
+        /// The file's number.
+        content: u32,
+    },
+    /// Source to front, of a file that is sent whole: `chattr` protects it there.
+    Frozen {
         /// The file's number.
         content: u32,
     },
@@ -359,8 +365,10 @@ pub struct ApplyReport {
     pub conflicts: Vec<Conflict>,
     /// Directories that should have gone but hold something.
     pub kept: Vec<BytePath>,
-    /// Metadata that the file system refused, with the reason.
+    /// What else a person should know.
     pub warnings: Vec<String>,
+    /// Attributes that the file system does not hold.
+    pub refused: Refusals,
     /// Why some steps could not be done. Each path is old or new; a redo tries the rest once more.
     pub failed: Option<AgentError>,
 }

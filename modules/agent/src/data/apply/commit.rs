@@ -243,12 +243,9 @@ impl<'a> Committer<'a> {
         }
     }
 
-    fn warn(&mut self, part: usize, path: &BytePath, refused: Vec<meta::Refused>) {
+    fn note_refused(&mut self, part: usize, path: &BytePath, refused: Vec<meta::Refused>) {
         let path = self.parts[part].absolute(path);
-        self.report.warnings.extend(refused.into_iter().map(|(name, error)| {
-            let name = BytePath::new(name);
-            format!("`{path}`: attribute `{name}`: {}", std::io::Error::from(error))
-        }));
+        refused.into_iter().for_each(|refused| self.report.refused.add(meta::told(&path, refused)));
     }
 
     /// Does a step that was never tried.
@@ -352,7 +349,7 @@ impl<'a> Committer<'a> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY;
         let fd = open::beneath(&dir, path.name(), flags)?;
         match meta::settle(&fd, meta, rights, self.again) {
-            Ok(meta::Settled::Done(refused)) => self.warn(part, path, refused),
+            Ok(meta::Settled::Done(refused)) => self.note_refused(part, path, refused),
             Ok(meta::Settled::Touched) => return Err(Refusal::Conflict(rights_changed())),
             Err(error) => return Err(self.explain(&dir, path.name(), error)),
         }
@@ -377,7 +374,7 @@ impl<'a> Committer<'a> {
             return Err(changed());
         }
         match meta::change(&fd, meta) {
-            Ok(refused) => self.warn(part, path, refused),
+            Ok(refused) => self.note_refused(part, path, refused),
             Err(error) => return Err(self.explain(&dir, path.name(), error)),
         }
         if before.nlink() > 1 && !before.is_dir() {
@@ -419,8 +416,8 @@ impl<'a> Committer<'a> {
         expected: &Identity,
     ) -> Result<(), Refusal> {
         let now = Seen::at(dir, name)?;
-        if now.is_frozen() {
-            return Err(frozen());
+        if let Some(flag) = now.frozen_by() {
+            return Err(Refusal::Conflict(explain_frozen("it", flag)));
         }
         // Steps before a crash gave an inode of several names, or one that they moved, another ctime, and nobody remembers
         // which.
@@ -431,12 +428,13 @@ impl<'a> Committer<'a> {
 
     /// Gives the reason for a refusal of the system, which for `chattr` says little by itself.
     pub(super) fn explain(&self, dir: &OwnedFd, name: &[u8], error: Errno) -> Refusal {
-        let is_frozen = |seen: Result<Seen, Errno>| seen.is_ok_and(|seen| seen.is_frozen());
+        let frozen = |seen: Result<Seen, Errno>| seen.ok()?.frozen_by();
         match error {
-            Errno::PERM if is_frozen(Seen::at(dir, name)) => frozen(),
-            Errno::PERM if is_frozen(Seen::of(dir)) => {
-                Refusal::Conflict("its directory must not be changed (`chattr`)".into())
-            }
+            Errno::PERM => match (frozen(Seen::at(dir, name)), frozen(Seen::of(dir))) {
+                (Some(flag), _) => Refusal::Conflict(explain_frozen("it", flag)),
+                (None, Some(flag)) => Refusal::Conflict(explain_frozen("its directory", flag)),
+                (None, None) => error.into(),
+            },
             error => error.into(),
         }
     }
@@ -474,16 +472,18 @@ impl<'a> Committer<'a> {
     }
 }
 
-/// The refusal for what somebody changed.
 /// The refusal of a directory of which somebody changed owner, mode or attributes.
 pub(super) fn rights_changed() -> String {
     "its owner, mode or attributes were changed after the plan was made".into()
 }
 
+/// The refusal for what somebody changed.
 pub(super) fn changed() -> Refusal {
     Refusal::Conflict("it was changed after the plan was made".into())
 }
 
-fn frozen() -> Refusal {
-    Refusal::Conflict("it must not be changed (`chattr`)".into())
+/// Says of something that `chattr` protects it, and what takes that away.
+pub(super) fn explain_frozen(what: &str, flag: char) -> String {
+    let how = if flag == 'a' { "only be added to" } else { "not be changed" };
+    format!("{what} may {how} (`chattr +{flag}`): `sudo chattr -{flag}` takes that off, then try again")
 }

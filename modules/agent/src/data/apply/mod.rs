@@ -154,7 +154,7 @@ pub(super) fn run_from(
     let committed = Committer::new(&parts, &staged.inodes, false, watch).run(&staged.steps, &news);
     let Committed { mut report, roots } = committed;
     report.bytes = tally.bytes.load(Ordering::Relaxed);
-    report.warnings.splice(0..0, tally.take_warnings());
+    report.refused.put_first(tally.take_refused());
     if report.failed.is_none() {
         let expected = retire::expected(&staged.steps);
         let parts: Vec<(usize, &Part)> = parts.iter().enumerate().collect();
@@ -329,6 +329,9 @@ fn feed<'scope>(
             StreamFrame::Sealed { part, root } => stager.set_sealed(part.into(), &root)?,
             StreamFrame::Same(_) => {
                 return Err(AgentError::protocol("what is the same on the source is nothing to apply"));
+            }
+            StreamFrame::Frozen { .. } => {
+                return Err(AgentError::protocol("what `chattr` says on the source is nothing to apply"));
             }
             StreamFrame::Whole(_) => {
                 return Err(AgentError::protocol("what was whole on the source is nothing to apply"));
