@@ -6,7 +6,7 @@ use pc_switcher_testkit::lab::{Cmd, DiskCache, Machine};
 use pc_switcher_testkit::manifest::assert_same_tree;
 
 use crate::hosts::{
-    Ran, SOON, alice, assert_nothing_runs, first_sync, home, identity, lab, picture, root, run, sync,
+    Ran, SOON, alice, assert_nothing_runs, configure, first_sync, home, identity, lab, picture, root, run, sync,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -89,6 +89,31 @@ fn the_home_goes_back_after_a_restart_and_no_sync_starts_before_that() {
     rollback(desk, &["status"]).ends_with(0).says(&["there is no rollback"]);
     assert_eq!(alice(desk, "cat letter"), "good\n");
     assert_nothing_runs(&[laptop, desk], SOON);
+}
+
+#[test]
+fn a_state_that_was_gone_back_behind_is_no_good_one_any_more() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    configure(laptop, "[rollback]\ndeadman = \"always\"\ndeadman_limit = 3600\n");
+    first_sync(&lab);
+    let is_marked = || rollback(desk, &["good", "--plan"]).ends_with(0).says(&["by a sync that was confirmed"]);
+    let unmarked = ["is not marked as good any more"];
+    for word in ["undo", "rollback"] {
+        alice(laptop, &format!("echo {word} >letter"));
+        let session = session_of(&sync(laptop, "desk", &["--allow-conflicts", "--allow-first-sync"]).ends_with(0));
+        is_marked();
+        if word == "undo" {
+            let undo = Cmd::new("pc-switcher").arg("undo").as_alice().timeout(MINUTE);
+            run(desk, &undo).ends_with(0).says(&unmarked);
+        } else {
+            rollback(desk, &[&session, "--subvol", "@home", "--machine", "target"]).ends_with(0);
+            restart(desk);
+            is_marked();
+            rollback(desk, &["confirm"]).ends_with(0).says(&unmarked);
+        }
+        rollback(desk, &["good", "--plan"]).ends_with(2).says(&["no set on desk is marked as good"]);
+    }
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Open {
     ///
     /// # Errors
     /// If the machine does not let us.
-    pub(super) async fn put(&self, agent: &Agent) -> Result<(), ExecError> {
+    pub(in crate::cli) async fn put(&self, agent: &Agent) -> Result<(), ExecError> {
         let bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
         agent.state_put(KEY, Some(bytes)).await
     }

@@ -1,6 +1,7 @@
 //! `rollback`: takes whole subvolumes of a machine back to a set of snapshots.
 
 mod choose;
+pub(super) mod marks;
 mod render;
 mod which;
 
@@ -120,6 +121,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
         }
         Some(Command::Confirm(place)) => {
             let (mut was_cancelled, mut kept_sync, mut kept_guard) = (false, None::<Armed>, None::<Open>);
+            let (config, mut unmarked) = (settings(context)?, Vec::new());
             let done = with_agent(place, context, async |agent, contact| {
                 begin(agent, contact).await?;
                 let before = agent.rollback(RollbackOrder::Look).await?.state;
@@ -135,9 +137,16 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
                     Open::forget(agent).await?;
                     return Ok(Done::of(agent, RollbackLook::default()));
                 }
-                was_cancelled = before.is_some_and(|state| state.phase == RollbackPhase::Cancelled);
+                was_cancelled =
+                    before.as_ref().is_some_and(|state| state.phase == RollbackPhase::Cancelled);
                 let stamp = UtcStamp::new(clock::system()());
-                Ok(Done::of(agent, agent.rollback(RollbackOrder::Confirm(stamp)).await?))
+                let done = Done::of(agent, agent.rollback(RollbackOrder::Confirm(stamp)).await?);
+                if let Some(state) = before.filter(|_| done.look.state.is_none() && !was_cancelled) {
+                    let dir = BytePath::from(config.snapshot_dir.as_path());
+                    let is_left = |id: &SetId| state.to.stamp < id.stamp && id.stamp < state.stamp;
+                    unmarked = marks::take(agent, dir, is_left).await;
+                }
+                Ok(done)
             })?;
             if let Some(Armed { wish, .. }) = kept_sync {
                 let line = format!("{}: sync {} from {} stays", done.hostname, wish.session, wish.from);
@@ -164,7 +173,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
             let kept = done.look.kept.as_ref();
             let kept =
                 kept.map(|set| format!("  what was written to it before the restart is kept as set {set}"));
-            let lines = std::iter::once(format!("{}: {what}", done.hostname)).chain(kept).collect();
+            let lines = std::iter::once(format!("{}: {what}", done.hostname)).chain(kept).chain(unmarked).collect();
             say(context, &done, lines)
         }
         Some(Command::Cancel(place)) => {
@@ -294,10 +303,12 @@ pub(super) async fn go_back(
         // Without it nothing would lead back once the rollback is confirmed.
         done.safety = Some(take_safety_set(agent, config, wish.subvolumes.clone()).await?);
     }
+    let mut judged = Vec::new();
     for (agent, wish) in agents.iter().zip(&wishes) {
         // Before the state is carried over: what a guard could not judge any more is judged by this.
-        if Open::of(agent).await?.is_some_and(|open| open.set == wish.to.id()) {
+        if let Some(open) = Open::of(agent).await?.filter(|open| open.set == wish.to.id()) {
             Open::forget(agent).await?;
+            judged.push((agent, open));
         }
     }
     for (at, (agent, wish)) in agents.iter().zip(wishes).enumerate() {
@@ -305,6 +316,10 @@ pub(super) async fn go_back(
             for ready in &agents[..at] {
                 // Whoever comes next drops it otherwise: nothing was decided.
                 let _ = ready.rollback(RollbackOrder::Abort).await;
+            }
+            for (agent, open) in judged {
+                // Nothing went back, so it still waits for somebody.
+                let _ = open.put(agent).await;
             }
             return Err(error.into());
         }

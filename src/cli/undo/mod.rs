@@ -17,6 +17,7 @@ use serde::Deserialize;
 
 use self::choose::{Chosen, choose};
 use super::contact::{Contact, with_machines};
+use super::rollback::marks;
 use super::{CliError, Context, Exit, engine, sync};
 use crate::clock;
 use crate::orchestrator::phases;
@@ -52,6 +53,8 @@ struct Undone {
     safety: Option<SetId>,
     lines: Vec<UndoLine>,
     report: UndoReport,
+    /// What is to be said of marks that it took away.
+    unmarked: Vec<String>,
 }
 
 impl Undone {
@@ -151,14 +154,19 @@ async fn undo(
         safety: None,
         lines,
         report,
+        unmarked: Vec::new(),
     };
     if args.dry_run || !undone.has_undone() {
         return Ok(Ok(undone));
     }
-    let now = take_safety_set(agent, &session, snapshot_dir, &pre).await?;
+    let now = take_safety_set(agent, &session, snapshot_dir.clone(), &pre).await?;
     undone.safety = Some(now.id());
     (undone.lines, undone.report) = agent.undo(ask(Some(now))).await?;
     undone.settle();
+    if undone.report.commit.failed.is_none() && undone.has_undone() {
+        let left = post.id();
+        undone.unmarked = marks::take(agent, snapshot_dir, |id| *id == left).await;
+    }
     Ok(Ok(undone))
 }
 

@@ -59,6 +59,7 @@ pub(super) fn text(undone: &Undone) -> Vec<String> {
         said.push(format!("the state before this undo is kept: set {safety}"));
         said.push("the next sync asks about every path that was taken back".into());
     }
+    said.extend(undone.unmarked.iter().cloned());
     said
 }
 

@@ -73,9 +73,8 @@ impl Case {
     /// Returns the tools that can be asked for the same, ours left out.
     pub fn peers(self) -> &'static [Tool] {
         match self {
-            Self::First | Self::NoChange | Self::Changed | Self::Renamed => {
-                &[Tool::Rsync, Tool::Send, Tool::Unison]
-            }
+            Self::NoChange => &[Tool::Rsync, Tool::RsyncOpen, Tool::Send, Tool::Unison],
+            Self::First | Self::Changed | Self::Renamed => &[Tool::Rsync, Tool::Send, Tool::Unison],
             Self::Image => &[Tool::Rsync, Tool::RsyncWhole, Tool::Send, Tool::Unison],
             // `send` cannot do without a base, and Unison has its archives.
             Self::Fallback | Self::Memory => &[Tool::Rsync],

@@ -27,7 +27,7 @@ const MIB: u64 = 1 << 20;
 /// Two machines in namespaces get a home that is the same each time. All tools do the same work in turn; another one
 /// begins each time. At the end of each round the copies are compared with the home. docs/benchmarks.md says what is
 /// compared and what is not.
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(name = "benches/run", bin_name = "benches/run", max_term_width = 100)]
 pub struct Cli {
     /// The program to measure
@@ -54,6 +54,10 @@ pub struct Cli {
     /// Measure pc-switcher by itself, for a profile
     #[arg(long, conflicts_with = "peers")]
     alone: bool,
+    /// Measure all that goals speak of, one after the other, each in a home of the size that its goals
+    /// were set for
+    #[arg(long, conflicts_with_all = ["only", "files", "image", "alone", "cold"])]
+    goals: bool,
     /// Begin every run with cold caches: drops those of this host, before each run of each tool
     #[arg(long)]
     cold: bool,
@@ -72,6 +76,27 @@ pub struct Cli {
 }
 
 impl Cli {
+    /// Returns the parts of what is asked for: a part is measured on machines of its own.
+    pub fn parts(self) -> Vec<Self> {
+        if !self.goals {
+            return vec![self];
+        }
+        let part = |files, only: &[Case], cold| Self {
+            goals: false,
+            files: Some(files),
+            only: only.to_vec(),
+            cold,
+            ..self.clone()
+        };
+        let usual = [Case::NoChange, Case::Changed, Case::Image, Case::Renamed, Case::Fallback];
+        vec![
+            part(100_000, &[Case::First], false),
+            part(300_000, &usual, false),
+            part(300_000, &[Case::NoChange], true),
+            part(1_000_000, &[Case::Detection, Case::Search, Case::Memory], false),
+        ]
+    }
+
     /// Tells whether nothing is to be measured.
     pub fn is_plan_only(&self) -> bool {
         self.plan
@@ -124,8 +149,11 @@ impl Plan {
                 Err(why) => left_out.push((tool, why)),
             }
         }
-        if peers.contains(&Tool::Rsync) && cases.contains(&Case::Image) {
-            peers.insert(1, Tool::RsyncWhole);
+        if peers.contains(&Tool::Rsync) {
+            let ways = [(Case::Image, Tool::RsyncWhole), (Case::NoChange, Tool::RsyncOpen)];
+            for (_, way) in ways.into_iter().filter(|(case, _)| cases.contains(case)) {
+                peers.insert(1, way);
+            }
         }
         let files = cli.files.map(|files| files as usize);
         let beside = (files.unwrap_or(FILES) as u64 * (IMAGE_BYTES / MIB) / IMAGE_FILES).max(16) * MIB;
@@ -167,7 +195,10 @@ impl Plan {
     pub fn needs(&self) -> Needs {
         let need = |scene: Scene| {
             let cases: Vec<Case> = self.cases.iter().copied().filter(|case| case.scene() == scene).collect();
-            let peers = self.peers.iter().filter(|peer| cases.iter().any(|case| case.peers().contains(peer)));
+            let has_copy = |peer: &&Tool| {
+                **peer != Tool::RsyncOpen && cases.iter().any(|case| case.peers().contains(peer))
+            };
+            let peers = self.peers.iter().filter(has_copy);
             let copies = if cases.iter().all(|case| case.is_detection()) { 0 } else { 1 + peers.count() };
             (scene, bytes_of(scene, &self.home(scene), &self.image()), copies)
         };
@@ -215,7 +246,7 @@ mod tests {
         let plan = plan("").unwrap();
         assert_eq!(plan.cases, Case::ALL[..6]);
         assert_eq!(plan.scenes(), [Scene::Home, Scene::Image]);
-        assert_eq!(plan.peers, [Tool::Rsync, Tool::RsyncWhole, Tool::Send]);
+        assert_eq!(plan.peers, [Tool::Rsync, Tool::RsyncOpen, Tool::RsyncWhole, Tool::Send]);
         assert_eq!(plan.left_out, [(Tool::Unison, "it is away".to_owned())]);
         assert_eq!((plan.home(Scene::Home).files(), plan.home(Scene::Tiny).files()), (100_000, 1_000_000));
         assert!(plan.to_string().contains("left out: unison: it is away"), "{plan}");
@@ -237,6 +268,23 @@ mod tests {
         assert_eq!(plan.left_out[0], (Tool::Rsync, "not asked for".to_owned()));
         assert_eq!(plan.left_out[1], (Tool::Send, "these cases cannot be asked of it".to_owned()));
         assert_eq!(plan.scenes(), [Scene::Tiny]);
+    }
+
+    #[test]
+    fn all_goals_are_judged_in_homes_of_their_size() {
+        let line = ["benches/run", "program", "--goals", "--rounds", "1"];
+        let parts = Cli::try_parse_from(line).unwrap().parts();
+        let plans: Vec<Plan> = parts.into_iter().map(|part| Plan::with(part, |_| Ok(())).unwrap()).collect();
+        for goal in super::super::goals::GOALS {
+            let judged = plans.iter().filter(|plan| plan.cases.contains(&goal.case) && !plan.is_cold);
+            for plan in judged {
+                let files = plan.home(goal.scene()).files();
+                assert!(goal.is_at_scale(files, plan.image().bytes()), "{goal:?}");
+            }
+            assert!(plans.iter().any(|plan| plan.cases.contains(&goal.case)), "{goal:?}");
+        }
+        assert!(plans.iter().any(|plan| plan.is_cold) && plans.iter().all(|plan| plan.rounds == 1));
+        assert!(Cli::try_parse_from(["benches/run", "program", "--goals", "--cold"]).is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use pc_switcher_agent::{
     data::younger,
     frame::{self, Frame, FrameKind},
     proto::{
-        ChangedRequest, FrontHello, ListWant, MAGIC, PROTOCOL, Request, RuleSet, Tree, WalkRequest,
+        ChangedDir, ChangedRequest, FrontHello, ListWant, MAGIC, PROTOCOL, Request, RuleSet, Tree, WalkRequest,
         WalkSummary, decode, encode,
     },
 };
@@ -120,8 +120,8 @@ impl Agent {
         let asked = [Request::Changed(question.clone()), Request::Moved(question)];
         let known = self.calls(&asked, &[], |at, item| {
             if at == 0 {
-                // A directory that changed is told in the form in which its listing is asked for.
-                wants.extend(decode::<Vec<ListWant>>(item)?);
+                let changed = decode::<Vec<ChangedDir>>(item)?.into_iter();
+                wants.extend(changed.map(|ChangedDir { path, whole, names, .. }| ListWant { path, whole, names }));
             }
             Ok(())
         })?;

@@ -31,10 +31,21 @@ impl Figures {
 
     /// Returns the median of the ratios of neighbouring runs: ours to the peer's.
     pub fn ratio(&self, case: Case, peer: Tool, of: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
+        self.ratio_of(case, peer, &of, &of)
+    }
+
+    /// Returns the same of what `ours` says about our runs and `theirs` about the peer's.
+    pub fn ratio_of(
+        &self,
+        case: Case,
+        peer: Tool,
+        ours: impl Fn(&Run) -> Option<f64>,
+        theirs: impl Fn(&Run) -> Option<f64>,
+    ) -> Option<f64> {
         let pairs = self.runs(case, Tool::PcSwitcher).iter().zip(self.runs(case, peer));
         median(
             pairs
-                .filter_map(|(ours, theirs)| Some(of(ours)? / of(theirs)?))
+                .filter_map(|(own, other)| Some(ours(own)? / theirs(other)?))
                 .filter(|it| it.is_finite())
                 .collect(),
         )

@@ -44,6 +44,10 @@ fn run(cli: Cli) -> Outcome {
     if cli.clean {
         return Ok(Lab::purge_by_name(LAB)?);
     }
+    cli.parts().into_iter().try_for_each(run_part)
+}
+
+fn run_part(cli: Cli) -> Outcome {
     let is_plan_only = cli.is_plan_only();
     let plan = Plan::of(cli)?;
     let (needs, (place, free_bytes)) = (plan.needs(), needs::free()?);

@@ -147,6 +147,8 @@ impl Stage<'_> {
         let mut tools: Vec<Tool> = cases.flat_map(|case| self.tools(*case)).collect();
         tools.sort_unstable();
         tools.dedup();
+        // It has no copy of its own.
+        tools.retain(|tool| *tool != Tool::RsyncOpen);
         for tool in tools {
             self.lab.laptop().run(&tool.command(Case::First))?;
         }
@@ -162,8 +164,15 @@ impl Stage<'_> {
         let first = turn % order.len();
         order.rotate_left(first);
         for tool in order {
+            let around = tool.around();
+            if let Some([open, _]) = &around {
+                self.lab.laptop().run(open)?;
+            }
             self.settle()?;
             let mut run = measure::run(self.lab, &tool.command(case), tool.program())?;
+            if let Some([_, close]) = &around {
+                self.lab.laptop().run(close)?;
+            }
             run.changed_bytes = changed.map(|changed| changed.block_bytes);
             let log = match tool {
                 Tool::PcSwitcher => {

@@ -96,6 +96,9 @@ fn what(goal: &Goal) -> String {
     let case = goal.case.name();
     match goal.measure {
         Measure::Wall(peer) => format!("{case}: time, in parts of that of {}", peer.name()),
+        Measure::Connected(peer) => {
+            format!("{case}: time once the connection is there, in parts of that of {}", peer.name())
+        }
         Measure::Cpu(peer) => format!("{case}: CPU, in parts of that of {}", peer.name()),
         Measure::Wire => format!("{case}: wire, in parts of what changed"),
         Measure::Memory => format!("{case}: largest process"),

@@ -34,6 +34,9 @@ pub enum Tool {
     /// rsync -aHAXS --delete for the image, too: it writes a new file of what it has and what comes
     #[value(skip)]
     RsyncWhole,
+    /// rsync over a connection that was there before
+    #[value(skip)]
+    RsyncOpen,
     /// btrfs send | ssh btrfs receive
     Send,
     /// Unison in batch mode
@@ -49,6 +52,7 @@ impl Tool {
             Self::PcSwitcher => "pc-switcher",
             Self::Rsync => "rsync",
             Self::RsyncWhole => "rsync -aHAXS",
+            Self::RsyncOpen => "rsync, connected",
             Self::Send => "btrfs send",
             Self::Unison => "unison",
             Self::OwnWalk => "own walk",
@@ -59,7 +63,7 @@ impl Tool {
     pub fn program(self) -> &'static str {
         match self {
             Self::PcSwitcher | Self::OwnWalk => "pc-switcher",
-            Self::Rsync | Self::RsyncWhole => "rsync",
+            Self::Rsync | Self::RsyncWhole | Self::RsyncOpen => "rsync",
             Self::Send => "btrfs",
             Self::Unison => "unison",
         }
@@ -71,10 +75,11 @@ impl Tool {
             Self::PcSwitcher | Self::OwnWalk => own(case),
             // What somebody who knows would take for an image; with holes looked for it would write the whole file.
             Self::Rsync if case == Case::Image => {
-                rsync(&["-aHAX", "--delete", "--inplace", "--no-whole-file"], COPY)
+                rsync(SSH, &["-aHAX", "--delete", "--inplace", "--no-whole-file"], COPY)
             }
-            Self::Rsync => rsync(&["-aHAXS", "--delete"], COPY),
-            Self::RsyncWhole => rsync(&["-aHAXS", "--delete"], WHOLE),
+            Self::Rsync => rsync(SSH, &["-aHAXS", "--delete"], COPY),
+            Self::RsyncOpen => rsync(SSH_OPEN, &["-aHAXS", "--delete"], COPY),
+            Self::RsyncWhole => rsync(SSH, &["-aHAXS", "--delete"], WHOLE),
             Self::Send => Cmd::script(&send()),
             Self::Unison => Cmd::script(UNISON_SCRIPT).args(["bash", UNISON]),
         };
@@ -85,13 +90,21 @@ impl Tool {
     /// what a machine writes into its own directories moves them. Unison is held to less, as it keeps less.
     pub fn check(self) -> Cmd {
         let cmd = match self {
-            Self::PcSwitcher | Self::OwnWalk => rsync(&STRICT, "/home"),
-            Self::Rsync => rsync(&STRICT, COPY),
-            Self::RsyncWhole => rsync(&STRICT, WHOLE),
-            Self::Send => rsync(&STRICT, &format!("{RECEIVE}/last")),
-            Self::Unison => rsync(&LOOSE, UNISON),
+            Self::PcSwitcher | Self::OwnWalk => rsync(SSH, &STRICT, "/home"),
+            Self::Rsync | Self::RsyncOpen => rsync(SSH, &STRICT, COPY),
+            Self::RsyncWhole => rsync(SSH, &STRICT, WHOLE),
+            Self::Send => rsync(SSH, &STRICT, &format!("{RECEIVE}/last")),
+            Self::Unison => rsync(SSH, &LOOSE, UNISON),
         };
         cmd.as_alice().timeout(LIMIT)
+    }
+
+    /// Returns what is done before and after a run, unmeasured: a connection that is there before comes and goes.
+    pub fn around(self) -> Option<[Cmd; 2]> {
+        let ssh = |words: &[&str]| {
+            Cmd::new("ssh").args(["-S", SOCKET]).args(words.iter().copied()).arg("desk").as_alice()
+        };
+        (self == Self::RsyncOpen).then(|| [ssh(&["-M", "-f", "-N"]), ssh(&["-O", "exit"])])
     }
 }
 
@@ -101,10 +114,16 @@ fn own(case: Case) -> Cmd {
     Cmd::new("pc-switcher").args(["sync", "desk", "--allow-mass-deletion"]).args(gate)
 }
 
+/// Where a connection that is there before is asked for.
+const SOCKET: &str = "/tmp/bench-connection";
+/// How rsync connects, and how over a connection that is there.
+const SSH: &str = "sudo -u alice ssh";
+const SSH_OPEN: &str = "sudo -u alice ssh -S /tmp/bench-connection";
+
 /// Root here and there, for owners and attributes; the connection is alice's own.
-fn rsync(options: &[&str], copy: &str) -> Cmd {
+fn rsync(ssh: &str, options: &[&str], copy: &str) -> Cmd {
     Cmd::new("sudo")
-        .args(["rsync", "--numeric-ids", "-e", "sudo -u alice ssh", "--rsync-path=sudo rsync"])
+        .args(["rsync", "--numeric-ids", "-e", ssh, "--rsync-path=sudo rsync"])
         .args(options.iter().copied())
         .args(EXCLUDES)
         .arg("/home/")
@@ -153,5 +172,13 @@ mod tests {
         let allowed = |case: &Case| line(Tool::PcSwitcher, *case).contains("--allow-first-sync");
         let cases: Vec<Case> = Case::ALL.into_iter().filter(allowed).collect();
         assert_eq!(cases, [Case::First, Case::Fallback]);
+    }
+
+    #[test]
+    fn a_connection_that_is_there_is_opened_before_and_closed_after_a_run() {
+        let around = Tool::RsyncOpen.around().unwrap().map(|cmd| format!("{cmd:?}"));
+        assert!(around.iter().all(|line| line.contains(SOCKET)), "{around:?}");
+        assert!(line(Tool::RsyncOpen, Case::NoChange).contains(SOCKET) && SSH_OPEN.contains(SOCKET));
+        assert!(Tool::Rsync.around().is_none());
     }
 }
