@@ -6,7 +6,8 @@ use pc_switcher_testkit::lab::{Cmd, DiskCache, Machine};
 use pc_switcher_testkit::manifest::assert_same_tree;
 
 use crate::hosts::{
-    Ran, SOON, alice, assert_nothing_runs, configure, first_sync, home, identity, lab, picture, root, run, sync,
+    Ran, SOON, alice, assert_nothing_runs, configure, first_sync, home, identity, lab, picture, root, run,
+    sync,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -97,11 +98,13 @@ fn a_state_that_was_gone_back_behind_is_no_good_one_any_more() {
     let (laptop, desk) = (lab.laptop(), lab.desk());
     configure(laptop, "[rollback]\ndeadman = \"always\"\ndeadman_limit = 3600\n");
     first_sync(&lab);
-    let is_marked = || rollback(desk, &["good", "--plan"]).ends_with(0).says(&["by a sync that was confirmed"]);
+    let is_marked =
+        || rollback(desk, &["good", "--plan"]).ends_with(0).says(&["by a sync that was confirmed"]);
     let unmarked = ["is not marked as good any more"];
     for word in ["undo", "rollback"] {
         alice(laptop, &format!("echo {word} >letter"));
-        let session = session_of(&sync(laptop, "desk", &["--allow-conflicts", "--allow-first-sync"]).ends_with(0));
+        let session =
+            session_of(&sync(laptop, "desk", &["--allow-conflicts", "--allow-first-sync"]).ends_with(0));
         is_marked();
         if word == "undo" {
             let undo = Cmd::new("pc-switcher").arg("undo").as_alice().timeout(MINUTE);

@@ -14,7 +14,8 @@ pub(in crate::cli) async fn take(
     let host = agent.hostname();
     match try_to(agent, snapshot_dir, is_left).await {
         Ok(sets) => {
-            let line = |id| format!("{host}: set {id} is not marked as good any more: it was gone back behind");
+            let line =
+                |id| format!("{host}: set {id} is not marked as good any more: it was gone back behind");
             sets.iter().map(line).collect()
         }
         Err(error) => vec![format!(

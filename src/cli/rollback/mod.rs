@@ -137,8 +137,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
                     Open::forget(agent).await?;
                     return Ok(Done::of(agent, RollbackLook::default()));
                 }
-                was_cancelled =
-                    before.as_ref().is_some_and(|state| state.phase == RollbackPhase::Cancelled);
+                was_cancelled = before.as_ref().is_some_and(|state| state.phase == RollbackPhase::Cancelled);
                 let stamp = UtcStamp::new(clock::system()());
                 let done = Done::of(agent, agent.rollback(RollbackOrder::Confirm(stamp)).await?);
                 if let Some(state) = before.filter(|_| done.look.state.is_none() && !was_cancelled) {
@@ -173,7 +172,8 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
             let kept = done.look.kept.as_ref();
             let kept =
                 kept.map(|set| format!("  what was written to it before the restart is kept as set {set}"));
-            let lines = std::iter::once(format!("{}: {what}", done.hostname)).chain(kept).chain(unmarked).collect();
+            let lines =
+                std::iter::once(format!("{}: {what}", done.hostname)).chain(kept).chain(unmarked).collect();
             say(context, &done, lines)
         }
         Some(Command::Cancel(place)) => {

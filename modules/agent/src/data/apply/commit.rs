@@ -397,6 +397,10 @@ impl<'a> Committer<'a> {
         match linkat(&from, to.name(), &into, staged.name(), AtFlags::empty()) {
             // Made before a crash.
             Err(Errno::EXIST) if self.again && Seen::at(&into, staged.name())?.ino() == before.ino() => {}
+            Err(Errno::PERM) if let Some(flag) = before.frozen_by() => {
+                let what = format!("`{to}`, which it should be another name of,");
+                return Err(Refusal::Conflict(explain_frozen(&what, flag)));
+            }
             made => made?,
         }
         self.watch.after("link")?;

@@ -10,8 +10,8 @@ use pc_switcher_agent::{
     data::younger,
     frame::{self, Frame, FrameKind},
     proto::{
-        ChangedDir, ChangedRequest, FrontHello, ListWant, MAGIC, PROTOCOL, Request, RuleSet, Tree, WalkRequest,
-        WalkSummary, decode, encode,
+        ChangedDir, ChangedRequest, FrontHello, ListWant, MAGIC, PROTOCOL, Request, RuleSet, Tree,
+        WalkRequest, WalkSummary, decode, encode,
     },
 };
 use pc_switcher_testkit::lab::{Cmd, Lab, Talk};
@@ -121,7 +121,11 @@ impl Agent {
         let known = self.calls(&asked, &[], |at, item| {
             if at == 0 {
                 let changed = decode::<Vec<ChangedDir>>(item)?.into_iter();
-                wants.extend(changed.map(|ChangedDir { path, whole, names, .. }| ListWant { path, whole, names }));
+                wants.extend(changed.map(|ChangedDir { path, whole, names, .. }| ListWant {
+                    path,
+                    whole,
+                    names,
+                }));
             }
             Ok(())
         })?;

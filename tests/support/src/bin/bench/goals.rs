@@ -157,7 +157,9 @@ mod tests {
     fn every_case_has_a_goal() {
         assert!(Case::ALL.into_iter().all(|case| GOALS.iter().any(|goal| goal.case == case)));
         let can = |goal: &Goal| match goal.measure {
-            Measure::Wall(peer) | Measure::Cpu(peer) => goal.case.peers().contains(&peer),
+            Measure::Wall(peer) | Measure::Cpu(peer) | Measure::Connected(peer) => {
+                goal.case.peers().contains(&peer)
+            }
             Measure::Wire | Measure::Memory => true,
         };
         assert!(GOALS.iter().all(can), "a goal against a tool that is never asked");
