@@ -81,7 +81,14 @@ impl Seen {
 
     /// Whether `chattr` forbids changes.
     pub(super) fn is_frozen(&self) -> bool {
-        self.0.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND)
+        self.frozen_by().is_some()
+    }
+
+    /// Returns the flag of `chattr` that forbids changes, if one does.
+    pub(super) fn frozen_by(&self) -> Option<char> {
+        let has = |flag| self.0.stx_attributes.contains(flag);
+        let append = has(StatxAttributes::APPEND).then_some('a');
+        if has(StatxAttributes::IMMUTABLE) { Some('i') } else { append }
     }
 
     /// Its identity as a plan knows it: only files have a size.

@@ -419,8 +419,8 @@ impl<'a> Committer<'a> {
         expected: &Identity,
     ) -> Result<(), Refusal> {
         let now = Seen::at(dir, name)?;
-        if now.is_frozen() {
-            return Err(frozen());
+        if let Some(flag) = now.frozen_by() {
+            return Err(Refusal::Conflict(explain_frozen("it", flag)));
         }
         // Steps before a crash gave an inode of several names, or one that they moved, another ctime, and nobody remembers
         // which.
@@ -431,12 +431,13 @@ impl<'a> Committer<'a> {
 
     /// Gives the reason for a refusal of the system, which for `chattr` says little by itself.
     pub(super) fn explain(&self, dir: &OwnedFd, name: &[u8], error: Errno) -> Refusal {
-        let is_frozen = |seen: Result<Seen, Errno>| seen.is_ok_and(|seen| seen.is_frozen());
+        let frozen = |seen: Result<Seen, Errno>| seen.ok()?.frozen_by();
         match error {
-            Errno::PERM if is_frozen(Seen::at(dir, name)) => frozen(),
-            Errno::PERM if is_frozen(Seen::of(dir)) => {
-                Refusal::Conflict("its directory must not be changed (`chattr`)".into())
-            }
+            Errno::PERM => match (frozen(Seen::at(dir, name)), frozen(Seen::of(dir))) {
+                (Some(flag), _) => Refusal::Conflict(explain_frozen("it", flag)),
+                (None, Some(flag)) => Refusal::Conflict(explain_frozen("its directory", flag)),
+                (None, None) => error.into(),
+            },
             error => error.into(),
         }
     }
@@ -474,16 +475,18 @@ impl<'a> Committer<'a> {
     }
 }
 
-/// The refusal for what somebody changed.
 /// The refusal of a directory of which somebody changed owner, mode or attributes.
 pub(super) fn rights_changed() -> String {
     "its owner, mode or attributes were changed after the plan was made".into()
 }
 
+/// The refusal for what somebody changed.
 pub(super) fn changed() -> Refusal {
     Refusal::Conflict("it was changed after the plan was made".into())
 }
 
-fn frozen() -> Refusal {
-    Refusal::Conflict("it must not be changed (`chattr`)".into())
+/// Says of something that `chattr` protects it, and what takes that away.
+pub(super) fn explain_frozen(what: &str, flag: char) -> String {
+    let how = if flag == 'a' { "only be added to" } else { "not be changed" };
+    format!("{what} may {how} (`chattr +{flag}`): `sudo chattr -{flag}` takes that off, then try again")
 }

@@ -19,7 +19,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use pc_switcher_contract::{BytePath, SessionId};
 
-use super::commit::RootMeta;
+use super::commit::{RootMeta, explain_frozen};
 use super::{remove, retire};
 use crate::data::seen::Seen;
 use crate::data::{HOME, btrfs, meta, open};
@@ -64,7 +64,12 @@ impl Part {
         let (mount, root) = private(&path).map_err(|error| at(&path, error))?;
         check_subvolume(&root, wanted)?;
         let home_path = path.join(HOME.as_bytes());
+        let frozen_by = Seen::of(&root).ok().and_then(|seen| seen.frozen_by());
         let home = own_dir(&root, HOME).map_err(|error| match error {
+            Errno::PERM if frozen_by.is_some() => {
+                let why = frozen_by.map_or_else(String::new, |flag| explain_frozen("it", flag));
+                AgentError::failed(format!("`{path}`: {why}"))
+            }
             Errno::PERM | Errno::NOTDIR | Errno::LOOP => AgentError::failed(format!(
                 "`{home_path}` is not a directory of ours; move it away and try again"
             )),
