@@ -204,7 +204,7 @@ pub fn compare_dir(
             }));
             continue;
         }
-        if let Some(reason) = skip_of(ours, name).or_else(|| skip_of(theirs, name)) {
+        if let Some(reason) = skip_of(ours, name, true).or_else(|| skip_of(theirs, name, false)) {
             if s.is_some() || t.is_some() {
                 let is_missed = s.is_some();
                 result.left_alone.push(LeftAlone { path: at.clone(), reason, is_missed });
@@ -351,14 +351,21 @@ fn find<'a>(dir: &'a DirListing, name: &[u8]) -> Option<&'a Entry> {
     dir.entries.binary_search_by(|entry| entry.name.as_bytes().cmp(name)).ok().map(|at| &dir.entries[at])
 }
 
-fn skip_of(dir: Option<&DirListing>, name: &[u8]) -> Option<String> {
+/// Says why a name is not mirrored, and what brings it over.
+fn skip_of(dir: Option<&DirListing>, name: &[u8], on_source: bool) -> Option<String> {
     let skip = dir?.skipped.iter().find(|skip| skip.name.as_bytes() == name)?;
-    Some(match &skip.reason {
-        SkipReason::Rule(reason) => reason.clone(),
-        SkipReason::Socket => "a socket".into(),
-        SkipReason::Device => "a device node".into(),
-        SkipReason::Subvolume => "a subvolume or mount of its own".into(),
-        SkipReason::Unreadable(why) => format!("unreadable: {why}"),
+    let what = match &skip.reason {
+        SkipReason::Rule(reason) => return Some(reason.clone()),
+        SkipReason::Unreadable(why) => return Some(format!("unreadable: {why}")),
+        SkipReason::Socket => "a socket",
+        SkipReason::Device => "a device node",
+        SkipReason::Subvolume => "a subvolume or mount of its own",
+    };
+    Some(match on_source {
+        true => format!("{what} on the other machine, and such are not mirrored"),
+        false => {
+            format!("{what} stands there, and such are never removed; move it away, or exclude the path")
+        }
     })
 }
 

@@ -58,7 +58,9 @@ pub fn left_out(ctx: &ModuleContext, hostname: &Hostname, layout: &Layout) {
 /// Names nested subvolumes that are not mirrored.
 pub fn nested(ctx: &ModuleContext, left: &[Left]) {
     for Left { role, root, why } in left {
-        let text = format!("`{root}` is a nested subvolume and is not mirrored: {why}");
+        let text = format!(
+            "`{root}` is a nested subvolume and is not mirrored: {why}; of what `exclude` names nothing is said"
+        );
         ctx.reporter.log(LogLevel::Warning, ctx.hostname(*role), text);
     }
 }

@@ -243,11 +243,13 @@ impl Survey<'_> {
     fn closed(&self, root: &BytePath, inside: &BytePath, id: u64) -> Option<String> {
         let path = root.join(inside.as_bytes());
         let why = match self.btrfs.subvolume(path.as_path()) {
-            Ok(info) if info.id != id => "something is mounted over it",
+            Ok(info) if info.id != id => "something is mounted over it; it is mirrored without that",
             Ok(info) if info.readonly && info.source_uuid != Uuid::default() => "a read-only snapshot",
-            Ok(info) if info.readonly => "it is read-only",
+            Ok(info) if info.readonly => {
+                "it is read-only; `btrfs property set -ts` with `ro false` changes that"
+            }
             Ok(_) if is_store(&path) => "it holds snapshots",
-            Ok(_) if self.swaps.contains(&path) => "a swap file in it is in use",
+            Ok(_) if self.swaps.contains(&path) => "a swap file in it is in use; `swapoff` ends that",
             Ok(_) => return None,
             Err(error) => return Some(format!("it cannot be reached: {error}")),
         };

@@ -165,7 +165,7 @@ fn a_nested_root_stands_as_what_is_there() {
     let wanted = [
         ("alice/.snapshots", "it holds snapshots"),
         ("alice/copy", "a read-only snapshot"),
-        ("alice/frozen", "it is read-only"),
+        ("alice/frozen", "it is read-only; `btrfs property set -ts` with `ro false` changes that"),
         ("alice/hidden", "something is mounted over it"),
     ];
     let closed: Vec<(&str, &str)> = closed.iter().map(|(path, why)| (path.as_str(), *why)).collect();
