@@ -10,6 +10,7 @@ pub mod compare;
 pub mod config;
 mod digested;
 mod fill;
+mod full;
 pub mod guards;
 pub mod links;
 pub mod module;

@@ -482,7 +482,7 @@ impl Module for UserData {
         self.pass_gates(ctx, &parts, &surveys).await?;
         for (part, survey) in parts.iter().zip(&surveys) {
             if !part.is_missing(Role::Source) && !part.is_missing(Role::Target) {
-                ctx.board.put_part(record_of(part, survey));
+                ctx.board.put_part(record_of(part, survey.source_entries));
             }
             notes::apart(ctx, part, survey);
         }

@@ -17,6 +17,8 @@ use pc_switcher_contract::{
 };
 
 use crate::config::Compress;
+use crate::full::Places;
+use crate::notes;
 use crate::parts::PartPair;
 use crate::steps::Steps;
 
@@ -130,6 +132,7 @@ pub async fn transfer(
         })
         .collect();
     let pre_set = ctx.board.set(Role::Target, SnapshotKind::PreSync);
+    let places = Places::of(&ctx.target.hostname, &loads);
     let request = ApplyRequest { session: ctx.session.clone(), parts, pre_set };
     let (sink, mut stream) = Agent::new(&ctx.target.agent).apply(request).await?;
     ctx.reporter.stage("stage");
@@ -140,7 +143,7 @@ pub async fn transfer(
             tokio::select! {
                 biased;
                 () = ctx.cancel.cancelled() => return Err(ModuleError::cancelled()),
-                news = stream.next() => match news? {
+                news = stream.next() => match news.map_err(|error| places.ended_early(error))? {
                     Applying::News(_) => {}
                     Applying::Report(_) => return Err(ModuleError::failed("the target committed what was not sent whole")),
                 },
@@ -158,12 +161,12 @@ pub async fn transfer(
     };
     match asked.await {
         Ok((ops, unsent, losers, same_bytes, packed)) => {
-            let report = committed(ctx, &mut stream, ops).await?;
+            let report = committed(ctx, &mut stream, ops, &places).await?;
             Ok(Transferred { report, unsent, losers, same_bytes, packed })
         }
         // The target ended the call: its own words say why.
         Err(Broken::Sink) => match stream.next().await {
-            Err(error) => Err(error.into()),
+            Err(error) => Err(places.ended_early(error)),
             Ok(_) => Err(ModuleError::failed(format!("{}: the transfer ended early", ctx.target.hostname))),
         },
         Err(Broken::Other(error)) => Err(error),
@@ -307,9 +310,11 @@ async fn committed(
     ctx: &ModuleContext,
     stream: &mut ApplyStream,
     ops: u64,
+    places: &Places,
 ) -> Result<ApplyReport, ModuleError> {
     loop {
-        match stream.next().await? {
+        // What goes wrong after the commit has begun is in the report.
+        match stream.next().await.map_err(|error| places.ended_early(error))? {
             Applying::Report(report) => {
                 // What failed is tried again by a redo: until then the mark of this run stays.
                 ctx.board.set_commit_pending(report.failed.is_some());
@@ -333,10 +338,12 @@ async fn committed(
 ///
 /// # Errors
 /// [`pc_switcher_contract::ErrorKind::DiskSpace`] if the target's disk is full, otherwise what the system said.
-pub fn whole(ctx: &ModuleContext, report: &ApplyReport) -> Result<(), ModuleError> {
+pub(crate) fn whole(ctx: &ModuleContext, report: &ApplyReport, places: &Places) -> Result<(), ModuleError> {
+    const SO_FAR: &str =
+        "every path there is its old or its new version, and the next sync brings it to its end";
     let Some(failed) = &report.failed else { return Ok(()) };
-    let error = ModuleError::from(failed.clone().into_exec(&ctx.target.hostname, "the commit"));
-    Err(error.hint("every path there is its old or its new version, and the next sync brings it to its end"))
+    let error = places.ended(failed.clone().into_exec(&ctx.target.hostname, "the commit"), SO_FAR);
+    Err(if error.hints.is_empty() { error.hint(SO_FAR) } else { error })
 }
 
 /// Logs what the commit left alone; whether anything was a conflict.

@@ -348,7 +348,7 @@ impl AgentError {
         let (hostname, what) = (hostname.to_string(), what.to_owned());
         match self.kind {
             AgentErrorKind::Failed => ExecError::Failed { hostname, what, why: self.message },
-            AgentErrorKind::NoSpace => ExecError::NoSpace { hostname, what: self.message },
+            AgentErrorKind::NoSpace => ExecError::NoSpace { hostname, what: without_its_word(&self.message) },
             AgentErrorKind::Cancelled => ExecError::Cancelled,
             AgentErrorKind::Protocol => ExecError::Protocol { hostname, why: self.message },
             AgentErrorKind::Timeout => ExecError::Failed { hostname, what, why: self.message },
@@ -356,8 +356,30 @@ impl AgentError {
     }
 }
 
+/// Takes out of a message what the error that it becomes says by itself.
+fn without_its_word(message: &str) -> String {
+    let word = |number| format!(": {}", std::io::Error::from_raw_os_error(number));
+    message.replace(&word(libc::ENOSPC), "").replace(&word(libc::EDQUOT), ", where the quota is used up")
+}
+
 impl From<rustix::io::Errno> for AgentError {
     fn from(error: rustix::io::Errno) -> Self {
         Self::io("the system refused", &error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_said_once() {
+        let said = |number| {
+            let error = AgentError::io("staging of `/home/a/f`", &std::io::Error::from_raw_os_error(number));
+            error.into_exec(&"desk".parse().unwrap(), "apply").to_string()
+        };
+        assert_eq!(said(libc::ENOSPC), "desk: staging of `/home/a/f`: no space left on the disk");
+        let quota = "desk: staging of `/home/a/f`, where the quota is used up: no space left on the disk";
+        assert_eq!(said(libc::EDQUOT), quota);
     }
 }
