@@ -26,6 +26,28 @@ pub fn unsent(ctx: &ModuleContext, unsent: &[(BytePath, BytePath)]) {
     ctx.board.add_left(unsent.len());
 }
 
+/// Says which files that were sent `chattr` protects on the source.
+pub fn frozen(ctx: &ModuleContext, paths: &[BytePath]) {
+    if let Some(text) = frozen_in_words(paths) {
+        ctx.reporter.log(LogLevel::Info, &ctx.source.hostname, text);
+    }
+}
+
+fn frozen_in_words(paths: &[BytePath]) -> Option<String> {
+    const SHOWN: usize = 3;
+    let first: Vec<String> = paths.iter().take(SHOWN).map(|path| format!("`{path}`")).collect();
+    let files = match paths.len() {
+        0 => return None,
+        1 => "1 file that was sent is".to_owned(),
+        n => format!("{n} files that were sent are"),
+    };
+    let more = if paths.len() > SHOWN { ", …" } else { "" };
+    Some(format!(
+        "{files} protected by `chattr` (`+i` or `+a`), which does not go over: {}{more}",
+        first.join(", ")
+    ))
+}
+
 /// Says what was compressed on its way, and why.
 pub fn packed(ctx: &ModuleContext, packed: Option<PackedBytes>) {
     let Some(PackedBytes { plain, sent, all, link }) = packed else { return };
@@ -107,5 +129,20 @@ pub fn meanwhile(ctx: &ModuleContext, paths: Vec<BytePath>) {
         let text = format!("`{path}` changed there during the sync and stays as it is");
         ctx.reporter.log(level, &ctx.target.hostname, text);
         ctx.board.add_unsettled(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_of_many_protected_files_are_named() {
+        let paths: Vec<BytePath> = (0..4).map(|n| format!("/home/a/{n}").as_str().into()).collect();
+        assert_eq!(frozen_in_words(&[]), None);
+        let said = "1 file that was sent is protected by `chattr` (`+i` or `+a`), which does not go over: `/home/a/0`";
+        assert_eq!(frozen_in_words(&paths[..1]).as_deref(), Some(said));
+        let said = frozen_in_words(&paths).unwrap();
+        assert!(said.starts_with("4 files that were sent are") && said.ends_with("`/home/a/2`, …"), "{said}");
     }
 }

@@ -82,6 +82,8 @@ struct Meter<'a> {
     total: u64,
     done: u64,
     same_bytes: u64,
+    /// What `chattr` protects on the source.
+    frozen: Vec<BytePath>,
     packing: Packing,
     began: Instant,
     last: Option<Instant>,
@@ -200,7 +202,8 @@ async fn send_all(
 ) -> Result<Sent, Broken> {
     let total: u64 = loads.iter().map(|load| load.steps.stats.bytes).sum();
     let packing = Packing::new(compress, &ctx.target.agent);
-    let mut meter = Meter { ctx, total, done: 0, same_bytes: 0, packing, began: Instant::now(), last: None };
+    let (began, frozen) = (Instant::now(), Vec::new());
+    let mut meter = Meter { ctx, total, done: 0, same_bytes: 0, frozen, packing, began, last: None };
     let (mut unsent, mut losers) = (Vec::new(), Vec::new());
     for (index, load) in loads.iter().enumerate() {
         if let Some(root) = sealed(load) {
@@ -241,6 +244,7 @@ async fn send_all(
             send_built(ctx, &mut sink, &mut meter, load, built).await?;
         }
     }
+    notes::frozen(ctx, &meter.frozen);
     let (same_bytes, packed) = (meter.same_bytes, meter.packing.packed());
     Ok(Sent { sink, ops, contents, unsent, losers, same_bytes, packed })
 }

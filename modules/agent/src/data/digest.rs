@@ -44,7 +44,7 @@ pub fn run(root: &BytePath, call: &Call, sent: &Sent) -> Result<(), AgentError> 
                 inline.prepare(&wants);
             }
             for want in wants {
-                let small = inline.as_mut().and_then(|inline| inline.take(&want.path));
+                let small = inline.as_mut().and_then(|inline| inline.take(&want.path)).map(|(data, _)| data);
                 let digest = match small {
                     Some(data) => Some(of_data(&data)),
                     None => file(&dir, &want.path, is_sealed, &mut buffer, &|| call.is_cancelled()).ok(),

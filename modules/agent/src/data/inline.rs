@@ -26,6 +26,8 @@ const GAP: u64 = 8;
 /// Types of items: the inode, and a piece of its content.
 const INODE: u32 = 1;
 const EXTENT: u32 = 108;
+/// Flags of an inode: it is immutable, or may only be added to.
+const FROZEN: u64 = 1 << 6 | 1 << 7;
 /// Bytes before the content in an item that holds it.
 const EXTENT_HEAD: usize = 21;
 
@@ -38,6 +40,8 @@ pub(super) struct Inline<'a> {
     dir: Option<BytePath>,
     inos: HashMap<Vec<u8>, u64>,
     found: HashMap<u64, Vec<u8>>,
+    /// Inodes that `chattr` protects.
+    frozen: HashSet<u64>,
 }
 
 impl<'a> Inline<'a> {
@@ -50,12 +54,14 @@ impl<'a> Inline<'a> {
             dir: None,
             inos: HashMap::new(),
             found: HashMap::new(),
+            frozen: HashSet::new(),
         }
     }
 
     /// Reads what the tree holds of these files, for [`Inline::take`]. What it does not tell is to be read otherwise.
     pub(super) fn prepare(&mut self, wants: &[ReadWant]) {
         self.found.clear();
+        self.frozen.clear();
         let mut inos: Vec<u64> = wants.iter().filter_map(|want| self.ino(&want.path)).collect();
         inos.sort_unstable();
         for range in inos.chunk_by(|a, b| b - a <= GAP) {
@@ -64,10 +70,10 @@ impl<'a> Inline<'a> {
         }
     }
 
-    /// Takes the content of a file that was prepared, if the tree held all of it.
-    pub(super) fn take(&mut self, path: &BytePath) -> Option<Vec<u8>> {
+    /// Takes the content of a file that was prepared, if the tree held all of it, with whether `chattr` protects it.
+    pub(super) fn take(&mut self, path: &BytePath) -> Option<(Vec<u8>, bool)> {
         let ino = self.ino(path)?;
-        self.found.remove(&ino)
+        self.found.remove(&ino).map(|data| (data, self.frozen.contains(&ino)))
     }
 
     /// Returns the inode number of a regular file.
@@ -104,6 +110,9 @@ impl<'a> Inline<'a> {
                         INODE if wanted.contains(&ino) => {
                             let size = u64_at(data, 16).ok_or(Errno::IO)?;
                             sizes.insert(ino, size);
+                            if u64_at(data, 64).is_some_and(|flags| flags & FROZEN != 0) {
+                                self.frozen.insert(ino);
+                            }
                             if size == 0 && is_regular(data) {
                                 self.found.insert(ino, Vec::new());
                             }

@@ -215,7 +215,10 @@ impl Reader<'_> {
     }
 
     fn file(&mut self, want: &ReadWant) -> Result<(), Trouble> {
-        if let Some(data) = self.inline.as_mut().and_then(|inline| inline.take(&want.path)) {
+        if let Some((data, is_frozen)) = self.inline.as_mut().and_then(|inline| inline.take(&want.path)) {
+            if is_frozen {
+                self.call.item(&StreamFrame::Frozen { content: want.content })?;
+            }
             let size = data.len() as u64;
             let last = Pieces::new(want.content).last(Some((0, data)), size);
             return Ok(self.push_last(want, last)?);
@@ -232,6 +235,9 @@ impl Reader<'_> {
         let seen = Seen::of(fd)?;
         if seen.file_type() != FileType::RegularFile {
             return Err(Trouble::File(Errno::INVAL));
+        }
+        if seen.is_frozen() {
+            self.call.item(&StreamFrame::Frozen { content: want.content })?;
         }
         let mut pieces = Pieces::new(want.content);
         let size = seen.size();

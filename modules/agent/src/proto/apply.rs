@@ -131,6 +131,11 @@ pub enum StreamFrame {
         /// The file's number.
         content: u32,
     },
+    /// Source to front, of a file that is sent whole: `chattr` protects it there.
+    Frozen {
+        /// The file's number.
+        content: u32,
+    },
 }
 
 /// The first bytes of [`StreamFrame::Packed`], [`StreamFrame::Coded`] and [`StreamFrame::InPlace`].

@@ -134,8 +134,14 @@ pub(super) async fn send_content(
                 meter.pass(sink, frame, &item).await?;
                 continue;
             }
-            let Some(whole) = whole_files(&frame).filter(|_| is_live) else {
-                return Err(unreadable(ctx, &frame, root, wants));
+            let whole = match decode(&frame) {
+                Ok(StreamFrame::Whole(whole)) if is_live => whole,
+                Ok(StreamFrame::Frozen { content }) => {
+                    let path = places.get(&content).map(|at| root.join(wants[*at].path.as_bytes()));
+                    meter.frozen.extend(path);
+                    continue;
+                }
+                _ => return Err(unreadable(ctx, &frame, root, wants)),
             };
             for (content, version) in whole {
                 if let Some(at) = places.get(&content)
@@ -217,14 +223,6 @@ pub(super) async fn send_rough(
     )?;
     let left = wants.into_iter().filter(|want| is_live && !whole.contains(&want.content));
     Ok(left.map(|want| want.path).collect())
-}
-
-/// Returns the files of a live tree that a frame says are whole, if that is what it says.
-fn whole_files(frame: &[u8]) -> Option<Vec<(u32, Identity)>> {
-    match decode(frame) {
-        Ok(StreamFrame::Whole(whole)) => Some(whole),
-        _ => None,
-    }
 }
 
 /// A file of a read-only snapshot that cannot be read is a broken disk: nothing is committed.

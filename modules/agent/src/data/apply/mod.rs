@@ -330,6 +330,9 @@ fn feed<'scope>(
             StreamFrame::Same(_) => {
                 return Err(AgentError::protocol("what is the same on the source is nothing to apply"));
             }
+            StreamFrame::Frozen { .. } => {
+                return Err(AgentError::protocol("what `chattr` says on the source is nothing to apply"));
+            }
             StreamFrame::Whole(_) => {
                 return Err(AgentError::protocol("what was whole on the source is nothing to apply"));
             }

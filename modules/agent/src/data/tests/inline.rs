@@ -78,3 +78,30 @@ fn files_of_every_size_and_kind_read_from_a_snapshot_as_they_are() {
         assert_eq!(&read, content, "`{path}`");
     }
 }
+
+#[test]
+fn files_that_chattr_protects_are_told_whether_they_are_opened_or_not() {
+    let Some(image) = Image::make(256) else { return };
+    image.create("@home");
+    let home = image.top().join("@home");
+    let wanted = [("small", 5, "+i"), ("large", 300_000, "+a"), ("free", 5, "-i"), ("log", 5, "+a")];
+    for (name, size, flag) in wanted {
+        fs::write(home.join(name), vec![7; size]).unwrap();
+        assert!(sh("chattr", &[flag, home.join(name).to_str().unwrap()]));
+    }
+    let snapshot = image.top().join("snapshot");
+    KernelBtrfs.snapshot(&home, image.top(), OsStr::new("snapshot")).unwrap();
+    KernelBtrfs.set_readonly(&snapshot, true).unwrap();
+    for (name, _, flag) in wanted {
+        assert!(sh("chattr", &[&flag.replace('+', "-"), home.join(name).to_str().unwrap()]));
+    }
+    let wants =
+        wanted.iter().zip(0..).map(|((name, ..), content)| ReadWant { content, path: (*name).into() });
+    let told = read_frames(&snapshot, wants.collect()).into_iter().filter_map(|frame| match frame {
+        StreamFrame::Frozen { content } => Some(content),
+        _ => None,
+    });
+    let mut told: Vec<u32> = told.collect();
+    told.sort_unstable();
+    assert_eq!(told, [0, 1, 3]);
+}
