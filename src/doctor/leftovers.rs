@@ -35,7 +35,8 @@ fn cut_off(seen: &Seen, redone: &Redone) -> Vec<Finding> {
     }
     let kept = redone.report.kept.iter();
     let kept = kept.map(|path| format!("`{path}` is kept: it holds something that is not mirrored"));
-    let notes = kept.chain(redone.report.warnings.iter().cloned());
+    let refused = redone.report.refused.lines(seen.hostname());
+    let notes = kept.chain(redone.report.warnings.iter().cloned()).chain(refused);
     found.extend(notes.map(|text| finding(Gravity::Note, text)));
     found
 }

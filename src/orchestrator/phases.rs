@@ -179,6 +179,7 @@ async fn redo(deps: &Deps, agent: &Agent) -> Result<(), ModuleError> {
         for warning in &redone.report.warnings {
             log.warning(warning.clone());
         }
+        redone.report.refused.lines(agent.hostname()).for_each(|line| log.warning(line));
         agent.state_put(redone.key(), None).await?;
     }
     Ok(())
@@ -383,6 +384,7 @@ impl Executed {
             unsent: board.unsent(),
             apart: board.apart(),
             alien: board.alien(),
+            lacking: board.lacking(),
             parts: board.parts(),
         };
         let [source, target] = self.prepared.agents();

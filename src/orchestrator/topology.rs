@@ -147,6 +147,7 @@ mod tests {
             unsent: Vec::new(),
             apart: Vec::new(),
             alien: Vec::new(),
+            lacking: Vec::new(),
             parts: Vec::new(),
         }
     }

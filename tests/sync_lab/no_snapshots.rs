@@ -115,6 +115,58 @@ fn of_an_image_that_both_machines_have_only_the_blocks_that_differ_go_over() {
     }
 }
 
+/// ext4 has one block for the attributes of a file.
+#[test]
+fn attributes_that_the_target_cannot_hold_are_named_and_stay_where_they_came_from() {
+    let Some(lab) = FROM_EXT4.take() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    begin(&lab);
+    let tagged = ["tagged", "tagged/in", "tagged/in/file", "notes/old"];
+    alice(
+        desk,
+        "mkdir -p tagged/in; echo x >tagged/in/file; echo y >notes/old; value=$(head -c 10000 /dev/zero | tr '\\0' x); \
+         for path in tagged tagged/in tagged/in/file notes/old; do setfattr -n user.large -v $value $path; done; \
+         setfattr -n user.small -v s tagged/in/file",
+    );
+    let lines = tagged.map(|path| {
+        format!("laptop cannot keep attribute `user.large` of `/home/alice/{path}` (its file system says: too large)")
+    });
+    // The second one tries again, and is no worse.
+    for _ in 0..2 {
+        let ran = sync(desk, "laptop", &[]).ends_with(0).says(&lines.each_ref().map(String::as_str));
+        ran.says(&["keep it on btrfs there, or exclude it", "but for 4 paths left as told above"]);
+        assert_eq!(alice(laptop, "cat tagged/in/file notes/old"), "x\ny\n");
+        assert_eq!(alice(laptop, "getfattr --only-values -n user.small tagged/in/file"), "s");
+    }
+    alice(
+        laptop,
+        "sleep 1.1; echo more >>tagged/in/file; chmod 700 tagged/in; touch tagged/new; setfattr -x user.small tagged/in/file",
+    );
+    let kept = tagged.map(|path| {
+        format!(
+            "`/home/alice/{path}` keeps its attribute `user.large`: the file system of laptop cannot hold it"
+        )
+    });
+    for _ in 0..2 {
+        sync(laptop, "desk", &[]).ends_with(0).says(&kept.each_ref().map(String::as_str));
+        for path in tagged {
+            let count = format!("getfattr --only-values -n user.large {path} | wc -c");
+            assert_eq!(alice(desk, &count).trim(), "10000", "{path}");
+        }
+        assert_eq!(
+            alice(desk, "cat tagged/in/file; stat -c %a tagged/in; ls tagged"),
+            "x\nmore\n700\nin\nnew\n"
+        );
+        assert_eq!(alice(desk, "getfattr -n user.small tagged/in/file 2>/dev/null || echo gone"), "gone\n");
+    }
+    alice(
+        desk,
+        "setfattr -x user.large tagged; setfattr -x user.large tagged/in; rm -r notes/old tagged/in/file",
+    );
+    sync(desk, "laptop", &[]).ends_with(0).says(&["both machines are the same"]);
+    assert_moved(desk, laptop);
+}
+
 #[test]
 fn folders_without_snapshots_are_refused_unless_that_is_allowed() {
     let Some(lab) = TO_XFS.take() else { return };

@@ -222,6 +222,7 @@ async fn pair(scene: &Scene, set: SnapshotSet) {
         unsent: Vec::new(),
         apart: Vec::new(),
         alien: Vec::new(),
+        lacking: Vec::new(),
         parts: Vec::new(),
     };
     let bytes = serde_json::to_vec(&record).unwrap();

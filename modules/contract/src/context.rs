@@ -12,7 +12,7 @@ use crate::event::Reporter;
 use crate::exec::{Executor, RemoteExecutor};
 use crate::gate::Gatekeeper;
 use crate::ids::{Hostname, ModuleName, SessionId};
-use crate::pair::{Attempt, Manifest, PairRecord, PartRecord};
+use crate::pair::{Attempt, Lacking, Manifest, PairRecord, PartRecord};
 use crate::path::BytePath;
 use crate::proven::ProvenFile;
 use crate::snapshot::{SnapshotKind, SnapshotSet};
@@ -97,6 +97,7 @@ pub struct SessionBoard {
     parts: Mutex<Vec<PartRecord>>,
     apart: Mutex<Vec<BytePath>>,
     alien: Mutex<Vec<BytePath>>,
+    lacking: Mutex<Vec<Lacking>>,
     folders: Mutex<Vec<BytePath>>,
     nested: Mutex<Option<Vec<BytePath>>>,
     attempts: Mutex<Vec<Attempt>>,
@@ -369,6 +370,19 @@ impl SessionBoard {
         alien.sort();
         alien.dedup();
         alien
+    }
+
+    /// Notes an attribute that a machine lacks because its file system does not hold it.
+    pub fn add_lacking(&self, lacking: Lacking) {
+        lock(&self.lacking).push(lacking);
+    }
+
+    /// Returns the attributes that file systems do not hold, each once.
+    pub fn lacking(&self) -> Vec<Lacking> {
+        let mut lacking = lock(&self.lacking).clone();
+        lacking.sort();
+        lacking.dedup();
+        lacking
     }
 
     /// Notes the digest of the rules that this run applies.

@@ -34,7 +34,7 @@ pub use ids::{Hostname, IdError, ModuleName, SessionId, SubvolumeName};
 pub use module::{
     BracketPhase, Build, BuildBracket, Module, ModuleSpec, Outcome, Place, Plan, PlanItem, Room,
 };
-pub use pair::{Attempt, Manifest, PairEnd, PairRecord, PartRecord, PartRules};
+pub use pair::{Attempt, Lacking, Manifest, PairEnd, PairRecord, PartRecord, PartRules};
 pub use path::BytePath;
 pub use proven::{ProvenFile, ProvenList};
 pub use set_id::SetId;

@@ -97,9 +97,25 @@ pub struct PairRecord {
     /// the sets hold, so what the target has there is never overwritten unasked.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "exact")]
     pub alien: Vec<BytePath>,
+    /// Attributes that one of the machines lacks because its file system does not hold them: nobody took them off there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacking: Vec<Lacking>,
     /// The parts of the folders that were compared.
     #[serde(default)]
     pub parts: Vec<PartRecord>,
+}
+
+/// An attribute that a machine's file system does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Lacking {
+    /// The name of the machine.
+    pub hostname: Hostname,
+    /// The absolute path.
+    #[serde(with = "exact_one")]
+    pub path: BytePath,
+    /// The attribute's name.
+    #[serde(with = "exact_one")]
+    pub name: BytePath,
 }
 
 /// A part of the folders, as it lay when it was compared.
@@ -137,13 +153,16 @@ mod exact {
     use crate::path::BytePath;
 
     pub fn serialize<S: Serializer>(paths: &[BytePath], serializer: S) -> Result<S::Ok, S::Error> {
-        let word = |path: &BytePath| match std::str::from_utf8(path.as_bytes()) {
+        serializer.collect_seq(paths.iter().map(word))
+    }
+
+    pub(super) fn word(path: &BytePath) -> String {
+        match std::str::from_utf8(path.as_bytes()) {
             Ok(text) => format!("t:{text}"),
             Err(_) => {
                 format!("x:{}", path.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
             }
-        };
-        serializer.collect_seq(paths.iter().map(word))
+        }
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<BytePath>, D::Error> {
@@ -151,13 +170,30 @@ mod exact {
         words.iter().map(|word| read(word).ok_or_else(|| D::Error::custom("not a path"))).collect()
     }
 
-    fn read(word: &str) -> Option<BytePath> {
+    pub(super) fn read(word: &str) -> Option<BytePath> {
         if let Some(text) = word.strip_prefix("t:") {
             return Some(BytePath::from(text));
         }
         let hex = word.strip_prefix("x:").filter(|hex| hex.len() % 2 == 0 && hex.is_ascii())?;
         let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).ok();
         Some(BytePath::new((0..hex.len()).step_by(2).map(byte).collect::<Option<Vec<u8>>>()?))
+    }
+}
+
+/// One of them likewise.
+mod exact_one {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::exact::{read, word};
+    use crate::path::BytePath;
+
+    pub fn serialize<S: Serializer>(path: &BytePath, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&word(path))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BytePath, D::Error> {
+        read(&String::deserialize(deserializer)?).ok_or_else(|| D::Error::custom("not a path"))
     }
 }
 
@@ -191,6 +227,13 @@ mod tests {
         let odd = Paths(vec!["/a\\n\nb\u{1b}".into(), BytePath::new(b"/\xff\\x41".to_vec())]);
         let json = serde_json::to_string(&odd).unwrap();
         assert_eq!(serde_json::from_str::<Paths>(&json).unwrap(), odd);
+        let lacking = Lacking {
+            hostname: "desk".parse().unwrap(),
+            path: BytePath::new(b"/\xff".to_vec()),
+            name: "user.a".into(),
+        };
+        let json = serde_json::to_string(&lacking).unwrap();
+        assert_eq!(serde_json::from_str::<Lacking>(&json).unwrap(), lacking);
         for bad in ["[\"a\"]", "[\"x:0\"]", "[\"x:zz\"]"] {
             assert!(serde_json::from_str::<Paths>(bad).is_err(), "{bad}");
         }

@@ -138,6 +138,7 @@ mod tests {
             unsent: Vec::new(),
             apart: Vec::new(),
             alien: Vec::new(),
+            lacking: Vec::new(),
             parts: Vec::new(),
         }
     }

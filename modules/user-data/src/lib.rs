@@ -12,6 +12,7 @@ mod digested;
 mod fill;
 mod full;
 pub mod guards;
+mod lacking;
 pub mod links;
 pub mod module;
 mod mounts;

@@ -485,6 +485,7 @@ impl Module for UserData {
                 ctx.board.put_part(record_of(part, survey.source_entries));
             }
             notes::apart(ctx, part, survey);
+            notes::lacked(ctx, survey);
         }
         let mut stats = total(&surveys);
         if stats.is_empty() && surveys.iter().all(|survey| survey.steps.ops.is_empty()) {

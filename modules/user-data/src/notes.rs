@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use pc_switcher_agent::proto::{ApplyReport, Layout};
-use pc_switcher_contract::{BytePath, Hostname, LogLevel, ModuleContext, human_bytes};
+use pc_switcher_agent::proto::{ApplyReport, Layout, Refusals};
+use pc_switcher_contract::{BytePath, Hostname, Lacking, LogLevel, ModuleContext, human_bytes};
 
 use crate::change::LeftAlone;
 use crate::nested::Left;
@@ -95,6 +95,10 @@ pub fn apart(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
     for path in paths.take(APART) {
         ctx.board.add_apart(part.root.join(path.as_bytes()));
     }
+    for lacking in &survey.lacked {
+        ctx.board.add_apart(lacking.path.clone());
+        ctx.board.add_lacking(lacking.clone());
+    }
     for path in survey.left_alone.iter().map(|left| &left.path).chain(&steps.blocked) {
         ctx.board.add_alien(part.root.join(path.as_bytes()));
     }
@@ -120,6 +124,46 @@ pub fn kept(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
         let text = format!("`{path}` stays a directory: it holds files that are not mirrored");
         ctx.reporter.log(LogLevel::Warning, &ctx.target.hostname, text);
     }
+}
+
+/// Names what the target has, and the source cannot hold.
+pub fn lacked(ctx: &ModuleContext, survey: &Survey) {
+    for (at, Lacking { path, name, .. }) in survey.lacked.iter().enumerate() {
+        let level = if at < NAMED { LogLevel::Warning } else { LogLevel::Full };
+        let source = &ctx.source.hostname;
+        let text =
+            format!("`{path}` keeps its attribute `{name}`: the file system of {source} cannot hold it");
+        ctx.reporter.log(level, &ctx.target.hostname, text);
+    }
+    let paths: HashSet<&BytePath> = survey.lacked.iter().map(|lacking| &lacking.path).collect();
+    ctx.board.add_left(paths.len());
+}
+
+/// Names the attributes that the target's file system does not hold; the next sync tries them again.
+pub fn refused(ctx: &ModuleContext, refused: &Refusals) {
+    let target = &ctx.target.hostname;
+    let mut named = HashSet::new();
+    for refused in refused.named() {
+        let level = if named.len() < NAMED { LogLevel::Warning } else { LogLevel::Full };
+        if !named.insert((&refused.path, &refused.name)) {
+            continue;
+        }
+        ctx.reporter.log(level, target, refused.explain(target));
+        ctx.board.add_apart(refused.path.clone());
+        let (path, name) = (refused.path.clone(), refused.name.clone());
+        ctx.board.add_lacking(Lacking { hostname: target.clone(), path, name });
+    }
+    if named.len() > NAMED {
+        let text =
+            format!("{target} cannot keep attributes of {} more paths, all in the log", named.len() - NAMED);
+        ctx.reporter.log(LogLevel::Warning, target, text);
+    }
+    // These the verification meets: nobody could remember them.
+    if let Some(others) = refused.others(target) {
+        ctx.reporter.log(LogLevel::Warning, target, others);
+    }
+    let paths: HashSet<&BytePath> = named.into_iter().map(|(path, _)| path).collect();
+    ctx.board.add_left(paths.len());
 }
 
 /// Names what somebody changed on the target while the sync ran; the next sync asks about it.

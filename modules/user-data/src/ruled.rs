@@ -97,6 +97,7 @@ mod tests {
             unsent: vec![],
             apart: vec![],
             alien: vec![],
+            lacking: vec![],
             parts: parts.iter().map(record).collect(),
         }
     }

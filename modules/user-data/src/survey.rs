@@ -7,14 +7,15 @@ use pc_switcher_agent::data::rules::Rules;
 use pc_switcher_agent::proto::{ChangedDir, DirListing, FileTime, FolderPart, ListWant, ReadWant};
 use pc_switcher_agent::typed::{Agent, WalkStream};
 use pc_switcher_contract::{
-    BytePath, ErrorKind, ExecError, Hostname, LogLevel, ModuleContext, ModuleError, PairRecord, PartRecord,
-    Progress, Role,
+    BytePath, ErrorKind, ExecError, Hostname, Lacking, LogLevel, ModuleContext, ModuleError, PairRecord,
+    PartRecord, Progress, Role,
 };
 
 use crate::attempts;
 use crate::change::{Change, Found, Judge, LeftAlone, Suspect, same_rights, settle};
 use crate::compare::{Comparison, Pairing, WALKS, Walk};
 use crate::digested;
+use crate::lacking;
 use crate::links;
 use crate::moves::Moves;
 use crate::moving::{self, Bases};
@@ -49,6 +50,8 @@ pub struct Survey {
     pub left_alone: Vec<LeftAlone>,
     /// Directories that differ in nothing but their time, where that does not count.
     pub times: Vec<BytePath>,
+    /// Attributes that the source cannot hold, and the target keeps.
+    pub lacked: Vec<Lacking>,
     /// Entries of the source's part; about, if not all of it was compared.
     pub source_entries: u64,
     /// Entries of the target's part; about, if not all of it was compared.
@@ -162,6 +165,7 @@ pub async fn survey(
     let Comparison { mut found, suspects, links, dir_meta, holding, left_alone, times, .. } = comparison;
     found.extend(settle_all(ctx, roots, suspects, &moves).await?);
     silent.touch(ctx, roots, &mut found, &moves).await?;
+    let lacked = lacking::leave(ctx, part, &moves, judge.ignore_dir_times, &mut found);
     links::resolve(&mut found, links, part.is_torn);
     attempts::disown(ctx, part, roots, &moves, &mut found).await?;
     if roots.base.is_some() {
@@ -200,6 +204,7 @@ pub async fn survey(
         conflicts,
         left_alone,
         times,
+        lacked,
         source_entries,
         target_entries,
         moves,

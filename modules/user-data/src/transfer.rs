@@ -368,6 +368,7 @@ pub fn log_report(ctx: &ModuleContext, report: &ApplyReport) -> bool {
     for warning in &report.warnings {
         ctx.reporter.log(LogLevel::Warning, target, warning.clone());
     }
+    notes::refused(ctx, &report.refused);
     !report.conflicts.is_empty()
 }
 

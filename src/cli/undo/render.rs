@@ -77,7 +77,9 @@ pub(super) fn warnings(undone: &Undone) -> Vec<String> {
     let known = |path| undone.lines.iter().any(|line| line.path == path);
     let conflicts = commit.conflicts.iter().filter(|conflict| !known(conflict.path.clone()));
     let conflicts = conflicts.map(|conflict| format!("warning: `{}`: {}", conflict.path, conflict.why));
-    let warnings = commit.warnings.iter().map(|warning| format!("warning: {warning}"));
+    let refused = commit.refused.lines(&undone.hostname);
+    let warnings =
+        commit.warnings.iter().cloned().chain(refused).map(|warning| format!("warning: {warning}"));
     let failed = commit.failed.iter().map(|error| {
         format!("error: {error}; each path is its old or its new version, and the next boot tries the rest once more")
     });

@@ -10,12 +10,24 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use pc_switcher_contract::BytePath;
+
 use super::seen::Seen;
 use super::xattr;
-use crate::proto::{FileTime, Meta, Rights};
+use crate::proto::{FileTime, Meta, RefusedAttribute, Rights};
 
 /// An attribute that the file system does not take, and what it says.
 pub(super) type Refused = (Vec<u8>, Errno);
+
+/// Returns what is told of one.
+pub(super) fn told(path: &BytePath, (name, error): Refused) -> RefusedAttribute {
+    let why = match error {
+        // ext4 and btrfs say so of an attribute that is too large for its place.
+        Errno::NOSPC | Errno::TOOBIG | Errno::RANGE => "too large".to_owned(),
+        error => std::io::Error::from(error).to_string(),
+    };
+    RefusedAttribute { path: path.clone(), name: BytePath::new(name), why }
+}
 
 /// Sets everything on a file or directory of our own that is open and has no attributes yet.
 pub(super) fn fresh(fd: impl AsFd, meta: &Meta) -> Result<Vec<Refused>, Errno> {
@@ -56,6 +68,13 @@ pub(super) fn change(fd: impl AsFd, meta: &Meta) -> Result<Vec<Refused>, Errno> 
     let mut refused = Vec::new();
     for (name, value) in meta.xattrs.iter().filter(|pair| !same_owner || !had.contains(pair)) {
         tolerate(name, setxattr(&path, name.as_slice(), value, XattrFlags::empty()), &mut refused)?;
+    }
+    for (name, _) in &refused {
+        // The value of before belongs to the version of before.
+        match removexattr(&path, name.as_slice()) {
+            Ok(()) | Err(Errno::NODATA | Errno::NOTSUP) => {}
+            Err(error) => return Err(error),
+        }
     }
     utimensat(&fd, c"", &times(meta.mtime), AtFlags::EMPTY_PATH)?;
     Ok(refused)

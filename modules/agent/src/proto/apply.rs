@@ -6,6 +6,7 @@ use pc_switcher_contract::{BytePath, SessionId, SnapshotSet};
 
 use super::coded::Coding;
 use super::fs::{FileTime, Meta};
+use super::refused::Refusals;
 use super::request::AgentError;
 use super::share::{CloneFrom, CloneRange};
 
@@ -364,8 +365,10 @@ pub struct ApplyReport {
     pub conflicts: Vec<Conflict>,
     /// Directories that should have gone but hold something.
     pub kept: Vec<BytePath>,
-    /// Metadata that the file system refused, with the reason.
+    /// What else a person should know.
     pub warnings: Vec<String>,
+    /// Attributes that the file system does not hold.
+    pub refused: Refusals,
     /// Why some steps could not be done. Each path is old or new; a redo tries the rest once more.
     pub failed: Option<AgentError>,
 }

@@ -17,6 +17,7 @@ mod hello;
 mod host;
 mod packed;
 mod ranges;
+mod refused;
 mod request;
 mod restore;
 mod rollback;
@@ -50,6 +51,7 @@ pub use host::{
 };
 pub use packed::{MOST_PLAIN, Packer, unpack};
 pub use ranges::{ChangedRange, Ranges, Since};
+pub use refused::{Refusals, RefusedAttribute};
 pub use request::{AgentError, AgentErrorKind, Request};
 pub use restore::{RestorePlace, RestoreReply, RestoreRequest, Restored};
 pub use rollback::{

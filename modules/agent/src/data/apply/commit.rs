@@ -243,12 +243,9 @@ impl<'a> Committer<'a> {
         }
     }
 
-    fn warn(&mut self, part: usize, path: &BytePath, refused: Vec<meta::Refused>) {
+    fn note_refused(&mut self, part: usize, path: &BytePath, refused: Vec<meta::Refused>) {
         let path = self.parts[part].absolute(path);
-        self.report.warnings.extend(refused.into_iter().map(|(name, error)| {
-            let name = BytePath::new(name);
-            format!("`{path}`: attribute `{name}`: {}", std::io::Error::from(error))
-        }));
+        refused.into_iter().for_each(|refused| self.report.refused.add(meta::told(&path, refused)));
     }
 
     /// Does a step that was never tried.
@@ -352,7 +349,7 @@ impl<'a> Committer<'a> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY;
         let fd = open::beneath(&dir, path.name(), flags)?;
         match meta::settle(&fd, meta, rights, self.again) {
-            Ok(meta::Settled::Done(refused)) => self.warn(part, path, refused),
+            Ok(meta::Settled::Done(refused)) => self.note_refused(part, path, refused),
             Ok(meta::Settled::Touched) => return Err(Refusal::Conflict(rights_changed())),
             Err(error) => return Err(self.explain(&dir, path.name(), error)),
         }
@@ -377,7 +374,7 @@ impl<'a> Committer<'a> {
             return Err(changed());
         }
         match meta::change(&fd, meta) {
-            Ok(refused) => self.warn(part, path, refused),
+            Ok(refused) => self.note_refused(part, path, refused),
             Err(error) => return Err(self.explain(&dir, path.name(), error)),
         }
         if before.nlink() > 1 && !before.is_dir() {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::commit::{RootMeta, rights_changed};
+use super::commit::{RootMeta, explain_frozen, rights_changed};
 use super::entry::{Entry, Phase};
 use super::held::held;
 use super::journal;
@@ -14,7 +14,8 @@ use super::part::Part;
 use super::retire::Expected;
 use super::watch::Watch;
 use crate::data::HOME;
-use crate::data::meta::Settled;
+use crate::data::meta::{self, Settled};
+use crate::data::seen::Seen;
 use crate::linux::state::StateDir;
 use crate::proto::{AgentError, AgentErrorKind, ApplyReport, Conflict};
 
@@ -83,12 +84,15 @@ pub(super) fn set_root(part: &Part, root: &RootMeta, report: &mut ApplyReport) {
         Ok(Settled::Touched) => {
             report.conflicts.push(Conflict { path: part.path.clone(), why: rights_changed() });
         }
-        Ok(Settled::Done(refused)) => report.warnings.extend(refused.into_iter().map(|(name, error)| {
-            let name = pc_switcher_contract::BytePath::new(name);
-            format!("`{}`: attribute `{name}`: {}", part.path, std::io::Error::from(error))
-        })),
+        Ok(Settled::Done(refused)) => {
+            refused.into_iter().for_each(|refused| report.refused.add(meta::told(&part.path, refused)));
+        }
         Err(error) => {
-            let why = std::io::Error::from(error).to_string();
+            let flag = Seen::of(&part.root).ok().and_then(|seen| seen.frozen_by());
+            let why = match flag.filter(|_| error == Errno::PERM) {
+                Some(flag) => explain_frozen("it", flag),
+                None => std::io::Error::from(error).to_string(),
+            };
             report.conflicts.push(Conflict { path: part.path.clone(), why });
         }
     }

@@ -154,7 +154,7 @@ pub(super) fn run_from(
     let committed = Committer::new(&parts, &staged.inodes, false, watch).run(&staged.steps, &news);
     let Committed { mut report, roots } = committed;
     report.bytes = tally.bytes.load(Ordering::Relaxed);
-    report.warnings.splice(0..0, tally.take_warnings());
+    report.refused.put_first(tally.take_refused());
     if report.failed.is_none() {
         let expected = retire::expected(&staged.steps);
         let parts: Vec<(usize, &Part)> = parts.iter().enumerate().collect();

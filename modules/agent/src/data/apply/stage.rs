@@ -66,7 +66,8 @@ pub(super) struct Stager<'a> {
     /// What such content goes over.
     over: HashMap<u32, (BytePath, Identity)>,
     origins: Origins,
-    dirs: Vec<(usize, Staged, Meta)>,
+    /// Directories, with where they come to stand.
+    dirs: Vec<(usize, Staged, BytePath, Meta)>,
     /// Content that is written without copy-on-write.
     in_place: HashSet<u32>,
     /// The live directory that was asked last whether its new files are, by part.
@@ -162,7 +163,7 @@ impl<'a> Stager<'a> {
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     clone::write_in_place(openat(&dir, name, flags, Mode::empty())?)?;
                 }
-                self.dirs.push((part, at, meta));
+                self.dirs.push((part, at, path, meta));
                 return Ok(());
             }
             Body::Symlink(target) => symlinkat(target.as_bytes(), &dir, name)?,
@@ -402,12 +403,12 @@ impl<'a> Stager<'a> {
             let into = self.dir_of(part, &staged).map_err(failed)?;
             linkat(from, leader.name(), into, staged.name(), AtFlags::empty()).map_err(failed)?;
         }
-        for (part, staged, meta) in std::mem::take(&mut self.dirs).into_iter().rev() {
+        for (part, staged, path, meta) in std::mem::take(&mut self.dirs).into_iter().rev() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
             let refused = open::beneath(&self.parts[part].stage, staged.as_bytes(), flags)
                 .and_then(|dir| meta::fresh(&dir, &meta))
                 .map_err(|error| AgentError::io(format!("staged directory `{staged}`"), &error.into()))?;
-            self.tally.refused(&staged, refused);
+            self.tally.refused(&self.parts[part].absolute(&path), refused);
         }
         Ok(self.planner.into_steps())
     }

@@ -17,14 +17,11 @@ use super::coming::Coming;
 use crate::data::content::ContentHash;
 use crate::data::seen::Seen;
 use crate::data::{digest, encoded, meta, ranges};
-use crate::proto::{AgentError, CloneRange, Coding, Identity, Meta, Piece};
+use crate::proto::{AgentError, CloneRange, Coding, Identity, Meta, Piece, Refusals};
 use crate::server::Call;
 
 /// Frames that may wait for each thread: with the window of a call this bounds the memory.
 const WAITING: usize = 4;
-
-/// Warnings that are kept; more say nothing new.
-const WARNINGS: usize = 1000;
 
 /// Bytes read at once where a file that was patched is read back.
 const STRETCH: usize = 256 << 10;
@@ -100,19 +97,14 @@ pub(super) struct Tally {
     pub(super) bytes: AtomicU64,
     /// The sizes of files that are complete and wait for their steps.
     ahead: Mutex<HashMap<u32, u64>>,
-    warnings: Mutex<Vec<String>>,
+    refused: Mutex<Refusals>,
 }
 
 impl Tally {
     /// Notes attributes that were refused.
     pub(super) fn refused(&self, path: &BytePath, refused: Vec<meta::Refused>) {
-        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, error) in refused {
-            if warnings.len() < WARNINGS {
-                let name = BytePath::new(name);
-                warnings.push(format!("`{path}`: attribute `{name}`: {}", std::io::Error::from(error)));
-            }
-        }
+        let mut all = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.into_iter().for_each(|refused| all.add(meta::told(path, refused)));
     }
 
     /// Takes out the size of a file that waits for its step, if it is complete.
@@ -120,9 +112,9 @@ impl Tally {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner).remove(&content)
     }
 
-    /// Takes the warnings out.
-    pub(super) fn take_warnings(&self) -> Vec<String> {
-        std::mem::take(&mut self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Takes the attributes out that were refused.
+    pub(super) fn take_refused(&self) -> Refusals {
+        std::mem::take(&mut self.refused.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

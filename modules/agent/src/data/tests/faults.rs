@@ -184,24 +184,91 @@ fn an_immutable_file_is_a_conflict_and_the_others_go_on() {
     let (source, target) = (disk.root.join("s"), disk.root.join("t"));
     fs::create_dir(&source).unwrap();
     fs::create_dir(&target).unwrap();
-    for name in ["content", "meta", "gone", "free"] {
+    for name in ["content", "meta", "gone", "free", "log"] {
         fs::write(source.join(name), "1").unwrap();
     }
     mirror(&source, &target);
     fs::write(source.join("content"), "22").unwrap();
     fs::write(source.join("free"), "22").unwrap();
+    fs::write(source.join("log"), "22").unwrap();
     fs::remove_file(source.join("gone")).unwrap();
     assert!(sh("chmod", &["600", source.join("meta").to_str().unwrap()]));
     let frozen: Vec<String> =
         ["content", "meta", "gone"].iter().map(|n| target.join(n).to_str().unwrap().into()).collect();
     frozen.iter().for_each(|path| assert!(sh("chattr", &["+i", path])));
+    let log = target.join("log").to_str().unwrap().to_owned();
+    assert!(sh("chattr", &["+a", &log]));
     let planned = plan(&walked(&source), &walked(&target));
     let report: ApplyReport = apply(&source, &target, &planned).unwrap();
     frozen.iter().for_each(|path| assert!(sh("chattr", &["-i", path])));
-    assert_eq!(report.conflicts.len(), 3, "{report:?}");
-    assert!(report.conflicts.iter().all(|conflict| conflict.why.contains("chattr")));
+    assert!(sh("chattr", &["-a", &log]));
+    assert_eq!(report.conflicts.len(), 4, "{report:?}");
+    for conflict in &report.conflicts {
+        let flag = if conflict.path.to_string() == log { "a" } else { "i" };
+        assert!(conflict.why.contains(&format!("`sudo chattr -{flag}` takes that off")), "{conflict:?}");
+    }
     assert_eq!(fs::read_to_string(target.join("free")).unwrap(), "22");
     mirror(&source, &target);
+}
+
+#[test]
+fn a_root_that_must_not_be_changed_is_told_with_what_to_do() {
+    let Some(disk) = Disk::make("ext4", 60 << 20) else { return };
+    let [source, target] = ["s", "t"].map(|name| disk.root.join(name));
+    [&source, &target].iter().for_each(|dir| fs::create_dir(dir).unwrap());
+    fs::write(source.join("new"), "1").unwrap();
+    let root = target.to_str().unwrap();
+    assert!(sh("chattr", &["+i", root]));
+    let error = apply(&source, &target, &plan(&walked(&source), &walked(&target))).unwrap_err();
+    assert!(sh("chattr", &["-i", root]));
+    assert!(error.message.contains("`sudo chattr -i` takes that off"), "{error}");
+    mirror(&source, &target);
+}
+
+#[test]
+fn attributes_that_the_file_system_cannot_hold_are_told_with_their_paths_and_all_else_arrives() {
+    let (Some(from), Some(to)) = (Disk::make("btrfs", 300 << 20), Disk::make("ext4", 60 << 20)) else {
+        return;
+    };
+    let [source, target] = [&from, &to].map(|disk| disk.root.join("tree"));
+    [&source, &target].iter().for_each(|dir| fs::create_dir(dir).unwrap());
+    let set = |path: &Path, name: &str, value: &[u8]| {
+        rustix::fs::setxattr(path, name, value, rustix::fs::XattrFlags::empty()).unwrap();
+    };
+    let value = vec![b'x'; 10_000];
+    fs::create_dir_all(source.join("dir/inner")).unwrap();
+    for path in ["dir", "dir/inner", "dir/inner/file", "file", "old"] {
+        if path != "dir" && path != "dir/inner" {
+            fs::write(source.join(path), path).unwrap();
+        }
+        set(&source.join(path), "user.large", if path == "old" { b"small" } else { &value });
+        set(&source.join(path), "user.small", b"x");
+    }
+    let sync = || {
+        let report = apply(&source, &target, &plan(&walked(&source), &walked(&target))).unwrap();
+        assert!(report.failed.is_none() && report.conflicts.is_empty(), "{report:?}");
+        let mut told: Vec<String> = Vec::new();
+        for refused in report.refused.named() {
+            assert_eq!(
+                (refused.name.to_string().as_str(), refused.why.as_str()),
+                ("user.large", "too large")
+            );
+            told.push(refused.path.as_path().strip_prefix(&target).unwrap().to_str().unwrap().into());
+        }
+        told.sort();
+        told
+    };
+    assert_eq!(sync(), ["dir", "dir/inner", "dir/inner/file", "file"]);
+    // The value of before goes with what it was of.
+    set(&source.join("old"), "user.large", &value);
+    assert!(sync().contains(&"old".to_owned()));
+    for path in ["dir", "dir/inner", "dir/inner/file", "file", "old"] {
+        let mut room = [0_u8; 64];
+        let named = |name: &str, room: &mut [u8; 64]| rustix::fs::getxattr(target.join(path), name, room);
+        assert_eq!(named("user.small", &mut room), Ok(1), "{path}");
+        assert_eq!(named("user.large", &mut room), Err(Errno::NODATA), "{path}");
+    }
+    assert_eq!(fs::read_to_string(target.join("dir/inner/file")).unwrap(), "dir/inner/file");
 }
 
 #[test]

@@ -401,6 +401,7 @@ fn the_records_of_later_syncs_learn_what_was_taken_back_and_older_ones_do_not() 
             unsent: Vec::new(),
             apart: Vec::new(),
             alien: Vec::new(),
+            lacking: Vec::new(),
             parts: Vec::new(),
         }
     };

@@ -303,6 +303,7 @@ fn a_sync_between_a_rollback_and_its_cancel_leaves_no_common_past() {
             unsent: Vec::new(),
             apart: Vec::new(),
             alien: Vec::new(),
+            lacking: Vec::new(),
             parts: Vec::new(),
         }
     };

@@ -1,0 +1,166 @@
+//! Attributes that a machine's file system does not hold: that they are not there is no change of anybody's.
+//!
+//! The agent of the target tells which it was refused, path by path, and the record of the pair keeps that. On the way back they
+//! stay where they are, and the verification does not wonder about them: these attributes of these paths, and nothing else.
+
+use std::collections::HashMap;
+
+use pc_switcher_agent::proto::Kind;
+use pc_switcher_contract::{BytePath, Hostname, Lacking, ModuleContext};
+
+use crate::change::{Change, Found, same_rights};
+use crate::compare::Walk;
+use crate::moves::Moves;
+use crate::parts::PartPair;
+
+type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What one machine lacks, by absolute path.
+struct On(HashMap<BytePath, Vec<BytePath>>);
+
+impl On {
+    fn of<'a>(hostname: &Hostname, all: impl IntoIterator<Item = &'a Lacking>) -> Self {
+        let mut names: HashMap<BytePath, Vec<BytePath>> = HashMap::new();
+        for lacking in all.into_iter().filter(|lacking| lacking.hostname.same_machine(hostname)) {
+            names.entry(lacking.path.clone()).or_default().push(lacking.name.clone());
+        }
+        Self(names)
+    }
+
+    fn names(&self, path: &BytePath) -> &[BytePath] {
+        self.0.get(path).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Leaves attributes alone that one of the machines cannot hold; returns those that the source lacks, and the target has.
+pub(crate) fn leave(
+    ctx: &ModuleContext,
+    part: &PartPair,
+    moves: &Moves,
+    ignore_dir_times: bool,
+    found: &mut Vec<Found>,
+) -> Vec<Lacking> {
+    let (source, target) = (&ctx.source.hostname, &ctx.target.hostname);
+    let then = ctx.board.pair().map(|pair| pair.lacking).unwrap_or_default();
+    let here = On::of(source, &then);
+    // What this run was refused; in the next one it is tried again.
+    let there = On::of(target, &ctx.board.lacking());
+    if here.0.is_empty() && there.0.is_empty() {
+        return Vec::new();
+    }
+    let mut kept = Vec::new();
+    found.retain_mut(|found| {
+        let path = part.root.join(found.path.as_bytes());
+        let before = part.root.join(moves.stands(Walk::Target, &found.path).as_bytes());
+        let names = keep(found, here.names(&before));
+        kept.extend(names.into_iter().map(|name| Lacking {
+            hostname: source.clone(),
+            path: path.clone(),
+            name,
+        }));
+        excuse(found, there.names(&path));
+        !is_settled(found, ignore_dir_times)
+    });
+    kept
+}
+
+/// Has the target keep those attributes that the source lacks; returns them.
+fn keep(found: &mut Found, names: &[BytePath]) -> Vec<BytePath> {
+    let (Change::Meta(ours, _) | Change::Replace(ours, ..)) = &mut found.change else { return Vec::new() };
+    let Some(theirs) = found.theirs.as_ref().filter(|theirs| theirs.kind == ours.kind) else {
+        return Vec::new();
+    };
+    let mut kept = Vec::new();
+    for name in names {
+        if value(&ours.meta.xattrs, name).is_none()
+            && let Some(pair) = value(&theirs.meta.xattrs, name)
+        {
+            ours.meta.xattrs.push(pair.clone());
+            kept.push(name.clone());
+        }
+    }
+    ours.meta.xattrs.sort_unstable();
+    kept
+}
+
+/// Does not miss those attributes on the target.
+fn excuse(found: &mut Found, names: &[BytePath]) {
+    if let (Change::Meta(ours, _), Some(theirs)) = (&mut found.change, &found.theirs) {
+        let is_missed = |name: &&BytePath| value(&theirs.meta.xattrs, name).is_none();
+        for name in names.iter().filter(is_missed) {
+            ours.meta.xattrs.retain(|(known, _)| known != name.as_bytes());
+        }
+    }
+}
+
+/// Whether nothing is left to be done.
+fn is_settled(found: &Found, ignore_dir_times: bool) -> bool {
+    let (Change::Meta(ours, _), Some(theirs)) = (&found.change, &found.theirs) else { return false };
+    let is_time_right = ours.meta.mtime == theirs.meta.mtime || (ignore_dir_times && ours.kind == Kind::Dir);
+    is_time_right && same_rights(ours, theirs)
+}
+
+fn value<'a>(attributes: &'a Attributes, name: &BytePath) -> Option<&'a (Vec<u8>, Vec<u8>)> {
+    attributes.iter().find(|(known, _)| known == name.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::identity;
+    use pc_switcher_agent::proto::{Entry, FileTime, Meta};
+
+    fn entry(names: &[&str]) -> Entry {
+        let xattrs = names.iter().map(|name| (name.as_bytes().to_vec(), b"x".to_vec())).collect();
+        Entry {
+            name: "f".into(),
+            kind: Kind::File,
+            meta: Meta { xattrs, ..Meta::default() },
+            size: 1,
+            allocated: 0,
+            ctime: FileTime::default(),
+            ino: 1,
+            nlink: 1,
+            target: BytePath::default(),
+        }
+    }
+
+    fn found(ours: &[&str], theirs: &[&str]) -> Found {
+        let theirs = entry(theirs);
+        let change = Change::Meta(entry(ours), identity(&theirs));
+        Found { path: "f".into(), change, touched: false, theirs: Some(theirs), was_there: true }
+    }
+
+    #[test]
+    fn what_the_source_cannot_hold_stays_on_the_target_and_nothing_else() {
+        let lacking = ["user.a".into()];
+        let mut alone = found(&[], &["user.a"]);
+        assert_eq!(keep(&mut alone, &lacking), lacking);
+        assert!(is_settled(&alone, false));
+        let mut other = found(&[], &["user.a", "user.b"]);
+        assert_eq!(keep(&mut other, &lacking), lacking);
+        assert!(!is_settled(&other, false), "`user.b` was taken off");
+        let mut set = found(&["user.a"], &["user.b"]);
+        assert!(keep(&mut set, &lacking).is_empty(), "the source has it by now");
+        let mut new = found(&[], &["user.a"]);
+        let Change::Meta(ours, old) = new.change.clone() else { unreachable!("made above") };
+        new.change = Change::Replace(ours, old, Kind::File);
+        assert_eq!(keep(&mut new, &lacking), lacking, "new content does not take it off");
+        assert!(!is_settled(&new, false));
+    }
+
+    #[test]
+    fn what_the_target_was_refused_is_not_missed_there_and_all_else_is() {
+        let refused = ["user.a".into()];
+        let check = |ours: &[&str], theirs: &[&str]| {
+            let mut found = found(ours, theirs);
+            excuse(&mut found, &refused);
+            is_settled(&found, false)
+        };
+        assert!(check(&["user.a"], &[]));
+        assert!(check(&["user.a", "user.b"], &["user.b"]));
+        assert!(!check(&["user.a", "user.b"], &[]));
+        assert!(!check(&["user.a"], &["user.b"]));
+        assert!(!check(&[], &["user.a"]), "it was to go");
+    }
+}
