@@ -390,23 +390,25 @@ fn what_came_into_one_while_it_was_removed_is_nobodys_later() {
 fn one_that_cannot_be_removed_is_named_and_the_next_sync_removes_it() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
-    for path in ["held", "other"] {
-        root(
-            laptop,
-            &format!("btrfs -q subvolume create /home/alice/{path} && chown alice: /home/alice/{path}"),
-        );
-    }
+    root(
+        laptop,
+        "cd /home/alice && mkdir box && btrfs -q subvolume create box/held && btrfs -q subvolume create other && \
+         chown alice: box box/held other && touch -d 2020-01-01 box",
+    );
     first_sync(&lab);
     root(
         laptop,
-        "cd /home/alice && btrfs -q subvolume delete held other; echo x >notes-too; chown alice: notes-too",
+        "cd /home/alice && btrfs -q subvolume delete box/held other && touch -d 2020-01-01 box && echo x >too && chown alice: too",
     );
-    root(desk, "chattr +i /home/alice/held");
-    let said =
-        ["the nested subvolume `/home/alice/held` stays, empty: cannot remove", "lsattr -d /home/alice/held"];
+    // Nothing goes from a directory that must not be changed.
+    root(desk, "chattr +i /home/alice/box");
+    let said = [
+        "the nested subvolume `/home/alice/box/held` stays, empty: cannot remove",
+        "lsattr -d /home/alice/box",
+    ];
     sync(laptop, "desk", &[]).ends_with(0).says(&said).says(&["but for 1 path left as told"]);
-    assert_eq!(alice(desk, "cat notes-too; ls -d held other 2>/dev/null || true"), "x\nheld\n");
-    root(desk, "chattr -i /home/alice/held");
-    sync(laptop, "desk", &[]).ends_with(0).says(&["the nested subvolume `/home/alice/held` is removed"]);
+    assert_eq!(alice(desk, "cat too; ls -d box/held other 2>/dev/null || true"), "x\nbox/held\n");
+    root(desk, "chattr -i /home/alice/box");
+    sync(laptop, "desk", &[]).ends_with(0).says(&["the nested subvolume `/home/alice/box/held` is removed"]);
     assert_moved(laptop, desk);
 }

@@ -69,9 +69,10 @@ const REMOVED: &str = "is removed: its pre-sync snapshot keeps what was in it";
 
 /// Says what becomes of a nested subvolume that cannot be removed.
 fn stays(root: &BytePath, why: &str) -> String {
+    let around = root.parent().unwrap_or_default();
     format!(
-        "stays, empty: {why}; `findmnt -R {root}` and `lsattr -d {root}` show what may hold it: without that the next sync \
-         removes it"
+        "stays, empty: {why}; `findmnt -R {root}` and `lsattr -d {around} {root}` show what may hold it: without that the next \
+         sync removes it"
     )
 }
 

@@ -50,9 +50,13 @@ impl Machine {
     /// Writes everything to the machine's disk, as `sync -f /` does inside: what was done before survives a power cut.
     pub fn sync_disk(&self) -> Result<()> {
         let root = self.root_path()?;
-        let dir = std::fs::File::open(&root).map_err(LabError::path("open", &root))?;
-        let what = format!("sync the disk of `{}`", self.hostname());
-        rustix::fs::syncfs(&dir).map_err(|error| LabError::io(what)(error.into()))
+        // The homes may have a file system of their own, in an image on this one: it goes first.
+        for path in [root.join("home"), root] {
+            let dir = std::fs::File::open(&path).map_err(LabError::path("open", &path))?;
+            let what = format!("sync the disk of `{}`", self.hostname());
+            rustix::fs::syncfs(&dir).map_err(|error| LabError::io(what)(error.into()))?;
+        }
+        Ok(())
     }
 
     /// Brings this machine alone back to the state `name` of its disk and boots it.
