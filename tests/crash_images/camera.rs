@@ -16,9 +16,9 @@ use rustix::io::Errno;
 use super::machine::Running;
 
 /// Steps that come once or a few times in a session.
-const RARE: [&str; 12] = [
-    "entry", "open", "stage", "journal", "sync", "commit", "list", "done", "retire", "clean up", "root",
-    "result",
+const RARE: [&str; 13] = [
+    "entry", "open", "stage", "journal", "sync", "decide", "commit", "list", "done", "retire", "clean up",
+    "root", "result",
 ];
 
 /// What was the last to be written to the disks before a picture.
@@ -89,7 +89,7 @@ impl Shelf {
             name,
             share,
             end: None,
-            decides: ["sync", "commit"],
+            decides: ["decide", "commit"],
             seen: Vec::new(),
             photos: Vec::new(),
             last,

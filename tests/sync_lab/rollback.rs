@@ -112,7 +112,6 @@ fn a_state_that_was_gone_back_behind_is_no_good_one_any_more() {
         } else {
             rollback(desk, &[&session, "--subvol", "@home", "--machine", "target"]).ends_with(0);
             restart(desk);
-            is_marked();
             rollback(desk, &["confirm"]).ends_with(0).says(&unmarked);
         }
         rollback(desk, &["good", "--plan"]).ends_with(2).says(&["no set on desk is marked as good"]);

@@ -31,12 +31,14 @@ pub(super) struct Entry {
 /// How far a session has come, as far as its journal does not say it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Phase {
-    /// The journal decides.
+    /// All is staged: the journal decides.
     Open,
     /// Staging is being removed, whatever the journal says.
     Dropping,
     /// All steps are done and on the disk; what is left is to tidy up and to set the metadata of these parts' roots.
     Done(Vec<RootMeta>),
+    /// It stages: nothing was committed, whatever is there of it.
+    Staging,
 }
 
 impl Entry {

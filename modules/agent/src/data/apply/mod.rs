@@ -119,7 +119,7 @@ pub(super) fn run_from(
         session: request.session.clone(),
         parts: Vec::with_capacity(request.parts.len()),
         list: request.pre_set.as_ref().and_then(list_of),
-        phase: Phase::Open,
+        phase: Phase::Staging,
     };
     for wanted in &request.parts {
         entry.parts.push((wanted.clone(), Part::look(wanted)?));
@@ -127,8 +127,13 @@ pub(super) fn run_from(
     entry.put(state)?;
     let mut parts = Vec::with_capacity(request.parts.len());
     let tally = Tally::default();
-    let staged =
-        open(&entry, &mut parts, watch).and_then(|()| stage(source, request, &parts, call, &tally, watch));
+    let staged = open(&entry, &mut parts, watch).and_then(|()| {
+        let mut decide = || {
+            entry.phase = Phase::Open;
+            entry.put(state)
+        };
+        stage(source, request, &parts, call, (&tally, watch), &mut decide)
+    });
     let staged = match staged {
         Ok(staged) => staged,
         Err(mut error) => {
@@ -183,14 +188,14 @@ struct Staged {
     _shield: Shield,
 }
 
-/// Phase 1, up to the synced commit record.
+/// Phase 1, up to the synced commit record; `decide` is told before it.
 fn stage(
     source: &Source<'_>,
     request: &ApplyRequest,
     parts: &[Part],
     call: &Call,
-    tally: &Tally,
-    watch: &dyn Watch,
+    (tally, watch): (&Tally, &dyn Watch),
+    decide: &mut dyn FnMut() -> Result<(), AgentError>,
 ) -> Result<Staged, AgentError> {
     let journal_failed = |error: std::io::Error| AgentError::io("journal", &error);
     let mut journal = match parts.first() {
@@ -222,6 +227,8 @@ fn stage(
     if call.is_cancelled() {
         return Err(AgentError::cancelled());
     }
+    decide()?;
+    watch.after("decide")?;
     journal.append(&Record::Commit { ops }).map_err(journal_failed)?;
     journal.sync().map_err(journal_failed)?;
     // Nothing that goes wrong from here on is an error of staging.

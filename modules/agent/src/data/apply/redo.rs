@@ -88,14 +88,14 @@ fn settle(state: &StateDir, entry: &mut Entry, watch: &dyn Watch) -> Result<(), 
     let parts: Vec<(usize, &Part)> =
         found.iter().enumerate().filter_map(|(index, part)| Some((index, part.as_ref()?))).collect();
     let journal = match found.first() {
-        Some(Some(first)) => read(first, entry.parts.len())?,
+        Some(Some(first)) if entry.phase != Phase::Staging => read(first, entry.parts.len())?,
         _ => None,
     };
     for (index, (root, mtime)) in entry.parts.iter().enumerate().filter(|(index, _)| found[*index].is_none())
     {
         let meta = match &entry.phase {
             Phase::Done(roots) => roots.iter().find(|root| root.part == index),
-            Phase::Open | Phase::Dropping => None,
+            Phase::Open | Phase::Dropping | Phase::Staging => None,
         };
         Part::end_root(root, *mtime, meta)?;
     }
@@ -153,7 +153,10 @@ fn give_up(state: &StateDir, entry: &mut Entry, why: String) -> Result<(), Agent
         found.iter().enumerate().filter_map(|(index, part)| Some((index, part.as_ref()?))).collect();
     let first = found.first().and_then(Option::as_ref);
     let expected = first.map(|first| expected_of(&first.stage)).unwrap_or_default();
-    let staged = first.map_or_else(|| Some(HashMap::new()), |first| staged_of(&first.stage));
+    let staged = match entry.phase {
+        Phase::Staging => None,
+        _ => first.map_or_else(|| Some(HashMap::new()), |first| staged_of(&first.stage)),
+    };
     let mut report = ApplyReport::default();
     let rescued =
         staged.iter().flat_map(|staged| parts.iter().map(move |(_, part)| (part, staged))).try_for_each(

@@ -194,5 +194,5 @@ pub fn assert_nothing_left(target: &Path) {
 
 /// Whether a session that died there was committed.
 pub fn is_committed(step: &str) -> bool {
-    !["entry", "open", "stage", "journal", "sync"].contains(&step)
+    !["entry", "open", "stage", "journal", "sync", "decide"].contains(&step)
 }

@@ -52,9 +52,19 @@ fn a_death_after_any_step_leaves_each_path_old_or_new_and_a_redo_the_tree() {
             }
             assert!(results.len() <= 1 && redo_now(&target, &Unwatched).is_empty());
         }
-        for step in
-            ["entry", "open", "stage", "journal", "sync", "commit", "exchange", "take away", "link", "step"]
-        {
+        for step in [
+            "entry",
+            "open",
+            "stage",
+            "journal",
+            "sync",
+            "decide",
+            "commit",
+            "exchange",
+            "take away",
+            "link",
+            "step",
+        ] {
             assert!(deaths.contains(&step), "no death after `{step}`: {deaths:?}");
         }
     });
