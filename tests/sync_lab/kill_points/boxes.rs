@@ -21,13 +21,13 @@ const OLD: &str = "cd /home/alice/work; mkdir boxes; cd boxes
     for box in stays goes; do
         btrfs -q subvolume create $box; mkdir -p $box/dir/deep $box/left
         for f in {00..39}; do echo old-$box-$f >$box/f$f; done
-        head -c 300000 /dev/urandom >$box/dir/large; echo deep >$box/dir/deep/file; ln $box/f00 $box/twin
+        head -c 300000 /dev/urandom >$box/large; echo deep >$box/dir/deep/file; ln $box/f00 $box/twin
     done
     chown -R alice: .";
 
 const WORK: &str = "cd work/boxes/stays
     for f in f0*; do echo new-$f >$f; done; for f in f1*; do echo saved >.save; mv .save $f; done
-    rm f2*; mv dir moved; mv left moved/right; chmod 600 f30; printf changed | dd of=moved/large bs=100000 seek=1 conv=notrunc status=none";
+    rm f2*; mv dir moved; mv left moved/right; chmod 600 f30; printf changed | dd of=large bs=100000 seek=1 conv=notrunc status=none";
 
 const MAKE: &str = "cd /home/alice/work/boxes; btrfs -q subvolume create comes; mkdir -p comes/dir/deep
     for f in {00..39}; do echo fresh-$f >comes/dir/f$f; done; ln comes/dir/f00 comes/dir/deep/twin
