@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use pc_switcher_agent::proto::Kind;
+use pc_switcher_agent::proto::{Entry, Kind};
 use pc_switcher_contract::{BytePath, Hostname, Lacking, ModuleContext};
 
 use crate::change::{Change, Found, same_rights};
@@ -66,13 +66,23 @@ pub(crate) fn leave(
 
 /// Has the target keep those attributes that the source lacks; returns them.
 fn keep(found: &mut Found, names: &[BytePath]) -> Vec<BytePath> {
+    let is_written = matches!(found.change, Change::Replace(..));
     let (Change::Meta(ours, _) | Change::Replace(ours, ..)) = &mut found.change else { return Vec::new() };
     let Some(theirs) = found.theirs.as_ref().filter(|theirs| theirs.kind == ours.kind) else {
         return Vec::new();
     };
     let mut kept = Vec::new();
+    let rights = |entry: &Entry| (entry.meta.mode, entry.meta.uid, entry.meta.gid);
+    let same_rights = rights(ours) == rights(theirs);
+    // Whoever gives other rights does not mean those of before, and a program that was written has none of its own.
+    let may_stay = |name: &BytePath| match name.as_bytes() {
+        b"system.posix_acl_access" => same_rights,
+        b"security.capability" => same_rights && !is_written,
+        _ => true,
+    };
     for name in names {
-        if value(&ours.meta.xattrs, name).is_none()
+        if may_stay(name)
+            && value(&ours.meta.xattrs, name).is_none()
             && let Some(pair) = value(&theirs.meta.xattrs, name)
         {
             ours.meta.xattrs.push(pair.clone());
@@ -108,7 +118,7 @@ fn value<'a>(attributes: &'a Attributes, name: &BytePath) -> Option<&'a (Vec<u8>
 mod tests {
     use super::*;
     use crate::change::identity;
-    use pc_switcher_agent::proto::{Entry, FileTime, Meta};
+    use pc_switcher_agent::proto::{FileTime, Meta};
 
     fn entry(names: &[&str]) -> Entry {
         let xattrs = names.iter().map(|name| (name.as_bytes().to_vec(), b"x".to_vec())).collect();
@@ -147,6 +157,22 @@ mod tests {
         new.change = Change::Replace(ours, old, Kind::File);
         assert_eq!(keep(&mut new, &lacking), lacking, "new content does not take it off");
         assert!(!is_settled(&new, false));
+    }
+
+    #[test]
+    fn rights_that_the_source_cannot_hold_stay_only_where_nothing_else_gives_others() {
+        const ACL: &str = "system.posix_acl_access";
+        const CAPABILITY: &str = "security.capability";
+        let lacking = [ACL.into(), CAPABILITY.into()];
+        assert_eq!(keep(&mut found(&[], &[ACL, CAPABILITY]), &lacking), lacking);
+        let mut closed = found(&[], &[ACL, CAPABILITY]);
+        let Change::Meta(ours, old) = &mut closed.change else { unreachable!("made above") };
+        ours.meta.mode ^= 0o600;
+        assert!(keep(&mut Found { change: Change::Meta(ours.clone(), *old), ..closed }, &lacking).is_empty());
+        let mut written = found(&[], &[ACL, CAPABILITY]);
+        let Change::Meta(ours, old) = written.change.clone() else { unreachable!("made above") };
+        written.change = Change::Replace(ours, old, Kind::File);
+        assert_eq!(keep(&mut written, &lacking), [BytePath::from(ACL)]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmod, chownat, fchmod,
-    fchown, fsetxattr, futimens, removexattr, setxattr, utimensat,
+    fchown, fsetxattr, fstatvfs, futimens, removexattr, setxattr, utimensat,
 };
 use rustix::io::Errno;
 
@@ -15,6 +15,9 @@ use pc_switcher_contract::BytePath;
 use super::seen::Seen;
 use super::xattr;
 use crate::proto::{FileTime, Meta, RefusedAttribute, Rights};
+
+/// With so much left "no space" is said of an attribute and not of the disk; none is larger than 64 KiB.
+const ROOM: u64 = 1 << 20;
 
 /// An attribute that the file system does not take, and what it says.
 pub(super) type Refused = (Vec<u8>, Errno);
@@ -35,7 +38,7 @@ pub(super) fn fresh(fd: impl AsFd, meta: &Meta) -> Result<Vec<Refused>, Errno> {
     fchmod(&fd, Mode::from_raw_mode(meta.mode))?;
     let mut refused = Vec::new();
     for (name, value) in &meta.xattrs {
-        tolerate(name, fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty()), &mut refused)?;
+        tolerate(&fd, name, fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty()), &mut refused)?;
     }
     futimens(&fd, &times(meta.mtime))?;
     Ok(refused)
@@ -67,7 +70,7 @@ pub(super) fn change(fd: impl AsFd, meta: &Meta) -> Result<Vec<Refused>, Errno> 
     }
     let mut refused = Vec::new();
     for (name, value) in meta.xattrs.iter().filter(|pair| !same_owner || !had.contains(pair)) {
-        tolerate(name, setxattr(&path, name.as_slice(), value, XattrFlags::empty()), &mut refused)?;
+        tolerate(&fd, name, setxattr(&path, name.as_slice(), value, XattrFlags::empty()), &mut refused)?;
     }
     for (name, _) in &refused {
         // The value of before belongs to the version of before.
@@ -168,9 +171,15 @@ fn path_of(fd: impl AsFd) -> Result<CString, Errno> {
 }
 
 /// Notes an attribute that this file system or our rights do not allow; everything else is an error.
-fn tolerate(name: &[u8], done: Result<(), Errno>, refused: &mut Vec<Refused>) -> Result<(), Errno> {
+fn tolerate(
+    fd: impl AsFd,
+    name: &[u8],
+    done: Result<(), Errno>,
+    refused: &mut Vec<Refused>,
+) -> Result<(), Errno> {
     match done {
         Ok(()) => Ok(()),
+        Err(Errno::NOSPC) if !has_room(fd) => Err(Errno::NOSPC),
         // ext4 says that there is no space when an attribute is too large for its block.
         Err(
             error @ (Errno::NOTSUP
@@ -186,6 +195,11 @@ fn tolerate(name: &[u8], done: Result<(), Errno>, refused: &mut Vec<Refused>) ->
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether the file system has room for an attribute of any size. What cannot be asked has none.
+fn has_room(fd: impl AsFd) -> bool {
+    fstatvfs(fd).is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) >= ROOM)
 }
 
 fn times(mtime: FileTime) -> Timestamps {
