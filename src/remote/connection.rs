@@ -7,6 +7,7 @@ use std::time::Duration;
 use openssh::Session;
 use pc_switcher_contract::{Cmd, ExecError, Executor, Hostname};
 use pc_switcher_installer::STABLE_PATH;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::channels::Channels;
@@ -21,6 +22,9 @@ use super::state::{ConnectionState, ConnectionStep};
 
 /// How long running commands have when the connection is closed.
 const CLOSING_GRACE: Duration = Duration::from_secs(2);
+
+/// How long the answer to the first question and the start of the agent may lie apart.
+const APART: Duration = Duration::from_secs(3);
 
 /// What the other machine is asked first.
 const QUESTION: &str =
@@ -76,12 +80,8 @@ impl TargetConnection {
             sudo: "sudo".into(),
             log: Arc::clone(&env.log),
         };
-        let both = async {
-            let (asked, early) = tokio::join!(ask_name(&channels, &typed), early.start(None, cancel));
-            Ok((asked?, early.ok()))
-        };
         let asked = tokio::select! {
-            asked = both => asked,
+            asked = both(ask_name(&channels, &typed), early.start(None, cancel)) => asked,
             () = cancel.cancelled() => Err(ExecError::Cancelled),
             why = master.lost() => Err(ExecError::Transport { hostname: typed.clone(), why }),
         };
@@ -181,6 +181,29 @@ impl TargetConnection {
             Err(_) => return false,
         }
         true
+    }
+}
+
+/// Waits for the machine's name, and for the agent that was started beside. That one is let go of where it keeps the question from
+/// its answer, since the server may give one channel only, or comes much later.
+async fn both<N, E>(
+    asking: impl Future<Output = Result<N, ExecError>>,
+    starting: impl Future<Output = Result<Greeted, E>>,
+) -> Result<(N, Option<Greeted>), ExecError> {
+    let (mut asking, mut starting) = (std::pin::pin!(asking), Box::pin(starting));
+    tokio::select! {
+        biased;
+        asked = &mut asking => {
+            let asked = asked?;
+            Ok((asked, timeout(APART, starting).await.ok().and_then(Result::ok)))
+        }
+        started = &mut starting => match timeout(APART, &mut asking).await {
+            Ok(asked) => Ok((asked?, started.ok())),
+            Err(_) => {
+                drop(started);
+                Ok((asking.await?, None))
+            }
+        },
     }
 }
 
