@@ -12,7 +12,8 @@ use pc_switcher_agent::proto::{
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{
-    BytePath, Hostname, ModuleError, Role, SessionId, SetId, SnapshotKind, SubvolumeName, UtcStamp,
+    BytePath, Hostname, ModuleError, Role, SessionId, SetId, SnapshotKind, SnapshotSet, SubvolumeName,
+    UtcStamp,
 };
 use serde_json::json;
 
@@ -142,7 +143,12 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
                 let done = Done::of(agent, agent.rollback(RollbackOrder::Confirm(stamp)).await?);
                 if let Some(state) = before.filter(|_| done.look.state.is_none() && !was_cancelled) {
                     let dir = BytePath::from(config.snapshot_dir.as_path());
-                    let is_left = |id: &SetId| state.to.stamp < id.stamp && id.stamp < state.stamp;
+                    let went = |name: &SubvolumeName| state.members.iter().any(|member| member.name == *name);
+                    let is_left = |set: &SnapshotSet| {
+                        state.to.stamp < set.stamp
+                            && set.stamp < state.stamp
+                            && set.members.iter().any(|member| went(&member.name.subvolume))
+                    };
                     unmarked = marks::take(agent, dir, is_left).await;
                 }
                 Ok(done)

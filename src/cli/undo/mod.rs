@@ -165,7 +165,7 @@ async fn undo(
     undone.settle();
     if undone.report.commit.failed.is_none() && undone.has_undone() {
         let left = post.id();
-        undone.unmarked = marks::take(agent, snapshot_dir, |id| *id == left).await;
+        undone.unmarked = marks::take(agent, snapshot_dir, |set| set.id() == left).await;
     }
     Ok(Ok(undone))
 }
