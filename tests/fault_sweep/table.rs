@@ -55,7 +55,7 @@ compare               digest         *        *       1!    130^   4!    pre    
 compare               facts          *        *       1!    130^   4!    pre       pre       old
 compare               space          desk     *       1!    130^   4!    pre       pre       old
 compare               diagnose       desk     *       1!    130^   4!    pre       pre       old
-compare               writers        desk     *       1!    130^   4!    pre       pre       old
+compare               writers        *        *       1!    130^   4!    pre       pre       old
 compare               apply          desk     open    1!    130^   4!    pre       pre       old
 compare               apply          desk     upload  1!    130^   4!    pre       pre       old
 compare               apply          desk     commit  1!    130^   4!    pre       pre       whole

@@ -198,6 +198,6 @@ mod tests {
     #[test]
     fn a_small_home_is_not_what_a_goal_was_set_for() {
         assert!(GOALS[3].is_at_scale(300_000, 0) && !GOALS[3].is_at_scale(100_000, 4 << 30));
-        assert!(GOALS[8].is_at_scale(10, 4 << 30) && !GOALS[8].is_at_scale(300_000, 1 << 30));
+        assert!(GOALS[9].is_at_scale(10, 4 << 30) && !GOALS[9].is_at_scale(300_000, 1 << 30));
     }
 }
