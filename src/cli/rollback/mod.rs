@@ -144,9 +144,10 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
                 if let Some(state) = before.filter(|_| done.look.state.is_none() && !was_cancelled) {
                     let dir = BytePath::from(config.snapshot_dir.as_path());
                     let went = |name: &SubvolumeName| state.members.iter().any(|member| member.name == *name);
+                    // Stamps are seconds: a quick sync takes its sets before and after in the same one.
                     let is_left = |set: &SnapshotSet| {
-                        state.to.stamp < set.stamp
-                            && set.stamp < state.stamp
+                        (state.to.stamp..=state.stamp).contains(&set.stamp)
+                            && set.id() != state.to
                             && set.members.iter().any(|member| went(&member.name.subvolume))
                     };
                     unmarked = marks::take(agent, dir, is_left).await;
