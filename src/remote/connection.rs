@@ -186,10 +186,10 @@ impl TargetConnection {
 
 /// Waits for the machine's name, and for the agent that was started beside. That one is let go of where it keeps the question from
 /// its answer, since the server may give one channel only, or comes much later.
-async fn both<N, E>(
+async fn both<N, S, E>(
     asking: impl Future<Output = Result<N, ExecError>>,
-    starting: impl Future<Output = Result<Greeted, E>>,
-) -> Result<(N, Option<Greeted>), ExecError> {
+    starting: impl Future<Output = Result<S, E>>,
+) -> Result<(N, Option<S>), ExecError> {
     let (mut asking, mut starting) = (std::pin::pin!(asking), Box::pin(starting));
     tokio::select! {
         biased;
@@ -233,4 +233,37 @@ async fn ask_name(channels: &Channels, typed: &str) -> Result<(Hostname, Login),
     let name = name.parse().map_err(|error: pc_switcher_contract::IdError| failed(error.to_string()))?;
     let uid = uid.parse().map_err(|_| failed(format!("`{uid}` is no user id")))?;
     Ok((name, Login { user: user.to_owned(), uid, aes: lines.next().map(has_aes) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot::channel;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_holds_the_only_channel_is_let_go_of() {
+        let (held, freed) = channel::<()>();
+        let asking = async {
+            // The server refuses it until the agent's channel is free.
+            assert!(freed.await.is_err());
+            Ok("desk")
+        };
+        let starting = async { Ok::<_, ()>(held) };
+        let (name, early) = both(asking, starting).await.unwrap();
+        assert_eq!((name, early.is_none()), ("desk", true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_comes_late_or_never_is_not_waited_for() {
+        let after = |seconds| async move {
+            sleep(Duration::from_secs(seconds)).await;
+            Ok::<_, ()>("agent")
+        };
+        let asked = || async { Ok("desk") };
+        assert_eq!(both(asked(), after(1)).await.unwrap(), ("desk", Some("agent")));
+        assert_eq!(both(asked(), after(30)).await.unwrap(), ("desk", None));
+        assert_eq!(both(asked(), async { Err::<(), ()>(()) }).await.unwrap(), ("desk", None));
+    }
 }
