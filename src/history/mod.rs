@@ -30,6 +30,7 @@ pub fn row_of(session: &SyncSession, role: Role, config: &str, process: Option<P
         role,
         source_hostname: session.source_hostname.to_string(),
         target_hostname: session.target_name().to_owned(),
+        target_typed: Some(session.target.clone()),
         state: session.state(),
         exit_code: None,
         enabled_modules: session.enabled_modules.clone(),

@@ -24,6 +24,9 @@ pub struct SessionRow {
     pub source_hostname: String,
     /// The machine the user moved to; as typed, until it said its name.
     pub target_hostname: String,
+    /// What was typed for it, which is what the source's ssh knows it by; `None` in a history of an older version.
+    #[serde(default)]
+    pub target_typed: Option<String>,
     /// The last state that was stored.
     pub state: SessionState,
     /// The exit code, once it is over.
@@ -74,6 +77,11 @@ impl SessionRow {
     /// Says in one word how the session ended: as its fate says, or `rolled back`.
     pub fn ending(&self, alive: &dyn Fn(&ProcessTag) -> bool) -> &'static str {
         if self.is_rolled_back() { "rolled back" } else { self.fate(alive).as_str() }
+    }
+
+    /// Returns the target as the source's ssh knows it.
+    pub fn target_for_ssh(&self) -> &str {
+        self.target_typed.as_deref().unwrap_or(&self.target_hostname)
     }
 
     /// Whether it did nothing, since another sync was at work.

@@ -112,7 +112,7 @@ fn next_steps(last: Option<(&SessionRow, Fate)>) -> Vec<String> {
     let Some((row, fate)) = last else {
         return vec!["`pc-switcher sync TARGET`".to_owned()];
     };
-    let (id, target) = (&row.id, &row.target_hostname);
+    let (id, target) = (&row.id, row.target_for_ssh());
     if row.is_rolled_back() {
         let source = &row.source_hostname;
         return vec![format!("mend on {source} what it broke, then `pc-switcher sync {target}` there")];

@@ -17,7 +17,8 @@ use super::rows::SessionRow;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Each entry brings the format one further; entries are never changed, only added.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE sessions (
         id        TEXT PRIMARY KEY NOT NULL,
         started   TEXT NOT NULL,
@@ -38,10 +39,12 @@ const MIGRATIONS: [&str; 1] = ["
         process   TEXT
     ) STRICT;
     CREATE INDEX sessions_by_start ON sessions (started);
-"];
+",
+    "ALTER TABLE sessions ADD COLUMN typed TEXT",
+];
 
-const COLUMNS: &str = "id, started, ended, role, source, target, state, exit_code, modules, results, snapshots, \
-                       warnings, errors, dry_run, config, report, process";
+const COLUMNS: &str = "id, started, ended, role, source, target, typed, state, exit_code, modules, results, \
+                       snapshots, warnings, errors, dry_run, config, report, process";
 
 /// The history of one machine.
 pub struct Store {
@@ -108,8 +111,8 @@ impl Store {
 
     fn insert(&mut self, row: &SessionRow) -> Result<(), HistoryError> {
         let sql = format!(
-            "INSERT INTO sessions ({COLUMNS}) VALUES (:id, :started, :ended, :role, :source, :target, :state, \
-             :exit_code, :modules, :results, :snapshots, :warnings, :errors, :dry_run, :config, :report, :process)"
+            "INSERT INTO sessions ({COLUMNS}) VALUES (:id, :started, :ended, :role, :source, :target, :typed, \
+             :state, :exit_code, :modules, :results, :snapshots, :warnings, :errors, :dry_run, :config, :report, :process)"
         );
         self.write(&sql, row).map(drop)
     }
@@ -120,8 +123,8 @@ impl Store {
     /// If it never began, or the store fails.
     pub fn update(&mut self, row: &SessionRow) -> Result<(), HistoryError> {
         let sql = format!(
-            "UPDATE sessions SET ({COLUMNS}) = (:id, :started, :ended, :role, :source, :target, :state, :exit_code, \
-             :modules, :results, :snapshots, :warnings, :errors, :dry_run, :config, :report, :process) WHERE id = :id"
+            "UPDATE sessions SET ({COLUMNS}) = (:id, :started, :ended, :role, :source, :target, :typed, :state, \
+             :exit_code, :modules, :results, :snapshots, :warnings, :errors, :dry_run, :config, :report, :process) WHERE id = :id"
         );
         match self.write(&sql, row)? {
             0 => Err(HistoryError::Missing(row.id.to_string())),
@@ -183,6 +186,7 @@ impl Store {
                 ":role": word(row.role),
                 ":source": row.source_hostname,
                 ":target": row.target_hostname,
+                ":typed": row.target_typed,
                 ":state": row.state.as_str(),
                 ":exit_code": row.exit_code,
                 ":modules": json(&row.enabled_modules)?,
@@ -254,6 +258,7 @@ fn read(row: &Row<'_>) -> Result<SessionRow, HistoryError> {
         role: from_word(text("role")?)?,
         source_hostname: text("source")?,
         target_hostname: text("target")?,
+        target_typed: maybe("typed")?,
         state: from_word(text("state")?)?,
         exit_code: row.get("exit_code")?,
         enabled_modules: parsed(&text("modules")?)?,

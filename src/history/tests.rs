@@ -86,6 +86,21 @@ fn the_store_gives_back_what_it_got() {
 }
 
 #[test]
+fn a_history_of_an_older_version_knows_the_target_by_its_own_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut session = session("abc12345", "2025-11-15T12:00:00Z", Some(Ending::Completed));
+    session.target = "me@work".into();
+    session.target_hostname = Some("desk-2".parse().unwrap());
+    let row = stored(&mut store(&dir), &session, 1);
+    assert_eq!(row.target_for_ssh(), "me@work");
+    let db = rusqlite::Connection::open(dir.path().join("state/history.db")).unwrap();
+    db.execute_batch("ALTER TABLE sessions DROP COLUMN typed; PRAGMA user_version = 1").unwrap();
+    let older = store(&dir).last().unwrap().unwrap();
+    assert_eq!(older, SessionRow { target_typed: None, ..row });
+    assert_eq!(older.target_for_ssh(), "desk-2");
+}
+
+#[test]
 fn a_session_begins_once_and_must_have_begun_to_end() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = store(&dir);

@@ -44,6 +44,36 @@ fn ctrl_c_during_a_module_leaves_no_process_and_no_lock_on_either_machine() {
 }
 
 #[test]
+fn ctrl_c_pressed_again_and_again_leaves_no_more_behind_than_once() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    alice(laptop, "echo new >notes/new");
+    let before = home(desk);
+    for more in [1, 2] {
+        // Work that does not listen, with nothing but the grace period or the person to end it.
+        configure(
+            laptop,
+            "[sync_modules]\ndummy-fail = true\nuser-data = true\n[dummy-fail]\nhow = \"hang\"\n",
+        );
+        let mut terminal = laptop.spawn_pty(&line("desk", &["--no-progress"])).unwrap();
+        terminal.expect("stage: module:dummy-fail", LIMIT).unwrap();
+        terminal.send(CTRL_C).unwrap();
+        terminal.expect("once more skips the waits, a third time exits at once", LIMIT).unwrap();
+        for _ in 0..more {
+            terminal.send(CTRL_C).unwrap();
+        }
+        let (status, screen) = terminal.wait().unwrap();
+        assert_eq!(status.code(), Some(130), "{screen}");
+        assert_nothing_runs(&[laptop, desk], LIMIT);
+        assert_same_tree(&before, &home(desk));
+    }
+    configure(laptop, "");
+    sync(laptop, "desk", &[]).ends_with(0);
+    assert_moved(laptop, desk);
+}
+
+#[test]
 fn what_a_stopped_sync_has_brought_over_is_no_conflict_for_the_next_one() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());

@@ -145,15 +145,32 @@ impl TryFrom<String> for Schedule {
         let trimmed = text.trim();
         // Times of systemd have letters, digits and these; a `%` or a new line would mean something else in a unit.
         let is_plain = |c: char| c.is_ascii_alphanumeric() || " *-/:.,~_+".contains(c);
-        match trimmed.chars().find(|c| !is_plain(*c)) {
+        let strange = trimmed.chars().find(|c| !is_plain(*c)).map(|c| c.escape_debug().to_string());
+        let first = trimmed.split_whitespace().next();
+        match strange.or_else(|| first.filter(|word| !begins_a_time(word)).map(str::to_owned)) {
             None => Ok(Self(trimmed.to_owned())),
             Some(strange) => Err(format!(
-                "`{}` is no time that comes again: `{}` does not belong there; `daily` or `Mon..Fri 12:00` are some",
+                "`{}` is no time that comes again: `{strange}` does not belong there; `daily`, `Mon..Fri 12:00` or \
+                 `*:0/15` are some",
                 text.escape_debug(),
-                strange.escape_debug()
             )),
         }
     }
+}
+
+/// Whether a time of systemd may begin so: a word for one, days of the week, a date or a time of day (systemd.time(7)).
+fn begins_a_time(word: &str) -> bool {
+    const WORDS: [&str; 10] = [
+        "minutely", "hourly", "daily", "weekly", "monthly", "quarterly", "semiannually", "semi-annually", "yearly",
+        "annually",
+    ];
+    const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
+    let word = word.to_ascii_lowercase();
+    let is_day = |day: &str| DAYS.iter().any(|whole| day == *whole || day == &whole[..3]);
+    let mut days = word.split(',').flat_map(|days| days.split("..")).filter(|day| !day.is_empty()).peekable();
+    word.starts_with(|c: char| c.is_ascii_digit() || c == '*')
+        || WORDS.contains(&word.as_str())
+        || (days.peek().is_some() && days.all(is_day))
 }
 
 impl From<Schedule> for String {
@@ -186,13 +203,13 @@ mod tests {
 
     #[test]
     fn a_schedule_is_a_time_of_systemd_and_nothing_that_a_unit_reads_otherwise() {
-        for good in ["", "daily", "Mon..Fri 12:00", "*-*-01 04:00:00 Europe/Berlin", "*:0/15", "Sat *-*~07/1"]
+        for good in ["", "daily", "Mon..Fri 12:00", "*-*-01 04:00:00 Europe/Berlin", "*:0/15", "Sat *-*~07/1", "Sunday", "tue,Thu..sat 3:00"]
         {
             assert_eq!(Schedule::try_from(good.to_owned()).map(String::from).as_deref(), Ok(good));
         }
         assert_eq!(Schedule::try_from(" daily\t".to_owned()).unwrap().as_calendar(), Some("daily"));
         assert_eq!(Schedule::default().as_calendar(), None);
-        for bad in ["daily\nExecStart=/bin/sh", "%i", "daily;", "täglich"] {
+        for bad in ["daily\nExecStart=/bin/sh", "%i", "daily;", "täglich", "nonsense", "every day", "Mo", ".."] {
             assert!(Schedule::try_from(bad.to_owned()).is_err(), "{bad:?}");
         }
     }

@@ -63,7 +63,7 @@ fn decide(what: &str, machine: Option<&str>, row: Option<&SessionRow>) -> Result
         };
     };
     let other = match row.role {
-        Role::Source => row.target_hostname.clone(),
+        Role::Source => row.target_for_ssh().to_owned(),
         Role::Target => row.source_hostname.clone(),
     };
     Ok(match (machine, row.role) {
