@@ -32,36 +32,62 @@ impl On {
     }
 }
 
-/// Leaves attributes alone that one of the machines cannot hold; returns those that the source lacks, and the target has.
+/// What the source lacks, and the target has.
+#[derive(Debug, Default)]
+pub struct Lacked {
+    /// Attributes that stay there.
+    pub kept: Vec<Lacking>,
+    /// Those that go with a name that the source gave another: without snapshots that is a deletion and something new.
+    pub lost: Vec<Lacking>,
+}
+
+/// Leaves attributes alone that one of the machines cannot hold.
 pub(crate) fn leave(
     ctx: &ModuleContext,
     part: &PartPair,
     moves: &Moves,
     ignore_dir_times: bool,
     found: &mut Vec<Found>,
-) -> Vec<Lacking> {
+) -> Lacked {
     let (source, target) = (&ctx.source.hostname, &ctx.target.hostname);
     let then = ctx.board.pair().map(|pair| pair.lacking).unwrap_or_default();
     let here = On::of(source, &then);
     // What this run was refused; in the next one it is tried again.
     let there = On::of(target, &ctx.board.lacking());
     if here.0.is_empty() && there.0.is_empty() {
-        return Vec::new();
+        return Lacked::default();
     }
-    let mut kept = Vec::new();
+    let on_source = |path: BytePath, name| Lacking { hostname: source.clone(), path, name };
+    let mut lacked = Lacked::default();
+    for gone in found.iter() {
+        let path = part.root.join(gone.path.as_bytes());
+        let names = goes(gone, here.names(&path), found).cloned();
+        lacked.lost.extend(names.map(|name| on_source(path.clone(), name)));
+    }
     found.retain_mut(|found| {
         let path = part.root.join(found.path.as_bytes());
         let before = part.root.join(moves.stands(Walk::Target, &found.path).as_bytes());
         let names = keep(found, here.names(&before));
-        kept.extend(names.into_iter().map(|name| Lacking {
-            hostname: source.clone(),
-            path: path.clone(),
-            name,
-        }));
+        lacked.kept.extend(names.into_iter().map(|name| on_source(path.clone(), name)));
         excuse(found, there.names(&path));
         !is_settled(found, ignore_dir_times)
     });
-    kept
+    lacked
+}
+
+/// Returns those of the attributes that go, if what is deleted seems to have another name now.
+fn goes<'a>(gone: &Found, names: &'a [BytePath], all: &[Found]) -> impl Iterator<Item = &'a BytePath> {
+    let theirs = match (&gone.change, &gone.theirs) {
+        (Change::Delete(..), Some(theirs)) if !names.is_empty() => Some(theirs.clone()),
+        _ => None,
+    };
+    let alike = |one: &Entry, other: &Entry| {
+        (one.kind, one.size, one.meta.mtime) == (other.kind, other.size, other.meta.mtime)
+    };
+    let theirs = theirs.filter(|theirs| {
+        all.iter().any(|other| matches!(&other.change, Change::Create(ours) if alike(ours, theirs)))
+    });
+    names.iter().filter(move |name| theirs.as_ref().is_some_and(|theirs| value(&theirs.meta.xattrs, name).is_some()))
 }
 
 /// Has the target keep those attributes that the source lacks; returns them.
@@ -173,6 +199,25 @@ mod tests {
         let Change::Meta(ours, old) = written.change.clone() else { unreachable!("made above") };
         written.change = Change::Replace(ours, old, Kind::File);
         assert_eq!(keep(&mut written, &lacking), [BytePath::from(ACL)]);
+    }
+
+    #[test]
+    fn what_goes_with_a_name_that_was_changed_is_told_and_what_was_deleted_is_not() {
+        let lacking = ["user.a".into(), "user.b".into()];
+        let there = entry(&["user.a"]);
+        let delete = Found {
+            change: Change::Delete(identity(&there), Kind::File),
+            theirs: Some(there),
+            ..found(&[], &[])
+        };
+        let lost = |all: &[Found]| goes(&delete, &lacking, all).cloned().collect::<Vec<_>>();
+        let create = |entry| Found { path: "g".into(), change: Change::Create(entry), theirs: None, ..delete.clone() };
+        assert_eq!(lost(&[delete.clone(), create(entry(&[]))]), lacking[..1]);
+        assert!(lost(&[delete.clone(), create(Entry { size: 2, ..entry(&[]) })]).is_empty());
+        assert!(lost(&[delete.clone()]).is_empty());
+        assert_eq!(goes(&delete, &[], &[create(entry(&[]))]).count(), 0);
+        let there = found(&[], &["user.a"]);
+        assert_eq!(goes(&there, &lacking, &[create(entry(&[]))]).count(), 0);
     }
 
     #[test]

@@ -95,7 +95,7 @@ pub fn apart(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
     for path in paths.take(APART) {
         ctx.board.add_apart(part.root.join(path.as_bytes()));
     }
-    for lacking in &survey.lacked {
+    for lacking in &survey.lacked.kept {
         ctx.board.add_apart(lacking.path.clone());
         ctx.board.add_lacking(lacking.clone());
     }
@@ -128,15 +128,24 @@ pub fn kept(ctx: &ModuleContext, part: &PartPair, survey: &Survey) {
 
 /// Names what the target has, and the source cannot hold.
 pub fn lacked(ctx: &ModuleContext, survey: &Survey) {
-    for (at, Lacking { path, name, .. }) in survey.lacked.iter().enumerate() {
+    for (at, Lacking { path, name, .. }) in survey.lacked.kept.iter().enumerate() {
         let level = if at < NAMED { LogLevel::Warning } else { LogLevel::Full };
         let source = &ctx.source.hostname;
         let text =
             format!("`{path}` keeps its attribute `{name}`: the file system of {source} cannot hold it");
         ctx.reporter.log(level, &ctx.target.hostname, text);
     }
-    let paths: HashSet<&BytePath> = survey.lacked.iter().map(|lacking| &lacking.path).collect();
+    let paths: HashSet<&BytePath> = survey.lacked.kept.iter().map(|lacking| &lacking.path).collect();
     ctx.board.add_left(paths.len());
+    for (at, Lacking { path, name, .. }) in survey.lacked.lost.iter().enumerate() {
+        let level = if at < NAMED { LogLevel::Warning } else { LogLevel::Full };
+        let text = format!(
+            "`{path}` goes with its attribute `{name}`, which the file system of {} could not hold, and what has another name \
+             there comes back without it; `pc-switcher snapshots restore` brings the old one",
+            ctx.source.hostname
+        );
+        ctx.reporter.log(level, &ctx.target.hostname, text);
+    }
 }
 
 /// Names the attributes that the target's file system does not hold; the next sync tries them again.

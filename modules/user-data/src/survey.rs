@@ -7,7 +7,7 @@ use pc_switcher_agent::data::rules::Rules;
 use pc_switcher_agent::proto::{ChangedDir, DirListing, FileTime, FolderPart, ListWant, ReadWant};
 use pc_switcher_agent::typed::{Agent, WalkStream};
 use pc_switcher_contract::{
-    BytePath, ErrorKind, ExecError, Hostname, Lacking, LogLevel, ModuleContext, ModuleError, PairRecord,
+    BytePath, ErrorKind, ExecError, Hostname, LogLevel, ModuleContext, ModuleError, PairRecord,
     PartRecord, Progress, Role,
 };
 
@@ -15,7 +15,7 @@ use crate::attempts;
 use crate::change::{Change, Found, Judge, LeftAlone, Suspect, same_rights, settle};
 use crate::compare::{Comparison, Pairing, WALKS, Walk};
 use crate::digested;
-use crate::lacking;
+use crate::lacking::{self, Lacked};
 use crate::links;
 use crate::moves::Moves;
 use crate::moving::{self, Bases};
@@ -51,7 +51,7 @@ pub struct Survey {
     /// Directories that differ in nothing but their time, where that does not count.
     pub times: Vec<BytePath>,
     /// Attributes that the source cannot hold, and the target keeps.
-    pub lacked: Vec<Lacking>,
+    pub lacked: Lacked,
     /// Entries of the source's part; about, if not all of it was compared.
     pub source_entries: u64,
     /// Entries of the target's part; about, if not all of it was compared.

@@ -126,6 +126,7 @@ pub(super) struct Extent {
     pub(super) place: Option<(u64, u64, u8)>,
 }
 
+/// Returns the extents of a version, up to the block in which it ends.
 fn extents(fd: impl AsFd) -> Result<Vec<Extent>, Errno> {
     let seen = Seen::of(&fd)?;
     let (ino, room) = (seen.ino(), ((seen.size() / BLOCK + 1) * ITEM).min(ROOM as u64) as usize);
@@ -134,10 +135,17 @@ fn extents(fd: impl AsFd) -> Result<Vec<Extent>, Errno> {
         if found.len() == MOST {
             return Err(Errno::TOOBIG);
         }
-        found.push(extent(item).ok_or(Errno::INVAL)?);
+        found.extend(within(extent(item).ok_or(Errno::INVAL)?, seen.size()));
         Ok(())
     })?;
     Ok(found)
+}
+
+/// Cuts an extent to what a file of this size has. A snapshot can hold extents behind the end of a file that was being written:
+/// without `no-holes` its size on the disk ends where something in between was still on its way. Nobody ever read those.
+fn within(extent: Extent, size: u64) -> Option<Extent> {
+    let end = extent.end.min(size.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX));
+    (extent.at < end).then_some(Extent { end, ..extent })
 }
 
 /// Reads a `struct btrfs_file_extent_item`.
@@ -215,6 +223,18 @@ mod tests {
         assert_eq!(told(&old, &old, 70), []);
         let zeros = [Extent { at: 0, end: 100, place: None }];
         assert_eq!(told(&zeros, &[], 100), []);
+    }
+
+    #[test]
+    fn what_lay_behind_the_end_of_the_older_version_is_told_since_nobody_ever_read_it() {
+        // [8192, 12_288) was on its way when the older version was taken, what follows it was there.
+        let (old, behind) = (data(0, 8192, 5000, 0), data(12_288, 20_480, 9000, 0));
+        let new = [old, data(8192, 12_288, 7000, 0), behind];
+        let of = |size| [old, behind].into_iter().filter_map(|extent| within(extent, size)).collect::<Vec<_>>();
+        assert_eq!(told(&new, &of(8192), 20_480), [(8192, 20_480, false)]);
+        assert_eq!(told(&new, &of(13_000), 20_480), [(8192, 12_288, false), (16_384, 20_480, false)]);
+        assert_eq!(of(20_480), [old, behind]);
+        assert_eq!((of(0), of(u64::MAX)), (vec![], vec![old, behind]));
     }
 
     #[test]

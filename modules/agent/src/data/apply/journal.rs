@@ -2,8 +2,9 @@
 //!
 //! It lies in the first part's staging directory, which the machine state names. A record is its length, eight bytes of its
 //! BLAKE3 digest and its postcard bytes. Reading ends at the first record that is cut or damaged; a journal without a whole
-//! [`Record::Commit`] was never committed. A disk that cannot be read says nothing of that, and is an error. A redo compares the inodes of [`Record::Staged`] with what it finds: a staged
-//! name that still holds its own inode has not been committed, one that holds another was exchanged.
+//! [`Record::Commit`] was never committed. A disk that cannot be read says nothing of that, and is an error, as is a whole
+//! record that another version wrote in a way that is not known. A redo compares the inodes of [`Record::Staged`] with what it
+//! finds: a staged name that still holds its own inode has not been committed, one that holds another was exchanged.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -118,7 +119,10 @@ impl<R: Read> Iterator for Reader<R> {
         if blake3::hash(&body).as_bytes()[..SUM] != head[4..] {
             return None;
         }
-        decode(&body).ok().map(Ok)
+        Some(decode(&body).map_err(|error| {
+            let why = format!("a whole record of the journal is not understood: {error}");
+            io::Error::new(io::ErrorKind::InvalidData, why)
+        }))
     }
 }
 
@@ -272,6 +276,20 @@ mod tests {
             assert!(records.starts_with(&read) && read.len() < records.len(), "{len}");
             assert_eq!(reader.next().unwrap().unwrap_err().raw_os_error(), Some(libc::EIO), "{len}");
         }
+    }
+
+    #[test]
+    fn a_whole_record_of_another_version_does_not_end_a_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let (stage, records) = written(dir.path());
+        let strange = [0xff; 9];
+        let mut bytes = std::fs::read(dir.path().join(NAME)).unwrap();
+        bytes.extend((strange.len() as u32).to_le_bytes());
+        bytes.extend(&blake3::hash(&strange).as_bytes()[..SUM]);
+        bytes.extend(strange);
+        std::fs::write(dir.path().join(NAME), bytes).unwrap();
+        let mut read = read_journal(&stage).unwrap().unwrap().skip(records.len());
+        assert_eq!(read.next().unwrap().unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

@@ -133,13 +133,6 @@ impl Part {
         }))
     }
 
-    /// Whether a session displaced something below a root. What cannot be looked at counts as something.
-    pub(super) fn has_undo(wanted: &PartRoot, session: &SessionId) -> bool {
-        let undo = format!("{HOME}/undo-{session}");
-        let seen = private(&wanted.root).and_then(|(_mount, root)| Seen::at(&root, &*undo));
-        !matches!(seen, Err(Errno::NOENT))
-    }
-
     /// Sets what a root must end with where nothing else of a session is left, durably: its metadata, or the time it had
     /// before.
     pub(super) fn end_root(

@@ -85,6 +85,13 @@ fn redo_one(
 fn settle(state: &StateDir, entry: &mut Entry, watch: &dyn Watch) -> Result<(), AgentError> {
     let found = entry.parts.iter().map(|(root, mtime)| Part::reopen(root, *mtime, &entry.session));
     let found = found.collect::<Result<Vec<_>, _>>()?;
+    // A commit may be half done, and who removes staging says so before: nothing is to be forgotten, or set where a disk is missing.
+    if entry.phase == Phase::Open
+        && let Some(gone) = found.iter().position(Option::is_none)
+    {
+        let root = &entry.parts[gone].0.root;
+        return Err(AgentError::failed(format!("what it staged below `{root}` is gone; is that mounted?")));
+    }
     let parts: Vec<(usize, &Part)> =
         found.iter().enumerate().filter_map(|(index, part)| Some((index, part.as_ref()?))).collect();
     let journal = match found.first() {
@@ -107,24 +114,13 @@ fn settle(state: &StateDir, entry: &mut Entry, watch: &dyn Watch) -> Result<(), 
         finish(&parts, &expected, entry, roots, state, watch, &mut report)?;
         return entry::put_result(state, &finished(entry, &report));
     }
-    // The journal's part goes last: the others may be in the middle of a commit that nobody can tell of now.
-    let is_parted = found.first().is_some_and(Option::is_none) && found.iter().any(Option::is_some);
-    let gone = || entry.parts.iter().zip(&found).filter(|(_, part)| part.is_none());
-    if entry.phase == Phase::Open
-        && (is_parted || gone().any(|((root, _), _)| Part::has_undo(root, &entry.session)))
-    {
-        return Err(AgentError::failed("a part of its staging is gone"));
-    }
     let Some(journal) = journal.filter(|_| entry.phase == Phase::Open) else {
         drop_all(&parts, &HashMap::new(), entry, state)?;
         let (session, how) = (entry.session.clone(), RedoneHow::Dropped);
         entry::put_result(state, &Redone { session, how, report: ApplyReport::default() })?;
         return entry.remove(state);
     };
-    let whole: Option<Vec<Part>> = found.into_iter().collect();
-    let Some(whole) = whole else {
-        return Err(AgentError::failed("a part of its staging is gone"));
-    };
+    let whole: Vec<Part> = found.into_iter().flatten().collect();
     let Committed { mut report, roots } =
         Committer::new(&whole, &journal.staged, true, watch).run(&journal.steps, &|_| ());
     if let Some(error) = report.failed {

@@ -540,3 +540,32 @@ fn an_edit_of_which_only_staging_knows_stays_where_no_snapshot_holds_it() {
     }
     assert!(deaths > 0);
 }
+
+#[test]
+fn a_disk_that_is_not_mounted_when_the_machine_starts_is_waited_for() {
+    let Some(plain) = Disk::make("ext4", 256 << 20) else { return };
+    let stage = Stage::make(&plain.root);
+    for number in 0.. {
+        let target = stage.target();
+        let died = dying(|| stage.push(&target, &At::new(number, Fault::Die)));
+        if died.expect_err("no death in the middle of a commit") != "exchange" {
+            redo_now(&target, &Unwatched);
+            continue;
+        }
+        let (state, away) = (state_of(&target), target.with_extension("away"));
+        fs::rename(&target, &away).unwrap();
+        fs::create_dir(&target).unwrap();
+        set_mtime(&target, 5, 0);
+        let told = redo(&state, Patience::TryAgainLater, &Unwatched).unwrap();
+        assert!(
+            matches!(&told[..], [one] if matches!(&one.how, RedoneHow::Pending(why) if why.contains("is that mounted?"))),
+            "{told:?}"
+        );
+        assert_eq!(fs::metadata(&target).unwrap().mtime(), 5, "the place of the mount is nobody's");
+        fs::remove_dir(&target).unwrap();
+        fs::rename(&away, &target).unwrap();
+        let told = redo(&state, Patience::TryAgainLater, &Unwatched).unwrap();
+        assert_eq!(told[0].how, RedoneHow::Finished);
+        return assert_same(&stage.new, &target);
+    }
+}
