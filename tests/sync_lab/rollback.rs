@@ -182,7 +182,8 @@ fn both_machines_go_back_by_one_decision() {
     let (laptop, desk) = (lab.laptop(), lab.desk());
     alice(laptop, "echo good >letter");
     // What the desk calls itself is nothing that ssh of the laptop knows.
-    let known = "Host office\n  HostName desk\n  HostKeyAlias desk\n  User alice\nHost desk\n  ProxyCommand false\n";
+    let known =
+        "Host office\n  HostName desk\n  HostKeyAlias desk\n  User alice\nHost desk\n  ProxyCommand false\n";
     laptop.write_file("/home/alice/.ssh/config", known.as_bytes(), 0o600, "alice").unwrap();
     sync(laptop, "office", &["--allow-first-sync"]).ends_with(0);
     alice(laptop, "echo bad >letter");

@@ -161,7 +161,15 @@ impl TryFrom<String> for Schedule {
 /// Whether a time of systemd may begin so: a word for one, days of the week, a date or a time of day (systemd.time(7)).
 fn begins_a_time(word: &str) -> bool {
     const WORDS: [&str; 10] = [
-        "minutely", "hourly", "daily", "weekly", "monthly", "quarterly", "semiannually", "semi-annually", "yearly",
+        "minutely",
+        "hourly",
+        "daily",
+        "weekly",
+        "monthly",
+        "quarterly",
+        "semiannually",
+        "semi-annually",
+        "yearly",
         "annually",
     ];
     const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
@@ -203,13 +211,23 @@ mod tests {
 
     #[test]
     fn a_schedule_is_a_time_of_systemd_and_nothing_that_a_unit_reads_otherwise() {
-        for good in ["", "daily", "Mon..Fri 12:00", "*-*-01 04:00:00 Europe/Berlin", "*:0/15", "Sat *-*~07/1", "Sunday", "tue,Thu..sat 3:00"]
-        {
+        for good in [
+            "",
+            "daily",
+            "Mon..Fri 12:00",
+            "*-*-01 04:00:00 Europe/Berlin",
+            "*:0/15",
+            "Sat *-*~07/1",
+            "Sunday",
+            "tue,Thu..sat 3:00",
+        ] {
             assert_eq!(Schedule::try_from(good.to_owned()).map(String::from).as_deref(), Ok(good));
         }
         assert_eq!(Schedule::try_from(" daily\t".to_owned()).unwrap().as_calendar(), Some("daily"));
         assert_eq!(Schedule::default().as_calendar(), None);
-        for bad in ["daily\nExecStart=/bin/sh", "%i", "daily;", "täglich", "nonsense", "every day", "Mo", ".."] {
+        for bad in
+            ["daily\nExecStart=/bin/sh", "%i", "daily;", "täglich", "nonsense", "every day", "Mo", ".."]
+        {
             assert!(Schedule::try_from(bad.to_owned()).is_err(), "{bad:?}");
         }
     }

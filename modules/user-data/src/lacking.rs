@@ -87,7 +87,9 @@ fn goes<'a>(gone: &Found, names: &'a [BytePath], all: &[Found]) -> impl Iterator
     let theirs = theirs.filter(|theirs| {
         all.iter().any(|other| matches!(&other.change, Change::Create(ours) if alike(ours, theirs)))
     });
-    names.iter().filter(move |name| theirs.as_ref().is_some_and(|theirs| value(&theirs.meta.xattrs, name).is_some()))
+    names
+        .iter()
+        .filter(move |name| theirs.as_ref().is_some_and(|theirs| value(&theirs.meta.xattrs, name).is_some()))
 }
 
 /// Has the target keep those attributes that the source lacks; returns them.
@@ -211,10 +213,11 @@ mod tests {
             ..found(&[], &[])
         };
         let lost = |all: &[Found]| goes(&delete, &lacking, all).cloned().collect::<Vec<_>>();
-        let create = |entry| Found { path: "g".into(), change: Change::Create(entry), theirs: None, ..delete.clone() };
+        let create =
+            |entry| Found { path: "g".into(), change: Change::Create(entry), theirs: None, ..delete.clone() };
         assert_eq!(lost(&[delete.clone(), create(entry(&[]))]), lacking[..1]);
         assert!(lost(&[delete.clone(), create(Entry { size: 2, ..entry(&[]) })]).is_empty());
-        assert!(lost(&[delete.clone()]).is_empty());
+        assert!(lost(std::slice::from_ref(&delete)).is_empty());
         assert_eq!(goes(&delete, &[], &[create(entry(&[]))]).count(), 0);
         let there = found(&[], &["user.a"]);
         assert_eq!(goes(&there, &lacking, &[create(entry(&[]))]).count(), 0);

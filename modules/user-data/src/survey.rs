@@ -7,8 +7,8 @@ use pc_switcher_agent::data::rules::Rules;
 use pc_switcher_agent::proto::{ChangedDir, DirListing, FileTime, FolderPart, ListWant, ReadWant};
 use pc_switcher_agent::typed::{Agent, WalkStream};
 use pc_switcher_contract::{
-    BytePath, ErrorKind, ExecError, Hostname, LogLevel, ModuleContext, ModuleError, PairRecord,
-    PartRecord, Progress, Role,
+    BytePath, ErrorKind, ExecError, Hostname, LogLevel, ModuleContext, ModuleError, PairRecord, PartRecord,
+    Progress, Role,
 };
 
 use crate::attempts;

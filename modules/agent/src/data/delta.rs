@@ -230,7 +230,8 @@ mod tests {
         // [8192, 12_288) was on its way when the older version was taken, what follows it was there.
         let (old, behind) = (data(0, 8192, 5000, 0), data(12_288, 20_480, 9000, 0));
         let new = [old, data(8192, 12_288, 7000, 0), behind];
-        let of = |size| [old, behind].into_iter().filter_map(|extent| within(extent, size)).collect::<Vec<_>>();
+        let of =
+            |size| [old, behind].into_iter().filter_map(|extent| within(extent, size)).collect::<Vec<_>>();
         assert_eq!(told(&new, &of(8192), 20_480), [(8192, 20_480, false)]);
         assert_eq!(told(&new, &of(13_000), 20_480), [(8192, 12_288, false), (16_384, 20_480, false)]);
         assert_eq!(of(20_480), [old, behind]);
