@@ -48,12 +48,19 @@ pub enum Past {
     Stranger(Stranger),
 }
 
-/// Compares both machines' records of each other. The newer one counts, and never the older: what came after it is unknown.
+/// Compares both machines' records of each other. The newer one counts, and never the older: what came after it is unknown. Those of
+/// one sync count together: either machine may have gone back behind it, or taken back a part of it.
 pub fn past(on_source: Option<PairRecord>, on_target: Option<PairRecord>) -> Past {
     let by_both = on_source == on_target;
-    let newest = [on_source, on_target].into_iter().flatten().max_by_key(|record| record.stamp);
+    let newest = match (on_source, on_target) {
+        (Some(one), Some(other)) if one.session == other.session => Some(joined(one, other)),
+        (one, other) => [one, other].into_iter().flatten().max_by_key(|record| record.stamp),
+    };
     match newest {
         None => Past::Stranger(Stranger::NoRecord),
+        Some(record) if record.format == PairRecord::NOTHING => {
+            Past::Stranger(Stranger::Broken("one of them went back behind it".into()))
+        }
         Some(record) if record.format != PairRecord::FORMAT => {
             let (its, ours) = (record.format, PairRecord::FORMAT);
             Past::Stranger(Stranger::Broken(format!(
@@ -62,6 +69,20 @@ pub fn past(on_source: Option<PairRecord>, on_target: Option<PairRecord>) -> Pas
         }
         Some(record) => Past::Known { record: Box::new(record), by_both },
     }
+}
+
+/// Joins two records of one sync.
+fn joined(one: PairRecord, other: PairRecord) -> PairRecord {
+    if one.format != other.format {
+        return if other.format == PairRecord::FORMAT { one } else { other };
+    }
+    let (mut newer, older) = if other.stamp >= one.stamp { (other, one) } else { (one, other) };
+    for (list, more) in [(&mut newer.unsettled, older.unsettled), (&mut newer.unsent, older.unsent)] {
+        list.extend(more);
+        list.sort();
+        list.dedup();
+    }
+    newer
 }
 
 /// Returns the gate of a first sync. `overwrites` says per module what it overwrites.
@@ -120,7 +141,7 @@ fn is_later(target: &Hostname, other: &PairRecord, pair: &PairRecord) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pc_switcher_contract::{PairEnd, SnapshotKind, SnapshotSet};
+    use pc_switcher_contract::{BytePath, PairEnd, SnapshotKind, SnapshotSet};
 
     fn end(name: &str) -> PairEnd {
         let hostname: Hostname = name.parse().unwrap();
@@ -158,12 +179,40 @@ mod tests {
         let two = record("desk", "laptop", "20251116T120000Z");
         let known = |record: &PairRecord, by_both| Past::Known { record: Box::new(record.clone()), by_both };
         assert_eq!(past(Some(one.clone()), Some(one.clone())), known(&one, true));
+        let two = PairRecord { session: "abc12346".parse().unwrap(), ..two };
         assert_eq!(past(Some(one.clone()), Some(two.clone())), known(&two, false));
         assert_eq!(past(Some(two.clone()), Some(one.clone())), known(&two, false));
         assert_eq!(past(None, Some(one.clone())), known(&one, false));
         assert_eq!(past(None, None), Past::Stranger(Stranger::NoRecord));
         let strange = PairRecord { format: 0, ..two };
         assert!(matches!(past(Some(one), Some(strange)), Past::Stranger(Stranger::Broken(_))));
+    }
+
+    #[test]
+    fn what_either_machine_took_back_of_one_sync_counts_whoever_did_more_of_it() {
+        let taken_back = |stamp: &str, paths: &[&str]| {
+            let paths: Vec<BytePath> = paths.iter().map(|path| (*path).into()).collect();
+            PairRecord { unsettled: paths.clone(), unsent: paths, ..record("laptop", "desk", stamp) }
+        };
+        let one = taken_back("20251115T120001Z", &["/home/f", "/home/g"]);
+        for stamp in ["20251115T120001Z", "20251115T120002Z"] {
+            let other = taken_back(stamp, &["/home/g", "/home/h"]);
+            for (here, there) in [(&one, &other), (&other, &one)] {
+                let Past::Known { record, by_both: false } = past(Some(here.clone()), Some(there.clone()))
+                else {
+                    panic!("they have a past");
+                };
+                let all = ["/home/f", "/home/g", "/home/h"].map(BytePath::from);
+                assert_eq!((record.unsettled, record.unsent), (all.to_vec(), all.to_vec()));
+            }
+            let nothing = PairRecord { format: PairRecord::NOTHING, ..other };
+            for (here, there) in [(&one, &nothing), (&nothing, &one)] {
+                assert!(
+                    matches!(past(Some(here.clone()), Some(there.clone())), Past::Stranger(_)),
+                    "{stamp}"
+                );
+            }
+        }
     }
 
     #[test]

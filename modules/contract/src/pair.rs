@@ -201,6 +201,9 @@ impl PairRecord {
     /// The format this build reads and writes.
     pub const FORMAT: u32 = 1;
 
+    /// The format of a record that says nothing any more, since a machine went back behind it.
+    pub const NOTHING: u32 = 0;
+
     /// Returns the end of the machine with this id.
     pub fn end_of(&self, machine_id: &str) -> Option<&PairEnd> {
         [&self.source, &self.target].into_iter().find(|end| end.machine_id == machine_id)

@@ -1,6 +1,6 @@
 //! What one directory needs so that the target's becomes the source's: a pure comparison of listings.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use pc_switcher_agent::proto::{DirListing, Entry, FileTime, Identity, Kind, SkipReason};
 use pc_switcher_contract::BytePath;
@@ -192,6 +192,13 @@ pub fn compare_dir(
             }
         }
     }
+    let skips = [ours, theirs].map(|dir| {
+        let skipped = dir.into_iter().flat_map(|dir| &dir.skipped);
+        skipped.map(|skip| (skip.name.as_bytes(), &skip.reason)).collect::<HashMap<_, _>>()
+    });
+    let skip_of = |name: &[u8], on_source: bool| {
+        skips[usize::from(!on_source)].get(name).map(|reason| explain_skip(reason, on_source))
+    };
     for name in names([ours, theirs, base, before]) {
         let at = path.join(name);
         let [s, t, b, was] = [ours, theirs, base, before].map(|dir| dir.and_then(|dir| find(dir, name)));
@@ -204,7 +211,7 @@ pub fn compare_dir(
             }));
             continue;
         }
-        if let Some(reason) = skip_of(ours, name, true).or_else(|| skip_of(theirs, name, false)) {
+        if let Some(reason) = skip_of(name, true).or_else(|| skip_of(name, false)) {
             if s.is_some() || t.is_some() {
                 let is_missed = s.is_some();
                 result.left_alone.push(LeftAlone { path: at.clone(), reason, is_missed });
@@ -352,21 +359,20 @@ fn find<'a>(dir: &'a DirListing, name: &[u8]) -> Option<&'a Entry> {
 }
 
 /// Says why a name is not mirrored, and what brings it over.
-fn skip_of(dir: Option<&DirListing>, name: &[u8], on_source: bool) -> Option<String> {
-    let skip = dir?.skipped.iter().find(|skip| skip.name.as_bytes() == name)?;
-    let what = match &skip.reason {
-        SkipReason::Rule(reason) => return Some(reason.clone()),
-        SkipReason::Unreadable(why) => return Some(format!("unreadable: {why}")),
+fn explain_skip(reason: &SkipReason, on_source: bool) -> String {
+    let what = match reason {
+        SkipReason::Rule(reason) => return reason.clone(),
+        SkipReason::Unreadable(why) => return format!("unreadable: {why}"),
         SkipReason::Socket => "a socket",
         SkipReason::Device => "a device node",
         SkipReason::Subvolume => "a subvolume or mount of its own",
     };
-    Some(match on_source {
+    match on_source {
         true => format!("{what} on the other machine, and such are not mirrored"),
         false => {
             format!("{what} stands there, and such are never removed; move it away, or exclude the path")
         }
-    })
+    }
 }
 
 /// Returns every name of the listings once, in order.

@@ -4,6 +4,7 @@
 //! source is always the read-only pre set. How changes are found is behind [`survey`]: today a full walk of both sides.
 
 mod attempts;
+mod batches;
 pub mod builtin;
 pub mod change;
 pub mod compare;

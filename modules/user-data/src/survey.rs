@@ -12,6 +12,7 @@ use pc_switcher_contract::{
 };
 
 use crate::attempts;
+use crate::batches::batches;
 use crate::change::{Change, Found, Judge, LeftAlone, Suspect, same_rights, settle};
 use crate::compare::{Comparison, Pairing, WALKS, Walk};
 use crate::digested;
@@ -552,7 +553,7 @@ pub(crate) async fn digests(
 ) -> Result<HashMap<u32, [u8; 32]>, ModuleError> {
     let (mut up, mut down) = Agent::new(ctx.agent(role)).digest(root.clone()).await?;
     let send = async {
-        for batch in wants.chunks(1000) {
+        for batch in batches(wants, 1000, |want| &want.path) {
             up.send(batch).await?;
         }
         up.finish().await

@@ -8,9 +8,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use pc_switcher_agent::data::apply::undo_of;
-use pc_switcher_agent::proto::{
-    ApplyNews, ApplyReport, ApplyRequest, Meta, Op, PartRoot, Rights, StreamFrame, encode,
-};
+use pc_switcher_agent::proto::{ApplyNews, ApplyReport, ApplyRequest, Op, PartRoot, StreamFrame, encode};
 use pc_switcher_agent::typed::{Agent, ApplySink, ApplyStream, Applying};
 use pc_switcher_contract::{
     BytePath, ExecError, Fraction, LogLevel, ModuleContext, ModuleError, Progress, Role, SnapshotKind,
@@ -32,7 +30,7 @@ const TRANSFER: (f64, f64) = (0.15, 0.95);
 
 /// Steps of one frame, at most.
 const STEPS: usize = 500;
-/// Bytes of attributes in one frame after which another begins: it stays below the largest frame.
+/// Bytes of one frame after which another begins: it stays below the largest frame.
 const LONG: usize = 256 << 10;
 
 /// One part to move.
@@ -275,35 +273,14 @@ fn losers_of(ctx: &ModuleContext, load: &Load, first: u64) -> Vec<(BytePath, Byt
     .collect()
 }
 
-/// Bytes of a step's attributes: nothing else of it grows beyond a few paths.
-fn attributes(op: &Op) -> usize {
-    let of = |meta: &Meta| meta.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-    match op {
-        Op::Put { meta, .. } | Op::SetMeta { meta, .. } => of(meta),
-        Op::SetDir { meta, rights, .. } => {
-            of(meta)
-                + match rights {
-                    Rights::Same => 0,
-                    Rights::Were(was) => of(was),
-                }
-        }
-        Op::Link { .. }
-        | Op::Remove { .. }
-        | Op::RemoveDir { .. }
-        | Op::Move { .. }
-        | Op::Swap { .. }
-        | Op::Aside { .. } => 0,
-    }
-}
-
-/// Takes the steps of one frame: not many, and not many bytes of attributes.
+/// Takes the steps of one frame: not many, and not many bytes.
 fn batch(steps: &mut impl Iterator<Item = Op>) -> Vec<Op> {
     let (mut ops, mut bytes) = (Vec::new(), 0);
     while ops.len() < STEPS
         && bytes < LONG
         && let Some(op) = steps.next()
     {
-        bytes += attributes(&op);
+        bytes += encode(&op).len();
         ops.push(op);
     }
     ops

@@ -43,6 +43,7 @@ const EXTREF: u32 = 13;
 /// If a rule is invalid, a root cannot be opened, the tree cannot be read, or the caller gave up.
 pub fn run(request: &ChangedRequest, since: u64, call: &Call) -> Result<bool, AgentError> {
     let (found, is_known) = find_all(&request.base, &request.tree, since, call)?;
+    let found: Vec<ChangedDir> = found.into_iter().flat_map(pieces).collect();
     let mut rest = found.as_slice();
     while !rest.is_empty() {
         let mut bytes = 0;
@@ -56,6 +57,30 @@ pub fn run(request: &ChangedRequest, since: u64, call: &Call) -> Result<bool, Ag
         rest = after;
     }
     Ok(is_known)
+}
+
+/// Cuts what is told of a directory into pieces of which each fits into a message: all but the first tell of nothing but files
+/// whose content alone was written.
+fn pieces(mut dir: ChangedDir) -> Vec<ChangedDir> {
+    let silent = std::mem::take(&mut dir.silent);
+    let mut bytes = 0;
+    let parts = silent.chunk_by(|name, _| {
+        bytes += name.as_bytes().len() + 2;
+        let fits = bytes < ITEM;
+        if !fits {
+            bytes = 0;
+        }
+        fits
+    });
+    let further = ChangedDir { whole: false, names: Some(Vec::new()), ..dir.clone() };
+    let mut pieces = vec![dir];
+    for (at, part) in parts.enumerate() {
+        match at {
+            0 => pieces[0].silent = part.to_vec(),
+            _ => pieces.push(ChangedDir { silent: part.to_vec(), ..further.clone() }),
+        }
+    }
+    pieces
 }
 
 /// Returns the directories of a tree whose listings may differ from those of `base`, sorted by path; `None` if that is not
@@ -289,5 +314,25 @@ impl<'a> Places<'a> {
         let path = parent.join(name);
         let kept = self.rules.decide(path.as_bytes(), is_dir) == Decision::Keep;
         (kept && path.as_bytes() != HOME.as_bytes()).then_some(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::MAX_BODY;
+    use crate::proto::encode;
+
+    #[test]
+    fn many_files_whose_content_alone_was_written_come_in_pieces_that_are_the_whole() {
+        let silent: Vec<BytePath> = (0..70_000).map(|at| format!("{at:0>70}").as_str().into()).collect();
+        let names = Some(vec![BytePath::from("a")]);
+        let dir = ChangedDir { path: "d".into(), whole: true, names: names.clone(), silent };
+        let all = pieces(dir.clone());
+        assert!(all.len() > 1 && all.iter().all(|piece| encode(piece).len() < MAX_BODY / 8));
+        assert_eq!(all.iter().flat_map(|piece| piece.silent.clone()).collect::<Vec<_>>(), dir.silent);
+        assert_eq!((all[0].whole, &all[0].names), (true, &names));
+        assert!(all[1..].iter().all(|piece| !piece.whole && piece.names == Some(Vec::new())));
+        assert_eq!(pieces(ChangedDir { silent: Vec::new(), ..dir }).len(), 1);
     }
 }

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 #[cfg(test)]
 use crate::frame::WINDOW;
-use crate::frame::{self, FrameKind, Packer};
+use crate::frame::{self, FrameKind, MAX_BODY, Packer};
 use crate::proto::{AgentError, encode};
 
 /// The way out, shared by all calls. A broken pipe marks the agent as closing.
@@ -43,6 +43,16 @@ impl Outlet {
         {
             self.closing.store(true, Ordering::SeqCst);
         }
+    }
+}
+
+/// Refuses what no message can hold: on the wire it would end the agent.
+pub(super) fn fitting(body: &[u8]) -> Result<(), AgentError> {
+    match body.len() {
+        0..=MAX_BODY => Ok(()),
+        len => Err(AgentError::failed(format!(
+            "an answer of {len} bytes is longer than a message can be, which is {MAX_BODY} bytes"
+        ))),
     }
 }
 
@@ -91,8 +101,9 @@ impl Call {
     /// Sends one encoded item.
     ///
     /// # Errors
-    /// As [`Call::item`].
+    /// As [`Call::item`], or if it is longer than a message can be.
     pub fn item_raw(&self, body: &[u8]) -> Result<(), AgentError> {
+        fitting(body)?;
         let mut credit = guard(&self.state.credit);
         while *credit <= 0 && !self.is_cancelled() {
             credit = self.state.more.wait(credit).unwrap_or_else(PoisonError::into_inner);

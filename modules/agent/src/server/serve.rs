@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::call::{Call, CallState, Outlet, guard};
+use super::call::{Call, CallState, Outlet, fitting, guard};
 use crate::frame::{self, Frame, FrameKind, Packer, WINDOW};
 use crate::proto::{AgentError, AgentHello, FrontHello, MAGIC, PROTOCOL, Request, decode, encode};
 
@@ -179,7 +179,7 @@ fn open(
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| services.handle(request, &call)))
                     .unwrap_or_else(|_| Err(AgentError::failed(format!("`{name}` panicked in the agent"))));
             guard(&calls).remove(&call.id);
-            match answer {
+            match answer.and_then(|body| fitting(&body).map(|()| body)) {
                 Ok(body) => call.outlet.send(call.id, FrameKind::Done, &body),
                 Err(error) => call.outlet.send(call.id, FrameKind::Error, &encode(&error)),
             }

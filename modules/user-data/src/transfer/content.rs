@@ -7,12 +7,15 @@ use pc_switcher_agent::typed::{Agent, ApplySink, ReadStream};
 use pc_switcher_contract::{BytePath, ErrorKind, ModuleContext, ModuleError, Role};
 
 use super::{Broken, Load, Meter, up};
+use crate::batches::batches;
 use crate::rough::Rough;
 use crate::shares::Built;
 
 /// Files that are made of others at once, and ranges of one frame, at most.
 const OPEN: usize = 64;
 const CLONES: usize = 4096;
+/// Wishes of one message, at most.
+const WANTS: usize = 500;
 /// Sends what changed in files of one part that are patched.
 pub(super) async fn send_patches(
     ctx: &ModuleContext,
@@ -38,7 +41,7 @@ pub(super) async fn send_patches(
             false => source.read_delta(now, base).await?,
         };
         let ask = async {
-            for batch in wants.chunks(500) {
+            for batch in batches(&wants, WANTS, |want: &ReadWant| &want.path) {
                 asking.send(batch).await?;
             }
             asking.finish().await
@@ -120,7 +123,7 @@ pub(super) async fn send_content(
         false => source.read(load.source_root.clone()).await?,
     };
     let ask = async {
-        for batch in wants.chunks(500) {
+        for batch in batches(wants, WANTS, |want: &ReadWant| &want.path) {
             asking.send(batch).await?;
         }
         asking.finish().await
@@ -179,7 +182,7 @@ pub(super) async fn send_rough(
     let (mut asking, mut told) = Agent::new(&ctx.target.agent).blocks(load.target_root.clone()).await?;
     let (mut wanted, mut read) = Agent::new(&ctx.source.agent).read_blocks(load.source_root.clone()).await?;
     let ask = async {
-        for batch in wants.chunks(500) {
+        for batch in batches(&wants, WANTS, |want: &ReadWant| &want.path) {
             asking.send(batch).await?;
         }
         asking.finish().await

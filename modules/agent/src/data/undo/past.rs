@@ -1,7 +1,8 @@
 //! What the records of the last syncs say after an undo: where it took something back, both machines have nothing in common.
 //!
 //! Without that the next sync would bring the undone state over in one direction, and lose what the other machine holds. The
-//! record of this machine alone is written: the newest one counts, so it is a second younger than it was.
+//! record of this machine alone is written: the newest one counts, so it is a second younger than it was. Where both machines took
+//! something back, the next sync joins their records.
 
 use std::time::Duration;
 
@@ -10,6 +11,10 @@ use pc_switcher_contract::{BytePath, PairRecord, SnapshotMember, SnapshotSet, Ut
 use crate::linux::snapshots::PAIRS;
 use crate::linux::state::StateDir;
 use crate::proto::{AgentError, UndoLine, UndoWord};
+
+/// So many paths a record names: it has to fit into one message. With more it says nothing at all, and the next sync asks as for
+/// strangers.
+const MOST: usize = 10_000;
 
 /// Notes in every record since the sync of a pre set which paths are taken back.
 ///
@@ -50,6 +55,10 @@ fn without(mut record: PairRecord, paths: &[&BytePath]) -> PairRecord {
         list.extend(paths.iter().map(|path| (*path).clone()));
         list.sort();
         list.dedup();
+    }
+    if record.unsettled.len().max(record.unsent.len()) > MOST {
+        record.format = PairRecord::NOTHING;
+        (record.unsettled, record.unsent) = (Vec::new(), Vec::new());
     }
     let later = record.stamp.timestamp().checked_add(Duration::from_secs(1));
     record.stamp = later.map_or(record.stamp, UtcStamp::new);
@@ -102,6 +111,17 @@ mod tests {
             lacking: Vec::new(),
             parts: Vec::new(),
         }
+    }
+
+    #[test]
+    fn what_is_taken_back_is_named_on_both_sides_and_too_much_of_it_leaves_no_past() {
+        let paths: Vec<BytePath> = (0..=MOST).map(|at| format!("/home/{at}").as_str().into()).collect();
+        let names: Vec<&BytePath> = paths.iter().collect();
+        let some = without(record(None), &names[..MOST]);
+        assert_eq!((some.unsettled.len(), some.unsent.len(), some.format), (MOST, MOST, PairRecord::FORMAT));
+        assert_eq!(some.stamp, "20251115T120001Z".parse().unwrap());
+        let none = without(some, &names);
+        assert_eq!((none.unsettled.len(), none.unsent.len(), none.format), (0, 0, PairRecord::NOTHING));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What one thread of a walk has to send: listings together in one message, and a large one in several.
 
+use std::iter::Peekable;
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
@@ -31,15 +32,44 @@ impl<'a> Outbox<'a> {
     }
 
     /// Adds a listing; sends what is there once it is enough.
-    pub(super) fn add(&mut self, mut listing: DirListing) -> Result<(), AgentError> {
-        while let Some((entries, skips)) = first_piece(&listing) {
-            let rest = listing.entries.split_off(entries);
-            let skipped = listing.skipped.split_off(skips);
-            let path = listing.path.clone();
-            self.push(&DirListing { more: true, ..listing })?;
-            listing = DirListing { path, root: None, entries: rest, skipped, more: false };
+    pub(super) fn add(&mut self, listing: DirListing) -> Result<(), AgentError> {
+        let DirListing { path, mut root, entries, mut skipped, .. } = listing;
+        let mut entries = entries.into_iter().peekable();
+        let mut long = Vec::new();
+        let mut fits = |entry: &Entry| {
+            let length = length(entry);
+            if length > LONG {
+                let why = format!("its attributes take {length} bytes, and {LONG} are what can be sent");
+                long.push(Skip { name: entry.name.clone(), reason: SkipReason::Unreadable(why) });
+            }
+            length <= LONG
+        };
+        loop {
+            let mut room = Room::default();
+            let piece = room.take(&mut entries, length);
+            let piece: Vec<Entry> = piece.into_iter().filter(&mut fits).collect();
+            if entries.peek().is_some() {
+                let (path, skipped) = (path.clone(), Vec::new());
+                self.push(&DirListing { path, root: root.take(), entries: piece, skipped, more: true })?;
+                continue;
+            }
+            skipped.append(&mut long);
+            skipped.sort_by(|a, b| a.name.cmp(&b.name));
+            let mut skipped = skipped.into_iter().peekable();
+            let (mut piece, mut names) = (piece, room.take(&mut skipped, length_of_skip));
+            while skipped.peek().is_some() {
+                let entries = std::mem::take(&mut piece);
+                self.push(&DirListing {
+                    path: path.clone(),
+                    root: root.take(),
+                    entries,
+                    skipped: names,
+                    more: true,
+                })?;
+                names = Room::default().take(&mut skipped, length_of_skip);
+            }
+            return self.push(&DirListing { path, root, entries: piece, skipped: names, more: false });
         }
-        self.push(&listing)
     }
 
     /// Adds what a directory can be compared by.
@@ -73,19 +103,33 @@ impl<'a> Outbox<'a> {
     }
 }
 
-/// How many entries and skips make a first piece, if the listing is too large for one.
-fn first_piece(listing: &DirListing) -> Option<(usize, usize)> {
-    let (mut count, mut bytes) = (0, 0);
-    let mut is_over = |long: usize| {
-        (count, bytes) = (count + 1, bytes + long);
-        // A single entry always goes, however long it is.
-        count > 1 && (count > PIECE || bytes > LONG)
-    };
-    if let Some(at) = listing.entries.iter().position(|entry| is_over(length(entry))) {
-        return Some((at, 0));
+/// What one piece of a listing holds so far.
+#[derive(Default)]
+struct Room {
+    count: usize,
+    bytes: usize,
+}
+
+impl Room {
+    /// Takes what fits; a single one always does, however long it is.
+    fn take<T>(
+        &mut self,
+        all: &mut Peekable<impl Iterator<Item = T>>,
+        length: impl Fn(&T) -> usize,
+    ) -> Vec<T> {
+        let mut taken = Vec::new();
+        while let Some(one) = all.next_if(|one| {
+            let bytes = self.bytes + length(one);
+            let fits = self.count == 0 || (self.count < PIECE && bytes <= LONG);
+            if fits {
+                (self.count, self.bytes) = (self.count + 1, bytes);
+            }
+            fits
+        }) {
+            taken.push(one);
+        }
+        taken
     }
-    let at = listing.skipped.iter().position(|skip| is_over(length_of_skip(skip)))?;
-    Some((listing.entries.len(), at))
 }
 
 fn length(entry: &Entry) -> usize {
@@ -160,5 +204,36 @@ mod tests {
         assert!(items.len() > 2 && items.iter().all(|item| item.len() < MAX_BODY));
         let pieces = items.iter().flat_map(|item| decode::<Listings>(item).unwrap().0);
         assert_eq!(pieces.flat_map(|piece| piece.entries).collect::<Vec<_>>(), entries);
+    }
+
+    #[test]
+    fn an_entry_that_no_message_holds_is_told_as_one_that_cannot_be_read() {
+        let (call, seen) = Call::for_test(Vec::new());
+        let entry = |name: &str, attributes: usize| Entry {
+            name: name.into(),
+            kind: Kind::File,
+            meta: Meta {
+                xattrs: vec![(b"user.large".to_vec(), vec![7; 60_000]); attributes],
+                ..Meta::default()
+            },
+            size: 0,
+            allocated: 0,
+            ctime: FileTime::default(),
+            ino: 1,
+            nlink: 1,
+            target: BytePath::default(),
+        };
+        let mut outbox = Outbox::new(&call, None);
+        let entries = vec![entry("a", 1), entry("b", 80), entry("c", 1)];
+        let skipped = vec![Skip { name: "bb".into(), reason: SkipReason::Socket }];
+        outbox.add(DirListing { path: "d".into(), root: None, entries, skipped, more: false }).unwrap();
+        outbox.send().unwrap();
+        let items = crate::data::tests::drive::raw_items(&seen);
+        let pieces: Vec<DirListing> =
+            items.iter().flat_map(|item| decode::<Listings>(item).unwrap().0).collect();
+        let names = |of: &dyn Fn(&DirListing) -> Vec<String>| pieces.iter().flat_map(of).collect::<Vec<_>>();
+        let entries = names(&|piece| piece.entries.iter().map(|entry| entry.name.to_string()).collect());
+        let skipped = names(&|piece| piece.skipped.iter().map(|skip| skip.name.to_string()).collect());
+        assert_eq!((entries, skipped), (vec!["a".into(), "c".into()], vec!["b".to_owned(), "bb".into()]));
     }
 }

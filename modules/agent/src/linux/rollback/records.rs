@@ -11,9 +11,6 @@ use crate::linux::snapshots::PAIRS;
 use crate::linux::state::StateDir;
 use crate::proto::AgentError;
 
-/// No sync wrote this format.
-const NOTHING: u32 = 0;
-
 /// Returns all records as they are: key and content.
 pub(super) fn read(state: &StateDir) -> Result<Vec<(String, String)>, AgentError> {
     let mut all = Vec::new();
@@ -71,7 +68,9 @@ pub(super) fn remember(state: &StateDir, records: &[(String, String)]) -> Result
 }
 
 fn is_nothing_younger(text: &str, now: Option<&[u8]>) -> bool {
-    let Some(record) = serde_json::from_str::<PairRecord>(text).ok().filter(|it| it.format == NOTHING) else {
+    let Some(record) =
+        serde_json::from_str::<PairRecord>(text).ok().filter(|it| it.format == PairRecord::NOTHING)
+    else {
         return false;
     };
     let now = now.and_then(|now| serde_json::from_slice::<PairRecord>(now).ok());
@@ -80,7 +79,7 @@ fn is_nothing_younger(text: &str, now: Option<&[u8]>) -> bool {
 
 fn forgotten(text: &str) -> Option<Vec<u8>> {
     let mut record: PairRecord = serde_json::from_str(text).ok()?;
-    record.format = NOTHING;
+    record.format = PairRecord::NOTHING;
     let later = record.stamp.timestamp().checked_add(Duration::from_secs(1)).ok()?;
     record.stamp = UtcStamp::new(later);
     serde_json::to_vec_pretty(&record).ok()
