@@ -160,7 +160,7 @@ impl TryFrom<String> for Schedule {
 
 /// Whether a time of systemd may begin so: a word for one, days of the week, a date or a time of day (systemd.time(7)).
 fn begins_a_time(word: &str) -> bool {
-    const WORDS: [&str; 10] = [
+    const WORDS: [&str; 13] = [
         "minutely",
         "hourly",
         "daily",
@@ -169,13 +169,17 @@ fn begins_a_time(word: &str) -> bool {
         "quarterly",
         "semiannually",
         "semi-annually",
+        "biannually",
+        "bi-annually",
         "yearly",
         "annually",
+        "anually",
     ];
     const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
     let word = word.to_ascii_lowercase();
     let is_day = |day: &str| DAYS.iter().any(|whole| day == *whole || day == &whole[..3]);
-    let mut days = word.split(',').flat_map(|days| days.split("..")).filter(|day| !day.is_empty()).peekable();
+    let mut days =
+        word.split([',', '-']).flat_map(|days| days.split("..")).filter(|day| !day.is_empty()).peekable();
     word.starts_with(|c: char| c.is_ascii_digit() || c == '*')
         || WORDS.contains(&word.as_str())
         || (days.peek().is_some() && days.all(is_day))

@@ -3,9 +3,9 @@
 //! The agent of the target tells which it was refused, path by path, and the record of the pair keeps that. On the way back they
 //! stay where they are, and the verification does not wonder about them: these attributes of these paths, and nothing else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use pc_switcher_agent::proto::{Entry, Kind};
+use pc_switcher_agent::proto::{Entry, FileTime, Kind};
 use pc_switcher_contract::{BytePath, Hostname, Lacking, ModuleContext};
 
 use crate::change::{Change, Found, same_rights};
@@ -59,10 +59,13 @@ pub(crate) fn leave(
     }
     let on_source = |path: BytePath, name| Lacking { hostname: source.clone(), path, name };
     let mut lacked = Lacked::default();
-    for gone in found.iter() {
-        let path = part.root.join(gone.path.as_bytes());
-        let names = goes(gone, here.names(&path), found).cloned();
-        lacked.lost.extend(names.map(|name| on_source(path.clone(), name)));
+    if !here.0.is_empty() {
+        let new = New::of(found);
+        for gone in found.iter() {
+            let path = part.root.join(gone.path.as_bytes());
+            let names = new.goes(gone, here.names(&path)).cloned();
+            lacked.lost.extend(names.map(|name| on_source(path.clone(), name)));
+        }
     }
     found.retain_mut(|found| {
         let path = part.root.join(found.path.as_bytes());
@@ -75,21 +78,29 @@ pub(crate) fn leave(
     lacked
 }
 
-/// Returns those of the attributes that go, if what is deleted seems to have another name now.
-fn goes<'a>(gone: &Found, names: &'a [BytePath], all: &[Found]) -> impl Iterator<Item = &'a BytePath> {
-    let theirs = match (&gone.change, &gone.theirs) {
-        (Change::Delete(..), Some(theirs)) if !names.is_empty() => Some(theirs.clone()),
-        _ => None,
-    };
-    let alike = |one: &Entry, other: &Entry| {
-        (one.kind, one.size, one.meta.mtime) == (other.kind, other.size, other.meta.mtime)
-    };
-    let theirs = theirs.filter(|theirs| {
-        all.iter().any(|other| matches!(&other.change, Change::Create(ours) if alike(ours, theirs)))
-    });
-    names
-        .iter()
-        .filter(move |name| theirs.as_ref().is_some_and(|theirs| value(&theirs.meta.xattrs, name).is_some()))
+/// What is new, by what a name that is changed does not change.
+struct New(HashSet<(Kind, u64, FileTime)>);
+
+impl New {
+    fn of(found: &[Found]) -> Self {
+        let created = found.iter().filter_map(|found| match &found.change {
+            Change::Create(ours) => Some((ours.kind, ours.size, ours.meta.mtime)),
+            _ => None,
+        });
+        Self(created.collect())
+    }
+
+    /// Returns those of the attributes that go, if what is deleted seems to have another name now.
+    fn goes<'a>(&self, gone: &'a Found, names: &'a [BytePath]) -> impl Iterator<Item = &'a BytePath> {
+        let theirs = gone.theirs.as_ref().filter(|theirs| {
+            matches!(gone.change, Change::Delete(..))
+                && !names.is_empty()
+                && self.0.contains(&(theirs.kind, theirs.size, theirs.meta.mtime))
+        });
+        let is_there =
+            move |name: &&BytePath| theirs.is_some_and(|theirs| value(&theirs.meta.xattrs, name).is_some());
+        names.iter().filter(is_there)
+    }
 }
 
 /// Has the target keep those attributes that the source lacks; returns them.
@@ -146,7 +157,7 @@ fn value<'a>(attributes: &'a Attributes, name: &BytePath) -> Option<&'a (Vec<u8>
 mod tests {
     use super::*;
     use crate::change::identity;
-    use pc_switcher_agent::proto::{FileTime, Meta};
+    use pc_switcher_agent::proto::Meta;
 
     fn entry(names: &[&str]) -> Entry {
         let xattrs = names.iter().map(|name| (name.as_bytes().to_vec(), b"x".to_vec())).collect();
@@ -212,15 +223,16 @@ mod tests {
             theirs: Some(there),
             ..found(&[], &[])
         };
-        let lost = |all: &[Found]| goes(&delete, &lacking, all).cloned().collect::<Vec<_>>();
+        let lost = |all: &[Found]| New::of(all).goes(&delete, &lacking).cloned().collect::<Vec<_>>();
         let create =
             |entry| Found { path: "g".into(), change: Change::Create(entry), theirs: None, ..delete.clone() };
         assert_eq!(lost(&[delete.clone(), create(entry(&[]))]), lacking[..1]);
         assert!(lost(&[delete.clone(), create(Entry { size: 2, ..entry(&[]) })]).is_empty());
         assert!(lost(std::slice::from_ref(&delete)).is_empty());
-        assert_eq!(goes(&delete, &[], &[create(entry(&[]))]).count(), 0);
+        let new = New::of(&[create(entry(&[]))]);
+        assert_eq!(new.goes(&delete, &[]).count(), 0);
         let there = found(&[], &["user.a"]);
-        assert_eq!(goes(&there, &lacking, &[create(entry(&[]))]).count(), 0);
+        assert_eq!(new.goes(&there, &lacking).count(), 0);
     }
 
     #[test]

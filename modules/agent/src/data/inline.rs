@@ -32,9 +32,9 @@ const FROZEN: u64 = 1 << 6 | 1 << 7;
 const EXTENT_HEAD: usize = 21;
 
 /// Names of one directory that are remembered, at most: of a larger one the files are opened, one by one.
-const LARGEST: usize = 1 << 15;
+const LARGEST: usize = 1 << 17;
 /// Names of all directories that are remembered, at most.
-const REMEMBERED: usize = 1 << 16;
+const REMEMBERED: usize = LARGEST + (1 << 15);
 
 /// One thread's view of the small files below a root.
 pub(super) struct Inline<'a> {
@@ -220,14 +220,14 @@ mod tests {
     fn a_large_directory_stays_while_small_ones_pass_and_goes_when_it_is_left() {
         let mut dirs = Dirs::default();
         let large = BytePath::from("large");
-        dirs.add(large.clone(), names(20_000));
+        dirs.add(large.clone(), names(LARGEST as u64 - 256));
         for at in 0..1000 {
             dirs.add(format!("small/{at}").as_str().into(), names(1));
             assert!(dirs.get(&large).is_some(), "{at}");
             assert!(dirs.names <= REMEMBERED);
         }
         for at in 0..10 {
-            dirs.add(format!("other/{at}").as_str().into(), names(30_000));
+            dirs.add(format!("other/{at}").as_str().into(), names(LARGEST as u64 / 3));
         }
         assert!(dirs.get(&large).is_none());
         assert_eq!(dirs.names, dirs.all.values().map(|dir| cost(&dir.inos)).sum::<usize>());

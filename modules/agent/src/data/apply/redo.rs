@@ -86,7 +86,15 @@ fn settle(state: &StateDir, entry: &mut Entry, watch: &dyn Watch) -> Result<(), 
     let found = entry.parts.iter().map(|(root, mtime)| Part::reopen(root, *mtime, &entry.session));
     let found = found.collect::<Result<Vec<_>, _>>()?;
     // A commit may be half done, and who removes staging says so before: nothing is to be forgotten, or set where a disk is missing.
+    // Only who drops a session on a full disk removes its journal first.
+    let is_dropped = match found.first() {
+        Some(Some(first)) => {
+            read_journal(&first.stage).map_err(|error| AgentError::io("journal", &error))?.is_none()
+        }
+        _ => false,
+    };
     if entry.phase == Phase::Open
+        && !is_dropped
         && let Some(gone) = found.iter().position(Option::is_none)
     {
         let root = &entry.parts[gone].0.root;

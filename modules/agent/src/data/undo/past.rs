@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use pc_switcher_contract::{BytePath, PairRecord, SnapshotMember, SnapshotSet, UtcStamp};
 
+use crate::frame::MAX_BODY;
 use crate::linux::snapshots::PAIRS;
 use crate::linux::state::StateDir;
 use crate::proto::{AgentError, UndoLine, UndoWord};
 
-/// So many paths a record names: it has to fit into one message. With more it says nothing at all, and the next sync asks as for
-/// strangers.
-const MOST: usize = 10_000;
+/// A record with more bytes says nothing at all, and the next sync asks as for strangers: it has to fit into one message.
+const MOST: usize = MAX_BODY / 2;
 
 /// Notes in every record since the sync of a pre set which paths are taken back.
 ///
@@ -56,9 +56,12 @@ fn without(mut record: PairRecord, paths: &[&BytePath]) -> PairRecord {
         list.sort();
         list.dedup();
     }
-    if record.unsettled.len().max(record.unsent.len()) > MOST {
+    if serde_json::to_vec_pretty(&record).is_ok_and(|bytes| bytes.len() > MOST) {
         record.format = PairRecord::NOTHING;
-        (record.unsettled, record.unsent) = (Vec::new(), Vec::new());
+        for list in [&mut record.unsettled, &mut record.unsent, &mut record.apart, &mut record.alien] {
+            list.clear();
+        }
+        record.lacking.clear();
     }
     let later = record.stamp.timestamp().checked_add(Duration::from_secs(1));
     record.stamp = later.map_or(record.stamp, UtcStamp::new);
@@ -115,13 +118,17 @@ mod tests {
 
     #[test]
     fn what_is_taken_back_is_named_on_both_sides_and_too_much_of_it_leaves_no_past() {
-        let paths: Vec<BytePath> = (0..=MOST).map(|at| format!("/home/{at}").as_str().into()).collect();
+        let paths: Vec<BytePath> =
+            (0..20_000).map(|at| format!("/home/{at:0>100}").as_str().into()).collect();
         let names: Vec<&BytePath> = paths.iter().collect();
-        let some = without(record(None), &names[..MOST]);
-        assert_eq!((some.unsettled.len(), some.unsent.len(), some.format), (MOST, MOST, PairRecord::FORMAT));
+        let some = without(record(None), &names[..5000]);
+        assert_eq!((some.unsettled.len(), some.unsent.len(), some.format), (5000, 5000, PairRecord::FORMAT));
         assert_eq!(some.stamp, "20251115T120001Z".parse().unwrap());
         let none = without(some, &names);
         assert_eq!((none.unsettled.len(), none.unsent.len(), none.format), (0, 0, PairRecord::NOTHING));
+        let apart = PairRecord { apart: paths.clone(), ..record(None) };
+        let none = without(apart, &names[..1]);
+        assert!(none.format == PairRecord::NOTHING && serde_json::to_vec_pretty(&none).unwrap().len() < MOST);
     }
 
     #[test]

@@ -18,6 +18,9 @@ const PIECE: usize = 4096;
 /// Bytes of long names, targets and attributes in one piece: a message stays below the largest frame.
 const LONG: usize = 1 << 20;
 
+/// The longest entry that is sent: a step may hold the attributes of two.
+const LONGEST: usize = 3 << 19;
+
 /// Listings that wait to be sent.
 pub(super) struct Outbox<'a> {
     call: &'a Call,
@@ -38,11 +41,11 @@ impl<'a> Outbox<'a> {
         let mut long = Vec::new();
         let mut fits = |entry: &Entry| {
             let length = length(entry);
-            if length > LONG {
-                let why = format!("its attributes take {length} bytes, and {LONG} are what can be sent");
+            if length > LONGEST {
+                let why = format!("its attributes take {length} bytes, and {LONGEST} are what can be sent");
                 long.push(Skip { name: entry.name.clone(), reason: SkipReason::Unreadable(why) });
             }
-            length <= LONG
+            length <= LONGEST
         };
         loop {
             let mut room = Room::default();
