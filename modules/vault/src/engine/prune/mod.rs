@@ -85,6 +85,7 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     let Some(alone) = order.alone else { return Ok(summary) };
     alone.prove()?;
     for snapshot in order.forget {
+        alone.still_held()?;
         repo.store().delete(Kind::Snapshot, &snapshot.hex())?;
     }
     for pack in rewrite(repo, &plan, observer)? {
@@ -100,6 +101,7 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     alone.prove()?;
     for pack in &plan.remove {
         check_cancelled(observer)?;
+        alone.still_held()?;
         repo.store().delete(Kind::Pack, &pack.hex())?;
     }
     repo.reload_index()?;
