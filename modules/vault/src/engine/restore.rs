@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::dress::{Lacking, set_metadata};
 use super::{Observer, Progress, Trouble, check_cancelled, trouble, workers};
 use crate::error::{Result, at};
-use crate::format::{Id, Node, NodeKind};
+use crate::format::{BlobKind, Id, Node, NodeKind};
 use crate::repo::{Repository, is_zeros};
 
 /// Zeros of this length, where such a piece begins in a file, become a hole.
@@ -215,7 +215,7 @@ impl Restorer<'_> {
             check_cancelled(self.observer)?;
             // A hole is the same again and again.
             if last != Some(*id) {
-                blob = self.repo.blob(*id)?;
+                blob = self.repo.blob(BlobKind::Data, *id)?;
                 last = Some(*id);
             }
             whole.update(&blob);

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::format::keyfile::Cost;
-use crate::format::{Id, Snapshot};
+use crate::format::{BlobKind, Id, Snapshot};
 use crate::repo::{Repository, Who};
 use crate::store::{Kind, MemoryStore, Store};
 
@@ -118,6 +118,24 @@ fn a_run_that_is_cancelled_keeps_what_it_packed_and_writes_no_snapshot() {
     let error = backup.run().unwrap_err();
     assert_eq!(error.kind, pc_switcher_contract::ErrorKind::Cancelled);
     assert!(check(&repo, true, &Quiet::default()).unwrap().problems.is_empty());
+}
+
+#[test]
+fn a_file_that_holds_the_text_of_a_tree_is_stored_beside_the_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    let text = crate::format::Tree::default().to_blob().unwrap();
+    fs::write(dir.path().join("tree"), &text).unwrap();
+    let repo = repository(Arc::new(MemoryStore::default()));
+    let tree = back_up(&repo, dir.path()).unwrap().tree;
+    for kind in [BlobKind::Data, BlobKind::Tree] {
+        assert_eq!(repo.blob(kind, Id::of(&text)).unwrap(), text);
+    }
+    let kinds: Vec<BlobKind> = repo.indexed().values().flatten().map(|(_, at)| at.kind).collect();
+    assert_eq!(kinds.iter().filter(|kind| **kind == BlobKind::Data).count(), 1, "{kinds:?}");
+    let target = tempfile::tempdir().unwrap();
+    let restorer = Restorer { repo: &repo, content_only: false, observer: &Quiet::default() };
+    assert_eq!(restorer.tree(tree, target.path()).unwrap().troubles, vec![]);
 }
 
 /// A store in which somebody takes the vault over as soon as a pack was removed, while this machine sleeps for an hour.

@@ -236,7 +236,7 @@ impl Service {
         let Some(content) = one.item.content_id else { return Ok(false) };
         let Some(chunks) = self.catalogue.chunks(&target.settings.name, content)? else { return Ok(false) };
         target.repo.load_index()?;
-        let complete = chunks.iter().all(|chunk| target.repo.find(&chunk.blob_id).is_some());
+        let complete = chunks.iter().all(|chunk| target.repo.find(BlobKind::Data, &chunk.blob_id).is_some());
         if !complete {
             self.catalogue.forget_location(&target.settings.name, content)?;
         }

@@ -14,7 +14,7 @@ use super::{Service, VaultSettings};
 use crate::catalogue::Catalogue;
 use crate::engine::{self, Observer, PruneSummary, When};
 use crate::error::{Result, at};
-use crate::format::{Id, Snapshot};
+use crate::format::{BlobKind, Id, Snapshot};
 use crate::repo::{Held, Repository};
 
 /// An unused pack goes when it was found unused that long ago; a prune each day finds what the one before it marked.
@@ -134,7 +134,7 @@ impl Service {
         let mut versions_gone = 0;
         if !order.dry_run {
             versions_gone =
-                self.catalogue.forget_what_is_gone(&settings.name, |blob| repo.find(&blob).is_some())?;
+                self.catalogue.forget_what_is_gone(&settings.name, |blob| repo.find(BlobKind::Data, &blob).is_some())?;
             if let Some(warning) = self.upload(&repo, &settings, id, OldCopies::Go)? {
                 report.incomplete = true;
                 report.warnings.push(warning);

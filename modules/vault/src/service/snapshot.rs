@@ -124,7 +124,7 @@ impl Service {
             }
             let path = directory.path.join(&file.name);
             match self.catalogue.chunks(vault, file.version.content_id).transpose()? {
-                Ok(chunks) if chunks.iter().any(|chunk| repo.find(&chunk.blob_id).is_none()) => {
+                Ok(chunks) if chunks.iter().any(|chunk| repo.find(BlobKind::Data, &chunk.blob_id).is_none()) => {
                     lost.borrow_mut().push((path, file.version.content_id));
                     None
                 }
