@@ -7,7 +7,7 @@ use super::Catalogue;
 use crate::error::Result;
 
 /// Each entry brings the format one further; entries are never changed, only added.
-pub(super) const MIGRATIONS: [&str; 2] = [
+pub(super) const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE contents (
         id         TEXT PRIMARY KEY NOT NULL,
@@ -107,6 +107,10 @@ pub(super) const MIGRATIONS: [&str; 2] = [
     ALTER TABLE staged ADD COLUMN target BLOB NOT NULL DEFAULT x'';
     ALTER TABLE staged ADD COLUMN device INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE staged ADD COLUMN links  INTEGER NOT NULL DEFAULT 1;
+",
+    // Whether something changed since a vault's last snapshot. Of vaults from before nobody knows: one snapshot more does no harm.
+    "
+    ALTER TABLE vault_state ADD COLUMN due INTEGER NOT NULL DEFAULT 1;
 ",
 ];
 

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::entities::{self, Chunk, Directory, File, FileFacts, StagedItem, Version};
+use super::operations::ALL_DUE;
 use super::{Catalogue, below, new_id, place_of, stamp};
 use crate::error::{Result, usage};
 use crate::format::Id;
@@ -171,6 +172,9 @@ impl Catalogue {
         let done = (|| -> rusqlite::Result<u64> {
             let step = self.db.transaction()?;
             let mut fresh = 0;
+            if !arrived.is_empty() {
+                step.execute(ALL_DUE, [])?;
+            }
             for one in arrived {
                 record_content(&step, one, now)?;
                 let is_new = record_version(&step, one, now)?;
@@ -190,6 +194,9 @@ impl Catalogue {
     pub fn set_deleted(&mut self, changes: &[(String, bool)]) -> Result<()> {
         let done = (|| -> rusqlite::Result<()> {
             let step = self.db.transaction()?;
+            if !changes.is_empty() {
+                step.execute(ALL_DUE, [])?;
+            }
             for (file, deleted) in changes {
                 step.execute("UPDATE files SET deleted = ?2 WHERE id = ?1", params![file, deleted])?;
             }

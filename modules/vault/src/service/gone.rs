@@ -23,7 +23,7 @@ struct Compared {
 impl Service {
     /// Notes which files are gone. A tracked directory that is missing, or without any of its files, may not be mounted:
     /// nothing is noted of it.
-    pub(super) fn note_deleted(&mut self, report: &mut BackupReport) -> Result<bool> {
+    pub(super) fn note_deleted(&mut self, report: &mut BackupReport) -> Result<()> {
         let mut changes = Vec::new();
         for directory in self.catalogue.directories()? {
             let shown = directory.path.display();
@@ -46,8 +46,7 @@ impl Service {
             changes.extend(gone.into_iter().map(|(file, _)| (file, true)));
             changes.extend(back.into_iter().map(|file| (file, false)));
         }
-        self.catalogue.set_deleted(&changes)?;
-        Ok(!changes.is_empty())
+        self.catalogue.set_deleted(&changes)
     }
 
     /// Compares a directory with what is known of it.

@@ -471,4 +471,6 @@ mod crash_tests;
 #[cfg(test)]
 mod recover_tests;
 #[cfg(test)]
+mod several_tests;
+#[cfg(test)]
 pub(crate) mod world;
