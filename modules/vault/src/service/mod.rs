@@ -471,6 +471,8 @@ mod crash_tests;
 #[cfg(test)]
 mod recover_tests;
 #[cfg(test)]
+mod restore_tests;
+#[cfg(test)]
 mod several_tests;
 #[cfg(test)]
 pub(crate) mod world;

@@ -237,7 +237,7 @@ impl Service {
         let (wanted, facts) = (file.version.content_id, &file.version.facts);
         let ids: Vec<Id> = chunks.iter().map(|chunk| chunk.blob_id).collect();
         let restorer = Restorer { repo, content_only: false, observer };
-        let (restored, sum) = restorer.staged(&scratch.join("file"), &ids)?;
+        let (restored, sum) = restorer.staged(scratch, &scratch.join("file"), &ids)?;
         let length =
             restored.as_file().metadata().map_err(|error| at("read", restored.path(), &error))?.len();
         if sum != wanted || length != facts.size {

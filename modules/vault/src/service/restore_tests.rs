@@ -1,0 +1,130 @@
+//! What a restore gives, and what it takes nobody's word for.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::world::{World, back_up, stage};
+use super::*;
+use crate::engine::{Observer, Progress, Quiet};
+
+fn order(path: PathBuf) -> RestoreOrder {
+    RestoreOrder {
+        path,
+        which: Which::Current,
+        to: None,
+        in_place: false,
+        content_only: false,
+        short_name: false,
+    }
+}
+
+fn restore(world: &World, order: &RestoreOrder, observer: &dyn Observer) -> RestoreReport {
+    let mut service = world.service(world.state.path(), world.store.clone(), std::process::id());
+    service.restore(order, &mut |_| Ok(b"x".into()), observer).unwrap()
+}
+
+fn backed_up(world: &mut World) {
+    world.hour += 1;
+    world.now(|service| stage(service).and_then(|()| back_up(service)));
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+#[test]
+fn content_alone_takes_the_place_of_a_file_and_its_rights() {
+    let mut world = World::new();
+    let secret = world.home.path().join("docs/secret");
+    fs::write(&secret, "first").unwrap();
+    backed_up(&mut world);
+    fs::write(&secret, "second").unwrap();
+    fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        std::os::unix::fs::chown(&secret, Some(1234), Some(4321)).unwrap();
+    }
+    let before = fs::metadata(&secret).unwrap();
+    let order = RestoreOrder { in_place: true, content_only: true, ..order(secret.clone()) };
+    let report = restore(&world, &order, &Quiet::default());
+    assert!(report.troubles.is_empty() && report.refused.is_empty(), "{report:?}");
+    let after = fs::metadata(&secret).unwrap();
+    assert_eq!(fs::read(&secret).unwrap(), b"first");
+    assert_eq!((after.mode(), after.uid(), after.gid()), (before.mode(), before.uid(), before.gid()));
+}
+
+/// Puts a link in the place of a directory when so many files were begun.
+struct Swapping {
+    at: usize,
+    asked: AtomicUsize,
+    directory: PathBuf,
+    outside: PathBuf,
+}
+
+impl Observer for Swapping {
+    fn progress(&self, _: Progress) {}
+
+    fn is_cancelled(&self) -> bool {
+        if self.asked.fetch_add(1, Ordering::SeqCst) == self.at {
+            fs::rename(&self.directory, self.directory.with_extension("moved")).unwrap();
+            symlink(&self.outside, &self.directory).unwrap();
+        }
+        false
+    }
+}
+
+#[test]
+fn a_link_that_takes_the_place_of_a_directory_leads_a_restore_nowhere() {
+    let mut world = World::new();
+    let home = world.home.path().to_owned();
+    let docs = home.join("docs");
+    fs::create_dir(docs.join("sub")).unwrap();
+    fs::set_permissions(docs.join("sub"), PermissionsExt::from_mode(0o777)).unwrap();
+    for name in ["sub/a", "sub/b", "z"] {
+        fs::write(docs.join(name), name).unwrap();
+    }
+    backed_up(&mut world);
+    let outside = home.join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::set_permissions(&outside, PermissionsExt::from_mode(0o700)).unwrap();
+    let mut happened = 0;
+    for at in 0..16 {
+        let to = home.join(format!("back{at}"));
+        fs::create_dir(&to).unwrap();
+        fs::create_dir(to.join("sub")).unwrap();
+        let observer =
+            Swapping { at, asked: AtomicUsize::new(0), directory: to.join("sub"), outside: outside.clone() };
+        let order = RestoreOrder { to: Some(to.clone()), ..order(docs.clone()) };
+        let report = restore(&world, &order, &observer);
+        assert_eq!(outside.read_dir().unwrap().count(), 0, "{at}");
+        assert_eq!(mode(&outside), 0o700, "{at}");
+        assert_eq!(fs::read(to.join("z")).unwrap(), b"z", "{at}");
+        if observer.asked.load(Ordering::SeqCst) > at {
+            happened += 1;
+            assert!(!report.troubles.is_empty(), "{at}: what could not be restored is named");
+        }
+    }
+    assert!(happened > 4, "{happened}");
+}
+
+#[test]
+fn root_is_led_nowhere_by_a_link_in_the_place_of_a_tracked_directory() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut world = World::new();
+    let docs = world.home.path().join("docs");
+    fs::write(docs.join("f"), "x").unwrap();
+    backed_up(&mut world);
+    let outside = world.home.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::rename(&docs, world.home.path().join("moved")).unwrap();
+    symlink(&outside, &docs).unwrap();
+    let mut service = world.service(world.state.path(), world.store.clone(), std::process::id());
+    let order = RestoreOrder { in_place: true, ..order(docs.canonicalize().unwrap().with_file_name("docs/f")) };
+    let error = service.restore(&order, &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap_err();
+    assert!(error.to_string().contains("is a link"), "{error}");
+    assert_eq!(outside.read_dir().unwrap().count(), 0);
+}
