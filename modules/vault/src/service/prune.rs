@@ -4,11 +4,10 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pc_switcher_contract::ErrorKind;
 use pc_switcher_contract::keep::Keep;
 
 use super::forget::{self, Verdict};
-use super::target::OldCopies;
+use super::target::{OldCopies, is_away};
 use super::vaults::{self, Passphrase};
 use super::{Service, VaultSettings};
 use crate::catalogue::Catalogue;
@@ -81,18 +80,22 @@ impl Service {
     ) -> Result<PruneReport> {
         let chosen = self.chosen(order.only.as_deref())?;
         let work = |service: &mut Self, id: i64| {
-            let mut report = PruneReport::default();
+            let (mut report, mut first) = (PruneReport::default(), None);
             for settings in chosen {
                 let (required, name) = (settings.required, settings.name.clone());
                 match service.prune_vault(settings, id, order, passphrase, observer, &mut report) {
                     Ok(pruned) => report.vaults.push(pruned),
-                    Err(error) if error.kind == ErrorKind::Unreachable && !required => {
+                    Err(error) if is_away(&error) && !required => {
                         report.warnings.push(format!("vault `{name}` was left out: {error}"));
+                        first.get_or_insert(error);
                     }
                     Err(error) => return Err(error),
                 }
             }
-            Ok(report)
+            match first {
+                Some(error) if report.vaults.is_empty() => Err(error),
+                _ => Ok(report),
+            }
         };
         if order.dry_run {
             return work(self, 0);
