@@ -7,7 +7,7 @@ use super::Catalogue;
 use crate::error::Result;
 
 /// Each entry brings the format one further; entries are never changed, only added.
-pub(super) const MIGRATIONS: [&str; 3] = [
+pub(super) const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE contents (
         id         TEXT PRIMARY KEY NOT NULL,
@@ -111,6 +111,15 @@ pub(super) const MIGRATIONS: [&str; 3] = [
     // Whether something changed since a vault's last snapshot. Of vaults from before nobody knows: one snapshot more does no harm.
     "
     ALTER TABLE vault_state ADD COLUMN due INTEGER NOT NULL DEFAULT 1;
+",
+    // From when to when a file was gone; of what went before nobody knows.
+    "
+    CREATE TABLE absences (
+        file_id TEXT NOT NULL REFERENCES files ON DELETE CASCADE,
+        gone_at TEXT NOT NULL,
+        back_at TEXT
+    ) STRICT;
+    CREATE INDEX absences_by_file ON absences (file_id);
 ",
 ];
 

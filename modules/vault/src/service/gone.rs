@@ -46,7 +46,7 @@ impl Service {
             changes.extend(gone.into_iter().map(|(file, _)| (file, true)));
             changes.extend(back.into_iter().map(|file| (file, false)));
         }
-        self.catalogue.set_deleted(&changes)
+        self.catalogue.set_deleted(&changes, (self.around.clock)())
     }
 
     /// Compares a directory with what is known of it.

@@ -138,7 +138,7 @@ impl Replay<'_> {
         }
         self.catalogue.record(&arrived, at)?;
         let gone: Vec<(String, bool)> = gone.into_iter().map(|file| (file.file_id, true)).collect();
-        self.catalogue.set_deleted(&gone)
+        self.catalogue.set_deleted(&gone, at)
     }
 
     fn compare(&self, then: Option<Id>, now: Option<Id>, below: &Path, changes: &mut Changes) -> Result<()> {

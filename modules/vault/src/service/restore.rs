@@ -180,8 +180,9 @@ impl Service {
             }
             Which::Current => below.retain(|file| !file.deleted),
             Which::At(at) => {
+                let absent = self.catalogue.absent_at(directory, name, *at)?;
                 let mut then = Vec::new();
-                for file in below {
+                for file in below.into_iter().filter(|file| !absent.contains(&file.file_id)) {
                     let found = self.catalogue.find_file_by_path(directory, &file.name)?;
                     let versions =
                         found.map(|found| self.catalogue.find_file_snapshots_for_file(&found)).transpose()?;

@@ -128,3 +128,35 @@ fn root_is_led_nowhere_by_a_link_in_the_place_of_a_tracked_directory() {
     assert!(error.to_string().contains("is a link"), "{error}");
     assert_eq!(outside.read_dir().unwrap().count(), 0);
 }
+
+#[test]
+fn a_directory_of_a_moment_is_without_what_was_gone_then() {
+    let mut world = World::new();
+    let docs = world.home.path().join("docs");
+    let at = |world: &World, hour: i64, minute: i64| {
+        use jiff::ToSpan as _;
+        let to = world.home.path().join(format!("{hour}-{minute}"));
+        let moment = jiff::Timestamp::UNIX_EPOCH + hour.hours() + minute.minutes();
+        let order = RestoreOrder { which: Which::At(moment), to: Some(to.clone()), ..order(docs.clone()) };
+        restore(world, &order, &Quiet::default());
+        let mut names: Vec<_> = to.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    for name in ["a", "b"] {
+        fs::write(docs.join(name), name).unwrap();
+    }
+    backed_up(&mut world);
+    fs::remove_file(docs.join("b")).unwrap();
+    backed_up(&mut world);
+    fs::write(docs.join("b"), "again").unwrap();
+    backed_up(&mut world);
+    assert_eq!(at(&world, 1, 30), ["a", "b"]);
+    assert_eq!(at(&world, 2, 0), ["a"]);
+    assert_eq!(at(&world, 2, 59), ["a"]);
+    assert_eq!(at(&world, 3, 0), ["a", "b"]);
+    fs::remove_file(docs.join("a")).unwrap();
+    backed_up(&mut world);
+    assert_eq!(at(&world, 3, 59), ["a", "b"]);
+    assert_eq!(at(&world, 5, 0), ["b"]);
+}
