@@ -118,7 +118,8 @@ impl Catalogue {
     /// # Errors
     /// If the catalogue fails.
     pub fn is_snapshot_due(&self, vault: &str) -> Result<bool> {
-        let found = self.db.query_row("SELECT due FROM vault_state WHERE vault = ?1", [vault], |row| row.get(0));
+        let found =
+            self.db.query_row("SELECT due FROM vault_state WHERE vault = ?1", [vault], |row| row.get(0));
         Ok(self.ok(found.optional())?.unwrap_or(true))
     }
 

@@ -7,7 +7,7 @@ use super::Catalogue;
 use crate::error::Result;
 
 /// Each entry brings the format one further; entries are never changed, only added.
-pub(super) const MIGRATIONS: [&str; 4] = [
+pub(super) const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE contents (
         id         TEXT PRIMARY KEY NOT NULL,
@@ -120,6 +120,10 @@ pub(super) const MIGRATIONS: [&str; 4] = [
         back_at TEXT
     ) STRICT;
     CREATE INDEX absences_by_file ON absences (file_id);
+",
+    // Whether something was mounted on a directory when it was last seen.
+    "
+    ALTER TABLE files ADD COLUMN mount INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 

@@ -211,6 +211,29 @@ impl Catalogue {
         Ok(absent.map(|(file, ..)| file).collect())
     }
 
+    /// Returns the directories in a tracked one on which something was mounted, with their ids.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn mounts(&self, directory: &Directory) -> Result<Vec<(String, PathBuf)>> {
+        let sql = "SELECT id, name FROM files WHERE directory_id = ?1 AND mount = 1 ORDER BY place";
+        self.all(sql, [&directory.id], |row| Ok((row.get("id")?, entities::path(row, "name")?)))
+    }
+
+    /// Notes on which directories something is mounted, and on which nothing is any more.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn set_mounts(&mut self, changes: &[(String, bool)]) -> Result<()> {
+        self.together(|catalogue| {
+            changes.iter().try_for_each(|(file, mount)| {
+                let done =
+                    catalogue.db.execute("UPDATE files SET mount = ?2 WHERE id = ?1", params![file, mount]);
+                catalogue.ok(done).map(drop)
+            })
+        })
+    }
+
     /// Notes which files are gone and which are there again.
     ///
     /// # Errors
@@ -236,7 +259,8 @@ impl Catalogue {
 }
 
 /// Notes since when a file is gone, unless it was so before.
-const GONE: &str = "INSERT INTO absences (file_id, gone_at) SELECT id, ?2 FROM files WHERE id = ?1 AND deleted = 0";
+const GONE: &str =
+    "INSERT INTO absences (file_id, gone_at) SELECT id, ?2 FROM files WHERE id = ?1 AND deleted = 0";
 /// Notes since when it is back, if it was gone.
 const BACK: &str = "UPDATE absences SET back_at = ?2 WHERE file_id = ?1 AND back_at IS NULL";
 

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use rustix::fs::{
-    AtFlags, CWD, Gid, Timespec, Timestamps, Uid, XattrFlags, chownat, fstat, getxattr, removexattr, setxattr,
-    utimensat,
+    AtFlags, CWD, Gid, Timespec, Timestamps, Uid, XattrFlags, chownat, fstat, getxattr, removexattr,
+    setxattr, utimensat,
 };
 use rustix::io::Errno;
 
@@ -213,8 +213,7 @@ mod tests {
             [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
         };
         let nobody = u32::MAX;
-        let entries =
-            [(1, 7, nobody), (2, 7, 54_321), (4, 5, nobody), (0x10, 7, nobody), (0x20, 5, nobody)];
+        let entries = [(1, 7, nobody), (2, 7, 54_321), (4, 5, nobody), (0x10, 7, nobody), (0x20, 5, nobody)];
         let mut acl = 2_u32.to_le_bytes().to_vec();
         acl.extend(entries.iter().flat_map(|(tag, rights, id)| entry(*tag, *rights, *id)));
         if setxattr(dir.path(), ACLS[1], &acl, XattrFlags::empty()) == Err(Errno::OPNOTSUPP) {

@@ -252,9 +252,9 @@ impl Restorer<'_> {
             let first = shared.links().get(&(node.device_id, node.inode)).cloned();
             let linked = match first {
                 Some(first) => root.link(&first, below),
-                None => Err(ModuleError::failed(
-                    "the file that it is a further name of could not be restored",
-                )),
+                None => {
+                    Err(ModuleError::failed("the file that it is a further name of could not be restored"))
+                }
             };
             match linked {
                 Ok(()) => {

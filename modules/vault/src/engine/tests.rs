@@ -195,8 +195,7 @@ fn a_prune_whose_lock_was_taken_away_removes_no_further_pack() {
     let alone = repo.lock_alone(&Who { pid: std::process::id(), ..Who::default() }, &clock).unwrap();
     let forget = repo.snapshots().unwrap().into_iter().map(|(id, _)| id).collect();
     let when = When { now: clock(), grace: std::time::Duration::ZERO };
-    let order =
-        PruneOrder { forget: &forget, also_needed: &Default::default(), when, alone: Some(&alone) };
+    let order = PruneOrder { forget: &forget, also_needed: &Default::default(), when, alone: Some(&alone) };
     let error = prune(&repo, &order, &Quiet::default()).unwrap_err();
     assert_eq!(error.kind, pc_switcher_contract::ErrorKind::Busy, "{error}");
     assert!(packs > 2, "{packs}");

@@ -136,8 +136,9 @@ impl Service {
         let summary = engine::prune(&repo, &what, observer)?;
         let mut versions_gone = 0;
         if !order.dry_run {
-            versions_gone =
-                self.catalogue.forget_what_is_gone(&settings.name, |blob| repo.find(BlobKind::Data, &blob).is_some())?;
+            versions_gone = self
+                .catalogue
+                .forget_what_is_gone(&settings.name, |blob| repo.find(BlobKind::Data, &blob).is_some())?;
             if let Some(warning) = self.upload(&repo, &settings, id, OldCopies::Go)? {
                 report.incomplete = true;
                 report.warnings.push(warning);

@@ -123,8 +123,9 @@ impl Service {
         let mut last = 0;
         for vault in &open {
             vault.repo.load_index()?;
-            let gone =
-                fresh.forget_what_is_gone(&vault.settings.name, |blob| vault.repo.find(BlobKind::Data, &blob).is_some())?;
+            let gone = fresh.forget_what_is_gone(&vault.settings.name, |blob| {
+                vault.repo.find(BlobKind::Data, &blob).is_some()
+            })?;
             if gone > 0 {
                 warnings.push(format!(
                     "the vault `{}` does not hold {gone} of the versions any more",

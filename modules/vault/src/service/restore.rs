@@ -144,7 +144,9 @@ impl Service {
             for (path, node) in directories.iter().rev().filter(|_| !order.content_only) {
                 match target.directory(path) {
                     Ok(made) => report.lacks(path, set_metadata(&made, node)),
-                    Err(error) => report.troubles.push(Trouble { path: path.clone(), why: error.to_string() }),
+                    Err(error) => {
+                        report.troubles.push(Trouble { path: path.clone(), why: error.to_string() })
+                    }
                 }
             }
             Ok(report)
@@ -325,11 +327,7 @@ impl Service {
 
     /// Makes a directory that is wanted with all that is in it; it is dressed when all of that is there. Beside the originals none
     /// is made: it is there, or is made for them.
-    fn make_directory(
-        &self,
-        target: &mut Target<'_>,
-        file: &CurrentFile,
-    ) -> Result<Option<(PathBuf, Node)>> {
+    fn make_directory(&self, target: &mut Target<'_>, file: &CurrentFile) -> Result<Option<(PathBuf, Node)>> {
         let Target { directory, order, .. } = *target;
         let own = directory.path.join(&file.name);
         // `--to` names what the wanted directory itself becomes.

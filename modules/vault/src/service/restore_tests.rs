@@ -123,7 +123,8 @@ fn root_is_led_nowhere_by_a_link_in_the_place_of_a_tracked_directory() {
     fs::rename(&docs, world.home.path().join("moved")).unwrap();
     symlink(&outside, &docs).unwrap();
     let mut service = world.service(world.state.path(), world.store.clone(), std::process::id());
-    let order = RestoreOrder { in_place: true, ..order(docs.canonicalize().unwrap().with_file_name("docs/f")) };
+    let order =
+        RestoreOrder { in_place: true, ..order(docs.canonicalize().unwrap().with_file_name("docs/f")) };
     let error = service.restore(&order, &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap_err();
     assert!(error.to_string().contains("is a link"), "{error}");
     assert_eq!(outside.read_dir().unwrap().count(), 0);

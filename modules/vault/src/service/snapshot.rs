@@ -25,11 +25,7 @@ type Lost = Vec<(PathBuf, Id)>;
 impl Service {
     /// Writes a snapshot of the current versions of all that is tracked, if something changed since the vault's last one, or it has none.
     /// Says what the vault lacks.
-    pub(super) fn end_with_snapshot(
-        &mut self,
-        target: &mut Target,
-        report: &mut BackupReport,
-    ) -> Result<()> {
+    pub(super) fn end_with_snapshot(&mut self, target: &mut Target, report: &mut BackupReport) -> Result<()> {
         let directories = self.catalogue.directories()?;
         let paths: Vec<String> =
             directories.iter().map(|directory| directory.path.display().to_string()).collect();
@@ -125,7 +121,9 @@ impl Service {
             }
             let path = directory.path.join(&file.name);
             match self.catalogue.chunks(vault, file.version.content_id).transpose()? {
-                Ok(chunks) if chunks.iter().any(|chunk| repo.find(BlobKind::Data, &chunk.blob_id).is_none()) => {
+                Ok(chunks)
+                    if chunks.iter().any(|chunk| repo.find(BlobKind::Data, &chunk.blob_id).is_none()) =>
+                {
                     lost.borrow_mut().push((path, file.version.content_id));
                     None
                 }

@@ -110,7 +110,11 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
 }
 
 /// Returns what the snapshots need that stay.
-fn needed(repo: &Repository, forget: &HashSet<Id>, observer: &dyn Observer) -> Result<HashSet<(BlobKind, Id)>> {
+fn needed(
+    repo: &Repository,
+    forget: &HashSet<Id>,
+    observer: &dyn Observer,
+) -> Result<HashSet<(BlobKind, Id)>> {
     let (mut needed, mut todo) = (HashSet::new(), Vec::new());
     for (id, snapshot) in repo.snapshots()? {
         if !forget.contains(&id) {
