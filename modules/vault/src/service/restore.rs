@@ -9,6 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use pc_switcher_contract::ModuleError;
 
+use super::ignored::copy_digits;
 use super::snapshot::node_of_version;
 use super::stage::{NotStaged, facts_of};
 use super::vaults::Passphrase;
@@ -19,7 +20,7 @@ use crate::engine::{
     node_of, put_in_place, set_all_but_times, set_metadata,
 };
 use crate::error::{Result, at, damaged, usage};
-use crate::format::{Id, Node, NodeKind, Snapshot};
+use crate::format::{Id, Node, Snapshot};
 use crate::repo::Repository;
 
 /// Which version is wanted.
@@ -483,11 +484,7 @@ fn place_of(directory: &Directory, file: &CurrentFile, order: &RestoreOrder) -> 
             false => to.join(below),
         };
     }
-    // What has no content is told apart by where it points.
-    let sum = match file.version.facts.kind {
-        NodeKind::Symlink => Id::of(&file.version.facts.target).hex(),
-        _ => file.version.content_id.hex(),
-    };
+    let sum = copy_digits(&file.version);
     let mut name = OsString::from(original.file_name().unwrap_or_default());
     name.push(".");
     name.push(if order.short_name { format!("{}.btrestored", &sum[..12]) } else { sum });
