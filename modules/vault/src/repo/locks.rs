@@ -77,6 +77,18 @@ impl Repository {
         self.take_lock(who, clock, false)
     }
 
+    /// As [`Repository::lock`], for who only reads: where no lock can be written it is done without.
+    ///
+    /// # Errors
+    /// If somebody works alone in the repository, or the run shall end.
+    pub fn lock_to_read(&self, who: &Who, clock: &Clock) -> Result<Option<Held>> {
+        match self.lock(who, clock) {
+            Ok(held) => Ok(Some(held)),
+            Err(error) if matches!(error.kind, ErrorKind::Busy | ErrorKind::Cancelled) => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Takes a lock that nobody shares; removes stale ones of this machine.
     ///
     /// # Errors

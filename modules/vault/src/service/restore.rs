@@ -9,11 +9,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use pc_switcher_contract::ModuleError;
 
+use super::Service;
 use super::ignored::copy_digits;
 use super::snapshot::node_of_version;
 use super::stage::{NotStaged, facts_of};
 use super::vaults::Passphrase;
-use super::{Service, VaultSettings};
 use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, Version};
 use crate::engine::{
     CheckSummary, Lacking, Observer, Restorer, Trouble, Way, check, dress_special, exchange, make_special,
@@ -21,7 +21,7 @@ use crate::engine::{
 };
 use crate::error::{Result, at, damaged, usage};
 use crate::format::{Id, Node, Snapshot};
-use crate::repo::Repository;
+use crate::repo::{Held, Repository};
 
 /// Which version is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +86,13 @@ impl RestoreReport {
     }
 }
 
+/// A vault that is restored from: what is read stays there as long as it is locked.
+struct Open {
+    name: String,
+    repo: Repository,
+    _lock: Option<Held>,
+}
+
 impl Service {
     /// Restores a version of a file, or the versions of all files of a directory.
     ///
@@ -101,7 +108,7 @@ impl Service {
         let wanted = self.wanted(&directory, &name, order)?;
         let text = order.path.display().to_string();
         let work = |service: &mut Self, _| {
-            let mut open: Vec<(VaultSettings, Repository)> = Vec::new();
+            let mut open: Vec<Open> = Vec::new();
             let mut report = RestoreReport::default();
             let mut directories: Vec<(PathBuf, Node)> = Vec::new();
             let mut first_names: HashMap<_, PathBuf> = HashMap::new();
@@ -125,7 +132,7 @@ impl Service {
                 let restored = match first.filter(|_| fs::symlink_metadata(&place).is_err()) {
                     Some(first) => target.link(first, place),
                     None => service.source_of(file, &mut open, passphrase).and_then(|(index, chunks)| {
-                        service.restore_one(&open[index].1, &mut target, file, &chunks, observer)
+                        service.restore_one(&open[index].repo, &mut target, file, &chunks, observer)
                     }),
                 };
                 if let (Some(family), Ok((place, _))) = (family, &restored) {
@@ -206,19 +213,23 @@ impl Service {
     fn source_of(
         &mut self,
         file: &CurrentFile,
-        open: &mut Vec<(VaultSettings, Repository)>,
+        open: &mut Vec<Open>,
         passphrase: &mut Passphrase<'_>,
     ) -> Result<(usize, Vec<Chunk>)> {
         let content = file.version.content_id;
         let mut why = None;
         for settings in self.settings.vaults.clone() {
             let Some(chunks) = self.catalogue.chunks(&settings.name, content)? else { continue };
-            if let Some(index) = open.iter().position(|(other, _)| other.name == settings.name) {
+            if let Some(index) = open.iter().position(|other| other.name == settings.name) {
                 return Ok((index, chunks));
             }
-            match self.open_vault(&settings, passphrase) {
-                Ok(repo) => {
-                    open.push((settings, repo));
+            let opened = self.open_vault(&settings, passphrase).and_then(|repo| {
+                let lock = repo.lock_to_read(&self.around.who, &self.around.clock)?;
+                Ok(Open { name: settings.name.clone(), repo, _lock: lock })
+            });
+            match opened {
+                Ok(one) => {
+                    open.push(one);
                     return Ok((open.len() - 1, chunks));
                 }
                 Err(error) => why = Some(error),

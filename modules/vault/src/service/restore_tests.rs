@@ -3,11 +3,13 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::world::{World, back_up, stage};
 use super::*;
 use crate::engine::{Observer, Progress, Quiet};
+use crate::store::{Kind, MemoryStore, Store};
 
 fn order(path: PathBuf) -> RestoreOrder {
     RestoreOrder {
@@ -160,4 +162,71 @@ fn a_directory_of_a_moment_is_without_what_was_gone_then() {
     backed_up(&mut world);
     assert_eq!(at(&world, 3, 59), ["a", "b"]);
     assert_eq!(at(&world, 5, 0), ["b"]);
+}
+
+/// Counts the locks in a store while somebody works with it.
+struct Locks(Arc<MemoryStore>, AtomicUsize);
+
+impl Observer for Locks {
+    fn progress(&self, _: Progress) {}
+
+    fn is_cancelled(&self) -> bool {
+        self.1.fetch_max(self.0.list(Kind::Lock).unwrap().len(), Ordering::SeqCst);
+        false
+    }
+}
+
+/// A store that cannot be written to.
+struct ReadOnly(Arc<MemoryStore>);
+
+impl Store for ReadOnly {
+    fn put(&self, _: Kind, _: &str, _: &[u8]) -> Result<bool> {
+        Err(ModuleError::failed("read-only"))
+    }
+
+    fn get(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
+        self.0.get(kind, name)
+    }
+
+    fn get_range(&self, kind: Kind, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+        self.0.get_range(kind, name, offset, length)
+    }
+
+    fn list(&self, kind: Kind) -> Result<Vec<(String, u64)>> {
+        self.0.list(kind)
+    }
+
+    fn delete(&self, _: Kind, _: &str) -> Result<()> {
+        Err(ModuleError::failed("read-only"))
+    }
+
+    fn place(&self) -> String {
+        self.0.place()
+    }
+}
+
+#[test]
+fn nobody_prunes_what_is_being_restored_and_a_vault_that_is_only_readable_is_restored_from() {
+    let mut world = World::new();
+    let docs = world.home.path().join("docs");
+    fs::write(docs.join("f"), "x").unwrap();
+    backed_up(&mut world);
+    let to = |name: &str| RestoreOrder { to: Some(world.home.path().join(name)), ..order(docs.join("f")) };
+    let locks = Locks(world.store.clone(), AtomicUsize::new(0));
+    restore(&world, &to("one"), &locks);
+    assert_eq!(locks.1.load(Ordering::SeqCst), 1);
+    assert!(world.store.list(Kind::Lock).unwrap().is_empty());
+
+    let pid = std::process::id();
+    let repo = crate::repo::Repository::open(world.store.clone(), b"x").unwrap();
+    let around = world.around(world.state.path(), world.store.clone(), pid);
+    let alone = repo.lock_alone(&around.who, &around.clock).unwrap();
+    let mut service = world.service(world.state.path(), world.store.clone(), pid);
+    let busy = service.restore(&to("two"), &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap_err();
+    assert_eq!(busy.kind, ErrorKind::Busy);
+    drop((alone, service));
+
+    let mut service = world.service(world.state.path(), Arc::new(ReadOnly(world.store.clone())), pid);
+    let report = service.restore(&to("three"), &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap();
+    assert_eq!(report.files.len(), 1);
 }
