@@ -7,7 +7,7 @@ use super::Catalogue;
 use crate::error::Result;
 
 /// Each entry brings the format one further; entries are never changed, only added.
-pub(super) const MIGRATIONS: [&str; 5] = [
+pub(super) const MIGRATIONS: [&str; 6] = [
     "
     CREATE TABLE contents (
         id         TEXT PRIMARY KEY NOT NULL,
@@ -124,6 +124,14 @@ pub(super) const MIGRATIONS: [&str; 5] = [
     // Whether something was mounted on a directory when it was last seen.
     "
     ALTER TABLE files ADD COLUMN mount INTEGER NOT NULL DEFAULT 0;
+",
+    // Backups that found most of a directory gone.
+    "
+    CREATE TABLE losses (
+        at        TEXT NOT NULL,
+        directory BLOB NOT NULL,
+        files     INTEGER NOT NULL
+    ) STRICT;
 ",
 ];
 

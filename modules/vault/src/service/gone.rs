@@ -42,6 +42,9 @@ struct Mount {
     left: u64,
 }
 
+/// So many of the files of a tracked directory that go at once are a loss, if they are most of them.
+const MANY: u64 = 100;
+
 impl Mount {
     fn has(&self, name: &Path) -> bool {
         name != self.name && name.starts_with(&self.name)
@@ -92,7 +95,15 @@ impl Service {
                     mounted.push((mount.file_id.clone(), mount.is));
                 }
             }
-            report.deleted += gone.iter().filter(|one| !one.is_dir).count() as u64;
+            let files = gone.iter().filter(|one| !one.is_dir).count() as u64;
+            if files >= MANY && files > left && !is_confirmed {
+                self.catalogue.note_loss(&directory.path, files, (self.around.clock)())?;
+                report.warnings.push(format!(
+                    "{files} files of `{shown}` are gone, {left} are left; `bt prune` lets the last backup that has them go after \
+                     `bt prune --accept-losses` only"
+                ));
+            }
+            report.deleted += files;
             changes.extend(gone.into_iter().map(|one| (one.file_id, true)));
             changes.extend(back.into_iter().map(|file| (file, false)));
         }
@@ -260,5 +271,36 @@ mod tests {
         assert!(noted.is_clean() && noted.deleted == 2, "{noted:?}");
         let mut service = world.service(world.state.path(), world.store.clone(), std::process::id());
         assert!(service.take_as_gone(vec!["/nowhere".into()]).is_err());
+    }
+
+    #[test]
+    fn what_was_there_before_most_of_it_was_lost_stays_until_somebody_says_otherwise() {
+        let mut world = World::new();
+        world.put(0..120, 1);
+        assert!(report(&mut world, &[]).warnings.is_empty());
+        for name in 0..110 {
+            fs::remove_file(world.home.path().join(format!("docs/{name}"))).unwrap();
+        }
+        let lost = report(&mut world, &[]);
+        assert!(lost.is_clean() && lost.deleted == 110, "{lost:?}");
+        assert!(
+            lost.warnings[0].contains("110 files of") && lost.warnings[0].contains("10 are left"),
+            "{lost:?}"
+        );
+        world.put(0..1, 2);
+        report(&mut world, &[]);
+        world.hour += 1;
+        let stay = |accept_losses: bool, dry_run: bool| {
+            let keep = Some("last 1 session".parse().unwrap());
+            let order = super::super::PruneOrder { keep, accept_losses, dry_run, ..Default::default() };
+            let mut service = world.service(world.state.path(), world.store.clone(), std::process::id());
+            let pruned = service.prune(&order, &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap();
+            pruned.vaults[0].verdicts.iter().map(|verdict| verdict.stays).collect::<Vec<_>>()
+        };
+        assert_eq!(stay(true, true), [false, false, true]);
+        assert_eq!(stay(false, false), [true, false, true]);
+        assert_eq!(stay(false, false), [true, true]);
+        assert_eq!(stay(true, false), [false, true]);
+        assert_eq!(stay(false, false), [true]);
     }
 }

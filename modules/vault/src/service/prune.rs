@@ -28,6 +28,8 @@ pub struct PruneOrder {
     pub keep: Option<Keep>,
     /// Whether what nobody needs goes at once.
     pub at_once: bool,
+    /// Whether what is gone is gone for good, so that backups from before it may go as well.
+    pub accept_losses: bool,
     /// Whether nothing is written.
     pub dry_run: bool,
 }
@@ -92,10 +94,15 @@ impl Service {
                     Err(error) => return Err(error),
                 }
             }
-            match first {
-                Some(error) if report.vaults.is_empty() => Err(error),
-                _ => Ok(report),
+            if let Some(error) = first.filter(|_| report.vaults.is_empty()) {
+                return Err(error);
             }
+            // Of a vault that was left out it is said again.
+            let is_all = order.only.is_none() && report.warnings.is_empty();
+            if order.accept_losses && is_all && !order.dry_run {
+                service.catalogue.accept_losses()?;
+            }
+            Ok(report)
         };
         if order.dry_run {
             return work(self, 0);
@@ -121,7 +128,9 @@ impl Service {
         let snapshots = repo.snapshots()?;
         let own = &self.settings.vault;
         let keep = order.keep.as_ref().or(own.keep.0.as_ref());
-        let verdicts = forget::judge(&snapshots, &self.host_id, now, keep, own.keep_min.0.as_ref());
+        let losses = if order.accept_losses { Vec::new() } else { self.catalogue.losses()? };
+        let keep_min = own.keep_min.0.as_ref();
+        let verdicts = forget::judge(&snapshots, &self.host_id, now, keep, keep_min, &losses);
         let forget: HashSet<Id> =
             verdicts.iter().filter(|verdict| !verdict.stays).map(|verdict| verdict.snapshot).collect();
         let also_needed =
