@@ -10,7 +10,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use rustix::fs::{
-    AtFlags, CWD, Gid, Timespec, Timestamps, Uid, XattrFlags, chownat, fstat, getxattr, removexattr,
+    AtFlags, CWD, Gid, Timespec, Timestamps, Uid, XattrFlags, chownat, fstat, getxattr_query, removexattr,
     setxattr, utimensat,
 };
 use rustix::io::Errno;
@@ -95,8 +95,7 @@ pub(crate) fn set_all_but_times(open: &impl AsFd, node: &Node) -> Vec<Lacking> {
 fn remove_acls(path: &Path, node: &Node, lacking: &mut Vec<Lacking>) {
     let has = |name: &&str| node.extended_attributes.iter().any(|xattr| xattr.name == **name);
     for name in ACLS.iter().filter(|name| !has(name)) {
-        let mut nothing: [u8; 0] = [];
-        if getxattr(path, *name, &mut nothing[..]).is_err() {
+        if getxattr_query(path, *name).is_err() {
             continue;
         }
         match removexattr(path, *name) {

@@ -105,6 +105,8 @@ fn unlock(store: &dyn Store, passphrase: &[u8], config: &[u8]) -> Result<Key> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::store::MemoryStore;
 
@@ -116,34 +118,41 @@ mod tests {
         store.list(Kind::Key).unwrap().into_iter().map(|(name, _)| name).collect()
     }
 
+    /// A store that hides the config until it is written.
+    struct Late(Arc<MemoryStore>, AtomicUsize);
+
+    impl Store for Late {
+        fn put(&self, kind: Kind, name: &str, bytes: &[u8]) -> Result<bool> {
+            self.0.put(kind, name, bytes)
+        }
+
+        fn get(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
+            let asked = self.1.fetch_add(1, Ordering::SeqCst);
+            if asked == 0 { Ok(None) } else { self.0.get(kind, name) }
+        }
+
+        fn get_range(&self, kind: Kind, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+            self.0.get_range(kind, name, offset, length)
+        }
+
+        fn list(&self, kind: Kind) -> Result<Vec<(String, u64)>> {
+            self.0.list(kind)
+        }
+
+        fn delete(&self, kind: Kind, name: &str) -> Result<()> {
+            self.0.delete(kind, name)
+        }
+
+        fn place(&self) -> String {
+            self.0.place()
+        }
+    }
+
     #[test]
     fn who_comes_second_leaves_no_key() {
         let store = Arc::new(MemoryStore::default());
         drop(init(store.clone()).unwrap());
         let before = keys(&store);
-        /// A store that hides the config until it is written.
-        struct Late(Arc<MemoryStore>, std::sync::atomic::AtomicUsize);
-        impl Store for Late {
-            fn put(&self, kind: Kind, name: &str, bytes: &[u8]) -> Result<bool> {
-                self.0.put(kind, name, bytes)
-            }
-            fn get(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
-                let asked = self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                if asked == 0 { Ok(None) } else { self.0.get(kind, name) }
-            }
-            fn get_range(&self, kind: Kind, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
-                self.0.get_range(kind, name, offset, length)
-            }
-            fn list(&self, kind: Kind) -> Result<Vec<(String, u64)>> {
-                self.0.list(kind)
-            }
-            fn delete(&self, kind: Kind, name: &str) -> Result<()> {
-                self.0.delete(kind, name)
-            }
-            fn place(&self) -> String {
-                self.0.place()
-            }
-        }
         let late = Arc::new(Late(store.clone(), Default::default()));
         let error = Repository::init(late, b"y", Cost::TINY, &Who::default(), Timestamp::UNIX_EPOCH);
         assert!(error.err().unwrap().to_string().contains("already"));
