@@ -94,6 +94,7 @@ fn from_an_empty_home_to_an_older_version_back() {
     home.put("notes.txt", "first\n");
     home.put("deep/er/other", "other\n");
     assert_eq!(home.bt(&["dir", "status"]), "?   deep/er/other\n?   notes.txt\n");
+    assert_eq!(home.bt(&["dir", "status", "-r"]), "?   deep/er/other\n?   notes.txt\n");
     assert!(home.bt(&["add"]).starts_with("staged 2 files"));
     assert_eq!(home.bt(&["dir", "status", "--one-level"]), "S   notes.txt\n");
     assert!(home.bt(&["backup"]).starts_with("2 new versions"));

@@ -44,8 +44,11 @@ pub struct StatusArgs {
     #[arg(default_value = ".")]
     path: PathBuf,
     /// Leave out what is below subdirectories
-    #[arg(long)]
+    #[arg(long, conflicts_with = "recursive")]
     one_level: bool,
+    /// Show what is below subdirectories, as is done anyway
+    #[arg(short, long)]
+    recursive: bool,
     /// Show files that are gone, too
     #[arg(long)]
     deleted: bool,
@@ -100,7 +103,8 @@ pub(super) fn init(args: &InitArgs, context: &mut Context<'_>) -> Result<Exit, C
 
 pub(super) fn status(args: &StatusArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let service = open(context)?;
-    let (all, troubles) = service.status(&here(&args.path)?, !args.one_level, args.deleted)?;
+    let (all, troubles) =
+        service.status(&here(&args.path)?, args.recursive || !args.one_level, args.deleted)?;
     if context.global.json {
         context.print_json(&json!({ "files": all, "troubles": said(&troubles) }))?;
     } else {

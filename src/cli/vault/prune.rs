@@ -26,6 +26,9 @@ pub struct PruneArgs {
     /// Rules for this run in the place of `keep`: `last 10 sessions, 14d, 8w, 12m`
     #[arg(long, value_name = "RULES")]
     keep: Option<Keep>,
+    /// Let backups from before most files of a directory were gone go by the rules, too
+    #[arg(long)]
+    accept_losses: bool,
     /// Remove what nobody needs at once, without marking it first
     #[arg(long)]
     at_once: bool,
@@ -45,6 +48,7 @@ pub(super) fn run(args: &PruneArgs, context: &mut Context<'_>) -> Result<Exit, C
         only: args.vault.clone(),
         keep: args.keep.clone(),
         at_once: args.at_once,
+        accept_losses: args.accept_losses,
         dry_run: args.dry_run,
     };
     let report = service.prune(&order, &mut |ask| watch.passphrase(ask), &observer)?;

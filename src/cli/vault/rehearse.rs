@@ -1,11 +1,11 @@
 //! Rehearsals.
 
 use pc_switcher_contract::human_bytes;
-use pc_switcher_vault::service::{RehearseOrder, Rehearsed, Size};
+use pc_switcher_vault::service::{RehearseOrder, RehearseReport, Rehearsed, Size};
 use serde_json::json;
 
 use super::super::{CliError, Context, Exit};
-use super::dirs::{ending, said, tell};
+use super::dirs::{said, tell};
 use super::open;
 use super::passphrase::Secret;
 use super::watch::Watch;
@@ -52,7 +52,7 @@ pub(super) fn run(args: &RehearseArgs, context: &mut Context<'_>) -> Result<Exit
         context.print_json(&json!({
             "seed": order.seed, "vaults": report.vaults, "troubles": said(&report.troubles), "warnings": report.warnings,
         }))?;
-        return Ok(ending(&report.troubles));
+        return Ok(ending(&report));
     }
     for warning in &report.warnings {
         writeln!(context.err, "warning: {warning}")?;
@@ -62,7 +62,11 @@ pub(super) fn run(args: &RehearseArgs, context: &mut Context<'_>) -> Result<Exit
         print(vault, context)?;
     }
     writeln!(context.err, "--seed {} picks the same again", order.seed)?;
-    Ok(ending(&report.troubles))
+    Ok(ending(&report))
+}
+
+fn ending(report: &RehearseReport) -> Exit {
+    if report.is_clean() { Exit::Completed } else { Exit::Failed }
 }
 
 fn print(vault: &Rehearsed, context: &mut Context<'_>) -> Result<(), CliError> {

@@ -1,14 +1,16 @@
 //! Backups and checks.
 
+use std::path::PathBuf;
+
 use pc_switcher_contract::{ModuleError, SetId, human_bytes};
 use pc_switcher_vault::service::{BackupReport, Proof, Service, TrackedReport};
 use serde_json::json;
 
 use super::super::{CliError, Context, Exit};
 use super::dirs::{said, shown, tell, text};
-use super::open;
 use super::passphrase::Secret;
 use super::watch::Watch;
+use super::{here, open};
 use crate::config::{self, Overrides};
 use crate::vault::held::HeldSet;
 
@@ -22,6 +24,9 @@ pub struct BackupArgs {
     /// Store all that changed in tracked directories, too, as `bt add` in each of them would stage it
     #[arg(long)]
     tracked: bool,
+    /// Note that what is missing in this directory is gone for good, where its disk might only not be mounted
+    #[arg(long, value_name = "DIR")]
+    gone: Vec<PathBuf>,
     /// Only to the vault of this name
     #[arg(long, value_name = "NAME")]
     vault: Option<String>,
@@ -44,6 +49,7 @@ pub struct CheckArgs {
 
 pub(super) fn backup(args: &BackupArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let mut service = open(context)?;
+    service.take_as_gone(args.gone.iter().map(|path| here(path)).collect::<Result<_, _>>()?)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
     service.stop_when(watch.is_stopped());
     let held = match args.tracked || service.has_unread()? {

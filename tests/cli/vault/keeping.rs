@@ -84,3 +84,34 @@ fn what_no_rule_keeps_goes_and_log_and_restore_say_so() {
     home.bt(&["restore", ".", "--to", home.path("back").to_str().unwrap()]);
     assert_eq!(fs::read_to_string(home.path("back/f")).unwrap(), long("first"));
 }
+
+#[test]
+fn a_disk_that_was_mounted_in_a_tracked_directory_and_is_away_is_no_deletion() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let home = Home::ready();
+    home.put("other", "x");
+    std::fs::create_dir(home.path("docs/usb")).unwrap();
+    // It is mounted for these two commands alone.
+    let script = "mount -t tmpfs none usb; echo text > usb/f; \"$0\" add; \"$0\" backup";
+    let given = home.command(&[]);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-ec", script]).arg(given.get_program());
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir(home.path("docs"));
+    command.envs(given.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    if said.contains("Operation not permitted") || said.contains("permission denied") {
+        eprintln!("skipped: nothing may be mounted here: {said}");
+        return;
+    }
+    assert!(output.status.success(), "{said}");
+    for _ in 0..2 {
+        let said = home.fails(1, &["backup"]);
+        assert!(said.contains("is or was mounted") && said.contains("bt backup --gone"), "{said}");
+        assert_eq!(home.json(&["log", "usb/f"])["deleted"], false);
+    }
+    assert_eq!(home.json(&["backup", "--gone", "usb"])["deleted"], 1);
+    assert!(home.bt(&["backup"]).starts_with("0 new versions"));
+}

@@ -1,14 +1,47 @@
 //! What pruning asks of the catalogue, and tells it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
+use jiff::Timestamp;
 use rusqlite::params;
 
-use super::{Catalogue, entities};
+use super::{Catalogue, entities, stamp};
 use crate::error::Result;
 use crate::format::Id;
 
 impl Catalogue {
+    /// Notes that a backup found most of a tracked directory gone.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn note_loss(&mut self, directory: &Path, files: u64, now: Timestamp) -> Result<()> {
+        let done = self.db.execute(
+            "INSERT INTO losses (at, directory, files) VALUES (?1, ?2, ?3)",
+            params![stamp(now), directory.as_os_str().as_bytes(), files as i64],
+        );
+        self.ok(done).map(drop)
+    }
+
+    /// Returns when backups found most of a directory gone, as far as nobody said since that it should be so.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn losses(&self) -> Result<Vec<Timestamp>> {
+        let all: Vec<String> = self.all("SELECT at FROM losses", [], |row| row.get(0))?;
+        Ok(all.iter().filter_map(|at| at.parse().ok()).collect())
+    }
+
+    /// Forgets that something was lost: somebody said that it should be so.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn accept_losses(&mut self) -> Result<()> {
+        let done = self.db.execute("DELETE FROM losses", []);
+        self.ok(done).map(drop)
+    }
+
     /// Returns the chunks in a vault of the versions that stay; `stays` is asked once for each moment at which one was made or its
     /// content stored there.
     ///

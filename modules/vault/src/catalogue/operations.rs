@@ -34,17 +34,6 @@ impl Catalogue {
         self.ok(done).map(drop)
     }
 
-    /// Whether the last command of this name before `id` failed or was cut off.
-    ///
-    /// # Errors
-    /// If the catalogue fails.
-    pub fn last_ended_badly(&self, operation: &str, id: i64) -> Result<bool> {
-        let sql = "SELECT status <> 'success' FROM backup_operations WHERE operation = ?1 AND id < ?2
-                   ORDER BY id DESC LIMIT 1";
-        let found = self.db.query_row(sql, params![operation, id], |row| row.get(0));
-        Ok(self.ok(found.optional())?.unwrap_or(false))
-    }
-
     /// Returns when the last command of this name began that was about this and ended well.
     ///
     /// # Errors
@@ -109,15 +98,40 @@ impl Catalogue {
         self.ok(found.optional())
     }
 
-    /// Notes what is known of a vault.
+    /// Notes what is known of a vault. Another one of the same name has no snapshot yet.
     ///
     /// # Errors
     /// If the catalogue fails.
     pub fn set_vault_state(&mut self, vault: &str, state: &VaultState) -> Result<()> {
         let done = self.db.execute(
-            "INSERT OR REPLACE INTO vault_state (vault, vault_id, uploaded, pending) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT INTO vault_state (vault, vault_id, uploaded, pending) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (vault) DO UPDATE SET due = due OR vault_id <> excluded.vault_id, vault_id = excluded.vault_id,
+                 uploaded = excluded.uploaded, pending = excluded.pending",
             params![vault, state.vault_id, state.uploaded, state.pending],
         );
         self.ok(done).map(drop)
     }
+
+    /// Whether something changed that the last snapshot in a vault does not say: a vault that missed a backup catches up with the
+    /// next one, though nothing changes any more.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn is_snapshot_due(&self, vault: &str) -> Result<bool> {
+        let found =
+            self.db.query_row("SELECT due FROM vault_state WHERE vault = ?1", [vault], |row| row.get(0));
+        Ok(self.ok(found.optional())?.unwrap_or(true))
+    }
+
+    /// Notes that a vault has a snapshot of all that is known.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn note_snapshot(&mut self, vault: &str) -> Result<()> {
+        let done = self.db.execute("UPDATE vault_state SET due = 0 WHERE vault = ?1", [vault]);
+        self.ok(done).map(drop)
+    }
 }
+
+/// What changes the current versions changes what each vault's next snapshot says.
+pub(super) const ALL_DUE: &str = "UPDATE vault_state SET due = 1";

@@ -7,7 +7,7 @@ use super::Catalogue;
 use crate::error::Result;
 
 /// Each entry brings the format one further; entries are never changed, only added.
-pub(super) const MIGRATIONS: [&str; 2] = [
+pub(super) const MIGRATIONS: [&str; 6] = [
     "
     CREATE TABLE contents (
         id         TEXT PRIMARY KEY NOT NULL,
@@ -107,6 +107,31 @@ pub(super) const MIGRATIONS: [&str; 2] = [
     ALTER TABLE staged ADD COLUMN target BLOB NOT NULL DEFAULT x'';
     ALTER TABLE staged ADD COLUMN device INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE staged ADD COLUMN links  INTEGER NOT NULL DEFAULT 1;
+",
+    // Whether something changed since a vault's last snapshot. Of vaults from before nobody knows: one snapshot more does no harm.
+    "
+    ALTER TABLE vault_state ADD COLUMN due INTEGER NOT NULL DEFAULT 1;
+",
+    // From when to when a file was gone; of what went before nobody knows.
+    "
+    CREATE TABLE absences (
+        file_id TEXT NOT NULL REFERENCES files ON DELETE CASCADE,
+        gone_at TEXT NOT NULL,
+        back_at TEXT
+    ) STRICT;
+    CREATE INDEX absences_by_file ON absences (file_id);
+",
+    // Whether something was mounted on a directory when it was last seen.
+    "
+    ALTER TABLE files ADD COLUMN mount INTEGER NOT NULL DEFAULT 0;
+",
+    // Backups that found most of a directory gone.
+    "
+    CREATE TABLE losses (
+        at        TEXT NOT NULL,
+        directory BLOB NOT NULL,
+        files     INTEGER NOT NULL
+    ) STRICT;
 ",
 ];
 

@@ -1,5 +1,6 @@
 //! Files and their versions, and where their contents are.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,7 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::entities::{self, Chunk, Directory, File, FileFacts, StagedItem, Version};
+use super::operations::ALL_DUE;
 use super::{Catalogue, below, new_id, place_of, stamp};
 use crate::error::{Result, usage};
 use crate::format::Id;
@@ -171,6 +173,9 @@ impl Catalogue {
         let done = (|| -> rusqlite::Result<u64> {
             let step = self.db.transaction()?;
             let mut fresh = 0;
+            if !arrived.is_empty() {
+                step.execute(ALL_DUE, [])?;
+            }
             for one in arrived {
                 record_content(&step, one, now)?;
                 let is_new = record_version(&step, one, now)?;
@@ -183,14 +188,68 @@ impl Catalogue {
         self.ok(done)
     }
 
+    /// Returns the files from `name` down that were gone at a moment, by their ids. What was gone already when nobody noted since
+    /// when is not among them.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn absent_at(&self, directory: &Directory, name: &Path, at: Timestamp) -> Result<HashSet<String>> {
+        let place = place_of(name);
+        let (from, to) = below(&place);
+        let sql = "SELECT a.file_id, a.gone_at, a.back_at FROM absences a JOIN files f ON f.id = a.file_id
+                   WHERE f.directory_id = ?1 AND (f.place = ?2 OR f.place >= ?3 AND f.place < ?4)";
+        let all: Vec<(String, String, Option<String>)> =
+            self.all(sql, params![directory.id, place, from, to], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?;
+        let time = |text: &str| text.parse::<Timestamp>().ok();
+        let was_gone = |gone_at: &str, back_at: Option<&str>| {
+            time(gone_at).is_some_and(|gone_at| gone_at <= at)
+                && back_at.and_then(time).is_none_or(|back_at| at < back_at)
+        };
+        let absent = all.into_iter().filter(|(_, gone_at, back_at)| was_gone(gone_at, back_at.as_deref()));
+        Ok(absent.map(|(file, ..)| file).collect())
+    }
+
+    /// Returns the directories in a tracked one on which something was mounted, with their ids.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn mounts(&self, directory: &Directory) -> Result<Vec<(String, PathBuf)>> {
+        let sql = "SELECT id, name FROM files WHERE directory_id = ?1 AND mount = 1 ORDER BY place";
+        self.all(sql, [&directory.id], |row| Ok((row.get("id")?, entities::path(row, "name")?)))
+    }
+
+    /// Notes on which directories something is mounted, and on which nothing is any more.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn set_mounts(&mut self, changes: &[(String, bool)]) -> Result<()> {
+        self.together(|catalogue| {
+            changes.iter().try_for_each(|(file, mount)| {
+                let done =
+                    catalogue.db.execute("UPDATE files SET mount = ?2 WHERE id = ?1", params![file, mount]);
+                catalogue.ok(done).map(drop)
+            })
+        })
+    }
+
     /// Notes which files are gone and which are there again.
     ///
     /// # Errors
     /// If the catalogue fails.
-    pub fn set_deleted(&mut self, changes: &[(String, bool)]) -> Result<()> {
+    pub fn set_deleted(&mut self, changes: &[(String, bool)], now: Timestamp) -> Result<()> {
         let done = (|| -> rusqlite::Result<()> {
             let step = self.db.transaction()?;
+            if !changes.is_empty() {
+                step.execute(ALL_DUE, [])?;
+            }
+            let now = stamp(now);
             for (file, deleted) in changes {
+                match deleted {
+                    true => step.execute(GONE, params![file, now])?,
+                    false => step.execute(BACK, params![file, now])?,
+                };
                 step.execute("UPDATE files SET deleted = ?2 WHERE id = ?1", params![file, deleted])?;
             }
             step.commit()
@@ -198,6 +257,12 @@ impl Catalogue {
         self.ok(done)
     }
 }
+
+/// Notes since when a file is gone, unless it was so before.
+const GONE: &str =
+    "INSERT INTO absences (file_id, gone_at) SELECT id, ?2 FROM files WHERE id = ?1 AND deleted = 0";
+/// Notes since when it is back, if it was gone.
+const BACK: &str = "UPDATE absences SET back_at = ?2 WHERE file_id = ?1 AND back_at IS NULL";
 
 fn record_content(step: &Transaction<'_>, one: &Arrived, now: Timestamp) -> rusqlite::Result<()> {
     let content = one.content.hex();
@@ -230,6 +295,7 @@ fn record_version(step: &Transaction<'_>, one: &Arrived, now: Timestamp) -> rusq
     let (file, current) = match found {
         Some((file, current)) => {
             step.prepare_cached("UPDATE files SET deleted = 0 WHERE id = ?1")?.execute([&file])?;
+            step.prepare_cached(BACK)?.execute(params![file, stamp(now)])?;
             let read = |id: String| {
                 step.prepare_cached("SELECT * FROM file_snapshots WHERE id = ?1")?
                     .query_row([id], Version::read)

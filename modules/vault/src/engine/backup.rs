@@ -312,7 +312,7 @@ impl Walk<'_> {
     }
 
     fn is_stored(&self, before: &Node) -> bool {
-        before.content.iter().flatten().all(|id| self.backup.repo.find(id).is_some())
+        before.content.iter().flatten().all(|id| self.backup.repo.find(BlobKind::Data, id).is_some())
     }
 
     fn directory(&mut self, path: &Path, node: Node, before: Option<&Node>) -> Result<()> {

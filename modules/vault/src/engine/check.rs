@@ -9,7 +9,7 @@ use crossbeam_channel::unbounded;
 use super::{Observer, Progress, check_cancelled, workers};
 use crate::error::Result;
 use crate::format::blob::decode_header;
-use crate::format::{Id, NodeKind};
+use crate::format::{BlobKind, Id, NodeKind};
 use crate::repo::{Location, Repository, blob_from_pack};
 use crate::store::Kind;
 
@@ -105,7 +105,12 @@ fn follow(
             (NodeKind::Dir, Some(subtree)) => follow(repo, subtree, &path, seen, problems, observer)?,
             (NodeKind::Dir, None) => problems.push(format!("{path}: the directory has no tree")),
             _ => {
-                let missing = node.content.iter().flatten().filter(|id| repo.find(id).is_none()).count();
+                let missing = node
+                    .content
+                    .iter()
+                    .flatten()
+                    .filter(|id| repo.find(BlobKind::Data, id).is_none())
+                    .count();
                 if missing > 0 {
                     problems.push(format!("{path}: {missing} of its chunks are in no index"));
                 }

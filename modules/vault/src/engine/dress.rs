@@ -1,15 +1,25 @@
 //! Owner, rights, attributes and times of what was restored.
+//!
+//! All of it is given to what is open and to nothing that is looked up by a name, which may be a link by then.
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use jiff::Timestamp;
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{
+    AtFlags, CWD, Gid, Timespec, Timestamps, Uid, XattrFlags, chownat, fstat, getxattr_query, removexattr,
+    setxattr, utimensat,
+};
+use rustix::io::Errno;
 
+use super::way::by_descriptor;
 use crate::format::{Node, NodeKind};
 
+/// Who may use a file beside its owner and group, and who may use what is made in a directory.
+const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 const SET_USER_ID: u32 = 0o4000;
 const SET_GROUP_ID: u32 = 0o2000;
 
@@ -23,7 +33,7 @@ pub struct Lacking {
 }
 
 impl Lacking {
-    fn new(what: &str, error: &io::Error) -> Self {
+    pub(super) fn new(what: &str, error: &io::Error) -> Self {
         Self { why: format!("{what} could not be set: {error}"), is_refused: false }
     }
 
@@ -34,17 +44,34 @@ impl Lacking {
     }
 }
 
-/// Gives a path its owner, attributes, rights and times, in this order; returns what could not be given.
+/// Gives what is open its owner, attributes, rights and times, in this order; returns what could not be given.
 ///
 /// What ran with the rights of its owner or group never gets to run with those of whoever restores it.
-pub fn set_metadata(path: &Path, node: &Node) -> Vec<Lacking> {
+pub fn set_metadata(open: &impl AsFd, node: &Node) -> Vec<Lacking> {
+    let mut lacking = set_all_but_times(open, node);
+    if node.kind == NodeKind::Socket {
+        return lacking;
+    }
+    let times = Timestamps { last_access: timespec(node.atime), last_modification: timespec(node.mtime) };
+    if let Err(error) = utimensat(CWD, by_descriptor(open), &times, AtFlags::empty()) {
+        lacking.push(Lacking::new("its times", &error.into()));
+    }
+    lacking
+}
+
+/// As [`set_metadata`], for what was written just now and shall say so.
+pub(crate) fn set_all_but_times(open: &impl AsFd, node: &Node) -> Vec<Lacking> {
     let mut lacking = Vec::new();
     if node.kind == NodeKind::Socket {
         return lacking;
     }
-    let foreign = set_owner(path, node, &mut lacking);
+    let path = by_descriptor(open);
+    let foreign = set_owner(open, node, &mut lacking);
+    if node.kind != NodeKind::Symlink {
+        remove_acls(&path, node, &mut lacking);
+    }
     for xattr in &node.extended_attributes {
-        if let Err(error) = rustix::fs::lsetxattr(path, &xattr.name, &xattr.value, XattrFlags::empty()) {
+        if let Err(error) = setxattr(&path, &xattr.name, &xattr.value, XattrFlags::empty()) {
             let what = format!("its attribute `{}`", xattr.name.display());
             lacking.push(Lacking::of_others(&what, &error.into()));
         }
@@ -56,40 +83,58 @@ pub fn set_metadata(path: &Path, node: &Node) -> Vec<Lacking> {
         lacking.push(Lacking { why, is_refused: true });
     }
     if node.kind != NodeKind::Symlink
-        && let Err(error) = fs::set_permissions(path, fs::Permissions::from_mode(given))
+        && let Err(error) = fs::set_permissions(&path, fs::Permissions::from_mode(given))
     {
         lacking.push(Lacking::new("its rights", &error));
-    }
-    let times = Timestamps { last_access: timespec(node.atime), last_modification: timespec(node.mtime) };
-    if let Err(error) = rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW) {
-        lacking.push(Lacking::new("its times", &error.into()));
     }
     lacking
 }
 
+/// Takes away what was inherited from the directory around it and was not there when it was backed up: its rights alone would let
+/// those in whom that directory lets in.
+fn remove_acls(path: &Path, node: &Node, lacking: &mut Vec<Lacking>) {
+    let has = |name: &&str| node.extended_attributes.iter().any(|xattr| xattr.name == **name);
+    for name in ACLS.iter().filter(|name| !has(name)) {
+        if getxattr_query(path, *name).is_err() {
+            continue;
+        }
+        match removexattr(path, *name) {
+            Ok(()) | Err(Errno::NODATA) => {}
+            Err(error) => {
+                let why = format!("its inherited `{name}` could not be removed: {error}");
+                lacking.push(Lacking { why, is_refused: false });
+            }
+        }
+    }
+}
+
 /// Sets owner and group, or the group alone where only that is allowed; returns the rights that the file must not get.
-fn set_owner(path: &Path, node: &Node, lacking: &mut Vec<Lacking>) -> u32 {
-    let facts = match fs::symlink_metadata(path) {
+fn set_owner(open: &impl AsFd, node: &Node, lacking: &mut Vec<Lacking>) -> u32 {
+    let facts = match fstat(open) {
         Ok(facts) => facts,
         Err(error) => {
-            lacking.push(Lacking::new("its owner", &error));
+            lacking.push(Lacking::new("its owner", &error.into()));
             return SET_USER_ID | SET_GROUP_ID;
         }
     };
-    let is_own_group = facts.gid() == node.gid;
-    if facts.uid() == node.uid && is_own_group {
+    let is_own_group = facts.st_gid == node.gid;
+    if facts.st_uid == node.uid && is_own_group {
         return 0;
     }
-    let Err(error) = lchown(path, Some(node.uid), Some(node.gid)) else { return 0 };
-    let has_group = is_own_group || lchown(path, None, Some(node.gid)).is_ok();
-    let has_owner = facts.uid() == node.uid;
+    // The last number there is means that nothing is set.
+    let user = Some(node.uid).filter(|uid| *uid != u32::MAX).map(Uid::from_raw);
+    let group = Some(node.gid).filter(|gid| *gid != u32::MAX).map(Gid::from_raw);
+    let give = |user| chownat(open, c"", user, group, AtFlags::EMPTY_PATH);
+    let Err(error) = give(user) else { return 0 };
+    let has_group = is_own_group || give(None).is_ok();
+    let has_owner = facts.st_uid == node.uid;
     let (user, group) = (node.uid, node.gid);
     let (what, foreign) = match (has_owner, has_group) {
         (true, _) => (format!("its group {group}"), SET_GROUP_ID),
         (false, true) => (format!("its owner {user}"), SET_USER_ID),
         (false, false) => (format!("its owner {user}:{group}"), SET_USER_ID | SET_GROUP_ID),
     };
-    lacking.push(Lacking::of_others(&what, &error));
+    lacking.push(Lacking::of_others(&what, &error.into()));
     foreign
 }
 
@@ -103,10 +148,12 @@ fn timespec(at: Timestamp) -> Timespec {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use rustix::thread::CapabilitySet;
 
     use super::*;
-    use crate::engine::{Names, node_of};
+    use crate::engine::{Names, node_of, xattrs};
     use crate::format::Xattr;
     use crate::format::node::go_mode;
 
@@ -118,13 +165,14 @@ mod tests {
         let facts = fs::symlink_metadata(&path).unwrap();
         let mut node = node_of(&path, "f".as_ref(), &facts, &Names::of_this_machine()).unwrap();
         change(&mut node);
+        let file = fs::File::open(&path).unwrap();
         let lacking = std::thread::scope(|scope| {
             let work = || {
                 // Rights of a thread are its own.
                 let mut sets = rustix::thread::capabilities(None).unwrap();
                 sets.effective = CapabilitySet::empty();
                 rustix::thread::set_capabilities(None, sets).unwrap();
-                set_metadata(&path, &node)
+                set_metadata(&file, &node)
             };
             scope.spawn(work).join().unwrap()
         });
@@ -155,5 +203,33 @@ mod tests {
             node.extended_attributes = vec![Xattr { name, value }];
         });
         assert!(lacking.len() == 1 && !lacking[0].is_refused, "no right helps there: {lacking:?}");
+    }
+
+    #[test]
+    fn nobody_gets_in_through_what_a_directory_lets_inherit() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = |tag: u16, rights: u16, id: u32| {
+            [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+        };
+        let nobody = u32::MAX;
+        let entries = [(1, 7, nobody), (2, 7, 54_321), (4, 5, nobody), (0x10, 7, nobody), (0x20, 5, nobody)];
+        let mut acl = 2_u32.to_le_bytes().to_vec();
+        acl.extend(entries.iter().flat_map(|(tag, rights, id)| entry(*tag, *rights, *id)));
+        if setxattr(dir.path(), ACLS[1], &acl, XattrFlags::empty()) == Err(Errno::OPNOTSUPP) {
+            return;
+        }
+        let (file, sub) = (dir.path().join("f"), dir.path().join("sub"));
+        fs::write(&file, "secret").unwrap();
+        fs::create_dir(&sub).unwrap();
+        for path in [&file, &sub] {
+            assert!(!xattrs(path).unwrap().is_empty(), "it inherited something");
+            let facts = fs::symlink_metadata(path).unwrap();
+            let mut node = node_of(path, "x".as_ref(), &facts, &Names::default()).unwrap();
+            node.extended_attributes.clear();
+            node.mode = go_mode(node.kind, 0o640);
+            assert_eq!(set_metadata(&fs::File::open(path).unwrap(), &node), vec![]);
+            assert_eq!(xattrs(path).unwrap(), vec![]);
+            assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, 0o640);
+        }
     }
 }

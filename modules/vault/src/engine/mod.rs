@@ -9,6 +9,7 @@ mod prune;
 mod replace;
 mod restore;
 mod sparse;
+mod way;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -20,14 +21,16 @@ pub use assemble::{Assembler, Step, feed};
 pub use backup::{BackupSummary, TreeBackup};
 pub(crate) use backup::{bare_directory, open, same_file};
 pub use check::{CheckSummary, check};
+pub(crate) use dress::set_all_but_times;
 pub use dress::{Lacking, set_metadata};
 pub(crate) use facts::kind_of;
 pub use facts::{Names, node_of, xattrs};
 pub use prune::{PruneOrder, PruneSummary, When, prune};
-pub(crate) use replace::{exchange, make_way};
+pub(crate) use replace::exchange;
 pub use restore::{RestoreSummary, Restorer};
-pub(crate) use restore::{is_unfinished, make_special, put_in_place};
+pub(crate) use restore::{dress_special, is_unfinished, make_special, put_in_place};
 pub(crate) use sparse::Sparse;
+pub(crate) use way::Way;
 
 use crate::error::Result;
 

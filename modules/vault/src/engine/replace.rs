@@ -9,52 +9,30 @@ use pc_switcher_contract::ModuleError;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tempfile::NamedTempFile;
 
-use super::restore::make_directory;
 use super::same_file;
 use crate::error::{Result, at};
 
-/// Makes `root` and the directories from there to `parent`, none of which may be behind a link.
-///
-/// # Errors
-/// If one of them cannot be made, or something else has its name.
-pub(crate) fn make_way(root: &Path, parent: &Path) -> Result<()> {
-    fs::create_dir_all(root).map_err(|error| at("make the directory", root, &error))?;
-    let mut path = root.to_owned();
-    for part in parent.strip_prefix(root).unwrap_or(Path::new("")) {
-        path.push(part);
-        make_directory(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => ModuleError::failed(format!(
-                "`{}` is a link or no directory; nothing is restored through it",
-                path.display()
-            ))
-            .hint("move it away, or restore to another directory with --to"),
-            _ => at("make the directory", &path, &error),
-        })?;
-    }
-    Ok(())
-}
-
-/// Gives a complete file the name of another one, which goes; durably.
+/// Gives a complete file the name of another one, which goes; durably. `shown` is that name for people.
 ///
 /// # Errors
 /// If that is not as it was seen any more: then it stays.
-pub(crate) fn exchange(file: NamedTempFile, path: &Path, seen: &Metadata) -> Result<()> {
-    file.as_file().sync_all().map_err(|error| at("write", path, &error))?;
-    let now = fs::symlink_metadata(path).map_err(|error| at("read", path, &error))?;
+pub(crate) fn exchange(file: NamedTempFile, path: &Path, shown: &Path, seen: &Metadata) -> Result<()> {
+    file.as_file().sync_all().map_err(|error| at("write", shown, &error))?;
+    let now = fs::symlink_metadata(path).map_err(|error| at("read", shown, &error))?;
     if !same_file(seen, &now) {
-        return Err(changed(path));
+        return Err(changed(shown));
     }
-    swap(file, path, seen)
+    swap(file, path, shown, seen)
 }
 
 /// Exchanges two files, and exchanges them back if another one came out than was seen.
-fn swap(file: NamedTempFile, path: &Path, seen: &Metadata) -> Result<()> {
+fn swap(file: NamedTempFile, path: &Path, shown: &Path, seen: &Metadata) -> Result<()> {
     let exchange = || {
         renameat_with(CWD, file.path(), CWD, path, RenameFlags::EXCHANGE)
-            .map_err(|error| at("replace", path, &error.into()))
+            .map_err(|error| at("replace", shown, &error.into()))
     };
     let came_out = || fs::symlink_metadata(file.path());
-    let failed = |error: io::Error| at("replace", path, &error);
+    let failed = |error: io::Error| at("replace", shown, &error);
     let own = came_out().map_err(failed)?.ino();
     exchange().map_err(|error| error.hint("without --in-place it is restored beside"))?;
     if came_out().is_ok_and(|out| same_version(seen, &out)) {
@@ -63,13 +41,13 @@ fn swap(file: NamedTempFile, path: &Path, seen: &Metadata) -> Result<()> {
     }
     let back = exchange();
     if back.is_ok() && came_out().is_ok_and(|out| out.ino() == own) {
-        return Err(changed(path));
+        return Err(changed(shown));
     }
     // Somebody saved once more: the newest stays under its name, and what we hold is somebody's, too.
     if back.is_ok() {
         exchange().ok();
     }
-    Err(kept_aside(file, path))
+    Err(kept_aside(file, shown))
 }
 
 /// Whether nothing was written; a rename itself sets the time of the last change.
@@ -86,10 +64,10 @@ fn changed(path: &Path) -> ModuleError {
         .hint("restore it again")
 }
 
-fn kept_aside(file: NamedTempFile, path: &Path) -> ModuleError {
-    let place: PathBuf = file.path().to_owned();
+fn kept_aside(file: NamedTempFile, shown: &Path) -> ModuleError {
+    let place: PathBuf = shown.with_file_name(file.path().file_name().unwrap_or_default());
     let kept = file.keep().map(drop).map_err(|error| error.error.to_string());
-    let shown = path.display();
+    let shown = shown.display();
     match kept {
         Ok(()) => ModuleError::failed(format!(
             "`{shown}` was changed twice while it was to be replaced; the other version is `{}`",
@@ -117,7 +95,7 @@ mod tests {
         let path = dir.path().join("f");
         fs::write(&path, "old").unwrap();
         let seen = fs::symlink_metadata(&path).unwrap();
-        exchange(restored(dir.path()), &path, &seen).unwrap();
+        exchange(restored(dir.path()), &path, &path, &seen).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"restored");
         assert_eq!(dir.path().read_dir().unwrap().count(), 1);
     }
@@ -131,7 +109,7 @@ mod tests {
             let seen = fs::symlink_metadata(&path).unwrap();
             fs::write(dir.path().join("saved"), "a save").unwrap();
             fs::rename(dir.path().join("saved"), &path).unwrap();
-            let error = replace(restored(dir.path()), &path, &seen).unwrap_err();
+            let error = replace(restored(dir.path()), &path, &path, &seen).unwrap_err();
             assert!(error.to_string().contains("was changed while"), "{error}");
             assert_eq!(fs::read(&path).unwrap(), b"a save");
             assert_eq!(dir.path().read_dir().unwrap().count(), 1);

@@ -16,9 +16,10 @@ use rustix::fs::{CWD, FileType, Mode};
 use sha2::{Digest, Sha256};
 
 use super::dress::{Lacking, set_metadata};
+use super::way::Way;
 use super::{Observer, Progress, Trouble, check_cancelled, trouble, workers};
 use crate::error::{Result, at};
-use crate::format::{Id, Node, NodeKind};
+use crate::format::{BlobKind, Id, Node, NodeKind};
 use crate::repo::{Repository, is_zeros};
 
 /// Zeros of this length, where such a piece begins in a file, become a hole.
@@ -89,26 +90,30 @@ impl Restorer<'_> {
     /// If the vault cannot be read or the run was cancelled; paths that cannot be written are troubles.
     pub fn tree(&self, tree: Id, target: &Path) -> Result<RestoreSummary> {
         self.repo.load_index()?;
-        fs::create_dir_all(target).map_err(|error| at("make the directory", target, &error))?;
+        let root = Root { way: Way::to(target)?, path: target };
         let shared = Shared::default();
         let (send, jobs) = bounded::<(PathBuf, Node)>(512);
         let mut later = Later::default();
         std::thread::scope(|scope| {
             for _ in 0..workers() {
-                let (jobs, shared) = (jobs.clone(), &shared);
-                scope.spawn(move || self.files(jobs, shared));
+                let (jobs, shared, root) = (jobs.clone(), &shared, &root);
+                scope.spawn(move || self.files(root, jobs, shared));
             }
             drop(jobs);
-            let mut entry = |path: PathBuf, node: Node| send.send((path, node)).is_ok();
-            let walked = self.walk(tree, target, &shared, &mut later, &mut entry);
+            let mut entry = |below: PathBuf, node: Node| send.send((below, node)).is_ok();
+            let walked = self.walk(tree, &root, Path::new(""), &shared, &mut later, &mut entry);
             drop(send);
             walked
         })?;
         check_cancelled(self.observer)?;
-        self.link(&later, &shared);
+        self.link(&root, &later, &shared);
         // The deepest first: what is made below a directory changes its time.
-        for (path, node) in later.directories.iter().rev() {
-            self.dress(path, node, &shared);
+        for (below, node) in later.directories.iter().rev().filter(|_| !self.content_only) {
+            let path = root.shown(below);
+            match root.way.down_to(below) {
+                Ok(directory) => shared.lacks(&path, set_metadata(&directory, node)),
+                Err(error) => shared.report(&path, error),
+            }
         }
         let sorted = |all: Mutex<Vec<Trouble>>| {
             let mut all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -126,6 +131,7 @@ impl Restorer<'_> {
     fn walk(
         &self,
         tree: Id,
+        root: &Root<'_>,
         directory: &Path,
         shared: &Shared,
         later: &mut Later,
@@ -133,17 +139,18 @@ impl Restorer<'_> {
     ) -> Result<()> {
         for node in self.repo.tree(tree)?.nodes {
             check_cancelled(self.observer)?;
-            let path = directory.join(&node.name);
+            let below = directory.join(&node.name);
+            let path = root.shown(&below);
             match node.kind {
                 NodeKind::Dir => {
-                    if let Err(error) = make_directory(&path) {
+                    if let Err(error) = root.way.down_to(&below) {
                         shared.report(&path, error);
                         continue;
                     }
                     let subtree = node.subtree;
-                    later.directories.push((path.clone(), node));
+                    later.directories.push((below.clone(), node));
                     if let Some(subtree) = subtree
-                        && let Err(error) = self.walk(subtree, &path, shared, later, entry)
+                        && let Err(error) = self.walk(subtree, root, &below, shared, later, entry)
                     {
                         check_cancelled(self.observer)?;
                         shared.report(&path, error);
@@ -152,13 +159,14 @@ impl Restorer<'_> {
                 NodeKind::File => {
                     let inode = (node.device_id, node.inode);
                     if node.links > 1 && later.seen.insert(inode, ()).is_some() {
-                        later.links.push((path, node));
+                        later.links.push((below, node));
                     } else {
-                        entry(path, node);
+                        entry(below, node);
                     }
                 }
-                _ => match make_special(&path, &node) {
-                    Ok(()) => self.dress(&path, &node, shared),
+                NodeKind::Socket => {}
+                _ => match self.special(root, &below, &node) {
+                    Ok(lacking) => shared.lacks(&path, lacking),
                     Err(error) => shared.report(&path, error),
                 },
             }
@@ -166,16 +174,24 @@ impl Restorer<'_> {
         Ok(())
     }
 
-    fn files(&self, jobs: Receiver<(PathBuf, Node)>, shared: &Shared) {
-        for (path, node) in jobs {
+    fn special(&self, root: &Root<'_>, below: &Path, node: &Node) -> Result<Vec<Lacking>> {
+        let (directory, name) = root.holder(below)?;
+        make_special(&directory.inside(name), node)
+            .map_err(|error| at("make", &root.shown(below), &error))?;
+        Ok(if self.content_only { Vec::new() } else { dress_special(&directory, name, node) })
+    }
+
+    fn files(&self, root: &Root<'_>, jobs: Receiver<(PathBuf, Node)>, shared: &Shared) {
+        for (below, node) in jobs {
             if self.observer.is_cancelled() {
                 continue;
             }
-            match self.file(&path, &node) {
+            let path = root.shown(&below);
+            match self.file(root, &below, &node) {
                 Ok(lacking) => {
                     shared.lacks(&path, lacking);
                     if node.links > 1 {
-                        shared.links().insert((node.device_id, node.inode), path.clone());
+                        shared.links().insert((node.device_id, node.inode), below);
                     }
                     let files = shared.files.fetch_add(1, Ordering::Relaxed) + 1;
                     let bytes = shared.bytes.fetch_add(node.size, Ordering::Relaxed) + node.size;
@@ -187,81 +203,106 @@ impl Restorer<'_> {
     }
 
     /// Restores one file; returns what it lacks.
-    ///
-    /// # Errors
-    /// If it is there already, or cannot be written, or its content not be read.
-    pub fn file(&self, path: &Path, node: &Node) -> Result<Vec<Lacking>> {
+    fn file(&self, root: &Root<'_>, below: &Path, node: &Node) -> Result<Vec<Lacking>> {
         let chunks = node.content.clone().unwrap_or_default();
-        let (file, _) = self.staged(path, &chunks)?;
-        let lacking = if self.content_only { Vec::new() } else { set_metadata(file.path(), node) };
-        put_in_place(file, path)?;
+        let (directory, name) = root.holder(below)?;
+        let path = root.shown(below);
+        let (file, _) = self.staged(&directory.real(), &path, &chunks)?;
+        let lacking = if self.content_only { Vec::new() } else { set_metadata(file.as_file(), node) };
+        put_in_place(file, &directory.inside(name), &path)?;
         Ok(lacking)
     }
 
-    /// Writes content beside `path` under a name of its own, and returns its SHA-256.
+    /// Writes content into a directory under a name of its own, and returns its SHA-256. `shown` says for people what it will be.
     ///
     /// # Errors
     /// If it cannot be written, or its content not be read.
-    pub fn staged(&self, path: &Path, chunks: &[Id]) -> Result<(tempfile::NamedTempFile, Id)> {
-        let directory = path.parent().unwrap_or(Path::new("/"));
+    pub fn staged(
+        &self,
+        directory: &Path,
+        shown: &Path,
+        chunks: &[Id],
+    ) -> Result<(tempfile::NamedTempFile, Id)> {
+        let failed = |error: io::Error| at("write", shown, &error);
         let file = tempfile::Builder::new()
             .prefix(".pc-switcher-restore-")
             .permissions(fs::Permissions::from_mode(if self.content_only { 0o666 } else { 0o600 }))
             .tempfile_in(directory)
-            .map_err(|error| at("write below", directory, &error))?;
+            // What the error says of the place is nothing for people.
+            .map_err(|error| at("write below", shown.parent().unwrap_or(shown), &error.kind().into()))?;
         let mut whole = Sha256::new();
         let (mut length, mut blob, mut last) = (0, Vec::new(), None);
         for id in chunks {
             check_cancelled(self.observer)?;
             // A hole is the same again and again.
             if last != Some(*id) {
-                blob = self.repo.blob(*id)?;
+                blob = self.repo.blob(BlobKind::Data, *id)?;
                 last = Some(*id);
             }
             whole.update(&blob);
-            write_or_skip(file.as_file(), length, &blob).map_err(|error| at("write", path, &error))?;
+            write_or_skip(file.as_file(), length, &blob).map_err(failed)?;
             length += blob.len() as u64;
         }
-        file.as_file().set_len(length).map_err(|error| at("write", path, &error))?;
+        file.as_file().set_len(length).map_err(failed)?;
         Ok((file, Id(whole.finalize().into())))
     }
 
-    fn link(&self, later: &Later, shared: &Shared) {
-        for (path, node) in &later.links {
+    fn link(&self, root: &Root<'_>, later: &Later, shared: &Shared) {
+        for (below, node) in &later.links {
             let first = shared.links().get(&(node.device_id, node.inode)).cloned();
             let linked = match first {
-                Some(first) => fs::hard_link(&first, path),
-                None => Err(io::Error::other("the file that it is a further name of could not be restored")),
+                Some(first) => root.link(&first, below),
+                None => {
+                    Err(ModuleError::failed("the file that it is a further name of could not be restored"))
+                }
             };
             match linked {
                 Ok(()) => {
                     shared.files.fetch_add(1, Ordering::Relaxed);
                 }
-                Err(error) => shared.report(path, error),
+                Err(error) => shared.report(&root.shown(below), error),
             }
-        }
-    }
-
-    fn dress(&self, path: &Path, node: &Node, shared: &Shared) {
-        if !self.content_only {
-            shared.lacks(path, set_metadata(path, node));
         }
     }
 }
 
-/// Gives a complete file its name, durably.
+/// Where a tree is restored to.
+struct Root<'p> {
+    way: Way,
+    path: &'p Path,
+}
+
+impl Root<'_> {
+    fn shown(&self, below: &Path) -> PathBuf {
+        self.path.join(below)
+    }
+
+    /// Returns the directory that holds something, with its name there.
+    fn holder<'p>(&self, below: &'p Path) -> Result<(Way, &'p OsStr)> {
+        let directory = self.way.down_to(below.parent().unwrap_or(Path::new("")))?;
+        Ok((directory, below.file_name().unwrap_or_default()))
+    }
+
+    fn link(&self, first: &Path, further: &Path) -> Result<()> {
+        let ((from, name), (to, other)) = (self.holder(first)?, self.holder(further)?);
+        let linked = fs::hard_link(from.inside(name), to.inside(other));
+        linked.map_err(|error| at("make", &self.shown(further), &error))
+    }
+}
+
+/// Gives a complete file its name, durably. `shown` is that name for people.
 ///
 /// # Errors
 /// If something is there.
-pub(crate) fn put_in_place(file: tempfile::NamedTempFile, path: &Path) -> Result<()> {
-    file.as_file().sync_all().map_err(|error| at("write", path, &error))?;
+pub(crate) fn put_in_place(file: tempfile::NamedTempFile, path: &Path, shown: &Path) -> Result<()> {
+    file.as_file().sync_all().map_err(|error| at("write", shown, &error))?;
     match file.persist_noclobber(path) {
         Ok(_) => Ok(()),
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(ModuleError::failed(format!("`{}` exists already", path.display()))
+            Err(ModuleError::failed(format!("`{}` exists already", shown.display()))
                 .hint("move it away, or restore to another directory with --to"))
         }
-        Err(error) => Err(at("write", path, &error.error)),
+        Err(error) => Err(at("write", shown, &error.error)),
     }
 }
 
@@ -283,18 +324,6 @@ fn write_or_skip(file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
     file.write_all_at(&bytes[from..to], at + from as u64)
 }
 
-pub(super) fn make_directory(path: &Path) -> io::Result<()> {
-    match fs::create_dir(path) {
-        // One that is there is used, but never one behind a link.
-        Err(error)
-            if error.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(path)?.is_dir() =>
-        {
-            Ok(())
-        }
-        made => made,
-    }
-}
-
 /// Makes what is neither file nor directory.
 pub(crate) fn make_special(path: &Path, node: &Node) -> io::Result<()> {
     let make = |kind| {
@@ -307,6 +336,14 @@ pub(crate) fn make_special(path: &Path, node: &Node) -> io::Result<()> {
         NodeKind::CharDev => make(FileType::CharacterDevice),
         NodeKind::Socket => Ok(()),
         _ => Err(io::Error::other("is of a kind that is not known here")),
+    }
+}
+
+/// Dresses what [`make_special`] made; returns what it lacks.
+pub(crate) fn dress_special(directory: &Way, name: &OsStr, node: &Node) -> Vec<Lacking> {
+    match directory.open(name, node.kind) {
+        Ok(open) => set_metadata(&open, node),
+        Err(error) => vec![Lacking::new("its owner and rights", &error)],
     }
 }
 

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::format::keyfile::Cost;
-use crate::format::{Id, Snapshot};
+use crate::format::{BlobKind, Id, Snapshot};
 use crate::repo::{Repository, Who};
 use crate::store::{Kind, MemoryStore, Store};
 
@@ -118,6 +118,88 @@ fn a_run_that_is_cancelled_keeps_what_it_packed_and_writes_no_snapshot() {
     let error = backup.run().unwrap_err();
     assert_eq!(error.kind, pc_switcher_contract::ErrorKind::Cancelled);
     assert!(check(&repo, true, &Quiet::default()).unwrap().problems.is_empty());
+}
+
+#[test]
+fn a_file_that_holds_the_text_of_a_tree_is_stored_beside_the_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    let text = crate::format::Tree::default().to_blob().unwrap();
+    fs::write(dir.path().join("tree"), &text).unwrap();
+    let repo = repository(Arc::new(MemoryStore::default()));
+    let tree = back_up(&repo, dir.path()).unwrap().tree;
+    for kind in [BlobKind::Data, BlobKind::Tree] {
+        assert_eq!(repo.blob(kind, Id::of(&text)).unwrap(), text);
+    }
+    let kinds: Vec<BlobKind> = repo.indexed().values().flatten().map(|(_, at)| at.kind).collect();
+    assert_eq!(kinds.iter().filter(|kind| **kind == BlobKind::Data).count(), 1, "{kinds:?}");
+    let target = tempfile::tempdir().unwrap();
+    let restorer = Restorer { repo: &repo, content_only: false, observer: &Quiet::default() };
+    assert_eq!(restorer.tree(tree, target.path()).unwrap().troubles, vec![]);
+}
+
+/// A store in which somebody takes the vault over as soon as a pack was removed, while this machine sleeps for an hour.
+struct TakenOver {
+    inner: Arc<MemoryStore>,
+    hours: Arc<AtomicUsize>,
+}
+
+impl Store for TakenOver {
+    fn put(&self, kind: Kind, name: &str, bytes: &[u8]) -> Result<bool> {
+        self.inner.put(kind, name, bytes)
+    }
+
+    fn get(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
+        self.inner.get(kind, name)
+    }
+
+    fn get_range(&self, kind: Kind, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+        self.inner.get_range(kind, name, offset, length)
+    }
+
+    fn list(&self, kind: Kind) -> Result<Vec<(String, u64)>> {
+        self.inner.list(kind)
+    }
+
+    fn delete(&self, kind: Kind, name: &str) -> Result<()> {
+        if kind == Kind::Pack {
+            self.hours.fetch_add(1, Ordering::SeqCst);
+            for (lock, _) in self.inner.list(Kind::Lock)? {
+                self.inner.delete(Kind::Lock, &lock)?;
+            }
+        }
+        self.inner.delete(kind, name)
+    }
+
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+}
+
+#[test]
+fn a_prune_whose_lock_was_taken_away_removes_no_further_pack() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(MemoryStore::default());
+    let repo = repository(store.clone());
+    for content in ["one", "two"] {
+        fs::write(dir.path().join("f"), content).unwrap();
+        back_up(&repo, dir.path()).unwrap();
+    }
+    let packs = store.list(Kind::Pack).unwrap().len();
+    let hours = Arc::new(AtomicUsize::new(0));
+    let slept = hours.clone();
+    let clock: pc_switcher_contract::Clock =
+        Arc::new(move || Timestamp::from_second(slept.load(Ordering::SeqCst) as i64 * 3600).unwrap());
+    let taken_over = Arc::new(TakenOver { inner: store.clone(), hours });
+    let repo = Repository::open(taken_over, b"x").unwrap();
+    let alone = repo.lock_alone(&Who { pid: std::process::id(), ..Who::default() }, &clock).unwrap();
+    let forget = repo.snapshots().unwrap().into_iter().map(|(id, _)| id).collect();
+    let when = When { now: clock(), grace: std::time::Duration::ZERO };
+    let order = PruneOrder { forget: &forget, also_needed: &Default::default(), when, alone: Some(&alone) };
+    let error = prune(&repo, &order, &Quiet::default()).unwrap_err();
+    assert_eq!(error.kind, pc_switcher_contract::ErrorKind::Busy, "{error}");
+    assert!(packs > 2, "{packs}");
+    assert_eq!(store.list(Kind::Pack).unwrap().len(), packs - 1);
 }
 
 fn content() -> impl Strategy<Value = Vec<u8>> {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// After this time a lock that was not renewed means nothing.
-pub const STALE: Duration = Duration::from_secs(30 * 60);
+pub const STALE: SignedDuration = SignedDuration::from_mins(30);
 /// How often a lock is renewed.
 pub const RENEW: Duration = Duration::from_secs(5 * 60);
 
@@ -35,9 +35,10 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Whether its holder is gone: too old, or a process of this machine that no longer runs.
+    /// Whether its holder is gone: too old, or a process of this machine that no longer runs. One of the future is not old: some clock
+    /// is wrong, and nobody knows which.
     pub fn is_stale(&self, now: Timestamp, hostname: &str, is_alive: impl Fn(u32) -> bool) -> bool {
-        let age = self.time.parse::<Timestamp>().map(|at| now.duration_since(at).unsigned_abs());
+        let age = self.time.parse::<Timestamp>().map(|at| now.duration_since(at));
         let expired = age.is_ok_and(|age| age > STALE);
         expired || self.hostname == hostname && !is_alive(self.pid)
     }
@@ -78,5 +79,8 @@ mod tests {
             "its process cannot be seen from here"
         );
         assert!(lock(old, "desk").is_stale(now, "laptop", |_| true));
+        let ahead = "2026-01-02T13:00:00Z";
+        assert!(!lock(ahead, "desk").is_stale(now, "laptop", |_| true), "its clock is ahead, it lives");
+        assert!(lock(ahead, "laptop").is_stale(now, "laptop", |_| false));
     }
 }

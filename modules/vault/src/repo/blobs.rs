@@ -50,10 +50,22 @@ pub(super) type ById<T> = HashMap<Id, T, BuildHasherDefault<IdHasher>>;
 struct Known {
     packs: Vec<Id>,
     pack_numbers: ById<u32>,
-    blobs: ById<(u32, BlobKind, u32, u32, u32)>,
+    /// Of each kind for itself: the text of a tree may be the content of a file, too.
+    data: ById<Place>,
+    trees: ById<Place>,
 }
 
+/// The number of the pack, and what else a [`Location`] says.
+type Place = (u32, u32, u32, u32);
+
 impl Known {
+    fn of(&self, kind: BlobKind) -> &ById<Place> {
+        match kind {
+            BlobKind::Data => &self.data,
+            BlobKind::Tree => &self.trees,
+        }
+    }
+
     fn add(&mut self, pack: &IndexedPack) {
         let next = self.packs.len() as u32;
         let number = *self.pack_numbers.entry(pack.id).or_insert(next);
@@ -62,7 +74,11 @@ impl Known {
         }
         for blob in &pack.blobs {
             let IndexedBlob { kind, offset, length, uncompressed_length, .. } = *blob;
-            self.blobs.insert(blob.id, (number, kind, offset, length, uncompressed_length.unwrap_or(0)));
+            let blobs = match kind {
+                BlobKind::Data => &mut self.data,
+                BlobKind::Tree => &mut self.trees,
+            };
+            blobs.insert(blob.id, (number, offset, length, uncompressed_length.unwrap_or(0)));
         }
     }
 }
@@ -122,10 +138,10 @@ impl Repository {
         self.blobs.write().add(pack);
     }
 
-    /// Returns where a blob lies, if the index knows it.
-    pub fn find(&self, id: &Id) -> Option<Location> {
+    /// Returns where a blob of this kind lies, if the index knows it.
+    pub fn find(&self, kind: BlobKind, id: &Id) -> Option<Location> {
         let known = self.blobs.read();
-        let (pack, kind, offset, length, unpacked) = *known.blobs.get(id)?;
+        let (pack, offset, length, unpacked) = *known.of(kind).get(id)?;
         let pack = *known.packs.get(pack as usize)?;
         Some(Location {
             pack,
@@ -139,11 +155,12 @@ impl Repository {
     /// Returns all packs that the index knows, with their blobs.
     pub fn indexed(&self) -> HashMap<Id, Vec<(Id, Location)>> {
         let known = self.blobs.read();
-        let ids: Vec<Id> = known.blobs.keys().copied().collect();
+        let ids = |kind| known.of(kind).keys().map(move |id| (kind, *id));
+        let all: Vec<(BlobKind, Id)> = ids(BlobKind::Data).chain(ids(BlobKind::Tree)).collect();
         let mut packs: HashMap<Id, Vec<(Id, Location)>> = HashMap::new();
         drop(known);
-        for id in ids {
-            if let Some(location) = self.find(&id) {
+        for (kind, id) in all {
+            if let Some(location) = self.find(kind, &id) {
                 packs.entry(location.pack).or_default().push((id, location));
             }
         }
@@ -154,11 +171,15 @@ impl Repository {
     ///
     /// # Errors
     /// If it is missing or damaged.
-    pub fn blob(&self, id: Id) -> Result<Vec<u8>> {
+    pub fn blob(&self, kind: BlobKind, id: Id) -> Result<Vec<u8>> {
         self.load_index()?;
         let place = self.store.place();
-        let location = self.find(&id).ok_or_else(|| {
-            ModuleError::failed(format!("no index of `{place}` knows the blob `{id}`"))
+        let location = self.find(kind, &id).ok_or_else(|| {
+            let what = match kind {
+                BlobKind::Data => "blob",
+                BlobKind::Tree => "tree",
+            };
+            ModuleError::failed(format!("no index of `{place}` knows the {what} `{id}`"))
                 .hint("`restic repair index` makes the index anew")
         })?;
         let sealed = self.store.get_range(

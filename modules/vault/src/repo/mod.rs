@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Result, damaged, no_random};
-use crate::format::{Chunker, Id, Key, RepoConfig, Snapshot, Tree, unpacked};
+use crate::format::{BlobKind, Chunker, Id, Key, RepoConfig, Snapshot, Tree, unpacked};
 use crate::store::{Kind, Store};
 
 /// Who works: written into keys, locks and snapshots.
@@ -118,7 +118,7 @@ impl Repository {
     /// # Errors
     /// If it is missing or damaged.
     pub fn tree(&self, id: Id) -> Result<Tree> {
-        let blob = self.blob(id)?;
+        let blob = self.blob(BlobKind::Tree, id)?;
         Tree::from_blob(&blob).map_err(|why| damaged(format!("tree `{id}` in `{}`", self.store.place()), why))
     }
 }

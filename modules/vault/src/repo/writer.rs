@@ -27,7 +27,8 @@ const LEVEL: i32 = 3;
 /// Writes into a repository, from several threads.
 pub struct Writer<'r> {
     repo: &'r Repository,
-    claimed: [Mutex<HashSet<Id, BuildHasherDefault<IdHasher>>>; 16],
+    /// Of each kind for itself: sixteen parts of data, then sixteen of trees.
+    claimed: [Mutex<HashSet<Id, BuildHasherDefault<IdHasher>>>; 32],
     unindexed: Mutex<Vec<IndexedPack>>,
     blobs: AtomicU64,
     bytes: AtomicU64,
@@ -88,11 +89,12 @@ impl<'r> Writer<'r> {
     }
 
     /// Whether whoever asks is the one to store this blob.
-    fn claim(&self, id: Id) -> bool {
-        if self.repo.find(&id).is_some() {
+    fn claim(&self, kind: BlobKind, id: Id) -> bool {
+        if self.repo.find(kind, &id).is_some() {
             return false;
         }
-        let shard = &self.claimed[usize::from(id.0[31] & 15)];
+        let first = if kind == BlobKind::Tree { 16 } else { 0 };
+        let shard = &self.claimed[first + usize::from(id.0[31] & 15)];
         shard.lock().unwrap_or_else(PoisonError::into_inner).insert(id)
     }
 
@@ -149,7 +151,7 @@ impl Packer<'_, '_> {
     /// If a pack cannot be written.
     pub fn add(&mut self, bytes: &[u8]) -> Result<Id> {
         let id = Id::of(bytes);
-        if self.writer.claim(id) {
+        if self.writer.claim(self.kind, id) {
             self.append(id, bytes)?;
         }
         Ok(id)

@@ -108,15 +108,11 @@ impl Service {
         let chosen = self.chosen(only)?;
         let work = |service: &mut Self, id| {
             let mut report = BackupReport::default();
-            // A run that ended before its snapshot left nothing behind that says so but its line.
-            let unfinished = service.catalogue.last_ended_badly("backup", id)?;
             let mut targets = service.open_targets(chosen, passphrase, &mut report)?;
             service.drain(&mut targets, &mut report, observer)?;
-            let changes = service.note_deleted(&mut report)?;
+            service.note_deleted(&mut report)?;
             for target in &mut targets {
-                let found = report.items + report.directories + target.report.stored.blobs;
-                let changed = unfinished || changes || found > 0;
-                service.end_with_snapshot(target, changed, &mut report)?;
+                service.end_with_snapshot(target, &mut report)?;
             }
             for target in &targets {
                 if let Some(warning) =
@@ -236,7 +232,7 @@ impl Service {
         let Some(content) = one.item.content_id else { return Ok(false) };
         let Some(chunks) = self.catalogue.chunks(&target.settings.name, content)? else { return Ok(false) };
         target.repo.load_index()?;
-        let complete = chunks.iter().all(|chunk| target.repo.find(&chunk.blob_id).is_some());
+        let complete = chunks.iter().all(|chunk| target.repo.find(BlobKind::Data, &chunk.blob_id).is_some());
         if !complete {
             self.catalogue.forget_location(&target.settings.name, content)?;
         }

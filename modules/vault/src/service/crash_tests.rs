@@ -174,7 +174,8 @@ fn everything_is_there(service: &Service, store: &Arc<MemoryStore>, what: &str) 
         for version in service.history_of(&path).unwrap().versions {
             let content = version.checksum.parse().unwrap();
             let Some(chunks) = service.catalogue.chunks("local", content).unwrap() else { continue };
-            let bytes: Vec<u8> = chunks.iter().flat_map(|chunk| repo.blob(chunk.blob_id).unwrap()).collect();
+            let bytes: Vec<u8> =
+                chunks.iter().flat_map(|chunk| repo.blob(BlobKind::Data, chunk.blob_id).unwrap()).collect();
             assert_eq!(Id::of(&bytes), content, "{what}: {name}");
             read += u32::from(version.current);
         }

@@ -32,6 +32,8 @@ pub enum Reason {
     Newest,
     /// This rule of `keep_min` keeps it, whatever the others say.
     Least(Rule),
+    /// It is the last one from before most of a directory was lost.
+    BeforeLoss,
     /// It is the last one of a directory that no later one has.
     LastOf(String),
     /// No rule keeps it.
@@ -48,6 +50,7 @@ impl std::fmt::Display for Reason {
             Reason::Rule(rule) => write!(f, "kept by `{rule}`"),
             Reason::Newest => f.write_str("the newest one"),
             Reason::Least(rule) => write!(f, "kept by `{rule}` of `keep_min`"),
+            Reason::BeforeLoss => f.write_str("the last one before many files were gone"),
             Reason::LastOf(path) => write!(f, "the last one of {path}"),
             Reason::Beyond => f.write_str("no rule keeps it"),
         }
@@ -89,13 +92,14 @@ pub(super) fn is_of(snapshot: &Snapshot, host_id: &str) -> bool {
     host_of(snapshot) == Some(host_id)
 }
 
-/// Judges all snapshots of a vault, which come the oldest first.
+/// Judges all snapshots of a vault, which come the oldest first. `losses` are when many files were found gone.
 pub(super) fn judge(
     snapshots: &[(Id, Snapshot)],
     host_id: &str,
     now: Timestamp,
     keep: Option<&Keep>,
     keep_min: Option<&Keep>,
+    losses: &[Timestamp],
 ) -> Vec<Verdict> {
     let time = |index: usize| snapshots[index].1.time.parse::<Timestamp>().unwrap_or(Timestamp::MAX);
     let own = |index: &usize| is_of(&snapshots[*index].1, host_id);
@@ -110,6 +114,10 @@ pub(super) fn judge(
             }
         }
         kept
+    };
+    let before_loss = |index: usize| {
+        let last = |loss: &Timestamp| newest_first.iter().find(|other| time(**other) < *loss);
+        losses.iter().any(|loss| last(loss) == Some(&index))
     };
     let (kept, least) = (kept_by(keep), kept_by(keep_min));
     let own_tags = tags(host_id);
@@ -129,6 +137,7 @@ pub(super) fn judge(
             None if later().next().is_none() => Reason::Newest,
             None if keep.is_none() => Reason::NoRules,
             None if least[index].is_some() => least[index].map_or(Reason::Beyond, Reason::Least),
+            None if before_loss(index) => Reason::BeforeLoss,
             None => {
                 let is_later = |path: &&String| {
                     later().any(|other| other.paths.iter().any(|held| Path::new(path).starts_with(held)))
@@ -181,7 +190,8 @@ mod tests {
         keep: Option<&Keep>,
         keep_min: Option<&Keep>,
     ) -> Vec<String> {
-        let verdicts = judge(snapshots, OWN, Timestamp::UNIX_EPOCH + hour.hours(), keep, keep_min);
+        let now = Timestamp::UNIX_EPOCH + hour.hours();
+        let verdicts = judge(snapshots, OWN, now, keep, keep_min, &[]);
         verdicts.iter().map(|verdict| verdict.reason.to_string()).collect()
     }
 
@@ -210,6 +220,21 @@ mod tests {
             ]
         );
         assert_eq!(reasons_with(&all, 60, None, Some(&least))[2], "no `keep` is set");
+    }
+
+    #[test]
+    fn the_last_one_before_a_loss_stays() {
+        let all: Vec<_> = [0, 1, 2, 3].map(|hour| snapshot(hour, &["/docs"])).into();
+        let keep: Keep = "last 1 session".parse().unwrap();
+        let at = |hour: i64| Timestamp::UNIX_EPOCH + hour.hours();
+        let stay = |losses: &[Timestamp]| -> Vec<bool> {
+            let verdicts = judge(&all, OWN, at(60), Some(&keep), None, losses);
+            verdicts.iter().map(|verdict| verdict.stays).collect()
+        };
+        assert_eq!(stay(&[]), [false, false, false, true]);
+        // The backup that found it writes its snapshot then or a little later.
+        assert_eq!(stay(&[at(2)]), [false, true, false, true]);
+        assert_eq!(stay(&[at(0), at(1) + 1.minute()]), [false, true, false, true]);
     }
 
     #[test]

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
-use super::View;
+use super::{Service, View};
+use crate::catalogue::{Directory, Version};
 use crate::engine::is_unfinished;
 use crate::error::{Result, usage};
+use crate::format::{Id, NodeKind};
 
 /// The file with patterns for what is beside and below it.
 pub const FILE: &str = ".btignore";
@@ -79,11 +81,7 @@ impl Rules {
     /// Whether a path is left out by its own name; what is inside an ignored directory is not asked about.
     pub fn ignores(&self, path: &Path, is_dir: bool) -> bool {
         let name = path.file_name().unwrap_or_default();
-        if name == FILE
-            || is_restored_copy(name)
-            || is_unfinished(name)
-            || self.never.iter().any(|never| path == never)
-        {
+        if name == FILE || is_unfinished(name) || self.never.iter().any(|never| path == never) {
             return true;
         }
         let nearest = self.below.iter().rev().map(|(_, rules)| rules).chain([&self.general]);
@@ -98,30 +96,81 @@ impl Rules {
     }
 }
 
-/// Whether a name is one that `restore` gives: `NAME.` and a checksum, or `NAME.` twelve digits and `.btrestored`.
-pub fn is_restored_copy(name: &OsStr) -> bool {
+/// Returns what a name says that `restore` gives, `NAME.` and a checksum, or `NAME.` twelve digits and `.btrestored`: the name of the
+/// original and the digits. Only the catalogue knows whether there is such a version.
+pub fn copy_of(name: &OsStr) -> Option<(&OsStr, &str)> {
     let bytes = name.as_bytes();
     let (stem, digits) = match bytes.strip_suffix(b".btrestored") {
         Some(stem) => (stem, 12),
         None => (bytes, 64),
     };
-    let Some(at) = stem.len().checked_sub(digits + 1).filter(|at| *at > 0) else { return false };
-    let (dot, hex) = stem[at..].split_at(1);
-    dot == b"." && hex.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    let at = stem.len().checked_sub(digits + 1).filter(|at| *at > 0)?;
+    let (stem, sum) = (&stem[..at], stem[at..].strip_prefix(b".")?);
+    let is_hex = sum.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let sum = std::str::from_utf8(sum).ok().filter(|_| is_hex)?;
+    Some((OsStr::from_bytes(stem), sum))
+}
+
+impl Service {
+    /// Whether something is a copy that `restore` made beside its original: that has a version of this checksum.
+    pub(super) fn is_restored_copy(&self, directory: &Directory, name: &Path) -> Result<bool> {
+        let Some((stem, digits)) = name.file_name().and_then(copy_of) else { return Ok(false) };
+        let original = self.catalogue.find_file_by_path(directory, &name.with_file_name(stem))?;
+        let Some(original) = original else { return Ok(false) };
+        let versions = self.catalogue.find_file_snapshots_for_file(&original)?;
+        Ok(versions.iter().any(|version| copy_digits(version).starts_with(digits)))
+    }
+}
+
+/// Returns the checksum in the name of a copy: a link, which has no content, is told apart by where it points.
+pub(super) fn copy_digits(version: &Version) -> String {
+    match version.facts.kind {
+        NodeKind::Symlink => Id::of(&version.facts.target).hex(),
+        _ => version.content_id.hex(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::world::{World, back_up, stage};
     use super::*;
+    use crate::engine::Quiet;
 
     #[test]
-    fn restored_copies_are_known_by_their_names() {
+    fn names_of_restored_copies_say_of_what() {
         let sum = "0123456789abcdef".repeat(4);
-        assert!(is_restored_copy(OsStr::new(&format!("a.txt.{sum}"))));
-        assert!(is_restored_copy(OsStr::new("a.txt.0123456789ab.btrestored")));
-        for other in [&sum, "a.txt", "a.btrestored", &format!("a.{}", &sum[1..])] {
-            assert!(!is_restored_copy(OsStr::new(other)), "{other}");
+        let copy =
+            |name: &str| copy_of(OsStr::new(name)).map(|(stem, sum)| (stem.to_owned(), sum.to_owned()));
+        assert_eq!(copy(&format!("a.txt.{sum}")), Some(("a.txt".into(), sum.clone())));
+        assert_eq!(copy("a.0123456789ab.btrestored"), Some(("a".into(), "0123456789ab".into())));
+        for other in [&sum, "a.txt", "a.btrestored", &format!("a.{}", &sum[1..]), &format!(".{sum}")] {
+            assert_eq!(copy(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn what_is_only_called_like_a_copy_is_backed_up_and_a_copy_is_not() {
+        let mut world = World::new();
+        let docs = world.home.path().join("docs");
+        let sum = |text: &str| Id::of(text.as_bytes()).hex();
+        let (copy, short) = (format!("a.{}", sum("one")), format!("a.{}.btrestored", &sum("one")[..12]));
+        let others = [format!("a.{}", sum("two")), format!("b.{}", sum("one"))];
+        std::fs::write(docs.join("a"), "one").unwrap();
+        world.now(|service| stage(service).and_then(|()| back_up(service)));
+        for name in [&copy, &short, &others[0], &others[1]] {
+            std::fs::write(docs.join(name), "x").unwrap();
+        }
+        world.hour += 1;
+        world.now(|service| {
+            let status = service.status(&docs, true, false)?.0;
+            let listed: Vec<&str> = status.iter().map(|one| one.path.as_str()).collect();
+            let mut expected = vec!["a", &others[0], &others[1]];
+            expected.sort_unstable();
+            assert_eq!(listed, expected);
+            assert!(service.add(&docs.join(&copy), true, &Quiet::default()).is_err());
+            assert_eq!(service.add(&docs, true, &Quiet::default())?.staged, 2);
+            Ok(())
+        });
     }
 
     #[test]

@@ -114,6 +114,8 @@ pub struct Service {
     host_id: String,
     names: Names,
     view: View,
+    /// Directories of which is said that what is missing there is gone for good.
+    gone: Vec<PathBuf>,
     /// What a service that only looks works with.
     _scratch: Option<tempfile::TempDir>,
 }
@@ -233,12 +235,22 @@ impl Service {
         scratch: Option<tempfile::TempDir>,
     ) -> Self {
         let (names, view) = (Names::of_this_machine(), View::default());
-        Self { around, settings, catalogue, stage, host_id, names, view, _scratch: scratch }
+        Self { around, settings, catalogue, stage, host_id, names, view, gone: Vec::new(), _scratch: scratch }
     }
 
     /// Has tracked files read elsewhere than where they lie.
     pub fn read_from(&mut self, view: View) {
         self.view = view;
+    }
+
+    /// Has the next backup note what is missing in these directories as gone, also where it may only not be mounted.
+    ///
+    /// # Errors
+    /// If one of them is in no tracked directory.
+    pub fn take_as_gone(&mut self, directories: Vec<PathBuf>) -> Result<()> {
+        directories.iter().try_for_each(|path| self.tracked(path).map(drop))?;
+        self.gone = directories;
+        Ok(())
     }
 
     /// Says how stores that wait find out that a run shall end.
@@ -470,5 +482,9 @@ mod bucket_tests;
 mod crash_tests;
 #[cfg(test)]
 mod recover_tests;
+#[cfg(test)]
+mod restore_tests;
+#[cfg(test)]
+mod several_tests;
 #[cfg(test)]
 pub(crate) mod world;

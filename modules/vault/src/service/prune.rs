@@ -4,17 +4,16 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pc_switcher_contract::ErrorKind;
 use pc_switcher_contract::keep::Keep;
 
 use super::forget::{self, Verdict};
-use super::target::OldCopies;
+use super::target::{OldCopies, is_away};
 use super::vaults::{self, Passphrase};
 use super::{Service, VaultSettings};
 use crate::catalogue::Catalogue;
 use crate::engine::{self, Observer, PruneSummary, When};
 use crate::error::{Result, at};
-use crate::format::{Id, Snapshot};
+use crate::format::{BlobKind, Id, Snapshot};
 use crate::repo::{Held, Repository};
 
 /// An unused pack goes when it was found unused that long ago; a prune each day finds what the one before it marked.
@@ -29,6 +28,8 @@ pub struct PruneOrder {
     pub keep: Option<Keep>,
     /// Whether what nobody needs goes at once.
     pub at_once: bool,
+    /// Whether what is gone is gone for good, so that backups from before it may go as well.
+    pub accept_losses: bool,
     /// Whether nothing is written.
     pub dry_run: bool,
 }
@@ -81,16 +82,25 @@ impl Service {
     ) -> Result<PruneReport> {
         let chosen = self.chosen(order.only.as_deref())?;
         let work = |service: &mut Self, id: i64| {
-            let mut report = PruneReport::default();
+            let (mut report, mut first) = (PruneReport::default(), None);
             for settings in chosen {
                 let (required, name) = (settings.required, settings.name.clone());
                 match service.prune_vault(settings, id, order, passphrase, observer, &mut report) {
                     Ok(pruned) => report.vaults.push(pruned),
-                    Err(error) if error.kind == ErrorKind::Unreachable && !required => {
+                    Err(error) if is_away(&error) && !required => {
                         report.warnings.push(format!("vault `{name}` was left out: {error}"));
+                        first.get_or_insert(error);
                     }
                     Err(error) => return Err(error),
                 }
+            }
+            if let Some(error) = first.filter(|_| report.vaults.is_empty()) {
+                return Err(error);
+            }
+            // Of a vault that was left out it is said again.
+            let is_all = order.only.is_none() && report.warnings.is_empty();
+            if order.accept_losses && is_all && !order.dry_run {
+                service.catalogue.accept_losses()?;
             }
             Ok(report)
         };
@@ -118,7 +128,9 @@ impl Service {
         let snapshots = repo.snapshots()?;
         let own = &self.settings.vault;
         let keep = order.keep.as_ref().or(own.keep.0.as_ref());
-        let verdicts = forget::judge(&snapshots, &self.host_id, now, keep, own.keep_min.0.as_ref());
+        let losses = if order.accept_losses { Vec::new() } else { self.catalogue.losses()? };
+        let keep_min = own.keep_min.0.as_ref();
+        let verdicts = forget::judge(&snapshots, &self.host_id, now, keep, keep_min, &losses);
         let forget: HashSet<Id> =
             verdicts.iter().filter(|verdict| !verdict.stays).map(|verdict| verdict.snapshot).collect();
         let also_needed =
@@ -133,8 +145,9 @@ impl Service {
         let summary = engine::prune(&repo, &what, observer)?;
         let mut versions_gone = 0;
         if !order.dry_run {
-            versions_gone =
-                self.catalogue.forget_what_is_gone(&settings.name, |blob| repo.find(&blob).is_some())?;
+            versions_gone = self
+                .catalogue
+                .forget_what_is_gone(&settings.name, |blob| repo.find(BlobKind::Data, &blob).is_some())?;
             if let Some(warning) = self.upload(&repo, &settings, id, OldCopies::Go)? {
                 report.incomplete = true;
                 report.warnings.push(warning);

@@ -13,6 +13,7 @@ use super::{Service, Settings, Surroundings, VaultSettings, forget, lock, read_h
 use crate::catalogue::{Catalogue, StagedItem, VaultState};
 use crate::engine::{Observer, Trouble};
 use crate::error::{Result, at, usage};
+use crate::format::BlobKind;
 use crate::repo::{Held, Repository};
 
 /// What is to be recovered.
@@ -122,8 +123,9 @@ impl Service {
         let mut last = 0;
         for vault in &open {
             vault.repo.load_index()?;
-            let gone =
-                fresh.forget_what_is_gone(&vault.settings.name, |blob| vault.repo.find(&blob).is_some())?;
+            let gone = fresh.forget_what_is_gone(&vault.settings.name, |blob| {
+                vault.repo.find(BlobKind::Data, &blob).is_some()
+            })?;
             if gone > 0 {
                 warnings.push(format!(
                     "the vault `{}` does not hold {gone} of the versions any more",

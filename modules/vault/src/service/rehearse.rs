@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::backup::PAGE;
 use super::stage::{checksum, facts_of};
+use super::target::is_away;
 use super::vaults::Passphrase;
 use super::{Service, VaultSettings};
 use crate::catalogue::{Chunk, CurrentFile, Directory};
@@ -63,12 +64,19 @@ pub struct RehearseReport {
     pub troubles: Vec<Trouble>,
     /// Vaults that were left out.
     pub warnings: Vec<String>,
+    /// Whether one of them is there and cannot be used.
+    pub incomplete: bool,
 }
 
 impl RehearseReport {
+    /// Whether everything went as it should.
+    pub fn is_clean(&self) -> bool {
+        self.troubles.is_empty() && !self.incomplete
+    }
+
     fn tell(&self) -> (bool, String) {
         let files: u64 = self.vaults.iter().map(|vault| vault.files).sum();
-        (self.troubles.is_empty(), format!("{files} files came back, {} did not", self.troubles.len()))
+        (self.is_clean(), format!("{files} files came back, {} did not", self.troubles.len()))
     }
 }
 
@@ -122,7 +130,7 @@ impl Service {
             let base = service.around.places.base();
             let scratch = tempfile::Builder::new().prefix("rehearsal-").tempdir_in(&base);
             let scratch = scratch.map_err(|error| at("make a directory in", &base, &error))?;
-            let mut report = RehearseReport::default();
+            let (mut report, mut first) = (RehearseReport::default(), None);
             for settings in chosen {
                 let (required, name) = (settings.required, settings.name.clone());
                 match service.open_vault(&settings, passphrase) {
@@ -135,14 +143,17 @@ impl Service {
                         observer,
                     )?,
                     Err(error) if required || error.kind == ErrorKind::Cancelled => return Err(error),
-                    Err(error) => report.warnings.push(format!("vault `{name}` was left out: {error}")),
+                    Err(error) => {
+                        report.incomplete |= !is_away(&error);
+                        report.warnings.push(format!("vault `{name}` was left out: {error}"));
+                        first.get_or_insert(error);
+                    }
                 }
             }
-            if report.vaults.is_empty() {
-                return Err(ModuleError::new(ErrorKind::Unreachable, "no vault can be used")
-                    .hint(report.warnings.join("; ")));
+            match first {
+                Some(error) if report.vaults.is_empty() => Err(error),
+                _ => Ok(report),
             }
-            Ok(report)
         };
         self.operation("rehearse", &text, work, RehearseReport::tell)
     }
@@ -237,7 +248,7 @@ impl Service {
         let (wanted, facts) = (file.version.content_id, &file.version.facts);
         let ids: Vec<Id> = chunks.iter().map(|chunk| chunk.blob_id).collect();
         let restorer = Restorer { repo, content_only: false, observer };
-        let (restored, sum) = restorer.staged(&scratch.join("file"), &ids)?;
+        let (restored, sum) = restorer.staged(scratch, &scratch.join("file"), &ids)?;
         let length =
             restored.as_file().metadata().map_err(|error| at("read", restored.path(), &error))?.len();
         if sum != wanted || length != facts.size {

@@ -12,7 +12,7 @@ use super::stage::encode_xattrs;
 use crate::catalogue::{Arrived, Catalogue, Chunk, CurrentFile, Directory, FileFacts, StagedItem};
 use crate::engine::{Observer, Progress, Trouble};
 use crate::error::Result;
-use crate::format::{Id, Node, NodeKind};
+use crate::format::{BlobKind, Id, Node, NodeKind};
 use crate::repo::Repository;
 
 /// What encryption adds to a blob: a nonce before it and a proof after it.
@@ -138,7 +138,7 @@ impl Replay<'_> {
         }
         self.catalogue.record(&arrived, at)?;
         let gone: Vec<(String, bool)> = gone.into_iter().map(|file| (file.file_id, true)).collect();
-        self.catalogue.set_deleted(&gone)
+        self.catalogue.set_deleted(&gone, at)
     }
 
     fn compare(&self, then: Option<Id>, now: Option<Id>, below: &Path, changes: &mut Changes) -> Result<()> {
@@ -176,7 +176,7 @@ impl Replay<'_> {
         let ids = node.content.clone().unwrap_or_default();
         let content = self.sum(directory, name, &ids)?;
         let chunk = |id: &Id| {
-            let at = self.repo.find(id);
+            let at = self.repo.find(BlobKind::Data, id);
             let size = at.map_or(0, |at| at.uncompressed_length.unwrap_or(at.length.saturating_sub(SEAL)));
             Chunk { blob_id: *id, size }
         };
@@ -212,7 +212,7 @@ impl Replay<'_> {
         }
         let mut whole = Sha256::new();
         for id in ids {
-            let bytes = self.repo.blob(*id)?;
+            let bytes = self.repo.blob(BlobKind::Data, *id)?;
             self.read += bytes.len() as u64;
             whole.update(&bytes);
             self.observer.progress(Progress {

@@ -1,25 +1,27 @@
 //! Brings versions back: beside the original, elsewhere, or in its place after what is there was staged.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use pc_switcher_contract::ModuleError;
 
+use super::Service;
+use super::ignored::copy_digits;
 use super::snapshot::node_of_version;
 use super::stage::{NotStaged, facts_of};
 use super::vaults::Passphrase;
-use super::{Service, VaultSettings};
 use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, Version};
 use crate::engine::{
-    CheckSummary, Lacking, Observer, Restorer, Trouble, check, exchange, make_special, make_way,
-    put_in_place, set_metadata,
+    CheckSummary, Lacking, Observer, Restorer, Trouble, Way, check, dress_special, exchange, make_special,
+    node_of, put_in_place, set_all_but_times, set_metadata,
 };
 use crate::error::{Result, at, damaged, usage};
-use crate::format::{Id, Node, NodeKind, Snapshot};
-use crate::repo::Repository;
+use crate::format::{Id, Node, Snapshot};
+use crate::repo::{Held, Repository};
 
 /// Which version is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +86,13 @@ impl RestoreReport {
     }
 }
 
+/// A vault that is restored from: what is read stays there as long as it is locked.
+struct Open {
+    name: String,
+    repo: Repository,
+    _lock: Option<Held>,
+}
+
 impl Service {
     /// Restores a version of a file, or the versions of all files of a directory.
     ///
@@ -99,17 +108,18 @@ impl Service {
         let wanted = self.wanted(&directory, &name, order)?;
         let text = order.path.display().to_string();
         let work = |service: &mut Self, _| {
-            let mut open: Vec<(VaultSettings, Repository)> = Vec::new();
+            let mut open: Vec<Open> = Vec::new();
             let mut report = RestoreReport::default();
             let mut directories: Vec<(PathBuf, Node)> = Vec::new();
             let mut first_names: HashMap<_, PathBuf> = HashMap::new();
+            let mut target = Target { directory: &directory, order, root: None };
             for file in &wanted {
                 if observer.is_cancelled() {
                     return Err(ModuleError::cancelled());
                 }
                 let path = directory.path.join(&file.name);
                 if file.version.facts.is_dir() {
-                    match service.make_directory(&directory, file, order) {
+                    match service.make_directory(&mut target, file) {
                         Ok(made) => directories.extend(made),
                         Err(error) if wanted.len() == 1 => return Err(error),
                         Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
@@ -120,9 +130,9 @@ impl Service {
                 let family = family(file);
                 let first = family.and_then(|family| first_names.get(&family));
                 let restored = match first.filter(|_| fs::symlink_metadata(&place).is_err()) {
-                    Some(first) => link(first, place, &directory, order),
+                    Some(first) => target.link(first, place),
                     None => service.source_of(file, &mut open, passphrase).and_then(|(index, chunks)| {
-                        service.restore_one(&open[index].1, &directory, file, &chunks, order, observer)
+                        service.restore_one(&open[index].repo, &mut target, file, &chunks, observer)
                     }),
                 };
                 if let (Some(family), Ok((place, _))) = (family, &restored) {
@@ -140,7 +150,12 @@ impl Service {
             }
             // The deepest first: what is made in a directory changes its time.
             for (path, node) in directories.iter().rev().filter(|_| !order.content_only) {
-                report.lacks(path, set_metadata(path, node));
+                match target.directory(path) {
+                    Ok(made) => report.lacks(path, set_metadata(&made, node)),
+                    Err(error) => {
+                        report.troubles.push(Trouble { path: path.clone(), why: error.to_string() })
+                    }
+                }
             }
             Ok(report)
         };
@@ -175,8 +190,9 @@ impl Service {
             }
             Which::Current => below.retain(|file| !file.deleted),
             Which::At(at) => {
+                let absent = self.catalogue.absent_at(directory, name, *at)?;
                 let mut then = Vec::new();
-                for file in below {
+                for file in below.into_iter().filter(|file| !absent.contains(&file.file_id)) {
                     let found = self.catalogue.find_file_by_path(directory, &file.name)?;
                     let versions =
                         found.map(|found| self.catalogue.find_file_snapshots_for_file(&found)).transpose()?;
@@ -197,19 +213,23 @@ impl Service {
     fn source_of(
         &mut self,
         file: &CurrentFile,
-        open: &mut Vec<(VaultSettings, Repository)>,
+        open: &mut Vec<Open>,
         passphrase: &mut Passphrase<'_>,
     ) -> Result<(usize, Vec<Chunk>)> {
         let content = file.version.content_id;
         let mut why = None;
         for settings in self.settings.vaults.clone() {
             let Some(chunks) = self.catalogue.chunks(&settings.name, content)? else { continue };
-            if let Some(index) = open.iter().position(|(other, _)| other.name == settings.name) {
+            if let Some(index) = open.iter().position(|other| other.name == settings.name) {
                 return Ok((index, chunks));
             }
-            match self.open_vault(&settings, passphrase) {
-                Ok(repo) => {
-                    open.push((settings, repo));
+            let opened = self.open_vault(&settings, passphrase).and_then(|repo| {
+                let lock = repo.lock_to_read(&self.around.who, &self.around.clock)?;
+                Ok(Open { name: settings.name.clone(), repo, _lock: lock })
+            });
+            match opened {
+                Ok(one) => {
+                    open.push(one);
                     return Ok((open.len() - 1, chunks));
                 }
                 Err(error) => why = Some(error),
@@ -225,61 +245,77 @@ impl Service {
     fn restore_one(
         &mut self,
         repo: &Repository,
-        directory: &Directory,
+        target: &mut Target<'_>,
         file: &CurrentFile,
         chunks: &[Chunk],
-        order: &RestoreOrder,
         observer: &dyn Observer,
     ) -> Result<(PathBuf, Vec<Lacking>)> {
+        let Target { directory, order, .. } = *target;
         let path = place_of(directory, file, order);
-        let parent = path.parent().unwrap_or(Path::new("/"));
-        make_way(root_of(directory, order), parent)?;
-        if !order.in_place && fs::symlink_metadata(&path).is_ok() {
+        let (holder, name) = target.holder(&path)?;
+        let real = holder.inside(name);
+        let is_there = fs::symlink_metadata(&real).is_ok();
+        if !order.in_place && is_there {
             return Err(ModuleError::failed(format!("`{}` exists already", path.display()))
                 .hint("move it away, or restore to another directory with --to"));
         }
         let node = node_of_version(file, chunks, &self.names);
         if !file.version.facts.is_file() {
-            return self.restore_special(directory, file, path, &node, order);
+            let lacking = self.restore_special(target, file, &path, &holder, &node)?;
+            return Ok((path, lacking));
         }
-        let restorer = Restorer { repo, content_only: order.content_only, observer };
+        // What takes the place of a file is for nobody's eyes before it has that one's rights.
+        let content_only = order.content_only && !is_there;
+        let restorer = Restorer { repo, content_only, observer };
         let ids: Vec<Id> = chunks.iter().map(|chunk| chunk.blob_id).collect();
-        let (staged, sum) = restorer.staged(&path, &ids)?;
+        let (staged, sum) = restorer.staged(&holder.real(), &path, &ids)?;
         if sum != file.version.content_id {
             return Err(damaged(
                 format!("the content of `{}`", path.display()),
                 "its checksum is another one",
             ));
         }
-        let lacking = if order.content_only { Vec::new() } else { set_metadata(staged.path(), &node) };
-        if !order.in_place {
-            put_in_place(staged, &path)?;
-            return Ok((path, lacking));
+        let seen = match order.in_place {
+            true => self.keep_what_is_there(directory, file, &path, &real, observer)?,
+            false => None,
+        };
+        let lacking = match &seen {
+            _ if !order.content_only => set_metadata(staged.as_file(), &node),
+            None => Vec::new(),
+            Some(seen) => {
+                let before = node_of(&real, name, seen, &self.names);
+                let before = before.map_err(|error| at("read", &path, &error))?;
+                set_all_but_times(staged.as_file(), &before)
+            }
+        };
+        match &seen {
+            Some(seen) => exchange(staged, &real, &path, seen)?,
+            None => put_in_place(staged, &real, &path)?,
         }
-        match self.keep_what_is_there(directory, file, &path, observer)? {
-            Some(seen) => exchange(staged, &path, &seen)?,
-            None => put_in_place(staged, &path)?,
+        if order.in_place {
+            // After what it replaced: what is last in the queue becomes the current version. It is read where it lies, and
+            // nothing of it is stored again.
+            let facts = fs::symlink_metadata(&real).and_then(|facts| facts_of(&real, &facts));
+            let facts = facts.map_err(|error| at("read", &path, &error))?;
+            self.catalogue.stage_for_backup(directory, &file.name, &facts, None)?;
         }
-        // After what it replaced: what is last in the queue becomes the current version. It is read where it lies, and
-        // nothing of it is stored again.
-        let facts = fs::symlink_metadata(&path).and_then(|facts| facts_of(&path, &facts));
-        let facts = facts.map_err(|error| at("read", &path, &error))?;
-        self.catalogue.stage_for_backup(directory, &file.name, &facts, None)?;
         Ok((path, lacking))
     }
 
     /// Makes a link, a pipe or a device. Nothing but the same thing is in its place already, or it stays as it is.
     fn restore_special(
         &mut self,
-        directory: &Directory,
+        target: &Target<'_>,
         file: &CurrentFile,
-        path: PathBuf,
+        path: &Path,
+        holder: &Way,
         node: &Node,
-        order: &RestoreOrder,
-    ) -> Result<(PathBuf, Vec<Lacking>)> {
-        let seen = |path: &Path| fs::symlink_metadata(path).and_then(|facts| facts_of(path, &facts));
+    ) -> Result<Vec<Lacking>> {
+        let name = path.file_name().unwrap_or_default();
+        let real = holder.inside(name);
+        let seen = || fs::symlink_metadata(&real).and_then(|facts| facts_of(&real, &facts));
         let wanted = &file.version.facts;
-        match seen(&path) {
+        match seen() {
             Ok(there)
                 if (there.kind, &there.target, there.device)
                     == (wanted.kind, &wanted.target, wanted.device) => {}
@@ -288,26 +324,23 @@ impl Service {
                     .hint("move it away, or restore to another directory with --to"));
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                make_special(&path, node).map_err(|error| at("make", &path, &error))?;
+                make_special(&real, node).map_err(|error| at("make", path, &error))?;
             }
-            Err(error) => return Err(at("read", &path, &error)),
+            Err(error) => return Err(at("read", path, &error)),
         }
-        let lacking = if order.content_only { Vec::new() } else { set_metadata(&path, node) };
+        let Target { directory, order, .. } = target;
+        let lacking = if order.content_only { Vec::new() } else { dress_special(holder, name, node) };
         if order.in_place {
-            let facts = seen(&path).map_err(|error| at("read", &path, &error))?;
+            let facts = seen().map_err(|error| at("read", path, &error))?;
             self.catalogue.stage_for_backup(directory, &file.name, &facts, Some(Id::of(b"")))?;
         }
-        Ok((path, lacking))
+        Ok(lacking)
     }
 
     /// Makes a directory that is wanted with all that is in it; it is dressed when all of that is there. Beside the originals none
     /// is made: it is there, or is made for them.
-    fn make_directory(
-        &self,
-        directory: &Directory,
-        file: &CurrentFile,
-        order: &RestoreOrder,
-    ) -> Result<Option<(PathBuf, Node)>> {
+    fn make_directory(&self, target: &mut Target<'_>, file: &CurrentFile) -> Result<Option<(PathBuf, Node)>> {
+        let Target { directory, order, .. } = *target;
         let own = directory.path.join(&file.name);
         // `--to` names what the wanted directory itself becomes.
         let is_wanted = order.to.is_some() && own == order.path;
@@ -315,7 +348,7 @@ impl Service {
             return Ok(None);
         }
         let path = place_of(directory, file, order);
-        make_way(root_of(directory, order), &path)?;
+        target.directory(&path)?;
         Ok(Some((path, node_of_version(file, &[], &self.names))))
     }
 
@@ -325,9 +358,10 @@ impl Service {
         directory: &Directory,
         file: &CurrentFile,
         path: &Path,
+        real: &Path,
         observer: &dyn Observer,
     ) -> Result<Option<Metadata>> {
-        let facts = match fs::symlink_metadata(path) {
+        let facts = match fs::symlink_metadata(real) {
             Ok(facts) if facts.is_file() => facts,
             Ok(_) => {
                 return Err(usage(format!("`{}` is no regular file; it is not replaced", path.display())));
@@ -335,7 +369,7 @@ impl Service {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(at("read", path, &error)),
         };
-        let kept = self.stage.add(path, &facts, observer).map_err(|error| match error {
+        let kept = self.stage.add(real, &facts, observer).map_err(|error| match error {
             NotStaged::File(why) => {
                 ModuleError::failed(format!("`{}` cannot be kept: {why}", path.display()))
             }
@@ -398,16 +432,49 @@ fn family(file: &CurrentFile) -> Option<(u64, i64, Id)> {
     has_several.then_some((facts.inode, facts.changed_at, file.version.content_id))
 }
 
-/// Gives a file that was restored already another one of its names.
-fn link(
-    first: &Path,
-    place: PathBuf,
-    directory: &Directory,
-    order: &RestoreOrder,
-) -> Result<(PathBuf, Vec<Lacking>)> {
-    make_way(root_of(directory, order), place.parent().unwrap_or(Path::new("/")))?;
-    fs::hard_link(first, &place).map_err(|error| at("make", &place, &error))?;
-    Ok((place, Vec::new()))
+/// Where something is restored to: below one directory, which is opened once and left through no link.
+struct Target<'o> {
+    directory: &'o Directory,
+    order: &'o RestoreOrder,
+    root: Option<Arc<Way>>,
+}
+
+impl Target<'_> {
+    fn root(&mut self) -> Result<Arc<Way>> {
+        if let Some(root) = &self.root {
+            return Ok(root.clone());
+        }
+        let path = root_of(self.directory, self.order);
+        // A tracked directory had no links on its way when it was tracked. What somebody puts there later is no way for root.
+        let is_typed = path != self.directory.path;
+        let root = Arc::new(match is_typed || !rustix::process::geteuid().is_root() {
+            true => Way::to(path),
+            false => Way::without_links(path),
+        }?);
+        self.root = Some(root.clone());
+        Ok(root)
+    }
+
+    /// Opens a directory, which is made if it is missing.
+    fn directory(&mut self, path: &Path) -> Result<Way> {
+        let below = path.strip_prefix(root_of(self.directory, self.order));
+        let below = below.map_err(|_| usage(format!("`{}` is not where it should be", path.display())))?;
+        self.root()?.down_to(below)
+    }
+
+    /// Opens the directory that holds something, which is made if it is missing; returns that one's name with it.
+    fn holder<'p>(&mut self, path: &'p Path) -> Result<(Way, &'p OsStr)> {
+        let directory = self.directory(path.parent().unwrap_or(Path::new("/")))?;
+        Ok((directory, path.file_name().unwrap_or_default()))
+    }
+
+    /// Gives a file that was restored already another one of its names.
+    fn link(&mut self, first: &Path, place: PathBuf) -> Result<(PathBuf, Vec<Lacking>)> {
+        let ((from, name), (to, other)) = (self.holder(first)?, self.holder(&place)?);
+        let linked = fs::hard_link(from.inside(name), to.inside(other));
+        linked.map_err(|error| at("make", &place, &error))?;
+        Ok((place, Vec::new()))
+    }
 }
 
 fn newest_until(versions: Vec<Version>, at: Timestamp) -> Option<Version> {
@@ -428,11 +495,7 @@ fn place_of(directory: &Directory, file: &CurrentFile, order: &RestoreOrder) -> 
             false => to.join(below),
         };
     }
-    // What has no content is told apart by where it points.
-    let sum = match file.version.facts.kind {
-        NodeKind::Symlink => Id::of(&file.version.facts.target).hex(),
-        _ => file.version.content_id.hex(),
-    };
+    let sum = copy_digits(&file.version);
     let mut name = OsString::from(original.file_name().unwrap_or_default());
     name.push(".");
     name.push(if order.short_name { format!("{}.btrestored", &sum[..12]) } else { sum });

@@ -23,14 +23,9 @@ use crate::store::Kind;
 type Lost = Vec<(PathBuf, Id)>;
 
 impl Service {
-    /// Writes a snapshot of the current versions of all that is tracked, if something changed or the vault has none.
+    /// Writes a snapshot of the current versions of all that is tracked, if something changed since the vault's last one, or it has none.
     /// Says what the vault lacks.
-    pub(super) fn end_with_snapshot(
-        &mut self,
-        target: &mut Target,
-        changed: bool,
-        report: &mut BackupReport,
-    ) -> Result<()> {
+    pub(super) fn end_with_snapshot(&mut self, target: &mut Target, report: &mut BackupReport) -> Result<()> {
         let directories = self.catalogue.directories()?;
         let paths: Vec<String> =
             directories.iter().map(|directory| directory.path.display().to_string()).collect();
@@ -39,7 +34,8 @@ impl Service {
         let parent =
             snapshots.into_iter().rev().find(|(_, old)| old.hostname == *hostname && old.paths == paths);
         let vault = target.settings.name.clone();
-        if changed || parent.is_none() && !directories.is_empty() {
+        let is_due = parent.is_none() || self.catalogue.is_snapshot_due(&vault)?;
+        if is_due && !directories.is_empty() {
             let lost = self.snapshot(target, &directories, paths, parent.map(|(id, _)| id))?;
             for (path, content) in lost {
                 self.catalogue.forget_location(&vault, content)?;
@@ -48,6 +44,7 @@ impl Service {
                     .warnings
                     .push(format!("the vault `{vault}` lost `{path}`; its snapshot is without it"));
             }
+            self.catalogue.note_snapshot(&vault)?;
         }
         let lacking = self.catalogue.count_lacking(&vault)?;
         if lacking > 0 {
@@ -124,7 +121,9 @@ impl Service {
             }
             let path = directory.path.join(&file.name);
             match self.catalogue.chunks(vault, file.version.content_id).transpose()? {
-                Ok(chunks) if chunks.iter().any(|chunk| repo.find(&chunk.blob_id).is_none()) => {
+                Ok(chunks)
+                    if chunks.iter().any(|chunk| repo.find(BlobKind::Data, &chunk.blob_id).is_none()) =>
+                {
                     lost.borrow_mut().push((path, file.version.content_id));
                     None
                 }

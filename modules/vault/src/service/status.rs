@@ -87,6 +87,9 @@ impl Service {
         let mut all: Vec<(PathBuf, FileStatus)> = Vec::new();
         let mut found = |path: &Path, facts: &Metadata| {
             let name = path.strip_prefix(&directory.path).unwrap_or(path).to_owned();
+            if !facts.is_dir() && self.is_restored_copy(&directory, &name)? {
+                return Ok(());
+            }
             let is_full = |path: &Path| path.read_dir().map_or(true, |mut entries| entries.next().is_some());
             if !facts.is_dir() || !is_full(&self.view.real(path)) {
                 let status = status_of(&known, &name, &self.view.real(path), facts);

@@ -25,6 +25,11 @@ pub(super) enum OldCopies {
     MayStay,
 }
 
+/// Whether a vault is only not there now, as one that is not required may be. What else is wrong with it goes away by itself never.
+pub(super) fn is_away(error: &ModuleError) -> bool {
+    error.kind == ErrorKind::Unreachable
+}
+
 impl Service {
     pub(super) fn open_targets(
         &mut self,
@@ -32,20 +37,23 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
         report: &mut BackupReport,
     ) -> Result<Vec<Target>> {
-        let mut targets = Vec::new();
+        let (mut targets, mut first) = (Vec::new(), None);
         for settings in chosen {
             let (required, name) = (settings.required, settings.name.clone());
             match self.open_target(settings, passphrase) {
                 Ok(target) => targets.push(target),
                 Err(error) if required || error.kind == ErrorKind::Cancelled => return Err(error),
-                Err(error) => report.warnings.push(format!("vault `{name}` was left out: {error}")),
+                Err(error) => {
+                    report.incomplete |= !is_away(&error);
+                    report.warnings.push(format!("vault `{name}` was left out: {error}"));
+                    first.get_or_insert(error);
+                }
             }
         }
-        if targets.is_empty() {
-            return Err(ModuleError::new(ErrorKind::Unreachable, "no vault can be used")
-                .hint(report.warnings.join("; ")));
+        match first {
+            Some(error) if targets.is_empty() => Err(error),
+            _ => Ok(targets),
         }
-        Ok(targets)
     }
 
     fn open_target(&mut self, settings: VaultSettings, passphrase: &mut Passphrase<'_>) -> Result<Target> {

@@ -252,7 +252,9 @@ impl Service {
     ) -> Result<(u64, Unlisted)> {
         let mut rules = self.rules(directory)?;
         rules.enter_down_to(path, &self.view)?;
-        if path != directory.path && rules.ignores(path, self.view.real(path).is_dir()) {
+        let is_dir = self.view.real(path).is_dir();
+        let is_copy = !is_dir && self.is_restored_copy(directory, name)?;
+        if path != directory.path && (is_copy || rules.ignores(path, is_dir)) {
             return Err(usage(format!("`{}` is ignored", path.display())).hint(
                 "`ignore` in [vault] and `.btignore` files say what is; copies that `restore` made are, too",
             ));
@@ -265,6 +267,9 @@ impl Service {
                 return Err(ModuleError::cancelled());
             }
             let name = path.strip_prefix(&directory.path).unwrap_or(path).to_owned();
+            if !facts.is_dir() && self.is_restored_copy(directory, &name)? {
+                return Ok(());
+            }
             match known.current_content(&name, &self.view.real(path), facts) {
                 Some(content) if holds_all(&self.catalogue, &vaults, content)? => {
                     unchanged += u64::from(!facts.is_dir());

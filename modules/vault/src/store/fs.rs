@@ -1,6 +1,6 @@
 //! A store in a directory: the layout of a local repository; our own things lie in `pc-switcher`, which restic ignores.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, DirEntry, File, ReadDir};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use pc_switcher_contract::ModuleError;
 
 use super::{Kind, Store};
 use crate::error::{Result, at};
+use crate::format::Id;
 
 /// What is ours in the root.
 const OURS: &str = "pc-switcher";
@@ -143,7 +144,11 @@ impl Store for FsStore {
     }
 
     fn is_vacant(&self) -> Result<bool> {
-        Ok(self.root.read_dir().map_or(true, |mut entries| entries.next().is_none()))
+        match self.root.read_dir() {
+            Ok(entries) => is_skeleton(entries).map_err(|error| at("list", &self.root, &error)),
+            // Whoever makes it finds out why.
+            Err(_) => Ok(true),
+        }
     }
 
     fn make_ready(&self) -> Result<()> {
@@ -159,6 +164,34 @@ impl Store for FsStore {
         }
         Ok(())
     }
+}
+
+/// Whether there is nothing but the directories of a repository, and keys.
+fn is_skeleton(entries: ReadDir) -> std::io::Result<bool> {
+    let all = |directory: &Path, fits: &dyn Fn(&DirEntry, &str) -> bool| {
+        let entries: Vec<DirEntry> = directory.read_dir()?.collect::<std::io::Result<_>>()?;
+        Ok::<bool, std::io::Error>(
+            entries.iter().all(|entry| entry.file_name().to_str().is_some_and(|name| fits(entry, name))),
+        )
+    };
+    let is_empty =
+        |entry: &DirEntry| entry.path().read_dir().is_ok_and(|mut entries| entries.next().is_none());
+    for entry in entries {
+        let entry = entry?;
+        let (name, path) = (entry.file_name(), entry.path());
+        let fits = entry.file_type()?.is_dir()
+            && match name.to_str() {
+                Some("index" | "locks" | "snapshots") => is_empty(&entry),
+                Some("keys") => all(&path, &|_, name| name.parse::<Id>().is_ok())?,
+                Some("data") => all(&path, &|entry, name| name.len() == 2 && is_empty(entry))?,
+                Some(OURS) => all(&path, &|_, name| name == "tmp")?,
+                _ => false,
+            };
+        if !fits {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Collects the files of a directory, and of those right below it if asked for.

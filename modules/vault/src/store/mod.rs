@@ -125,12 +125,13 @@ pub trait Store: Send + Sync {
     /// Returns the place for people.
     fn place(&self) -> String;
 
-    /// Whether nothing at all lies there, so that a repository may be made.
+    /// Whether nothing lies there, so that a repository may be made: nothing but keys without one, as an `init` leaves them that was
+    /// cut off.
     ///
     /// # Errors
     /// If the place cannot be read.
     fn is_vacant(&self) -> Result<bool> {
-        for kind in Kind::LISTED {
+        for kind in Kind::LISTED.into_iter().filter(|kind| *kind != Kind::Key) {
             if !self.list(kind)?.is_empty() {
                 return Ok(false);
             }
@@ -207,6 +208,24 @@ pub(crate) mod tests {
         keeps_the_contract(&FsStore::at(dir.path()));
         let left = dir.path().join("pc-switcher/tmp").read_dir().unwrap().count();
         assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn a_directory_is_vacant_with_what_an_init_left_and_not_with_what_somebody_else_put_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FsStore::create(dir.path()).unwrap();
+        let key = "ab".repeat(32);
+        store.put(Kind::Key, &key, b"{}").unwrap();
+        assert!(store.is_vacant().unwrap());
+        for name in ["notes", "data/notes", "data/ab/notes", "keys/notes", "index/notes", "pc-switcher/notes"]
+        {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "x").unwrap();
+            assert!(!store.is_vacant().unwrap(), "{name}");
+            std::fs::remove_file(&path).unwrap();
+        }
+        std::fs::create_dir(dir.path().join("data/photos")).unwrap();
+        assert!(!store.is_vacant().unwrap());
     }
 
     #[test]

@@ -112,6 +112,28 @@ fn restic_is_content_with_what_a_prune_leaves_wherever_it_dies() {
 }
 
 #[test]
+fn restic_finds_a_tree_and_a_file_of_the_same_text_before_a_prune_and_after_it() {
+    let Some(given) = Given::new() else { return };
+    given.init_ours();
+    std::fs::create_dir(given.source().join("empty")).unwrap();
+    std::fs::write(given.source().join("tree"), "{\"nodes\":[]}\n").unwrap();
+    for round in 0..9 {
+        std::fs::write(given.source().join("f"), noise(20_000, round + 1)).unwrap();
+        given.back_up(None);
+    }
+    given.restic(&["check", "--read-data"]);
+    let summary = prune_within(&given, 3, usize::MAX).unwrap();
+    assert!(summary.removed.0 > 0, "{summary:?}");
+    given.restic(&["check", "--read-data"]);
+    let target = given.path("restored");
+    given.restic(&["restore", "latest", "--target", target.to_str().unwrap()]);
+    let back = given.below(&target);
+    assert_eq!(std::fs::read(back.join("tree")).unwrap(), b"{\"nodes\":[]}\n");
+    assert!(back.join("empty").is_dir());
+    assert!(given.check().problems.is_empty());
+}
+
+#[test]
 fn restic_is_content_with_small_packs_that_were_put_together() {
     let Some(given) = Given::new() else { return };
     given.init_ours();

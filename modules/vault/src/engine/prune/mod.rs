@@ -30,7 +30,7 @@ const BLOBS: usize = 50_000;
 pub struct PruneOrder<'o> {
     /// These snapshots.
     pub forget: &'o HashSet<Id>,
-    /// Blobs that stay though no snapshot needs them, as far as they are there.
+    /// Chunks of files that stay though no snapshot needs them, as far as they are there.
     pub also_needed: &'o HashSet<Id>,
     /// When an unused pack goes.
     pub when: When,
@@ -68,7 +68,8 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     }
     repo.load_index()?;
     let mut needed = needed(repo, order.forget, observer)?;
-    needed.extend(order.also_needed.iter().filter(|id| repo.find(id).is_some()));
+    let also = order.also_needed.iter().filter(|id| repo.find(BlobKind::Data, id).is_some());
+    needed.extend(also.map(|id| (BlobKind::Data, *id)));
     let files = repo.index_files()?;
     let (packs, gone) = packs(repo, &files)?;
     let (marks, number) = marks::read(repo)?;
@@ -77,7 +78,7 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
             "the vault in `{}` lacks {} blobs that its snapshots need, `{}` is one of them; nothing is removed",
             repo.store().place(),
             missing.len(),
-            missing.first().copied().unwrap_or_default()
+            missing.first().map(|(_, id)| *id).unwrap_or_default()
         );
         ModuleError::failed(message).hint("`bt check` names the files")
     })?;
@@ -85,6 +86,7 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     let Some(alone) = order.alone else { return Ok(summary) };
     alone.prove()?;
     for snapshot in order.forget {
+        alone.still_held()?;
         repo.store().delete(Kind::Snapshot, &snapshot.hex())?;
     }
     for pack in rewrite(repo, &plan, observer)? {
@@ -100,6 +102,7 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     alone.prove()?;
     for pack in &plan.remove {
         check_cancelled(observer)?;
+        alone.still_held()?;
         repo.store().delete(Kind::Pack, &pack.hex())?;
     }
     repo.reload_index()?;
@@ -107,7 +110,11 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
 }
 
 /// Returns what the snapshots need that stay.
-fn needed(repo: &Repository, forget: &HashSet<Id>, observer: &dyn Observer) -> Result<HashSet<Id>> {
+fn needed(
+    repo: &Repository,
+    forget: &HashSet<Id>,
+    observer: &dyn Observer,
+) -> Result<HashSet<(BlobKind, Id)>> {
     let (mut needed, mut todo) = (HashSet::new(), Vec::new());
     for (id, snapshot) in repo.snapshots()? {
         if !forget.contains(&id) {
@@ -116,7 +123,7 @@ fn needed(repo: &Repository, forget: &HashSet<Id>, observer: &dyn Observer) -> R
     }
     while let Some((snapshot, tree)) = todo.pop() {
         check_cancelled(observer)?;
-        if !needed.insert(tree) {
+        if !needed.insert((BlobKind::Tree, tree)) {
             continue;
         }
         let nodes = repo.tree(tree).map_err(|error| {
@@ -127,7 +134,7 @@ fn needed(repo: &Repository, forget: &HashSet<Id>, observer: &dyn Observer) -> R
         for node in nodes.nodes {
             match node.kind {
                 NodeKind::Dir => todo.extend(node.subtree.map(|subtree| (snapshot, subtree))),
-                _ => needed.extend(node.content.into_iter().flatten()),
+                _ => needed.extend(node.content.into_iter().flatten().map(|id| (BlobKind::Data, id))),
             }
         }
         observer.progress(Progress { item: snapshot.short().into(), ..Progress::default() });

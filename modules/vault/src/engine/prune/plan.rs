@@ -1,13 +1,13 @@
 //! Which packs stay, are rewritten, wait, or go: pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::merge;
-use crate::format::Id;
 use crate::format::index::IndexedBlob;
+use crate::format::{BlobKind, Id};
 
 /// So many hundredths of what is stored may be unused before packs are rewritten for it.
 const SPARE: u64 = 5;
@@ -53,27 +53,33 @@ pub struct Plan {
 ///
 /// # Errors
 /// Returns what is needed and in no pack.
-pub fn plan(packs: &[Pack], needed: &HashSet<Id>, marks: &Marks, when: When) -> Result<Plan, Vec<Id>> {
+pub fn plan(
+    packs: &[Pack],
+    needed: &HashSet<(BlobKind, Id)>,
+    marks: &Marks,
+    when: When,
+) -> Result<Plan, Vec<(BlobKind, Id)>> {
+    let name = |blob: &IndexedBlob| (blob.kind, blob.id);
     let share = |pack: &Pack| {
-        let held = pack.blobs.iter().filter(|blob| needed.contains(&blob.id));
+        let held = pack.blobs.iter().filter(|blob| needed.contains(&name(blob)));
         held.map(|blob| u64::from(blob.length)).sum::<u64>() * 1000 / pack.size.max(1)
     };
     let mut order: Vec<&Pack> = packs.iter().collect();
     order.sort_by_cached_key(|pack| {
         (marks.contains_key(&pack.id), std::cmp::Reverse(share(pack)), std::cmp::Reverse(pack.size), pack.id)
     });
-    let mut holders: HashMap<Id, IndexedBlob> = HashMap::new();
+    let mut held_already: HashSet<(BlobKind, Id)> = HashSet::new();
     let mut used: BTreeMap<Id, (u64, Vec<IndexedBlob>)> = BTreeMap::new();
     for pack in &order {
-        for blob in pack.blobs.iter().filter(|blob| needed.contains(&blob.id)) {
-            if holders.insert(blob.id, *blob).is_none() {
+        for blob in pack.blobs.iter().filter(|blob| needed.contains(&name(blob))) {
+            if held_already.insert(name(blob)) {
                 let held = used.entry(pack.id).or_default();
                 held.0 += u64::from(blob.length);
                 held.1.push(*blob);
             }
         }
     }
-    let missing: Vec<Id> = needed.iter().filter(|id| !holders.contains_key(id)).copied().collect();
+    let missing: Vec<(BlobKind, Id)> = needed.difference(&held_already).copied().collect();
     if !missing.is_empty() {
         return Err(missing);
     }
@@ -124,7 +130,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::format::BlobKind;
 
     const GRACE: Duration = Duration::from_secs(23 * 3600);
 
@@ -144,8 +149,8 @@ mod tests {
         Pack { id: Id([number; 32]), size: 100 * blobs.len() as u64 + 50, blobs }
     }
 
-    fn needed(blobs: &[u8]) -> HashSet<Id> {
-        blobs.iter().map(|number| id(*number)).collect()
+    fn needed(blobs: &[u8]) -> HashSet<(BlobKind, Id)> {
+        blobs.iter().map(|number| (BlobKind::Data, id(*number))).collect()
     }
 
     fn at(hour: i64) -> When {
@@ -183,7 +188,20 @@ mod tests {
 
     #[test]
     fn what_is_needed_and_nowhere_is_named() {
-        assert_eq!(plan(&[pack(1, &[1])], &needed(&[1, 2]), &Marks::new(), at(0)), Err(vec![id(2)]));
+        assert_eq!(
+            plan(&[pack(1, &[1])], &needed(&[1, 2]), &Marks::new(), at(0)),
+            Err(vec![(BlobKind::Data, id(2))])
+        );
+    }
+
+    #[test]
+    fn a_tree_is_needed_for_itself_though_a_file_of_its_text_is_there() {
+        let mut both = [pack(1, &[1]), pack(2, &[1])];
+        both[1].blobs[0].kind = BlobKind::Tree;
+        let wanted = HashSet::from([(BlobKind::Data, id(1)), (BlobKind::Tree, id(1))]);
+        assert!(plan(&both, &wanted, &Marks::new(), at(0)).unwrap().marks.is_empty());
+        let missing = plan(&both[..1], &wanted, &Marks::new(), at(0));
+        assert_eq!(missing, Err(vec![(BlobKind::Tree, id(1))]));
     }
 
     #[test]
@@ -206,13 +224,14 @@ mod tests {
             marked in prop::collection::vec((0_u8..20, 0_i64..60), 0..10),
         ) {
             let packs: Vec<Pack> = (0..).zip(&blobs).map(|(number, blobs)| pack(number, blobs)).collect();
-            let there: HashSet<Id> = blobs.iter().flatten().map(|number| id(*number)).collect();
-            let needed: HashSet<Id> = needed(&wanted).intersection(&there).copied().collect();
+            let there = needed(&blobs.concat());
+            let needed: HashSet<(BlobKind, Id)> = needed(&wanted).intersection(&there).copied().collect();
             let marks: Marks = marked.iter().map(|(number, hour)| (Id([*number; 32]), at(*hour).now)).collect();
             let plan = plan(&packs, &needed, &marks, at(50)).unwrap();
             let stays = |pack: &&Pack| !plan.remove.contains(&pack.id) && !plan.marks.contains_key(&pack.id);
-            let kept = packs.iter().filter(stays).flat_map(|pack| &pack.blobs).map(|blob| blob.id);
-            let held: HashSet<Id> = kept.chain(plan.rewrite.values().flatten().map(|blob| blob.id)).collect();
+            let kept = packs.iter().filter(stays).flat_map(|pack| &pack.blobs);
+            let held = kept.chain(plan.rewrite.values().flatten()).map(|blob| (blob.kind, blob.id));
+            let held: HashSet<(BlobKind, Id)> = held.collect();
             prop_assert!(needed.is_subset(&held));
             prop_assert!(plan.remove.iter().all(|id| plan.marks.contains_key(id)));
             prop_assert!(plan.rewrite.keys().all(|id| plan.marks.contains_key(id)));

@@ -294,7 +294,10 @@ impl Store for S3Store {
 
     fn is_vacant(&self) -> Result<bool> {
         let prefix = self.content.place().key("");
-        Ok(self.page(Kind::Config, &prefix, 1, None)?.contents.is_empty())
+        let keys = self.content.place().key("keys/");
+        // Keys without a repository are what an `init` left that was cut off; few try so often.
+        let page = self.page(Kind::Config, &prefix, 100, None)?;
+        Ok(page.contents.iter().all(|entry| entry.key.starts_with(&keys)))
     }
 
     fn make_ready(&self) -> Result<()> {

@@ -1,0 +1,232 @@
+//! What a restore gives, and what it takes nobody's word for.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::world::{World, back_up, stage};
+use super::*;
+use crate::engine::{Observer, Progress, Quiet};
+use crate::store::{Kind, MemoryStore, Store};
+
+fn order(path: PathBuf) -> RestoreOrder {
+    RestoreOrder {
+        path,
+        which: Which::Current,
+        to: None,
+        in_place: false,
+        content_only: false,
+        short_name: false,
+    }
+}
+
+fn restore(world: &World, order: &RestoreOrder, observer: &dyn Observer) -> RestoreReport {
+    let mut service = world.service(world.state.path(), world.store.clone(), std::process::id());
+    service.restore(order, &mut |_| Ok(b"x".into()), observer).unwrap()
+}
+
+fn backed_up(world: &mut World) {
+    world.hour += 1;
+    world.now(|service| stage(service).and_then(|()| back_up(service)));
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+#[test]
+fn content_alone_takes_the_place_of_a_file_and_its_rights() {
+    let mut world = World::new();
+    let secret = world.home.path().join("docs/secret");
+    fs::write(&secret, "first").unwrap();
+    backed_up(&mut world);
+    fs::write(&secret, "second").unwrap();
+    fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        std::os::unix::fs::chown(&secret, Some(1234), Some(4321)).unwrap();
+    }
+    let before = fs::metadata(&secret).unwrap();
+    let order = RestoreOrder { in_place: true, content_only: true, ..order(secret.clone()) };
+    let report = restore(&world, &order, &Quiet::default());
+    assert!(report.troubles.is_empty() && report.refused.is_empty(), "{report:?}");
+    let after = fs::metadata(&secret).unwrap();
+    assert_eq!(fs::read(&secret).unwrap(), b"first");
+    assert_eq!((after.mode(), after.uid(), after.gid()), (before.mode(), before.uid(), before.gid()));
+}
+
+/// Puts a link in the place of a directory when so many files were begun.
+struct Swapping {
+    at: usize,
+    asked: AtomicUsize,
+    directory: PathBuf,
+    outside: PathBuf,
+}
+
+impl Observer for Swapping {
+    fn progress(&self, _: Progress) {}
+
+    fn is_cancelled(&self) -> bool {
+        if self.asked.fetch_add(1, Ordering::SeqCst) == self.at {
+            fs::rename(&self.directory, self.directory.with_extension("moved")).unwrap();
+            symlink(&self.outside, &self.directory).unwrap();
+        }
+        false
+    }
+}
+
+#[test]
+fn a_link_that_takes_the_place_of_a_directory_leads_a_restore_nowhere() {
+    let mut world = World::new();
+    let home = world.home.path().to_owned();
+    let docs = home.join("docs");
+    fs::create_dir(docs.join("sub")).unwrap();
+    fs::set_permissions(docs.join("sub"), PermissionsExt::from_mode(0o777)).unwrap();
+    for name in ["sub/a", "sub/b", "z"] {
+        fs::write(docs.join(name), name).unwrap();
+    }
+    backed_up(&mut world);
+    let outside = home.join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::set_permissions(&outside, PermissionsExt::from_mode(0o700)).unwrap();
+    let mut happened = 0;
+    for at in 0..16 {
+        let to = home.join(format!("back{at}"));
+        fs::create_dir(&to).unwrap();
+        fs::create_dir(to.join("sub")).unwrap();
+        let observer =
+            Swapping { at, asked: AtomicUsize::new(0), directory: to.join("sub"), outside: outside.clone() };
+        let order = RestoreOrder { to: Some(to.clone()), ..order(docs.clone()) };
+        let report = restore(&world, &order, &observer);
+        assert_eq!(outside.read_dir().unwrap().count(), 0, "{at}");
+        assert_eq!(mode(&outside), 0o700, "{at}");
+        assert_eq!(fs::read(to.join("z")).unwrap(), b"z", "{at}");
+        if observer.asked.load(Ordering::SeqCst) > at {
+            happened += 1;
+            assert!(!report.troubles.is_empty(), "{at}: what could not be restored is named");
+        }
+    }
+    assert!(happened > 4, "{happened}");
+}
+
+#[test]
+fn root_is_led_nowhere_by_a_link_in_the_place_of_a_tracked_directory() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut world = World::new();
+    let docs = world.home.path().join("docs");
+    fs::write(docs.join("f"), "x").unwrap();
+    backed_up(&mut world);
+    let outside = world.home.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::rename(&docs, world.home.path().join("moved")).unwrap();
+    symlink(&outside, &docs).unwrap();
+    let mut service = world.service(world.state.path(), world.store.clone(), std::process::id());
+    let order =
+        RestoreOrder { in_place: true, ..order(docs.canonicalize().unwrap().with_file_name("docs/f")) };
+    let error = service.restore(&order, &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap_err();
+    assert!(error.to_string().contains("is a link"), "{error}");
+    assert_eq!(outside.read_dir().unwrap().count(), 0);
+}
+
+#[test]
+fn a_directory_of_a_moment_is_without_what_was_gone_then() {
+    let mut world = World::new();
+    let docs = world.home.path().join("docs");
+    let at = |world: &World, hour: i64, minute: i64| {
+        use jiff::ToSpan as _;
+        let to = world.home.path().join(format!("{hour}-{minute}"));
+        let moment = jiff::Timestamp::UNIX_EPOCH + hour.hours() + minute.minutes();
+        let order = RestoreOrder { which: Which::At(moment), to: Some(to.clone()), ..order(docs.clone()) };
+        restore(world, &order, &Quiet::default());
+        let mut names: Vec<_> = to.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    for name in ["a", "b"] {
+        fs::write(docs.join(name), name).unwrap();
+    }
+    backed_up(&mut world);
+    fs::remove_file(docs.join("b")).unwrap();
+    backed_up(&mut world);
+    fs::write(docs.join("b"), "again").unwrap();
+    backed_up(&mut world);
+    assert_eq!(at(&world, 1, 30), ["a", "b"]);
+    assert_eq!(at(&world, 2, 0), ["a"]);
+    assert_eq!(at(&world, 2, 59), ["a"]);
+    assert_eq!(at(&world, 3, 0), ["a", "b"]);
+    fs::remove_file(docs.join("a")).unwrap();
+    backed_up(&mut world);
+    assert_eq!(at(&world, 3, 59), ["a", "b"]);
+    assert_eq!(at(&world, 5, 0), ["b"]);
+}
+
+/// Counts the locks in a store while somebody works with it.
+struct Locks(Arc<MemoryStore>, AtomicUsize);
+
+impl Observer for Locks {
+    fn progress(&self, _: Progress) {}
+
+    fn is_cancelled(&self) -> bool {
+        self.1.fetch_max(self.0.list(Kind::Lock).unwrap().len(), Ordering::SeqCst);
+        false
+    }
+}
+
+/// A store that cannot be written to.
+struct ReadOnly(Arc<MemoryStore>);
+
+impl Store for ReadOnly {
+    fn put(&self, _: Kind, _: &str, _: &[u8]) -> Result<bool> {
+        Err(ModuleError::failed("read-only"))
+    }
+
+    fn get(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
+        self.0.get(kind, name)
+    }
+
+    fn get_range(&self, kind: Kind, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+        self.0.get_range(kind, name, offset, length)
+    }
+
+    fn list(&self, kind: Kind) -> Result<Vec<(String, u64)>> {
+        self.0.list(kind)
+    }
+
+    fn delete(&self, _: Kind, _: &str) -> Result<()> {
+        Err(ModuleError::failed("read-only"))
+    }
+
+    fn place(&self) -> String {
+        self.0.place()
+    }
+}
+
+#[test]
+fn nobody_prunes_what_is_being_restored_and_a_vault_that_is_only_readable_is_restored_from() {
+    let mut world = World::new();
+    let docs = world.home.path().join("docs");
+    fs::write(docs.join("f"), "x").unwrap();
+    backed_up(&mut world);
+    let to = |name: &str| RestoreOrder { to: Some(world.home.path().join(name)), ..order(docs.join("f")) };
+    let locks = Locks(world.store.clone(), AtomicUsize::new(0));
+    restore(&world, &to("one"), &locks);
+    assert_eq!(locks.1.load(Ordering::SeqCst), 1);
+    assert!(world.store.list(Kind::Lock).unwrap().is_empty());
+
+    let pid = std::process::id();
+    let repo = crate::repo::Repository::open(world.store.clone(), b"x").unwrap();
+    let around = world.around(world.state.path(), world.store.clone(), pid);
+    let alone = repo.lock_alone(&around.who, &around.clock).unwrap();
+    let mut service = world.service(world.state.path(), world.store.clone(), pid);
+    let busy = service.restore(&to("two"), &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap_err();
+    assert_eq!(busy.kind, ErrorKind::Busy);
+    drop((alone, service));
+
+    let mut service = world.service(world.state.path(), Arc::new(ReadOnly(world.store.clone())), pid);
+    let report = service.restore(&to("three"), &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap();
+    assert_eq!(report.files.len(), 1);
+}
