@@ -1,6 +1,6 @@
 //! Backups and checks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pc_switcher_contract::{ModuleError, SetId, human_bytes};
 use pc_switcher_vault::service::{BackupReport, Proof, Service, TrackedReport};
@@ -47,9 +47,14 @@ pub struct CheckArgs {
     secret: Secret,
 }
 
+/// What is gone may have lost its parent as well.
+fn gone(path: &Path) -> Result<PathBuf, CliError> {
+    here(path).or_else(|error| if path.is_absolute() { Ok(path.to_owned()) } else { Err(error) })
+}
+
 pub(super) fn backup(args: &BackupArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let mut service = open(context)?;
-    service.take_as_gone(args.gone.iter().map(|path| here(path)).collect::<Result<_, _>>()?)?;
+    service.take_as_gone(args.gone.iter().map(|path| gone(path)).collect::<Result<_, _>>()?)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
     service.stop_when(watch.is_stopped());
     let held = match args.tracked || service.has_unread()? {

@@ -40,6 +40,10 @@ impl Way {
     /// # Errors
     /// If it cannot be made or opened.
     pub(crate) fn to(path: &Path) -> Result<Self> {
+        if !Path::new("/proc/self/fd").exists() {
+            return Err(ModuleError::failed("a restore needs /proc, and nothing is mounted there")
+                .hint("mount it: `mount -t proc proc /proc`"));
+        }
         fs::create_dir_all(path).map_err(|error| at("make the directory", path, &error))?;
         let directory = openat(CWD, path, DIRECTORY, Mode::empty());
         let directory = directory.map_err(|error| at("open", path, &error.into()))?;

@@ -124,7 +124,7 @@ impl Repository {
             } else if lock.exclusive || alone {
                 let message = format!("the vault in `{}` is locked {lock}", self.store.place());
                 return Err(ModuleError::new(ErrorKind::Busy, message)
-                    .hint("wait for it to end; `restic unlock` removes a lock whose holder is gone"));
+                    .hint("wait for it to end; `restic unlock` removes a lock whose holder is gone, `restic unlock --remove-all` also one of a clock that ran ahead"));
             }
         }
         Ok(())

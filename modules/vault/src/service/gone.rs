@@ -90,7 +90,7 @@ impl Service {
                     report.incomplete = true;
                 }
                 // In a snapshot nothing is mounted, whatever is where it lies.
-                let is_free = !mount.is && (mount.left > 0 && self.view.is_live() || is_confirmed);
+                let is_free = !mount.is && (mount.left > 0 && !is_mount(&path) || is_confirmed);
                 if mount.is != mount.was && (mount.is || is_free) {
                     mounted.push((mount.file_id.clone(), mount.is));
                 }
@@ -132,10 +132,10 @@ impl Service {
                 let is_dir = file.version.facts.is_dir();
                 let is_gone = is_gone(&real, file.version.facts.kind);
                 found.left += u64::from(!is_gone);
-                // A directory comes before what is in it.
+                // A directory comes before what is in it; one alone may have been made where nothing is mounted.
                 if !is_gone {
                     let around = found.mounts.iter_mut().filter(|mount| mount.has(&file.name));
-                    around.for_each(|mount| mount.left += 1);
+                    around.filter(|mount| !is_dir || mount.is).for_each(|mount| mount.left += 1);
                 }
                 let (was, is) = (known.contains(&file.file_id), is_dir && !is_gone && is_mount(&real));
                 if was || is {
@@ -166,7 +166,11 @@ impl Service {
             }
             let mounts = self.catalogue.mounts(&directory)?;
             let mounts = mounts.into_iter().map(|(_, name)| directory.path.join(name));
-            away.extend(mounts.filter(|path| !is_mount(path) && !self.is_confirmed(path)));
+            let is_empty = |path: &PathBuf| {
+                let entries = self.view.real(path).read_dir();
+                !entries.is_ok_and(|mut entries| entries.next().is_some())
+            };
+            away.extend(mounts.filter(|path| is_empty(path) && !is_mount(path) && !self.is_confirmed(path)));
             mounted.insert(directory.id, directory.path);
         }
         let mut gone = Vec::new();
@@ -247,6 +251,11 @@ mod tests {
             assert!(said.contains("none of the 3 files of") && said.contains("bt backup --gone"), "{said}");
         }
         fs::create_dir(usb.join("deep")).unwrap();
+        let made = report(&mut world, &[]);
+        assert!(
+            made.incomplete && made.deleted == 0,
+            "somebody made a directory where nothing is mounted: {made:?}"
+        );
         fs::write(usb.join("deep/b"), "usb/deep/b").unwrap();
         let back = report(&mut world, &[]);
         assert!(back.is_clean() && back.deleted == 1, "where something of it is, `a` was deleted: {back:?}");

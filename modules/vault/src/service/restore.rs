@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use pc_switcher_contract::ModuleError;
+use pc_switcher_contract::{ErrorKind, ModuleError};
 
 use super::Service;
 use super::ignored::copy_digits;
@@ -86,6 +86,13 @@ impl RestoreReport {
     }
 }
 
+/// The vaults that a restore has tried so far.
+#[derive(Default)]
+struct Opened {
+    vaults: Vec<Open>,
+    refused: HashMap<String, ModuleError>,
+}
+
 /// A vault that is restored from: what is read stays there as long as it is locked.
 struct Open {
     name: String,
@@ -108,7 +115,7 @@ impl Service {
         let wanted = self.wanted(&directory, &name, order)?;
         let text = order.path.display().to_string();
         let work = |service: &mut Self, _| {
-            let mut open: Vec<Open> = Vec::new();
+            let mut open = Opened::default();
             let mut report = RestoreReport::default();
             let mut directories: Vec<(PathBuf, Node)> = Vec::new();
             let mut first_names: HashMap<_, PathBuf> = HashMap::new();
@@ -121,7 +128,10 @@ impl Service {
                 if file.version.facts.is_dir() {
                     match service.make_directory(&mut target, file) {
                         Ok(made) => directories.extend(made),
-                        Err(error) if wanted.len() == 1 => return Err(error),
+                        // Who works alone in the vault would be in the way of each of them.
+                        Err(error) if wanted.len() == 1 || error.kind == ErrorKind::Busy => {
+                            return Err(error);
+                        }
                         Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
                     }
                     continue;
@@ -132,7 +142,7 @@ impl Service {
                 let restored = match first.filter(|_| fs::symlink_metadata(&place).is_err()) {
                     Some(first) => target.link(first, place),
                     None => service.source_of(file, &mut open, passphrase).and_then(|(index, chunks)| {
-                        service.restore_one(&open[index].repo, &mut target, file, &chunks, observer)
+                        service.restore_one(&open.vaults[index].repo, &mut target, file, &chunks, observer)
                     }),
                 };
                 if let (Some(family), Ok((place, _))) = (family, &restored) {
@@ -144,7 +154,8 @@ impl Service {
                         report.lacks(&place, lacking);
                         report.files.push(place);
                     }
-                    Err(error) if wanted.len() == 1 => return Err(error),
+                    // Who works alone in the vault would be in the way of each of them.
+                    Err(error) if wanted.len() == 1 || error.kind == ErrorKind::Busy => return Err(error),
                     Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
                 }
             }
@@ -213,26 +224,40 @@ impl Service {
     fn source_of(
         &mut self,
         file: &CurrentFile,
-        open: &mut Vec<Open>,
+        open: &mut Opened,
         passphrase: &mut Passphrase<'_>,
     ) -> Result<(usize, Vec<Chunk>)> {
         let content = file.version.content_id;
-        let mut why = None;
+        let mut holders = Vec::new();
         for settings in self.settings.vaults.clone() {
             let Some(chunks) = self.catalogue.chunks(&settings.name, content)? else { continue };
-            if let Some(index) = open.iter().position(|other| other.name == settings.name) {
+            if let Some(index) = open.vaults.iter().position(|other| other.name == settings.name) {
                 return Ok((index, chunks));
+            }
+            holders.push((settings, chunks));
+        }
+        let mut why = None;
+        for (settings, chunks) in holders {
+            let name = settings.name.clone();
+            if let Some(refused) = open.refused.get(&name) {
+                let again = ModuleError::new(refused.kind, refused.message.clone());
+                why = Some(refused.hints.iter().fold(again, ModuleError::hint));
+                continue;
             }
             let opened = self.open_vault(&settings, passphrase).and_then(|repo| {
                 let lock = repo.lock_to_read(&self.around.who, &self.around.clock)?;
-                Ok(Open { name: settings.name.clone(), repo, _lock: lock })
+                Ok(Open { name: name.clone(), repo, _lock: lock })
             });
             match opened {
                 Ok(one) => {
-                    open.push(one);
-                    return Ok((open.len() - 1, chunks));
+                    open.vaults.push(one);
+                    return Ok((open.vaults.len() - 1, chunks));
                 }
-                Err(error) => why = Some(error),
+                Err(error) => {
+                    let again = ModuleError::new(error.kind, error.message.clone());
+                    why = Some(error.hints.iter().fold(again, ModuleError::hint));
+                    open.refused.insert(name, error);
+                }
             }
         }
         Err(why.unwrap_or_else(|| {

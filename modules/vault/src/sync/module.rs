@@ -309,7 +309,9 @@ impl Module for VaultBackup {
             Problem::on(&ctx.source.hostname, format!("`{}`: {}", trouble.path.display(), trouble.why))
                 .hint("`bt check --read-data` says what else is damaged")
         };
-        Ok(report.troubles.iter().map(found).collect())
+        let left_out = report.warnings.iter().filter(|_| report.incomplete);
+        let left_out = left_out.map(|why| Problem::on(&ctx.source.hostname, why.clone()));
+        Ok(report.troubles.iter().map(found).chain(left_out).collect())
     }
 
     /// The thread hears of the stop by itself, between two blocks of a file.
