@@ -349,6 +349,14 @@ impl Btrfs for Members<'_> {
         Ok(syncfs(&root)?)
     }
 
+    fn set_immutable(&self, dir: &Path, immutable: bool) -> io::Result<()> {
+        self.kernel.set_immutable(dir, immutable)
+    }
+
+    fn is_immutable(&self, dir: &Path) -> io::Result<bool> {
+        self.kernel.is_immutable(dir)
+    }
+
     fn start_sync(&self, path: &Path) -> io::Result<()> {
         match self.kernel.start_sync(path) {
             Err(error) if is_none(&error) => Ok(()),

@@ -107,6 +107,33 @@ fn an_id_removes_that_subvolume_whatever_has_its_name_now() {
 }
 
 #[test]
+fn nobody_removes_or_moves_what_is_in_an_immutable_directory_by_name_or_by_id() {
+    on_both(|bench| {
+        (bench.create)("@");
+        let nest = bench.at("nest");
+        fs::create_dir(&nest).unwrap();
+        bench.btrfs.snapshot(&bench.at("@"), &nest, OsStr::new("s")).unwrap();
+        bench.btrfs.set_readonly(&bench.at("nest/s"), true).unwrap();
+        let before = bench.btrfs.subvolume(&bench.at("nest/s")).unwrap();
+        assert!(!bench.btrfs.is_immutable(&nest).unwrap());
+        for _ in 0..2 {
+            bench.btrfs.set_immutable(&nest, true).unwrap();
+        }
+        assert!(bench.btrfs.is_immutable(&nest).unwrap());
+        assert_eq!(bench.errno(bench.btrfs.destroy(&nest, OsStr::new("s"))), libc::EPERM);
+        assert_eq!(bench.errno(bench.btrfs.destroy_id(&nest, before.id)), libc::EPERM);
+        assert_eq!(bench.errno(bench.btrfs.rename(&bench.at("nest/s"), &bench.at("nest/t"))), libc::EPERM);
+        let another = bench.btrfs.snapshot(&bench.at("@"), &nest, OsStr::new("t"));
+        assert_eq!(bench.errno(another), libc::EPERM);
+        let after = bench.btrfs.subvolume(&bench.at("nest/s")).unwrap();
+        assert_eq!((after.uuid, after.ctransid), (before.uuid, before.ctransid));
+        bench.btrfs.set_immutable(&nest, false).unwrap();
+        bench.btrfs.destroy_id(&nest, before.id).unwrap();
+        assert!(!bench.at("nest/s").exists());
+    });
+}
+
+#[test]
 fn subvolumes_are_listed_with_their_directories() {
     on_both(|bench| {
         (bench.create)("@");

@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+
 use super::raw;
 use super::{Btrfs, DeviceSpace, SpaceSlot, SubvolumeInfo, SubvolumeRef, Uuid};
 
@@ -273,6 +275,21 @@ impl Btrfs for KernelBtrfs {
         let mut wanted = if readonly { flags | raw::READONLY } else { flags & !raw::READONLY };
         // SAFETY: SET_FLAGS takes a `u64`.
         unsafe { ioctl(file.as_raw_fd(), raw::SET_FLAGS, &mut wanted) }
+    }
+
+    fn set_immutable(&self, dir: &Path, immutable: bool) -> io::Result<()> {
+        let dir = open(dir)?;
+        let flags = ioctl_getflags(&dir)?;
+        let mut wanted = flags;
+        wanted.set(IFlags::IMMUTABLE, immutable);
+        if wanted != flags {
+            ioctl_setflags(&dir, wanted)?;
+        }
+        Ok(())
+    }
+
+    fn is_immutable(&self, dir: &Path) -> io::Result<bool> {
+        Ok(ioctl_getflags(&open(dir)?)?.contains(IFlags::IMMUTABLE))
     }
 
     fn start_sync(&self, path: &Path) -> io::Result<()> {

@@ -182,6 +182,19 @@ pub trait Btrfs: Send + Sync {
     /// `EPERM` while it is being sent.
     fn set_readonly(&self, path: &Path, readonly: bool) -> io::Result<()>;
 
+    /// Makes a directory immutable, or an ordinary one again: while it is, nobody adds, removes or renames what is directly in
+    /// it, by name or by id (facts/btrfs.md B16). Durable only after [`Btrfs::sync`].
+    ///
+    /// # Errors
+    /// `EPERM` without `CAP_LINUX_IMMUTABLE`, which root in a container often lacks.
+    fn set_immutable(&self, dir: &Path, immutable: bool) -> io::Result<()>;
+
+    /// Whether a directory is immutable. Needs no privilege.
+    ///
+    /// # Errors
+    /// `ENOENT` if there is none.
+    fn is_immutable(&self, dir: &Path) -> io::Result<bool>;
+
     /// Starts a commit and returns at once: snapshots asked for now share a transaction (facts/btrfs.md B62).
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! A model of btrfs for tests: subvolumes are plain directories, known by their inode.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -20,6 +20,8 @@ pub(crate) enum Fault {
     Torn(usize),
     /// The n-th flip to read-only from now fails with this error number.
     Freeze(usize, i32),
+    /// The n-th directory from now that is to be immutable does not become so, with this error number.
+    Immutable(usize, i32),
     /// The next snapshot is written to before it becomes read-only.
     Touched,
 }
@@ -28,6 +30,8 @@ struct State {
     transid: u64,
     next_id: u64,
     subvolumes: HashMap<u64, SubvolumeInfo>,
+    /// Directories, by their inode.
+    immutable: HashSet<u64>,
     faults: Vec<Fault>,
     tear: usize,
 }
@@ -46,6 +50,7 @@ impl ModelBtrfs {
             transid: 10,
             next_id: 256,
             subvolumes: HashMap::from([(inode, info)]),
+            immutable: HashSet::new(),
             faults: Vec::new(),
             tear: 0,
         };
@@ -109,7 +114,9 @@ impl ModelBtrfs {
         let mut error = None;
         state.faults.retain_mut(|fault| {
             let number = match fault {
-                Fault::Snapshot(_, number) | Fault::Freeze(_, number) => *number,
+                Fault::Snapshot(_, number) | Fault::Freeze(_, number) | Fault::Immutable(_, number) => {
+                    *number
+                }
                 _ => 0,
             };
             match pick(fault) {
@@ -124,6 +131,14 @@ impl ModelBtrfs {
             }
         });
         error
+    }
+
+    /// Refuses what would change an immutable directory.
+    fn changes(&self, dir: &Path) -> io::Result<()> {
+        match self.is_immutable(dir)? {
+            true => Err(errno(libc::EPERM)),
+            false => Ok(()),
+        }
     }
 
     fn root_of(&self, path: &Path) -> io::Result<u64> {
@@ -189,6 +204,7 @@ impl Btrfs for ModelBtrfs {
     fn snapshot(&self, source: &Path, parent: &Path, name: &OsStr) -> io::Result<()> {
         let source_root = self.root_of(source)?;
         let above = self.holder(parent)?.1.id;
+        self.changes(parent)?;
         let target = parent.join(name);
         let mut state = self.state();
         if let Some(number) = Self::due(&mut state, |fault| match fault {
@@ -239,6 +255,7 @@ impl Btrfs for ModelBtrfs {
     fn destroy(&self, parent: &Path, name: &OsStr) -> io::Result<()> {
         let path = parent.join(name);
         let inode = self.root_of(&path)?;
+        self.changes(parent)?;
         let mut state = self.state();
         let id = state.subvolumes[&inode].id;
         if state.subvolumes.values().any(|other| other.parent_id == id) {
@@ -262,6 +279,8 @@ impl Btrfs for ModelBtrfs {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let inode = self.root_of(from)?;
         let above = self.holder(to.parent().unwrap())?.1.id;
+        self.changes(from.parent().unwrap())?;
+        self.changes(to.parent().unwrap())?;
         let mut state = self.state();
         let info = state.subvolumes.get_mut(&inode).unwrap();
         if info.readonly && from.parent() != to.parent() {
@@ -282,6 +301,29 @@ impl Btrfs for ModelBtrfs {
         }
         state.subvolumes.get_mut(&inode).unwrap().readonly = readonly;
         Ok(())
+    }
+
+    fn set_immutable(&self, dir: &Path, immutable: bool) -> io::Result<()> {
+        let inode = fs::symlink_metadata(dir)?.ino();
+        let mut state = self.state();
+        if immutable
+            && let Some(number) = Self::due(&mut state, |fault| match fault {
+                Fault::Immutable(left, _) => Some(left),
+                _ => None,
+            })
+        {
+            return Err(errno(number));
+        }
+        match immutable {
+            true => state.immutable.insert(inode),
+            false => state.immutable.remove(&inode),
+        };
+        Ok(())
+    }
+
+    fn is_immutable(&self, dir: &Path) -> io::Result<bool> {
+        let inode = fs::symlink_metadata(dir)?.ino();
+        Ok(self.state().immutable.contains(&inode))
     }
 
     fn start_sync(&self, _path: &Path) -> io::Result<()> {
