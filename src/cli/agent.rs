@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use pc_switcher_agent::linux::install::REDO_UNIT;
 use pc_switcher_agent::linux::services::{
-    AgentOptions, HistoryKeeper, heal_alone, main, redo_alone, watch_alone,
+    AgentOptions, HistoryKeeper, heal_alone, main, redo_alone, trial_alone, watch_alone,
 };
 use pc_switcher_agent::linux::state::StateDir;
-use pc_switcher_agent::proto::RedoneHow;
+use pc_switcher_agent::proto::{AgentError, RedoneHow};
 use pc_switcher_contract::SessionId;
 
 use super::guard::open::{self, Open};
@@ -20,7 +20,7 @@ pub struct Args {
     /// Bring syncs that were cut off to their end instead, for the boot
     #[arg(long)]
     redo: bool,
-    /// Watch over a sync instead, and take it back unless it is confirmed
+    /// Watch over a sync or a rollback instead, and take it back unless it is confirmed
     #[arg(long, value_name = "SESSION", hide = true, conflicts_with = "redo")]
     deadman: Option<SessionId>,
     /// Print the unit that does so at boot, for the installer
@@ -50,7 +50,11 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
 
 /// Says what became of syncs that were cut off; the next sync says it again.
 fn redo(options: &AgentOptions, context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let results = redo_alone(options).map_err(|error| CliError::Failed(error.to_string()))?;
+    let failed = |error: AgentError| CliError::Failed(error.to_string());
+    let results = redo_alone(options);
+    // Neither waits for the other: what cannot be brought to its end keeps no machine that shuts people out.
+    let trial = trial_alone(options);
+    let results = results.map_err(failed)?;
     let mut exit = Exit::Completed;
     for result in results.unwrap_or_default() {
         writeln!(context.err, "{}", result.explain())?;
@@ -62,9 +66,12 @@ fn redo(options: &AgentOptions, context: &mut Context<'_>) -> Result<Exit, CliEr
         }
     }
     // After the commits: what was not at its end cannot be taken back.
-    let healed = heal_alone(options).map_err(|error| CliError::Failed(error.to_string()))?;
+    let healed = heal_alone(options).map_err(failed)?;
     if let Some(healed) = healed {
         writeln!(context.err, "{}", healed.explain())?;
+    }
+    if let Some(said) = trial.map_err(failed)? {
+        writeln!(context.err, "{said}")?;
     }
     let state = StateDir::new(options.state_dir.clone());
     let open = state.get(open::KEY).ok().flatten().and_then(|bytes| Open::read(&bytes));

@@ -22,6 +22,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let look = HistoryEnv { rows: &machine.rows, alive: &ProcessTag::is_alive };
     let options = HistoryOptions { json: context.global.json, count: args.count };
     history_cmd::run(&options, &look, context.out)?;
+    machine.tell_what_came_back(context)?;
     machine.tell_what_is_missing(context)?;
     Ok(Exit::Completed)
 }

@@ -32,6 +32,8 @@ pub(super) struct Machine {
     pub(super) lock_holder: Option<String>,
     /// What dead runs left, a sentence each.
     pub(super) markers: Vec<String>,
+    /// That the machine took a rollback back by itself; one of the markers, too.
+    returned: Option<String>,
     missing: Option<String>,
 }
 
@@ -44,11 +46,23 @@ impl Machine {
         let store = Store::open_existing(&paths::history_db(&context.env)?)?;
         let own = store.map(|store| store.list(count)).transpose()?.unwrap_or_default();
         let lock_holder = MachineLock::look(LOCK_PATH.as_ref()).map(in_words);
-        let (came, markers, missing) = match ask_agent(&context.env, count) {
-            Ok((came, markers)) => (came, markers, None),
-            Err(why) => (Vec::new(), Vec::new(), why),
+        let (found, missing) = match ask_agent(&context.env, count) {
+            Ok(found) => (found, None),
+            Err(why) => (Found::default(), why),
         };
-        Ok(Self { rows: merge(own, came, count), lock_holder, markers, missing })
+        let Found { came, markers, returned } = found;
+        Ok(Self { rows: merge(own, came, count), lock_holder, markers, returned, missing })
+    }
+
+    /// Says on standard error that the machine took a rollback back by itself: no session says so.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(super) fn tell_what_came_back(&self, context: &mut Context<'_>) -> Result<(), CliError> {
+        if let Some(said) = &self.returned {
+            writeln!(context.err, "note: {said}")?;
+        }
+        Ok(())
     }
 
     /// Says on standard error what could not be shown, if anything.
@@ -73,7 +87,14 @@ fn in_words(holder: Option<LockHolder>) -> String {
     }
 }
 
-type Found = (Vec<SessionRow>, Vec<String>);
+/// What the agent knows.
+#[derive(Default)]
+struct Found {
+    /// Sessions that came here.
+    came: Vec<SessionRow>,
+    markers: Vec<String>,
+    returned: Option<String>,
+}
 
 /// Asks the agent of this machine. `Err(None)`: nothing was ever installed here, so nothing can be missing.
 fn ask_agent(env: &Env, count: usize) -> Result<Found, Option<String>> {
@@ -105,32 +126,41 @@ async fn ask(reach: Reach, own: &Hostname, count: usize) -> Result<Found, Module
     // While a sync runs its mark is no leftover.
     let running = MachineLock::look(LOCK_PATH.as_ref()).is_some();
     let intent = if running { None } else { records::read_intent(&agent).await? };
+    let mut returned = None;
     let mut markers: Vec<String> = intent.iter().map(records::Intent::explain).collect();
     if !running {
         markers.extend(cut_off(&agent).await?);
-        markers.extend(rolled_back(&agent).await?);
+        if let Some((marker, came_back)) = rolled_back(&agent).await? {
+            markers.push(marker);
+            returned = came_back;
+        }
         markers.extend(deadman(&agent).await?);
         markers.extend(Open::of(&agent).await?.and_then(|open| open.explain()));
     }
     started.process.close(Duration::from_secs(2)).await;
-    Ok((rows, markers))
+    Ok(Found { came: rows, markers, returned })
 }
 
-/// Says that a rollback is not confirmed yet, if so.
-async fn rolled_back(agent: &Agent) -> Result<Option<String>, ModuleError> {
+/// Says that a rollback is not confirmed yet, if so, and if it was taken back by the machine itself.
+async fn rolled_back(agent: &Agent) -> Result<Option<(String, Option<String>)>, ModuleError> {
     if agent.state_get(POINTER).await?.is_none() {
         return Ok(None);
     }
     let look = agent.rollback(RollbackOrder::Look).await?;
+    let not_confirmed =
+        || "a rollback is not confirmed yet; `pc-switcher rollback status` says more".to_owned();
     let line = |state: &RollbackState| match (look.forbids_sync(), state.phase) {
+        (None, RollbackPhase::Cancelled) => state
+            .explain_returned()
+            .map_or_else(not_confirmed, |why| format!("{why}; `pc-switcher rollback status` says more")),
         (Some(why), _) => format!("no sync can start: {why}"),
         (None, RollbackPhase::Confirmed) => {
             "former trees of a rollback are not removed yet; `pc-switcher rollback confirm` says why"
                 .to_owned()
         }
-        (None, _) => "a rollback is not confirmed yet; `pc-switcher rollback status` says more".to_owned(),
+        (None, _) => not_confirmed(),
     };
-    Ok(look.state.as_ref().map(line))
+    Ok(look.state.as_ref().map(|state| (line(state), state.explain_returned())))
 }
 
 /// Says that a sync waits to be confirmed, and which were taken back since nobody did.

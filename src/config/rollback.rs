@@ -11,11 +11,15 @@ use serde_json::Value;
 #[serde(deny_unknown_fields, default)]
 pub struct RollbackConfig {
     /// Whether the other machine takes a sync back by itself if it cannot be reached any more or does not work as before: where
-    /// the sync touches what starts that machine or lets people in, always, or never.
+    /// the sync touches what starts that machine or lets people in, always, or never. So it is with a rollback that nobody
+    /// confirms after the restart.
     pub deadman: DeadmanMode,
     /// Seconds within which a sync must be confirmed by a new login, from its end on.
     #[schemars(range(min = 5, max = 86400))]
     pub deadman_limit: u64,
+    /// Seconds within which such a rollback must be confirmed by `pc-switcher rollback confirm`, from the restart on.
+    #[schemars(range(min = 5, max = 86400))]
+    pub restart_limit: u64,
     /// Checks that must be as well as before, after such a sync and after a guarded command: `packages`, `sshd-config`, `ssh`,
     /// `units`, `home`, `disk-space`. Others are only named. Your own ones say it by the directory they lie in.
     #[schemars(extend("uniqueItems" = true))]
@@ -24,7 +28,12 @@ pub struct RollbackConfig {
 
 impl Default for RollbackConfig {
     fn default() -> Self {
-        Self { deadman: DeadmanMode::default(), deadman_limit: 120, health: HealthCheck::ALL.to_vec() }
+        Self {
+            deadman: DeadmanMode::default(),
+            deadman_limit: 120,
+            restart_limit: 600,
+            health: HealthCheck::ALL.to_vec(),
+        }
     }
 }
 
@@ -48,10 +57,10 @@ impl RollbackConfig {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeadmanMode {
-    /// Where a sync touches what starts the other machine or lets people in.
+    /// Where a sync or a rollback touches what starts the machine or lets people in.
     #[default]
     Auto,
-    /// In each sync.
+    /// In each sync and each rollback.
     Always,
     /// Never.
     Off,

@@ -195,6 +195,7 @@ fn a_rollback_that_is_not_over_is_named_with_what_ends_it() {
             members: Vec::new(),
             together: partner.map(|name| Together { partner: name.parse().unwrap(), leads: false }),
             records: Vec::new(),
+            trial: None,
         }),
         in_use: in_use.iter().map(|name| name.parse().unwrap()).collect(),
         ..RollbackLook::default()

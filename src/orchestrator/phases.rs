@@ -129,7 +129,7 @@ pub async fn explain_dead_runs(deps: &Deps, prepared: &Prepared) -> Result<Vec<H
     deadman::meet(deps, &source, Role::Source).await?;
     let healed = deadman::meet(deps, &target, Role::Target).await?;
     for agent in [source, target] {
-        refuse_after_rollback(&agent).await?;
+        meet_rollback(deps, &agent).await?;
     }
     let mut told: Option<SessionId> = None;
     for agent in [Agent::new(&prepared.source.agent), Agent::new(&prepared.target.agent)] {
@@ -150,13 +150,19 @@ pub async fn explain_dead_runs(deps: &Deps, prepared: &Prepared) -> Result<Vec<H
 }
 
 /// Refuses a sync of a machine that was rolled back and works on in the former tree: what a sync writes there does not come
-/// along.
-async fn refuse_after_rollback(agent: &Agent) -> Result<(), ModuleError> {
+/// along. Says that a machine took a rollback back by itself.
+async fn meet_rollback(deps: &Deps, agent: &Agent) -> Result<(), ModuleError> {
     if agent.state_get(POINTER).await?.is_none() {
         return Ok(());
     }
-    match agent.rollback(RollbackOrder::Look).await?.forbids_sync() {
-        None => Ok(()),
+    let look = agent.rollback(RollbackOrder::Look).await?;
+    match look.forbids_sync() {
+        None => {
+            if let Some(said) = look.state.and_then(|state| state.explain_returned()) {
+                deps.log.on(agent.hostname()).warning(said);
+            }
+            Ok(())
+        }
         Some(why) => {
             let text = format!("{}: {why}", agent.hostname());
             Err(ModuleError::new(ErrorKind::Refused(GateKind::Rollback), text)

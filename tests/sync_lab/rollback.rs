@@ -7,7 +7,7 @@ use pc_switcher_testkit::manifest::assert_same_tree;
 
 use crate::hosts::{
     Ran, SOON, alice, assert_nothing_runs, configure, first_sync, home, identity, lab, picture, root, run,
-    sync,
+    sync, wait_for,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -239,4 +239,61 @@ fn a_power_cut_between_prepare_and_commit_leaves_both_machines_of_one_mind_once_
     restart(desk);
     let wanted = if phase(laptop) == "done" { "good\n" } else { "bad\n" };
     assert_eq!(alice(desk, "cat letter"), wanted);
+}
+
+#[test]
+fn the_system_goes_back_by_itself_unless_somebody_confirms_the_rollback_after_the_restart() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    run(desk, &Cmd::new("pc-switcher").args(["snapshots", "good"]).as_alice()).ends_with(0);
+    let to_good = |words: &[&str]| rollback(desk, &[&["good", "--subvol", "@"], words].concat()).ends_with(0);
+    let motd = || root(desk, "cat /etc/motd 2>/dev/null || true");
+    let write = |word: &str| root(desk, &format!("echo {word} >/etc/motd"));
+    // What the unit of the boot starts where there is systemd.
+    let start_anew = || {
+        restart(desk);
+        root(desk, "pc-switcher agent --redo 2>&1").split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let by_itself = "was taken back by this machine itself";
+
+    write("one");
+    to_good(&["--plan"]).says(&["confirm it within 10 min of that restart"]);
+    to_good(&[]).says(&["start desk anew", "confirm it within 10 min of that restart", "--keep-former"]);
+    let said = start_anew();
+    assert!(said.contains("10 min are left to confirm it"), "{said}");
+    assert_ne!(motd(), "one\n");
+    rollback(desk, &["status"]).ends_with(0).says(&["left to confirm it", "rollback confirm"]);
+    sync(laptop, "desk", &[]).ends_with(7).says(&["waits for somebody", "left to confirm it"]);
+    let said = start_anew();
+    assert!(said.contains(by_itself) && said.contains("was started anew before anybody"), "{said}");
+    // It works on what was gone back to until the next restart: it is not too late.
+    rollback(desk, &["confirm"]).ends_with(0).says(&["the rollback is kept"]);
+    assert_eq!(beside(desk), "");
+
+    configure(desk, "[rollback]\nrestart_limit = 5\n");
+    write("two");
+    to_good(&[]).says(&["confirm it within 5 s"]);
+    start_anew();
+    assert_ne!(motd(), "two\n");
+    wait_for("way back", MINUTE, || phase(desk) == "cancelled");
+    assert_nothing_runs(&[desk], SOON);
+    let why = "nobody confirmed it within 5 s";
+    rollback(desk, &["status"]).ends_with(0).says(&[by_itself, why, "keeps them after all"]);
+    for verb in ["status", "history"] {
+        run(desk, &Cmd::new("pc-switcher").arg(verb).as_alice()).ends_with(0).says(&[by_itself]);
+    }
+    start_anew();
+    assert_eq!(motd(), "two\n");
+    sync(laptop, "desk", &["--allow-first-sync"]).ends_with(0).says(&[by_itself, why]);
+    rollback(desk, &["confirm"]).ends_with(0).says(&["what the rollback had put in place is removed"]);
+    assert_eq!(beside(desk), "");
+
+    to_good(&["--boot-once"]).says(&["it holds for one start"]);
+    start_anew();
+    assert_ne!(motd(), "two\n");
+    start_anew();
+    assert_eq!(motd(), "two\n");
+    rollback(desk, &["status"]).ends_with(0).says(&[by_itself, "it was to hold for one start"]);
+    assert_nothing_runs(&[laptop, desk], SOON);
 }

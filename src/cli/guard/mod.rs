@@ -20,7 +20,7 @@ use serde::Deserialize as _;
 use self::child::Ended;
 use self::open::Open;
 use super::contact::{Contact, with_machines};
-use super::rollback::{self, To};
+use super::rollback::{self, Asked, To};
 use super::{CliError, Context, Exit};
 use crate::clock;
 use crate::config::HealthCheck;
@@ -283,7 +283,9 @@ async fn after(
     }
     let to = To::set(&guarded.before.set, guarded.before.subvolumes.clone());
     rollback::begin(&agent, contact).await?;
-    let done = match rollback::go_back(std::slice::from_ref(&agent), &to, &settings.snapshots).await? {
+    let done = match rollback::go_back(std::slice::from_ref(&agent), &to, Asked::ForGood, &settings.snapshots)
+        .await?
+    {
         Ok(done) => done,
         Err(error) => return Ok(Err(error)),
     };

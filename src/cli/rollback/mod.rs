@@ -1,27 +1,29 @@
 //! `rollback`: takes whole subvolumes of a machine back to a set of snapshots.
 
 mod choose;
+mod confirm;
 pub(super) mod marks;
 mod render;
+mod trial;
 mod which;
 
 use pc_switcher_agent::proto::{
-    Armed, DeadmanOrder, GoodBy, LockReply, LockRequest, Patience, RedoneHow, RollbackLook, RollbackOrder,
-    RollbackPhase, RollbackWish, TakeSet, Together,
+    DeadmanOrder, GoodBy, LockReply, LockRequest, Patience, RedoneHow, RollbackLook, RollbackOrder,
+    RollbackWish, TakeSet, Together,
 };
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{
-    BytePath, Hostname, ModuleError, Role, SessionId, SetId, SnapshotKind, SnapshotSet, SubvolumeName,
-    UtcStamp,
+    BytePath, Hostname, ModuleError, Role, SessionId, SetId, SnapshotKind, SubvolumeName, UtcStamp,
 };
 use serde_json::json;
 
+pub(super) use self::trial::Asked;
 use self::which::Which;
 
 use super::contact::{Contact, with_machines};
 use super::guard::open::Open;
-use super::snapshots::{Found, Where, settings, with_agent};
+use super::snapshots::{self, Found, Where, settings, with_agent};
 use super::{CliError, Context, Exit, sync};
 use crate::clock;
 use crate::orchestrator::reach::Reach as _;
@@ -33,6 +35,9 @@ use crate::orchestrator::{met, phases};
 /// who may log in, and what pc-switcher remembers. What runs works on in the former tree until the machine is started anew.
 /// The former tree is kept: `rollback cancel` puts it back, `rollback confirm` removes it. `undo` is gentler: it takes a
 /// sync back path by path, while people work.
+///
+/// Where the system itself goes back, the machine takes that back again by itself unless `rollback confirm` comes within
+/// some minutes of the restart: nobody may be able to get in any more. `[rollback] deadman` and `restart_limit` say so.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
@@ -66,6 +71,9 @@ pub(super) struct To {
     /// Say what would be done and what stands in the way, and write nothing
     #[arg(long)]
     plan: bool,
+    /// For the next start only: the one after it finds the trees of now again, unless `rollback confirm` comes in between
+    #[arg(long)]
+    boot_once: bool,
 }
 
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -73,7 +81,7 @@ enum Command {
     /// Show the rollback that is not confirmed yet, or the sync that the machine would take back by itself
     Status(Where),
     /// Keep a rollback for good: the former trees are removed. Or keep a sync that the machine would take back by itself
-    Confirm(Where),
+    Confirm(confirm::Args),
     /// Take a rollback back: the former trees are put in place again
     Cancel(Where),
 }
@@ -81,7 +89,7 @@ enum Command {
 impl To {
     /// Back to a set, in these subvolumes.
     pub(super) fn set(id: &SetId, subvolumes: Vec<SubvolumeName>) -> Self {
-        Self { what: Some(id.to_string()), subvolumes, plan: false }
+        Self { what: Some(id.to_string()), subvolumes, plan: false, boot_once: false }
     }
 }
 
@@ -97,6 +105,8 @@ pub(super) struct Done {
     to: Option<(SetId, Vec<SubvolumeName>)>,
     /// Who marked that set as good, if the good one was asked for.
     good: Option<GoodBy>,
+    /// What is said of how long it holds, before it is done.
+    trial: Option<String>,
     /// The set that keeps the state of now.
     safety: Option<SetId>,
     pub(super) look: RollbackLook,
@@ -120,69 +130,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
             let open = open.map(|open| format!("{}: {open}", done.hostname));
             say(context, &done, render::status(&done).into_iter().chain(armed).chain(open).collect())
         }
-        Some(Command::Confirm(place)) => {
-            let (mut was_cancelled, mut kept_sync, mut kept_guard) = (false, None::<Armed>, None::<Open>);
-            let (config, mut unmarked) = (settings(context)?, Vec::new());
-            let done = with_agent(place, context, async |agent, contact| {
-                begin(agent, contact).await?;
-                let before = agent.rollback(RollbackOrder::Look).await?.state;
-                kept_sync = agent.deadman(DeadmanOrder::Look).await?.armed.filter(|_| before.is_none());
-                if kept_sync.is_some() {
-                    agent.deadman(DeadmanOrder::Confirm).await?;
-                    return Ok(Done::of(agent, RollbackLook::default()));
-                }
-                if before.is_none() {
-                    kept_guard = Open::of(agent).await?.filter(|open| open.explain().is_some());
-                }
-                if kept_guard.is_some() {
-                    Open::forget(agent).await?;
-                    return Ok(Done::of(agent, RollbackLook::default()));
-                }
-                was_cancelled = before.as_ref().is_some_and(|state| state.phase == RollbackPhase::Cancelled);
-                let stamp = UtcStamp::new(clock::system()());
-                let done = Done::of(agent, agent.rollback(RollbackOrder::Confirm(stamp)).await?);
-                if let Some(state) = before.filter(|_| done.look.state.is_none() && !was_cancelled) {
-                    let dir = BytePath::from(config.snapshot_dir.as_path());
-                    let went = |name: &SubvolumeName| state.members.iter().any(|member| member.name == *name);
-                    // Stamps are seconds: a quick sync takes its sets before and after in the same one.
-                    let is_left = |set: &SnapshotSet| {
-                        (state.to.stamp..=state.stamp).contains(&set.stamp)
-                            && set.id() != state.to
-                            && set.members.iter().any(|member| went(&member.name.subvolume))
-                    };
-                    unmarked = marks::take(agent, dir, is_left).await;
-                }
-                Ok(done)
-            })?;
-            if let Some(Armed { wish, .. }) = kept_sync {
-                let line = format!("{}: sync {} from {} stays", done.hostname, wish.session, wish.from);
-                return say(context, &done, vec![line]);
-            }
-            if let Some(open) = kept_guard {
-                let line = format!("{}: {}", done.hostname, open.stays());
-                return say(context, &done, vec![line]);
-            }
-            if done.look.state.is_some() {
-                return Err(CliError::Refused {
-                    message: format!(
-                        "{}: something still works on the former tree of {}",
-                        done.hostname,
-                        render::names(&done.look.in_use)
-                    ),
-                    help: Some("start the machine anew, look around, and confirm then".into()),
-                });
-            }
-            let what = match was_cancelled {
-                true => "what the rollback had put in place is removed",
-                false => "the rollback is kept, the former trees are removed",
-            };
-            let kept = done.look.kept.as_ref();
-            let kept =
-                kept.map(|set| format!("  what was written to it before the restart is kept as set {set}"));
-            let lines =
-                std::iter::once(format!("{}: {what}", done.hostname)).chain(kept).chain(unmarked).collect();
-            say(context, &done, lines)
-        }
+        Some(Command::Confirm(args)) => confirm::run(args, context),
         Some(Command::Cancel(place)) => {
             let config = settings(context)?;
             let done = with_agent(place, context, async |agent, contact| {
@@ -196,7 +144,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
 
 impl Done {
     fn of(agent: &Agent, look: RollbackLook) -> Self {
-        Self { hostname: agent.hostname().clone(), to: None, good: None, safety: None, look }
+        Self { hostname: agent.hostname().clone(), to: None, good: None, trial: None, safety: None, look }
     }
 }
 
@@ -221,7 +169,9 @@ fn roll_back(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
             ),
         });
     };
-    let config = settings(context)?;
+    let config = context.load_config(&[], &[])?;
+    let asked = Asked::of(&config.rollback, args.to.boot_once);
+    let config = snapshots::of(&config)?;
     let which = which::which(what, args.place.machine.as_deref(), context)?;
     let all = with_machines(which.other(), &context.env, async |contact| {
         let agents = agents(&which, contact).await?;
@@ -231,7 +181,7 @@ fn roll_back(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
         if let [here, there] = agents.as_slice() {
             met::settle(here, there).await?;
         }
-        go_back(&agents, &args.to, &config).await
+        go_back(&agents, &args.to, asked, &config).await
     })??;
     let problems: Vec<String> = all
         .iter()
@@ -269,6 +219,7 @@ async fn agents(which: &Which, contact: &Contact) -> Result<Vec<Agent>, ModuleEr
 pub(super) async fn go_back(
     agents: &[Agent],
     to: &To,
+    asked: Asked,
     config: &BtrfsSnapshotsConfig,
 ) -> Result<Result<Vec<Done>, CliError>, ModuleError> {
     let what = to.what.as_deref().unwrap_or_default();
@@ -283,15 +234,19 @@ pub(super) async fn go_back(
             Err(error) => return Ok(Err(error)),
         };
         let partner = agents.iter().find(|other| !other.hostname().same_machine(agent.hostname()));
-        let wish = RollbackWish {
+        let mut wish = RollbackWish {
             session: session.clone(),
             stamp,
             snapshot_dir: snapshot_dir.clone(),
             subvolumes: subvolumes.clone(),
             together: partner.map(|other| Together { partner: other.hostname().clone(), leads: at == 0 }),
             to: set,
+            trial: None,
         };
-        let look = agent.rollback(RollbackOrder::Check(wish.clone())).await?;
+        let mut look = agent.rollback(RollbackOrder::Check(wish.clone())).await?;
+        look.problems.extend(asked.problem(&look));
+        wish.trial = asked.trial(&look);
+        let trial = render::trial(wish.trial, asked.unattended(&look));
         let good = match what {
             "good" => sets
                 .sets
@@ -300,7 +255,7 @@ pub(super) async fn go_back(
                 .map(|stored| stored.words.good_by),
             _ => None,
         };
-        all.push(Done { to: Some((wish.to.id(), subvolumes)), good, ..Done::of(agent, look) });
+        all.push(Done { to: Some((wish.to.id(), subvolumes)), good, trial, ..Done::of(agent, look) });
         wishes.push(wish);
     }
     if to.plan || all.iter().any(|done| !done.look.problems.is_empty()) {

@@ -1,6 +1,6 @@
 //! A rollback for people and for programs: pure.
 
-use pc_switcher_agent::proto::{RollbackPhase, RollbackState};
+use pc_switcher_agent::proto::{RollbackPhase, RollbackState, Trial, TrialFor};
 use pc_switcher_contract::SubvolumeName;
 use serde_json::{Value, json};
 
@@ -27,7 +27,15 @@ pub(super) fn plan(done: &Done) -> Vec<String> {
         "the state of now would be kept as a set, the former trees until `rollback confirm`".into(),
         format!("{} would have to be started anew", done.hostname),
     ];
-    std::iter::once(way).chain(goodness(done)).chain(rest).collect()
+    std::iter::once(way).chain(goodness(done)).chain(rest).chain(done.trial.clone()).collect()
+}
+
+/// Returns what is said of how long a rollback would hold.
+pub(super) fn trial(trial: Option<TrialFor>, unattended: Option<&str>) -> Option<String> {
+    match unattended {
+        Some(why) => Some(format!("{why}: nobody would take it back by itself, so it need not be confirmed")),
+        None => trial.map(|holds| Trial::new(holds).explain(None)),
+    }
 }
 
 /// Returns why it is that set, if the good one was asked for.
@@ -41,6 +49,9 @@ pub(super) fn status(done: &Done) -> Vec<String> {
     let host = &done.hostname;
     let Some(state) = &done.look.state else { return vec![format!("{host}: there is no rollback")] };
     let mut said = vec![match state.phase {
+        RollbackPhase::Cancelled if state.explain_returned().is_some() => {
+            format!("{host}: {}", state.explain_returned().unwrap_or_default())
+        }
         RollbackPhase::Done => {
             format!("{host}: {} went back to set {} (rollback {})", members(state), state.to, state.session)
         }
@@ -64,7 +75,12 @@ pub(super) fn status(done: &Done) -> Vec<String> {
     if let Some(safety) = &done.safety {
         said.push(format!("the state before it is kept: set {safety}"));
     }
-    if !done.look.in_use.is_empty() {
+    if done.look.may_come_again() {
+        said.push(format!(
+            "start {host} anew: until then what runs works on the trees of the rollback, and `pc-switcher rollback confirm` keeps \
+             them after all"
+        ));
+    } else if !done.look.in_use.is_empty() {
         said.push(format!(
             "start {host} anew: until then what runs works on the former tree of {}, and what is written there does not come \
              along",
@@ -79,6 +95,16 @@ pub(super) fn status(done: &Done) -> Vec<String> {
         ));
     }
     if state.phase == RollbackPhase::Done {
+        match state.on_trial() {
+            None => said.extend(done.trial.clone()),
+            Some(trial) => {
+                said.push(trial.explain(done.look.left_seconds));
+                said.push(
+                    "`pc-switcher rollback confirm --keep-former` is enough, before the restart as well as after it"
+                        .into(),
+                );
+            }
+        }
         said.push(
             "`pc-switcher rollback cancel` takes it back, `pc-switcher rollback confirm` keeps it for good"
                 .into(),
@@ -112,6 +138,9 @@ pub(super) fn cancelled(done: &Done) -> Vec<String> {
 /// Returns all of it for a program.
 pub(super) fn json(done: &Done) -> Value {
     let state = done.look.state.as_ref();
+    let trial = state.and_then(|state| state.on_trial());
+    let returned = state.filter(|state| state.explain_returned().is_some());
+    let returned = returned.and_then(|state| state.trial.as_ref()?.returned.as_ref());
     json!({
         "machine": done.hostname,
         "session": state.map(|state| &state.session),
@@ -122,5 +151,8 @@ pub(super) fn json(done: &Done) -> Value {
         "safety_set": done.safety,
         "kept_set": done.look.kept,
         "needs_restart": done.look.in_use,
+        "holds": trial.map(|trial| trial.holds),
+        "left_seconds": done.look.left_seconds,
+        "taken_back_by_itself": returned,
     })
 }

@@ -199,7 +199,7 @@ pub(super) fn settings(context: &mut Context<'_>) -> Result<BtrfsSnapshotsConfig
 }
 
 /// As [`settings`], of a config that is read already.
-fn of(config: &Config) -> Result<BtrfsSnapshotsConfig, CliError> {
+pub(super) fn of(config: &Config) -> Result<BtrfsSnapshotsConfig, CliError> {
     let table = config.table(&ModuleName::literal("btrfs-snapshots"));
     BtrfsSnapshotsConfig::deserialize(table).map_err(|error| CliError::Failed(error.to_string()))
 }

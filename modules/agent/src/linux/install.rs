@@ -18,7 +18,7 @@ use semver::Version;
 use super::machine::is_elevated;
 use crate::proto::{ActivateRequest, Activated, AgentError};
 
-pub use unit::REDO_UNIT;
+pub use unit::{REDO_UNIT, is_enabled};
 
 const LIB: &str = "/usr/local/lib/pc-switcher";
 const BIN: &str = "/usr/local/bin/pc-switcher";

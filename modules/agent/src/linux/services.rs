@@ -172,14 +172,27 @@ pub fn heal_alone(options: &AgentOptions) -> Result<Option<Healed>, AgentError> 
     }
 }
 
-/// Watches over a sync until it is confirmed or taken back.
+/// Sees at boot to a rollback on trial, and returns what is to be said of it.
+///
+/// # Errors
+/// If the machine's lock or its state cannot be used, or the rollback cannot be taken back.
+pub fn trial_alone(options: &AgentOptions) -> Result<Option<String>, AgentError> {
+    let state = StateDir::new(options.state_dir.clone());
+    match lock_alone(options)? {
+        None => rollback::attend_later(&state).map(|()| None),
+        Some(_lock) => rollback::at_boot(&state, options.watch.as_ref()),
+    }
+}
+
+/// Watches over a sync or a rollback until it is confirmed or taken back.
 ///
 /// # Errors
 /// If it cannot be taken back.
 pub fn watch_alone(options: &AgentOptions, session: &SessionId) -> Result<(), AgentError> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let state = StateDir::new(options.state_dir.clone());
-    deadman::watch(session, &state, &options.lock_path, options.watch.as_ref())
+    deadman::watch(session, &state, &options.lock_path, options.watch.as_ref())?;
+    rollback::watch(session, &state, &options.lock_path, options.watch.as_ref())
 }
 
 /// Takes the machine's lock without any front; `None` if somebody else has it.

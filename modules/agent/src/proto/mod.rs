@@ -23,6 +23,7 @@ mod restore;
 mod rollback;
 mod share;
 mod store;
+mod trial;
 mod undo;
 mod verify;
 
@@ -63,6 +64,8 @@ pub use store::{
     Holder, ImportRequest, Imported, Need, PinOrder, PinRequest, SetRequest, SetsRequest, StoredSet, Strays,
     Words,
 };
+pub(crate) use trial::time;
+pub use trial::{Returned, Trial, TrialBegan, TrialFor};
 pub use undo::{UndoLine, UndoReport, UndoRequest, UndoWord, UndoneHow};
 pub use verify::{Finding, Verified, VerifyRequest};
 

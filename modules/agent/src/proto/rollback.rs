@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use pc_switcher_contract::{BytePath, Hostname, SessionId, SetId, SnapshotSet, SubvolumeName, UtcStamp};
 
+use super::{Trial, TrialFor};
+
 /// A rollback of two machines by one decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Together {
@@ -28,6 +30,8 @@ pub struct RollbackWish {
     pub subvolumes: Vec<SubvolumeName>,
     /// With which other machine.
     pub together: Option<Together>,
+    /// For how long it holds if nobody confirms it; none: for good.
+    pub trial: Option<TrialFor>,
 }
 
 /// One thing to do about a rollback. All but `Look`, `Check` and `Decided` need the machine's lock.
@@ -46,6 +50,8 @@ pub enum RollbackOrder {
     /// Removes the trees that are not in place. What was written to them since the last set of them is kept as a set first,
     /// of this stamp.
     Confirm(UtcStamp),
+    /// Confirms a rollback on trial, and keeps the old trees: it may still be taken back by hand.
+    Stay,
     /// Puts the old trees back in place.
     Cancel,
     /// Says what this machine decided of a rollback that it led; reads nothing but that.
@@ -111,6 +117,9 @@ pub struct RollbackState {
     pub together: Option<Together>,
     /// The records of last syncs as they were before: key and content.
     pub records: Vec<(String, String)>,
+    /// Whether the machine takes it back by itself.
+    #[serde(default)]
+    pub trial: Option<Trial>,
 }
 
 /// What is to be said of a rollback.
@@ -126,6 +135,12 @@ pub struct RollbackLook {
     pub decided: Option<bool>,
     /// The set that keeps what was removed, if no other set had it.
     pub kept: Option<SetId>,
+    /// Whether the subvolumes that it was checked for hold what starts the machine or lets people in.
+    pub is_vital: bool,
+    /// Why nobody would look after a rollback on trial after a restart, if it was checked and that is so.
+    pub unattended: Option<String>,
+    /// So many seconds are left to confirm it, if its time runs.
+    pub left_seconds: Option<u64>,
 }
 
 impl RollbackState {
@@ -143,7 +158,15 @@ impl RollbackLook {
         match state.phase {
             // The former trees are nobody's any more; what cannot be removed of them is in nobody's way.
             RollbackPhase::Confirmed => None,
-            RollbackPhase::Done | RollbackPhase::Cancelled if self.in_use.is_empty() => None,
+            // What a sync did would go with the trees.
+            RollbackPhase::Done if self.in_use.is_empty() => state.on_trial().map(|trial| {
+                format!("rollback {} waits for somebody: {}", state.session, trial.explain(self.left_seconds))
+            }),
+            RollbackPhase::Cancelled if self.in_use.is_empty() => None,
+            RollbackPhase::Cancelled if self.may_come_again() => Some(format!(
+                "{}; start it anew first, or keep the rollback after all with `pc-switcher rollback confirm`",
+                state.explain_returned()?
+            )),
             RollbackPhase::Done | RollbackPhase::Cancelled => {
                 let names: Vec<String> = self.in_use.iter().map(|name| format!("`{name}`")).collect();
                 Some(format!(

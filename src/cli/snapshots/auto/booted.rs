@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pc_switcher_agent::proto::{CreateSet, GoodBy, GoodMark, LockReply, Words};
+use pc_switcher_agent::proto::{CreateSet, GoodBy, GoodMark, LockReply, RollbackOrder, Words};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_btrfs_snapshots::prune;
@@ -87,6 +87,9 @@ async fn mark(
     // What a sync makes of the machine, it looks at by itself.
     if let LockReply::Busy(_) = agent.lock(lock_request(contact)).await? {
         return Ok((hostname, Done::Left("a sync runs".into())));
+    }
+    if let Some(why) = agent.rollback(RollbackOrder::Look).await?.forbids_sync() {
+        return Ok((hostname, Done::Left(why)));
     }
     let place = Place {
         executor: machine.executor.as_ref(),

@@ -17,11 +17,11 @@ const ATTENDED: Duration = Duration::from_secs(1);
 
 /// Where a machine stands in time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Now {
+pub(in crate::linux) struct Now {
     /// This boot.
-    pub(super) boot_id: String,
+    pub(in crate::linux) boot_id: String,
     /// Since when, sleep included.
-    pub(super) since_boot_ms: u64,
+    pub(in crate::linux) since_boot_ms: u64,
 }
 
 /// What is to be done about one that is armed.

@@ -175,6 +175,8 @@ fn roll_back(
         to: wish.pre.clone(),
         subvolumes: subvolumes.clone(),
         together: None,
+        // It goes back already: the other way leads to what shut people out.
+        trial: None,
     };
     rollback::run(&RollbackOrder::Prepare(wish), state, watch)?;
     rollback::run(&RollbackOrder::Commit, state, watch)?;

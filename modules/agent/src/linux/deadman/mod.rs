@@ -14,11 +14,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use self::decide::{Now, Verdict, begin, judge};
+use self::decide::{Verdict, begin, judge};
 use super::state::StateDir;
 use crate::data::apply::Watch;
 use crate::proto::{AgentError, Armed, DeadmanOrder, DeadmanState, DeadmanWish, Healed};
 use crate::server::Call;
+
+pub(in crate::linux) use decide::Now;
+pub(in crate::linux) use watcher::{attend, lock_request, start};
 
 pub use watcher::watch;
 
@@ -218,7 +221,7 @@ fn note(state: &StateDir, error: &AgentError) {
 }
 
 /// Returns where this machine stands in time. The kernel counts the time of sleep, too.
-fn now() -> Result<Now, AgentError> {
+pub(in crate::linux) fn now() -> Result<Now, AgentError> {
     let line = |path: &str| {
         fs::read_to_string(path).map_err(|error| AgentError::io(format!("cannot read `{path}`"), &error))
     };

@@ -2,7 +2,7 @@
     unsafe_code,
     reason = "a process that outlives its parent's session needs one of its own before it runs"
 )]
-//! The process that looks after a sync when nobody else does: it needs neither the connection nor the agent, holds nothing but
+//! The process that looks after a sync or a rollback when nobody else does: it needs neither the connection nor the agent, holds nothing but
 //! its standing, and ends itself when there is nothing to watch any more.
 
 use std::os::unix::process::CommandExt;
@@ -30,12 +30,12 @@ const GLANCE: Duration = Duration::from_secs(1);
 /// In so many tries the subvolumes may go back as a whole; later somebody has worked there since.
 const AS_A_WHOLE: u32 = 10;
 
-/// Starts a watcher for a sync. A child of our own is returned; with systemd it is a unit, out of reach of the login that we
+/// Starts a watcher for a sync or a rollback. A child of our own is returned; with systemd it is a unit, out of reach of the login that we
 /// came with.
 ///
 /// # Errors
 /// If it cannot be started.
-pub(super) fn start(session: &SessionId) -> Result<Option<Child>, AgentError> {
+pub(in crate::linux) fn start(session: &SessionId) -> Result<Option<Child>, AgentError> {
     if Path::new(SYSTEMD).is_dir() && as_unit(session) {
         return Ok(None);
     }
@@ -69,7 +69,7 @@ fn as_unit(session: &SessionId) -> bool {
     Command::new("timeout")
         .args(["20", "systemd-run", "--quiet", "--collect", "--service-type=exec"])
         .arg(format!("--unit=pc-switcher-deadman-{session}"))
-        .arg("--description=Take a sync of pc-switcher back unless it is confirmed")
+        .arg("--description=Take work of pc-switcher back unless it is confirmed")
         .arg("--")
         .arg(program)
         .args(["agent", "--deadman", session.as_str()])
@@ -92,22 +92,41 @@ pub fn watch(
     lock_path: &Path,
     watch: &dyn Watch,
 ) -> Result<(), AgentError> {
-    let request = LockRequest {
+    let request = lock_request(session)?;
+    let is_over =
+        || read(state).is_ok_and(|found| found.armed.is_none_or(|armed| armed.wish.session != *session));
+    let mut look = |failures| round(session, state, (lock_path, &request), failures < AS_A_WHOLE, watch);
+    attend(&format!("sync {session}"), &mut look, &is_over);
+    Ok(())
+}
+
+/// Returns with what a watcher asks for the machine's lock.
+pub(in crate::linux) fn lock_request(session: &SessionId) -> Result<LockRequest, AgentError> {
+    Ok(LockRequest {
         session: session.clone(),
         role: Role::Target,
         from: machine::hostname()?,
         user: "the dead man".into(),
-    };
+    })
+}
+
+/// Looks round by round, each told how many failed so far, until one says that there is nothing to watch any more. After a failure
+/// it waits, ever longer.
+pub(in crate::linux) fn attend(
+    what: &str,
+    round: &mut dyn FnMut(u32) -> Result<Option<Duration>, AgentError>,
+    is_over: &dyn Fn() -> bool,
+) {
     let mut failures = 0_u32;
     loop {
-        match round(session, state, (lock_path, &request), failures < AS_A_WHOLE, watch) {
-            Ok(None) => return Ok(()),
+        match round(failures) {
+            Ok(None) => return,
             Ok(Some(time)) => thread::sleep(time),
             Err(error) => {
                 failures = failures.saturating_add(1);
-                eprintln!("sync {session} cannot be taken back: {error}");
-                if pause(again(failures), session, state) {
-                    return Ok(());
+                eprintln!("{what} cannot be taken back: {error}");
+                if pause(again(failures), is_over) {
+                    return;
                 }
             }
         }
@@ -137,11 +156,10 @@ fn round(
 }
 
 /// Waits, unless there is nothing to watch any more; whether that is so.
-fn pause(time: Duration, session: &SessionId, state: &StateDir) -> bool {
+fn pause(time: Duration, is_over: &dyn Fn() -> bool) -> bool {
     let since = Instant::now();
     loop {
-        let is_over =
-            read(state).is_ok_and(|found| found.armed.is_none_or(|armed| armed.wish.session != *session));
+        let is_over = is_over();
         let left = time.saturating_sub(since.elapsed());
         if is_over || left.is_zero() {
             return is_over;

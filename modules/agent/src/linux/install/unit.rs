@@ -34,6 +34,11 @@ TimeoutStartSec=15min
 WantedBy=multi-user.target
 ";
 
+/// Whether each boot starts the unit.
+pub fn is_enabled() -> bool {
+    Path::new(WANTS).join(NAME).is_file()
+}
+
 /// Puts the unit in place and makes each boot start it; a line per change. One that the user has masked stays masked.
 pub(super) fn put(places: &Places) -> Result<Vec<String>, AgentError> {
     let (dir, path) = (places.at(DIR), places.at(DIR).join(NAME));

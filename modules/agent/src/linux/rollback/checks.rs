@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use pc_switcher_contract::{BytePath, SnapshotMember, SubvolumeName};
+use pc_switcher_contract::{BytePath, SnapshotMember, SubvolumeName, Vital};
 
 use crate::linux::btrfs::{Btrfs, KernelBtrfs};
 use crate::linux::diagnose;
@@ -16,6 +16,10 @@ use crate::proto::{AgentError, RollbackMember, RollbackWish, SubvolumeFact};
 pub(super) struct Checked {
     pub(super) members: Vec<RollbackMember>,
     pub(super) problems: Vec<String>,
+    /// Whether a subvolume holds what starts the machine or lets people in.
+    pub(super) is_vital: bool,
+    /// Why that state would not find the journal of a rollback when it starts, if so.
+    pub(super) unattended: Option<String>,
 }
 
 /// Checks a wish.
@@ -25,7 +29,8 @@ pub(super) struct Checked {
 pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
     let (mounts, btrfs) = (Mounts::read()?, &KernelBtrfs);
     let finder = Finder::new(btrfs, &mounts, &[&wish.snapshot_dir])?;
-    let mut checked = Checked { members: Vec::new(), problems: Vec::new() };
+    let mut checked =
+        Checked { members: Vec::new(), problems: Vec::new(), is_vital: false, unattended: None };
     let problems = &mut checked.problems;
     if let Err(why) = check_set(&wish.to) {
         problems.push(format!("set `{}` cannot be trusted: {why}", wish.to.id()));
@@ -37,6 +42,7 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
             wish.to.id()
         ));
     }
+    let vital = Vital::of([]);
     let about = diagnose::diagnose()?;
     let holder = KernelBtrfs.subvolume(wish.snapshot_dir.as_path());
     for name in &wish.subvolumes {
@@ -68,8 +74,13 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
         problems.extend(swap(&about.swapfiles, &fact));
         problems.extend(fstab(&about.fstab, "/etc/fstab", &fact));
         problems.extend(command_line(&fact));
+        checked.is_vital |= vital.area(&fact.mount_point, true).is_some();
         if fact.mount_point == BytePath::from("/") {
             problems.extend(of_the_system(wish, member, &fact, &mounts));
+            let then = fs::read_to_string(member.path.as_path().join("etc/fstab")).unwrap_or_default();
+            checked.unattended = (!mounts_as(&about.fstab, &then, &wish.snapshot_dir)).then(|| {
+                format!("`/etc/fstab` of that state does not mount the snapshots at `{}`", wish.snapshot_dir)
+            });
         }
         checked.members.push(RollbackMember {
             name: name.clone(),
@@ -163,6 +174,16 @@ fn fstab(text: &str, path: &str, fact: &SubvolumeFact) -> Option<String> {
     ))
 }
 
+/// Whether a state mounts the snapshots if the present one does.
+fn mounts_as(now: &str, then: &str, snapshot_dir: &BytePath) -> bool {
+    let mounts = |text: &str| {
+        let points = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+        let mut points = points.filter_map(|line| line.split_whitespace().nth(1).map(BytePath::from));
+        points.any(|point| point != BytePath::from("/") && snapshot_dir.is_within(&point))
+    };
+    mounts(then) || !mounts(now)
+}
+
 fn command_line(fact: &SubvolumeFact) -> Option<String> {
     let text = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let flags = text.split_whitespace().find_map(|word| word.strip_prefix("rootflags="))?;
@@ -240,6 +261,18 @@ pub(super) fn mounted(names: &[(SubvolumeName, String)]) -> Vec<SubvolumeName> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_that_mounts_no_snapshots_finds_no_journal() {
+        let (with, without) = (
+            "UUID=x / btrfs subvol=@ 0 0\nUUID=x /.snapshots btrfs subvol=@snapshots 0 0\n",
+            "UUID=x / btrfs subvol=@ 0 0\n#UUID=x /.snapshots btrfs subvol=@snapshots 0 0\n",
+        );
+        let dir = "/.snapshots".into();
+        assert!(mounts_as(with, with, &dir) && mounts_as(without, with, &dir));
+        assert!(!mounts_as(with, without, &dir));
+        assert!(mounts_as(without, without, &dir), "something else mounts them");
+    }
 
     #[test]
     fn all_subvolumes_inside_are_named_unless_they_are_very_many() {

@@ -13,12 +13,16 @@ mod journal;
 mod records;
 mod steps;
 mod top;
+mod trial;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trial_tests;
 
 pub(crate) use carried::below as own_below;
 pub use journal::POINTER;
+pub use trial::{at_boot, attend_later, watch};
 
 use std::io;
 
@@ -28,11 +32,12 @@ use self::journal::Journal;
 use self::steps::{Names, top_of};
 use self::top::Top;
 use crate::data::apply::Watch;
+use crate::linux::install;
 use crate::linux::snapshots::keep_trees;
 use crate::linux::state::StateDir;
 use crate::proto::{
-    AgentError, RollbackLook, RollbackMember, RollbackOrder, RollbackPhase, RollbackState, RollbackWish,
-    SubvolumeFact, TakeSet,
+    AgentError, Returned, RollbackLook, RollbackMember, RollbackOrder, RollbackPhase, RollbackState,
+    RollbackWish, SubvolumeFact, TakeSet, Trial,
 };
 
 /// Carries out an order. The caller holds the machine's lock for all but the first two.
@@ -43,18 +48,24 @@ pub fn run(order: &RollbackOrder, state: &StateDir, watch: &dyn Watch) -> Result
     let journal = Journal::of(state);
     match order {
         RollbackOrder::Look => {}
-        RollbackOrder::Check(wish) => {
-            return Ok(RollbackLook { problems: problems(wish, &journal)?, ..look(&journal)? });
-        }
+        RollbackOrder::Check(wish) => return check(wish, &journal),
         RollbackOrder::Prepare(wish) => prepare(wish, &journal, state, watch)?,
         RollbackOrder::Commit => commit(under_way(&journal, RollbackPhase::Prepared)?, &journal, watch)?,
         RollbackOrder::Abort => abort(&under_way(&journal, RollbackPhase::Prepared)?, &journal, state)?,
-        RollbackOrder::Confirm(stamp) => return confirm(*stamp, &journal, state, watch),
+        RollbackOrder::Confirm(stamp) => {
+            if look(&journal)?.may_come_again() {
+                trial::stay(&journal, state, watch)?;
+            }
+            return confirm(*stamp, &journal, state, watch);
+        }
+        RollbackOrder::Stay => trial::stay(&journal, state, watch)?,
         RollbackOrder::Decided { snapshot_dir, session } => {
             let decided = Some(journal::has_decided(snapshot_dir, session)?);
             return Ok(RollbackLook { decided, ..RollbackLook::default() });
         }
-        RollbackOrder::Cancel => cancel(under_way(&journal, RollbackPhase::Done)?, &journal, state, watch)?,
+        RollbackOrder::Cancel => {
+            cancel(under_way(&journal, RollbackPhase::Done)?, None, &journal, state, watch)?;
+        }
     }
     look(&journal)
 }
@@ -91,7 +102,8 @@ pub fn redo(state: &StateDir, watch: &dyn Watch) -> Result<(), AgentError> {
 fn look(journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
     let state = journal.read()?;
     let in_use = state.as_ref().map(in_use).unwrap_or_default();
-    Ok(RollbackLook { state, in_use, ..RollbackLook::default() })
+    let left_seconds = state.as_ref().and_then(trial::left_seconds);
+    Ok(RollbackLook { state, in_use, left_seconds, ..RollbackLook::default() })
 }
 
 /// Returns the members whose other tree is still mounted.
@@ -104,11 +116,15 @@ fn in_use(state: &RollbackState) -> Vec<SubvolumeName> {
     checks::mounted(&state.members.iter().map(place).collect::<Vec<_>>())
 }
 
-fn problems(wish: &RollbackWish, journal: &Journal<'_>) -> Result<Vec<String>, AgentError> {
-    if let Some(found) = journal.read()? {
-        return Ok(vec![not_yet(&found)]);
+fn check(wish: &RollbackWish, journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
+    let found = look(journal)?;
+    if let Some(state) = &found.state {
+        return Ok(RollbackLook { problems: vec![not_yet(state)], ..found });
     }
-    checks::check(wish).map(|checked| checked.problems)
+    let checks::Checked { problems, is_vital, unattended, .. } = checks::check(wish)?;
+    let no_unit = || "the boot does not start `pc-switcher-redo.service`".to_owned();
+    let unattended = if install::is_enabled() { unattended } else { Some(no_unit()) };
+    Ok(RollbackLook { problems, is_vital, unattended, ..found })
 }
 
 fn not_yet(found: &RollbackState) -> String {
@@ -171,6 +187,7 @@ fn prepare(
         members: checked.members,
         together: wish.together.clone(),
         records: records::read(state)?,
+        trial: wish.trial.map(Trial::new),
     };
     journal.begin(&wish.snapshot_dir)?;
     journal.write(&now)?;
@@ -265,15 +282,19 @@ fn abort(now: &RollbackState, journal: &Journal<'_>, state: &StateDir) -> Result
     journal.end()
 }
 
+/// Puts the old trees back in place; with `returned` the machine does it by itself.
 fn cancel(
     mut now: RollbackState,
+    returned: Option<Returned>,
     journal: &Journal<'_>,
     state: &StateDir,
     watch: &dyn Watch,
 ) -> Result<(), AgentError> {
     let live = |member: &RollbackMember| (member.name.clone(), Names::of(&now, member).live);
-    if !checks::mounted(&now.members.iter().map(live).collect::<Vec<_>>()).is_empty() {
-        // Whoever works on the new trees goes on with that until the restart.
+    let is_live_used = || !checks::mounted(&now.members.iter().map(live).collect::<Vec<_>>()).is_empty();
+    if returned.is_some() || is_live_used() {
+        // Whoever works on the new trees goes on with that until the restart; and what nobody asked for is told until somebody
+        // confirms.
         journal.keep()?;
     }
     let tops = now.members.iter().map(top_of).collect::<Result<Vec<Top>, _>>()?;
@@ -282,6 +303,8 @@ fn cancel(
         top.sync().map_err(|error| AgentError::io("cannot sync the trees from before", &error))?;
     }
     now.records = records::at_the_end(state, &now.records)?;
+    let by_itself = |trial| Some(Trial { returned: Some(returned?), failed: None, ..trial });
+    now.trial = now.trial.and_then(by_itself);
     now.phase = RollbackPhase::Cancelling;
     journal.write(&now)?;
     watch.after("cancelling")?;

@@ -78,9 +78,12 @@ fn swap(
 /// Puts the new trees in place.
 pub(super) fn forward(state: &RollbackState, watch: &dyn Watch) -> Result<(), AgentError> {
     for member in &state.members {
-        let names = Names::of(state, member);
-        let way = (names.live.as_str(), names.incoming.as_str(), names.replaced.as_str());
-        swap(&top_of(member)?, member, way, (&member.old_uuid, &member.new_uuid), watch)?;
+        let (names, top) = (Names::of(state, member), top_of(member)?);
+        // One that was taken back stands there, and comes again.
+        let was_back = top.look(&names.cancelled).map_err(failed("look for", member))?.is_some();
+        let beside = if was_back { &names.cancelled } else { &names.incoming };
+        let way = (names.live.as_str(), beside.as_str(), names.replaced.as_str());
+        swap(&top, member, way, (&member.old_uuid, &member.new_uuid), watch)?;
     }
     Ok(())
 }

@@ -16,18 +16,20 @@ use crate::linux::btrfs::image::Image;
 use crate::linux::btrfs::{Btrfs, KernelBtrfs, SubvolumeInfo};
 use crate::linux::snapshots::take_set;
 use crate::linux::state::StateDir;
-use crate::proto::{AgentError, RollbackLook, RollbackOrder, RollbackPhase, RollbackWish, TakeSet, Together};
+use crate::proto::{
+    AgentError, RollbackLook, RollbackOrder, RollbackPhase, RollbackWish, TakeSet, Together, TrialFor,
+};
 
 /// Two subvolumes that are mounted, a directory for snapshots, and a set of the first state.
-struct Scene {
+pub(super) struct Scene {
     image: Image,
-    state: StateDir,
+    pub(super) state: StateDir,
     set: SnapshotSet,
     names: [String; 2],
     _dir: tempfile::TempDir,
 }
 
-fn later() -> UtcStamp {
+pub(super) fn later() -> UtcStamp {
     "20251118T120000Z".parse().unwrap()
 }
 
@@ -36,7 +38,7 @@ fn text(path: &Path) -> &str {
 }
 
 impl Scene {
-    fn make() -> Option<Self> {
+    pub(super) fn make() -> Option<Self> {
         let mut image = Image::make(300)?;
         // Names of their own: flat names are looked up on all file systems of this machine.
         let tag = image.dir().file_name().unwrap().to_string_lossy().trim_start_matches('.').to_owned();
@@ -79,7 +81,7 @@ impl Scene {
         assert!(sh("sync", &["-f", text(self.image.top())]));
     }
 
-    fn wish(&self) -> RollbackWish {
+    pub(super) fn wish(&self) -> RollbackWish {
         RollbackWish {
             session: "feedbeef".parse().unwrap(),
             stamp: "20251116T120000Z".parse().unwrap(),
@@ -87,6 +89,7 @@ impl Scene {
             to: self.set.clone(),
             subvolumes: self.names.iter().map(|name| name.parse().unwrap()).collect(),
             together: None,
+            trial: None,
         }
     }
 
@@ -107,17 +110,35 @@ impl Scene {
         self.order(RollbackOrder::Decided { snapshot_dir, session }, &Unwatched).unwrap().decided.unwrap()
     }
 
-    fn order(&self, order: RollbackOrder, watch: &dyn Watch) -> Result<RollbackLook, AgentError> {
+    pub(super) fn order(&self, order: RollbackOrder, watch: &dyn Watch) -> Result<RollbackLook, AgentError> {
         run(&order, &self.state, watch)
     }
 
-    fn roll_back(&self, watch: &dyn Watch) -> Result<RollbackLook, AgentError> {
-        self.order(RollbackOrder::Prepare(self.wish()), watch)?;
+    pub(super) fn roll_back(&self, watch: &dyn Watch) -> Result<RollbackLook, AgentError> {
+        self.roll_back_for(None, watch)
+    }
+
+    /// As it, for so long.
+    pub(super) fn roll_back_for(
+        &self,
+        trial: Option<TrialFor>,
+        watch: &dyn Watch,
+    ) -> Result<RollbackLook, AgentError> {
+        self.order(RollbackOrder::Prepare(RollbackWish { trial, ..self.wish() }), watch)?;
         self.order(RollbackOrder::Commit, watch)
     }
 
+    /// The machine is started anew: what stands under the names is mounted.
+    pub(super) fn restart(&mut self) {
+        for at in 0..2 {
+            assert!(sh("umount", &[text(&self.image.dir().join(format!("mnt{at}")))]));
+            let name = self.names[at].clone();
+            self.image.bind(&format!("top/{name}"), &format!("mnt{at}"));
+        }
+    }
+
     /// What stands under both names, as the next start finds it.
-    fn found(&self) -> [String; 2] {
+    pub(super) fn found(&self) -> [String; 2] {
         [0, 1].map(|at| fs::read_to_string(self.top(&self.names[at]).join("file")).unwrap())
     }
 
@@ -135,7 +156,7 @@ impl Scene {
     }
 
     /// The trees beside those that are in place.
-    fn beside(&self) -> usize {
+    pub(super) fn beside(&self) -> usize {
         let entries = fs::read_dir(self.image.top()).unwrap().flatten();
         entries.filter(|entry| entry.file_name().to_string_lossy().contains('.')).count()
     }
@@ -228,11 +249,7 @@ fn work_on_the_new_trees_outlives_a_cancel_until_somebody_lets_it_go() {
     let Some(mut scene) = Scene::make() else { return };
     scene.roll_back(&Unwatched).unwrap();
     let mounts = [0, 1].map(|at| scene.image.dir().join(format!("mnt{at}")));
-    // It is started anew.
-    for (at, mount) in mounts.iter().enumerate() {
-        assert!(sh("umount", &[text(mount)]));
-        scene.image.bind(&format!("top/{}", scene.names[at]), &format!("mnt{at}"));
-    }
+    scene.restart();
     scene.write("work");
     let waits = scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
     assert_eq!(waits.in_use.len(), 2);

@@ -1,0 +1,197 @@
+//! Rollbacks on trial: when they go back, what is said of it, and a death at every step.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::redo;
+use super::tests::{Scene, later};
+use super::trial::{Verdict, act, judge};
+use crate::data::apply::Unwatched;
+use crate::data::tests::deaths::{At, Fault, dying};
+use crate::linux::deadman::Now;
+use crate::proto::{RollbackOrder, RollbackPhase, RollbackState, Trial, TrialBegan, TrialFor};
+
+const TEN_MINUTES: Option<TrialFor> = Some(TrialFor::Seconds(600));
+
+fn at(boot_id: &str, since_boot_ms: u64) -> Now {
+    Now { boot_id: boot_id.into(), since_boot_ms }
+}
+
+fn state(phase: RollbackPhase, holds: TrialFor, began: Option<(&str, u64)>) -> RollbackState {
+    let began = began.map(|(boot_id, until_ms)| TrialBegan { boot_id: boot_id.into(), until_ms });
+    RollbackState {
+        session: "feedbeef".parse().unwrap(),
+        stamp: "20251116T120000Z".parse().unwrap(),
+        to: "20251115T120000Z-0a1b2c3d-manual".parse().unwrap(),
+        phase,
+        members: Vec::new(),
+        together: None,
+        records: Vec::new(),
+        trial: Some(Trial { began, ..Trial::new(holds) }),
+    }
+}
+
+/// Judges one; nothing works on a tree from before.
+fn judged(state: &RollbackState, now: &Now) -> Verdict {
+    judge(state, &|| false, now)
+}
+
+#[test]
+fn time_begins_with_the_start_that_works_on_the_new_trees_and_one_more_start_ends_it() {
+    let done = |began| state(RollbackPhase::Done, TrialFor::Seconds(600), began);
+    assert_eq!(judge(&done(None), &|| true, &at("one", 5)), Verdict::Nothing, "it waits for a restart");
+    assert_eq!(judged(&done(None), &at("one", 5)), Verdict::Begin(600));
+    let began = Some(("one", 600_005));
+    assert_eq!(judged(&done(began), &at("one", 5)), Verdict::Wait(Duration::from_mins(10)));
+    let Verdict::Back(why) = judged(&done(began), &at("one", 600_005)) else { panic!("it stays") };
+    assert_eq!(why, "nobody confirmed it within 10 min of the restart");
+    for used in [true, false] {
+        let Verdict::Back(why) = judge(&done(began), &|| used, &at("two", 1)) else { panic!("it stays") };
+        assert_eq!(why, "the machine was started anew before anybody had confirmed it");
+    }
+}
+
+#[test]
+fn one_that_holds_for_one_start_goes_back_in_it_and_whatever_is_over_waits_for_nothing() {
+    let once = |phase| state(phase, TrialFor::OneStart, None);
+    assert_eq!(judge(&once(RollbackPhase::Done), &|| true, &at("one", 5)), Verdict::Nothing);
+    assert!(matches!(judged(&once(RollbackPhase::Done), &at("one", 5)), Verdict::Back(_)));
+    for phase in [RollbackPhase::Prepared, RollbackPhase::Committed, RollbackPhase::Cancelled] {
+        assert_eq!(judged(&once(phase), &at("one", 5)), Verdict::Nothing, "{phase:?}");
+    }
+    let for_good = RollbackState { trial: None, ..once(RollbackPhase::Done) };
+    assert_eq!(judged(&for_good, &at("one", 5)), Verdict::Nothing);
+}
+
+proptest! {
+    #[test]
+    fn in_one_boot_a_rollback_goes_back_exactly_when_its_time_is_over(begun in 0_u64..1 << 40, later in 0_u64..1_200_000) {
+        let began = state(RollbackPhase::Done, TrialFor::Seconds(600), Some(("one", begun + 600_000)));
+        let is_over = matches!(judged(&began, &at("one", begun + later)), Verdict::Back(_));
+        prop_assert_eq!(is_over, later >= 600_000);
+    }
+}
+
+fn bad() -> [String; 2] {
+    ["bad".into(), "bad".into()]
+}
+
+fn good() -> [String; 2] {
+    ["good".into(), "good".into()]
+}
+
+#[test]
+fn a_rollback_that_nobody_confirms_goes_back_when_its_time_is_over_and_that_is_remembered() {
+    let Some(mut scene) = Scene::make() else { return };
+    scene.roll_back_for(TEN_MINUTES, &Unwatched).unwrap();
+    let act_at = |scene: &Scene, since| act(&scene.state, &at("one", since), &Unwatched).unwrap();
+    assert_eq!(act_at(&scene, 1), Verdict::Nothing);
+    scene.restart();
+    assert_eq!(act_at(&scene, 1_000), Verdict::Begin(600));
+    let look = scene.order(RollbackOrder::Look, &Unwatched).unwrap();
+    assert!(look.forbids_sync().unwrap().contains("waits for somebody"), "{look:?}");
+    assert_eq!(act_at(&scene, 600_999), Verdict::Wait(Duration::from_millis(1)));
+    assert_eq!(scene.found(), good());
+    assert!(matches!(act_at(&scene, 601_000), Verdict::Back(_)));
+    assert_eq!((scene.found(), scene.beside()), (bad(), 2));
+    let look = scene.order(RollbackOrder::Look, &Unwatched).unwrap();
+    assert!(look.may_come_again() && look.forbids_sync().unwrap().contains("rollback confirm"), "{look:?}");
+    scene.restart();
+    redo(&scene.state, &Unwatched).unwrap();
+    assert_eq!(act_at(&scene, 700_000), Verdict::Nothing);
+    let look = scene.order(RollbackOrder::Look, &Unwatched).unwrap();
+    let said = look.state.as_ref().unwrap().explain_returned().unwrap();
+    assert!(said.ends_with("since nobody confirmed it within 10 min of the restart"), "{said}");
+    assert_eq!((look.may_come_again(), look.forbids_sync()), (false, None));
+    scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap();
+    assert_eq!((scene.found(), scene.beside()), (bad(), 0));
+    assert!(scene.state.list("").unwrap().is_empty());
+}
+
+#[test]
+fn what_holds_for_one_start_is_gone_at_the_next_and_stays_if_somebody_says_so_in_between() {
+    for stays in [false, true] {
+        let Some(mut scene) = Scene::make() else { return };
+        scene.roll_back_for(Some(TrialFor::OneStart), &Unwatched).unwrap();
+        assert_eq!(scene.found(), good());
+        scene.restart();
+        assert!(matches!(act(&scene.state, &at("one", 1), &Unwatched), Ok(Verdict::Back(_))));
+        assert_eq!(scene.found(), bad(), "the next start finds them");
+        if !stays {
+            scene.restart();
+            redo(&scene.state, &Unwatched).unwrap();
+        }
+        scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap();
+        let word = if stays { good() } else { bad() };
+        assert_eq!((scene.found(), scene.beside()), (word, 0));
+        assert!(scene.state.list("").unwrap().is_empty());
+    }
+}
+
+#[test]
+fn one_that_was_confirmed_with_its_former_trees_goes_back_by_hand_alone() {
+    let Some(mut scene) = Scene::make() else { return };
+    scene.roll_back_for(TEN_MINUTES, &Unwatched).unwrap();
+    scene.order(RollbackOrder::Stay, &Unwatched).unwrap();
+    scene.restart();
+    for boot in ["one", "two"] {
+        assert_eq!(act(&scene.state, &at(boot, 1), &Unwatched).unwrap(), Verdict::Nothing);
+    }
+    let look = scene.order(RollbackOrder::Look, &Unwatched).unwrap();
+    assert_eq!((look.forbids_sync(), scene.beside()), (None, 2));
+    scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
+    assert_eq!(scene.found(), bad());
+    let look = scene.order(RollbackOrder::Look, &Unwatched).unwrap();
+    assert!(!look.may_come_again(), "somebody wanted it back");
+}
+
+#[test]
+fn a_death_at_any_step_of_going_back_by_itself_or_coming_again_leaves_both_old_or_both_new_trees() {
+    let mut deaths = Vec::new();
+    for number in 0.. {
+        let Some(mut scene) = Scene::make() else { return };
+        scene.roll_back_for(Some(TrialFor::OneStart), &Unwatched).unwrap();
+        scene.restart();
+        let back = |number| act(&scene.state, &at("one", 1), &At::new(number, Fault::Die)).map(drop);
+        let died_back = dying(|| back(number)).err();
+        let again_from = if died_back.is_some() { usize::MAX } else { number - deaths_back(&deaths) };
+        if let Some(step) = died_back {
+            deaths.push(("back", step));
+            let second = dying(|| redo(&scene.state, &At::new(number % 3, Fault::Die))).err();
+            redo(&scene.state, &Unwatched).unwrap();
+            back(usize::MAX).unwrap();
+            assert_eq!(scene.found(), bad(), "died after `{step}`, the redo after {second:?}");
+        }
+        assert!(scene.order(RollbackOrder::Look, &Unwatched).unwrap().may_come_again());
+        let died = dying(|| scene.order(RollbackOrder::Stay, &At::new(again_from, Fault::Die))).err();
+        if let Some(step) = died {
+            deaths.push(("again", step));
+            let second = dying(|| redo(&scene.state, &At::new(number % 3, Fault::Die))).err();
+            redo(&scene.state, &Unwatched).unwrap();
+            let word = if step == "records" { bad() } else { good() };
+            assert_eq!(scene.found(), word, "died after `{step}`, the redo after {second:?}");
+            if step == "records" {
+                scene.order(RollbackOrder::Stay, &Unwatched).unwrap();
+            }
+        }
+        assert_eq!(scene.found(), good());
+        scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap();
+        assert_eq!((scene.found(), scene.beside()), (good(), 0));
+        assert!(scene.state.list("").unwrap().is_empty());
+        if died_back.is_none() && died.is_none() {
+            break;
+        }
+    }
+    for step in ["cancelling", "exchange", "rename", "cancelled"] {
+        assert!(deaths.contains(&("back", step)), "no death after `{step}`: {deaths:?}");
+    }
+    for step in ["records", "again", "exchange", "rename", "done"] {
+        assert!(deaths.contains(&("again", step)), "no death after `{step}`: {deaths:?}");
+    }
+}
+
+/// How many steps the way back has.
+fn deaths_back(deaths: &[(&str, &str)]) -> usize {
+    deaths.iter().filter(|(way, _)| *way == "back").count()
+}
