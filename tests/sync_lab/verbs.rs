@@ -174,3 +174,34 @@ fn the_mark_of_the_good_set_goes_from_one_to_the_next() {
     store(laptop, &["good", "--none"]).ends_with(0);
     store(laptop, &["delete", "good"]).ends_with(2).says(&["no set on laptop is marked as good"]);
 }
+
+#[test]
+fn a_hard_pin_outlasts_the_tools_of_others_and_leads_back_without_the_original() {
+    let Some(lab) = lab() else { return };
+    let laptop = lab.laptop();
+    alice(laptop, "echo dear >letter");
+    store(laptop, &["create", "kept"]).ends_with(0);
+    store(laptop, &["pin", "--hard", "kept"]).ends_with(0).says(&["-manual is pinned hard"]);
+    store(laptop, &["list", "--why"]).ends_with(0).says(&["stays: pinned hard"]);
+    let others = "for one in /.snapshots/.pc-switcher/pins/*/*; do \
+                    ! btrfs subvolume delete $one 2>&1 || exit 1; ! rm -rf $one 2>/dev/null || exit 1; \
+                  done >/dev/null; \
+                  btrfs subvolume delete /.snapshots/@home-manual-* >/dev/null; ls -d /.snapshots/.pc-switcher/pins/*/*/ | wc -l";
+    let members = json(&store(laptop, &["list", "--json"]))["sets"][0]["members"].as_array().unwrap().len();
+    assert_eq!(root(laptop, others).trim(), members.to_string());
+    alice(laptop, "echo spoiled >letter");
+    store(laptop, &["show", "kept"])
+        .ends_with(0)
+        .says(&["hard, in /.snapshots/.pc-switcher/pins/", "(gone, its pin has it)"]);
+    store(laptop, &["delete", "kept"]).ends_with(7).says(&["it is pinned hard"]);
+    store(laptop, &["verify"]).ends_with(1).says(&["is gone; the one of its pin stands in for it"]);
+    let plan = Cmd::new("pc-switcher").args(["rollback", "kept", "--plan"]).as_alice();
+    run(laptop, &plan).ends_with(0).says(&["nothing stands in the way"]);
+    store(laptop, &["restore", "kept", "/home/alice/letter", "--in-place"]).ends_with(0);
+    assert_eq!(alice(laptop, "cat letter").trim(), "dear");
+
+    store(laptop, &["unpin", "kept"]).ends_with(7).says(&["is all that is left of `@home-", "--allow-loss"]);
+    store(laptop, &["unpin", "kept", "--allow-loss"]).ends_with(0).says(&["is unpinned"]);
+    assert_eq!(root(laptop, "ls /.snapshots/.pc-switcher/pins"), "");
+    store(laptop, &["delete", "kept"]).ends_with(0);
+}

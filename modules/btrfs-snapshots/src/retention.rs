@@ -26,6 +26,8 @@ pub const ATTEMPT_AGE: SignedDuration = SignedDuration::from_hours(24);
 pub enum Reason {
     /// Somebody asked that it stays.
     Pinned,
+    /// Somebody asked that no tool removes it.
+    PinnedHard,
     /// It is a state that is known to be good, marked in this way.
     Good(GoodBy),
     /// Somebody works with it.
@@ -58,6 +60,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Pinned => f.write_str("pinned"),
+            Reason::PinnedHard => f.write_str("pinned hard"),
             Reason::Good(GoodBy::Hand) => f.write_str("the last known good one"),
             Reason::Good(by) => write!(f, "known to be good, marked {by}"),
             Reason::InUse => f.write_str("in use"),
@@ -161,7 +164,7 @@ impl<'a> Unit<'a> {
 /// What keeps a set whatever the rules say.
 fn guard(stored: &StoredSet, now: Timestamp) -> Option<Reason> {
     if stored.pinned {
-        return Some(Reason::Pinned);
+        return Some(if stored.hard.is_some() { Reason::PinnedHard } else { Reason::Pinned });
     }
     if stored.words.good {
         return Some(Reason::Good(stored.words.good_by));

@@ -8,7 +8,7 @@ use jiff::ToSpan;
 use pc_switcher_agent::client::{AgentConn, ConnOptions};
 use pc_switcher_agent::linux::services::{AgentOptions, HistoryKeeper, main};
 use pc_switcher_agent::proto::{
-    CopyOrder, CreateSet, GoodBy, GoodMark, LockReply, LockRequest, SetRequest, TakeSet, Words,
+    CopyOrder, CreateSet, GoodBy, GoodMark, LockReply, LockRequest, PinOrder, SetRequest, TakeSet, Words,
 };
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::{BtrfsSnapshotsConfig, SnapshotDir};
@@ -234,7 +234,7 @@ async fn the_largest_go_first_until_there_is_enough_and_what_is_held_on_to_stays
     let Some(scene) = Scene::make().await else { return };
     let request = |set: &SnapshotSet| SetRequest { snapshot_dir: scene.dir(), id: set.id() };
     let pinned = scene.take(1, SnapshotKind::PostSync, 8, false).await;
-    scene.agent.pin_set(request(&pinned)).await.unwrap();
+    scene.agent.pin_set(request(&pinned), PinOrder::Hard).await.unwrap();
     let good = scene.take(2, SnapshotKind::PostSync, 8, false).await;
     scene
         .agent

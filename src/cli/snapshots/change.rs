@@ -1,6 +1,6 @@
 //! `snapshots pin`, `unpin`, `good` and `delete`.
 
-use pc_switcher_agent::proto::{CreateSet, GoodBy, GoodMark, SetRequest, StoredSet, Words};
+use pc_switcher_agent::proto::{CreateSet, GoodBy, GoodMark, PinOrder, SetRequest, StoredSet, Words};
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{BytePath, SetId};
 use serde_json::json;
@@ -30,24 +30,110 @@ pub(super) fn say(
     Ok(Exit::Completed)
 }
 
-/// Pins sets, or frees them.
+/// Keep a set whatever the rules say
+///
+/// With --hard no other tool removes it either, root's among them: there is one more snapshot of each of its members then, in a
+/// directory that is immutable. They take no space as long as the members are there, and stand in for those that are not.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PinArgs {
+    /// Sessions (then all their sets), names, or sets as `snapshots list --json` names them; without any a set is taken now
+    #[arg(value_name = "SET")]
+    sets: Vec<String>,
+    /// Against every tool; on btrfs
+    #[arg(long)]
+    hard: bool,
+    #[command(flatten)]
+    place: Where,
+}
+
+/// Let the rules decide again over a set that was pinned
+#[derive(Debug, Clone, clap::Args)]
+pub struct UnpinArgs {
+    /// Also if its hard pin is all that is left of it
+    #[arg(long)]
+    allow_loss: bool,
+    #[command(flatten)]
+    sets: SetArgs,
+}
+
+/// Pins sets, one that is taken now if none is named.
 ///
 /// # Errors
-/// If there are none of that name, or the machine cannot be reached.
-pub fn pin(args: &SetArgs, pinned: bool, context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let config = settings(context)?;
+/// If there are none of that name, they cannot be pinned so, or the machine cannot be reached.
+pub fn pin(args: &PinArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let (config, copies) = both(context)?;
+    let (order, done) = match args.hard {
+        true => (PinOrder::Hard, "pinned hard"),
+        false => (PinOrder::Soft, "pinned"),
+    };
+    let set = create::by_hand(&config, clock::system()());
     let (found, ids) = with_agent(&args.place, context, async |agent, _| {
-        let found = Found::read(agent, &config).await?;
-        let ids = found.chosen(&args.sets).map(ids_of);
-        for id in ids.as_deref().unwrap_or_default() {
-            match pinned {
-                true => agent.pin_set(request(&config, id)).await?,
-                false => agent.unpin_set(request(&config, id)).await?,
+        let mut found = Found::read(agent, &config).await?;
+        let ids = match args.sets.is_empty() {
+            false => found.chosen(&args.sets).map(ids_of),
+            true => {
+                let words = Words { note: Some("taken to be pinned".into()), ..Words::default() };
+                let request = CreateSet { set, words, pinned: true, copies };
+                let id = agent.create_set(request).await?.set.id();
+                found = Found::read(agent, &config).await?;
+                Ok(vec![id])
             }
+        };
+        for id in ids.as_deref().unwrap_or_default() {
+            agent.pin_set(request(&config, id), order).await?;
         }
         Ok((found, ids))
     })?;
-    say(context, &found, if pinned { "pinned" } else { "unpinned" }, &ids?)
+    let ids = ids?;
+    if context.global.json {
+        context.print_json(&json!({ "machine": found.hostname, "pinned": ids, "hard": args.hard }))?;
+        return Ok(Exit::Completed);
+    }
+    say(context, &found, done, &ids)
+}
+
+/// Frees sets that were pinned.
+///
+/// # Errors
+/// If there are none of that name, a pin is all that is left of one, or the machine cannot be reached.
+pub fn unpin(args: &UnpinArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let config = settings(context)?;
+    let order = PinOrder::Off { allow_loss: args.allow_loss };
+    let (found, ids) = with_agent(&args.sets.place, context, async |agent, _| {
+        let found = Found::read(agent, &config).await?;
+        let ids = found.chosen(&args.sets.sets).and_then(|chosen| match args.allow_loss {
+            true => Ok(ids_of(chosen)),
+            false => replaceable(&found, chosen),
+        });
+        for id in ids.as_deref().unwrap_or_default() {
+            agent.pin_set(request(&config, id), order).await?;
+        }
+        Ok((found, ids))
+    })?;
+    say(context, &found, "unpinned", &ids?)
+}
+
+/// Returns the names of sets of which something is left without their pins; all others are named.
+fn replaceable(found: &Found, chosen: Vec<&StoredSet>) -> Result<Vec<SetId>, CliError> {
+    let is_all = |stored: &&&StoredSet| stored.hard.is_some() && !stored.missing.is_empty();
+    let lost: Vec<String> = chosen
+        .iter()
+        .filter(is_all)
+        .map(|stored| {
+            let gone: Vec<String> = stored.missing.iter().map(|name| format!("`{name}`")).collect();
+            let (id, gone) = (stored.set.id(), gone.join(", "));
+            format!("the pin of set `{id}` on {} is all that is left of {gone}", found.hostname)
+        })
+        .collect();
+    match lost.is_empty() {
+        true => Ok(ids_of(chosen)),
+        false => Err(CliError::Refused {
+            message: lost.join("; "),
+            help: Some(
+                "`pc-switcher snapshots restore` brings back what you need; `--allow-loss` removes the pin all the same".into(),
+            ),
+        }),
+    }
 }
 
 /// Mark the last state that is known to be good; no prune and no delete removes it
@@ -146,4 +232,31 @@ fn unprotected(found: &Found, chosen: Vec<&StoredSet>) -> Result<Vec<SetId>, Cli
     let is_pinned = chosen.iter().any(|stored| stored.pinned);
     let help = is_pinned.then(|| "`pc-switcher snapshots unpin SET` frees a pinned one".to_owned());
     Err(CliError::Refused { message: protected.join("; "), help })
+}
+
+#[cfg(test)]
+mod tests {
+    use pc_switcher_agent::proto::{HardPin, Strays};
+
+    use super::super::tests::stored;
+    use super::*;
+
+    #[test]
+    fn a_set_of_which_only_the_pin_is_left_is_not_let_go_unasked() {
+        let mut set = stored("20251115T120000Z-abc12345-manual", 7);
+        set.pinned = true;
+        set.hard = Some(HardPin { dir: "/pins".into(), lacks: Vec::new(), is_open: false });
+        let found = |set: &StoredSet| Found {
+            hostname: "desk".parse().unwrap(),
+            sets: vec![set.clone()],
+            strays: Strays::default(),
+        };
+        assert_eq!(replaceable(&found(&set), vec![&set]).unwrap(), [set.set.id()]);
+        set.missing = vec![set.set.members[0].name.clone()];
+        let refused = replaceable(&found(&set), vec![&set]).unwrap_err();
+        assert_eq!(refused.exit(), Exit::Refused);
+        assert!(refused.to_string().contains("all that is left of `@home-manual"), "{refused}");
+        set.hard = None;
+        assert!(replaceable(&found(&set), vec![&set]).is_ok(), "it is incomplete with a pin and without");
+    }
 }

@@ -51,10 +51,8 @@ enum Command {
     Diff(diff::DiffArgs),
     Verify(verify::VerifyArgs),
     Annotate(create::AnnotateArgs),
-    /// Keep a set whatever the rules say
-    Pin(SetArgs),
-    /// Let the rules decide again over a set that was pinned
-    Unpin(SetArgs),
+    Pin(change::PinArgs),
+    Unpin(change::UnpinArgs),
     Good(change::GoodArgs),
     /// Remove sets; never pinned ones, or those that the next sync needs
     Delete(SetArgs),
@@ -97,8 +95,8 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
         Command::Restore(args) => restore::run(args, context),
         Command::Verify(args) => verify::run(args, context),
         Command::Annotate(args) => create::annotate(args, context),
-        Command::Pin(args) => change::pin(args, true, context),
-        Command::Unpin(args) => change::pin(args, false, context),
+        Command::Pin(args) => change::pin(args, context),
+        Command::Unpin(args) => change::unpin(args, context),
         Command::Good(args) => change::good(args, context),
         Command::Delete(args) => change::delete(args, context),
         Command::Prune(args) => prune::run(args, context),
@@ -315,6 +313,7 @@ pub(super) mod tests {
         StoredSet {
             set,
             pinned: false,
+            hard: None,
             in_use: false,
             holders: Vec::new(),
             has_steps: false,

@@ -20,7 +20,8 @@ pub(super) fn word(kind: SnapshotKind) -> String {
 
 /// Returns why a set cannot be removed, if so.
 pub(in crate::cli) fn protection(stored: &StoredSet) -> Option<String> {
-    let plain = [(stored.pinned, "it is pinned"), (stored.in_use, "it is in use")];
+    let pinned = if stored.hard.is_some() { "it is pinned hard" } else { "it is pinned" };
+    let plain = [(stored.pinned, pinned), (stored.in_use, "it is in use")];
     let why: Vec<String> = plain
         .into_iter()
         .filter(|(is, _)| *is)
@@ -54,10 +55,11 @@ fn state(stored: &StoredSet) -> String {
     let is_needed = stored.needs.iter().any(|need| !matches!(need, Need::Foreign(_)));
     let words = [
         (stored.words.good, "good"),
-        (stored.pinned, "pinned"),
+        (stored.pinned, if stored.hard.is_some() { "pinned hard" } else { "pinned" }),
+        (stored.hard.as_ref().is_some_and(|pin| pin.is_open), "its pin is open"),
         (stored.in_use, "in use"),
         (is_needed, "needed"),
-        (!stored.missing.is_empty(), "incomplete"),
+        (stored.lost().next().is_some(), "incomplete"),
         (is_copies, "copies"),
         (!stored.set.consistent && !is_copies, "not one instant"),
     ];
@@ -165,6 +167,7 @@ pub(super) fn table(found: &Found, more: More<'_>) -> Vec<String> {
     let strays = &found.strays;
     said.extend(strays.damaged.iter().map(|(id, why)| format!("damaged: {id}: {why}")));
     said.extend(strays.orphans.iter().map(|path| format!("orphan: {path}")));
+    said.extend(strays.pins.iter().map(|path| format!("pin of no set: {path}")));
     said.extend(strays.foreign.iter().map(|path| format!("foreign: {path}")));
     said
 }
@@ -196,21 +199,36 @@ pub(super) fn details(stored: &StoredSet) -> Vec<String> {
     if stored.words.good {
         said.push(format!("Good      yes, marked {}", stored.words.good_by));
     }
-    if stored.pinned {
-        said.push("Pinned    yes".into());
-    }
+    said.extend(pin_lines(stored));
     if stored.in_use && stored.holders.is_empty() {
         said.push("In use    yes".into());
     }
     said.extend(stored.holders.iter().map(|holder| format!("In use    by {holder}")));
     said.extend(stored.needs.iter().map(|need| format!("Needed    {need}")));
     for member in &set.members {
-        let gone = if stored.missing.contains(&member.name) { " (gone)" } else { "" };
+        let gone = match stored.missing.contains(&member.name) {
+            true if stored.lost().any(|name| *name == member.name) => " (gone)",
+            true => " (gone, its pin has it)",
+            false => "",
+        };
         said.push(match member.name.subvolume.directory() {
             Some(place) => format!("Copy      {}{gone}, of {place}", member.path),
             None => format!("Snapshot  {}{gone}", member.path),
         });
     }
+    said
+}
+
+/// Returns what is to be known of how a set is pinned.
+fn pin_lines(stored: &StoredSet) -> Vec<String> {
+    let Some(pin) = &stored.hard else {
+        return stored.pinned.then(|| "Pinned    yes".to_owned()).into_iter().collect();
+    };
+    let mut said = vec![format!("Pinned    hard, in {}", pin.dir)];
+    if pin.is_open {
+        said.push("          which is not immutable any more: pin it again".into());
+    }
+    said.extend(pin.lacks.iter().map(|name| format!("          which has no {name} any more")));
     said
 }
 
@@ -238,6 +256,13 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
         "until": stored.words.until.map(|until| until.timestamp().to_string()),
         "good": stored.words.good,
         "pinned": stored.pinned,
+        "pinned_hard": stored.hard.as_ref().map(|pin| {
+            json!({
+                "directory": pin.dir.to_string(),
+                "immutable": !pin.is_open,
+                "missing": pin.lacks,
+            })
+        }),
         "in_use": stored.in_use,
         "foreign": maker(stored).map(Maker::as_str),
         "state": if stored.in_use { "archiving" } else { "ready" },
@@ -263,7 +288,9 @@ fn holders_json(stored: &StoredSet) -> Vec<Value> {
         let why = format!("{holder} works with it");
         json!({ "kind": "process", "pid": holder.pid, "program": holder.program, "why": why })
     };
-    let pin = stored.pinned.then(|| json!({ "kind": "pin", "why": "it is pinned" }));
+    let is_hard = stored.hard.is_some();
+    let why = if is_hard { "it is pinned hard" } else { "it is pinned" };
+    let pin = stored.pinned.then(|| json!({ "kind": "pin", "hard": is_hard, "why": why }));
     let good = goodness(stored).map(|why| json!({ "kind": "good", "by": stored.words.good_by, "why": why }));
     let unseen = (stored.in_use && stored.holders.is_empty()).then(
         || json!({ "kind": "process", "why": "a process that cannot be seen from here works with it" }),
@@ -297,6 +324,7 @@ pub(super) fn json(found: &Found, more: More<'_>) -> Value {
         "sets": found.sets.iter().map(set).collect::<Vec<_>>(),
         "damaged": strays.damaged.iter().map(|(id, why)| json!({ "set": id, "why": why })).collect::<Vec<_>>(),
         "orphans": paths(&strays.orphans),
+        "pins": paths(&strays.pins),
         "foreign": paths(&strays.foreign),
         "doubt": strays.doubt,
     })

@@ -93,6 +93,7 @@ mod tests {
         StoredSet {
             set,
             pinned: false,
+            hard: None,
             in_use: false,
             holders: Vec::new(),
             has_steps,

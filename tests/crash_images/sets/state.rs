@@ -46,6 +46,12 @@ impl State {
         flat.extend(own.exists().then(|| ".pc-switcher".to_owned()));
         same("snapshots", &flat, names_in(&dir))?;
         same("birth places", &BTreeSet::new(), names_in(&own.join("tmp")))?;
+        let pinned = stored.iter().filter(|stored| stored.hard.is_some());
+        same(
+            "pins",
+            &pinned.map(|stored| stored.set.id().to_string()).collect(),
+            names_in(&own.join("pins")),
+        )?;
         for stored in &stored {
             let allowed = ["intent", "meta.json", "toc", "lock", "refs"];
             let names = names_in(&own.join("sets").join(stored.set.id().to_string()));
@@ -107,7 +113,15 @@ pub fn whole(host: &Host, stored: &[StoredSet]) -> Result<Sets, String> {
         if toc != set.members.iter().map(line).collect::<String>() {
             return Err(bad(format!("its toc says {toc:?}")));
         }
-        sets.insert(id, set.members.iter().map(|member| word_in(member.path.as_path())).collect());
+        let words: Vec<u32> = set.members.iter().map(|member| word_in(member.path.as_path())).collect();
+        if let Some(pin) = &stored.hard {
+            let copy = |member: &SnapshotMember| pin.dir.as_path().join(member.name.to_string());
+            let pinned: Vec<u32> = set.members.iter().map(|member| word_in(&copy(member))).collect();
+            if pin.is_open || !pin.lacks.is_empty() || pinned != words {
+                return Err(bad(format!("its pin is {pin:?} with {pinned:?}")));
+            }
+        }
+        sets.insert(id, words);
     }
     Ok(sets)
 }

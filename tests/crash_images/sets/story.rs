@@ -2,8 +2,10 @@
 
 use pc_switcher_agent::data::apply::Watch;
 use pc_switcher_agent::linux::rollback;
-use pc_switcher_agent::linux::snapshots::{delete_watched, pin_set, take_watched};
-use pc_switcher_agent::proto::{RollbackLook, RollbackOrder, RollbackWish, SetRequest, Together};
+use pc_switcher_agent::linux::snapshots::{delete_watched, pin_watched, take_watched};
+use pc_switcher_agent::proto::{
+    PinOrder, PinRequest, RollbackLook, RollbackOrder, RollbackWish, SetRequest, Together,
+};
 use pc_switcher_contract::{SetId, SnapshotKind, SnapshotSet};
 use pc_switcher_testkit::seed::Random;
 
@@ -112,10 +114,14 @@ impl<'a> Story<'a> {
         if self.state().sets.is_empty() {
             return;
         }
-        let request = self.request();
-        self.film("pin", NONE, Some(End::Either), |_, watch| {
-            for is_pinned in [true, false] {
-                pin_set(&request, is_pinned).unwrap();
+        let set = self.request();
+        let (what, order) = match self.random.below(3) {
+            0 => ("pin", PinOrder::Soft),
+            _ => ("hard pin", PinOrder::Hard),
+        };
+        self.film(what, NONE, Some(End::Either), |_, watch| {
+            for order in [order, PinOrder::Off { allow_loss: false }] {
+                pin_watched(&PinRequest { set: set.clone(), order }, watch).unwrap();
                 watch.after("pin").unwrap();
             }
         });

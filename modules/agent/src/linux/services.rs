@@ -28,8 +28,8 @@ use crate::data::apply::{Unwatched, Watch, redo};
 use crate::proto::{
     AgentError, AgentHello, ChangedRequest, CreateSet, CreatedSet, DeadmanOrder, DeadmanState, Healed,
     LockReply, LockRequest, NestedOrder, PROTOCOL, Patience, Redone, Request, RestorePlace, RestoreReply,
-    RestoreRequest, RollbackLook, RollbackOrder, SetRequest, SetsRequest, SharesRequest, TakeSet, UndoReport,
-    UndoRequest, WalkRequest, encode,
+    RestoreRequest, RollbackLook, RollbackOrder, RollbackWish, SetRequest, SetsRequest, SharesRequest,
+    TakeSet, UndoReport, UndoRequest, WalkRequest, encode,
 };
 use crate::server::{Call, SILENT, Services, serve};
 
@@ -226,7 +226,7 @@ impl LinuxServices {
         let _shield = (!is_look).then(|| call.shield());
         let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         match held.is_some() || is_look {
-            true => rollback::run(order, &self.state, self.options.watch.as_ref()),
+            true => rollback::run(&by_pins(order), &self.state, self.options.watch.as_ref()),
             false => Err(AgentError::protocol("a rollback needs the machine's lock")),
         }
     }
@@ -318,6 +318,19 @@ impl LinuxServices {
     }
 }
 
+/// Returns an order to go back to what there is of a set: where another tool has removed members, those of its pin.
+fn by_pins(order: &RollbackOrder) -> RollbackOrder {
+    let by_pin = |wish: &RollbackWish| RollbackWish {
+        to: snapshots::with_pin(wish.snapshot_dir.as_path(), &wish.to),
+        ..wish.clone()
+    };
+    match order {
+        RollbackOrder::Check(wish) => RollbackOrder::Check(by_pin(wish)),
+        RollbackOrder::Prepare(wish) => RollbackOrder::Prepare(by_pin(wish)),
+        other => other.clone(),
+    }
+}
+
 /// Answers [`Request::Moved`].
 fn moved(request: &ChangedRequest, call: &Call) -> Result<bool, AgentError> {
     let (base, root) = (&request.base, &request.tree.root);
@@ -374,8 +387,7 @@ impl Services for LinuxServices {
             }
             Request::DeleteSet(request) => encode(&self.delete_set(&request)?),
             Request::DeleteSets(request) => encode(&self.delete_sets(&request)?),
-            Request::PinSet(request) => encode(&snapshots::pin_set(&request, true)?),
-            Request::UnpinSet(request) => encode(&snapshots::pin_set(&request, false)?),
+            Request::PinSet(request) => encode(&snapshots::pin_set(&request)?),
             Request::CreateSet(request) => encode(&self.create_set(&request, call)?),
             Request::Export(request) => encode(&snapshots::export(&request, call)?),
             Request::Import(request) => encode(&snapshots::import(&request, call)?),

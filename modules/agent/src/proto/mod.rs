@@ -59,8 +59,9 @@ pub use rollback::{
 };
 pub use share::{CloneFrom, CloneRange, Origin, RestWant, Share, Shares, SharesRequest};
 pub use store::{
-    AnnotateSet, Backend, CopyOrder, CreateSet, CreatedSet, ExportRequest, Gain, GoodBy, GoodMark, Holder,
-    ImportRequest, Imported, Need, SetRequest, SetsRequest, StoredSet, Strays, Words,
+    AnnotateSet, Backend, CopyOrder, CreateSet, CreatedSet, ExportRequest, Gain, GoodBy, GoodMark, HardPin,
+    Holder, ImportRequest, Imported, Need, PinOrder, PinRequest, SetRequest, SetsRequest, StoredSet, Strays,
+    Words,
 };
 pub use undo::{UndoLine, UndoReport, UndoRequest, UndoWord, UndoneHow};
 pub use verify::{Finding, Verified, VerifyRequest};

@@ -7,7 +7,7 @@ use pc_switcher_contract::{BytePath, ExecError, Hostname, SnapshotSet};
 use super::apply::{ApplyRequest, Patience};
 use super::fs::{ChangedRequest, Tree, WalkRequest};
 use super::host::{ActivateRequest, ExecRequest, LayoutRequest, LockRequest, PutFile, TakeSet};
-use super::store::{AnnotateSet, CreateSet, ExportRequest, ImportRequest, SetRequest};
+use super::store::{AnnotateSet, CreateSet, ExportRequest, ImportRequest, PinRequest, SetRequest};
 
 /// One call. The type of each answer stands behind the arrow; `items` come before it, `uploads` go up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,10 +99,8 @@ pub enum Request {
     DeleteSet(SetRequest),
     /// Removes sets, all with one commit; needs the machine's lock → `Vec<(SetId, Option<String>)>`: why those stay that do.
     DeleteSets(super::SetsRequest),
-    /// Pins a set → `()`.
-    PinSet(SetRequest),
-    /// Frees a set that was pinned → `()`.
-    UnpinSet(SetRequest),
+    /// Pins a set, or frees it again → `()`.
+    PinSet(PinRequest),
     /// As [`Request::Walk`], of a live tree: what is listed is kept in the machine state, whole or not at all.
     WalkKept {
         /// The tree.
@@ -257,7 +255,6 @@ impl Request {
             Request::Sets(_) => "sets",
             Request::DeleteSet(_) | Request::DeleteSets(_) => "delete-set",
             Request::PinSet(_) => "pin-set",
-            Request::UnpinSet(_) => "unpin-set",
             Request::WalkKept { .. } => "walk-kept",
             Request::Kept(_) => "kept",
             Request::CheckKept(_) => "check-kept",

@@ -50,6 +50,40 @@ impl fmt::Display for Holder {
     }
 }
 
+/// A pin that binds every tool, root's too: one more snapshot of each member, in an immutable directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HardPin {
+    /// The directory.
+    pub dir: BytePath,
+    /// Members of the set that are not in it any more.
+    pub lacks: Vec<SnapshotName>,
+    /// Whether somebody has made the directory an ordinary one again, so that the pin binds nobody.
+    pub is_open: bool,
+}
+
+/// How a set is to be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PinOrder {
+    /// Nothing of ours removes it.
+    Soft,
+    /// No tool removes it.
+    Hard,
+    /// Not any more.
+    Off {
+        /// Also if its pin is all that is left of a member.
+        allow_loss: bool,
+    },
+}
+
+/// Names a set, and how it is to be held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinRequest {
+    /// Which set.
+    pub set: SetRequest,
+    /// How it is to be held.
+    pub order: PinOrder,
+}
+
 /// A set that is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredSet {
@@ -57,6 +91,8 @@ pub struct StoredSet {
     pub set: SnapshotSet,
     /// Whether somebody asked that it stays.
     pub pinned: bool,
+    /// What pins it against every other tool as well, if somebody asked for that.
+    pub hard: Option<HardPin>,
     /// Whether somebody works with it right now.
     pub in_use: bool,
     /// Who works with it, as far as that can be seen.
@@ -69,6 +105,14 @@ pub struct StoredSet {
     pub missing: Vec<SnapshotName>,
     /// What people said of it.
     pub words: Words,
+}
+
+impl StoredSet {
+    /// Returns the members that are gone, from its pin as well.
+    pub fn lost(&self) -> impl Iterator<Item = &SnapshotName> {
+        let is_held = |name: &&SnapshotName| self.hard.as_ref().is_some_and(|pin| !pin.lacks.contains(name));
+        self.missing.iter().filter(move |name| !is_held(name))
+    }
 }
 
 /// What people said of a set.
@@ -138,6 +182,8 @@ pub struct Strays {
     pub damaged: Vec<(SetId, String)>,
     /// Snapshots with names of ours that belong to no set.
     pub orphans: Vec<BytePath>,
+    /// Directories of pins that no set has.
+    pub pins: Vec<BytePath>,
     /// What is not ours.
     pub foreign: Vec<BytePath>,
     /// Why it is not known which sets are needed, if so: then none may be removed.

@@ -4,8 +4,8 @@ use pc_switcher_contract::{AgentSink, AgentStream, BytePath, ExecError, Reply, S
 
 use super::Agent;
 use crate::proto::{
-    AnnotateSet, CreateSet, CreatedSet, ExportRequest, GoodMark, ImportRequest, Imported, PutFile, Request,
-    SetRequest, SetsRequest, StoredSet, Strays, TakeSet, decode, encode,
+    AnnotateSet, CreateSet, CreatedSet, ExportRequest, GoodMark, ImportRequest, Imported, PinOrder,
+    PinRequest, PutFile, Request, SetRequest, SetsRequest, StoredSet, Strays, TakeSet, decode, encode,
 };
 
 impl Agent {
@@ -32,14 +32,9 @@ impl Agent {
         self.call(&Request::DeleteSets(request)).await
     }
 
-    /// Pins a set.
-    pub async fn pin_set(&self, request: SetRequest) -> Result<(), ExecError> {
-        self.call(&Request::PinSet(request)).await
-    }
-
-    /// Frees a set that was pinned.
-    pub async fn unpin_set(&self, request: SetRequest) -> Result<(), ExecError> {
-        self.call(&Request::UnpinSet(request)).await
+    /// Pins a set, or frees it again.
+    pub async fn pin_set(&self, set: SetRequest, order: PinOrder) -> Result<(), ExecError> {
+        self.call(&Request::PinSet(PinRequest { set, order })).await
     }
 
     /// Takes a set that people want.

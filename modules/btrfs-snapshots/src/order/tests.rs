@@ -115,6 +115,7 @@ fn machine() -> impl Strategy<Value = Vec<StoredSet>> {
                     members: Vec::new(),
                 },
                 pinned: held == 0,
+                hard: None,
                 in_use: held == 1,
                 holders: Vec::new(),
                 has_steps: true,

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use jiff::ToSpan;
-use pc_switcher_agent::proto::{GoodBy, Maker, Words};
+use pc_switcher_agent::proto::{GoodBy, HardPin, Maker, Words};
 use pc_switcher_contract::{SnapshotMember, SnapshotSet, UtcStamp};
 use proptest::prelude::*;
 
@@ -27,6 +27,7 @@ fn session(n: u32, kinds: &[SnapshotKind], stamp: Timestamp) -> Vec<StoredSet> {
             members: Vec::new(),
         },
         pinned: false,
+        hard: None,
         in_use: false,
         holders: Vec::new(),
         has_steps: false,
@@ -329,4 +330,6 @@ fn a_set_taken_by_hand_goes_only_when_its_time_has_ended_and_never_stands_for_th
     assert_eq!(reason_of(&sets, later, 2), Reason::Good(GoodBy::Hand));
     sets[1].pinned = true;
     assert_eq!(reason_of(&sets, later, 2), Reason::Pinned);
+    sets[1].hard = Some(HardPin { dir: "/pins".into(), lacks: Vec::new(), is_open: false });
+    assert_eq!(reason_of(&sets, later, 2), Reason::PinnedHard);
 }

@@ -1,4 +1,4 @@
-use pc_switcher_agent::proto::{GoodBy, Holder, Need, Strays, Words};
+use pc_switcher_agent::proto::{GoodBy, HardPin, Holder, Need, Strays, Words};
 use pc_switcher_contract::{SnapshotMember, SnapshotName, SnapshotSet};
 
 use pc_switcher_btrfs_snapshots::retention::Reason;
@@ -29,6 +29,7 @@ fn stored(kind: SnapshotKind, stamp: &str) -> StoredSet {
             members: ["@", "@home"].map(member).into(),
         },
         pinned: false,
+        hard: None,
         in_use: false,
         holders: Vec::new(),
         has_steps: false,
@@ -88,6 +89,42 @@ fn what_protects_a_set_is_said_in_words() {
         json(&found, More::default())["sets"][1]["needed"][0],
         "the next sync with laptop starts from it"
     );
+}
+
+#[test]
+fn a_hard_pin_is_told_apart_from_others_and_what_is_wrong_with_it_is_said() {
+    let mut found = found();
+    let dir = "/.snapshots/.pc-switcher/pins/20251115T120000Z-abc12345-presync";
+    let names: Vec<SnapshotName> =
+        found.sets[0].set.members.iter().map(|member| member.name.clone()).collect();
+    found.sets[0].hard = Some(HardPin { dir: dir.into(), lacks: Vec::new(), is_open: false });
+    found.sets[0].missing = vec![names[1].clone()];
+    let lines = table(&found, More::default());
+    assert_eq!(lines[1], " abc12345  2025-11-15 12:00  pre-sync   @ @home  pinned hard");
+    assert_eq!(protection(&found.sets[0]).unwrap(), "it is pinned hard");
+    let lines = details(&found.sets[0]);
+    assert!(lines.contains(&format!("Pinned    hard, in {dir}")), "{lines:?}");
+    assert!(
+        lines.contains(&format!("Snapshot  /.snapshots/{} (gone, its pin has it)", names[1])),
+        "{lines:?}"
+    );
+    let value = set_json(&found.sets[0]);
+    assert_eq!((&value["pinned"], &value["holders"][0]["hard"]), (&json!(true), &json!(true)));
+    assert_eq!(value["pinned_hard"], json!({ "directory": dir, "immutable": true, "missing": [] }));
+    assert_eq!(set_json(&found.sets[1])["pinned_hard"], Value::Null);
+
+    let pin = found.sets[0].hard.as_mut().unwrap();
+    (pin.lacks, pin.is_open) = (vec![names[1].clone()], true);
+    assert_eq!(state(&found.sets[0]), "pinned hard, its pin is open, incomplete");
+    let lines = details(&found.sets[0]);
+    for line in
+        ["which is not immutable any more: pin it again", &format!("which has no {} any more", names[1])]
+    {
+        assert!(lines.contains(&format!("          {line}")), "{lines:?}");
+    }
+    assert!(lines.contains(&format!("Snapshot  /.snapshots/{} (gone)", names[1])), "{lines:?}");
+    found.strays.pins = vec![dir.into()];
+    assert!(table(&found, More::default()).contains(&format!("pin of no set: {dir}")));
 }
 
 #[test]

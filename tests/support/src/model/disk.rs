@@ -194,6 +194,7 @@ impl Disk {
     pub(super) fn stored(&self, needs: &Needs) -> Vec<StoredSet> {
         let stored = |set: SnapshotSet| StoredSet {
             pinned: false,
+            hard: None,
             in_use: false,
             holders: Vec::new(),
             has_steps: list_of(&set).is_some_and(|list| has_list(list.as_path())),

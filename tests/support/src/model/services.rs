@@ -280,7 +280,6 @@ impl Services for ModelServices {
             | Request::PutFile(_)
             | Request::Activate(_)
             | Request::PinSet(_)
-            | Request::UnpinSet(_)
             | Request::CreateSet(_)
             | Request::Export(_)
             | Request::Import(_)

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::tests::{Bench, HOME, request as take_request};
+use super::tests::{Bench, HOME, OFF, request as take_request};
 use super::*;
 use crate::linux::btrfs::SubvolumeInfo;
 use crate::linux::btrfs::image::Image;
-use crate::proto::{GoodBy, GoodMark, Maker, Need, RestorePlace};
+use crate::proto::{GoodBy, GoodMark, Maker, Need, PinOrder, RestorePlace};
 
 /// All mounts are looked at, those of other tests too: one scene at a time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -135,7 +135,10 @@ fn snapshots_of_other_tools_are_listed_after_adoption_and_nothing_of_ours_remove
         let request = SetRequest { snapshot_dir: scene.dir().as_path().into(), id: id.clone() };
         let why = delete_set(&request, || Ok(Needs::default())).unwrap_err().message;
         assert!(why.contains("only") && why.contains("removes it"), "{why}");
-        assert!(pin_set(&request, true).unwrap_err().message.contains("tell "));
+        for order in [PinOrder::Soft, PinOrder::Hard, OFF] {
+            let why = pin_set(&PinRequest { set: request.clone(), order }).unwrap_err().message;
+            assert!(why.contains("tell "), "{why}");
+        }
         assert!(
             mark_good(&scene.dir(), &GoodMark::Set { id: id.clone(), by: GoodBy::Hand, keep: 1 }).is_err()
         );
@@ -228,11 +231,11 @@ fn a_lost_record_is_made_anew_for_what_never_changed_and_the_set_is_one_like_oth
     bench.model.set_readonly(&bench.dir().join(HOME), true).unwrap();
     assert!(adopt().left[0].1.contains("is there without it"));
     assert!(bench.list().0[0].pinned && bench.delete(&set.id()).is_err());
-    bench.store().pin(&set.id(), false).unwrap();
+    bench.store().pin_as(&set.id(), &OFF).unwrap();
     bench.delete(&set.id()).unwrap();
     let adopted = adopt();
     assert_eq!((adopted.sets.len(), bench.list().0.len()), (1, 1), "{adopted:?}");
-    bench.store().pin(&set.id(), false).unwrap();
+    bench.store().pin_as(&set.id(), &OFF).unwrap();
     bench.delete(&set.id()).unwrap();
     assert_eq!((bench.left().len(), bench.sidecars().len()), (0, 0));
 }

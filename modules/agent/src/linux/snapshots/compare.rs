@@ -51,8 +51,8 @@ impl Store<'_> {
         let mut roots: Vec<(SetId, Opened)> = Vec::new();
         for id in ids {
             // One that is being removed is none any more.
-            let Ok(meta) = self.published(&id) else { continue };
-            let Some(member) = meta.set.member(&spot.subvolume) else { continue };
+            let Ok(set) = self.readable(&id) else { continue };
+            let Some(member) = set.member(&spot.subvolume) else { continue };
             let Ok(raw) = open_dir(&member.path) else { continue };
             // Only the content of files is packed.
             let is_file = is_archive(member) && holds_file(&raw, &spot.inside).map_err(failed)?;
@@ -167,7 +167,7 @@ impl Store<'_> {
 
     /// Returns a set that nobody removes meanwhile.
     fn held(&self, id: &SetId) -> Result<Held<'_>, AgentError> {
-        let set = self.published(id)?.set;
+        let set = self.readable(id)?;
         let reference = Reference::take(&self.sidecar(id))
             .map_err(|error| AgentError::io(format!("cannot hold set `{id}`"), &error))?;
         match reference {

@@ -10,12 +10,13 @@ use std::sync::Mutex;
 use pc_switcher_contract::{BytePath, SnapshotKind, SubvolumeName};
 use rustix::process::geteuid;
 
+use super::tests::OFF;
 use super::*;
 use crate::data::trees::Form;
 use crate::linux::trees::{Making, Members};
 use crate::proto::{
-    AgentErrorKind, Backend, Change, ChangeKind, CopyOrder, DiffEnd, Finding, GoodBy, GoodMark, RestorePlace,
-    RuleSet, decode,
+    AgentErrorKind, Backend, Change, ChangeKind, CopyOrder, DiffEnd, Finding, GoodBy, GoodMark, PinOrder,
+    RestorePlace, RuleSet, decode,
 };
 
 /// A home beside a snapshot directory, on whatever the tests run on.
@@ -158,7 +159,7 @@ impl Drop for Bench {
     fn drop(&mut self) {
         // Immutable files would stay.
         for set in self.store().ids().unwrap_or_default() {
-            let _ = self.store().pin(&set, false);
+            let _ = self.store().pin_as(&set, &OFF);
             let _ = self.store().mark_good(&GoodMark::None(None));
             let _ = self.store().delete(&set, || Ok(Vec::new()));
         }
@@ -277,9 +278,11 @@ fn sets_of_copies_are_compared_looked_through_restored_pinned_and_removed_like_a
         assert_eq!(bench.wrong(), Vec::<String>::new(), "{backend:?}");
 
         let delete = |id: &SetId| bench.store().delete(id, || Ok(Vec::new()));
-        bench.store().pin(&first.id(), true).unwrap();
+        let hard = bench.store().pin_as(&first.id(), &PinOrder::Hard).unwrap_err();
+        assert!(hard.message.contains("without `--hard`"), "{hard}");
+        bench.store().pin_as(&first.id(), &PinOrder::Soft).unwrap();
         assert!(delete(&first.id()).unwrap_err().message.contains("is pinned"));
-        bench.store().pin(&first.id(), false).unwrap();
+        bench.store().pin_as(&first.id(), &OFF).unwrap();
         bench.store().mark_good(&GoodMark::Set { id: first.id(), by: GoodBy::Hand, keep: 1 }).unwrap();
         assert!(delete(&first.id()).unwrap_err().message.contains("last known good"));
         bench.store().mark_good(&GoodMark::None(None)).unwrap();

@@ -11,7 +11,7 @@ use super::sidecar::{Intent, Meta, Planned};
 use super::stays;
 use super::store::{Store, remove_cradles};
 use crate::linux::btrfs::SubvolumeInfo;
-use crate::proto::{AgentError, Need};
+use crate::proto::{AgentError, Need, PinOrder};
 
 impl Store<'_> {
     /// Removes a set that nobody wants to keep.
@@ -82,8 +82,15 @@ impl Store<'_> {
         if let Some(maker) = meta.maker {
             return Err(AgentError::failed(format!("set `{id}` stays: {}", Need::Foreign(maker))));
         }
-        if meta.pinned {
-            let text = format!("set `{id}` is pinned; `pc-switcher snapshots unpin {id}` frees it");
+        if meta.pinned || !meta.pin.is_empty() {
+            let hard = if meta.pin.is_empty() { "" } else { " hard" };
+            let text = format!("set `{id}` is pinned{hard}; `pc-switcher snapshots unpin {id}` frees it");
+            return Err(AgentError::failed(text));
+        }
+        if self.has_rest_of_pin(id) {
+            let dir = self.pin_dir(id);
+            let text =
+                format!("set `{id}` stays: what was its pin cannot be removed from `{}`", dir.display());
             return Err(AgentError::failed(text));
         }
         if meta.words.good {
@@ -122,10 +129,16 @@ impl Store<'_> {
     /// Pins a set, or frees it again; durable when it returns.
     ///
     /// # Errors
-    /// If there is none of that name, or its record cannot be written.
-    pub(super) fn pin(&self, id: &SetId, pinned: bool) -> Result<(), AgentError> {
-        self.of_ours(id)?;
-        self.say(id, |meta| meta.pinned = pinned)
+    /// If there is none of that name, it cannot be pinned so, or its record cannot be written.
+    pub(super) fn pin_as(&self, id: &SetId, order: &PinOrder) -> Result<(), AgentError> {
+        match order {
+            PinOrder::Soft => {
+                self.of_ours(id)?;
+                self.say(id, |meta| meta.pinned = true)
+            }
+            PinOrder::Hard => self.pin_hard(id),
+            PinOrder::Off { allow_loss } => self.unpin(id, *allow_loss),
+        }
     }
 
     /// # Errors

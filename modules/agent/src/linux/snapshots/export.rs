@@ -112,7 +112,8 @@ impl Store<'_> {
     ) -> Result<(), AgentError> {
         only_root(request.uid, "export")?;
         let id = &request.id;
-        let meta = self.published(id)?;
+        let mut meta = self.published(id)?;
+        meta.set = self.with_pin(&meta);
         let _reference = Reference::take(&self.sidecar(id))
             .map_err(|error| AgentError::io(format!("cannot hold set `{id}`"), &error))?
             .ok_or_else(|| AgentError::failed(format!("set `{id}` is being removed")))?;

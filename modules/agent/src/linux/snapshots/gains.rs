@@ -7,6 +7,7 @@ use pc_switcher_contract::{SessionId, SnapshotMember, SnapshotSet};
 use rustix::io::Errno;
 
 use super::compare::open_dir;
+use super::sidecar::Meta;
 use super::store::Store;
 use crate::data::gains::{Extents, Owners, extents};
 use crate::data::trees::only_held;
@@ -16,6 +17,15 @@ use crate::proto::{AgentError, Gain};
 use crate::server::Call;
 
 impl Store<'_> {
+    /// Returns a set as it was taken, with the paths at which its members can be read.
+    fn at_hand(&self, meta: &Meta) -> SnapshotSet {
+        let mut set = meta.set.clone();
+        for (member, held) in set.members.iter_mut().zip(self.with_pin(meta).members) {
+            member.path = held.path;
+        }
+        set
+    }
+
     /// Tells `call` for every session how much data only its sets hold. What was written a moment ago is committed first.
     ///
     /// # Errors
@@ -25,11 +35,10 @@ impl Store<'_> {
             AgentError::io(format!("cannot look what `{what}` holds"), error)
         };
         let ids = self.ids().map_err(|error| failed(&self.dir().display(), &error))?;
-        let sets: Vec<SnapshotSet> = {
-            let metas = ids.iter().filter_map(|id| self.published(id).ok());
-            // Nothing of what other tools took would be removed.
-            metas.filter(|meta| meta.maker.is_none()).map(|meta| meta.set).collect()
-        };
+        let metas = ids.iter().filter_map(|id| self.published(id).ok());
+        // Nothing of what other tools took would be removed.
+        let metas: Vec<Meta> = metas.filter(|meta| meta.maker.is_none()).collect();
+        let sets: Vec<SnapshotSet> = metas.iter().map(|meta| self.at_hand(meta)).collect();
         if sets.is_empty() {
             return Ok(());
         }
@@ -50,7 +59,9 @@ impl Store<'_> {
                 Errno::CANCELED => AgentError::cancelled(),
                 error => failed(session, &error.into()),
             })?;
-            let ids: HashSet<u64> = own.iter().map(|(_, one)| one.id).collect();
+            // What pins hold of it would go with it.
+            let pins = metas.iter().filter(|meta| meta.set.session == *session).flat_map(|meta| &meta.pin);
+            let ids: HashSet<u64> = own.iter().map(|(_, one)| *one).chain(pins).map(|one| one.id).collect();
             let mut held: BTreeMap<u64, u64> = Extents::new();
             for (_, member) in own.iter().filter(|(_, one)| !is_copy(one)) {
                 let of_it = || {

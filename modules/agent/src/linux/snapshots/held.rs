@@ -42,7 +42,7 @@ impl Store<'_> {
     ) -> Result<Vec<HeldDirectory>, AgentError> {
         let person = Person::find(request.uid)?;
         let id = &request.id;
-        let set = self.published(id)?.set;
+        let set = self.readable(id)?;
         let _reference = Reference::take(&self.sidecar(id))
             .map_err(|error| AgentError::io(format!("cannot hold set `{id}`"), &error))?
             .ok_or_else(|| AgentError::failed(format!("set `{id}` is being removed")))?;

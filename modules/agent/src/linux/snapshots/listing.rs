@@ -1,6 +1,6 @@
 //! What is in a store, found by reading it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -31,6 +31,7 @@ impl Store<'_> {
         let flat = self.flat().map_err(|error| failed(&error))?;
         let (mut strays, mut known) = (Strays::default(), BTreeSet::new());
         let mut adopted: Vec<BytePath> = Vec::new();
+        let mut pinned: HashSet<SetId> = HashSet::new();
         for id in self.ids().map_err(|error| failed(&error))? {
             let sidecar = self.sidecar(&id);
             if !sidecar.has_toc() {
@@ -44,6 +45,7 @@ impl Store<'_> {
                 Err(error) => {
                     let intent = sidecar.intent(&id).into_iter();
                     known.extend(intent.flat_map(|intent| intent.members).map(|planned| planned.name));
+                    pinned.insert(id.clone());
                     strays.damaged.push((id, error.to_string()));
                     continue;
                 }
@@ -58,6 +60,7 @@ impl Store<'_> {
                     found(StoredSet {
                         missing: Vec::new(),
                         pinned: false,
+                        hard: None,
                         in_use,
                         holders,
                         has_steps: false,
@@ -78,7 +81,8 @@ impl Store<'_> {
             let (in_use, holders) = used(&sidecar);
             let stored = StoredSet {
                 missing: missing.cloned().collect(),
-                pinned: meta.pinned,
+                pinned: meta.pinned || !meta.pin.is_empty(),
+                hard: self.look_at_pin(&meta),
                 in_use,
                 holders,
                 has_steps: has_list(sidecar.dir()),
@@ -87,6 +91,9 @@ impl Store<'_> {
                 set: meta.set.clone(),
             };
             known.extend(names().cloned());
+            if stored.hard.is_some() {
+                pinned.insert(id);
+            }
             found(stored)?;
         }
         for name in flat {
@@ -100,6 +107,7 @@ impl Store<'_> {
                 None => strays.foreign.push(path),
             }
         }
+        strays.pins = self.lost_pins(&pinned);
         Ok(strays)
     }
 

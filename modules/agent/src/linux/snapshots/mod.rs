@@ -19,6 +19,7 @@ mod listing;
 mod needs;
 mod nursery;
 mod opened;
+mod pins;
 mod reference;
 mod restore;
 mod set;
@@ -39,7 +40,7 @@ use super::mounts::Mounts;
 use super::trees::EVERY;
 use crate::proto::{
     AdoptRequest, Adopted, AgentError, AnnotateSet, CreateSet, CreatedSet, DiffRequest, Diffed,
-    ExportRequest, GoodMark, HeldDirectory, HeldRequest, ImportRequest, Imported, RestoreReply,
+    ExportRequest, GoodMark, HeldDirectory, HeldRequest, ImportRequest, Imported, PinRequest, RestoreReply,
     RestoreRequest, SetRequest, SetsRequest, StoredSet, Strays, SubvolumeFact, TakeSet, Verified,
     VerifyRequest, Versions, VersionsRequest, Words,
 };
@@ -49,7 +50,7 @@ pub use needs::{ATTEMPTS, Needs, PAIRS};
 pub use reference::Reference;
 use sidecar::Said;
 use store::Store;
-pub use watched::{delete_watched, take_watched};
+pub use watched::{delete_watched, pin_watched, take_watched};
 
 /// Takes one read-only snapshot of each subvolume, at one instant if the kernel lets us. The set cannot be removed while the
 /// reference is held.
@@ -202,9 +203,19 @@ pub fn delete_sets(
 /// Pins a set, or frees it again.
 ///
 /// # Errors
-/// If there is none, or its record cannot be written.
-pub fn pin_set(request: &SetRequest, pinned: bool) -> Result<(), AgentError> {
-    Store::new(&EVERY, request.snapshot_dir.as_path()).pin(&request.id, pinned)
+/// If there is none, it cannot be pinned so, or its record cannot be written.
+pub fn pin_set(request: &PinRequest) -> Result<(), AgentError> {
+    let PinRequest { set, order } = request;
+    Store::new(&EVERY, set.snapshot_dir.as_path()).pin_as(&set.id, order)
+}
+
+/// Returns a set as it can be read: in place of a member that is gone, or not what was taken, stands the one of its pin.
+pub fn with_pin(snapshot_dir: &Path, set: &SnapshotSet) -> SnapshotSet {
+    let store = Store::new(&EVERY, snapshot_dir);
+    match store.published(&set.id()) {
+        Ok(meta) if meta.set == *set => store.with_pin(&meta),
+        _ => set.clone(),
+    }
 }
 
 /// Writes what a set is for, and by which words it is found.
@@ -354,6 +365,8 @@ mod gains_tests;
 mod held_tests;
 #[cfg(test)]
 mod order_tests;
+#[cfg(test)]
+mod pins_tests;
 #[cfg(test)]
 mod restore_tests;
 #[cfg(test)]

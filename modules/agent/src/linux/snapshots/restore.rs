@@ -48,7 +48,7 @@ impl Store<'_> {
         let person = Person::find(request.uid)?;
         let owner = Owner { uid: person.uid, gid: person.gid, groups: person.groups.clone() };
         let id = &request.id;
-        let set = self.published(id)?.set;
+        let set = self.readable(id)?;
         let _reference = Reference::take(&self.sidecar(id))
             .map_err(|error| AgentError::io(format!("cannot hold set `{id}`"), &error))?
             .ok_or_else(|| AgentError::failed(format!("set `{id}` is being removed")))?;
@@ -136,8 +136,8 @@ impl Store<'_> {
             |other: &SetId| other.stamp.timestamp().duration_since(id.stamp.timestamp()).unsigned_abs();
         ids.sort_by_key(|other| (distance(other), other.clone()));
         ids.into_iter().filter(|other| other != id).find(|other| {
-            let Ok(meta) = self.published(other) else { return false };
-            let member = meta.set.member(&spot.subvolume);
+            let Ok(set) = self.readable(other) else { return false };
+            let member = set.member(&spot.subvolume);
             // Nothing would be restored from one that is not what was taken.
             let member = member.filter(|member| check_member(self.btrfs, member).is_ok());
             let Some(root) = member.and_then(|member| self.open(member).ok()) else { return false };

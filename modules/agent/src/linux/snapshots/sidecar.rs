@@ -59,6 +59,17 @@ impl Intent {
             .map(|member| Planned { name: member.name.clone(), source_uuid: member.source_uuid.clone() });
         Self::new(planned.collect())
     }
+
+    /// Reads what belongs to a set, `None` if that is not known.
+    pub(super) fn read(path: &Path, id: &SetId) -> Option<Self> {
+        let intent: Intent = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+        intent.members.iter().all(|planned| id.covers(&planned.name)).then_some(intent)
+    }
+
+    /// Writes it, durably.
+    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
+        write_file(path, &json(self))
+    }
 }
 
 /// What is known of a whole set.
@@ -73,6 +84,9 @@ pub(super) struct Meta {
     pub(super) words: Words,
     /// The set.
     pub(super) set: SnapshotSet,
+    /// What its hard pin holds, if it has one; it is pinned then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) pin: Vec<SnapshotMember>,
     /// Whose it is, if not ours: then only its maker removes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) maker: Option<Maker>,
@@ -81,7 +95,8 @@ pub(super) struct Meta {
 impl Meta {
     /// Makes the record of a set that was just taken.
     pub(super) fn new(set: SnapshotSet, said: &Said) -> Self {
-        Self { format: FORMAT, pinned: said.pinned, words: said.words.clone(), set, maker: None }
+        let (pinned, words) = (said.pinned, said.words.clone());
+        Self { format: FORMAT, pinned, words, set, pin: Vec::new(), maker: None }
     }
 
     /// Makes the record of what another tool took.
@@ -132,13 +147,12 @@ impl Sidecar {
 
     /// Returns what belongs to the set, `None` if that is not known.
     pub(super) fn intent(&self, id: &SetId) -> Option<Intent> {
-        let intent: Intent = serde_json::from_slice(&fs::read(self.dir.join("intent")).ok()?).ok()?;
-        intent.members.iter().all(|planned| id.covers(&planned.name)).then_some(intent)
+        Intent::read(&self.dir.join("intent"), id)
     }
 
     /// Writes what is to belong to the set, durably.
     pub(super) fn put_intent(&self, intent: &Intent) -> io::Result<()> {
-        write_file(&self.dir.join("intent"), &json(intent))
+        intent.write(&self.dir.join("intent"))
     }
 
     /// Reads the record of the set.

@@ -126,7 +126,11 @@ impl<'a> Store<'a> {
                 match Sole::take(&sidecar) {
                     // Nobody has it any more.
                     Ok(Some(_sole)) => {
-                        let _ = self.erase(&id);
+                        let _ = match sidecar.meta(&id) {
+                            // We take the `toc` of no such set: somebody else did.
+                            Ok(meta) if !meta.pin.is_empty() => sidecar.publish(&meta.set),
+                            _ => self.erase(&id),
+                        };
                     }
                     _ => {
                         being_made.insert(id.session);
@@ -141,6 +145,7 @@ impl<'a> Store<'a> {
             }
         }
         self.sweep_reading();
+        self.sweep_pins();
         for entry in fs::read_dir(self.tmp()).into_iter().flatten().flatten() {
             let session = entry.file_name().to_str().and_then(|name| name.parse::<SessionId>().ok());
             if session.is_some_and(|session| !being_made.contains(&session)) {

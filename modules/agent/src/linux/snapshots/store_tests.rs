@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::tests::{Bench, HOME};
+use super::tests::{Bench, HOME, OFF};
 use super::*;
-use crate::proto::{GoodBy, GoodMark, Need, Words};
+use crate::proto::{GoodBy, GoodMark, Need, PinOrder, Words};
 
 #[test]
 fn sets_are_found_by_what_lies_beside_them_and_the_rest_is_told_apart() {
@@ -45,7 +45,7 @@ fn a_directory_that_is_not_there_holds_no_sets_and_is_not_made() {
     assert_eq!(strays, Strays::default());
     let id = "20251115T120000Z-abc12345-presync".parse().unwrap();
     assert!(store.delete(&id, || Ok(Vec::new())).unwrap_err().message.contains("there is no set"));
-    assert!(store.pin(&id, true).is_err() && !bench.top.join("nowhere").exists());
+    assert!(store.pin_as(&id, &PinOrder::Soft).is_err() && !bench.top.join("nowhere").exists());
 }
 
 #[test]
@@ -65,10 +65,10 @@ fn pinned_needed_and_used_sets_stay() {
     drop(reference);
     let free = bench.list().0.remove(0);
     assert!(!free.in_use && free.holders.is_empty());
-    bench.store().pin(&id, true).unwrap();
+    bench.store().pin_as(&id, &PinOrder::Soft).unwrap();
     assert!(bench.list().0[0].pinned);
     stays("unpin");
-    bench.store().pin(&id, false).unwrap();
+    bench.store().pin_as(&id, &OFF).unwrap();
     let error = bench.store().delete(&id, || Ok(vec![Need::Pair("desk".into())])).unwrap_err();
     assert!(error.message.contains("the next sync with desk"), "{error}");
     bench.delete(&id).unwrap();
@@ -156,7 +156,7 @@ fn a_mark_of_an_older_version_is_a_persons() {
 }
 
 /// Runs `work` over a store that dies after its step `n`; whether it did.
-fn dies(bench: &Bench, n: usize, work: impl FnOnce(&Store<'_>)) -> bool {
+pub(super) fn dies(bench: &Bench, n: usize, work: impl FnOnce(&Store<'_>)) -> bool {
     let left = Cell::new(n);
     let after = |_: &'static str| {
         assert_ne!(left.get(), 0, "killed");
@@ -167,7 +167,7 @@ fn dies(bench: &Bench, n: usize, work: impl FnOnce(&Store<'_>)) -> bool {
 }
 
 /// Checks that every set that is listed is whole, and returns how many there are.
-fn whole(bench: &Bench) -> usize {
+pub(super) fn whole(bench: &Bench) -> usize {
     let (sets, strays) = bench.list();
     for stored in &sets {
         assert!(stored.missing.is_empty());
@@ -221,7 +221,7 @@ fn a_death_at_any_step_of_removing_a_set_leaves_whole_sets_and_nothing_else_in_t
 fn many_sets_go_with_one_commit_and_those_that_are_held_stay_with_the_reason() {
     let bench = Bench::new();
     let [a, b, c] = ["aaaaaaaa", "bbbbbbbb", "cccccccc"].map(|session| bench.take(session).unwrap().id());
-    bench.store().pin(&b, true).unwrap();
+    bench.store().pin_as(&b, &PinOrder::Soft).unwrap();
     let steps = std::cell::RefCell::new(Vec::new());
     let after = |step: &'static str| steps.borrow_mut().push(step);
     let store = Store { after: &after, ..bench.store() };

@@ -12,7 +12,7 @@ use super::sidecar::{Intent, Planned};
 use super::*;
 use crate::linux::btrfs::image::Image;
 use crate::linux::btrfs::model::{Fault, ModelBtrfs};
-use crate::proto::AgentErrorKind;
+use crate::proto::{AgentErrorKind, PinOrder};
 
 pub(super) fn request(snapshot_dir: &Path, session: &str, subvolumes: &[&str]) -> TakeSet {
     TakeSet {
@@ -104,6 +104,8 @@ impl Bench {
     }
 }
 
+/// Frees a set, if that loses nothing.
+pub(super) const OFF: PinOrder = PinOrder::Off { allow_loss: false };
 pub(super) const HOME: &str = "@home-presync-20251115T120000Z-abc12345";
 
 #[test]

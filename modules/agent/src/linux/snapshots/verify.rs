@@ -51,14 +51,17 @@ impl Store<'_> {
         let Ok(reference) = Reference::take(&sidecar) else { return Ok(()) };
         if !sidecar.has_toc() {
             // Who makes or removes it right now holds the creation lock.
+            let is_pinned = sidecar.meta(id).is_ok_and(|meta| !meta.pin.is_empty());
+            let then = match is_pinned {
+                true => {
+                    "it counts as half made, until it is written again when the next set is taken or removed"
+                }
+                false => {
+                    "it counts as half made, and what it names is removed when the next set is taken or removed"
+                }
+            };
             return match reference.is_some() && self.is_idle() {
-                true => find(
-                    None,
-                    b"",
-                    "its `toc` is gone: it counts as half made, and what it names is \
-                    removed when the next set is taken or removed"
-                        .into(),
-                ),
+                true => find(None, b"", format!("its `toc` is gone: {then}")),
                 false => Ok(()),
             };
         }
@@ -73,13 +76,17 @@ impl Store<'_> {
         if !sidecar.agrees(&meta.set) {
             find(None, b"", "its `toc` and its record name different members".into())?;
         }
-        for member in &meta.set.members {
+        for (member, held) in meta.set.members.iter().zip(&self.with_pin(&meta).members) {
             seen.members += 1;
             if let Err(what) = self.verify_member(member) {
-                find(Some(member), b"", what)?;
-                continue;
+                if held == member {
+                    find(Some(member), b"", what)?;
+                    continue;
+                }
+                find(Some(member), b"", format!("{what}; the one of its pin stands in for it"))?;
             }
             if deep {
+                let member = held;
                 let mut told = |path: &[u8], what: String| find(Some(member), path, what);
                 let (files, bytes) = match form_of(member.path.as_path()) {
                     Some(form) if member.name.subvolume.directory().is_some() => {
@@ -92,7 +99,23 @@ impl Store<'_> {
                 (seen.files, seen.bytes) = (seen.files + files, seen.bytes + bytes);
             }
         }
-        Ok(())
+        for copy in &meta.pin {
+            seen.members += 1;
+            if let Err(what) = self.verify_member(copy) {
+                find(Some(copy), b"", format!("in its pin {what}"))?;
+            }
+        }
+        match self.look_at_pin(&meta).filter(|pin| pin.is_open) {
+            Some(pin) => find(
+                None,
+                b"",
+                format!(
+                    "its pin binds nobody but us: `{}` is not immutable any more; `pc-switcher snapshots pin --hard {id}` closes it",
+                    pin.dir
+                ),
+            ),
+            None => Ok(()),
+        }
     }
 
     fn verify_member(&self, member: &SnapshotMember) -> Result<(), String> {

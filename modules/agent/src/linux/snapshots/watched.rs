@@ -9,7 +9,7 @@ use crate::data::apply::Watch;
 use crate::linux::btrfs::KernelBtrfs;
 use crate::linux::machine;
 use crate::linux::mounts::Mounts;
-use crate::proto::{AgentError, SetRequest, TakeSet};
+use crate::proto::{AgentError, PinRequest, SetRequest, TakeSet};
 
 /// As [`super::take_set`]; the set is free at once.
 ///
@@ -22,6 +22,19 @@ pub fn take_watched(request: &TakeSet, watch: &dyn Watch) -> Result<SnapshotSet,
     let store = Store { after: &after, ..Store::new(&KernelBtrfs, request.snapshot_dir.as_path()) };
     let taken = set::take(&store, &Mounts::read()?, machine::hostname()?, request, &Said::default());
     taken.map(|(set, _)| set)
+}
+
+/// As [`super::pin_set`].
+///
+/// # Errors
+/// As [`super::pin_set`]. What `watch` says is not heard.
+pub fn pin_watched(request: &PinRequest, watch: &dyn Watch) -> Result<(), AgentError> {
+    let after = |step| {
+        let _ = watch.after(step);
+    };
+    let PinRequest { set, order } = request;
+    let store = Store { after: &after, ..Store::new(&KernelBtrfs, set.snapshot_dir.as_path()) };
+    store.pin_as(&set.id, order)
 }
 
 /// As [`super::delete_set`] of a set that no sync needs.
