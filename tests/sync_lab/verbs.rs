@@ -190,7 +190,9 @@ fn a_hard_pin_outlasts_the_tools_of_others_and_leads_back_without_the_original()
     let members = json(&store(laptop, &["list", "--json"]))["sets"][0]["members"].as_array().unwrap().len();
     assert_eq!(root(laptop, others).trim(), members.to_string());
     alice(laptop, "echo spoiled >letter");
-    store(laptop, &["show", "kept"]).ends_with(0).says(&["Pinned    hard, in ", "(gone, its pin has it)"]);
+    store(laptop, &["show", "kept"])
+        .ends_with(0)
+        .says(&["hard, in /.snapshots/.pc-switcher/pins/", "(gone, its pin has it)"]);
     store(laptop, &["delete", "kept"]).ends_with(7).says(&["it is pinned hard"]);
     store(laptop, &["verify"]).ends_with(1).says(&["is gone; the one of its pin stands in for it"]);
     let plan = Cmd::new("pc-switcher").args(["rollback", "kept", "--plan"]).as_alice();
