@@ -178,7 +178,12 @@ fn fstab(text: &str, path: &str, fact: &SubvolumeFact) -> Option<String> {
 fn mounts_as(now: &str, then: &str, snapshot_dir: &BytePath) -> bool {
     let mounts = |text: &str| {
         let points = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-        let mut points = points.filter_map(|line| line.split_whitespace().nth(1).map(BytePath::from));
+        let mut points = points.filter_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let is_by_hand =
+                words.get(3).is_some_and(|options| options.split(',').any(|option| option == "noauto"));
+            Some(BytePath::from(*words.get(1)?)).filter(|_| !is_by_hand)
+        });
         points.any(|point| point != BytePath::from("/") && snapshot_dir.is_within(&point))
     };
     mounts(then) || !mounts(now)

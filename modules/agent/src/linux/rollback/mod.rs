@@ -116,6 +116,12 @@ fn in_use(state: &RollbackState) -> Vec<SubvolumeName> {
     checks::mounted(&state.members.iter().map(place).collect::<Vec<_>>())
 }
 
+/// Whether something works on a tree that is in place.
+fn is_live_used(state: &RollbackState) -> bool {
+    let live = |member: &RollbackMember| (member.name.clone(), Names::of(state, member).live);
+    !checks::mounted(&state.members.iter().map(live).collect::<Vec<_>>()).is_empty()
+}
+
 fn check(wish: &RollbackWish, journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
     let found = look(journal)?;
     if let Some(state) = &found.state {
@@ -285,20 +291,28 @@ fn abort(now: &RollbackState, journal: &Journal<'_>, state: &StateDir) -> Result
 /// Puts the old trees back in place; with `returned` the machine does it by itself.
 fn cancel(
     mut now: RollbackState,
-    returned: Option<Returned>,
+    mut returned: Option<Returned>,
     journal: &Journal<'_>,
     state: &StateDir,
     watch: &dyn Watch,
 ) -> Result<(), AgentError> {
-    let live = |member: &RollbackMember| (member.name.clone(), Names::of(&now, member).live);
-    let is_live_used = || !checks::mounted(&now.members.iter().map(live).collect::<Vec<_>>()).is_empty();
-    if returned.is_some() || is_live_used() {
+    if returned.is_some() || is_live_used(&now) {
         // Whoever works on the new trees goes on with that until the restart; and what nobody asked for is told until somebody
         // confirms.
         journal.keep()?;
     }
     let tops = now.members.iter().map(top_of).collect::<Result<Vec<Top>, _>>()?;
-    carried::carry_back(&now, &tops)?;
+    match (carried::carry_back(&now, &tops), &mut returned) {
+        (Ok(()), _) => {}
+        // Nobody is there to mend it, and the trees from before have what belongs to the machine as it was then.
+        (Err(error), Some(returned)) => {
+            returned.why = format!(
+                "{}; what changed of its keys and users since did not come along: {error}",
+                returned.why
+            );
+        }
+        (Err(error), None) => return Err(error),
+    }
     for top in &tops {
         top.sync().map_err(|error| AgentError::io("cannot sync the trees from before", &error))?;
     }
@@ -344,13 +358,20 @@ fn confirm(
     state: &StateDir,
     watch: &dyn Watch,
 ) -> Result<RollbackLook, AgentError> {
-    let found = look(journal)?;
-    let Some(now) = &found.state else {
+    let mut found = look(journal)?;
+    let Some(now) = &mut found.state else {
         return Err(AgentError::failed("there is no rollback to confirm"));
     };
     if !found.in_use.is_empty() {
         return Ok(found);
     }
+    if now.on_trial().is_some() {
+        // Whatever stands in the way of the rest: somebody has confirmed it.
+        now.trial = None;
+        journal.write(now)?;
+        watch.after("stays")?;
+    }
+    let now = &*now;
     let kept = match now.phase {
         RollbackPhase::Done | RollbackPhase::Cancelled => {
             let tops = now.members.iter().map(top_of).collect::<Result<Vec<Top>, _>>()?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use pc_switcher_contract::{SessionId, UtcStamp};
 
 use super::journal::Journal;
-use super::{cancel, finish, in_use, look, records, word};
+use super::{cancel, finish, in_use, is_live_used, look, records, word};
 use crate::data::apply::Watch;
 use crate::linux::deadman::{self, Now};
 use crate::linux::lock::{Attempt, MachineLock};
@@ -35,8 +35,13 @@ pub(super) enum Verdict {
     Back(String),
 }
 
-/// Judges a rollback; `is_former_used` says whether something works on a tree from before.
-pub(super) fn judge(state: &RollbackState, is_former_used: &dyn Fn() -> bool, now: &Now) -> Verdict {
+/// Whether the machine was not started anew yet: it works on trees from before, and on none that is in place.
+fn is_before_restart(state: &RollbackState) -> bool {
+    !in_use(state).is_empty() && !is_live_used(state)
+}
+
+/// Judges a rollback; `is_before_restart` says whether the machine was not started anew since.
+pub(super) fn judge(state: &RollbackState, is_before_restart: &dyn Fn() -> bool, now: &Now) -> Verdict {
     let Some(trial) = state.on_trial() else { return Verdict::Nothing };
     match (&trial.began, trial.holds) {
         (Some(began), _) if began.boot_id != now.boot_id => {
@@ -51,7 +56,7 @@ pub(super) fn judge(state: &RollbackState, is_former_used: &dyn Fn() -> bool, no
             }),
             left => Verdict::Wait(Duration::from_millis(left)),
         },
-        (None, _) if is_former_used() => Verdict::Nothing,
+        (None, _) if is_before_restart() => Verdict::Nothing,
         (None, TrialFor::OneStart) => Verdict::Back(ONE_START.into()),
         (None, TrialFor::Seconds(limit)) => Verdict::Begin(limit),
     }
@@ -70,7 +75,7 @@ pub(super) fn left_seconds(state: &RollbackState) -> Option<u64> {
 pub(super) fn act(state: &StateDir, now: &Now, watch: &dyn Watch) -> Result<Verdict, AgentError> {
     let journal = Journal::of(state);
     let Some(mut found) = journal.read()? else { return Ok(Verdict::Nothing) };
-    let verdict = judge(&found, &|| !in_use(&found).is_empty(), now);
+    let verdict = judge(&found, &|| is_before_restart(&found), now);
     match &verdict {
         Verdict::Nothing | Verdict::Wait(_) => {}
         Verdict::Begin(limit) => {
@@ -148,7 +153,7 @@ pub fn watch(
     let is_ours = |found: &RollbackState| found.session == *session && found.on_trial().is_some();
     let mut round = |_: u32| -> Result<Option<Duration>, AgentError> {
         let Some(found) = journal.read()?.filter(is_ours) else { return Ok(None) };
-        match judge(&found, &|| !in_use(&found).is_empty(), &deadman::now()?) {
+        match judge(&found, &|| is_before_restart(&found), &deadman::now()?) {
             Verdict::Nothing => Ok(None),
             Verdict::Wait(left) => Ok(Some(left.min(LOOK))),
             Verdict::Begin(_) | Verdict::Back(_) => match MachineLock::try_take(lock_path, &request)? {
@@ -194,6 +199,10 @@ pub(super) fn stay(journal: &Journal<'_>, state: &StateDir, watch: &dyn Watch) -
             journal.write(&now)?;
             Ok(watch.after("stays")?)
         }
+        RollbackPhase::Cancelled if may_come_again && is_live_used(&now) => Err(AgentError::failed(
+            "this machine works on the trees from before again, and on what the rollback had put in place as well; unmount that, and \
+             `pc-switcher rollback confirm` removes it",
+        )),
         RollbackPhase::Cancelled if may_come_again => {
             // Before it is decided: a machine that dies in between is a stranger to all others, which asks more than it has to.
             records::forget(state, &now.records)?;
