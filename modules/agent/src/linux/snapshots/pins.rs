@@ -212,7 +212,13 @@ impl Store<'_> {
     fn settle_pin(&self, id: &SetId) -> io::Result<()> {
         let intent = self.pin_intent(id);
         let Some(planned) = Intent::read(&intent, id) else { return Ok(()) };
-        let Ok(meta) = self.sidecar(id).meta(id) else { return Ok(()) };
+        let Ok(meta) = self.sidecar(id).meta(id) else {
+            return match fs::symlink_metadata(self.pin_dir(id)) {
+                // The pin went, and its set after it; a crash brought this back.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_file(intent),
+                _ => Ok(()),
+            };
+        };
         if meta.pin.is_empty() {
             self.remove_pin(id, &planned)?;
         }
