@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{FileType, Mode, OFlags, mkdirat, openat, readlinkat, symlinkat};
+use rustix::fs::{FileType, Mode, OFlags, mkdirat, openat, readlinkat, renameat, symlinkat};
 use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
@@ -35,8 +35,21 @@ pub(crate) fn carry(from: &OwnedFd, to: &OwnedFd, path: &BytePath) -> Result<(),
     };
     let here = make_way(from, to, &parent)?;
     let times = Seen::of(&here)?.mtime();
+    // What is there goes only when the other is whole: on a full disk it stays.
+    let fresh = format!(".{name}.pc-switcher");
+    remove_tree(&here, &fresh)?;
+    let copied = copy((&there, name.as_bytes()), (&here, fresh.as_bytes()));
+    if let Err(error) = copied {
+        // The next try removes what this leaves.
+        let _ = remove_tree(&here, &fresh).and_then(|()| meta::set_mtime(&here, times));
+        return Err(error);
+    }
     remove_tree(&here, name)?;
-    copy(&there, &here, name.as_bytes())?;
+    match renameat(&here, fresh, &here, name) {
+        // Nothing was made of a socket.
+        Err(Errno::NOENT) | Ok(()) => {}
+        Err(error) => return Err(error),
+    }
     meta::set_mtime(&here, times)
 }
 
@@ -60,33 +73,65 @@ fn meta_of(fd: &OwnedFd) -> Result<Meta, Errno> {
     Ok(Meta { mode: seen.mode(), uid: seen.uid(), gid: seen.gid(), mtime: seen.mtime(), xattrs })
 }
 
-fn copy(from: &OwnedFd, to: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+fn copy((from, name): (&OwnedFd, &[u8]), (to, fresh): (&OwnedFd, &[u8])) -> Result<(), Errno> {
     let found = open::beneath(from, name, OFlags::PATH | OFlags::NOFOLLOW)?;
     match Seen::of(&found)?.file_type() {
         FileType::RegularFile => {
             let old = open::beneath_for_reading(from, name, OFlags::NOFOLLOW)?;
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let new = openat(to, name, flags, Mode::from_raw_mode(0o600))?;
+            let new = openat(to, fresh, flags, Mode::from_raw_mode(0o600))?;
             clone_file(&old, &new)?;
             meta::fresh(&new, &meta_of(&old)?)?;
         }
         FileType::Directory => {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
             let old = open::beneath(from, name, flags)?;
-            mkdirat(to, name, Mode::from_raw_mode(0o700))?;
-            let new = open::beneath(to, name, flags)?;
+            mkdirat(to, fresh, Mode::from_raw_mode(0o700))?;
+            let new = open::beneath(to, fresh, flags)?;
             for (below, _) in list_names(&old)? {
-                copy(&old, &new, below.to_bytes())?;
+                copy((&old, below.to_bytes()), (&new, below.to_bytes()))?;
             }
             meta::fresh(&new, &meta_of(&old)?)?;
         }
         FileType::Symlink => {
-            symlinkat(readlinkat(&found, c"", Vec::new())?, to, name)?;
-            let made = open::beneath(to, name, OFlags::PATH | OFlags::NOFOLLOW)?;
+            symlinkat(readlinkat(&found, c"", Vec::new())?, to, fresh)?;
+            let made = open::beneath(to, fresh, OFlags::PATH | OFlags::NOFOLLOW)?;
             meta::change(&made, &meta_of(&found)?)?;
         }
         // Sockets and the like are made anew by whoever needs them.
         _ => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::Write;
+
+    use super::*;
+    use crate::data::tests::drive::Disk;
+
+    #[test]
+    fn on_a_full_disk_what_is_there_stays_and_a_second_try_brings_the_other() {
+        let Some(disk) = Disk::make("ext4", 64 << 20) else { return };
+        let [from, to] = ["from", "to"].map(|name| disk.root.join(name));
+        for dir in [&from, &to] {
+            fs::create_dir(dir).unwrap();
+        }
+        fs::write(from.join("keys"), vec![7; 4 << 20]).unwrap();
+        fs::write(to.join("keys"), "mine").unwrap();
+        let mut filler = File::create(disk.root.join("filler")).unwrap();
+        while filler.write_all(&[1; 64 << 10]).is_ok() {}
+        let [there, here] = [&from, &to].map(|dir| OwnedFd::from(File::open(dir).unwrap()));
+        let carried = || carry(&there, &here, &"keys".into());
+        assert_eq!(carried(), Err(Errno::NOSPC));
+        assert_eq!(fs::read_to_string(to.join("keys")).unwrap(), "mine");
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+        drop(filler);
+        fs::remove_file(disk.root.join("filler")).unwrap();
+        carried().unwrap();
+        assert_eq!(fs::read(to.join("keys")).unwrap(), fs::read(from.join("keys")).unwrap());
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+    }
 }
