@@ -29,7 +29,7 @@ const WORK: &str = "cd work/boxes/stays
     for f in f0*; do echo new-$f >$f; done; for f in f1*; do echo saved >.save; mv .save $f; done
     rm f2*; mv dir moved; mv left moved/right; chmod 600 f30; printf changed | dd of=large bs=100000 seek=1 conv=notrunc status=none";
 
-const MAKE: &str = "cd ~alice/work/boxes; btrfs -q subvolume create comes; mkdir -p comes/dir/deep
+const MAKE: &str = "cd ~alice; cd work/boxes; btrfs -q subvolume create comes; mkdir -p comes/dir/deep
     for f in {00..39}; do echo fresh-$f >comes/dir/f$f; done; ln comes/dir/f00 comes/dir/deep/twin
     head -c 300000 /dev/urandom >comes/large; chown -R alice: comes; chmod 750 comes";
 
@@ -43,7 +43,7 @@ pub fn change(machine: &Machine, is_known: bool) {
     alice(machine, WORK);
     root(machine, MAKE);
     if is_known {
-        root(machine, "btrfs -q subvolume delete ~alice/work/boxes/goes");
+        root(machine, "cd ~alice; btrfs -q subvolume delete work/boxes/goes");
     }
 }
 

@@ -184,21 +184,25 @@ mod tests {
         assert_eq!(whole, listing(3 * PIECE + 5).skipped);
     }
 
-    #[test]
-    fn entries_with_large_attributes_come_in_messages_that_fit_into_a_frame() {
-        let (call, seen) = Call::for_test(Vec::new());
-        let entry = |at: usize| Entry {
-            name: format!("{at:06}").as_str().into(),
+    fn entry(name: &str, attributes: usize) -> Entry {
+        let xattrs = vec![(b"user.large".to_vec(), vec![7; 60_000]); attributes];
+        Entry {
+            name: name.into(),
             kind: Kind::File,
-            meta: Meta { xattrs: vec![(b"user.large".to_vec(), vec![7; 60_000])], ..Meta::default() },
+            meta: Meta { xattrs, ..Meta::default() },
             size: 0,
             allocated: 0,
             ctime: FileTime::default(),
             ino: 1,
             nlink: 1,
             target: BytePath::default(),
-        };
-        let entries: Vec<Entry> = (0..150).map(entry).collect();
+        }
+    }
+
+    #[test]
+    fn entries_with_large_attributes_come_in_messages_that_fit_into_a_frame() {
+        let (call, seen) = Call::for_test(Vec::new());
+        let entries: Vec<Entry> = (0..150).map(|at| entry(&format!("{at:06}"), 1)).collect();
         let mut outbox = Outbox::new(&call, None);
         let (path, skipped) = (BytePath::from("big"), Vec::new());
         outbox.add(DirListing { path, root: None, entries: entries.clone(), skipped, more: false }).unwrap();
@@ -212,20 +216,6 @@ mod tests {
     #[test]
     fn an_entry_that_no_message_holds_is_told_as_one_that_cannot_be_read() {
         let (call, seen) = Call::for_test(Vec::new());
-        let entry = |name: &str, attributes: usize| Entry {
-            name: name.into(),
-            kind: Kind::File,
-            meta: Meta {
-                xattrs: vec![(b"user.large".to_vec(), vec![7; 60_000]); attributes],
-                ..Meta::default()
-            },
-            size: 0,
-            allocated: 0,
-            ctime: FileTime::default(),
-            ino: 1,
-            nlink: 1,
-            target: BytePath::default(),
-        };
         let mut outbox = Outbox::new(&call, None);
         let entries = vec![entry("a", 1), entry("b", 80), entry("c", 1)];
         let skipped = vec![Skip { name: "bb".into(), reason: SkipReason::Socket }];
