@@ -339,6 +339,37 @@ fn several_threads_find_what_one_would_wherever_it_lies() {
 }
 
 #[test]
+fn of_a_directory_of_any_size_only_the_names_that_differ_are_told() {
+    let Some(image) = Image::make(512) else { return };
+    image.create("@home");
+    let home = image.top().join("@home/mail");
+    fs::create_dir(&home).unwrap();
+    // More than the room for one page, and than the one for two.
+    let names: Vec<String> = (0..12_000).map(|number| format!("{number:0>40}")).collect();
+    for name in &names {
+        fs::write(home.join(name), "").unwrap();
+    }
+    let base = take(&image, "0");
+    fs::remove_file(home.join(&names[0])).unwrap();
+    fs::remove_file(home.join(&names[4_321])).unwrap();
+    fs::rename(home.join(&names[9_000]), home.join("moved")).unwrap();
+    fs::write(home.join("new"), "").unwrap();
+    fs::write(home.join(&names[11_999]), "other").unwrap();
+    let now = take(&image, "1");
+    let told = |found: Option<Vec<ChangedDir>>| found.unwrap().pop().unwrap();
+    let mut expected = [0, 4_321, 9_000, 11_999].map(|at| names[at].as_str()).to_vec();
+    expected.extend(["moved", "new"]);
+    let expected = Some(expected.into_iter().map(BytePath::from).collect());
+    assert_eq!(told(changed(&base, &now)).names, expected);
+    // So many differ that all are looked at.
+    for name in &names[1..4_000] {
+        fs::remove_file(home.join(name)).unwrap();
+    }
+    let after = take(&image, "2");
+    assert_eq!(told(changed(&now, &after)).names, None);
+}
+
+#[test]
 fn what_was_only_read_is_not_named_and_what_was_written_in_the_next_moment_is() {
     let Some(image) = Image::make(256) else { return };
     image.create("@home");
