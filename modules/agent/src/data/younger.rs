@@ -317,8 +317,7 @@ fn outside(data: &[u8]) -> Option<u64> {
     u64_at(hash.finalize().as_bytes(), 0)
 }
 
-/// Cuts the numbers of inodes into parts, so that about as many of those in the leaves that were written since are in each; none if no
-/// leaf was.
+/// Cuts the numbers of inodes into equal parts, from the first to the last in a leaf that was written since; none if no leaf was.
 fn parts(dir: &OwnedFd, since: u64) -> Result<Vec<(u64, u64)>, Errno> {
     let mut search = Search::with_room(0);
     let mut from = |ino| {
