@@ -45,7 +45,7 @@ impl Committer<'_> {
                 }
             };
         }
-        if !is_same_version(&out.identity(), expected) {
+        if !self.is_version(part, &out, expected) {
             self.put_back(part, number, dir, name, &mine)?;
             return Err(changed());
         }
@@ -73,7 +73,7 @@ impl Committer<'_> {
             .map_err(|error| self.explain(dir, name, error))?;
         self.watch.after("take away")?;
         let out = Seen::at(undo, number_name)?;
-        if !out.is_dir() && is_same_version(&out.identity(), expected) {
+        if !out.is_dir() && self.is_version(part, &out, expected) {
             self.note_moved(part, &before, undo, number_name);
             return Ok(());
         }

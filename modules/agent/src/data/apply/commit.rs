@@ -18,7 +18,7 @@ use super::touched::{Touched, is_half_set, is_same_version};
 use super::watch::Watch;
 use crate::data::seen::Seen;
 use crate::data::{meta, open};
-use crate::proto::{AgentError, ApplyReport, Conflict, Identity, Meta, Rights};
+use crate::proto::{AgentError, ApplyReport, Conflict, FileTime, Identity, Meta, Rights};
 
 /// Steps between two pieces of news.
 const NEWS: u64 = 1024;
@@ -86,6 +86,8 @@ pub(super) struct Committer<'a> {
     pub(super) moved: HashSet<(usize, u64)>,
     /// The steps that displace inodes, by part; known likewise.
     pub(super) displacing: HashMap<(usize, u64), Vec<u64>>,
+    /// Times of the last change that steps give to inodes, by subvolume; known likewise.
+    pub(super) dressed: HashMap<(usize, u64), Vec<FileTime>>,
     /// Places to which nothing came though a step was to move something there.
     pub(super) unplaced: Vec<(usize, BytePath)>,
     pub(super) open: Vec<(usize, BytePath, Arc<OwnedFd>)>,
@@ -120,6 +122,7 @@ impl<'a> Committer<'a> {
             removed: HashMap::new(),
             moved: HashSet::new(),
             displacing: HashMap::new(),
+            dressed: HashMap::new(),
             unplaced: Vec::new(),
             open: Vec::new(),
             roots: Vec::new(),
@@ -175,7 +178,8 @@ impl<'a> Committer<'a> {
     }
 
     fn learn(&mut self, steps: &[Step]) {
-        if !(self.removed.is_empty() && self.moved.is_empty() && self.displacing.is_empty()) {
+        let was_learned = !(self.removed.is_empty() && self.moved.is_empty() && self.displacing.is_empty());
+        if was_learned || !self.dressed.is_empty() {
             return;
         }
         for Step { number, part, action, .. } in steps {
@@ -188,6 +192,10 @@ impl<'a> Committer<'a> {
                 Action::Move { expect, .. } => drop(self.moved.insert((*part, expect.ino))),
                 Action::Swap { expect, other, .. } => {
                     self.moved.extend([(*part, expect.ino), (*part, other.ino)]);
+                }
+                Action::SetMeta { meta, expect: Some(expect) } => {
+                    let key = (self.touched.tree(*part), expect.ino);
+                    self.dressed.entry(key).or_default().push(meta.mtime);
                 }
                 _ => {}
             }
@@ -426,8 +434,22 @@ impl<'a> Committer<'a> {
         // Steps before a crash gave an inode of several names, or one that they moved, another ctime, and nobody remembers
         // which.
         let is_known = || now.nlink() > 1 || self.moved.contains(&(part, now.ino()));
-        let ours = || self.again && is_known() && is_same_version(&now.identity(), expected);
+        let ours = || self.again && is_known() && self.is_version(part, &now, expected);
         if self.touched.is_expected(part, &now, expected) || ours() { Ok(()) } else { Err(changed()) }
+    }
+
+    /// Whether what was moved aside is the expected version, or was until a step gave one of its other names the planned times: that
+    /// step comes later, and may have been done before all the same.
+    pub(super) fn is_version(&self, part: usize, moved: &Seen, expected: &Identity) -> bool {
+        let now = moved.identity();
+        let times = || self.dressed.get(&(self.touched.tree(part), now.ino));
+        let is_dressed = || times().is_some_and(|times| times.contains(&now.mtime));
+        is_same_version(&now, expected)
+            || self.again
+                && !moved.is_dir()
+                && moved.nlink() > 1
+                && (now.ino, now.size) == (expected.ino, expected.size)
+                && is_dressed()
     }
 
     /// Gives the reason for a refusal of the system, which for `chattr` says little by itself.

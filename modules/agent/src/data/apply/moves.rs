@@ -123,7 +123,7 @@ impl Committer<'_> {
                     }
                 }
             }
-            (Some(out), Some(old)) if is_same_version(&out.identity(), &old) => Ok(()),
+            (Some(out), Some(old)) if self.is_version(it.part, &out, &old) => Ok(()),
             (Some(_), _) => Err(self.kept_aside(it.part)),
             (None, _) if self.has_come(it.part, it.path, it.expect.ino)? => Ok(()),
             (None, _) => self.move_live(it, replaces),
@@ -196,7 +196,7 @@ impl Committer<'_> {
         self.forget(part, [path, path]);
         self.watch.after("exchange")?;
         let out = Seen::at(&undo, waits.as_bytes())?;
-        if out.is_dir() || !is_same_version(&out.identity(), old) {
+        if out.is_dir() || !self.is_version(part, &out, old) {
             exchange()?;
             self.give_up_lifted(it)?;
             return Err(changed());

@@ -15,7 +15,6 @@ use super::commit::{Committer, Refusal, changed};
 use super::moves::Move;
 use super::plan::{Action, Step};
 use super::planner::single;
-use super::touched::is_same_version;
 use crate::data::open;
 use crate::data::seen::Seen;
 use crate::proto::Identity;
@@ -47,7 +46,7 @@ impl Committer<'_> {
             },
             Action::Link { to, replaces } => self.resume_link(step, part, to, *replaces),
             Action::Remove { expect } => match look(&self.parts[part].undo, single(number).as_bytes())? {
-                Some(out) if is_same_version(&out.identity(), expect) => Ok(()),
+                Some(out) if self.is_version(part, &out, expect) => Ok(()),
                 Some(_) => self.give_back(part, number, path),
                 None => self.step(step),
             },
@@ -112,7 +111,7 @@ impl Committer<'_> {
             }
         }
         renameat_with(stage, name.as_bytes(), undo, name.as_bytes(), RenameFlags::NOREPLACE)?;
-        let is_planned = expected.is_some_and(|expected| is_same_version(&out.identity(), &expected));
+        let is_planned = expected.is_some_and(|expected| self.is_version(part, out, &expected));
         if is_planned && !out.is_dir() { Ok(()) } else { Err(self.kept_aside(part)) }
     }
 

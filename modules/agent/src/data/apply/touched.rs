@@ -25,7 +25,8 @@ impl Touched {
         Self { trees: roots.iter().map(first).collect(), inodes: HashMap::new() }
     }
 
-    fn tree(&self, part: usize) -> usize {
+    /// Returns the number of a part's subvolume.
+    pub(super) fn tree(&self, part: usize) -> usize {
         self.trees.get(part).copied().unwrap_or(part)
     }
 

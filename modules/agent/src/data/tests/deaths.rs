@@ -82,6 +82,10 @@ pub fn make_old(root: &Path) {
     fs::hard_link(at("two-a"), at("two-b")).unwrap();
     fs::hard_link(at("two-a"), at("two-c")).unwrap();
     symlink("somewhere", at("link")).unwrap();
+    symlink("where it led", at("way-a")).unwrap();
+    set_mtime(&at("way-a"), 1_000_000, 5);
+    fs::hard_link(at("way-a"), at("way-b")).unwrap();
+    fs::hard_link(at("way-a"), at("way-c")).unwrap();
 }
 
 /// Makes the new tree of an old one: every kind of step.
@@ -108,6 +112,11 @@ pub fn make_new(root: &Path) {
     fs::hard_link(at("a-lone"), at("also-lone")).unwrap();
     fs::remove_file(at("link")).unwrap();
     symlink("elsewhere", at("link")).unwrap();
+    // The one that stays has another time, which those that went get with it.
+    fs::remove_file(at("way-a")).unwrap();
+    fs::remove_file(at("way-b")).unwrap();
+    fs::write(at("way-b"), "a file").unwrap();
+    set_mtime(&at("way-c"), 3_000_000, 6);
     set_mtime(&at("stays"), 77, 7);
     set_mtime(root, 88, 8);
 }
