@@ -36,8 +36,8 @@ use crate::linux::install;
 use crate::linux::snapshots::keep_trees;
 use crate::linux::state::StateDir;
 use crate::proto::{
-    AgentError, Returned, RollbackLook, RollbackMember, RollbackOrder, RollbackPhase, RollbackState,
-    RollbackWish, SubvolumeFact, TakeSet, Trial,
+    AgentError, Returned, RollbackLook, RollbackOrder, RollbackPhase, RollbackState, RollbackWish,
+    SubvolumeFact, TakeSet, Trial,
 };
 
 /// Carries out an order. The caller holds the machine's lock for all but the first two.
@@ -108,18 +108,26 @@ fn look(journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
 
 /// Returns the members whose other tree is still mounted.
 fn in_use(state: &RollbackState) -> Vec<SubvolumeName> {
-    let place = |member: &RollbackMember| {
-        let names = Names::of(state, member);
-        let place = if state.phase == RollbackPhase::Cancelled { names.cancelled } else { names.replaced };
-        (member.name.clone(), place)
+    let name = |names: Names| match state.phase {
+        RollbackPhase::Cancelled => names.cancelled,
+        _ => names.replaced,
     };
-    checks::mounted(&state.members.iter().map(place).collect::<Vec<_>>())
+    mounted(state, name)
 }
 
 /// Whether something works on a tree that is in place.
 fn is_live_used(state: &RollbackState) -> bool {
-    let live = |member: &RollbackMember| (member.name.clone(), Names::of(state, member).live);
-    !checks::mounted(&state.members.iter().map(live).collect::<Vec<_>>()).is_empty()
+    !mounted(state, |names| names.live).is_empty()
+}
+
+/// Returns the members of which one of the trees is mounted.
+fn mounted(state: &RollbackState, name: impl Fn(Names) -> String) -> Vec<SubvolumeName> {
+    let places = state.members.iter().map(|member| checks::Place {
+        of: &member.name,
+        name: name(Names::of(state, member)),
+        fs_uuid: &member.fs_uuid,
+    });
+    checks::mounted(&places.collect::<Vec<_>>())
 }
 
 fn check(wish: &RollbackWish, journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {

@@ -200,6 +200,20 @@ fn a_confirmed_rollback_leaves_the_new_trees_alone() {
 }
 
 #[test]
+fn a_tree_of_the_same_name_on_another_disk_keeps_no_former_tree_from_going() {
+    let Some((mut scene, mut other)) = Scene::make().zip(Image::make(120)) else { return };
+    scene.roll_back(&Unwatched).unwrap();
+    let former = format!("{}.replaced-feedbeef", scene.names[1]);
+    other.create(&former);
+    other.bind(&format!("top/{former}"), "elsewhere");
+    scene.restart();
+    assert_eq!(scene.order(RollbackOrder::Look, &Unwatched).unwrap().in_use, []);
+    let done = scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap();
+    assert_eq!((done.state, scene.beside()), (None, 0));
+    assert!(other.top().join(&former).is_dir(), "it is nobody's of ours");
+}
+
+#[test]
 fn a_former_tree_with_a_subvolume_inside_is_not_removed_and_keeps_nobody_from_working() {
     let Some(scene) = Scene::make() else { return };
     scene.roll_back(&Unwatched).unwrap();
