@@ -16,6 +16,8 @@ mod top;
 mod trial;
 
 #[cfg(test)]
+mod pair_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod trial_tests;
@@ -60,8 +62,13 @@ pub fn run(order: &RollbackOrder, state: &StateDir, watch: &dyn Watch) -> Result
         }
         RollbackOrder::Stay => trial::stay(&journal, state, watch)?,
         RollbackOrder::Decided { snapshot_dir, session } => {
-            let decided = Some(journal::has_decided(snapshot_dir, session)?);
-            return Ok(RollbackLook { decided, ..RollbackLook::default() });
+            let decided = journal::has_decided(snapshot_dir, session)?;
+            // Whoever works on its trees still may say that they stay after all; who waits goes on waiting then.
+            let is_open = !decided && {
+                let look = look(&journal)?;
+                look.may_come_again() && look.state.is_some_and(|state| state.session == *session)
+            };
+            return Ok(RollbackLook { decided: (!is_open).then_some(decided), ..RollbackLook::default() });
         }
         RollbackOrder::Cancel => {
             cancel(under_way(&journal, RollbackPhase::Done)?, None, &journal, state, watch)?;
@@ -273,17 +280,26 @@ fn commit(mut now: RollbackState, journal: &Journal<'_>, watch: &dyn Watch) -> R
         watch.after("carried")?;
     }
     // From here on the answer is yes, for the other machine as well.
-    if now.together.as_ref().is_some_and(|together| together.leads) {
-        journal.decide(&now.session)?;
-        watch.after("decided")?;
-    }
+    decide(&now, journal, watch)?;
     now.phase = RollbackPhase::Committed;
     journal.write(&now)?;
     watch.after("committed")?;
     finish(now, journal, watch)
 }
 
+/// Gives this machine's word, if it is the one to decide.
+fn decide(now: &RollbackState, journal: &Journal<'_>, watch: &dyn Watch) -> Result<(), AgentError> {
+    let leads = now.together.as_ref().is_some_and(|together| together.leads);
+    if leads && !journal.decided(&now.session)? {
+        journal.decide(&now.session)?;
+        watch.after("decided")?;
+    }
+    Ok(())
+}
+
 fn finish(mut now: RollbackState, journal: &Journal<'_>, watch: &dyn Watch) -> Result<(), AgentError> {
+    // One that comes again has taken its word back.
+    decide(&now, journal, watch)?;
     steps::forward(&now, watch)?;
     now.phase = RollbackPhase::Done;
     journal.write(&now)?;
@@ -339,7 +355,13 @@ fn put_back(
     state: &StateDir,
     watch: &dyn Watch,
 ) -> Result<(), AgentError> {
+    if now.together.as_ref().is_some_and(|together| together.leads) {
+        // A machine that waits for the word would go back alone.
+        journal.revoke(&now.session)?;
+        watch.after("revoked")?;
+    }
     steps::back(&now, watch)?;
+    now.trial = now.trial.map(|trial| Trial { failed: None, ..trial });
     now.phase = RollbackPhase::Cancelled;
     journal.write(&now)?;
     watch.after("cancelled")?;

@@ -94,7 +94,7 @@ impl Scene {
     }
 
     /// Prepares a rollback with another machine.
-    fn prepare_with(
+    pub(super) fn prepare_with(
         &self,
         partner: &str,
         leads: bool,
@@ -104,10 +104,20 @@ impl Scene {
         self.order(RollbackOrder::Prepare(RollbackWish { together, ..self.wish() }), watch)
     }
 
-    /// What the machine said of the rollback, as the other one asks for it.
-    fn decided(&self) -> bool {
+    /// What the machine said of the rollback, as the other one asks for it; nothing if that may change still.
+    pub(super) fn word(&self) -> Option<bool> {
         let RollbackWish { snapshot_dir, session, .. } = self.wish();
-        self.order(RollbackOrder::Decided { snapshot_dir, session }, &Unwatched).unwrap().decided.unwrap()
+        self.order(RollbackOrder::Decided { snapshot_dir, session }, &Unwatched).unwrap().decided
+    }
+
+    pub(super) fn decided(&self) -> bool {
+        self.word().unwrap()
+    }
+
+    /// A machine that waits meets the one that decides.
+    pub(super) fn meet(&self, leader: &Scene) {
+        let word = if leader.decided() { RollbackOrder::Commit } else { RollbackOrder::Abort };
+        self.order(word, &Unwatched).unwrap();
     }
 
     pub(super) fn order(&self, order: RollbackOrder, watch: &dyn Watch) -> Result<RollbackLook, AgentError> {
@@ -135,6 +145,16 @@ impl Scene {
             let name = self.names[at].clone();
             self.image.bind(&format!("top/{name}"), &format!("mnt{at}"));
         }
+    }
+
+    /// What is ours beside the snapshots.
+    pub(super) fn own(&self) -> PathBuf {
+        self.image.dir().join("snaps/.pc-switcher")
+    }
+
+    /// The machine's lock.
+    pub(super) fn lock(&self) -> PathBuf {
+        self.image.dir().join("lock")
     }
 
     /// What stands under both names, as the next start finds it.
@@ -453,66 +473,4 @@ fn a_confirm_that_dies_after_any_step_is_not_begun_or_goes_on_to_its_end() {
         assert!(scene.state.list("").unwrap().is_empty(), "died after `{step}`");
     }
     assert_eq!(deaths, ["kept", "confirmed", "removed", "removed"]);
-}
-
-/// Carries a rollback of both machines out, as the front does.
-fn both(leader: &Scene, follower: &Scene, at: (&dyn Watch, &dyn Watch)) -> Result<(), AgentError> {
-    leader.prepare_with("desk", true, at.0)?;
-    follower.prepare_with("laptop", false, at.1)?;
-    leader.order(RollbackOrder::Commit, at.0)?;
-    follower.order(RollbackOrder::Commit, at.1)?;
-    Ok(())
-}
-
-#[test]
-fn two_machines_agree_once_they_have_met_whichever_of_them_died_after_which_step() {
-    let Some((leader, follower)) = Scene::make().zip(Scene::make()) else { return };
-    let (mut deaths, mut outcomes) = (Vec::new(), Vec::new());
-    for dies in ["leader", "follower"] {
-        for number in 0.. {
-            let dying_one = At::new(number, Fault::Die);
-            let at: (&dyn Watch, &dyn Watch) =
-                if dies == "leader" { (&dying_one, &Unwatched) } else { (&Unwatched, &dying_one) };
-            let ended = dying(|| both(&leader, &follower, at));
-            let step = ended.as_ref().err().copied().unwrap_or("the end");
-            deaths.push((dies, step));
-            // Both start anew: each does what it can by itself, and the follower keeps its old state if it is in doubt.
-            redo(&leader.state, &Unwatched).unwrap();
-            redo(&follower.state, &Unwatched).unwrap();
-            let look = follower.order(RollbackOrder::Look, &Unwatched).unwrap();
-            let waits = look.state.as_ref().and_then(|state| state.waits_for()).is_some();
-            if waits {
-                assert_eq!(follower.found(), ["bad", "bad"]);
-                assert!(look.forbids_sync().unwrap().contains("until they meet"));
-                // They meet.
-                let word = if leader.decided() { RollbackOrder::Commit } else { RollbackOrder::Abort };
-                follower.order(word, &Unwatched).unwrap();
-            }
-            assert_eq!(leader.found(), follower.found(), "{dies} died after `{step}`");
-            let word = leader.found()[0].clone();
-            assert_eq!(leader.found(), [word.clone(), word.clone()], "{dies} died after `{step}`");
-            outcomes.push((word, waits));
-            for scene in [&leader, &follower] {
-                if scene.order(RollbackOrder::Look, &Unwatched).unwrap().state.is_some() {
-                    scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
-                }
-                assert_eq!((scene.found(), scene.beside()), (["bad".into(), "bad".into()], 0));
-                let _ = fs::remove_dir_all(scene.image.dir().join("snaps/.pc-switcher/rollback"));
-            }
-            if ended.is_ok() {
-                break;
-            }
-        }
-    }
-    for step in
-        [("leader", "prepared"), ("leader", "decided"), ("leader", "exchange"), ("follower", "committed")]
-    {
-        assert!(deaths.contains(&step), "no death after {step:?}: {deaths:?}");
-    }
-    for outcome in [("good", true), ("bad", true), ("good", false), ("bad", false)] {
-        assert!(
-            outcomes.iter().any(|(word, waits)| (word.as_str(), *waits) == outcome),
-            "{outcome:?}: {outcomes:?}"
-        );
-    }
 }
