@@ -211,10 +211,18 @@ impl Sidecar {
 
     /// Says durably that a pin holds of which the record is still to be written.
     pub(super) fn mark_pinned(&self) -> io::Result<()> {
-        match self.has_mark() {
-            true => Ok(()),
-            false => write_file(&self.dir.join(PINNED), b""),
+        if self.has_mark() {
+            return Ok(());
         }
+        // It is its name alone: no other that a crash could leave goes before it.
+        File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.dir.join(PINNED))?
+            .sync_all()?;
+        sync_dir(&self.dir)
     }
 
     /// Says durably that no pin holds. Takes no room, and works on a disk that is full.
