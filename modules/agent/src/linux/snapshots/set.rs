@@ -236,7 +236,7 @@ pub(super) fn publish(
         btrfs.rename(&cradle.born, &cradle.flat).map_err(|error| failed(cradle, &error))?;
         (store.after)("moved");
     }
-    // Each flip commits, the moves included; flips at one time share a commit.
+    // Each flip commits, the moves included, and the kernel lets no two do so at one time.
     let (beside, flips) = thread::scope(|scope| {
         let threads: Vec<_> =
             cradles.iter().map(|cradle| scope.spawn(|| btrfs.set_readonly(&cradle.flat, true))).collect();
