@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use pc_switcher_contract::{PairEnd, PairRecord, SetId, SnapshotKind, SnapshotSet, UtcStamp};
 
@@ -145,11 +147,30 @@ impl Scene {
             let name = self.names[at].clone();
             self.image.bind(&format!("top/{name}"), &format!("mnt{at}"));
         }
+        self.settle();
     }
 
     /// What is ours beside the snapshots.
     pub(super) fn own(&self) -> PathBuf {
         self.image.dir().join("snaps/.pc-switcher")
+    }
+
+    /// Nobody works on any of the trees any more.
+    fn unmount(&self) {
+        for at in 0..2 {
+            assert!(sh("umount", &[text(&self.image.dir().join(format!("mnt{at}")))]));
+        }
+        self.settle();
+    }
+
+    /// Waits until the trees that are not in place are mounted nowhere: whoever starts a namespace of mounts meanwhile has
+    /// those of this machine in it for a moment.
+    fn settle(&self) {
+        let since = Instant::now();
+        while !self.order(RollbackOrder::Look, &Unwatched).unwrap().in_use.is_empty() {
+            assert!(since.elapsed() < Duration::from_secs(60), "somebody has one mounted still");
+            thread::yield_now();
+        }
     }
 
     /// The machine's lock.
@@ -208,9 +229,7 @@ fn subvolumes_go_back_to_a_set_and_forth_again_and_nothing_is_left_beside_them()
 fn a_confirmed_rollback_leaves_the_new_trees_alone() {
     let Some(scene) = Scene::make() else { return };
     scene.roll_back(&Unwatched).unwrap();
-    for at in 0..2 {
-        assert!(sh("umount", &[text(&scene.image.dir().join(format!("mnt{at}")))]));
-    }
+    scene.unmount();
     let look = scene.order(RollbackOrder::Look, &Unwatched).unwrap();
     assert_eq!((look.in_use.len(), look.forbids_sync()), (0, None));
     let kept = scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap().kept.unwrap();
@@ -239,9 +258,7 @@ fn a_former_tree_with_a_subvolume_inside_is_not_removed_and_keeps_nobody_from_wo
     scene.roll_back(&Unwatched).unwrap();
     let inner = scene.image.dir().join("mnt1/vm");
     assert!(sh("btrfs", &["-q", "subvolume", "create", text(&inner)]));
-    for at in 0..2 {
-        assert!(sh("umount", &[text(&scene.image.dir().join(format!("mnt{at}")))]));
-    }
+    scene.unmount();
     let beside = scene.beside();
     let refused = scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap_err();
     assert!(refused.message.contains("`vm` is a subvolume inside of"), "{refused:?}");
@@ -270,9 +287,7 @@ fn what_a_set_has_already_is_not_kept_once_more_and_what_came_since_is() {
     take_set(&safety).unwrap();
     scene.roll_back(&Unwatched).unwrap();
     fs::write(scene.image.dir().join("mnt1/file"), "work before the restart").unwrap();
-    for at in 0..2 {
-        assert!(sh("umount", &[text(&scene.image.dir().join(format!("mnt{at}")))]));
-    }
+    scene.unmount();
     let kept = scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap().kept.unwrap();
     assert_eq!(scene.kept(&kept), [None, Some("work before the restart".into())]);
     assert_eq!(scene.beside(), 0);
@@ -282,15 +297,12 @@ fn what_a_set_has_already_is_not_kept_once_more_and_what_came_since_is() {
 fn work_on_the_new_trees_outlives_a_cancel_until_somebody_lets_it_go() {
     let Some(mut scene) = Scene::make() else { return };
     scene.roll_back(&Unwatched).unwrap();
-    let mounts = [0, 1].map(|at| scene.image.dir().join(format!("mnt{at}")));
     scene.restart();
     scene.write("work");
     let waits = scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
     assert_eq!(waits.in_use.len(), 2);
     scene.write("more");
-    for mount in &mounts {
-        assert!(sh("umount", &[text(mount)]));
-    }
+    scene.unmount();
     redo(&scene.state, &Unwatched).unwrap();
     assert_eq!((scene.found(), scene.beside()), (["bad".into(), "bad".into()], 2));
     let kept = |at: usize| scene.top(&format!("{}.cancelled-feedbeef/file", scene.names[at]));
@@ -454,9 +466,7 @@ fn a_confirm_that_dies_after_any_step_is_not_begun_or_goes_on_to_its_end() {
     for number in 0.. {
         let Some(scene) = Scene::make() else { return };
         scene.roll_back(&Unwatched).unwrap();
-        for at in 0..2 {
-            assert!(sh("umount", &[text(&scene.image.dir().join(format!("mnt{at}")))]));
-        }
+        scene.unmount();
         let confirm = || scene.order(RollbackOrder::Confirm(later()), &At::new(number, Fault::Die));
         let Err(step) = dying(confirm) else { break };
         deaths.push(step);
