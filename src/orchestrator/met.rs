@@ -23,7 +23,8 @@ pub async fn settle(one: &Agent, other: &Agent) -> Result<Vec<String>, ModuleErr
         let snapshot_dir = BytePath::new(snapshot_dir);
         let question =
             RollbackOrder::Decided { snapshot_dir: snapshot_dir.clone(), session: state.session.clone() };
-        let decided = knowing.rollback(question).await?.decided == Some(true);
+        // It took its word back, and may give it again: who waits goes on waiting.
+        let Some(decided) = knowing.rollback(question).await?.decided else { continue };
         let (order, word) = match decided {
             true => (RollbackOrder::Commit, "carried out"),
             false => (RollbackOrder::Abort, "dropped"),

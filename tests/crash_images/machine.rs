@@ -27,10 +27,9 @@ pub enum Layout {
     TwoDisks,
     /// Two directories of one ext4.
     Ext4,
-    /// A system, a home and a subvolume for snapshots. The names are its own: whether a tree is in use is asked by name, of all
-    /// that runs on this host.
+    /// A system, a home and a subvolume for snapshots. The names are its own: flat names are looked up on all disks.
     Laptop,
-    /// The same on another machine; flat names are looked up on all disks.
+    /// The same on another machine.
     Desk,
 }
 

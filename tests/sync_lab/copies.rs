@@ -108,6 +108,9 @@ fn a_machine_without_btrfs_has_sets_with_the_same_commands() {
     store(laptop, &["pin", &second]).ends_with(0);
     store(laptop, &["delete", &second]).ends_with(7).says(&["it is pinned"]);
     store(laptop, &["unpin", &second]).ends_with(0);
+    let sets = listed(laptop).len();
+    store(laptop, &["pin", "--hard"]).ends_with(1).says(&["only snapshots can be pinned hard"]);
+    assert_eq!(listed(laptop).len(), sets, "none is left that was taken for it");
     store(laptop, &["prune"]).ends_with(0).says(&["0 of"]);
     run(laptop, &Cmd::new("pc-switcher").args(["rollback", "before", "--plan"]).as_alice())
         .ends_with(2)

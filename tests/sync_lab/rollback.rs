@@ -112,7 +112,9 @@ fn a_state_that_was_gone_back_behind_is_no_good_one_any_more() {
         } else {
             rollback(desk, &[&session, "--subvol", "@home", "--machine", "target"]).ends_with(0);
             restart(desk);
-            rollback(desk, &["confirm"]).ends_with(0).says(&unmarked);
+            let confirmed = rollback(desk, &["confirm", "--json"]).ends_with(0);
+            let confirmed: serde_json::Value = serde_json::from_str(&confirmed.stdout).unwrap();
+            assert_eq!(confirmed["unmarked"].as_array().unwrap().len(), 1, "{confirmed:#}");
         }
         rollback(desk, &["good", "--plan"]).ends_with(2).says(&["no set on desk is marked as good"]);
     }
@@ -203,17 +205,16 @@ fn both_machines_go_back_by_one_decision() {
     assert_eq!(alice(desk, "cat letter"), "bad\n");
 }
 
-#[test]
-fn a_power_cut_between_prepare_and_commit_leaves_both_machines_of_one_mind_once_they_meet() {
-    let Some(lab) = lab() else { return };
-    let (laptop, desk) = (lab.laptop(), lab.desk());
+/// Has both machines go back to before a sync; the desk loses its cable as soon as it is prepared, and its power then. Returns how
+/// far both came.
+fn cut_between(laptop: &Machine, desk: &Machine) -> [String; 2] {
     alice(laptop, "echo good >letter");
-    first_sync(&lab);
+    sync(laptop, "desk", &["--allow-first-sync"]).ends_with(0);
     alice(laptop, "echo bad >letter");
     let session = session_of(&sync(laptop, "desk", &[]).ends_with(0));
     let cmd =
         Cmd::new("pc-switcher").args(["rollback", &session, "--subvol", "@home"]).as_alice().timeout(MINUTE);
-    // The desk loses its cable by itself as soon as it is prepared; over a long wire the laptop's word comes too late.
+    // Over a long wire the laptop's word comes too late.
     let wire = desk.delay(Duration::from_millis(200)).unwrap();
     let journal = "/.snapshots/.pc-switcher/rollback/journal.json";
     let cut =
@@ -225,9 +226,17 @@ fn a_power_cut_between_prepare_and_commit_leaves_both_machines_of_one_mind_once_
     desk.power_cut(DiskCache::Volatile).unwrap();
     desk.boot().unwrap();
     root(desk, "pc-switcher agent --redo");
-    let (ours, theirs) = (phase(laptop), phase(desk));
+    let [ours, theirs] = [laptop, desk].map(phase);
     eprintln!("cut off with {:?}: laptop {ours}, desk {theirs}", ended.code());
     assert!(["none", "done"].contains(&ours.as_str()), "{ours}");
+    [ours, theirs]
+}
+
+#[test]
+fn a_power_cut_between_prepare_and_commit_leaves_both_machines_of_one_mind_once_they_meet() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    let [_, theirs] = cut_between(laptop, desk);
     if theirs == "prepared" {
         rollback(desk, &["status"]).ends_with(0).says(&["waits for", "laptop"]);
         // The laptop may have to be started anew first; the desk hears what was decided all the same.
@@ -239,6 +248,20 @@ fn a_power_cut_between_prepare_and_commit_leaves_both_machines_of_one_mind_once_
     restart(desk);
     let wanted = if phase(laptop) == "done" { "good\n" } else { "bad\n" };
     assert_eq!(alice(desk, "cat letter"), wanted);
+}
+
+#[test]
+fn a_machine_that_heard_of_no_decision_stays_as_it_is_if_the_other_one_has_taken_it_back() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    if cut_between(laptop, desk) == ["done", "prepared"] {
+        rollback(laptop, &["cancel"]).ends_with(0).says(&["the rollback is taken back"]);
+        sync(laptop, "desk", &[]).says(&["is dropped on desk, as laptop decided"]);
+    }
+    assert_eq!([laptop, desk].map(phase), ["none", "none"]);
+    restart(laptop);
+    restart(desk);
+    assert_eq!([laptop, desk].map(|machine| alice(machine, "cat letter")), ["bad\n", "bad\n"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use pc_switcher_agent::proto::{Armed, DeadmanOrder, RollbackLook, RollbackOrder, RollbackPhase};
 use pc_switcher_contract::{BytePath, SnapshotSet, SubvolumeName, UtcStamp};
+use serde_json::json;
 
 use super::{Done, begin, marks, render, say};
 use crate::cli::guard::open::Open;
@@ -39,7 +40,7 @@ enum What {
 /// # Errors
 /// If there is nothing to confirm, something still works on what would be removed, or the machine cannot be reached.
 pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let (config, mut unmarked) = (settings(context)?, Vec::new());
+    let (config, mut unmarked) = (settings(context)?, marks::Unmarked::default());
     let (done, what) = with_agent(&args.place, context, async |agent, contact| {
         begin(agent, contact).await?;
         let look = agent.rollback(RollbackOrder::Look).await?;
@@ -105,6 +106,16 @@ pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliErr
     }
     let kept = done.look.kept.as_ref();
     let kept = kept.map(|set| format!("  what was written to it before the restart is kept as set {set}"));
-    let lines = std::iter::once(format!("{host}: {is_over}")).chain(kept).chain(unmarked).collect();
+    if context.global.json {
+        let mut value = render::json(&done);
+        value["unmarked"] = json!(unmarked.sets);
+        if let Some(failure) = unmarked.failure(host) {
+            writeln!(context.err, "warning: {failure}")?;
+        }
+        context.print_json(&value)?;
+        return Ok(Exit::Completed);
+    }
+    let lines =
+        std::iter::once(format!("{host}: {is_over}")).chain(kept).chain(unmarked.lines(host)).collect();
     say(context, &done, lines)
 }

@@ -71,6 +71,11 @@ pub(super) fn status(done: &Done) -> Vec<String> {
             members(state)
         ),
     }];
+    if let (RollbackPhase::Cancelling, Some(Trial { failed: Some(why), .. })) = (state.phase, &state.trial) {
+        said.push(format!(
+            "the trees from before could not be put back so far: {why}; it is tried again and again"
+        ));
+    }
     said.extend(goodness(done));
     if let Some(safety) = &done.safety {
         said.push(format!("the state before it is kept: set {safety}"));

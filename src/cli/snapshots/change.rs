@@ -1,8 +1,9 @@
 //! `snapshots pin`, `unpin`, `good` and `delete`.
 
 use pc_switcher_agent::proto::{CreateSet, GoodBy, GoodMark, PinOrder, SetRequest, StoredSet, Words};
+use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
-use pc_switcher_contract::{BytePath, SetId};
+use pc_switcher_contract::{BytePath, ExecError, ModuleError, SetId, SnapshotSet};
 use serde_json::json;
 
 use super::{Found, SetArgs, Where, both, create, lock, render, settings, with_agent};
@@ -73,10 +74,16 @@ pub fn pin(args: &PinArgs, context: &mut Context<'_>) -> Result<Exit, CliError> 
             false => found.chosen(&args.sets).map(ids_of),
             true => {
                 let words = Words { note: Some("taken to be pinned".into()), ..Words::default() };
-                let request = CreateSet { set, words, pinned: true, copies };
-                let id = agent.create_set(request).await?.set.id();
+                let wanted = CreateSet { set, words, pinned: !args.hard, copies };
+                let taken = agent.create_set(wanted).await?.set;
+                if args.hard
+                    && let Err(error) = agent.pin_set(request(&config, &taken.id()), order).await
+                {
+                    // It was taken for that alone.
+                    return Err(take_away(agent, taken, error).await);
+                }
                 found = Found::read(agent, &config).await?;
-                Ok(vec![id])
+                return Ok((found, Ok(vec![taken.id()])));
             }
         };
         for id in ids.as_deref().unwrap_or_default() {
@@ -90,6 +97,17 @@ pub fn pin(args: &PinArgs, context: &mut Context<'_>) -> Result<Exit, CliError> 
         return Ok(Exit::Completed);
     }
     say(context, &found, done, &ids)
+}
+
+/// Removes a set that was taken to be pinned and could not be; returns what is to be said.
+async fn take_away(agent: &Agent, set: SnapshotSet, error: ExecError) -> ModuleError {
+    let id = set.id();
+    match agent.drop_set(set).await {
+        Ok(()) => error.into(),
+        Err(left) => ModuleError::from(error).hint(format!(
+            "set `{id}` was taken for it and cannot be removed: {left}; `pc-switcher snapshots delete {id}` tries again"
+        )),
+    }
 }
 
 /// Frees sets that were pinned.

@@ -63,12 +63,12 @@ pub fn list(args: &ListArgs, context: &mut Context<'_>) -> Result<Exit, CliError
             && args.kind.is_none_or(|kind| stored.set.kind == kind)
             && args.tag.as_ref().is_none_or(|tag| stored.words.tags.contains(tag))
     });
-    let more = More { judged: judged.as_deref(), gains: args.sizes.then_some(&gains[..]) };
+    let more = More::new(judged.as_deref(), args.sizes.then_some(&gains[..]));
     if context.global.json {
-        context.print_json(&render::json(&found, more))?;
+        context.print_json(&render::json(&found, &more))?;
         return Ok(Exit::Completed);
     }
-    for line in render::table(&found, more) {
+    for line in render::table(&found, &more) {
         writeln!(context.out, "{line}")?;
     }
     if let Some(why) = &found.strays.doubt {

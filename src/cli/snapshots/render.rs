@@ -1,9 +1,11 @@
 //! Sets for people and for programs: pure.
 
+use std::collections::HashMap;
+
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use pc_switcher_agent::proto::{Gain, GoodBy, Holder, Maker, Need, StoredSet};
 use pc_switcher_btrfs_snapshots::retention::Verdict;
-use pc_switcher_contract::{SnapshotKind, UtcStamp, human_bytes};
+use pc_switcher_contract::{SessionId, SetId, SnapshotKind, UtcStamp, human_bytes};
 use serde_json::{Value, json};
 
 use super::Found;
@@ -113,27 +115,32 @@ pub(super) fn lines(table: &Table) -> Vec<String> {
 }
 
 /// What else is said of each set, if it was asked for.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 pub(super) struct More<'a> {
-    /// Why they stay or go.
-    pub(super) judged: Option<&'a [Verdict]>,
-    /// What removing a session would free.
-    pub(super) gains: Option<&'a [Gain]>,
+    judged: Option<HashMap<&'a SetId, &'a Verdict>>,
+    gains: Option<HashMap<&'a SessionId, u64>>,
 }
 
-impl More<'_> {
+impl<'a> More<'a> {
+    /// Of why they stay or go, and of what removing a session would free.
+    pub(super) fn new(judged: Option<&'a [Verdict]>, gains: Option<&'a [Gain]>) -> Self {
+        Self {
+            judged: judged.map(|all| all.iter().map(|verdict| (&verdict.id, verdict)).collect()),
+            gains: gains.map(|all| all.iter().map(|gain| (&gain.session, gain.data_bytes)).collect()),
+        }
+    }
+
     fn verdict(&self, stored: &StoredSet) -> Option<&Verdict> {
-        self.judged?.iter().find(|verdict| verdict.id == stored.set.id())
+        self.judged.as_ref()?.get(&stored.set.id()).copied()
     }
 
     fn gain(&self, stored: &StoredSet) -> Option<u64> {
-        let gain = self.gains?.iter().find(|gain| gain.session == stored.set.session);
-        Some(gain.map_or(0, |gain| gain.data_bytes))
+        Some(self.gains.as_ref()?.get(&stored.set.session).copied().unwrap_or_default())
     }
 }
 
 /// Returns the list as lines of 80 columns.
-pub(super) fn table(found: &Found, more: More<'_>) -> Vec<String> {
+pub(super) fn table(found: &Found, more: &More<'_>) -> Vec<String> {
     let mut said = Vec::new();
     if found.sets.is_empty() {
         said.push(format!("{}: no sets of snapshots", found.hostname));
@@ -145,8 +152,8 @@ pub(super) fn table(found: &Found, more: More<'_>) -> Vec<String> {
         // A reason needs the room.
         header.extend(is_plain.then_some("OF"));
         header.push("STATE");
-        header.extend(more.gains.map(|_| "FREES"));
-        header.extend(more.judged.map(|_| "WHY"));
+        header.extend(more.gains.as_ref().map(|_| "FREES"));
+        header.extend(more.judged.as_ref().map(|_| "WHY"));
         header.extend(has_words.then_some("NAME: NOTE"));
         let mut table = plain_table(&header);
         // Only what people wrote and reasons are wrapped.
@@ -158,7 +165,7 @@ pub(super) fn table(found: &Found, more: More<'_>) -> Vec<String> {
             row.extend(is_plain.then(|| short(&subvolumes(stored))));
             row.push(state(stored));
             row.extend(more.gain(stored).map(human_bytes));
-            row.extend(more.judged.map(|_| more.verdict(stored).map(why).unwrap_or_default()));
+            row.extend(more.judged.as_ref().map(|_| more.verdict(stored).map(why).unwrap_or_default()));
             row.extend(has_words.then(|| spoken(stored)));
             table.add_row(row);
         }
@@ -304,7 +311,7 @@ fn why(verdict: &Verdict) -> String {
 }
 
 /// Returns the list for programs.
-pub(super) fn json(found: &Found, more: More<'_>) -> Value {
+pub(super) fn json(found: &Found, more: &More<'_>) -> Value {
     let strays = &found.strays;
     let paths =
         |paths: &[pc_switcher_contract::BytePath]| paths.iter().map(ToString::to_string).collect::<Vec<_>>();

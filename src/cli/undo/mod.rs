@@ -53,8 +53,8 @@ struct Undone {
     safety: Option<SetId>,
     lines: Vec<UndoLine>,
     report: UndoReport,
-    /// What is to be said of marks that it took away.
-    unmarked: Vec<String>,
+    /// The marks that it took away.
+    unmarked: marks::Unmarked,
 }
 
 impl Undone {
@@ -154,7 +154,7 @@ async fn undo(
         safety: None,
         lines,
         report,
-        unmarked: Vec::new(),
+        unmarked: marks::Unmarked::default(),
     };
     if args.dry_run || !undone.has_undone() {
         return Ok(Ok(undone));

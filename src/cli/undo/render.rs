@@ -59,7 +59,7 @@ pub(super) fn text(undone: &Undone) -> Vec<String> {
         said.push(format!("the state before this undo is kept: set {safety}"));
         said.push("the next sync asks about every path that was taken back".into());
     }
-    said.extend(undone.unmarked.iter().cloned());
+    said.extend(undone.unmarked.lines(&undone.hostname));
     said
 }
 
@@ -106,6 +106,7 @@ pub(super) fn json(undone: &Undone) -> Value {
         "stays": stays,
         "already": undone.report.already,
         "safety_set": undone.safety,
+        "unmarked": undone.unmarked.sets,
         "warnings": warnings(undone),
     })
 }

@@ -19,12 +19,7 @@ pub fn judge(
 ) -> Result<bool, String> {
     at_once(host, photo.end, (before, after)).map_err(|why| format!("before the recovery: {why}"))?;
     host.recover()?;
-    let look = order(host, RollbackOrder::Look, &Unwatched);
-    if look.state.is_some_and(|state| state.phase == RollbackPhase::Cancelled) && !look.in_use.is_empty() {
-        // It was started with the tree that a way back has put aside since, which goes with the next start.
-        restart(host);
-        host.recover()?;
-    }
+    restart_if_aside(host)?;
     let found = State::read(host).map_err(|why| format!("after the recovery: {why}"))?;
     if !found.fits(photo.end, before, after) {
         let end = photo.end;
@@ -37,6 +32,16 @@ pub fn judge(
         go_on(host, random).map_err(|why| format!("afterwards: {why}"))?;
     }
     Ok(found == *before)
+}
+
+/// Starts a machine once more that was started with the tree that a way back has put aside since: that goes with the next start.
+pub fn restart_if_aside(host: &mut Host) -> Result<(), String> {
+    let look = order(host, RollbackOrder::Look, &Unwatched);
+    if look.state.is_some_and(|state| state.phase == RollbackPhase::Cancelled) && !look.in_use.is_empty() {
+        restart(host);
+        host.recover()?;
+    }
+    Ok(())
 }
 
 fn restart(host: &mut Host) {

@@ -11,7 +11,7 @@ use pc_switcher_agent::proto::{RollbackOrder, Together};
 use pc_switcher_contract::{SnapshotKind, SnapshotSet};
 use pc_switcher_testkit::seed::Random;
 
-use super::court::nothing_more;
+use super::court::{nothing_more, restart_if_aside};
 use super::host::Host;
 use super::state::State;
 use super::story::{NONE, film, order, wish};
@@ -30,6 +30,9 @@ pub struct Ends {
     old: [State; 2],
     words: [u32; 2],
 }
+
+/// The leader takes a rollback back of which the other one has not heard.
+const BACK: &str = "the leader goes back";
 
 const OLD_WORD: u32 = 7;
 const NEW_WORD: u32 = 3;
@@ -61,6 +64,9 @@ pub fn tell(hosts: &[Host; 2], random: &mut Random, name: &str) -> (Vec<Lot>, En
     let done = waits(&hosts[0], random, format!("{name}-d0"));
     let follows =
         film_order(&hosts[1], random, format!("{name}-c1"), RollbackOrder::Commit, NONE, Some(End::New));
+    // The leader may also go back before the other one has heard of anything.
+    let cancels = ["entry", "cancelling"];
+    let back = film_order(&hosts[0], random, format!("{name}-b0"), RollbackOrder::Cancel, cancels, None);
     let [leader_waits, follower_waits] = waiting;
     let [leader_prepares, follower_prepares]: [Vec<_>; 2] = prepared.try_into().ok().unwrap();
     // Nobody can have decided before both were prepared.
@@ -69,10 +75,11 @@ pub fn tell(hosts: &[Host; 2], random: &mut Random, name: &str) -> (Vec<Lot>, En
         what: "both prepare",
         photos: [both(&leader_prepares, &leader_waits), follower_prepares],
     });
-    lots.push(Lot { what: "the leader commits", photos: [leads, follower_waits] });
+    lots.push(Lot { what: "the leader commits", photos: [leads, follower_waits.clone()] });
     lots.push(Lot { what: "the follower commits", photos: [done, follows] });
+    lots.push(Lot { what: BACK, photos: [back, follower_waits] });
     let now = [0, 1].map(|at| hosts[at].top().1);
-    assert_eq!(now, [[NEW_WORD; 2]; 2], "{name}, without any cut");
+    assert_eq!(now, [[OLD_WORD; 2], [NEW_WORD; 2]], "{name}, without any cut");
     (lots, Ends { old, words: [OLD_WORD, NEW_WORD] })
 }
 
@@ -129,15 +136,23 @@ pub fn judge(
         };
         host.machine.boot(photo.images.iter().map(copy).collect());
     }
-    let judged = meet(hosts, photos, what, ends);
+    let judged = alone(hosts).and_then(|()| meet(hosts, photos, what, ends));
     hosts.iter_mut().for_each(|host| host.machine.scrap());
     judged
+}
+
+/// Each does what it can by itself. One that was started with a tree that its way back has put aside since is started once more.
+fn alone(hosts: &mut [Host; 2]) -> Result<(), String> {
+    for host in hosts {
+        host.recover()?;
+        restart_if_aside(host)?;
+    }
+    Ok(())
 }
 
 fn meet(hosts: &[Host; 2], photos: &[Arc<Photo>; 2], what: &str, ends: &Ends) -> Result<End, String> {
     let [leader, follower] = hosts;
     for (host, old) in hosts.iter().zip(&ends.old) {
-        host.recover()?;
         let words = host.top().1;
         if words[0] != words[1] || !ends.words.contains(&words[0]) {
             return Err(format!("{:?} is {words:?} by itself", host.layout()));
@@ -167,7 +182,12 @@ fn meet(hosts: &[Host; 2], photos: &[Arc<Photo>; 2], what: &str, ends: &Ends) ->
         [[NEW_WORD, NEW_WORD], [NEW_WORD, NEW_WORD]] => End::New,
         other => return Err(format!("they do not agree: {other:?}")),
     };
-    let wanted = if what == "the leader commits" { photos[0].end } else { photos[1].end };
+    let wanted = match (what, photos[0].end) {
+        (BACK, End::New) => End::Old,
+        (BACK, End::Old) => End::New,
+        ("the leader commits" | BACK, end) => end,
+        _ => photos[1].end,
+    };
     if wanted != End::Either && wanted != found {
         return Err(format!("wanted {wanted:?}, found {found:?}"));
     }

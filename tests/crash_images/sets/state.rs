@@ -49,11 +49,13 @@ impl State {
         let pinned = stored.iter().filter(|stored| stored.hard.is_some());
         same(
             "pins",
-            &pinned.map(|stored| stored.set.id().to_string()).collect(),
+            &pinned
+                .flat_map(|stored| ["", ".intent"].map(|end| format!("{}{end}", stored.set.id())))
+                .collect(),
             names_in(&own.join("pins")),
         )?;
         for stored in &stored {
-            let allowed = ["intent", "meta.json", "toc", "lock", "refs"];
+            let allowed = ["intent", "meta.json", "toc", "lock", "refs", "pinned"];
             let names = names_in(&own.join("sets").join(stored.set.id().to_string()));
             if let Some(name) = names.iter().find(|name| !allowed.contains(&name.as_str())) {
                 return Err(format!("`{name}` is left beside set `{}`", stored.set.id()));

@@ -13,7 +13,7 @@ pub struct Mount {
     pub id: u64,
     /// The id of the mount it stands on.
     pub parent: u64,
-    /// The device, `major:minor`. Each btrfs mount has one of its own.
+    /// The device, `major:minor`. Each btrfs has one of its own, which all its mounts share and no disk has.
     pub device: String,
     /// The part of the file system that it shows, from the file system's top level.
     pub root: BytePath,
@@ -55,6 +55,11 @@ impl Mounts {
     #[cfg(test)]
     pub(crate) fn of(mounts: Vec<Mount>) -> Self {
         Self(mounts)
+    }
+
+    /// Returns all mounts, those that are hidden under a later one as well.
+    pub fn all(&self) -> impl Iterator<Item = &Mount> {
+        self.0.iter()
     }
 
     /// Returns all mounts that a path can reach: those not hidden under a later mount.

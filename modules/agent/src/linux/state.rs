@@ -226,13 +226,18 @@ pub(super) fn is_unfinished(found: &OsStr, name: &str) -> bool {
 
 /// Writes a file of root's alone: temporary file, fsync, rename, fsync of the directory (facts/btrfs.md B4).
 pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_to_rename(path, bytes)?;
+    sync_dir(path.parent().unwrap_or(path))
+}
+
+/// As [`write_file`], without the fsync of the directory: the content is on the disk, and whole whenever the name is.
+pub(super) fn write_to_rename(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temp = path.with_file_name(temp_name(path.file_name().unwrap_or_default()));
     let write = || {
         let mut file = new_file(&temp)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&temp, path)?;
-        sync_dir(path.parent().unwrap_or(path))
+        fs::rename(&temp, path)
     };
     write().inspect_err(|_| {
         let _ = fs::remove_file(&temp);

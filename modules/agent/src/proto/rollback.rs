@@ -131,7 +131,7 @@ pub struct RollbackLook {
     pub in_use: Vec<SubvolumeName>,
     /// What keeps it from working.
     pub problems: Vec<String>,
-    /// What was decided, if that was asked.
+    /// What was decided, if that was asked and is settled.
     pub decided: Option<bool>,
     /// The set that keeps what was removed, if no other set had it.
     pub kept: Option<SetId>,

@@ -99,6 +99,12 @@ impl RollbackState {
         self.trial.as_ref().filter(|_| self.phase == RollbackPhase::Done)
     }
 
+    /// Whether the trees from before are put back by the machine itself if nobody confirms it: it is on trial, or they are half
+    /// back.
+    pub fn goes_back(&self) -> bool {
+        self.on_trial().is_some() || self.phase == RollbackPhase::Cancelling
+    }
+
     /// Says that the machine took it back by itself, and why; `None` if it did not.
     pub fn explain_returned(&self) -> Option<String> {
         let is_back = matches!(self.phase, RollbackPhase::Cancelling | RollbackPhase::Cancelled);

@@ -52,7 +52,7 @@ fn found() -> Found {
 
 #[test]
 fn the_list_fits_a_terminal_and_names_what_belongs_to_no_set() {
-    let lines = table(&found(), More::default());
+    let lines = table(&found(), &More::default());
     let wanted = [
         " SESSION   TAKEN (UTC)       KIND       OF       STATE",
         " abc12345  2025-11-15 12:00  pre-sync   @ @home  pinned",
@@ -86,7 +86,7 @@ fn what_protects_a_set_is_said_in_words() {
     let lines = details(&found.sets[1]);
     assert!(lines.contains(&"Needed    the next sync with laptop starts from it".to_owned()));
     assert_eq!(
-        json(&found, More::default())["sets"][1]["needed"][0],
+        json(&found, &More::default())["sets"][1]["needed"][0],
         "the next sync with laptop starts from it"
     );
 }
@@ -99,7 +99,7 @@ fn a_hard_pin_is_told_apart_from_others_and_what_is_wrong_with_it_is_said() {
         found.sets[0].set.members.iter().map(|member| member.name.clone()).collect();
     found.sets[0].hard = Some(HardPin { dir: dir.into(), lacks: Vec::new(), is_open: false });
     found.sets[0].missing = vec![names[1].clone()];
-    let lines = table(&found, More::default());
+    let lines = table(&found, &More::default());
     assert_eq!(lines[1], " abc12345  2025-11-15 12:00  pre-sync   @ @home  pinned hard");
     assert_eq!(protection(&found.sets[0]).unwrap(), "it is pinned hard");
     let lines = details(&found.sets[0]);
@@ -124,7 +124,7 @@ fn a_hard_pin_is_told_apart_from_others_and_what_is_wrong_with_it_is_said() {
     }
     assert!(lines.contains(&format!("Snapshot  /.snapshots/{} (gone)", names[1])), "{lines:?}");
     found.strays.pins = vec![dir.into()];
-    assert!(table(&found, More::default()).contains(&format!("pin of no set: {dir}")));
+    assert!(table(&found, &More::default()).contains(&format!("pin of no set: {dir}")));
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn named(name: &str, session: &str) -> StoredSet {
 fn names_and_notes_get_a_column_where_there_are_any() {
     let mut found = found();
     found.sets.push(named("before-upgrade", "00000001"));
-    let lines = table(&found, More::default());
+    let lines = table(&found, &More::default());
     assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
     let text = lines.join("\n");
     for word in ["NAME: NOTE", "before-upgrade:", "until"] {
@@ -214,19 +214,19 @@ fn reasons_and_sizes_stand_beside_each_set_if_they_are_asked_for() {
     };
     let judged: Vec<Verdict> = found.sets.iter().map(verdict).collect();
     let gains = [Gain { session: found.sets[0].set.session.clone(), data_bytes: 3 << 20 }];
-    let more = More { judged: Some(&judged), gains: Some(&gains) };
-    let lines = table(&found, more);
+    let more = More::new(Some(&judged), Some(&gains));
+    let lines = table(&found, &more);
     let text = lines.join("\n");
     assert!(lines.iter().all(|line| line.chars().count() <= 80), "{text}");
     for word in ["stays: pinned", "goes: no rule keeps it", "3.0 MiB", "WHY", "FREES"] {
         assert!(text.contains(word), "{word}: {text}");
     }
-    let value = json(&found, more);
+    let value = json(&found, &more);
     assert_eq!(
         (&value["sets"][0]["stays"], &value["sets"][0]["frees_bytes"]),
         (&json!(true), &json!(3 << 20))
     );
-    assert!(json(&found, More::default())["sets"][0].get("reason").is_none());
+    assert!(json(&found, &More::default())["sets"][0].get("reason").is_none());
 }
 
 #[test]

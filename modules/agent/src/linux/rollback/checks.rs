@@ -8,7 +8,7 @@ use pc_switcher_contract::{BytePath, SnapshotMember, SubvolumeName, Vital};
 use crate::linux::btrfs::{Btrfs, KernelBtrfs};
 use crate::linux::diagnose;
 use crate::linux::finder::Finder;
-use crate::linux::mounts::{Mounts, unescape};
+use crate::linux::mounts::{Mount, Mounts};
 use crate::linux::snapshots::{check_set, is_foreign};
 use crate::proto::{AgentError, RollbackMember, RollbackWish, SubvolumeFact};
 
@@ -235,8 +235,19 @@ fn of_the_system(
     problems
 }
 
-/// Returns those of the names at the top level that are mounted anywhere on this machine.
-pub(super) fn mounted(names: &[(SubvolumeName, String)]) -> Vec<SubvolumeName> {
+/// A tree at the top level of a file system.
+pub(super) struct Place<'a> {
+    /// Of which subvolume it is, or was.
+    pub(super) of: &'a SubvolumeName,
+    /// Its name at the top level.
+    pub(super) name: String,
+    /// The uuid of its file system.
+    pub(super) fs_uuid: &'a str,
+}
+
+/// Returns those of which a tree is mounted anywhere on this machine.
+pub(super) fn mounted(places: &[Place<'_>]) -> Vec<SubvolumeName> {
+    let devices: Vec<Option<String>> = places.iter().map(|place| device_of(place.fs_uuid)).collect();
     let mut found: Vec<SubvolumeName> = Vec::new();
     let mut seen = std::collections::HashSet::new();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -248,19 +259,29 @@ pub(super) fn mounted(names: &[(SubvolumeName, String)]) -> Vec<SubvolumeName> {
             continue;
         }
         let Ok(table) = fs::read(process.path().join("mountinfo")) else { continue };
-        let roots: Vec<Vec<u8>> = table
-            .split(|byte| *byte == b'\n')
-            .filter_map(|line| line.split(|byte| *byte == b' ').nth(3).map(unescape))
-            .collect();
-        for (name, place) in names {
-            let root = BytePath::from(format!("/{place}").as_str());
-            let is_it = |mounted: &Vec<u8>| BytePath::new(mounted.as_slice()).is_within(&root);
-            if !found.contains(name) && roots.iter().any(is_it) {
-                found.push(name.clone());
+        let table = Mounts::parse(&table);
+        for (place, device) in places.iter().zip(&devices) {
+            let root = BytePath::from(format!("/{}", place.name).as_str());
+            // A file system that we do not see ourselves is told by the names alone.
+            let is_it = |mount: &Mount| {
+                device.as_ref().is_none_or(|device| mount.device == *device) && mount.root.is_within(&root)
+            };
+            if !found.contains(place.of) && table.all().any(is_it) {
+                found.push(place.of.clone());
             }
         }
     }
     found
+}
+
+/// Returns how mount tables call a btrfs; it has one number however many of its subvolumes are mounted. `None` if we do not see it.
+fn device_of(fs_uuid: &str) -> Option<String> {
+    let table = Mounts::read().ok()?;
+    let is_it = |mount: &&Mount| {
+        mount.is_btrfs()
+            && KernelBtrfs.fs_uuid(mount.point.as_path()).is_ok_and(|uuid| uuid.dashed() == fs_uuid)
+    };
+    table.visible().find(is_it).map(|mount| mount.device.clone())
 }
 
 #[cfg(test)]

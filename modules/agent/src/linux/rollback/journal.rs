@@ -69,10 +69,16 @@ impl<'a> Journal<'a> {
         place.put(KEY, Some(&bytes))
     }
 
-    /// Gives this machine's word that a rollback goes on, durably and for good: whoever asks later gets the same answer.
+    /// Gives this machine's word that a rollback goes on, durably: whoever asks later gets the same answer, until the trees from
+    /// before are put back here.
     pub(super) fn decide(&self, session: &SessionId) -> Result<(), AgentError> {
         let place = self.place()?.ok_or_else(|| AgentError::failed("nothing says where the journal is"))?;
         place.put(&decision(session), Some(b"commit\n"))
+    }
+
+    /// Takes that word back, durably: whoever has not heard it stays as it is.
+    pub(super) fn revoke(&self, session: &SessionId) -> Result<(), AgentError> {
+        self.place()?.map_or(Ok(()), |place| place.put(&decision(session), None))
     }
 
     /// Whether this machine gave its word.

@@ -16,6 +16,8 @@ mod top;
 mod trial;
 
 #[cfg(test)]
+mod pair_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod trial_tests;
@@ -36,8 +38,8 @@ use crate::linux::install;
 use crate::linux::snapshots::keep_trees;
 use crate::linux::state::StateDir;
 use crate::proto::{
-    AgentError, Returned, RollbackLook, RollbackMember, RollbackOrder, RollbackPhase, RollbackState,
-    RollbackWish, SubvolumeFact, TakeSet, Trial,
+    AgentError, Returned, RollbackLook, RollbackOrder, RollbackPhase, RollbackState, RollbackWish,
+    SubvolumeFact, TakeSet, Trial,
 };
 
 /// Carries out an order. The caller holds the machine's lock for all but the first two.
@@ -60,8 +62,13 @@ pub fn run(order: &RollbackOrder, state: &StateDir, watch: &dyn Watch) -> Result
         }
         RollbackOrder::Stay => trial::stay(&journal, state, watch)?,
         RollbackOrder::Decided { snapshot_dir, session } => {
-            let decided = Some(journal::has_decided(snapshot_dir, session)?);
-            return Ok(RollbackLook { decided, ..RollbackLook::default() });
+            let decided = journal::has_decided(snapshot_dir, session)?;
+            // Whoever works on its trees still may say that they stay after all; who waits goes on waiting then.
+            let is_open = !decided && {
+                let look = look(&journal)?;
+                look.may_come_again() && look.state.is_some_and(|state| state.session == *session)
+            };
+            return Ok(RollbackLook { decided: (!is_open).then_some(decided), ..RollbackLook::default() });
         }
         RollbackOrder::Cancel => {
             cancel(under_way(&journal, RollbackPhase::Done)?, None, &journal, state, watch)?;
@@ -108,18 +115,26 @@ fn look(journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
 
 /// Returns the members whose other tree is still mounted.
 fn in_use(state: &RollbackState) -> Vec<SubvolumeName> {
-    let place = |member: &RollbackMember| {
-        let names = Names::of(state, member);
-        let place = if state.phase == RollbackPhase::Cancelled { names.cancelled } else { names.replaced };
-        (member.name.clone(), place)
+    let name = |names: Names| match state.phase {
+        RollbackPhase::Cancelled => names.cancelled,
+        _ => names.replaced,
     };
-    checks::mounted(&state.members.iter().map(place).collect::<Vec<_>>())
+    mounted(state, name)
 }
 
 /// Whether something works on a tree that is in place.
 fn is_live_used(state: &RollbackState) -> bool {
-    let live = |member: &RollbackMember| (member.name.clone(), Names::of(state, member).live);
-    !checks::mounted(&state.members.iter().map(live).collect::<Vec<_>>()).is_empty()
+    !mounted(state, |names| names.live).is_empty()
+}
+
+/// Returns the members of which one of the trees is mounted.
+fn mounted(state: &RollbackState, name: impl Fn(Names) -> String) -> Vec<SubvolumeName> {
+    let places = state.members.iter().map(|member| checks::Place {
+        of: &member.name,
+        name: name(Names::of(state, member)),
+        fs_uuid: &member.fs_uuid,
+    });
+    checks::mounted(&places.collect::<Vec<_>>())
 }
 
 fn check(wish: &RollbackWish, journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
@@ -265,17 +280,26 @@ fn commit(mut now: RollbackState, journal: &Journal<'_>, watch: &dyn Watch) -> R
         watch.after("carried")?;
     }
     // From here on the answer is yes, for the other machine as well.
-    if now.together.as_ref().is_some_and(|together| together.leads) {
-        journal.decide(&now.session)?;
-        watch.after("decided")?;
-    }
+    decide(&now, journal, watch)?;
     now.phase = RollbackPhase::Committed;
     journal.write(&now)?;
     watch.after("committed")?;
     finish(now, journal, watch)
 }
 
+/// Gives this machine's word, if it is the one to decide.
+fn decide(now: &RollbackState, journal: &Journal<'_>, watch: &dyn Watch) -> Result<(), AgentError> {
+    let leads = now.together.as_ref().is_some_and(|together| together.leads);
+    if leads && !journal.decided(&now.session)? {
+        journal.decide(&now.session)?;
+        watch.after("decided")?;
+    }
+    Ok(())
+}
+
 fn finish(mut now: RollbackState, journal: &Journal<'_>, watch: &dyn Watch) -> Result<(), AgentError> {
+    // One that comes again has taken its word back.
+    decide(&now, journal, watch)?;
     steps::forward(&now, watch)?;
     now.phase = RollbackPhase::Done;
     journal.write(&now)?;
@@ -331,7 +355,13 @@ fn put_back(
     state: &StateDir,
     watch: &dyn Watch,
 ) -> Result<(), AgentError> {
+    if now.together.as_ref().is_some_and(|together| together.leads) {
+        // A machine that waits for the word would go back alone.
+        journal.revoke(&now.session)?;
+        watch.after("revoked")?;
+    }
     steps::back(&now, watch)?;
+    now.trial = now.trial.map(|trial| Trial { failed: None, ..trial });
     now.phase = RollbackPhase::Cancelled;
     journal.write(&now)?;
     watch.after("cancelled")?;

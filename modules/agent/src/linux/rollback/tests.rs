@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use pc_switcher_contract::{PairEnd, PairRecord, SetId, SnapshotKind, SnapshotSet, UtcStamp};
 
@@ -94,7 +96,7 @@ impl Scene {
     }
 
     /// Prepares a rollback with another machine.
-    fn prepare_with(
+    pub(super) fn prepare_with(
         &self,
         partner: &str,
         leads: bool,
@@ -104,10 +106,20 @@ impl Scene {
         self.order(RollbackOrder::Prepare(RollbackWish { together, ..self.wish() }), watch)
     }
 
-    /// What the machine said of the rollback, as the other one asks for it.
-    fn decided(&self) -> bool {
+    /// What the machine said of the rollback, as the other one asks for it; nothing if that may change still.
+    pub(super) fn word(&self) -> Option<bool> {
         let RollbackWish { snapshot_dir, session, .. } = self.wish();
-        self.order(RollbackOrder::Decided { snapshot_dir, session }, &Unwatched).unwrap().decided.unwrap()
+        self.order(RollbackOrder::Decided { snapshot_dir, session }, &Unwatched).unwrap().decided
+    }
+
+    pub(super) fn decided(&self) -> bool {
+        self.word().unwrap()
+    }
+
+    /// A machine that waits meets the one that decides.
+    pub(super) fn meet(&self, leader: &Scene) {
+        let word = if leader.decided() { RollbackOrder::Commit } else { RollbackOrder::Abort };
+        self.order(word, &Unwatched).unwrap();
     }
 
     pub(super) fn order(&self, order: RollbackOrder, watch: &dyn Watch) -> Result<RollbackLook, AgentError> {
@@ -135,6 +147,35 @@ impl Scene {
             let name = self.names[at].clone();
             self.image.bind(&format!("top/{name}"), &format!("mnt{at}"));
         }
+        self.settle();
+    }
+
+    /// What is ours beside the snapshots.
+    pub(super) fn own(&self) -> PathBuf {
+        self.image.dir().join("snaps/.pc-switcher")
+    }
+
+    /// Nobody works on any of the trees any more.
+    fn unmount(&self) {
+        for at in 0..2 {
+            assert!(sh("umount", &[text(&self.image.dir().join(format!("mnt{at}")))]));
+        }
+        self.settle();
+    }
+
+    /// Waits until the trees that are not in place are mounted nowhere: whoever starts a namespace of mounts meanwhile has
+    /// those of this machine in it for a moment.
+    fn settle(&self) {
+        let since = Instant::now();
+        while !self.order(RollbackOrder::Look, &Unwatched).unwrap().in_use.is_empty() {
+            assert!(since.elapsed() < Duration::from_secs(60), "somebody has one mounted still");
+            thread::yield_now();
+        }
+    }
+
+    /// The machine's lock.
+    pub(super) fn lock(&self) -> PathBuf {
+        self.image.dir().join("lock")
     }
 
     /// What stands under both names, as the next start finds it.
@@ -188,9 +229,7 @@ fn subvolumes_go_back_to_a_set_and_forth_again_and_nothing_is_left_beside_them()
 fn a_confirmed_rollback_leaves_the_new_trees_alone() {
     let Some(scene) = Scene::make() else { return };
     scene.roll_back(&Unwatched).unwrap();
-    for at in 0..2 {
-        assert!(sh("umount", &[text(&scene.image.dir().join(format!("mnt{at}")))]));
-    }
+    scene.unmount();
     let look = scene.order(RollbackOrder::Look, &Unwatched).unwrap();
     assert_eq!((look.in_use.len(), look.forbids_sync()), (0, None));
     let kept = scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap().kept.unwrap();
@@ -200,14 +239,26 @@ fn a_confirmed_rollback_leaves_the_new_trees_alone() {
 }
 
 #[test]
+fn a_tree_of_the_same_name_on_another_disk_keeps_no_former_tree_from_going() {
+    let Some((mut scene, mut other)) = Scene::make().zip(Image::make(120)) else { return };
+    scene.roll_back(&Unwatched).unwrap();
+    let former = format!("{}.replaced-feedbeef", scene.names[1]);
+    other.create(&former);
+    other.bind(&format!("top/{former}"), "elsewhere");
+    scene.restart();
+    assert_eq!(scene.order(RollbackOrder::Look, &Unwatched).unwrap().in_use, []);
+    let done = scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap();
+    assert_eq!((done.state, scene.beside()), (None, 0));
+    assert!(other.top().join(&former).is_dir(), "it is nobody's of ours");
+}
+
+#[test]
 fn a_former_tree_with_a_subvolume_inside_is_not_removed_and_keeps_nobody_from_working() {
     let Some(scene) = Scene::make() else { return };
     scene.roll_back(&Unwatched).unwrap();
     let inner = scene.image.dir().join("mnt1/vm");
     assert!(sh("btrfs", &["-q", "subvolume", "create", text(&inner)]));
-    for at in 0..2 {
-        assert!(sh("umount", &[text(&scene.image.dir().join(format!("mnt{at}")))]));
-    }
+    scene.unmount();
     let beside = scene.beside();
     let refused = scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap_err();
     assert!(refused.message.contains("`vm` is a subvolume inside of"), "{refused:?}");
@@ -236,9 +287,7 @@ fn what_a_set_has_already_is_not_kept_once_more_and_what_came_since_is() {
     take_set(&safety).unwrap();
     scene.roll_back(&Unwatched).unwrap();
     fs::write(scene.image.dir().join("mnt1/file"), "work before the restart").unwrap();
-    for at in 0..2 {
-        assert!(sh("umount", &[text(&scene.image.dir().join(format!("mnt{at}")))]));
-    }
+    scene.unmount();
     let kept = scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap().kept.unwrap();
     assert_eq!(scene.kept(&kept), [None, Some("work before the restart".into())]);
     assert_eq!(scene.beside(), 0);
@@ -248,15 +297,12 @@ fn what_a_set_has_already_is_not_kept_once_more_and_what_came_since_is() {
 fn work_on_the_new_trees_outlives_a_cancel_until_somebody_lets_it_go() {
     let Some(mut scene) = Scene::make() else { return };
     scene.roll_back(&Unwatched).unwrap();
-    let mounts = [0, 1].map(|at| scene.image.dir().join(format!("mnt{at}")));
     scene.restart();
     scene.write("work");
     let waits = scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
     assert_eq!(waits.in_use.len(), 2);
     scene.write("more");
-    for mount in &mounts {
-        assert!(sh("umount", &[text(mount)]));
-    }
+    scene.unmount();
     redo(&scene.state, &Unwatched).unwrap();
     assert_eq!((scene.found(), scene.beside()), (["bad".into(), "bad".into()], 2));
     let kept = |at: usize| scene.top(&format!("{}.cancelled-feedbeef/file", scene.names[at]));
@@ -420,9 +466,7 @@ fn a_confirm_that_dies_after_any_step_is_not_begun_or_goes_on_to_its_end() {
     for number in 0.. {
         let Some(scene) = Scene::make() else { return };
         scene.roll_back(&Unwatched).unwrap();
-        for at in 0..2 {
-            assert!(sh("umount", &[text(&scene.image.dir().join(format!("mnt{at}")))]));
-        }
+        scene.unmount();
         let confirm = || scene.order(RollbackOrder::Confirm(later()), &At::new(number, Fault::Die));
         let Err(step) = dying(confirm) else { break };
         deaths.push(step);
@@ -439,66 +483,4 @@ fn a_confirm_that_dies_after_any_step_is_not_begun_or_goes_on_to_its_end() {
         assert!(scene.state.list("").unwrap().is_empty(), "died after `{step}`");
     }
     assert_eq!(deaths, ["kept", "confirmed", "removed", "removed"]);
-}
-
-/// Carries a rollback of both machines out, as the front does.
-fn both(leader: &Scene, follower: &Scene, at: (&dyn Watch, &dyn Watch)) -> Result<(), AgentError> {
-    leader.prepare_with("desk", true, at.0)?;
-    follower.prepare_with("laptop", false, at.1)?;
-    leader.order(RollbackOrder::Commit, at.0)?;
-    follower.order(RollbackOrder::Commit, at.1)?;
-    Ok(())
-}
-
-#[test]
-fn two_machines_agree_once_they_have_met_whichever_of_them_died_after_which_step() {
-    let Some((leader, follower)) = Scene::make().zip(Scene::make()) else { return };
-    let (mut deaths, mut outcomes) = (Vec::new(), Vec::new());
-    for dies in ["leader", "follower"] {
-        for number in 0.. {
-            let dying_one = At::new(number, Fault::Die);
-            let at: (&dyn Watch, &dyn Watch) =
-                if dies == "leader" { (&dying_one, &Unwatched) } else { (&Unwatched, &dying_one) };
-            let ended = dying(|| both(&leader, &follower, at));
-            let step = ended.as_ref().err().copied().unwrap_or("the end");
-            deaths.push((dies, step));
-            // Both start anew: each does what it can by itself, and the follower keeps its old state if it is in doubt.
-            redo(&leader.state, &Unwatched).unwrap();
-            redo(&follower.state, &Unwatched).unwrap();
-            let look = follower.order(RollbackOrder::Look, &Unwatched).unwrap();
-            let waits = look.state.as_ref().and_then(|state| state.waits_for()).is_some();
-            if waits {
-                assert_eq!(follower.found(), ["bad", "bad"]);
-                assert!(look.forbids_sync().unwrap().contains("until they meet"));
-                // They meet.
-                let word = if leader.decided() { RollbackOrder::Commit } else { RollbackOrder::Abort };
-                follower.order(word, &Unwatched).unwrap();
-            }
-            assert_eq!(leader.found(), follower.found(), "{dies} died after `{step}`");
-            let word = leader.found()[0].clone();
-            assert_eq!(leader.found(), [word.clone(), word.clone()], "{dies} died after `{step}`");
-            outcomes.push((word, waits));
-            for scene in [&leader, &follower] {
-                if scene.order(RollbackOrder::Look, &Unwatched).unwrap().state.is_some() {
-                    scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
-                }
-                assert_eq!((scene.found(), scene.beside()), (["bad".into(), "bad".into()], 0));
-                let _ = fs::remove_dir_all(scene.image.dir().join("snaps/.pc-switcher/rollback"));
-            }
-            if ended.is_ok() {
-                break;
-            }
-        }
-    }
-    for step in
-        [("leader", "prepared"), ("leader", "decided"), ("leader", "exchange"), ("follower", "committed")]
-    {
-        assert!(deaths.contains(&step), "no death after {step:?}: {deaths:?}");
-    }
-    for outcome in [("good", true), ("bad", true), ("good", false), ("bad", false)] {
-        assert!(
-            outcomes.iter().any(|(word, waits)| (word.as_str(), *waits) == outcome),
-            "{outcome:?}: {outcomes:?}"
-        );
-    }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use pc_switcher_contract::{SessionId, UtcStamp};
 
 use super::journal::Journal;
-use super::{cancel, finish, in_use, is_live_used, look, records, word};
+use super::{cancel, finish, in_use, is_live_used, look, put_back, records, word};
 use crate::data::apply::Watch;
 use crate::linux::deadman::{self, Now};
 use crate::linux::lock::{Attempt, MachineLock};
@@ -33,6 +33,8 @@ pub(super) enum Verdict {
     Wait(Duration),
     /// The trees from before are put back in place, for this reason.
     Back(String),
+    /// That was begun, and goes on.
+    GoOn,
 }
 
 /// Whether the machine was not started anew yet: it works on trees from before, and on none that is in place.
@@ -42,6 +44,9 @@ fn is_before_restart(state: &RollbackState) -> bool {
 
 /// Judges a rollback; `is_before_restart` says whether the machine was not started anew since.
 pub(super) fn judge(state: &RollbackState, is_before_restart: &dyn Fn() -> bool, now: &Now) -> Verdict {
+    if state.phase == RollbackPhase::Cancelling {
+        return Verdict::GoOn;
+    }
     let Some(trial) = state.on_trial() else { return Verdict::Nothing };
     match (&trial.began, trial.holds) {
         (Some(began), _) if began.boot_id != now.boot_id => {
@@ -89,6 +94,7 @@ pub(super) fn act(state: &StateDir, now: &Now, watch: &dyn Watch) -> Result<Verd
             let returned = Returned { at: UtcStamp::new(jiff::Timestamp::now()), why: why.clone() };
             cancel(found, Some(returned), &journal, state, watch)?;
         }
+        Verdict::GoOn => put_back(found, &journal, state, watch)?,
     }
     Ok(verdict)
 }
@@ -98,7 +104,7 @@ fn act_and_note(state: &StateDir, watch: &dyn Watch) -> Result<Verdict, AgentErr
     act(state, &deadman::now()?, watch).inspect_err(|error| {
         let journal = Journal::of(state);
         let Ok(Some(mut found)) = journal.read() else { return };
-        if found.on_trial().is_none() {
+        if !found.goes_back() {
             return;
         }
         if let Some(trial) = &mut found.trial {
@@ -119,26 +125,24 @@ pub fn at_boot(state: &StateDir, watch: &dyn Watch) -> Result<Option<String>, Ag
         attend_later(state)?;
     }
     let found = look(&Journal::of(state))?;
-    let Some(state) = found.state.filter(|_| matches!(verdict, Ok(Verdict::Begin(_) | Verdict::Back(_))))
-    else {
-        return verdict.map(|_| None);
-    };
+    let is_news = matches!(verdict, Ok(Verdict::Begin(_) | Verdict::Back(_) | Verdict::GoOn));
+    let Some(state) = found.state.filter(|_| is_news) else { return verdict.map(|_| None) };
     let waits = |trial: &Trial| format!("rollback {}: {}", state.session, trial.explain(found.left_seconds));
     verdict.map(|_| state.explain_returned().or_else(|| state.on_trial().map(waits)))
 }
 
-/// Leaves a watcher behind for a rollback on trial, if there is one.
+/// Leaves a watcher behind for a rollback on trial, or one that is half taken back, if there is one.
 ///
 /// # Errors
 /// If the journal cannot be read, or no process can be started.
 pub fn attend_later(state: &StateDir) -> Result<(), AgentError> {
     match Journal::of(state).read()? {
-        Some(found) if found.on_trial().is_some() => deadman::start(&found.session).map(drop),
+        Some(found) if found.goes_back() => deadman::start(&found.session).map(drop),
         _ => Ok(()),
     }
 }
 
-/// Watches over a rollback on trial until it is confirmed, taken back, or waits for a restart. What fails is tried again.
+/// Watches over a rollback on trial until it is confirmed, wholly taken back, or waits for a restart. What fails is tried again.
 ///
 /// # Errors
 /// If the machine does not know its name.
@@ -148,24 +152,38 @@ pub fn watch(
     lock_path: &Path,
     watch: &dyn Watch,
 ) -> Result<(), AgentError> {
+    watch_and_tell(session, state, lock_path, watch, &wall)
+}
+
+/// As [`watch`]; what the machine did is told by `tell`.
+pub(super) fn watch_and_tell(
+    session: &SessionId,
+    state: &StateDir,
+    lock_path: &Path,
+    watch: &dyn Watch,
+    tell: &dyn Fn(&str),
+) -> Result<(), AgentError> {
     let request = deadman::lock_request(session)?;
     let journal = Journal::of(state);
-    let is_ours = |found: &RollbackState| found.session == *session && found.on_trial().is_some();
+    let is_ours = |found: &RollbackState| found.session == *session && found.goes_back();
     let mut round = |_: u32| -> Result<Option<Duration>, AgentError> {
         let Some(found) = journal.read()?.filter(is_ours) else { return Ok(None) };
         match judge(&found, &|| is_before_restart(&found), &deadman::now()?) {
             Verdict::Nothing => Ok(None),
             Verdict::Wait(left) => Ok(Some(left.min(LOOK))),
-            Verdict::Begin(_) | Verdict::Back(_) => match MachineLock::try_take(lock_path, &request)? {
-                Attempt::Busy(_) => Ok(Some(LOOK)),
-                // Whoever had it before may have seen to it.
-                Attempt::Held(_lock) => {
-                    if let Verdict::Back(_) = act_and_note(state, watch)? {
-                        tell(state);
+            Verdict::Begin(_) | Verdict::Back(_) | Verdict::GoOn => {
+                match MachineLock::try_take(lock_path, &request)? {
+                    Attempt::Busy(_) => Ok(Some(LOOK)),
+                    // Whoever had it before may have seen to it.
+                    Attempt::Held(_lock) => {
+                        if let Verdict::Back(_) | Verdict::GoOn = act_and_note(state, watch)? {
+                            let said = journal.read()?.and_then(|found| found.explain_returned());
+                            said.iter().for_each(|said| tell(said));
+                        }
+                        Ok(Some(Duration::ZERO))
                     }
-                    Ok(Some(Duration::ZERO))
                 }
-            },
+            }
         }
     };
     let is_over = || journal.read().is_ok_and(|found| !found.as_ref().is_some_and(is_ours));
@@ -174,9 +192,7 @@ pub fn watch(
 }
 
 /// Tells whoever works at a terminal of this machine that it went back.
-fn tell(state: &StateDir) {
-    let found = Journal::of(state).read().ok().flatten();
-    let Some(said) = found.and_then(|found| found.explain_returned()) else { return };
+fn wall(said: &str) {
     let text = format!(
         "{said}; the next start finds the machine as it was before the rollback, unless `pc-switcher rollback confirm` comes \
          before it"

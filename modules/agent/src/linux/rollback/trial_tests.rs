@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::redo;
 use super::tests::{Scene, later};
-use super::trial::{Verdict, act, judge};
+use super::trial::{Verdict, act, judge, watch_and_tell};
 use crate::data::apply::Unwatched;
 use crate::data::tests::deaths::{At, Fault, dying};
 use crate::linux::deadman::Now;
@@ -189,6 +189,29 @@ fn a_death_at_any_step_of_going_back_by_itself_or_coming_again_leaves_both_old_o
     for step in ["records", "again", "exchange", "rename", "done"] {
         assert!(deaths.contains(&("again", step)), "no death after `{step}`: {deaths:?}");
     }
+}
+
+#[test]
+fn a_way_back_that_was_cut_off_is_watched_until_it_is_at_its_end() {
+    let mut deaths = Vec::new();
+    for number in 0.. {
+        let Some(mut scene) = Scene::make() else { return };
+        scene.roll_back_for(Some(TrialFor::OneStart), &Unwatched).unwrap();
+        scene.restart();
+        let back = || act(&scene.state, &at("one", 1), &At::new(number, Fault::Die)).map(drop);
+        let Err(step) = dying(back) else { break };
+        deaths.push(step);
+        let session = scene.wish().session;
+        let said = std::cell::RefCell::new(Vec::new());
+        let tell = |text: &str| said.borrow_mut().push(text.to_owned());
+        watch_and_tell(&session, &scene.state, &scene.lock(), &Unwatched, &tell).unwrap();
+        assert_eq!(scene.found(), bad(), "died after `{step}`");
+        let look = scene.order(RollbackOrder::Look, &Unwatched).unwrap();
+        assert_eq!(look.state.unwrap().phase, RollbackPhase::Cancelled, "died after `{step}`");
+        let is_told = said.borrow().iter().any(|text| text.contains("was taken back by this machine itself"));
+        assert_eq!(is_told, step != "cancelled", "died after `{step}`");
+    }
+    assert!(deaths.contains(&"cancelling") && deaths.contains(&"exchange"), "{deaths:?}");
 }
 
 /// How many steps the way back has.

@@ -134,7 +134,7 @@ impl Store<'_> {
         match order {
             PinOrder::Soft => {
                 self.of_ours(id)?;
-                self.say(id, |meta| meta.pinned = true)
+                self.say(id, |meta| (meta.pinned, meta.marked) = (true, true))
             }
             PinOrder::Hard => self.pin_hard(id),
             PinOrder::Off { allow_loss } => self.unpin(id, *allow_loss),

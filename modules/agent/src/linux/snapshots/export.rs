@@ -13,7 +13,7 @@ use pc_switcher_contract::{
 use rustix::fs::syncfs;
 use serde::{Deserialize, Serialize};
 
-use super::nursery::Nursery;
+use super::nursery::{Lasts, Nursery};
 use super::reference::Reference;
 use super::set::{Published, copied, publish};
 use super::sidecar::{Planned, Said};
@@ -171,7 +171,7 @@ impl Store<'_> {
             .directories
             .iter()
             .map(|directory| Planned { name: name(directory), source_uuid: uuid_of(directory).hex() });
-        let mut nursery = Nursery::open(self, self.lock()?, id.clone(), planned.collect())?;
+        let mut nursery = Nursery::open(self, self.lock()?, id.clone(), planned.collect(), Lasts::AtOnce)?;
         // A stream may take hours; what it makes is held by the reference meanwhile.
         nursery.let_go();
         (self.after)("streaming");
@@ -199,7 +199,7 @@ impl Store<'_> {
         }
         (self.after)("came");
         nursery.lock_again(PATIENCE, &stop)?;
-        let members: Vec<SnapshotMember> = match publish(self, &nursery.cradles, &sources)? {
+        let members: Vec<SnapshotMember> = match publish(self, &nursery.cradles, &sources, || Ok(()))? {
             Published::Whole(members) => members,
             Published::Touched(name) => {
                 return Err(AgentError::failed(format!("`{name}` was written to as soon as it was made")));

@@ -1,19 +1,48 @@
 //! What is in a store, found by reading it.
 
-use std::collections::{BTreeSet, HashSet};
-use std::ffi::OsString;
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::panic::resume_unwind;
+use std::thread;
 
 use pc_switcher_contract::{BytePath, SetId, SnapshotMember, SnapshotName};
 
 use super::check_member;
 use super::holders::holders;
-use super::reference::Sole;
-use super::sidecar::{Meta, Sidecar};
+use super::reference::is_used;
+use super::sidecar::Meta;
 use super::store::{OWN, Store};
 use crate::data::apply::has_list;
-use crate::proto::{AgentError, Holder, Need, StoredSet, Strays, SubvolumeFact};
+use crate::proto::{AgentError, HardPin, Holder, Need, StoredSet, Strays, SubvolumeFact};
+
+/// Of so many sets and more several threads read what lies beside them.
+const MANY: usize = 64;
+/// So many threads at most.
+const READERS: usize = 4;
+
+/// What lies beside the members of a set.
+enum Beside {
+    /// No `toc`: it is being made or removed, or left so by a crash, and the next who takes a set removes it.
+    Unfinished { names: Vec<String>, is_pinned: bool },
+    /// A record that cannot be read.
+    Damaged { names: Vec<String>, why: String },
+    /// A record.
+    Whole(Box<Record>),
+}
+
+/// A set as its record and what lies beside that say.
+struct Record {
+    meta: Meta,
+    /// Whether anything is left of what another tool took.
+    is_left: bool,
+    hard: Option<HardPin>,
+    in_use: bool,
+    holders: Vec<Holder>,
+    has_steps: bool,
+}
 
 impl Store<'_> {
     /// Hands every whole set to `found`, oldest first, and returns what else is there. Changes nothing.
@@ -28,87 +57,125 @@ impl Store<'_> {
         let failed = |error: &io::Error| {
             AgentError::io(format!("cannot list the snapshots in `{}`", self.dir().display()), error)
         };
-        let flat = self.flat().map_err(|error| failed(&error))?;
-        let (mut strays, mut known) = (Strays::default(), BTreeSet::new());
+        let mut flat = self.flat().map_err(|error| failed(&error))?;
+        let mut strays = Strays::default();
         let mut adopted: Vec<BytePath> = Vec::new();
         let mut pinned: HashSet<SetId> = HashSet::new();
-        for id in self.ids().map_err(|error| failed(&error))? {
-            let sidecar = self.sidecar(&id);
-            if !sidecar.has_toc() {
-                // Being made or removed, or left so by a crash: the next who takes a set removes it.
-                let intent = sidecar.intent(&id).into_iter();
-                known.extend(intent.flat_map(|intent| intent.members).map(|planned| planned.name));
-                continue;
-            }
-            let meta = match sidecar.meta(&id) {
-                Ok(meta) => meta,
-                Err(error) => {
-                    let intent = sidecar.intent(&id).into_iter();
-                    known.extend(intent.flat_map(|intent| intent.members).map(|planned| planned.name));
-                    pinned.insert(id.clone());
-                    strays.damaged.push((id, error.to_string()));
+        let ids = self.ids().map_err(|error| failed(&error))?;
+        for (id, beside) in ids.iter().zip(self.look_beside(&ids)) {
+            let Record { meta, is_left, hard, in_use, holders, has_steps } = match beside {
+                Beside::Unfinished { names, is_pinned } => {
+                    flat.retain(|name| !names.iter().any(|known| known.as_bytes() == name));
+                    if is_pinned {
+                        // Somebody else took the `toc`, which comes back then: the pin is this set's still.
+                        pinned.insert(id.clone());
+                    }
                     continue;
                 }
-            };
-            if let Some(maker) = meta.maker {
-                // Gone with what its maker removed; the record follows when the store is next changed.
-                if self.is_left(&meta) {
-                    adopted.extend(meta.set.members.iter().map(|member| member.path.clone()));
-                    let mut needs = needs(&id);
-                    needs.push(Need::Foreign(maker));
-                    let (in_use, holders) = used(&sidecar);
-                    found(StoredSet {
-                        missing: Vec::new(),
-                        pinned: false,
-                        hard: None,
-                        in_use,
-                        holders,
-                        has_steps: false,
-                        needs,
-                        words: meta.words,
-                        set: meta.set,
-                    })?;
+                Beside::Damaged { names, why } => {
+                    flat.retain(|name| !names.iter().any(|known| known.as_bytes() == name));
+                    pinned.insert(id.clone());
+                    strays.damaged.push((id.clone(), why));
+                    continue;
                 }
-                continue;
-            }
-            let names = || meta.set.members.iter().map(|member| &member.name);
-            // One that came after the directory was read is there all the same.
-            let is_there = |name: &SnapshotName| {
-                let name = OsString::from(name.to_string());
-                flat.contains(&name) || fs::symlink_metadata(self.dir().join(&name)).is_ok()
+                Beside::Whole(record) => *record,
             };
-            let missing = names().filter(|name| !is_there(name));
-            let (in_use, holders) = used(&sidecar);
-            let stored = StoredSet {
-                missing: missing.cloned().collect(),
-                pinned: meta.pinned || !meta.pin.is_empty(),
-                hard: self.look_at_pin(&meta),
+            let mut needs = needs(id);
+            let mut missing = Vec::new();
+            match meta.maker {
+                // Gone with what its maker removed; the record follows when the store is next changed.
+                Some(_) if !is_left => continue,
+                Some(maker) => {
+                    adopted.extend(meta.set.members.iter().map(|member| member.path.clone()));
+                    needs.push(Need::Foreign(maker));
+                }
+                None => {
+                    for member in &meta.set.members {
+                        // One that came after the directory was read is there all the same.
+                        let (name, path) = (member.path.name(), || self.dir().join(member.name.to_string()));
+                        if !flat.remove(name) && fs::symlink_metadata(path()).is_err() {
+                            missing.push(member.name.clone());
+                        }
+                    }
+                }
+            }
+            if hard.is_some() {
+                pinned.insert(id.clone());
+            }
+            found(StoredSet {
+                missing,
+                pinned: meta.maker.is_none() && (meta.pinned || !meta.pin.is_empty()),
+                hard,
                 in_use,
                 holders,
-                has_steps: has_list(sidecar.dir()),
-                needs: needs(&id),
-                words: meta.words.clone(),
-                set: meta.set.clone(),
-            };
-            known.extend(names().cloned());
-            if stored.hard.is_some() {
-                pinned.insert(id);
-            }
-            found(stored)?;
+                has_steps,
+                needs,
+                words: meta.words,
+                set: meta.set,
+            })?;
         }
-        for name in flat {
-            let path: BytePath = self.dir().join(&name).as_path().into();
+        let mut left: Vec<Vec<u8>> = flat.into_iter().collect();
+        left.sort();
+        for name in left {
+            let path: BytePath = self.dir().join(OsStr::from_bytes(&name)).as_path().into();
             if adopted.iter().any(|member| member.is_within(&path)) {
                 continue;
             }
-            match name.to_str().and_then(|name| name.parse::<SnapshotName>().ok()) {
-                Some(name) if known.contains(&name) => {}
-                Some(_) => strays.orphans.push(path),
-                None => strays.foreign.push(path),
+            let is_named_so =
+                std::str::from_utf8(&name).is_ok_and(|name| name.parse::<SnapshotName>().is_ok());
+            match is_named_so {
+                true => strays.orphans.push(path),
+                false => strays.foreign.push(path),
             }
         }
         strays.pins = self.lost_pins(&pinned);
         Ok(strays)
+    }
+
+    /// Reads what lies beside all of these, in their order.
+    fn look_beside(&self, ids: &[SetId]) -> Vec<Beside> {
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(READERS);
+        let part = if ids.len() < MANY { ids.len() } else { ids.len().div_ceil(threads) };
+        let (btrfs, dir) = (self.btrfs, self.dir());
+        let look = |ids: &[SetId]| -> Vec<Beside> {
+            let store = Store::new(btrfs, dir);
+            ids.iter().map(|id| store.look_beside_one(id)).collect()
+        };
+        match ids.len() <= part {
+            true => look(ids),
+            false => thread::scope(|scope| {
+                let look = &look;
+                let readers: Vec<_> = ids.chunks(part).map(|ids| scope.spawn(move || look(ids))).collect();
+                let read =
+                    readers.into_iter().map(|reader| reader.join().unwrap_or_else(|why| resume_unwind(why)));
+                read.flatten().collect()
+            }),
+        }
+    }
+
+    fn look_beside_one(&self, id: &SetId) -> Beside {
+        let sidecar = self.sidecar(id);
+        let names = || {
+            let intent = sidecar.intent(id).into_iter();
+            intent.flat_map(|intent| intent.members).map(|planned| planned.name.to_string()).collect()
+        };
+        if !sidecar.has_toc() {
+            let is_pinned = sidecar.meta(id).is_ok_and(|meta| !meta.pin.is_empty());
+            return Beside::Unfinished { names: names(), is_pinned };
+        }
+        let meta = match sidecar.meta(id) {
+            Ok(meta) => meta,
+            Err(error) => return Beside::Damaged { names: names(), why: error.to_string() },
+        };
+        let in_use = is_used(&sidecar);
+        Beside::Whole(Box::new(Record {
+            is_left: meta.maker.is_some() && self.is_left(&meta),
+            hard: self.look_at_pin(&meta).filter(|_| meta.maker.is_none()),
+            in_use,
+            holders: if in_use { holders(&sidecar) } else { Vec::new() },
+            has_steps: meta.maker.is_none() && has_list(sidecar.dir()),
+            meta,
+        }))
     }
 
     /// Whether a whole set holds this tree with all that is in it now.
@@ -142,27 +209,19 @@ impl Store<'_> {
         })
     }
 
-    /// Returns the directories beside ours.
-    fn flat(&self) -> io::Result<BTreeSet<OsString>> {
+    /// Returns the names of the directories beside ours.
+    fn flat(&self) -> io::Result<HashSet<Vec<u8>>> {
         let entries = match fs::read_dir(self.dir()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashSet::new()),
             other => other?,
         };
-        let mut names = BTreeSet::new();
+        let mut names = HashSet::new();
         for entry in entries {
             let entry = entry?;
             if entry.file_type()?.is_dir() && entry.file_name() != OWN {
-                names.insert(entry.file_name());
+                names.insert(entry.file_name().into_vec());
             }
         }
         Ok(names)
-    }
-}
-
-/// Whether somebody works with a set, and who.
-fn used(sidecar: &Sidecar) -> (bool, Vec<Holder>) {
-    match Sole::take(sidecar) {
-        Ok(None) => (true, holders(sidecar)),
-        _ => (false, Vec::new()),
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use pc_switcher_contract::{SetId, SnapshotName, SnapshotSet};
 
 use super::reference::Reference;
-use super::sidecar::{Intent, Meta, Planned, Said};
+use super::sidecar::{Intent, Meta, Planned, Ready, Said};
 use super::store::{CreationLock, Store, make_dir, make_lasting_dir, remove_cradles};
 use crate::proto::AgentError;
 
@@ -32,6 +32,15 @@ pub(super) struct Cradle {
     pub flat: PathBuf,
 }
 
+/// From when on what is to be born is said for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasts {
+    /// At once.
+    AtOnce,
+    /// From when the first is born: a snapshot commits all that the file system was told before (facts/btrfs.md B1).
+    FromBirth,
+}
+
 /// The birth places of one set. Dropping it removes all of the set unless [`Nursery::finish`] was called; a panic leaves what
 /// a crash would leave.
 pub(super) struct Nursery<'a> {
@@ -43,12 +52,14 @@ pub(super) struct Nursery<'a> {
 }
 
 impl<'a> Nursery<'a> {
-    /// Says what is to be born, and makes the places.
+    /// Says what is to be born, and makes the places. It is durable when that returns, or with `birth` when the first is born, for
+    /// whoever makes members that are durable then.
     pub(super) fn open(
         store: &'a Store<'a>,
         lock: CreationLock,
         id: SetId,
         members: Vec<Planned>,
+        lasts: Lasts,
     ) -> Result<Self, AgentError> {
         if store.sidecar(&id).has_toc() {
             return Err(AgentError::failed(format!("set `{id}` exists in `{}`", store.dir().display())));
@@ -64,18 +75,25 @@ impl<'a> Nursery<'a> {
         }
         let mut nursery = Self { store, lock: Some(lock), id, reference: None, cradles: Vec::new() };
         nursery
-            .make(members)
+            .make(members, lasts)
             .map_err(|error| AgentError::io(format!("cannot prepare `{}`", store.dir().display()), &error))?;
         (store.after)("intent");
         Ok(nursery)
     }
 
-    fn make(&mut self, members: Vec<Planned>) -> io::Result<()> {
+    fn make(&mut self, members: Vec<Planned>, lasts: Lasts) -> io::Result<()> {
         let sidecar = self.store.sidecar(&self.id);
-        make_lasting_dir(sidecar.dir())?;
+        match lasts {
+            Lasts::AtOnce => make_lasting_dir(sidecar.dir())?,
+            Lasts::FromBirth => drop(make_dir(sidecar.dir())?),
+        }
         self.reference = Reference::take(&sidecar)?;
         let names: Vec<SnapshotName> = members.iter().map(|planned| planned.name.clone()).collect();
-        sidecar.put_intent(&Intent::new(members))?;
+        let intent = Intent::new(members);
+        match lasts {
+            Lasts::AtOnce => sidecar.put_intent(&intent)?,
+            Lasts::FromBirth => sidecar.put_intent_for_birth(&intent)?,
+        }
         let cradles = self.store.cradles(&self.id.session);
         make_dir(&cradles)?;
         for (n, name) in names.into_iter().enumerate() {
@@ -123,9 +141,9 @@ impl<'a> Nursery<'a> {
         Ok(())
     }
 
-    /// Removes the members that exist so far, wherever they stand.
+    /// Removes the members that exist so far, wherever they stand, and what was prepared for them.
     pub(super) fn clear(&self) -> io::Result<()> {
-        let mut result = Ok(());
+        let mut result = self.store.sidecar(&self.id).unprepare();
         for cradle in &self.cradles {
             for path in [&cradle.born, &cradle.flat] {
                 result = result.and(self.destroy(path));
@@ -142,20 +160,41 @@ impl<'a> Nursery<'a> {
         }
     }
 
+    /// Writes what is to be said of the set while its members are still to be closed.
+    pub(super) fn prepare(&self, set: &SnapshotSet, said: &Said) -> io::Result<Ready> {
+        self.store.sidecar(&self.id).prepare(&Meta::new(set.clone(), said))
+    }
+
+    /// Publishes a set that was prepared: from now on it stands for itself, and for as long as the reference is held nobody removes
+    /// it. What was prepared is on the disk, and the members were closed since, which made its name durable (facts/btrfs.md B2).
+    ///
+    /// # Errors
+    /// If that fails; the set is then removed.
+    pub(super) fn finish_prepared(self) -> io::Result<Option<Reference>> {
+        (self.store.after)("meta");
+        self.store.sidecar(&self.id).publish_prepared()?;
+        Ok(self.published())
+    }
+
     /// Publishes the set: from now on it stands for itself, and for as long as the reference is held nobody removes it.
     ///
     /// # Errors
     /// If that fails; the set is then removed.
-    pub(super) fn finish(mut self, set: &SnapshotSet, said: &Said) -> io::Result<Option<Reference>> {
+    pub(super) fn finish(self, set: &SnapshotSet, said: &Said) -> io::Result<Option<Reference>> {
         let sidecar = self.store.sidecar(&self.id);
+        sidecar.unprepare()?;
         sidecar.put_meta(&Meta::new(set.clone(), said))?;
         (self.store.after)("meta");
         sidecar.publish(set)?;
+        Ok(self.published())
+    }
+
+    fn published(mut self) -> Option<Reference> {
         (self.store.after)("toc");
         self.cradles.clear();
         // What is left of the places is empty: the next who takes a set removes it.
         let _ = remove_cradles(&self.store.cradles(&self.id.session));
-        Ok(self.reference.take())
+        self.reference.take()
     }
 }
 

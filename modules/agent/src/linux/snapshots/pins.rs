@@ -1,9 +1,11 @@
 //! Hard pins: of each member of a set one more snapshot, in a directory that nobody can change.
 //!
 //! `.pc-switcher/pins/SET` is immutable: no tool removes what is in it by name or by id, root's either (facts/btrfs.md B16 to B18).
-//! The record of the set names what is in it, and that alone says whether there is a pin. Before anything is made or removed
-//! `SET.intent` beside it says what: by that whoever takes or removes the next set removes what a dead process left, and
-//! nothing else.
+//! The record of the set names what is in it, and that alone says whether there is a pin. Before anything is made
+//! `SET.intent` beside it says what, until the pin has gone: by that whoever takes or removes the next set removes what a dead
+//! process left, and nothing else.
+//!
+//! A full disk takes no record any more, but files can still be removed: so a pin holds only while `pinned` lies beside the record.
 
 use std::collections::HashSet;
 use std::fs;
@@ -48,10 +50,13 @@ impl Store<'_> {
         let mut meta = self.published(id)?;
         if meta.pin.is_empty() {
             self.check_pinnable(&meta.set)?;
-            meta.pinned = true;
+            let sidecar = self.sidecar(id);
             let made = self.make_pin(&meta.set).and_then(|pin| {
                 meta.pin = pin;
-                self.sidecar(id).put_meta(&meta).map_err(|error| failed(id, &error))
+                (meta.pinned, meta.marked) = (true, true);
+                sidecar.mark_pinned().map_err(|error| failed(id, &error))?;
+                (self.after)("marked");
+                sidecar.put_meta(&meta).map_err(|error| failed(id, &error))
             });
             if made.is_ok() {
                 (self.after)("pinned");
@@ -174,13 +179,12 @@ impl Store<'_> {
             false => None,
         };
         let has_pin = !meta.pin.is_empty() || fs::symlink_metadata(self.pin_dir(id)).is_ok();
-        if has_pin {
+        // It is there since the pin was made, as a rule: on a full disk none could be written.
+        if has_pin && Intent::read(&self.pin_intent(id), id).is_none() {
             self.intend(&meta.set).map_err(|error| failed(id, &error))?;
             (self.after)("unpin-intent");
         }
-        meta.pinned = false;
-        meta.pin = Vec::new();
-        let written = self.sidecar(id).put_meta(&meta).map_err(|error| failed(id, &error));
+        let written = self.free(id, &mut meta).map_err(|error| failed(id, &error));
         if written.is_ok() {
             (self.after)("unpinned");
         }
@@ -195,6 +199,22 @@ impl Store<'_> {
                 &error,
             )
         })
+    }
+
+    /// Says durably that a set is not pinned: by its record, or where that cannot be written any more by a file that goes.
+    fn free(&self, id: &SetId, meta: &mut Meta) -> io::Result<()> {
+        let (sidecar, was_marked) = (self.sidecar(id), meta.marked);
+        (meta.pinned, meta.marked) = (false, false);
+        meta.pin = Vec::new();
+        match sidecar.put_meta(meta) {
+            Ok(()) => {
+                // It says nothing any more.
+                let _ = sidecar.unmark_pinned();
+                Ok(())
+            }
+            Err(error) if was_marked && is_full(&error) => sidecar.unmark_pinned(),
+            Err(error) => Err(error),
+        }
     }
 
     /// Says durably what is to be in a pin, or to go from it.
@@ -219,9 +239,11 @@ impl Store<'_> {
                 _ => Ok(()),
             };
         };
-        if meta.pin.is_empty() {
-            self.remove_pin(id, &planned)?;
+        if !meta.pin.is_empty() {
+            // It says what goes when somebody frees the set, who may find no room to write that.
+            return Ok(());
         }
+        self.remove_pin(id, &planned)?;
         fs::remove_file(intent)
     }
 
@@ -335,6 +357,10 @@ impl Store<'_> {
             _ => failed(id, error),
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
 
 fn failed(id: &SetId, error: &io::Error) -> AgentError {

@@ -50,6 +50,21 @@ impl Sole {
     }
 }
 
+/// Whether somebody works with a set right now. Leaves nothing, not even the file that is asked.
+pub(super) fn is_used(sidecar: &Sidecar) -> bool {
+    let Ok(file) = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(sidecar.lock()) else {
+        return false;
+    };
+    match try_often(&file, File::try_lock) {
+        Ok(true) => {
+            drop(Held::new(file));
+            false
+        }
+        Ok(false) => true,
+        Err(_) => false,
+    }
+}
+
 type Lock = fn(&File) -> Result<(), TryLockError>;
 
 /// Locks without waiting. Whether the file is still the set's is asked when it is locked.
@@ -63,20 +78,25 @@ fn locked(sidecar: &Sidecar, lock: Lock) -> io::Result<Option<Held>> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(&path)?;
+    if !try_often(&file, lock)? {
+        return Ok(None);
+    }
+    let number = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    let (own, there) = (file.metadata().map(number), std::fs::symlink_metadata(&path).map(number));
+    let is_it = own.ok().zip(there.ok()).is_some_and(|(own, there)| own == there);
+    let held = Held::new(file);
+    Ok(is_it.then_some(held))
+}
+
+/// Whether a file could be locked.
+fn try_often(file: &File, lock: Lock) -> io::Result<bool> {
     for attempt in 1..=TRIES {
-        match lock(&file) {
-            Ok(()) => {
-                let number = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
-                let (own, there) =
-                    (file.metadata().map(number), std::fs::symlink_metadata(&path).map(number));
-                let is_it = own.ok().zip(there.ok()).is_some_and(|(own, there)| own == there);
-                let held = Held::new(file);
-                return Ok(is_it.then_some(held));
-            }
+        match lock(file) {
+            Ok(()) => return Ok(true),
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) if attempt < TRIES => thread::sleep(Duration::from_millis(1)),
             Err(TryLockError::WouldBlock) => {}
         }
     }
-    Ok(None)
+    Ok(false)
 }

@@ -9,12 +9,12 @@ use pc_switcher_contract::{
     BytePath, Hostname, SetId, SnapshotMember, SnapshotName, SnapshotSet, SubvolumeName,
 };
 
-use super::nursery::{Cradle, Nursery};
+use super::nursery::{Cradle, Lasts, Nursery};
 use super::reference::Reference;
 use super::sidecar::{Planned, Said};
 use super::store::Store;
 use super::untouched;
-use crate::linux::btrfs::Btrfs;
+use crate::linux::btrfs::{Btrfs, SubvolumeInfo};
 use crate::linux::finder::Finder;
 use crate::linux::mounts::{Mounts, is_plain};
 use crate::linux::trees::uuid_of;
@@ -53,21 +53,32 @@ pub(super) fn take_of(
     let planned = planned.map(|(name, source)| Planned { name, source_uuid: source.uuid.clone() }).collect();
     let TakeSet { session, stamp, kind, .. } = request.clone();
     let id = SetId { stamp, session: session.clone(), kind };
-    let nursery = Nursery::open(store, store.lock()?, id, planned)?;
+    let lasts = if is_copies { Lasts::AtOnce } else { Lasts::FromBirth };
+    let nursery = Nursery::open(store, store.lock()?, id, planned, lasts)?;
+    let unpublished = |error: io::Error| AgentError::io("cannot publish the snapshots", &error);
     for attempt in 1.. {
         let last = attempt == TRIES;
         let born = give_birth(btrfs, snapshot_dir, &nursery.cradles, sources)?;
         (store.after)("born");
         // Copies are made one file after the other: no number could prove that they are of one instant.
-        let consistent = !is_copies && born.iter().all(|transid| *transid == born[0]);
+        let consistent = !is_copies && born.iter().all(|info| info.otransid == born[0].otransid);
         if consistent || is_copies || last {
-            match publish(store, &nursery.cradles, sources)? {
+            let members =
+                nursery.cradles.iter().zip(&born).map(|(cradle, info)| member(cradle, info)).collect();
+            let (hostname, session) = (hostname.clone(), session.clone());
+            let set = SnapshotSet { hostname, kind, stamp, session, consistent, members };
+            // A copy is closed without any commit.
+            let ready =
+                if is_copies { None } else { Some(nursery.prepare(&set, said).map_err(unpublished)?) };
+            (store.after)("written");
+            let meanwhile = || ready.as_ref().map_or(Ok(()), |ready| ready.sync().map_err(unpublished));
+            match publish(store, &nursery.cradles, sources, meanwhile)? {
                 Published::Whole(members) => {
-                    let set = SnapshotSet { hostname, kind, stamp, session, consistent, members };
-                    let reference = nursery
-                        .finish(&set, said)
-                        .map_err(|error| AgentError::io("cannot publish the snapshots", &error))?;
-                    return Ok((set, reference));
+                    let is_ready = ready.is_some() && members == set.members;
+                    let set = SnapshotSet { members, ..set };
+                    let reference =
+                        if is_ready { nursery.finish_prepared() } else { nursery.finish(&set, said) };
+                    return Ok((set, reference.map_err(unpublished)?));
                 }
                 Published::Touched(name) if last => {
                     let text = format!("snapshot `{name}` is written to as soon as it is made");
@@ -156,16 +167,16 @@ fn same_file_system(
     }
 }
 
-/// Makes all snapshots at once and returns their transactions.
+/// Makes all snapshots at once and returns what the kernel knows of them.
 fn give_birth(
     btrfs: &dyn Btrfs,
     snapshot_dir: &Path,
     cradles: &[Cradle],
     sources: &[SubvolumeFact],
-) -> Result<Vec<u64>, AgentError> {
+) -> Result<Vec<SubvolumeInfo>, AgentError> {
     // Real threads into separate directories, right after a commit was started: see facts/btrfs.md B62 and B63.
     let start = Barrier::new(cradles.len() + 1);
-    let results: Vec<io::Result<u64>> = thread::scope(|scope| {
+    let results: Vec<io::Result<SubvolumeInfo>> = thread::scope(|scope| {
         let threads: Vec<_> = cradles
             .iter()
             .zip(sources)
@@ -175,7 +186,7 @@ fn give_birth(
                     start.wait();
                     let name = cradle.born.file_name().unwrap_or_default();
                     btrfs.snapshot(source.mount_point.as_path(), &cradle.dir, name)?;
-                    Ok(btrfs.subvolume(&cradle.born)?.otransid)
+                    btrfs.subvolume(&cradle.born)
                 })
             })
             .collect();
@@ -197,11 +208,25 @@ pub(super) enum Published {
     Touched(SnapshotName),
 }
 
-/// Moves the members to their names, makes them read-only and checks them.
+/// Returns what is recorded of a member.
+fn member(cradle: &Cradle, info: &SubvolumeInfo) -> SnapshotMember {
+    SnapshotMember {
+        name: cradle.name.clone(),
+        path: cradle.flat.as_path().into(),
+        uuid: info.uuid.hex(),
+        source_uuid: info.source_uuid.hex(),
+        id: info.id,
+        otransid: info.otransid,
+        ctransid: info.ctransid,
+    }
+}
+
+/// Moves the members to their names, makes them read-only and checks them; `meanwhile` is done beside the middle part.
 pub(super) fn publish(
     store: &Store<'_>,
     cradles: &[Cradle],
     sources: &[SubvolumeFact],
+    meanwhile: impl FnOnce() -> Result<(), AgentError>,
 ) -> Result<Published, AgentError> {
     let btrfs = store.btrfs;
     let failed = |cradle: &Cradle, error: &io::Error| {
@@ -211,13 +236,16 @@ pub(super) fn publish(
         btrfs.rename(&cradle.born, &cradle.flat).map_err(|error| failed(cradle, &error))?;
         (store.after)("moved");
     }
-    // Each flip commits, the moves included; flips at one time share a commit.
-    let flips: Vec<io::Result<()>> = thread::scope(|scope| {
+    // Each flip commits, the moves included, and the kernel lets no two do so at one time.
+    let (beside, flips) = thread::scope(|scope| {
         let threads: Vec<_> =
             cradles.iter().map(|cradle| scope.spawn(|| btrfs.set_readonly(&cradle.flat, true))).collect();
         let lost = || Err(io::Error::other("the thread that does it panicked"));
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| lost())).collect()
+        let beside = meanwhile();
+        let flips = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| lost()));
+        (beside, flips.collect::<Vec<io::Result<()>>>())
     });
+    beside?;
     for (cradle, flip) in cradles.iter().zip(flips) {
         flip.map_err(|error| failed(cradle, &error))?;
     }
@@ -232,15 +260,7 @@ pub(super) fn publish(
         if untouched(&info).is_err() {
             return Ok(Published::Touched(cradle.name.clone()));
         }
-        members.push(SnapshotMember {
-            name: cradle.name.clone(),
-            path: cradle.flat.as_path().into(),
-            uuid: info.uuid.hex(),
-            source_uuid: info.source_uuid.hex(),
-            id: info.id,
-            otransid: info.otransid,
-            ctransid: info.ctransid,
-        });
+        members.push(member(cradle, &info));
     }
     Ok(Published::Whole(members))
 }

@@ -5,6 +5,7 @@
 //! | `intent` | what belongs to the set, written before the first member is born |
 //! | `meta.json` | what was taken, and what people said of it |
 //! | `toc` | that the set is whole: last to come, first to go |
+//! | `pinned` | that a pin of the record holds: it can be taken away where nothing can be written any more |
 //! | `foreign` | that the members are another tool's |
 //! | `lock` | held shared by whoever works with the set |
 
@@ -16,11 +17,20 @@ use std::path::{Path, PathBuf};
 use pc_switcher_contract::{SetId, SnapshotMember, SnapshotName, SnapshotSet};
 use serde::{Deserialize, Serialize};
 
-use crate::linux::state::{is_unfinished, sync_dir, write_file};
+use crate::linux::state::{is_unfinished, sync_dir, write_file, write_to_rename};
 use crate::proto::{Maker, Words};
+
+/// The record.
+const META: &str = "meta.json";
 
 /// The record until it is whole.
 const HALF_META: &str = ".meta.json~";
+
+/// The `toc` of a set that is about to be whole.
+const HALF_TOC: &str = ".toc~";
+
+/// Its presence says that a pin of the record holds, if the record asks for it.
+const PINNED: &str = "pinned";
 
 /// Its presence says that the members are another tool's.
 const FOREIGN: &str = "foreign";
@@ -84,6 +94,9 @@ pub(super) struct Meta {
     pub(super) words: Words,
     /// The set.
     pub(super) set: SnapshotSet,
+    /// Whether `pinned` beside it has to be there for it to be pinned.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) marked: bool,
     /// What its hard pin holds, if it has one; it is pinned then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) pin: Vec<SnapshotMember>,
@@ -93,10 +106,10 @@ pub(super) struct Meta {
 }
 
 impl Meta {
-    /// Makes the record of a set that was just taken.
+    /// Makes the record of a set that was just taken. One that is pinned at once has its mark before it.
     pub(super) fn new(set: SnapshotSet, said: &Said) -> Self {
         let (pinned, words) = (said.pinned, said.words.clone());
-        Self { format: FORMAT, pinned, words, set, pin: Vec::new(), maker: None }
+        Self { format: FORMAT, pinned, words, set, marked: pinned, pin: Vec::new(), maker: None }
     }
 
     /// Makes the record of what another tool took.
@@ -155,13 +168,22 @@ impl Sidecar {
         intent.write(&self.dir.join("intent"))
     }
 
+    /// As [`Sidecar::put_intent`], but for its name, which is durable from the next commit of the file system on.
+    pub(super) fn put_intent_for_birth(&self, intent: &Intent) -> io::Result<()> {
+        write_to_rename(&self.dir.join("intent"), &json(intent))
+    }
+
     /// Reads the record of the set.
     ///
     /// # Errors
     /// If it is not there, cannot be read or is of another set.
     pub(super) fn meta(&self, id: &SetId) -> io::Result<Meta> {
-        let bytes = fs::read(self.dir.join("meta.json"))?;
-        let meta: Meta = serde_json::from_slice(&bytes).map_err(io::Error::other)?;
+        let bytes = fs::read(self.dir.join(META))?;
+        let mut meta: Meta = serde_json::from_slice(&bytes).map_err(io::Error::other)?;
+        if meta.marked && !self.has_mark() {
+            (meta.pinned, meta.marked) = (false, false);
+            meta.pin.clear();
+        }
         match meta.set.id() == *id {
             true => Ok(meta),
             false => Err(io::Error::other(format!("it is the record of `{}`", meta.set.id()))),
@@ -170,11 +192,14 @@ impl Sidecar {
 
     /// Writes the record of the set, durably. The caller holds the creation lock.
     pub(super) fn put_meta(&self, meta: &Meta) -> io::Result<()> {
+        if meta.marked {
+            self.mark_pinned()?;
+        }
         let temp = self.dir.join(HALF_META);
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
         file.write_all(&json(meta))?;
         file.sync_all()?;
-        fs::rename(&temp, self.dir.join("meta.json"))?;
+        fs::rename(&temp, self.dir.join(META))?;
         sync_dir(&self.dir)
     }
 
@@ -182,6 +207,35 @@ impl Sidecar {
     pub(super) fn sweep(&self) {
         // There is none as a rule.
         let _ = fs::remove_file(self.dir.join(HALF_META));
+    }
+
+    /// Says durably that a pin holds of which the record is still to be written.
+    pub(super) fn mark_pinned(&self) -> io::Result<()> {
+        if self.has_mark() {
+            return Ok(());
+        }
+        // It is its name alone: no other that a crash could leave goes before it.
+        File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.dir.join(PINNED))?
+            .sync_all()?;
+        sync_dir(&self.dir)
+    }
+
+    /// Says durably that no pin holds. Takes no room, and works on a disk that is full.
+    pub(super) fn unmark_pinned(&self) -> io::Result<()> {
+        match fs::remove_file(self.dir.join(PINNED)) {
+            Ok(()) => sync_dir(&self.dir),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn has_mark(&self) -> bool {
+        fs::symlink_metadata(self.dir.join(PINNED)).is_ok()
     }
 
     /// Says durably that the members are another tool's.
@@ -207,6 +261,37 @@ impl Sidecar {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
             other => other,
         }
+    }
+
+    /// Writes the record of a set whose members are still to be closed, and its `toc` under another name. Neither is durable yet.
+    pub(super) fn prepare(&self, meta: &Meta) -> io::Result<Ready> {
+        let write = |name: &str, bytes: &[u8]| {
+            let mut file =
+                File::options().write(true).create_new(true).mode(0o600).open(self.dir.join(name))?;
+            file.write_all(bytes).map(|()| file)
+        };
+        if meta.marked {
+            write(PINNED, b"")?;
+        }
+        let meta_file = write(META, &json(meta))?;
+        Ok(Ready { files: [meta_file, write(HALF_TOC, contents(&meta.set).as_bytes())?] })
+    }
+
+    /// Takes back what was prepared, if it was; not durable yet.
+    pub(super) fn unprepare(&self) -> io::Result<()> {
+        for name in [HALF_TOC, META, PINNED] {
+            match fs::remove_file(self.dir.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Says durably that a set is whole that was prepared. Its record has its name for good.
+    pub(super) fn publish_prepared(&self) -> io::Result<()> {
+        fs::rename(self.dir.join(HALF_TOC), self.toc())?;
+        sync_dir(&self.dir)
     }
 
     /// Says durably that the set is whole.
@@ -243,6 +328,18 @@ impl Sidecar {
             _ => {}
         }
         fs::remove_dir(&self.dir)
+    }
+}
+
+/// What was written for a set that is about to be whole.
+pub(super) struct Ready {
+    files: [File; 2],
+}
+
+impl Ready {
+    /// Brings its content to the disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.files.iter().try_for_each(File::sync_all)
     }
 }
 
