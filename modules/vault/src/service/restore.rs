@@ -14,13 +14,13 @@ use super::ignored::copy_digits;
 use super::snapshot::node_of_version;
 use super::stage::{NotStaged, facts_of};
 use super::vaults::Passphrase;
-use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, Version};
+use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, FileFacts, Version};
 use crate::engine::{
     CheckSummary, Lacking, Observer, Restorer, Trouble, Way, check, dress_special, exchange, make_special,
     node_of, put_in_place, set_all_but_times, set_metadata,
 };
 use crate::error::{Result, at, damaged, usage};
-use crate::format::{Id, Node, Snapshot};
+use crate::format::{Id, Node, NodeKind, Snapshot};
 use crate::repo::{Held, Repository};
 
 /// Which version is wanted.
@@ -340,10 +340,15 @@ impl Service {
         let real = holder.inside(name);
         let seen = || fs::symlink_metadata(&real).and_then(|facts| facts_of(&real, &facts));
         let wanted = &file.version.facts;
+        // What has other names is dressed for all of them, so it is left alone where nothing is to be done.
+        let mut is_whole = false;
         match seen() {
             Ok(there)
                 if (there.kind, &there.target, there.device)
-                    == (wanted.kind, &wanted.target, wanted.device) => {}
+                    == (wanted.kind, &wanted.target, wanted.device) =>
+            {
+                is_whole = is_dressed_as(&there, wanted);
+            }
             Ok(_) => {
                 return Err(usage(format!("`{}` is something else now; it is not replaced", path.display()))
                     .hint("move it away, or restore to another directory with --to"));
@@ -354,7 +359,10 @@ impl Service {
             Err(error) => return Err(at("read", path, &error)),
         }
         let Target { directory, order, .. } = target;
-        let lacking = if order.content_only { Vec::new() } else { dress_special(holder, name, node) };
+        let lacking = match order.content_only || is_whole {
+            true => Vec::new(),
+            false => dress_special(holder, name, node),
+        };
         if order.in_place {
             let facts = seen().map_err(|error| at("read", path, &error))?;
             self.catalogue.stage_for_backup(directory, &file.name, &facts, Some(Id::of(b"")))?;
@@ -448,6 +456,15 @@ impl Service {
 /// Returns the directory below which nothing is written through a link.
 fn root_of<'o>(directory: &'o Directory, order: &'o RestoreOrder) -> &'o Path {
     order.to.as_deref().filter(|_| !order.in_place).unwrap_or(&directory.path)
+}
+
+/// Whether owner, rights, times and attributes are those that are wanted; a link has no rights of its own.
+fn is_dressed_as(there: &FileFacts, wanted: &FileFacts) -> bool {
+    let of = |facts: &FileFacts| {
+        let rights = (facts.kind != NodeKind::Symlink).then_some(facts.permissions);
+        (rights, facts.uid, facts.gid, facts.modified_at, facts.xattrs.clone())
+    };
+    of(there) == of(wanted)
 }
 
 /// Returns what all names of one file have in common, if it has several.

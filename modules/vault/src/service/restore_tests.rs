@@ -230,3 +230,25 @@ fn nobody_prunes_what_is_being_restored_and_a_vault_that_is_only_readable_is_res
     let report = service.restore(&to("three"), &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap();
     assert_eq!(report.files.len(), 1);
 }
+
+#[test]
+fn a_link_with_several_names_that_is_as_it_was_is_no_trouble_in_its_place() {
+    let mut world = World::new();
+    let docs = world.home.path().join("docs");
+    symlink("nowhere", docs.join("a")).unwrap();
+    fs::hard_link(docs.join("a"), docs.join("b")).unwrap();
+    backed_up(&mut world);
+    let order = RestoreOrder { in_place: true, ..order(docs.canonicalize().unwrap()) };
+    let report = restore(&world, &order, &Quiet::default());
+    assert!(report.troubles.is_empty() && report.files.len() == 2, "{report:?}");
+    // Another time of one of the names is that of all of them.
+    let times = rustix::fs::Timestamps {
+        last_access: rustix::fs::Timespec { tv_sec: 5, tv_nsec: 0 },
+        last_modification: rustix::fs::Timespec { tv_sec: 5, tv_nsec: 0 },
+    };
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::utimensat(rustix::fs::CWD, docs.join("a"), &times, flags).unwrap();
+    let report = restore(&world, &order, &Quiet::default());
+    assert!(report.troubles.len() == 2 && report.troubles[0].why.contains("has other names"), "{report:?}");
+    assert_eq!(fs::symlink_metadata(docs.join("b")).unwrap().mtime(), 5);
+}
