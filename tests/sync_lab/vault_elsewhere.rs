@@ -198,6 +198,32 @@ fn a_sync_backs_up_to_the_machine_that_it_goes_to() {
 }
 
 #[test]
+fn a_vault_in_a_synced_folder_is_not_made_what_the_other_machine_has_there() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    ready(desk);
+    configure(laptop, "");
+    vault(laptop, &["config", "init", "--name", "desk", "--root", "ssh://desk/home/alice/backups/vault"])
+        .ends_with(0);
+    vault(laptop, &["init"]).ends_with(0);
+    vault(laptop, &["dir", "init", "/home/alice/notes"]).ends_with(0);
+    vault(laptop, &["backup", "--tracked"]).ends_with(0);
+    let listed = root(desk, "find /home/alice/backups | sort");
+    let all = ["--allow-first-sync", "--allow-mass-deletion", "--allow-conflicts"];
+    sync(laptop, "desk", &all).ends_with(7).says(&[
+        "a vault would be lost",
+        "desk: `/home/alice/backups/vault` is a vault",
+        "`exclude` in [user-data]",
+    ]);
+    assert_eq!(root(desk, "find /home/alice/backups | sort"), listed);
+    configure(laptop, "[user-data]\nexclude = [\"/alice/backups/\"]\n");
+    sync(laptop, "desk", &all).ends_with(0);
+    assert_eq!(root(desk, "find /home/alice/backups | sort"), listed);
+    vault(laptop, &["check", "--read-data"]).ends_with(0).says(&["sound"]);
+    assert_nothing_runs(&[laptop, desk], SOON);
+}
+
+#[test]
 fn a_backup_by_itself_reads_a_set_that_is_taken_for_it_and_lives_without_one() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
