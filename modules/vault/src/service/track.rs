@@ -130,7 +130,8 @@ impl Service {
     pub(super) fn never(&self) -> Vec<PathBuf> {
         let on_disk = self.settings.vaults.iter().filter(|vault| vault.kind == VaultKind::Filesystem);
         let roots = on_disk.map(|vault| vault.root.clone());
-        let all = roots.chain([self.around.places.state.clone()]);
+        let named = self.settings.vault.directories().map(Path::to_owned);
+        let all = roots.chain(named).chain([self.around.places.state.clone()]);
         all.flat_map(|path| [path.canonicalize().ok(), Some(path)]).flatten().collect()
     }
 
