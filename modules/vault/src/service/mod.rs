@@ -1,6 +1,8 @@
 //! What the commands do: set up, track, stage, back up, tell, restore.
 
 mod backup;
+mod batch;
+mod check;
 mod forget;
 mod gone;
 mod ignored;
@@ -14,6 +16,7 @@ mod restore;
 mod scan;
 mod settings;
 mod snapshot;
+mod source;
 mod stage;
 mod status;
 mod target;
@@ -22,7 +25,7 @@ mod tracked;
 mod vaults;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -37,6 +40,7 @@ pub use recover::{RecoverOrder, RecoverReport, Source};
 pub use rehearse::{RehearseOrder, RehearseReport, Rehearsed};
 pub use restore::{RestoreOrder, RestoreReport, Which};
 pub use settings::{Above, Every, Folder, General, Mistake, Settings, Size, Spot, VaultKind, VaultSettings};
+pub use source::{Place, Reading, Told};
 pub use status::{FileStatus, History, VersionLine};
 pub use track::{AddReport, TrackedLine, resolve};
 pub use tracked::{Preview, TrackedReport};
@@ -150,6 +154,9 @@ pub struct Service {
     view: View,
     /// Directories of which is said that what is missing there is gone for good.
     gone: Vec<PathBuf>,
+    /// From what tracked directories are backed up, and how they are looked at, by their ids.
+    sources: Vec<Reading>,
+    looking: HashMap<String, source::Looking>,
     /// What a service that only looks works with.
     _scratch: Option<tempfile::TempDir>,
 }
@@ -273,7 +280,9 @@ impl Service {
         scratch: Option<tempfile::TempDir>,
     ) -> Self {
         let (names, view) = (Names::of_this_machine(), View::default());
-        Self { around, settings, catalogue, stage, host_id, names, view, gone: Vec::new(), _scratch: scratch }
+        let (gone, sources, looking) = Default::default();
+        let _scratch = scratch;
+        Self { around, settings, catalogue, stage, host_id, names, view, gone, sources, looking, _scratch }
     }
 
     /// Has tracked files read elsewhere than where they lie.
@@ -535,5 +544,7 @@ mod recover_tests;
 mod restore_tests;
 #[cfg(test)]
 mod several_tests;
+#[cfg(test)]
+mod source_tests;
 #[cfg(test)]
 pub(crate) mod world;
