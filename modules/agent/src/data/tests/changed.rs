@@ -306,6 +306,39 @@ fn only_what_changed_is_named() {
 }
 
 #[test]
+fn several_threads_find_what_one_would_wherever_it_lies() {
+    let Some(image) = Image::make(512) else { return };
+    image.create("@home");
+    let home = image.top().join("@home");
+    let file = |number: usize| home.join(format!("{}/{number}", number / 500));
+    for number in 0..6000 {
+        fs::create_dir_all(file(number).parent().unwrap()).unwrap();
+        fs::write(file(number), format!("{number}")).unwrap();
+    }
+    let base = take(&image, "0");
+    assert_eq!(younger::count(&base, &take(&image, "same")).unwrap(), Some(0));
+    // All over the tree, in one place, and the last inode alone.
+    let cases = [(0..6000).step_by(37).collect(), (2710..2790).collect(), vec![5999_usize]];
+    let mut before = base;
+    for (at, touched) in cases.into_iter().enumerate() {
+        for &number in &touched {
+            fs::write(file(number), format!("{number} {at}")).unwrap();
+        }
+        let now = take(&image, &format!("case-{at}"));
+        assert_eq!(younger::count(&before, &now).unwrap(), Some(touched.len()));
+        let mut told: Vec<usize> = changed(&before, &now)
+            .unwrap()
+            .into_iter()
+            .flat_map(|dir| dir.names.unwrap())
+            .map(|name| name.to_string().parse().unwrap())
+            .collect();
+        told.sort_unstable();
+        assert_eq!(told, touched, "case {at}");
+        before = now;
+    }
+}
+
+#[test]
 fn what_was_only_read_is_not_named_and_what_was_written_in_the_next_moment_is() {
     let Some(image) = Image::make(256) else { return };
     image.create("@home");
