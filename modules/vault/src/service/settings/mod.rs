@@ -375,7 +375,7 @@ mod tests {
         let text =
             "[vault]\nbase_dir = \"/home/a/bt/\"\nkeep = 5\nlog_dir = \"~/x\"\nnonsense = 1\n[[vaults]]\n";
         assert_eq!(General::directories_named_in(text), [PathBuf::from("/home/a/bt")]);
-        assert_eq!(General::directories_named_in("[vault"), [PathBuf::new(); 0]);
+        assert!(General::directories_named_in("[vault").is_empty());
         let settings = parse("[vault]\nstaging_dir = \"/s\"\ndata_dir = \"/d\"\n").unwrap();
         assert_eq!(settings.vault.directories().collect::<Vec<_>>(), [Path::new("/d"), Path::new("/s")]);
         assert!(parse("[vault]\nbase_dir = \"~/bt\"\n").unwrap_err().to_string().contains("absolute"));
