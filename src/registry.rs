@@ -22,9 +22,10 @@ pub fn registry(env: &Env) -> Vec<ModuleSpec> {
 /// Returns where our own state and configuration of this user lie.
 fn own_dirs(env: &Env) -> Vec<BytePath> {
     let config = paths::config_file(env).ok().and_then(|file| file.parent().map(BytePath::from));
-    let vault = paths::vault_settings(env).ok();
+    let bt = paths::vault_settings(env).ok();
     let state = paths::state_dir(env).ok();
-    let others = [vault, state].into_iter().flatten().map(|path| BytePath::from(path.as_path()));
+    let named = vault::own_directories(env);
+    let others = [bt, state].into_iter().flatten().chain(named).map(|path| BytePath::from(path.as_path()));
     config.into_iter().chain(others).collect()
 }
 

@@ -44,6 +44,7 @@ pub fn gate(kind: GateKind) -> &'static str {
         GateKind::IdMismatch => "different user ids",
         GateKind::NoSnapshots => "no snapshots",
         GateKind::LockOut => "you would be locked out",
+        GateKind::LostVault => "a vault would be lost",
         GateKind::Rollback => "after a rollback",
     }
 }

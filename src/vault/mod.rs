@@ -5,13 +5,14 @@ pub mod line;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pc_switcher_contract::ModuleError;
 use pc_switcher_vault::format::keyfile::Cost;
 use pc_switcher_vault::repo::Who;
 use pc_switcher_vault::secret::VARIABLE;
-use pc_switcher_vault::service::{Above, Outside, Places, Surroundings, where_they_lie};
+use pc_switcher_vault::service::{Above, General, Outside, Places, Surroundings, where_they_lie};
 use pc_switcher_vault::store::Stop;
 use pc_switcher_vault::store::s3::Credentials;
 use pc_switcher_vault::sync::Given;
@@ -36,7 +37,15 @@ pub enum Asks {
 /// # Errors
 /// If the environment names no home.
 pub fn places(env: &Env) -> Result<Places, NoHome> {
-    Ok(Places { config: paths::vault_settings(env)?, state: paths::state_dir(env)? })
+    Ok(Places::new(paths::vault_settings(env)?, paths::state_dir(env)?))
+}
+
+/// Returns the directories of our own that settings name, as far as these can be read: they are never mirrored.
+pub fn own_directories(env: &Env) -> Vec<PathBuf> {
+    let config = env.config.clone().map_or_else(|| paths::config_file(env), Ok);
+    let files = [config, paths::vault_settings(env)].into_iter().flatten();
+    let texts = files.filter_map(|file| std::fs::read_to_string(file).ok());
+    texts.flat_map(|text| General::directories_named_in(&text)).collect()
 }
 
 /// Returns what the config file itself says of vaults; what `bt.toml` says is left to whoever reads that.

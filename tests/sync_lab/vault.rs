@@ -97,6 +97,8 @@ fn a_backup_in_a_sync_is_of_the_moment_before_it() {
 
     switch_on(laptop, FIRST);
     sync(laptop, "desk", &[]).ends_with(0).says(&["1 files are gone"]);
+    let log = run(laptop, &Cmd::new("pc-switcher").args(["logs", "--last"]).as_alice()).ends_with(0);
+    log.says(&["looked where something changed since the last backup alone"]);
     vault(laptop, &["log", "/home/alice/notes/letter"]).ends_with(0).says(&["[current]"]);
     let log = vault(laptop, &["log", "/home/alice/notes/letter"]);
     assert_eq!(log.stdout.lines().count(), 2, "{}", log.stdout);

@@ -27,6 +27,8 @@ pub enum GateKind {
     NoSnapshots,
     /// The sync would lock the user out of the target; no flag opens this one.
     LockOut,
+    /// The sync would remove a vault that lies in a synced folder of the target; no flag opens this one.
+    LostVault,
     /// A machine was rolled back and was not started anew; no flag opens this one.
     Rollback,
 }
@@ -43,7 +45,7 @@ impl GateKind {
             GateKind::ActiveSession => Some("--allow-active-session"),
             GateKind::IdMismatch => Some("--allow-id-mismatch"),
             GateKind::NoSnapshots => Some("--allow-no-snapshots"),
-            GateKind::LockOut | GateKind::Rollback => None,
+            GateKind::LockOut | GateKind::LostVault | GateKind::Rollback => None,
         }
     }
 }

@@ -8,6 +8,9 @@ use crate::parts::PartPair;
 use crate::roots::place_of;
 use crate::survey::{ConflictItem, Ours, Survey};
 
+/// The file that each vault on a disk has in its directory.
+const VAULT_MARKER: &str = "pc-switcher-vault";
+
 /// Who is who at a gate.
 #[derive(Debug, Clone, Copy)]
 pub struct Hosts<'a> {
@@ -198,6 +201,37 @@ pub fn lost_homes(hosts: Hosts, theirs: &[UserFact], surveys: &[(&PartPair, &Sur
     })
 }
 
+/// Whether a vault would be removed that lies in a synced folder of the target: what is in it is the past of whoever stores there, and
+/// the source knows nothing of it. No flag opens this gate.
+pub fn lost_vaults(hosts: Hosts, surveys: &[(&PartPair, &Survey)]) -> Option<Gate> {
+    let removed = surveys.iter().flat_map(|(part, survey)| {
+        survey.steps.ops.iter().filter_map(|op| vault_of(op).map(|dir| part.root.join(dir.as_bytes())))
+    });
+    let findings: Vec<String> = removed
+        .map(|dir| {
+            format!(
+                "{}: `{dir}` is a vault, and {} has none there; `exclude` in [user-data] leaves it alone, or move it out of the \
+                 synced folders",
+                hosts.target, hosts.source
+            )
+        })
+        .collect();
+    (!findings.is_empty()).then(|| Gate {
+        kind: GateKind::LostVault,
+        summary: None,
+        findings,
+        consequence: format!("all versions in it would be gone on {}", hosts.target),
+    })
+}
+
+/// Returns the vault that loses its marker by a step.
+fn vault_of(op: &Op) -> Option<BytePath> {
+    match op {
+        Op::Remove { path, .. } if path.name() == VAULT_MARKER.as_bytes() => path.parent(),
+        _ => None,
+    }
+}
+
 /// Returns the gate of all conflicts, with both versions of each path.
 pub fn conflicts(hosts: Hosts, surveys: &[(&PartPair, &Survey)], now_seconds: i64) -> Option<Gate> {
     let lines: Vec<String> = conflict_lines(hosts, surveys, now_seconds);
@@ -347,6 +381,17 @@ mod tests {
             Some(vec!["1000 is `alice` on laptop and `bob` on desk".to_owned()])
         );
         assert_eq!(judge("/srv", std::slice::from_ref(&alice), &[user("alice", 1001)]), None);
+    }
+
+    #[test]
+    fn a_vault_that_loses_its_marker_is_told_from_a_file_that_is_removed() {
+        let time = FileTime { seconds: 1, nanos: 0 };
+        let expect = pc_switcher_agent::proto::Identity { ino: 1, ctime: time, mtime: time, size: 1 };
+        let removed = |path: &str| vault_of(&Op::Remove { path: path.into(), expect });
+        assert_eq!(removed("alice/vault/pc-switcher-vault"), Some("alice/vault".into()));
+        assert_eq!(removed("pc-switcher-vault"), Some(BytePath::default()));
+        assert_eq!(removed("alice/pc-switcher-vault/data"), None);
+        assert_eq!(vault_of(&Op::RemoveDir { path: "alice/pc-switcher-vault".into() }), None);
     }
 
     #[test]

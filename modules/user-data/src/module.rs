@@ -316,6 +316,9 @@ impl UserData {
         if let Some(gate) = people::lock_out(hosts, &logins, &both) {
             ctx.gates.pass(gate).await?;
         }
+        if let Some(gate) = guards::lost_vaults(hosts, &both) {
+            ctx.gates.pass(gate).await?;
+        }
         if let Some(gate) = guards::id_mismatch(hosts, &self.folders(), &ours.users, &theirs.users) {
             ctx.gates.pass(gate).await?;
         }

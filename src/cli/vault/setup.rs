@@ -104,11 +104,12 @@ pub(super) fn config_init(args: &ConfigInitArgs, context: &mut Context<'_>) -> R
 pub(super) fn config_list(context: &mut Context<'_>) -> Result<Exit, CliError> {
     let around = surroundings(context)?;
     let service = Service::open(around.clone())?;
-    let (settings, places) = (service.settings(), &around.places);
+    let (settings, places) = (service.settings(), service.places());
     if context.global.json {
         let value = json!({
             "config": text(&places.config), "host_id": service.host_id(), "base_dir": text(&places.base()),
             "catalogue": text(&places.catalogue()), "staging_dir": text(&places.stage()),
+            "log_dir": text(&places.log()),
             "vault": settings.vault, "vaults": settings.vaults,
         });
         return context.print_json(&value).map(|()| Exit::Completed);
@@ -121,7 +122,8 @@ pub(super) fn config_list(context: &mut Context<'_>) -> Result<Exit, CliError> {
     }
     writeln!(context.out, "# host_id     {}", service.host_id())?;
     writeln!(context.out, "# catalogue   {}", places.catalogue().display())?;
-    writeln!(context.out, "# staging_dir {}\n", places.stage().display())?;
+    writeln!(context.out, "# staging_dir {}", places.stage().display())?;
+    writeln!(context.out, "# log_dir     {}\n", places.log().display())?;
     let text = toml::to_string(settings).map_err(|error| CliError::Failed(error.to_string()))?;
     write!(context.out, "{text}")?;
     Ok(Exit::Completed)

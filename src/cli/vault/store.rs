@@ -12,7 +12,7 @@ use super::passphrase::Secret;
 use super::watch::Watch;
 use super::{here, open};
 use crate::config::{self, Overrides};
-use crate::vault::held::HeldSet;
+use crate::vault::held::{Handed, HeldSet};
 
 /// Store what is staged, from all tracked directories
 ///
@@ -62,6 +62,7 @@ pub(super) fn backup(args: &BackupArgs, context: &mut Context<'_>) -> Result<Exi
         false => None,
     };
     let set = held.as_ref().map(HeldSet::id);
+    let tracked = service.tracked_paths(&[])?;
     let (observer, vault) = (watch.observer(), args.vault.as_deref());
     let done = match args.tracked {
         true => service.back_up_tracked(&[], vault, &mut |ask| watch.passphrase(ask), &observer),
@@ -69,18 +70,25 @@ pub(super) fn backup(args: &BackupArgs, context: &mut Context<'_>) -> Result<Exi
             .backup(vault, &mut |ask| watch.passphrase(ask), &observer)
             .map(|backup| TrackedReport { backup, ..TrackedReport::default() }),
     };
+    let bases = service.bases(&tracked);
+    let is_base = |held: &HeldSet| bases.iter().flatten().any(|(_, base)| base.set.id() == held.id());
     // Nothing reads it any more.
     drop(service);
-    let released = held.map(|held| watch.wait(held.release())).transpose();
+    let released = held
+        .map(|held| {
+            let is_base = is_base(&held);
+            watch.wait(held.release(is_base))
+        })
+        .transpose();
     drop(watch);
-    let TrackedReport { added, proof, backup: mut report } = done?;
+    let TrackedReport { added, proof, backup: mut report, changes_alone } = done?;
     if let Err(error) = released {
-        report.warnings.push(format!("the snapshots that were read stay for a day: {error}"));
+        report.warnings.push(format!("the snapshots that were read stay for a month: {error}"));
     }
     let found = std::mem::take(&mut report.troubles);
     report.troubles = added.troubles.into_iter().chain(proof.troubles.clone()).chain(found).collect();
     if context.global.json {
-        print_json(&report, &proof, set.as_ref(), &added.sockets, context)?;
+        print_json(&report, &proof, (set.as_ref(), changes_alone), &added.sockets, context)?;
     } else {
         for socket in &added.sockets {
             writeln!(context.err, "{} is a socket and is left out", shown(socket))?;
@@ -123,16 +131,20 @@ fn hold(
         .map_err(|errors| {
             ModuleError::failed(errors.to_string()).hint("`pc-switcher config validate` names them")
         })
-        .and_then(|config| watch.wait(HeldSet::take(&context.env, &config, &tracked, watch.cancel())));
+        .and_then(|config| {
+            let bases = service.bases(&tracked)?;
+            watch.wait(HeldSet::take(&context.env, &config, &tracked, &bases, watch.cancel()))
+        });
     if watch.cancel().is_cancelled() {
-        if let Ok((held, ..)) = taken {
-            watch.wait(held.release()).ok();
+        if let Ok((held, _)) = taken {
+            watch.wait(held.release(false)).ok();
         }
         return Err(ModuleError::cancelled().into());
     }
     match taken {
-        Ok((held, view, lacking)) => {
+        Ok((held, Handed { view, sources, lacking })) => {
             service.read_from(view);
+            service.look_where(sources);
             for (path, why) in lacking.iter().filter(|(path, _)| tracked.contains(path)) {
                 writeln!(
                     context.err,
@@ -156,7 +168,7 @@ fn hold(
 fn print_json(
     report: &BackupReport,
     proof: &Proof,
-    set: Option<&SetId>,
+    (set, changes_alone): (Option<&SetId>, u64),
     sockets: &[std::path::PathBuf],
     context: &mut Context<'_>,
 ) -> Result<(), CliError> {
@@ -170,7 +182,7 @@ fn print_json(
         .collect();
     context.print_json(&json!({
         "versions": report.versions, "items": report.items, "bytes": report.bytes,
-        "directories": report.directories, "deleted": report.deleted, "read_in": set,
+        "directories": report.directories, "deleted": report.deleted, "read_in": set, "changes_alone": changes_alone,
         "sockets": sockets.iter().map(|path| text(path)).collect::<Vec<_>>(),
         "proof": { "files": proof.files, "bytes": proof.bytes, "troubles": said(&proof.troubles) },
         "vaults": vaults, "troubles": said(&report.troubles), "warnings": report.warnings,

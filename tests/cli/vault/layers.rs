@@ -167,3 +167,36 @@ fn what_serves_a_vault_ends_with_its_input_and_says_what_it_is_first() {
     assert_eq!((serving.wait().unwrap().code(), said.as_str()), (Some(0), "pc-switcher-vault-server\n"));
     assert!(!home.path("docs/vault").exists(), "nothing is made unasked");
 }
+
+#[test]
+fn what_is_ours_lies_where_the_settings_say_and_is_never_backed_up() {
+    let home = Home::new();
+    home.bt(&["config", "init", "--root", home.path("vault").to_str().unwrap()]);
+    let (settings, base) = (home.path(".config/bt.toml"), home.path("docs/bt"));
+    let text = fs::read_to_string(&settings).unwrap();
+    let named = format!(
+        "base_dir = {:?}\nstaging_dir = {:?}\nlog_dir = {:?}\n",
+        base.to_str().unwrap(),
+        home.path("stage").to_str().unwrap(),
+        home.path("log").to_str().unwrap()
+    );
+    fs::write(&settings, text.replacen("[vault]\n", &format!("[vault]\n{named}"), 1)).unwrap();
+    let said = home.fails(3, &["dir", "init"]);
+    assert!(said.contains("the catalogue is lost") && said.contains("docs/bt/catalogue.db"), "{said}");
+    fs::create_dir_all(&base).unwrap();
+    fs::rename(home.state().join("catalogue.db"), base.join("catalogue.db")).unwrap();
+    home.bt(&["config", "vault", "init"]);
+    home.bt(&["dir", "init"]);
+    home.put("a", "text");
+    home.bt(&["add"]);
+    assert_eq!(home.path("stage").read_dir().unwrap().count(), 1);
+    assert!(home.bt(&["backup"]).starts_with("1 new versions"));
+    assert_eq!(home.bt(&["dir", "status"]), "B   a\n", "what is ours is not listed");
+    let log = fs::read_to_string(home.path("log/bt.log")).unwrap();
+    let words: Vec<&str> = log.lines().filter_map(|line| line.split('\t').nth(3)).collect();
+    assert_eq!(words, ["dir init", "add", "backup"], "{log}");
+    let listed = home.json(&["config", "list"]);
+    assert_eq!(listed["base_dir"], base.to_str().unwrap());
+    assert_eq!(listed["log_dir"], home.path("log").to_str().unwrap());
+    assert!(!home.state().join("stage").exists());
+}

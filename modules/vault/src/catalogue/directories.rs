@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rusqlite::{Transaction, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::entities::{self, Directory};
 use super::{Catalogue, new_id, place_of, stamp};
@@ -90,6 +90,31 @@ impl Catalogue {
         })();
         self.ok(done)?;
         Ok(Tracked::New(fresh, children.into_iter().map(|child| child.path).collect()))
+    }
+
+    /// Returns what was recorded as the base of a directory.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn base(&self, directory: &Directory) -> Result<Option<String>> {
+        let sql = "SELECT recorded FROM bases WHERE directory_id = ?1";
+        let found = self.db.query_row(sql, [&directory.id], |row| row.get(0));
+        self.ok(found.optional())
+    }
+
+    /// Records the base of a directory, or that it has none.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn set_base(&mut self, directory: &Directory, recorded: Option<&str>) -> Result<()> {
+        let done = match recorded {
+            Some(text) => self.db.execute(
+                "INSERT OR REPLACE INTO bases (directory_id, recorded) VALUES (?1, ?2)",
+                params![directory.id, text],
+            ),
+            None => self.db.execute("DELETE FROM bases WHERE directory_id = ?1", [&directory.id]),
+        };
+        self.ok(done).map(drop)
     }
 
     /// Forgets a directory, its versions and what is staged of it; the vaults keep what they hold.

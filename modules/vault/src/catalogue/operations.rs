@@ -73,6 +73,26 @@ impl Catalogue {
         })
     }
 
+    /// Returns the number of the last command.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn last_operation(&self) -> Result<i64> {
+        let sql = "SELECT COALESCE(MAX(id), 0) FROM backup_operations";
+        let found = self.db.query_row(sql, [], |row| row.get(0));
+        self.ok(found)
+    }
+
+    /// Whether a command after this one may have made versions.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn has_stored_since(&self, operation: i64) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM backup_operations WHERE id > ?1 AND operation IN ('backup', 'recover'))";
+        let found = self.db.query_row(sql, [operation], |row| row.get(0));
+        self.ok(found)
+    }
+
     /// Returns what is known of a vault; `None` if it was never set up from here.
     ///
     /// # Errors

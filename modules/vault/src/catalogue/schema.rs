@@ -7,7 +7,7 @@ use super::Catalogue;
 use crate::error::Result;
 
 /// Each entry brings the format one further; entries are never changed, only added.
-pub(super) const MIGRATIONS: [&str; 6] = [
+pub(super) const MIGRATIONS: [&str; 7] = [
     "
     CREATE TABLE contents (
         id         TEXT PRIMARY KEY NOT NULL,
@@ -133,12 +133,24 @@ pub(super) const MIGRATIONS: [&str; 6] = [
         files     INTEGER NOT NULL
     ) STRICT;
 ",
+    // Snapshots of which all is known of a directory.
+    "
+    CREATE TABLE bases (
+        directory_id TEXT PRIMARY KEY NOT NULL REFERENCES directories ON DELETE CASCADE,
+        recorded     TEXT NOT NULL
+    ) STRICT;
+",
 ];
 
 /// Brings the tables up to date, whole or not at all.
 pub(super) fn migrate(catalogue: &mut Catalogue) -> Result<()> {
     let path = catalogue.path.clone();
     let broken = |error: rusqlite::Error| super::broken(&path, &error);
+    let read = catalogue.db.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    if read.map_err(broken)? == MIGRATIONS.len() as i64 {
+        // Whoever only looks writes nothing, and waits for nobody who does.
+        return Ok(());
+    }
     let begun = catalogue.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(broken)?;
     let version: i64 = begun.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(broken)?;
     let version = usize::try_from(version).unwrap_or(usize::MAX);

@@ -135,6 +135,15 @@ impl Catalogue {
         self.all(sql, params![directory.id, place_of(name), from, to], |row| row.get(0))
     }
 
+    /// Returns the names of the files of a directory that wait.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn staged_names(&self, directory: &Directory) -> Result<Vec<std::path::PathBuf>> {
+        let sql = "SELECT DISTINCT name FROM staged WHERE directory_id = ?1";
+        self.all(sql, [&directory.id], |row| entities::path(row, "name"))
+    }
+
     /// Returns the key by which [`Catalogue::staged_places`] knows a name.
     pub fn place(name: &Path) -> Vec<u8> {
         place_of(name)

@@ -200,3 +200,19 @@ fn a_catalogue_of_the_first_version_learns_of_links_and_directories() {
         "`f` is in no vault, the link needs none but its row"
     );
 }
+
+#[test]
+fn who_only_looks_writes_nothing_and_waits_for_nobody_who_writes() {
+    let (dir, mut catalogue) = catalogue();
+    let path = dir.path().join("catalogue.db");
+    catalogue
+        .together(|catalogue| {
+            catalogue.begin_operation("backup", "", now())?;
+            // With another writer there it could not be opened at all.
+            let looking = Catalogue::open(&path)?;
+            assert!(looking.operations(10)?.is_empty(), "what is not done yet is not seen");
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(Catalogue::open(&path).unwrap().operations(10).unwrap().len(), 1);
+}

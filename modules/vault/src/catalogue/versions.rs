@@ -104,14 +104,19 @@ impl Catalogue {
         let sql = "SELECT f.name, f.deleted, v.* FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
                    WHERE f.directory_id = ?1 AND (f.place = ?2 OR f.place >= ?3 AND f.place < ?4) AND f.place > ?5
                    ORDER BY f.place LIMIT ?6";
-        self.all(sql, params![directory.id, place, from, to, after, most as i64], |row: &Row<'_>| {
-            Ok(CurrentFile {
-                file_id: row.get("file_id")?,
-                name: entities::path(row, "name")?,
-                deleted: row.get("deleted")?,
-                version: Version::read(row)?,
-            })
-        })
+        self.all(sql, params![directory.id, place, from, to, after, most as i64], current_file)
+    }
+
+    /// Returns a file with its current version, if it has one.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn current_file(&self, directory: &Directory, name: &Path) -> Result<Option<CurrentFile>> {
+        let sql =
+            "SELECT f.name, f.deleted, v.* FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
+                   WHERE f.directory_id = ?1 AND f.place = ?2";
+        let found: Vec<CurrentFile> = self.all(sql, params![directory.id, place_of(name)], current_file)?;
+        Ok(found.into_iter().next())
     }
 
     /// Returns the chunks of a content in a vault; `None` if that vault does not hold it.
@@ -137,6 +142,28 @@ impl Catalogue {
     pub fn locations(&self, content: Id) -> Result<Vec<String>> {
         let sql = "SELECT vault FROM content_locations WHERE content_id = ?1 ORDER BY vault";
         self.all(sql, [content.hex()], |row| row.get(0))
+    }
+
+    /// Returns the names of what is there of a directory by what is known, and has its version since that second.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn stored_since(&self, directory: &Directory, at: Timestamp) -> Result<Vec<PathBuf>> {
+        // Of one second all count, whatever their fractions.
+        let second = at.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+        let sql = "SELECT f.name FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
+                   WHERE f.directory_id = ?1 AND f.deleted = 0 AND v.created_at >= ?2";
+        self.all(sql, params![directory.id, second], |row| entities::path(row, "name"))
+    }
+
+    /// Counts what is there of a directory by what is known.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn count_present(&self, directory: &Directory) -> Result<u64> {
+        let sql = "SELECT COUNT(*) FROM files WHERE directory_id = ?1 AND deleted = 0";
+        let counted = self.db.query_row(sql, [&directory.id], |row| Ok(row.get::<_, i64>(0)? as u64));
+        self.ok(counted)
     }
 
     /// Counts the files whose current version a vault does not hold.
@@ -256,6 +283,15 @@ impl Catalogue {
         })();
         self.ok(done)
     }
+}
+
+fn current_file(row: &Row<'_>) -> rusqlite::Result<CurrentFile> {
+    Ok(CurrentFile {
+        file_id: row.get("file_id")?,
+        name: entities::path(row, "name")?,
+        deleted: row.get("deleted")?,
+        version: Version::read(row)?,
+    })
 }
 
 /// Notes since when a file is gone, unless it was so before.

@@ -92,6 +92,11 @@ fn follow(
     if !seen.insert(tree) {
         return Ok(());
     }
+    if repo.lies_as_other(BlobKind::Tree, &tree) {
+        problems.push(format!(
+            "{place}: its tree `{tree}` lies in the vault as the content of a file alone; `bt prune` stores it as a tree, too"
+        ));
+    }
     let nodes = match repo.tree(tree) {
         Ok(tree) => tree.nodes,
         Err(error) => {
@@ -111,7 +116,15 @@ fn follow(
                     .flatten()
                     .filter(|id| repo.find(BlobKind::Data, id).is_none())
                     .count();
-                if missing > 0 {
+                let odd =
+                    node.content.iter().flatten().filter(|id| repo.lies_as_other(BlobKind::Data, id)).count();
+                if odd > 0 {
+                    problems.push(format!(
+                        "{path}: {odd} of its chunks lie in the vault as trees alone; `bt prune` stores them as content, too"
+                    ));
+                }
+                if missing > odd {
+                    let missing = missing - odd;
                     problems.push(format!("{path}: {missing} of its chunks are in no index"));
                 }
             }

@@ -28,7 +28,7 @@ pub use facts::{Names, node_of, xattrs};
 pub use prune::{PruneOrder, PruneSummary, When, prune};
 pub(crate) use replace::exchange;
 pub use restore::{RestoreSummary, Restorer};
-pub(crate) use restore::{dress_special, is_unfinished, make_special, put_in_place};
+pub(crate) use restore::{dress_special, is_unfinished, make_special, put_in_place, there_already};
 pub(crate) use sparse::Sparse;
 pub(crate) use way::Way;
 

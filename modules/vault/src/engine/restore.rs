@@ -296,13 +296,15 @@ impl Root<'_> {
 /// If something is there.
 pub(crate) fn put_in_place(file: tempfile::NamedTempFile, path: &Path, shown: &Path) -> Result<()> {
     file.as_file().sync_all().map_err(|error| at("write", shown, &error))?;
-    match file.persist_noclobber(path) {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(ModuleError::failed(format!("`{}` exists already", shown.display()))
-                .hint("move it away, or restore to another directory with --to"))
-        }
-        Err(error) => Err(at("write", shown, &error.error)),
+    file.persist_noclobber(path).map(drop).map_err(|error| there_already(&error.error, shown))
+}
+
+/// Says why a file did not get its name.
+pub(crate) fn there_already(error: &io::Error, shown: &Path) -> ModuleError {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => ModuleError::failed(format!("`{}` exists already", shown.display()))
+            .hint("move it away, or restore to another directory with --to"),
+        _ => at("write", shown, error),
     }
 }
 

@@ -138,6 +138,68 @@ fn a_file_that_holds_the_text_of_a_tree_is_stored_beside_the_tree() {
     assert_eq!(restorer.tree(tree, target.path()).unwrap().troubles, vec![]);
 }
 
+/// Returns a repository as older versions left it: a tree whose text was the content of a file before, and the other way round.
+fn with_one_kind_each(store: &Arc<MemoryStore>) -> (Repository, [(BlobKind, Id); 2]) {
+    let repo = repository(store.clone());
+    let mut node = crate::format::Node::new("f".into(), crate::format::NodeKind::File);
+    let empty = crate::format::Tree::default().to_blob().unwrap();
+    (node.size, node.content) = (empty.len() as u64, Some(vec![Id::of(&empty)]));
+    let mut directory = crate::format::Node::new("d".into(), crate::format::NodeKind::Dir);
+    directory.subtree = Some(Id::of(&empty));
+    let top = crate::format::Tree { nodes: vec![directory, node] }.to_blob().unwrap();
+    let writer = crate::repo::Writer::new(&repo).unwrap();
+    // The root alone as content, the empty tree alone as a tree.
+    for (kind, blob) in [(BlobKind::Data, &top), (BlobKind::Tree, &empty)] {
+        let mut packer = writer.packer(kind).unwrap();
+        packer.add(blob).unwrap();
+        packer.flush().unwrap();
+    }
+    writer.index().unwrap();
+    let snapshot = Snapshot {
+        time: Timestamp::UNIX_EPOCH.to_string(),
+        parent: None,
+        tree: Id::of(&top),
+        paths: vec![],
+        hostname: String::new(),
+        username: String::new(),
+        uid: 0,
+        gid: 0,
+        tags: vec![],
+        program_version: String::new(),
+    };
+    repo.save(Kind::Snapshot, &snapshot).unwrap();
+    let lacking = [(BlobKind::Tree, Id::of(&top)), (BlobKind::Data, Id::of(&empty))];
+    (Repository::open(store.clone(), b"x").unwrap(), lacking)
+}
+
+#[test]
+fn a_tree_that_an_older_version_stored_as_content_alone_is_read_named_and_stored_as_what_it_is_by_a_prune() {
+    let store = Arc::new(MemoryStore::default());
+    let (repo, lacking) = with_one_kind_each(&store);
+    let problems = check(&repo, true, &Quiet::default()).unwrap().problems;
+    assert!(problems.len() == 2 && problems.iter().all(|one| one.contains("bt prune")), "{problems:?}");
+    let target = tempfile::tempdir().unwrap();
+    let restorer = Restorer { repo: &repo, content_only: true, observer: &Quiet::default() };
+    let tree = repo.snapshots().unwrap()[0].1.tree;
+    assert_eq!(restorer.tree(tree, target.path()).unwrap().troubles, vec![]);
+
+    let clock: pc_switcher_contract::Clock = Arc::new(|| Timestamp::UNIX_EPOCH);
+    let (forget, also_needed) = Default::default();
+    let when = When { now: clock(), grace: std::time::Duration::ZERO };
+    let order = PruneOrder { forget: &forget, also_needed: &also_needed, when, alone: None };
+    let objects = store.list(Kind::Pack).unwrap();
+    prune(&repo, &order, &Quiet::default()).unwrap();
+    assert_eq!(store.list(Kind::Pack).unwrap(), objects, "a dry run writes nothing");
+    let alone = repo.lock_alone(&Who { pid: std::process::id(), ..Who::default() }, &clock).unwrap();
+    prune(&repo, &PruneOrder { alone: Some(&alone), ..order }, &Quiet::default()).unwrap();
+    drop(alone);
+    let repo = Repository::open(store, b"x").unwrap();
+    assert_eq!(check(&repo, true, &Quiet::default()).unwrap().problems, [""; 0]);
+    for (kind, id) in lacking {
+        assert!(repo.find(kind, &id).is_some());
+    }
+}
+
 /// A store in which somebody takes the vault over as soon as a pack was removed, while this machine sleeps for an hour.
 struct TakenOver {
     inner: Arc<MemoryStore>,

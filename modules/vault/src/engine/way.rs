@@ -117,9 +117,10 @@ impl Way {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(openat(&self.directory, name, flags, Mode::empty())?);
         let facts = file.metadata()?;
-        match kind_of(&facts) == kind && facts.nlink() == 1 {
-            true => Ok(file),
-            false => Err(io::Error::other("was replaced while it was restored")),
+        match (kind_of(&facts) == kind, facts.nlink()) {
+            (true, 1) => Ok(file),
+            (true, _) => Err(io::Error::other("it has other names, which would be changed with it")),
+            (false, _) => Err(io::Error::other("was replaced while it was restored")),
         }
     }
 }

@@ -14,6 +14,16 @@ pub enum BlobKind {
     Tree,
 }
 
+impl BlobKind {
+    /// Returns the kind that this is not.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Data => Self::Tree,
+            Self::Tree => Self::Data,
+        }
+    }
+}
+
 /// One blob as the header of its pack lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackEntry {

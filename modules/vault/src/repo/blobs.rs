@@ -152,6 +152,12 @@ impl Repository {
         })
     }
 
+    /// Whether something lies here as the other kind alone: older versions stored the text of a tree that was the content of a file
+    /// once, as whichever came first.
+    pub fn lies_as_other(&self, kind: BlobKind, id: &Id) -> bool {
+        self.find(kind, id).is_none() && self.find(kind.other(), id).is_some()
+    }
+
     /// Returns all packs that the index knows, with their blobs.
     pub fn indexed(&self) -> HashMap<Id, Vec<(Id, Location)>> {
         let known = self.blobs.read();
@@ -167,14 +173,14 @@ impl Repository {
         packs
     }
 
-    /// Reads a blob and proves that it is the one.
+    /// Reads a blob and proves that it is the one; what lies here as the other kind alone is the same bytes.
     ///
     /// # Errors
     /// If it is missing or damaged.
     pub fn blob(&self, kind: BlobKind, id: Id) -> Result<Vec<u8>> {
         self.load_index()?;
         let place = self.store.place();
-        let location = self.find(kind, &id).ok_or_else(|| {
+        let location = self.find(kind, &id).or_else(|| self.find(kind.other(), &id)).ok_or_else(|| {
             let what = match kind {
                 BlobKind::Data => "blob",
                 BlobKind::Tree => "tree",

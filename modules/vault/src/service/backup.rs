@@ -114,7 +114,12 @@ impl Service {
             for target in &mut targets {
                 service.end_with_snapshot(target, &mut report)?;
             }
+            let is_new = report.items + report.directories + report.deleted > 0;
             for target in &targets {
+                let got_one = is_new || target.report.snapshot.is_some();
+                if !got_one && !service.is_copy_due(&target.settings)? {
+                    continue;
+                }
                 if let Some(warning) =
                     service.upload(&target.repo, &target.settings, id, OldCopies::MayStay)?
                 {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
 use super::backup::PAGE;
+use super::source::{Looking, Looks, missed};
 use super::status::is_gone;
 use super::{BackupReport, Service};
 use crate::catalogue::{Directory, StagedItem};
@@ -67,7 +68,16 @@ impl Service {
                 report.incomplete = true;
                 continue;
             }
-            let Compared { mut gone, back, left, mounts } = self.compare_with_disk(&directory)?;
+            let looking = self.looking.get(&directory.id);
+            let Compared { mut gone, back, left, mounts } = match looking {
+                Some(Looking::At(looks)) => self.compare_looks(&directory, looks)?,
+                _ => self.compare_with_disk(&directory)?,
+            };
+            if let Some(Looking::ToProve(looks)) = looking {
+                let paths = gone.iter().map(|one| directory.path.join(&one.name));
+                let beside = paths.filter(|path| !looks.cover(path));
+                report.troubles.extend(beside.map(|path| missed(path, "is gone")));
+            }
             if !gone.is_empty() && left == 0 && !is_confirmed {
                 let count = gone.len();
                 report
@@ -151,6 +161,34 @@ impl Service {
                 }
             }
         }
+    }
+
+    /// As [`Service::compare_with_disk`], where something changed alone; nothing is mounted there.
+    fn compare_looks(&self, directory: &Directory, looks: &Looks) -> Result<Compared> {
+        let (mut found, mut seen) = (Compared::default(), HashSet::new());
+        for (path, deep) in looks.iter() {
+            let Ok(name) = path.strip_prefix(&directory.path) else { continue };
+            // What is below a directory that is there is told by itself.
+            let is_dir = std::fs::symlink_metadata(self.view.real(path)).is_ok_and(|facts| facts.is_dir());
+            let files = match deep || !is_dir {
+                true => self.catalogue.current_files(directory, name, None, usize::MAX >> 1)?,
+                false => self.catalogue.current_file(directory, name)?.into_iter().collect(),
+            };
+            for file in files.into_iter().filter(|file| seen.insert(file.file_id.clone())) {
+                let real = directory.path.join(&file.name);
+                let is_dir = file.version.facts.is_dir();
+                match (is_gone(&self.view.real(&real), file.version.facts.kind), file.deleted) {
+                    (true, false) => {
+                        found.gone.push(Missing { file_id: file.file_id, name: file.name, is_dir });
+                    }
+                    (false, true) => found.back.push(file.file_id),
+                    _ => {}
+                }
+            }
+        }
+        let present = self.catalogue.count_present(directory)?;
+        found.left = present.saturating_sub(found.gone.len() as u64);
+        Ok(found)
     }
 
     /// Takes off the queue what is read where it lies and is gone; below a directory that may not be mounted it waits on.

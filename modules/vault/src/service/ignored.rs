@@ -78,6 +78,23 @@ impl Rules {
         directories.iter().rev().try_for_each(|directory| self.enter(directory, view))
     }
 
+    /// As [`Rules::enter_down_to`], after whatever was entered before; returns whether one of these directories is left out.
+    ///
+    /// # Errors
+    /// As [`Rules::enter`].
+    pub fn begin_at(&mut self, path: &Path, view: &View) -> Result<bool> {
+        self.below.clear();
+        let mut directories: Vec<PathBuf> = path.ancestors().skip(1).map(Path::to_owned).collect();
+        directories.retain(|directory| directory.starts_with(&self.root));
+        for directory in directories.iter().rev() {
+            if *directory != self.root && self.ignores(directory, true) {
+                return Ok(true);
+            }
+            self.enter(directory, view)?;
+        }
+        Ok(false)
+    }
+
     /// Whether a path is left out by its own name; what is inside an ignored directory is not asked about.
     pub fn ignores(&self, path: &Path, is_dir: bool) -> bool {
         let name = path.file_name().unwrap_or_default();

@@ -1,9 +1,12 @@
 //! What the commands do: set up, track, stage, back up, tell, restore.
 
 mod backup;
+mod batch;
+mod check;
 mod forget;
 mod gone;
 mod ignored;
+mod log;
 mod proof;
 mod prune;
 mod recover;
@@ -13,6 +16,7 @@ mod restore;
 mod scan;
 mod settings;
 mod snapshot;
+mod source;
 mod stage;
 mod status;
 mod target;
@@ -21,7 +25,7 @@ mod tracked;
 mod vaults;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -35,7 +39,8 @@ pub use prune::{PruneOrder, PruneReport, VaultPruned};
 pub use recover::{RecoverOrder, RecoverReport, Source};
 pub use rehearse::{RehearseOrder, RehearseReport, Rehearsed};
 pub use restore::{RestoreOrder, RestoreReport, Which};
-pub use settings::{Above, Every, General, Mistake, Settings, Size, Spot, VaultKind, VaultSettings};
+pub use settings::{Above, Every, Folder, General, Mistake, Settings, Size, Spot, VaultKind, VaultSettings};
+pub use source::{Place, Reading, Told};
 pub use status::{FileStatus, History, VersionLine};
 pub use track::{AddReport, TrackedLine, resolve};
 pub use tracked::{Preview, TrackedReport};
@@ -57,22 +62,55 @@ pub struct Places {
     pub config: PathBuf,
     /// The directory of the user's state; never synced.
     pub state: PathBuf,
+    /// What settings say of where something lies.
+    named: Named,
+}
+
+/// Directories that settings name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Named {
+    base: Option<PathBuf>,
+    data: Option<PathBuf>,
+    stage: Option<PathBuf>,
+    log: Option<PathBuf>,
 }
 
 impl Places {
+    /// Returns the usual places.
+    pub fn new(config: PathBuf, state: PathBuf) -> Self {
+        Self { config, state, named: Named::default() }
+    }
+
+    /// Returns them as settings name them.
+    fn under(&self, general: &General) -> Self {
+        let named = |folder: &Folder| folder.path().map(Path::to_owned);
+        let named = Named {
+            base: named(&general.base_dir),
+            data: named(&general.data_dir),
+            stage: named(&general.staging_dir),
+            log: named(&general.log_dir),
+        };
+        Self { named, ..self.clone() }
+    }
+
     /// Returns the directory of the vault's state.
     pub fn base(&self) -> PathBuf {
-        self.state.join("vault")
+        self.named.base.clone().unwrap_or_else(|| self.state.join("vault"))
     }
 
     /// Returns the catalogue.
     pub fn catalogue(&self) -> PathBuf {
-        self.base().join("catalogue.db")
+        self.named.data.clone().unwrap_or_else(|| self.base()).join("catalogue.db")
     }
 
     /// Returns the directory of the stage.
     pub fn stage(&self) -> PathBuf {
-        self.base().join("stage")
+        self.named.stage.clone().unwrap_or_else(|| self.base().join("stage"))
+    }
+
+    /// Returns the directory of the log.
+    pub fn log(&self) -> PathBuf {
+        self.named.log.clone().unwrap_or_else(|| self.base().join("log"))
     }
 
     /// Returns the file with this machine's id.
@@ -116,6 +154,9 @@ pub struct Service {
     view: View,
     /// Directories of which is said that what is missing there is gone for good.
     gone: Vec<PathBuf>,
+    /// From what tracked directories are backed up, and how they are looked at, by their ids.
+    sources: Vec<Reading>,
+    looking: HashMap<String, source::Looking>,
     /// What a service that only looks works with.
     _scratch: Option<tempfile::TempDir>,
 }
@@ -143,6 +184,10 @@ impl Service {
         let known = read_host(&places.host())?;
         let in_main = !around.above.vaults.is_empty() && !places.config.exists();
         let kept = in_main || places.config.exists();
+        let places = &match kept {
+            true => places.under(&Settings::read(&places.config, &around.above)?.vault),
+            false => places.clone(),
+        };
         if kept && (known.is_some() || places.catalogue().exists() || root.is_some()) {
             return Err(match in_main {
                 false => usage(format!("`{}` exists already", places.config.display()))
@@ -207,7 +252,7 @@ impl Service {
     /// # Errors
     /// If something is missing or wrong; nothing is made up for it.
     pub fn open(around: Surroundings) -> Result<Self> {
-        let (settings, host_id) = known(&around)?;
+        let (around, settings, host_id) = known(around)?;
         let catalogue = Catalogue::open(&around.places.catalogue())?;
         let stage = Stage::open(&around.places.stage())?;
         Ok(Self::of(around, settings, host_id, catalogue, stage, None))
@@ -218,7 +263,7 @@ impl Service {
     /// # Errors
     /// As [`Service::open`].
     pub fn look(around: Surroundings) -> Result<Self> {
-        let (settings, host_id) = known(&around)?;
+        let (around, settings, host_id) = known(around)?;
         let scratch = tempfile::tempdir();
         let scratch = scratch.map_err(|error| at("make a directory in", &std::env::temp_dir(), &error))?;
         let catalogue = Catalogue::open_copy(&around.places.catalogue(), scratch.path())?;
@@ -235,7 +280,9 @@ impl Service {
         scratch: Option<tempfile::TempDir>,
     ) -> Self {
         let (names, view) = (Names::of_this_machine(), View::default());
-        Self { around, settings, catalogue, stage, host_id, names, view, gone: Vec::new(), _scratch: scratch }
+        let (gone, sources, looking) = Default::default();
+        let _scratch = scratch;
+        Self { around, settings, catalogue, stage, host_id, names, view, gone, sources, looking, _scratch }
     }
 
     /// Has tracked files read elsewhere than where they lie.
@@ -256,6 +303,11 @@ impl Service {
     /// Says how stores that wait find out that a run shall end.
     pub fn stop_when(&self, is_asked: impl Fn() -> bool + Send + Sync + 'static) {
         self.around.stop.when(is_asked);
+    }
+
+    /// Returns where everything lies.
+    pub fn places(&self) -> &Places {
+        &self.around.places
     }
 
     /// Returns the settings.
@@ -384,13 +436,19 @@ impl Service {
             Ok(done) => tell(done),
             Err(error) => (false, error.to_string()),
         };
-        self.catalogue.end_operation(id, success, &details, (self.around.clock)())?;
+        let at = (self.around.clock)();
+        self.catalogue.end_operation(id, success, &details, at)?;
+        let line = log::Line { at, number: id, operation: name, parameters, success, details: &details };
+        // The history has it as well: a log that cannot be written stops nothing.
+        log::append(&self.around.places.log(), &line).ok();
         worked
     }
 }
 
 /// Keeps other commands of this user that change something out.
 fn lock(base: &Path) -> Result<fs::File> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(base);
+    made.map_err(|error| at("make the directory", base, &error))?;
     let path = base.join("vault.lock");
     let mut options = fs::OpenOptions::new();
     let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
@@ -406,15 +464,15 @@ fn lock(base: &Path) -> Result<fs::File> {
 }
 
 /// Reads the settings and this machine's id, and looks for the catalogue.
-fn known(around: &Surroundings) -> Result<(Settings, String)> {
-    let places = &around.places;
-    let settings = Settings::read(&places.config, &around.above)?;
+fn known(around: Surroundings) -> Result<(Surroundings, Settings, String)> {
+    let settings = Settings::read(&around.places.config, &around.above)?;
+    let places = around.places.under(&settings.vault);
     let host_id = read_host(&places.host())?
         .ok_or_else(|| lost(&places.host(), "this machine's id", &places.catalogue()))?;
     if !places.catalogue().exists() {
         return Err(lost(&places.catalogue(), "the catalogue", &places.host()));
     }
-    Ok((settings, host_id))
+    Ok((Surroundings { places, ..around }, settings, host_id))
 }
 
 fn lost(path: &Path, what: &str, other: &Path) -> ModuleError {
@@ -486,5 +544,7 @@ mod recover_tests;
 mod restore_tests;
 #[cfg(test)]
 mod several_tests;
+#[cfg(test)]
+mod source_tests;
 #[cfg(test)]
 pub(crate) mod world;

@@ -80,8 +80,9 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
         observer: &dyn Observer,
     ) -> Result<RecoverReport> {
-        let (places, base) = (&around.places, around.places.base());
-        let settings = Settings::read(&places.config, &around.above)?;
+        let settings = Settings::read(&around.places.config, &around.above)?;
+        let places = &around.places.under(&settings.vault);
+        let base = places.base();
         let own = read_host(&places.host())?;
         let host = order.from.clone().or(own.clone()).ok_or_else(|| {
             ModuleError::new(

@@ -10,17 +10,18 @@ use jiff::Timestamp;
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
 use super::Service;
+use super::batch::{Batch, Job};
 use super::ignored::copy_digits;
 use super::snapshot::node_of_version;
 use super::stage::{NotStaged, facts_of};
 use super::vaults::Passphrase;
-use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, Version};
+use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, FileFacts, Version};
 use crate::engine::{
-    CheckSummary, Lacking, Observer, Restorer, Trouble, Way, check, dress_special, exchange, make_special,
-    node_of, put_in_place, set_all_but_times, set_metadata,
+    Lacking, Observer, Progress, Restorer, Trouble, Way, dress_special, exchange, make_special, node_of,
+    put_in_place, set_all_but_times, set_metadata, there_already,
 };
 use crate::error::{Result, at, damaged, usage};
-use crate::format::{Id, Node, Snapshot};
+use crate::format::{Id, Node, NodeKind};
 use crate::repo::{Held, Repository};
 
 /// Which version is wanted.
@@ -93,6 +94,32 @@ struct Opened {
     refused: HashMap<String, ModuleError>,
 }
 
+impl Opened {
+    /// Restores what waits to be restored together.
+    fn restore(
+        &self,
+        batch: &mut Batch,
+        (order, total_bytes): (&RestoreOrder, u64),
+        report: &mut RestoreReport,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let repos: Vec<&Repository> = self.vaults.iter().map(|vault| &vault.repo).collect();
+        for (job, done) in batch.restore(&repos, order.content_only, observer)? {
+            match done {
+                Ok(lacking) => {
+                    report.bytes += job.node.size;
+                    report.lacks(&job.place, lacking);
+                    report.files.push(job.place);
+                }
+                Err(error) => report.troubles.push(Trouble { path: job.path, why: error.to_string() }),
+            }
+        }
+        let files = report.files.len() as u64;
+        observer.progress(Progress { files, bytes: report.bytes, total_bytes, item: order.path.clone() });
+        Ok(())
+    }
+}
+
 /// A vault that is restored from: what is read stays there as long as it is locked.
 struct Open {
     name: String,
@@ -119,6 +146,8 @@ impl Service {
             let mut report = RestoreReport::default();
             let mut directories: Vec<(PathBuf, Node)> = Vec::new();
             let mut first_names: HashMap<_, PathBuf> = HashMap::new();
+            let mut batch = Batch::default();
+            let total_bytes = wanted.iter().map(|file| file.version.facts.size).sum();
             let mut target = Target { directory: &directory, order, root: None };
             for file in &wanted {
                 if observer.is_cancelled() {
@@ -138,27 +167,50 @@ impl Service {
                 }
                 let place = place_of(&directory, file, order);
                 let family = family(file);
-                let first = family.and_then(|family| first_names.get(&family));
+                let mut first = family.and_then(|family| first_names.get(&family));
+                if first.is_some() {
+                    // It may wait for its name, or have failed.
+                    open.restore(&mut batch, (order, total_bytes), &mut report, observer)?;
+                    first = first.filter(|first| fs::symlink_metadata(first).is_ok());
+                }
                 let restored = match first.filter(|_| fs::symlink_metadata(&place).is_err()) {
-                    Some(first) => target.link(first, place),
+                    Some(first) => target.link(first, place).map(Some),
                     None => service.source_of(file, &mut open, passphrase).and_then(|(index, chunks)| {
-                        service.restore_one(&open.vaults[index].repo, &mut target, file, &chunks, observer)
+                        if wanted.len() > 1 && !order.in_place && file.version.facts.is_file() {
+                            let job = service.job(&batch, &mut target, file, &chunks, index)?;
+                            if let Some(family) = family {
+                                first_names.entry(family).or_insert_with(|| job.place.clone());
+                            }
+                            if batch.take(job) {
+                                open.restore(&mut batch, (order, total_bytes), &mut report, observer)?;
+                            }
+                            return Ok(None);
+                        }
+                        let repo = &open.vaults[index].repo;
+                        service.restore_one(repo, &mut target, file, &chunks, observer).map(Some)
                     }),
                 };
-                if let (Some(family), Ok((place, _))) = (family, &restored) {
+                if let (Some(family), Ok(Some((place, _)))) = (family, &restored) {
                     first_names.entry(family).or_insert_with(|| place.clone());
                 }
                 match restored {
-                    Ok((place, lacking)) => {
+                    Ok(None) => {}
+                    Ok(Some((place, lacking))) => {
                         report.bytes += file.version.facts.size;
                         report.lacks(&place, lacking);
                         report.files.push(place);
                     }
                     // Who works alone in the vault would be in the way of each of them.
-                    Err(error) if wanted.len() == 1 || error.kind == ErrorKind::Busy => return Err(error),
+                    Err(error)
+                        if wanted.len() == 1
+                            || matches!(error.kind, ErrorKind::Busy | ErrorKind::Cancelled) =>
+                    {
+                        return Err(error);
+                    }
                     Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
                 }
             }
+            open.restore(&mut batch, (order, total_bytes), &mut report, observer)?;
             // The deepest first: what is made in a directory changes its time.
             for (path, node) in directories.iter().rev().filter(|_| !order.content_only) {
                 match target.directory(path) {
@@ -267,6 +319,37 @@ impl Service {
         }))
     }
 
+    /// Prepares what is restored together with others.
+    fn job(
+        &self,
+        batch: &Batch,
+        target: &mut Target<'_>,
+        file: &CurrentFile,
+        chunks: &[Chunk],
+        vault: usize,
+    ) -> Result<Job> {
+        let place = place_of(target.directory, file, target.order);
+        let name = place.file_name().unwrap_or_default().to_owned();
+        let around = place.parent().unwrap_or(Path::new("/"));
+        let holder = match batch.holder_of(around) {
+            Some(holder) => holder,
+            None => Arc::new(target.directory(around)?),
+        };
+        if fs::symlink_metadata(holder.inside(&name)).is_ok() {
+            return Err(there_already(&std::io::ErrorKind::AlreadyExists.into(), &place));
+        }
+        Ok(Job {
+            path: target.directory.path.join(&file.name),
+            place,
+            holder,
+            name,
+            node: node_of_version(file, chunks, &self.names),
+            chunks: chunks.iter().map(|chunk| chunk.blob_id).collect(),
+            content: file.version.content_id,
+            vault,
+        })
+    }
+
     fn restore_one(
         &mut self,
         repo: &Repository,
@@ -340,10 +423,15 @@ impl Service {
         let real = holder.inside(name);
         let seen = || fs::symlink_metadata(&real).and_then(|facts| facts_of(&real, &facts));
         let wanted = &file.version.facts;
+        // What has other names is dressed for all of them, so it is left alone where nothing is to be done.
+        let mut is_whole = false;
         match seen() {
             Ok(there)
                 if (there.kind, &there.target, there.device)
-                    == (wanted.kind, &wanted.target, wanted.device) => {}
+                    == (wanted.kind, &wanted.target, wanted.device) =>
+            {
+                is_whole = is_dressed_as(&there, wanted);
+            }
             Ok(_) => {
                 return Err(usage(format!("`{}` is something else now; it is not replaced", path.display()))
                     .hint("move it away, or restore to another directory with --to"));
@@ -354,7 +442,10 @@ impl Service {
             Err(error) => return Err(at("read", path, &error)),
         }
         let Target { directory, order, .. } = target;
-        let lacking = if order.content_only { Vec::new() } else { dress_special(holder, name, node) };
+        let lacking = match order.content_only || is_whole {
+            true => Vec::new(),
+            false => dress_special(holder, name, node),
+        };
         if order.in_place {
             let facts = seen().map_err(|error| at("read", path, &error))?;
             self.catalogue.stage_for_backup(directory, &file.name, &facts, Some(Id::of(b"")))?;
@@ -404,50 +495,20 @@ impl Service {
         self.catalogue.stage_for_backup(directory, &file.name, &kept.1, Some(kept.0))?;
         Ok(Some(facts))
     }
-
-    /// Checks every vault that is set, or the one of this name.
-    ///
-    /// # Errors
-    /// If a vault cannot be opened; what is wrong in it is in its summary.
-    pub fn check(
-        &mut self,
-        only: Option<&str>,
-        read_data: bool,
-        passphrase: &mut Passphrase<'_>,
-        observer: &dyn Observer,
-    ) -> Result<Vec<(String, CheckSummary)>> {
-        let mut all = Vec::new();
-        for vault in self.chosen(only)? {
-            let repo = self.open_vault(&vault, passphrase)?;
-            let _lock = repo.lock(&self.around.who, &self.around.clock)?;
-            all.push((vault.name, check(&repo, read_data, observer)?));
-        }
-        Ok(all)
-    }
-
-    /// Returns the snapshots of a vault, those of other machines and writers too, the oldest first.
-    ///
-    /// # Errors
-    /// If the vault cannot be opened.
-    pub fn snapshots(
-        &mut self,
-        only: Option<&str>,
-        passphrase: &mut Passphrase<'_>,
-    ) -> Result<Vec<(String, Id, Snapshot)>> {
-        let mut all = Vec::new();
-        for vault in self.chosen(only)? {
-            let repo = self.open_vault(&vault, passphrase)?;
-            all.extend(
-                repo.snapshots()?.into_iter().map(|(id, snapshot)| (vault.name.clone(), id, snapshot)),
-            );
-        }
-        Ok(all)
-    }
 }
 
 /// Returns the directory below which nothing is written through a link.
 fn root_of<'o>(directory: &'o Directory, order: &'o RestoreOrder) -> &'o Path {
     order.to.as_deref().filter(|_| !order.in_place).unwrap_or(&directory.path)
+}
+
+/// Whether owner, rights, times and attributes are those that are wanted; a link has no rights of its own.
+fn is_dressed_as(there: &FileFacts, wanted: &FileFacts) -> bool {
+    let of = |facts: &FileFacts| {
+        let rights = (facts.kind != NodeKind::Symlink).then_some(facts.permissions);
+        (rights, facts.uid, facts.gid, facts.modified_at, facts.xattrs.clone())
+    };
+    of(there) == of(wanted)
 }
 
 /// Returns what all names of one file have in common, if it has several.

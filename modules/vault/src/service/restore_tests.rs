@@ -230,3 +230,86 @@ fn nobody_prunes_what_is_being_restored_and_a_vault_that_is_only_readable_is_res
     let report = service.restore(&to("three"), &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap();
     assert_eq!(report.files.len(), 1);
 }
+
+#[test]
+fn a_link_with_several_names_that_is_as_it_was_is_no_trouble_in_its_place() {
+    let mut world = World::new();
+    let docs = world.home.path().join("docs");
+    symlink("nowhere", docs.join("a")).unwrap();
+    fs::hard_link(docs.join("a"), docs.join("b")).unwrap();
+    backed_up(&mut world);
+    let order = RestoreOrder { in_place: true, ..order(docs.canonicalize().unwrap()) };
+    let report = restore(&world, &order, &Quiet::default());
+    assert!(report.troubles.is_empty() && report.files.len() == 2, "{report:?}");
+    // Another time of one of the names is that of all of them.
+    let times = rustix::fs::Timestamps {
+        last_access: rustix::fs::Timespec { tv_sec: 5, tv_nsec: 0 },
+        last_modification: rustix::fs::Timespec { tv_sec: 5, tv_nsec: 0 },
+    };
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::utimensat(rustix::fs::CWD, docs.join("a"), &times, flags).unwrap();
+    let report = restore(&world, &order, &Quiet::default());
+    assert!(report.troubles.len() == 2 && report.troubles[0].why.contains("has other names"), "{report:?}");
+    assert_eq!(fs::symlink_metadata(docs.join("b")).unwrap().mtime(), 5);
+}
+
+#[test]
+fn many_files_come_back_together_and_one_that_is_in_the_way_stops_no_other() {
+    let mut world = World::new();
+    world.put(0..40, 1);
+    let docs = world.home.path().join("docs");
+    fs::hard_link(docs.join("3"), docs.join("3-again")).unwrap();
+    fs::create_dir(docs.join("sub")).unwrap();
+    fs::write(docs.join("sub/deep"), "deep").unwrap();
+    fs::set_permissions(docs.join("7"), PermissionsExt::from_mode(0o640)).unwrap();
+    backed_up(&mut world);
+    let back = world.home.path().join("back");
+    fs::create_dir(&back).unwrap();
+    fs::write(back.join("5"), "mine").unwrap();
+    let all = RestoreOrder { to: Some(back.clone()), ..order(docs.canonicalize().unwrap()) };
+    let report = restore(&world, &all, &Quiet::default());
+    assert!(report.troubles.len() == 1 && report.troubles[0].why.contains("exists already"), "{report:?}");
+    assert_eq!((report.files.len(), report.bytes), (41, 40 * 8_000 + 4));
+    assert_eq!(fs::read(back.join("5")).unwrap(), b"mine");
+    for name in (0..40).filter(|name| *name != 5).map(|name| name.to_string()) {
+        let of = |root: &Path| (fs::read(root.join(&name)).unwrap(), mode(&root.join(&name)));
+        assert_eq!(of(&back), of(&docs), "{name}");
+        let at = |root: &Path| fs::metadata(root.join(&name)).unwrap().modified().unwrap();
+        assert_eq!(at(&back), at(&docs), "{name}");
+    }
+    let ino = |name: &str| fs::metadata(back.join(name)).unwrap().ino();
+    assert!(ino("3") == ino("3-again") && ino("3") != ino("4"));
+    assert_eq!(fs::read(back.join("sub/deep")).unwrap(), b"deep");
+    assert_eq!(back.read_dir().unwrap().count(), 42, "nothing else is left");
+}
+
+/// Wants an end when it was asked so often.
+struct Ending(AtomicUsize, usize);
+
+impl Observer for Ending {
+    fn progress(&self, _: Progress) {}
+
+    fn is_cancelled(&self) -> bool {
+        self.0.fetch_add(1, Ordering::SeqCst) >= self.1
+    }
+}
+
+#[test]
+fn a_stop_of_a_restore_leaves_whole_files_alone() {
+    let mut world = World::new();
+    world.put(0..30, 1);
+    backed_up(&mut world);
+    let docs = world.home.path().join("docs").canonicalize().unwrap();
+    for asked in [10, 40, 60, 80] {
+        let back = tempfile::tempdir_in(world.home.path()).unwrap();
+        let order = RestoreOrder { to: Some(back.path().to_owned()), ..order(docs.clone()) };
+        let mut service = world.service(world.state.path(), world.store.clone(), std::process::id());
+        let ending = Ending(AtomicUsize::new(0), asked);
+        let ended = service.restore(&order, &mut |_| Ok(b"x".into()), &ending);
+        assert_eq!(ended.unwrap_err().kind, ErrorKind::Cancelled);
+        for entry in back.path().read_dir().unwrap().map(|entry| entry.unwrap()) {
+            let original = fs::read(docs.join(entry.file_name()));
+            assert_eq!(fs::read(entry.path()).unwrap(), original.unwrap(), "{entry:?}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::View;
 use super::ignored::Rules;
+use super::source::Looks;
 use crate::engine::Trouble;
 use crate::error::Result;
 
@@ -43,6 +44,40 @@ pub fn entries(
         }
         Ok(facts) => scan.leaf(path, &facts)?,
         Err(error) => scan.trouble(path, error),
+    }
+    Ok(scan.unlisted)
+}
+
+/// Calls `found` for each of these paths, and for what is below those of which all is looked at, as [`entries`] would.
+///
+/// # Errors
+/// As [`entries`].
+pub fn looks(
+    root: &Path,
+    looks: &Looks,
+    view: &View,
+    rules: &mut Rules,
+    found: &mut dyn FnMut(&Path, &Metadata) -> Result<()>,
+) -> Result<Unlisted> {
+    let mut scan = Scan { deep: true, view, rules, found, unlisted: Unlisted::default() };
+    for (path, deep) in looks.iter().filter(|(path, _)| path.starts_with(root)) {
+        if scan.rules.begin_at(path, view)? {
+            continue;
+        }
+        match fs::symlink_metadata(view.real(path)) {
+            Ok(facts) if path != root && scan.rules.ignores(path, facts.is_dir()) => {}
+            Ok(facts) if facts.is_dir() => {
+                if path != root {
+                    (scan.found)(path, &facts)?;
+                }
+                if deep {
+                    scan.directory(path)?;
+                }
+            }
+            Ok(facts) => scan.leaf(path, &facts)?,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(error) => scan.trouble(path, error),
+        }
     }
     Ok(scan.unlisted)
 }

@@ -13,6 +13,9 @@ use crate::engine::{Observer, Sparse, Stoppable, kind_of, open, same_file, xattr
 use crate::error::{Result, at};
 use crate::format::{Id, NodeKind, Xattr};
 
+/// What the names of copies begin with that are not complete.
+const UNFINISHED: &str = ".new-";
+
 /// The directory of the stage.
 pub struct Stage {
     directory: PathBuf,
@@ -57,7 +60,7 @@ impl Stage {
         let source = open(path, listed).map_err(unreadable)?;
         let facts = facts_of(path, listed).map_err(unreadable)?;
         let mut copy = tempfile::Builder::new()
-            .prefix(".new-")
+            .prefix(UNFINISHED)
             .tempfile_in(&self.directory)
             .map_err(NotStaged::Stage)?;
         // A clone shares its blocks with the file and is of one instant.
@@ -107,7 +110,9 @@ impl Stage {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
             let id = name.to_str().and_then(|name| name.parse::<Id>().ok());
-            if id.is_none_or(|id| !wanted.contains(&id)) {
+            // What is called otherwise is somebody's who keeps it in a directory that settings name.
+            let is_unfinished = name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes());
+            if is_unfinished || id.is_some_and(|id| !wanted.contains(&id)) {
                 fs::remove_file(entry.path()).map_err(failed)?;
             }
         }
@@ -230,7 +235,12 @@ mod tests {
         assert_eq!(ids, HashSet::from([Id::of(b"the same")]));
         stage.keep_only(&ids).unwrap();
         assert_eq!(fs::read(stage.path(Id::of(b"the same"))).unwrap(), b"the same");
+        for name in ["somebody's", ".new-abc"] {
+            fs::write(dir.path().join("stage").join(name), "").unwrap();
+        }
         stage.keep_only(&HashSet::new()).unwrap();
         assert!(!stage.path(Id::of(b"the same")).exists());
+        let left: Vec<_> = dir.path().join("stage").read_dir().unwrap().collect();
+        assert_eq!(left.len(), 1, "what is not of the stage stays: {left:?}");
     }
 }

@@ -90,6 +90,12 @@ impl Service {
         Ok(())
     }
 
+    /// Whether a vault lacks a copy of the catalogue though nothing changed in it.
+    pub(super) fn is_copy_due(&self, settings: &VaultSettings) -> Result<bool> {
+        let state = self.catalogue.vault_state(&settings.name)?;
+        Ok(state.is_none_or(|state| state.pending || state.uploaded == 0))
+    }
+
     /// Stores a copy of the catalogue; why it failed, if it did, is returned, and the next backup tries again.
     pub(super) fn upload(
         &mut self,

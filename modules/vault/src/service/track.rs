@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::ignored::Rules;
 use super::scan::{self, Unlisted};
+use super::source::Looks;
 use super::stage::NotStaged;
 use super::{Service, VaultKind, VaultSettings};
 use crate::catalogue::{Catalogue, CurrentFile, Directory, Tracked};
@@ -130,12 +131,13 @@ impl Service {
     pub(super) fn never(&self) -> Vec<PathBuf> {
         let on_disk = self.settings.vaults.iter().filter(|vault| vault.kind == VaultKind::Filesystem);
         let roots = on_disk.map(|vault| vault.root.clone());
-        let all = roots.chain([self.around.places.state.clone()]);
+        let named = self.settings.vault.directories().map(Path::to_owned);
+        let all = roots.chain(named).chain([self.around.places.state.clone()]);
         all.flat_map(|path| [path.canonicalize().ok(), Some(path)]).flatten().collect()
     }
 
     /// Returns the vaults that must hold what is tracked: those that are required, and those that are there now.
-    fn vaults_to_fill(&self) -> Vec<String> {
+    pub(super) fn vaults_to_fill(&self) -> Vec<String> {
         let wanted = |vault: &&VaultSettings| vault.required || self.check_vault(vault).is_ok();
         self.settings.vaults.iter().filter(wanted).map(|vault| vault.name.clone()).collect()
     }
@@ -151,7 +153,8 @@ impl Service {
     pub fn add(&mut self, path: &Path, deep: bool, observer: &dyn Observer) -> Result<AddReport> {
         let (directory, name) = self.tracked(path)?;
         let work = |service: &mut Self, _| {
-            let added = service.stage_below(&directory, &name, path, deep, true, observer);
+            let what = What::Below { name: &name, path, deep };
+            let added = service.stage_below(&directory, &what, true, observer);
             if added.is_err() {
                 service.stage.keep_only(&service.catalogue.staged_contents()?)?;
             }
@@ -164,9 +167,7 @@ impl Service {
     pub(super) fn stage_below(
         &mut self,
         directory: &Directory,
-        name: &Path,
-        path: &Path,
-        deep: bool,
+        what: &What<'_>,
         copy: bool,
         observer: &dyn Observer,
     ) -> Result<AddReport> {
@@ -225,7 +226,7 @@ impl Service {
                 Err(NotStaged::Stage(error)) => Err(at("write the stage for", path, &error)),
             }
         };
-        let (unchanged, unlisted) = self.changed_below(directory, name, path, deep, observer, &mut take)?;
+        let (unchanged, unlisted) = self.changed_below(directory, what, observer, &mut take)?;
         report.unchanged = unchanged;
         report.troubles.extend(unlisted.troubles);
         report.sockets = unlisted.sockets;
@@ -244,22 +245,25 @@ impl Service {
     pub(super) fn changed_below(
         &self,
         directory: &Directory,
-        name: &Path,
-        path: &Path,
-        deep: bool,
+        what: &What<'_>,
         observer: &dyn Observer,
         take: &mut dyn FnMut(&Path, PathBuf, &Metadata) -> Result<()>,
     ) -> Result<(u64, Unlisted)> {
         let mut rules = self.rules(directory)?;
-        rules.enter_down_to(path, &self.view)?;
-        let is_dir = self.view.real(path).is_dir();
-        let is_copy = !is_dir && self.is_restored_copy(directory, name)?;
-        if path != directory.path && (is_copy || rules.ignores(path, is_dir)) {
-            return Err(usage(format!("`{}` is ignored", path.display())).hint(
-                "`ignore` in [vault] and `.btignore` files say what is; copies that `restore` made are, too",
-            ));
-        }
-        let known = Known::of(&self.catalogue, directory, name)?;
+        let known = match what {
+            What::Below { name, path, .. } => {
+                rules.enter_down_to(path, &self.view)?;
+                let is_dir = self.view.real(path).is_dir();
+                let is_copy = !is_dir && self.is_restored_copy(directory, name)?;
+                if *path != directory.path && (is_copy || rules.ignores(path, is_dir)) {
+                    return Err(usage(format!("`{}` is ignored", path.display())).hint(
+                        "`ignore` in [vault] and `.btignore` files say what is; copies that `restore` made are, too",
+                    ));
+                }
+                Known::of(&self.catalogue, directory, name)?
+            }
+            What::Looks(looks) => Known::of_looks(&self.catalogue, directory, looks)?,
+        };
         let vaults = self.vaults_to_fill();
         let mut unchanged = 0;
         let mut found = |path: &Path, facts: &Metadata| {
@@ -270,7 +274,9 @@ impl Service {
             if !facts.is_dir() && self.is_restored_copy(directory, &name)? {
                 return Ok(());
             }
-            match known.current_content(&name, &self.view.real(path), facts) {
+            let is_silent = matches!(what, What::Looks(looks) if looks.is_silent(path));
+            let current = known.current_content(&name, &self.view.real(path), facts);
+            match current.filter(|_| !is_silent) {
                 Some(content) if holds_all(&self.catalogue, &vaults, content)? => {
                     unchanged += u64::from(!facts.is_dir());
                     Ok(())
@@ -278,8 +284,35 @@ impl Service {
                 _ => take(path, name, facts),
             }
         };
-        let unlisted = scan::entries(&directory.path, path, deep, &self.view, &mut rules, &mut found)?;
+        let unlisted = match what {
+            What::Below { path, deep, .. } => {
+                scan::entries(&directory.path, path, *deep, &self.view, &mut rules, &mut found)?
+            }
+            What::Looks(looks) => scan::looks(&directory.path, looks, &self.view, &mut rules, &mut found)?,
+        };
         Ok((unchanged, unlisted))
+    }
+}
+
+/// What of a tracked directory is looked at.
+pub(super) enum What<'w> {
+    /// What is at or below a path.
+    Below {
+        /// Relative to the directory.
+        name: &'w Path,
+        /// The same, absolute.
+        path: &'w Path,
+        /// Whether directories in it are looked into.
+        deep: bool,
+    },
+    /// These paths.
+    Looks(&'w Looks),
+}
+
+impl<'w> What<'w> {
+    /// All of a directory.
+    pub(super) fn all_of(directory: &'w Directory) -> Self {
+        What::Below { name: Path::new(""), path: &directory.path, deep: true }
     }
 }
 
@@ -304,6 +337,20 @@ impl Known {
         let current = catalogue.current_files(directory, name, None, usize::MAX >> 1)?;
         let current = current.into_iter().map(|file| (file.name.clone(), file)).collect();
         Ok(Self { current, staged: catalogue.staged_places(directory, name)? })
+    }
+
+    /// As [`Known::of`], of these paths and what is below those of which all is looked at.
+    fn of_looks(catalogue: &Catalogue, directory: &Directory, looks: &Looks) -> Result<Self> {
+        let mut current = std::collections::HashMap::new();
+        for (path, deep) in looks.iter() {
+            let Ok(name) = path.strip_prefix(&directory.path) else { continue };
+            let found = match deep {
+                true => catalogue.current_files(directory, name, None, usize::MAX >> 1)?,
+                false => catalogue.current_file(directory, name)?.into_iter().collect(),
+            };
+            current.extend(found.into_iter().map(|file| (file.name.clone(), file)));
+        }
+        Ok(Self { current, staged: catalogue.staged_places(directory, Path::new(""))? })
     }
 
     pub(super) fn is_staged(&self, name: &Path) -> bool {

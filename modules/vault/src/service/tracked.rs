@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::source::{Looking, missed};
+use super::track::What;
 use super::vaults::Passphrase;
 use super::{AddReport, BackupReport, Proof, Service};
 use crate::catalogue::Directory;
@@ -17,6 +19,8 @@ pub struct TrackedReport {
     pub proof: Proof,
     /// What was stored of it.
     pub backup: BackupReport,
+    /// In how many of the directories only what changed was looked at.
+    pub changes_alone: u64,
 }
 
 /// What a backup of all that is tracked would do.
@@ -77,7 +81,7 @@ impl Service {
                 Ok(())
             };
             let (unchanged, unlisted) =
-                self.changed_below(&directory, Path::new(""), &directory.path, true, observer, &mut take)?;
+                self.changed_below(&directory, &What::all_of(&directory), observer, &mut take)?;
             preview.unchanged += unchanged;
             preview.troubles.extend(unlisted.troubles);
         }
@@ -100,11 +104,15 @@ impl Service {
         let mut directories = self.among(only)?;
         // The backup names those that are not there.
         directories.retain(|directory| self.view.real(&directory.path).is_dir());
+        self.looking.clear();
         for directory in &directories {
             let work = |service: &mut Self, _| {
+                let looking = service.looking(directory)?;
                 // Whatever of it is still there is found again.
                 service.catalogue.remove_unread(directory)?;
-                service.stage_below(directory, Path::new(""), &directory.path, true, false, observer)
+                let added = service.stage_looking(directory, &looking, observer)?;
+                service.looking.insert(directory.id.clone(), looking);
+                Ok(added)
             };
             let text = directory.path.display().to_string();
             let one = self.operation("add", &text, work, AddReport::tell)?;
@@ -117,10 +125,44 @@ impl Service {
             proof.add(self.prove_below(directory, observer)?);
         }
         let stored = self.backup(vault, passphrase, observer);
+        let mut looking = std::mem::take(&mut self.looking);
+        let lock = self.lock();
         // What failed or was not reached waits for nobody: it is to be read where it was read now, and the next one finds it.
-        if let Ok(_lock) = self.lock() {
+        if lock.is_ok() {
             directories.iter().try_for_each(|directory| self.catalogue.remove_unread(directory))?;
         }
-        stored.map(|backup| TrackedReport { added, proof, backup })
+        let mut report = TrackedReport { added, proof, backup: stored?, changes_alone: 0 };
+        let looked = directories.into_iter().map(|directory| {
+            let looking = looking.remove(&directory.id).unwrap_or_default();
+            (directory, looking)
+        });
+        let looked: Vec<(Directory, Looking)> = looked.collect();
+        report.changes_alone =
+            looked.iter().filter(|(_, looking)| matches!(looking, Looking::At(_))).count() as u64;
+        if lock.is_ok() {
+            self.record_bases(&looked, &report)?;
+        }
+        Ok(report)
+    }
+
+    /// Stages what changed, wherever it is looked for.
+    fn stage_looking(
+        &mut self,
+        directory: &Directory,
+        looking: &Looking,
+        observer: &dyn Observer,
+    ) -> Result<AddReport> {
+        let what = match looking {
+            Looking::At(looks) => What::Looks(looks),
+            Looking::AtAll | Looking::ToProve(_) => What::all_of(directory),
+        };
+        let mut added = self.stage_below(directory, &what, false, observer)?;
+        if let Looking::ToProve(looks) = looking {
+            let staged =
+                self.catalogue.staged_names(directory)?.into_iter().map(|name| directory.path.join(name));
+            let beside = staged.filter(|path| !looks.cover(path));
+            added.troubles.extend(beside.map(|path| missed(path, "was changed")));
+        }
+        Ok(added)
     }
 }

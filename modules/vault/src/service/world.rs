@@ -46,7 +46,7 @@ impl World {
     pub fn around(&self, state: &Path, store: Arc<dyn Store>, pid: u32) -> Surroundings {
         let now = Timestamp::UNIX_EPOCH + self.hour.hours();
         let clock: Clock = Arc::new(move || now);
-        let places = Places { config: self.home.path().join("bt.toml"), state: state.to_owned() };
+        let places = Places::new(self.home.path().join("bt.toml"), state.to_owned());
         let who = Who { hostname: "laptop".into(), pid, ..Who::default() };
         let stores: OpenStore = Arc::new(move |_| Ok(store.clone()));
         Surroundings {

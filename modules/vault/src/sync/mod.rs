@@ -1,5 +1,6 @@
 //! The module `vault-backup`: a backup of what is tracked within a sync, from the snapshots that it took before it began.
 
+mod changes;
 mod config;
 mod listen;
 mod module;
@@ -9,6 +10,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use changes::{readings, sets_of};
 pub use config::VaultBackupConfig;
 pub use module::{Given, VaultBackup};
 pub use spec::spec;

@@ -12,13 +12,14 @@ use pc_switcher_contract::{
     PlanItem, Problem, Role, SnapshotKind, human_bytes,
 };
 
+use super::changes::readings;
 use super::config::VaultBackupConfig;
 use super::listen::Listener;
 use super::view::view_of;
 use crate::engine::Trouble;
 use crate::error::Result;
 use crate::secret::{self, VARIABLE};
-use crate::service::{RehearseOrder, Service, Surroundings, TrackedReport, View};
+use crate::service::{Reading, RehearseOrder, Service, Surroundings, TrackedReport, View};
 
 /// So many paths are named; of the others people learn how many there are.
 const NAMED: usize = 20;
@@ -96,14 +97,14 @@ impl VaultBackup {
     }
 
     /// Finds where tracked directories are read: in the snapshots from before the sync, as far as these hold them.
-    async fn view(&self, ctx: &ModuleContext, tracked: &[PathBuf]) -> Result<View> {
+    async fn view(&self, ctx: &ModuleContext, tracked: &[PathBuf]) -> Result<(View, Vec<Reading>)> {
         let hostname = &ctx.source.hostname;
         let set = ctx.board.set(Role::Source, SnapshotKind::PreSync);
         let place = set.as_ref().and_then(|set| Some((set.id(), set.members.first()?.path.parent()?)));
         let Some((id, dir)) = place else {
             let text = "there are no snapshots of this sync: tracked directories are read where they lie";
             ctx.reporter.log(LogLevel::Warning, hostname, text);
-            return Ok(View::default());
+            return Ok(Default::default());
         };
         let paths = tracked.iter().map(|path| BytePath::from(path.as_path())).collect();
         let handed = match Agent::new(&ctx.source.agent).held(dir, id, paths).await {
@@ -112,9 +113,15 @@ impl VaultBackup {
                     "tracked directories are read where they lie, not as they were before the sync: {why}"
                 );
                 ctx.reporter.log(LogLevel::Warning, hostname, text);
-                return Ok(View::default());
+                return Ok(Default::default());
             }
             handed => handed?,
+        };
+        let (open, directories) = (self.opener(ctx), tracked.to_vec());
+        let bases = self.aside(move || open()?.bases(&directories)).await.map_err(own_failure)?;
+        let sources = match &set {
+            Some(set) => readings(&Agent::new(&ctx.source.agent), set, &handed, tracked, &bases).await?,
+            None => Vec::new(),
         };
         let (view, lacking) = view_of(handed);
         for (path, why) in lacking {
@@ -124,7 +131,7 @@ impl VaultBackup {
             let text = format!("`{path}` is read where it lies, not as it was before the sync: {why}");
             ctx.reporter.log(level, hostname, text);
         }
-        Ok(view)
+        Ok((view, sources))
     }
 
     fn say(&self, ctx: &ModuleContext, troubles: &[Trouble], warnings: &[String]) {
@@ -158,7 +165,7 @@ fn own_failure(error: ModuleError) -> ModuleError {
 
 /// Puts what was done into a line for the report.
 fn describe(report: &TrackedReport) -> String {
-    let TrackedReport { added, proof, backup } = report;
+    let TrackedReport { added, proof, backup, .. } = report;
     let mut text = format!("{} new versions, {}", backup.versions, human_bytes(backup.bytes));
     if backup.deleted > 0 {
         text.push_str(&format!(", {} files are gone", backup.deleted));
@@ -258,13 +265,14 @@ impl Module for VaultBackup {
             ctx.reporter.log(LogLevel::Warning, &ctx.source.hostname, text);
             return Ok(Outcome::Skipped(text.into()));
         }
-        let view = self.view(ctx, &tracked).await?;
+        let (view, sources) = self.view(ctx, &tracked).await?;
         *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = Some((ctx.clock)());
         let (open, listener) = (self.opener(ctx), Listener::of(ctx));
         let (only, vault) = (self.config.directories(), self.config.vault().map(ToOwned::to_owned));
         let stored = self.aside(move || {
             let mut service = open()?;
             service.read_from(view);
+            service.look_where(sources);
             service.back_up_tracked(&only, vault.as_deref(), &mut |_| Ok(word.clone()), &listener)
         });
         let report = stored.await.map_err(own_failure)?;
@@ -277,6 +285,10 @@ impl Module for VaultBackup {
         }
         for socket in &report.added.sockets {
             let text = format!("`{}` is a socket and is left out", socket.display());
+            ctx.reporter.log(LogLevel::Full, &ctx.source.hostname, text);
+        }
+        if report.changes_alone > 0 {
+            let text = "looked where something changed since the last backup alone";
             ctx.reporter.log(LogLevel::Full, &ctx.source.hostname, text);
         }
         let text = describe(&report);

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Given, VaultBackup, VaultBackupConfig};
 use crate::service::world::World;
+use crate::service::{OpenStore, Service, Surroundings};
+use crate::store::MemoryStore;
 
 /// A machine that does nothing.
 struct Host(Hostname);
@@ -112,6 +114,25 @@ impl Stage {
         VaultBackup::new(config, Given { surroundings: Arc::new(move || Ok(around.clone())), variable })
     }
 
+    /// As [`Stage::module`], with a further vault that nothing requires and another passphrase opens.
+    fn module_with_another_vault(&self) -> VaultBackup {
+        let around = self.world.around(self.world.state.path(), self.world.store.clone(), std::process::id());
+        Service::add_vault(&around, Path::new("/other"), "other").unwrap();
+        let settings = self.world.home.path().join("bt.toml");
+        let text = fs::read_to_string(&settings).unwrap();
+        let (before, after) = text.rsplit_once("required = true").unwrap();
+        fs::write(&settings, format!("{before}required = false{after}")).unwrap();
+        let (first, other) = (self.world.store.clone(), Arc::new(MemoryStore::default()));
+        let stores: OpenStore = Arc::new(move |settings| {
+            Ok(if settings.name == "other" { other.clone() } else { first.clone() })
+        });
+        let around = Surroundings { stores, ..around };
+        let mut service = Service::open(around.clone()).unwrap();
+        service.prepare_vaults(Some("other"), &mut |_| Ok(b"another".into())).unwrap();
+        let given = Given { surroundings: Arc::new(move || Ok(around.clone())), variable: Some(b"x".into()) };
+        VaultBackup::new(VaultBackupConfig::default(), given)
+    }
+
     fn docs(&self) -> PathBuf {
         self.world.home.path().join("docs").canonicalize().unwrap()
     }
@@ -201,4 +222,21 @@ async fn a_stop_ends_it_and_where_nothing_is_tracked_nothing_is_done() {
     stage.world.now(|service| service.forget_directory(&stage.docs()));
     let stage = Stage { ctx: ModuleContext { cancel: CancellationToken::new(), ..stage.ctx }, ..stage };
     assert!(matches!(module.execute(&stage.ctx).await, Ok(Outcome::Skipped(_))));
+}
+
+#[tokio::test]
+async fn a_vault_that_is_not_required_and_cannot_be_used_keeps_no_sync_from_beginning_and_all_from_ending_well()
+ {
+    let stage = Stage::real();
+    let module = stage.module_with_another_vault();
+    assert_eq!(module.validate(&stage.ctx).await.unwrap(), []);
+    let said = stage.kept.warnings();
+    assert!(
+        said[0].contains("the vault `other` is left out") && said[0].contains("does not open the vault"),
+        "{said:?}"
+    );
+    let done = module.execute(&stage.ctx).await.unwrap();
+    let Outcome::Partly(text) = done else { panic!("{done:?}") };
+    assert!(text.starts_with("5 new versions"), "{text}");
+    assert!(module.verify(&stage.ctx).await.unwrap()[0].to_string().contains("`other`"));
 }

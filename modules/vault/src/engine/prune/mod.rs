@@ -70,6 +70,7 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     let mut needed = needed(repo, order.forget, observer)?;
     let also = order.also_needed.iter().filter(|id| repo.find(BlobKind::Data, id).is_some());
     needed.extend(also.map(|id| (BlobKind::Data, *id)));
+    store_under_their_kind(repo, &mut needed, order.alone, observer)?;
     let files = repo.index_files()?;
     let (packs, gone) = packs(repo, &files)?;
     let (marks, number) = marks::read(repo)?;
@@ -140,6 +141,36 @@ fn needed(
         observer.progress(Progress { item: snapshot.short().into(), ..Progress::default() });
     }
     Ok(needed)
+}
+
+/// Stores what is needed as a tree and lies there as a piece of a file alone, or the other way round; where nothing may be written it
+/// is needed as what it is.
+fn store_under_their_kind(
+    repo: &Repository,
+    needed: &mut HashSet<(BlobKind, Id)>,
+    alone: Option<&Held>,
+    observer: &dyn Observer,
+) -> Result<()> {
+    let odd: BTreeSet<(BlobKind, Id)> =
+        needed.iter().filter(|(kind, id)| repo.lies_as_other(*kind, id)).copied().collect();
+    let Some(alone) = alone.filter(|_| !odd.is_empty()) else {
+        for (kind, id) in odd {
+            needed.remove(&(kind, id));
+            needed.insert((kind.other(), id));
+        }
+        return Ok(());
+    };
+    alone.prove()?;
+    let writer = Writer::new(repo)?;
+    for kind in [BlobKind::Data, BlobKind::Tree] {
+        let mut packer = writer.packer(kind)?;
+        for (_, id) in odd.iter().filter(|(of, _)| *of == kind) {
+            check_cancelled(observer)?;
+            packer.add(&repo.blob(kind, *id)?)?;
+        }
+        packer.flush()?;
+    }
+    writer.index().map(drop)
 }
 
 /// Returns the packs that are there, and those that are only in an index. What lies behind the end of a pack is not there.

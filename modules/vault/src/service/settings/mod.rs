@@ -3,6 +3,7 @@
 //! Of `[vault]` each key of the main config holds; a vault of its `[[vaults]]` takes the place of one of the same name.
 
 mod every;
+mod folder;
 mod one;
 mod size;
 
@@ -16,6 +17,7 @@ use serde_json::{Map, Value};
 use crate::error::{Result, at, usage};
 
 pub use every::Every;
+pub use folder::Folder;
 pub use one::{Mistake, Spot, VaultKind, VaultSettings};
 pub use size::{Rules, Size};
 
@@ -46,6 +48,14 @@ pub struct General {
     /// Within which time each file that looks unchanged is read again by `bt backup --tracked` and by syncs, `90d` or `12w`; never if
     /// it is empty.
     pub proof: Every,
+    /// Where the catalogue, the stage and the log lie, absolute; empty: below the user's state. Never synced, and never backed up.
+    pub base_dir: Folder,
+    /// Where the catalogue lies; empty: in `base_dir`.
+    pub data_dir: Folder,
+    /// Where the stage lies; empty: `stage` in `base_dir`.
+    pub staging_dir: Folder,
+    /// Where the log lies, `bt.log`; empty: `log` in `base_dir`.
+    pub log_dir: Folder,
 }
 
 impl Default for General {
@@ -57,11 +67,32 @@ impl Default for General {
             keep: Rules::default(),
             keep_min: least,
             proof: Every(Some(90)),
+            base_dir: Folder::default(),
+            data_dir: Folder::default(),
+            staging_dir: Folder::default(),
+            log_dir: Folder::default(),
         }
     }
 }
 
 impl General {
+    /// Returns the directories of our own that are named.
+    pub fn directories(&self) -> impl Iterator<Item = &Path> {
+        [&self.base_dir, &self.data_dir, &self.staging_dir, &self.log_dir]
+            .into_iter()
+            .filter_map(Folder::path)
+    }
+
+    /// Returns those that a text of settings names, whatever else is wrong with it.
+    pub fn directories_named_in(text: &str) -> Vec<PathBuf> {
+        let Ok(settings) = toml::from_str::<toml::Table>(text) else { return Vec::new() };
+        let keys = ["base_dir", "data_dir", "staging_dir", "log_dir"];
+        let named = settings.get("vault").and_then(toml::Value::as_table).into_iter().flat_map(|table| {
+            keys.iter().filter_map(|key| Folder::try_from(table.get(*key)?.as_str()?.to_owned()).ok())
+        });
+        named.filter_map(|folder| folder.path().map(Path::to_owned)).collect()
+    }
+
     /// Returns the JSON Schema of the table.
     pub fn schema() -> Value {
         schema_of::<Self>()
@@ -102,6 +133,8 @@ ignore = []
 # keep_min = "last 1 session"
 # Within which time each file that looks unchanged is read again and compared; "" means never.
 # proof = "90d"
+# Where the catalogue, the stage and the log lie; "" means below ~/.local/state/pc-switcher.
+# base_dir = ""
 "#;
 
 /// What settings say of a vault in a bucket at first.
@@ -335,6 +368,17 @@ mod tests {
         }
         let error = parse("[[vaults]]\nname = \"a\"\ntype = \"filesystem\"\nroot = \"ssh://desk/x\"\n");
         assert!(error.unwrap_err().to_string().contains("type = \"ssh\""));
+    }
+
+    #[test]
+    fn directories_of_our_own_are_known_whatever_else_is_wrong() {
+        let text =
+            "[vault]\nbase_dir = \"/home/a/bt/\"\nkeep = 5\nlog_dir = \"~/x\"\nnonsense = 1\n[[vaults]]\n";
+        assert_eq!(General::directories_named_in(text), [PathBuf::from("/home/a/bt")]);
+        assert!(General::directories_named_in("[vault").is_empty());
+        let settings = parse("[vault]\nstaging_dir = \"/s\"\ndata_dir = \"/d\"\n").unwrap();
+        assert_eq!(settings.vault.directories().collect::<Vec<_>>(), [Path::new("/d"), Path::new("/s")]);
+        assert!(parse("[vault]\nbase_dir = \"~/bt\"\n").unwrap_err().to_string().contains("absolute"));
     }
 
     #[test]

@@ -1,0 +1,133 @@
+//! Many files that are restored together: their content on several threads, on the disk with one wait for it, and then each under its
+//! name. Nothing has its name before it is complete and durable, and nobody waits for the disk file by file.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pc_switcher_contract::ModuleError;
+use tempfile::TempPath;
+
+use crate::engine::{Lacking, Observer, Restorer, Way, set_metadata, there_already, workers};
+use crate::error::{Result, at, damaged};
+use crate::format::{Id, Node};
+use crate::repo::Repository;
+
+/// Files of one batch, and directories that are held open for them: each takes a descriptor.
+const FILES: usize = 2000;
+const DIRECTORIES: usize = 256;
+/// Bytes of one batch; one large file may be more.
+const BYTES: u64 = 256 << 20;
+
+/// A file that is to be restored where nothing is.
+pub(super) struct Job {
+    /// Where it was, for people.
+    pub(super) path: PathBuf,
+    /// Where it comes to.
+    pub(super) place: PathBuf,
+    pub(super) holder: Arc<Way>,
+    pub(super) name: OsString,
+    pub(super) node: Node,
+    pub(super) chunks: Vec<Id>,
+    pub(super) content: Id,
+    /// The vault that holds it.
+    pub(super) vault: usize,
+}
+
+/// What became of one.
+pub(super) type Done = (Job, Result<Vec<Lacking>>);
+
+/// Files that wait to be restored together.
+#[derive(Default)]
+pub(super) struct Batch {
+    jobs: Vec<Job>,
+    bytes: u64,
+    directories: usize,
+}
+
+/// A file on each disk, by which it is waited for.
+type Disks = BTreeMap<u64, (File, PathBuf)>;
+
+/// A complete file without its name, and what it lacks.
+type Staged = (TempPath, Vec<Lacking>);
+
+impl Batch {
+    /// Takes a file; whether it is time to restore what waits.
+    pub(super) fn take(&mut self, job: Job) -> bool {
+        let is_same = self.jobs.last().is_some_and(|last| Arc::ptr_eq(&last.holder, &job.holder));
+        self.directories += usize::from(!is_same);
+        self.bytes += job.node.size;
+        self.jobs.push(job);
+        self.jobs.len() >= FILES || self.directories >= DIRECTORIES || self.bytes >= BYTES
+    }
+
+    /// Returns the directory of the file that was taken last: what lies beside it needs no other one.
+    pub(super) fn holder_of(&self, directory: &std::path::Path) -> Option<Arc<Way>> {
+        let last = self.jobs.last().filter(|job| job.place.parent() == Some(directory))?;
+        Some(last.holder.clone())
+    }
+
+    /// Restores what waits. What fails stops no other.
+    ///
+    /// # Errors
+    /// If the run was cancelled, or the disk cannot be waited for: nothing of it has its name then.
+    pub(super) fn restore(
+        &mut self,
+        repos: &[&Repository],
+        content_only: bool,
+        observer: &dyn Observer,
+    ) -> Result<Vec<Done>> {
+        let Self { jobs, .. } = std::mem::take(self);
+        let next = AtomicUsize::new(0);
+        let staged: Vec<Mutex<Option<Result<Staged>>>> = jobs.iter().map(|_| Mutex::default()).collect();
+        let disks: Mutex<Disks> = Mutex::default();
+        std::thread::scope(|scope| {
+            for _ in 0..workers().min(jobs.len()) {
+                scope.spawn(|| {
+                    loop {
+                        let at = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(job) = jobs.get(at).filter(|_| !observer.is_cancelled()) else { return };
+                        let restorer = Restorer { repo: repos[job.vault], content_only, observer };
+                        let made = stage(&restorer, job, &disks);
+                        *staged[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
+                    }
+                });
+            }
+        });
+        if observer.is_cancelled() {
+            return Err(ModuleError::cancelled());
+        }
+        for (file, place) in disks.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
+            rustix::fs::syncfs(&file).map_err(|error| at("write", &place, &error.into()))?;
+        }
+        let named = jobs.into_iter().zip(staged).map(|(job, staged)| {
+            let staged = staged.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let done =
+                staged.unwrap_or_else(|| Err(ModuleError::cancelled())).and_then(
+                    |(file, lacking)| match file.persist_noclobber(job.holder.inside(&job.name)) {
+                        Ok(()) => Ok(lacking),
+                        Err(error) => Err(there_already(&error.error, &job.place)),
+                    },
+                );
+            (job, done)
+        });
+        Ok(named.collect())
+    }
+}
+
+fn stage(restorer: &Restorer<'_>, job: &Job, disks: &Mutex<Disks>) -> Result<Staged> {
+    let (file, sum) = restorer.staged(&job.holder.real(), &job.place, &job.chunks)?;
+    if sum != job.content {
+        let what = format!("the content of `{}`", job.place.display());
+        return Err(damaged(what, "its checksum is another one"));
+    }
+    let lacking = if restorer.content_only { Vec::new() } else { set_metadata(file.as_file(), &job.node) };
+    let disk = file.as_file().metadata().map_err(|error| at("read", &job.place, &error))?.dev();
+    let (open, path) = file.into_parts();
+    disks.lock().unwrap_or_else(PoisonError::into_inner).entry(disk).or_insert((open, job.place.clone()));
+    Ok((path, lacking))
+}
