@@ -6,6 +6,7 @@
 mod adopt;
 mod apply;
 mod blocks;
+mod boot;
 mod coded;
 mod compare;
 mod deadman;
@@ -34,6 +35,7 @@ pub use apply::{
 };
 pub use blocks::{Blocks, BlocksWant};
 pub use coded::{Coding, LARGEST_EXTENT};
+pub use boot::{BootCount, BootLook, BootOrder, BootTree, Counted, Fallback};
 pub use compare::{Change, ChangeKind, DiffEnd, DiffRequest, Diffed, Version, Versions, VersionsRequest};
 pub use deadman::{Armed, DeadmanOrder, DeadmanState, DeadmanWish, Healed, HealedHow};
 pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersRequest};
