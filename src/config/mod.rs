@@ -27,11 +27,11 @@ use pc_switcher_contract::{LogLevel, ModuleName, ModuleSpec};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+pub use boot::BootConfig;
 pub use effective::{Entry, Origin, Table};
 pub use problem::{ConfigErrors, ConfigProblem, Spot};
 pub use reference::markdown;
 pub use request::{Overrides, SyncRequest};
-pub use boot::BootConfig;
 pub use rollback::{DeadmanMode, HealthCheck, RollbackConfig};
 pub use schema::{SYNC_MODULES, TopLevel, whole as schema};
 pub use select::find_module;

@@ -11,7 +11,9 @@ pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
     let finding = |gravity, text: String| Finding::new(seen.hostname(), gravity, CHECK, text);
     let look = match &seen.boot {
         Ok(look) => look,
-        Err(why) => return vec![finding(Gravity::Warning, format!("it cannot be told how it stands: {why}"))],
+        Err(why) => {
+            return vec![finding(Gravity::Warning, format!("it cannot be told how it stands: {why}"))];
+        }
     };
     let wanted = seen.config.as_ref().is_ok_and(|config| config["boot-protection"]["enabled"] == true);
     let count = match &look.counted {
@@ -31,6 +33,8 @@ pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
         false => finding(Gravity::Note, state),
     }];
     let stops = look.unfit.iter().chain(&look.problems);
-    found.extend(stops.map(|why| finding(Gravity::Warning, format!("as it stands nothing would be put back: {why}"))));
+    found.extend(
+        stops.map(|why| finding(Gravity::Warning, format!("as it stands nothing would be put back: {why}"))),
+    );
     found
 }

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use pc_switcher_agent::proto::{BootLook, BootOrder, Counted, LayoutRequest, RollbackOrder};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
-    Action, AgentLink, Answer, BytePath, Cmd, ErrorKind, ExecError, Executor, Gate, Gatekeeper, Hostname, Machine,
-    ModuleContext, ModuleError, Problem, RunMode, SessionBoard, SubvolumeName, TargetMachine,
+    Action, AgentLink, Answer, BytePath, Cmd, ErrorKind, ExecError, Executor, Gate, Gatekeeper, Hostname,
+    Machine, ModuleContext, ModuleError, Problem, RunMode, SessionBoard, SubvolumeName, TargetMachine,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;

@@ -1,8 +1,9 @@
 //! Every finding, from what is seen to what is said.
 
 use pc_switcher_agent::proto::{
-    ApplyReport, BootCount, BootLook, Conflict, Counted, Diagnosis, FolderPart, Layout, MachineFacts, Redone, RedoneHow, RollbackLook,
-    RollbackPhase, RollbackState, Session, Standing, SubvolumeFact, SwapFile, Together, UserFact,
+    ApplyReport, BootCount, BootLook, Conflict, Counted, Diagnosis, FolderPart, Layout, MachineFacts, Redone,
+    RedoneHow, RollbackLook, RollbackPhase, RollbackState, Session, Standing, SubvolumeFact, SwapFile,
+    Together, UserFact,
 };
 use pc_switcher_contract::Problem;
 use serde_json::json;

@@ -1,4 +1,5 @@
-//! A machine with a kernel of its own (qemu with KVM), for what the lab cannot show: a start from the initramfs on.
+//! A machine with a kernel of its own (qemu), for what the lab cannot show: a start from the initramfs on. With KVM where that
+//! brings a kernel to its first words, otherwise by translation, which is ten times slower.
 //!
 //! Its disk is an image with `@`, `@home` and `@snapshots`, made by mmdebstrap. Kernel and initramfs are read from `@` on that disk before
 //! each start, as a boot loader would. What it is to do is a shell script on a second disk, which the last unit of each start
@@ -48,6 +49,12 @@ ExecStart=/bin/sh -c 'tr -d \"\\\\000\" </dev/vdb >/run/task && sh /run/task >/d
 WantedBy=multi-user.target
 ";
 
+/// For so long a start may take: by translation even one that makes an initramfs is over then.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// What the initramfs has of modules: as few as it takes, for those who translate.
+const MODULES: &str = "virtio_pci\nvirtio_blk\nbtrfs\n";
+
 /// The size of the second disk.
 const TASK: u64 = 65_536;
 
@@ -55,6 +62,7 @@ const TASK: u64 = 65_536;
 pub struct Vm {
     dir: tempfile::TempDir,
     uuid: String,
+    has_kvm: bool,
 }
 
 /// What is mounted of its disk; it goes with this.
@@ -81,8 +89,7 @@ pub fn why_not() -> Option<String> {
             return Some(format!("`{program}` is not installed"));
         }
     }
-    let kvm = File::options().read(true).write(true).open("/dev/kvm");
-    kvm.err().map(|error| format!("no KVM: `/dev/kvm`: {error}"))
+    None
 }
 
 fn run(program: &str, args: &[&str]) -> Result<String> {
@@ -94,14 +101,14 @@ fn text(path: &Path) -> String {
 }
 
 impl Vm {
-    /// Makes one: takes a minute or two, and 2 GB for as long as it lives.
+    /// Makes one: takes some minutes, and 2 GB for as long as it lives.
     ///
     /// # Errors
     /// If a package or a tool is missing.
     pub fn make() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("pc-switcher-vm").tempdir_in("/var/tmp");
         let dir = dir.map_err(LabError::io("make a directory for a machine"))?;
-        let mut this = Self { dir, uuid: String::new() };
+        let mut this = Self { dir, uuid: String::new(), has_kvm: false };
         let disk = this.at("disk");
         File::create(&disk).and_then(|file| file.set_len(6 << 30)).map_err(LabError::path("make", &disk))?;
         run("mkfs.btrfs", &["-q", &text(&disk)])?;
@@ -115,8 +122,69 @@ impl Vm {
         let root = this.mount("subvol=@")?;
         base::mmdebstrap(&base::codename()?, &root.at(""), &PACKAGES, &[])?;
         this.furnish(&root)?;
+        run("chroot", &[&text(&root.at("")), "update-initramfs", "-u", "-k", "all"])?;
         drop(root);
+        this.take_kernel()?;
+        this.has_kvm = this.is_kvm_of_use()?;
+        eprintln!(
+            "the machine runs {}",
+            if this.has_kvm { "with KVM" } else { "by translation, since KVM starts no kernel here" }
+        );
         Ok(this)
+    }
+
+    /// Whether a kernel comes so far that it misses its root. The device may be there, and a kernel hang before its first word.
+    fn is_kvm_of_use(&self) -> Result<bool> {
+        if File::options().read(true).write(true).open("/dev/kvm").is_err() {
+            return Ok(false);
+        }
+        let log = self.at("serial");
+        let mut command = self.qemu(true);
+        command.arg("-serial").arg(format!("file:{}", text(&log)));
+        let child =
+            command.arg("-kernel").arg(self.at("kernel")).args(["-append", "console=ttyS0 panic=1"]).spawn();
+        ended(child.map_err(LabError::io(format!("start `{QEMU}`")))?, Duration::from_secs(20))
+            .map_err(LabError::io("wait for the machine"))?;
+        Ok(fs::read_to_string(&log).is_ok_and(|said| said.contains("Kernel panic")))
+    }
+
+    fn qemu(&self, has_kvm: bool) -> Command {
+        let mut command = Command::new(QEMU);
+        match has_kvm {
+            // Some hosts name capabilities that they do not let a machine have.
+            true => command.args(["-accel", "kvm", "-cpu", "host,arch-capabilities=off"]),
+            false => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
+        };
+        command.args([
+            "-m",
+            "1024",
+            "-smp",
+            "2",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ]);
+        command.args(["-device", "virtio-rng-pci"]).stdin(Stdio::null());
+        command
+    }
+
+    /// Takes kernel and initramfs out of `@`, as a boot loader would.
+    fn take_kernel(&self) -> Result<()> {
+        let root = self.mount("subvol=@")?;
+        let boot = root.at("boot");
+        for (start, name) in [("vmlinuz-", "kernel"), ("initrd.img-", "initramfs")] {
+            let found = fs::read_dir(&boot).map_err(LabError::path("list", &boot))?.flatten();
+            let is_it = |path: &PathBuf| {
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start))
+            };
+            let found = found.map(|entry| entry.path()).find(is_it);
+            let none = || LabError::Unavailable { why: format!("there is no `{start}…` in `@/boot`") };
+            let found = found.ok_or_else(none)?;
+            fs::copy(&found, self.at(name)).map_err(LabError::path("copy", &found))?;
+        }
+        Ok(())
     }
 
     fn furnish(&self, root: &Mounted) -> Result<()> {
@@ -125,13 +193,27 @@ impl Vm {
         let fstab = [mount("/", "@"), mount("/home", "@home"), mount("/.snapshots", "@snapshots")].concat();
         root.write("etc/fstab", &fstab)?;
         root.write("etc/hostname", "vm\n")?;
+        root.write("etc/initramfs-tools/modules", MODULES)?;
+        root.write("etc/initramfs-tools/conf.d/small", "MODULES=list\nCOMPRESS=zstd\nCOMPRESSLEVEL=1\n")?;
         root.write("etc/systemd/system/vm-task.service", UNIT)?;
         // systemd would make subvolumes of them, which stand in the way of each rollback.
-        for dir in [".snapshots", "var/lib/portables", "var/lib/machines", "etc/systemd/system/multi-user.target.wants"] {
+        for dir in [
+            ".snapshots",
+            "var/lib/portables",
+            "var/lib/machines",
+            "etc/systemd/system/multi-user.target.wants",
+        ] {
             fs::create_dir_all(root.at(dir)).map_err(LabError::path("make", root.at(dir)))?;
         }
-        let link = root.at("etc/systemd/system/multi-user.target.wants/vm-task.service");
-        std::os::unix::fs::symlink("../vm-task.service", &link).map_err(LabError::path("make", &link))
+        for (to, name) in [
+            ("../vm-task.service", "multi-user.target.wants/vm-task.service"),
+            // It would hang up the line that the second disk speaks on.
+            ("/dev/null", "serial-getty@ttyS0.service"),
+        ] {
+            let link = root.at("etc/systemd/system").join(name);
+            std::os::unix::fs::symlink(to, &link).map_err(LabError::path("make", &link))?;
+        }
+        Ok(())
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -147,7 +229,7 @@ impl Vm {
         let dir = dir.map_err(LabError::io("make a directory for a machine"))?;
         let to = text(&dir.path().join("disk"));
         run("cp", &["--sparse=always", "--reflink=auto", &text(&self.at("disk")), &to])?;
-        Ok(Self { dir, uuid: self.uuid.clone() })
+        Ok(Self { dir, uuid: self.uuid.clone(), has_kvm: self.has_kvm })
     }
 
     /// Mounts its disk here; the machine must be off meanwhile.
@@ -166,48 +248,41 @@ impl Vm {
     /// # Errors
     /// If it cannot be started, or there is no kernel in `@`.
     pub fn start(&self, task: &str) -> Result<Ended> {
-        {
-            let root = self.mount("subvol=@")?;
-            for (start, name) in [("vmlinuz-", "kernel"), ("initrd.img-", "initramfs")] {
-                let boot = root.at("boot");
-                let found = fs::read_dir(&boot).map_err(LabError::path("list", &boot))?.flatten();
-                let found = found.map(|entry| entry.path()).find(|path| {
-                    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start))
-                });
-                let found = found.ok_or_else(|| LabError::Unavailable { why: format!("there is no `{start}…` in `@/boot`") })?;
-                fs::copy(&found, self.at(name)).map_err(LabError::path("copy", &found))?;
-            }
-        }
+        self.take_kernel()?;
         let path = self.at("task");
         fs::write(&path, task).map_err(LabError::path("write", &path))?;
-        File::options().write(true).open(&path).and_then(|file| file.set_len(TASK)).map_err(LabError::path("write", &path))?;
+        File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.set_len(TASK))
+            .map_err(LabError::path("write", &path))?;
         let log = self.at("serial");
         let command_line = format!(
             "root=UUID={} rootflags=subvol=@ ro console=ttyS0 panic=1 loglevel=4 systemd.show_status=false",
             self.uuid
         );
-        let child = Command::new(QEMU)
-            .args(["-enable-kvm", "-cpu", "host", "-m", "1024", "-smp", "2", "-nodefaults", "-no-user-config"])
-            .args(["-display", "none", "-no-reboot", "-device", "virtio-rng-pci"])
-            .arg("-serial").arg(format!("file:{}", text(&log)))
-            .arg("-drive").arg(format!("file={},if=virtio,format=raw", text(&self.at("disk"))))
-            .arg("-drive").arg(format!("file={},if=virtio,format=raw", text(&path)))
-            .arg("-kernel").arg(self.at("kernel"))
-            .arg("-initrd").arg(self.at("initramfs"))
-            .args(["-append", &command_line])
-            .stdin(Stdio::null())
+        let drive = |name: &str| format!("file={},if=virtio,format=raw", text(&self.at(name)));
+        let child = self
+            .qemu(self.has_kvm)
+            .arg("-serial")
+            .arg(format!("file:{}", text(&log)))
+            .args(["-drive", &drive("disk"), "-drive", &drive("task"), "-append", &command_line])
+            .arg("-kernel")
+            .arg(self.at("kernel"))
+            .arg("-initrd")
+            .arg(self.at("initramfs"))
             .spawn()
             .map_err(LabError::io(format!("start `{QEMU}`")))?;
-        let by_itself = ended(child).map_err(LabError::io("wait for the machine"))?;
+        let by_itself = ended(child, PATIENCE).map_err(LabError::io("wait for the machine"))?;
         let said = fs::read(&log).map_err(LabError::path("read", &log))?;
         Ok(Ended { said: String::from_utf8_lossy(&said).replace('\r', ""), by_itself })
     }
 }
 
 /// Waits for a machine to be off; pulls the plug of one that hangs.
-fn ended(mut child: Child) -> io::Result<bool> {
+fn ended(mut child: Child, patience: Duration) -> io::Result<bool> {
     let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(300) {
+    while began.elapsed() < patience {
         if child.try_wait()?.is_some() {
             return Ok(true);
         }

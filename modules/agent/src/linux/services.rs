@@ -20,8 +20,8 @@ use super::state::{STATE_PATH, StateDir};
 use super::stdin::WatchedStdin;
 use super::trees::EVERY;
 use super::{
-    boot, connection, diagnose, exec, layout, machine, nested, orphans, put_file, rollback, signals, snapshots,
-    space, unchanged, writers,
+    boot, connection, diagnose, exec, layout, machine, nested, orphans, put_file, rollback, signals,
+    snapshots, space, unchanged, writers,
 };
 use crate::data;
 use crate::data::apply::{Unwatched, Watch, redo};

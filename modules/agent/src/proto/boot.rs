@@ -84,7 +84,9 @@ impl Counted {
     pub fn explain(&self) -> String {
         let count = match self {
             Counted::Off => return "starts are not counted".into(),
-            Counted::Garbled => return "the count of starts cannot be read; the next start begins it anew".into(),
+            Counted::Garbled => {
+                return "the count of starts cannot be read; the next start begins it anew".into();
+            }
             Counted::So(count) => count,
         };
         let starts = match count.starts {
@@ -94,7 +96,9 @@ impl Counted {
         };
         match &count.went_to {
             Some(set) => {
-                format!("{starts}; it went to set {set} by itself, and goes nowhere else before a healthy start")
+                format!(
+                    "{starts}; it went to set {set} by itself, and goes nowhere else before a healthy start"
+                )
             }
             None => starts,
         }

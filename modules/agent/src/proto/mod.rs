@@ -34,8 +34,8 @@ pub use apply::{
     Redone, RedoneHow, Rights, StreamFrame,
 };
 pub use blocks::{Blocks, BlocksWant};
-pub use coded::{Coding, LARGEST_EXTENT};
 pub use boot::{BootCount, BootLook, BootOrder, BootTree, Counted, Fallback};
+pub use coded::{Coding, LARGEST_EXTENT};
 pub use compare::{Change, ChangeKind, DiffEnd, DiffRequest, Diffed, Version, Versions, VersionsRequest};
 pub use deadman::{Armed, DeadmanOrder, DeadmanState, DeadmanWish, Healed, HealedHow};
 pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersRequest};

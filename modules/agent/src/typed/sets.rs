@@ -4,8 +4,9 @@ use pc_switcher_contract::{AgentSink, AgentStream, BytePath, ExecError, Reply, S
 
 use super::Agent;
 use crate::proto::{
-    AnnotateSet, BootLook, BootOrder, CreateSet, CreatedSet, ExportRequest, GoodMark, ImportRequest, Imported, PinOrder,
-    PinRequest, PutFile, Request, SetRequest, SetsRequest, StoredSet, Strays, TakeSet, decode, encode,
+    AnnotateSet, BootLook, BootOrder, CreateSet, CreatedSet, ExportRequest, GoodMark, ImportRequest,
+    Imported, PinOrder, PinRequest, PutFile, Request, SetRequest, SetsRequest, StoredSet, Strays, TakeSet,
+    decode, encode,
 };
 
 impl Agent {

@@ -57,7 +57,8 @@ impl Applier<'_> {
         for (path, is_wanted) in units {
             if !is_wanted && Path::new(path).exists() {
                 let now = is_booted.then_some("--now");
-                self.elevated(Cmd::new("systemctl").arg("disable").args(now).arg(files::unit_name(path))).await?;
+                self.elevated(Cmd::new("systemctl").arg("disable").args(now).arg(files::unit_name(path)))
+                    .await?;
             }
         }
         for (path, content, mode) in [

@@ -92,7 +92,10 @@ pub fn service(snapshot_dir: &BytePath) -> String {
 
 /// Returns where the starts are counted that a unit of ours takes off the count.
 pub fn counted_in(service: &str) -> Option<&str> {
-    service.lines().find_map(|line| line.strip_prefix("ExecStop=")?.split_once(" --boot-left ")).map(|(_, dir)| dir)
+    service
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStop=")?.split_once(" --boot-left "))
+        .map(|(_, dir)| dir)
 }
 
 /// Says what it would do on this machine, and what would keep it from that.
@@ -103,10 +106,14 @@ pub fn plan(protection: &Protection<'_>) -> Vec<String> {
         String::from(healthy_after.clone())
     );
     let mut said = vec![match &protection.look.to {
-        Some((set, subvolumes)) => format!("{when}, the next one would put {} back to set {set}", names(subvolumes)),
+        Some((set, subvolumes)) => {
+            format!("{when}, the next one would put {} back to set {set}", names(subvolumes))
+        }
         None => format!("{when}, the next one would put back what is marked as good then"),
     }];
-    said.extend(protection.look.problems.iter().map(|problem| format!("as it stands it would not: {problem}")));
+    said.extend(
+        protection.look.problems.iter().map(|problem| format!("as it stands it would not: {problem}")),
+    );
     said
 }
 
@@ -123,7 +130,11 @@ mod tests {
 
     fn look() -> BootLook {
         let tree = |name: &str, point: &str| BootTree { name: name.parse().unwrap(), point: point.into() };
-        BootLook { trees: vec![tree("@", "/"), tree("@snapshots", "/.snapshots")], boot_apart: true, ..BootLook::default() }
+        BootLook {
+            trees: vec![tree("@", "/"), tree("@snapshots", "/.snapshots")],
+            boot_apart: true,
+            ..BootLook::default()
+        }
     }
 
     fn sh_reads(script: &str) {
@@ -152,7 +163,10 @@ mod tests {
         look.problems = vec!["a swap file is in use".into()];
         look.to = Some(("20251115T120000Z-0a1b2c3d-autoboot".parse().unwrap(), vec!["@".parse().unwrap()]));
         let said = plan(&Protection { config: &config, snapshot_dir: &dir, look: &look });
-        assert!(said[0].contains("after 3 starts in a row that are not found healthy 5min after they began"), "{said:?}");
+        assert!(
+            said[0].contains("after 3 starts in a row that are not found healthy 5min after they began"),
+            "{said:?}"
+        );
         assert!(said[0].contains("put `@` back to set 20251115T120000Z-0a1b2c3d-autoboot"), "{said:?}");
         assert_eq!(said[1], "as it stands it would not: a swap file is in use");
     }

@@ -21,7 +21,8 @@ pub const HOOK: &str = "/etc/apt/apt.conf.d/80pc-switcher";
 pub const APT_DIR: &str = "/etc/apt/apt.conf.d";
 
 /// Stands in every file that is ours.
-pub const MARK: &str = "Written by `pc-switcher snapshots auto on`; `pc-switcher snapshots auto off` removes it.";
+pub const MARK: &str =
+    "Written by `pc-switcher snapshots auto on`; `pc-switcher snapshots auto off` removes it.";
 
 /// What stands in these files; `None` where there is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -207,7 +208,11 @@ mod tests {
             (by_hook.hook.is_some(), by_hook.timer.is_some(), by_hook.service.is_some()),
             (true, false, false)
         );
-        assert_eq!(Files::of(&settings("", true, true), ("", 300), false, None), Files::none(), "no apt, no schedule");
+        assert_eq!(
+            Files::of(&settings("", true, true), ("", 300), false, None),
+            Files::none(),
+            "no apt, no schedule"
+        );
         let good = SnapshotsConfig { auto_good: true, ..settings("", false, false) };
         let by_start = Files::of(&good, ("", 300), true, None);
         assert!(by_start.good_timer.as_deref().unwrap().contains("\nOnBootSec=300s\n"));

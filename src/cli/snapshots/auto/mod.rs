@@ -142,7 +142,9 @@ fn on(is_dry: bool, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let (changes, plan) = with_machines(None, &context.env, async |contact| {
         let machine = contact.reach.source(&contact.cancel).await?;
         let look = match wanted.boot.enabled {
-            true => Some(Agent::new(&machine.agent).boot(wanted.snapshot_dir.clone(), BootOrder::Look).await?),
+            true => {
+                Some(Agent::new(&machine.agent).boot(wanted.snapshot_dir.clone(), BootOrder::Look).await?)
+            }
             false => None,
         };
         if let Some(look) = look.as_ref().filter(|look| !look.unfit.is_empty()) {

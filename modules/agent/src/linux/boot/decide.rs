@@ -23,7 +23,7 @@ pub(super) enum Standing {
 /// What a start does before `/` is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Nothing: starts are not counted.
+    /// Nothing: starts are not counted, or this one is already.
     Off,
     /// Counts, and says something if there is something to say.
     Count(BootCount, Option<String>),
@@ -47,6 +47,8 @@ pub(super) fn decide(
             let first = BootCount { starts: 1, boot_id: boot_id.to_owned(), went_to: None };
             return Verdict::Count(first, Some(said));
         }
+        // The script may run more than once in a start.
+        Counted::So(found) if found.boot_id == boot_id => return Verdict::Off,
         Counted::So(found) => found,
     };
     let next = BootCount {
@@ -68,16 +70,21 @@ pub(super) fn decide(
         return Verdict::Count(next, Some(said));
     }
     if found.starts >= limit.saturating_add(TRIES) {
-        let said = format!("{failed}, and going back failed as often as it is tried: what is in place is started");
+        let said =
+            format!("{failed}, and going back failed as often as it is tried: what is in place is started");
         return Verdict::Count(next, Some(said));
     }
     let first = BootCount { starts: 1, ..next.clone() };
     match standing() {
         Standing::Free => Verdict::FallBack(next),
         Standing::OnTrial => Verdict::TakeBack(next),
-        Standing::Settled(what) => Verdict::Count(first, Some(format!("{failed}; {what}, and this start tries that"))),
+        Standing::Settled(what) => {
+            Verdict::Count(first, Some(format!("{failed}; {what}, and this start tries that")))
+        }
         Standing::Fallen(count) => Verdict::Count(BootCount { boot_id: boot_id.to_owned(), ..count }, None),
-        Standing::Taken(why) => Verdict::Count(next, Some(format!("{failed}, and nothing is put in place: {why}"))),
+        Standing::Taken(why) => {
+            Verdict::Count(next, Some(format!("{failed}, and nothing is put in place: {why}")))
+        }
     }
 }
 
@@ -101,7 +108,9 @@ pub(super) fn is_chosen_otherwise(command_line: &str) -> bool {
     const BEGINNINGS: [&str; 5] = ["systemd.unit=", "init=", "rdinit=", "break=", "systemd.run="];
     // What stands behind `--` is for init alone.
     let words = command_line.split_whitespace().take_while(|word| *word != "--");
-    words.into_iter().any(|word| WORDS.contains(&word) || BEGINNINGS.iter().any(|start| word.starts_with(start)))
+    words
+        .into_iter()
+        .any(|word| WORDS.contains(&word) || BEGINNINGS.iter().any(|start| word.starts_with(start)))
 }
 
 /// Returns the name of the subvolume that mount options name, if they name one at the top level.
@@ -160,6 +169,12 @@ mod tests {
     }
 
     #[test]
+    fn a_start_is_counted_once() {
+        let count = BootCount { starts: 3, boot_id: BOOT.into(), went_to: None };
+        assert_eq!(decide(&Counted::So(count), 3, BOOT, not_asked), Verdict::Off);
+    }
+
+    #[test]
     fn what_is_torn_or_off_never_goes_back() {
         assert_eq!(decide(&Counted::Off, 1, BOOT, not_asked), Verdict::Off);
         let verdict = decide(&Counted::Garbled, 1, BOOT, not_asked);
@@ -173,7 +188,10 @@ mod tests {
         }
         let verdict = decide(&so(6, false), 3, BOOT, not_asked);
         assert!(matches!(verdict, Verdict::Count(_, Some(_))), "{verdict:?}");
-        assert!(matches!(decide(&so(u32::MAX, false), u32::MAX, BOOT, || Standing::Free), Verdict::Count(..)));
+        assert!(matches!(
+            decide(&so(u32::MAX, false), u32::MAX, BOOT, || Standing::Free),
+            Verdict::Count(..)
+        ));
     }
 
     #[test]
@@ -181,7 +199,10 @@ mod tests {
         let due = |standing| decide(&so(3, false), 3, BOOT, || standing);
         assert!(matches!(due(Standing::OnTrial), Verdict::TakeBack(_)));
         let settled = due(Standing::Settled("rollback feedbeef was brought to its end".into()));
-        assert!(matches!(settled, Verdict::Count(_, Some(_))) && counted(&settled) == 1, "others are in place");
+        assert!(
+            matches!(settled, Verdict::Count(_, Some(_))) && counted(&settled) == 1,
+            "others are in place"
+        );
         let Counted::So(known) = so(1, true) else { unreachable!() };
         let fallen = due(Standing::Fallen(known));
         assert!(matches!(&fallen, Verdict::Count(count, None) if count.went_to.is_some()), "{fallen:?}");
@@ -200,7 +221,9 @@ mod tests {
         let usual = "BOOT_IMAGE=/vmlinuz root=UUID=1 ro rootflags=subvol=@ quiet splash panic=1";
         assert!(!is_chosen_otherwise(usual));
         assert!(!is_chosen_otherwise(&format!("{usual} -- single")));
-        for word in ["single", "recovery", "systemd.unit=rescue.target", "init=/bin/sh", "pc-switcher.boot=off", "1"] {
+        for word in
+            ["single", "recovery", "systemd.unit=rescue.target", "init=/bin/sh", "pc-switcher.boot=off", "1"]
+        {
             assert!(is_chosen_otherwise(&format!("{usual} {word}")), "{word}");
         }
     }

@@ -40,7 +40,8 @@ fn way_back(look: &mut BootLook, snapshot_dir: &BytePath, state: &StateDir) -> R
     look.to = Some((to.id(), subvolumes.clone()));
     let stamp = UtcStamp::new(jiff::Timestamp::now());
     let wish = wish(snapshot_dir, to, subvolumes, &boot_id()?, stamp, 0)?;
-    look.problems = rollback::run(&RollbackOrder::Check(wish), state, &crate::data::apply::Unwatched)?.problems;
+    look.problems =
+        rollback::run(&RollbackOrder::Check(wish), state, &crate::data::apply::Unwatched)?.problems;
     Ok(())
 }
 
@@ -92,9 +93,9 @@ fn lay(
         (None, _) => Some(format!(
             "`{snapshot_dir}` is no subvolume at the top level of the disk that `/` lies on (`pc-switcher doctor` prints the commands)"
         )),
-        (Some((_, holder)), _) if holder == name => {
-            Some(format!("the snapshots in `{snapshot_dir}` lie in `{name}` itself (`pc-switcher doctor` prints the commands)"))
-        }
+        (Some((_, holder)), _) if holder == name => Some(format!(
+            "the snapshots in `{snapshot_dir}` lie in `{name}` itself (`pc-switcher doctor` prints the commands)"
+        )),
         (_, None) => Some(format!("`{STATE_PATH}` does not lie on the disk of `/`")),
         (Some((point, snapshots)), Some((state_point, state))) => {
             add(&point, snapshots);
@@ -103,12 +104,15 @@ fn lay(
         }
     };
     look.unfit.extend(unfit);
+    // One inside of another is mounted after it.
+    look.trees.sort_by(|one, other| one.point.cmp(&other.point));
     let boot = mounts.holding(&"/boot".into()).map(|mount| &mount.point);
     look.boot_apart = !look.trees.iter().any(|tree| Some(&tree.point) == boot);
     // They become words of a shell.
     let is_odd = |text: &str| !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"@._/-".contains(&b));
     let points = look.trees.iter().map(|tree| tree.point.to_string());
-    let mut words = look.trees.iter().map(|tree| tree.name.to_string()).chain(points).chain([snapshot_dir.to_string()]);
+    let mut words =
+        look.trees.iter().map(|tree| tree.name.to_string()).chain(points).chain([snapshot_dir.to_string()]);
     if let Some(odd) = words.find(|word| is_odd(word)) {
         look.unfit.push(format!("`{odd}` has other signs than letters, digits and `@ . _ / -`"));
     }
@@ -153,8 +157,13 @@ mod tests {
     fn a_machine_with_flat_subvolumes_can_be_protected_and_its_home_is_not_touched() {
         let look = laid(TABLE, "root=UUID=1 ro rootflags=subvol=@ quiet", "/.snapshots");
         assert_eq!((look.unfit, look.boot_apart), (Vec::<String>::new(), false));
-        let trees: Vec<String> = look.trees.iter().map(|tree| format!("{}={}", tree.name, tree.point)).collect();
-        assert_eq!(trees, ["@=/", "@snapshots=/.snapshots", "@var=/var"], "the state lies in `@var`");
+        let trees: Vec<String> =
+            look.trees.iter().map(|tree| format!("{}={}", tree.name, tree.point)).collect();
+        assert_eq!(
+            trees,
+            ["@=/", "@snapshots=/.snapshots", "@var=/var"],
+            "packages and our state lie in `@var`"
+        );
     }
 
     #[test]

@@ -186,7 +186,8 @@ fn step(
 ) -> Result<(), AgentError> {
     let dir = early.snapshot_dir.as_path();
     let written = |count: &BootCount| -> Result<(), AgentError> {
-        count::write(dir, count).map_err(|error| AgentError::io("cannot write the count of starts", &error))?;
+        count::write(dir, count)
+            .map_err(|error| AgentError::io("cannot write the count of starts", &error))?;
         Ok(watch.after("counted")?)
     };
     let counted =
@@ -250,7 +251,8 @@ fn fall_back(
     state: &StateDir,
     watch: &dyn Watch,
 ) -> Result<(SnapshotSet, bool), AgentError> {
-    let none = || AgentError::failed("no set of what is started is marked as good: what is in place is started");
+    let none =
+        || AgentError::failed("no set of what is started is marked as good: what is in place is started");
     let (to, subvolumes) = goal(&early.snapshot_dir, &early.trees)?.ok_or_else(none)?;
     let anew = needs_another_kernel(early, &to, &subvolumes)?;
     let stamp = UtcStamp::new(jiff::Timestamp::now());
@@ -282,7 +284,8 @@ fn goal(
     let Some(root) = trees.first() else { return Ok(None) };
     let mut newest: Option<SnapshotSet> = None;
     snapshots::list_sets(snapshot_dir.as_path(), Ok(Needs::default()), &mut |stored| {
-        let fits = stored.words.good && stored.lost().next().is_none() && stored.set.member(&root.name).is_some();
+        let fits =
+            stored.words.good && stored.lost().next().is_none() && stored.set.member(&root.name).is_some();
         if fits && newest.as_ref().is_none_or(|newest| newest.transaction() < stored.set.transaction()) {
             newest = Some(stored.set);
         }
@@ -342,7 +345,9 @@ fn wish(
 ) -> Result<RollbackWish, AgentError> {
     let session: String = boot_id.chars().take(8).collect();
     Ok(RollbackWish {
-        session: session.parse().map_err(|error| AgentError::failed(format!("boot id `{boot_id}`: {error}")))?,
+        session: session
+            .parse()
+            .map_err(|error| AgentError::failed(format!("boot id `{boot_id}`: {error}")))?,
         stamp,
         snapshot_dir: snapshot_dir.clone(),
         to,

@@ -1,5 +1,8 @@
 //! The machine as it would be started, mounted where nobody else sees it: what is done in it works as on the machine itself.
-#![expect(unsafe_code, reason = "a mount namespace of one's own is entered by a call that the crate calls unsafe")]
+#![expect(
+    unsafe_code,
+    reason = "a mount namespace of one's own is entered by a call that the crate calls unsafe"
+)]
 
 use std::ffi::CString;
 use std::fs::{self, DirBuilder};
@@ -14,7 +17,8 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::proto::BootTree;
 
-/// Where it is mounted, in a namespace of this process.
+/// The beginning of where it is mounted, in a namespace of this process. The directory is no other process's: one that is removed
+/// takes the mounts of every namespace with it.
 const PLACE: &str = "/run/pc-switcher-boot";
 
 /// What a process needs of the machine that runs.
@@ -22,6 +26,7 @@ const BOUND: [&str; 4] = ["proc", "dev", "sys", "run"];
 
 /// The mounted machine; it goes with this.
 pub(super) struct View {
+    dir: PathBuf,
     points: Vec<PathBuf>,
 }
 
@@ -34,8 +39,8 @@ impl View {
         // SAFETY: only the file system's namespace is parted, no table of descriptors.
         unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-        fs::create_dir_all(PLACE)?;
-        let mut this = Self { points: Vec::new() };
+        let mut this = Self { dir: format!("{PLACE}-{}", std::process::id()).into(), points: Vec::new() };
+        fs::create_dir_all(&this.dir)?;
         for tree in trees {
             let inside = tree.point.as_path().strip_prefix("/").unwrap_or(tree.point.as_path());
             let point = this.point(inside)?;
@@ -53,14 +58,14 @@ impl View {
     }
 
     /// Where it is seen.
-    pub(super) fn dir(&self) -> &'static Path {
-        Path::new(PLACE)
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Returns a directory to mount something at. A tree that is broken may have none: it is made.
     fn point(&self, inside: &Path) -> io::Result<PathBuf> {
-        let point = Path::new(PLACE).join(inside);
-        let mut at = PathBuf::from(PLACE);
+        let point = self.dir.join(inside);
+        let mut at = self.dir.clone();
         for step in inside {
             at.push(step);
             match fs::symlink_metadata(&at) {
@@ -84,7 +89,7 @@ impl Drop for View {
                 let _ = unmount(point, UnmountFlags::DETACH);
             }
         }
-        let _ = fs::remove_dir(PLACE);
+        let _ = fs::remove_dir(&self.dir);
     }
 }
 

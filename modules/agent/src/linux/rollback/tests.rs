@@ -111,7 +111,11 @@ impl Scene {
         self.order(RollbackOrder::Decided { snapshot_dir, session }, &Unwatched).unwrap().decided.unwrap()
     }
 
-    pub(in crate::linux) fn order(&self, order: RollbackOrder, watch: &dyn Watch) -> Result<RollbackLook, AgentError> {
+    pub(in crate::linux) fn order(
+        &self,
+        order: RollbackOrder,
+        watch: &dyn Watch,
+    ) -> Result<RollbackLook, AgentError> {
         run(&order, &self.state, watch)
     }
 
