@@ -275,8 +275,9 @@ fn what_is_killed_or_stopped_without_snapshots_leaves_each_path_old_or_new_and_t
         let (laptop, desk) = (lab.laptop(), lab.desk());
         alice(laptop, "mkdir many && cd many && for n in $(seq 5000); do echo first >$n; done");
         begin(&lab);
-        alice(laptop, "cd many && for n in $(seq 5000); do echo second-$n >$n; done");
-        for (stage, is_stopped) in [("stage: stage", true), ("committing", false)] {
+        // What is stopped late may be there as a whole, so that the next one needs changes of its own.
+        for (stage, is_stopped, text) in [("stage: stage", true, "second"), ("committing", false, "third")] {
+            alice(laptop, &format!("cd many && for n in $(seq 5000); do echo {text}-$n >$n; done"));
             let running = laptop.spawn(&line("desk", &[])).unwrap();
             running.expect(stage, MINUTE).unwrap();
             if is_stopped {
@@ -289,7 +290,7 @@ fn what_is_killed_or_stopped_without_snapshots_leaves_each_path_old_or_new_and_t
             assert!(matches!(output.code(), Some(1 | 4 | 130)), "{said}");
             assert_eq!(output.code() == Some(130), is_stopped, "{said}");
             assert_nothing_runs(&[laptop, desk], SOON);
-            let odd = "cd many && for n in *; do read -r text <$n; case $text in first | second-$n) ;; *) echo $n ;; esac; done";
+            let odd = "cd many && for n in *; do read -r text <$n; case $text in first | second-$n | third-$n) ;; *) echo $n ;; esac; done";
             assert_eq!(alice(desk, odd), "", "neither old nor new after {stage}");
         }
         sync(laptop, "desk", &[]).ends_with(0);

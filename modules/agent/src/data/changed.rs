@@ -161,6 +161,7 @@ fn directories(
     let mut listed: HashMap<u64, Listed> = HashMap::new();
     let mut entries = [Entries::of(places.now.dir()?), Entries::of(base.dir()?)];
     let mut inode = Search::with_room(0);
+    let stop = || call.is_cancelled();
     for written in younger.iter() {
         if call.is_cancelled() {
             return Err(Errno::CANCELED);
@@ -174,7 +175,7 @@ fn directories(
             listed.is_whole |= ino != places.root && was != names;
             match ino != places.root && was.is_empty() {
                 true => listed.all = true,
-                false => listed.all |= !entries::differ(&mut entries, ino, &mut listed.names)?,
+                false => listed.all |= !entries::differ(&mut entries, ino, &mut listed.names, &stop)?,
             }
         }
         if ino == places.root {

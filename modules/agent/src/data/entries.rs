@@ -4,7 +4,7 @@
 //! them has came or went. The number of the last entry may be given again once that is gone: then both names are told.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -14,8 +14,8 @@ use super::search::{Item, Search, u16_at, u64_at};
 /// Room for entries of one search.
 const ROOM: usize = 128 << 10;
 
-/// Directories with more entries are listed whole.
-const MOST: usize = 1 << 16;
+/// Bytes of names in which a directory differs, at most: with more it is listed whole.
+const MOST: usize = 1 << 18;
 
 /// The type of an item that is an entry of a directory, by its number.
 const ENTRY: u32 = 96;
@@ -24,11 +24,11 @@ const ENTRY: u32 = 96;
 pub(super) struct Entries {
     dir: OwnedFd,
     search: Search,
-    found: Vec<Entry>,
+    found: VecDeque<Entry>,
 }
 
 /// One entry.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     number: u64,
     /// What it leads to: an inode, or the root of another tree.
@@ -39,23 +39,49 @@ pub(super) struct Entry {
 impl Entries {
     /// Begins with the tree that a directory lies in.
     pub(super) fn of(dir: OwnedFd) -> Self {
-        Self { dir, search: Search::with_room(ROOM), found: Vec::new() }
+        Self { dir, search: Search::with_room(ROOM), found: VecDeque::new() }
     }
 
-    /// Reads the entries of a directory; returns false if they are too many.
-    fn read(&mut self, ino: u64) -> Result<bool, Errno> {
+    /// Reads the entries of a directory, in order of their numbers, as many at a time as there is room for.
+    fn read<'a>(&'a mut self, ino: u64, stop: &'a dyn Fn() -> bool) -> Reading<'a> {
+        self.found.clear();
+        Reading { entries: self, ino, next: Some(0), stop }
+    }
+
+    /// Reads those from one number on. Returns the number to go on with.
+    fn page(&mut self, ino: u64, from: u64) -> Result<Option<u64>, Errno> {
         let Self { dir, search, found } = self;
-        found.clear();
-        let done = search.run(&*dir, ((ino, ENTRY, 0), (ino, ENTRY, u64::MAX)), 0, |item| {
-            if found.len() == MOST {
-                return Err(Errno::TOOBIG);
-            }
-            found.push(entry(item).ok_or(Errno::IO)?);
+        let mut last = None;
+        let more = search.page(&*dir, ((ino, ENTRY, from), (ino, ENTRY, u64::MAX)), 0)?.each(|item| {
+            last = Some(item.key.2);
+            found.push_back(entry(item).ok_or(Errno::IO)?);
             Ok(())
-        });
-        match done {
-            Err(Errno::TOOBIG) => Ok(false),
-            done => done.map(|()| true),
+        })?;
+        Ok(last.filter(|_| more).and_then(|last| last.checked_add(1)))
+    }
+}
+
+/// The entries of one directory.
+struct Reading<'a> {
+    entries: &'a mut Entries,
+    ino: u64,
+    next: Option<u64>,
+    stop: &'a dyn Fn() -> bool,
+}
+
+impl Iterator for Reading<'_> {
+    type Item = Result<Entry, Errno>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(entry) = self.entries.found.pop_front() {
+                return Some(Ok(entry));
+            }
+            match self.entries.page(self.ino, self.next.take()?) {
+                _ if (self.stop)() => return Some(Err(Errno::CANCELED)),
+                Ok(next) => self.next = next,
+                Err(error) => return Some(Err(error)),
+            }
         }
     }
 }
@@ -67,38 +93,50 @@ pub(super) fn entry(Item { key: (_, _, number), data }: Item<'_>) -> Option<Entr
     Some(Entry { number, to: (u64_at(data, 0)?, *data.get(8)?), name })
 }
 
-/// Adds the names in which a directory differs between two trees; returns false if it is too large to tell.
+/// Adds the names in which a directory differs between two trees; returns false if they are too many to be told.
 ///
 /// # Errors
-/// What the kernel says.
+/// What the kernel says, or [`Errno::CANCELED`] once `stop` says so.
 pub(super) fn differ(
     [now, base]: &mut [Entries; 2],
     ino: u64,
     names: &mut BTreeSet<Vec<u8>>,
+    stop: &dyn Fn() -> bool,
 ) -> Result<bool, Errno> {
-    if !(now.read(ino)? && base.read(ino)?) {
-        return Ok(false);
-    }
-    pair(&now.found, &base.found, |name| {
+    let mut bytes = 0;
+    let done = pair(now.read(ino, stop), base.read(ino, stop), |name| {
+        bytes += name.len();
         names.insert(name.to_vec());
+        if bytes > MOST { Err(Errno::TOOBIG) } else { Ok(()) }
     });
-    Ok(true)
+    match done {
+        Err(Errno::TOOBIG) => Ok(false),
+        done => done.map(|()| true),
+    }
 }
 
 /// Calls `each` with the name of every entry that only one of two lists has, both in order of their numbers.
-pub(super) fn pair(now: &[Entry], base: &[Entry], mut each: impl FnMut(&[u8])) {
-    let (mut now, mut base) = (now.iter().peekable(), base.iter().peekable());
+///
+/// # Errors
+/// What the lists or `each` say.
+pub(super) fn pair(
+    now: impl Iterator<Item = Result<Entry, Errno>>,
+    base: impl Iterator<Item = Result<Entry, Errno>>,
+    mut each: impl FnMut(&[u8]) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let (mut now, mut base) = (now.peekable(), base.peekable());
     loop {
         let order = match (now.peek(), base.peek()) {
-            (None, None) => return,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(one), Some(other)) => one.number.cmp(&other.number),
+            (None, None) => return Ok(()),
+            (Some(Err(error)), _) | (_, Some(Err(error))) => return Err(*error),
+            (Some(Ok(_)), None) => Ordering::Less,
+            (None, Some(Ok(_))) => Ordering::Greater,
+            (Some(Ok(one)), Some(Ok(other))) => one.number.cmp(&other.number),
         };
-        let one = now.next_if(|_| order.is_le());
-        let other = base.next_if(|_| order.is_ge());
+        let one = now.next_if(|_| order.is_le()).transpose()?;
+        let other = base.next_if(|_| order.is_ge()).transpose()?;
         if one != other {
-            [one, other].into_iter().flatten().for_each(|entry| each(&entry.name));
+            [one, other].into_iter().flatten().try_for_each(|entry| each(&entry.name))?;
         }
     }
 }
@@ -111,17 +149,27 @@ mod tests {
         Entry { number, to: (ino, 1), name: name.into() }
     }
 
+    fn list(entries: &[Entry]) -> impl Iterator<Item = Result<Entry, Errno>> {
+        entries.iter().cloned().map(Ok)
+    }
+
     #[test]
     fn what_came_what_went_and_what_was_replaced_is_told_and_nothing_else() {
         let base = [at(2, 300, "stays"), at(3, 301, "goes"), at(5, 302, "moves"), at(6, 303, "is replaced")];
         let now = [at(2, 300, "stays"), at(6, 309, "is replaced"), at(7, 302, "moved"), at(8, 310, "comes")];
         let mut told = BTreeSet::new();
-        pair(&now, &base, |name| {
+        let told_all = pair(list(&now), list(&base), |name| {
             told.insert(String::from_utf8(name.to_vec()).unwrap());
+            Ok(())
         });
+        assert_eq!(told_all, Ok(()));
         let told: Vec<&str> = told.iter().map(String::as_str).collect();
         assert_eq!(told, ["comes", "goes", "is replaced", "moved", "moves"]);
-        pair(&base, &base, |name| panic!("{name:?}"));
+        assert_eq!(pair(list(&base), list(&base), |_| Err(Errno::IO)), Ok(()));
+        assert_eq!(pair(list(&now), list(&base), |_| Err(Errno::TOOBIG)), Err(Errno::TOOBIG));
+        let cut = || list(&base[..2]).chain([Err(Errno::IO)]);
+        assert_eq!(pair(list(&base), cut(), |_| Ok(())), Err(Errno::IO));
+        assert_eq!(pair(cut(), list(&base), |_| Ok(())), Err(Errno::IO));
     }
 
     #[test]

@@ -40,8 +40,11 @@ pub fn entries(now: (&[u8], u32), base: (&[u8], u32)) -> Option<Vec<Vec<u8>>> {
     let read = |(bytes, count)| all(bytes, count, entries::entry);
     let (now, base) = (read(now)?, read(base)?);
     let mut names = Vec::new();
-    entries::pair(&now, &base, |name| names.push(name.to_vec()));
-    Some(names)
+    let done = entries::pair(now.into_iter().map(Ok), base.into_iter().map(Ok), |name| {
+        names.push(name.to_vec());
+        Ok(())
+    });
+    done.ok().map(|()| names)
 }
 
 fn all<T>(bytes: &[u8], count: u32, read: impl Fn(Item<'_>) -> Option<T>) -> Option<Vec<T>> {

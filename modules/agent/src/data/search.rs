@@ -64,16 +64,43 @@ impl Search {
         Ok(())
     }
 
+    /// Returns the key of the first of these items.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(super) fn first(
+        &mut self,
+        fd: impl AsFd,
+        range: (Key, Key),
+        since: u64,
+    ) -> Result<Option<Key>, Errno> {
+        let mut first = None;
+        self.ask(fd, range, since, 1)?.each(|Item { key, .. }| {
+            first = Some(key);
+            Ok(())
+        })?;
+        Ok(first)
+    }
+
     /// Returns the first of these items: as many as there is room for.
-    pub(super) fn page(
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(super) fn page(&mut self, fd: impl AsFd, range: (Key, Key), since: u64) -> Result<Page<'_>, Errno> {
+        self.ask(fd, range, since, u32::MAX)
+    }
+
+    /// Returns the first of these items, `most` at most.
+    fn ask(
         &mut self,
         fd: impl AsFd,
         (first, last): (Key, Key),
         since: u64,
+        most: u32,
     ) -> Result<Page<'_>, Errno> {
         let words = [0, first.0, last.0, first.2, last.2, since, u64::MAX].into_iter().enumerate();
         words.for_each(|(at, word)| self.args[at * 8..][..8].copy_from_slice(&word.to_ne_bytes()));
-        for (at, half) in [(56, first.1), (60, last.1), (64, u32::MAX), (68, 0)] {
+        for (at, half) in [(56, first.1), (60, last.1), (64, most), (68, 0)] {
             self.args[at..][..4].copy_from_slice(&half.to_ne_bytes());
         }
         self.args[72..104].fill(0);

@@ -1,4 +1,5 @@
-//! Which inodes of a tree were written after a transaction, with the names that lie beside them: one search for all.
+//! Which inodes of a tree were written after a transaction, with the names that lie beside them: one search for all, by several
+//! threads.
 //!
 //! Every change of a file or directory writes its inode anew, with the number of the transaction (`facts/sync-engine.md` 3.2). A
 //! leaf is written as a whole, and most inodes share theirs with their names, which then need not be looked up one by one.
@@ -13,7 +14,9 @@
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
 
 use rustix::fs::fstat;
 use rustix::io::Errno;
@@ -31,6 +34,8 @@ const MOST: usize = 1 << 20;
 const NAMES: usize = 16 << 20;
 /// Room for the search of the tree.
 const ROOM: usize = 1 << 20;
+/// Parts of the numbers of inodes, each of which one thread searches: many, as what was written lies together.
+const PARTS: u64 = 64;
 
 /// Types of items: the inode, its names, and names that had no room there.
 const INODE: u32 = 1;
@@ -80,6 +85,16 @@ type Last = ((u64, u64), Weak<Younger>);
 /// What was searched last, as long as somebody works with it: two questions about one tree come together.
 static LAST_SEARCH: Mutex<Option<Last>> = Mutex::new(None);
 
+/// Whether to give up.
+type Stop<'a> = dyn Fn() -> bool + Sync + 'a;
+
+/// What all threads of a search found: inodes, and bytes of names.
+#[derive(Default)]
+struct Taken {
+    inodes: AtomicUsize,
+    names: AtomicUsize,
+}
+
 impl Younger {
     /// Searches the tree of the subvolume that `dir` lies on for what differs from `base`, which was taken of it in the
     /// transaction `since`.
@@ -88,7 +103,7 @@ impl Younger {
     /// [`Errno::CANCELED`], [`Errno::TOOBIG`] if too much was written, or what the kernel says.
     pub(super) fn of(dir: &OwnedFd, base: &OwnedFd, since: u64, call: &Call) -> Result<Arc<Self>, Errno> {
         let stop = || call.is_cancelled();
-        let search = || Self::search(dir, since, &stop)?.without_readings(base, since, &stop);
+        let search = || Self::search(dir, Some(base), since, &stop);
         if !btrfs::is_read_only(dir) {
             return search().map(Arc::new);
         }
@@ -104,13 +119,63 @@ impl Younger {
         Ok(found)
     }
 
-    /// Leaves out what is in the base as it is now, but for the time of the last access.
-    fn without_readings(
-        mut self,
-        base: &OwnedFd,
+    /// Searches with as many threads as there are processors. With a base, what is there as it is now is left out, but for the
+    /// time of the last access.
+    fn search(dir: &OwnedFd, base: Option<&OwnedFd>, since: u64, stop: &Stop<'_>) -> Result<Self, Errno> {
+        let parts = parts(dir, since)?;
+        let (next, taken) = (AtomicUsize::new(0), Taken::default());
+        let work = || {
+            let (mut search, mut found) = (Search::with_room(ROOM), Vec::new());
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(&part) = parts.get(at) else { return Ok(found) };
+                let part = Self::part(dir, base, part, since, (&mut search, &taken), stop);
+                // What one thread could not do, no other needs to go on with.
+                found.push((at, part.inspect_err(|_| next.store(parts.len(), Ordering::Relaxed))?));
+            }
+        };
+        let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)).min(parts.len());
+        let results: Vec<Result<Vec<(usize, Self)>, Errno>> = thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let own = work();
+            let others = others.into_iter().map(|other| other.join().unwrap_or(Err(Errno::IO)));
+            std::iter::once(own).chain(others).collect()
+        });
+        let mut found =
+            results.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect::<Vec<_>>();
+        found.sort_unstable_by_key(|(at, _)| *at);
+        let mut all = Self::default();
+        all.written.reserve_exact(found.iter().map(|(_, part)| part.written.len()).sum());
+        found.into_iter().for_each(|(_, part)| all.append(part));
+        Ok(all)
+    }
+
+    /// Searches one part.
+    fn part(
+        dir: &OwnedFd,
+        base: Option<&OwnedFd>,
+        (first, last): (u64, u64),
         since: u64,
-        stop: &dyn Fn() -> bool,
+        (search, taken): (&mut Search, &Taken),
+        stop: &Stop<'_>,
     ) -> Result<Self, Errno> {
+        let mut found = Self::default();
+        let range = ((first, INODE, 0), (last, u32::from(u8::MAX), u64::MAX));
+        // A leaf brings older inodes, and items of other types, along.
+        search.run(dir, range, since + 1, |item| {
+            if matches!(item.key.1, INODE) && stop() {
+                return Err(Errno::CANCELED);
+            }
+            found.take_in(item, since, taken)
+        })?;
+        match base {
+            Some(base) => found.without_readings(base, since, stop),
+            None => Ok(found),
+        }
+    }
+
+    /// Leaves out what is in the base as it is now, but for the time of the last access.
+    fn without_readings(mut self, base: &OwnedFd, since: u64, stop: &Stop<'_>) -> Result<Self, Errno> {
         let (mut kept, mut inode) = (Vec::new(), Search::with_room(0));
         for written in std::mem::take(&mut self.written) {
             if stop() {
@@ -133,23 +198,20 @@ impl Younger {
         Ok(self)
     }
 
-    fn search(dir: impl AsFd, since: u64, stop: &dyn Fn() -> bool) -> Result<Self, Errno> {
-        let mut found = Self::default();
-        let range = ((SUBVOLUME_ROOT, INODE, 0), (LAST, u32::from(u8::MAX), u64::MAX));
-        // A leaf brings older inodes, and items of other types, along.
-        Search::with_room(ROOM).run(dir, range, since + 1, |item| {
-            if matches!(item.key.1, INODE) && stop() {
-                return Err(Errno::CANCELED);
-            }
-            found.take_in(item, since)
-        })?;
-        Ok(found)
+    /// Adds what was found in the part behind this one.
+    fn append(&mut self, part: Self) {
+        let (names, bytes) = (self.names.len() as u32, self.bytes.len() as u32);
+        let moved = |written: Written| Written { first: written.first + names, ..written };
+        self.written.extend(part.written.into_iter().map(moved));
+        self.dirs.extend(part.dirs);
+        self.names.extend(part.names.into_iter().map(|(parent, at, len)| (parent, at + bytes, len)));
+        self.bytes.extend(part.bytes);
     }
 
     /// Reads one page of results, for fuzzers.
     pub(super) fn of_page(page: &Page<'_>, since: u64) -> Result<Self, Errno> {
-        let mut found = Self::default();
-        page.each(|item| found.take_in(item, since))?;
+        let (mut found, taken) = (Self::default(), Taken::default());
+        page.each(|item| found.take_in(item, since, &taken))?;
         Ok(found)
     }
 
@@ -157,6 +219,7 @@ impl Younger {
         &mut self,
         Item { key: (ino, kind, offset), data }: Item<'_>,
         since: u64,
+        taken: &Taken,
     ) -> Result<(), Errno> {
         const DIR: u32 = 0o040_000;
         match kind {
@@ -167,7 +230,7 @@ impl Younger {
                 if written? <= since {
                     return Ok(());
                 }
-                if self.written.len() == MOST {
+                if taken.inodes.fetch_add(1, Ordering::Relaxed) >= MOST {
                     return Err(Errno::TOOBIG);
                 }
                 let (first, state) = (self.names.len() as u32, state(data).ok_or(Errno::IO)?);
@@ -179,13 +242,14 @@ impl Younger {
                     self.dirs.insert(ino);
                 }
             }
-            REF | EXTREF if self.bytes.len() < NAMES => {
+            REF | EXTREF if taken.names.load(Ordering::Relaxed) < NAMES => {
                 let Some(of) = self.written.last_mut().filter(|of| of.ino == ino) else { return Ok(()) };
                 let mut found = Vec::new();
                 names((kind == REF).then_some(offset), data, &mut found).ok_or(Errno::IO)?;
                 of.found += found.len() as u32;
                 for (parent, name) in found {
                     self.names.push((parent, self.bytes.len() as u32, name.len() as u16));
+                    taken.names.fetch_add(name.len(), Ordering::Relaxed);
                     self.bytes.extend(name);
                 }
             }
@@ -253,6 +317,34 @@ fn outside(data: &[u8]) -> Option<u64> {
     u64_at(hash.finalize().as_bytes(), 0)
 }
 
+/// Cuts the numbers of inodes into equal parts, from the first to the last in a leaf that was written since; none if no leaf was.
+fn parts(dir: &OwnedFd, since: u64) -> Result<Vec<(u64, u64)>, Errno> {
+    let mut search = Search::with_room(0);
+    let mut from = |ino| {
+        let range = ((ino, INODE, 0), (LAST, u32::from(u8::MAX), u64::MAX));
+        Ok(search.first(dir, range, since + 1)?.map(|(ino, ..)| ino))
+    };
+    let Some(first) = from(SUBVOLUME_ROOT)? else { return Ok(Vec::new()) };
+    // Between the two lies the end: none from `high` on, some at `low`.
+    let (mut low, mut high) = (first, LAST);
+    let mut next = first.saturating_mul(2);
+    while high - low > (low - first) / PARTS && high - low > PARTS {
+        let at = if next < high { next } else { low + (high - low).div_ceil(2) };
+        match from(at)? {
+            Some(ino) => (low, next) = (ino.min(high - 1), ino.saturating_mul(2)),
+            None => (high, next) = (at, LAST),
+        }
+    }
+    let step = ((high - first) / PARTS).max(PARTS);
+    let mut parts: Vec<(u64, u64)> = Vec::new();
+    while parts.last().is_none_or(|(_, last)| *last < LAST) {
+        let from = parts.last().map_or(first, |(_, last)| last + 1);
+        let last = from.saturating_add(step - 1);
+        parts.push((from, if last >= high { LAST } else { last }));
+    }
+    Ok(parts)
+}
+
 /// Counts the inodes that were written in a read-only snapshot since an older one: nothing but the search itself, which benchmarks
 /// measure. `None` if both are no snapshots of one subvolume, in this order.
 ///
@@ -262,5 +354,5 @@ fn outside(data: &[u8]) -> Option<u64> {
 pub fn count(base: &Path, now: &Path) -> std::io::Result<Option<usize>> {
     let Some(since) = unchanged::since(&KernelBtrfs, base, now)? else { return Ok(None) };
     let dir = open::root(&now.into())?;
-    Ok(Some(Younger::search(&dir, since, &|| false)?.written.len()))
+    Ok(Some(Younger::search(&dir, None, since, &|| false)?.written.len()))
 }

@@ -306,6 +306,70 @@ fn only_what_changed_is_named() {
 }
 
 #[test]
+fn several_threads_find_what_one_would_wherever_it_lies() {
+    let Some(image) = Image::make(512) else { return };
+    image.create("@home");
+    let home = image.top().join("@home");
+    let file = |number: usize| home.join(format!("{}/{number}", number / 500));
+    for number in 0..6000 {
+        fs::create_dir_all(file(number).parent().unwrap()).unwrap();
+        fs::write(file(number), format!("{number}")).unwrap();
+    }
+    let base = take(&image, "0");
+    assert_eq!(younger::count(&base, &take(&image, "same")).unwrap(), Some(0));
+    // All over the tree, in one place, and the last inode alone.
+    let cases = [(0..6000).step_by(37).collect(), (2710..2790).collect(), vec![5999_usize]];
+    let mut before = base;
+    for (at, touched) in cases.into_iter().enumerate() {
+        for &number in &touched {
+            fs::write(file(number), format!("{number} {at}")).unwrap();
+        }
+        let now = take(&image, &format!("case-{at}"));
+        assert_eq!(younger::count(&before, &now).unwrap(), Some(touched.len()));
+        let mut told: Vec<usize> = changed(&before, &now)
+            .unwrap()
+            .into_iter()
+            .flat_map(|dir| dir.names.unwrap())
+            .map(|name| name.to_string().parse().unwrap())
+            .collect();
+        told.sort_unstable();
+        assert_eq!(told, touched, "case {at}");
+        before = now;
+    }
+}
+
+#[test]
+fn of_a_directory_of_any_size_only_the_names_that_differ_are_told() {
+    let Some(image) = Image::make(512) else { return };
+    image.create("@home");
+    let home = image.top().join("@home/mail");
+    fs::create_dir(&home).unwrap();
+    // More than the room for one page, and than the one for two.
+    let names: Vec<String> = (0..12_000).map(|number| format!("{number:0>40}")).collect();
+    for name in &names {
+        fs::write(home.join(name), "").unwrap();
+    }
+    let base = take(&image, "0");
+    fs::remove_file(home.join(&names[0])).unwrap();
+    fs::remove_file(home.join(&names[4_321])).unwrap();
+    fs::rename(home.join(&names[9_000]), home.join("moved")).unwrap();
+    fs::write(home.join("new"), "").unwrap();
+    fs::write(home.join(&names[11_999]), "other").unwrap();
+    let now = take(&image, "1");
+    let told = |found: Option<Vec<ChangedDir>>| found.unwrap().pop().unwrap();
+    let mut expected = [0, 4_321, 9_000, 11_999].map(|at| names[at].as_str()).to_vec();
+    expected.extend(["moved", "new"]);
+    let expected = Some(expected.into_iter().map(BytePath::from).collect());
+    assert_eq!(told(changed(&base, &now)).names, expected);
+    // So many differ that all are looked at.
+    for name in &names[1..4_000] {
+        fs::remove_file(home.join(name)).unwrap();
+    }
+    let after = take(&image, "2");
+    assert_eq!(told(changed(&now, &after)).names, None);
+}
+
+#[test]
 fn what_was_only_read_is_not_named_and_what_was_written_in_the_next_moment_is() {
     let Some(image) = Image::make(256) else { return };
     image.create("@home");
