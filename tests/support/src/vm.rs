@@ -174,14 +174,13 @@ impl Vm {
     fn take_kernel(&self) -> Result<()> {
         let root = self.mount("subvol=@")?;
         let boot = root.at("boot");
+        let names = fs::read_dir(&boot).map_err(LabError::path("list", &boot))?.flatten();
+        let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let release = names.filter_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned)).max();
+        let none = || LabError::Unavailable { why: "there is no kernel in `@/boot`".to_owned() };
+        let release = release.ok_or_else(none)?;
         for (start, name) in [("vmlinuz-", "kernel"), ("initrd.img-", "initramfs")] {
-            let found = fs::read_dir(&boot).map_err(LabError::path("list", &boot))?.flatten();
-            let is_it = |path: &PathBuf| {
-                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start))
-            };
-            let found = found.map(|entry| entry.path()).find(is_it);
-            let none = || LabError::Unavailable { why: format!("there is no `{start}…` in `@/boot`") };
-            let found = found.ok_or_else(none)?;
+            let found = boot.join(format!("{start}{release}"));
             fs::copy(&found, self.at(name)).map_err(LabError::path("copy", &found))?;
         }
         Ok(())

@@ -42,8 +42,8 @@ pub fn hook() -> String {
     )
 }
 
-/// Returns the script. It runs after a machine that slept on the disk has been woken: nothing may be mounted before that. Whatever
-/// happens, the start goes on.
+/// Returns the script. It runs after a machine that slept on the disk has been woken: nothing may be mounted before that. The disk of
+/// the root may not be there yet then, so it waits for it as what mounts the root does. Whatever happens, the start goes on.
 pub fn script(protection: &Protection<'_>) -> String {
     let Protection { config, snapshot_dir, look } = protection;
     // Other signs than plain ones were refused when it was looked at.
@@ -57,7 +57,13 @@ pub fn script(protection: &Protection<'_>) -> String {
          PREREQ=\"resume btrfs\"\n\
          case \"$1\" in prereqs) echo \"$PREREQ\"; exit 0 ;; esac\n\
          [ -x {EARLY_PATH} ] || exit 0\n\
-         {EARLY_PATH} agent --before-root=\"$ROOT\" --options=\"$ROOTFLAGS\" \\\n\
+         . /scripts/functions\n\
+         . /scripts/local\n\
+         # Whoever waits for the root in vain is asked later.\n\
+         panic() {{ exit 0; }}\n\
+         local_device_setup \"$ROOT\" \"root file system\"\n\
+         [ -n \"$DEV\" ] || exit 0\n\
+         {EARLY_PATH} agent --before-root=\"$DEV\" --options=\"$ROOTFLAGS\" \\\n\
          \x20 --command-line=\"$(cat /proc/cmdline)\" --boot-id=\"$(cat /proc/sys/kernel/random/boot_id)\" \\\n\
          \x20 {} 2>&1 </dev/null |\n\
          while read -r line; do\n\
