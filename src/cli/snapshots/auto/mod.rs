@@ -12,8 +12,10 @@ use std::path::Path;
 use pc_switcher_agent::proto::{BootLook, BootOrder};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::automatic::SnapshotsConfig;
-use pc_switcher_contract::{BytePath, ModuleError};
+use pc_switcher_contract::{BytePath, ModuleError, ModuleName, Threshold};
+use pc_switcher_disk_monitor::config::DiskConfig;
 use pc_switcher_installer::STABLE_PATH;
+use serde::Deserialize as _;
 use serde_json::json;
 
 use self::apply::Applier;
@@ -21,8 +23,9 @@ use self::boot::Protection;
 use self::files::{Files, TIMER};
 use crate::cli::contact::with_machines;
 use crate::cli::{CliError, Context, Exit};
-use crate::config::{self, BootConfig};
+use crate::config::{self, BootConfig, HealthCheck};
 use crate::orchestrator::reach::Reach as _;
+use crate::paths;
 
 /// Take sets by themselves: by the clock, and before packages change; and go back by itself when the machine does not start
 ///
@@ -73,6 +76,8 @@ pub fn run(args: &AutoArgs, context: &mut Context<'_>) -> Result<Exit, CliError>
 struct Wanted {
     settings: SnapshotsConfig,
     boot: BootConfig,
+    required: Vec<HealthCheck>,
+    reserve: Threshold,
     snapshot_dir: BytePath,
     tables: String,
 }
@@ -88,8 +93,11 @@ impl Wanted {
             _ => false,
         };
         let tables: Vec<config::Table> = config.effective.iter().filter(is_ours).cloned().collect();
+        let disk = DiskConfig::deserialize(config.table(&ModuleName::literal("disk-monitor")));
         Ok(Self {
             settings,
+            required: config.rollback.health.clone(),
+            reserve: disk.map_err(|error| CliError::Failed(error.to_string()))?.reserve_minimum,
             snapshot_dir: BytePath::from(super::of(&config)?.snapshot_dir.as_path()),
             boot: config.boot,
             tables: config::toml(&tables, false),
@@ -139,6 +147,7 @@ fn on(is_dry: bool, context: &mut Context<'_>) -> Result<Exit, CliError> {
         let key = if settings.auto_good { "`auto_good`" } else { "[boot-protection]" };
         return Err(CliError::Failed(format!("{key} needs systemd, and `systemctl` cannot be run")));
     }
+    let home = paths::home(&context.env);
     let (changes, plan) = with_machines(None, &context.env, async |contact| {
         let machine = contact.reach.source(&contact.cancel).await?;
         let look = match wanted.boot.enabled {
@@ -152,6 +161,16 @@ fn on(is_dry: bool, context: &mut Context<'_>) -> Result<Exit, CliError> {
                 "{}: [boot-protection] cannot be switched on: {}",
                 machine.hostname,
                 look.unfit.join("; ")
+            )));
+        }
+        if look.is_some()
+            && let Some(why) =
+                booted::trouble_of(&machine, &wanted.required, wanted.reserve, home.as_deref()).await
+        {
+            return Err(ModuleError::failed(format!(
+                "{}: [boot-protection] cannot be switched on: as it is now no start would be found healthy: {why}; mend that, or \
+                 leave the check out of `health` in [rollback]",
+                machine.hostname
             )));
         }
         let protection = wanted.protection(look.as_ref());

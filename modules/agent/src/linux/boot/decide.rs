@@ -116,8 +116,8 @@ pub(super) fn is_chosen_otherwise(command_line: &str) -> bool {
 /// Returns the name of the subvolume that mount options name, if they name one at the top level.
 pub(super) fn subvolume_of(options: &str) -> Option<&str> {
     let options = options.trim().trim_start_matches("-o").trim();
-    let named = options.split(',').filter_map(|option| option.strip_prefix("subvol="));
-    let name = named.last()?.trim_start_matches('/').trim_end_matches('/');
+    let mut named = options.split(',').filter_map(|option| option.strip_prefix("subvol="));
+    let name = named.next_back()?.trim_start_matches('/').trim_end_matches('/');
     (!name.is_empty() && !name.contains('/')).then_some(name)
 }
 

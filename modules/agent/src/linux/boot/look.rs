@@ -66,7 +66,8 @@ fn lay(
         look.unfit.push("`/` is no subvolume at the top level of its disk, such as `@`".into());
         return look;
     };
-    let flags = command_line.split_whitespace().filter_map(|word| word.strip_prefix("rootflags=")).last();
+    let flags =
+        command_line.split_whitespace().filter_map(|word| word.strip_prefix("rootflags=")).next_back();
     if flags.and_then(subvolume_of) != Some(name.as_str()) {
         look.unfit.push(format!(
             "the kernel's command line does not name the subvolume of `/`; have the boot loader say `rootflags=subvol={name}`"
