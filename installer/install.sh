@@ -28,6 +28,10 @@ fail() {
 }
 
 uninstall() {
+  # Timers, hooks and what the initramfs has of it start a program that goes.
+  if [ -z "$dest" ] && [ -x "$stable" ] && [ -e /etc/pc-switcher/config.toml ]; then
+    "$stable" snapshots auto off </dev/null || fail "what \`snapshots auto on\` installed is still there, so nothing is removed"
+  fi
   [ ! -L "$dest$boot_link" ] || { rm -f -- "$dest$boot_link" && echo "removed $dest$boot_link"; }
   # A link here is the user's own: the unit is masked.
   if [ -f "$dest$units/$unit" ] && [ ! -L "$dest$units/$unit" ]; then

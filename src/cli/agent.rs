@@ -10,6 +10,7 @@ use pc_switcher_agent::linux::state::StateDir;
 use pc_switcher_agent::proto::{AgentError, RedoneHow};
 use pc_switcher_contract::SessionId;
 
+use super::early::{self, EarlyArgs};
 use super::guard::open::{self, Open};
 use super::{CliError, Context, Exit};
 use crate::history::{SessionRow, Store};
@@ -26,6 +27,8 @@ pub struct Args {
     /// Print the unit that does so at boot, for the installer
     #[arg(long, hide = true, conflicts_with = "redo")]
     print_redo_unit: bool,
+    #[command(flatten)]
+    early: EarlyArgs,
 }
 
 /// Serves until the front is gone.
@@ -36,6 +39,9 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     if args.print_redo_unit {
         write!(context.out, "{REDO_UNIT}")?;
         return Ok(Exit::Completed);
+    }
+    if let Some(exit) = early::run(&args.early, context)? {
+        return Ok(exit);
     }
     let options = AgentOptions::new(env!("CARGO_PKG_VERSION"), Box::new(Rows));
     if args.redo {

@@ -32,7 +32,7 @@ pub(super) struct Machine {
     pub(super) lock_holder: Option<String>,
     /// What dead runs left, a sentence each.
     pub(super) markers: Vec<String>,
-    /// That the machine took a rollback back by itself; one of the markers, too.
+    /// That the machine went back, or took a rollback back, by itself; one of the markers, too.
     returned: Option<String>,
     missing: Option<String>,
 }
@@ -54,7 +54,7 @@ impl Machine {
         Ok(Self { rows: merge(own, came, count), lock_holder, markers, returned, missing })
     }
 
-    /// Says on standard error that the machine took a rollback back by itself: no session says so.
+    /// Says on standard error what the machine exchanged by itself: no session says so.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -141,7 +141,7 @@ async fn ask(reach: Reach, own: &Hostname, count: usize) -> Result<Found, Module
     Ok(Found { came: rows, markers, returned })
 }
 
-/// Says that a rollback is not confirmed yet, if so, and if it was taken back by the machine itself.
+/// Says that a rollback is not confirmed yet, if so, and what of it the machine did by itself.
 async fn rolled_back(agent: &Agent) -> Result<Option<(String, Option<String>)>, ModuleError> {
     if agent.state_get(POINTER).await?.is_none() {
         return Ok(None);
@@ -158,9 +158,11 @@ async fn rolled_back(agent: &Agent) -> Result<Option<(String, Option<String>)>, 
             "former trees of a rollback are not removed yet; `pc-switcher rollback confirm` says why"
                 .to_owned()
         }
-        (None, _) => not_confirmed(),
+        (None, _) => state
+            .explain_fallback()
+            .map_or_else(not_confirmed, |why| format!("{why}; `pc-switcher rollback status` says more")),
     };
-    Ok(look.state.as_ref().map(|state| (line(state), state.explain_returned())))
+    Ok(look.state.as_ref().map(|state| (line(state), state.explain_by_itself())))
 }
 
 /// Says that a sync waits to be confirmed, and which were taken back since nobody did.

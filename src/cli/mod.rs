@@ -4,6 +4,7 @@ pub mod agent;
 pub mod config;
 mod contact;
 pub mod doctor;
+mod early;
 mod engine;
 pub mod error;
 pub mod guard;

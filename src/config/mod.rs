@@ -3,6 +3,7 @@
 //! Everything that is wrong is found in one pass and has its line, before any machine is contacted. Reading
 //! the file is the only I/O here; [`resolve`] and everything below it are pure.
 
+mod boot;
 mod check;
 mod document;
 mod effective;
@@ -26,6 +27,7 @@ use pc_switcher_contract::{LogLevel, ModuleName, ModuleSpec};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+pub use boot::BootConfig;
 pub use effective::{Entry, Origin, Table};
 pub use problem::{ConfigErrors, ConfigProblem, Spot};
 pub use reference::markdown;
@@ -56,6 +58,8 @@ pub struct Config {
     pub modules: Vec<ModuleName>,
     /// What `[rollback]` says.
     pub rollback: RollbackConfig,
+    /// What `[boot-protection]` says.
+    pub boot: BootConfig,
     /// The checked table of every registered module, with all defaults filled in.
     pub tables: BTreeMap<ModuleName, Value>,
     /// The checked tables that belong to no module, likewise.
@@ -326,8 +330,10 @@ fn assemble(
     let vault_defaults = tables::vault().defaults.as_object().cloned().unwrap_or_default();
     effective.extend(effective::merge_list(tables::VAULTS, &vault_defaults, files));
     let rollback = RollbackConfig::deserialize(&own_tables[tables::ROLLBACK]).map_err(broken)?;
+    let boot = BootConfig::deserialize(&own_tables[tables::BOOT_PROTECTION]).map_err(broken)?;
     Ok(Config {
         rollback,
+        boot,
         log_file_level: keys.log_file_level,
         log_cli_level: keys.log_cli_level,
         allow_no_snapshots: keys.allow_no_snapshots,

@@ -6,10 +6,14 @@ use pc_switcher_vault::service::{General, VaultSettings};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::boot::BootConfig;
 use super::rollback::RollbackConfig;
 
 /// The table of sets that are taken by themselves.
 pub const SNAPSHOTS: &str = "snapshots";
+
+/// The table about starts that fail.
+pub const BOOT_PROTECTION: &str = "boot-protection";
 
 /// The table about going back.
 pub const ROLLBACK: &str = "rollback";
@@ -21,7 +25,7 @@ pub const VAULT: &str = "vault";
 pub const VAULTS: &str = "vaults";
 
 /// The names of all tables that belong to no module.
-pub const OWN: [&str; 3] = [ROLLBACK, SNAPSHOTS, VAULT];
+pub const OWN: [&str; 4] = [ROLLBACK, BOOT_PROTECTION, SNAPSHOTS, VAULT];
 
 /// What lies below the file for these alone: `bt.toml`.
 pub const BELOW: [&str; 2] = [VAULT, VAULTS];
@@ -46,6 +50,12 @@ pub fn own() -> [TableSpec; OWN.len()] {
             schema: RollbackConfig::schema(),
             defaults: json!(RollbackConfig::default()),
             check: fits::<RollbackConfig>,
+        },
+        TableSpec {
+            name: BOOT_PROTECTION,
+            schema: BootConfig::schema(),
+            defaults: json!(BootConfig::default()),
+            check: fits::<BootConfig>,
         },
         TableSpec {
             name: SNAPSHOTS,

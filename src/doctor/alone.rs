@@ -48,8 +48,8 @@ fn rollback(seen: &Seen) -> Option<Finding> {
         let text = format!("former trees of rollback {} are not removed yet", state.session);
         return finding(Gravity::Note, text).map(|found| found.fix("pc-switcher rollback confirm"));
     }
-    let text = match state.explain_returned() {
-        Some(said) => format!("{said}; its trees take space"),
+    let text = match state.explain_by_itself() {
+        Some(said) => format!("{said}; the trees beside those in place take space"),
         None => format!("rollback {} is not confirmed: its former trees take space", state.session),
     };
     finding(Gravity::Note, text)

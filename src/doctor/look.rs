@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use pc_switcher_agent::proto::{LayoutRequest, RollbackOrder};
+use pc_switcher_agent::proto::{BootLook, BootOrder, Counted, LayoutRequest, RollbackOrder};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
-    Action, AgentLink, Answer, BytePath, Cmd, ErrorKind, Executor, Gate, Gatekeeper, Hostname, Machine,
-    ModuleContext, ModuleError, Problem, RunMode, SessionBoard, SubvolumeName, TargetMachine,
+    Action, AgentLink, Answer, BytePath, Cmd, ErrorKind, ExecError, Executor, Gate, Gatekeeper, Hostname,
+    Machine, ModuleContext, ModuleError, Problem, RunMode, SessionBoard, SubvolumeName, TargetMachine,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -92,6 +92,7 @@ pub async fn look_at(place: &Place<'_>) -> Result<Seen, ModuleError> {
         markers: intent.iter().filter(|_| !settled.is_busy).map(records::Intent::explain).collect(),
         redone: settled.redone,
         rollback: agent.rollback(RollbackOrder::Look).await.map_err(|error| error.to_string()),
+        boot: boot(&agent, &snapshot_dir).await.map_err(|error| error.to_string()),
         is_busy: settled.is_busy,
         config,
         clock_ms: clock_ms - clock::system()().as_millisecond(),
@@ -102,6 +103,15 @@ pub async fn look_at(place: &Place<'_>) -> Result<Seen, ModuleError> {
         snapshot_dir,
         facts,
     })
+}
+
+/// How boot protection stands; where it is off that is all.
+async fn boot(agent: &Agent, snapshot_dir: &str) -> Result<BootLook, ExecError> {
+    let counted = agent.boot(snapshot_dir.into(), BootOrder::Count).await?;
+    match counted.counted {
+        Counted::Off => Ok(counted),
+        _ => agent.boot(snapshot_dir.into(), BootOrder::Look).await,
+    }
 }
 
 /// Tries whether ssh leads from the other machine to this one without a question.

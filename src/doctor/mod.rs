@@ -1,6 +1,7 @@
 //! What `doctor` finds: pure judgements over what was seen on one machine or on both, each with its fix.
 
 mod alone;
+mod boot;
 mod both;
 mod fstab;
 mod leftovers;
@@ -67,7 +68,8 @@ impl Finding {
 
 /// Judges one or two machines: the one where the command was typed comes first.
 pub fn judge(machines: &[Seen]) -> Vec<Finding> {
-    let one = |seen| alone::findings(seen).into_iter().chain(leftovers::findings(seen));
+    let one =
+        |seen| alone::findings(seen).into_iter().chain(boot::findings(seen)).chain(leftovers::findings(seen));
     let mut found: Vec<Finding> = machines.iter().flat_map(one).collect();
     if let [source, target] = machines {
         found.extend(both::findings(source, target));

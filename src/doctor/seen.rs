@@ -1,6 +1,6 @@
 //! What was seen on a machine, as plain data.
 
-use pc_switcher_agent::proto::{Diagnosis, Layout, MachineFacts, Redone, RollbackLook};
+use pc_switcher_agent::proto::{BootLook, Diagnosis, Layout, MachineFacts, Redone, RollbackLook};
 use pc_switcher_contract::{Hostname, Problem};
 use serde_json::Value;
 
@@ -36,6 +36,8 @@ pub struct Seen {
     pub redone: Vec<Redone>,
     /// How a rollback stands there, or why that cannot be told.
     pub rollback: Doubt<RollbackLook>,
+    /// How boot protection stands there, or why that cannot be told; no more than the count where it is off.
+    pub boot: Doubt<BootLook>,
     /// Whether a sync is under way there: what looks left behind is its own.
     pub is_busy: bool,
     /// The config that applies to a sync that is started there.

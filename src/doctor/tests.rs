@@ -1,8 +1,9 @@
 //! Every finding, from what is seen to what is said.
 
 use pc_switcher_agent::proto::{
-    ApplyReport, Conflict, Diagnosis, FolderPart, Layout, MachineFacts, Redone, RedoneHow, RollbackLook,
-    RollbackPhase, RollbackState, Session, Standing, SubvolumeFact, SwapFile, Together, UserFact,
+    ApplyReport, BootCount, BootLook, Conflict, Counted, Diagnosis, FolderPart, Layout, MachineFacts, Redone,
+    RedoneHow, RollbackLook, RollbackPhase, RollbackState, Session, Standing, SubvolumeFact, SwapFile,
+    Together, UserFact,
 };
 use pc_switcher_contract::Problem;
 use serde_json::json;
@@ -67,6 +68,7 @@ fn healthy(name: &str) -> Seen {
         markers: Vec::new(),
         redone: Vec::new(),
         rollback: Ok(RollbackLook::default()),
+        boot: Ok(BootLook::default()),
         is_busy: false,
         config: Ok(json!({"user-data": {"exclude": []}})),
         clock_ms: 0,
@@ -196,6 +198,7 @@ fn a_rollback_that_is_not_over_is_named_with_what_ends_it() {
             together: partner.map(|name| Together { partner: name.parse().unwrap(), leads: false }),
             records: Vec::new(),
             trial: None,
+            fallback: None,
         }),
         in_use: in_use.iter().map(|name| name.parse().unwrap()).collect(),
         ..RollbackLook::default()
@@ -293,4 +296,24 @@ fn a_person_reads_machine_by_machine_and_a_program_reads_json() {
     insta::assert_snapshot!(text(&machines, &findings).join("\n"));
     let json = json(&machines, &findings);
     assert_eq!((json["ill"].as_bool(), json["findings"][0]["gravity"].as_str()), (Some(true), Some("fault")));
+}
+
+#[test]
+fn boot_protection_is_told_where_it_is_on_and_what_keeps_it_from_working() {
+    let look = |starts, problems: &[&str]| {
+        let counted = Counted::So(BootCount { starts, ..BootCount::default() });
+        let problems = problems.iter().map(ToString::to_string).collect();
+        BootLook { counted, problems, ..BootLook::default() }
+    };
+    let check = "boot-protection";
+    let desk = |look: BootLook| move |_: &mut Seen, desk: &mut Seen| desk.boot = Ok(look);
+    assert_found(desk(look(1, &[])), "desk", Gravity::Note, check, "1 start was not found healthy yet");
+    assert_found(desk(look(2, &[])), "desk", Gravity::Warning, check, "pc-switcher rollback status");
+    let stopped = found(desk(look(0, &["a swap file is in use"])));
+    assert!(stopped.iter().any(|finding| finding.text.ends_with("a swap file is in use")), "{stopped:#?}");
+    let wanted = |_: &mut Seen, desk: &mut Seen| {
+        desk.config = Ok(json!({"user-data": {"exclude": []}, "boot-protection": {"enabled": true}}));
+    };
+    assert_found(wanted, "desk", Gravity::Warning, check, "pc-switcher snapshots auto on");
+    assert_found(|_, desk| desk.boot = Err("no".into()), "desk", Gravity::Warning, check, "cannot be told");
 }

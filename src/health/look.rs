@@ -61,6 +61,16 @@ fn last_line(output: &Output) -> String {
     line.unwrap_or_else(|| format!("`{}` ended with {}", output.command, output.code))
 }
 
+/// Whether systemd says that no sshd is to be started.
+async fn is_disabled(place: &Place<'_>) -> bool {
+    let units = ["ssh.service", "sshd.service", "ssh.socket", "sshd.socket"];
+    let said = run(place, Cmd::new("systemctl").arg("is-enabled").args(units)).await;
+    let said = said.map(|output| output.stdout_text()).unwrap_or_default();
+    let word =
+        |line: &str| matches!(line.trim(), "disabled" | "masked" | "not-found" | "static" | "indirect");
+    said.lines().any(|line| line.trim() == "disabled") && said.lines().all(word)
+}
+
 async fn packages(place: &Place<'_>) -> State {
     match run(place, Cmd::new("dpkg").arg("--audit").sudo()).await {
         None => State::Absent,
@@ -85,14 +95,19 @@ async fn ssh(place: &Place<'_>) -> State {
         return State::Absent;
     }
     let ports = match run(place, Cmd::new("sshd").arg("-T").sudo()).await {
+        // Nobody is to answer.
+        None => return State::Absent,
         Some(output) if output.ok() => ports(&output.stdout_text()),
-        _ => Vec::new(),
+        Some(_) => Vec::new(),
     };
     let ports = if ports.is_empty() { vec![22] } else { ports };
     for port in &ports {
         if tokio::time::timeout(GREETING, greets(*port)).await.unwrap_or(false) {
             return State::Green;
         }
+    }
+    if is_disabled(place).await {
+        return State::Absent;
     }
     State::Red(format!("nobody answers on port {}", ports[0]))
 }

@@ -158,7 +158,7 @@ async fn meet_rollback(deps: &Deps, agent: &Agent) -> Result<(), ModuleError> {
     let look = agent.rollback(RollbackOrder::Look).await?;
     match look.forbids_sync() {
         None => {
-            if let Some(said) = look.state.and_then(|state| state.explain_returned()) {
+            if let Some(said) = look.state.and_then(|state| state.explain_by_itself()) {
                 deps.log.on(agent.hostname()).warning(said);
             }
             Ok(())

@@ -3,6 +3,7 @@
 //! The environment is our own: no config, no variables of whoever runs the tests.
 
 mod docs;
+mod early;
 mod files;
 mod install;
 mod lines;

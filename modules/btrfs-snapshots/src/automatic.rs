@@ -20,7 +20,8 @@ pub struct SnapshotsConfig {
     pub auto_update: bool,
     /// Whether it is of a kind of its own if one of them changes how the machine boots.
     pub auto_boot: bool,
-    /// Whether `snapshots auto on` has a set taken and marked as good five minutes after each start, if all that counts is well then.
+    /// Whether `snapshots auto on` has a set taken and marked as good some time after each start, if all that counts is well then:
+    /// `healthy_after` in `[boot-protection]`.
     pub auto_good: bool,
     /// How sets are kept that people or the clock ask for: `auto` (on btrfs as snapshots, otherwise as `hardlink`), `btrfs`,
     /// `hardlink` (copies of directories that share what did not change), `archive` (the same, each file compressed).

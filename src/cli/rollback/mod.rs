@@ -242,6 +242,7 @@ pub(super) async fn go_back(
             together: partner.map(|other| Together { partner: other.hostname().clone(), leads: at == 0 }),
             to: set,
             trial: None,
+            fallback: None,
         };
         let mut look = agent.rollback(RollbackOrder::Check(wish.clone())).await?;
         look.problems.extend(asked.problem(&look));

@@ -52,6 +52,9 @@ pub(super) fn status(done: &Done) -> Vec<String> {
         RollbackPhase::Cancelled if state.explain_returned().is_some() => {
             format!("{host}: {}", state.explain_returned().unwrap_or_default())
         }
+        RollbackPhase::Done if state.explain_fallback().is_some() => {
+            format!("{host}: {}", state.explain_fallback().unwrap_or_default())
+        }
         RollbackPhase::Done => {
             format!("{host}: {} went back to set {} (rollback {})", members(state), state.to, state.session)
         }
@@ -159,5 +162,6 @@ pub(super) fn json(done: &Done) -> Value {
         "holds": trial.map(|trial| trial.holds),
         "left_seconds": done.look.left_seconds,
         "taken_back_by_itself": returned,
+        "went_back_by_itself": state.and_then(|state| state.fallback.as_ref()),
     })
 }

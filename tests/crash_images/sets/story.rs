@@ -252,5 +252,6 @@ pub fn wish(host: &Host, to: &SnapshotSet, number: u32, together: Option<Togethe
         subvolumes: host.layout().subvolumes().map(|name| name.parse().unwrap()).to_vec(),
         together,
         trial: None,
+        fallback: None,
     }
 }

@@ -6,6 +6,7 @@ pub mod model;
 pub mod peak;
 pub mod s3;
 pub mod seed;
+pub mod vm;
 
 /// The stages that a sync with `user-data` alone says, in their order.
 pub const STAGES: [&str; 14] = [

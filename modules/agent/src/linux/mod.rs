@@ -1,5 +1,6 @@
 //! The machine itself.
 
+pub mod boot;
 pub mod btrfs;
 pub(crate) mod caller;
 mod clock;

@@ -20,8 +20,8 @@ use super::state::{STATE_PATH, StateDir};
 use super::stdin::WatchedStdin;
 use super::trees::EVERY;
 use super::{
-    connection, diagnose, exec, layout, machine, nested, orphans, put_file, rollback, signals, snapshots,
-    space, unchanged, writers,
+    boot, connection, diagnose, exec, layout, machine, nested, orphans, put_file, rollback, signals,
+    snapshots, space, unchanged, writers,
 };
 use crate::data;
 use crate::data::apply::{Unwatched, Watch, redo};
@@ -414,6 +414,7 @@ impl Services for LinuxServices {
             }
             Request::Gains(dir) => encode(&snapshots::gains(dir.as_path(), call)?),
             Request::Adopt(request) => encode(&snapshots::adopt(&request)?),
+            Request::Boot { snapshot_dir, order } => encode(&boot::run(&snapshot_dir, &order)?),
             Request::Held(request) => encode(&snapshots::hand_over(&request)?),
             Request::Verify(request) => encode(&snapshots::verify(&request, call)?),
             Request::Walk(request) => encode(&data::walk::run(&request, call)?),

@@ -6,6 +6,7 @@
 mod adopt;
 mod apply;
 mod blocks;
+mod boot;
 mod coded;
 mod compare;
 mod deadman;
@@ -33,6 +34,7 @@ pub use apply::{
     Redone, RedoneHow, Rights, StreamFrame,
 };
 pub use blocks::{Blocks, BlocksWant};
+pub use boot::{BootCount, BootLook, BootOrder, BootTree, Counted, Fallback};
 pub use coded::{Coding, LARGEST_EXTENT};
 pub use compare::{Change, ChangeKind, DiffEnd, DiffRequest, Diffed, Version, Versions, VersionsRequest};
 pub use deadman::{Armed, DeadmanOrder, DeadmanState, DeadmanWish, Healed, HealedHow};

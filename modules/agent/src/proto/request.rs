@@ -218,6 +218,13 @@ pub enum Request {
     /// As [`Request::Walk`], but of each directory only what it can be compared by is told. Items:
     /// [`super::DirDigests`] → [`super::WalkSummary`].
     Digests(WalkRequest),
+    /// Does something about boot protection → [`super::BootLook`].
+    Boot {
+        /// Where snapshots lie.
+        snapshot_dir: BytePath,
+        /// What is to be done.
+        order: super::BootOrder,
+    },
 }
 
 impl Request {
@@ -286,6 +293,7 @@ impl Request {
             Request::Adopt(_) => "adopt",
             Request::Deadman(_) => "deadman",
             Request::Held(_) => "held",
+            Request::Boot { .. } => "boot",
         }
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use pc_switcher_contract::{BytePath, Hostname, SessionId, SetId, SnapshotSet, SubvolumeName, UtcStamp};
 
-use super::{Trial, TrialFor};
+use super::{Fallback, Trial, TrialFor};
 
 /// A rollback of two machines by one decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,8 @@ pub struct RollbackWish {
     pub together: Option<Together>,
     /// For how long it holds if nobody confirms it; none: for good.
     pub trial: Option<TrialFor>,
+    /// That nobody asked for it: the machine does not start any more.
+    pub fallback: Option<Fallback>,
 }
 
 /// One thing to do about a rollback. All but `Look`, `Check` and `Decided` need the machine's lock.
@@ -120,6 +122,9 @@ pub struct RollbackState {
     /// Whether the machine takes it back by itself.
     #[serde(default)]
     pub trial: Option<Trial>,
+    /// That nobody asked for it: the machine did not start any more.
+    #[serde(default)]
+    pub fallback: Option<Fallback>,
 }
 
 /// What is to be said of a rollback.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use pc_switcher_contract::UtcStamp;
 
-use super::{RollbackLook, RollbackPhase, RollbackState};
+use super::{Fallback, RollbackLook, RollbackPhase, RollbackState};
 
 /// For how long a rollback holds that nobody confirms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +116,25 @@ impl RollbackState {
             names.join(", ")
         ))
     }
+
+    /// Says that the machine went back to the last known good state by itself, and why; `None` if it did not.
+    pub fn explain_fallback(&self) -> Option<String> {
+        let is_there = matches!(self.phase, RollbackPhase::Committed | RollbackPhase::Done);
+        let Fallback { at, starts, .. } = self.fallback.as_ref().filter(|_| is_there)?;
+        let names: Vec<String> = self.members.iter().map(|member| format!("`{}`", member.name)).collect();
+        Some(format!(
+            "this machine went back to set {} of {} by itself at {at}, since {starts} starts in a row did not come to a healthy \
+             end (rollback {})",
+            self.to,
+            names.join(", "),
+            self.session
+        ))
+    }
+
+    /// Says what the machine did by itself about a rollback; `None` if it did nothing.
+    pub fn explain_by_itself(&self) -> Option<String> {
+        self.explain_returned().or_else(|| self.explain_fallback())
+    }
 }
 
 impl RollbackLook {
@@ -155,5 +174,17 @@ mod tests {
         assert!(state.explain_returned().unwrap().ends_with("since nobody confirmed it within 120 s"));
         let written = serde_json::to_vec(&state).unwrap();
         assert_eq!(serde_json::from_slice::<RollbackState>(&written).unwrap(), state);
+        assert_eq!(state.explain_by_itself(), state.explain_returned());
+    }
+
+    #[test]
+    fn a_fallback_is_told_while_it_stands_and_no_longer() {
+        let text = r#"{"session": "abc12345", "stamp": "20251115T120000Z", "to": "20251115T110000Z-0a1b2c3d-autoboot",
+            "phase": "done", "members": [], "records": [], "fallback": {"at": "20251115T120000Z", "starts": 3, "boot_id": "1"}}"#;
+        let mut state: RollbackState = serde_json::from_str(text).unwrap();
+        let said = state.explain_by_itself().unwrap();
+        assert!(said.contains("since 3 starts in a row did not come to a healthy end"), "{said}");
+        state.phase = RollbackPhase::Cancelled;
+        assert_eq!(state.explain_by_itself(), None);
     }
 }

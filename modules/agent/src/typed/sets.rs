@@ -4,8 +4,9 @@ use pc_switcher_contract::{AgentSink, AgentStream, BytePath, ExecError, Reply, S
 
 use super::Agent;
 use crate::proto::{
-    AnnotateSet, CreateSet, CreatedSet, ExportRequest, GoodMark, ImportRequest, Imported, PinOrder,
-    PinRequest, PutFile, Request, SetRequest, SetsRequest, StoredSet, Strays, TakeSet, decode, encode,
+    AnnotateSet, BootLook, BootOrder, CreateSet, CreatedSet, ExportRequest, GoodMark, ImportRequest,
+    Imported, PinOrder, PinRequest, PutFile, Request, SetRequest, SetsRequest, StoredSet, Strays, TakeSet,
+    decode, encode,
 };
 
 impl Agent {
@@ -76,6 +77,11 @@ impl Agent {
             Reply::Done(body) => decode(&body).map_err(|why| self.broken(why)),
             Reply::Item(_) => Err(self.broken("`put-file` sends no items".into())),
         }
+    }
+
+    /// Does something about boot protection.
+    pub async fn boot(&self, snapshot_dir: BytePath, order: BootOrder) -> Result<BootLook, ExecError> {
+        self.call(&Request::Boot { snapshot_dir, order }).await
     }
 
     /// Marks a set as known to be good, or takes marks away.

@@ -1,12 +1,16 @@
-//! `snapshots auto booted`: some time after a start a set is taken and marked as good, if all that counts is well.
+//! `snapshots auto booted`: some time after a start it is looked at whether all that counts is well. If so, starts are counted from
+//! nought again, and a set is taken and marked as good.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use pc_switcher_agent::proto::{CreateSet, GoodBy, GoodMark, LockReply, RollbackOrder, Words};
+use pc_switcher_agent::proto::{BootOrder, CreateSet, GoodBy, GoodMark, LockReply, RollbackOrder, Words};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_btrfs_snapshots::prune;
-use pc_switcher_contract::{BytePath, Hostname, ModuleError, ModuleName, SetId, SnapshotKind, Threshold};
+use pc_switcher_contract::{
+    BytePath, Hostname, Machine, ModuleError, ModuleName, SetId, SnapshotKind, Threshold,
+};
 use pc_switcher_disk_monitor::config::DiskConfig;
 use serde::Deserialize as _;
 use serde_json::json;
@@ -25,6 +29,10 @@ struct Settings {
     snapshots: BtrfsSnapshotsConfig,
     required: Vec<HealthCheck>,
     reserve: Threshold,
+    /// Whether a state that is well is marked.
+    marks: bool,
+    /// Whether starts are counted.
+    counts: bool,
 }
 
 /// What became of it.
@@ -45,6 +53,8 @@ pub fn run(context: &mut Context<'_>) -> Result<Exit, CliError> {
         snapshots: of(&config)?,
         required: config.rollback.health.clone(),
         reserve: disk.map_err(|error| CliError::Failed(error.to_string()))?.reserve_minimum,
+        marks: automatic(&config)?.auto_good,
+        counts: config.boot.enabled,
     };
     let wanted = CreateSet {
         set: create::by_hand(&settings.snapshots, clock::system()()),
@@ -81,6 +91,20 @@ async fn mark(
     let agent = Agent::new(&machine.agent);
     let hostname = agent.hostname().clone();
     let config = &settings.snapshots;
+    let trouble = trouble_of(&machine, &settings.required, settings.reserve, home).await;
+    // Whatever else is under way: a machine that is well has started well.
+    if settings.counts && trouble.is_none() {
+        agent.boot(BytePath::from(config.snapshot_dir.as_path()), BootOrder::Healthy).await?;
+    }
+    if settings.counts
+        && let Some(why) = &trouble
+    {
+        tell(why);
+    }
+    if !settings.marks {
+        let well = "`auto_good` in [snapshots] is off; the start went well".to_owned();
+        return Ok((hostname, Done::Left(trouble.unwrap_or(well))));
+    }
     if config.keep_good == 0 {
         return Ok((hostname, Done::Left("`keep_good` in [btrfs-snapshots] is 0".into())));
     }
@@ -91,15 +115,7 @@ async fn mark(
     if let Some(why) = agent.rollback(RollbackOrder::Look).await?.forbids_sync() {
         return Ok((hostname, Done::Left(why)));
     }
-    let place = Place {
-        executor: machine.executor.as_ref(),
-        agent: &agent,
-        is_here: true,
-        home: home.map(Path::to_owned),
-        reserve: settings.reserve,
-        scripts: Path::new(HEALTH_DIR),
-    };
-    if let Some(why) = trouble(&health::weigh(health::look(&place).await, &settings.required)) {
+    if let Some(why) = trouble {
         return Ok((hostname, Done::Left(why)));
     }
     wanted.set.kind = SnapshotKind::AutoBoot;
@@ -110,6 +126,35 @@ async fn mark(
     // What stays goes the next time.
     let _ = prune::remove(&agent, config, &judged.verdicts, &contact.cancel).await;
     Ok((hostname, Done::Marked(id)))
+}
+
+/// Tells whoever works at a terminal that this start counts as one that failed: a few more, and the machine goes back.
+fn tell(why: &str) {
+    let text = format!(
+        "this start is not found healthy: {why}; after some such starts in a row this machine goes back to its last known good state \
+         by itself (`pc-switcher snapshots auto` says more). Mend it, or leave the check out of [rollback] health"
+    );
+    // `doctor` says it as well, so nothing is lost if nobody hears it.
+    let _ = Command::new("timeout").args(["10", "wall", &text]).stdin(Stdio::null()).status();
+}
+
+/// Looks at everything, and returns what is red and counts.
+pub(super) async fn trouble_of(
+    machine: &Machine,
+    required: &[HealthCheck],
+    reserve: Threshold,
+    home: Option<&Path>,
+) -> Option<String> {
+    let agent = Agent::new(&machine.agent);
+    let place = Place {
+        executor: machine.executor.as_ref(),
+        agent: &agent,
+        is_here: true,
+        home: home.map(Path::to_owned),
+        reserve,
+        scripts: Path::new(HEALTH_DIR),
+    };
+    trouble(&health::weigh(health::look(&place).await, required))
 }
 
 /// Returns what is red and counts, whoever did it: after a start there is nothing to compare with.

@@ -3,6 +3,8 @@
 use pc_switcher_btrfs_snapshots::automatic::SnapshotsConfig;
 use pc_switcher_installer::STABLE_PATH;
 
+use super::boot::{self, BOOT_HOOK, BOOT_SCRIPT, BOOT_SERVICE, Protection};
+
 /// What timer and hook work with, since root has no config of its own.
 pub const CONFIG: &str = "/etc/pc-switcher/config.toml";
 /// Takes one set.
@@ -19,7 +21,8 @@ pub const HOOK: &str = "/etc/apt/apt.conf.d/80pc-switcher";
 pub const APT_DIR: &str = "/etc/apt/apt.conf.d";
 
 /// Stands in every file that is ours.
-const MARK: &str = "Written by `pc-switcher snapshots auto on`; `pc-switcher snapshots auto off` removes it.";
+pub const MARK: &str =
+    "Written by `pc-switcher snapshots auto on`; `pc-switcher snapshots auto off` removes it.";
 
 /// What stands in these files; `None` where there is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,6 +39,12 @@ pub struct Files {
     pub good_timer: Option<String>,
     /// [`HOOK`].
     pub hook: Option<String>,
+    /// [`BOOT_HOOK`].
+    pub boot_hook: Option<String>,
+    /// [`BOOT_SCRIPT`].
+    pub boot_script: Option<String>,
+    /// [`BOOT_SERVICE`].
+    pub boot_service: Option<String>,
 }
 
 impl Files {
@@ -44,18 +53,26 @@ impl Files {
         Self::default()
     }
 
-    /// Returns what the config stands for; `tables` is its part that is copied.
-    pub fn of(settings: &SnapshotsConfig, tables: &str, has_apt: bool) -> Self {
+    /// Returns what the config stands for; `tables` is its part that is copied, `after` the seconds after which a start is looked at.
+    pub fn of(
+        settings: &SnapshotsConfig,
+        (tables, after): (&str, u64),
+        has_apt: bool,
+        protection: Option<&Protection<'_>>,
+    ) -> Self {
         let calendar = settings.schedule.as_calendar();
         let hook = (has_apt && (settings.auto_update || settings.auto_boot)).then(hook);
-        let has_good = settings.auto_good;
+        let has_good = settings.auto_good || protection.is_some();
         Self {
             config: (calendar.is_some() || hook.is_some() || has_good).then(|| format!("# {MARK}\n{tables}")),
             service: calendar.map(|_| service()),
             timer: calendar.map(timer),
             good_service: has_good.then(good_service),
-            good_timer: has_good.then(good_timer),
+            good_timer: has_good.then(|| good_timer(after)),
             hook,
+            boot_hook: protection.map(|_| boot::hook()),
+            boot_script: protection.map(boot::script),
+            boot_service: protection.map(|protection| boot::service(protection.snapshot_dir)),
         }
     }
 
@@ -69,13 +86,17 @@ impl Files {
             good_service: ours(GOOD_SERVICE),
             good_timer: ours(GOOD_TIMER),
             hook: ours(HOOK),
+            boot_hook: ours(BOOT_HOOK),
+            boot_script: ours(BOOT_SCRIPT),
+            boot_service: ours(BOOT_SERVICE),
         }
     }
 }
 
 /// Whether a file is one that we wrote.
 pub fn is_ours(content: &[u8]) -> bool {
-    content.split(|byte| *byte == b'\n').take(1).any(|line| line.ends_with(MARK.as_bytes()))
+    let mut lines = content.split(|byte| *byte == b'\n').skip_while(|line| line.starts_with(b"#!"));
+    lines.next().is_some_and(|line| line.ends_with(MARK.as_bytes()))
 }
 
 /// Returns the name of a unit by its path.
@@ -121,7 +142,7 @@ fn good_service() -> String {
     format!(
         "# {MARK}\n\
          [Unit]\n\
-         Description=Mark the state after a start as good\n\
+         Description=Look whether a start went well, and mark its state as good\n\
          RequiresMountsFor=/usr/local/bin\n\
          Requires=boot-complete.target\n\
          After=boot-complete.target\n\n\
@@ -133,13 +154,13 @@ fn good_service() -> String {
     )
 }
 
-fn good_timer() -> String {
+fn good_timer(after: u64) -> String {
     format!(
         "# {MARK}\n\
          [Unit]\n\
          Description=Look some time after a start whether all is well\n\n\
          [Timer]\n\
-         OnBootSec=5min\n\n\
+         OnBootSec={after}s\n\n\
          [Install]\n\
          WantedBy=timers.target\n"
     )
@@ -165,7 +186,7 @@ mod tests {
 
     #[test]
     fn there_is_a_timer_for_a_schedule_a_hook_for_packages_and_a_config_for_either() {
-        let files = Files::of(&settings("Mon..Fri 12:00", false, true), "\n[snapshots]\n", true);
+        let files = Files::of(&settings("Mon..Fri 12:00", false, true), ("\n[snapshots]\n", 300), true, None);
         let timer = files.timer.as_deref().unwrap();
         assert_eq!(calendar_of(timer), Some("Mon..Fri 12:00"));
         assert!(timer.contains("\nPersistent=true\n"), "{timer}");
@@ -177,20 +198,24 @@ mod tests {
         for file in [&files.config, &files.service, &files.timer, &files.hook] {
             assert!(is_ours(file.as_deref().unwrap().as_bytes()));
         }
-        let by_clock = Files::of(&settings("daily", false, false), "", true);
+        let by_clock = Files::of(&settings("daily", false, false), ("", 300), true, None);
         assert_eq!(
             (by_clock.hook.is_some(), by_clock.timer.is_some(), by_clock.config.is_some()),
             (false, true, true)
         );
-        let by_hook = Files::of(&settings("", true, false), "", true);
+        let by_hook = Files::of(&settings("", true, false), ("", 300), true, None);
         assert_eq!(
             (by_hook.hook.is_some(), by_hook.timer.is_some(), by_hook.service.is_some()),
             (true, false, false)
         );
-        assert_eq!(Files::of(&settings("", true, true), "", false), Files::none(), "no apt, no schedule");
+        assert_eq!(
+            Files::of(&settings("", true, true), ("", 300), false, None),
+            Files::none(),
+            "no apt, no schedule"
+        );
         let good = SnapshotsConfig { auto_good: true, ..settings("", false, false) };
-        let by_start = Files::of(&good, "", true);
-        assert!(by_start.good_timer.as_deref().unwrap().contains("\nOnBootSec=5min\n"));
+        let by_start = Files::of(&good, ("", 300), true, None);
+        assert!(by_start.good_timer.as_deref().unwrap().contains("\nOnBootSec=300s\n"));
         let service = by_start.good_service.as_deref().unwrap();
         assert!(
             service.contains("\nRequires=boot-complete.target\n") && is_ours(service.as_bytes()),
@@ -205,5 +230,6 @@ mod tests {
         assert!(!is_ours(b"[btrfs-snapshots]\n"));
         assert!(!is_ours(format!("keep = \"7d\"\n# {MARK}\n").as_bytes()));
         assert!(!is_ours(b""));
+        assert!(is_ours(format!("#!/bin/sh\n# {MARK}\n").as_bytes()), "a program has another line before");
     }
 }

@@ -1,36 +1,37 @@
 //! `snapshots auto`: sets that are taken by the clock and before packages change.
 
+mod apply;
+mod boot;
 mod booted;
 mod files;
 mod packages;
 mod take;
 
 use std::path::Path;
-use std::time::Duration;
 
+use pc_switcher_agent::proto::{BootLook, BootOrder};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::automatic::SnapshotsConfig;
-use pc_switcher_contract::{BytePath, Cmd, Machine, ModuleError, Mutation, Output, WriteLicence};
+use pc_switcher_contract::{BytePath, ModuleError, ModuleName, Threshold};
+use pc_switcher_disk_monitor::config::DiskConfig;
 use pc_switcher_installer::STABLE_PATH;
+use serde::Deserialize as _;
 use serde_json::json;
 
-use self::files::{CONFIG, Files, GOOD_SERVICE, GOOD_TIMER, HOOK, SERVICE, TIMER};
+use self::apply::Applier;
+use self::boot::Protection;
+use self::files::{Files, TIMER};
 use crate::cli::contact::with_machines;
 use crate::cli::{CliError, Context, Exit};
-use crate::config;
+use crate::config::{self, BootConfig, HealthCheck};
 use crate::orchestrator::reach::Reach as _;
+use crate::paths;
 
-/// For so long systemd may take over one step.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The directory that systemd makes when it runs the machine.
-const BOOTED: &str = "/run/systemd/system";
-
-/// Take sets by themselves: by the clock, and before packages change
+/// Take sets by themselves: by the clock, and before packages change; and go back by itself when the machine does not start
 ///
-/// What [snapshots] says is installed by `on`: timers of systemd, and a hook of apt. They work as root, with a copy of
-/// [btrfs-snapshots] and [snapshots] in /etc/pc-switcher/config.toml (and of [disk] and [rollback] with `auto_good`), so `on` is
-/// to be said again when these change. Such sets stay as long as a rule of `keep` keeps them, each kind by itself; each time those that none keeps are removed.
+/// What [snapshots] and [boot-protection] say is installed by `on`: timers of systemd, a hook of apt, and a part of the initramfs.
+/// They work as root, with a copy of [btrfs-snapshots] and [snapshots] in /etc/pc-switcher/config.toml (and of [disk], [rollback]
+/// and [boot-protection] where starts are looked at), so `on` is to be said again when these change. Such sets stay as long as a rule of `keep` keeps them, each kind by itself; each time those that none keeps are removed.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AutoArgs {
     #[command(subcommand)]
@@ -39,8 +40,12 @@ pub struct AutoArgs {
 
 #[derive(Debug, Clone, clap::Subcommand)]
 enum Command {
-    /// Install what [snapshots] says, and remove what it does not say any more
-    On,
+    /// Install what [snapshots] and [boot-protection] say, and remove what they do not say any more
+    On {
+        /// Say what would be done, what boot protection would go back to and what stands in the way, and write nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Remove all of it again; the sets stay
     Off,
     /// Say what is installed, and whether that is what [snapshots] says
@@ -59,33 +64,66 @@ enum Command {
 /// If the config is wrong, or this machine does not let us.
 pub fn run(args: &AutoArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     match &args.command {
-        Some(Command::On) => on(context),
-        Some(Command::Off) => change(&Files::none(), context),
+        Some(Command::On { dry_run }) => on(*dry_run, context),
+        Some(Command::Off) => off(context),
         Some(Command::Status) | None => status(context),
         Some(Command::Take(args)) => take::run(args, context),
         Some(Command::Booted) => booted::run(context),
     }
 }
 
-/// Reads the config; returns what it says of this, and the files that it stands for on this machine.
-fn wanted(context: &mut Context<'_>) -> Result<(SnapshotsConfig, Files), CliError> {
-    let config = context.load_config(&[], &[])?;
-    let settings = super::automatic(&config)?;
-    let is_ours = |table: &&config::Table| match table.name.as_str() {
-        "btrfs-snapshots" | "snapshots" => true,
-        "disk" | "rollback" => settings.auto_good,
-        _ => false,
-    };
-    let tables: Vec<config::Table> = config.effective.iter().filter(is_ours).cloned().collect();
-    let files = Files::of(&settings, &config::toml(&tables, false), Path::new(files::APT_DIR).is_dir());
-    Ok((settings, files))
+/// What the config says of it.
+struct Wanted {
+    settings: SnapshotsConfig,
+    boot: BootConfig,
+    required: Vec<HealthCheck>,
+    reserve: Threshold,
+    snapshot_dir: BytePath,
+    tables: String,
 }
 
-fn on(context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let (settings, files) = wanted(context)?;
+impl Wanted {
+    fn read(context: &mut Context<'_>) -> Result<Self, CliError> {
+        let config = context.load_config(&[], &[])?;
+        let settings = super::automatic(&config)?;
+        let has_good = settings.auto_good || config.boot.enabled;
+        let is_ours = |table: &&config::Table| match table.name.as_str() {
+            "btrfs-snapshots" | "snapshots" => true,
+            "disk" | "rollback" | "boot-protection" => has_good,
+            _ => false,
+        };
+        let tables: Vec<config::Table> = config.effective.iter().filter(is_ours).cloned().collect();
+        let disk = DiskConfig::deserialize(config.table(&ModuleName::literal("disk-monitor")));
+        Ok(Self {
+            settings,
+            required: config.rollback.health.clone(),
+            reserve: disk.map_err(|error| CliError::Failed(error.to_string()))?.reserve_minimum,
+            snapshot_dir: BytePath::from(super::of(&config)?.snapshot_dir.as_path()),
+            boot: config.boot,
+            tables: config::toml(&tables, false),
+        })
+    }
+
+    /// What it takes on this machine to be protected, if it is to be.
+    fn protection<'a>(&'a self, look: Option<&'a BootLook>) -> Option<Protection<'a>> {
+        let look = look.filter(|_| self.boot.enabled)?;
+        Some(Protection { config: &self.boot, snapshot_dir: &self.snapshot_dir, look })
+    }
+
+    /// Returns the files that it stands for on this machine.
+    fn files(&self, protection: Option<&Protection<'_>>) -> Files {
+        let after = self.boot.healthy_after.seconds();
+        Files::of(&self.settings, (&self.tables, after), Path::new(files::APT_DIR).is_dir(), protection)
+    }
+}
+
+fn on(is_dry: bool, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let wanted = Wanted::read(context)?;
+    let settings = &wanted.settings;
     let calendar = settings.schedule.as_calendar();
     let has_hook = settings.auto_update || settings.auto_boot;
-    if calendar.is_none() && !has_hook && !settings.auto_good {
+    let has_good = settings.auto_good || wanted.boot.enabled;
+    if calendar.is_none() && !has_hook && !has_good {
         return Err(CliError::Usage {
             message: "[snapshots] says that no set is to be taken by itself".into(),
             help: Some(
@@ -98,17 +136,49 @@ fn on(context: &mut Context<'_>) -> Result<Exit, CliError> {
             "`{STABLE_PATH}` is not there, and that is what would take the sets: install pc-switcher on this machine first"
         )));
     }
-    if files.hook.is_none() && has_hook {
+    if has_hook && !Path::new(files::APT_DIR).is_dir() {
         let dir = files::APT_DIR;
         writeln!(context.err, "warning: there is no `{dir}`, so no hook takes sets before packages change")?;
     }
     if let Some(calendar) = calendar {
         check_calendar(calendar)?;
     }
-    if settings.auto_good && !has_systemd() {
-        return Err(CliError::Failed("`auto_good` needs systemd, and `systemctl` cannot be run".into()));
+    if has_good && !has_systemd() {
+        let key = if settings.auto_good { "`auto_good`" } else { "[boot-protection]" };
+        return Err(CliError::Failed(format!("{key} needs systemd, and `systemctl` cannot be run")));
     }
-    change(&files, context)
+    let home = paths::home(&context.env);
+    let (changes, plan) = with_machines(None, &context.env, async |contact| {
+        let machine = contact.reach.source(&contact.cancel).await?;
+        let look = match wanted.boot.enabled {
+            true => {
+                Some(Agent::new(&machine.agent).boot(wanted.snapshot_dir.clone(), BootOrder::Look).await?)
+            }
+            false => None,
+        };
+        if let Some(look) = look.as_ref().filter(|look| !look.unfit.is_empty()) {
+            return Err(ModuleError::failed(format!(
+                "{}: [boot-protection] cannot be switched on: {}",
+                machine.hostname,
+                look.unfit.join("; ")
+            )));
+        }
+        if look.is_some()
+            && let Some(why) =
+                booted::trouble_of(&machine, &wanted.required, wanted.reserve, home.as_deref()).await
+        {
+            return Err(ModuleError::failed(format!(
+                "{}: [boot-protection] cannot be switched on: as it is now no start would be found healthy: {why}; mend that, or \
+                 leave the check out of `health` in [rollback]",
+                machine.hostname
+            )));
+        }
+        let protection = wanted.protection(look.as_ref());
+        let files = wanted.files(protection.as_ref());
+        let applier = Applier { machine: &machine, snapshot_dir: &wanted.snapshot_dir, is_dry };
+        Ok((applier.apply(&files).await?, protection.iter().flat_map(boot::plan).collect()))
+    })?;
+    say(changes, plan, context)
 }
 
 fn has_systemd() -> bool {
@@ -135,105 +205,44 @@ fn check_calendar(calendar: &str) -> Result<(), CliError> {
 }
 
 /// Puts files in place and takes away what is not among them.
-fn change(files: &Files, context: &mut Context<'_>) -> Result<Exit, CliError> {
+fn off(context: &mut Context<'_>) -> Result<Exit, CliError> {
+    // Whatever the config says by now: where starts are counted stands in what is installed.
+    let service = Files::read().boot_service.unwrap_or_default();
+    let snapshot_dir = BytePath::from(boot::counted_in(&service).unwrap_or("/.snapshots"));
     let changes = with_machines(None, &context.env, async |contact| {
         let machine = contact.reach.source(&contact.cancel).await?;
-        apply(&machine, files).await
+        Applier { machine: &machine, snapshot_dir: &snapshot_dir, is_dry: false }.apply(&Files::none()).await
     })?;
+    say(changes, Vec::new(), context)
+}
+
+fn say(changes: Vec<String>, plan: Vec<String>, context: &mut Context<'_>) -> Result<Exit, CliError> {
     if context.global.json {
-        context.print_json(&json!({ "changes": changes }))?;
+        context.print_json(&json!({ "changes": changes, "boot_protection": plan }))?;
         return Ok(Exit::Completed);
     }
     if changes.is_empty() {
         writeln!(context.out, "nothing to change")?;
     }
-    for line in changes {
+    for line in changes.into_iter().chain(plan) {
         writeln!(context.out, "{line}")?;
     }
     Ok(Exit::Completed)
 }
 
-async fn apply(machine: &Machine, files: &Files) -> Result<Vec<String>, ModuleError> {
-    let agent = Agent::new(&machine.agent);
-    let is_booted = Path::new(BOOTED).is_dir();
-    let timers = [(TIMER, files.timer.is_some()), (GOOD_TIMER, files.good_timer.is_some())];
-    let mut changes = Vec::new();
-    // What starts something goes first and comes last.
-    for (path, is_wanted) in timers {
-        if !is_wanted && Path::new(path).exists() {
-            let now = is_booted.then_some("--now");
-            let disable = Cmd::new("systemctl").arg("disable").args(now).arg(files::unit_name(path));
-            elevated(machine, disable).await?;
-        }
-    }
-    for (path, content) in [
-        (CONFIG, &files.config),
-        (SERVICE, &files.service),
-        (TIMER, &files.timer),
-        (GOOD_SERVICE, &files.good_service),
-        (GOOD_TIMER, &files.good_timer),
-        (HOOK, &files.hook),
-    ] {
-        let there = match std::fs::read(path) {
-            Ok(there) => Some(there),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            // What cannot be read is not ours: ours can be read by everybody.
-            Err(_) => Some(Vec::new()),
-        };
-        let is_ours = there.as_deref().is_none_or(files::is_ours);
-        match content {
-            _ if !is_ours => {
-                changes.push(format!("`{path}` was not written by pc-switcher and stays as it is"))
-            }
-            Some(content) if there.as_deref() == Some(content.as_bytes()) => {}
-            Some(content) => {
-                if let Some(dir) = Path::new(path).parent() {
-                    elevated(machine, Cmd::new("mkdir").arg("-p").arg("-m755").arg(dir)).await?;
-                }
-                agent.put_file(BytePath::from(path), 0o644, content.as_bytes()).await?;
-                changes.push(format!("wrote `{path}`"));
-            }
-            None if there.is_none() => {}
-            None => {
-                elevated(machine, Cmd::new("rm").arg("-f").arg(path)).await?;
-                changes.push(format!("removed `{path}`"));
-            }
-        }
-    }
-    let units = [SERVICE, TIMER, GOOD_SERVICE, GOOD_TIMER].map(|path| format!("`{path}`"));
-    if is_booted && changes.iter().any(|line| units.iter().any(|unit| line.contains(unit))) {
-        elevated(machine, Cmd::new("systemctl").arg("daemon-reload")).await?;
-    }
-    for (path, _) in timers.into_iter().filter(|(_, is_wanted)| *is_wanted) {
-        let timer = files::unit_name(path);
-        // Started anew, so that a new time counts from now on.
-        elevated(machine, Cmd::new("systemctl").args(["enable", "--quiet", timer])).await?;
-        // That of a start counts from the start: begun now it would be over at once, and mark what stands there weeks later.
-        if is_booted && path != GOOD_TIMER {
-            elevated(machine, Cmd::new("systemctl").args(["restart", timer])).await?;
-        }
-    }
-    Ok(changes)
-}
-
-async fn elevated(machine: &Machine, cmd: Cmd) -> Result<Output, ModuleError> {
-    let cmd = cmd.sudo().timeout(PATIENCE);
-    let output = machine.executor.run(Mutation::new(cmd, &WriteLicence::grant()).into()).await?;
-    match output.ok() {
-        true => Ok(output),
-        false => Err(ModuleError::failed(format!(
-            "{}: `{}` ended with {}: {}",
-            machine.hostname,
-            output.command,
-            output.code,
-            output.stderr_text().trim()
-        ))),
-    }
-}
-
 fn status(context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let (_, wanted) = wanted(context)?;
+    let wanted = Wanted::read(context)?;
     let there = Files::read();
+    // What only root sees is asked for only where there is something to see.
+    let look = match wanted.boot.enabled || there.boot_service.is_some() {
+        true => Some(with_machines(None, &context.env, async |contact| {
+            let machine = contact.reach.source(&contact.cancel).await?;
+            Ok(Agent::new(&machine.agent).boot(wanted.snapshot_dir.clone(), BootOrder::Look).await?)
+        })?),
+        false => None,
+    };
+    let protection = wanted.protection(look.as_ref());
+    let wanted = wanted.files(protection.as_ref());
     let next = there.timer.is_some().then(next_time).flatten();
     let is_current = there == wanted || there == Files::none();
     let schedule = there.timer.as_deref().and_then(files::calendar_of);
@@ -243,6 +252,7 @@ fn status(context: &mut Context<'_>) -> Result<Exit, CliError> {
             "next": next,
             "hook": there.hook.is_some(),
             "good_after_start": there.good_timer.is_some(),
+            "boot_protection": look.as_ref().filter(|_| there.boot_service.is_some()),
             "as_configured": there == wanted,
         }))?;
         return Ok(Exit::Completed);
@@ -257,10 +267,16 @@ fn status(context: &mut Context<'_>) -> Result<Exit, CliError> {
     if there.good_timer.is_some() {
         writeln!(context.out, "After a start    marked as good if all is well")?;
     }
+    if let Some(look) = look.as_ref().filter(|_| there.boot_service.is_some()) {
+        writeln!(context.out, "Boot protection  on: {}", look.counted.explain())?;
+        for problem in &look.problems {
+            writeln!(context.out, "                 as it stands nothing would be put back: {problem}")?;
+        }
+    }
     if !is_current {
         writeln!(
             context.out,
-            "[snapshots] or [btrfs-snapshots] say something else by now: `pc-switcher snapshots auto on` installs that"
+            "[snapshots], [boot-protection] or [btrfs-snapshots] say something else by now: `pc-switcher snapshots auto on` installs that"
         )?;
     }
     Ok(Exit::Completed)

@@ -92,7 +92,7 @@ pub(super) fn recipe_hash(codename: &str) -> String {
 }
 
 /// Returns the host's release name: the machines run the same one.
-pub(super) fn codename() -> Result<String> {
+pub(crate) fn codename() -> Result<String> {
     let text = fs::read_to_string("/etc/os-release").map_err(LabError::path("read", "/etc/os-release"))?;
     text.lines()
         .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
@@ -103,17 +103,23 @@ pub(super) fn codename() -> Result<String> {
 }
 
 fn build(codename: &str, tarball: &Path) -> Result<()> {
-    let sources = apt::host_sources(Path::new("/etc/apt"), codename);
-    if sources.is_empty() {
-        let why = format!("/etc/apt names no archive of `{codename}` with component main: add one");
-        return Err(LabError::Unavailable { why });
-    }
     // mmdebstrap gives the new root as $1 to a hook of one word, so the script must be a file.
     let hook = tempfile::Builder::new()
         .prefix("lab-base-hook")
         .tempfile()
         .map_err(LabError::io("make a hook file"))?;
     fs::write(hook.path(), HOOK).map_err(LabError::path("write", hook.path()))?;
+    let customize = format!("--customize-hook=sh {} \"$1\"", hook.path().display());
+    mmdebstrap(codename, tarball, PACKAGES, &[customize])
+}
+
+/// Makes a tree of the host's release with these packages: a tarball, or a directory that is there.
+pub(crate) fn mmdebstrap(codename: &str, target: &Path, packages: &[&str], options: &[String]) -> Result<()> {
+    let sources = apt::host_sources(Path::new("/etc/apt"), codename);
+    if sources.is_empty() {
+        let why = format!("/etc/apt names no archive of `{codename}` with component main: add one");
+        return Err(LabError::Unavailable { why });
+    }
     // Its own mount namespace: a killed build leaves no mount behind.
     let mut command = Command::new("bash");
     command.args(["-c", "umask 022; exec \"$@\"", "base", "unshare"]);
@@ -126,11 +132,10 @@ fn build(codename: &str, tarball: &Path) -> Result<()> {
         "--mode=root",
         "--variant=minbase",
     ]);
-    command.arg(format!("--include={}", PACKAGES.join(",")));
+    command.arg(format!("--include={}", packages.join(",")));
     command.args(EXCLUDED.iter().map(|pattern| format!("--dpkgopt=path-exclude={pattern}")));
     command.args(acquire_options()?.iter().map(|option| format!("--aptopt={option}")));
-    command.arg(format!("--customize-hook=sh {} \"$1\"", hook.path().display()));
-    command.arg(codename).arg(tarball).args(sources);
+    command.args(options).arg(codename).arg(target).args(sources);
     tool::check(&mut command).map(drop)
 }
 

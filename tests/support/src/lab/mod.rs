@@ -9,11 +9,11 @@
 //! security boundary.
 
 mod apt;
-mod base;
+pub(crate) mod base;
 mod cmd;
 mod disk;
 mod enter;
-mod error;
+pub(crate) mod error;
 mod files;
 mod guardian;
 mod held;
@@ -35,7 +35,7 @@ mod running;
 mod scripts;
 mod shared;
 mod talk;
-mod tool;
+pub(crate) mod tool;
 mod usage;
 mod users;
 mod wire;

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use super::error::{LabError, Result};
 
 /// Runs `program` to its end and returns its standard output.
-pub(super) fn run<S: AsRef<std::ffi::OsStr>>(
+pub(crate) fn run<S: AsRef<std::ffi::OsStr>>(
     program: &str,
     args: impl IntoIterator<Item = S>,
 ) -> Result<String> {
@@ -15,7 +15,7 @@ pub(super) fn run<S: AsRef<std::ffi::OsStr>>(
 }
 
 /// Runs a prepared command to its end and returns its standard output.
-pub(super) fn check(command: &mut Command) -> Result<String> {
+pub(crate) fn check(command: &mut Command) -> Result<String> {
     let output =
         command.stdin(Stdio::null()).output().map_err(LabError::io(format!("start `{}`", line(command))))?;
     if output.status.success() {
@@ -34,7 +34,7 @@ fn line(command: &Command) -> String {
 }
 
 /// Tells whether `program` lies in a directory where the host keeps its tools.
-pub(super) fn is_installed(program: &str) -> bool {
+pub(crate) fn is_installed(program: &str) -> bool {
     ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
         .iter()
         .any(|dir| std::path::Path::new(dir).join(program).exists())

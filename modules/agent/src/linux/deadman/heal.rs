@@ -177,6 +177,7 @@ fn roll_back(
         together: None,
         // It goes back already: the other way leads to what shut people out.
         trial: None,
+        fallback: None,
     };
     rollback::run(&RollbackOrder::Prepare(wish), state, watch)?;
     rollback::run(&RollbackOrder::Commit, state, watch)?;

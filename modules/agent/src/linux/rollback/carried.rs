@@ -101,7 +101,17 @@ const BACK: Way =
 /// Carries all of it from the live trees into the new ones of a rollback.
 pub(super) fn carry_over(state: &RollbackState, tops: &[Top]) -> Result<(), AgentError> {
     let other = |path: &Path| FORTH.place_there(state, tops, path);
-    FORTH.carry(state, tops, paths(&other)?)
+    match state.fallback {
+        None => FORTH.carry(state, tops, paths(&other)?),
+        Some(_) => FORTH.carry_from_a_ruin(state, tops, &other),
+    }
+}
+
+/// Whether a path of a tree that does not start is missing there because somebody took it away: keys that are gone from a
+/// directory that is there let nobody in any more. Whatever else is missing may be what broke the tree.
+fn was_taken_away(path: &Path) -> bool {
+    let is_key = path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"authorized_keys"));
+    is_key && path.parent().is_some_and(Path::is_dir)
 }
 
 /// Carries what was changed of it since a rollback back into the trees from before: whoever may log in now may do so after a
@@ -128,6 +138,28 @@ impl Way {
 
     fn to_of(&self, state: &RollbackState, at: usize) -> String {
         (self.to)(Names::of(state, &state.members[at]))
+    }
+
+    /// As [`Way::carry`], of trees that do not start any more: what is missing there, or cannot be carried, stays as it is in the new
+    /// ones, but for what says where the journal is.
+    fn carry_from_a_ruin(
+        &self,
+        state: &RollbackState,
+        tops: &[Top],
+        other: &dyn Fn(&Path) -> Option<PathBuf>,
+    ) -> Result<(), AgentError> {
+        let known = || OF_THE_MACHINE.iter().map(PathBuf::from).collect();
+        for path in paths(other).unwrap_or_else(|_| known()) {
+            if fs::symlink_metadata(&path).is_err() && !was_taken_away(&path) {
+                continue;
+            }
+            let needed = path == Path::new(STATE_PATH);
+            match self.carry(state, tops, vec![path]) {
+                Err(error) if needed => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn carry(&self, state: &RollbackState, tops: &[Top], paths: Vec<PathBuf>) -> Result<(), AgentError> {

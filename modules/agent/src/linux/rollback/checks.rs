@@ -43,7 +43,8 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
         ));
     }
     let vital = Vital::of([]);
-    let about = diagnose::diagnose()?;
+    // Nothing else is asked: in an early start there may be nobody to answer, and no list of users.
+    let (swapfiles, fstab_now) = (diagnose::swap_files(&mounts), text_of("/etc/fstab"));
     let holder = KernelBtrfs.subvolume(wish.snapshot_dir.as_path());
     for name in &wish.subvolumes {
         let Some(member) = wish.to.member(name) else {
@@ -71,14 +72,14 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
             continue;
         }
         problems.extend(nested(&finder, &fact)?);
-        problems.extend(swap(&about.swapfiles, &fact));
-        problems.extend(fstab(&about.fstab, "/etc/fstab", &fact));
+        problems.extend(swap(&swapfiles, &fact));
+        problems.extend(fstab(&fstab_now, "/etc/fstab", &fact));
         problems.extend(command_line(&fact));
         checked.is_vital |= vital.area(&fact.mount_point, true).is_some();
         if fact.mount_point == BytePath::from("/") {
             problems.extend(of_the_system(wish, member, &fact, &mounts));
             let then = fs::read_to_string(member.path.as_path().join("etc/fstab")).unwrap_or_default();
-            checked.unattended = (!mounts_as(&about.fstab, &then, &wish.snapshot_dir)).then(|| {
+            checked.unattended = (!mounts_as(&fstab_now, &then, &wish.snapshot_dir)).then(|| {
                 format!("`/etc/fstab` of that state does not mount the snapshots at `{}`", wish.snapshot_dir)
             });
         }
@@ -91,6 +92,10 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
         });
     }
     Ok(checked)
+}
+
+fn text_of(path: &str) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
 /// Checks that no tree that is to be removed has a subvolume inside.

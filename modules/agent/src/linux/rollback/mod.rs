@@ -9,6 +9,7 @@
 
 mod carried;
 mod checks;
+mod fallback;
 mod journal;
 mod records;
 mod steps;
@@ -18,11 +19,12 @@ mod trial;
 #[cfg(test)]
 mod pair_tests;
 #[cfg(test)]
-mod tests;
+pub(in crate::linux) mod tests;
 #[cfg(test)]
 mod trial_tests;
 
 pub(crate) use carried::below as own_below;
+pub(crate) use fallback::{Stand, fall_back, settle, take_back};
 pub use journal::POINTER;
 pub use trial::{at_boot, attend_later, watch};
 
@@ -209,6 +211,7 @@ fn prepare(
         together: wish.together.clone(),
         records: records::read(state)?,
         trial: wish.trial.map(Trial::new),
+        fallback: wish.fallback.clone(),
     };
     journal.begin(&wish.snapshot_dir)?;
     journal.write(&now)?;

@@ -23,15 +23,15 @@ use crate::proto::{
 };
 
 /// Two subvolumes that are mounted, a directory for snapshots, and a set of the first state.
-pub(super) struct Scene {
+pub(in crate::linux) struct Scene {
     image: Image,
-    pub(super) state: StateDir,
+    pub(in crate::linux) state: StateDir,
     set: SnapshotSet,
     names: [String; 2],
     _dir: tempfile::TempDir,
 }
 
-pub(super) fn later() -> UtcStamp {
+pub(in crate::linux) fn later() -> UtcStamp {
     "20251118T120000Z".parse().unwrap()
 }
 
@@ -40,7 +40,7 @@ fn text(path: &Path) -> &str {
 }
 
 impl Scene {
-    pub(super) fn make() -> Option<Self> {
+    pub(in crate::linux) fn make() -> Option<Self> {
         let mut image = Image::make(300)?;
         // Names of their own: flat names are looked up on all file systems of this machine.
         let tag = image.dir().file_name().unwrap().to_string_lossy().trim_start_matches('.').to_owned();
@@ -83,7 +83,7 @@ impl Scene {
         assert!(sh("sync", &["-f", text(self.image.top())]));
     }
 
-    pub(super) fn wish(&self) -> RollbackWish {
+    pub(in crate::linux) fn wish(&self) -> RollbackWish {
         RollbackWish {
             session: "feedbeef".parse().unwrap(),
             stamp: "20251116T120000Z".parse().unwrap(),
@@ -92,6 +92,7 @@ impl Scene {
             subvolumes: self.names.iter().map(|name| name.parse().unwrap()).collect(),
             together: None,
             trial: None,
+            fallback: None,
         }
     }
 
@@ -122,16 +123,20 @@ impl Scene {
         self.order(word, &Unwatched).unwrap();
     }
 
-    pub(super) fn order(&self, order: RollbackOrder, watch: &dyn Watch) -> Result<RollbackLook, AgentError> {
+    pub(in crate::linux) fn order(
+        &self,
+        order: RollbackOrder,
+        watch: &dyn Watch,
+    ) -> Result<RollbackLook, AgentError> {
         run(&order, &self.state, watch)
     }
 
-    pub(super) fn roll_back(&self, watch: &dyn Watch) -> Result<RollbackLook, AgentError> {
+    pub(in crate::linux) fn roll_back(&self, watch: &dyn Watch) -> Result<RollbackLook, AgentError> {
         self.roll_back_for(None, watch)
     }
 
     /// As it, for so long.
-    pub(super) fn roll_back_for(
+    pub(in crate::linux) fn roll_back_for(
         &self,
         trial: Option<TrialFor>,
         watch: &dyn Watch,
@@ -141,7 +146,7 @@ impl Scene {
     }
 
     /// The machine is started anew: what stands under the names is mounted.
-    pub(super) fn restart(&mut self) {
+    pub(in crate::linux) fn restart(&mut self) {
         for at in 0..2 {
             assert!(sh("umount", &[text(&self.image.dir().join(format!("mnt{at}")))]));
             let name = self.names[at].clone();
@@ -179,7 +184,7 @@ impl Scene {
     }
 
     /// What stands under both names, as the next start finds it.
-    pub(super) fn found(&self) -> [String; 2] {
+    pub(in crate::linux) fn found(&self) -> [String; 2] {
         [0, 1].map(|at| fs::read_to_string(self.top(&self.names[at]).join("file")).unwrap())
     }
 
@@ -197,7 +202,7 @@ impl Scene {
     }
 
     /// The trees beside those that are in place.
-    pub(super) fn beside(&self) -> usize {
+    pub(in crate::linux) fn beside(&self) -> usize {
         let entries = fs::read_dir(self.image.top()).unwrap().flatten();
         entries.filter(|entry| entry.file_name().to_string_lossy().contains('.')).count()
     }

@@ -29,6 +29,7 @@ fn state(phase: RollbackPhase, holds: TrialFor, began: Option<(&str, u64)>) -> R
         together: None,
         records: Vec::new(),
         trial: Some(Trial { began, ..Trial::new(holds) }),
+        fallback: None,
     }
 }
 

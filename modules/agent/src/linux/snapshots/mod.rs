@@ -32,7 +32,7 @@ mod watched;
 use std::io;
 use std::path::Path;
 
-use pc_switcher_contract::{SetId, SnapshotMember, SnapshotSet};
+use pc_switcher_contract::{Hostname, SetId, SnapshotMember, SnapshotSet};
 
 use super::btrfs::{Btrfs, KernelBtrfs, SubvolumeInfo};
 use super::machine;
@@ -61,6 +61,20 @@ pub use watched::{delete_watched, pin_watched, take_watched};
 pub fn take_set(request: &TakeSet) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
     let store = Store::new(&EVERY, request.snapshot_dir.as_path());
     set::take(&store, &Mounts::read()?, machine::hostname()?, request, &Said::default())
+}
+
+/// As [`take_set`], on a machine that has no name yet, with a note.
+///
+/// # Errors
+/// As [`take_set`].
+pub(crate) fn take_early(
+    request: &TakeSet,
+    hostname: Hostname,
+    note: String,
+) -> Result<SnapshotSet, AgentError> {
+    let store = Store::new(&EVERY, request.snapshot_dir.as_path());
+    let said = Said { pinned: false, words: Words { note: Some(note), ..Words::default() } };
+    set::take(&store, &Mounts::read()?, hostname, request, &said).map(|(set, _)| set)
 }
 
 /// As [`take_set`], with what people say of the set: it is there together with the set, or neither is. Where there is no btrfs,

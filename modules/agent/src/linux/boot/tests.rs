@@ -1,0 +1,217 @@
+//! Starts of a machine on a btrfs of its own: counted, gone back, gone back no more, and a death at every step of it.
+
+use std::fs;
+
+use super::*;
+use crate::data::tests::deaths::{At, Fault, dying};
+use crate::linux::rollback::tests::Scene;
+use crate::proto::{GoodBy, GoodMark, RollbackLook, RollbackPhase, TrialFor};
+
+/// A machine whose subvolumes have a good state, and are broken now.
+struct Machine {
+    scene: Scene,
+    starts: u32,
+}
+
+impl Machine {
+    fn make() -> Option<Self> {
+        let machine = Self { scene: Scene::make()?, starts: 0 };
+        let mark = GoodMark::Set { id: machine.scene.wish().to.id(), by: GoodBy::Hand, keep: 1 };
+        snapshots::mark_good(machine.dir().as_path(), &mark).unwrap();
+        count::make(machine.dir().as_path()).unwrap();
+        Some(machine)
+    }
+
+    fn dir(&self) -> BytePath {
+        self.scene.wish().snapshot_dir
+    }
+
+    fn boot_id(&self) -> String {
+        format!("{:08x}-1111-2222-3333-444444444444", self.starts)
+    }
+
+    /// Starts once; returns what is said.
+    fn start(&mut self, watch: &dyn Watch) -> Result<Vec<String>, AgentError> {
+        self.starts += 1;
+        let wish = self.scene.wish();
+        let early = Early {
+            device: PathBuf::new(),
+            command_line: String::new(),
+            options: String::new(),
+            boot_id: self.boot_id(),
+            snapshot_dir: self.dir(),
+            limit: 3,
+            // The home is no part of what goes back.
+            trees: vec![BootTree { name: wish.subvolumes[0].clone(), point: "/".into() }],
+            boot_apart: false,
+        };
+        let mut said = Vec::new();
+        step(&early, &self.scene.state, watch, &mut |line| said.push(line.to_owned()))?;
+        Ok(said)
+    }
+
+    fn fail(&mut self, times: u32) {
+        for _ in 0..times {
+            self.scene.restart();
+            assert_eq!(self.start(&Unwatched).unwrap(), Vec::<String>::new());
+        }
+    }
+
+    fn count(&self) -> BootCount {
+        match count::read(self.dir().as_path()).unwrap() {
+            Counted::So(count) => count,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn look(&self) -> RollbackLook {
+        self.scene.order(RollbackOrder::Look, &Unwatched).unwrap()
+    }
+}
+
+#[test]
+fn three_starts_that_fail_lead_to_the_good_state_and_three_more_lead_nowhere() {
+    let Some(mut machine) = Machine::make() else { return };
+    machine.fail(3);
+    assert_eq!((machine.scene.found(), machine.count().starts), (["bad".into(), "bad".into()], 3));
+    machine.scene.restart();
+    let said = machine.start(&Unwatched).unwrap();
+    assert!(said[0].starts_with("3 starts in a row") && said[1].contains("goes back to set"), "{said:?}");
+    assert_eq!(machine.scene.found(), ["good", "bad"], "what people work on does not go back");
+    let (count, state) = (machine.count(), machine.look().state.unwrap());
+    assert_eq!((count.starts, count.went_to), (1, Some(machine.scene.wish().to.id())));
+    assert_eq!(state.phase, RollbackPhase::Done);
+    let told = state.explain_by_itself().unwrap();
+    assert!(told.contains("by itself") && told.contains("3 starts in a row"), "{told}");
+    let kept = fs::read_dir(machine.dir().as_path()).unwrap().flatten();
+    assert_eq!(kept.filter(|entry| entry.file_name().to_string_lossy().contains("-prerollback-")).count(), 1);
+    // The good state does not start either.
+    machine.fail(2);
+    for _ in 0..3 {
+        machine.scene.restart();
+        let said = machine.start(&Unwatched).unwrap();
+        assert!(said.len() == 1 && said[0].contains("it stops there"), "{said:?}");
+        assert_eq!(machine.scene.found(), ["good", "bad"], "no loop between two bad states");
+    }
+    healthy(machine.dir().as_path(), &machine.boot_id()).unwrap();
+    assert_eq!(machine.count(), BootCount { boot_id: machine.boot_id(), ..BootCount::default() });
+    machine.fail(3);
+    machine.scene.restart();
+    let said = machine.start(&Unwatched).unwrap();
+    assert!(said[0].contains("nobody has confirmed"), "{said:?}");
+    // Taken back by hand as any rollback.
+    machine.scene.restart();
+    machine.scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
+    assert_eq!(machine.scene.found(), ["bad", "bad"]);
+}
+
+#[test]
+fn a_healthy_start_or_one_that_is_ended_in_order_does_not_count() {
+    let Some(mut machine) = Machine::make() else { return };
+    for _ in 0..5 {
+        machine.fail(2);
+        healthy(machine.dir().as_path(), &machine.boot_id()).unwrap();
+    }
+    machine.fail(2);
+    let own = boot_id().unwrap();
+    let count = BootCount { starts: 3, boot_id: own.clone(), went_to: None };
+    count::write(machine.dir().as_path(), &count).unwrap();
+    leave(machine.dir().as_path()).unwrap();
+    assert_eq!(machine.count().starts, 2);
+    count::write(machine.dir().as_path(), &BootCount { boot_id: "another".into(), ..count }).unwrap();
+    leave(machine.dir().as_path()).unwrap();
+    assert_eq!(machine.count().starts, 3, "that start was not counted here");
+}
+
+#[test]
+fn without_a_good_state_or_a_count_nothing_is_exchanged() {
+    let Some(mut machine) = Machine::make() else { return };
+    let mark = GoodMark::None(None);
+    snapshots::mark_good(machine.dir().as_path(), &mark).unwrap();
+    machine.fail(3);
+    for _ in 0..3 {
+        machine.scene.restart();
+        let error = machine.start(&Unwatched).unwrap_err();
+        assert!(error.message.contains("no set of what is started is marked as good"), "{error:?}");
+    }
+    machine.scene.restart();
+    let said = machine.start(&Unwatched).unwrap();
+    assert!(said[0].contains("failed as often as it is tried"), "{said:?}");
+    fs::write(count::path(machine.dir().as_path()), "starts 9").unwrap();
+    machine.scene.restart();
+    assert!(machine.start(&Unwatched).unwrap()[0].contains("begins anew"));
+    assert_eq!(machine.count().starts, 1);
+    count::remove(machine.dir().as_path()).unwrap();
+    machine.fail(9);
+    assert_eq!(machine.scene.found(), ["bad", "bad"]);
+    assert_eq!(count::read(machine.dir().as_path()).unwrap(), Counted::Off, "no start switches it on");
+}
+
+#[test]
+fn a_rollback_on_trial_that_does_not_start_is_taken_back() {
+    let Some(mut machine) = Machine::make() else { return };
+    machine.scene.roll_back_for(Some(TrialFor::Seconds(600)), &Unwatched).unwrap();
+    assert_eq!(machine.scene.found(), ["good", "good"]);
+    machine.fail(3);
+    machine.scene.restart();
+    let said = machine.start(&Unwatched).unwrap();
+    assert!(said[0].contains("is taken back"), "{said:?}");
+    assert_eq!((machine.scene.found(), machine.count().starts), (["bad".into(), "bad".into()], 1));
+    let told = machine.look().state.unwrap().explain_by_itself().unwrap();
+    assert!(told.contains("3 starts in a row with it were not found healthy"), "{told}");
+}
+
+#[test]
+fn a_rollback_that_somebody_asked_for_and_nobody_confirmed_is_left_alone() {
+    let Some(mut machine) = Machine::make() else { return };
+    machine.scene.roll_back(&Unwatched).unwrap();
+    machine.fail(3);
+    machine.scene.restart();
+    let said = machine.start(&Unwatched).unwrap();
+    assert!(said[0].contains("rollback confirm"), "{said:?}");
+    assert_eq!(machine.scene.found(), ["good", "good"]);
+}
+
+#[test]
+fn a_death_at_any_step_leaves_a_whole_tree_in_place_and_the_next_starts_come_to_the_good_one() {
+    let mut number = 0;
+    loop {
+        let Some(mut machine) = Machine::make() else { return };
+        machine.fail(3);
+        machine.scene.restart();
+        let at = At::new(number, Fault::Die);
+        let ended = dying(|| machine.start(&at));
+        let Err(step) = ended else {
+            assert!(number > 8, "only {number} steps were seen");
+            return;
+        };
+        let found = machine.scene.found();
+        assert!(["good", "bad"].contains(&found[0].as_str()) && found[1] == "bad", "{step}: {found:?}");
+        machine.scene.restart();
+        machine.start(&Unwatched).unwrap_or_else(|error| panic!("{step}: {error:?}"));
+        assert_eq!(machine.scene.found(), ["good", "bad"], "after {step}");
+        let count = machine.count();
+        assert!(count.starts <= 2 && count.went_to.is_some(), "after {step}: {count:?}");
+        assert!(machine.look().state.unwrap().explain_by_itself().is_some(), "after {step}");
+        number += 1;
+    }
+}
+
+#[test]
+fn a_tree_without_the_unit_is_not_counted_unless_it_is_broken() {
+    let dir = tempfile::tempdir().unwrap();
+    let put = |path: &str| {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "").unwrap();
+    };
+    assert!(is_protected(dir.path()), "nothing is there, the unit neither");
+    for path in ["etc/passwd", "sbin/init", "etc/systemd/system/other.service"] {
+        put(path);
+    }
+    assert!(!is_protected(dir.path()));
+    let wanted = dir.path().join(WANTED.trim_start_matches('/'));
+    fs::create_dir_all(wanted.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(UNIT, wanted).unwrap();
+    assert!(is_protected(dir.path()), "a link that leads nowhere from here");
+}
