@@ -3,7 +3,8 @@
 //!
 //! Its disk is an image with `@`, `@home` and `@snapshots`, made by mmdebstrap. Kernel and initramfs are read from `@` on that disk before
 //! each start, as a boot loader would. What it is to do is a shell script on a second disk, which the last unit of each start
-//! runs; what it says, and what kernel and initramfs say, comes back by the serial line.
+//! runs; what it says, and what kernel and initramfs say, comes back by the serial line. The disk is mounted here between two
+//! starts, so this belongs into a mount namespace of its own (`unshare --mount`): one that others make would hold it.
 
 use std::{
     fs::{self, File},
@@ -312,7 +313,10 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if let Err(error) = run("umount", &[&text(&self.point)]) {
+        // A namespace that somebody made meanwhile may hold it, too: then nothing is written by the unmounting.
+        let unmounted =
+            run("sync", &["-f", &text(&self.point)]).and_then(|_| run("umount", &[&text(&self.point)]));
+        if let Err(error) = unmounted {
             eprintln!("left mounted: {error}");
         }
     }
