@@ -105,6 +105,10 @@ impl Service {
                     mounted.push((mount.file_id.clone(), mount.is));
                 }
             }
+            // What is gone and comes back as it was is no change to the file system. Whoever looked where it says so records a base anew.
+            if !gone.is_empty() {
+                self.catalogue.set_base(&directory, None)?;
+            }
             let files = gone.iter().filter(|one| !one.is_dir).count() as u64;
             if files >= MANY && files > left && !is_confirmed {
                 self.catalogue.note_loss(&directory.path, files, (self.around.clock)())?;

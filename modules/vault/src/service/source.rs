@@ -84,6 +84,8 @@ pub(super) struct Looks {
     /// Each with whether all below it is, too.
     paths: BTreeMap<PathBuf, bool>,
     silent: HashSet<PathBuf>,
+    /// When all was looked at last, in seconds.
+    walked: i64,
 }
 
 impl Looks {
@@ -198,7 +200,12 @@ impl Service {
             }
         }
         let mut looks = Looks::of(told);
-        recorded.again.iter().for_each(|path| looks.add(path.as_path().to_owned(), true));
+        looks.walked = recorded.walked;
+        for path in recorded.again.iter().map(|path| path.as_path().to_owned()) {
+            // Whatever could not be read may have been named for its content alone.
+            looks.silent.insert(path.clone());
+            looks.add(path, true);
+        }
         for name in self.catalogue.staged_names(directory)? {
             looks.add(directory.path.join(name), true);
         }
@@ -215,6 +222,13 @@ impl Service {
             true => Looking::At(looks),
             false => Looking::ToProve(looks),
         })
+    }
+
+    /// Returns the files of a directory that are to be read though they look as they did, however it is looked at.
+    pub(super) fn told_silent(&self, directory: &Directory) -> HashSet<PathBuf> {
+        let told = self.source(directory).and_then(|source| source.told.as_ref());
+        let told = told.into_iter().flat_map(|(_, told)| told);
+        told.flat_map(|told| told.silent.iter().map(|name| told.path.join(name))).collect()
     }
 
     fn has_staging(&self, part: &Path) -> bool {
@@ -256,7 +270,7 @@ impl Service {
                 continue;
             }
             let walked = match looking {
-                Looking::At(_) => self.recorded(directory)?.map_or(now, |before| before.walked),
+                Looking::At(looks) => looks.walked,
                 Looking::AtAll | Looking::ToProve(_) => now,
             };
             let rules = self.digest_of_rules();

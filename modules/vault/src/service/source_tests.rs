@@ -159,6 +159,48 @@ fn what_another_backup_stored_and_is_gone_again_is_noted_though_no_tree_tells() 
     assert_eq!((report.backup.deleted, all), (1, 0), "{report:?}");
 }
 
+#[test]
+fn what_was_away_when_another_backup_ran_and_came_back_as_it_was_is_backed_up_again() {
+    let mut world = World::new();
+    world.put(0..3, 1);
+    backed_up(&mut world, &[]);
+    let (here, away) = (docs(&world).join("1"), docs(&world).join("away"));
+    fs::rename(&here, &away).unwrap();
+    world.now(|service| super::world::back_up(service));
+    fs::rename(&away, &here).unwrap();
+    // To the file system nothing but times of the directory changed since the base.
+    let named = [names(docs(&world), &[])];
+    let (report, all) = backed_up(&mut world, &named);
+    assert!(all == 1 && report.backup.is_clean(), "{report:?}");
+    world.now(|service| {
+        let directory = service.catalogue.directories()?.remove(0);
+        assert!(!service.catalogue.current_file(&directory, Path::new("1"))?.unwrap().deleted);
+        Ok(())
+    });
+    assert_eq!(backed_up(&mut world, &[]).1, 0, "and there is a base again");
+}
+
+#[test]
+fn content_that_was_written_under_unchanged_times_is_read_in_the_week_s_look_at_all_and_after_a_failure() {
+    let mut world = World::new();
+    world.put(0..3, 1);
+    backed_up(&mut world, &[]);
+    world.hour += 7 * 24;
+    let silent = Told { silent: vec!["1".into()], ..names(docs(&world), &["1"]) };
+    let (report, all) = backed_up(&mut world, &[silent]);
+    assert_eq!((report.added.staged, all), (1, 1), "{report:?}");
+    let directory = |service: &Service| service.catalogue.directories().unwrap().remove(0);
+    world.now(|service| {
+        let directory = directory(service);
+        let text = service.catalogue.base(&directory)?.unwrap();
+        let mut recorded: serde_json::Value = serde_json::from_str(&text).unwrap();
+        recorded["again"] = serde_json::to_value([BytePath::from(docs(&world).join("2").as_path())]).unwrap();
+        service.catalogue.set_base(&directory, Some(&recorded.to_string()))
+    });
+    let (report, all) = backed_up(&mut world, &[]);
+    assert_eq!((report.added.staged, all), (1, 0), "{report:?}");
+}
+
 /// What trees know of a path.
 type Seen = BTreeMap<PathBuf, (u64, i64, i64, u32, bool)>;
 

@@ -264,7 +264,7 @@ impl Service {
             }
             What::Looks(looks) => Known::of_looks(&self.catalogue, directory, looks)?,
         };
-        let vaults = self.vaults_to_fill();
+        let (vaults, silent) = (self.vaults_to_fill(), self.told_silent(directory));
         let mut unchanged = 0;
         let mut found = |path: &Path, facts: &Metadata| {
             if observer.is_cancelled() {
@@ -274,7 +274,8 @@ impl Service {
             if !facts.is_dir() && self.is_restored_copy(directory, &name)? {
                 return Ok(());
             }
-            let is_silent = matches!(what, What::Looks(looks) if looks.is_silent(path));
+            let is_silent =
+                silent.contains(path) || matches!(what, What::Looks(looks) if looks.is_silent(path));
             let current = known.current_content(&name, &self.view.real(path), facts);
             match current.filter(|_| !is_silent) {
                 Some(content) if holds_all(&self.catalogue, &vaults, content)? => {
