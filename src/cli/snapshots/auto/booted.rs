@@ -131,8 +131,8 @@ async fn mark(
 /// Tells whoever works at a terminal that this start counts as one that failed: a few more, and the machine goes back.
 fn tell(why: &str) {
     let text = format!(
-        "this start is not found healthy: {why}; after some such starts in a row this machine goes back to its last known good state \
-         by itself (`pc-switcher snapshots auto` says more). Mend it, or leave the check out of [rollback] health"
+        "this start is not found healthy: {why}; after some such starts in a row that do not end in order this machine goes back to its \
+         last known good state by itself (`pc-switcher snapshots auto` says more). Mend it, or leave the check out of [rollback] health"
     );
     // `doctor` says it as well, so nothing is lost if nobody hears it.
     let _ = Command::new("timeout").args(["10", "wall", &text]).stdin(Stdio::null()).status();
