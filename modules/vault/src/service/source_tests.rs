@@ -166,7 +166,7 @@ fn what_was_away_when_another_backup_ran_and_came_back_as_it_was_is_backed_up_ag
     backed_up(&mut world, &[]);
     let (here, away) = (docs(&world).join("1"), docs(&world).join("away"));
     fs::rename(&here, &away).unwrap();
-    world.now(|service| super::world::back_up(service));
+    world.now(super::world::back_up);
     fs::rename(&away, &here).unwrap();
     // To the file system nothing but times of the directory changed since the base.
     let named = [names(docs(&world), &[])];
