@@ -82,10 +82,6 @@ pub fn make_old(root: &Path) {
     fs::hard_link(at("two-a"), at("two-b")).unwrap();
     fs::hard_link(at("two-a"), at("two-c")).unwrap();
     symlink("somewhere", at("link")).unwrap();
-    symlink("where it led", at("way-a")).unwrap();
-    set_mtime(&at("way-a"), 1_000_000, 5);
-    fs::hard_link(at("way-a"), at("way-b")).unwrap();
-    fs::hard_link(at("way-a"), at("way-c")).unwrap();
 }
 
 /// Makes the new tree of an old one: every kind of step.
@@ -112,11 +108,6 @@ pub fn make_new(root: &Path) {
     fs::hard_link(at("a-lone"), at("also-lone")).unwrap();
     fs::remove_file(at("link")).unwrap();
     symlink("elsewhere", at("link")).unwrap();
-    // The one that stays has another time, which those that went get with it.
-    fs::remove_file(at("way-a")).unwrap();
-    fs::remove_file(at("way-b")).unwrap();
-    fs::write(at("way-b"), "a file").unwrap();
-    set_mtime(&at("way-c"), 3_000_000, 6);
     set_mtime(&at("stays"), 77, 7);
     set_mtime(root, 88, 8);
 }
@@ -142,6 +133,25 @@ impl Stage<'_> {
             }
         }
         Stage { base, old, new }
+    }
+
+    /// As [`Stage::make`], with three names of one link, of which one stays and gets another time: those that went get it with it.
+    pub fn with_ways(base: &Path) -> Stage<'_> {
+        let stage = Stage::make(base);
+        for root in [&stage.old, &stage.new] {
+            let at = |name: &str| root.join(name);
+            symlink("where it led", at("way-a")).unwrap();
+            set_mtime(&at("way-a"), 1_000_000, 5);
+            fs::hard_link(at("way-a"), at("way-b")).unwrap();
+            fs::hard_link(at("way-a"), at("way-c")).unwrap();
+        }
+        let at = |name: &str| stage.new.join(name);
+        fs::remove_file(at("way-a")).unwrap();
+        fs::remove_file(at("way-b")).unwrap();
+        fs::write(at("way-b"), "a file").unwrap();
+        set_mtime(&at("way-c"), 3_000_000, 6);
+        set_mtime(&stage.new, 88, 8);
+        stage
     }
 
     /// Returns a target that stands at the old tree.

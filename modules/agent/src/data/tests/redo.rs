@@ -23,7 +23,7 @@ use crate::proto::{AgentErrorKind, ApplyReport, ApplyRequest, Body, Op, Patience
 #[test]
 fn a_death_after_any_step_leaves_each_path_old_or_new_and_a_redo_the_tree() {
     everywhere(|base, _| {
-        let stage = Stage::make(base);
+        let stage = Stage::with_ways(base);
         let before = normal(&walked(&stage.target()));
         let mut deaths = Vec::new();
         for number in 0.. {
