@@ -1,4 +1,5 @@
-//! The count of starts, in a file of fixed size beside the snapshots: no rollback reaches it, and writing it takes no space.
+//! The count of starts, in a file of fixed size beside the snapshots: no rollback reaches it. On a disk that is full to the last block
+//! writing it may fail all the same, since btrfs copies what it writes.
 //!
 //! It is written in place. What is there in another form than this program writes it says nothing: it leads to no fallback, and
 //! is written anew.
