@@ -23,6 +23,11 @@ const AT_LEAST: usize = 1 << 20;
 /// Reads the bytes as what the first of them says.
 pub fn run(data: &[u8]) {
     let Some((kind, body)) = data.split_first() else { return };
+    run_as(*kind, body);
+}
+
+/// Reads the bytes as something of that kind.
+pub fn run_as(kind: u8, body: &[u8]) {
     match kind % 10 {
         0 => header(body),
         1 => tree(body),

@@ -1,6 +1,7 @@
 //! `bt` from an empty home to files back, and what may go wrong on the way.
 
 mod bucket;
+mod damaged;
 mod keeping;
 mod layers;
 mod odd;
@@ -75,6 +76,25 @@ impl Home {
     }
 }
 
+/// Returns all files below a directory.
+fn walk(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+/// Runs restic on the vault in a directory, which must succeed; without restic nothing is said, and CI has it.
+fn restic(root: &Path, args: &[&str]) -> Option<String> {
+    let mut command = Command::new("restic");
+    command.arg("--repo").arg(root).arg("--no-cache").args(args).env("RESTIC_PASSWORD", "correct horse");
+    let Ok(output) = command.output() else {
+        assert!(std::env::var_os("LAB_REQUIRED").is_none(), "restic is missing; tests/packages installs it");
+        eprintln!("skipped: restic is missing; tests/packages installs it");
+        return None;
+    };
+    assert!(output.status.success(), "restic {args:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    Some(text(&output.stdout))
+}
+
 fn ended(code: i32, args: &[&str], output: &Output) -> String {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "bt {args:?}: {said}");
@@ -130,11 +150,6 @@ fn from_an_empty_home_to_an_older_version_back() {
 
 #[test]
 fn restic_alone_restores_what_bt_stored() {
-    if !Command::new("restic").arg("version").output().is_ok_and(|output| output.status.success()) {
-        assert!(std::env::var_os("LAB_REQUIRED").is_none(), "restic is missing; tests/packages installs it");
-        eprintln!("skipped: restic is missing; tests/packages installs it");
-        return;
-    }
     let home = Home::ready();
     home.put("a/b", "one\n");
     home.put("a.b", "two\n");
@@ -142,19 +157,12 @@ fn restic_alone_restores_what_bt_stored() {
     fs::set_permissions(home.path("docs/a.b"), fs::Permissions::from_mode(0o640)).unwrap();
     home.bt(&["add"]);
     home.bt(&["backup"]);
-    let restic = |args: &[&str]| {
-        let output = Command::new("restic")
-            .args(["--repo", home.state().join("local").to_str().unwrap(), "--no-cache"])
-            .args(args)
-            .env("RESTIC_PASSWORD", "correct horse")
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "restic {args:?}: {}", text(&output.stderr));
-        text(&output.stdout)
-    };
-    restic(&["check", "--read-data"]);
+    let root = home.state().join("local");
+    if restic(&root, &["check", "--read-data"]).is_none() {
+        return;
+    }
     let target = home.path("back");
-    restic(&["restore", "latest", "--target", target.to_str().unwrap()]);
+    restic(&root, &["restore", "latest", "--target", target.to_str().unwrap()]);
     let docs = target.join(home.path("docs").strip_prefix("/").unwrap());
     for name in ["a/b", "a.b", "large"] {
         assert_eq!(fs::read(docs.join(name)).unwrap(), fs::read(home.path("docs").join(name)).unwrap());
@@ -399,14 +407,18 @@ fn when_the_machine_is_gone_another_one_gets_its_files_back() {
     gone.put("letter", "dear");
     gone.bt(&["add"]);
     gone.bt(&["backup"]);
-    let (root, host) = (gone.state().join("local"), gone.json(&["config", "list"])["host_id"].clone());
+    let (root, host) = (new.path("disk"), gone.json(&["config", "list"])["host_id"].clone());
+    let copied = Command::new("cp").arg("-a").arg(gone.state().join("local")).arg(&root).status();
+    assert!(copied.unwrap().success());
+    let docs = gone.path("docs");
+    drop(gone);
     new.bt(&["config", "init", "--root", root.to_str().unwrap()]);
     let said = new.fails(3, &["recover"]);
     let host = host.as_str().unwrap();
     assert!(said.contains("no vault holds anything") && said.contains(host), "{said}");
     assert_eq!(new.json(&["recover", "--from", host, "--take-over"])["versions"], 1);
     assert_eq!(new.json(&["config", "list"])["host_id"], host);
-    let docs = gone.path("docs");
+    assert!(!docs.parent().unwrap().exists());
     new.bt(&["restore", docs.to_str().unwrap(), "--to", new.path("back").to_str().unwrap()]);
     assert_eq!(fs::read_to_string(new.path("back/letter")).unwrap(), "dear");
 }
@@ -459,6 +471,17 @@ fn slips_are_said_with_what_to_do() {
     home.put(".btignore", "*.tmp\n");
     home.put("a.tmp", "x");
     assert!(home.fails(2, &["add", "a.tmp"]).contains("is ignored"));
+    home.put("one more", "1");
+    home.put("and more", "2");
+    let said = home.fails(1, &["add", "one more", "a.tmp", "and more"]);
+    assert!(
+        said.contains("a.tmp: ") && said.contains("is ignored") && said.contains("1 file failed"),
+        "{said}"
+    );
+    assert!(
+        home.bt(&["dir", "status"]).matches("S   ").count() >= 2,
+        "one of several keeps no other from it"
+    );
     home.bt(&["add"]);
     assert!(home.fails(4, &["backup"]).contains("bt config vault init"));
     assert!(home.fails(2, &["restore", "nothing"]).contains("there is no version"));

@@ -25,7 +25,7 @@ pub(crate) fn usage(message: impl Into<String>) -> ModuleError {
 /// Makes the error of a repository that is not as it was written.
 pub(crate) fn damaged(what: impl std::fmt::Display, why: impl std::fmt::Display) -> ModuleError {
     ModuleError::failed(format!("{what} is damaged: {why}"))
-        .hint("`pc-switcher vault check` says what else is")
+        .hint("`bt check --read-data` says what else is, `bt repair` saves what can be read")
 }
 
 pub(crate) fn no_random(error: getrandom::Error) -> ModuleError {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use pc_switcher_contract::human_bytes;
+use pc_switcher_contract::{ErrorKind, human_bytes};
 use pc_switcher_vault::catalogue::Tracked;
 use pc_switcher_vault::engine::Trouble;
 use pc_switcher_vault::service::AddReport;
@@ -145,8 +145,17 @@ pub(super) fn add(args: &AddArgs, context: &mut Context<'_>) -> Result<Exit, Cli
     service.stop_when(watch.is_stopped());
     let deep = args.recursive || !args.one_level;
     let mut all = AddReport::default();
+    let is_one = paths.len() == 1;
     for path in paths {
-        let report = service.add(&path, deep, &watch.observer())?;
+        let report = match service.add(&path, deep, &watch.observer()) {
+            Ok(report) => report,
+            // One of several that cannot be staged keeps no other from it, and is told with what became of them.
+            Err(error) if !is_one && matches!(error.kind, ErrorKind::Usage | ErrorKind::Failed) => {
+                all.troubles.push(Trouble { path, why: error.message });
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         all.staged += report.staged;
         all.bytes += report.bytes;
         all.directories += report.directories;

@@ -5,6 +5,7 @@ mod passphrase;
 mod prune;
 mod recover;
 mod rehearse;
+mod repair;
 mod restore;
 mod serve;
 mod setup;
@@ -60,6 +61,7 @@ pub(super) enum Command {
     Restore(restore::Args),
     History(show::HistoryArgs),
     Check(store::CheckArgs),
+    Repair(repair::RepairArgs),
     Rehearse(rehearse::RehearseArgs),
     Prune(prune::PruneArgs),
     Recover(recover::RecoverArgs),
@@ -93,6 +95,7 @@ pub(super) fn run(command: &Command, context: &mut Context<'_>) -> Result<Exit, 
         Command::Restore(args) => restore::run(args, context),
         Command::History(args) => show::history(args, context),
         Command::Check(args) => store::check(args, context),
+        Command::Repair(args) => repair::run(args, context),
         Command::Rehearse(args) => rehearse::run(args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Recover(args) => recover::run(args, context),

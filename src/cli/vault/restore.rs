@@ -71,11 +71,19 @@ pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliErr
         context.print_json(
             &json!({
                 "files": files, "bytes": report.bytes, "troubles": said(&report.troubles), "refused": said(&report.refused),
+                "elsewhere": said(&report.elsewhere),
             }),
         )?;
     } else {
         for file in &report.files {
             writeln!(context.out, "{}", shown(file))?;
+        }
+        for elsewhere in report.elsewhere.iter().take(SHOWN) {
+            writeln!(context.err, "warning: {}: {}", shown(&elsewhere.path), elsewhere.why)?;
+        }
+        let more = report.elsewhere.len().saturating_sub(SHOWN);
+        if more > 0 {
+            writeln!(context.err, "warning: {more} more files came from another vault than the first")?;
         }
         for refused in report.refused.iter().take(SHOWN) {
             writeln!(context.err, "warning: {}: {}", shown(&refused.path), refused.why)?;

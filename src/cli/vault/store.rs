@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use pc_switcher_contract::{ModuleError, SetId, human_bytes};
-use pc_switcher_vault::service::{BackupReport, Proof, Service, TrackedReport};
+use pc_switcher_vault::engine::Part;
+use pc_switcher_vault::service::{BackupReport, Checked, Proof, Service, TrackedReport};
 use serde_json::json;
 
 use super::super::{CliError, Context, Exit};
@@ -37,9 +38,10 @@ pub struct BackupArgs {
 /// Prove that what the vaults should hold is there
 #[derive(Debug, Clone, clap::Args)]
 pub struct CheckArgs {
-    /// Read everything, too, and prove that each byte is as it was written
-    #[arg(long)]
-    read_data: bool,
+    /// Read everything, too, and prove that each byte is as it was written; of a part, such as =1/10, what was not read for
+    /// longest, so that ten such checks read everything
+    #[arg(long, value_name = "PART", num_args = 0..=1, require_equals = true, default_missing_value = "1/1")]
+    read_data: Option<Part>,
     /// Only the vault of this name
     #[arg(long, value_name = "NAME")]
     vault: Option<String>,
@@ -197,40 +199,55 @@ pub(super) fn check(args: &CheckArgs, context: &mut Context<'_>) -> Result<Exit,
     let all =
         service.check(args.vault.as_deref(), args.read_data, &mut |ask| watch.passphrase(ask), &observer)?;
     drop(watch);
-    let sound = all.iter().all(|(_, found)| found.problems.is_empty());
+    let sound = all.iter().all(|one| one.summary.problems.is_empty());
     if context.global.json {
-        let line = |(name, found): &(String, pc_switcher_vault::engine::CheckSummary)| {
+        let line = |Checked { name, summary: found, unread, oldest }: &Checked| {
             json!({
                 "name": name, "snapshots": found.snapshots, "packs": found.packs, "bytes": found.bytes,
-                "read_bytes": found.read_bytes, "unknown_packs": found.unknown_packs, "problems": found.problems,
+                "read_bytes": found.read_bytes, "read_packs": found.read.len(), "unread_packs": unread,
+                "oldest_read": oldest.map(|at| at.to_string()), "unknown_packs": found.unknown_packs,
+                "problems": found.problems,
             })
         };
         context.print_json(&json!(all.iter().map(line).collect::<Vec<_>>()))?;
     } else {
-        for (name, found) in &all {
-            for problem in &found.problems {
-                writeln!(context.err, "error: {name}: {problem}")?;
-            }
-            let read = if args.read_data {
-                format!(", {} read", human_bytes(found.read_bytes))
-            } else {
-                String::new()
-            };
-            let verdict = match found.problems.len() {
-                0 => "sound".to_owned(),
-                count => format!("{count} problems"),
-            };
-            let what =
-                format!("{} snapshots, {} packs, {}", found.snapshots, found.packs, human_bytes(found.bytes));
-            writeln!(context.out, "{name}: {verdict}; {what}{read}")?;
-            if found.unknown_packs > 0 {
-                let count = found.unknown_packs;
-                writeln!(
-                    context.out,
-                    "{name}: {count} packs are in no index; a run that was killed left them; the next backup takes them up, or `bt prune` removes them"
-                )?;
-            }
+        for one in &all {
+            print_checked(args, one, context)?;
         }
     }
     Ok(if sound { Exit::Completed } else { Exit::Failed })
+}
+
+fn print_checked(args: &CheckArgs, one: &Checked, context: &mut Context<'_>) -> Result<(), CliError> {
+    let Checked { name, summary: found, unread, oldest } = one;
+    for problem in &found.problems {
+        writeln!(context.err, "error: {name}: {problem}")?;
+    }
+    let mut parts =
+        vec![format!("{} snapshots, {} packs, {}", found.snapshots, found.packs, human_bytes(found.bytes))];
+    if let Some(part) = args.read_data {
+        parts.push(format!("{} read", human_bytes(found.read_bytes)));
+        if part != Part::ALL {
+            parts.push(match (unread, oldest) {
+                (0, Some(oldest)) => format!("each pack since {}", oldest.strftime("%Y-%m-%d %H:%M UTC")),
+                _ => format!("{unread} packs never yet"),
+            });
+        }
+    }
+    let verdict = match found.problems.len() {
+        0 => "sound".to_owned(),
+        count => format!("{count} problems"),
+    };
+    writeln!(context.out, "{name}: {verdict}; {}", parts.join(", "))?;
+    if !found.problems.is_empty() {
+        writeln!(context.err, "`bt repair --dry-run` says what can be repaired")?;
+    }
+    if found.unknown_packs > 0 {
+        let count = found.unknown_packs;
+        writeln!(
+            context.out,
+            "{name}: {count} packs are in no index; a run that was killed left them; the next backup takes them up, or `bt prune` removes them"
+        )?;
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@ mod directories;
 mod entities;
 mod gone;
 mod operations;
+mod reads;
 mod recover;
 mod schema;
 mod staged;

@@ -143,6 +143,15 @@ impl Catalogue {
         Ok(self.ok(found.optional())?.unwrap_or(true))
     }
 
+    /// Has the next backup write a snapshot into a vault, whether anything changes until then or not.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn need_snapshot(&mut self, vault: &str) -> Result<()> {
+        let done = self.db.execute("UPDATE vault_state SET due = 1 WHERE vault = ?1", [vault]);
+        self.ok(done).map(drop)
+    }
+
     /// Notes that a vault has a snapshot of all that is known.
     ///
     /// # Errors

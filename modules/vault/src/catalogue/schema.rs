@@ -7,7 +7,7 @@ use super::Catalogue;
 use crate::error::Result;
 
 /// Each entry brings the format one further; entries are never changed, only added.
-pub(super) const MIGRATIONS: [&str; 7] = [
+pub(super) const MIGRATIONS: [&str; 8] = [
     "
     CREATE TABLE contents (
         id         TEXT PRIMARY KEY NOT NULL,
@@ -139,6 +139,15 @@ pub(super) const MIGRATIONS: [&str; 7] = [
         directory_id TEXT PRIMARY KEY NOT NULL REFERENCES directories ON DELETE CASCADE,
         recorded     TEXT NOT NULL
     ) STRICT;
+",
+    // When packs were read last and found as they were written, in seconds.
+    "
+    CREATE TABLE pack_reads (
+        vault   TEXT NOT NULL,
+        pack_id BLOB NOT NULL,
+        read_at INTEGER NOT NULL,
+        PRIMARY KEY (vault, pack_id)
+    ) STRICT, WITHOUT ROWID;
 ",
 ];
 

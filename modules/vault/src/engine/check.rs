@@ -1,16 +1,12 @@
 //! Checks a repository: what the snapshots need is there, and on demand each byte of it is as it was written.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crossbeam_channel::unbounded;
-
-use super::{Observer, Progress, check_cancelled, workers};
+use super::reading::{self, Reading};
+use super::{Observer, check_cancelled};
 use crate::error::Result;
-use crate::format::blob::decode_header;
-use crate::format::{BlobKind, Id, NodeKind};
-use crate::repo::{Location, Repository, blob_from_pack};
+use crate::format::{BlobKind, Id, NodeKind, Snapshot};
+use crate::repo::{Broken, Location, Repository, blob_from_pack};
 use crate::store::Kind;
 
 /// What a check found.
@@ -24,21 +20,31 @@ pub struct CheckSummary {
     pub bytes: u64,
     /// Bytes that were read.
     pub read_bytes: u64,
+    /// The packs that were read and are as they were written.
+    pub read: Vec<Id>,
+    /// The packs that were read and are not.
+    pub unsound: Vec<Id>,
+    /// All packs that are there and in an index.
+    pub there: Vec<Id>,
     /// Packs that no index knows: left over from a run that was killed, harmless.
     pub unknown_packs: u64,
     /// All that is wrong.
     pub problems: Vec<String>,
 }
 
-/// Checks a repository; with `read_data` every pack is read.
+/// Checks a repository, and reads as many of its packs as is said.
 ///
 /// # Errors
 /// If the place cannot be read or the run was cancelled; damages are in the summary.
-pub fn check(repo: &Repository, read_data: bool, observer: &dyn Observer) -> Result<CheckSummary> {
+pub fn check(repo: &Repository, reading: &Reading<'_>, observer: &dyn Observer) -> Result<CheckSummary> {
     // Snapshots before the index: a snapshot that is there has its index there.
-    let snapshots = repo.snapshots()?;
-    repo.load_index()?;
-    let packs: HashMap<String, u64> = repo.store().list(Kind::Pack)?.into_iter().collect();
+    let (snapshots, broken) = repo.snapshots_found()?;
+    let told = |kind: Kind, broken: &Broken| format!("{} `{}`: {}", kind.noun(), broken.name, broken.why);
+    let mut problems: Vec<String> = broken.iter().map(|one| told(Kind::Snapshot, one)).collect();
+    let (files, lost) = repo.index_found()?;
+    problems.extend(lost.iter().map(|one| format!("{}; `bt repair` makes it anew", told(Kind::Index, one))));
+    repo.know(files.iter().flat_map(|(_, file)| &file.packs));
+    let packs: BTreeMap<String, u64> = repo.store().list(Kind::Pack)?.into_iter().collect();
     let indexed = repo.indexed();
     let mut summary = CheckSummary {
         snapshots: snapshots.len() as u64,
@@ -48,36 +54,44 @@ pub fn check(repo: &Repository, read_data: bool, observer: &dyn Observer) -> Res
             .keys()
             .filter(|name| name.parse().is_ok_and(|id: Id| !indexed.contains_key(&id)))
             .count() as u64,
+        problems,
         ..CheckSummary::default()
     };
+    let mut there = Vec::new();
     for (id, blobs) in &indexed {
         let end = blobs.iter().map(|(_, at)| u64::from(at.offset) + u64::from(at.length)).max().unwrap_or(0);
         match packs.get(&id.hex()) {
             None => {
-                summary.problems.push(format!("pack `{id}` is missing, and {} blobs with it", blobs.len()))
+                summary.problems.push(format!("pack `{id}` is missing, and {} blobs with it", blobs.len()));
+                continue;
             }
             Some(size) if *size < end => {
-                summary.problems.push(format!("pack `{id}` is cut short: {size} bytes of {end}"))
+                summary.problems.push(format!("pack `{id}` is cut short: {size} bytes of {end}"));
             }
             Some(_) => {}
         }
+        there.push((*id, packs.get(&id.hex()).copied().unwrap_or(0)));
     }
-    let mut seen = HashSet::new();
-    for (id, snapshot) in &snapshots {
-        follow(
-            repo,
-            snapshot.tree,
-            &format!("snapshot `{}`", id.short()),
-            &mut seen,
-            &mut summary.problems,
-            observer,
-        )?;
-    }
-    if read_data {
-        read_all(repo, &indexed, &packs, &mut summary, observer)?;
-    }
+    there.sort_unstable();
+    summary.problems.extend(lost_in(repo, &snapshots, observer)?);
+    read(repo, &indexed, &reading.choose(&there), &mut summary, observer)?;
+    summary.there = there.into_iter().map(|(id, _)| id).collect();
     summary.problems.sort();
     Ok(summary)
+}
+
+/// Follows snapshots and names all that no index knows of what they need.
+pub(super) fn lost_in(
+    repo: &Repository,
+    snapshots: &[(Id, Snapshot)],
+    observer: &dyn Observer,
+) -> Result<Vec<String>> {
+    let (mut seen, mut lost) = (HashSet::new(), Vec::new());
+    for (id, snapshot) in snapshots {
+        let place = format!("snapshot `{}`", id.short());
+        follow(repo, snapshot.tree, &place, &mut seen, &mut lost, observer)?;
+    }
+    Ok(lost)
 }
 
 fn follow(
@@ -133,40 +147,22 @@ fn follow(
     Ok(())
 }
 
-fn read_all(
+fn read(
     repo: &Repository,
     indexed: &HashMap<Id, Vec<(Id, Location)>>,
-    packs: &HashMap<String, u64>,
+    packs: &[(Id, u64)],
     summary: &mut CheckSummary,
     observer: &dyn Observer,
 ) -> Result<()> {
-    let total_bytes = indexed.keys().filter_map(|id| packs.get(&id.hex())).sum();
-    let (read, problems) = (AtomicU64::new(0), Mutex::new(Vec::new()));
-    let (send, jobs) = unbounded();
-    for pack in indexed.iter().filter(|(id, _)| packs.contains_key(&id.hex())) {
-        send.send(pack).ok();
+    let found = reading::each_pack(packs, observer, |id| {
+        Ok(read_pack(repo, id, indexed.get(&id).map_or(&[], |blobs| blobs)))
+    })?;
+    summary.read_bytes = packs.iter().map(|(_, size)| size).sum();
+    for (id, problems) in found {
+        let list = if problems.is_empty() { &mut summary.read } else { &mut summary.unsound };
+        list.push(id);
+        summary.problems.extend(problems);
     }
-    drop(send);
-    std::thread::scope(|scope| {
-        for _ in 0..workers() {
-            let (jobs, read, problems) = (jobs.clone(), &read, &problems);
-            scope.spawn(move || {
-                for (id, blobs) in jobs {
-                    if observer.is_cancelled() {
-                        break;
-                    }
-                    let found = read_pack(repo, *id, blobs);
-                    let size = packs.get(&id.hex()).copied().unwrap_or(0);
-                    let bytes = read.fetch_add(size, Ordering::Relaxed) + size;
-                    observer.progress(Progress { files: 0, bytes, total_bytes, item: id.short().into() });
-                    problems.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
-                }
-            });
-        }
-    });
-    check_cancelled(observer)?;
-    summary.read_bytes = read.into_inner();
-    summary.problems.extend(problems.into_inner().unwrap_or_else(PoisonError::into_inner));
     Ok(())
 }
 
@@ -181,7 +177,7 @@ fn read_pack(repo: &Repository, id: Id, blobs: &[(Id, Location)]) -> Vec<String>
     if Id::of(&bytes) != id {
         problems.push(format!("pack `{id}` is not as it was written"));
     }
-    if let Err(why) = check_header(repo, &bytes) {
+    if let Err(why) = repo.header_in(&bytes) {
         problems.push(format!("pack `{id}`: {why}"));
     }
     for (blob, at) in blobs {
@@ -193,13 +189,4 @@ fn read_pack(repo: &Repository, id: Id, blobs: &[(Id, Location)]) -> Vec<String>
         }
     }
     problems
-}
-
-/// Reads the header at the end of a pack, from which the index can be made anew.
-fn check_header(repo: &Repository, bytes: &[u8]) -> std::result::Result<(), String> {
-    let (rest, length) = bytes.split_last_chunk::<4>().ok_or("it is cut short")?;
-    let start =
-        rest.len().checked_sub(u32::from_le_bytes(*length) as usize).ok_or("its header is cut short")?;
-    let plain = repo.key().open(&rest[start..]).map_err(|_| "its header is not as it was written")?;
-    decode_header(&plain).map(drop)
 }

@@ -65,6 +65,7 @@ fn back_up(repo: &Repository, source: &Path) -> Result<BackupSummary> {
         uid: 0,
         gid: 0,
         tags: vec![],
+        original: None,
         program_version: String::new(),
     };
     repo.save(Kind::Snapshot, &snapshot)?;
@@ -95,11 +96,11 @@ fn whichever_write_is_the_last_the_repository_is_sound_and_the_next_run_complete
         let dying = Arc::new(Dying { inner: store.clone(), left: AtomicUsize::new(writes) });
         let ended = back_up(&Repository::open(dying, b"x").unwrap(), dir.path());
         let repo = Repository::open(store, b"x").unwrap();
-        let found = check(&repo, true, &Quiet::default()).unwrap();
+        let found = check(&repo, &Reading::All, &Quiet::default()).unwrap();
         assert_eq!(found.problems, [""; 0], "after {writes} writes");
         assert_eq!(found.snapshots, u64::from(ended.is_ok()));
         back_up(&repo, dir.path()).unwrap();
-        assert_eq!(check(&repo, true, &Quiet::default()).unwrap().problems, [""; 0]);
+        assert_eq!(check(&repo, &Reading::All, &Quiet::default()).unwrap().problems, [""; 0]);
         if ended.is_ok() {
             assert!(writes > 4, "{writes} writes are all");
             return;
@@ -117,7 +118,7 @@ fn a_run_that_is_cancelled_keeps_what_it_packed_and_writes_no_snapshot() {
     let backup = TreeBackup { repo: &repo, roots: &roots, parent: None, names: &names, observer: &observer };
     let error = backup.run().unwrap_err();
     assert_eq!(error.kind, pc_switcher_contract::ErrorKind::Cancelled);
-    assert!(check(&repo, true, &Quiet::default()).unwrap().problems.is_empty());
+    assert!(check(&repo, &Reading::All, &Quiet::default()).unwrap().problems.is_empty());
 }
 
 #[test]
@@ -165,6 +166,7 @@ fn with_one_kind_each(store: &Arc<MemoryStore>) -> (Repository, [(BlobKind, Id);
         uid: 0,
         gid: 0,
         tags: vec![],
+        original: None,
         program_version: String::new(),
     };
     repo.save(Kind::Snapshot, &snapshot).unwrap();
@@ -176,7 +178,7 @@ fn with_one_kind_each(store: &Arc<MemoryStore>) -> (Repository, [(BlobKind, Id);
 fn a_tree_that_an_older_version_stored_as_content_alone_is_read_named_and_stored_as_what_it_is_by_a_prune() {
     let store = Arc::new(MemoryStore::default());
     let (repo, lacking) = with_one_kind_each(&store);
-    let problems = check(&repo, true, &Quiet::default()).unwrap().problems;
+    let problems = check(&repo, &Reading::All, &Quiet::default()).unwrap().problems;
     assert!(problems.len() == 2 && problems.iter().all(|one| one.contains("bt prune")), "{problems:?}");
     let target = tempfile::tempdir().unwrap();
     let restorer = Restorer { repo: &repo, content_only: true, observer: &Quiet::default() };
@@ -194,7 +196,7 @@ fn a_tree_that_an_older_version_stored_as_content_alone_is_read_named_and_stored
     prune(&repo, &PruneOrder { alone: Some(&alone), ..order }, &Quiet::default()).unwrap();
     drop(alone);
     let repo = Repository::open(store, b"x").unwrap();
-    assert_eq!(check(&repo, true, &Quiet::default()).unwrap().problems, [""; 0]);
+    assert_eq!(check(&repo, &Reading::All, &Quiet::default()).unwrap().problems, [""; 0]);
     for (kind, id) in lacking {
         assert!(repo.find(kind, &id).is_some());
     }

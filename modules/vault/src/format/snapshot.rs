@@ -32,6 +32,9 @@ pub struct Snapshot {
     /// Words for people and for `restic forget`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+    /// The snapshot of which this one is what could be saved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<Id>,
     /// The writer.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub program_version: String,

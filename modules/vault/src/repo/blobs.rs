@@ -118,6 +118,14 @@ impl Repository {
         Ok(())
     }
 
+    /// Takes this for all that is known of packs, whatever the index files say.
+    pub(crate) fn know<'p>(&self, packs: impl IntoIterator<Item = &'p IndexedPack>) {
+        let mut known = Known::default();
+        packs.into_iter().for_each(|pack| known.add(pack));
+        *self.blobs.write() = known;
+        *self.blobs.loaded.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
     /// Forgets what the index said and reads it again.
     ///
     /// # Errors
@@ -186,7 +194,7 @@ impl Repository {
                 BlobKind::Tree => "tree",
             };
             ModuleError::failed(format!("no index of `{place}` knows the {what} `{id}`"))
-                .hint("`restic repair index` makes the index anew")
+                .hint("`bt repair` makes the index anew")
         })?;
         let sealed = self.store.get_range(
             Kind::Pack,

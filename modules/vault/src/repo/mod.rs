@@ -1,7 +1,9 @@
 //! A repository: keys, index, blobs and documents over a store.
 
 mod blobs;
+mod keys;
 mod locks;
+mod mend;
 mod open;
 mod packs;
 mod writer;
@@ -10,6 +12,7 @@ use std::sync::Arc;
 
 pub use blobs::{Location, blob_from_pack};
 pub use locks::Held;
+pub use mend::Broken;
 pub use writer::{FileContent, FileTrouble, Packer, Stored, Writer};
 pub(crate) use writer::{PACK, is_zeros};
 
@@ -108,9 +111,13 @@ impl Repository {
             let id = name.parse().map_err(ModuleError::failed)?;
             all.push((id, self.load::<Snapshot>(Kind::Snapshot, &name)?));
         }
-        let at = |snapshot: &Snapshot| snapshot.time.parse::<jiff::Timestamp>().unwrap_or_default();
-        all.sort_by_cached_key(|(id, snapshot)| (at(snapshot), *id));
+        Self::by_time(&mut all);
         Ok(all)
+    }
+
+    fn by_time(snapshots: &mut [(Id, Snapshot)]) {
+        let at = |snapshot: &Snapshot| snapshot.time.parse::<jiff::Timestamp>().unwrap_or_default();
+        snapshots.sort_by_cached_key(|(id, snapshot)| (at(snapshot), *id));
     }
 
     /// Reads a tree.

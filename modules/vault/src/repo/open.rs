@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
-use super::{Repository, Who, blobs::Blobs};
+use super::{Repository, Who, blobs::Blobs, keys};
 use crate::error::{Result, damaged, no_random};
 use crate::format::keyfile::{Cost, KeyFile, Maker};
 use crate::format::{Chunker, Id, Key, RepoConfig};
@@ -81,8 +81,7 @@ impl Repository {
 fn unlock(store: &dyn Store, passphrase: &[u8], config: &[u8]) -> Result<Key> {
     let place = store.place();
     let (mut why, mut of_nothing) = (None, None);
-    for (name, _) in store.list(Kind::Key)? {
-        let Some(bytes) = store.get(Kind::Key, &name)? else { continue };
+    for (name, bytes) in keys::found(store)? {
         let slot: std::result::Result<KeyFile, _> = serde_json::from_slice(&bytes);
         let opened = slot.map_err(|error| error.to_string()).and_then(|slot| slot.unlock(passphrase));
         match opened {

@@ -61,4 +61,16 @@ impl Repository {
         let held: u64 = entries.iter().map(|entry| u64::from(entry.length)).sum();
         if held == start { Ok(entries) } else { Err(damaged(what(), "its header is that of another pack")) }
     }
+
+    /// Reads what a pack says of itself at its end.
+    ///
+    /// # Errors
+    /// If that is not as it was written.
+    pub(crate) fn header_in(&self, pack: &[u8]) -> std::result::Result<Vec<PackEntry>, String> {
+        let (rest, length) = pack.split_last_chunk::<4>().ok_or("it is cut short")?;
+        let start = rest.len().checked_sub(u32::from_le_bytes(*length) as usize);
+        let start = start.ok_or("its header is cut short")?;
+        let plain = self.key().open(&rest[start..]).map_err(|_| "its header is not as it was written")?;
+        decode_header(&plain)
+    }
 }

@@ -25,8 +25,6 @@ const BYTES: u64 = 256 << 20;
 
 /// A file that is to be restored where nothing is.
 pub(super) struct Job {
-    /// Where it was, for people.
-    pub(super) path: PathBuf,
     /// Where it comes to.
     pub(super) place: PathBuf,
     pub(super) holder: Arc<Way>,
@@ -36,6 +34,8 @@ pub(super) struct Job {
     pub(super) content: Id,
     /// The vault that holds it.
     pub(super) vault: usize,
+    /// Its number among all that are wanted.
+    pub(super) number: usize,
 }
 
 /// What became of one.

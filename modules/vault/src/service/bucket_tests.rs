@@ -8,7 +8,7 @@ use pc_switcher_testkit::s3::{ACCESS_KEY, Call, Fault, S3Server, SECRET_KEY};
 
 use super::world::{DEAD, World, back_up, prune, stage, with_three_backups};
 use super::*;
-use crate::engine::{Quiet, check};
+use crate::engine::{Quiet, Reading, check};
 use crate::store::s3::{Bucket, Credentials, Location, Retries, S3Options, S3Store};
 use crate::store::{Kind, Store};
 
@@ -54,7 +54,7 @@ fn fill(world: &World, store: &dyn Store) {
 
 fn is_sound(store: &Arc<S3Store>, what: &str) {
     let repo = Repository::open(store.clone(), b"x").unwrap();
-    let found = check(&repo, true, &Quiet::default()).unwrap();
+    let found = check(&repo, &Reading::All, &Quiet::default()).unwrap();
     assert_eq!(found.problems, [""; 0], "{what}");
 }
 

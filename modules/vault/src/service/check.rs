@@ -1,28 +1,65 @@
 //! Looking into vaults: whether they are sound, and which snapshots they hold.
 
+use jiff::Timestamp;
+
 use super::Service;
 use super::vaults::Passphrase;
-use crate::engine::{CheckSummary, Observer, check};
+use crate::engine::{CheckSummary, Observer, Part, Reading, check};
 use crate::error::Result;
 use crate::format::{Id, Snapshot};
 
+/// What a check of a vault came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// Its name.
+    pub name: String,
+    /// What was found.
+    pub summary: CheckSummary,
+    /// Packs that no check of this machine ever read.
+    pub unread: u64,
+    /// When that of the others was read that was not read for longest.
+    pub oldest: Option<Timestamp>,
+}
+
 impl Service {
-    /// Checks every vault that is set, or the one of this name.
+    /// Checks every vault that is set, or the one of this name, and reads that part of its packs: those that were not read for longest.
     ///
     /// # Errors
     /// If a vault cannot be opened; what is wrong in it is in its summary.
     pub fn check(
         &mut self,
         only: Option<&str>,
-        read_data: bool,
+        part: Option<Part>,
         passphrase: &mut Passphrase<'_>,
         observer: &dyn Observer,
-    ) -> Result<Vec<(String, CheckSummary)>> {
+    ) -> Result<Vec<Checked>> {
         let mut all = Vec::new();
         for vault in self.chosen(only)? {
             let repo = self.open_vault(&vault, passphrase)?;
             let _lock = repo.lock(&self.around.who, &self.around.clock)?;
-            all.push((vault.name, check(&repo, read_data, observer)?));
+            let read_at = self.catalogue.pack_reads(&vault.name)?;
+            let reading = match part {
+                None => Reading::Nothing,
+                Some(Part::ALL) => Reading::All,
+                Some(part) => Reading::Part(part, &read_at),
+            };
+            let mut summary = check(&repo, &reading, observer)?;
+            // What is damaged now was read once, and is to be looked at first by the next one.
+            let is_sound = |id: &&Id| !summary.unsound.contains(id);
+            let known: Vec<Id> = summary.there.iter().filter(is_sound).copied().collect();
+            let now = (self.around.clock)();
+            let noted = match part {
+                Some(_) => self.catalogue.note_pack_reads(&vault.name, &summary.read, &known, now),
+                None => Ok(()),
+            };
+            if let Err(error) = noted {
+                summary.problems.push(format!("which packs were read cannot be noted: {error}"));
+            }
+            let read_at = self.catalogue.pack_reads(&vault.name).unwrap_or(read_at);
+            let times = summary.there.iter().map(|id| read_at.get(id).copied());
+            let unread = times.clone().filter(Option::is_none).count() as u64;
+            let oldest = times.flatten().min().and_then(|at| Timestamp::from_second(at).ok());
+            all.push(Checked { name: vault.name, summary, unread, oldest });
         }
         Ok(all)
     }

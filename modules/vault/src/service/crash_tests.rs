@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use super::world::{DEAD, World, back_up, prune, stage, with_three_backups};
 use super::*;
-use crate::engine::{Quiet, check};
+use crate::engine::{Quiet, Reading, check};
 use crate::format::{BlobKind, Id};
 use crate::store::{Kind, MemoryStore, Store};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+pub enum Fault {
     FailsBefore,
     FailsAfter,
     DiesBefore,
@@ -18,23 +18,23 @@ enum Fault {
 }
 
 /// A store of which one call goes wrong.
-struct Faulty {
+pub struct Faulty {
     inner: Arc<MemoryStore>,
     at: usize,
     fault: Fault,
     calls: AtomicUsize,
     is_dead: AtomicBool,
     packed: AtomicU64,
-    writes: Mutex<Vec<usize>>,
+    pub writes: Mutex<Vec<usize>>,
 }
 
 impl Faulty {
-    fn new(inner: &Arc<MemoryStore>, at: usize, fault: Fault) -> Arc<Self> {
+    pub fn new(inner: &Arc<MemoryStore>, at: usize, fault: Fault) -> Arc<Self> {
         let (calls, is_dead, packed) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicU64::new(0));
         Arc::new(Self { inner: inner.clone(), at, fault, calls, is_dead, packed, writes: Mutex::default() })
     }
 
-    fn sound(inner: &Arc<MemoryStore>) -> Arc<Self> {
+    pub fn sound(inner: &Arc<MemoryStore>) -> Arc<Self> {
         Self::new(inner, usize::MAX, Fault::FailsBefore)
     }
 
@@ -42,7 +42,7 @@ impl Faulty {
         self.calls.load(Ordering::SeqCst) > self.at
     }
 
-    fn packed(&self) -> u64 {
+    pub fn packed(&self) -> u64 {
         self.packed.load(Ordering::SeqCst)
     }
 
@@ -137,13 +137,13 @@ impl World {
     }
 }
 
-fn opened(store: &Arc<MemoryStore>) -> Repository {
+pub fn opened(store: &Arc<MemoryStore>) -> Repository {
     Repository::open(store.clone(), b"x").unwrap()
 }
 
 /// Chunks that the index knows, those that the newest snapshot has, and locks. Trees name directories of others, whose times
 /// change.
-fn contents(store: &Arc<MemoryStore>) -> (Vec<Id>, Vec<Id>, usize) {
+pub fn contents(store: &Arc<MemoryStore>) -> (Vec<Id>, Vec<Id>, usize) {
     let repo = opened(store);
     repo.load_index().unwrap();
     let indexed = repo.indexed();
@@ -160,13 +160,13 @@ fn contents(store: &Arc<MemoryStore>) -> (Vec<Id>, Vec<Id>, usize) {
     (chunks, newest, store.list(Kind::Lock).unwrap().len())
 }
 
-fn is_sound(store: &Arc<MemoryStore>, what: &str) {
-    let found = check(&opened(store), true, &Quiet::default()).unwrap();
+pub fn is_sound(store: &Arc<MemoryStore>, what: &str) {
+    let found = check(&opened(store), &Reading::All, &Quiet::default()).unwrap();
     assert_eq!(found.problems, [""; 0], "{what}");
 }
 
 /// Proves that each version can be read that the catalogue says is there.
-fn everything_is_there(service: &Service, store: &Arc<MemoryStore>, what: &str) {
+pub fn everything_is_there(service: &Service, store: &Arc<MemoryStore>, what: &str) {
     let repo = opened(store);
     let mut read = 0;
     for name in 0..12 {

@@ -174,6 +174,7 @@ mod tests {
             uid: 0,
             gid: 0,
             tags: tags(OWN),
+            original: None,
             program_version: String::new(),
         };
         (Id::of(&hour.to_le_bytes()), made)

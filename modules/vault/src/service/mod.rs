@@ -5,12 +5,14 @@ mod batch;
 mod check;
 mod forget;
 mod gone;
+mod holders;
 mod ignored;
 mod log;
 mod proof;
 mod prune;
 mod recover;
 mod rehearse;
+mod repair;
 mod replay;
 mod restore;
 mod scan;
@@ -33,11 +35,13 @@ use std::path::{Path, PathBuf};
 use pc_switcher_contract::{Clock, ErrorKind, ModuleError};
 
 pub use backup::{BackupReport, VaultReport};
+pub use check::Checked;
 pub use forget::{Reason, Verdict};
 pub use proof::Proof;
 pub use prune::{PruneOrder, PruneReport, VaultPruned};
 pub use recover::{RecoverOrder, RecoverReport, Source};
 pub use rehearse::{RehearseOrder, RehearseReport, Rehearsed};
+pub use repair::{RepairWish, Repaired};
 pub use restore::{RestoreOrder, RestoreReport, Which};
 pub use settings::{Above, Every, Folder, General, Mistake, Settings, Size, Spot, VaultKind, VaultSettings};
 pub use source::{Place, Reading, Told};
@@ -540,6 +544,8 @@ mod bucket_tests;
 mod crash_tests;
 #[cfg(test)]
 mod recover_tests;
+#[cfg(test)]
+mod repair_tests;
 #[cfg(test)]
 mod restore_tests;
 #[cfg(test)]

@@ -123,10 +123,14 @@ impl Service {
             if order.take_over { host.clone() } else { own.clone().unwrap_or_else(super::new_host_id) };
         let mut last = 0;
         for vault in &open {
-            vault.repo.load_index()?;
-            let gone = fresh.forget_what_is_gone(&vault.settings.name, |blob| {
-                vault.repo.find(BlobKind::Data, &blob).is_some()
-            })?;
+            let (index, broken) = vault.repo.index_found()?;
+            vault.repo.know(index.iter().flat_map(|(_, file)| &file.packs));
+            let is_there = |blob| vault.repo.find(BlobKind::Data, &blob).is_some();
+            let gone = match broken.is_empty() {
+                true => fresh.forget_what_is_gone(&vault.settings.name, is_there)?,
+                // What the damaged part names may be there.
+                false => 0,
+            };
             if gone > 0 {
                 warnings.push(format!(
                     "the vault `{}` does not hold {gone} of the versions any more",
@@ -265,7 +269,7 @@ fn newest_copy(
 
 /// Returns when the newest snapshot of a machine was taken.
 fn newest_snapshot(repo: &Repository, host: &str) -> Result<Option<Timestamp>> {
-    let all = repo.snapshots()?;
+    let (all, _) = repo.snapshots_found()?;
     let newest = all.iter().rev().find(|(_, snapshot)| forget::is_of(snapshot, host));
     Ok(newest.and_then(|(_, snapshot)| snapshot.time.parse().ok()))
 }
@@ -274,7 +278,7 @@ fn newest_snapshot(repo: &Repository, host: &str) -> Result<Option<Timestamp>> {
 fn nothing(open: &[Open], host: &str) -> ModuleError {
     let mut known: Vec<String> = Vec::new();
     for vault in open {
-        let snapshots = vault.repo.snapshots().unwrap_or_default();
+        let (snapshots, _) = vault.repo.snapshots_found().unwrap_or_default();
         let mut hosts: Vec<String> =
             vaults::hosts(vault.repo.store()).unwrap_or_default().into_iter().collect();
         hosts.extend(

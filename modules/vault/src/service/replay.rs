@@ -12,8 +12,8 @@ use super::stage::encode_xattrs;
 use crate::catalogue::{Arrived, Catalogue, Chunk, CurrentFile, Directory, FileFacts, StagedItem};
 use crate::engine::{Observer, Progress, Trouble};
 use crate::error::Result;
-use crate::format::{BlobKind, Id, Node, NodeKind};
-use crate::repo::Repository;
+use crate::format::{BlobKind, Id, Node, NodeKind, Tree};
+use crate::repo::{Broken, Repository};
 
 /// What encryption adds to a blob: a nonce before it and a proof after it.
 const SEAL: u32 = 32;
@@ -30,11 +30,19 @@ pub(super) fn snapshots(
     host: &str,
     observer: &dyn Observer,
 ) -> Result<Vec<Trouble>> {
-    repo.load_index()?;
+    // What is damaged keeps nothing else from being told.
+    let (index, mut broken) = repo.index_found()?;
+    repo.know(index.iter().flat_map(|(_, file)| &file.packs));
     let known = catalogue.newest_version()?;
-    let mut all = repo.snapshots()?;
+    let (mut all, lost) = repo.snapshots_found()?;
+    broken.extend(lost);
+    let damaged = |one: Broken| Trouble {
+        path: one.name.into(),
+        why: format!("in the vault `{vault}` {}; `bt repair` says what can be done", one.why),
+    };
+    let mut troubles: Vec<Trouble> = broken.into_iter().map(damaged).collect();
     all.retain(|(_, snapshot)| forget::is_of(snapshot, host));
-    let Some((_, newest)) = all.last().cloned() else { return Ok(Vec::new()) };
+    let Some((_, newest)) = all.last().cloned() else { return Ok(troubles) };
     let time = |text: &str| text.parse::<Timestamp>().unwrap_or_default();
     // A path that is no text cannot be told from its snapshot.
     for path in newest.paths.iter().filter(|path| !path.contains(char::REPLACEMENT_CHARACTER)) {
@@ -59,12 +67,23 @@ pub(super) fn snapshots(
             {
                 continue;
             }
-            let tree = replay.tree_at(snapshot.tree, &directory.path)?;
-            let then = before.insert(directory.id.clone(), tree);
-            replay.directory(&directory, then, tree, at)?;
+            let then = before.get(&directory.id).copied();
+            let told = match replay.tree_at(snapshot.tree, &directory.path)? {
+                Ok(tree) => replay.directory(&directory, then, tree, at)?.map(|()| tree),
+                Err(why) => Err(why),
+            };
+            match told {
+                Ok(tree) => drop(before.insert(directory.id.clone(), tree)),
+                // What is lost is not gone: the next one tells.
+                Err(why) => replay.troubles.push(Trouble {
+                    path: directory.path.clone(),
+                    why: format!("as it was at {}: {why}; `bt repair` says what can be done", snapshot.time),
+                }),
+            }
         }
     }
-    Ok(replay.troubles)
+    troubles.extend(replay.troubles);
+    Ok(troubles)
 }
 
 struct Replay<'r> {
@@ -85,17 +104,24 @@ struct Changes {
     gone: Vec<PathBuf>,
 }
 
+/// What was found, or why it is lost.
+type Found<T> = std::result::Result<T, String>;
+
 impl Replay<'_> {
     /// Goes down to a directory; `None` if there is none.
-    fn tree_at(&self, root: Id, path: &Path) -> Result<Option<Id>> {
+    fn tree_at(&self, root: Id, path: &Path) -> Result<Found<Option<Id>>> {
         let mut at = root;
         for part in path.iter().skip(1) {
-            match self.repo.tree(at)?.find(part).and_then(|node| node.subtree) {
+            let tree = match self.repo.tree_found(at)? {
+                Ok(tree) => tree,
+                Err(why) => return Ok(Err(why)),
+            };
+            match tree.find(part).and_then(|node| node.subtree) {
                 Some(subtree) => at = subtree,
-                None => return Ok(None),
+                None => return Ok(Ok(None)),
             }
         }
-        Ok(Some(at))
+        Ok(Ok(Some(at)))
     }
 
     /// Records what came and went in a directory. `then` is none for the first snapshot that is looked at.
@@ -105,9 +131,18 @@ impl Replay<'_> {
         then: Option<Option<Id>>,
         now: Option<Id>,
         at: Timestamp,
-    ) -> Result<()> {
-        let mut changes = Changes::default();
-        self.compare(then.flatten(), now, Path::new(""), &mut changes)?;
+    ) -> Result<Found<()>> {
+        let (mut then, mut changes) = (then, Changes::default());
+        if let Err(why) = self.compare(then.flatten(), now, Path::new(""), &mut changes)? {
+            if then.is_none() {
+                return Ok(Err(why));
+            }
+            // What the one before lost says nothing of this one.
+            (then, changes) = (None, Changes::default());
+            if let Err(why) = self.compare(None, now, Path::new(""), &mut changes)? {
+                return Ok(Err(why));
+            }
+        }
         let current = |catalogue: &Catalogue, name: &Path| {
             catalogue.current_files(directory, name, None, usize::MAX >> 1)
         };
@@ -138,24 +173,38 @@ impl Replay<'_> {
         }
         self.catalogue.record(&arrived, at)?;
         let gone: Vec<(String, bool)> = gone.into_iter().map(|file| (file.file_id, true)).collect();
-        self.catalogue.set_deleted(&gone, at)
+        self.catalogue.set_deleted(&gone, at)?;
+        Ok(Ok(()))
     }
 
-    fn compare(&self, then: Option<Id>, now: Option<Id>, below: &Path, changes: &mut Changes) -> Result<()> {
+    fn compare(
+        &self,
+        then: Option<Id>,
+        now: Option<Id>,
+        below: &Path,
+        changes: &mut Changes,
+    ) -> Result<Found<()>> {
         if then == now {
-            return Ok(());
+            return Ok(Ok(()));
         }
         let nodes = |tree: Option<Id>| {
-            Ok::<_, ModuleError>(tree.map(|tree| self.repo.tree(tree)).transpose()?.unwrap_or_default().nodes)
+            let tree = tree.map_or_else(|| Ok(Ok(Tree::default())), |tree| self.repo.tree_found(tree))?;
+            Ok::<_, ModuleError>(tree.map(|tree| tree.nodes))
         };
-        let (then, now) = (nodes(then)?, nodes(now)?);
+        let (then, now) = match (nodes(then)?, nodes(now)?) {
+            (Ok(then), Ok(now)) => (then, now),
+            (Err(why), _) | (_, Err(why)) => return Ok(Err(why)),
+        };
         let mut before: HashMap<_, _> = then.iter().map(|node| (node.name.as_os_str(), node)).collect();
         for node in now {
             let name = below.join(&node.name);
             let old = before.remove(node.name.as_os_str()).filter(|old| old.kind == node.kind);
             match node.kind {
                 NodeKind::Dir => {
-                    self.compare(old.and_then(|old| old.subtree), node.subtree, &name, changes)?;
+                    let then = old.and_then(|old| old.subtree);
+                    if let Err(why) = self.compare(then, node.subtree, &name, changes)? {
+                        return Ok(Err(why));
+                    }
                     let own = |node: &Node| Node { subtree: None, ..node.clone() };
                     if old.map(own) != Some(own(&node)) {
                         changes.files.push((name, node));
@@ -168,7 +217,7 @@ impl Replay<'_> {
             }
         }
         changes.gone.extend(before.into_keys().map(|name| below.join(name)));
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// Makes of an entry what a backup would have recorded.

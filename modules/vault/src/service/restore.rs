@@ -11,18 +11,19 @@ use pc_switcher_contract::{ErrorKind, ModuleError};
 
 use super::Service;
 use super::batch::{Batch, Job};
+use super::holders::Opened;
 use super::ignored::copy_digits;
 use super::snapshot::node_of_version;
 use super::stage::{NotStaged, facts_of};
 use super::vaults::Passphrase;
 use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, FileFacts, Version};
 use crate::engine::{
-    Lacking, Observer, Progress, Restorer, Trouble, Way, dress_special, exchange, make_special, node_of,
-    put_in_place, set_all_but_times, set_metadata, there_already,
+    Lacking, Observer, Restorer, Trouble, Way, dress_special, exchange, make_special, node_of, put_in_place,
+    set_all_but_times, set_metadata, there_already,
 };
 use crate::error::{Result, at, damaged, usage};
 use crate::format::{Id, Node, NodeKind};
-use crate::repo::{Held, Repository};
+use crate::repo::Repository;
 
 /// Which version is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +64,8 @@ pub struct RestoreReport {
     pub troubles: Vec<Trouble>,
     /// What is there without something that its restorer may not give: owner, group, attributes.
     pub refused: Vec<Trouble>,
+    /// What a vault could not give, and another one gave.
+    pub elsewhere: Vec<Trouble>,
 }
 
 impl RestoreReport {
@@ -79,52 +82,12 @@ impl RestoreReport {
         self.refused.iter().map(|one| &one.path).collect::<BTreeSet<_>>().len()
     }
 
-    fn lacks(&mut self, path: &Path, lacking: Vec<Lacking>) {
+    pub(super) fn lacks(&mut self, path: &Path, lacking: Vec<Lacking>) {
         for Lacking { why, is_refused } in lacking {
             let all = if is_refused { &mut self.refused } else { &mut self.troubles };
             all.push(Trouble { path: path.to_owned(), why });
         }
     }
-}
-
-/// The vaults that a restore has tried so far.
-#[derive(Default)]
-struct Opened {
-    vaults: Vec<Open>,
-    refused: HashMap<String, ModuleError>,
-}
-
-impl Opened {
-    /// Restores what waits to be restored together.
-    fn restore(
-        &self,
-        batch: &mut Batch,
-        (order, total_bytes): (&RestoreOrder, u64),
-        report: &mut RestoreReport,
-        observer: &dyn Observer,
-    ) -> Result<()> {
-        let repos: Vec<&Repository> = self.vaults.iter().map(|vault| &vault.repo).collect();
-        for (job, done) in batch.restore(&repos, order.content_only, observer)? {
-            match done {
-                Ok(lacking) => {
-                    report.bytes += job.node.size;
-                    report.lacks(&job.place, lacking);
-                    report.files.push(job.place);
-                }
-                Err(error) => report.troubles.push(Trouble { path: job.path, why: error.to_string() }),
-            }
-        }
-        let files = report.files.len() as u64;
-        observer.progress(Progress { files, bytes: report.bytes, total_bytes, item: order.path.clone() });
-        Ok(())
-    }
-}
-
-/// A vault that is restored from: what is read stays there as long as it is locked.
-struct Open {
-    name: String,
-    repo: Repository,
-    _lock: Option<Held>,
 }
 
 impl Service {
@@ -149,7 +112,7 @@ impl Service {
             let mut batch = Batch::default();
             let total_bytes = wanted.iter().map(|file| file.version.facts.size).sum();
             let mut target = Target { directory: &directory, order, root: None };
-            for file in &wanted {
+            for (number, file) in wanted.iter().enumerate() {
                 if observer.is_cancelled() {
                     return Err(ModuleError::cancelled());
                 }
@@ -175,20 +138,22 @@ impl Service {
                 }
                 let restored = match first.filter(|_| fs::symlink_metadata(&place).is_err()) {
                     Some(first) => target.link(first, place).map(Some),
-                    None => service.source_of(file, &mut open, passphrase).and_then(|(index, chunks)| {
-                        if wanted.len() > 1 && !order.in_place && file.version.facts.is_file() {
-                            let job = service.job(&batch, &mut target, file, &chunks, index)?;
+                    None if wanted.len() > 1 && !order.in_place && file.version.facts.is_file() => {
+                        service.source_of(file, &mut open, passphrase).and_then(|(vault, chunks)| {
+                            let mut job = service.job(&batch, &mut target, file, &chunks, vault)?;
+                            job.number = number;
                             if let Some(family) = family {
                                 first_names.entry(family).or_insert_with(|| job.place.clone());
                             }
                             if batch.take(job) {
                                 open.restore(&mut batch, (order, total_bytes), &mut report, observer)?;
                             }
-                            return Ok(None);
-                        }
-                        let repo = &open.vaults[index].repo;
-                        service.restore_one(repo, &mut target, file, &chunks, observer).map(Some)
-                    }),
+                            Ok(None)
+                        })
+                    }
+                    None => service
+                        .restore_from_any(file, &mut target, &mut open, passphrase, &mut report, observer)
+                        .map(Some),
                 };
                 if let (Some(family), Ok(Some((place, _)))) = (family, &restored) {
                     first_names.entry(family).or_insert_with(|| place.clone());
@@ -211,6 +176,26 @@ impl Service {
                 }
             }
             open.restore(&mut batch, (order, total_bytes), &mut report, observer)?;
+            for number in std::mem::take(&mut open.again) {
+                let file = &wanted[number];
+                let (path, size) = (directory.path.join(&file.name), file.version.facts.size);
+                match service.restore_from_any(
+                    file,
+                    &mut target,
+                    &mut open,
+                    passphrase,
+                    &mut report,
+                    observer,
+                ) {
+                    Ok((place, lacking)) => {
+                        report.bytes += size;
+                        report.lacks(&place, lacking);
+                        report.files.push(place);
+                    }
+                    Err(error) if error.kind == ErrorKind::Cancelled => return Err(error),
+                    Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
+                }
+            }
             // The deepest first: what is made in a directory changes its time.
             for (path, node) in directories.iter().rev().filter(|_| !order.content_only) {
                 match target.directory(path) {
@@ -272,53 +257,6 @@ impl Service {
         Ok(below)
     }
 
-    /// Opens a vault that holds a version, and returns its place in `open` and the chunks.
-    fn source_of(
-        &mut self,
-        file: &CurrentFile,
-        open: &mut Opened,
-        passphrase: &mut Passphrase<'_>,
-    ) -> Result<(usize, Vec<Chunk>)> {
-        let content = file.version.content_id;
-        let mut holders = Vec::new();
-        for settings in self.settings.vaults.clone() {
-            let Some(chunks) = self.catalogue.chunks(&settings.name, content)? else { continue };
-            if let Some(index) = open.vaults.iter().position(|other| other.name == settings.name) {
-                return Ok((index, chunks));
-            }
-            holders.push((settings, chunks));
-        }
-        let mut why = None;
-        for (settings, chunks) in holders {
-            let name = settings.name.clone();
-            if let Some(refused) = open.refused.get(&name) {
-                let again = ModuleError::new(refused.kind, refused.message.clone());
-                why = Some(refused.hints.iter().fold(again, ModuleError::hint));
-                continue;
-            }
-            let opened = self.open_vault(&settings, passphrase).and_then(|repo| {
-                let lock = repo.lock_to_read(&self.around.who, &self.around.clock)?;
-                Ok(Open { name: name.clone(), repo, _lock: lock })
-            });
-            match opened {
-                Ok(one) => {
-                    open.vaults.push(one);
-                    return Ok((open.vaults.len() - 1, chunks));
-                }
-                Err(error) => {
-                    let again = ModuleError::new(error.kind, error.message.clone());
-                    why = Some(error.hints.iter().fold(again, ModuleError::hint));
-                    open.refused.insert(name, error);
-                }
-            }
-        }
-        Err(why.unwrap_or_else(|| {
-            ModuleError::failed(format!("no vault that is set holds the content `{content}`")).hint(
-                "`bt log` says which vaults hold which version; what no snapshot needs any more `bt prune` removes",
-            )
-        }))
-    }
-
     /// Prepares what is restored together with others.
     fn job(
         &self,
@@ -339,7 +277,6 @@ impl Service {
             return Err(there_already(&std::io::ErrorKind::AlreadyExists.into(), &place));
         }
         Ok(Job {
-            path: target.directory.path.join(&file.name),
             place,
             holder,
             name,
@@ -347,10 +284,11 @@ impl Service {
             chunks: chunks.iter().map(|chunk| chunk.blob_id).collect(),
             content: file.version.content_id,
             vault,
+            number: 0,
         })
     }
 
-    fn restore_one(
+    pub(super) fn restore_one(
         &mut self,
         repo: &Repository,
         target: &mut Target<'_>,
@@ -519,7 +457,7 @@ fn family(file: &CurrentFile) -> Option<(u64, i64, Id)> {
 }
 
 /// Where something is restored to: below one directory, which is opened once and left through no link.
-struct Target<'o> {
+pub(super) struct Target<'o> {
     directory: &'o Directory,
     order: &'o RestoreOrder,
     root: Option<Arc<Way>>,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use super::world::{World, stage};
+use super::world::{World, noise, stage};
 use super::*;
 use crate::engine::Quiet;
 use crate::repo::Repository;
@@ -124,4 +124,47 @@ fn a_vault_that_is_not_required_may_be_away_but_one_that_cannot_be_used_is_no_su
     assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
     two.other.put(Kind::Marker, "", &marker).unwrap();
     assert!(two.back_up(None).is_clean());
+}
+
+#[test]
+fn what_a_damaged_vault_cannot_give_another_one_does() {
+    let mut two = Two::new();
+    let docs = two.world.home.path().join("docs");
+    for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
+        fs::write(docs.join(name), noise(8_000, seed)).unwrap();
+    }
+    two.add();
+    assert!(two.back_up(None).is_clean());
+    let damage = |store: &MemoryStore| {
+        for (name, _) in store.list(Kind::Pack).unwrap() {
+            let bytes = store.get(Kind::Pack, &name).unwrap().unwrap();
+            store.delete(Kind::Pack, &name).unwrap();
+            store.put(Kind::Pack, &name, &vec![7; bytes.len()]).unwrap();
+        }
+    };
+    damage(&two.world.store);
+    let restore = |path: &Path, to: &str| {
+        let order = RestoreOrder {
+            path: path.to_owned(),
+            which: Which::Current,
+            to: Some(two.world.home.path().join(to)),
+            in_place: false,
+            content_only: false,
+            short_name: false,
+        };
+        two.open().restore(&order, &mut |_| Ok(b"x".into()), &Quiet::default())
+    };
+    let back = |to: &str, name: &str| fs::read(two.world.home.path().join(to).join(name)).unwrap();
+    let all = restore(&docs, "all").unwrap();
+    assert!(all.files.len() == 3 && all.troubles.is_empty(), "{all:?}");
+    assert!(all.elsewhere.len() == 3 && all.elsewhere[0].why.contains("`local` could not"), "{all:?}");
+    assert_eq!(all.bytes, 24_000);
+    assert_eq!([1, 2, 3].map(|seed| noise(8_000, seed)), ["a", "b", "c"].map(|name| back("all", name)));
+    let one = restore(&docs.join("b"), "one").unwrap();
+    assert!(one.elsewhere.len() == 1 && back("one", "b") == noise(8_000, 2), "{one:?}");
+    damage(&two.other);
+    let none = restore(&docs, "none").unwrap();
+    assert!(none.files.is_empty() && none.troubles.len() == 3 && none.elsewhere.is_empty(), "{none:?}");
+    assert!(none.troubles[0].why.contains("in `memory` is damaged"), "{none:?}");
+    restore(&docs.join("b"), "none").unwrap_err();
 }

@@ -30,7 +30,15 @@ impl Service {
         let paths: Vec<String> =
             directories.iter().map(|directory| directory.path.display().to_string()).collect();
         let hostname = &self.around.who.hostname;
-        let snapshots = target.repo.snapshots()?;
+        // A damaged one keeps no other from being written.
+        let (snapshots, broken) = target.repo.snapshots_found()?;
+        report.warnings.extend(broken.iter().map(|one| {
+            let vault = &target.settings.name;
+            format!(
+                "the snapshot `{}` in the vault `{vault}` is damaged; `bt repair` says what can be done",
+                one.name
+            )
+        }));
         let parent =
             snapshots.into_iter().rev().find(|(_, old)| old.hostname == *hostname && old.paths == paths);
         let vault = target.settings.name.clone();
@@ -88,6 +96,7 @@ impl Service {
             uid: who.uid,
             gid: who.gid,
             tags: forget::tags(&self.host_id),
+            original: None,
             program_version: format!("pc-switcher {}", env!("CARGO_PKG_VERSION")),
         };
         // Without the lock somebody may have removed what is in it.

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fs::Metadata;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use pc_switcher_contract::{ErrorKind, ModuleError, human_bytes};
@@ -53,19 +54,37 @@ pub struct TrackedLine {
     pub is_there: bool,
 }
 
-/// Returns the real place of a path; the path itself may be a link, or be missing.
+/// Returns the real place of a path; the path itself may be a link, and it and directories that held it may be missing.
 ///
 /// # Errors
-/// If the directory that holds it is missing.
+/// If it cannot be told where it was: `..` in a directory that is missing, or one that cannot be searched.
 pub fn resolve(cwd: &Path, path: &Path) -> Result<PathBuf> {
     let whole = cwd.join(path);
-    let real = |path: &Path| path.canonicalize().map_err(|error| at("find", path, &error));
     match (whole.parent(), whole.file_name()) {
         // `.` and `..` at the end name no entry: the directory itself is meant.
         (Some(parent), Some(name)) if !whole.as_os_str().as_encoded_bytes().ends_with(b"/.") => {
-            Ok(real(parent)?.join(name))
+            Ok(real_place(parent)?.join(name))
         }
-        _ => real(&whole),
+        _ => real_place(&whole),
+    }
+}
+
+/// Returns the real place of a directory of which the last parts may be missing.
+fn real_place(path: &Path) -> Result<PathBuf> {
+    let (mut there, mut missing) = (path, Vec::new());
+    loop {
+        let error = match there.canonicalize() {
+            Ok(real) => return Ok(missing.into_iter().rev().fold(real, |place, name| place.join(name))),
+            Err(error) => error,
+        };
+        let is_missing = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+        match (there.parent(), there.file_name()) {
+            (Some(parent), Some(name)) if is_missing => {
+                missing.push(name);
+                there = parent;
+            }
+            _ => return Err(at("find", path, &error)),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use pc_switcher_contract::Clock;
 use pc_switcher_vault::engine::{
-    BackupSummary, CheckSummary, Names, Quiet, RestoreSummary, Restorer, TreeBackup, check,
+    BackupSummary, CheckSummary, Names, Quiet, Reading, RestoreSummary, Restorer, TreeBackup, check,
 };
 use pc_switcher_vault::error::Result;
 use pc_switcher_vault::format::keyfile::Cost;
@@ -113,6 +113,7 @@ impl Given {
             uid: 0,
             gid: 0,
             tags: vec![],
+            original: None,
             program_version: String::new(),
         };
         repo.save(Kind::Snapshot, &snapshot).unwrap();
@@ -128,7 +129,7 @@ impl Given {
     }
 
     pub fn check(&self) -> CheckSummary {
-        check(&self.open(), true, &Quiet::default()).unwrap()
+        check(&self.open(), &Reading::All, &Quiet::default()).unwrap()
     }
 
     pub fn lock(&self) -> Result<Held> {

@@ -270,7 +270,11 @@ fn slice<'p>(pack: &'p [u8], blob: &IndexedBlob) -> Option<&'p [u8]> {
 }
 
 /// Writes index files without these packs in the place of those that name them, or that name what another one names, too.
-fn drop_from_index(repo: &Repository, files: &[(String, IndexFile)], going: &HashSet<Id>) -> Result<()> {
+pub(super) fn drop_from_index(
+    repo: &Repository,
+    files: &[(String, IndexFile)],
+    going: &HashSet<Id>,
+) -> Result<()> {
     let mut named: BTreeMap<Id, u32> = BTreeMap::new();
     for pack in files.iter().flat_map(|(_, file)| &file.packs) {
         *named.entry(pack.id).or_default() += 1;

@@ -1,0 +1,229 @@
+//! Makes of a damaged repository a sound one, with all that can still be read.
+//!
+//! What packs hold is what they say of themselves; an index that is damaged, missing or wrong is made anew from them. Of a damaged
+//! pack the blobs that are as they were written move to new ones. What nothing holds any more is named by the paths that need it, and
+//! stays in the snapshots unless it is to be dropped from them: a backup that finds the content where it was stores it again, and
+//! makes them whole. Each prefix of the writes leaves a repository from which a second run gets just as far.
+
+mod look;
+mod trees;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use look::Look;
+
+use super::check::lost_in;
+use super::prune::drop_from_index;
+use super::{Observer, check_cancelled, reading};
+use crate::error::Result;
+use crate::format::index::{IndexFile, IndexedBlob, IndexedPack};
+use crate::format::{BlobKind, Id};
+use crate::repo::{Held, Location, Repository, Writer, blob_from_pack};
+use crate::store::Kind;
+
+/// An index file gets no more blobs than these.
+const BLOBS: usize = 50_000;
+
+/// What is to be repaired.
+#[derive(Clone, Copy)]
+pub struct RepairOrder<'o> {
+    /// Whether each pack is read: damage inside of one shows in no other way.
+    pub read_data: bool,
+    /// Whether snapshots lose what is lost.
+    pub drop_lost: bool,
+    /// The lock; without one nothing is written.
+    pub alone: Option<&'o Held>,
+}
+
+/// What a repair found and did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RepairSummary {
+    /// Keys of which a copy took the place.
+    pub keys: Vec<String>,
+    /// Index files that were damaged.
+    pub indexes: Vec<String>,
+    /// Packs of which the index knew nothing, or what is not so.
+    pub taken_up: Vec<Id>,
+    /// Packs that the index knew and that are not there.
+    pub missing: Vec<Id>,
+    /// Damaged packs: how many of their blobs moved to new ones, and how many are not as they were written.
+    pub damaged: Vec<(Id, u64, u64)>,
+    /// Packs of which nobody knows what they held. They stay as they are.
+    pub unknown: Vec<Id>,
+    /// Snapshots that are damaged themselves.
+    pub snapshots: Vec<String>,
+    /// Bytes that were read.
+    pub read_bytes: u64,
+    /// What the snapshots lack: a line for each path.
+    pub lost: Vec<String>,
+    /// Snapshots that lost what is lost, each with the one in its place, if anything of it is left.
+    pub replaced: Vec<(Id, Option<Id>)>,
+}
+
+impl RepairSummary {
+    /// Whether there was nothing to repair.
+    pub fn is_sound(&self) -> bool {
+        *self == Self { read_bytes: self.read_bytes, ..Self::default() }
+    }
+
+    /// Whether snapshots lack something in the end.
+    pub fn lacks(&self) -> bool {
+        let is_lost = !self.lost.is_empty() || !self.snapshots.is_empty();
+        is_lost && self.replaced.is_empty()
+    }
+}
+
+/// Repairs, or says what it would do.
+///
+/// # Errors
+/// If the place cannot be read or written, which says nothing of what it holds; the lock was lost, or the run was cancelled.
+pub fn repair(repo: &Repository, order: RepairOrder<'_>, observer: &dyn Observer) -> Result<RepairSummary> {
+    let prove = || order.alone.map_or(Ok(()), Held::prove);
+    prove()?;
+    let (files, broken) = repo.index_found()?;
+    let named = by_pack(&files);
+    let there: BTreeMap<Id, u64> = repo
+        .store()
+        .list(Kind::Pack)?
+        .into_iter()
+        .filter_map(|(name, size)| Some((name.parse().ok()?, size)))
+        .collect();
+    let packs: Vec<(Id, u64)> = there.iter().map(|(id, size)| (*id, *size)).collect();
+    let looks = reading::each_pack(&packs, observer, |id| {
+        let known = named.get(&id).map_or(&[][..], Vec::as_slice);
+        look::at(repo, id, there.get(&id).copied().unwrap_or(0), known, order.read_data)
+    })?;
+    let mut plan = Plan {
+        going: named.keys().filter(|id| !there.contains_key(id)).copied().collect(),
+        ..Plan::default()
+    };
+    let mut summary = RepairSummary {
+        keys: repo.mend_keys(order.alone.is_some())?,
+        indexes: broken.iter().map(|index| index.name.clone()).collect(),
+        missing: plan.going.iter().copied().collect(),
+        read_bytes: if order.read_data { packs.iter().map(|(_, size)| size).sum() } else { 0 },
+        ..RepairSummary::default()
+    };
+    for (id, look) in looks {
+        let blobs = named.get(&id).cloned().unwrap_or_default();
+        plan.take(IndexedPack { id, blobs }, look, &mut summary);
+    }
+    repo.know(plan.known());
+    if order.alone.is_some() {
+        prove()?;
+        write(repo, &files, &plan, observer, &prove)?;
+        for index in &summary.indexes {
+            repo.store().delete(Kind::Index, index)?;
+        }
+        for pack in &plan.damaged {
+            check_cancelled(observer)?;
+            prove()?;
+            repo.store().delete(Kind::Pack, &pack.id.hex())?;
+        }
+        repo.reload_index()?;
+    }
+    let (snapshots, broken) = repo.snapshots_found()?;
+    summary.snapshots = broken.into_iter().map(|snapshot| snapshot.name).collect();
+    summary.lost = lost_in(repo, &snapshots, observer)?;
+    if order.drop_lost {
+        summary.replaced = trees::drop_lost(repo, &snapshots, &summary.snapshots, order.alone, observer)?;
+    }
+    Ok(summary)
+}
+
+/// Returns what index files say of each pack, by where it lies.
+fn by_pack(files: &[(String, IndexFile)]) -> BTreeMap<Id, Vec<IndexedBlob>> {
+    let mut named: BTreeMap<Id, BTreeMap<u32, IndexedBlob>> = BTreeMap::new();
+    for pack in files.iter().flat_map(|(_, file)| &file.packs) {
+        named.entry(pack.id).or_default().extend(pack.blobs.iter().map(|blob| (blob.offset, *blob)));
+    }
+    named.into_iter().map(|(id, blobs)| (id, blobs.into_values().collect())).collect()
+}
+
+/// What becomes of the packs.
+#[derive(Default)]
+struct Plan {
+    /// As the index has them.
+    sound: Vec<IndexedPack>,
+    /// As they are themselves, and the index has not.
+    fresh: Vec<IndexedPack>,
+    /// With what can be read of them.
+    damaged: Vec<IndexedPack>,
+    /// What no index is to know as it did.
+    going: BTreeSet<Id>,
+}
+
+impl Plan {
+    fn take(&mut self, pack: IndexedPack, look: Look, summary: &mut RepairSummary) {
+        let id = pack.id;
+        match look {
+            Look::Sound => self.sound.push(pack),
+            Look::Gone => {
+                self.going.insert(id);
+                summary.missing.push(id);
+            }
+            Look::Unknown => summary.unknown.push(id),
+            Look::Otherwise(fresh) => {
+                self.going.insert(id);
+                summary.taken_up.push(id);
+                self.fresh.push(fresh);
+            }
+            Look::Damaged { good, bad } => {
+                self.going.insert(id);
+                summary.damaged.push((id, good.blobs.len() as u64, bad));
+                self.damaged.push(good);
+            }
+        }
+    }
+
+    fn known(&self) -> impl Iterator<Item = &IndexedPack> {
+        // What lies in a sound pack as well is read there.
+        self.damaged.iter().chain(&self.fresh).chain(&self.sound)
+    }
+}
+
+/// Writes what can be read of damaged packs into new ones, then an index of all.
+fn write(
+    repo: &Repository,
+    files: &[(String, IndexFile)],
+    plan: &Plan,
+    observer: &dyn Observer,
+    prove: &dyn Fn() -> Result<()>,
+) -> Result<()> {
+    let elsewhere: HashSet<(BlobKind, Id)> = (plan.sound.iter().chain(&plan.fresh))
+        .flat_map(|pack| pack.blobs.iter().map(|blob| (blob.kind, blob.id)))
+        .collect();
+    let writer = Writer::new(repo)?;
+    let (mut data, mut trees) = (writer.packer(BlobKind::Data)?, writer.packer(BlobKind::Tree)?);
+    for pack in &plan.damaged {
+        check_cancelled(observer)?;
+        for blob in pack.blobs.iter().filter(|blob| !elsewhere.contains(&(blob.kind, blob.id))) {
+            let IndexedBlob { id, kind, offset, length, uncompressed_length } = *blob;
+            let at = Location { pack: pack.id, kind, offset, length, uncompressed_length };
+            let sealed =
+                repo.store().get_range(Kind::Pack, &pack.id.hex(), offset.into(), length as usize)?;
+            // What was read a moment ago may be read otherwise now.
+            blob_from_pack(repo.key(), &sealed, id, &at)
+                .map_err(|why| crate::error::damaged(format!("pack `{}`", pack.id), why))?;
+            let packer = if kind == BlobKind::Tree { &mut trees } else { &mut data };
+            packer.carry(id, &at, &sealed)?;
+        }
+    }
+    data.flush()?;
+    trees.flush()?;
+    writer.index()?;
+    let (mut file, mut blobs) = (IndexFile::default(), 0);
+    for pack in &plan.fresh {
+        blobs += pack.blobs.len();
+        file.packs.push(pack.clone());
+        if blobs >= BLOBS {
+            repo.save(Kind::Index, &std::mem::take(&mut file))?;
+            blobs = 0;
+        }
+    }
+    if !file.packs.is_empty() {
+        repo.save(Kind::Index, &file)?;
+    }
+    prove()?;
+    drop_from_index(repo, files, &plan.going.iter().copied().collect())
+}

@@ -1,0 +1,62 @@
+//! What a pack is, beside what the index says of it.
+
+use std::collections::BTreeMap;
+
+use crate::error::Result;
+use crate::format::Id;
+use crate::format::index::{IndexedBlob, IndexedPack};
+use crate::repo::{Location, Repository, blob_from_pack};
+use crate::store::Kind;
+
+/// What was found of a pack.
+#[derive(Debug)]
+pub(super) enum Look {
+    /// It is as the index has it.
+    Sound,
+    /// It is sound, and not as the index has it.
+    Otherwise(IndexedPack),
+    /// Some of its blobs are as they were written, and so many others are not.
+    Damaged { good: IndexedPack, bad: u64 },
+    /// Nothing says what it held.
+    Unknown,
+    /// It is not there any more.
+    Gone,
+}
+
+/// Looks at a pack of this size of which the index knows these blobs, by where they lie.
+pub(super) fn at(repo: &Repository, id: Id, size: u64, known: &[IndexedBlob], reads: bool) -> Result<Look> {
+    let end = known.last().map_or(0, |blob| u64::from(blob.offset) + u64::from(blob.length));
+    if !reads && !known.is_empty() && end <= size {
+        return Ok(Look::Sound);
+    }
+    // Of one that no index knows its end says enough, if it can be read.
+    if !reads
+        && known.is_empty()
+        && let Ok(entries) = repo.pack_header(id, size)
+    {
+        return Ok(Look::Otherwise(IndexedPack::of(id, &entries)));
+    }
+    let Some(bytes) = repo.store().get(Kind::Pack, &id.hex())? else { return Ok(Look::Gone) };
+    let header = repo.header_in(&bytes).ok().map(|entries| IndexedPack::of(id, &entries));
+    if let Some(header) = &header
+        && Id::of(&bytes) == id
+    {
+        return Ok(if header.blobs == known { Look::Sound } else { Look::Otherwise(header.clone()) });
+    }
+    let said = header.map(|header| header.blobs).unwrap_or_default();
+    let all: BTreeMap<u32, IndexedBlob> =
+        known.iter().copied().chain(said).map(|blob| (blob.offset, blob)).collect();
+    if all.is_empty() {
+        return Ok(Look::Unknown);
+    }
+    let count = all.len();
+    let is_good = |blob: &IndexedBlob| {
+        let IndexedBlob { id: blob_id, kind, offset, length, uncompressed_length } = *blob;
+        let place = Location { pack: id, kind, offset, length, uncompressed_length };
+        let sealed = bytes.get(offset as usize..).and_then(|rest| rest.get(..length as usize));
+        sealed.is_some_and(|sealed| blob_from_pack(repo.key(), sealed, blob_id, &place).is_ok())
+    };
+    let good = IndexedPack { id, blobs: all.into_values().filter(is_good).collect() };
+    let bad = (count - good.blobs.len()) as u64;
+    Ok(Look::Damaged { good, bad })
+}

@@ -1,0 +1,158 @@
+//! Which vaults hold a version, and what becomes of it if one of them cannot give it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use pc_switcher_contract::{ErrorKind, ModuleError};
+
+use super::batch::Batch;
+use super::restore::Target;
+use super::vaults::Passphrase;
+use super::{RestoreOrder, RestoreReport, Service};
+use crate::catalogue::{Chunk, CurrentFile};
+use crate::engine::{Lacking, Observer, Progress, Trouble};
+use crate::error::Result;
+use crate::format::Id;
+use crate::repo::{Held, Repository};
+
+/// The vaults that a restore has tried so far.
+#[derive(Default)]
+pub(super) struct Opened {
+    vaults: Vec<Open>,
+    refused: HashMap<String, ModuleError>,
+    /// Contents that vaults hold and cannot give.
+    failed: HashMap<Id, Vec<(String, ModuleError)>>,
+    /// The numbers of files that another vault may give.
+    pub(super) again: Vec<usize>,
+}
+
+impl Opened {
+    /// Restores what waits to be restored together.
+    pub(super) fn restore(
+        &mut self,
+        batch: &mut Batch,
+        (order, total_bytes): (&RestoreOrder, u64),
+        report: &mut RestoreReport,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let repos: Vec<&Repository> = self.vaults.iter().map(|vault| &vault.repo).collect();
+        for (job, done) in batch.restore(&repos, order.content_only, observer)? {
+            match done {
+                Ok(lacking) => {
+                    report.bytes += job.node.size;
+                    report.lacks(&job.place, lacking);
+                    report.files.push(job.place);
+                }
+                Err(error) => {
+                    self.failed
+                        .entry(job.content)
+                        .or_default()
+                        .push((self.vaults[job.vault].name.clone(), error));
+                    self.again.push(job.number);
+                }
+            }
+        }
+        let files = report.files.len() as u64;
+        observer.progress(Progress { files, bytes: report.bytes, total_bytes, item: order.path.clone() });
+        Ok(())
+    }
+}
+
+/// A vault that is restored from: what is read stays there as long as it is locked.
+struct Open {
+    name: String,
+    repo: Repository,
+    _lock: Option<Held>,
+}
+
+impl Service {
+    /// Restores a version from the first vault that can give it. Vaults that could not are told.
+    pub(super) fn restore_from_any(
+        &mut self,
+        file: &CurrentFile,
+        target: &mut Target<'_>,
+        open: &mut Opened,
+        passphrase: &mut Passphrase<'_>,
+        report: &mut RestoreReport,
+        observer: &dyn Observer,
+    ) -> Result<(PathBuf, Vec<Lacking>)> {
+        let content = file.version.content_id;
+        loop {
+            let (vault, chunks) = match self.source_of(file, open, passphrase) {
+                Ok(found) => found,
+                // Why the first could not give it says more than that there is no other.
+                Err(error) => {
+                    let failed = open.failed.remove(&content).unwrap_or_default();
+                    return Err(failed.into_iter().next().map_or(error, |(_, first)| first));
+                }
+            };
+            let Open { name, repo, .. } = &open.vaults[vault];
+            match self.restore_one(repo, target, file, &chunks, observer) {
+                Ok((place, lacking)) => {
+                    let failed = open.failed.get(&content).into_iter().flatten();
+                    report.elsewhere.extend(failed.map(|(other, error)| Trouble {
+                        path: place.clone(),
+                        why: format!("the vault `{other}` could not give it, `{name}` did: {error}"),
+                    }));
+                    return Ok((place, lacking));
+                }
+                Err(error) if error.kind != ErrorKind::Failed => return Err(error),
+                Err(error) => open.failed.entry(content).or_default().push((name.clone(), error)),
+            }
+        }
+    }
+
+    /// Opens a vault that holds a version, and returns its place in `open` and the chunks.
+    pub(super) fn source_of(
+        &mut self,
+        file: &CurrentFile,
+        open: &mut Opened,
+        passphrase: &mut Passphrase<'_>,
+    ) -> Result<(usize, Vec<Chunk>)> {
+        let content = file.version.content_id;
+        let mut holders = Vec::new();
+        for settings in self.settings.vaults.clone() {
+            let Some(chunks) = self.catalogue.chunks(&settings.name, content)? else { continue };
+            if open
+                .failed
+                .get(&content)
+                .is_some_and(|failed| failed.iter().any(|(name, _)| *name == settings.name))
+            {
+                continue;
+            }
+            if let Some(index) = open.vaults.iter().position(|other| other.name == settings.name) {
+                return Ok((index, chunks));
+            }
+            holders.push((settings, chunks));
+        }
+        let mut why = None;
+        for (settings, chunks) in holders {
+            let name = settings.name.clone();
+            if let Some(refused) = open.refused.get(&name) {
+                let again = ModuleError::new(refused.kind, refused.message.clone());
+                why = Some(refused.hints.iter().fold(again, ModuleError::hint));
+                continue;
+            }
+            let opened = self.open_vault(&settings, passphrase).and_then(|repo| {
+                let lock = repo.lock_to_read(&self.around.who, &self.around.clock)?;
+                Ok(Open { name: name.clone(), repo, _lock: lock })
+            });
+            match opened {
+                Ok(one) => {
+                    open.vaults.push(one);
+                    return Ok((open.vaults.len() - 1, chunks));
+                }
+                Err(error) => {
+                    let again = ModuleError::new(error.kind, error.message.clone());
+                    why = Some(error.hints.iter().fold(again, ModuleError::hint));
+                    open.refused.insert(name, error);
+                }
+            }
+        }
+        Err(why.unwrap_or_else(|| {
+            ModuleError::failed(format!("no vault that is set holds the content `{content}`")).hint(
+                "`bt log` says which vaults hold which version; what no snapshot needs any more `bt prune` removes",
+            )
+        }))
+    }
+}

@@ -1,0 +1,85 @@
+//! Repairing vaults, and telling the catalogue what they lost.
+
+use super::Service;
+use super::target::OldCopies;
+use super::vaults::Passphrase;
+use crate::engine::{self, Observer, RepairOrder, RepairSummary};
+use crate::error::Result;
+use crate::format::BlobKind;
+
+/// What is to be repaired.
+#[derive(Debug, Clone, Default)]
+pub struct RepairWish {
+    /// Only the vault of this name.
+    pub only: Option<String>,
+    /// Whether everything is read.
+    pub read_data: bool,
+    /// Whether snapshots lose what is lost.
+    pub drop_lost: bool,
+    /// Whether nothing is written.
+    pub dry_run: bool,
+}
+
+/// What repairing a vault came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repaired {
+    /// Its name.
+    pub name: String,
+    /// What was found and done.
+    pub summary: RepairSummary,
+    /// Versions of this machine that it does not hold any more.
+    pub versions_gone: u64,
+    /// What went wrong beside it.
+    pub warning: Option<String>,
+}
+
+impl Service {
+    /// Repairs every vault that is set, or the one of this name; a dry run only says what it would do.
+    ///
+    /// # Errors
+    /// If a vault cannot be used, or somebody works in it.
+    pub fn repair(
+        &mut self,
+        wish: &RepairWish,
+        passphrase: &mut Passphrase<'_>,
+        observer: &dyn Observer,
+    ) -> Result<Vec<Repaired>> {
+        let chosen = self.chosen(wish.only.as_deref())?;
+        let work = |service: &mut Self, operation: i64| {
+            let mut all = Vec::new();
+            for settings in chosen {
+                let repo = service.open_current(&settings, passphrase)?;
+                let alone = match wish.dry_run {
+                    true => None,
+                    false => Some(repo.lock_alone(&service.around.who, &service.around.clock)?),
+                };
+                let order = RepairOrder {
+                    read_data: wish.read_data,
+                    drop_lost: wish.drop_lost,
+                    alone: alone.as_ref(),
+                };
+                let summary = engine::repair(&repo, order, observer)?;
+                let (mut versions_gone, mut warning) = (0, None);
+                if !wish.dry_run && !summary.is_sound() {
+                    let is_there = |blob| repo.find(BlobKind::Data, &blob).is_some();
+                    versions_gone = service.catalogue.forget_what_is_gone(&settings.name, is_there)?;
+                    // What is stored again is in the next snapshot.
+                    service.catalogue.need_snapshot(&settings.name)?;
+                    warning = service.upload(&repo, &settings, operation, OldCopies::MayStay)?;
+                }
+                all.push(Repaired { name: settings.name, summary, versions_gone, warning });
+            }
+            Ok(all)
+        };
+        if wish.dry_run {
+            return work(self, 0);
+        }
+        self.operation("repair", wish.only.as_deref().unwrap_or_default(), work, |all| tell(all))
+    }
+}
+
+fn tell(all: &[Repaired]) -> (bool, String) {
+    let lost: usize = all.iter().map(|one| one.summary.lost.len()).sum();
+    let gone: u64 = all.iter().map(|one| one.versions_gone).sum();
+    (all.iter().all(|one| one.warning.is_none()), format!("{lost} paths lost, {gone} versions gone"))
+}
