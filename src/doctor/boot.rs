@@ -18,7 +18,7 @@ pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
     let wanted = seen.config.as_ref().is_ok_and(|config| config["boot-protection"]["enabled"] == true);
     let count = match &look.counted {
         Counted::Off if wanted => {
-            let text = "it is enabled in the config and not installed".to_owned();
+            let text = "it is enabled in the config, and starts are not counted: it is not installed, or the disk was too full".to_owned();
             return vec![finding(Gravity::Warning, text).fix("pc-switcher snapshots auto on")];
         }
         Counted::Off => return Vec::new(),

@@ -336,7 +336,7 @@ impl Engine {
         let mark = GoodMark::Set { id: set.id(), by: GoodBy::Sync, keep };
         let said = async {
             match deadman.agent().mark_good(dir, mark).await {
-                Ok(()) => board.add_check(format!(
+                Ok(_) => board.add_check(format!(
                     "{host} as it is now is marked as good: `rollback good` leads back here"
                 )),
                 Err(error) => {

@@ -100,6 +100,49 @@ fn a_sync_that_breaks_sshd_on_the_desk_heals_itself_and_the_laptop_learns_it() {
     assert_goes_on(&lab);
 }
 
+/// Lets the desk's sshd read files of alice's home, and read them anew when they have changed, as a unit that watches them would.
+fn sshd_reads_the_home(desk: &Machine) {
+    let reload = "#!/bin/sh\n\
+        now=$(cat /home/alice/access/*.conf 2>/dev/null | cksum)\n\
+        [ \"$now\" != \"$(cat /run/access.sum 2>/dev/null)\" ] || exit 0\n\
+        echo \"$now\" >/run/access.sum\n\
+        kill -HUP \"$(cat /run/sshd.pid)\"\n";
+    root(desk, "mkdir -p /etc/pc-switcher/health/required.d");
+    desk.write_file("/etc/pc-switcher/health/required.d/reload", reload.as_bytes(), 0o755, "root").unwrap();
+    root(desk, "echo 'Include /home/alice/access/*.conf' >/etc/ssh/sshd_config.d/access.conf");
+    root(desk, "/etc/pc-switcher/health/required.d/reload");
+}
+
+#[test]
+fn an_sshd_that_lets_nobody_in_any_more_has_the_desk_take_the_sync_back() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    sshd_reads_the_home(desk);
+    let enters = "ssh -o BatchMode=yes -o ControlPath=none desk true >/dev/null 2>&1 && echo in || echo out";
+    wait_for("sshd", BY_THEN, || alice(laptop, enters) == "in\n");
+    first_sync(&lab);
+    let before = home(desk);
+    settings(laptop, "deadman = \"always\"\ndeadman_limit = 15");
+    // `sshd -t` finds nothing wrong with it, and the connection that is there goes on.
+    alice(laptop, "mkdir access; echo DenyUsers alice >access/a.conf; echo new >notes/new");
+    let running = laptop.spawn(&line("desk", &[])).unwrap();
+    running.expect(SHUT_OUT, BY_THEN).unwrap();
+    assert_eq!(alice(laptop, enters), "out\n", "sshd itself refuses");
+    let output = running.wait().unwrap();
+    let text = format!("{}{}", output.error_text(), output.text());
+    assert_eq!(output.code(), Some(8), "{text}");
+    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(flat.contains("nobody confirmed it within 15 s") && flat.contains("was taken back at"), "{text}");
+    assert_same_tree(&before, &home(desk));
+    root(desk, "/etc/pc-switcher/health/required.d/reload");
+    wait_for("sshd", BY_THEN, || alice(laptop, enters) == "in\n");
+    assert!(status(laptop).contains("rolled back: desk took it back by itself"), "{}", status(laptop));
+    alice(laptop, "rm -r access");
+    sync(laptop, "desk", &[]).ends_with(0).says(&["from laptop was taken back at"]);
+    assert_moved(laptop, desk);
+    assert_nothing_runs(&[laptop, desk], SOON);
+}
+
 #[test]
 fn what_breaks_a_check_on_the_desk_is_taken_back_at_once() {
     let Some(lab) = lab() else { return };

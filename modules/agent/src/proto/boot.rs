@@ -17,6 +17,8 @@ pub enum BootOrder {
     Off,
     /// This start went well: counts from nought again.
     Healthy,
+    /// This start was looked at and is not well: it counts, however it ends.
+    Red,
 }
 
 /// A subvolume that the early part of a start needs, and where it is mounted.
@@ -33,8 +35,12 @@ pub struct BootTree {
 pub struct BootCount {
     /// So many starts in a row have not been found healthy, the present one included until it is.
     pub starts: u32,
-    /// The newest start that was counted, by the kernel's id; empty before the first.
+    /// The newest start that was counted, by the kernel's id; empty before the first, and once that was taken off.
     pub boot_id: String,
+    /// Whether that start was looked at and not found healthy, so that it counts however it ends.
+    pub red: bool,
+    /// What tells the trees that were started from others; empty if nobody knows. Others count from nought.
+    pub trees: String,
     /// Where the machine went by itself since the last healthy start. It goes nowhere else before the next one.
     pub went_to: Option<SetId>,
 }
@@ -113,7 +119,7 @@ mod tests {
     fn a_count_is_told_in_words() {
         let so = |starts, went: bool| {
             let went_to = went.then(|| "20251115T120000Z-0a1b2c3d-autoboot".parse().unwrap());
-            Counted::So(BootCount { starts, boot_id: String::new(), went_to }).explain()
+            Counted::So(BootCount { starts, went_to, ..BootCount::default() }).explain()
         };
         assert_eq!(so(0, false), "the last start was healthy");
         assert_eq!(so(1, false), "1 start was not found healthy yet");

@@ -1,6 +1,6 @@
 //! Boot protection as files: what the initramfs takes in, and the unit that takes starts off the count. Pure.
 
-use pc_switcher_agent::linux::boot::{Early, START_ANEW};
+use pc_switcher_agent::linux::boot::{ASKED, Early, START_ANEW};
 use pc_switcher_agent::proto::BootLook;
 use pc_switcher_contract::{BytePath, SubvolumeName};
 use pc_switcher_installer::STABLE_PATH;
@@ -65,8 +65,11 @@ pub fn script(protection: &Protection<'_>) -> String {
          [ -n \"$DEV\" ] || exit 0\n\
          {EARLY_PATH} agent --before-root=\"$DEV\" --options=\"$ROOTFLAGS\" \\\n\
          \x20 --command-line=\"$(cat /proc/cmdline)\" --boot-id=\"$(cat /proc/sys/kernel/random/boot_id)\" \\\n\
+         \x20 --console=/dev/console \\\n\
          \x20 {} 2>&1 </dev/null |\n\
          while read -r line; do\n\
+         \x20 # Behind a splash screen nobody reads, and what is typed goes there.\n\
+         \x20 case \"$line\" in \"{ASKED}\"*) ! command -v plymouth >/dev/null || plymouth quit ;; esac\n\
          \x20 echo \"pc-switcher: $line\"\n\
          \x20 echo \"<4>pc-switcher: $line\" >/dev/kmsg\n\
          \x20 [ \"$line\" != \"{START_ANEW}\" ] || reboot -f\n\
@@ -153,6 +156,7 @@ mod tests {
         let (config, dir) = (BootConfig::default(), BytePath::from("/.snapshots"));
         let script = script(&Protection { config: &config, snapshot_dir: &dir, look: &look() });
         assert!(script.contains("'--limit=3' '--snapshot-dir=/.snapshots' '--tree=@=/' '--tree=@snapshots=/.snapshots' '--boot-apart'"), "{script}");
+        assert!(script.contains("--console=/dev/console \\\n"), "{script}");
         assert!(script.ends_with("\nexit 0\n") && script.contains("PREREQ=\"resume btrfs\""), "{script}");
         for text in [script.as_str(), &hook()] {
             assert!(is_ours(text.as_bytes()), "{text}");

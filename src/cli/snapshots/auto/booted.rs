@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use pc_switcher_agent::proto::{BootOrder, CreateSet, GoodBy, GoodMark, LockReply, RollbackOrder, Words};
+use pc_switcher_agent::proto::{
+    BootOrder, Counted, CreateSet, GoodBy, GoodMark, LockReply, RollbackOrder, Words,
+};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_btrfs_snapshots::prune;
@@ -20,7 +22,7 @@ use crate::cli::snapshots::{automatic, create, lock_request, of};
 use crate::cli::{CliError, Context, Exit};
 use crate::clock;
 use crate::config::HealthCheck;
-use crate::health::{self, Checked, HEALTH_DIR, Place, Weight};
+use crate::health::{self, Checked, Finding, HEALTH_DIR, Place, Weight};
 use crate::orchestrator::reach::Reach as _;
 use crate::paths;
 
@@ -93,14 +95,19 @@ async fn mark(
     let config = &settings.snapshots;
     let trouble = trouble_of(&machine, &settings.required, settings.reserve, home).await;
     // Whatever else is under way: a machine that is well has started well.
-    if settings.counts && trouble.is_none() {
-        agent.boot(BytePath::from(config.snapshot_dir.as_path()), BootOrder::Healthy).await?;
+    if settings.counts {
+        let dir = BytePath::from(config.snapshot_dir.as_path());
+        let red = told(trouble.iter().filter(|finding| is_of_the_start(finding)));
+        let order = if red.is_some() { BootOrder::Red } else { BootOrder::Healthy };
+        // First: whoever reads of it may start the machine anew at once.
+        let now = agent.boot(dir, order).await?.counted;
+        match red {
+            Some(why) => tell(&is_red(&why)),
+            None if now == Counted::Off => tell(NOT_COUNTED),
+            None => {}
+        }
     }
-    if settings.counts
-        && let Some(why) = &trouble
-    {
-        tell(why);
-    }
+    let trouble = told(trouble.iter());
     if !settings.marks {
         let well = "`auto_good` in [snapshots] is off; the start went well".to_owned();
         return Ok((hostname, Done::Left(trouble.unwrap_or(well))));
@@ -124,18 +131,38 @@ async fn mark(
     agent.mark_good(BytePath::from(config.snapshot_dir.as_path()), mark).await?;
     let judged = prune::look(&agent, config, clock::system()()).await?;
     // What stays goes the next time.
-    let _ = prune::remove(&agent, config, &judged.verdicts, &contact.cancel).await;
+    let _ = prune::remove(&agent, config, &judged.verdicts, prune::Waits::InAll, &contact.cancel).await;
     Ok((hostname, Done::Marked(id)))
 }
 
-/// Tells whoever works at a terminal that this start counts as one that failed: a few more, and the machine goes back.
-fn tell(why: &str) {
-    let text = format!(
-        "this start is not found healthy: {why}; after some such starts in a row that do not end in order this machine goes back to its \
-         last known good state by itself (`pc-switcher snapshots auto` says more). Mend it, or leave the check out of [rollback] health"
-    );
+/// What is said where a start that is well cannot be counted.
+const NOT_COUNTED: &str = "this start is well, and starts are not counted any more: somebody removed their count, or the disk is too \
+    full to write it. Make room, and `pc-switcher snapshots auto on` begins to count again";
+
+/// Says that this start counts as one that failed: a few more, and the machine goes back.
+fn is_red(why: &str) -> String {
+    format!(
+        "this start is not found healthy: {why}; after some such starts in a row this machine goes back to its last known good state by \
+         itself (`pc-switcher snapshots auto` says more). Mend it and have it looked at again (`sudo systemctl start pc-switcher-good`), \
+         or leave the check out of [rollback] health"
+    )
+}
+
+/// Tells whoever works at a terminal.
+fn tell(text: &str) {
     // `doctor` says it as well, so nothing is lost if nobody hears it.
-    let _ = Command::new("timeout").args(["10", "wall", &text]).stdin(Stdio::null()).status();
+    let _ = Command::new("timeout").args(["10", "wall", text]).stdin(Stdio::null()).status();
+}
+
+/// Whether something red speaks against a start. A disk that is full does not: going back makes no room.
+pub(super) fn is_of_the_start(finding: &Finding) -> bool {
+    health::shipped(&finding.name) != Some(HealthCheck::DiskSpace)
+}
+
+/// Says what is red, if anything.
+pub(super) fn told<'a>(found: impl Iterator<Item = &'a Finding>) -> Option<String> {
+    let red: Vec<String> = found.map(ToString::to_string).collect();
+    (!red.is_empty()).then(|| red.join("; "))
 }
 
 /// Looks at everything, and returns what is red and counts.
@@ -144,7 +171,7 @@ pub(super) async fn trouble_of(
     required: &[HealthCheck],
     reserve: Threshold,
     home: Option<&Path>,
-) -> Option<String> {
+) -> Vec<Finding> {
     let agent = Agent::new(&machine.agent);
     let place = Place {
         executor: machine.executor.as_ref(),
@@ -158,10 +185,8 @@ pub(super) async fn trouble_of(
 }
 
 /// Returns what is red and counts, whoever did it: after a start there is nothing to compare with.
-fn trouble(found: &[Checked]) -> Option<String> {
-    let red = health::red(found).into_iter().filter(|finding| finding.weight == Weight::Required);
-    let red: Vec<String> = red.map(|finding| finding.to_string()).collect();
-    (!red.is_empty()).then(|| red.join("; "))
+fn trouble(found: &[Checked]) -> Vec<Finding> {
+    health::red(found).into_iter().filter(|finding| finding.weight == Weight::Required).collect()
 }
 
 #[cfg(test)]
@@ -175,8 +200,12 @@ mod tests {
         let red = || State::Red("failed".into());
         let wanted = checked("unit web.service", Weight::Wanted, red());
         let absent = checked("ssh", Weight::Required, State::Absent);
-        assert_eq!(trouble(&[wanted.clone(), absent.clone()]), None);
+        assert_eq!(trouble(&[wanted.clone(), absent.clone()]), []);
         let bad = checked("packages", Weight::Required, red());
-        assert_eq!(trouble(&[wanted, bad, absent]).as_deref(), Some("packages: failed"));
+        let full = checked("disk space", Weight::Required, red());
+        let found = trouble(&[wanted, bad, absent, full]);
+        assert_eq!(told(found.iter()).as_deref(), Some("packages: failed; disk space: failed"));
+        let of_the_start = found.iter().filter(|finding| is_of_the_start(finding));
+        assert_eq!(told(of_the_start).as_deref(), Some("packages: failed"), "going back makes no room");
     }
 }

@@ -33,29 +33,39 @@ pub(super) enum Verdict {
     TakeBack(BootCount),
 }
 
-/// Judges a start. `standing` is asked only where something is due.
+/// Judges a start of `trees`, which is empty if nobody knows which they are. `standing` is asked only where something is due.
 pub(super) fn decide(
     counted: &Counted,
     limit: u32,
     boot_id: &str,
+    trees: &str,
     standing: impl FnOnce() -> Standing,
 ) -> Verdict {
+    let first = BootCount { starts: 1, boot_id: boot_id.to_owned(), ..BootCount::default() };
     let found = match counted {
         Counted::Off => return Verdict::Off,
         Counted::Garbled => {
             let said = "the count of starts could not be read; it begins anew with this one".to_owned();
-            let first = BootCount { starts: 1, boot_id: boot_id.to_owned(), went_to: None };
             return Verdict::Count(first, Some(said));
         }
         // The script may run more than once in a start.
         Counted::So(found) if found.boot_id == boot_id => return Verdict::Off,
         Counted::So(found) => found,
     };
-    let next = BootCount {
-        starts: found.starts.saturating_add(1),
-        boot_id: boot_id.to_owned(),
-        went_to: found.went_to.clone(),
-    };
+    let fallen = |count: BootCount| Verdict::Count(BootCount { boot_id: boot_id.to_owned(), ..count }, None);
+    let are_others = !found.trees.is_empty() && !trees.is_empty() && found.trees != trees;
+    if are_others {
+        // What was counted was of trees that somebody has put away since: these have not failed yet.
+        return match standing() {
+            Standing::Fallen(count) => fallen(count),
+            Standing::Settled(what) => {
+                Verdict::Count(first, Some(format!("{what}, and this start tries that")))
+            }
+            Standing::Free | Standing::OnTrial | Standing::Taken(_) => Verdict::Count(first, None),
+        };
+    }
+    let next =
+        BootCount { starts: found.starts.saturating_add(1), went_to: found.went_to.clone(), ..first.clone() };
     let limit = limit.max(1);
     if found.starts < limit {
         return Verdict::Count(next, None);
@@ -74,23 +84,22 @@ pub(super) fn decide(
             format!("{failed}, and going back failed as often as it is tried: what is in place is started");
         return Verdict::Count(next, Some(said));
     }
-    let first = BootCount { starts: 1, ..next.clone() };
     match standing() {
         Standing::Free => Verdict::FallBack(next),
         Standing::OnTrial => Verdict::TakeBack(next),
         Standing::Settled(what) => {
             Verdict::Count(first, Some(format!("{failed}; {what}, and this start tries that")))
         }
-        Standing::Fallen(count) => Verdict::Count(BootCount { boot_id: boot_id.to_owned(), ..count }, None),
+        Standing::Fallen(count) => fallen(count),
         Standing::Taken(why) => {
             Verdict::Count(next, Some(format!("{failed}, and nothing is put in place: {why}")))
         }
     }
 }
 
-/// Whether somebody chose to start the machine in another way than each day; by the words of the kernel's command line.
-/// Such a start is work on a machine that is broken, and says nothing of whether it is.
-pub(super) fn is_chosen_otherwise(command_line: &str) -> bool {
+/// Returns the word of the kernel's command line by which somebody chose to start the machine in another way than each day. Such a
+/// start is work on a machine that is broken, and says nothing of whether it is.
+pub(super) fn chosen_otherwise(command_line: &str) -> Option<&str> {
     const WORDS: [&str; 12] = [
         "single",
         "s",
@@ -106,11 +115,23 @@ pub(super) fn is_chosen_otherwise(command_line: &str) -> bool {
         "systemd.debug_shell",
     ];
     const BEGINNINGS: [&str; 5] = ["systemd.unit=", "init=", "rdinit=", "break=", "systemd.run="];
+    // Some have their boot loader say what comes anyway.
+    const USUAL: [&str; 8] = [
+        "init=/sbin/init",
+        "init=/usr/sbin/init",
+        "init=/lib/systemd/systemd",
+        "init=/usr/lib/systemd/systemd",
+        "rdinit=/init",
+        "systemd.unit=default.target",
+        "systemd.unit=graphical.target",
+        "systemd.unit=multi-user.target",
+    ];
     // What stands behind `--` is for init alone.
-    let words = command_line.split_whitespace().take_while(|word| *word != "--");
-    words
-        .into_iter()
-        .any(|word| WORDS.contains(&word) || BEGINNINGS.iter().any(|start| word.starts_with(start)))
+    let mut words = command_line.split_whitespace().take_while(|word| *word != "--");
+    words.find(|word| {
+        let is_other = WORDS.contains(word) || BEGINNINGS.iter().any(|start| word.starts_with(start));
+        is_other && !USUAL.contains(word)
+    })
 }
 
 /// Returns the name of the subvolume that mount options name, if they name one at the top level.
@@ -126,10 +147,17 @@ mod tests {
     use super::*;
 
     const BOOT: &str = "11111111-2222-3333-4444-555555555555";
+    const TREES: &str = "those that failed";
 
     fn so(starts: u32, went: bool) -> Counted {
         let went_to = went.then(|| "20251115T120000Z-0a1b2c3d-autoboot".parse().unwrap());
-        Counted::So(BootCount { starts, boot_id: "before".into(), went_to })
+        Counted::So(BootCount {
+            starts,
+            boot_id: "before".into(),
+            went_to,
+            trees: TREES.into(),
+            ..BootCount::default()
+        })
     }
 
     fn not_asked() -> Standing {
@@ -149,18 +177,18 @@ mod tests {
     #[test]
     fn three_starts_are_counted_the_fourth_goes_back_and_what_fails_after_that_stays() {
         for starts in 0..3 {
-            let verdict = decide(&so(starts, false), 3, BOOT, not_asked);
+            let verdict = decide(&so(starts, false), 3, BOOT, TREES, not_asked);
             assert!(matches!(verdict, Verdict::Count(_, None)), "{verdict:?}");
             assert_eq!(counted(&verdict), starts + 1);
         }
-        let fourth = decide(&so(3, false), 3, BOOT, || Standing::Free);
+        let fourth = decide(&so(3, false), 3, BOOT, TREES, || Standing::Free);
         assert!(matches!(fourth, Verdict::FallBack(_)) && counted(&fourth) == 4, "{fourth:?}");
         for starts in 1..3 {
-            let again = decide(&so(starts, true), 3, BOOT, not_asked);
+            let again = decide(&so(starts, true), 3, BOOT, TREES, not_asked);
             assert!(matches!(again, Verdict::Count(_, None)), "{again:?}");
         }
         for starts in [3, 4, 1000, u32::MAX] {
-            let stops = decide(&so(starts, true), 3, BOOT, not_asked);
+            let stops = decide(&so(starts, true), 3, BOOT, TREES, not_asked);
             let Verdict::Count(count, Some(said)) = stops else { panic!("{stops:?}") };
             assert!(said.contains("it stops there"), "{said}");
             assert_eq!(count.starts, starts.saturating_add(1));
@@ -170,33 +198,36 @@ mod tests {
 
     #[test]
     fn a_start_is_counted_once() {
-        let count = BootCount { starts: 3, boot_id: BOOT.into(), went_to: None };
-        assert_eq!(decide(&Counted::So(count), 3, BOOT, not_asked), Verdict::Off);
+        let count = BootCount { starts: 3, boot_id: BOOT.into(), ..BootCount::default() };
+        assert_eq!(decide(&Counted::So(count), 3, BOOT, TREES, not_asked), Verdict::Off);
     }
 
     #[test]
     fn what_is_torn_or_off_never_goes_back() {
-        assert_eq!(decide(&Counted::Off, 1, BOOT, not_asked), Verdict::Off);
-        let verdict = decide(&Counted::Garbled, 1, BOOT, not_asked);
+        assert_eq!(decide(&Counted::Off, 1, BOOT, TREES, not_asked), Verdict::Off);
+        let verdict = decide(&Counted::Garbled, 1, BOOT, TREES, not_asked);
         assert!(matches!(&verdict, Verdict::Count(_, Some(_))) && counted(&verdict) == 1, "{verdict:?}");
     }
 
     #[test]
     fn going_back_is_tried_by_three_starts_and_then_no_more() {
         for starts in 3..6 {
-            assert!(matches!(decide(&so(starts, false), 3, BOOT, || Standing::Free), Verdict::FallBack(_)));
+            assert!(matches!(
+                decide(&so(starts, false), 3, BOOT, TREES, || Standing::Free),
+                Verdict::FallBack(_)
+            ));
         }
-        let verdict = decide(&so(6, false), 3, BOOT, not_asked);
+        let verdict = decide(&so(6, false), 3, BOOT, TREES, not_asked);
         assert!(matches!(verdict, Verdict::Count(_, Some(_))), "{verdict:?}");
         assert!(matches!(
-            decide(&so(u32::MAX, false), u32::MAX, BOOT, || Standing::Free),
+            decide(&so(u32::MAX, false), u32::MAX, BOOT, TREES, || Standing::Free),
             Verdict::Count(..)
         ));
     }
 
     #[test]
     fn a_rollback_that_stands_is_taken_back_brought_to_its_end_or_left_alone() {
-        let due = |standing| decide(&so(3, false), 3, BOOT, || standing);
+        let due = |standing| decide(&so(3, false), 3, BOOT, TREES, || standing);
         assert!(matches!(due(Standing::OnTrial), Verdict::TakeBack(_)));
         let settled = due(Standing::Settled("rollback feedbeef was brought to its end".into()));
         assert!(
@@ -212,19 +243,44 @@ mod tests {
     }
 
     #[test]
+    fn trees_that_somebody_put_in_place_since_are_counted_from_nought() {
+        for went in [false, true] {
+            let due = |standing| decide(&so(9, went), 3, BOOT, "others", || standing);
+            for standing in [Standing::Free, Standing::OnTrial, Standing::Taken("not confirmed".into())] {
+                let verdict = due(standing);
+                let Verdict::Count(count, None) = &verdict else { panic!("{verdict:?}") };
+                assert_eq!((count.starts, &count.went_to), (1, &None));
+            }
+            // It was this program that did it, and the power went before it was counted.
+            let Counted::So(known) = so(1, true) else { unreachable!() };
+            let fallen = due(Standing::Fallen(known));
+            assert!(matches!(&fallen, Verdict::Count(count, None) if count.went_to.is_some()), "{fallen:?}");
+            let settled = due(Standing::Settled("it was brought to its end".into()));
+            assert!(matches!(&settled, Verdict::Count(_, Some(_))) && counted(&settled) == 1, "{settled:?}");
+        }
+        // Where it cannot be told which they are, they are those that failed.
+        assert!(matches!(decide(&so(3, false), 3, BOOT, "", || Standing::Free), Verdict::FallBack(_)));
+        let Counted::So(found) = so(3, false) else { unreachable!() };
+        let unknown = Counted::So(BootCount { trees: String::new(), ..found });
+        assert!(matches!(decide(&unknown, 3, BOOT, TREES, || Standing::Free), Verdict::FallBack(_)));
+    }
+
+    #[test]
     fn a_limit_of_nought_counts_one_start_all_the_same() {
-        assert!(matches!(decide(&so(0, false), 0, BOOT, not_asked), Verdict::Count(_, None)));
+        assert!(matches!(decide(&so(0, false), 0, BOOT, TREES, not_asked), Verdict::Count(_, None)));
     }
 
     #[test]
     fn a_start_that_somebody_chose_is_not_counted() {
         let usual = "BOOT_IMAGE=/vmlinuz root=UUID=1 ro rootflags=subvol=@ quiet splash panic=1";
-        assert!(!is_chosen_otherwise(usual));
-        assert!(!is_chosen_otherwise(&format!("{usual} -- single")));
+        assert_eq!(chosen_otherwise(usual), None);
+        for word in ["-- single", "init=/lib/systemd/systemd", "systemd.unit=graphical.target"] {
+            assert_eq!(chosen_otherwise(&format!("{usual} {word}")), None, "{word}");
+        }
         for word in
             ["single", "recovery", "systemd.unit=rescue.target", "init=/bin/sh", "pc-switcher.boot=off", "1"]
         {
-            assert!(is_chosen_otherwise(&format!("{usual} {word}")), "{word}");
+            assert_eq!(chosen_otherwise(&format!("{usual} {word} nosplash")), Some(word));
         }
     }
 

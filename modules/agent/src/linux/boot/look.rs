@@ -5,13 +5,15 @@ use std::path::Path;
 
 use pc_switcher_contract::{BytePath, SubvolumeName, UtcStamp, Vital};
 
-use super::decide::subvolume_of;
-use super::{boot_id, count, goal, wish};
+use super::decide::{chosen_otherwise, subvolume_of};
+use super::goal::{goal, wish};
+use super::{boot_id, count, whole};
 use crate::linux::btrfs::{Btrfs, KernelBtrfs, Uuid};
+use crate::linux::install::BIN;
 use crate::linux::mounts::{Mount, Mounts};
 use crate::linux::rollback;
 use crate::linux::state::{STATE_PATH, StateDir};
-use crate::proto::{AgentError, BootLook, BootTree, RollbackOrder};
+use crate::proto::{AgentError, BootLook, BootTree, Counted, RollbackOrder};
 
 /// Makes the initramfs.
 const UPDATE_INITRAMFS: &str = "/usr/sbin/update-initramfs";
@@ -25,10 +27,68 @@ pub(super) fn look(snapshot_dir: &BytePath, state: &StateDir) -> Result<BootLook
     let command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let mut look = BootLook { counted, ..lay(&mounts, &uuid, &command_line, snapshot_dir) };
     look.unfit.extend(initramfs(&|path| Path::new(path).exists()));
+    look.boot_apart |= are_kernels_apart(Path::new("/"));
     if look.unfit.is_empty() {
         way_back(&mut look, snapshot_dir, state)?;
     }
+    look.problems.extend(uncounted(&command_line));
+    if look.counted != Counted::Off
+        && let Some(missing) = whole::lacks(Path::new("/"))
+    {
+        look.problems.push(format!(
+            "starts are not counted, since `{missing}` is not there; `pc-switcher snapshots auto on` puts it in place, `auto off` \
+             ends it"
+        ));
+    }
     Ok(look)
+}
+
+/// Starts with another word than each day's are not counted; if that word is one of each day's, none is.
+fn uncounted(command_line: &str) -> Option<String> {
+    let word = chosen_otherwise(command_line)?;
+    Some(format!(
+        "this start is not counted, and no other one is whose kernel's command line has `{word}`; if the boot loader says that each \
+         day, have it leave that out"
+    ))
+}
+
+/// Whether the kernels that start this machine lie elsewhere than in `/boot`: on the system partition of EFI, where systemd-boot and
+/// unified images have theirs, or nowhere that is known.
+fn are_kernels_apart(root: &Path) -> bool {
+    let is_kernel = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        name.starts_with("vmlinuz") || name.starts_with("vmlinux") || name == "linux"
+    };
+    let at = |path: &str| root.join(path);
+    let has_own = names(&at("boot")).iter().any(|name| is_kernel(name));
+    // Looking there has what is mounted on demand mounted.
+    let elsewhere = ["efi", "boot/efi"].iter().any(|dir| {
+        let dir = at(dir);
+        let is_image = |name: &String| name.to_ascii_lowercase().ends_with(".efi");
+        let unified =
+            ["EFI/Linux", "EFI/linux"].iter().any(|below| names(&dir.join(below)).iter().any(is_image));
+        unified || holds(&dir, KERNEL_DEPTH, &is_kernel)
+    });
+    elsewhere || !has_own
+}
+
+/// systemd-boot has kernels in `TOKEN/VERSION/linux`, others in `EFI/NAME/vmlinuz.efi`.
+const KERNEL_DEPTH: u32 = 3;
+
+fn holds(dir: &Path, depth: u32, is_it: &dyn Fn(&str) -> bool) -> bool {
+    names(dir).iter().any(|name| {
+        let path = dir.join(name);
+        match fs::metadata(&path) {
+            Ok(found) if found.is_dir() => depth > 1 && holds(&path, depth - 1, is_it),
+            Ok(found) => found.is_file() && is_it(name),
+            Err(_) => false,
+        }
+    })
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// What an early start would go back to, and what would keep it from that.
@@ -40,8 +100,8 @@ fn way_back(look: &mut BootLook, snapshot_dir: &BytePath, state: &StateDir) -> R
     look.to = Some((to.id(), subvolumes.clone()));
     let stamp = UtcStamp::new(jiff::Timestamp::now());
     let wish = wish(snapshot_dir, to, subvolumes, &boot_id()?, stamp, 0)?;
-    look.problems =
-        rollback::run(&RollbackOrder::Check(wish), state, &crate::data::apply::Unwatched)?.problems;
+    let found = rollback::run(&RollbackOrder::Check(wish), state, &crate::data::apply::Unwatched)?;
+    look.problems.extend(found.problems);
     Ok(())
 }
 
@@ -105,6 +165,13 @@ fn lay(
         }
     };
     look.unfit.extend(unfit);
+    // Whether the program is there is looked at before a start is counted.
+    match holder(&BIN.into()) {
+        Some((point, program)) => add(&point, program),
+        None => look.unfit.push(format!(
+            "`{BIN}` does not lie on the disk of `/`, so that it could not be seen before `/` is mounted whether it is there"
+        )),
+    }
     // One inside of another is mounted after it.
     look.trees.sort_by(|one, other| one.point.cmp(&other.point));
     let boot = mounts.holding(&"/boot".into()).map(|mount| &mount.point);
@@ -181,6 +248,52 @@ mod tests {
         assert!(named(&nested, line, "/.snapshots").contains("no subvolume at the top level"));
         let odd = TABLE.replace("@snapshots", "it's");
         assert!(named(&odd, line, "/.snapshots").contains("other signs than letters"));
+    }
+
+    #[test]
+    fn a_program_in_a_subvolume_of_its_own_is_seen_and_on_another_disk_it_is_not() {
+        let line = "root=UUID=1 ro rootflags=subvol=@";
+        let own = format!("{TABLE}25 20 0:30 /@local /usr/local rw - btrfs /dev/vda2 rw\n");
+        let look = laid(&own, line, "/.snapshots");
+        let tree = BootTree { name: "@local".parse().unwrap(), point: "/usr/local".into() };
+        assert!(look.unfit.is_empty() && look.trees.contains(&tree), "{look:?}");
+        let apart = format!("{TABLE}25 20 0:33 / /usr/local rw - ext4 /dev/vdb rw\n");
+        let unfit = laid(&apart, line, "/.snapshots").unfit;
+        assert!(unfit.join("; ").contains("`/usr/local/bin/pc-switcher` does not lie"), "{unfit:?}");
+    }
+
+    #[test]
+    fn kernels_on_a_partition_of_efi_do_not_go_back_with_a_boot_that_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let put = |path: &str| {
+            fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+            fs::write(root.join(path), "").unwrap();
+        };
+        assert!(are_kernels_apart(root), "nobody knows where they are");
+        put("boot/vmlinuz-6.1.0-1-amd64");
+        put("boot/efi/EFI/debian/grubx64.efi");
+        put("boot/efi/EFI/BOOT/BOOTX64.EFI");
+        assert!(!are_kernels_apart(root), "GRUB reads them where they are");
+        for path in [
+            "efi/0123456789abcdef/6.1.0-1-amd64/linux",
+            "boot/efi/0123456789abcdef/6.1.0-1-amd64/linux",
+            "boot/efi/EFI/Pop_OS-1/vmlinuz.efi",
+            "boot/efi/EFI/Linux/debian-6.1.efi",
+            "efi/VMLINUZ-LINUX",
+        ] {
+            put(path);
+            assert!(are_kernels_apart(root), "{path}");
+            fs::remove_file(root.join(path)).unwrap();
+            assert!(!are_kernels_apart(root), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_kernels_command_line_by_which_no_start_counts_is_told() {
+        assert_eq!(uncounted("root=UUID=1 rootflags=subvol=@ quiet init=/sbin/init"), None);
+        let said = uncounted("root=UUID=1 rootflags=subvol=@ init=/opt/mine quiet").unwrap();
+        assert!(said.contains("`init=/opt/mine`"), "{said}");
     }
 
     #[test]

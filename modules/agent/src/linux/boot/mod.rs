@@ -4,10 +4,14 @@
 //! **Invariant: whatever goes wrong here, the machine is started as ever.** The count lies beside the snapshots and is the switch
 //! as well: without it nothing is done. Trees are exchanged by a rollback (`linux/rollback`), by no other way.
 
+mod console;
 mod count;
 mod decide;
+mod goal;
 mod look;
+mod patience;
 mod view;
+mod whole;
 
 #[cfg(test)]
 mod tests;
@@ -16,33 +20,35 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use pc_switcher_contract::{BytePath, SnapshotKind, SnapshotSet, SubvolumeName, UtcStamp, Vital};
+use pc_switcher_contract::{BytePath, SnapshotKind, SnapshotSet, UtcStamp};
 
-use self::decide::{Standing, Verdict, decide, is_chosen_otherwise, subvolume_of};
+use self::console::Console;
+use self::decide::{Standing, Verdict, chosen_otherwise, decide, subvolume_of};
+use self::goal::{going, needs_another_kernel, wish};
+use self::patience::{Patience, Shielding};
 use self::view::View;
 use crate::data::apply::{Unwatched, Watch};
 use crate::linux::rollback::{self, Stand};
-use crate::linux::snapshots::{self, Needs};
+use crate::linux::snapshots;
 use crate::linux::state::{STATE_PATH, StateDir};
-use crate::proto::{
-    AgentError, BootCount, BootLook, BootOrder, BootTree, Counted, Fallback, RollbackOrder, RollbackWish,
-    TakeSet,
-};
+use crate::proto::{AgentError, BootCount, BootLook, BootOrder, BootTree, Counted, RollbackOrder, TakeSet};
 
-/// The unit that each start of a protected machine has: a tree without it does not say when it is healthy.
-pub const UNIT: &str = "/etc/systemd/system/pc-switcher-boot.service";
-
-/// What makes a start have it.
-const WANTED: &str = "/etc/systemd/system/multi-user.target.wants/pc-switcher-boot.service";
+pub use self::whole::{CONFIG, GOOD_SERVICE, GOOD_TIMER, UNIT};
 
 /// The line that says that the machine must be started anew, for the script that starts this program.
 pub const START_ANEW: &str = "the machine is started anew";
 
-/// For so long the start waits for this.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// The beginning of the line that asks whoever sits before the machine, for the script as well.
+pub const ASKED: &str = "press Enter";
+
+/// So long there is to answer.
+const QUESTION: Duration = Duration::from_secs(10);
+
+/// For so long the start waits for this, until something is decided.
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The early part of a start, as its script asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +69,10 @@ pub struct Early {
     pub trees: Vec<BootTree>,
     /// Whether kernels do not go back with `/`.
     pub boot_apart: bool,
+    /// Where whoever sits before the machine is asked.
+    pub console: Option<PathBuf>,
+    /// For so long the start waits, until something is decided.
+    pub patience: Duration,
 }
 
 /// Does something about boot protection, on the machine that runs.
@@ -80,31 +90,63 @@ pub fn run(snapshot_dir: &BytePath, order: &BootOrder) -> Result<BootLook, Agent
         BootOrder::On => count::make(dir).map_err(failed)?,
         BootOrder::Off => count::remove(dir).map_err(failed)?,
         BootOrder::Healthy => healthy(dir, &boot_id()?).map_err(failed)?,
+        BootOrder::Red => red(dir, &boot_id()?).map_err(failed)?,
     }
     Ok(BootLook { counted: count::read(dir).map_err(failed)?, ..BootLook::default() })
 }
 
+/// This start is well. On a disk that is so full that this cannot be written nothing is counted any more.
 fn healthy(snapshot_dir: &Path, boot_id: &str) -> io::Result<()> {
     let well = BootCount { boot_id: boot_id.to_owned(), ..BootCount::default() };
     match count::read(snapshot_dir)? {
         Counted::Off => Ok(()),
         Counted::So(found) if found == well => Ok(()),
-        Counted::So(_) | Counted::Garbled => count::write(snapshot_dir, &well),
+        Counted::So(_) | Counted::Garbled => count::write_or_remove(snapshot_dir, &well),
     }
 }
 
-/// Somebody shut the machine down in order before it was found healthy: this start counts for nothing.
+/// This start is not well: it counts, also if it ends in order.
+fn red(snapshot_dir: &Path, boot_id: &str) -> io::Result<()> {
+    match count::read(snapshot_dir)? {
+        Counted::So(found) if found.boot_id == boot_id && found.starts > 0 && !found.red => {
+            count::write(snapshot_dir, &BootCount { red: true, ..found })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Somebody says that what was put in place stays: whoever can say so has seen it start. What cannot be written is left.
+pub(in crate::linux) fn trusted(snapshot_dir: &Path) {
+    if let Ok(Counted::So(found)) = count::read(snapshot_dir)
+        && found.starts > 0
+    {
+        let _ = count::write_or_remove(snapshot_dir, &BootCount { starts: 0, red: false, ..found });
+    }
+}
+
+/// Somebody shut the machine down in order: unless this start was looked at and not found healthy, it counts for nothing. One that
+/// somebody chose and that came so far was work on the machine: what failed before it is over.
 ///
 /// # Errors
 /// If the count cannot be read or written.
 pub fn leave(snapshot_dir: &Path) -> Result<(), AgentError> {
-    let left = |boot_id: &str| match count::read(snapshot_dir)? {
-        Counted::So(found) if found.boot_id == boot_id && found.starts > 0 => {
-            count::write(snapshot_dir, &BootCount { starts: found.starts - 1, ..found })
-        }
-        _ => Ok(()),
+    let failed = |error: io::Error| AgentError::io("cannot take this start off the count", &error);
+    let command_line = fs::read_to_string("/proc/cmdline").map_err(failed)?;
+    leave_from(snapshot_dir, &boot_id()?, &command_line).map_err(failed)
+}
+
+fn leave_from(snapshot_dir: &Path, boot_id: &str, command_line: &str) -> io::Result<()> {
+    let Counted::So(found) = count::read(snapshot_dir)? else { return Ok(()) };
+    let starts = match chosen_otherwise(command_line) {
+        Some(_) => 0,
+        None if found.boot_id == boot_id && !found.red => found.starts.saturating_sub(1),
+        None => return Ok(()),
     };
-    left(&boot_id()?).map_err(|error| AgentError::io("cannot take this start off the count", &error))
+    if starts == found.starts {
+        return Ok(());
+    }
+    // Without an id it is not taken off twice.
+    count::write_or_remove(snapshot_dir, &BootCount { starts, boot_id: String::new(), red: false, ..found })
 }
 
 fn boot_id() -> Result<String, AgentError> {
@@ -124,8 +166,8 @@ pub fn before_root(
     say: &mut dyn FnMut(&str),
 ) -> Result<(), AgentError> {
     let Some(root) = early.trees.first() else { return Err(AgentError::protocol("no tree is named")) };
-    if is_chosen_otherwise(&early.command_line) {
-        say("this start is not counted: somebody chose another one than each day's");
+    if let Some(word) = chosen_otherwise(&early.command_line) {
+        say(&format!("this start is not counted: `{word}` is no word of each day's"));
         return Ok(());
     }
     if subvolume_of(&early.options) != Some(root.name.as_str()) {
@@ -135,24 +177,9 @@ pub fn before_root(
     let view = View::open(&early.device, &early.trees)
         .map_err(|error| AgentError::io("what would be started cannot be mounted", &error))?;
     let child = program(view.dir()).stdin(Stdio::null()).spawn();
-    let child = child.map_err(|error| AgentError::io("cannot start the part that counts", &error))?;
-    wait(child)
-}
-
-fn wait(mut child: Child) -> Result<(), AgentError> {
-    let began = Instant::now();
-    while began.elapsed() < PATIENCE {
-        match child.try_wait() {
-            Ok(None) => std::thread::sleep(Duration::from_millis(10)),
-            Ok(Some(status)) if status.success() => return Ok(()),
-            // It has said why.
-            Ok(Some(_)) => return Ok(()),
-            Err(error) => return Err(AgentError::io("cannot wait for the part that counts", &error)),
-        }
-    }
-    // What it was doing is in the journal, and is brought to its end later.
-    let _ = child.kill();
-    Err(AgentError::failed(format!("it took longer than {} s, and is not waited for", PATIENCE.as_secs())))
+    // However it ends, it has said why. It ends in time by itself: one that was killed could leave trees half exchanged.
+    let ended = child.and_then(|mut child| child.wait());
+    ended.map(drop).map_err(|error| AgentError::io("the part that counts cannot be run", &error))
 }
 
 /// The part of [`before_root`] that works in the mounted machine.
@@ -161,20 +188,42 @@ fn wait(mut child: Child) -> Result<(), AgentError> {
 /// If it cannot be done; the start goes on all the same.
 pub fn inside(early: &Early, dir: &Path, say: &mut dyn FnMut(&str)) -> Result<(), AgentError> {
     view::enter(dir).map_err(|error| AgentError::io("cannot work in what would be started", &error))?;
-    if !is_protected(Path::new("/")) {
-        say("this start is not counted: the state that is started does not say when it is healthy");
+    if let Some(missing) = whole::lacks(Path::new("/")) {
+        say(&format!(
+            "this start is not counted: what is started does not say when it is healthy, since `{missing}` is not there"
+        ));
         return Ok(());
     }
-    step(early, &StateDir::new(STATE_PATH), &Unwatched, say)
+    let length = early.patience;
+    #[expect(clippy::disallowed_methods, reason = "nothing is left that must run: it is to end here and now")]
+    let end = move || {
+        let said = format!("it took longer than {} s; the machine is started as it is\n", length.as_secs());
+        // Past the lock of whoever prints now, and past any other that is held.
+        let _ = rustix::io::write(rustix::stdio::stdout(), said.as_bytes());
+        std::process::exit(0);
+    };
+    let patience = Patience::begin(length, end);
+    let mut ask = |say: &mut dyn FnMut(&str)| {
+        let Some(mut console) = early.console.as_deref().and_then(Console::open) else { return false };
+        say(&format!("{ASKED} within {} s to start what is in place instead", QUESTION.as_secs()));
+        patience.extend(QUESTION);
+        console.is_entered(QUESTION)
+    };
+    let watch = Shielding { patience: &patience, watch: &Unwatched };
+    let mut asks = Asks { say, ask: &mut ask, patience: &patience };
+    step(early, &StateDir::new(STATE_PATH), &watch, &mut asks)
 }
 
-/// Whether a tree says when it is healthy, or is too broken to tell.
-fn is_protected(root: &Path) -> bool {
-    let at = |path: &str| root.join(path.trim_start_matches('/'));
-    let is_whole = at("/etc/passwd").exists()
-        && ["/sbin/init", "/usr/sbin/init", "/usr/lib/systemd/systemd"].iter().any(|init| at(init).exists())
-        && at("/etc/systemd/system").is_dir();
-    !is_whole || fs::symlink_metadata(at(WANTED)).is_ok()
+/// Asks a question, told line by line.
+type Ask<'a> = dyn FnMut(&mut dyn FnMut(&str)) -> bool + 'a;
+
+/// What a start has to do with people, and with time.
+struct Asks<'a> {
+    /// Tells a line.
+    say: &'a mut dyn FnMut(&str),
+    /// Whether somebody wants to start what is in place.
+    ask: &'a mut Ask<'a>,
+    patience: &'a Patience,
 }
 
 /// Counts a start, and does what is due.
@@ -182,11 +231,12 @@ fn step(
     early: &Early,
     state: &StateDir,
     watch: &dyn Watch,
-    say: &mut dyn FnMut(&str),
+    Asks { say, ask, patience }: &mut Asks<'_>,
 ) -> Result<(), AgentError> {
     let dir = early.snapshot_dir.as_path();
     let written = |count: &BootCount| -> Result<(), AgentError> {
-        count::write(dir, count)
+        let count = BootCount { trees: trees_in_place(early), ..count.clone() };
+        count::write(dir, &count)
             .map_err(|error| AgentError::io("cannot write the count of starts", &error))?;
         Ok(watch.after("counted")?)
     };
@@ -196,34 +246,57 @@ fn step(
         Counted::So(found) => found.clone(),
         Counted::Off | Counted::Garbled => BootCount::default(),
     };
-    let verdict = decide(&counted, early.limit, &early.boot_id, || standing(&last, state, watch));
-    match verdict {
-        Verdict::Off => Ok(()),
-        Verdict::Count(count, said) => {
-            written(&count)?;
+    let failed = format!("{} starts in a row were not found healthy", last.starts);
+    // What was cut off is brought to its end, whatever time that takes.
+    let ask_standing = || {
+        patience.shield();
+        let found = standing(&last, state, watch);
+        patience.unshield();
+        found
+    };
+    let verdict = decide(&counted, early.limit, &early.boot_id, &trees_in_place(early), ask_standing);
+    let (Verdict::FallBack(count) | Verdict::TakeBack(count)) = &verdict else {
+        if let Verdict::Count(count, said) = &verdict {
+            written(count)?;
             said.iter().for_each(|said| say(said));
-            Ok(())
         }
-        // Counted first: whatever becomes of it, it is tried a few times and no more.
-        Verdict::FallBack(count) => {
-            written(&count)?;
-            say(&format!("{} starts in a row were not found healthy", last.starts));
-            let (to, anew) = fall_back(early, last.starts, state, watch)?;
-            written(&BootCount { starts: 1, went_to: Some(to.id()), ..count })?;
-            say(&format!("this machine goes back to set {}, which was known to be good", to.id()));
-            if anew {
-                say(START_ANEW);
-            }
-            Ok(())
-        }
-        Verdict::TakeBack(count) => {
-            written(&count)?;
-            let why = format!("{} starts in a row with it were not found healthy", last.starts);
-            rollback::take_back(why.clone(), state, watch)?;
-            written(&BootCount { starts: 1, ..count })?;
-            say(&format!("the rollback that waits to be confirmed is taken back: {why}"));
-            Ok(())
-        }
+        return Ok(());
+    };
+    // Counted first: whatever becomes of it, it is tried a few times and no more.
+    written(count)?;
+    let takes_back = matches!(verdict, Verdict::TakeBack(_));
+    say(&match takes_back {
+        true => format!("{failed}, so the rollback that waits to be confirmed is to be taken back"),
+        false => format!("{failed}, so this machine is to go back to its last known good state"),
+    });
+    if ask(say) {
+        say("somebody is here: what is in place is started, and starts are counted from nought");
+        return written(&BootCount { starts: 1, ..count.clone() });
+    }
+    if takes_back {
+        patience.shield();
+        let why = format!("{} starts in a row with it were not found healthy", last.starts);
+        rollback::take_back(why, state, watch)?;
+        written(&BootCount { starts: 1, ..count.clone() })?;
+        say("it is taken back");
+        return Ok(());
+    }
+    let (to, anew) = fall_back(early, last.starts, state, watch)?;
+    written(&BootCount { starts: 1, went_to: Some(to.id()), ..count.clone() })?;
+    say(&format!("this machine goes back to set {}, which was known to be good", to.id()));
+    if anew {
+        say(START_ANEW);
+    }
+    Ok(())
+}
+
+/// Returns what tells the trees that are started from others: those that would go back. Empty if it cannot be told.
+fn trees_in_place(early: &Early) -> String {
+    let names = going(&early.snapshot_dir, &early.trees).map(|tree| &tree.name);
+    let uuids = rollback::in_place(names).unwrap_or_default();
+    match uuids.is_empty() {
+        true => String::new(),
+        false => blake3::hash(uuids.join(" ").as_bytes()).to_hex()[..32].to_owned(),
     }
 }
 
@@ -253,7 +326,7 @@ fn fall_back(
 ) -> Result<(SnapshotSet, bool), AgentError> {
     let none =
         || AgentError::failed("no set of what is started is marked as good: what is in place is started");
-    let (to, subvolumes) = goal(&early.snapshot_dir, &early.trees)?.ok_or_else(none)?;
+    let (to, subvolumes) = goal::goal(&early.snapshot_dir, &early.trees)?.ok_or_else(none)?;
     let anew = needs_another_kernel(early, &to, &subvolumes)?;
     let stamp = UtcStamp::new(jiff::Timestamp::now());
     let wish = wish(&early.snapshot_dir, to.clone(), subvolumes.clone(), &early.boot_id, stamp, starts)?;
@@ -275,89 +348,6 @@ fn fall_back(
     Ok((to, anew))
 }
 
-/// Finds the newest set that is marked as good and has the tree of `/`, and which of the trees go back to it: those that start the
-/// machine.
-fn goal(
-    snapshot_dir: &BytePath,
-    trees: &[BootTree],
-) -> Result<Option<(SnapshotSet, Vec<SubvolumeName>)>, AgentError> {
-    let Some(root) = trees.first() else { return Ok(None) };
-    let mut newest: Option<SnapshotSet> = None;
-    snapshots::list_sets(snapshot_dir.as_path(), Ok(Needs::default()), &mut |stored| {
-        let fits =
-            stored.words.good && stored.lost().next().is_none() && stored.set.member(&root.name).is_some();
-        if fits && newest.as_ref().is_none_or(|newest| newest.transaction() < stored.set.transaction()) {
-            newest = Some(stored.set);
-        }
-        Ok(())
-    })?;
-    let vital = Vital::of([]);
-    let goes = |tree: &&BootTree| {
-        let holds_snapshots = snapshot_dir.is_within(&tree.point) && tree.point != root.point;
-        !holds_snapshots && (tree.point == root.point || vital.area(&tree.point, true).is_some())
-    };
-    Ok(newest.map(|set| {
-        let names = trees.iter().filter(goes).map(|tree| tree.name.clone());
-        let names = names.filter(|name| set.member(name).is_some()).collect();
-        (snapshots::with_pin(snapshot_dir.as_path(), &set), names)
-    }))
-}
-
-/// Whether the state has no modules for the kernel that runs, so that its own kernel has to be started.
-///
-/// # Errors
-/// If that one cannot be had: it does not go back with `/`.
-fn needs_another_kernel(
-    early: &Early,
-    to: &SnapshotSet,
-    subvolumes: &[SubvolumeName],
-) -> Result<bool, AgentError> {
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let modules = format!("lib/modules/{}", kernel.trim());
-    let root = early.trees.first().and_then(|tree| to.member(&tree.name));
-    let has = |dir: &Path| dir.join(&modules).is_dir() || dir.join("usr").join(&modules).is_dir();
-    let is_there = root.is_none_or(|member| has(member.path.as_path()));
-    // A kernel that brings all it needs has none anywhere.
-    if is_there || !has(Path::new("/")) {
-        return Ok(false);
-    }
-    let holder = early.trees.iter().filter(|tree| BytePath::from("/boot").is_within(&tree.point));
-    let holder = holder.max_by_key(|tree| tree.point.as_bytes().len());
-    let comes_along = !early.boot_apart && holder.is_some_and(|tree| subvolumes.contains(&tree.name));
-    match comes_along {
-        true => Ok(true),
-        false => Err(AgentError::failed(format!(
-            "set {} has no modules for kernel {}, and kernels do not go back with it",
-            to.id(),
-            kernel.trim()
-        ))),
-    }
-}
-
-/// Makes the wish of a fallback.
-fn wish(
-    snapshot_dir: &BytePath,
-    to: SnapshotSet,
-    subvolumes: Vec<SubvolumeName>,
-    boot_id: &str,
-    stamp: UtcStamp,
-    starts: u32,
-) -> Result<RollbackWish, AgentError> {
-    let session: String = boot_id.chars().take(8).collect();
-    Ok(RollbackWish {
-        session: session
-            .parse()
-            .map_err(|error| AgentError::failed(format!("boot id `{boot_id}`: {error}")))?,
-        stamp,
-        snapshot_dir: snapshot_dir.clone(),
-        to,
-        subvolumes,
-        together: None,
-        trial: None,
-        fallback: Some(Fallback { at: stamp, starts, boot_id: boot_id.to_owned() }),
-    })
-}
-
 impl Early {
     /// Returns it as arguments, but for what differs from start to start.
     pub fn fixed_args(limit: u32, snapshot_dir: &BytePath, look: &BootLook) -> Vec<String> {
@@ -377,7 +367,13 @@ impl Early {
             format!("--command-line={}", self.command_line).into(),
             format!("--options={}", self.options).into(),
             format!("--boot-id={}", self.boot_id).into(),
+            format!("--patience={}", self.patience.as_secs()).into(),
         ];
+        if let Some(console) = &self.console {
+            let mut arg = OsString::from("--console=");
+            arg.push(console);
+            args.push(arg);
+        }
         args.extend(Self::fixed_args(self.limit, &self.snapshot_dir, &look).into_iter().map(OsString::from));
         args
     }

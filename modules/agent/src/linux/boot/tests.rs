@@ -1,6 +1,7 @@
 //! Starts of a machine on a btrfs of its own: counted, gone back, gone back no more, and a death at every step of it.
 
 use std::fs;
+use std::sync::Mutex;
 
 use super::*;
 use crate::data::tests::deaths::{At, Fault, dying};
@@ -11,11 +12,29 @@ use crate::proto::{GoodBy, GoodMark, RollbackLook, RollbackPhase, TrialFor};
 struct Machine {
     scene: Scene,
     starts: u32,
+    is_somebody_there: bool,
+    /// The steps of the last start, and whether each was shielded from the end of its time.
+    shielded: Vec<(&'static str, bool)>,
+}
+
+/// Notes whether time may be over after a step.
+struct Seen<'a> {
+    patience: &'a Patience,
+    watch: &'a dyn Watch,
+    shielded: Mutex<Vec<(&'static str, bool)>>,
+}
+
+impl Watch for Seen<'_> {
+    fn after(&self, step: &'static str) -> Result<(), rustix::io::Errno> {
+        self.shielded.lock().unwrap().push((step, self.patience.is_shielded()));
+        self.watch.after(step)
+    }
 }
 
 impl Machine {
     fn make() -> Option<Self> {
-        let machine = Self { scene: Scene::make()?, starts: 0 };
+        let machine =
+            Self { scene: Scene::make()?, starts: 0, is_somebody_there: false, shielded: Vec::new() };
         let mark = GoodMark::Set { id: machine.scene.wish().to.id(), by: GoodBy::Hand, keep: 1 };
         snapshots::mark_good(machine.dir().as_path(), &mark).unwrap();
         count::make(machine.dir().as_path()).unwrap();
@@ -44,9 +63,21 @@ impl Machine {
             // The home is no part of what goes back.
             trees: vec![BootTree { name: wish.subvolumes[0].clone(), point: "/".into() }],
             boot_apart: false,
+            console: None,
+            patience: PATIENCE,
         };
         let mut said = Vec::new();
-        step(&early, &self.scene.state, watch, &mut |line| said.push(line.to_owned()))?;
+        // The process of a test does not end.
+        let patience = Patience::begin(Duration::from_secs(3600), || ());
+        let seen = Seen { patience: &patience, watch, shielded: Mutex::default() };
+        let watch = Shielding { patience: &patience, watch: &seen };
+        let mut asks = Asks {
+            say: &mut |line| said.push(line.to_owned()),
+            ask: &mut |_| self.is_somebody_there,
+            patience: &patience,
+        };
+        step(&early, &self.scene.state, &watch, &mut asks)?;
+        self.shielded = seen.shielded.into_inner().unwrap();
         Ok(said)
     }
 
@@ -113,14 +144,80 @@ fn a_healthy_start_or_one_that_is_ended_in_order_does_not_count() {
         healthy(machine.dir().as_path(), &machine.boot_id()).unwrap();
     }
     machine.fail(2);
-    let own = boot_id().unwrap();
-    let count = BootCount { starts: 3, boot_id: own.clone(), went_to: None };
-    count::write(machine.dir().as_path(), &count).unwrap();
-    leave(machine.dir().as_path()).unwrap();
-    assert_eq!(machine.count().starts, 2);
-    count::write(machine.dir().as_path(), &BootCount { boot_id: "another".into(), ..count }).unwrap();
-    leave(machine.dir().as_path()).unwrap();
-    assert_eq!(machine.count().starts, 3, "that start was not counted here");
+    let (dir, own) = (machine.dir(), machine.boot_id());
+    let dir = dir.as_path();
+    for _ in 0..2 {
+        leave_from(dir, &own, "ro quiet").unwrap();
+        assert_eq!(machine.count().starts, 1, "it is taken off once");
+    }
+    machine.fail(1);
+    leave_from(dir, "another", "ro quiet").unwrap();
+    assert_eq!(machine.count().starts, 2, "that start was not counted here");
+    // What is not well counts, however it ends.
+    red(dir, "another").unwrap();
+    assert!(!machine.count().red);
+    red(dir, &machine.boot_id()).unwrap();
+    leave_from(dir, &machine.boot_id(), "ro quiet").unwrap();
+    assert!(machine.count().red && machine.count().starts == 2);
+    machine.fail(1);
+    assert!(!machine.count().red && machine.count().starts == 3, "the next start was not looked at yet");
+    // Somebody chose a start and came through.
+    leave_from(dir, "another", "ro quiet pc-switcher.boot=off").unwrap();
+    machine.fail(3);
+    trusted(dir);
+    machine.fail(3);
+    assert_eq!(machine.scene.found(), ["bad", "bad"]);
+}
+
+#[test]
+fn a_rollback_by_hand_or_from_elsewhere_has_starts_counted_from_nought() {
+    let Some(mut machine) = Machine::make() else { return };
+    machine.fail(3);
+    // On trial or not, it is the newest that somebody did.
+    machine.scene.roll_back_for(Some(TrialFor::Seconds(600)), &Unwatched).unwrap();
+    machine.fail(1);
+    assert_eq!((machine.scene.found(), machine.count().starts), (["good".into(), "good".into()], 1));
+    machine.scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
+    machine.fail(1);
+    assert_eq!((machine.scene.found(), machine.count().starts), (["bad".into(), "bad".into()], 1));
+    machine.fail(2);
+    // A live system exchanges names, and knows nothing of a count.
+    machine.scene.order(RollbackOrder::Confirm(UtcStamp::new(jiff::Timestamp::now())), &Unwatched).unwrap();
+    machine.scene.exchange_by_hand();
+    machine.fail(3);
+    assert_eq!((machine.scene.found()[0].as_str(), machine.count().starts), ("by hand", 3));
+    machine.scene.restart();
+    assert!(machine.start(&Unwatched).unwrap()[1].contains("goes back to set"));
+    assert_eq!(machine.scene.found()[0], "good");
+}
+
+#[test]
+fn whoever_sits_before_the_machine_can_keep_what_is_in_place() {
+    let Some(mut machine) = Machine::make() else { return };
+    machine.fail(3);
+    machine.is_somebody_there = true;
+    machine.scene.restart();
+    let said = machine.start(&Unwatched).unwrap();
+    assert!(said.last().unwrap().contains("counted from nought"), "{said:?}");
+    assert_eq!((machine.scene.found(), machine.count().starts), (["bad".into(), "bad".into()], 1));
+    machine.is_somebody_there = false;
+    machine.fail(2);
+    machine.scene.restart();
+    machine.start(&Unwatched).unwrap();
+    assert_eq!(machine.scene.found(), ["good", "bad"]);
+}
+
+#[test]
+fn time_may_be_over_until_a_fallback_is_decided_and_no_more_after_that() {
+    let Some(mut machine) = Machine::make() else { return };
+    machine.fail(3);
+    machine.scene.restart();
+    machine.start(&Unwatched).unwrap();
+    let decided = machine.shielded.iter().position(|(step, _)| *step == "prepared").unwrap();
+    assert!(decided > 3 && machine.shielded.len() > decided + 3, "{:?}", machine.shielded);
+    for (at, step) in machine.shielded.iter().enumerate() {
+        assert_eq!(step.1, at >= decided, "{step:?}");
+    }
 }
 
 #[test]
@@ -155,7 +252,7 @@ fn a_rollback_on_trial_that_does_not_start_is_taken_back() {
     machine.fail(3);
     machine.scene.restart();
     let said = machine.start(&Unwatched).unwrap();
-    assert!(said[0].contains("is taken back"), "{said:?}");
+    assert!(said[0].contains("is to be taken back") && said[1] == "it is taken back", "{said:?}");
     assert_eq!((machine.scene.found(), machine.count().starts), (["bad".into(), "bad".into()], 1));
     let told = machine.look().state.unwrap().explain_by_itself().unwrap();
     assert!(told.contains("3 starts in a row with it were not found healthy"), "{told}");
@@ -195,23 +292,4 @@ fn a_death_at_any_step_leaves_a_whole_tree_in_place_and_the_next_starts_come_to_
         assert!(machine.look().state.unwrap().explain_by_itself().is_some(), "after {step}");
         number += 1;
     }
-}
-
-#[test]
-fn a_tree_without_the_unit_is_not_counted_unless_it_is_broken() {
-    let dir = tempfile::tempdir().unwrap();
-    let put = |path: &str| {
-        let path = dir.path().join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, "").unwrap();
-    };
-    assert!(is_protected(dir.path()), "nothing is there, the unit neither");
-    for path in ["etc/passwd", "sbin/init", "etc/systemd/system/other.service"] {
-        put(path);
-    }
-    assert!(!is_protected(dir.path()));
-    let wanted = dir.path().join(WANTED.trim_start_matches('/'));
-    fs::create_dir_all(wanted.parent().unwrap()).unwrap();
-    std::os::unix::fs::symlink(UNIT, wanted).unwrap();
-    assert!(is_protected(dir.path()), "a link that leads nowhere from here");
 }

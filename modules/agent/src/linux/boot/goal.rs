@@ -1,0 +1,102 @@
+//! Where a start goes back to, and whether the machine could start there.
+
+use std::fs;
+use std::path::Path;
+
+use pc_switcher_contract::{BytePath, SnapshotSet, SubvolumeName, UtcStamp, Vital};
+
+use super::Early;
+use crate::linux::snapshots::{self, Needs};
+use crate::proto::{AgentError, BootTree, Fallback, RollbackWish};
+
+/// Finds the newest set that is marked as good and has the tree of `/`, and which of the trees go back to it: those that start the
+/// machine.
+pub(super) fn goal(
+    snapshot_dir: &BytePath,
+    trees: &[BootTree],
+) -> Result<Option<(SnapshotSet, Vec<SubvolumeName>)>, AgentError> {
+    let Some(root) = trees.first() else { return Ok(None) };
+    let mut newest: Option<SnapshotSet> = None;
+    snapshots::list_sets(snapshot_dir.as_path(), Ok(Needs::default()), &mut |stored| {
+        let fits =
+            stored.words.good && stored.lost().next().is_none() && stored.set.member(&root.name).is_some();
+        if fits && newest.as_ref().is_none_or(|newest| newest.transaction() < stored.set.transaction()) {
+            newest = Some(stored.set);
+        }
+        Ok(())
+    })?;
+    Ok(newest.map(|set| {
+        let names = going(snapshot_dir, trees).map(|tree| tree.name.clone());
+        let names = names.filter(|name| set.member(name).is_some()).collect();
+        (snapshots::with_pin(snapshot_dir.as_path(), &set), names)
+    }))
+}
+
+/// Returns those of the trees that go back: what starts the machine, and not what holds the snapshots.
+pub(super) fn going<'a>(
+    snapshot_dir: &BytePath,
+    trees: &'a [BootTree],
+) -> impl Iterator<Item = &'a BootTree> {
+    let vital = Vital::of([]);
+    let root = trees.first().map(|tree| &tree.point);
+    trees.iter().filter(move |tree| {
+        let is_root = Some(&tree.point) == root;
+        let holds_snapshots = snapshot_dir.is_within(&tree.point) && !is_root;
+        !holds_snapshots && (is_root || vital.area(&tree.point, true).is_some())
+    })
+}
+
+/// Whether the state has no modules for the kernel that runs, so that its own kernel has to be started.
+///
+/// # Errors
+/// If that one cannot be had: it does not go back with `/`.
+pub(super) fn needs_another_kernel(
+    early: &Early,
+    to: &SnapshotSet,
+    subvolumes: &[SubvolumeName],
+) -> Result<bool, AgentError> {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let modules = format!("lib/modules/{}", kernel.trim());
+    let root = early.trees.first().and_then(|tree| to.member(&tree.name));
+    let has = |dir: &Path| dir.join(&modules).is_dir() || dir.join("usr").join(&modules).is_dir();
+    let is_there = root.is_none_or(|member| has(member.path.as_path()));
+    // A kernel that brings all it needs has none anywhere.
+    if is_there || !has(Path::new("/")) {
+        return Ok(false);
+    }
+    let holder = early.trees.iter().filter(|tree| BytePath::from("/boot").is_within(&tree.point));
+    let holder = holder.max_by_key(|tree| tree.point.as_bytes().len());
+    let comes_along = !early.boot_apart && holder.is_some_and(|tree| subvolumes.contains(&tree.name));
+    match comes_along {
+        true => Ok(true),
+        false => Err(AgentError::failed(format!(
+            "set {} has no modules for kernel {}, and kernels do not go back with it",
+            to.id(),
+            kernel.trim()
+        ))),
+    }
+}
+
+/// Makes the wish of a fallback.
+pub(super) fn wish(
+    snapshot_dir: &BytePath,
+    to: SnapshotSet,
+    subvolumes: Vec<SubvolumeName>,
+    boot_id: &str,
+    stamp: UtcStamp,
+    starts: u32,
+) -> Result<RollbackWish, AgentError> {
+    let session: String = boot_id.chars().take(8).collect();
+    Ok(RollbackWish {
+        session: session
+            .parse()
+            .map_err(|error| AgentError::failed(format!("boot id `{boot_id}`: {error}")))?,
+        stamp,
+        snapshot_dir: snapshot_dir.clone(),
+        to,
+        subvolumes,
+        together: None,
+        trial: None,
+        fallback: Some(Fallback { at: stamp, starts, boot_id: boot_id.to_owned() }),
+    })
+}
