@@ -7,6 +7,7 @@ pub mod peak;
 pub mod s3;
 pub mod seed;
 pub mod vm;
+pub mod vm_thin;
 
 /// The stages that a sync with `user-data` alone says, in their order.
 pub const STAGES: [&str; 14] = [

@@ -22,7 +22,7 @@ mod loops;
 mod machine;
 mod net;
 mod options;
-mod place;
+pub(crate) mod place;
 mod poll;
 mod pool;
 mod power;

@@ -193,6 +193,7 @@ impl Disk {
     /// Returns the sets as an agent lists them, oldest first.
     pub(super) fn stored(&self, needs: &Needs) -> Vec<StoredSet> {
         let stored = |set: SnapshotSet| StoredSet {
+            backend: pc_switcher_agent::proto::Backend::Btrfs,
             pinned: false,
             hard: None,
             in_use: false,

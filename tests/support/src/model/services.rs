@@ -287,6 +287,7 @@ impl Services for ModelServices {
             | Request::AnnotateSet(_)
             | Request::Adopt(_)
             | Request::Held(_)
+            | Request::Holdings(_)
             | Request::Boot { .. }
             | Request::GoodSet { .. }
             | Request::Verify(_)
