@@ -1,5 +1,9 @@
 //! `config show|validate|schema`: what applies, whether it is right, what may stand there.
 
+use std::path::Path;
+
+use pc_switcher_btrfs_snapshots::automatic::SnapshotsConfig;
+use serde::Deserialize as _;
 use serde_json::json;
 
 use super::{CliError, Context, Exit};
@@ -68,10 +72,16 @@ fn validate(context: &mut Context<'_>) -> Result<Exit, CliError> {
     let loaded = context.load_whole_config(&[], &[]).and_then(|config| Ok(config.with_vaults()?));
     match loaded {
         Ok(config) if json => {
-            context.print_json(&json!({ "ok": true, "path": config.path, "problems": [] }))?;
+            let warnings: Vec<_> = idle_patterns(&config)?.into_iter().collect();
+            context.print_json(
+                &json!({ "ok": true, "path": config.path, "problems": [], "warnings": warnings }),
+            )?;
             Ok(Exit::Completed)
         }
-        Ok(_) => {
+        Ok(config) => {
+            if let Some(warning) = idle_patterns(&config)? {
+                writeln!(context.err, "warning: {warning}")?;
+            }
             writeln!(context.out, "ok")?;
             Ok(Exit::Completed)
         }
@@ -81,6 +91,21 @@ fn validate(context: &mut Context<'_>) -> Result<Exit, CliError> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Returns what is to be known of patterns for snapshots that mean nothing on this machine.
+fn idle_patterns(config: &settings::Config) -> Result<Option<&'static str>, CliError> {
+    let snapshots = SnapshotsConfig::deserialize(config.own_table(settings::tables::SNAPSHOTS));
+    let snapshots = snapshots.map_err(|error| CliError::Failed(error.to_string()))?;
+    let dir = super::snapshots::of(config)?.snapshot_dir;
+    Ok(snapshots.idle_patterns(|| is_on_btrfs(dir.as_path())))
+}
+
+/// Whether a directory lies on btrfs, or will if it is made.
+fn is_on_btrfs(dir: &Path) -> bool {
+    const BTRFS: u64 = 0x9123_683e;
+    let stat = dir.ancestors().find_map(|path| rustix::fs::statfs(path).ok());
+    stat.is_some_and(|stat| u64::try_from(stat.f_type) == Ok(BTRFS))
 }
 
 fn schema(context: &mut Context<'_>, module: Option<&str>) -> Result<Exit, CliError> {

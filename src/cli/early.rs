@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use pc_switcher_agent::linux::boot::{self, Early};
 use pc_switcher_agent::linux::machine::OWN_IMAGE;
@@ -37,6 +38,12 @@ pub struct EarlyArgs {
     /// Kernels do not go back with the root
     #[arg(long, hide = true)]
     boot_apart: bool,
+    /// Where whoever sits before the machine is asked whether it may go back
+    #[arg(long, value_name = "DEVICE", hide = true)]
+    console: Option<PathBuf>,
+    /// So many seconds it may take before it is decided to go back
+    #[arg(long, value_name = "SECONDS", hide = true, default_value_t = boot::PATIENCE.as_secs())]
+    patience: u64,
     /// Where it is mounted already
     #[arg(long, value_name = "DIR", hide = true)]
     inside: Option<PathBuf>,
@@ -69,6 +76,8 @@ pub fn run(args: &EarlyArgs, context: &mut Context<'_>) -> Result<Option<Exit>, 
         limit: args.limit,
         trees: args.trees.clone(),
         boot_apart: args.boot_apart,
+        console: args.console.clone(),
+        patience: Duration::from_secs(args.patience),
     };
     let done = count(&early, args, &mut |line| {
         // Nobody may be listening; the start goes on.

@@ -1,8 +1,11 @@
 //! Judgements over one machine.
 
 use pc_switcher_agent::proto::RollbackPhase;
-use pc_switcher_contract::BytePath;
+use pc_switcher_btrfs_snapshots::automatic::SnapshotsConfig;
+use pc_switcher_contract::{BytePath, human_bytes};
+use pc_switcher_disk_monitor::parts::FREE_BYTES;
 use semver::Version;
+use serde::Deserialize as _;
 
 use super::fstab;
 use super::seen::Seen;
@@ -16,9 +19,12 @@ pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
     found.extend(swap(seen));
     found.extend(mounted_by_id(seen));
     found.extend(snapshot_dir(seen));
+    found.extend(volumes(seen));
     found.extend(nested(seen));
+    found.extend(patterns(seen));
     found.extend(quotas(seen));
     found.extend(boot(seen));
+    found.extend(room(seen));
     found.extend(clock(seen));
     found.extend(sudo(seen));
     found.extend(sshd(seen));
@@ -126,7 +132,37 @@ fn snapshot_dir(seen: &Seen) -> Option<Finding> {
             .fix(format!("sudo mv {dir} {dir}-before && sudo mkdir -m 700 {dir}"))
             .fix(format!("echo 'UUID={uuid} {dir} btrfs subvol=@snapshots 0 0' | sudo tee -a /etc/fstab"))
             .fix(format!("sudo mount {dir}"))
-            .fix(format!("what was taken before stays in {dir}-before, and is listed no more")),
+            .fix(format!(
+                "what was taken before stays in {dir}-before, as plain read-only trees that are listed no more: \
+                 `sudo cp -a --reflink=auto {dir}-before/SNAPSHOT/PATH PLACE` brings back what you need, \
+                 `sudo btrfs subvolume delete {dir}-before/*` removes them"
+            )),
+    )
+}
+
+/// What is to be left out of copies is left out of no snapshot.
+fn patterns(seen: &Seen) -> Option<Finding> {
+    let table = seen.config.as_ref().ok()?.get("snapshots")?;
+    let config = SnapshotsConfig::deserialize(table).ok()?;
+    let why = config.idle_patterns(|| !seen.layout.snapshot_fs_uuid.is_empty())?;
+    Some(Finding::new(seen.hostname(), Gravity::Note, "config", why))
+}
+
+/// Without btrfs sets are copies, unless the config says that they are to be of volumes.
+fn volumes(seen: &Seen) -> Option<Finding> {
+    let backend = seen.config.as_ref().ok().map(|config| config["snapshots"]["backend"].clone());
+    let is_auto = backend.is_some_and(|backend| backend == "auto" || backend.is_null());
+    if !seen.layout.snapshot_fs_uuid.is_empty() || !is_auto || seen.diagnosis.thin.is_empty() {
+        return None;
+    }
+    let places: Vec<String> = seen.diagnosis.thin.iter().map(|place| format!("`{place}`")).collect();
+    let text = format!(
+        "sets are copies here, and {} lie in thin volumes of LVM: of those snapshots can be taken instead, at once and whole",
+        places.join(", ")
+    );
+    Some(
+        Finding::new(seen.hostname(), Gravity::Note, "layout", text)
+            .fix("backend = \"lvm\" in [snapshots], and in [snapshots.components] only what lies in them"),
     )
 }
 
@@ -167,6 +203,26 @@ fn boot(seen: &Seen) -> Option<Finding> {
     let text =
         format!("`{point}` is a file system of its own ({fs_type}): kernels are in no snapshot of `@`");
     Some(Finding::new(seen.hostname(), Gravity::Note, "boot", text))
+}
+
+/// While all that is in sets is written anew, they hold as much again (facts/archive-loop.md A40).
+fn room(seen: &Seen) -> Option<Finding> {
+    let finding = |text: String| Some(Finding::new(seen.hostname(), Gravity::Note, "room", text));
+    let (report, parts) = match &seen.room {
+        Ok(room) => room,
+        Err(why) => return finding(format!("it cannot be told what lies beside snapshots: {why}")),
+    };
+    parts.lacks(report)?;
+    finding(format!(
+        "the disk of `{}` has {}, and {} are advised: twice the {} that sets are taken of, {} of all else and {} free; with less, \
+         sets have to go sooner",
+        seen.snapshot_dir,
+        human_bytes(report.size_bytes),
+        human_bytes(parts.advised_bytes()),
+        human_bytes(parts.source_bytes),
+        human_bytes(parts.other_bytes),
+        human_bytes(FREE_BYTES),
+    ))
 }
 
 fn clock(seen: &Seen) -> Option<Finding> {

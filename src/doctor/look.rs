@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use pc_switcher_agent::proto::{BootLook, BootOrder, Counted, LayoutRequest, RollbackOrder};
+use pc_switcher_agent::proto::{
+    BootLook, BootOrder, Counted, HoldingsRequest, LayoutRequest, RollbackOrder, SpaceReport, StoredSet,
+};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
     Action, AgentLink, Answer, BytePath, Cmd, ErrorKind, ExecError, Executor, Gate, Gatekeeper, Hostname,
     Machine, ModuleContext, ModuleError, Problem, RunMode, SessionBoard, SubvolumeName, TargetMachine,
 };
+use pc_switcher_disk_monitor::parts::Parts;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -55,16 +58,17 @@ pub async fn look_at(place: &Place<'_>) -> Result<Seen, ModuleError> {
     let settled = settle(&agent, &place.from, &place.user, intent.is_some()).await?;
     let snapshot_dir =
         text_of(place.config, "btrfs-snapshots", "snapshot_dir").unwrap_or_else(|| "/.snapshots".into());
+    let subvolumes: Vec<SubvolumeName> = list_of(place.config, "btrfs-snapshots", "subvolumes")
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .collect();
     let layout = agent
         .layout(LayoutRequest {
             folders: list_of(place.config, "user-data", "folders")
                 .iter()
                 .map(|path| BytePath::from(path.as_str()))
                 .collect(),
-            subvolumes: list_of(place.config, "btrfs-snapshots", "subvolumes")
-                .iter()
-                .filter_map(|name| name.parse::<SubvolumeName>().ok())
-                .collect(),
+            subvolumes: subvolumes.clone(),
             snapshot_dir: BytePath::from(snapshot_dir.as_str()),
             nested: Vec::new(),
         })
@@ -93,6 +97,8 @@ pub async fn look_at(place: &Place<'_>) -> Result<Seen, ModuleError> {
         redone: settled.redone,
         rollback: agent.rollback(RollbackOrder::Look).await.map_err(|error| error.to_string()),
         boot: boot(&agent, &snapshot_dir).await.map_err(|error| error.to_string()),
+        room: room(&agent, &snapshot_dir, subvolumes).await,
+        good: good(&agent, &snapshot_dir).await,
         is_busy: settled.is_busy,
         config,
         clock_ms: clock_ms - clock::system()().as_millisecond(),
@@ -112,6 +118,28 @@ async fn boot(agent: &Agent, snapshot_dir: &str) -> Result<BootLook, ExecError> 
         Counted::Off => Ok(counted),
         _ => agent.boot(snapshot_dir.into(), BootOrder::Look).await,
     }
+}
+
+/// What the file system of the snapshots is taken up by.
+async fn room(
+    agent: &Agent,
+    snapshot_dir: &str,
+    subvolumes: Vec<SubvolumeName>,
+) -> Doubt<(SpaceReport, Parts)> {
+    let snapshot_dir = BytePath::from(snapshot_dir);
+    let reports = agent.space(vec![snapshot_dir.clone()]).await.map_err(|error| error.to_string())?;
+    let held = agent.holdings(HoldingsRequest { snapshot_dir, subvolumes }).await;
+    let held = held.map_err(|error| error.to_string())?;
+    let report = reports.into_iter().next().ok_or_else(|| "no file system is there".to_owned())?;
+    let parts = Parts::of(&report, &held);
+    Ok((report, parts))
+}
+
+/// The sets that are marked as good.
+async fn good(agent: &Agent, snapshot_dir: &str) -> Doubt<Vec<StoredSet>> {
+    let (mut sets, _) = agent.sets(snapshot_dir.into()).await.map_err(|error| error.to_string())?;
+    sets.retain(|stored| stored.words.good);
+    Ok(sets)
 }
 
 /// Tries whether ssh leads from the other machine to this one without a question.

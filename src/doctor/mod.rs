@@ -4,6 +4,7 @@ mod alone;
 mod boot;
 mod both;
 mod fstab;
+mod good;
 mod leftovers;
 mod look;
 mod render;
@@ -68,8 +69,10 @@ impl Finding {
 
 /// Judges one or two machines: the one where the command was typed comes first.
 pub fn judge(machines: &[Seen]) -> Vec<Finding> {
-    let one =
-        |seen| alone::findings(seen).into_iter().chain(boot::findings(seen)).chain(leftovers::findings(seen));
+    let one = |seen| {
+        let found = alone::findings(seen).into_iter().chain(boot::findings(seen));
+        found.chain(good::findings(seen)).chain(leftovers::findings(seen))
+    };
     let mut found: Vec<Finding> = machines.iter().flat_map(one).collect();
     if let [source, target] = machines {
         found.extend(both::findings(source, target));

@@ -1,7 +1,10 @@
 //! What was seen on a machine, as plain data.
 
-use pc_switcher_agent::proto::{BootLook, Diagnosis, Layout, MachineFacts, Redone, RollbackLook};
+use pc_switcher_agent::proto::{
+    BootLook, Diagnosis, Layout, MachineFacts, Redone, RollbackLook, SpaceReport, StoredSet,
+};
 use pc_switcher_contract::{Hostname, Problem};
+use pc_switcher_disk_monitor::parts::Parts;
 use serde_json::Value;
 
 use crate::orchestrator::topology::Stranger;
@@ -38,6 +41,10 @@ pub struct Seen {
     pub rollback: Doubt<RollbackLook>,
     /// How boot protection stands there, or why that cannot be told; no more than the count where it is off.
     pub boot: Doubt<BootLook>,
+    /// The file system of the snapshots and what it is taken up by, or why that cannot be told.
+    pub room: Doubt<(SpaceReport, Parts)>,
+    /// Its sets that are marked as good, or why that cannot be told.
+    pub good: Doubt<Vec<StoredSet>>,
     /// Whether a sync is under way there: what looks left behind is its own.
     pub is_busy: bool,
     /// The config that applies to a sync that is started there.

@@ -1,17 +1,34 @@
 //! Every finding, from what is seen to what is said.
 
 use pc_switcher_agent::proto::{
-    ApplyReport, BootCount, BootLook, Conflict, Counted, Diagnosis, FolderPart, Layout, MachineFacts, Redone,
-    RedoneHow, RollbackLook, RollbackPhase, RollbackState, Session, Standing, SubvolumeFact, SwapFile,
-    Together, UserFact,
+    ApplyReport, BootCount, BootLook, Conflict, Counted, Diagnosis, FolderPart, Holdings, Layout,
+    MachineFacts, Redone, RedoneHow, RollbackLook, RollbackPhase, RollbackState, Session, SpaceReport,
+    Standing, SubvolumeFact, SwapFile, Together, UserFact,
 };
 use pc_switcher_contract::Problem;
+use pc_switcher_disk_monitor::parts::Parts;
 use serde_json::json;
 
 use super::*;
 use crate::orchestrator::topology::Stranger;
 
-fn healthy(name: &str) -> Seen {
+const HELD: Holdings = Holdings { source_bytes: Some(50 << 30), snapshot_bytes: 10 << 30 };
+
+fn disk(size_gib: u64, available_gib: u64) -> SpaceReport {
+    SpaceReport {
+        path: "/.snapshots".into(),
+        fs_uuid: "f".into(),
+        fs_type: "btrfs".into(),
+        size_bytes: size_gib << 30,
+        data_free_bytes: 0,
+        unallocated_bytes: 0,
+        metadata_free_bytes: 0,
+        metadata_copies: 2,
+        available_bytes: available_gib << 30,
+    }
+}
+
+pub(super) fn healthy(name: &str) -> Seen {
     let part = FolderPart {
         folder: "/home".into(),
         root: "/home".into(),
@@ -69,6 +86,8 @@ fn healthy(name: &str) -> Seen {
         redone: Vec::new(),
         rollback: Ok(RollbackLook::default()),
         boot: Ok(BootLook::default()),
+        room: Ok((disk(1000, 900), Parts::of(&disk(1000, 900), &HELD))),
+        good: Ok(Vec::new()),
         is_busy: false,
         config: Ok(json!({"user-data": {"exclude": []}})),
         clock_ms: 0,
@@ -141,8 +160,33 @@ fn what_stands_on_one_machine_is_found_there_with_its_fix() {
     assert_found(nested, "laptop", Warning, "layout", "`/home/alice/vm` is a nested subvolume");
     let quotas = |_: &mut Seen, desk: &mut Seen| desk.diagnosis.quotas = vec!["/".into()];
     assert_found(quotas, "desk", Warning, "quotas", "sudo btrfs quota disable /");
+    let thin = |_: &mut Seen, desk: &mut Seen| {
+        desk.diagnosis.thin = vec!["/srv".into()];
+        desk.layout.snapshot_fs_uuid.clear();
+    };
+    assert_found(thin, "desk", Note, "layout", "`/srv` lie in thin volumes of LVM");
+    let chosen = |laptop: &mut Seen, desk: &mut Seen| {
+        thin(laptop, desk);
+        for seen in [laptop, desk] {
+            seen.config = Ok(json!({"snapshots": {"backend": "lvm"}}));
+        }
+    };
+    assert_eq!(found(chosen), []);
     let boot = |_: &mut Seen, desk: &mut Seen| desk.diagnosis.boot = Some(("/boot".into(), "ext4".into()));
     assert_found(boot, "desk", Note, "boot", "ext4");
+    let patterns = |laptop: &mut Seen, desk: &mut Seen| {
+        for seen in [&mut *laptop, desk] {
+            seen.config = Ok(json!({"snapshots": {"exclude": ["*.iso"], "backend": "auto"}}));
+        }
+        laptop.layout.snapshot_fs_uuid.clear();
+    };
+    assert_found(patterns, "desk", Note, "config", "`exclude` in [snapshots] mean nothing here");
+    let room = |_: &mut Seen, desk: &mut Seen| {
+        desk.room = Ok((disk(100, 40), Parts::of(&disk(100, 40), &HELD)));
+    };
+    assert_found(room, "desk", Note, "room", "has 100.0 GiB, and 110.0 GiB are advised: twice the 50.0 GiB");
+    let unknown = |laptop: &mut Seen, _: &mut Seen| laptop.room = Err("no root".into());
+    assert_found(unknown, "laptop", Note, "room", "no root");
     assert_found(|_, desk| desk.diagnosis.clock_follows = false, "desk", Warning, "clock", "set-ntp");
     let line = "alice ALL=(root) NOPASSWD: /usr/local/bin/pc-switcher agent";
     assert_found(|_, desk| desk.sudo_asked = true, "desk", Warning, "sudo", line);

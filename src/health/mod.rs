@@ -76,7 +76,8 @@ pub fn weigh(checked: Vec<Checked>, required: &[HealthCheck]) -> Vec<Checked> {
     checked.into_iter().map(weigh).collect()
 }
 
-fn shipped(name: &str) -> Option<HealthCheck> {
+/// Returns which of the shipped checks has this name.
+pub fn shipped(name: &str) -> Option<HealthCheck> {
     Some(match name {
         "packages" => HealthCheck::Packages,
         "sshd's configuration" => HealthCheck::SshdConfig,

@@ -94,7 +94,17 @@ impl Disk {
             put("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n");
             put("etc/machine-id", "of this machine\n");
             put("sbin/init", "good");
-            put("etc/systemd/system/multi-user.target.wants/pc-switcher-boot.service", "");
+            for path in [
+                "etc/pc-switcher/config.toml",
+                "etc/systemd/system/pc-switcher-boot.service",
+                "etc/systemd/system/multi-user.target.wants/pc-switcher-boot.service",
+                "etc/systemd/system/pc-switcher-good.service",
+                "etc/systemd/system/pc-switcher-good.timer",
+                "etc/systemd/system/timers.target.wants/pc-switcher-good.timer",
+                "usr/local/bin/pc-switcher",
+            ] {
+                put(path, "");
+            }
             let id = take_set(&request).unwrap().0.id();
             let mark = GoodMark::Set { id: id.clone(), by: GoodBy::Hand, keep: 1 };
             mark_good(&self.snaps(), &mark).unwrap();
@@ -110,6 +120,10 @@ impl Disk {
     }
 
     fn start(&self, number: u32, options: &str, command_line: &str) -> Vec<String> {
+        self.start_with(number, options, command_line, &[])
+    }
+
+    fn start_with(&self, number: u32, options: &str, command_line: &str, more: &[&str]) -> Vec<String> {
         let [system, snaps] = &self.names;
         let output = Command::new(env!("CARGO_BIN_EXE_pc-switcher"))
             .args(["agent", &format!("--before-root={}", self.device), &format!("--options={options}")])
@@ -117,6 +131,7 @@ impl Disk {
             .arg(format!("--boot-id={number:08x}-1111-2222-3333-444444444444"))
             .args(["--limit=3", &format!("--snapshot-dir={}", said(&self.snaps()))])
             .args([format!("--tree={system}=/"), format!("--tree={snaps}={}", said(&self.snaps()))])
+            .args(more)
             .env_clear()
             .output()
             .unwrap();
@@ -144,7 +159,14 @@ fn a_ruin_that_nobody_has_mounted_is_counted_three_times_and_replaced_by_the_goo
     for number in 1..=3 {
         assert_eq!(disk.start(number, &options, "ro quiet"), [""; 0]);
     }
-    let told = disk.start(4, &options, "ro quiet");
+    let told = disk.start_with(4, &options, "ro quiet", &["--patience=0"]);
+    assert!(
+        told.last().unwrap().ends_with("it took longer than 0 s; the machine is started as it is"),
+        "{told:?}"
+    );
+    disk.mounted(|root| assert!(!root.join("sbin/init").exists(), "nothing is exchanged"));
+    // No console is there, so nobody is asked.
+    let told = disk.start_with(5, &options, "ro quiet", &["--console=/dev/null"]);
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(told[1].contains(&disk.good.as_ref().unwrap().to_string()), "{told:?}");
     disk.mounted(|root| {
@@ -155,10 +177,19 @@ fn a_ruin_that_nobody_has_mounted_is_counted_three_times_and_replaced_by_the_goo
         assert_eq!(read("var/lib/pc-switcher/pairs/0123"), "what is remembered");
     });
     let top = disk.mount("subvolid=5", "top");
-    let replaced = top.join(format!("{}.replaced-00000004", disk.names[0]));
+    let replaced = top.join(format!("{}.replaced-00000005", disk.names[0]));
     assert_eq!(fs::read_to_string(replaced.join("root/.ssh/id")).unwrap(), "since then", "nothing is lost");
     sh("umount", &[said(&top)]);
-    assert_eq!(disk.start(5, &options, "ro quiet"), [""; 0]);
+    assert_eq!(disk.start(6, &options, "ro quiet"), [""; 0]);
+    // Somebody removed the program, and left the rest.
+    disk.mounted(|root| fs::remove_file(root.join("usr/local/bin/pc-switcher")).unwrap());
+    for number in 7..=12 {
+        let told = disk.start(number, &options, "ro quiet");
+        assert!(
+            told[0].contains("is not counted") && told[0].contains("/usr/local/bin/pc-switcher"),
+            "{told:?}"
+        );
+    }
 }
 
 #[test]

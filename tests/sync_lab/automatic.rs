@@ -59,8 +59,12 @@ fn sets_are_taken_before_apt_changes_packages_and_by_the_clock_and_none_after_it
 
     configure(laptop, "[snapshots]\nauto_update = false\nauto_boot = false\n");
     auto(laptop, &[]).ends_with(0).says(&["say something else by now"]);
-    auto(laptop, &["on"]).ends_with(2).says(&["no set is to be taken by itself"]);
-    auto(laptop, &["off"]).ends_with(0).says(&["removed `/etc/apt/apt.conf.d/80pc-switcher`"]);
+    auto(laptop, &["on", "--dry-run"])
+        .ends_with(0)
+        .says(&["would remove `/etc/apt/apt.conf.d/80pc-switcher`"]);
+    auto(laptop, &["on"]).ends_with(0).says(&["removed `/etc/apt/apt.conf.d/80pc-switcher`"]);
+    auto(laptop, &["on"]).ends_with(2).says(&["no set is to be taken by itself", "nothing is installed"]);
+    auto(laptop, &["off"]).ends_with(0).says(&["nothing to change"]);
     let left = "ls -A /etc/pc-switcher /etc/systemd/system /etc/systemd/system/timers.target.wants | grep -c pc-switcher-snap || true";
     assert_eq!(root(laptop, left), "0\n");
     root(laptop, "apt-get -y remove lsof 2>&1 || true");

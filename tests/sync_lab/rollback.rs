@@ -205,6 +205,45 @@ fn both_machines_go_back_by_one_decision() {
     assert_eq!(alice(desk, "cat letter"), "bad\n");
 }
 
+/// Spoils a machine as a bad day does: sshd's configuration, files that it needs, and a package that is half installed.
+fn spoil(machine: &Machine) {
+    root(
+        machine,
+        "echo Nonsense yes >>/etc/ssh/sshd_config; rm /etc/profile /usr/bin/whoami; \
+         mkdir -p /root/bad/DEBIAN; cd /root/bad; \
+         printf 'Package: bad\\nVersion: 1\\nArchitecture: all\\nMaintainer: x <x@x>\\nDescription: bad\\n' >DEBIAN/control; \
+         printf '#!/bin/sh\\nexit 1\\n' >DEBIAN/postinst; chmod 755 DEBIAN/postinst; \
+         dpkg-deb --build /root/bad /root/bad.deb; ! dpkg -i /root/bad.deb; dpkg --audit | grep -q bad; ! sshd -t",
+    );
+}
+
+#[track_caller]
+fn assert_is_well(machine: &Machine) {
+    root(machine, "sshd -t && [ -z \"$(dpkg --audit)\" ] && [ -e /etc/profile ] && whoami");
+}
+
+#[test]
+fn both_machines_go_back_from_a_sync_after_which_sshd_files_and_packages_were_broken() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "echo good >letter");
+    first_sync(&lab);
+    alice(laptop, "echo bad >letter; rm -r names");
+    let session = session_of(&sync(laptop, "desk", &[]).ends_with(0));
+    assert!(!desk.exists("/home/alice/names").unwrap());
+    [laptop, desk].into_iter().for_each(spoil);
+    rollback(laptop, &[&session]).ends_with(0).says(&["laptop: `@`", "desk: `@`", "went back"]);
+    for machine in [laptop, desk] {
+        restart(machine);
+        assert_is_well(machine);
+        rollback(machine, &["confirm"]).ends_with(0);
+    }
+    assert_eq!((alice(laptop, "cat letter"), alice(desk, "cat letter")), ("bad\n".into(), "good\n".into()));
+    assert!(desk.exists("/home/alice/names").unwrap() && !laptop.exists("/home/alice/names").unwrap());
+    sync(laptop, "desk", &["--allow-first-sync"]).ends_with(0);
+    assert_nothing_runs(&[laptop, desk], SOON);
+}
+
 /// Has both machines go back to before a sync; the desk loses its cable as soon as it is prepared, and its power then. Returns how
 /// far both came.
 fn cut_between(laptop: &Machine, desk: &Machine) -> [String; 2] {

@@ -176,9 +176,16 @@ fn a_sync_that_space_is_too_short_for_removes_what_the_rules_can_spare_and_what_
     assert!(left.contains(&newest) && left.contains(&made), "{left:?}");
     assert!(sessions(laptop).contains(&heavy), "there was enough on the laptop");
 
-    store(laptop, &["prune", "--machine", "desk", "--free", "99.99%"])
-        .ends_with(6)
-        .says(&["which is not enough", "no set is left that the rules could spare"]);
+    let free = ["prune", "--machine", "desk", "--free", "99.99%"];
+    let before = sessions(desk);
+    let dry = store(laptop, &[free.as_slice(), &["--dry-run"]].concat()).ends_with(6);
+    dry.says(&[&light, "2 sets: `keep` keeps it, `keep_min` can spare it", "would be available"]);
+    assert_eq!(sessions(desk), before, "a preview removes nothing");
+    store(laptop, &free).ends_with(6).says(&[
+        &format!("session {light}: 2 sets removed, "),
+        "which is not enough",
+        "no set is left that the rules could spare",
+    ]);
     assert_eq!(sessions(desk), [made]);
 }
 

@@ -7,7 +7,7 @@ use pc_switcher_testkit::lab::{Cmd, Machine};
 use serde_json::Value;
 
 use crate::hosts::{
-    Ran, SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, lab, root, run, sync,
+    BY_THEN, Ran, SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, lab, root, run, sync,
 };
 
 fn store(machine: &Machine, words: &[&str]) -> Ran {
@@ -204,4 +204,100 @@ fn a_hard_pin_outlasts_the_tools_of_others_and_leads_back_without_the_original()
     store(laptop, &["unpin", "kept", "--allow-loss"]).ends_with(0).says(&["is unpinned"]);
     assert_eq!(root(laptop, "ls /.snapshots/.pc-switcher/pins"), "");
     store(laptop, &["delete", "kept"]).ends_with(0);
+}
+
+#[test]
+fn words_tags_and_kinds_find_sets_and_what_is_lost_or_anothers_is_adopted() {
+    let Some(lab) = lab() else { return };
+    let laptop = lab.laptop();
+    store(laptop, &["create", "one", "--tag", "work", "--note", "first"]).ends_with(0);
+    alice(laptop, "echo more >more");
+    store(laptop, &["create", "two", "--kind", "scheduled", "--tag", "work", "--tag", "late"]).ends_with(0);
+    store(laptop, &["annotate", "one", "for the printer", "--tag", "paper", "--untag", "work"]).ends_with(0);
+    let tagged = |words: &[&str]| {
+        let all = [&["list", "--json"], words].concat();
+        let list = json(&store(laptop, &all).ends_with(0));
+        let sets = list["sets"].as_array().unwrap();
+        sets.iter().map(|set| set["name"].as_str().unwrap_or("-").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(tagged(&["--tag", "paper"]), ["one"]);
+    assert_eq!(tagged(&["--tag", "work"]), ["two"]);
+    assert_eq!(tagged(&["--kind", "scheduled"]), ["two"]);
+    assert_eq!(tagged(&["--kind", "pre-sync"]), [""; 0]);
+    store(laptop, &["list", "--kind", "weekly"]).ends_with(2).says(&["one of pre-sync"]);
+    store(laptop, &["show", "one"]).ends_with(0).says(&["for the printer", "Tags paper"]);
+    store(laptop, &["diff", "one..two", "--stat", "--path", "/home/alice"])
+        .ends_with(0)
+        .says(&["laptop: ", "1 created"]);
+
+    root(laptop, "btrfs subvolume snapshot -r /home /.snapshots/home.20250102T0304");
+    store(laptop, &["adopt", "--from", "btrbk", "--dir", "/.snapshots"])
+        .ends_with(0)
+        .says(&["of btrbk is listed"]);
+    store(laptop, &["list"]).ends_with(0).says(&["foreign: btrbk"]);
+    root(laptop, "rm -r /.snapshots/.pc-switcher/sets/*-scheduled");
+    store(laptop, &["list"]).ends_with(0).says(&["orphan"]);
+    store(laptop, &["adopt", "--from", "orphan"]).ends_with(0).says(&["-scheduled of orphan is listed"]);
+    store(laptop, &["verify"]).ends_with(0);
+    root(laptop, "btrfs subvolume delete /.snapshots/home.20250102T0304");
+    assert!(!store(laptop, &["list"]).ends_with(0).stdout.contains("foreign: btrbk"));
+}
+
+#[test]
+fn prune_keeps_what_it_is_told_and_what_another_process_reads() {
+    let Some(lab) = lab() else { return };
+    let laptop = lab.laptop();
+    for name in ["a", "b", "c", "d"] {
+        store(laptop, &["create", name, "--kind", "scheduled"]).ends_with(0);
+    }
+    let guarded = Cmd::new("pc-switcher").args(["guard", "--kind", "auto-boot", "--", "true"]);
+    run(laptop, &guarded.as_alice()).ends_with(0).says(&["is the last known good one"]);
+    let kinds = json(&store(laptop, &["list", "--kind", "auto-boot", "--json"]).ends_with(0));
+    assert!(!kinds["sets"].as_array().unwrap().is_empty());
+    let list = json(&store(laptop, &["list", "--json"]).ends_with(0));
+    let sets = list["sets"].as_array().unwrap();
+    let set = sets.iter().find(|set| set["name"] == "b").unwrap()["set"].as_str().unwrap().to_owned();
+    let lock = format!("/.snapshots/.pc-switcher/sets/{set}/lock");
+    let reader =
+        laptop.spawn(&Cmd::script(&format!("flock -s {lock} sh -c 'echo held; read -r _'"))).unwrap();
+    reader.expect("held", BY_THEN).unwrap();
+    store(laptop, &["delete", "b"]).ends_with(7).says(&["it is in use"]);
+    store(laptop, &["show", "b"]).ends_with(0).says(&["In use by `flock -s"]);
+    store(laptop, &["prune", "--keep", "1", "--dry-run"]).ends_with(0).says(&["would be removed"]);
+    store(laptop, &["prune", "--keep", "1"]).ends_with(0).says(&["sets removed"]);
+    assert_eq!(names(laptop), ["b", "c", "d"], "`keep_min` keeps two, and a reader one");
+    // Its input ends, and it with that.
+    reader.wait().unwrap();
+    store(laptop, &["delete", "b"]).ends_with(0);
+}
+
+#[test]
+fn a_good_set_that_root_deleted_by_hand_is_still_there_to_go_back_to() {
+    let Some(lab) = lab() else { return };
+    let laptop = lab.laptop();
+    alice(laptop, "echo good >letter");
+    store(laptop, &["create", "fine", "--good"]).ends_with(0);
+    store(laptop, &["list"]).ends_with(0).says(&["good, pinned hard"]);
+    alice(laptop, "echo bad >letter");
+    root(laptop, "btrfs subvolume delete /.snapshots/@*-manual-*");
+    let pins = "/.snapshots/.pc-switcher/pins/*";
+    root(
+        laptop,
+        &format!("! btrfs subvolume delete {pins}/@home-*; ! rm -rf {pins}; ls {pins}/@home-*/alice/letter"),
+    );
+    let doctor = run(laptop, &Cmd::new("pc-switcher").arg("doctor").as_alice());
+    doctor.says(&["something else removed", "its pin stands in"]);
+    let plan = Cmd::new("pc-switcher").args(["rollback", "good", "--subvol", "@home", "--plan"]);
+    run(laptop, &plan.as_alice()).ends_with(0).says(&["nothing stands in the way"]);
+    let back = Cmd::new("pc-switcher").args(["rollback", "good", "--subvol", "@home"]);
+    run(laptop, &back.as_alice()).ends_with(0);
+    crate::rollback::restart(laptop);
+    assert_eq!(alice(laptop, "cat letter"), "good\n");
+    run(laptop, &Cmd::new("pc-switcher").args(["rollback", "confirm"]).as_alice()).ends_with(0);
+    // A person's mark goes and leaves what its pin alone has, until it is given up.
+    let ran = store(laptop, &["good", "--none", "fine"]).ends_with(0);
+    ran.says(&["is there by its pin alone, which stays"]);
+    store(laptop, &["unpin", "fine"]).ends_with(7);
+    store(laptop, &["unpin", "--allow-loss", "fine"]).ends_with(0);
+    assert_nothing_runs(&[laptop], SOON);
 }

@@ -18,11 +18,12 @@ use serde::de::DeserializeOwned;
 
 use crate::proto::{
     ActivateRequest, Activated, AdoptRequest, Adopted, ApplyNews, ApplyReport, ApplyRequest, Change,
-    ChangedDir, ChangedRequest, Diagnosis, DiffRequest, Diffed, DirListing, Finding, Gain, Layout,
-    LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Moved, NestedOrder, Patience, ReadWant,
-    Redone, Request, RestoreReply, RestoreRequest, RollbackLook, RollbackOrder, SpaceReport, StreamFrame,
-    TakeSet, Tree, UndoLine, UndoReport, UndoRequest, Verified, VerifyRequest, Versions, VersionsRequest,
-    WalkRequest, WalkSummary, Writer, WritersRequest, decode, encode,
+    ChangedDir, ChangedRequest, Diagnosis, DiffRequest, Diffed, DirListing, Finding, Gain, Holdings,
+    HoldingsRequest, Layout, LayoutRequest, Listings, LockReply, LockRequest, MachineFacts, Moved,
+    NestedOrder, Patience, ReadWant, Redone, Request, RestoreReply, RestoreRequest, RollbackLook,
+    RollbackOrder, SpaceReport, StreamFrame, TakeSet, Tree, UndoLine, UndoReport, UndoRequest, Verified,
+    VerifyRequest, Versions, VersionsRequest, WalkRequest, WalkSummary, Writer, WritersRequest, decode,
+    encode,
 };
 
 pub use content::BlocksStream;
@@ -150,6 +151,11 @@ impl Agent {
         let mut found = Vec::new();
         self.items::<_, ()>(&Request::Gains(snapshot_dir), |gain| found.push(gain)).await?;
         Ok(found)
+    }
+
+    /// Asks what the file system of the snapshots holds.
+    pub async fn holdings(&self, request: HoldingsRequest) -> Result<Holdings, ExecError> {
+        self.call(&Request::Holdings(request)).await
     }
 
     /// Waits until what was removed from the file system of a path is free, at most so long; whether all of it is.

@@ -24,7 +24,8 @@ pub struct SnapshotsConfig {
     /// `healthy_after` in `[boot-protection]`.
     pub auto_good: bool,
     /// How sets are kept that people or the clock ask for: `auto` (on btrfs as snapshots, otherwise as `hardlink`), `btrfs`,
-    /// `hardlink` (copies of directories that share what did not change), `archive` (the same, each file compressed).
+    /// `hardlink` (copies of directories that share what did not change), `archive` (the same, each file compressed), `lvm` (snapshots
+    /// of the thin volumes that hold these directories).
     pub backend: Backend,
     /// What copies hold though `exclude` leaves it out, in gitignore syntax.
     pub include: Patterns,
@@ -67,6 +68,8 @@ pub enum Backend {
     Hardlink,
     /// As copies whose files are compressed.
     Archive,
+    /// As snapshots of thin volumes of LVM.
+    Lvm,
 }
 
 /// Patterns in gitignore syntax.
@@ -95,7 +98,8 @@ impl From<Patterns> for Vec<String> {
 }
 
 impl SnapshotsConfig {
-    /// Returns what is copied where sets are no snapshots: all that `components` name, and root's home, but for `exclude`.
+    /// Returns what is copied where sets are no snapshots: all that `components` name, and root's home, but for `exclude`. Of
+    /// volumes only those are taken that somebody has named.
     pub fn copies(&self) -> CopyOrder {
         let rule = |pattern: String, reason: &str| Rule { pattern, reason: reason.to_owned() };
         let excluded =
@@ -103,18 +107,33 @@ impl SnapshotsConfig {
         let back =
             self.include.0.iter().map(|pattern| rule(format!("!{pattern}"), "included by the configuration"));
         let mut folders = self.components.all();
-        folders.push("/root".into());
+        if self.backend != Backend::Lvm {
+            folders.push("/root".into());
+        }
         CopyOrder {
             backend: match self.backend {
                 Backend::Auto => proto::Backend::Auto,
                 Backend::Btrfs => proto::Backend::Btrfs,
                 Backend::Hardlink => proto::Backend::Hardlink,
                 Backend::Archive => proto::Backend::Archive,
+                Backend::Lvm => proto::Backend::Lvm,
             },
             folders,
             rules: RuleSet { forced: Vec::new(), layered: excluded.chain(back).collect() },
             level: self.compression_level,
         }
+    }
+
+    /// Returns what is to be known of patterns that mean nothing: a snapshot of a subvolume holds all that is in it. `is_btrfs` is asked
+    /// whether the snapshot directory lies on btrfs.
+    pub fn idle_patterns(&self, is_btrfs: impl FnOnce() -> bool) -> Option<&'static str> {
+        let has_patterns = !self.include.0.is_empty() || !self.exclude.0.is_empty();
+        let is_of_snapshots = || match self.backend {
+            Backend::Btrfs | Backend::Lvm => true,
+            Backend::Auto => is_btrfs(),
+            Backend::Hardlink | Backend::Archive => false,
+        };
+        (has_patterns && is_of_snapshots()).then_some(IDLE_PATTERNS)
     }
 
     /// Returns the JSON Schema of the table.
@@ -126,6 +145,11 @@ impl SnapshotsConfig {
             .to_value()
     }
 }
+
+/// What is said of patterns that mean nothing.
+const IDLE_PATTERNS: &str = "`include` and `exclude` in [snapshots] mean nothing here: a snapshot of a subvolume or of a volume holds all that is in it. They hold \
+     for copies: `backend = \"hardlink\"` or `\"archive\"`, or `snapshot_dir` on another file system than btrfs. What is never to be in a snapshot \
+     belongs into a subvolume of its own that `subvolumes` in [btrfs-snapshots] does not name";
 
 /// A time that comes again, as systemd's `OnCalendar` takes it; what it means is systemd's to judge. Empty: never.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -204,12 +228,20 @@ mod tests {
         .unwrap();
         let order = config.copies();
         assert_eq!((order.backend, order.level), (proto::Backend::Archive, 3));
+        let lvm: SnapshotsConfig = serde_json::from_str(r#"{"backend": "lvm"}"#).unwrap();
+        assert_eq!(lvm.copies().backend, proto::Backend::Lvm);
         let folders: Vec<String> = order.folders.iter().map(ToString::to_string).collect();
         assert_eq!(folders, ["/opt", "/usr/local", "/etc", "/home", "/root"]);
         let patterns: Vec<&str> = order.rules.layered.iter().map(|rule| rule.pattern.as_str()).collect();
         assert_eq!(patterns, ["/home/*/.cache/", "!keep"]);
         assert_eq!(SnapshotsConfig::default().copies().backend, proto::Backend::Auto);
-        for bad in [r#"{"backend": "lvm"}"#, r#"{"exclude": ["!x"]}"#, r#"{"exclude": ["[z-a]"]}"#] {
+        assert_eq!(config.idle_patterns(|| true), None, "copies leave them out");
+        let read = |text: &str| serde_json::from_str::<SnapshotsConfig>(text).unwrap();
+        let auto = read(r#"{"exclude": ["*.iso"]}"#);
+        assert!(auto.idle_patterns(|| true).is_some() && auto.idle_patterns(|| false).is_none());
+        assert!(read(r#"{"include": ["a"], "backend": "btrfs"}"#).idle_patterns(|| false).is_some());
+        assert_eq!(SnapshotsConfig::default().idle_patterns(|| true), None);
+        for bad in [r#"{"backend": "zfs"}"#, r#"{"exclude": ["!x"]}"#, r#"{"exclude": ["[z-a]"]}"#] {
             assert!(serde_json::from_str::<SnapshotsConfig>(bad).is_err(), "{bad}");
         }
     }

@@ -3,6 +3,8 @@
 pub mod automatic;
 pub mod components;
 pub mod config;
+#[cfg(test)]
+mod fake;
 pub mod module;
 pub mod order;
 pub mod prune;

@@ -11,7 +11,7 @@ use pc_switcher_contract::{
 };
 
 use crate::config::BtrfsSnapshotsConfig;
-use crate::prune::{self, Pruned};
+use crate::prune::{self, Pruned, Waits};
 use crate::thin::{self, Thinned, Wish};
 
 /// How long a set may still take after a stop: less than a run waits for its modules, so that the other set can go.
@@ -136,14 +136,22 @@ impl BtrfsSnapshots {
             Ok(judged) => judged,
             Err(error) => return log(LogLevel::Warning, format!("old snapshots are not removed: {error}")),
         };
-        let Pruned { removed, left } =
-            prune::remove(&agent, &self.config, &judged.verdicts, &ctx.cancel).await;
+        let Pruned { removed, left, later } =
+            prune::remove(&agent, &self.config, &judged.verdicts, Waits::InAll, &ctx.cancel).await;
         for id in &removed {
             log(LogLevel::Full, format!("set of snapshots `{id}` is removed: no rule of `keep` keeps it"));
         }
         if !removed.is_empty() {
             let plural = if removed.len() == 1 { "" } else { "s" };
             log(LogLevel::Info, format!("{} old set{plural} of snapshots removed", removed.len()));
+        }
+        if !later.is_empty() {
+            let plural = if later.len() == 1 { "" } else { "s" };
+            let text = format!(
+                "{} more old set{plural} of snapshots go after the next sync: the disk has enough to clear away",
+                later.len()
+            );
+            log(LogLevel::Info, text);
         }
         for (id, why) in left {
             log(LogLevel::Warning, format!("set of snapshots `{id}` is not removed: {why}"));
@@ -160,7 +168,7 @@ impl BtrfsSnapshots {
     ) -> Result<Thinned, ModuleError> {
         let (agent, hostname) = (Agent::new(ctx.agent(role)), ctx.hostname(role));
         let thinned = thin::thin(&agent, &self.config, (ctx.clock)(), wish, &ctx.cancel).await?;
-        let Pruned { removed, left } = &thinned.pruned;
+        let Pruned { removed, left, .. } = &thinned.pruned;
         let log = |level, text: String| ctx.reporter.log(level, hostname, text);
         for id in removed {
             log(LogLevel::Full, format!("set of snapshots `{id}` is removed: space was short"));

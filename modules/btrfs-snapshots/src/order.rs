@@ -41,6 +41,90 @@ pub fn order(judged: &[Verdict], to_spare: &[Verdict], gains: &[Gain]) -> Vec<Ca
     found.into_iter().map(|(_, candidate)| candidate).collect()
 }
 
+/// A session that would go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Which.
+    pub session: SessionId,
+    /// Its sets that would go, oldest first.
+    pub sets: Vec<SetId>,
+    /// What only its sets hold, in bytes of data.
+    pub data_bytes: u64,
+    /// Whether a rule of `keep` keeps it, and only want of space would have it go.
+    pub is_kept: bool,
+}
+
+/// What would go for so much space.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preview {
+    /// So much is to be available, in bytes.
+    pub wanted_bytes: u64,
+    /// What is available now, in bytes.
+    pub available_bytes: u64,
+    /// The sessions that would go, in their order.
+    pub steps: Vec<Step>,
+    /// Whether that is enough, by what each of them holds by itself.
+    pub is_enough: bool,
+}
+
+impl Preview {
+    /// Returns what would be available afterwards at least: what two sessions hold together comes free on top of it.
+    pub fn afterwards_bytes(&self) -> u64 {
+        let freed = self.steps.iter().fold(0u64, |sum, step| sum.saturating_add(step.data_bytes));
+        self.available_bytes.saturating_add(freed)
+    }
+}
+
+/// Returns what would go: all that no rule of `keep` keeps, then in the order of [`order`] until there is enough.
+pub fn preview(
+    report: &SpaceReport,
+    wanted: Threshold,
+    judged: &[Verdict],
+    to_spare: &[Verdict],
+    gains: &[Gain],
+) -> Preview {
+    let gain = |session: &SessionId| {
+        gains.iter().find(|gain| gain.session == *session).map_or(0, |gain| gain.data_bytes)
+    };
+    let mut going: BTreeMap<&SessionId, Vec<SetId>> = BTreeMap::new();
+    for verdict in judged.iter().filter(|verdict| !verdict.stays) {
+        going.entry(&verdict.id.session).or_default().push(verdict.id.clone());
+    }
+    let is_whole = |session: &SessionId| {
+        judged.iter().filter(|verdict| verdict.id.session == *session).all(|verdict| !verdict.stays)
+    };
+    let unkept = going.into_iter().map(|(session, sets)| Step {
+        session: session.clone(),
+        sets,
+        data_bytes: if is_whole(session) { gain(session) } else { 0 },
+        is_kept: false,
+    });
+    let mut steps: Vec<Step> = unkept.collect();
+    steps.sort_by(|a, b| a.sets.cmp(&b.sets));
+    let missing = missing(report, wanted);
+    let mut held = steps.iter().fold(0u64, |sum, step| sum.saturating_add(step.data_bytes));
+    for next in order(judged, to_spare, gains) {
+        let is_known = steps.iter().any(|step| step.session == next.session);
+        if is_known || missing.is_none_or(|missing| held >= missing) {
+            continue;
+        }
+        let of_it = to_spare.iter().filter(|verdict| verdict.id.session == next.session);
+        held = held.saturating_add(next.data_bytes);
+        steps.push(Step {
+            sets: of_it.map(|verdict| verdict.id.clone()).collect(),
+            session: next.session,
+            data_bytes: next.data_bytes,
+            is_kept: true,
+        });
+    }
+    Preview {
+        wanted_bytes: wanted.bytes_of(report.size_bytes),
+        available_bytes: report.available_bytes,
+        steps,
+        is_enough: missing.is_some_and(|missing| held >= missing),
+    }
+}
+
 /// How early sets of a kind go: ways back last.
 fn rank(kind: SnapshotKind) -> u8 {
     match kind {

@@ -14,8 +14,19 @@ use crate::retention::{Verdict, judge};
 
 /// So many sets go with one commit.
 const BATCH: usize = 8;
-/// From the first removal on the kernel is waited for between two batches until so much time has gone by.
-const CLEARING: Duration = Duration::from_secs(20);
+/// For so long the kernel is waited for between two batches, in all, where nobody asked for the removal.
+const IN_ALL: Duration = Duration::from_secs(20);
+/// And for so long before each batch, where somebody did.
+const EACH: Duration = Duration::from_secs(60);
+
+/// How long the kernel is given to clear a few sets away before the next ones go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waits {
+    /// Somebody asked for it: a minute for each few.
+    Each,
+    /// It happens by itself: 20 seconds for all. What does not go in that time goes the next time.
+    InAll,
+}
 
 /// The sets of one machine, and what becomes of them.
 #[derive(Debug)]
@@ -33,6 +44,8 @@ pub struct Pruned {
     pub removed: Vec<SetId>,
     /// Those that are still there, with the reason.
     pub left: Vec<(SetId, String)>,
+    /// Those that go the next time, since the kernel has enough to clear away.
+    pub later: Vec<SetId>,
 }
 
 /// Looks at the sets of a machine.
@@ -52,11 +65,12 @@ pub async fn look(agent: &Agent, config: &BtrfsSnapshotsConfig, now: Timestamp) 
 /// Removes what is to go, oldest first, until it is cancelled or the machine is lost. The agent must hold the machine's lock.
 ///
 /// A few sets go with one commit; before the next ones the kernel gets time to clear these away, so that neither it nor whoever works
-/// meanwhile is held up by all of them at once (facts/btrfs.md B5, B7).
+/// meanwhile is held up by all of them at once (facts/btrfs.md B5, B7); how long says `waits`.
 pub async fn remove(
     agent: &Agent,
     config: &BtrfsSnapshotsConfig,
     verdicts: &[Verdict],
+    waits: Waits,
     cancel: &CancellationToken,
 ) -> Pruned {
     let mut pruned = Pruned::default();
@@ -65,12 +79,19 @@ pub async fn remove(
         verdicts.iter().filter(|verdict| !verdict.stays).map(|verdict| verdict.id.clone()).collect();
     let began = Instant::now();
     for (at, batch) in going.chunks(BATCH).enumerate() {
-        let left = CLEARING.saturating_sub(began.elapsed());
-        if at > 0 && !left.is_zero() {
-            tokio::select! {
-                () = cancel.cancelled() => {}
-                // Where it takes longer, or nobody can say, the next ones go all the same.
-                _ = agent.settle(snapshot_dir.clone(), left) => {}
+        if at > 0 {
+            let limit = match waits {
+                Waits::Each => EACH,
+                Waits::InAll => IN_ALL.saturating_sub(began.elapsed()),
+            };
+            let is_clear = tokio::select! {
+                () = cancel.cancelled() => break,
+                // Where nobody can say, the next ones go all the same.
+                settled = agent.settle(snapshot_dir.clone(), limit) => settled.unwrap_or(true),
+            };
+            if waits == Waits::InAll && !is_clear {
+                pruned.later.extend_from_slice(&going[at * BATCH..]);
+                break;
             }
         }
         if cancel.is_cancelled() {
@@ -96,4 +117,42 @@ pub async fn remove(
         }
     }
     pruned
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use pc_switcher_contract::AgentLink;
+
+    use super::*;
+    use crate::fake::{Fake, NOW};
+
+    async fn prune(fake: &Arc<Fake>, waits: Waits) -> Pruned {
+        let link: Arc<dyn AgentLink> = fake.clone();
+        let agent = Agent::new(&link);
+        let config = fake.config("last 2 sessions");
+        let judged = look(&agent, &config, NOW.parse().unwrap()).await.unwrap();
+        remove(&agent, &config, &judged.verdicts, waits, &CancellationToken::new()).await
+    }
+
+    #[tokio::test]
+    async fn the_kernel_is_waited_for_between_any_two_batches_and_what_it_cannot_clear_away_goes_the_next_time()
+     {
+        let fake = Fake::of_sessions(34, 1 << 20);
+        let pruned = prune(&fake, Waits::Each).await;
+        assert_eq!((pruned.removed.len(), pruned.later.len()), (32, 0));
+        assert_eq!(
+            fake.said(),
+            ["delete 8", "settle", "delete 8", "settle", "delete 8", "settle", "delete 8"]
+        );
+
+        let slow = Fake { clears: false, ..Fake::sessions(34, 1 << 20) };
+        let slow = Arc::new(slow);
+        let pruned = prune(&slow, Waits::InAll).await;
+        assert_eq!((pruned.removed.len(), pruned.later.len()), (8, 24), "nobody asked for it");
+        let pruned = prune(&slow, Waits::Each).await;
+        assert_eq!((pruned.removed.len(), pruned.later.len()), (24, 0), "somebody did");
+        assert_eq!(slow.sessions_left(), 2);
+    }
 }

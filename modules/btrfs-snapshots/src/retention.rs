@@ -164,7 +164,7 @@ impl<'a> Unit<'a> {
 /// What keeps a set whatever the rules say.
 fn guard(stored: &StoredSet, now: Timestamp) -> Option<Reason> {
     if stored.pinned {
-        return Some(if stored.hard.is_some() { Reason::PinnedHard } else { Reason::Pinned });
+        return Some(if stored.is_pinned_hard() { Reason::PinnedHard } else { Reason::Pinned });
     }
     if stored.words.good {
         return Some(Reason::Good(stored.words.good_by));

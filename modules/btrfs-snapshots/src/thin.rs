@@ -8,13 +8,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use pc_switcher_agent::proto::Gain;
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{BytePath, ExecError, Threshold};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::BtrfsSnapshotsConfig;
-use crate::order::{Expected, missing, order};
-use crate::prune::{self, Pruned};
+use crate::order::{self, Expected, Preview, missing, order};
+use crate::prune::{self, Judged, Pruned, Waits};
 use crate::retention::Verdict;
 
 /// How long the kernel may take to clear a session away.
@@ -60,6 +61,27 @@ impl Wish {
     }
 }
 
+/// Says what a removal until so much is available would come to; removes nothing.
+///
+/// # Errors
+/// If its agent does not answer, or cannot tell what its own records name.
+pub async fn preview(
+    agent: &Agent,
+    config: &BtrfsSnapshotsConfig,
+    now: Timestamp,
+    wanted: Threshold,
+    judged: &Judged,
+    gains: &[Gain],
+) -> Result<Preview, ExecError> {
+    let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
+    let Some(space) = agent.space(vec![snapshot_dir]).await?.into_iter().next() else {
+        return Ok(Preview::default());
+    };
+    let least = BtrfsSnapshotsConfig { keep: config.keep_min.clone(), ..config.clone() };
+    let to_spare = prune::look(agent, &least, now).await?;
+    Ok(order::preview(&space, wanted, &judged.verdicts, &to_spare.verdicts, gains))
+}
+
 /// Removes sessions until there is enough. The agent must hold the machine's lock.
 ///
 /// # Errors
@@ -101,7 +123,7 @@ pub async fn thin(
         let of_it: Vec<Verdict> =
             to_spare.verdicts.into_iter().filter(|verdict| verdict.id.session == next.session).collect();
         tried.insert(next.session.clone());
-        let Pruned { removed, left } = prune::remove(agent, config, &of_it, cancel).await;
+        let Pruned { removed, left, .. } = prune::remove(agent, config, &of_it, Waits::Each, cancel).await;
         if !removed.is_empty() && left.is_empty() {
             expected.add(next.data_bytes);
         }
@@ -110,3 +132,6 @@ pub async fn thin(
         thinned.is_clearing = !agent.settle(snapshot_dir.clone(), CLEARING).await?;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,5 +3,6 @@
 pub mod config;
 pub mod forecast;
 pub mod module;
+pub mod parts;
 pub mod seen;
 pub mod spec;

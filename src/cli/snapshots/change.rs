@@ -158,7 +158,8 @@ fn replaceable(found: &Found, chosen: Vec<&StoredSet>) -> Result<Vec<SetId>, Cli
 ///
 /// Without SESSION a set is taken now and marked. One set of a machine at most has a mark that was made so; `snapshots list`
 /// shows which. Besides those count that a guarded command, a confirmed sync or a start has marked, the newest of each; `keep_good`
-/// in [btrfs-snapshots] says how many. `rollback good` goes back to the newest of all.
+/// in [btrfs-snapshots] says how many. `rollback good` goes back to the newest of all. That one and the one that you mark are pinned
+/// hard as long as they are marked: no other tool removes what is in them.
 #[derive(Debug, Clone, clap::Args)]
 pub struct GoodArgs {
     /// A session (then the set after its sync), a name, or a set as `snapshots list --json` names it
@@ -179,11 +180,12 @@ pub fn good(args: &GoodArgs, context: &mut Context<'_>) -> Result<Exit, CliError
     let (config, copies) = both(context)?;
     let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
     let set = create::by_hand(&config, clock::system()());
-    let (hostname, id) = with_agent(&args.place, context, async |agent, _| {
+    let (hostname, id, notes) = with_agent(&args.place, context, async |agent, _| {
+        let mut notes = Vec::new();
         let id = match &args.set {
             Some(word) => {
                 let found = Found::read(agent, &config).await?;
-                found.meant(word).map(|meant| meant.into_iter().map(|stored| stored.set.id()).max())
+                found.last(word).map(|stored| Some(stored.set.id()))
             }
             None if args.none => Ok(None),
             None => {
@@ -197,14 +199,19 @@ pub fn good(args: &GoodArgs, context: &mut Context<'_>) -> Result<Exit, CliError
                 Some(id) => GoodMark::Set { id, by: GoodBy::Hand, keep: 1 },
                 None => GoodMark::None(id.clone()),
             };
-            agent.mark_good(snapshot_dir, mark).await?;
+            notes = agent.mark_good(snapshot_dir, mark).await?;
         }
-        Ok((agent.hostname().clone(), id))
+        Ok((agent.hostname().clone(), id, notes))
     })?;
     let id = id?;
+    for note in &notes {
+        writeln!(context.err, "warning: {hostname}: {note}")?;
+    }
     if context.global.json {
         let (good, unmarked) = if args.none { (None, id) } else { (id, None) };
-        context.print_json(&json!({ "machine": hostname, "good": good, "unmarked": unmarked }))?;
+        context.print_json(
+            &json!({ "machine": hostname, "good": good, "unmarked": unmarked, "notes": notes }),
+        )?;
         return Ok(Exit::Completed);
     }
     match id {
@@ -263,7 +270,8 @@ mod tests {
     fn a_set_of_which_only_the_pin_is_left_is_not_let_go_unasked() {
         let mut set = stored("20251115T120000Z-abc12345-manual", 7);
         set.pinned = true;
-        set.hard = Some(HardPin { dir: "/pins".into(), lacks: Vec::new(), is_open: false });
+        set.hard =
+            Some(HardPin { dir: "/pins".into(), lacks: Vec::new(), is_open: false, is_for_mark: false });
         let found = |set: &StoredSet| Found {
             hostname: "desk".parse().unwrap(),
             sets: vec![set.clone()],

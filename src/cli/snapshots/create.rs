@@ -19,8 +19,8 @@ const NOTE_MAX: usize = 500;
 ///
 /// It is of the subvolumes that `subvolumes` in [btrfs-snapshots] names. Where the snapshot directory lies on no btrfs it is one
 /// of copies: of the directories of [snapshots.components] and root's home, but for `exclude`; what did not change since the
-/// copy before takes no space again. No rule of `keep` removes it: it stays until
-/// `snapshots delete`, or with --ttl until a prune after that time.
+/// copy before takes no space again. With `backend = "lvm"` it is one of the thin volumes that hold those of [snapshots.components].
+/// No rule of `keep` removes it: it stays until `snapshots delete`, or with --ttl until a prune after that time.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CreateArgs {
     /// What to call it, so that no session needs to be copied; two may have one name
@@ -155,11 +155,11 @@ pub fn create(args: &CreateArgs, context: &mut Context<'_>) -> Result<Exit, CliE
     let snapshot_dir = set.snapshot_dir.clone();
     let (found, id, notes) = with_agent(&args.place, context, async |agent, _| {
         let request = CreateSet { set, words, pinned: args.pin, copies };
-        let CreatedSet { set, notes } = agent.create_set(request).await?;
+        let CreatedSet { set, mut notes } = agent.create_set(request).await?;
         let id = set.id();
         if args.good {
             let mark = GoodMark::Set { id: id.clone(), by: GoodBy::Hand, keep: 1 };
-            agent.mark_good(snapshot_dir, mark).await?;
+            notes.extend(agent.mark_good(snapshot_dir, mark).await?);
         }
         Ok((Found::read(agent, &config).await?, id, notes))
     })?;

@@ -182,6 +182,15 @@ impl Found {
             .ok_or_else(|| CliError::Failed(format!("there is no set `{word}` on {}", self.hostname)))
     }
 
+    /// Returns the one set that a word means; of a session the last: the set after its sync.
+    fn last(&self, word: &str) -> Result<&StoredSet, CliError> {
+        let meant = self.meant(word)?;
+        meant
+            .into_iter()
+            .max_by_key(|stored| age(stored))
+            .ok_or_else(|| CliError::Failed(format!("there is no set `{word}` on {}", self.hostname)))
+    }
+
     /// Returns what may have been meant.
     fn near(&self, word: &str) -> String {
         let sessions = self.sets.iter().map(|stored| stored.set.session.as_str());
@@ -312,6 +321,7 @@ pub(super) mod tests {
         };
         StoredSet {
             set,
+            backend: pc_switcher_agent::proto::Backend::Btrfs,
             pinned: false,
             hard: None,
             in_use: false,
@@ -324,7 +334,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_session_means_the_set_before_its_sync_also_if_both_are_of_one_second_or_the_clock_was_set_back() {
+    fn a_session_means_the_set_before_its_sync_or_after_it_also_if_both_are_of_one_second_or_the_clock_was_set_back()
+     {
         for (pre, post) in [
             ("20251115T120000Z-abc12345-presync", "20251115T120000Z-abc12345-postsync"),
             ("20251115T120000Z-abc12345-presync", "20251114T080000Z-abc12345-postsync"),
@@ -337,6 +348,7 @@ pub(super) mod tests {
             for sets in [vec![stored(pre, 7), stored(post, 9)], vec![stored(post, 9), stored(pre, 7)]] {
                 let found = found(sets);
                 assert_eq!(found.first("abc12345").unwrap().set.id().to_string(), pre);
+                assert_eq!(found.last("abc12345").unwrap().set.id().to_string(), post);
                 assert_eq!(found.first(post).unwrap().set.id().to_string(), post, "a set is named by itself");
                 let all = found.chosen(&["abc12345".into()]).unwrap();
                 let order: Vec<String> = all.iter().map(|stored| stored.set.id().to_string()).collect();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
-use pc_switcher_agent::proto::{Gain, GoodBy, Holder, Maker, Need, StoredSet};
+use pc_switcher_agent::proto::{Backend, Gain, GoodBy, Holder, Maker, Need, StoredSet};
 use pc_switcher_btrfs_snapshots::retention::Verdict;
 use pc_switcher_contract::{SessionId, SetId, SnapshotKind, UtcStamp, human_bytes};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ pub(super) fn word(kind: SnapshotKind) -> String {
 
 /// Returns why a set cannot be removed, if so.
 pub(in crate::cli) fn protection(stored: &StoredSet) -> Option<String> {
-    let pinned = if stored.hard.is_some() { "it is pinned hard" } else { "it is pinned" };
+    let pinned = if stored.is_pinned_hard() { "it is pinned hard" } else { "it is pinned" };
     let plain = [(stored.pinned, pinned), (stored.in_use, "it is in use")];
     let why: Vec<String> = plain
         .into_iter()
@@ -57,12 +57,15 @@ fn state(stored: &StoredSet) -> String {
     let is_needed = stored.needs.iter().any(|need| !matches!(need, Need::Foreign(_)));
     let words = [
         (stored.words.good, "good"),
-        (stored.pinned, if stored.hard.is_some() { "pinned hard" } else { "pinned" }),
+        (
+            stored.pinned || stored.hard.is_some(),
+            if stored.hard.is_some() { "pinned hard" } else { "pinned" },
+        ),
         (stored.hard.as_ref().is_some_and(|pin| pin.is_open), "its pin is open"),
         (stored.in_use, "in use"),
         (is_needed, "needed"),
         (stored.lost().next().is_some(), "incomplete"),
-        (is_copies, "copies"),
+        (is_copies, if stored.backend == Backend::Lvm { "volumes" } else { "copies" }),
         (!stored.set.consistent && !is_copies, "not one instant"),
     ];
     let until = stored.words.until.map(|until| format!("until {}", &minute(until)[..10]));
@@ -134,8 +137,10 @@ impl<'a> More<'a> {
         self.judged.as_ref()?.get(&stored.set.id()).copied()
     }
 
+    /// Of volumes nobody says it.
     fn gain(&self, stored: &StoredSet) -> Option<u64> {
-        Some(self.gains.as_ref()?.get(&stored.set.session).copied().unwrap_or_default())
+        let gains = self.gains.as_ref().filter(|_| stored.backend != Backend::Lvm)?;
+        Some(gains.get(&stored.set.session).copied().unwrap_or_default())
     }
 }
 
@@ -164,7 +169,7 @@ pub(super) fn table(found: &Found, more: &More<'_>) -> Vec<String> {
             let mut row = vec![stored.set.session.to_string(), when(stored), word(stored.set.kind)];
             row.extend(is_plain.then(|| short(&subvolumes(stored))));
             row.push(state(stored));
-            row.extend(more.gain(stored).map(human_bytes));
+            row.extend(more.gains.as_ref().map(|_| more.gain(stored).map_or("?".into(), human_bytes)));
             row.extend(more.judged.as_ref().map(|_| more.verdict(stored).map(why).unwrap_or_default()));
             row.extend(has_words.then(|| spoken(stored)));
             table.add_row(row);
@@ -182,7 +187,6 @@ pub(super) fn table(found: &Found, more: &More<'_>) -> Vec<String> {
 /// Returns all that is known of a set, line by line.
 pub(super) fn details(stored: &StoredSet) -> Vec<String> {
     let set = &stored.set;
-    let is_copies = set.members.iter().any(|member| member.name.subvolume.directory().is_some());
     let mut said = vec![
         format!("Set       {}", set.id()),
         format!("Machine   {}", set.hostname),
@@ -191,8 +195,11 @@ pub(super) fn details(stored: &StoredSet) -> Vec<String> {
             "Instant   {}",
             match set.consistent {
                 true => "one for all members",
-                false if is_copies => "none, files were copied one after the other",
-                false => "not proven",
+                false => match stored.backend {
+                    Backend::Hardlink | Backend::Archive => "none, files were copied one after the other",
+                    Backend::Lvm => "none, the volumes were taken one after the other",
+                    Backend::Btrfs | Backend::Auto => "not proven",
+                },
             }
         ),
     ];
@@ -219,6 +226,9 @@ pub(super) fn details(stored: &StoredSet) -> Vec<String> {
             false => "",
         };
         said.push(match member.name.subvolume.directory() {
+            Some(place) if stored.backend == Backend::Lvm => {
+                format!("Volume    {}{gone}, of {place}", member.path)
+            }
             Some(place) => format!("Copy      {}{gone}, of {place}", member.path),
             None => format!("Snapshot  {}{gone}", member.path),
         });
@@ -226,12 +236,23 @@ pub(super) fn details(stored: &StoredSet) -> Vec<String> {
     said
 }
 
+/// Returns how a set is kept, as the config says it.
+fn backend(stored: &StoredSet) -> &'static str {
+    match stored.backend {
+        Backend::Auto | Backend::Btrfs => "btrfs",
+        Backend::Hardlink => "hardlink",
+        Backend::Archive => "archive",
+        Backend::Lvm => "lvm",
+    }
+}
+
 /// Returns what is to be known of how a set is pinned.
 fn pin_lines(stored: &StoredSet) -> Vec<String> {
     let Some(pin) = &stored.hard else {
         return stored.pinned.then(|| "Pinned    yes".to_owned()).into_iter().collect();
     };
-    let mut said = vec![format!("Pinned    hard, in {}", pin.dir)];
+    let with = if pin.is_for_mark { " as long as it is marked as good" } else { "" };
+    let mut said = vec![format!("Pinned    hard{with}, in {}", pin.dir)];
     if pin.is_open {
         said.push("          which is not immutable any more: pin it again".into());
     }
@@ -257,6 +278,7 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
         "kind": set.kind,
         "taken": set.stamp.timestamp().to_string(),
         "consistent": set.consistent,
+        "backend": backend(stored),
         "name": stored.words.name,
         "note": stored.words.note,
         "tags": stored.words.tags,
@@ -268,6 +290,7 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
                 "directory": pin.dir.to_string(),
                 "immutable": !pin.is_open,
                 "missing": pin.lacks,
+                "with_mark": pin.is_for_mark,
             })
         }),
         "in_use": stored.in_use,
@@ -295,7 +318,7 @@ fn holders_json(stored: &StoredSet) -> Vec<Value> {
         let why = format!("{holder} works with it");
         json!({ "kind": "process", "pid": holder.pid, "program": holder.program, "why": why })
     };
-    let is_hard = stored.hard.is_some();
+    let is_hard = stored.is_pinned_hard();
     let why = if is_hard { "it is pinned hard" } else { "it is pinned" };
     let pin = stored.pinned.then(|| json!({ "kind": "pin", "hard": is_hard, "why": why }));
     let good = goodness(stored).map(|why| json!({ "kind": "good", "by": stored.words.good_by, "why": why }));

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pc_switcher_agent::proto::{Gain, SpaceReport};
+use pc_switcher_agent::proto::{Gain, Holdings, HoldingsRequest, SpaceReport};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{BytePath, ModuleError, ModuleName, SetId};
 use pc_switcher_disk_monitor::config::DiskConfig;
 use pc_switcher_disk_monitor::forecast::{Outlook, Pace, Seen, note, outlook};
+use pc_switcher_disk_monitor::parts::Parts;
 use pc_switcher_disk_monitor::seen::{self, Past};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -25,7 +26,8 @@ use crate::config::Config;
 ///
 /// A btrfs can be full while gigabytes are free, so four numbers count. Available is what can be relied on: [disk] min_free
 /// and reserve_minimum are compared with it. When it is used up is told by what syncs saw of it in the last 30 days. What only
-/// the sets of one session hold comes free when that is deleted; what two hold, when both are.
+/// the sets of one session hold comes free when that is deleted; what two hold, when both are. A disk with snapshots should be
+/// as large as twice what they are taken of, all else on it and 10 GiB.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Args {
     /// Look again every so many seconds, until Ctrl+C
@@ -50,6 +52,8 @@ struct Look {
     reports: Vec<SpaceReport>,
     gains: Vec<Gain>,
     past: Past,
+    /// The file system of the snapshots, and what it holds.
+    holdings: (String, Holdings),
 }
 
 impl Look {
@@ -57,21 +61,31 @@ impl Look {
     async fn take(agent: &Agent, asked: &Asked, before: Option<&Look>) -> Result<Self, ModuleError> {
         let reports = agent.space(asked.paths.clone()).await?;
         let found = Found::read(agent, &asked.snapshots).await?;
-        let (gains, past) = match before.filter(|before| before.ids().eq(ids(&found))) {
-            Some(before) => (before.gains.clone(), before.past.clone()),
+        let (gains, past, holdings) = match before.filter(|before| before.ids().eq(ids(&found))) {
+            Some(before) => (before.gains.clone(), before.past.clone(), before.holdings.clone()),
             None => {
                 let dir = BytePath::from(asked.snapshots.snapshot_dir.as_path());
-                let mut gains = agent.gains(dir).await?;
+                let mut gains = agent.gains(dir.clone()).await?;
                 gains.retain(|gain| gain.data_bytes > 0);
                 gains.sort_by(|a, b| (b.data_bytes, &b.session).cmp(&(a.data_bytes, &a.session)));
-                (gains, seen::recall(agent).await?)
+                let there = agent.space(vec![dir.clone()]).await?.into_iter().next();
+                let fs_uuid = there.map(|report| report.fs_uuid).unwrap_or_default();
+                let subvolumes = asked.snapshots.subvolumes.as_slice().to_vec();
+                let held = agent.holdings(HoldingsRequest { snapshot_dir: dir, subvolumes }).await?;
+                (gains, seen::recall(agent).await?, (fs_uuid, held))
             }
         };
-        Ok(Self { at: clock::system()(), found, reports, gains, past })
+        Ok(Self { at: clock::system()(), found, reports, gains, past, holdings })
     }
 
     fn ids(&self) -> impl Iterator<Item = SetId> {
         ids(&self.found)
+    }
+
+    /// Returns what the file system of the snapshots is taken up by; `None` of others.
+    fn parts(&self, report: &SpaceReport) -> Option<Parts> {
+        let (fs_uuid, held) = &self.holdings;
+        (report.fs_uuid == *fs_uuid).then(|| Parts::of(report, held))
     }
 
     /// Returns what is to be expected of a file system by what syncs saw of it.
@@ -116,6 +130,9 @@ fn show(look: &Look, disk: &DiskConfig, context: &mut Context<'_>) -> Result<(),
             writeln!(context.out)?;
         }
         for line in render::lines(&look.found.hostname, report, disk, look.outlook(report)) {
+            writeln!(context.out, "{line}")?;
+        }
+        for line in look.parts(report).iter().flat_map(|parts| render::part_lines(report, parts)) {
             writeln!(context.out, "{line}")?;
         }
     }

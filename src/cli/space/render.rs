@@ -7,6 +7,7 @@ use pc_switcher_agent::proto::{Gain, SpaceReport};
 use pc_switcher_contract::{Hostname, human_bytes};
 use pc_switcher_disk_monitor::config::DiskConfig;
 use pc_switcher_disk_monitor::forecast::Outlook;
+use pc_switcher_disk_monitor::parts::Parts;
 use serde_json::{Value, json};
 
 use super::Look;
@@ -49,6 +50,30 @@ fn wants(report: &SpaceReport, disk: &DiskConfig) -> (u64, u64) {
     (disk.min_free.bytes_of(report.size_bytes), disk.reserve_minimum.bytes_of(report.size_bytes))
 }
 
+fn row(name: &str, value: &str, what: &str) -> String {
+    format!("  {name:<14}{value:>10}  {what}")
+}
+
+/// Returns the lines of what the file system of the snapshots is taken up by.
+pub(super) fn part_lines(report: &SpaceReport, parts: &Parts) -> Vec<String> {
+    let line = |name: &str, bytes: u64, what: &str| row(name, &human_bytes(bytes), what);
+    let advised = "or more should the disk have: twice the source, all else and 10 GiB";
+    let mut said = vec![
+        line("Source", parts.source_bytes, "what sets are taken of"),
+        line("All else", parts.other_bytes, "what lies beside it: other subvolumes, images, metadata"),
+        line("Snapshots", parts.snapshot_bytes, "what sets alone hold, all together"),
+        line("Advised", parts.advised_bytes(), advised),
+    ];
+    if let Some(lacks) = parts.lacks(report) {
+        said.push(line(
+            "Too small by",
+            lacks,
+            "while all of the source is written anew, sets may have to go",
+        ));
+    }
+    said
+}
+
 /// Returns the lines for one file system.
 pub(super) fn lines(
     hostname: &Hostname,
@@ -57,7 +82,6 @@ pub(super) fn lines(
     outlook: Outlook,
 ) -> Vec<String> {
     let (wanted, least) = wants(report, disk);
-    let row = |name: &str, value: &str, what: &str| format!("  {name:<14}{value:>10}  {what}");
     let line = |name: &str, bytes: u64, what: &str| row(name, &human_bytes(bytes), what);
     let mut said = vec![
         format!("{hostname}: `{}`, {} of {}", report.path, report.fs_type, human_bytes(report.size_bytes)),
@@ -130,6 +154,7 @@ pub(super) fn as_json(look: &Look, disk: &DiskConfig) -> Value {
     let gain = |gain: &Gain| json!({ "session": gain.session, "data_bytes": gain.data_bytes });
     let one = |report: &SpaceReport| {
         let (wanted, least) = wants(report, disk);
+        let parts = look.parts(report);
         let (outlook, bytes_per_day, days_to_full) = match look.outlook(report) {
             Outlook::Unknown => ("unknown", None, None),
             Outlook::Steady => ("steady", None, None),
@@ -151,6 +176,10 @@ pub(super) fn as_json(look: &Look, disk: &DiskConfig) -> Value {
             "outlook": outlook,
             "bytes_per_day": bytes_per_day,
             "days_to_full": days_to_full,
+            "source_bytes": parts.map(|parts| parts.source_bytes),
+            "other_bytes": parts.map(|parts| parts.other_bytes),
+            "snapshot_bytes": parts.map(|parts| parts.snapshot_bytes),
+            "advised_bytes": parts.map(|parts| parts.advised_bytes()),
         })
     };
     json!({
@@ -200,6 +229,26 @@ mod tests {
         ];
         let filling = Outlook::Filling { bytes_per_day: 1.5 * GIB as f64, days: 41.3 };
         assert_eq!(lines(&"laptop".parse().unwrap(), &report(31 * GIB), &disk, filling), wanted);
+    }
+
+    #[test]
+    fn what_a_disk_is_taken_up_by_is_said_with_how_large_it_should_be() {
+        let parts = Parts {
+            source_bytes: 40 * GIB,
+            other_bytes: 9 * GIB,
+            snapshot_bytes: 20 * GIB,
+            free_bytes: 31 * GIB,
+        };
+        let wanted = [
+            "  Source          40.0 GiB  what sets are taken of",
+            "  All else         9.0 GiB  what lies beside it: other subvolumes, images, metadata",
+            "  Snapshots       20.0 GiB  what sets alone hold, all together",
+            "  Advised         99.0 GiB  or more should the disk have: twice the source, all else and 10 GiB",
+        ];
+        assert_eq!(part_lines(&report(31 * GIB), &parts), wanted);
+        let small = Parts { source_bytes: 41 * GIB, ..parts };
+        let said = part_lines(&report(31 * GIB), &small).pop().unwrap();
+        assert!(said.starts_with("  Too small by     1.0 GiB  "), "{said}");
     }
 
     #[test]

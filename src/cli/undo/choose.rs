@@ -91,6 +91,7 @@ mod tests {
             members: vec![member],
         };
         StoredSet {
+            backend: pc_switcher_agent::proto::Backend::Btrfs,
             set,
             pinned: false,
             hard: None,

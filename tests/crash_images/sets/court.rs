@@ -6,7 +6,7 @@ use pc_switcher_agent::proto::{RollbackOrder, RollbackPhase};
 use pc_switcher_testkit::seed::Random;
 
 use super::host::{Host, stamp};
-use super::state::{State, whole};
+use super::state::{State, lie_between, whole};
 use super::story::order;
 use crate::camera::{End, Photo};
 
@@ -55,7 +55,7 @@ fn at_once(host: &Host, end: End, (before, after): (&State, &State)) -> Result<(
     let is_right = match end {
         End::Old => sets == before.sets,
         End::New => sets == after.sets,
-        End::Either => sets == before.sets || sets == after.sets,
+        End::Either => lie_between(&sets, &before.sets, &after.sets),
     };
     if !is_right {
         let (old, new) = (before.sets.keys(), after.sets.keys());

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pc_switcher_agent::linux::services::{AgentOptions, HistoryKeeper, redo_alone};
-use pc_switcher_agent::linux::snapshots::{Needs, list_sets, mark_good};
+use pc_switcher_agent::linux::snapshots::{Needs, delete_sets, list_sets};
 use pc_switcher_agent::linux::state::{STATE_PATH, StateDir};
-use pc_switcher_agent::proto::{GoodMark, StoredSet, Strays, TakeSet};
+use pc_switcher_agent::proto::{SetsRequest, StoredSet, Strays, TakeSet};
 use pc_switcher_contract::{SnapshotKind, UtcStamp};
 use pc_switcher_testkit::seed::Random;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind};
@@ -113,7 +113,9 @@ impl Host {
             options.lock_path = lock;
             let done = redo_alone(&options).map_err(|error| format!("the redo failed: {error}"))?;
             done.ok_or("somebody holds the machine's lock")?;
-            mark_good(&snapshots, &GoodMark::None(None))
+            let nothing = SetsRequest { snapshot_dir: snapshots.as_path().into(), ids: Vec::new() };
+            delete_sets(&nothing, || Ok(Needs::default()))
+                .map(drop)
                 .map_err(|error| format!("the store cannot be used: {error}"))
         })
     }

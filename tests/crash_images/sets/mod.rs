@@ -123,8 +123,7 @@ fn two(pool: &Pool, seed: u64, most: usize, score: &mut Score) {
     let (lots, ends) = pair::tell(&hosts, &mut random, &format!("photo-{seed}"));
     hosts.iter_mut().for_each(|host| host.machine.scrap());
     for lot in &lots {
-        for _ in 0..lot.pairs().min(most / lots.len()) {
-            let photos = lot.pick(&mut random);
+        for photos in lot.some(most / lots.len(), &mut random) {
             let judged = pair::judge(&mut hosts, &photos, lot.what, &ends).map(|end| end == End::Old);
             score.add(
                 lot.what,

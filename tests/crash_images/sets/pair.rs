@@ -109,14 +109,17 @@ fn waits(host: &Host, random: &mut Random, name: String) -> Vec<Arc<Photo>> {
 }
 
 impl Lot {
-    /// Returns one picture of each machine.
-    pub fn pick(&self, random: &mut Random) -> [Arc<Photo>; 2] {
-        [0, 1].map(|at| Arc::clone(random.pick(&self.photos[at])))
-    }
-
-    /// How many pairs there are.
-    pub fn pairs(&self) -> usize {
-        self.photos[0].len() * self.photos[1].len()
+    /// Returns so many pairs of a picture of each machine, no pair twice; all of them if there are no more.
+    pub fn some(&self, count: usize, random: &mut Random) -> Vec<[Arc<Photo>; 2]> {
+        let [ours, theirs] = &self.photos;
+        let mut left: Vec<(usize, usize)> =
+            (0..ours.len()).flat_map(|one| (0..theirs.len()).map(move |other| (one, other))).collect();
+        let mut pairs = Vec::new();
+        while pairs.len() < count && !left.is_empty() {
+            let (one, other) = left.swap_remove(random.below(left.len() as u64) as usize);
+            pairs.push([Arc::clone(&ours[one]), Arc::clone(&theirs[other])]);
+        }
+        pairs
     }
 }
 

@@ -55,7 +55,7 @@ impl State {
             names_in(&own.join("pins")),
         )?;
         for stored in &stored {
-            let allowed = ["intent", "meta.json", "toc", "lock", "refs", "pinned"];
+            let allowed = ["intent", "meta.json", "toc", "lock", "refs", "pinned", "good"];
             let names = names_in(&own.join("sets").join(stored.set.id().to_string()));
             if let Some(name) = names.iter().find(|name| !allowed.contains(&name.as_str())) {
                 return Err(format!("`{name}` is left beside set `{}`", stored.set.id()));
@@ -71,8 +71,11 @@ impl State {
             End::New => is_new,
             End::Either => is_old || is_new,
         };
-        one_of(self.sets == before.sets, self.sets == after.sets)
-            && one_of(self.trees == before.trees, self.trees == after.trees)
+        let of_sets = match end {
+            End::Either => lie_between(&self.sets, &before.sets, &after.sets),
+            _ => one_of(self.sets == before.sets, self.sets == after.sets),
+        };
+        of_sets && one_of(self.trees == before.trees, self.trees == after.trees)
     }
 }
 
@@ -92,6 +95,15 @@ impl Trees {
         files.sort();
         Trees { words, beside, files }
     }
+}
+
+/// Whether each set is of before or of after, and none is gone that is of both: of several that go with one piece of work some may have
+/// gone.
+pub fn lie_between(found: &Sets, before: &Sets, after: &Sets) -> bool {
+    let is_known =
+        |(id, words): (&SetId, &Vec<u32>)| [before, after].iter().any(|sets| sets.get(id) == Some(words));
+    found.iter().all(is_known)
+        && before.iter().all(|(id, words)| after.get(id) != Some(words) || found.contains_key(id))
 }
 
 /// Checks that all listed sets are whole, and returns what they hold.

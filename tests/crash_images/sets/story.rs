@@ -2,9 +2,12 @@
 
 use pc_switcher_agent::data::apply::Watch;
 use pc_switcher_agent::linux::rollback;
-use pc_switcher_agent::linux::snapshots::{delete_watched, pin_watched, take_watched};
+use pc_switcher_agent::linux::snapshots::{
+    delete_all_watched, delete_watched, mark_good_watched, pin_watched, take_watched,
+};
 use pc_switcher_agent::proto::{
-    PinOrder, PinRequest, RollbackLook, RollbackOrder, RollbackWish, SetRequest, Together,
+    GoodBy, GoodMark, PinOrder, PinRequest, RollbackLook, RollbackOrder, RollbackWish, SetRequest,
+    SetsRequest, Together,
 };
 use pc_switcher_contract::{SetId, SnapshotKind, SnapshotSet};
 use pc_switcher_testkit::seed::Random;
@@ -70,10 +73,11 @@ impl<'a> Story<'a> {
             self.take(SnapshotKind::Manual);
         }
         for _ in 0..2 + self.random.below(3) {
-            match self.random.below(5) {
+            match self.random.below(6) {
                 0..=1 => self.take(SnapshotKind::PreSync),
-                2 => self.delete(1),
-                3 => self.delete(3),
+                2 => self.delete(),
+                3 => self.prune(),
+                4 => self.mark(),
                 _ => self.pin(),
             }
         }
@@ -101,13 +105,48 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// Removes one set, or several one after the other.
-    fn delete(&mut self, count: usize) {
-        for _ in 0..count.min(self.state().sets.len()) {
-            let request = self.request();
-            let what = if count == 1 { "delete" } else { "prune" };
-            self.film(what, ["entry", "toc"], None, |_, watch| delete_watched(&request, watch).unwrap());
+    /// Removes one set.
+    fn delete(&mut self) {
+        if self.state().sets.is_empty() {
+            return;
         }
+        let request = self.request();
+        self.film("delete", ["entry", "toc"], None, |_, watch| delete_watched(&request, watch).unwrap());
+    }
+
+    /// Removes several with one commit, as the rules do; how many of them have gone at a moment is all the same.
+    fn prune(&mut self) {
+        let mut ids: Vec<SetId> = self.state().sets.into_keys().collect();
+        if ids.is_empty() {
+            return;
+        }
+        while ids.len() > 3 {
+            ids.remove(self.random.below(ids.len() as u64) as usize);
+        }
+        let request = SetsRequest { snapshot_dir: self.host.snapshot_dir().as_path().into(), ids };
+        self.film("prune", NONE, Some(End::Either), |_, watch| {
+            let left = delete_all_watched(&request, watch).unwrap();
+            assert!(left.iter().all(|(_, why)| why.is_none()), "{left:?}");
+        });
+    }
+
+    /// Marks a set as good, which pins it, then perhaps another one, and takes the mark away.
+    fn mark(&mut self) {
+        if self.state().sets.is_empty() {
+            return;
+        }
+        let ids = [self.request().id, self.request().id];
+        let by = if self.random.below(2) == 0 { GoodBy::Hand } else { GoodBy::Sync };
+        self.film("good", NONE, Some(End::Either), |host, watch| {
+            let marks = ids.map(|id| GoodMark::Set { id, by, keep: 1 });
+            for mark in marks.iter().chain([&GoodMark::None(None)]) {
+                assert_eq!(
+                    mark_good_watched(&host.snapshot_dir(), mark, watch).unwrap(),
+                    Vec::<String>::new()
+                );
+                watch.after("marked").unwrap();
+            }
+        });
     }
 
     fn pin(&mut self) {

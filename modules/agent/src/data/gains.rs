@@ -40,7 +40,9 @@ struct LogicalInoArgs {
     inodes: u64,
 }
 
-/// Returns the extents of the files in the subvolume of `root` that were written in the transaction `since` or later.
+/// Returns the extents of the files in the subvolume of `root` that are named where its tree was written in the transaction
+/// `since` or later: all that came since then, and some of their neighbours. An extent that came by reference is older than its
+/// place in the tree.
 ///
 /// # Errors
 /// What the kernel says, or [`Errno::CANCELED`].
@@ -49,7 +51,7 @@ pub(crate) fn extents(root: &OwnedFd, since: u64, stop: &dyn Fn() -> bool) -> Re
     let range = ((FIRST, 0, 0), (LAST, u32::from(u8::MAX), u64::MAX));
     Search::with_room(SCAN_ROOM).run(root, range, since, |Item { key: (_, kind, _), data }| {
         if kind == EXTENT_DATA {
-            found.extend(extent(data, since));
+            found.extend(extent(data));
             if stop() {
                 return Err(Errno::CANCELED);
             }
@@ -59,12 +61,11 @@ pub(crate) fn extents(root: &OwnedFd, since: u64, stop: &dyn Fn() -> bool) -> Re
     Ok(found)
 }
 
-/// Reads a `struct btrfs_file_extent_item`; `None` for a hole, for data in the item, and for what is older.
-fn extent(data: &[u8], since: u64) -> Option<(u64, u64)> {
-    let generation = u64_at(data, 0)?;
+/// Reads a `struct btrfs_file_extent_item`; `None` for a hole, and for data in the item.
+fn extent(data: &[u8]) -> Option<(u64, u64)> {
     let is_inline = *data.get(20)? == INLINE;
     let (address, size) = (u64_at(data, 21)?, u64_at(data, 29)?);
-    (!is_inline && address != 0 && generation >= since).then_some((address, size))
+    (!is_inline && address != 0).then_some((address, size))
 }
 
 /// Asks who refers to extents.

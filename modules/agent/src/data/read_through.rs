@@ -24,16 +24,23 @@ pub(crate) type Told<'a> = dyn FnMut(&[u8], String) -> Result<(), AgentError> + 
 /// # Errors
 /// If the caller gave up.
 pub(crate) fn run(root: &BytePath, call: &Call, told: &mut Told<'_>) -> Result<(u64, u64), AgentError> {
-    let dir = match open::root(root) {
-        Ok(dir) => dir,
-        Err(error) => return told(b"", format!("cannot be opened: {error}")).map(|()| (0, 0)),
-    };
+    match open::root(root) {
+        Ok(dir) => run_in(&dir, call, told),
+        Err(error) => told(b"", format!("cannot be opened: {error}")).map(|()| (0, 0)),
+    }
+}
+
+/// As [`run`], of a root that is open.
+///
+/// # Errors
+/// If the caller gave up.
+pub(crate) fn run_in(dir: &OwnedFd, call: &Call, told: &mut Told<'_>) -> Result<(u64, u64), AgentError> {
     let (mut files, mut bytes) = (0, 0);
     let mut buffer = vec![0; STRETCH];
     let mut todo = vec![BytePath::default()];
     while let Some(at) = todo.pop() {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let listed = open::beneath_for_reading(&dir, at.as_bytes(), flags).and_then(list);
+        let listed = open::beneath_for_reading(dir, at.as_bytes(), flags).and_then(list);
         let entries = match listed {
             Ok(entries) => entries,
             // A stand-in of another subvolume.
@@ -49,7 +56,7 @@ pub(crate) fn run(root: &BytePath, call: &Call, told: &mut Told<'_>) -> Result<(
                 FileType::Directory => todo.push(path),
                 FileType::RegularFile => {
                     files += 1;
-                    match content(&dir, &path, &mut buffer, call) {
+                    match content(dir, &path, &mut buffer, call) {
                         Ok(read) => bytes += read,
                         Err(Errno::CANCELED) => return Err(AgentError::cancelled()),
                         Err(error) => told(path.as_bytes(), worded(error))?,

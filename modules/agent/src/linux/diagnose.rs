@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use pc_switcher_contract::BytePath;
 
 use super::btrfs::{Btrfs, KernelBtrfs};
+use super::lvm;
 use super::mounts::{Mounts, unescape};
 use crate::proto::{AgentError, Diagnosis, LoginPath, Session, SwapFile, UserFact};
 
@@ -24,6 +25,7 @@ pub fn diagnose() -> Result<Diagnosis, AgentError> {
         fstab: String::from_utf8_lossy(&fs::read("/etc/fstab").unwrap_or_default()).into_owned(),
         swapfiles: swap_files(&mounts),
         quotas: quotas(&mounts),
+        thin: lvm::thin(&lvm::HOST, &mounts),
         boot: boot(&mounts),
         clock_follows: clock_follows(),
         sessions: sessions(),

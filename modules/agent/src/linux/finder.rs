@@ -89,6 +89,12 @@ impl<'a> Finder<'a> {
         self.systems.iter().find_map(|system| self.fact(system, system.tree.by_name(name)?))
     }
 
+    /// As [`Finder::by_name`], on one file system alone: others may have one of the same name.
+    pub fn by_name_on(&self, uuid: Uuid, name: &SubvolumeName) -> Option<SubvolumeFact> {
+        let system = self.system(uuid).ok()?;
+        self.fact(system, system.tree.by_name(name)?)
+    }
+
     /// Returns what is known of a subvolume that can be seen somewhere.
     pub fn fact(&self, system: &FileSystem, id: u64) -> Option<SubvolumeFact> {
         let name = system.tree.name(id)?;

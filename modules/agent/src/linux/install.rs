@@ -21,7 +21,8 @@ use crate::proto::{ActivateRequest, Activated, AgentError};
 pub use unit::{REDO_UNIT, is_enabled};
 
 const LIB: &str = "/usr/local/lib/pc-switcher";
-const BIN: &str = "/usr/local/bin/pc-switcher";
+/// The program, under the name that stays.
+pub(super) const BIN: &str = "/usr/local/bin/pc-switcher";
 /// The vault by its own name.
 const SHORT: &str = "/usr/local/bin/bt";
 const SUDOERS_DIR: &str = "/etc/sudoers.d";

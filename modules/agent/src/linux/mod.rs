@@ -12,6 +12,7 @@ pub mod finder;
 pub mod install;
 pub mod layout;
 pub mod lock;
+pub(crate) mod lvm;
 pub mod machine;
 pub mod mounts;
 pub mod nested;

@@ -6,6 +6,10 @@ use pc_switcher_contract::BytePath;
 
 use crate::proto::AgentError;
 
+/// File systems of disks.
+const DISKS: [&str; 11] =
+    ["ext2", "ext3", "ext4", "xfs", "f2fs", "btrfs", "bcachefs", "jfs", "nilfs2", "reiserfs", "zfs"];
+
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
@@ -24,6 +28,11 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// Whether it shows what lies on a disk, not in memory or elsewhere.
+    pub(crate) fn is_disk(&self) -> bool {
+        DISKS.contains(&self.fs_type.as_str())
+    }
+
     /// Whether it shows btrfs.
     pub fn is_btrfs(&self) -> bool {
         self.fs_type == "btrfs"

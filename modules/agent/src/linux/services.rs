@@ -238,10 +238,16 @@ impl LinuxServices {
         // What has begun goes on to its end, whoever listens.
         let _shield = (!is_look).then(|| call.shield());
         let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        match held.is_some() || is_look {
-            true => rollback::run(&by_pins(order), &self.state, self.options.watch.as_ref()),
-            false => Err(AgentError::protocol("a rollback needs the machine's lock")),
+        if held.is_none() && !is_look {
+            return Err(AgentError::protocol("a rollback needs the machine's lock"));
         }
+        let stays = matches!(order, RollbackOrder::Confirm(_) | RollbackOrder::Stay);
+        let place = stays.then(|| self.state.get(rollback::POINTER)).transpose()?.flatten();
+        let look = rollback::run(&by_pins(order), &self.state, self.options.watch.as_ref())?;
+        if let Some(place) = place {
+            boot::trusted(pc_switcher_contract::BytePath::new(place).as_path());
+        }
+        Ok(look)
     }
 
     /// Does something about the dead man. Without the machine's lock it may only look.
@@ -413,6 +419,7 @@ impl Services for LinuxServices {
                 encode(&snapshots::mark_good(snapshot_dir.as_path(), &mark)?)
             }
             Request::Gains(dir) => encode(&snapshots::gains(dir.as_path(), call)?),
+            Request::Holdings(request) => encode(&snapshots::holdings(&request, call)?),
             Request::Adopt(request) => encode(&snapshots::adopt(&request)?),
             Request::Boot { snapshot_dir, order } => encode(&boot::run(&snapshot_dir, &order)?),
             Request::Held(request) => encode(&snapshots::hand_over(&request)?),

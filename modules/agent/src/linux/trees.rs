@@ -1,8 +1,10 @@
-//! Members of sets of every kind behind one trait: snapshots of btrfs, and copies of directories where there is none.
+//! Members of sets of every kind behind one trait: snapshots of btrfs, and copies of directories or snapshots of volumes where
+//! there is none.
 //!
 //! A member's name says which of the two it is: that of a copy begins with the directory that it is of, `%2Fhome-…`. A copy
 //! answers as a subvolume would. What makes it so: a label on its root (whose it is, when it was taken, whether it is
-//! closed), directories and files that are immutable, and a list of its content in the sidecar of its set.
+//! closed), directories and files that are immutable, and a list of its content in the sidecar of its set. A snapshot of a volume
+//! is a copy without content, whose label names the volume.
 
 use std::ffi::{CString, OsStr};
 use std::fs::{self, DirBuilder, File};
@@ -19,8 +21,9 @@ use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
 use serde::Deserialize;
 
 use super::btrfs::{Btrfs, DeviceSpace, KernelBtrfs, SpaceSlot, SubvolumeInfo, SubvolumeRef, Uuid};
+use super::lvm::{self, Lvm, Origin};
 use crate::data::rules::Rules;
-use crate::data::trees::{self, Form, Former, Growth, Inventory, Label};
+use crate::data::trees::{self, Form, Former, Growth, InVolume, Inventory, Label};
 use crate::proto::{FileTime, RuleSet};
 
 /// The ids of copies have this bit, those of subvolumes never.
@@ -29,12 +32,13 @@ const COPY: u64 = 1 << 63;
 const TICK: i64 = 2;
 
 /// Members of every kind, for whoever looks at them or removes them.
-pub static EVERY: Members<'static> = Members { kernel: &KernelBtrfs, making: None };
+pub static EVERY: Members<'static> = Members { kernel: &KernelBtrfs, making: None, lvm: &lvm::HOST };
 
 /// Members of every kind.
 pub struct Members<'a> {
     kernel: &'a dyn Btrfs,
     making: Option<Making<'a>>,
+    lvm: &'static dyn Lvm,
 }
 
 /// How copies are made.
@@ -47,6 +51,8 @@ pub struct Making<'a> {
     pub(crate) rules: &'a RuleSet,
     /// Whether it is to end.
     pub(crate) stop: &'a (dyn Fn() -> bool + Sync),
+    /// The volumes that snapshots may be taken of, if they are to be of volumes.
+    pub(crate) origins: Vec<Origin>,
     /// What is to be told, a line each.
     pub(crate) notes: Mutex<Vec<String>>,
 }
@@ -54,12 +60,18 @@ pub struct Making<'a> {
 impl<'a> Members<'a> {
     /// Members that can be made.
     pub(crate) fn making(kernel: &'a dyn Btrfs, making: Making<'a>) -> Self {
-        Self { kernel, making: Some(making) }
+        Self { lvm: kernel.lvm(), kernel, making: Some(making) }
     }
 
     /// Members of this kernel that nobody makes copies of.
     pub(crate) fn of(kernel: &'a dyn Btrfs) -> Self {
-        Self { kernel, making: None }
+        Self { lvm: kernel.lvm(), kernel, making: None }
+    }
+
+    /// As [`Members::of`], with other tools for volumes.
+    #[cfg(test)]
+    pub(crate) fn with(kernel: &'a dyn Btrfs, lvm: &'static dyn Lvm) -> Self {
+        Self { kernel, making: None, lvm }
     }
 
     /// Returns what is to be told of the copies that were made.
@@ -108,6 +120,35 @@ pub(crate) fn form_of(path: &Path) -> Option<Form> {
     Label::read(open_root(path).ok()?).ok()?.map(|label| label.form)
 }
 
+/// Opens the volume of a member to be read; `None` if its content lies in none.
+///
+/// # Errors
+/// `NotFound` if it is gone; or what LVM or the kernel says.
+pub(crate) fn open_volume(btrfs: &dyn Btrfs, path: &Path) -> io::Result<Option<lvm::Reading>> {
+    if copy_at(path).is_none() {
+        return Ok(None);
+    }
+    let root = open_root(path)?;
+    let Some(InVolume { name, tag, fs_type }) = Label::read(&root)?.and_then(|label| label.volume) else {
+        return Ok(None);
+    };
+    lvm::Reading::open(btrfs.lvm(), root, (&tag, &name, &fs_type)).map(Some)
+}
+
+/// Takes the device of a member's volume away that nobody reads any more.
+pub(crate) fn rest_volume(btrfs: &dyn Btrfs, path: &Path) -> io::Result<()> {
+    let root = open_root(path)?;
+    match Label::read(&root)?.and_then(|label| label.volume) {
+        Some(InVolume { name, tag, .. }) => lvm::rest(btrfs.lvm(), root, &tag, &name),
+        None => Ok(()),
+    }
+}
+
+/// Returns the tag of a member's volume; `None` if its content lies in none.
+pub(crate) fn tag_of(path: &Path) -> Option<String> {
+    Some(Label::read(open_root(path).ok()?).ok()??.volume?.tag)
+}
+
 fn info(name: &SnapshotName, label: Option<&Label>) -> SubvolumeInfo {
     let order = label.map_or(0, |label| label.order);
     SubvolumeInfo {
@@ -122,6 +163,10 @@ fn info(name: &SnapshotName, label: Option<&Label>) -> SubvolumeInfo {
         readonly: false,
         created_seconds: label.map_or(0, |label| label.created_seconds),
     }
+}
+
+fn id_of(path: &Path) -> io::Result<u64> {
+    Ok(Label::read(open_root(path)?)?.map_or(COPY, |label| label.id | COPY))
 }
 
 /// Whether an error says that there is no btrfs.
@@ -191,13 +236,25 @@ pub(crate) const FROM_ELSEWHERE: u64 = 0;
 
 /// Makes the root of a new copy, with its label. A crash between the two leaves an empty directory.
 pub(crate) fn make_root(cradle: &Path, name: &SnapshotName, form: Form, order: u64) -> io::Result<OwnedFd> {
+    make_labelled(cradle, name, (form, order), |_| None)
+}
+
+/// As [`make_root`]; `volume` says for the uuid of the new one in which volume its content is to lie.
+fn make_labelled(
+    cradle: &Path,
+    name: &SnapshotName,
+    (form, order): (Form, u64),
+    volume: impl FnOnce(&[u8; 16]) -> Option<InVolume>,
+) -> io::Result<OwnedFd> {
     let path = cradle.join(name.to_string());
     DirBuilder::new().mode(0o700).create(&path)?;
     let root = open_root(&path)?;
     let random = random()?;
     let (uuid, id) = random.split_at(16);
+    let uuid: [u8; 16] = uuid.try_into().unwrap_or_default();
     let label = Label {
-        uuid: uuid.try_into().unwrap_or_default(),
+        volume: volume(&uuid),
+        uuid,
         id: COPY | u64::from_le_bytes(id.try_into().unwrap_or_default()),
         order,
         created_seconds: now(),
@@ -212,6 +269,9 @@ pub(crate) fn make_root(cradle: &Path, name: &SnapshotName, form: Form, order: u
 impl Making<'_> {
     fn copy(&self, kernel: &dyn Btrfs, live: &Path, cradle: &Path, name: &SnapshotName) -> io::Result<()> {
         let store = store_of(cradle)?;
+        if self.form == Form::Volume {
+            return self.take_volume(kernel, (live, store), cradle, name);
+        }
         let live = BytePath::from(live);
         let prefix = BytePath::new(live.as_bytes().strip_prefix(b"/").unwrap_or(live.as_bytes()));
         let rules = Rules::compile(self.rules, &prefix).map_err(io::Error::other)?;
@@ -239,6 +299,29 @@ impl Making<'_> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).extend(told);
         Ok(syncfs(&root)?)
     }
+
+    /// Takes a snapshot of a volume. What it will be called and found by is on the disk before.
+    fn take_volume(
+        &self,
+        kernel: &dyn Btrfs,
+        (live, store): (&Path, &Path),
+        cradle: &Path,
+        name: &SnapshotName,
+    ) -> io::Result<()> {
+        let origin = self.origins.iter().find(|origin| origin.place.as_path() == live);
+        let origin = origin.ok_or_else(|| io::Error::other("it was no volume when it was looked at"))?;
+        let order = next_order(kernel, store, name.session.as_str())?;
+        let called = lvm::name_of(origin, name);
+        let (mut tag, full_name) = (String::new(), format!("{}/{called}", origin.vg));
+        let root = make_labelled(cradle, name, (Form::Volume, order), |uuid| {
+            tag = lvm::tag_of(uuid);
+            Some(InVolume { name: full_name, tag: tag.clone(), fs_type: origin.fs_type.clone() })
+        })?;
+        syncfs(&root)?;
+        let held = File::from(root);
+        held.lock()?;
+        lvm::create(kernel.lvm(), origin, &called, &tag, &held)
+    }
 }
 
 /// Names the path that failed, but for what the caller words by itself.
@@ -255,6 +338,9 @@ impl Btrfs for Members<'_> {
         let root = open_root(path)?;
         let label = Label::read(&root)?;
         let is_closed = match &label {
+            Some(Label { volume: Some(volume), is_sealed, .. }) => {
+                lvm::find(self.lvm, &volume.tag, &volume.name)?.is_read_only && *is_sealed
+            }
             Some(label) if label.is_sealed && label.is_immutable => trees::is_frozen(&root)?,
             Some(label) => label.is_sealed,
             None => false,
@@ -287,7 +373,7 @@ impl Btrfs for Members<'_> {
     fn snapshot(&self, source: &Path, parent: &Path, name: &OsStr) -> io::Result<()> {
         let Some(copy) = copy_at(Path::new(name)) else { return self.kernel.snapshot(source, parent, name) };
         match &self.making {
-            Some(making) => making.copy(self.kernel, source, parent, &copy),
+            Some(making) => making.copy(self, source, parent, &copy),
             None => Err(io::Error::from_raw_os_error(libc::ENOTTY)),
         }
     }
@@ -304,6 +390,15 @@ impl Btrfs for Members<'_> {
         if copy_at(Path::new(name)).is_none() {
             return self.kernel.destroy(parent, name);
         }
+        match open_root(&parent.join(name)) {
+            Ok(root) => {
+                if let Some(volume) = Label::read(&root)?.and_then(|label| label.volume) {
+                    lvm::remove(self.lvm, root, &volume.tag)?;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
         let name = CString::new(name.as_bytes()).map_err(io::Error::other)?;
         Ok(trees::remove(&open_root(parent)?, &name)?)
     }
@@ -314,7 +409,7 @@ impl Btrfs for Members<'_> {
         }
         for entry in fs::read_dir(parent)? {
             let path = entry?.path();
-            if copy_at(&path).is_some() && self.subvolume(&path)?.id == id {
+            if copy_at(&path).is_some() && id_of(&path)? == id {
                 return self.destroy(parent, path.file_name().unwrap_or_default());
             }
         }
@@ -384,5 +479,9 @@ impl Btrfs for Members<'_> {
 
     fn devices(&self, path: &Path) -> io::Result<DeviceSpace> {
         self.kernel.devices(path)
+    }
+
+    fn lvm(&self) -> &'static dyn Lvm {
+        self.lvm
     }
 }

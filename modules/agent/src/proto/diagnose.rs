@@ -13,6 +13,8 @@ pub struct Diagnosis {
     pub swapfiles: Vec<SwapFile>,
     /// Mount points of btrfs file systems whose quotas are on.
     pub quotas: Vec<BytePath>,
+    /// Mount points of file systems in thin volumes of LVM, of which snapshots can be taken.
+    pub thin: Vec<BytePath>,
     /// The mount that holds `/boot`, with its type, if it is not the one of `/`.
     pub boot: Option<(BytePath, String)>,
     /// Whether the kernel says that its clock follows a time server.

@@ -63,8 +63,8 @@ pub use rollback::{
 pub use share::{CloneFrom, CloneRange, Origin, RestWant, Share, Shares, SharesRequest};
 pub use store::{
     AnnotateSet, Backend, CopyOrder, CreateSet, CreatedSet, ExportRequest, Gain, GoodBy, GoodMark, HardPin,
-    Holder, ImportRequest, Imported, Need, PinOrder, PinRequest, SetRequest, SetsRequest, StoredSet, Strays,
-    Words,
+    Holder, Holdings, HoldingsRequest, ImportRequest, Imported, Need, PinOrder, PinRequest, SetRequest,
+    SetsRequest, StoredSet, Strays, Words,
 };
 pub(crate) use trial::time;
 pub use trial::{Returned, Trial, TrialBegan, TrialFor};

@@ -129,7 +129,7 @@ pub enum Request {
     HasAll(TakeSet),
     /// Writes what a set is for → `()`.
     AnnotateSet(AnnotateSet),
-    /// Marks a set as known to be good, or takes marks away → `()`.
+    /// Marks a set as known to be good, or takes marks away → `Vec<String>`: what is to be said, a line each.
     GoodSet {
         /// Where snapshots lie.
         snapshot_dir: BytePath,
@@ -225,6 +225,8 @@ pub enum Request {
         /// What is to be done.
         order: super::BootOrder,
     },
+    /// Looks what the file system of the snapshots holds → [`super::Holdings`].
+    Holdings(super::HoldingsRequest),
 }
 
 impl Request {
@@ -294,6 +296,7 @@ impl Request {
             Request::Deadman(_) => "deadman",
             Request::Held(_) => "held",
             Request::Boot { .. } => "boot",
+            Request::Holdings(_) => "holdings",
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use pc_switcher_contract::{BytePath, SessionId, SetId, SnapshotName, SnapshotSet, UtcStamp};
+use pc_switcher_contract::{BytePath, SessionId, SetId, SnapshotName, SnapshotSet, SubvolumeName, UtcStamp};
 
 use super::adopt::Maker;
 use super::fs::RuleSet;
@@ -59,6 +59,8 @@ pub struct HardPin {
     pub lacks: Vec<SnapshotName>,
     /// Whether somebody has made the directory an ordinary one again, so that the pin binds nobody.
     pub is_open: bool,
+    /// Whether it came with the mark of a good set, and goes with that; nobody asked for it.
+    pub is_for_mark: bool,
 }
 
 /// How a set is to be held.
@@ -89,6 +91,8 @@ pub struct PinRequest {
 pub struct StoredSet {
     /// The set as it was taken.
     pub set: SnapshotSet,
+    /// How it is kept; never [`Backend::Auto`].
+    pub backend: Backend,
     /// Whether somebody asked that it stays.
     pub pinned: bool,
     /// What pins it against every other tool as well, if somebody asked for that.
@@ -108,6 +112,11 @@ pub struct StoredSet {
 }
 
 impl StoredSet {
+    /// Whether somebody asked that no tool removes it.
+    pub fn is_pinned_hard(&self) -> bool {
+        self.hard.as_ref().is_some_and(|pin| !pin.is_for_mark)
+    }
+
     /// Returns the members that are gone, from its pin as well.
     pub fn lost(&self) -> impl Iterator<Item = &SnapshotName> {
         let is_held = |name: &&SnapshotName| self.hard.as_ref().is_some_and(|pin| !pin.lacks.contains(name));
@@ -220,6 +229,8 @@ pub enum Backend {
     Hardlink,
     /// The same, with each file compressed.
     Archive,
+    /// As snapshots of the thin volumes of LVM that hold the directories.
+    Lvm,
 }
 
 /// What a set is of, and how it is kept, where it is not one of snapshots.
@@ -312,4 +323,22 @@ pub struct Gain {
     pub session: SessionId,
     /// Bytes of data on the disk that nobody else holds, one copy.
     pub data_bytes: u64,
+}
+
+/// Asks what the file system of the snapshots holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldingsRequest {
+    /// Where snapshots lie.
+    pub snapshot_dir: BytePath,
+    /// Of which subvolumes sets are to be taken.
+    pub subvolumes: Vec<SubvolumeName>,
+}
+
+/// What the file system of the snapshots holds, in bytes on the disk of one copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holdings {
+    /// What sets are taken of; `None` where there is no btrfs.
+    pub source_bytes: Option<u64>,
+    /// What nothing but our sets holds, all of them together.
+    pub snapshot_bytes: u64,
 }

@@ -84,8 +84,8 @@ impl Agent {
         self.call(&Request::Boot { snapshot_dir, order }).await
     }
 
-    /// Marks a set as known to be good, or takes marks away.
-    pub async fn mark_good(&self, snapshot_dir: BytePath, mark: GoodMark) -> Result<(), ExecError> {
+    /// Marks a set as known to be good, or takes marks away. Returns what is to be said, a line each.
+    pub async fn mark_good(&self, snapshot_dir: BytePath, mark: GoodMark) -> Result<Vec<String>, ExecError> {
         self.call(&Request::GoodSet { snapshot_dir, mark }).await
     }
 }

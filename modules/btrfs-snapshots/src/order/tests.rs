@@ -1,5 +1,5 @@
 use jiff::{Timestamp, ToSpan};
-use pc_switcher_agent::proto::{Need, StoredSet, Words};
+use pc_switcher_agent::proto::{Backend, Need, StoredSet, Words};
 use pc_switcher_contract::{SnapshotSet, UtcStamp};
 use proptest::prelude::*;
 
@@ -66,6 +66,29 @@ fn report(size_bytes: u64, available_bytes: u64) -> SpaceReport {
 }
 
 #[test]
+fn a_preview_takes_what_no_rule_keeps_and_then_the_largest_until_it_is_enough() {
+    let (kept, gone) = (|n| verdict(n, "presync", true), |n| verdict(n, "presync", false));
+    let judged = [gone(1), kept(2), kept(3), kept(4), kept(5), verdict(5, "postsync", false)];
+    let to_spare = [gone(1), gone(2), gone(3), gone(4), kept(5)];
+    let gains = [gain(1, GIB), gain(2, GIB), gain(3, 3 * GIB), gain(4, 2 * GIB), gain(5, 9 * GIB)];
+    let preview = |wanted| {
+        let seen = preview(&report(100 * GIB, 10 * GIB), wanted, &judged, &to_spare, &gains);
+        let number = |step: &Step| u32::from_str_radix(step.session.as_str(), 16).unwrap();
+        let steps: Vec<(u32, bool)> = seen.steps.iter().map(|step| (number(step), step.is_kept)).collect();
+        (steps, seen.is_enough, seen.afterwards_bytes() / GIB)
+    };
+    let bytes = |gib: u64| Threshold::Bytes(gib * GIB);
+    let first = [(1, false), (5, false)];
+    assert_eq!(preview(bytes(5)), (first.to_vec(), true, 11), "they go whatever is wanted");
+    assert_eq!(preview(bytes(11)), (first.to_vec(), true, 11), "half a session is worth nothing by itself");
+    assert_eq!(preview(bytes(12)), ([first.as_slice(), &[(3, true)]].concat(), true, 14));
+    assert_eq!(preview(bytes(15)), ([first.as_slice(), &[(3, true), (4, true)]].concat(), true, 16));
+    let all = [first.as_slice(), &[(3, true), (4, true), (2, true)]].concat();
+    assert_eq!(preview(bytes(50)), (all, false, 17));
+    assert_eq!(preview(bytes(101)), (first.to_vec(), false, 11), "more than the disk has");
+}
+
+#[test]
 fn of_numbers_that_cannot_be_true_nothing_is_concluded() {
     let ten = Threshold::Bytes(10 * GIB);
     assert_eq!(missing(&report(100 * GIB, 7 * GIB), ten), Some(3 * GIB));
@@ -114,6 +137,7 @@ fn machine() -> impl Strategy<Value = Vec<StoredSet>> {
                     consistent: true,
                     members: Vec::new(),
                 },
+                backend: Backend::Btrfs,
                 pinned: held == 0,
                 hard: None,
                 in_use: held == 1,

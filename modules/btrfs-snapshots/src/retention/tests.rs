@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use jiff::ToSpan;
-use pc_switcher_agent::proto::{GoodBy, HardPin, Maker, Words};
+use pc_switcher_agent::proto::{Backend, GoodBy, HardPin, Maker, Words};
 use pc_switcher_contract::{SnapshotMember, SnapshotSet, UtcStamp};
 use proptest::prelude::*;
 
@@ -26,6 +26,7 @@ fn session(n: u32, kinds: &[SnapshotKind], stamp: Timestamp) -> Vec<StoredSet> {
             consistent: true,
             members: Vec::new(),
         },
+        backend: Backend::Btrfs,
         pinned: false,
         hard: None,
         in_use: false,
@@ -330,6 +331,10 @@ fn a_set_taken_by_hand_goes_only_when_its_time_has_ended_and_never_stands_for_th
     assert_eq!(reason_of(&sets, later, 2), Reason::Good(GoodBy::Hand));
     sets[1].pinned = true;
     assert_eq!(reason_of(&sets, later, 2), Reason::Pinned);
-    sets[1].hard = Some(HardPin { dir: "/pins".into(), lacks: Vec::new(), is_open: false });
+    sets[1].hard =
+        Some(HardPin { dir: "/pins".into(), lacks: Vec::new(), is_open: false, is_for_mark: false });
     assert_eq!(reason_of(&sets, later, 2), Reason::PinnedHard);
+    sets[1].hard =
+        Some(HardPin { dir: "/pins".into(), lacks: Vec::new(), is_open: false, is_for_mark: true });
+    assert_eq!(reason_of(&sets, later, 2), Reason::Pinned, "nobody asked for a hard one");
 }

@@ -89,9 +89,15 @@ impl Applier<'_> {
             let unit = files::unit_name(path);
             // Started anew, so that a new time counts from now on.
             self.elevated(Cmd::new("systemctl").args(["enable", "--quiet", unit])).await?;
-            // That of a start counts from the start: begun now it would be over at once, and mark what stands there weeks later.
-            if is_booted && path != GOOD_TIMER {
-                self.elevated(Cmd::new("systemctl").args(["restart", unit])).await?;
+            let how = match path {
+                // It counts from the start: begun now it would be over at once, and mark what stands there weeks later.
+                GOOD_TIMER => continue,
+                // To end it means to leave the machine in order.
+                BOOT_SERVICE => "start",
+                _ => "restart",
+            };
+            if is_booted {
+                self.elevated(Cmd::new("systemctl").args([how, unit])).await?;
             }
         }
         if is_protected && !matches!(counted, Counted::So(_)) {

@@ -6,15 +6,15 @@ use pc_switcher_installer::STABLE_PATH;
 use super::boot::{self, BOOT_HOOK, BOOT_SCRIPT, BOOT_SERVICE, Protection};
 
 /// What timer and hook work with, since root has no config of its own.
-pub const CONFIG: &str = "/etc/pc-switcher/config.toml";
+pub const CONFIG: &str = pc_switcher_agent::linux::boot::CONFIG;
 /// Takes one set.
 pub const SERVICE: &str = "/etc/systemd/system/pc-switcher-snapshot.service";
 /// Starts [`SERVICE`].
 pub const TIMER: &str = "/etc/systemd/system/pc-switcher-snapshot.timer";
 /// Marks the state after a start as good.
-pub const GOOD_SERVICE: &str = "/etc/systemd/system/pc-switcher-good.service";
+pub const GOOD_SERVICE: &str = pc_switcher_agent::linux::boot::GOOD_SERVICE;
 /// Starts [`GOOD_SERVICE`].
-pub const GOOD_TIMER: &str = "/etc/systemd/system/pc-switcher-good.timer";
+pub const GOOD_TIMER: &str = pc_switcher_agent::linux::boot::GOOD_TIMER;
 /// Has apt start us.
 pub const HOOK: &str = "/etc/apt/apt.conf.d/80pc-switcher";
 /// Without it there is no apt.

@@ -124,10 +124,15 @@ fn on(is_dry: bool, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let has_hook = settings.auto_update || settings.auto_boot;
     let has_good = settings.auto_good || wanted.boot.enabled;
     if calendar.is_none() && !has_hook && !has_good {
+        if Files::read() != Files::none() {
+            return remove(&wanted.snapshot_dir, is_dry, context);
+        }
         return Err(CliError::Usage {
             message: "[snapshots] says that no set is to be taken by itself".into(),
             help: Some(
-                "set `schedule`, `auto_update`, `auto_boot` or `auto_good`; `snapshots auto off` removes what is installed".into(),
+                "nothing is installed, and nothing is to be removed; set `schedule`, `auto_update`, `auto_boot` or `auto_good` in \
+                 [snapshots], or `enabled` in [boot-protection]"
+                    .into(),
             ),
         });
     }
@@ -163,10 +168,11 @@ fn on(is_dry: bool, context: &mut Context<'_>) -> Result<Exit, CliError> {
                 look.unfit.join("; ")
             )));
         }
-        if look.is_some()
-            && let Some(why) =
-                booted::trouble_of(&machine, &wanted.required, wanted.reserve, home.as_deref()).await
-        {
+        let red = match look {
+            Some(_) => booted::trouble_of(&machine, &wanted.required, wanted.reserve, home.as_deref()).await,
+            None => Vec::new(),
+        };
+        if let Some(why) = booted::told(red.iter().filter(|finding| booted::is_of_the_start(finding))) {
             return Err(ModuleError::failed(format!(
                 "{}: [boot-protection] cannot be switched on: as it is now no start would be found healthy: {why}; mend that, or \
                  leave the check out of `health` in [rollback]",
@@ -204,14 +210,18 @@ fn check_calendar(calendar: &str) -> Result<(), CliError> {
     })
 }
 
-/// Puts files in place and takes away what is not among them.
 fn off(context: &mut Context<'_>) -> Result<Exit, CliError> {
-    // Whatever the config says by now: where starts are counted stands in what is installed.
+    remove(&"/.snapshots".into(), false, context)
+}
+
+/// Removes all that is installed. Where starts are counted stands there, whatever the config says by now; `otherwise` is for
+/// what does not say it.
+fn remove(otherwise: &BytePath, is_dry: bool, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let service = Files::read().boot_service.unwrap_or_default();
-    let snapshot_dir = BytePath::from(boot::counted_in(&service).unwrap_or("/.snapshots"));
+    let snapshot_dir = boot::counted_in(&service).map_or_else(|| otherwise.clone(), BytePath::from);
     let changes = with_machines(None, &context.env, async |contact| {
         let machine = contact.reach.source(&contact.cancel).await?;
-        Applier { machine: &machine, snapshot_dir: &snapshot_dir, is_dry: false }.apply(&Files::none()).await
+        Applier { machine: &machine, snapshot_dir: &snapshot_dir, is_dry }.apply(&Files::none()).await
     })?;
     say(changes, Vec::new(), context)
 }

@@ -84,7 +84,7 @@ async fn take(
     }
     let id = agent.create_set(wanted).await?.set.id();
     let judged = prune::look(agent, config, now).await?;
-    let pruned = prune::remove(agent, config, &judged.verdicts, &contact.cancel).await;
+    let pruned = prune::remove(agent, config, &judged.verdicts, prune::Waits::InAll, &contact.cancel).await;
     Ok(Done::Taken(id, pruned))
 }
 

@@ -1,4 +1,4 @@
-use pc_switcher_agent::proto::{GoodBy, HardPin, Holder, Need, Strays, Words};
+use pc_switcher_agent::proto::{Backend, GoodBy, HardPin, Holder, Need, Strays, Words};
 use pc_switcher_contract::{SnapshotMember, SnapshotName, SnapshotSet};
 
 use pc_switcher_btrfs_snapshots::retention::Reason;
@@ -28,6 +28,7 @@ fn stored(kind: SnapshotKind, stamp: &str) -> StoredSet {
             consistent: true,
             members: ["@", "@home"].map(member).into(),
         },
+        backend: Backend::Btrfs,
         pinned: false,
         hard: None,
         in_use: false,
@@ -91,13 +92,18 @@ fn what_protects_a_set_is_said_in_words() {
     );
 }
 
+fn pin_of(found: &mut Found) -> &mut HardPin {
+    found.sets[0].hard.as_mut().unwrap()
+}
+
 #[test]
 fn a_hard_pin_is_told_apart_from_others_and_what_is_wrong_with_it_is_said() {
     let mut found = found();
     let dir = "/.snapshots/.pc-switcher/pins/20251115T120000Z-abc12345-presync";
     let names: Vec<SnapshotName> =
         found.sets[0].set.members.iter().map(|member| member.name.clone()).collect();
-    found.sets[0].hard = Some(HardPin { dir: dir.into(), lacks: Vec::new(), is_open: false });
+    found.sets[0].hard =
+        Some(HardPin { dir: dir.into(), lacks: Vec::new(), is_open: false, is_for_mark: false });
     found.sets[0].missing = vec![names[1].clone()];
     let lines = table(&found, &More::default());
     assert_eq!(lines[1], " abc12345  2025-11-15 12:00  pre-sync   @ @home  pinned hard");
@@ -110,7 +116,10 @@ fn a_hard_pin_is_told_apart_from_others_and_what_is_wrong_with_it_is_said() {
     );
     let value = set_json(&found.sets[0]);
     assert_eq!((&value["pinned"], &value["holders"][0]["hard"]), (&json!(true), &json!(true)));
-    assert_eq!(value["pinned_hard"], json!({ "directory": dir, "immutable": true, "missing": [] }));
+    assert_eq!(
+        value["pinned_hard"],
+        json!({ "directory": dir, "immutable": true, "missing": [], "with_mark": false })
+    );
     assert_eq!(set_json(&found.sets[1])["pinned_hard"], Value::Null);
 
     let pin = found.sets[0].hard.as_mut().unwrap();
@@ -123,6 +132,18 @@ fn a_hard_pin_is_told_apart_from_others_and_what_is_wrong_with_it_is_said() {
         assert!(lines.contains(&format!("          {line}")), "{lines:?}");
     }
     assert!(lines.contains(&format!("Snapshot  /.snapshots/{} (gone)", names[1])), "{lines:?}");
+    pin_of(&mut found).is_open = false;
+    pin_of(&mut found).is_for_mark = true;
+    (found.sets[0].pinned, found.sets[0].words.good) = (false, true);
+    assert_eq!(state(&found.sets[0]), "good, pinned hard, incomplete");
+    assert_eq!(protection(&found.sets[0]).unwrap(), "it is the last known good one");
+    let lines = details(&found.sets[0]);
+    assert!(
+        lines.contains(&format!("Pinned    hard as long as it is marked as good, in {dir}")),
+        "{lines:?}"
+    );
+    let value = set_json(&found.sets[0]);
+    assert_eq!((&value["pinned"], &value["pinned_hard"]["with_mark"]), (&json!(false), &json!(true)));
     found.strays.pins = vec![dir.into()];
     assert!(table(&found, &More::default()).contains(&format!("pin of no set: {dir}")));
 }

@@ -143,6 +143,7 @@ fn look(
                     Some(libc::ECANCELED) => Wrong::Ended,
                     _ => Wrong::Said(format!("cannot be unpacked: {error}")),
                 })?,
+                Form::Volume => return Err(Errno::OPNOTSUPP.into()),
             };
             open::forget(&file);
             if is == (*size, *right) { Ok(()) } else { said("has other content than was kept") }

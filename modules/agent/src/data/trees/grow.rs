@@ -310,6 +310,7 @@ impl Grower<'_> {
             let (size, digest) = match self.growth.form {
                 Form::Hardlink => self.plain(source, &copy)?,
                 Form::Archive => self.packed(source, &copy)?,
+                Form::Volume => return Err(Errno::OPNOTSUPP.into()),
             };
             let is_still = Seen::of(source)?.ctime() == before.ctime();
             if is_still || attempt == TRIES {

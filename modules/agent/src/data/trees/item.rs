@@ -19,6 +19,8 @@ pub(crate) enum Form {
     Hardlink,
     /// Each file a zstd frame.
     Archive,
+    /// Not in the tree itself: in a volume of LVM, which the label names.
+    Volume,
 }
 
 /// A name, and what it stands for.

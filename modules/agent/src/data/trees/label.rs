@@ -31,6 +31,20 @@ pub(crate) struct Label {
     pub(crate) is_sealed: bool,
     /// Whether it is immutable as well: not every file system can make it so.
     pub(crate) is_immutable: bool,
+    /// In which volume its content lies, if that is not in the directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) volume: Option<InVolume>,
+}
+
+/// Where the content of a member lies that is a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InVolume {
+    /// Group and name under which it was made.
+    pub(crate) name: String,
+    /// What it is found by.
+    pub(crate) tag: String,
+    /// The file system in it.
+    pub(crate) fs_type: String,
 }
 
 impl Label {

@@ -28,7 +28,7 @@ pub(crate) use freeze::{freeze_root, is_frozen, remove, seal};
 pub(crate) use grow::{Growth, grow};
 pub(crate) use held::only_held;
 pub(crate) use item::Form;
-pub(crate) use label::{Label, NAME as LABEL};
+pub(crate) use label::{InVolume, Label, NAME as LABEL};
 pub(crate) use roll::{Damaged, Inventory, RollReader, RollWriter};
 pub(crate) use stream::{Came, read_tree, send_tree};
 pub(crate) use unpack::{Other, is_file, unpack};

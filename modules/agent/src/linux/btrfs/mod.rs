@@ -25,6 +25,8 @@ pub use ioctl::KernelBtrfs;
 pub(crate) use tree::relative;
 pub use tree::{FS_TREE, SubvolumeTree};
 
+use super::lvm;
+
 /// A uuid as btrfs keeps it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Uuid(pub [u8; 16]);
@@ -224,4 +226,9 @@ pub trait Btrfs: Send + Sync {
     /// # Errors
     /// `ENOTTY` where there is no btrfs.
     fn devices(&self, path: &Path) -> io::Result<DeviceSpace>;
+
+    /// Returns what is asked where a member is no subvolume but lies in a volume of LVM.
+    fn lvm(&self) -> &'static dyn lvm::Lvm {
+        &lvm::HOST
+    }
 }

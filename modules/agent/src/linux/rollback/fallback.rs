@@ -4,11 +4,15 @@
 //! one. What is different: nobody is there, the tree in place is broken, and it is on no trial, since the way back from it would
 //! lead to what does not start.
 
-use pc_switcher_contract::{SetId, UtcStamp};
+use pc_switcher_contract::{SetId, SubvolumeName, UtcStamp};
 
 use super::journal::Journal;
+use super::top::{Top, device_of};
 use super::{cancel, commit, not_yet, prepare, redo, under_way};
 use crate::data::apply::Watch;
+use crate::linux::btrfs::KernelBtrfs;
+use crate::linux::finder::Finder;
+use crate::linux::mounts::Mounts;
 use crate::linux::state::StateDir;
 use crate::proto::{AgentError, Fallback, Returned, RollbackPhase, RollbackState, RollbackWish};
 
@@ -54,6 +58,25 @@ pub(crate) fn settle(state: &StateDir, watch: &dyn Watch) -> Result<Stand, Agent
         (Some(found), None) if found.on_trial().is_some() => Stand::OnTrial,
         (Some(found), None) => Stand::Taken(not_yet(&found)),
     })
+}
+
+/// Returns the uuids of the trees that stand under these names now, whatever is mounted.
+///
+/// # Errors
+/// If one cannot be found.
+pub(crate) fn in_place<'a>(
+    names: impl Iterator<Item = &'a SubvolumeName>,
+) -> Result<Vec<String>, AgentError> {
+    let mounts = Mounts::read()?;
+    let finder = Finder::new(&KernelBtrfs, &mounts, &[])?;
+    let found = |name: &SubvolumeName| -> Result<String, AgentError> {
+        let none = || AgentError::failed(format!("there is no `{name}`"));
+        let device = device_of(&finder.by_name(name).ok_or_else(none)?.fs_uuid)?.ok_or_else(none)?;
+        let top = Top::mount(&device).and_then(|top| top.look(name.as_str()));
+        let top = top.map_err(|error| AgentError::io(format!("cannot look up `{name}`"), &error))?;
+        top.map(|(uuid, _)| uuid).ok_or_else(none)
+    };
+    names.map(found).collect()
 }
 
 /// Puts the trees of a set in place. The state of now was kept before, as far as it could be.

@@ -24,7 +24,7 @@ pub(in crate::linux) mod tests;
 mod trial_tests;
 
 pub(crate) use carried::below as own_below;
-pub(crate) use fallback::{Stand, fall_back, settle, take_back};
+pub(crate) use fallback::{Stand, fall_back, in_place, settle, take_back};
 pub use journal::POINTER;
 pub use trial::{at_boot, attend_later, watch};
 

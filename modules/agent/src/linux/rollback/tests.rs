@@ -201,6 +201,15 @@ impl Scene {
         [0, 1].map(|at| fs::read_to_string(snapshot(&self.names[at])).ok())
     }
 
+    /// Somebody puts another tree in the place of the first one, as from a live system.
+    pub(in crate::linux) fn exchange_by_hand(&self) {
+        let (name, other) = (self.top(&self.names[0]), self.top("other"));
+        assert!(sh("btrfs", &["-q", "subvolume", "snapshot", text(&name), text(&other)]));
+        fs::write(other.join("file"), "by hand").unwrap();
+        fs::rename(&name, self.top("away")).unwrap();
+        fs::rename(&other, &name).unwrap();
+    }
+
     /// The trees beside those that are in place.
     pub(in crate::linux) fn beside(&self) -> usize {
         let entries = fs::read_dir(self.image.top()).unwrap().flatten();

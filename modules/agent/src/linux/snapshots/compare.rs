@@ -53,11 +53,10 @@ impl Store<'_> {
             // One that is being removed is none any more.
             let Ok(set) = self.readable(&id) else { continue };
             let Some(member) = set.member(&spot.subvolume) else { continue };
-            let Ok(raw) = open_dir(&member.path) else { continue };
+            let Ok(raw) = self.rooted(member) else { continue };
             // Only the content of files is packed.
             let is_file = is_archive(member) && holds_file(&raw, &spot.inside).map_err(failed)?;
-            let root =
-                if is_file { self.opened(member, &spot.inside, &stop)? } else { Opened::as_it_lies(raw) };
+            let root = if is_file { self.opened(member, &spot.inside, &stop)? } else { raw };
             roots.push((id, root));
         }
         person.act(|| {
@@ -152,7 +151,7 @@ impl Store<'_> {
             }
             let all = changes.len();
             let above = name.directory().or_else(|| finder.by_name(name).map(|fact| fact.mount_point));
-            let shown = visible(changes, (member, other), above.as_ref(), &person)?;
+            let shown = self.visible(changes, (member, other), above.as_ref(), &person)?;
             diffed.hidden += (all - shown.len()) as u64;
             let above = above.unwrap_or_else(|| name.as_str().into());
             for batch in shown.chunks(BATCH) {
@@ -214,6 +213,32 @@ impl Store<'_> {
         })?;
         Ok(if is_back { changes.into_iter().map(backwards).collect() } else { changes })
     }
+
+    /// Returns the differences in directories that a person could list in one of the two states, and that are not closed now.
+    fn visible(
+        &self,
+        changes: Vec<Change>,
+        (from, to): (&SnapshotMember, &SnapshotMember),
+        above: Option<&BytePath>,
+        person: &Person,
+    ) -> Result<Vec<Change>, AgentError> {
+        if person.uid == 0 {
+            return Ok(changes);
+        }
+        let roots = [self.rooted(from)?, self.rooted(to)?];
+        person.act(|| {
+            let mut known: HashMap<BytePath, bool> = HashMap::new();
+            let mut may = |path: &BytePath| {
+                let dir = path.parent().unwrap_or_default();
+                *known.entry(dir).or_insert_with_key(|dir| {
+                    above.is_some_and(|above| !live::is_closed(&above.join(dir.as_bytes())))
+                        && roots.iter().any(|root| may_list(root, dir))
+                })
+            };
+            let is_seen = |one: &Change| may(&one.path) && one.from.as_ref().is_none_or(&mut may);
+            Ok(changes.into_iter().filter(is_seen).collect())
+        })
+    }
 }
 
 /// A set that is being looked at; one of our own is removed at the end.
@@ -254,29 +279,4 @@ fn backwards(change: Change) -> Change {
 fn under(change: &Change, above: &BytePath) -> Change {
     let full = |path: &BytePath| above.join(path.as_bytes());
     Change { path: full(&change.path), from: change.from.as_ref().map(full), ..change.clone() }
-}
-
-/// Returns the differences in directories that a person could list in one of the two states, and that are not closed now.
-fn visible(
-    changes: Vec<Change>,
-    (from, to): (&SnapshotMember, &SnapshotMember),
-    above: Option<&BytePath>,
-    person: &Person,
-) -> Result<Vec<Change>, AgentError> {
-    if person.uid == 0 {
-        return Ok(changes);
-    }
-    let roots = [open_dir(&from.path)?, open_dir(&to.path)?];
-    person.act(|| {
-        let mut known: HashMap<BytePath, bool> = HashMap::new();
-        let mut may = |path: &BytePath| {
-            let dir = path.parent().unwrap_or_default();
-            *known.entry(dir).or_insert_with_key(|dir| {
-                above.is_some_and(|above| !live::is_closed(&above.join(dir.as_bytes())))
-                    && roots.iter().any(|root| may_list(root, dir))
-            })
-        };
-        let is_seen = |one: &Change| may(&one.path) && one.from.as_ref().is_none_or(&mut may);
-        Ok(changes.into_iter().filter(is_seen).collect())
-    })
 }

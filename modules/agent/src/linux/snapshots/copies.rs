@@ -1,6 +1,7 @@
-//! Of which directories a set is where there is no btrfs, and how it is kept.
+//! Of which directories or volumes a set is where there is no btrfs, and how it is kept.
 
 use std::path::Path;
+use std::sync::Mutex;
 
 use pc_switcher_contract::{BytePath, SnapshotSet, SubvolumeName};
 
@@ -11,13 +12,13 @@ use super::{machine, nearest, set};
 use crate::data::rules::{Decision, Rules};
 use crate::data::trees::Form;
 use crate::linux::btrfs::Btrfs;
+use crate::linux::lvm::{self, Origin, Volume};
 use crate::linux::mounts::{Mount, Mounts, is_plain};
 use crate::linux::trees::{self, Making, Members};
 use crate::proto::{AgentError, Backend, CopyOrder, CreateSet, CreatedSet, TakeSet};
 
-/// File systems of disks: what is mounted below a directory and is none of these is left out, as memory and networks are.
-const DISKS: [&str; 11] =
-    ["ext2", "ext3", "ext4", "xfs", "f2fs", "btrfs", "bcachefs", "jfs", "nilfs2", "reiserfs", "zfs"];
+const NOTHING: &str = "none of the directories of [snapshots.components] is there, or all are excluded, so there is \
+                       nothing to keep";
 
 /// How a set of copies keeps content; `None` if the set is to be one of snapshots.
 pub(super) fn form(kernel: &dyn Btrfs, order: &CopyOrder, snapshot_dir: &Path) -> Option<Form> {
@@ -27,6 +28,7 @@ pub(super) fn form(kernel: &dyn Btrfs, order: &CopyOrder, snapshot_dir: &Path) -
         Backend::Auto => (!is_btrfs()).then_some(Form::Hardlink),
         Backend::Hardlink => Some(Form::Hardlink),
         Backend::Archive => Some(Form::Archive),
+        Backend::Lvm => Some(Form::Volume),
     }
 }
 
@@ -49,8 +51,14 @@ pub(super) fn create(
     let snapshot_dir = request.set.snapshot_dir.as_path();
     let mut wanted = request.set.clone();
     if let Some(form) = form(kernel, &request.copies, snapshot_dir) {
-        wanted.subvolumes = names(mounts, &request.copies, &request.set.snapshot_dir)?;
-        return copy(kernel, mounts, (&wanted, request), form, stop);
+        let mut notes = Vec::new();
+        wanted.subvolumes = match form {
+            Form::Volume => names_of_volumes(kernel, mounts, &request.copies, &mut notes)?,
+            Form::Hardlink | Form::Archive => names(mounts, &request.copies, &request.set.snapshot_dir)?,
+        };
+        let (mut created, reference) = copy(kernel, mounts, (&wanted, request), form, stop)?;
+        created.notes.extend(notes);
+        return Ok((created, reference));
     }
     let members = Members::of(kernel);
     let store = Store::new(&members, snapshot_dir);
@@ -67,9 +75,7 @@ pub(super) fn copy(
     form: Form,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<(CreatedSet, Option<Reference>), AgentError> {
-    let order = &request.copies;
-    let making = Making { form, level: order.level, rules: &order.rules, stop, notes: Default::default() };
-    let members = Members::making(kernel, making);
+    let members = Members::making(kernel, making(kernel, mounts, (wanted, request), form, stop)?);
     let taken = {
         let store = Store::new(&members, request.set.snapshot_dir.as_path());
         set::take(&store, mounts, machine::hostname()?, wanted, &said(request))
@@ -78,8 +84,79 @@ pub(super) fn copy(
     Ok((CreatedSet { set, notes: members.notes() }, reference))
 }
 
+/// Returns how members of these names are made; of volumes it is looked at before whether that can be.
+pub(super) fn making<'a>(
+    kernel: &dyn Btrfs,
+    mounts: &Mounts,
+    (wanted, request): (&TakeSet, &'a CreateSet),
+    form: Form,
+    stop: &'a (dyn Fn() -> bool + Sync),
+) -> Result<Making<'a>, AgentError> {
+    let order = &request.copies;
+    let (origins, notes) = match form {
+        Form::Volume => origins(kernel, mounts, &wanted.subvolumes)?,
+        Form::Hardlink | Form::Archive => Default::default(),
+    };
+    let notes = Mutex::new(notes);
+    Ok(Making { form, level: order.level, rules: &order.rules, stop, origins, notes })
+}
+
 fn said(request: &CreateSet) -> Said {
     Said { pinned: request.pinned, words: request.words.clone() }
+}
+
+/// Returns how the members of a set are kept.
+pub(super) fn backend_of(set: &SnapshotSet) -> Backend {
+    match form_of(set) {
+        None => Backend::Btrfs,
+        Some(Form::Hardlink) => Backend::Hardlink,
+        Some(Form::Archive) => Backend::Archive,
+        Some(Form::Volume) => Backend::Lvm,
+    }
+}
+
+fn volumes(kernel: &dyn Btrfs) -> Result<Vec<Volume>, AgentError> {
+    lvm::all(kernel.lvm()).map_err(|error| AgentError::io("cannot look at the volumes of LVM", &error))
+}
+
+/// Returns the volumes that are mounted where these names say, and what is to be told of them. Their pools have room.
+fn origins(
+    kernel: &dyn Btrfs,
+    mounts: &Mounts,
+    names: &[SubvolumeName],
+) -> Result<(Vec<Origin>, Vec<String>), AgentError> {
+    let volumes = volumes(kernel)?;
+    let places = names.iter().filter_map(SubvolumeName::directory);
+    let origins: Vec<Origin> =
+        places.map(|place| lvm::origin_at(mounts, &volumes, &place)).collect::<Result<_, _>>()?;
+    let notes = lvm::room(&volumes, &origins)?;
+    Ok((origins, notes))
+}
+
+/// Returns the names of all volumes that hold the directories asked for, and adds what is left out.
+fn names_of_volumes(
+    kernel: &dyn Btrfs,
+    mounts: &Mounts,
+    order: &CopyOrder,
+    notes: &mut Vec<String>,
+) -> Result<Vec<SubvolumeName>, AgentError> {
+    let folders: Vec<BytePath> = order.folders.iter().filter(|path| is_there(path)).cloned().collect();
+    if folders.is_empty() {
+        return Err(AgentError::failed(NOTHING));
+    }
+    let (origins, told) = lvm::origins(mounts, &volumes(kernel)?, &folders)?;
+    notes.extend(told);
+    origins.iter().map(|origin| name_of(&origin.place)).collect()
+}
+
+fn name_of(path: &BytePath) -> Result<SubvolumeName, AgentError> {
+    SubvolumeName::of_directory(path).map_err(|error| AgentError::failed(error.to_string()))
+}
+
+/// Whether a directory is there, under its own name.
+fn is_there(path: &BytePath) -> bool {
+    let real = || std::fs::canonicalize(path.as_path());
+    is_plain(path.as_path()) && real().is_ok_and(|real| real == path.as_path() && real.is_dir())
 }
 
 /// Returns the names of all directories that are to be copied: those that are asked for and are there, and what is mounted
@@ -89,17 +166,14 @@ fn names(
     order: &CopyOrder,
     snapshot_dir: &BytePath,
 ) -> Result<Vec<SubvolumeName>, AgentError> {
-    let is_there = |path: &&BytePath| {
-        is_plain(path.as_path())
-            && std::fs::canonicalize(path.as_path()).is_ok_and(|real| real == path.as_path() && real.is_dir())
-    };
     let mut places: Vec<BytePath> = Vec::new();
-    for folder in order.folders.iter().filter(is_there) {
+    for folder in order.folders.iter().filter(|path| is_there(path)) {
         let Some(holder) = mounts.holding(folder) else { continue };
         // One that shows a part of the same file system once more is left out, as it is within a copy.
         let is_wanted = |mount: &&Mount| {
-            let is_disk = DISKS.contains(&mount.fs_type.as_str()) && mount.device != holder.device;
-            is_disk
+            // What is no disk, as memory and networks, is left out.
+            mount.is_disk()
+                && mount.device != holder.device
                 && mount.point != *folder
                 && mount.point.is_within(folder)
                 && mount.point.as_path().is_dir()
@@ -119,14 +193,9 @@ fn names(
         !is_copied && !path.is_within(snapshot_dir) && is_kept(order, path)
     });
     if places.is_empty() {
-        let text = "none of the directories of [snapshots.components] is there, or all are excluded, so there is \
-                    nothing to keep";
-        return Err(AgentError::failed(text));
+        return Err(AgentError::failed(NOTHING));
     }
-    let name = |path: &BytePath| {
-        SubvolumeName::of_directory(path).map_err(|error| AgentError::failed(error.to_string()))
-    };
-    places.iter().map(name).collect()
+    places.iter().map(name_of).collect()
 }
 
 fn is_kept(order: &CopyOrder, path: &BytePath) -> bool {

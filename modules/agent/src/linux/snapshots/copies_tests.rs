@@ -166,7 +166,7 @@ impl Drop for Bench {
     }
 }
 
-fn items<T: serde::de::DeserializeOwned>(frames: &crossbeam_channel::Receiver<Vec<u8>>) -> Vec<T> {
+pub(super) fn items<T: serde::de::DeserializeOwned>(frames: &crossbeam_channel::Receiver<Vec<u8>>) -> Vec<T> {
     let bytes: Vec<u8> = frames.try_iter().flatten().collect();
     let mut found = Vec::new();
     let mut rest = &bytes[..];
@@ -334,8 +334,14 @@ fn a_death_at_any_step_of_taking_or_removing_leaves_whole_sets_and_nothing_else_
         wanted.subvolumes = vec![bench.name("etc"), bench.name("home")];
         let rules = RuleSet::default();
         let stop = || false;
-        let making =
-            Making { form: Form::Hardlink, level: 3, rules: &rules, stop: &stop, notes: Mutex::default() };
+        let making = Making {
+            form: Form::Hardlink,
+            level: 3,
+            rules: &rules,
+            stop: &stop,
+            origins: Vec::new(),
+            notes: Mutex::default(),
+        };
         let members = Members::making(&KernelBtrfs, making);
         let mounts = Mounts::read().unwrap();
         let taken = dies(Store::new(&members, &bench.snaps()), deaths, |store| {

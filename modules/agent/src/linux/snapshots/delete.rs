@@ -1,5 +1,7 @@
 //! Removing sets: the `toc` goes first, so that a crash at any moment leaves sets that are whole, or none.
 
+use std::ffi::OsStr;
+use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -82,15 +84,9 @@ impl Store<'_> {
         if let Some(maker) = meta.maker {
             return Err(AgentError::failed(format!("set `{id}` stays: {}", Need::Foreign(maker))));
         }
-        if meta.pinned || !meta.pin.is_empty() {
-            let hard = if meta.pin.is_empty() { "" } else { " hard" };
+        if meta.pinned || !(meta.pin.is_empty() || meta.good_pin) {
+            let hard = if meta.pin.is_empty() || meta.good_pin { "" } else { " hard" };
             let text = format!("set `{id}` is pinned{hard}; `pc-switcher snapshots unpin {id}` frees it");
-            return Err(AgentError::failed(text));
-        }
-        if self.has_rest_of_pin(id) {
-            let dir = self.pin_dir(id);
-            let text =
-                format!("set `{id}` stays: what was its pin cannot be removed from `{}`", dir.display());
             return Err(AgentError::failed(text));
         }
         if meta.words.good {
@@ -98,6 +94,12 @@ impl Store<'_> {
                 "set `{id}` is the last known good one, marked {}; `pc-switcher snapshots good --none {id}` takes the mark away",
                 meta.words.good_by
             );
+            return Err(AgentError::failed(text));
+        }
+        if self.has_rest_of_pin(id) {
+            let dir = self.pin_dir(id);
+            let text =
+                format!("set `{id}` stays: what was its pin cannot be removed from `{}`", dir.display());
             return Err(AgentError::failed(text));
         }
         if let Some(need) = needs()?.first() {
@@ -217,7 +219,13 @@ impl Store<'_> {
     fn destroy(&self, parent: &Path, name: &str, planned: &Planned, meta: Option<&Meta>) -> io::Result<()> {
         let path = parent.join(name);
         let info = match self.btrfs.subvolume(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // The volume of one that lies in a volume may be gone alone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return match fs::symlink_metadata(&path) {
+                    Ok(_) => self.btrfs.destroy(parent, OsStr::new(name)),
+                    Err(_) => Ok(()),
+                };
+            }
             other => other?,
         };
         match is_ours(&info, planned, meta) {

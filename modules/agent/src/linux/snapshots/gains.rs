@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
 
-use pc_switcher_contract::{SessionId, SnapshotMember, SnapshotSet};
+use pc_switcher_contract::{SessionId, SnapshotMember, SnapshotSet, SubvolumeName};
 use rustix::io::Errno;
 
 use super::compare::open_dir;
+use super::opened::is_volume;
 use super::sidecar::Meta;
 use super::store::Store;
 use crate::data::gains::{Extents, Owners, extents};
@@ -18,7 +19,7 @@ use crate::server::Call;
 
 impl Store<'_> {
     /// Returns a set as it was taken, with the paths at which its members can be read.
-    fn at_hand(&self, meta: &Meta) -> SnapshotSet {
+    pub(super) fn at_hand(&self, meta: &Meta) -> SnapshotSet {
         let mut set = meta.set.clone();
         for (member, held) in set.members.iter_mut().zip(self.with_pin(meta).members) {
             member.path = held.path;
@@ -44,6 +45,8 @@ impl Store<'_> {
         }
         self.btrfs.sync(self.dir()).map_err(|error| failed(&self.dir().display(), &error))?;
         let finder = Finder::new(self.btrfs, mounts, &[])?;
+        let here = self.btrfs.fs_uuid(self.dir()).ok();
+        let live = |name: &SubvolumeName| here.and_then(|uuid| finder.by_name_on(uuid, name));
         let stop = || call.is_cancelled();
         let sessions: BTreeSet<&SessionId> = sets.iter().map(|set| &set.session).collect();
         for session in sessions {
@@ -52,7 +55,8 @@ impl Store<'_> {
                 .flat_map(|set| set.members.iter().map(move |one| (set, one)))
                 .partition(|(set, _)| set.session == *session);
             let is_copy = |one: &SnapshotMember| one.name.subvolume.directory().is_some();
-            let copies = own.iter().filter(|(_, one)| is_copy(one));
+            // What a volume holds alone is not told by what lies here.
+            let copies = own.iter().filter(|(_, one)| is_copy(one) && !is_volume(one));
             // One that is gone holds nothing.
             let copies: Vec<OwnedFd> = copies.filter_map(|(_, one)| open_dir(&one.path).ok()).collect();
             let in_copies = only_held(&copies, &stop).map_err(|error| match error {
@@ -83,8 +87,7 @@ impl Store<'_> {
                 let Ok(root) = open_dir(&member.path) else { continue };
                 let mut found = extents(&root, since, &stop).map_err(word)?;
                 let next = after.map(|one: &SnapshotMember| one.path.clone());
-                let next =
-                    next.or_else(|| finder.by_name(&member.name.subvolume).map(|fact| fact.mount_point));
+                let next = next.or_else(|| live(&member.name.subvolume).map(|fact| fact.mount_point));
                 if let Some(next) = next.and_then(|path| open_dir(&path).ok()) {
                     let shared = extents(&next, since, &stop).map_err(word)?;
                     found.retain(|address, _| !shared.contains_key(address));

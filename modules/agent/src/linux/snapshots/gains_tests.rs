@@ -12,12 +12,12 @@ use crate::proto::{Gain, decode};
 
 const DATA: u64 = 1;
 
-struct Scene {
-    image: Image,
-    taken: Vec<SnapshotSet>,
+pub(super) struct Scene {
+    pub(super) image: Image,
+    pub(super) taken: Vec<SnapshotSet>,
 }
 
-fn noise(seed: u8, len: usize) -> Vec<u8> {
+pub(super) fn noise(seed: u8, len: usize) -> Vec<u8> {
     let mut state = u64::from(seed) + 1;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -27,22 +27,22 @@ fn noise(seed: u8, len: usize) -> Vec<u8> {
 }
 
 impl Scene {
-    fn make() -> Option<Self> {
+    pub(super) fn make() -> Option<Self> {
         let image = Image::make(512)?;
         ["@gain-home", "@gain-other", "@snapshots"].iter().for_each(|name| image.create(name));
         Some(Self { image, taken: Vec::new() })
     }
 
-    fn home(&self) -> std::path::PathBuf {
+    pub(super) fn home(&self) -> std::path::PathBuf {
         self.image.top().join("@gain-home")
     }
 
-    fn take(&mut self) {
+    pub(super) fn take(&mut self) {
         let n = self.taken.len();
         let dir = self.image.top().join("@snapshots");
         let store = Store::new(&KernelBtrfs, &dir);
-        let mut request = request(&dir, &format!("0000000{n}"), &["@gain-home"]);
-        request.stamp = format!("20251115T12000{n}Z").parse().unwrap();
+        let mut request = request(&dir, &format!("{n:08x}"), &["@gain-home"]);
+        request.stamp = format!("20251115T12{:02}{:02}Z", n / 60, n % 60).parse().unwrap();
         let taken = set::take(
             &store,
             &Mounts::read().unwrap(),
@@ -53,7 +53,7 @@ impl Scene {
         self.taken.push(taken.unwrap().0);
     }
 
-    fn forecast(&self, set: &SnapshotSet) -> u64 {
+    pub(super) fn forecast(&self, set: &SnapshotSet) -> u64 {
         let (call, frames) = Call::for_test(Vec::new());
         let dir = self.image.top().join("@snapshots");
         Store::new(&KernelBtrfs, &dir).gains(&Mounts::read().unwrap(), &call).unwrap();
@@ -69,6 +69,17 @@ impl Scene {
         panic!("nothing is said of {}", set.id())
     }
 
+    pub(super) fn sync(&self) {
+        KernelBtrfs.sync(self.image.top()).unwrap();
+    }
+
+    pub(super) fn holdings(&self) -> Holdings {
+        let (call, _frames) = Call::for_test(Vec::new());
+        let dir = self.image.top().join("@snapshots");
+        let names = ["@gain-home".parse().unwrap()];
+        Store::new(&KernelBtrfs, &dir).holdings(&Mounts::read().unwrap(), &names, &call).unwrap()
+    }
+
     fn used(&self) -> u64 {
         KernelBtrfs.sync(self.image.top()).unwrap();
         let slots = KernelBtrfs.space(self.image.top()).unwrap();
@@ -76,7 +87,7 @@ impl Scene {
     }
 
     /// Removes a set and returns how much data that freed.
-    fn freed(&self, set: &SnapshotSet) -> u64 {
+    pub(super) fn freed(&self, set: &SnapshotSet) -> u64 {
         let before = self.used();
         let dir = self.image.top().join("@snapshots");
         Store::new(&KernelBtrfs, &dir).delete(&set.id(), || Ok(Vec::new())).unwrap();
@@ -86,7 +97,7 @@ impl Scene {
     }
 }
 
-fn reflink(from: &Path, to: &Path) {
+pub(super) fn reflink(from: &Path, to: &Path) {
     let done = Command::new("cp").arg("--reflink=always").arg(from).arg(to).status().unwrap();
     assert!(done.success());
 }

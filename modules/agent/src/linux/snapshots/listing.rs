@@ -6,22 +6,27 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::thread;
 
 use pc_switcher_contract::{BytePath, SetId, SnapshotMember, SnapshotName};
 
-use super::check_member;
 use super::holders::holders;
 use super::reference::is_used;
 use super::sidecar::Meta;
 use super::store::{OWN, Store};
+use super::{check_member, copies};
 use crate::data::apply::has_list;
+use crate::linux::{lvm, trees};
 use crate::proto::{AgentError, HardPin, Holder, Need, StoredSet, Strays, SubvolumeFact};
 
 /// Of so many sets and more several threads read what lies beside them.
 const MANY: usize = 64;
 /// So many threads at most.
 const READERS: usize = 4;
+
+/// The tags of all volumes of the machine, if LVM says which those are.
+type Tags = Option<HashSet<String>>;
 
 /// What lies beside the members of a set.
 enum Beside {
@@ -61,6 +66,7 @@ impl Store<'_> {
         let mut strays = Strays::default();
         let mut adopted: Vec<BytePath> = Vec::new();
         let mut pinned: HashSet<SetId> = HashSet::new();
+        let mut tags: Option<Tags> = None;
         let ids = self.ids().map_err(|error| failed(&error))?;
         for (id, beside) in ids.iter().zip(self.look_beside(&ids)) {
             let Record { meta, is_left, hard, in_use, holders, has_steps } = match beside {
@@ -92,8 +98,9 @@ impl Store<'_> {
                 None => {
                     for member in &meta.set.members {
                         // One that came after the directory was read is there all the same.
-                        let (name, path) = (member.path.name(), || self.dir().join(member.name.to_string()));
-                        if !flat.remove(name) && fs::symlink_metadata(path()).is_err() {
+                        let (name, path) = (member.path.name(), self.dir().join(member.name.to_string()));
+                        let is_there = flat.remove(name) || fs::symlink_metadata(&path).is_ok();
+                        if !is_there || self.lost_its_volume(member, &path, &mut tags) {
                             missing.push(member.name.clone());
                         }
                     }
@@ -103,8 +110,9 @@ impl Store<'_> {
                 pinned.insert(id.clone());
             }
             found(StoredSet {
+                backend: copies::backend_of(&meta.set),
                 missing,
-                pinned: meta.maker.is_none() && (meta.pinned || !meta.pin.is_empty()),
+                pinned: meta.maker.is_none() && (meta.pinned || !(meta.pin.is_empty() || meta.good_pin)),
                 hard,
                 in_use,
                 holders,
@@ -130,6 +138,17 @@ impl Store<'_> {
         }
         strays.pins = self.lost_pins(&pinned);
         Ok(strays)
+    }
+
+    /// Whether a member's content lay in a volume that is gone. Those that are there are asked for once; if LVM does not say, none is gone.
+    fn lost_its_volume(&self, member: &SnapshotMember, path: &Path, tags: &mut Option<Tags>) -> bool {
+        let copy = member.name.subvolume.directory();
+        let Some(tag) = copy.and_then(|_| trees::tag_of(path)) else { return false };
+        let there = tags.get_or_insert_with(|| {
+            let volumes = lvm::all(self.btrfs.lvm()).ok()?;
+            Some(volumes.into_iter().flat_map(|volume| volume.tags).collect())
+        });
+        there.as_ref().is_some_and(|there| !there.contains(&tag))
     }
 
     /// Reads what lies beside all of these, in their order.

@@ -14,6 +14,7 @@ mod gains;
 mod good;
 mod held;
 mod holders;
+mod holdings;
 mod layouts;
 mod listing;
 mod needs;
@@ -40,9 +41,9 @@ use super::mounts::Mounts;
 use super::trees::EVERY;
 use crate::proto::{
     AdoptRequest, Adopted, AgentError, AnnotateSet, CreateSet, CreatedSet, DiffRequest, Diffed,
-    ExportRequest, GoodMark, HeldDirectory, HeldRequest, ImportRequest, Imported, PinRequest, RestoreReply,
-    RestoreRequest, SetRequest, SetsRequest, StoredSet, Strays, SubvolumeFact, TakeSet, Verified,
-    VerifyRequest, Versions, VersionsRequest, Words,
+    ExportRequest, GoodMark, HeldDirectory, HeldRequest, Holdings, HoldingsRequest, ImportRequest, Imported,
+    PinRequest, RestoreReply, RestoreRequest, SetRequest, SetsRequest, StoredSet, Strays, SubvolumeFact,
+    TakeSet, Verified, VerifyRequest, Versions, VersionsRequest, Words,
 };
 use crate::server::Call;
 
@@ -50,7 +51,7 @@ pub use needs::{ATTEMPTS, Needs, PAIRS};
 pub use reference::Reference;
 use sidecar::Said;
 use store::Store;
-pub use watched::{delete_watched, pin_watched, take_watched};
+pub use watched::{delete_all_watched, delete_watched, mark_good_watched, pin_watched, take_watched};
 
 /// Takes one read-only snapshot of each subvolume, at one instant if the kernel lets us. The set cannot be removed while the
 /// reference is held.
@@ -246,11 +247,12 @@ pub fn annotate_set(request: AnnotateSet) -> Result<(), AgentError> {
     })
 }
 
-/// Marks a set as known to be good, and takes the mark from those whose place it takes; or takes marks away.
+/// Marks a set as known to be good, and takes the mark from those whose place it takes; or takes marks away. Returns what is to be
+/// said, a line each.
 ///
 /// # Errors
 /// If there is none, or a record cannot be written.
-pub fn mark_good(snapshot_dir: &Path, mark: &GoodMark) -> Result<(), AgentError> {
+pub fn mark_good(snapshot_dir: &Path, mark: &GoodMark) -> Result<Vec<String>, AgentError> {
     Store::new(&EVERY, snapshot_dir).mark_good(mark)
 }
 
@@ -260,6 +262,15 @@ pub fn mark_good(snapshot_dir: &Path, mark: &GoodMark) -> Result<(), AgentError>
 /// If a tree cannot be read, or the caller gave up.
 pub fn gains(snapshot_dir: &Path, call: &Call) -> Result<(), AgentError> {
     Store::new(&EVERY, snapshot_dir).gains(&Mounts::read()?, call)
+}
+
+/// Looks what the file system of the snapshots holds.
+///
+/// # Errors
+/// If a tree cannot be read, or the caller gave up.
+pub fn holdings(request: &HoldingsRequest, call: &Call) -> Result<Holdings, AgentError> {
+    let store = Store::new(&EVERY, request.snapshot_dir.as_path());
+    store.holdings(&Mounts::read()?, &request.subvolumes, call)
 }
 
 /// Looks whether sets are what was taken; items: [`crate::proto::Finding`].
@@ -374,7 +385,11 @@ mod compare_tests;
 #[cfg(test)]
 mod copies_tests;
 #[cfg(test)]
+mod forecast_tests;
+#[cfg(test)]
 mod gains_tests;
+#[cfg(test)]
+mod good_tests;
 #[cfg(test)]
 mod held_tests;
 #[cfg(test)]
@@ -389,3 +404,5 @@ mod store_tests;
 mod tests;
 #[cfg(test)]
 mod verify_tests;
+#[cfg(test)]
+mod volumes_tests;

@@ -1,14 +1,15 @@
-//! Members, open to be read: an archive is unpacked for that, all of it or what is wanted, and the rest is as it lies.
+//! Members, open to be read: an archive is unpacked for that, all of it or what is wanted, a volume is mounted where no path
+//! leads, and the rest is as it lies.
 //!
 //! What is unpacked lies in `.pc-switcher/read`, a directory for each reader, who has it locked; what a dead one leaves goes
-//! when the next set is taken or removed.
+//! when the next set is taken or removed. While a volume is read, its name lies there: the device of it stays of a dead reader.
 
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pc_switcher_contract::{BytePath, SnapshotMember};
 use rustix::io::Errno;
@@ -17,24 +18,29 @@ use super::compare::open_dir;
 use super::reference::Held;
 use super::store::{OWN, Store, make_dir};
 use crate::data::trees::{self, Form, Other};
-use crate::linux::trees::{form_of, list_of, open_root};
+use crate::linux::lvm::Reading;
+use crate::linux::trees::{form_of, list_of, open_root, open_volume, rest_volume};
 use crate::proto::AgentError;
 
 /// The name of what is unpacked, in its directory.
 const TREE: &str = "tree";
+/// What says instead which member is read that lies in a volume.
+const VOLUME: &str = "volume";
 /// How many names are tried for a directory.
 const TRIES: u32 = 1000;
 
 /// The root of a member.
 pub(super) struct Opened {
+    // In the order in which they end.
     root: OwnedFd,
+    _reading: Option<Reading>,
     _unpacked: Option<Unpacked>,
 }
 
 impl Opened {
     /// A member that need not be unpacked.
     pub(super) fn as_it_lies(root: OwnedFd) -> Self {
-        Self { root, _unpacked: None }
+        Self { root, _reading: None, _unpacked: None }
     }
 }
 
@@ -59,7 +65,11 @@ impl Drop for Unpacked {
     }
 }
 
-fn sweep_one(dir: &std::path::Path) -> io::Result<()> {
+fn sweep_one(dir: &Path) -> io::Result<()> {
+    match fs::remove_file(dir.join(VOLUME)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let name = CString::new(TREE)?;
     trees::remove(&open_root(dir)?, &name)?;
     fs::remove_dir(dir)
@@ -88,9 +98,9 @@ impl Store<'_> {
         beside: Option<(&SnapshotMember, Option<&Opened>)>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Opened, AgentError> {
-        let root = open_dir(&member.path)?;
+        let root = self.rooted(member)?;
         if !is_archive(member) {
-            return Ok(Opened::as_it_lies(root));
+            return Ok(root);
         }
         let failed = |error: io::Error| match error.raw_os_error() {
             Some(libc::ECANCELED) => AgentError::cancelled(),
@@ -106,7 +116,27 @@ impl Store<'_> {
         let into = open_root(&tree).map_err(failed)?;
         let list = list_of(self.dir(), &member.name);
         trees::unpack((&root, &list), only, other.as_ref(), &into, stop).map_err(failed)?;
-        Ok(Opened { root: into, _unpacked: Some(unpacked) })
+        Ok(Opened { root: into, _reading: None, _unpacked: Some(unpacked) })
+    }
+
+    /// Opens the root of a member as it lies: what an archive holds is packed there.
+    ///
+    /// # Errors
+    /// If it is not there, or its volume cannot be read.
+    pub(super) fn rooted(&self, member: &SnapshotMember) -> Result<Opened, AgentError> {
+        if !is_volume(member) {
+            return open_dir(&member.path).map(Opened::as_it_lies);
+        }
+        let failed = |error: io::Error| AgentError::io(format!("cannot read `{}`", member.path), &error);
+        // A full disk may not take it. Then nobody knows of the device if we die; it does no harm.
+        let noted = self.reading().and_then(|noted| {
+            fs::write(noted.dir.join(VOLUME), member.path.as_bytes())?;
+            Ok(noted)
+        });
+        let reading = open_volume(self.btrfs, member.path.as_path()).map_err(failed)?;
+        let reading = reading.ok_or_else(|| failed(io::Error::other("its label has changed")))?;
+        let root = reading.root().map_err(failed)?;
+        Ok(Opened { root, _reading: Some(reading), _unpacked: noted.ok() })
     }
 
     /// Makes a directory of our own to unpack into.
@@ -129,10 +159,18 @@ impl Store<'_> {
         for entry in fs::read_dir(self.dir().join(OWN).join("read")).into_iter().flatten().flatten() {
             let is_free = File::open(entry.path()).is_ok_and(|dir| dir.try_lock().is_ok());
             if is_free {
+                if let Ok(member) = fs::read(entry.path().join(VOLUME)) {
+                    let _ = rest_volume(self.btrfs, BytePath::new(member).as_path());
+                }
                 let _ = sweep_one(&entry.path());
             }
         }
     }
+}
+
+/// Whether what a member holds lies in a volume.
+pub(super) fn is_volume(member: &SnapshotMember) -> bool {
+    member.name.subvolume.directory().is_some() && form_of(member.path.as_path()) == Some(Form::Volume)
 }
 
 /// Whether a member is to be unpacked before it can be read.

@@ -21,7 +21,7 @@ use super::store::{OWN, Store, make_lasting_dir};
 use super::untouched;
 use crate::linux::state::sync_dir;
 use crate::linux::trees::is_of_copies;
-use crate::proto::{AgentError, HardPin};
+use crate::proto::{AgentError, GoodBy, HardPin};
 
 /// What the name of an intent ends in.
 const INTENT: &str = ".intent";
@@ -66,6 +66,11 @@ impl Store<'_> {
             return made;
         }
         let is_whole = meta.pin.iter().all(|copy| check_member(self.btrfs, copy).is_ok());
+        if is_whole && meta.good_pin {
+            // The one that came with its mark: from now on somebody wants it.
+            (meta.pinned, meta.marked, meta.good_pin) = (true, true, false);
+            self.sidecar(id).put_meta(&meta).map_err(|error| failed(id, &error))?;
+        }
         match self.btrfs.is_immutable(&self.pin_dir(id)) {
             Ok(true) if is_whole => Ok(()),
             // Somebody opened it.
@@ -79,7 +84,7 @@ impl Store<'_> {
         }
     }
 
-    fn check_pinnable(&self, set: &SnapshotSet) -> Result<(), AgentError> {
+    pub(super) fn check_pinnable(&self, set: &SnapshotSet) -> Result<(), AgentError> {
         let id = set.id();
         if is_of_copies(set) {
             return Err(AgentError::failed(format!(
@@ -105,7 +110,7 @@ impl Store<'_> {
     }
 
     /// Makes the snapshots and closes their directory; durable when it returns.
-    fn make_pin(&self, set: &SnapshotSet) -> Result<Vec<SnapshotMember>, AgentError> {
+    pub(super) fn make_pin(&self, set: &SnapshotSet) -> Result<Vec<SnapshotMember>, AgentError> {
         let id = set.id();
         let dir = self.pin_dir(&id);
         self.intend(set).map_err(|error| failed(&id, &error))?;
@@ -158,9 +163,26 @@ impl Store<'_> {
         self.of_ours(id)?;
         let _creation = self.lock()?;
         let mut meta = self.published(id)?;
+        if meta.words.good && !meta.pin.is_empty() && !allow_loss && self.is_to_hold(id)? {
+            if !meta.pinned {
+                return Err(AgentError::failed(format!(
+                    "set `{id}` is pinned hard since it is marked as good, {}; `pc-switcher snapshots good --none {id}` takes the \
+                     mark away, and the pin with it",
+                    meta.words.good_by
+                )));
+            }
+            let mut kept = meta.clone();
+            (kept.pinned, kept.good_pin) = (false, true);
+            match self.sidecar(id).put_meta(&kept) {
+                // It goes then, whatever it was for.
+                Err(error) if is_full(&error) => {}
+                written => return written.map_err(|error| failed(id, &error)),
+            }
+        }
         let gone = meta.set.members.iter().find(|member| check_member(self.btrfs, member).is_err());
         let gone = gone.filter(|_| !meta.pin.is_empty());
         let is_all = gone.is_some();
+        let gives_up = is_all && allow_loss;
         if let Some(gone) = gone.filter(|_| !allow_loss) {
             return Err(AgentError::failed(format!(
                 "set `{id}` is there by its pin alone: `{}` is not what was taken any more; bring back what you need with \
@@ -184,6 +206,10 @@ impl Store<'_> {
             self.intend(&meta.set).map_err(|error| failed(id, &error))?;
             (self.after)("unpin-intent");
         }
+        if gives_up {
+            // There is nothing left to go back to.
+            (meta.words.good, meta.words.good_by) = (false, GoodBy::default());
+        }
         let written = self.free(id, &mut meta).map_err(|error| failed(id, &error));
         if written.is_ok() {
             (self.after)("unpinned");
@@ -206,6 +232,7 @@ impl Store<'_> {
         let (sidecar, was_marked) = (self.sidecar(id), meta.marked);
         (meta.pinned, meta.marked) = (false, false);
         meta.pin = Vec::new();
+        meta.good_pin = false;
         match sidecar.put_meta(meta) {
             Ok(()) => {
                 // It says nothing any more.
@@ -229,16 +256,24 @@ impl Store<'_> {
 
     /// Brings what an intent speaks of to what the record of the set says: a pin that is there stays, any other goes. A record that
     /// cannot be read says nothing. May be done again after a crash.
-    fn settle_pin(&self, id: &SetId) -> io::Result<()> {
+    pub(super) fn settle_pin(&self, id: &SetId) -> io::Result<()> {
         let intent = self.pin_intent(id);
         let Some(planned) = Intent::read(&intent, id) else { return Ok(()) };
-        let Ok(meta) = self.sidecar(id).meta(id) else {
+        let Ok(mut meta) = self.sidecar(id).meta(id) else {
             return match fs::symlink_metadata(self.pin_dir(id)) {
                 // The pin went, and its set after it; a crash brought this back.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_file(intent),
                 _ => Ok(()),
             };
         };
+        let (_sole, may_go) = match meta.good_pin && !meta.words.good {
+            // Its mark went while somebody read in it.
+            true => self.may_lose(&meta)?,
+            false => (None, false),
+        };
+        if may_go {
+            self.let_go(&mut meta)?;
+        }
         if !meta.pin.is_empty() {
             // It says what goes when somebody frees the set, who may find no room to write that.
             return Ok(());
@@ -303,6 +338,7 @@ impl Store<'_> {
         Some(HardPin {
             lacks: meta.pin.iter().filter(is_gone).map(|copy| copy.name.clone()).collect(),
             is_open: !self.btrfs.is_immutable(&dir).unwrap_or(false),
+            is_for_mark: meta.good_pin,
             dir: dir.as_path().into(),
         })
     }
@@ -359,7 +395,7 @@ impl Store<'_> {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
 

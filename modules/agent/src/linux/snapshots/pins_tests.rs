@@ -187,6 +187,23 @@ fn a_pin_whose_mark_went_holds_no_more_and_goes_with_the_next_set() {
     }
 }
 
+/// Fills a disk until it takes nothing more, no record either.
+pub(super) fn fill(image: &Image) {
+    let one = |name: &str, piece: usize| {
+        let mut file = fs::File::create(image.top().join(name)).ok()?;
+        while std::io::Write::write_all(&mut file, &vec![7; piece]).is_ok() {}
+        Some(())
+    };
+    for n in 0..200 {
+        // What is reserved comes back with a commit, and goes, too.
+        let filled = one(&format!("full-{n}"), if n == 0 { 1 << 20 } else { 4 << 10 });
+        KernelBtrfs.sync(image.top()).unwrap();
+        if filled.is_none() {
+            break;
+        }
+    }
+}
+
 #[test]
 fn a_full_disk_lets_a_set_be_freed_and_removed() {
     let Some(image) = Image::make(160) else { return };
@@ -199,19 +216,7 @@ fn a_full_disk_lets_a_set_be_freed_and_removed() {
     for (id, order) in ids.iter().zip([PinOrder::Hard, PinOrder::Soft, PinOrder::Hard]) {
         store.pin_as(id, &order).unwrap();
     }
-    let fill = |name: &str, piece: usize| {
-        let mut file = fs::File::create(image.top().join(name)).ok()?;
-        while std::io::Write::write_all(&mut file, &vec![7; piece]).is_ok() {}
-        Some(())
-    };
-    for n in 0..200 {
-        // What is reserved comes back with a commit, and goes, too.
-        let filled = fill(&format!("full-{n}"), if n == 0 { 1 << 20 } else { 4 << 10 });
-        KernelBtrfs.sync(image.top()).unwrap();
-        if filled.is_none() {
-            break;
-        }
-    }
+    fill(&image);
     let note = store.say(&ids[0], |meta| meta.words.note = Some("no room".into()));
     assert!(note.unwrap_err().message.contains("No space left"), "the disk is full");
     for id in &ids {

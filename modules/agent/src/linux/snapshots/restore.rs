@@ -2,8 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotMember, SnapshotSet, SubvolumeName, UtcStamp};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotSet, SubvolumeName, UtcStamp};
 
 use super::compare::open_dir;
 use super::opened::Opened;
@@ -97,13 +96,13 @@ impl Store<'_> {
         };
         // Opened while we are root still: nobody else gets into the snapshot directory.
         let roots = wanted.iter().map(|one| self.member_of(&safety.as_ref()?.0, &one.spot));
-        let roots: Vec<Option<OwnedFd>> = roots.collect();
+        let roots: Vec<Option<Opened>> = roots.collect();
         let lists = wanted.iter().map(|one| self.copied_of(&safety.as_ref()?.0, &one.spot));
         let lists: Vec<Option<Copied>> = lists.collect();
         let restored = person.act(|| {
             let all = wanted.iter().zip(staged).zip(roots.iter().zip(&lists));
             let place = |((one, staged), (root, list)): ((&Wanted, Staged), Held<'_>)| {
-                put(&request.place, request.stamp, one, staged, (root.as_ref(), list.as_ref()))
+                put(&request.place, request.stamp, one, staged, (root.as_deref(), list.as_ref()))
             };
             all.map(place).collect::<Result<Vec<_>, _>>()
         })?;
@@ -111,9 +110,9 @@ impl Store<'_> {
     }
 
     /// Opens the member that holds a path.
-    pub(super) fn member_of(&self, set: &SnapshotSet, spot: &Spot) -> Option<OwnedFd> {
+    pub(super) fn member_of(&self, set: &SnapshotSet, spot: &Spot) -> Option<Opened> {
         let member = set.member(&spot.subvolume)?;
-        self.open(member).ok()
+        self.rooted(member).ok()
     }
 
     /// Returns of what the copy was made that holds a path; `None` if it is a snapshot, or its list cannot be read.
@@ -121,12 +120,6 @@ impl Store<'_> {
         let member = set.member(&spot.subvolume)?;
         spot.subvolume.directory()?;
         Copied::read(&list_of(self.dir(), &member.name), &spot.inside).ok()
-    }
-
-    fn open(&self, member: &SnapshotMember) -> Result<OwnedFd, AgentError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat(CWD, member.path.as_path(), flags, Mode::empty())
-            .map_err(|error| AgentError::io(format!("`{}`", member.path), &error.into()))
     }
 
     /// Returns the set that holds a path and is nearest in time to one that does not.
@@ -140,7 +133,7 @@ impl Store<'_> {
             let member = set.member(&spot.subvolume);
             // Nothing would be restored from one that is not what was taken.
             let member = member.filter(|member| check_member(self.btrfs, member).is_ok());
-            let Some(root) = member.and_then(|member| self.open(member).ok()) else { return false };
+            let Some(root) = member.and_then(|member| self.rooted(member).ok()) else { return false };
             person.act(|| holds(&spot.source(&root))).unwrap_or(false)
         })
     }
@@ -244,7 +237,7 @@ fn stayed(path: &BytePath, kept: &[BytePath]) -> Option<String> {
 }
 
 /// The root of the member that holds what is there now, and of what it was made if it is a copy.
-type Held<'a> = (&'a Option<OwnedFd>, &'a Option<Copied>);
+type Held<'a> = (&'a Option<Opened>, &'a Option<Copied>);
 
 /// Puts what was staged into its place.
 fn put(

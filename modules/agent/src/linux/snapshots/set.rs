@@ -14,10 +14,11 @@ use super::reference::Reference;
 use super::sidecar::{Planned, Said};
 use super::store::Store;
 use super::untouched;
+use crate::data::trees::Form;
 use crate::linux::btrfs::{Btrfs, SubvolumeInfo};
 use crate::linux::finder::Finder;
 use crate::linux::mounts::{Mounts, is_plain};
-use crate::linux::trees::uuid_of;
+use crate::linux::trees::{form_of, uuid_of};
 use crate::proto::{AgentError, SubvolumeFact, TakeSet};
 
 /// How often a set is taken anew to get it into one transaction; a try misses in about 6 of 100 cases under load.
@@ -60,8 +61,12 @@ pub(super) fn take_of(
         let last = attempt == TRIES;
         let born = give_birth(btrfs, snapshot_dir, &nursery.cradles, sources)?;
         (store.after)("born");
-        // Copies are made one file after the other: no number could prove that they are of one instant.
-        let consistent = !is_copies && born.iter().all(|info| info.otransid == born[0].otransid);
+        // Copies are made one file after the other, and volumes taken one after the other: no number could prove that they
+        // are of one instant.
+        let consistent = match is_copies {
+            true => is_one_volume(&nursery.cradles),
+            false => born.iter().all(|info| info.otransid == born[0].otransid),
+        };
         if consistent || is_copies || last {
             let members =
                 nursery.cradles.iter().zip(&born).map(|(cradle, info)| member(cradle, info)).collect();
@@ -203,6 +208,11 @@ fn give_birth(
     worded.collect()
 }
 
+/// Whether all there is was taken at once, as a volume is.
+fn is_one_volume(cradles: &[Cradle]) -> bool {
+    matches!(cradles, [only] if form_of(&only.born) == Some(Form::Volume))
+}
+
 pub(super) enum Published {
     Whole(Vec<SnapshotMember>),
     Touched(SnapshotName),
@@ -270,7 +280,8 @@ fn wrong(error: &io::Error, subvolume: &str, snapshot_dir: &Path) -> AgentError 
     let dir = snapshot_dir.display();
     let hint = match error.raw_os_error() {
         Some(libc::EXDEV) => format!(
-            "it lies on another file system than `{dir}`; give it a snapshot directory of its own or leave it out"
+            "it lies on another file system than `{dir}`, and snapshots stay on that of their subvolume; leave it out of `subvolumes` in \
+             [btrfs-snapshots], or move what is in it"
         ),
         Some(libc::ETXTBSY) => {
             "a swap file in it is in use; move it to a subvolume of its own or `swapoff` it".into()

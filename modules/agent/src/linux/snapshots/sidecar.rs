@@ -6,6 +6,7 @@
 //! | `meta.json` | what was taken, and what people said of it |
 //! | `toc` | that the set is whole: last to come, first to go |
 //! | `pinned` | that a pin of the record holds: it can be taken away where nothing can be written any more |
+//! | `good` | that the mark of a good set holds, for the same reason |
 //! | `foreign` | that the members are another tool's |
 //! | `lock` | held shared by whoever works with the set |
 
@@ -18,7 +19,7 @@ use pc_switcher_contract::{SetId, SnapshotMember, SnapshotName, SnapshotSet};
 use serde::{Deserialize, Serialize};
 
 use crate::linux::state::{is_unfinished, sync_dir, write_file, write_to_rename};
-use crate::proto::{Maker, Words};
+use crate::proto::{GoodBy, Maker, Words};
 
 /// The record.
 const META: &str = "meta.json";
@@ -31,6 +32,9 @@ const HALF_TOC: &str = ".toc~";
 
 /// Its presence says that a pin of the record holds, if the record asks for it.
 const PINNED: &str = "pinned";
+
+/// Its presence says that the mark of a good set holds, if the record has one.
+const GOOD: &str = "good";
 
 /// Its presence says that the members are another tool's.
 const FOREIGN: &str = "foreign";
@@ -97,9 +101,15 @@ pub(super) struct Meta {
     /// Whether `pinned` beside it has to be there for it to be pinned.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) marked: bool,
+    /// Whether `good` beside it has to be there for its mark of a good set to hold.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) marked_good: bool,
     /// What its hard pin holds, if it has one; it is pinned then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) pin: Vec<SnapshotMember>,
+    /// Whether nobody asked for the hard pin: it came with the mark of a good set, and goes with that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) good_pin: bool,
     /// Whose it is, if not ours: then only its maker removes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) maker: Option<Maker>,
@@ -109,7 +119,18 @@ impl Meta {
     /// Makes the record of a set that was just taken. One that is pinned at once has its mark before it.
     pub(super) fn new(set: SnapshotSet, said: &Said) -> Self {
         let (pinned, words) = (said.pinned, said.words.clone());
-        Self { format: FORMAT, pinned, words, set, marked: pinned, pin: Vec::new(), maker: None }
+        let pin = Vec::new();
+        Self {
+            format: FORMAT,
+            pinned,
+            words,
+            set,
+            marked: pinned,
+            marked_good: false,
+            pin,
+            good_pin: false,
+            maker: None,
+        }
     }
 
     /// Makes the record of what another tool took.
@@ -180,8 +201,11 @@ impl Sidecar {
     pub(super) fn meta(&self, id: &SetId) -> io::Result<Meta> {
         let bytes = fs::read(self.dir.join(META))?;
         let mut meta: Meta = serde_json::from_slice(&bytes).map_err(io::Error::other)?;
-        if meta.marked && !self.has_mark() {
-            (meta.pinned, meta.marked) = (false, false);
+        if meta.marked_good && !self.has(GOOD) {
+            (meta.words.good, meta.words.good_by, meta.marked_good) = (false, GoodBy::default(), false);
+        }
+        if meta.marked && !self.has(PINNED) {
+            (meta.pinned, meta.marked, meta.good_pin) = (false, false, false);
             meta.pin.clear();
         }
         match meta.set.id() == *id {
@@ -194,6 +218,9 @@ impl Sidecar {
     pub(super) fn put_meta(&self, meta: &Meta) -> io::Result<()> {
         if meta.marked {
             self.mark_pinned()?;
+        }
+        if meta.marked_good {
+            self.mark(GOOD)?;
         }
         let temp = self.dir.join(HALF_META);
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
@@ -211,7 +238,11 @@ impl Sidecar {
 
     /// Says durably that a pin holds of which the record is still to be written.
     pub(super) fn mark_pinned(&self) -> io::Result<()> {
-        if self.has_mark() {
+        self.mark(PINNED)
+    }
+
+    fn mark(&self, name: &str) -> io::Result<()> {
+        if self.has(name) {
             return Ok(());
         }
         // It is its name alone: no other that a crash could leave goes before it.
@@ -220,22 +251,31 @@ impl Sidecar {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(self.dir.join(PINNED))?
+            .open(self.dir.join(name))?
             .sync_all()?;
         sync_dir(&self.dir)
     }
 
     /// Says durably that no pin holds. Takes no room, and works on a disk that is full.
     pub(super) fn unmark_pinned(&self) -> io::Result<()> {
-        match fs::remove_file(self.dir.join(PINNED)) {
+        self.unmark(PINNED)
+    }
+
+    /// Says durably that no mark of a good set holds, as [`Sidecar::unmark_pinned`].
+    pub(super) fn unmark_good(&self) -> io::Result<()> {
+        self.unmark(GOOD)
+    }
+
+    fn unmark(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.dir.join(name)) {
             Ok(()) => sync_dir(&self.dir),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    fn has_mark(&self) -> bool {
-        fs::symlink_metadata(self.dir.join(PINNED)).is_ok()
+    fn has(&self, name: &str) -> bool {
+        fs::symlink_metadata(self.dir.join(name)).is_ok()
     }
 
     /// Says durably that the members are another tool's.
@@ -245,7 +285,7 @@ impl Sidecar {
 
     /// Whether that was said; told without reading the record.
     pub(super) fn is_foreign(&self) -> bool {
-        fs::symlink_metadata(self.dir.join(FOREIGN)).is_ok()
+        self.has(FOREIGN)
     }
 
     /// Removes a directory that was made for a set of which nothing was said yet.

@@ -1,7 +1,9 @@
 //! The store: what is listed, what may be removed, and what a death at any step leaves.
 
 use std::cell::Cell;
+use std::io::Read as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, Stdio};
 
 use super::tests::{Bench, HOME, OFF};
 use super::*;
@@ -154,6 +156,37 @@ fn an_older_mark_that_came_by_itself_falls_away_when_a_newer_one_comes_and_a_per
 fn a_mark_of_an_older_version_is_a_persons() {
     let words: Words = serde_json::from_str(r#"{"note": "fine", "good": true}"#).unwrap();
     assert_eq!((words.good, words.good_by), (true, GoodBy::Hand));
+}
+
+#[test]
+fn what_another_process_reads_is_not_removed_and_that_process_is_named() {
+    let bench = Bench::new();
+    let id = bench.take("aaaaaaaa").unwrap().id();
+    let lock = bench.store().sidecar(&id).lock();
+    // Whatever takes a shared lock is a reader: here a tool of others.
+    let mut reader = Command::new("flock")
+        .arg("-s")
+        .arg(&lock)
+        .args(["sh", "-c", "echo held; read -r _"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 5];
+    reader.stdout.take().unwrap().read_exact(&mut said).unwrap();
+    let error = bench.delete(&id).unwrap_err();
+    assert!(error.message.contains("is in use"), "{error}");
+    let done = bench.store().delete_all(std::slice::from_ref(&id), || Ok(Needs::default())).unwrap();
+    assert!(done[0].1.as_ref().is_some_and(|why| why.contains("is in use")), "{done:?}");
+    let stored = bench.list().0.remove(0);
+    assert!(stored.in_use);
+    let pid = i32::try_from(reader.id()).unwrap();
+    let holder = stored.holders.iter().find(|holder| holder.pid == pid);
+    assert!(holder.is_some_and(|holder| holder.program.starts_with("flock -s")), "{:?}", stored.holders);
+    drop(reader.stdin.take());
+    reader.wait().unwrap();
+    assert!(!bench.list().0[0].in_use);
+    bench.delete(&id).unwrap();
 }
 
 /// Runs `work` over a store that dies after its step `n`; whether it did.

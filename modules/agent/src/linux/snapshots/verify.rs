@@ -11,7 +11,8 @@ use super::compare::open_dir;
 use super::reference::Reference;
 use super::store::Store;
 use super::{is_foreign, matches_record, untouched};
-use crate::data::{read_through, trees};
+use crate::data::read_through;
+use crate::data::trees::{self, Form};
 use crate::linux::trees::{form_of, list_of};
 use crate::proto::{AgentError, Finding, Verified};
 use crate::server::Call;
@@ -89,6 +90,10 @@ impl Store<'_> {
                 let member = held;
                 let mut told = |path: &[u8], what: String| find(Some(member), path, what);
                 let (files, bytes) = match form_of(member.path.as_path()) {
+                    Some(Form::Volume) if member.name.subvolume.directory().is_some() => {
+                        let root = self.rooted(member)?;
+                        read_through::run_in(&root, call, &mut told)?
+                    }
                     Some(form) if member.name.subvolume.directory().is_some() => {
                         let root = open_dir(&member.path)?;
                         let list = list_of(self.dir(), &member.name);
