@@ -7,9 +7,7 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::{
@@ -18,7 +16,7 @@ use crate::{
         error::{LabError, Result},
         tool,
     },
-    vm::Ended,
+    vm::{self, Ended, QEMU},
 };
 
 const PACKAGES: [&str; 11] = [
@@ -34,8 +32,6 @@ const PACKAGES: [&str; 11] = [
     "xfsprogs",
     "zstd",
 ];
-
-const QEMU: &str = "qemu-system-x86_64";
 
 /// For so long it may take, by translation as well.
 const PATIENCE: Duration = Duration::from_secs(2400);
@@ -101,7 +97,7 @@ impl ThinVm {
         fs::copy(program, &into).map_err(LabError::path("copy", program))?;
         tool::run("chmod", ["755", &text(&into), &text(&tree.join("begin"))])?;
         tool::run("chroot", [&text(&tree), "update-initramfs", "-u", "-k", "all"])?;
-        this.take_kernel(&tree)?;
+        vm::take_kernel(&tree.join("boot"), |name| this.at(name))?;
         for (name, size) in [("disk", 3_u64 << 30), ("pool", 2 << 30)] {
             let path = this.at(name);
             File::create(&path).and_then(|file| file.set_len(size)).map_err(LabError::path("make", &path))?;
@@ -115,20 +111,6 @@ impl ThinVm {
         self.dir.path().join(name)
     }
 
-    fn take_kernel(&self, tree: &Path) -> Result<()> {
-        let boot = tree.join("boot");
-        let names = fs::read_dir(&boot).map_err(LabError::path("list", &boot))?.flatten();
-        let names: Vec<String> =
-            names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-        for (start, to) in [("vmlinuz-", "kernel"), ("initrd.img-", "initramfs")] {
-            let found = names.iter().filter(|name| name.starts_with(start)).max();
-            let none = || LabError::Unavailable { why: format!("there is no {to} in the tree") };
-            let found = boot.join(found.ok_or_else(none)?);
-            fs::copy(&found, self.at(to)).map_err(LabError::path("copy", &found))?;
-        }
-        Ok(())
-    }
-
     /// Starts it and waits until it is off. Always by translation, so that it goes the same everywhere.
     ///
     /// # Errors
@@ -136,29 +118,13 @@ impl ThinVm {
     pub fn start(&self) -> Result<Ended> {
         let log = self.at("serial");
         let drive = |name: &str| format!("file={},if=virtio,format=raw,cache=unsafe", text(&self.at(name)));
-        let mut child = Command::new(QEMU)
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024", "-smp", "2"])
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .args(["-device", "virtio-rng-pci", "-serial", &format!("file:{}", text(&log))])
+        let mut command = vm::bare(&log);
+        command
+            .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
             .args(["-drive", &drive("disk"), "-drive", &drive("pool")])
             .args(["-kernel", &text(&self.at("kernel")), "-initrd", &text(&self.at("initramfs"))])
-            .args(["-append", "root=/dev/vda ro init=/begin console=ttyS0 panic=1 loglevel=4"])
-            .stdin(Stdio::null())
-            .spawn()
-            .map_err(LabError::io(format!("start `{QEMU}`")))?;
-        let began = Instant::now();
-        let by_itself = loop {
-            match child.try_wait().map_err(LabError::io("wait for the machine"))? {
-                Some(_) => break true,
-                None if began.elapsed() >= PATIENCE => {
-                    child.kill().and_then(|()| child.wait()).map_err(LabError::io("end the machine"))?;
-                    break false;
-                }
-                None => thread::sleep(Duration::from_millis(50)),
-            }
-        };
-        let said = fs::read(&log).map_err(LabError::path("read", &log))?;
-        Ok(Ended { said: String::from_utf8_lossy(&said).replace('\r', ""), by_itself, took: began.elapsed() })
+            .args(["-append", "root=/dev/vda ro init=/begin console=ttyS0 panic=1 loglevel=4"]);
+        vm::run(&mut command, &log, PATIENCE)
     }
 }
 

@@ -25,7 +25,7 @@ use self::room::Room;
 use crate::lab::error::{LabError, Result};
 use crate::lab::tool;
 
-const QEMU: &str = "qemu-system-x86_64";
+pub(crate) const QEMU: &str = "qemu-system-x86_64";
 
 /// For so long a start may take: by translation on a busy host even one that makes an initramfs is over then.
 const PATIENCE: Duration = Duration::from_secs(1200);
@@ -174,18 +174,13 @@ impl Vm {
     }
 
     fn qemu(&self, has_kvm: bool, log: &Path) -> Command {
-        // It ends with the thread that starts it.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--", QEMU]);
+        let mut command = bare(log);
         match has_kvm {
             // Some hosts name capabilities that they do not let a machine have.
             true => command.args(["-accel", "kvm", "-cpu", "host,arch-capabilities=off"]),
             // It has what checksums take, and nothing that is hard to translate.
             false => command.args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "Nehalem"]),
         };
-        command.args(["-m", "1024", "-smp", "2", "-nodefaults", "-no-user-config", "-display", "none"]);
-        command.args(["-no-reboot", "-device", "virtio-rng-pci", "-serial"]);
-        command.arg(format!("file:{}", log.display())).stdin(Stdio::null());
         command
     }
 
@@ -193,17 +188,7 @@ impl Vm {
     fn take_kernel(&self) -> Result<()> {
         let (subvolume, dir) = &self.kernels;
         let root = self.mount(&format!("subvol={subvolume}"))?;
-        let boot = root.at(dir);
-        let names = fs::read_dir(&boot).map_err(LabError::path("list", &boot))?.flatten();
-        let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let release = names.filter_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned)).max();
-        let none = || LabError::Unavailable { why: format!("there is no kernel in `{subvolume}/{dir}`") };
-        let release = release.ok_or_else(none)?;
-        for (start, name) in [("vmlinuz-", "kernel"), ("initrd.img-", "initramfs")] {
-            let found = boot.join(format!("{start}{release}"));
-            fs::copy(&found, self.at(name)).map_err(LabError::path("copy", &found))?;
-        }
-        Ok(())
+        take_kernel(&root.at(dir), |name| self.at(name))
     }
 
     /// Starts it once, has it do `task` if it comes so far, and waits until it is off. A boot loader of its own has words of its own, and
@@ -233,12 +218,41 @@ impl Vm {
             command.arg("-kernel").arg(self.at("kernel")).arg("-initrd").arg(self.at("initramfs"));
             command.args(["-append", &line]);
         }
-        let began = Instant::now();
-        let by_itself = ended(&mut command, PATIENCE)?;
-        let said = fs::read(&log).map_err(LabError::path("read", &log))?;
-        let said = String::from_utf8_lossy(&said).replace('\r', "");
-        Ok(Ended { said, by_itself, took: began.elapsed() })
+        run(&mut command, &log, PATIENCE)
     }
+}
+
+/// Starts a machine and waits until it is off.
+pub(crate) fn run(command: &mut Command, log: &Path, patience: Duration) -> Result<Ended> {
+    let began = Instant::now();
+    let by_itself = ended(command, patience)?;
+    let said = fs::read(log).map_err(LabError::path("read", log))?;
+    let said = String::from_utf8_lossy(&said).replace('\r', "");
+    Ok(Ended { said, by_itself, took: began.elapsed() })
+}
+
+/// A machine that has no more than a serial line, and ends with the thread that starts it.
+pub(crate) fn bare(log: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", QEMU]);
+    command.args(["-m", "1024", "-smp", "2", "-nodefaults", "-no-user-config", "-display", "none"]);
+    command.args(["-no-reboot", "-device", "virtio-rng-pci", "-serial"]);
+    command.arg(format!("file:{}", log.display())).stdin(Stdio::null());
+    command
+}
+
+/// Copies the newest kernel of a directory and its initramfs to where `to` says.
+pub(crate) fn take_kernel(boot: &Path, to: impl Fn(&str) -> PathBuf) -> Result<()> {
+    let names = fs::read_dir(boot).map_err(LabError::path("list", boot))?.flatten();
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let release = names.filter_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned)).max();
+    let none = || LabError::Unavailable { why: format!("there is no kernel in {}", boot.display()) };
+    let release = release.ok_or_else(none)?;
+    for (start, name) in [("vmlinuz-", "kernel"), ("initrd.img-", "initramfs")] {
+        let found = boot.join(format!("{start}{release}"));
+        fs::copy(&found, to(name)).map_err(LabError::path("copy", &found))?;
+    }
+    Ok(())
 }
 
 /// Starts a machine and waits for it to be off; pulls the plug of one that hangs. Returns whether it ended by itself.
