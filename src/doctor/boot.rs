@@ -19,7 +19,11 @@ pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
     let count = match &look.counted {
         Counted::Off if wanted => {
             let text = "it is enabled in the config, and starts are not counted: it is not installed, or the disk was too full".to_owned();
-            return vec![finding(Gravity::Warning, text).fix("pc-switcher snapshots auto on")];
+            let mut found = vec![finding(Gravity::Warning, text).fix("pc-switcher snapshots auto on")];
+            found.extend(
+                look.unfit.iter().map(|why| finding(Gravity::Warning, format!("it cannot be: {why}"))),
+            );
+            return found;
         }
         Counted::Off => return Vec::new(),
         Counted::Garbled => None,

@@ -41,6 +41,10 @@ pub struct BootCount {
     pub red: bool,
     /// What tells the trees that were started from others; empty if nobody knows. Others count from nought.
     pub trees: String,
+    /// The last transaction of what holds the snapshots when that start was counted; 0 if it is not known.
+    pub begun: u64,
+    /// The same of the last start that was found healthy: what was in place by then has started well.
+    pub proven: u64,
     /// Where the machine went by itself since the last healthy start. It goes nowhere else before the next one.
     pub went_to: Option<SetId>,
 }

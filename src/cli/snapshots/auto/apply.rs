@@ -44,8 +44,11 @@ impl Applier<'_> {
         ];
         let is_protected = files.boot_service.is_some();
         let was_protected = [BOOT_HOOK, BOOT_SCRIPT, BOOT_SERVICE].iter().any(|path| is_ours(path));
+        if is_protected {
+            self.refuse_others(files)?;
+        }
         let mut changes = Vec::new();
-        let counted = match is_protected || was_protected {
+        let mut counted = match is_protected || was_protected {
             true => agent.boot(self.snapshot_dir.clone(), BootOrder::Count).await?.counted,
             false => Counted::Off,
         };
@@ -53,6 +56,17 @@ impl Applier<'_> {
             // From here on what an initramfs still has does nothing.
             self.order(&agent, BootOrder::Off).await?;
             changes.push(self.said("stop", "stopped", "counting starts"));
+        }
+        let differs = |path: &str, wanted: &Option<String>| {
+            there(path).as_deref() != wanted.as_ref().map(|text| text.as_bytes())
+        };
+        if is_protected
+            && counted != Counted::Off
+            && (differs(BOOT_HOOK, &files.boot_hook) || differs(BOOT_SCRIPT, &files.boot_script))
+        {
+            // Nothing is counted by an initramfs that is not made yet; if it cannot be, the next time makes up for it.
+            self.order(&agent, BootOrder::Off).await?;
+            counted = Counted::Off;
         }
         for (path, is_wanted) in units {
             if !is_wanted && Path::new(path).exists() {
@@ -105,6 +119,27 @@ impl Applier<'_> {
             changes.push(self.said("count", "counting", "starts from the next one on"));
         }
         Ok(changes)
+    }
+
+    /// Without one of its files boot protection would count starts that nobody ever finds healthy.
+    fn refuse_others(&self, files: &Files) -> Result<(), ModuleError> {
+        let wanted = [
+            (CONFIG, files.config.is_some()),
+            (GOOD_SERVICE, files.good_service.is_some()),
+            (GOOD_TIMER, files.good_timer.is_some()),
+            (BOOT_HOOK, files.boot_hook.is_some()),
+            (BOOT_SCRIPT, files.boot_script.is_some()),
+            (BOOT_SERVICE, files.boot_service.is_some()),
+        ];
+        let is_other = |path: &str| there(path).is_some_and(|content| !files::is_ours(&content));
+        match wanted.into_iter().find(|(path, is_wanted)| *is_wanted && is_other(path)) {
+            None => Ok(()),
+            Some((path, _)) => Err(ModuleError::failed(format!(
+                "{}: [boot-protection] cannot be switched on: `{path}` was not written by pc-switcher, and it needs one of its own \
+                 there; move yours aside, or switch `enabled` off",
+                self.machine.hostname
+            ))),
+        }
     }
 
     /// Writes or removes one file; says what was done, if anything.

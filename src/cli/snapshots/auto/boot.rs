@@ -69,7 +69,7 @@ pub fn script(protection: &Protection<'_>) -> String {
          \x20 {} 2>&1 </dev/null |\n\
          while read -r line; do\n\
          \x20 # Behind a splash screen nobody reads, and what is typed goes there.\n\
-         \x20 case \"$line\" in \"{ASKED}\"*) ! command -v plymouth >/dev/null || plymouth quit ;; esac\n\
+         \x20 case \"$line\" in \"{ASKED}\"*) ! command -v plymouth >/dev/null || plymouth quit & ;; esac\n\
          \x20 echo \"pc-switcher: $line\"\n\
          \x20 echo \"<4>pc-switcher: $line\" >/dev/kmsg\n\
          \x20 [ \"$line\" != \"{START_ANEW}\" ] || reboot -f\n\

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use pc_switcher_agent::proto::{
     BootOrder, Counted, CreateSet, GoodBy, GoodMark, LockReply, RollbackOrder, Words,
@@ -17,6 +18,8 @@ use pc_switcher_disk_monitor::config::DiskConfig;
 use serde::Deserialize as _;
 use serde_json::json;
 
+use super::boot::{BOOT_SERVICE, counted_in};
+use super::files::{self, GOOD_SERVICE};
 use crate::cli::contact::{Contact, with_machines};
 use crate::cli::snapshots::{automatic, create, lock_request, of};
 use crate::cli::{CliError, Context, Exit};
@@ -49,7 +52,14 @@ enum Done {
 /// # Errors
 /// If no set can be taken or marked.
 pub fn run(context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let config = context.load_config(&[], &[])?;
+    let config = match context.load_config(&[], &[]) {
+        Ok(config) => config,
+        Err(error) => {
+            // A newer program may refuse what an older one wrote: that says nothing of the start.
+            unknown(context)?;
+            return Err(error);
+        }
+    };
     let disk = DiskConfig::deserialize(config.table(&ModuleName::literal("disk-monitor")));
     let settings = Settings {
         snapshots: of(&config)?,
@@ -93,19 +103,28 @@ async fn mark(
     let agent = Agent::new(&machine.agent);
     let hostname = agent.hostname().clone();
     let config = &settings.snapshots;
-    let trouble = trouble_of(&machine, &settings.required, settings.reserve, home).await;
-    // Whatever else is under way: a machine that is well has started well.
-    if settings.counts {
-        let dir = BytePath::from(config.snapshot_dir.as_path());
-        let red = told(trouble.iter().filter(|finding| is_of_the_start(finding)));
-        let order = if red.is_some() { BootOrder::Red } else { BootOrder::Healthy };
-        // First: whoever reads of it may start the machine anew at once.
-        let now = agent.boot(dir, order).await?.counted;
-        match red {
-            Some(why) => tell(&is_red(&why)),
-            None if now == Counted::Off => tell(NOT_COUNTED),
-            None => {}
+    let mut trouble = trouble_of(&machine, &settings.required, settings.reserve, home).await;
+    let red = |trouble: &[Finding]| told(trouble.iter().filter(|finding| is_of_the_start(finding)));
+    // Packages that are being changed just now, or a service that is started anew, are no failed start.
+    for _ in 1..LOOKS {
+        if red(&trouble).is_some() && !contact.cancel.is_cancelled() {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            trouble = trouble_of(&machine, &settings.required, settings.reserve, home).await;
         }
+    }
+    let red = red(&trouble);
+    let order = if red.is_some() { BootOrder::Red } else { BootOrder::Healthy };
+    // Whatever else is under way, and whatever the config says by now: what counts is told how this start went. First of all: whoever
+    // reads of it may start the machine anew at once.
+    let now = agent.boot(BytePath::from(config.snapshot_dir.as_path()), order).await?.counted;
+    let is_counted = settings.counts || now != Counted::Off;
+    match red {
+        Some(why) if is_counted => {
+            tell(&is_red(&why));
+            look_again();
+        }
+        None if settings.counts && now == Counted::Off => tell(&not_counted(config)),
+        _ => {}
     }
     let trouble = told(trouble.iter());
     if !settings.marks {
@@ -125,6 +144,11 @@ async fn mark(
     if let Some(why) = trouble {
         return Ok((hostname, Done::Left(why)));
     }
+    if are_packages_younger() {
+        let why =
+            "packages were changed since the start, so it is another state that started well".to_owned();
+        return Ok((hostname, Done::Left(why)));
+    }
     wanted.set.kind = SnapshotKind::AutoBoot;
     let id = agent.create_set(wanted).await?.set.id();
     let mark = GoodMark::Set { id: id.clone(), by: GoodBy::Boot, keep: config.keep_good };
@@ -135,9 +159,71 @@ async fn mark(
     Ok((hostname, Done::Marked(id)))
 }
 
+/// So often it is looked before a start counts as one that failed, and so long between two looks.
+const LOOKS: u32 = 3;
+const BETWEEN_LOOKS: Duration = Duration::from_secs(10);
+
+/// A start that was not found healthy is looked at again after so long, until it is.
+const AGAIN: &str = "10min";
+
+/// The package manager's record of what is installed.
+const PACKAGES: &str = "/var/lib/dpkg/status";
+
 /// What is said where a start that is well cannot be counted.
-const NOT_COUNTED: &str = "this start is well, and starts are not counted any more: somebody removed their count, or the disk is too \
-    full to write it. Make room, and `pc-switcher snapshots auto on` begins to count again";
+fn not_counted(config: &BtrfsSnapshotsConfig) -> String {
+    let dir = config.snapshot_dir.as_path().display();
+    format!(
+        "this start is well, and that cannot be counted: `{dir}` is not mounted, somebody removed the count of starts there, or the \
+         disk is too full to write it. `pc-switcher doctor` says more; `pc-switcher snapshots auto on` begins to count again, \
+         `snapshots auto off` ends it"
+    )
+}
+
+/// Tells the count that this start is not known to have failed, where the config says nothing any more.
+fn unknown(context: &Context<'_>) -> Result<(), CliError> {
+    let service = std::fs::read_to_string(BOOT_SERVICE).unwrap_or_default();
+    let Some(dir) = counted_in(&service).map(BytePath::from) else { return Ok(()) };
+    with_machines(None, &context.env, async |contact| {
+        let machine = contact.reach.source(&contact.cancel).await?;
+        Agent::new(&machine.agent).boot(dir, BootOrder::Healthy).await?;
+        Ok(())
+    })
+}
+
+/// Has the start looked at again. Only one such timer is there at a time.
+fn look_again() {
+    let unit = files::unit_name(GOOD_SERVICE);
+    let _ = Command::new("systemd-run")
+        .args(["--quiet", "--collect", "--unit=pc-switcher-good-again"])
+        .arg(format!("--on-active={AGAIN}"))
+        .args(["systemctl", "start", "--no-block", unit])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+}
+
+/// Whether packages were changed since the machine was started, that is, since its first process was.
+fn are_packages_younger() -> bool {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let up: Option<f64> = read("/proc/uptime").split_whitespace().next().and_then(|word| word.parse().ok());
+    let changed = std::fs::metadata(PACKAGES).and_then(|found| found.modified()).ok();
+    let age = changed.and_then(|changed| changed.elapsed().ok());
+    match (up, begun(&read("/proc/1/stat")), age) {
+        (Some(up), Some(begun), Some(age)) => age.as_secs_f64() < up - begun,
+        _ => false,
+    }
+}
+
+/// In a second, as /proc counts on all machines that this program is built for (time(7), USER_HZ).
+const TICKS: f64 = 100.0;
+
+/// Returns when a process began, in seconds since the kernel did (proc_pid_stat(5)).
+fn begun(stat: &str) -> Option<f64> {
+    // Its name may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let ticks: u64 = rest.split_whitespace().nth(19)?.parse().ok()?;
+    Some(ticks as f64 / TICKS)
+}
 
 /// Says that this start counts as one that failed: a few more, and the machine goes back.
 fn is_red(why: &str) -> String {
@@ -193,6 +279,15 @@ fn trouble(found: &[Checked]) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::health::State;
+
+    #[test]
+    fn a_process_began_when_its_line_says_whatever_its_name_is() {
+        let fields: Vec<String> =
+            (4..=52).map(|n| if n == 22 { "700".to_owned() } else { n.to_string() }).collect();
+        let line = format!("1 (in) it (d) S {}", fields.join(" "));
+        assert_eq!(begun(&line), Some(7.0));
+        assert_eq!(begun("garbled"), None);
+    }
 
     #[test]
     fn what_counts_and_is_red_keeps_a_start_from_being_a_good_one() {

@@ -20,7 +20,7 @@ use crate::proto::{BootCount, Counted};
 const SIZE: usize = 4096;
 
 /// The first line: another form has another one.
-const HEAD: &str = "pc-switcher boot-count 2";
+const HEAD: &str = "pc-switcher boot-count 3";
 
 /// Where the count of a snapshot directory is.
 pub(super) fn path(snapshot_dir: &Path) -> PathBuf {
@@ -103,11 +103,14 @@ fn word(text: &str) -> &str {
 }
 
 fn encode(count: &BootCount) -> Vec<u8> {
-    let BootCount { starts, boot_id, red, trees, went_to } = count;
+    let BootCount { starts, boot_id, red, trees, begun, proven, went_to } = count;
     let went = went_to.as_ref().map(ToString::to_string).unwrap_or_default();
     let red = if *red { "yes" } else { "no" };
     let (boot, trees, went) = (word(boot_id), word(trees), word(&went));
-    let said = format!("{HEAD}\nstarts {starts}\nboot {boot}\nred {red}\ntrees {trees}\nwent-to {went}\n");
+    let said = format!(
+        "{HEAD}\nstarts {starts}\nboot {boot}\nred {red}\ntrees {trees}\nbegun {begun}\nproven {proven}\n\
+         went-to {went}\n"
+    );
     let digest = blake3::hash(said.as_bytes()).to_hex();
     let mut bytes = format!("{said}digest {}\n", &digest[..32]).into_bytes();
     bytes.resize(SIZE, b'\n');
@@ -123,11 +126,13 @@ fn parse(bytes: &[u8]) -> Option<BootCount> {
     let boot_id = unword(value("boot")?);
     let red = value("red")? == "yes";
     let trees = unword(value("trees")?);
+    let begun = value("begun")?.parse().ok()?;
+    let proven = value("proven")?.parse().ok()?;
     let went_to = match value("went-to")?.as_str() {
         "-" => None,
         set => Some(set.parse().ok()?),
     };
-    let count = BootCount { starts, boot_id, red, trees, went_to };
+    let count = BootCount { starts, boot_id, red, trees, begun, proven, went_to };
     // Whatever else differs, the digest included, was not written by us.
     (encode(&count) == bytes).then_some(count)
 }
@@ -143,7 +148,8 @@ mod tests {
 
     fn count(starts: u32) -> BootCount {
         let went_to = Some("20251115T120000Z-0a1b2c3d-prerollback".parse().unwrap());
-        BootCount { starts, boot_id: "f".repeat(36), red: true, trees: "e".repeat(32), went_to }
+        let (boot_id, trees) = ("f".repeat(36), "e".repeat(32));
+        BootCount { starts, boot_id, red: true, trees, begun: u64::MAX, proven: u64::MAX, went_to }
     }
 
     #[test]

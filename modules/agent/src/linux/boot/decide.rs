@@ -41,18 +41,23 @@ pub(super) fn decide(
     trees: &str,
     standing: impl FnOnce() -> Standing,
 ) -> Verdict {
-    let first = BootCount { starts: 1, boot_id: boot_id.to_owned(), ..BootCount::default() };
+    let first =
+        |proven: u64| BootCount { starts: 1, boot_id: boot_id.to_owned(), proven, ..BootCount::default() };
     let found = match counted {
         Counted::Off => return Verdict::Off,
         Counted::Garbled => {
             let said = "the count of starts could not be read; it begins anew with this one".to_owned();
-            return Verdict::Count(first, Some(said));
+            return Verdict::Count(first(0), Some(said));
         }
         // The script may run more than once in a start.
         Counted::So(found) if found.boot_id == boot_id => return Verdict::Off,
         Counted::So(found) => found,
     };
-    let fallen = |count: BootCount| Verdict::Count(BootCount { boot_id: boot_id.to_owned(), ..count }, None);
+    let first = first(found.proven);
+    let fallen = |count: BootCount| {
+        let count = BootCount { boot_id: boot_id.to_owned(), proven: found.proven, ..count };
+        Verdict::Count(count, None)
+    };
     let are_others = !found.trees.is_empty() && !trees.is_empty() && found.trees != trees;
     if are_others {
         // What was counted was of trees that somebody has put away since: these have not failed yet.
@@ -132,6 +137,23 @@ pub(super) fn chosen_otherwise(command_line: &str) -> Option<&str> {
         let is_other = WORDS.contains(word) || BEGINNINGS.iter().any(|start| word.starts_with(start));
         is_other && !USUAL.contains(word)
     })
+}
+
+/// Returns the mount option by which somebody chose to have a disk that is ill mounted in another way than each day. It must not be
+/// mounted before without it: that would do what the option is to keep from being done.
+pub(super) fn mounted_otherwise(options: &str) -> Option<&str> {
+    const WORDS: [&str; 8] = [
+        "degraded",
+        "nologreplay",
+        "norecovery",
+        "recovery",
+        "ro",
+        "skip_balance",
+        "usebackuproot",
+        "clear_cache",
+    ];
+    let options = options.trim().trim_start_matches("-o").trim();
+    options.split(',').find(|option| WORDS.contains(option) || option.starts_with("rescue="))
 }
 
 /// Returns the name of the subvolume that mount options name, if they name one at the top level.
@@ -282,6 +304,35 @@ mod tests {
         {
             assert_eq!(chosen_otherwise(&format!("{usual} {word} nosplash")), Some(word));
         }
+    }
+
+    #[test]
+    fn a_disk_that_is_to_be_mounted_as_one_that_is_ill_is_not_mounted_before() {
+        for usual in ["", "subvol=@", "-o compress=zstd,subvol=@,noatime,rw"] {
+            assert_eq!(mounted_otherwise(usual), None, "{usual}");
+        }
+        for (options, word) in [
+            ("subvol=@,skip_balance", "skip_balance"),
+            ("-o rescue=nologreplay,subvol=@", "rescue=nologreplay"),
+            ("degraded", "degraded"),
+        ] {
+            assert_eq!(mounted_otherwise(options), Some(word));
+        }
+    }
+
+    #[test]
+    fn what_has_started_well_stays_known_over_starts_that_fail() {
+        let Counted::So(found) = so(1, false) else { unreachable!() };
+        let counted = Counted::So(BootCount { proven: 77, ..found });
+        for trees in [TREES, "others"] {
+            let verdict = decide(&counted, 3, BOOT, trees, || Standing::Free);
+            let Verdict::Count(count, _) = verdict else { panic!("{verdict:?}") };
+            assert_eq!(count.proven, 77, "{trees}");
+        }
+        let Verdict::Count(count, _) = decide(&Counted::Garbled, 3, BOOT, TREES, not_asked) else {
+            panic!("it is counted")
+        };
+        assert_eq!(count.proven, 0);
     }
 
     #[test]

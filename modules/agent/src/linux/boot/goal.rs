@@ -7,29 +7,41 @@ use pc_switcher_contract::{BytePath, SnapshotSet, SubvolumeName, UtcStamp, Vital
 
 use super::Early;
 use crate::linux::snapshots::{self, Needs};
-use crate::proto::{AgentError, BootTree, Fallback, RollbackWish};
+use crate::proto::{AgentError, BootTree, Fallback, GoodBy, RollbackWish};
 
 /// Finds the newest set that is marked as good and has the tree of `/`, and which of the trees go back to it: those that start the
-/// machine.
+/// machine. What no start has tried yet, a guarded command or a sync has marked it, comes after all that one has: it may be what
+/// does not start. A start that was found healthy has tried what was there at transaction `proven`.
 pub(super) fn goal(
     snapshot_dir: &BytePath,
     trees: &[BootTree],
+    proven: u64,
 ) -> Result<Option<(SnapshotSet, Vec<SubvolumeName>)>, AgentError> {
     let Some(root) = trees.first() else { return Ok(None) };
-    let mut newest: Option<SnapshotSet> = None;
+    let mut best: Option<((bool, u64), SnapshotSet)> = None;
     snapshots::list_sets(snapshot_dir.as_path(), Ok(Needs::default()), &mut |stored| {
         let fits =
             stored.words.good && stored.lost().next().is_none() && stored.set.member(&root.name).is_some();
-        if fits && newest.as_ref().is_none_or(|newest| newest.transaction() < stored.set.transaction()) {
-            newest = Some(stored.set);
+        let transaction = stored.set.transaction();
+        let rank = (has_started(stored.words.good_by, transaction, proven), transaction);
+        if fits && best.as_ref().is_none_or(|(best, _)| *best < rank) {
+            best = Some((rank, stored.set));
         }
         Ok(())
     })?;
-    Ok(newest.map(|set| {
+    Ok(best.map(|(_, set)| {
         let names = going(snapshot_dir, trees).map(|tree| tree.name.clone());
         let names = names.filter(|name| set.member(name).is_some()).collect();
         (snapshots::with_pin(snapshot_dir.as_path(), &set), names)
     }))
+}
+
+/// Whether a start has gone well with a state, or somebody says that it is good.
+fn has_started(by: GoodBy, transaction: u64, proven: u64) -> bool {
+    match by {
+        GoodBy::Hand | GoodBy::Boot => true,
+        GoodBy::Guard | GoodBy::Sync => transaction <= proven,
+    }
 }
 
 /// Returns those of the trees that go back: what starts the machine, and not what holds the snapshots.

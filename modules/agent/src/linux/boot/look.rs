@@ -7,7 +7,7 @@ use pc_switcher_contract::{BytePath, SubvolumeName, UtcStamp, Vital};
 
 use super::decide::{chosen_otherwise, subvolume_of};
 use super::goal::{goal, wish};
-use super::{boot_id, count, whole};
+use super::{boot_id, count, kernels, whole};
 use crate::linux::btrfs::{Btrfs, KernelBtrfs, Uuid};
 use crate::linux::install::BIN;
 use crate::linux::mounts::{Mount, Mounts};
@@ -27,18 +27,20 @@ pub(super) fn look(snapshot_dir: &BytePath, state: &StateDir) -> Result<BootLook
     let command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let mut look = BootLook { counted, ..lay(&mounts, &uuid, &command_line, snapshot_dir) };
     look.unfit.extend(initramfs(&|path| Path::new(path).exists()));
-    look.boot_apart |= are_kernels_apart(Path::new("/"));
+    look.boot_apart |= kernels::are_apart(Path::new("/"));
     if look.unfit.is_empty() {
         way_back(&mut look, snapshot_dir, state)?;
     }
     look.problems.extend(uncounted(&command_line));
-    if look.counted != Counted::Off
-        && let Some(missing) = whole::lacks(Path::new("/"))
-    {
-        look.problems.push(format!(
-            "starts are not counted, since `{missing}` is not there; `pc-switcher snapshots auto on` puts it in place, `auto off` \
-             ends it"
-        ));
+    if look.counted != Counted::Off {
+        look.problems.extend(match whole::lacks(Path::new("/")) {
+            Some(missing) => Some(format!(
+                "starts are not counted, since `{missing}` is not there; `pc-switcher snapshots auto on` puts it in place, `auto off` \
+                 ends it"
+            )),
+            None => whole::never_says(Path::new("/"), snapshot_dir)
+                .map(|why| format!("starts are not counted: {why}")),
+        });
     }
     Ok(look)
 }
@@ -52,48 +54,13 @@ fn uncounted(command_line: &str) -> Option<String> {
     ))
 }
 
-/// Whether the kernels that start this machine lie elsewhere than in `/boot`: on the system partition of EFI, where systemd-boot and
-/// unified images have theirs, or nowhere that is known.
-fn are_kernels_apart(root: &Path) -> bool {
-    let is_kernel = |name: &str| {
-        let name = name.to_ascii_lowercase();
-        name.starts_with("vmlinuz") || name.starts_with("vmlinux") || name == "linux"
-    };
-    let at = |path: &str| root.join(path);
-    let has_own = names(&at("boot")).iter().any(|name| is_kernel(name));
-    // Looking there has what is mounted on demand mounted.
-    let elsewhere = ["efi", "boot/efi"].iter().any(|dir| {
-        let dir = at(dir);
-        let is_image = |name: &String| name.to_ascii_lowercase().ends_with(".efi");
-        let unified =
-            ["EFI/Linux", "EFI/linux"].iter().any(|below| names(&dir.join(below)).iter().any(is_image));
-        unified || holds(&dir, KERNEL_DEPTH, &is_kernel)
-    });
-    elsewhere || !has_own
-}
-
-/// systemd-boot has kernels in `TOKEN/VERSION/linux`, others in `EFI/NAME/vmlinuz.efi`.
-const KERNEL_DEPTH: u32 = 3;
-
-fn holds(dir: &Path, depth: u32, is_it: &dyn Fn(&str) -> bool) -> bool {
-    names(dir).iter().any(|name| {
-        let path = dir.join(name);
-        match fs::metadata(&path) {
-            Ok(found) if found.is_dir() => depth > 1 && holds(&path, depth - 1, is_it),
-            Ok(found) => found.is_file() && is_it(name),
-            Err(_) => false,
-        }
-    })
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-}
-
 /// What an early start would go back to, and what would keep it from that.
 fn way_back(look: &mut BootLook, snapshot_dir: &BytePath, state: &StateDir) -> Result<(), AgentError> {
-    let Some((to, subvolumes)) = goal(snapshot_dir, &look.trees)? else {
+    let proven = match &look.counted {
+        Counted::So(count) => count.proven,
+        Counted::Off | Counted::Garbled => 0,
+    };
+    let Some((to, subvolumes)) = goal(snapshot_dir, &look.trees, proven)? else {
         look.problems.push("no set of these subvolumes is marked as good".into());
         return Ok(());
     };
@@ -260,33 +227,6 @@ mod tests {
         let apart = format!("{TABLE}25 20 0:33 / /usr/local rw - ext4 /dev/vdb rw\n");
         let unfit = laid(&apart, line, "/.snapshots").unfit;
         assert!(unfit.join("; ").contains("`/usr/local/bin/pc-switcher` does not lie"), "{unfit:?}");
-    }
-
-    #[test]
-    fn kernels_on_a_partition_of_efi_do_not_go_back_with_a_boot_that_does() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path();
-        let put = |path: &str| {
-            fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
-            fs::write(root.join(path), "").unwrap();
-        };
-        assert!(are_kernels_apart(root), "nobody knows where they are");
-        put("boot/vmlinuz-6.1.0-1-amd64");
-        put("boot/efi/EFI/debian/grubx64.efi");
-        put("boot/efi/EFI/BOOT/BOOTX64.EFI");
-        assert!(!are_kernels_apart(root), "GRUB reads them where they are");
-        for path in [
-            "efi/0123456789abcdef/6.1.0-1-amd64/linux",
-            "boot/efi/0123456789abcdef/6.1.0-1-amd64/linux",
-            "boot/efi/EFI/Pop_OS-1/vmlinuz.efi",
-            "boot/efi/EFI/Linux/debian-6.1.efi",
-            "efi/VMLINUZ-LINUX",
-        ] {
-            put(path);
-            assert!(are_kernels_apart(root), "{path}");
-            fs::remove_file(root.join(path)).unwrap();
-            assert!(!are_kernels_apart(root), "{path}");
-        }
     }
 
     #[test]

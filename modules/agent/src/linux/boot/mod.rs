@@ -8,6 +8,7 @@ mod console;
 mod count;
 mod decide;
 mod goal;
+pub(in crate::linux) mod kernels;
 mod look;
 mod patience;
 mod view;
@@ -26,11 +27,12 @@ use std::time::Duration;
 use pc_switcher_contract::{BytePath, SnapshotKind, SnapshotSet, UtcStamp};
 
 use self::console::Console;
-use self::decide::{Standing, Verdict, chosen_otherwise, decide, subvolume_of};
+use self::decide::{Standing, Verdict, chosen_otherwise, decide, mounted_otherwise, subvolume_of};
 use self::goal::{going, needs_another_kernel, wish};
 use self::patience::{Patience, Shielding};
 use self::view::View;
 use crate::data::apply::{Unwatched, Watch};
+use crate::linux::btrfs::{Btrfs, KernelBtrfs};
 use crate::linux::rollback::{self, Stand};
 use crate::linux::snapshots;
 use crate::linux::state::{STATE_PATH, StateDir};
@@ -100,8 +102,13 @@ fn healthy(snapshot_dir: &Path, boot_id: &str) -> io::Result<()> {
     let well = BootCount { boot_id: boot_id.to_owned(), ..BootCount::default() };
     match count::read(snapshot_dir)? {
         Counted::Off => Ok(()),
-        Counted::So(found) if found == well => Ok(()),
-        Counted::So(_) | Counted::Garbled => count::write_or_remove(snapshot_dir, &well),
+        Counted::So(found) => {
+            let is_this = found.boot_id == boot_id && found.begun > 0;
+            let proven = if is_this { found.begun } else { found.proven };
+            let well = BootCount { begun: found.begun, proven, ..well };
+            if found == well { Ok(()) } else { count::write_or_remove(snapshot_dir, &well) }
+        }
+        Counted::Garbled => count::write_or_remove(snapshot_dir, &well),
     }
 }
 
@@ -170,6 +177,10 @@ pub fn before_root(
         say(&format!("this start is not counted: `{word}` is no word of each day's"));
         return Ok(());
     }
+    if let Some(option) = mounted_otherwise(&early.options) {
+        say(&format!("this start is not counted: `{option}` is no mount option of each day's"));
+        return Ok(());
+    }
     if subvolume_of(&early.options) != Some(root.name.as_str()) {
         say(&format!("this start is not counted: it is not of `{}`", root.name));
         return Ok(());
@@ -188,10 +199,8 @@ pub fn before_root(
 /// If it cannot be done; the start goes on all the same.
 pub fn inside(early: &Early, dir: &Path, say: &mut dyn FnMut(&str)) -> Result<(), AgentError> {
     view::enter(dir).map_err(|error| AgentError::io("cannot work in what would be started", &error))?;
-    if let Some(missing) = whole::lacks(Path::new("/")) {
-        say(&format!(
-            "this start is not counted: what is started does not say when it is healthy, since `{missing}` is not there"
-        ));
+    if let Some(why) = whole::never_says(Path::new("/"), &early.snapshot_dir) {
+        say(&format!("this start is not counted: {why}"));
         return Ok(());
     }
     let length = early.patience;
@@ -235,7 +244,7 @@ fn step(
 ) -> Result<(), AgentError> {
     let dir = early.snapshot_dir.as_path();
     let written = |count: &BootCount| -> Result<(), AgentError> {
-        let count = BootCount { trees: trees_in_place(early), ..count.clone() };
+        let count = BootCount { trees: trees_in_place(early), begun: begun(early), ..count.clone() };
         count::write(dir, &count)
             .map_err(|error| AgentError::io("cannot write the count of starts", &error))?;
         Ok(watch.after("counted")?)
@@ -281,7 +290,7 @@ fn step(
         say("it is taken back");
         return Ok(());
     }
-    let (to, anew) = fall_back(early, last.starts, state, watch)?;
+    let (to, anew) = fall_back(early, &last, state, watch)?;
     written(&BootCount { starts: 1, went_to: Some(to.id()), ..count.clone() })?;
     say(&format!("this machine goes back to set {}, which was known to be good", to.id()));
     if anew {
@@ -298,6 +307,11 @@ fn trees_in_place(early: &Early) -> String {
         true => String::new(),
         false => blake3::hash(uuids.join(" ").as_bytes()).to_hex()[..32].to_owned(),
     }
+}
+
+/// Returns the last transaction of what holds the snapshots, which no set of this machine that is there now is younger than.
+fn begun(early: &Early) -> u64 {
+    KernelBtrfs.subvolume(early.snapshot_dir.as_path()).map_or(0, |found| found.generation)
 }
 
 /// How the rollback of the machine stands; `last` is what was counted up to the start before.
@@ -320,13 +334,14 @@ fn standing(last: &BootCount, state: &StateDir, watch: &dyn Watch) -> Standing {
 /// Puts the last known good state in place; returns it, and whether the kernel that runs does not fit it.
 fn fall_back(
     early: &Early,
-    starts: u32,
+    last: &BootCount,
     state: &StateDir,
     watch: &dyn Watch,
 ) -> Result<(SnapshotSet, bool), AgentError> {
+    let starts = last.starts;
     let none =
         || AgentError::failed("no set of what is started is marked as good: what is in place is started");
-    let (to, subvolumes) = goal::goal(&early.snapshot_dir, &early.trees)?.ok_or_else(none)?;
+    let (to, subvolumes) = goal::goal(&early.snapshot_dir, &early.trees, last.proven)?.ok_or_else(none)?;
     let anew = needs_another_kernel(early, &to, &subvolumes)?;
     let stamp = UtcStamp::new(jiff::Timestamp::now());
     let wish = wish(&early.snapshot_dir, to.clone(), subvolumes.clone(), &early.boot_id, stamp, starts)?;

@@ -6,6 +6,8 @@ use std::sync::Mutex;
 use super::*;
 use crate::data::tests::deaths::{At, Fault, dying};
 use crate::linux::rollback::tests::Scene;
+use pc_switcher_contract::SetId;
+
 use crate::proto::{GoodBy, GoodMark, RollbackLook, RollbackPhase, TrialFor};
 
 /// A machine whose subvolumes have a good state, and are broken now.
@@ -86,6 +88,22 @@ impl Machine {
             self.scene.restart();
             assert_eq!(self.start(&Unwatched).unwrap(), Vec::<String>::new());
         }
+    }
+
+    /// Takes a set of what is in place and marks it.
+    fn mark(&self, by: GoodBy) -> SetId {
+        let wish = self.scene.wish();
+        let wanted = TakeSet {
+            session: "0a1b2c3d".parse().unwrap(),
+            stamp: UtcStamp::new(jiff::Timestamp::now()),
+            kind: SnapshotKind::Manual,
+            snapshot_dir: wish.snapshot_dir,
+            subvolumes: wish.subvolumes,
+        };
+        let set = snapshots::take_early(&wanted, wish.to.hostname, String::new()).unwrap();
+        let mark = GoodMark::Set { id: set.id(), by, keep: 1 };
+        snapshots::mark_good(self.dir().as_path(), &mark).unwrap();
+        set.id()
     }
 
     fn count(&self) -> BootCount {
@@ -189,6 +207,42 @@ fn a_rollback_by_hand_or_from_elsewhere_has_starts_counted_from_nought() {
     machine.scene.restart();
     assert!(machine.start(&Unwatched).unwrap()[1].contains("goes back to set"));
     assert_eq!(machine.scene.found()[0], "good");
+}
+
+#[test]
+fn what_was_marked_before_any_start_tried_it_is_the_last_choice_until_one_was_healthy() {
+    for (by, is_tried) in
+        [(GoodBy::Guard, false), (GoodBy::Sync, false), (GoodBy::Boot, false), (GoodBy::Guard, true)]
+    {
+        let Some(mut machine) = Machine::make() else { return };
+        machine.fail(1);
+        // What breaks the machine at its next start, as whoever changed it left it behind.
+        let newest = machine.mark(by);
+        if is_tried {
+            machine.fail(1);
+        }
+        healthy(machine.dir().as_path(), &machine.boot_id()).unwrap();
+        machine.fail(3);
+        machine.scene.restart();
+        machine.start(&Unwatched).unwrap();
+        let older = machine.scene.wish().to.id();
+        let to = if by == GoodBy::Boot || is_tried { newest.clone() } else { older };
+        assert_eq!(machine.count().went_to, Some(to), "{by:?} {is_tried}");
+        // Where there is nothing else, it is better than what failed.
+        if by == GoodBy::Guard && !is_tried {
+            machine.scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
+            machine
+                .scene
+                .order(RollbackOrder::Confirm(UtcStamp::new(jiff::Timestamp::now())), &Unwatched)
+                .unwrap();
+            let mark = GoodMark::None(Some(machine.scene.wish().to.id()));
+            snapshots::mark_good(machine.dir().as_path(), &mark).unwrap();
+            machine.fail(3);
+            machine.scene.restart();
+            machine.start(&Unwatched).unwrap();
+            assert_eq!(machine.count().went_to, Some(newest));
+        }
+    }
 }
 
 #[test]

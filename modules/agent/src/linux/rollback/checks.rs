@@ -5,6 +5,7 @@ use std::path::Path;
 
 use pc_switcher_contract::{BytePath, SnapshotMember, SubvolumeName, Vital};
 
+use crate::linux::boot::kernels;
 use crate::linux::btrfs::{Btrfs, KernelBtrfs};
 use crate::linux::diagnose;
 use crate::linux::finder::Finder;
@@ -225,18 +226,18 @@ fn of_the_system(
     let text = fs::read_to_string(then("etc/fstab")).unwrap_or_default();
     problems.extend(fstab(&text, "/etc/fstab` of that state, which `", fact));
     let boot_holder = mounts.holding(&"/boot".into());
-    let is_apart = boot_holder.is_some_and(|mount| mount.point != BytePath::from("/"));
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let modules = format!("lib/modules/{}", kernel.trim());
-    if is_apart && Path::new("/").join(&modules).is_dir() && !then(&modules).is_dir() {
-        problems.push(format!(
-            "`/boot` is not part of `{}`, and that state has no modules for kernel {} that would boot; install that kernel's \
+    let is_apart = boot_holder.is_some_and(|mount| mount.point != BytePath::from("/"))
+        || kernels::are_apart(Path::new("/"));
+    let running = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let missing = kernels::left_without_modules(Path::new("/"), member.path.as_path(), running.trim());
+    problems.extend(missing.filter(|_| is_apart).map(|kernel| {
+        format!(
+            "kernels are not part of `{}`, and that state has no modules for kernel {kernel} that would boot; install that kernel's \
              package version again, or go back to a younger set than `{}`",
             fact.name,
-            kernel.trim(),
             wish.to.id()
-        ));
-    }
+        )
+    }));
     problems
 }
 

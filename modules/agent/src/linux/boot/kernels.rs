@@ -1,0 +1,164 @@
+//! The kernels that start a machine: where they lie, and whether a state has the modules of the one that comes next.
+
+use std::cmp::Ordering;
+use std::fs;
+use std::path::Path;
+
+/// Whether the kernels that start this machine lie elsewhere than in `/boot`: on the system partition of EFI, where systemd-boot and
+/// unified images have theirs, or nowhere that is known.
+pub(in crate::linux) fn are_apart(root: &Path) -> bool {
+    let is_kernel = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        name.starts_with("vmlinuz") || name.starts_with("vmlinux") || name == "linux"
+    };
+    let at = |path: &str| root.join(path);
+    let has_own = names(&at("boot")).iter().any(|name| is_kernel(name));
+    // Looking there has what is mounted on demand mounted.
+    let elsewhere = ["efi", "boot/efi"].iter().any(|dir| {
+        let dir = at(dir);
+        let is_image = |name: &String| name.to_ascii_lowercase().ends_with(".efi");
+        let unified =
+            ["EFI/Linux", "EFI/linux"].iter().any(|below| names(&dir.join(below)).iter().any(is_image));
+        unified || holds(&dir, KERNEL_DEPTH, &is_kernel)
+    });
+    elsewhere || !has_own
+}
+
+/// systemd-boot has kernels in `TOKEN/VERSION/linux`, others in `EFI/NAME/vmlinuz.efi`.
+const KERNEL_DEPTH: u32 = 3;
+
+fn holds(dir: &Path, depth: u32, is_it: &dyn Fn(&str) -> bool) -> bool {
+    names(dir).iter().any(|name| {
+        let path = dir.join(name);
+        match fs::metadata(&path) {
+            Ok(found) if found.is_dir() => depth > 1 && holds(&path, depth - 1, is_it),
+            Ok(found) => found.is_file() && is_it(name),
+            Err(_) => false,
+        }
+    })
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Returns the version of a kernel that starts the machine and of which a state has no modules, though the machine has them now: what
+/// comes next is the newest one, and where nothing is known of any, the one that runs.
+pub(in crate::linux) fn left_without_modules(root: &Path, state: &Path, running: &str) -> Option<String> {
+    let has = |tree: &Path, version: &str| {
+        ["lib/modules", "usr/lib/modules"].iter().any(|dir| tree.join(dir).join(version).is_dir())
+    };
+    // A kernel that brings all it needs has modules nowhere.
+    let mut known: Vec<String> = versions(root).into_iter().filter(|version| has(root, version)).collect();
+    known.sort_by(|a, b| by_version(a, b));
+    let next = known.pop().or_else(|| has(root, running).then(|| running.to_owned()))?;
+    (!has(state, &next)).then_some(next)
+}
+
+/// Returns the versions of the kernels that a boot loader finds, as far as their names tell them.
+fn versions(root: &Path) -> Vec<String> {
+    let plain = names(&root.join("boot"));
+    let plain = plain.iter().filter_map(|name| Some(name.strip_prefix("vmlinuz-")?.to_owned()));
+    let mut found: Vec<String> = plain.collect();
+    for partition in ["efi", "boot/efi", "boot"].map(|dir| root.join(dir)) {
+        for entry in names(&partition) {
+            let entry = partition.join(entry);
+            found.extend(
+                names(&entry).into_iter().filter(|version| entry.join(version).join("linux").is_file()),
+            );
+        }
+    }
+    found
+}
+
+/// Compares versions: numbers by their value, all else as text.
+fn by_version(a: &str, b: &str) -> Ordering {
+    let parts = |text: &str| -> Vec<(u64, String)> {
+        let mut parts = vec![(0, String::new())];
+        for c in text.chars() {
+            let is_number = c.is_ascii_digit();
+            let last = parts.len() - 1;
+            let was_number = parts[last].1.chars().next_back().is_some_and(|c| c.is_ascii_digit());
+            match is_number == was_number {
+                true => parts[last].1.push(c),
+                false => parts.push((0, c.to_string())),
+            }
+        }
+        parts.into_iter().map(|(_, text)| (text.parse().unwrap_or(0), text)).collect()
+    };
+    parts(a).cmp(&parts(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(root: &Path, path: &str) {
+        fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+        fs::write(root.join(path), "").unwrap();
+    }
+
+    #[test]
+    fn kernels_on_a_partition_of_efi_do_not_go_back_with_a_boot_that_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let put = |path: &str| put(root, path);
+        assert!(are_apart(root), "nobody knows where they are");
+        put("boot/vmlinuz-6.1.0-1-amd64");
+        put("boot/efi/EFI/debian/grubx64.efi");
+        put("boot/efi/EFI/BOOT/BOOTX64.EFI");
+        assert!(!are_apart(root), "GRUB reads them where they are");
+        for path in [
+            "efi/0123456789abcdef/6.1.0-1-amd64/linux",
+            "boot/efi/0123456789abcdef/6.1.0-1-amd64/linux",
+            "boot/efi/EFI/Pop_OS-1/vmlinuz.efi",
+            "boot/efi/EFI/Linux/debian-6.1.efi",
+            "efi/VMLINUZ-LINUX",
+        ] {
+            put(path);
+            assert!(are_apart(root), "{path}");
+            fs::remove_file(root.join(path)).unwrap();
+            assert!(!are_apart(root), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_newest_kernel_is_the_one_that_a_state_needs_modules_for() {
+        let (now, then) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (now, then) = (now.path(), then.path());
+        let missing = || left_without_modules(now, then, "6.1.0-9-amd64");
+        assert_eq!(missing(), None, "a kernel without modules");
+        fs::create_dir_all(now.join("lib/modules/6.1.0-9-amd64")).unwrap();
+        assert_eq!(missing().as_deref(), Some("6.1.0-9-amd64"), "nobody knows of another one");
+        fs::create_dir_all(then.join("lib/modules/6.1.0-9-amd64")).unwrap();
+        assert_eq!(missing(), None);
+        for version in ["6.1.0-9-amd64", "6.1.0-18-amd64"] {
+            put(now, &format!("boot/vmlinuz-{version}"));
+        }
+        assert_eq!(missing(), None, "what has no modules now misses none then");
+        fs::create_dir_all(now.join("usr/lib/modules/6.1.0-18-amd64")).unwrap();
+        assert_eq!(missing().as_deref(), Some("6.1.0-18-amd64"));
+        fs::create_dir_all(then.join("lib/modules/6.1.0-18-amd64")).unwrap();
+        assert_eq!(missing(), None);
+        put(now, "boot/efi/0123456789abcdef/6.12.3+deb13-amd64/linux");
+        fs::create_dir_all(now.join("lib/modules/6.12.3+deb13-amd64")).unwrap();
+        assert_eq!(missing().as_deref(), Some("6.12.3+deb13-amd64"));
+    }
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        for (older, newer) in [
+            ("6.1.0-9-amd64", "6.1.0-18-amd64"),
+            ("6.9.1-1-amd64", "6.12.0-1-amd64"),
+            ("6.12.0", "6.12.0-1"),
+            ("5.15.0-generic", "6.0.0-generic"),
+        ] {
+            assert_eq!(
+                (by_version(older, newer), by_version(newer, older)),
+                (Ordering::Less, Ordering::Greater)
+            );
+        }
+        assert_eq!(by_version("6.1.0-9-amd64", "6.1.0-9-amd64"), Ordering::Equal);
+    }
+}
