@@ -164,6 +164,7 @@ fn stored(n: u64) -> StoredSet {
         has_steps: true,
         needs: Vec::new(),
         missing: Vec::new(),
+        away: Vec::new(),
         words: Words::default(),
     }
 }

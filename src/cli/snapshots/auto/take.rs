@@ -109,7 +109,7 @@ fn joined(sets: &[StoredSet], kind: SnapshotKind, now: Timestamp) -> Option<&Sto
         age < JOIN && age > -JOIN
     };
     sets.iter()
-        .filter(|stored| serves(stored.set.kind) && stored.missing.is_empty())
+        .filter(|stored| serves(stored.set.kind) && stored.missing.is_empty() && stored.away.is_empty())
         .find(is_recent)
 }
 

@@ -116,7 +116,7 @@ pub(super) fn backend_of(set: &SnapshotSet) -> Backend {
 }
 
 fn volumes(kernel: &dyn Btrfs) -> Result<Vec<Volume>, AgentError> {
-    lvm::all(kernel.lvm()).map_err(|error| AgentError::io("cannot look at the volumes of LVM", &error))
+    lvm::all(kernel.lvm(), &lvm::never).map_err(|error| AgentError::io("cannot look at the volumes of LVM", &error))
 }
 
 /// Returns the volumes that are mounted where these names say, and what is to be told of them. Their pools have room.

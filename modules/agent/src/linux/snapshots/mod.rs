@@ -28,6 +28,7 @@ mod sidecar;
 mod spot;
 mod store;
 mod verify;
+mod versions;
 mod watched;
 
 use std::io;

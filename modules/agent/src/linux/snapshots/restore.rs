@@ -14,6 +14,7 @@ use crate::data::restore::{Owner, Source, Staged, Target, holds, stage};
 use crate::data::trees::{Copied, Form};
 use crate::linux::btrfs::Btrfs;
 use crate::linux::caller::Person;
+use crate::linux::lvm::never;
 use crate::linux::mounts::Mounts;
 use crate::linux::rollback::own_below;
 use crate::linux::trees::list_of;
@@ -112,7 +113,7 @@ impl Store<'_> {
     /// Opens the member that holds a path.
     pub(super) fn member_of(&self, set: &SnapshotSet, spot: &Spot) -> Option<Opened> {
         let member = set.member(&spot.subvolume)?;
-        self.rooted(member).ok()
+        self.rooted(member, &never).ok()
     }
 
     /// Returns of what the copy was made that holds a path; `None` if it is a snapshot, or its list cannot be read.
@@ -133,7 +134,7 @@ impl Store<'_> {
             let member = set.member(&spot.subvolume);
             // Nothing would be restored from one that is not what was taken.
             let member = member.filter(|member| check_member(self.btrfs, member).is_ok());
-            let Some(root) = member.and_then(|member| self.rooted(member).ok()) else { return false };
+            let Some(root) = member.and_then(|member| self.rooted(member, &never).ok()) else { return false };
             person.act(|| holds(&spot.source(&root))).unwrap_or(false)
         })
     }
