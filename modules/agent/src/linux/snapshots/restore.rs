@@ -9,7 +9,7 @@ use super::opened::Opened;
 use super::reference::Reference;
 use super::spot::Spot;
 use super::store::Store;
-use super::{Said, check_member, copies, set};
+use super::{Said, check_member, copies, set, volumes};
 use crate::data::restore::{Owner, Source, Staged, Target, holds, stage};
 use crate::data::trees::{Copied, Form};
 use crate::linux::btrfs::Btrfs;
@@ -22,8 +22,8 @@ use crate::proto::{AgentError, CreateSet, RestorePlace, RestoreReply, RestoreReq
 use crate::server::Call;
 
 /// A path, and the snapshot that holds it.
-struct Wanted {
-    spot: Spot,
+pub(super) struct Wanted {
+    pub(super) spot: Spot,
     root: Opened,
 }
 
@@ -77,6 +77,9 @@ impl Store<'_> {
         }
         check(self.btrfs, &wanted, &set, &request.place)?;
         apart(&wanted, &request.place)?;
+        if copies::form_of(&set) == Some(Form::Volume) {
+            volumes::has_room(self.btrfs, mounts, &wanted, &request.place)?;
+        }
         let stage_one = |one: &Wanted| {
             let named = set_name(&one.spot);
             let (parent, is_named) = match &request.place {
