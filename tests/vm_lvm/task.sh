@@ -224,6 +224,7 @@ lvchange -q -an "vg0/$name"
 echo "=== who has the lock"
 flock -x /run/lock/lvm/V_vg0 -c 'touch /run/locked; sleep 5' &
 wait_for [ -e /run/locked ]
+must 5 "Can't get lock for vg0" lvs --config global/wait_for_locks=0 vg0
 must 0 "is taken of" snaps create patient
 wait
 

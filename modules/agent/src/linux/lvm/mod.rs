@@ -188,10 +188,9 @@ pub(crate) fn remove(lvm: &dyn Lvm, member: OwnedFd, label: &InVolume) -> io::Re
     };
     run(lvm, &plan::remove(&volume), None, &never)?;
     // A selection that selects nothing is no failure for LVM.
-    match find(lvm, label, &never) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(_) => Err(io::Error::other(format!("`lvremove` left volume `{}`", volume.full_name()))),
+    match plan::pick(&all(lvm, &never)?, label) {
+        None => Ok(()),
+        Some(left) => Err(io::Error::other(format!("`lvremove` left volume `{}`", left.full_name()))),
     }
 }
 

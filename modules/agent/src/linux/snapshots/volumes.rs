@@ -121,7 +121,10 @@ pub(super) fn has_room(
         // What is no thin volume has no pool.
         let Ok(origin) = lvm::origin_at(mounts, &volumes, &point) else { continue };
         lvm::room(&volumes, &[origin]).map_err(|error| AgentError {
-            message: format!("nothing is restored to `{target}`: {}", error.message),
+            message: format!(
+                "nothing is restored to `{target}` (to another disk it can be, with `--to DIR`): {}",
+                error.message
+            ),
             ..error
         })?;
     }
