@@ -1,7 +1,7 @@
 //! Judgements over one machine.
 
 use pc_switcher_agent::proto::RollbackPhase;
-use pc_switcher_btrfs_snapshots::automatic::SnapshotsConfig;
+use pc_switcher_btrfs_snapshots::automatic::{Backend, SnapshotsConfig};
 use pc_switcher_contract::{BytePath, human_bytes};
 use pc_switcher_disk_monitor::parts::FREE_BYTES;
 use semver::Version;
@@ -20,6 +20,7 @@ pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
     found.extend(mounted_by_id(seen));
     found.extend(snapshot_dir(seen));
     found.extend(volumes(seen));
+    found.extend(records(seen));
     found.extend(nested(seen));
     found.extend(patterns(seen));
     found.extend(quotas(seen));
@@ -164,6 +165,31 @@ fn volumes(seen: &Seen) -> Option<Finding> {
         Finding::new(seen.hostname(), Gravity::Note, "layout", text)
             .fix("backend = \"lvm\" in [snapshots], and in [snapshots.components] only what lies in them"),
     )
+}
+
+/// Records of sets of volumes lie in none of these: no such set is taken.
+fn records(seen: &Seen) -> Option<Finding> {
+    let config = seen.config.as_ref().ok()?;
+    let settings = SnapshotsConfig::deserialize(config.get("snapshots")?).ok()?;
+    if settings.backend != Backend::Lvm {
+        return None;
+    }
+    let dir = BytePath::from(seen.snapshot_dir.as_str());
+    // What holds a path is the nearest of all that is mounted above it, as far as that is known here.
+    let fstab = fstab::points(&seen.diagnosis.fstab);
+    let holder = |path: &BytePath| {
+        let all = seen.diagnosis.thin.iter().chain(&fstab).filter(|point| path.is_within(point));
+        all.max_by_key(|point| point.as_bytes().len()).cloned()
+    };
+    let place = holder(&dir).filter(|point| seen.diagnosis.thin.contains(point))?;
+    let is_taken = |folder: &BytePath| holder(folder).as_ref() == Some(&place) || place.is_within(folder);
+    settings.copies().folders.iter().any(is_taken).then(|| {
+        let text = format!(
+            "`{dir}` lies in the volume at `{place}`, of which sets are to be: none is taken, since the records would go back with it"
+        );
+        Finding::new(seen.hostname(), Gravity::Fault, "layout", text)
+            .fix("snapshot_dir in [btrfs-snapshots]: a directory on another file system")
+    })
 }
 
 /// Nested subvolumes are followed unless the config says otherwise.

@@ -1,5 +1,7 @@
 //! Lines of `/etc/fstab`.
 
+use pc_switcher_contract::BytePath;
+
 /// A btrfs line whose options name a subvolume by its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ById {
@@ -30,6 +32,13 @@ pub fn by_id(text: &str) -> Vec<ById> {
         }
     }
     found
+}
+
+/// Returns where something is to be mounted.
+pub fn points(text: &str) -> Vec<BytePath> {
+    let fields = text.lines().map(|line| line.split('#').next().unwrap_or("").split_whitespace());
+    let points = fields.filter_map(|mut fields| fields.nth(1)).filter(|point| point.starts_with('/'));
+    points.map(BytePath::from).collect()
 }
 
 #[cfg(test)]

@@ -108,6 +108,7 @@ mod tests {
             has_steps: false,
             needs: Vec::new(),
             missing: Vec::new(),
+            away: Vec::new(),
             words: Words { good: true, ..Words::default() },
         }
     }

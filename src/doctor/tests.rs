@@ -172,6 +172,16 @@ fn what_stands_on_one_machine_is_found_there_with_its_fix() {
         }
     };
     assert_eq!(found(chosen), []);
+    let inside = |fstab: &'static str| {
+        move |laptop: &mut Seen, desk: &mut Seen| {
+            chosen(laptop, desk);
+            desk.diagnosis.thin = vec!["/".into(), "/srv".into()];
+            desk.diagnosis.fstab = fstab.into();
+        }
+    };
+    let words = "`/.snapshots` lies in the volume at `/`";
+    assert_found(inside("UUID=1 / ext4 defaults 0 1\n"), "desk", Fault, "layout", words);
+    assert_eq!(found(inside("UUID=1 / ext4 rw 0 1\nUUID=2 /.snapshots ext4 rw 0 2 # apart\n")), []);
     let boot = |_: &mut Seen, desk: &mut Seen| desk.diagnosis.boot = Some(("/boot".into(), "ext4".into()));
     assert_found(boot, "desk", Note, "boot", "ext4");
     let patterns = |laptop: &mut Seen, desk: &mut Seen| {

@@ -209,6 +209,76 @@ mount /dev/vg0/data /srv/data
 nobody_reads
 must 0 "/home/ann" snaps diff second
 
+echo "=== who mounts one by hand"
+name=$(lvs --noheadings -o lv_name @pc-switcher | grep home-manual | tail -n 1 | tr -d ' ')
+lvchange -q -ay -K "vg0/$name"
+mkdir -p /mnt/hand
+mount -o ro "/dev/vg0/$name" /mnt/hand
+before=$(ours)
+must 1 "volume \`vg0/$name\` is open" snaps delete fifth
+same "$(ours)" "$before"
+must 0 "" snaps verify
+umount /mnt/hand
+lvchange -q -an "vg0/$name"
+
+echo "=== who has the lock"
+flock -x /run/lock/lvm/V_vg0 -c 'touch /run/locked; sleep 5' &
+wait_for [ -e /run/locked ]
+must 5 "Can't get lock for vg0" lvs --config global/wait_for_locks=0 vg0
+must 0 "is taken of" snaps create patient
+wait
+
+echo "=== a group that is not always attached, and a copy of it"
+modprobe loop
+disk() { losetup -f --show "$1"; }
+truncate -s 160M /run/disk
+stick=$(disk /run/disk)
+pvcreate -q "$stick"
+vgcreate -q vg1 "$stick"
+lvcreate -q -L 100M --poolmetadatasize 4M -T vg1/pool
+lvcreate -q -V 60M -T vg1/pool -n box
+mkfs.ext4 -q /dev/vg1/box
+mkdir -p /mnt/box
+mount /dev/vg1/box /mnt/box
+echo inside >/mnt/box/file
+config '"/mnt/box"'
+must 0 "is taken of /mnt/box" snaps create stick
+umount /mnt/box
+vgchange -q -a n vg1
+losetup -d "$stick"
+must 0 "not attached" snaps list
+must 1 'volume group `vg1` is not attached' snaps verify
+must 1 'volume group `vg1` is not attached' snaps delete stick
+must 1 'volume group `vg1` is not attached' snaps restore stick /mnt/box/file --to /root
+cp /run/disk /run/copy
+copy=$(disk /run/copy)
+vgimportclone -n copy "$copy" || fail "it cannot be copied"
+vgs -o vg_name,vg_uuid
+lvs -o vg_name,lv_name,lv_uuid,lv_tags copy
+must 0 "volume of no set here: copy/box-manual-" snaps list
+must 1 'volume group `vg1` is not attached' snaps delete stick
+stick=$(disk /run/disk)
+vgchange -q -a y vg1
+mount /dev/vg1/box /mnt/box
+must 0 "now, 1 set" snaps versions /mnt/box/file
+must 0 "" snaps restore stick /mnt/box/file --to /root
+same "$(cat /root/file)" inside
+must 0 "" snaps delete stick
+same "$(lvs --noheadings -o lv_name vg1 | tr -d ' ' | tr '\n' ' ')" "box pool "
+lvs --noheadings -o lv_name copy | grep -q box-manual- || fail "the copy lost its volume"
+umount /mnt/box
+vgchange -q -a n vg1 copy
+losetup -d "$stick" "$copy"
+config '"/home", "/srv/data"'
+
+echo "=== where records may not lie"
+must 1 "lies in volume" sh -c 'printf "[btrfs-snapshots]\nsnapshot_dir = \"/home/.snapshots\"\n" >>/root/.config/pc-switcher/config.toml; pc-switcher snapshots create'
+[ -e /home/.snapshots ] && fail "a directory was made"
+config '"/home", "/srv/data"'
+config '"/home", "/nowhere"'
+must 1 '`/nowhere`: it is not there' snaps create
+config '"/home", "/srv/data"'
+
 echo "=== a pool that is full"
 used() { lvs --noheadings -o data_percent vg0/pool | tr -d ' ' | cut -d. -f1; }
 for n in $(seq 30); do
@@ -219,6 +289,8 @@ done
 lvs -o lv_name,data_percent,metadata_percent vg0/pool
 before=$(ours)
 must 6 'of the data of thin pool `vg0/pool` is used' snaps create full
+must 6 'nothing is restored to' snaps restore second /home/ann/notes --in-place
+must 6 'nothing is restored to' snaps restore second /home/ann/notes
 same "$(ours)" "$before"
 must 0 "" snaps restore second /home/ann/notes --to /tmp
 rm /home/fill* /srv/data/fill*
@@ -227,12 +299,14 @@ fstrim /srv/data
 must 0 "" snaps create emptied
 
 echo "=== all of them go"
-for name in second third fourth fifth emptied; do must 0 "" snaps delete "$name"; done
+for name in second third fourth fifth patient emptied; do must 0 "" snaps delete "$name"; done
 snaps list
 for set in $(snaps list --json | grep -o '"set": "[^"]*"' | cut -d'"' -f4); do must 0 "" snaps delete "$set"; done
 same "$(ours)" 0
 same "$(lvs --noheadings -o lv_name vg0 | tr -d ' ' | tr '\n' ' ')" "backup-of-home data home pool thick "
 same "$(ls /.snapshots)" ""
-umount /home /srv/data && vgchange -q -a n vg0 || fail "something holds a volume"
-fsck.ext4 -n -f /dev/vg0/home >/dev/null 2>&1
+umount /home /srv/data
+fsck.ext4 -n -f /dev/vg0/home || fail "/home is damaged"
+xfs_repair -n /dev/vg0/data >/dev/null 2>&1 || fail "/srv/data is damaged"
+vgchange -q -a n vg0 || fail "something holds a volume"
 echo "TASK DONE"

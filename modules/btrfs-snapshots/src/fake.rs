@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use pc_switcher_agent::proto::{Gain, Request, SpaceReport, StoredSet, Strays, Words, decode, encode};
+use pc_switcher_agent::proto::{
+    Backend, CreatedSet, Gain, Request, SpaceReport, StoredSet, Strays, Words, decode, encode,
+};
 use pc_switcher_contract::{
     AgentCall, AgentLink, AgentSink, AgentStream, ExecError, Hostname, Reply, SetId, SnapshotMember,
     SnapshotSet,
@@ -29,6 +31,8 @@ pub(crate) struct Fake {
     pub(crate) available: Counters,
     /// Whether what went is cleared away when it is waited for.
     pub(crate) clears: bool,
+    /// With so many sets and more none is taken any more.
+    pub(crate) room: usize,
     pub(crate) asked: Mutex<usize>,
     pub(crate) said: Mutex<Vec<String>>,
 }
@@ -42,6 +46,7 @@ impl Fake {
             each,
             available: |_| 10 << 30,
             clears: true,
+            room: usize::MAX,
             asked: Mutex::new(0),
             said: Mutex::default(),
         }
@@ -98,6 +103,18 @@ impl Fake {
                 let items = sets.iter().map(|set| Reply::Item(encode(&gain(set))));
                 Ok(items.chain([Reply::Done(encode(&()))]).collect())
             }
+            Request::CreateSet(request) => {
+                self.say("create".into());
+                if sets.len() >= self.room {
+                    let hostname = self.hostname.to_string();
+                    return Err(ExecError::NoSpace { hostname, what: "the pool is full".into() });
+                }
+                let mut taken = stored(1);
+                (taken.set.session, taken.set.stamp) = (request.set.session, request.set.stamp);
+                taken.set.kind = request.set.kind;
+                sets.push(taken.clone());
+                done(encode(&CreatedSet { set: taken.set, notes: vec!["the pool fills up".into()] }))
+            }
             Request::DeleteSets(request) => {
                 sets.retain(|set| !request.ids.contains(&set.set.id()));
                 self.say(format!("delete {}", request.ids.len()));
@@ -131,7 +148,7 @@ fn stored(n: u64) -> StoredSet {
         ctransid: n,
     };
     StoredSet {
-        backend: pc_switcher_agent::proto::Backend::Btrfs,
+        backend: Backend::Btrfs,
         set: SnapshotSet {
             hostname: "laptop".parse().unwrap(),
             kind: id.kind,
@@ -147,6 +164,7 @@ fn stored(n: u64) -> StoredSet {
         has_steps: true,
         needs: Vec::new(),
         missing: Vec::new(),
+        away: Vec::new(),
         words: Words::default(),
     }
 }

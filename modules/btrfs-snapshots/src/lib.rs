@@ -10,6 +10,7 @@ pub mod order;
 pub mod prune;
 pub mod retention;
 pub mod spec;
+pub mod take;
 pub mod thin;
 
 pub use pc_switcher_contract::keep;

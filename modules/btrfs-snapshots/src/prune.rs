@@ -15,7 +15,7 @@ use crate::retention::{Verdict, judge};
 /// So many sets go with one commit.
 const BATCH: usize = 8;
 /// For so long the kernel is waited for between two batches, in all, where nobody asked for the removal.
-const IN_ALL: Duration = Duration::from_secs(20);
+pub(crate) const IN_ALL: Duration = Duration::from_secs(20);
 /// And for so long before each batch, where somebody did.
 const EACH: Duration = Duration::from_secs(60);
 

@@ -2,15 +2,15 @@
 //!
 //! What `keep_min` keeps stays, and so does all that no rule ever removes. Between two sessions the kernel is waited for: what
 //! was removed is not free at once, and whoever believes old numbers removes everything (facts/archive-loop.md A44). Where a
-//! removal does not show, nothing more goes.
+//! removal does not show, nothing more goes. Sets of volumes are left out: they give no room here.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pc_switcher_agent::proto::Gain;
+use pc_switcher_agent::proto::{Backend, Gain, StoredSet};
 use pc_switcher_agent::typed::Agent;
-use pc_switcher_contract::{BytePath, ExecError, Threshold};
+use pc_switcher_contract::{BytePath, ExecError, SessionId, Threshold};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::BtrfsSnapshotsConfig;
@@ -61,6 +61,19 @@ impl Wish {
     }
 }
 
+/// Whether removing a set gives room where the snapshots lie. That of a volume frees blocks of its pool, and none of the file system
+/// in which nothing of it lies but its label.
+pub fn gives_room(stored: &StoredSet) -> bool {
+    stored.backend != Backend::Lvm
+}
+
+/// Returns the verdicts over the sessions that are worth removing for space.
+fn roomy(judged: Judged) -> Vec<Verdict> {
+    let idle = judged.sets.iter().filter(|stored| !gives_room(stored));
+    let idle: BTreeSet<&SessionId> = idle.map(|stored| &stored.set.session).collect();
+    judged.verdicts.into_iter().filter(|verdict| !idle.contains(&verdict.id.session)).collect()
+}
+
 /// Says what a removal until so much is available would come to; removes nothing.
 ///
 /// # Errors
@@ -78,8 +91,8 @@ pub async fn preview(
         return Ok(Preview::default());
     };
     let least = BtrfsSnapshotsConfig { keep: config.keep_min.clone(), ..config.clone() };
-    let to_spare = prune::look(agent, &least, now).await?;
-    Ok(order::preview(&space, wanted, &judged.verdicts, &to_spare.verdicts, gains))
+    let to_spare = roomy(prune::look(agent, &least, now).await?);
+    Ok(order::preview(&space, wanted, &judged.verdicts, &to_spare, gains))
 }
 
 /// Removes sessions until there is enough. The agent must hold the machine's lock.
@@ -111,9 +124,9 @@ pub async fn thin(
             return Ok(thinned);
         }
         let judged = prune::look(agent, config, now).await?;
-        let to_spare = prune::look(agent, &least, now).await?;
+        let to_spare = roomy(prune::look(agent, &least, now).await?);
         let gains = agent.gains(snapshot_dir.clone()).await?;
-        let mut candidates = order(&judged.verdicts, &to_spare.verdicts, &gains);
+        let mut candidates = order(&judged.verdicts, &to_spare, &gains);
         candidates.retain(|one| !tried.contains(&one.session));
         let held = candidates.iter().fold(0u64, |held, one| held.saturating_add(one.data_bytes));
         if wish.only == If::Enough && held < missing {
@@ -121,7 +134,7 @@ pub async fn thin(
         }
         let Some(next) = candidates.into_iter().next() else { return Ok(thinned) };
         let of_it: Vec<Verdict> =
-            to_spare.verdicts.into_iter().filter(|verdict| verdict.id.session == next.session).collect();
+            to_spare.into_iter().filter(|verdict| verdict.id.session == next.session).collect();
         tried.insert(next.session.clone());
         let Pruned { removed, left, .. } = prune::remove(agent, config, &of_it, Waits::Each, cancel).await;
         if !removed.is_empty() && left.is_empty() {

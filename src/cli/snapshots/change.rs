@@ -1,6 +1,8 @@
 //! `snapshots pin`, `unpin`, `good` and `delete`.
 
-use pc_switcher_agent::proto::{CreateSet, GoodBy, GoodMark, PinOrder, SetRequest, StoredSet, Words};
+use pc_switcher_agent::proto::{
+    CreateSet, CreatedSet, GoodBy, GoodMark, PinOrder, SetRequest, StoredSet, Words,
+};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{BytePath, ExecError, ModuleError, SetId, SnapshotSet};
@@ -68,14 +70,14 @@ pub fn pin(args: &PinArgs, context: &mut Context<'_>) -> Result<Exit, CliError> 
         false => (PinOrder::Soft, "pinned"),
     };
     let set = create::by_hand(&config, clock::system()());
-    let (found, ids) = with_agent(&args.place, context, async |agent, _| {
+    let (found, ids, notes) = with_agent(&args.place, context, async |agent, _| {
         let mut found = Found::read(agent, &config).await?;
         let ids = match args.sets.is_empty() {
             false => found.chosen(&args.sets).map(ids_of),
             true => {
                 let words = Words { note: Some("taken to be pinned".into()), ..Words::default() };
                 let wanted = CreateSet { set, words, pinned: !args.hard, copies };
-                let taken = agent.create_set(wanted).await?.set;
+                let CreatedSet { set: taken, notes } = agent.create_set(wanted).await?;
                 if args.hard
                     && let Err(error) = agent.pin_set(request(&config, &taken.id()), order).await
                 {
@@ -83,15 +85,18 @@ pub fn pin(args: &PinArgs, context: &mut Context<'_>) -> Result<Exit, CliError> 
                     return Err(take_away(agent, taken, error).await);
                 }
                 found = Found::read(agent, &config).await?;
-                return Ok((found, Ok(vec![taken.id()])));
+                return Ok((found, Ok(vec![taken.id()]), notes));
             }
         };
         for id in ids.as_deref().unwrap_or_default() {
             agent.pin_set(request(&config, id), order).await?;
         }
-        Ok((found, ids))
+        Ok((found, ids, Vec::new()))
     })?;
     let ids = ids?;
+    for note in &notes {
+        writeln!(context.err, "warning: {}: {note}", found.hostname)?;
+    }
     if context.global.json {
         context.print_json(&json!({ "machine": found.hostname, "pinned": ids, "hard": args.hard }))?;
         return Ok(Exit::Completed);
@@ -191,7 +196,9 @@ pub fn good(args: &GoodArgs, context: &mut Context<'_>) -> Result<Exit, CliError
             None => {
                 let words = Words { note: Some("taken to be marked as good".into()), ..Words::default() };
                 let request = CreateSet { set, words, pinned: false, copies };
-                Ok(Some(agent.create_set(request).await?.set.id()))
+                let created = agent.create_set(request).await?;
+                notes = created.notes;
+                Ok(Some(created.set.id()))
             }
         };
         if let Ok(id) = &id {
@@ -199,7 +206,7 @@ pub fn good(args: &GoodArgs, context: &mut Context<'_>) -> Result<Exit, CliError
                 Some(id) => GoodMark::Set { id, by: GoodBy::Hand, keep: 1 },
                 None => GoodMark::None(id.clone()),
             };
-            notes = agent.mark_good(snapshot_dir, mark).await?;
+            notes.extend(agent.mark_good(snapshot_dir, mark).await?);
         }
         Ok((agent.hostname().clone(), id, notes))
     })?;

@@ -329,6 +329,7 @@ pub(super) mod tests {
             has_steps: false,
             needs: Vec::new(),
             missing: Vec::new(),
+            away: Vec::new(),
             words: pc_switcher_agent::proto::Words::default(),
         }
     }

@@ -1,6 +1,6 @@
 //! `snapshots prune`: what happens after each sync, by hand.
 
-use pc_switcher_agent::proto::Gain;
+use pc_switcher_agent::proto::{Gain, StoredSet};
 use pc_switcher_btrfs_snapshots::order::Preview;
 use pc_switcher_btrfs_snapshots::prune::{self, Judged, Pruned, Waits};
 use pc_switcher_btrfs_snapshots::thin::{self, If, Thinned, Wish};
@@ -129,11 +129,25 @@ impl Done {
             _ => return None,
         };
         let message = format!(
-            "{}: {} {when} available, which is not enough: {message}",
+            "{}: {} {when} available, which is not enough: {message}{}",
             self.hostname,
-            human_bytes(available)
+            human_bytes(available),
+            self.idle().map(|idle| format!("; {idle}")).unwrap_or_default()
         );
         Some(ModuleError::new(ErrorKind::DiskSpace, message).hint(help).into())
+    }
+
+    /// Says why sets stay that would give no room.
+    fn idle(&self) -> Option<String> {
+        let is_left = |stored: &&StoredSet| !self.pruned.removed.contains(&stored.set.id());
+        let idle = self.judged.sets.iter().filter(is_left).filter(|stored| !thin::gives_room(stored)).count();
+        (idle > 0).then(|| {
+            format!(
+                "{} of volumes of LVM {}: what they hold lies in their pools, and gives no room here",
+                count(idle as u64, "set"),
+                if idle == 1 { "is left out" } else { "are left out" }
+            )
+        })
     }
 
     /// Returns how much only the sets of a set's session held.
@@ -200,6 +214,9 @@ fn print(args: &PruneArgs, context: &mut Context<'_>, done: &Done) -> Result<(),
     };
     let word = if args.dry_run { "would be removed" } else { "removed" };
     writeln!(context.out, "{hostname}: {gone} of {} {word}", count(judged.sets.len() as u64, "set"))?;
+    if let Some(idle) = done.idle().filter(|_| args.free.is_some() && done.too_little().is_none()) {
+        writeln!(context.out, "{hostname}: {idle}")?;
+    }
     if let Some(preview) = &done.preview {
         writeln!(
             context.out,
@@ -238,7 +255,10 @@ fn as_json(args: &PruneArgs, done: &Done) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
+    use pc_switcher_agent::proto::Backend;
+
     use super::*;
+    use crate::cli::snapshots::tests::stored;
 
     #[test]
     fn a_number_is_one_of_sessions_and_a_text_a_rule_as_in_the_config() {
@@ -295,5 +315,20 @@ mod tests {
             "{error}"
         );
         assert!(done(&[pre]).too_little().is_none());
+    }
+
+    #[test]
+    fn sets_of_volumes_are_said_to_give_no_room() {
+        let mut of_volumes = stored("20251115T120000Z-abc12345-manual", 7);
+        of_volumes.backend = Backend::Lvm;
+        let on_btrfs = stored("20251116T120000Z-0000abcd-manual", 8);
+        let judged = Judged { sets: vec![of_volumes, on_btrfs], verdicts: Vec::new() };
+        let preview = Preview { wanted_bytes: 1 << 30, available_bytes: 1 << 20, ..Preview::default() };
+        let done = Done { judged, preview: Some(preview), ..done(&[]) };
+        let error = done.too_little().unwrap().to_string();
+        assert!(error.contains("1 set of volumes of LVM is left out"), "{error}");
+        let removed = vec!["20251115T120000Z-abc12345-manual".parse().unwrap()];
+        let done = Done { pruned: Pruned { removed, ..Pruned::default() }, ..done };
+        assert_eq!(done.idle(), None, "it went by a rule");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use pc_switcher_agent::proto::{Backend, Gain, GoodBy, Holder, Maker, Need, StoredSet};
 use pc_switcher_btrfs_snapshots::retention::Verdict;
-use pc_switcher_contract::{SessionId, SetId, SnapshotKind, UtcStamp, human_bytes};
+use pc_switcher_contract::{SessionId, SetId, SnapshotKind, SnapshotName, UtcStamp, human_bytes};
 use serde_json::{Value, json};
 
 use super::Found;
@@ -51,6 +51,11 @@ fn maker(stored: &StoredSet) -> Option<Maker> {
     })
 }
 
+/// Returns why a member is not to be had right now.
+fn away<'a>(stored: &'a StoredSet, name: &SnapshotName) -> Option<&'a str> {
+    stored.away.iter().find(|(member, _)| member == name).map(|(_, why)| why.as_str())
+}
+
 fn state(stored: &StoredSet) -> String {
     let foreign = maker(stored).map(|maker| format!("foreign: {maker}"));
     let is_copies = stored.set.members.iter().any(|member| member.name.subvolume.directory().is_some());
@@ -65,6 +70,7 @@ fn state(stored: &StoredSet) -> String {
         (stored.in_use, "in use"),
         (is_needed, "needed"),
         (stored.lost().next().is_some(), "incomplete"),
+        (!stored.away.is_empty(), "not attached"),
         (is_copies, if stored.backend == Backend::Lvm { "volumes" } else { "copies" }),
         (!stored.set.consistent && !is_copies, "not one instant"),
     ];
@@ -180,6 +186,7 @@ pub(super) fn table(found: &Found, more: &More<'_>) -> Vec<String> {
     said.extend(strays.damaged.iter().map(|(id, why)| format!("damaged: {id}: {why}")));
     said.extend(strays.orphans.iter().map(|path| format!("orphan: {path}")));
     said.extend(strays.pins.iter().map(|path| format!("pin of no set: {path}")));
+    said.extend(strays.volumes.iter().map(|name| format!("volume of no set here: {name}")));
     said.extend(strays.foreign.iter().map(|path| format!("foreign: {path}")));
     said
 }
@@ -224,6 +231,10 @@ pub(super) fn details(stored: &StoredSet) -> Vec<String> {
             true if stored.lost().any(|name| *name == member.name) => " (gone)",
             true => " (gone, its pin has it)",
             false => "",
+        };
+        let gone = match away(stored, &member.name) {
+            Some(why) => format!(" ({why})"),
+            None => gone.to_owned(),
         };
         said.push(match member.name.subvolume.directory() {
             Some(place) if stored.backend == Backend::Lvm => {
@@ -270,6 +281,7 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
             "path": member.path.to_string(),
             "uuid": member.uuid,
             "missing": stored.missing.contains(&member.name),
+            "away": away(stored, &member.name),
         })
     };
     json!({
@@ -355,6 +367,7 @@ pub(super) fn json(found: &Found, more: &More<'_>) -> Value {
         "damaged": strays.damaged.iter().map(|(id, why)| json!({ "set": id, "why": why })).collect::<Vec<_>>(),
         "orphans": paths(&strays.orphans),
         "pins": paths(&strays.pins),
+        "volumes": strays.volumes,
         "foreign": paths(&strays.foreign),
         "doubt": strays.doubt,
     })

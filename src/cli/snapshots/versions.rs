@@ -37,6 +37,9 @@ pub fn run(args: &VersionsArgs, context: &mut Context<'_>) -> Result<Exit, CliEr
         let request = VersionsRequest { snapshot_dir, path: path.clone(), uid };
         Ok((agent.hostname().clone(), agent.versions(request).await?))
     })?;
+    for (id, why) in &found.unread {
+        writeln!(context.err, "warning: {hostname}: set `{id}` cannot be read: {why}")?;
+    }
     check(&hostname, &path, &found)?;
     if context.global.json {
         context.print_json(&as_json(&hostname, &path, &found))?;
@@ -119,6 +122,7 @@ fn as_json(hostname: &Hostname, path: &BytePath, found: &Versions) -> serde_json
         "path": path,
         "versions": found.versions.iter().map(one).collect::<Vec<_>>(),
         "without": found.without,
+        "unread": found.unread.iter().map(|(id, why)| json!({ "set": id, "why": why })).collect::<Vec<_>>(),
     })
 }
 
@@ -141,6 +145,7 @@ mod tests {
                 version(0, &["20251115T120000Z-abc12345-manual", "20251114T120000Z-abc12346-presync"], false),
             ],
             without: vec!["20251113T120000Z-abc12347-presync".parse().unwrap()],
+            unread: Vec::new(),
         };
         let desk = "desk".parse().unwrap();
         let wanted = [
@@ -150,7 +155,7 @@ mod tests {
             "desk: 1 set without it",
         ];
         assert_eq!(lines(&desk, &found), wanted);
-        let none = Versions { versions: Vec::new(), without: Vec::new() };
+        let none = Versions { versions: Vec::new(), without: Vec::new(), unread: Vec::new() };
         assert!(check(&desk, &"/x".into(), &none).unwrap_err().to_string().contains("in no set on desk"));
         assert_eq!(as_json(&desk, &"/x".into(), &found)["versions"][0]["now"], true);
     }

@@ -100,6 +100,7 @@ mod tests {
             has_steps,
             needs: vec![],
             missing: vec![],
+            away: vec![],
             words: Default::default(),
         }
     }

@@ -34,7 +34,7 @@ const PACKAGES: [&str; 11] = [
 ];
 
 /// For so long it may take, by translation as well.
-const PATIENCE: Duration = Duration::from_secs(2400);
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// What comes before all that a task says. The machine ends with it.
 const BEGIN: &str = "\

@@ -40,7 +40,7 @@ mod meta;
 mod open;
 mod ranges;
 mod search;
-mod seen;
+pub(crate) mod seen;
 mod wants;
 mod xattr;
 

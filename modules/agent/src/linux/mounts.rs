@@ -7,7 +7,7 @@ use pc_switcher_contract::BytePath;
 use crate::proto::AgentError;
 
 /// File systems of disks.
-const DISKS: [&str; 11] =
+pub(super) const DISKS: [&str; 11] =
     ["ext2", "ext3", "ext4", "xfs", "f2fs", "btrfs", "bcachefs", "jfs", "nilfs2", "reiserfs", "zfs"];
 
 /// One mount.

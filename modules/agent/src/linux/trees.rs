@@ -124,29 +124,33 @@ pub(crate) fn form_of(path: &Path) -> Option<Form> {
 ///
 /// # Errors
 /// `NotFound` if it is gone; or what LVM or the kernel says.
-pub(crate) fn open_volume(btrfs: &dyn Btrfs, path: &Path) -> io::Result<Option<lvm::Reading>> {
+pub(crate) fn open_volume(
+    btrfs: &dyn Btrfs,
+    path: &Path,
+    stop: &dyn Fn() -> bool,
+) -> io::Result<Option<lvm::Reading>> {
     if copy_at(path).is_none() {
         return Ok(None);
     }
     let root = open_root(path)?;
-    let Some(InVolume { name, tag, fs_type }) = Label::read(&root)?.and_then(|label| label.volume) else {
-        return Ok(None);
-    };
-    lvm::Reading::open(btrfs.lvm(), root, (&tag, &name, &fs_type)).map(Some)
+    match Label::read(&root)?.and_then(|label| label.volume) {
+        Some(label) => lvm::Reading::open(btrfs.lvm(), root, &label, stop).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Takes the device of a member's volume away that nobody reads any more.
 pub(crate) fn rest_volume(btrfs: &dyn Btrfs, path: &Path) -> io::Result<()> {
     let root = open_root(path)?;
     match Label::read(&root)?.and_then(|label| label.volume) {
-        Some(InVolume { name, tag, .. }) => lvm::rest(btrfs.lvm(), root, &tag, &name),
+        Some(label) => lvm::rest(btrfs.lvm(), root, &label),
         None => Ok(()),
     }
 }
 
-/// Returns the tag of a member's volume; `None` if its content lies in none.
-pub(crate) fn tag_of(path: &Path) -> Option<String> {
-    Some(Label::read(open_root(path).ok()?).ok()??.volume?.tag)
+/// Returns in which volume a member's content lies; `None` if in none.
+pub(crate) fn volume_of(path: &Path) -> Option<InVolume> {
+    Label::read(open_root(path).ok()?).ok()??.volume
 }
 
 fn info(name: &SnapshotName, label: Option<&Label>) -> SubvolumeInfo {
@@ -315,12 +319,24 @@ impl Making<'_> {
         let (mut tag, full_name) = (String::new(), format!("{}/{called}", origin.vg));
         let root = make_labelled(cradle, name, (Form::Volume, order), |uuid| {
             tag = lvm::tag_of(uuid);
-            Some(InVolume { name: full_name, tag: tag.clone(), fs_type: origin.fs_type.clone() })
+            Some(InVolume {
+                name: full_name,
+                tag: tag.clone(),
+                fs_type: origin.fs_type.clone(),
+                vg_uuid: Some(origin.vg_uuid.clone()),
+                lv_uuid: None,
+            })
         })?;
         syncfs(&root)?;
         let held = File::from(root);
         held.lock()?;
-        lvm::create(kernel.lvm(), origin, &called, &tag, &held)
+        lvm::create(kernel.lvm(), origin, (&called, &tag), &held, self.stop)?;
+        // From now on no name and no tag of another can be taken for it.
+        let mut label = Label::read(&held)?.ok_or_else(|| io::Error::other("its label is gone"))?;
+        if let Some(volume) = &mut label.volume {
+            volume.lv_uuid = Some(lvm::find(kernel.lvm(), volume, &lvm::never)?.uuid);
+        }
+        label.write(&held)
     }
 }
 
@@ -339,7 +355,7 @@ impl Btrfs for Members<'_> {
         let label = Label::read(&root)?;
         let is_closed = match &label {
             Some(Label { volume: Some(volume), is_sealed, .. }) => {
-                lvm::find(self.lvm, &volume.tag, &volume.name)?.is_read_only && *is_sealed
+                lvm::find(self.lvm, volume, &lvm::never)?.is_read_only && *is_sealed
             }
             Some(label) if label.is_sealed && label.is_immutable => trees::is_frozen(&root)?,
             Some(label) => label.is_sealed,
@@ -393,7 +409,7 @@ impl Btrfs for Members<'_> {
         match open_root(&parent.join(name)) {
             Ok(root) => {
                 if let Some(volume) = Label::read(&root)?.and_then(|label| label.volume) {
-                    lvm::remove(self.lvm, root, &volume.tag)?;
+                    lvm::remove(self.lvm, root, &volume)?;
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

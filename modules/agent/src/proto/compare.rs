@@ -40,6 +40,8 @@ pub struct Versions {
     pub versions: Vec<Version>,
     /// The sets of its subvolume that do not hold it, newest first.
     pub without: Vec<SetId>,
+    /// The sets that could not be read, with the reason, newest first.
+    pub unread: Vec<(SetId, String)>,
 }
 
 /// Asks what differs between two sets.

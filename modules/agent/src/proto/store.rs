@@ -107,6 +107,8 @@ pub struct StoredSet {
     pub needs: Vec<Need>,
     /// Members that are gone.
     pub missing: Vec<SnapshotName>,
+    /// Members that are not to be had right now, with the reason: what their volumes lie on is not attached.
+    pub away: Vec<(SnapshotName, String)>,
     /// What people said of it.
     pub words: Words,
 }
@@ -193,6 +195,8 @@ pub struct Strays {
     pub orphans: Vec<BytePath>,
     /// Directories of pins that no set has.
     pub pins: Vec<BytePath>,
+    /// Volumes of LVM that are marked as ours and belong to no set that lies here, group and name.
+    pub volumes: Vec<String>,
     /// What is not ours.
     pub foreign: Vec<BytePath>,
     /// Why it is not known which sets are needed, if so: then none may be removed.
@@ -238,7 +242,7 @@ pub enum Backend {
 pub struct CopyOrder {
     /// How sets are kept.
     pub backend: Backend,
-    /// Of which directories; those that are not there are left out.
+    /// Of which directories; those that are not there are left out, but for snapshots of volumes, which are refused then.
     pub folders: Vec<BytePath>,
     /// What is left out, by paths from `/` on.
     pub rules: RuleSet,

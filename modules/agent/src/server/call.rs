@@ -189,6 +189,12 @@ impl Call {
         }
     }
 
+    /// Gives up, as a caller does.
+    #[cfg(test)]
+    pub(crate) fn cancel_for_test(&self) {
+        self.state.cancel();
+    }
+
     /// Makes a call that is connected to nothing but the returned receiver of frames: for tests of handlers.
     #[cfg(test)]
     pub(crate) fn for_test(uploads: Vec<Vec<u8>>) -> (Call, Receiver<Vec<u8>>) {

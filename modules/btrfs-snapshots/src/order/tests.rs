@@ -145,6 +145,7 @@ fn machine() -> impl Strategy<Value = Vec<StoredSet>> {
                 has_steps: true,
                 needs: if held == 2 { vec![Need::Pair("desk".into())] } else { Vec::new() },
                 missing: Vec::new(),
+                away: Vec::new(),
                 words: Words { good: held == 3, until, ..Words::default() },
             }
         };

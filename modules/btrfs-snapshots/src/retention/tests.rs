@@ -34,6 +34,7 @@ fn session(n: u32, kinds: &[SnapshotKind], stamp: Timestamp) -> Vec<StoredSet> {
         has_steps: false,
         needs: Vec::new(),
         missing: Vec::new(),
+        away: Vec::new(),
         words: Words::default(),
     };
     (0..).zip(kinds).map(stored).collect()

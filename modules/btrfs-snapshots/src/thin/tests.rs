@@ -57,3 +57,34 @@ async fn a_kernel_that_does_not_clear_away_what_went_ends_it() {
     assert!(thinned.is_clearing && !thinned.is_enough);
     assert_eq!(fake.sessions_left(), 39);
 }
+
+#[tokio::test]
+async fn sets_of_volumes_give_no_room_and_stay() {
+    let of_volumes = |fake: Fake, every: usize| {
+        for (n, stored) in fake.sets.lock().unwrap().iter_mut().enumerate() {
+            if n % every == 0 {
+                stored.backend = Backend::Lvm;
+            }
+        }
+        Arc::new(fake)
+    };
+    let fake = of_volumes(Fake::sessions(40, 0), 1);
+    for only in [If::Wanted, If::Enough] {
+        let thinned = thin_for(&fake, only).await;
+        assert_eq!((fake.sessions_left(), thinned.pruned.removed.len(), thinned.is_enough), (40, 0, false));
+    }
+    // Of others that lie beside them, all go that may.
+    let mixed = of_volumes(Fake::sessions(40, MIB), 2);
+    thin_for(&mixed, If::Wanted).await;
+    let sets = mixed.sets.lock().unwrap().clone();
+    let left = |backend| sets.iter().filter(|stored| stored.backend == backend).count();
+    assert_eq!(left(Backend::Lvm), 20);
+    assert!(left(Backend::Btrfs) < 20);
+
+    let link: Arc<dyn AgentLink> = fake.clone();
+    let (agent, config) = (Agent::new(&link), fake.config("last 90 sessions"));
+    let now = NOW.parse().unwrap();
+    let judged = prune::look(&agent, &config, now).await.unwrap();
+    let seen = preview(&agent, &config, now, Threshold::Share(0.9), &judged, &[]).await.unwrap();
+    assert_eq!((seen.steps, seen.is_enough), (Vec::new(), false));
+}

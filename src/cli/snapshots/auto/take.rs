@@ -3,11 +3,12 @@
 use std::io::Read as _;
 
 use jiff::{SignedDuration, Timestamp};
-use pc_switcher_agent::proto::{CreateSet, LockReply, StoredSet, TakeSet, Words};
+use pc_switcher_agent::proto::{CreateSet, CreatedSet, LockReply, StoredSet, TakeSet, Words};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
-use pc_switcher_btrfs_snapshots::prune::{self, Pruned};
-use pc_switcher_contract::{Hostname, ModuleError, SetId, SnapshotKind};
+use pc_switcher_btrfs_snapshots::prune::Pruned;
+use pc_switcher_btrfs_snapshots::take::{Taken, take_and_prune};
+use pc_switcher_contract::{ExecError, Hostname, ModuleError, SnapshotKind};
 use serde_json::json;
 
 use super::packages;
@@ -32,7 +33,9 @@ pub struct TakeArgs {
 
 /// What became of it.
 enum Done {
-    Taken(SetId, Pruned),
+    Taken(CreatedSet, Pruned),
+    /// What went so that there is room, and why there is none.
+    NoRoom(ExecError, Pruned),
     /// Why there was no need for one.
     Spared(String),
 }
@@ -60,7 +63,11 @@ pub fn run(args: &TakeArgs, context: &mut Context<'_>) -> Result<Exit, CliError>
         let done = take(agent, contact, &snapshots, wanted).await?;
         Ok((agent.hostname().clone(), done))
     })?;
-    say(context, &hostname, &done)
+    say(context, args, &hostname, &done)?;
+    match done {
+        Done::NoRoom(error, _) => Err(ModuleError::from(error).into()),
+        Done::Taken(..) | Done::Spared(_) => Ok(Exit::Completed),
+    }
 }
 
 async fn take(
@@ -82,10 +89,12 @@ async fn take(
     if set.kind == SnapshotKind::Scheduled && agent.has_all(set.clone()).await? {
         return Ok(Done::Spared("nothing changed since the last set".into()));
     }
-    let id = agent.create_set(wanted).await?.set.id();
-    let judged = prune::look(agent, config, now).await?;
-    let pruned = prune::remove(agent, config, &judged.verdicts, prune::Waits::InAll, &contact.cancel).await;
-    Ok(Done::Taken(id, pruned))
+    let Taken { created, pruned } = take_and_prune(agent, config, now, wanted, &contact.cancel).await?;
+    match created {
+        Ok(created) => Ok(Done::Taken(created, pruned)),
+        // What went is to be said all the same.
+        Err(error) => Ok(Done::NoRoom(error, pruned)),
+    }
 }
 
 /// Returns the set that serves instead of one of this kind.
@@ -99,37 +108,71 @@ fn joined(sets: &[StoredSet], kind: SnapshotKind, now: Timestamp) -> Option<&Sto
         let age = now.duration_since(stored.set.stamp.timestamp());
         age < JOIN && age > -JOIN
     };
-    sets.iter().filter(|stored| serves(stored.set.kind) && stored.missing.is_empty()).find(is_recent)
+    sets.iter()
+        .filter(|stored| serves(stored.set.kind) && stored.missing.is_empty() && stored.away.is_empty())
+        .find(is_recent)
 }
 
-fn say(context: &mut Context<'_>, hostname: &Hostname, done: &Done) -> Result<Exit, CliError> {
+fn say(context: &mut Context<'_>, args: &TakeArgs, hostname: &Hostname, done: &Done) -> Result<(), CliError> {
     if context.global.json {
         let value = match done {
-            Done::Taken(id, pruned) => json!({ "machine": hostname, "set": id, "removed": pruned.removed }),
+            Done::Taken(created, pruned) => json!({
+                "machine": hostname,
+                "set": created.set.id(),
+                "removed": pruned.removed,
+                "notes": created.notes,
+            }),
+            Done::NoRoom(why, pruned) => {
+                json!({ "machine": hostname, "set": null, "why": why.to_string(), "removed": pruned.removed })
+            }
             Done::Spared(why) => json!({ "machine": hostname, "set": null, "why": why }),
         };
-        context.print_json(&value)?;
-        return Ok(Exit::Completed);
+        return context.print_json(&value);
     }
     match done {
         Done::Spared(why) => writeln!(context.out, "{hostname}: no set is taken: {why}")?,
-        Done::Taken(id, pruned) => {
-            writeln!(context.out, "{hostname}: set {id} is taken")?;
-            for id in &pruned.removed {
-                writeln!(context.out, "{hostname}: set {id} is removed")?;
+        Done::Taken(created, pruned) => {
+            for line in warnings(args.packages, &created.notes) {
+                writeln!(context.err, "warning: {hostname}: {line}")?;
             }
-            for (id, why) in &pruned.left {
-                writeln!(context.err, "warning: {hostname}: set `{id}` is not removed: {why}")?;
-            }
+            writeln!(context.out, "{hostname}: set {} is taken", created.set.id())?;
+            say_pruned(context, hostname, pruned)?;
         }
+        Done::NoRoom(_, pruned) => say_pruned(context, hostname, pruned)?,
     }
-    Ok(Exit::Completed)
+    Ok(())
+}
+
+/// Returns what is to be known of a set that was taken: in the middle of what apt says one line.
+fn warnings(is_one: bool, notes: &[String]) -> Vec<String> {
+    match is_one && !notes.is_empty() {
+        true => vec![notes.join("; ")],
+        false => notes.to_vec(),
+    }
+}
+
+fn say_pruned(context: &mut Context<'_>, hostname: &Hostname, pruned: &Pruned) -> Result<(), CliError> {
+    for id in &pruned.removed {
+        writeln!(context.out, "{hostname}: set {id} is removed")?;
+    }
+    for (id, why) in &pruned.left {
+        writeln!(context.err, "warning: {hostname}: set `{id}` is not removed: {why}")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::snapshots::tests::stored;
+
+    #[test]
+    fn what_is_to_be_known_is_one_line_in_the_middle_of_what_apt_says() {
+        let notes = ["the pool fills up".to_owned(), "`/mnt` is not in it".to_owned()];
+        assert_eq!(warnings(true, &notes), ["the pool fills up; `/mnt` is not in it"]);
+        assert_eq!(warnings(false, &notes), notes);
+        assert_eq!(warnings(true, &[]), Vec::<String>::new());
+    }
 
     #[test]
     fn a_set_before_packages_serves_for_ten_minutes_and_one_of_lesser_kind_for_none_of_booting() {

@@ -36,6 +36,7 @@ fn stored(kind: SnapshotKind, stamp: &str) -> StoredSet {
         has_steps: false,
         needs: Vec::new(),
         missing: Vec::new(),
+        away: Vec::new(),
         words: Words::default(),
     }
 }
@@ -146,6 +147,20 @@ fn a_hard_pin_is_told_apart_from_others_and_what_is_wrong_with_it_is_said() {
     assert_eq!((&value["pinned"], &value["pinned_hard"]["with_mark"]), (&json!(false), &json!(true)));
     found.strays.pins = vec![dir.into()];
     assert!(table(&found, &More::default()).contains(&format!("pin of no set: {dir}")));
+}
+
+#[test]
+fn what_is_not_attached_is_no_incomplete_set_and_volumes_of_no_set_are_listed() {
+    let mut set = stored(SnapshotKind::Manual, "20251115T120000Z");
+    let why = "volume group `vg9` is not attached";
+    set.away.push((set.set.members[0].name.clone(), why.to_owned()));
+    assert!(state(&set).contains("not attached") && !state(&set).contains("incomplete"), "{}", state(&set));
+    assert!(details(&set).iter().any(|line| line.ends_with(&format!(" ({why})"))), "{:?}", details(&set));
+    assert_eq!(set_json(&set)["members"][0]["away"], why);
+    let mut found = Found { sets: vec![set], ..found() };
+    found.strays.volumes = vec!["vg9/home-manual".into()];
+    assert!(table(&found, &More::default()).contains(&"volume of no set here: vg9/home-manual".to_owned()));
+    assert_eq!(json(&found, &More::default())["volumes"], json!(["vg9/home-manual"]));
 }
 
 #[test]

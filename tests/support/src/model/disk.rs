@@ -201,6 +201,7 @@ impl Disk {
             has_steps: list_of(&set).is_some_and(|list| has_list(list.as_path())),
             needs: needs.of(&set.id()),
             missing: Vec::new(),
+            away: Vec::new(),
             words: pc_switcher_agent::proto::Words::default(),
             set,
         };

@@ -45,6 +45,12 @@ pub(crate) struct InVolume {
     pub(crate) tag: String,
     /// The file system in it.
     pub(crate) fs_type: String,
+    /// The uuid of that group; labels from before have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) vg_uuid: Option<String>,
+    /// Its own uuid, from when it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lv_uuid: Option<String>,
 }
 
 impl Label {

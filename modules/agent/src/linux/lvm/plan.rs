@@ -5,6 +5,7 @@ use std::io;
 use pc_switcher_contract::{BytePath, SnapshotName};
 
 use super::report::Volume;
+use crate::data::trees::InVolume;
 use crate::linux::mounts::{Mount, Mounts};
 use crate::proto::{AgentError, AgentErrorKind};
 
@@ -29,6 +30,8 @@ pub(crate) struct Origin {
     pub(crate) place: BytePath,
     /// Its group.
     pub(crate) vg: String,
+    /// The uuid of that.
+    pub(crate) vg_uuid: String,
     /// Its name there.
     pub(crate) name: String,
     /// The pool it lies in.
@@ -54,7 +57,9 @@ pub(crate) fn origins(
 ) -> Result<(Vec<Origin>, Vec<String>), AgentError> {
     let (mut found, mut notes): (Vec<Origin>, Vec<String>) = (Vec::new(), Vec::new());
     let mut add = |origin: Origin| {
-        let is_known = found.iter().any(|one| (&one.vg, &one.name) == (&origin.vg, &origin.name));
+        let is_known = found
+            .iter()
+            .any(|one| (&one.vg, &one.vg_uuid, &one.name) == (&origin.vg, &origin.vg_uuid, &origin.name));
         if !is_known {
             found.push(origin);
         }
@@ -113,8 +118,8 @@ fn of_mount(volumes: &[Volume], mount: &Mount) -> Result<Origin, String> {
     if mount.root != BytePath::from("/") {
         return Err(format!("`{point}` shows only `{}` of volume `{name}`", mount.root));
     }
-    let (vg, name) = (volume.vg.clone(), volume.name.clone());
-    Ok(Origin { place: point.clone(), vg, name, pool, fs_type: fs_type.clone() })
+    let (vg, vg_uuid, name) = (volume.vg.clone(), volume.vg_uuid.clone(), volume.name.clone());
+    Ok(Origin { place: point.clone(), vg, vg_uuid, name, pool, fs_type: fs_type.clone() })
 }
 
 /// Checks that the pools have room for snapshots; returns what is to be known of them, a line each.
@@ -122,13 +127,16 @@ fn of_mount(volumes: &[Volume], mount: &Mount) -> Result<Origin, String> {
 /// # Errors
 /// Of kind [`AgentErrorKind::NoSpace`] if one is nearly full, or it is not known how full it is.
 pub(crate) fn room(volumes: &[Volume], origins: &[Origin]) -> Result<Vec<String>, AgentError> {
-    let mut pools: Vec<(&str, &str)> =
-        origins.iter().map(|origin| (origin.vg.as_str(), origin.pool.as_str())).collect();
+    let mut pools: Vec<(&str, &str, &str)> = origins
+        .iter()
+        .map(|origin| (origin.vg.as_str(), origin.vg_uuid.as_str(), origin.pool.as_str()))
+        .collect();
     pools.sort_unstable();
     pools.dedup();
     let mut notes = Vec::new();
-    for (vg, pool) in pools {
-        let found = volumes.iter().find(|volume| volume.vg == vg && volume.name == pool);
+    for (vg, vg_uuid, pool) in pools {
+        let is_it = |volume: &&Volume| (volume.vg_uuid.as_str(), volume.name.as_str()) == (vg_uuid, pool);
+        let found = volumes.iter().find(is_it);
         let used = found.and_then(|pool| Some([(pool.data?, "data"), (pool.metadata?, "metadata")]));
         let Some(used) = used else {
             let text = format!("how full the thin pool `{vg}/{pool}` is, `lvs` does not say; is it active?");
@@ -182,25 +190,72 @@ pub(super) fn create(origin: &Origin, name: &str, tag: &str) -> Vec<String> {
     plain.iter().chain(&more).map(|word| (*word).to_owned()).collect()
 }
 
-/// The command that removes a volume: the one of this uuid, whatever has its name by then.
+/// What selects a volume: its uuid and that of its group, whatever has its name by then. A copy of the group has a volume of the same
+/// uuid.
+fn selection(volume: &Volume) -> String {
+    format!("lv_uuid={} && vg_uuid={}", volume.uuid, volume.vg_uuid)
+}
+
+/// The command that removes a volume.
 pub(super) fn remove(volume: &Volume) -> Vec<String> {
-    let which = format!("lv_uuid={}", volume.uuid);
-    ["lvremove", "--yes", "--force", "--select", &which, &volume.vg].map(str::to_owned).to_vec()
+    ["lvremove", "--yes", "--force", "--select", &selection(volume), &volume.vg].map(str::to_owned).to_vec()
 }
 
 /// The command that makes a device of a volume.
 pub(super) fn activate(volume: &Volume) -> Vec<String> {
-    ["lvchange", "--activate", "y", "--ignoreactivationskip", &volume.full_name()].map(str::to_owned).to_vec()
+    let which = selection(volume);
+    ["lvchange", "--activate", "y", "--ignoreactivationskip", "--select", &which, &volume.vg]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 /// The command that takes it away again.
-pub(super) fn deactivate(full_name: &str) -> Vec<String> {
-    ["lvchange", "--activate", "n", full_name].map(str::to_owned).to_vec()
+pub(super) fn deactivate(volume: &Volume) -> Vec<String> {
+    ["lvchange", "--activate", "n", "--select", &selection(volume), &volume.vg].map(str::to_owned).to_vec()
+}
+
+/// Whether a volume is marked as one of ours: by the word and by the tag of a label.
+pub(super) fn is_marked(volume: &Volume) -> bool {
+    let is_of_a_label = |tag: &String| tag.strip_prefix(OURS).is_some_and(|rest| rest.starts_with('-'));
+    volume.has_tag(OURS) && volume.tags.iter().any(is_of_a_label)
+}
+
+/// Whether a group, by name and uuid, is that of a label. Labels from before there was a uuid in them know its name.
+pub(super) fn is_in((name, uuid): &(String, String), label: &InVolume) -> bool {
+    match &label.vg_uuid {
+        Some(known) => known == uuid,
+        None => name == group_of(label),
+    }
+}
+
+fn group_of(label: &InVolume) -> &str {
+    label.name.split_once('/').map_or(label.name.as_str(), |(group, _)| group)
+}
+
+/// Returns the volume that a label names: in its group the one that has its tag and its uuid. A label that does not know the uuid yet,
+/// or is from before there was one in it, knows the name. So whatever else somebody gave the tag is nobody's.
+pub(super) fn pick<'a>(volumes: &'a [Volume], label: &InVolume) -> Option<&'a Volume> {
+    let name = label.name.rsplit('/').next().unwrap_or_default();
+    let is_it = |volume: &&Volume| match &label.lv_uuid {
+        Some(uuid) => volume.uuid == *uuid,
+        None => volume.name == name,
+    };
+    let is_ours = |volume: &&Volume| {
+        volume.has_tag(&label.tag) && is_in(&(volume.vg.clone(), volume.vg_uuid.clone()), label)
+    };
+    volumes.iter().filter(is_ours).find(is_it)
 }
 
 /// The error of a member whose volume is not there.
-pub(super) fn gone(full_name: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, format!("its volume `{full_name}` is gone"))
+pub(super) fn gone(label: &InVolume) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("its volume `{}` is gone", label.name))
+}
+
+/// The error of one whose group is not there.
+pub(super) fn away(label: &InVolume) -> io::Error {
+    let group = group_of(label);
+    let text = format!("volume group `{group}` is not attached; unlock or plug in what it lies on");
+    io::Error::new(io::ErrorKind::NotConnected, text)
 }
 
 #[cfg(test)]
@@ -218,6 +273,8 @@ mod tests {
 25 20 253:4 /ann /mnt/ann rw - ext4 /dev/mapper/vg0-home rw\n\
 26 20 253:4 / /mnt/odd rw - vfat /dev/mapper/vg0-home rw\n";
 
+    const GROUP: &str = "8Wd8bK-QxWx-2x6d-d4Sv-pA8V-3cnz-0aTqXy";
+
     fn of(folders: &[&str]) -> Result<(Vec<Origin>, Vec<String>), String> {
         let folders: Vec<BytePath> = folders.iter().map(|path| BytePath::from(*path)).collect();
         let found = origins(&Mounts::parse(TABLE), &parse(RECORDED).unwrap(), &folders);
@@ -228,6 +285,7 @@ mod tests {
         Origin {
             place: "/home".into(),
             vg: "vg0".into(),
+            vg_uuid: GROUP.into(),
             name: "home".into(),
             pool: "pool".into(),
             fs_type: "ext4".into(),
@@ -307,7 +365,44 @@ mod tests {
         let taken = &parse(RECORDED).unwrap()[1];
         assert_eq!(
             remove(taken).join(" "),
-            "lvremove --yes --force --select lv_uuid=J6Es6F-nytf-Inw6-JbYy-Vc1T-dros-KVMjf3 vg0"
+            format!(
+                "lvremove --yes --force --select lv_uuid=J6Es6F-nytf-Inw6-JbYy-Vc1T-dros-KVMjf3 && vg_uuid={GROUP} vg0"
+            )
         );
+    }
+
+    #[test]
+    fn a_label_names_the_volume_of_its_own_group_and_none_that_was_given_its_tag() {
+        let volumes = parse(RECORDED).unwrap();
+        let taken = &volumes[1];
+        let label = InVolume {
+            name: taken.full_name(),
+            tag: tag_of(&[0xab; 16]),
+            fs_type: "ext4".into(),
+            vg_uuid: Some(GROUP.into()),
+            lv_uuid: Some(taken.uuid.clone()),
+        };
+        let copy = |name: &str, vg: &str, vg_uuid: &str| Volume {
+            name: name.into(),
+            vg: vg.into(),
+            vg_uuid: vg_uuid.into(),
+            ..taken.clone()
+        };
+        let in_copy = [copy(&taken.name, "copy", "other")];
+        let tagged = [Volume { uuid: "mine".into(), ..copy("mine", "vg0", GROUP) }];
+        let half_made = InVolume { lv_uuid: None, ..label.clone() };
+        let before = InVolume { vg_uuid: None, ..half_made.clone() };
+        for label in [&label, &half_made, &before] {
+            for others in [&in_copy, &tagged] {
+                let all = [&others[..], &volumes[..]].concat();
+                assert_eq!(pick(&all, label), Some(taken), "{label:?}");
+                assert_eq!(pick(others, label), None, "{label:?}");
+            }
+        }
+        // A volume or a group that was renamed has its uuid still.
+        let renamed = [copy("x", "vg1", GROUP)];
+        assert_eq!(pick(&renamed, &label), Some(&renamed[0]));
+        assert_eq!((pick(&renamed, &half_made), pick(&renamed, &before)), (None, None));
+        assert!(is_marked(taken) && !is_marked(&volumes[0]));
     }
 }

@@ -1,4 +1,4 @@
-//! Versions of a file over all sets, and what differs between two sets.
+//! What differs between two sets.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -7,87 +7,23 @@ use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotMember, SnapshotSe
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use super::opened::{Opened, holds_file, is_archive};
 use super::reference::Reference;
 use super::store::Store;
 use super::{Said, check_member, copies, set};
 use crate::data::changed;
 use crate::data::diff::Differ;
 use crate::data::restore::{live, may_list};
-use crate::data::versions::{Grouped, Look};
 use crate::linux::caller::Person;
 use crate::linux::finder::Finder;
 use crate::linux::mounts::Mounts;
 use crate::linux::unchanged;
-use crate::proto::{
-    AgentError, Change, ChangeKind, DiffEnd, DiffRequest, Diffed, RuleSet, Tree, Versions, VersionsRequest,
-};
+use crate::proto::{AgentError, Change, ChangeKind, DiffEnd, DiffRequest, Diffed, RuleSet, Tree};
 use crate::server::Call;
 
 /// Differences that travel together.
 const BATCH: usize = 256;
 
 impl Store<'_> {
-    /// Returns the versions of a file.
-    ///
-    /// # Errors
-    /// If the path lies on no subvolume that a set could hold, or cannot be read.
-    pub(super) fn versions(
-        &self,
-        mounts: &Mounts,
-        request: &VersionsRequest,
-        call: &Call,
-    ) -> Result<Versions, AgentError> {
-        let person = Person::find(request.uid)?;
-        let spots = self.spots(mounts, std::slice::from_ref(&request.path), None)?;
-        let Some(spot) = spots.first() else { return Err(AgentError::protocol("no path")) };
-        let failed = |error: Errno| match error {
-            Errno::CANCELED => AgentError::cancelled(),
-            error => AgentError::io(format!("`{}`", request.path), &error.into()),
-        };
-        let mut ids = self.ids().map_err(|error| AgentError::io("cannot list the sets", &error))?;
-        ids.reverse();
-        let stop = || call.is_cancelled();
-        let mut roots: Vec<(SetId, Opened)> = Vec::new();
-        for id in ids {
-            // One that is being removed is none any more.
-            let Ok(set) = self.readable(&id) else { continue };
-            let Some(member) = set.member(&spot.subvolume) else { continue };
-            let Ok(raw) = self.rooted(member) else { continue };
-            // Only the content of files is packed.
-            let is_file = is_archive(member) && holds_file(&raw, &spot.inside).map_err(failed)?;
-            let root = if is_file { self.opened(member, &spot.inside, &stop)? } else { raw };
-            roots.push((id, root));
-        }
-        person.act(|| {
-            if live::is_out_of_reach(&spot.real) {
-                return Err(AgentError::failed(format!(
-                    "`{}` may not be reached by you; root may, with `sudo`",
-                    request.path
-                )));
-            }
-            let (mut grouped, mut without) = (Grouped::default(), Vec::new());
-            // Opened with the person's rights: what lies above it may be closed to them.
-            let parent = match open_dir(&spot.parent) {
-                Ok(parent) => Some(parent),
-                Err(_) if std::fs::symlink_metadata(spot.parent.as_path()).is_err() => None,
-                Err(error) => return Err(error),
-            };
-            let name = BytePath::new(spot.inside.name());
-            let live = parent.as_ref().map(|root| Look { id: None, root, inside: &name });
-            let held =
-                roots.iter().map(|(id, root)| Look { id: Some(id.clone()), root, inside: &spot.inside });
-            for look in live.into_iter().chain(held) {
-                match (look.seen().map_err(failed)?, look.id.clone()) {
-                    (Some(seen), _) => grouped.add(look, seen, &stop).map_err(failed)?,
-                    (None, Some(id)) => without.push(id),
-                    (None, None) => {}
-                }
-            }
-            Ok(Versions { versions: grouped.finish(), without })
-        })
-    }
-
     /// Tells `call` what differs.
     ///
     /// # Errors
@@ -151,7 +87,7 @@ impl Store<'_> {
             }
             let all = changes.len();
             let above = name.directory().or_else(|| finder.by_name(name).map(|fact| fact.mount_point));
-            let shown = self.visible(changes, (member, other), above.as_ref(), &person)?;
+            let shown = self.visible(changes, (member, other), above.as_ref(), (&person, call))?;
             diffed.hidden += (all - shown.len()) as u64;
             let above = above.unwrap_or_else(|| name.as_str().into());
             for batch in shown.chunks(BATCH) {
@@ -220,12 +156,13 @@ impl Store<'_> {
         changes: Vec<Change>,
         (from, to): (&SnapshotMember, &SnapshotMember),
         above: Option<&BytePath>,
-        person: &Person,
+        (person, call): (&Person, &Call),
     ) -> Result<Vec<Change>, AgentError> {
         if person.uid == 0 {
             return Ok(changes);
         }
-        let roots = [self.rooted(from)?, self.rooted(to)?];
+        let stop = || call.is_cancelled();
+        let roots = [self.rooted(from, &stop)?, self.rooted(to, &stop)?];
         person.act(|| {
             let mut known: HashMap<BytePath, bool> = HashMap::new();
             let mut may = |path: &BytePath| {

@@ -8,7 +8,7 @@ use pc_switcher_contract::{BytePath, SnapshotSet, SubvolumeName};
 use super::reference::Reference;
 use super::sidecar::Said;
 use super::store::Store;
-use super::{machine, nearest, set};
+use super::{machine, nearest, set, volumes};
 use crate::data::rules::{Decision, Rules};
 use crate::data::trees::Form;
 use crate::linux::btrfs::Btrfs;
@@ -94,7 +94,11 @@ pub(super) fn making<'a>(
 ) -> Result<Making<'a>, AgentError> {
     let order = &request.copies;
     let (origins, notes) = match form {
-        Form::Volume => origins(kernel, mounts, &wanted.subvolumes)?,
+        Form::Volume => {
+            let (origins, notes) = origins(kernel, mounts, &wanted.subvolumes)?;
+            volumes::apart(mounts, &origins, &wanted.snapshot_dir)?;
+            (origins, notes)
+        }
         Form::Hardlink | Form::Archive => Default::default(),
     };
     let notes = Mutex::new(notes);
@@ -115,8 +119,9 @@ pub(super) fn backend_of(set: &SnapshotSet) -> Backend {
     }
 }
 
-fn volumes(kernel: &dyn Btrfs) -> Result<Vec<Volume>, AgentError> {
-    lvm::all(kernel.lvm()).map_err(|error| AgentError::io("cannot look at the volumes of LVM", &error))
+pub(super) fn volumes(kernel: &dyn Btrfs) -> Result<Vec<Volume>, AgentError> {
+    lvm::all(kernel.lvm(), &lvm::never)
+        .map_err(|error| AgentError::io("cannot look at the volumes of LVM", &error))
 }
 
 /// Returns the volumes that are mounted where these names say, and what is to be told of them. Their pools have room.
@@ -140,11 +145,14 @@ fn names_of_volumes(
     order: &CopyOrder,
     notes: &mut Vec<String>,
 ) -> Result<Vec<SubvolumeName>, AgentError> {
-    let folders: Vec<BytePath> = order.folders.iter().filter(|path| is_there(path)).cloned().collect();
-    if folders.is_empty() {
+    if order.folders.is_empty() {
         return Err(AgentError::failed(NOTHING));
     }
-    let (origins, told) = lvm::origins(mounts, &volumes(kernel)?, &folders)?;
+    order.folders.iter().try_for_each(volumes::check_folder)?;
+    // Without a table nothing is to be mounted.
+    let fstab = std::fs::read("/etc/fstab").unwrap_or_default();
+    notes.extend(volumes::unmounted(&fstab, mounts, &order.folders)?);
+    let (origins, told) = lvm::origins(mounts, &volumes(kernel)?, &order.folders)?;
     notes.extend(told);
     origins.iter().map(|origin| name_of(&origin.place)).collect()
 }

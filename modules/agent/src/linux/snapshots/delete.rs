@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use pc_switcher_contract::SetId;
+use pc_switcher_contract::{SetId, SnapshotMember};
 
 use super::needs::Needs;
 use super::reference::Sole;
@@ -13,6 +13,8 @@ use super::sidecar::{Intent, Meta, Planned};
 use super::stays;
 use super::store::{Store, remove_cradles};
 use crate::linux::btrfs::SubvolumeInfo;
+use crate::linux::lvm;
+use crate::linux::trees::volume_of;
 use crate::proto::{AgentError, Need, PinOrder};
 
 impl Store<'_> {
@@ -111,7 +113,7 @@ impl Store<'_> {
         };
         for member in &meta.set.members {
             match self.btrfs.subvolume(member.path.as_path()) {
-                Ok(info) if info.uuid.hex() == member.uuid => {}
+                Ok(info) if info.uuid.hex() == member.uuid => self.is_shut(id, member)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Ok(_) => {
                     let text = format!("set `{id}` stays: `{}` is another subvolume by now", member.path);
@@ -126,6 +128,19 @@ impl Store<'_> {
         sidecar.unpublish().map_err(|error| failed(&error))?;
         (self.after)("toc");
         Ok(sole)
+    }
+
+    /// Checks that nobody has the volume of a member open: one that is mounted stays, and of its set the others would be gone.
+    fn is_shut(&self, id: &SetId, member: &SnapshotMember) -> Result<(), AgentError> {
+        let copy = member.name.subvolume.directory();
+        let Some(label) = copy.and_then(|_| volume_of(member.path.as_path())) else { return Ok(()) };
+        match lvm::opened(self.btrfs.lvm(), &label) {
+            Ok(None) => Ok(()),
+            Ok(Some(name)) => Err(AgentError::failed(format!(
+                "set `{id}` is in use: volume `{name}` is open, as one that is mounted is; unmount it and try again"
+            ))),
+            Err(error) => Err(undone(id, &error)),
+        }
     }
 
     /// Pins a set, or frees it again; durable when it returns.

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::panic::resume_unwind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use pc_switcher_contract::{BytePath, SetId, SnapshotMember, SnapshotName};
@@ -17,16 +17,15 @@ use super::sidecar::Meta;
 use super::store::{OWN, Store};
 use super::{check_member, copies};
 use crate::data::apply::has_list;
-use crate::linux::{lvm, trees};
+use crate::data::trees::InVolume;
+use crate::linux::lvm::{self, Missing};
+use crate::linux::trees;
 use crate::proto::{AgentError, HardPin, Holder, Need, StoredSet, Strays, SubvolumeFact};
 
 /// Of so many sets and more several threads read what lies beside them.
 const MANY: usize = 64;
 /// So many threads at most.
 const READERS: usize = 4;
-
-/// The tags of all volumes of the machine, if LVM says which those are.
-type Tags = Option<HashSet<String>>;
 
 /// What lies beside the members of a set.
 enum Beside {
@@ -66,7 +65,7 @@ impl Store<'_> {
         let mut strays = Strays::default();
         let mut adopted: Vec<BytePath> = Vec::new();
         let mut pinned: HashSet<SetId> = HashSet::new();
-        let mut tags: Option<Tags> = None;
+        let mut volumes: Option<Option<lvm::Seen>> = None;
         let ids = self.ids().map_err(|error| failed(&error))?;
         for (id, beside) in ids.iter().zip(self.look_beside(&ids)) {
             let Record { meta, is_left, hard, in_use, holders, has_steps } = match beside {
@@ -87,7 +86,7 @@ impl Store<'_> {
                 Beside::Whole(record) => *record,
             };
             let mut needs = needs(id);
-            let mut missing = Vec::new();
+            let (mut missing, mut away) = (Vec::new(), Vec::new());
             match meta.maker {
                 // Gone with what its maker removed; the record follows when the store is next changed.
                 Some(_) if !is_left => continue,
@@ -100,8 +99,10 @@ impl Store<'_> {
                         // One that came after the directory was read is there all the same.
                         let (name, path) = (member.path.name(), self.dir().join(member.name.to_string()));
                         let is_there = flat.remove(name) || fs::symlink_metadata(&path).is_ok();
-                        if !is_there || self.lost_its_volume(member, &path, &mut tags) {
-                            missing.push(member.name.clone());
+                        match self.lacks_its_volume(member, &path, &mut volumes).filter(|_| is_there) {
+                            None if is_there => {}
+                            Some(Missing::Away(why)) => away.push((member.name.clone(), why)),
+                            Some(Missing::Gone) | None => missing.push(member.name.clone()),
                         }
                     }
                 }
@@ -112,6 +113,7 @@ impl Store<'_> {
             found(StoredSet {
                 backend: copies::backend_of(&meta.set),
                 missing,
+                away,
                 pinned: meta.maker.is_none() && (meta.pinned || !(meta.pin.is_empty() || meta.good_pin)),
                 hard,
                 in_use,
@@ -137,18 +139,51 @@ impl Store<'_> {
             }
         }
         strays.pins = self.lost_pins(&pinned);
+        strays.volumes = self.lost_volumes();
         Ok(strays)
     }
 
-    /// Whether a member's content lay in a volume that is gone. Those that are there are asked for once; if LVM does not say, none is gone.
-    fn lost_its_volume(&self, member: &SnapshotMember, path: &Path, tags: &mut Option<Tags>) -> bool {
+    /// Returns why the volume of a member is not to be had, if its content lies in one. LVM is asked once for all; if it does not say,
+    /// none is gone.
+    fn lacks_its_volume(
+        &self,
+        member: &SnapshotMember,
+        path: &Path,
+        volumes: &mut Option<Option<lvm::Seen>>,
+    ) -> Option<Missing> {
         let copy = member.name.subvolume.directory();
-        let Some(tag) = copy.and_then(|_| trees::tag_of(path)) else { return false };
-        let there = tags.get_or_insert_with(|| {
-            let volumes = lvm::all(self.btrfs.lvm()).ok()?;
-            Some(volumes.into_iter().flat_map(|volume| volume.tags).collect())
-        });
-        there.as_ref().is_some_and(|there| !there.contains(&tag))
+        let label = copy.and_then(|_| trees::volume_of(path))?;
+        volumes.get_or_insert_with(|| lvm::Seen::ask(self.btrfs.lvm()).ok()).as_ref()?.misses(&label)
+    }
+
+    /// Returns the volumes that are marked as ours and belong to nothing that lies here. None if LVM does not say.
+    fn lost_volumes(&self) -> Vec<String> {
+        let lvm = self.btrfs.lvm();
+        // Only a label that is on the disk has a volume made, and it goes after that: so the volumes are looked at first, and once
+        // more in the end.
+        let unnamed = || -> Option<Vec<String>> {
+            let seen = lvm::Seen::ask(lvm).ok()?;
+            Some(seen.unnamed(&self.labels()).into_iter().map(lvm::Volume::full_name).collect())
+        };
+        let mut lost = lvm.has_pools().then(unnamed).flatten().unwrap_or_default();
+        if !lost.is_empty() {
+            let again = unnamed().unwrap_or_default();
+            lost.retain(|name| again.contains(name));
+        }
+        lost
+    }
+
+    /// Returns the labels of all members whose content lies in volumes, of half made ones as well.
+    fn labels(&self) -> Vec<InVolume> {
+        let inside = |dir: &Path| -> Vec<PathBuf> {
+            fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+        };
+        // From the birth place to its name is the way of each.
+        let cradles = inside(&self.tmp()).into_iter().flat_map(|session| inside(&session));
+        let members: Vec<PathBuf> = cradles.flat_map(|cradle| inside(&cradle)).collect();
+        let is_copy = |path: &PathBuf| trees::copy_at(path).is_some();
+        let all = members.into_iter().chain(inside(self.dir())).filter(is_copy);
+        all.filter_map(|path| trees::volume_of(&path)).collect()
     }
 
     /// Reads what lies beside all of these, in their order.

@@ -28,6 +28,8 @@ mod sidecar;
 mod spot;
 mod store;
 mod verify;
+mod versions;
+mod volumes;
 mod watched;
 
 use std::io;
@@ -404,5 +406,7 @@ mod store_tests;
 mod tests;
 #[cfg(test)]
 mod verify_tests;
+#[cfg(test)]
+mod volumes_faults_tests;
 #[cfg(test)]
 mod volumes_tests;

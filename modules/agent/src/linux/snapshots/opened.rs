@@ -33,14 +33,14 @@ const TRIES: u32 = 1000;
 pub(super) struct Opened {
     // In the order in which they end.
     root: OwnedFd,
-    _reading: Option<Reading>,
+    _noted: Option<Noted>,
     _unpacked: Option<Unpacked>,
 }
 
 impl Opened {
     /// A member that need not be unpacked.
     pub(super) fn as_it_lies(root: OwnedFd) -> Self {
-        Self { root, _reading: None, _unpacked: None }
+        Self { root, _noted: None, _unpacked: None }
     }
 }
 
@@ -52,16 +52,35 @@ impl Deref for Opened {
     }
 }
 
+/// A volume that is read, and the note of that, which stays for as long as the volume has a device.
+struct Noted {
+    reading: Option<Reading>,
+    note: Option<Unpacked>,
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        let ended = self.reading.take().map_or(Ok(()), Reading::end);
+        if let Some(note) = self.note.as_mut().filter(|_| ended.is_err()) {
+            note.stays = true;
+        }
+    }
+}
+
 /// A directory that goes when nobody reads in it any more.
 struct Unpacked {
     dir: PathBuf,
+    /// Whether it is left to whoever takes or removes the next set.
+    stays: bool,
     _lock: Held,
 }
 
 impl Drop for Unpacked {
     fn drop(&mut self) {
-        // What stays is swept away later.
-        let _ = sweep_one(&self.dir);
+        if !self.stays {
+            // What stays is swept away later.
+            let _ = sweep_one(&self.dir);
+        }
     }
 }
 
@@ -98,7 +117,7 @@ impl Store<'_> {
         beside: Option<(&SnapshotMember, Option<&Opened>)>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Opened, AgentError> {
-        let root = self.rooted(member)?;
+        let root = self.rooted(member, stop)?;
         if !is_archive(member) {
             return Ok(root);
         }
@@ -116,27 +135,41 @@ impl Store<'_> {
         let into = open_root(&tree).map_err(failed)?;
         let list = list_of(self.dir(), &member.name);
         trees::unpack((&root, &list), only, other.as_ref(), &into, stop).map_err(failed)?;
-        Ok(Opened { root: into, _reading: None, _unpacked: Some(unpacked) })
+        Ok(Opened { root: into, _noted: None, _unpacked: Some(unpacked) })
     }
 
     /// Opens the root of a member as it lies: what an archive holds is packed there.
     ///
     /// # Errors
     /// If it is not there, or its volume cannot be read.
-    pub(super) fn rooted(&self, member: &SnapshotMember) -> Result<Opened, AgentError> {
+    pub(super) fn rooted(
+        &self,
+        member: &SnapshotMember,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Opened, AgentError> {
         if !is_volume(member) {
             return open_dir(&member.path).map(Opened::as_it_lies);
         }
-        let failed = |error: io::Error| AgentError::io(format!("cannot read `{}`", member.path), &error);
+        let failed = |error: io::Error| match error.raw_os_error() {
+            Some(libc::ECANCELED) => AgentError::cancelled(),
+            _ => AgentError::io(format!("cannot read `{}`", member.path), &error),
+        };
         // A full disk may not take it. Then nobody knows of the device if we die; it does no harm.
         let noted = self.reading().and_then(|noted| {
             fs::write(noted.dir.join(VOLUME), member.path.as_bytes())?;
             Ok(noted)
         });
-        let reading = open_volume(self.btrfs, member.path.as_path()).map_err(failed)?;
+        // Before the device comes: what becomes of the note is told by what becomes of that.
+        let mut noted = Noted { reading: None, note: noted.ok() };
+        let reading = open_volume(self.btrfs, member.path.as_path(), stop).inspect_err(|error| {
+            // It may have a device already.
+            let is_none = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotConnected);
+            noted.note.iter_mut().for_each(|note| note.stays = !is_none);
+        });
+        let reading = reading.map_err(failed)?;
         let reading = reading.ok_or_else(|| failed(io::Error::other("its label has changed")))?;
-        let root = reading.root().map_err(failed)?;
-        Ok(Opened { root, _reading: Some(reading), _unpacked: noted.ok() })
+        let root = noted.reading.insert(reading).root().map_err(failed)?;
+        Ok(Opened { root, _noted: Some(noted), _unpacked: None })
     }
 
     /// Makes a directory of our own to unpack into.
@@ -148,7 +181,7 @@ impl Store<'_> {
             if make_dir(&dir)? {
                 let file = File::open(&dir)?;
                 file.try_lock().map_err(io::Error::other)?;
-                return Ok(Unpacked { dir, _lock: Held::new(file) });
+                return Ok(Unpacked { dir, stays: false, _lock: Held::new(file) });
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
@@ -159,10 +192,14 @@ impl Store<'_> {
         for entry in fs::read_dir(self.dir().join(OWN).join("read")).into_iter().flatten().flatten() {
             let is_free = File::open(entry.path()).is_ok_and(|dir| dir.try_lock().is_ok());
             if is_free {
-                if let Ok(member) = fs::read(entry.path().join(VOLUME)) {
-                    let _ = rest_volume(self.btrfs, BytePath::new(member).as_path());
+                let rested = match fs::read(entry.path().join(VOLUME)) {
+                    Ok(member) => rest_volume(self.btrfs, BytePath::new(member).as_path()),
+                    Err(_) => Ok(()),
+                };
+                // A member that is gone took its device along. Otherwise the next one tries again.
+                if rested.as_ref().err().is_none_or(|error| error.kind() == io::ErrorKind::NotFound) {
+                    let _ = sweep_one(&entry.path());
                 }
-                let _ = sweep_one(&entry.path());
             }
         }
     }

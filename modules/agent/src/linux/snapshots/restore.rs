@@ -9,11 +9,12 @@ use super::opened::Opened;
 use super::reference::Reference;
 use super::spot::Spot;
 use super::store::Store;
-use super::{Said, check_member, copies, set};
+use super::{Said, check_member, copies, set, volumes};
 use crate::data::restore::{Owner, Source, Staged, Target, holds, stage};
 use crate::data::trees::{Copied, Form};
 use crate::linux::btrfs::Btrfs;
 use crate::linux::caller::Person;
+use crate::linux::lvm::never;
 use crate::linux::mounts::Mounts;
 use crate::linux::rollback::own_below;
 use crate::linux::trees::list_of;
@@ -21,8 +22,8 @@ use crate::proto::{AgentError, CreateSet, RestorePlace, RestoreReply, RestoreReq
 use crate::server::Call;
 
 /// A path, and the snapshot that holds it.
-struct Wanted {
-    spot: Spot,
+pub(super) struct Wanted {
+    pub(super) spot: Spot,
     root: Opened,
 }
 
@@ -76,6 +77,9 @@ impl Store<'_> {
         }
         check(self.btrfs, &wanted, &set, &request.place)?;
         apart(&wanted, &request.place)?;
+        if copies::form_of(&set) == Some(Form::Volume) {
+            volumes::has_room(self.btrfs, mounts, &wanted, &request.place)?;
+        }
         let stage_one = |one: &Wanted| {
             let named = set_name(&one.spot);
             let (parent, is_named) = match &request.place {
@@ -112,7 +116,7 @@ impl Store<'_> {
     /// Opens the member that holds a path.
     pub(super) fn member_of(&self, set: &SnapshotSet, spot: &Spot) -> Option<Opened> {
         let member = set.member(&spot.subvolume)?;
-        self.rooted(member).ok()
+        self.rooted(member, &never).ok()
     }
 
     /// Returns of what the copy was made that holds a path; `None` if it is a snapshot, or its list cannot be read.
@@ -133,7 +137,7 @@ impl Store<'_> {
             let member = set.member(&spot.subvolume);
             // Nothing would be restored from one that is not what was taken.
             let member = member.filter(|member| check_member(self.btrfs, member).is_ok());
-            let Some(root) = member.and_then(|member| self.rooted(member).ok()) else { return false };
+            let Some(root) = member.and_then(|member| self.rooted(member, &never).ok()) else { return false };
             person.act(|| holds(&spot.source(&root))).unwrap_or(false)
         })
     }

@@ -91,7 +91,7 @@ impl Store<'_> {
                 let mut told = |path: &[u8], what: String| find(Some(member), path, what);
                 let (files, bytes) = match form_of(member.path.as_path()) {
                     Some(Form::Volume) if member.name.subvolume.directory().is_some() => {
-                        let root = self.rooted(member)?;
+                        let root = self.rooted(member, &|| call.is_cancelled())?;
                         read_through::run_in(&root, call, &mut told)?
                     }
                     Some(form) if member.name.subvolume.directory().is_some() => {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use pc_switcher_contract::{BytePath, SnapshotKind, SubvolumeName};
 use rustix::process::geteuid;
@@ -13,22 +13,28 @@ use super::copies_tests::items;
 use super::*;
 use crate::data::trees::Form;
 use crate::linux::lvm::fake::FakeLvm;
+use crate::linux::lvm::never;
 use crate::linux::trees::Members;
 use crate::proto::{
     AgentErrorKind, Backend, Change, ChangeKind, CopyOrder, DiffEnd, Finding, PinOrder, RestorePlace, RuleSet,
 };
 
 /// A home on a volume and data below it on another, beside a snapshot directory on a disk.
-struct Bench {
+pub(super) struct Bench {
     dir: tempfile::TempDir,
-    lvm: &'static FakeLvm,
-    mounts: Mounts,
+    pub(super) lvm: &'static FakeLvm,
+    pub(super) mounts: Mounts,
 }
 
 impl Bench {
-    /// `None` without root.
-    fn make() -> Option<Self> {
+    /// `None` without root: attributes of a label take it.
+    pub(super) fn make() -> Option<Self> {
         if !geteuid().is_root() {
+            assert!(
+                std::env::var_os("LAB_REQUIRED").is_none(),
+                "root is needed although all tests are required"
+            );
+            eprintln!("skipped: root is needed");
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -51,15 +57,15 @@ impl Bench {
         Some(Self { dir, lvm, mounts: Mounts::parse(table.as_bytes()) })
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(super) fn at(&self, name: &str) -> PathBuf {
         fs::canonicalize(self.dir.path()).unwrap().join(name)
     }
 
-    fn members(&self) -> Members<'static> {
+    pub(super) fn members(&self) -> Members<'static> {
         Members::with(&KernelBtrfs, self.lvm)
     }
 
-    fn request(&self, n: u8, folders: &[&str]) -> CreateSet {
+    pub(super) fn request(&self, n: u8, folders: &[&str]) -> CreateSet {
         let folders = folders.iter().map(|name| BytePath::from(self.at(name).as_path())).collect();
         let set = TakeSet {
             session: format!("0000000{n}").parse().unwrap(),
@@ -72,23 +78,30 @@ impl Bench {
         CreateSet { set, words: Words::default(), pinned: false, copies }
     }
 
-    fn try_take(&self, n: u8, folders: &[&str]) -> Result<CreatedSet, AgentError> {
+    pub(super) fn try_take(&self, n: u8, folders: &[&str]) -> Result<CreatedSet, AgentError> {
         let request = self.request(n, folders);
         copies::create(&self.members(), &self.mounts, &request, &|| false).map(|(created, _)| created)
     }
 
-    fn take(&self, n: u8, folders: &[&str]) -> SnapshotSet {
+    pub(super) fn take(&self, n: u8, folders: &[&str]) -> SnapshotSet {
         let created = self.try_take(n, folders).unwrap();
         assert_eq!(created.notes, Vec::<String>::new());
         created.set
     }
 
-    fn with<T>(&self, work: impl FnOnce(&Store<'_>) -> T) -> T {
+    pub(super) fn with<T>(&self, work: impl FnOnce(&Store<'_>) -> T) -> T {
         let members = self.members();
         work(&Store::new(&members, &self.at("snaps")))
     }
 
-    fn list(&self) -> Vec<StoredSet> {
+    pub(super) fn list(&self) -> Vec<StoredSet> {
+        let (sets, strays) = self.list_all();
+        assert!(strays.orphans.is_empty() && strays.damaged.is_empty(), "{strays:?}");
+        assert!(strays.volumes.is_empty(), "{strays:?}");
+        sets
+    }
+
+    pub(super) fn list_all(&self) -> (Vec<StoredSet>, Strays) {
         let mut sets = Vec::new();
         let strays = self.with(|store| {
             store.list(&|_| Vec::new(), &mut |set| {
@@ -96,17 +109,30 @@ impl Bench {
                 Ok(())
             })
         });
-        let strays = strays.unwrap();
-        assert!(strays.orphans.is_empty() && strays.damaged.is_empty(), "{strays:?}");
-        sets
+        (sets, strays.unwrap())
     }
 
-    /// What is wrong with any set, and what is there that belongs to none.
-    fn wrong(&self) -> Vec<String> {
+    pub(super) fn versions(&self, path: &str) -> Versions {
+        let request = VersionsRequest {
+            snapshot_dir: self.at("snaps").as_path().into(),
+            path: self.at(path).as_path().into(),
+            uid: 0,
+        };
+        let (call, _frames) = Call::for_test(Vec::new());
+        self.with(|store| store.versions(&self.mounts, &request, &call)).unwrap()
+    }
+
+    /// What is wrong with any set.
+    pub(super) fn findings(&self) -> Vec<String> {
         let (call, frames) = Call::for_test(Vec::new());
         self.with(|store| store.verify(&[], true, &call)).unwrap();
         drop(call);
-        let mut wrong: Vec<String> = items::<Finding>(&frames).into_iter().map(|one| one.what).collect();
+        items::<Finding>(&frames).into_iter().map(|one| one.what).collect()
+    }
+
+    /// As [`Bench::findings`], and what is there that belongs to none.
+    pub(super) fn wrong(&self) -> Vec<String> {
+        let mut wrong = self.findings();
         for place in ["tmp", "read"] {
             let left = fs::read_dir(self.at("snaps/.pc-switcher").join(place)).into_iter().flatten();
             wrong.extend(left.flatten().map(|entry| format!("{place}: {:?}", entry.file_name())));
@@ -123,7 +149,7 @@ impl Bench {
         wrong
     }
 
-    fn restore(
+    pub(super) fn restore(
         &self,
         set: &SnapshotSet,
         path: &str,
@@ -155,7 +181,7 @@ impl Bench {
         changes.map(|one| (one.kind, one.path.to_string().replace(&top, ""))).collect()
     }
 
-    fn delete(&self, set: &SnapshotSet) -> Result<(), AgentError> {
+    pub(super) fn delete(&self, set: &SnapshotSet) -> Result<(), AgentError> {
         self.with(|store| store.delete(&set.id(), || Ok(Vec::new())))
     }
 }
@@ -170,7 +196,7 @@ impl Drop for Bench {
     }
 }
 
-fn said(error: &AgentError, what: &str) {
+pub(super) fn said(error: &AgentError, what: &str) {
     assert!(error.message.contains(what), "{error}");
 }
 
@@ -197,13 +223,7 @@ fn sets_of_volumes_are_compared_looked_through_restored_pinned_and_removed_like_
         [changed(ChangeKind::Created, "home/new"), changed(ChangeKind::Changed, "home/notes/today")];
     assert_eq!(bench.diff(&first, DiffEnd::Set(second.id())), changes);
     assert_eq!(bench.diff(&first, DiffEnd::Now(Box::new(bench.request(3, &["home"])))), changes);
-    let request = VersionsRequest {
-        snapshot_dir: bench.at("snaps").as_path().into(),
-        path: bench.at("home/notes/today").as_path().into(),
-        uid: 0,
-    };
-    let (call, _frames) = Call::for_test(Vec::new());
-    let versions = bench.with(|store| store.versions(&bench.mounts, &request, &call)).unwrap();
+    let versions = bench.versions("home/notes/today");
     assert_eq!(versions.versions.len(), 2);
 
     bench.restore(&first, "home/notes/today", RestorePlace::Beside).unwrap();
@@ -323,7 +343,7 @@ fn the_device_that_a_dead_reader_left_goes_with_the_next_set_and_that_of_a_livin
     let Some(bench) = Bench::make() else { return };
     let set = bench.take(1, &["home"]);
     let name = "home-manual-20251115T120001Z-00000001";
-    let reading = bench.with(|store| store.rooted(&set.members[0])).unwrap();
+    let reading = bench.with(|store| store.rooted(&set.members[0], &never)).unwrap();
     let dir = bench.at("snaps/.pc-switcher/read/4000000-0");
     fs::create_dir(&dir).unwrap();
     fs::write(dir.join("volume"), set.members[0].path.as_bytes()).unwrap();
@@ -361,5 +381,7 @@ fn a_set_of_volumes_goes_out_as_a_stream() {
     let file = came.set.members[0].path.as_path().join("notes/today");
     assert_eq!(fs::read_to_string(file).unwrap(), "write to ann");
     assert_eq!(bench.list()[0].backend, Backend::Hardlink, "what comes in is a copy");
-    assert!(Path::new(&bench.at("snaps")).is_dir());
+    // The copy is all that is left of it: no volume, and no directory that stood for one.
+    assert_eq!(bench.lvm.names(), ["home", "data"]);
+    assert_eq!(bench.list().len(), 1);
 }
