@@ -15,8 +15,8 @@ stable=/usr/local/bin/pc-switcher
 short=/usr/local/bin/bt
 sudoers_dir=/etc/sudoers.d
 units=/etc/systemd/system
-unit=pc-switcher-redo.service
-boot_link=$units/multi-user.target.wants/$unit
+# Each with the target that starts it.
+boot_units="pc-switcher-redo.service:multi-user.target pc-switcher-rollback.service:sysinit.target"
 man=/usr/local/share/man/man1
 bash_completions=/usr/local/share/bash-completion/completions
 zsh_completions=/usr/local/share/zsh/site-functions
@@ -32,11 +32,15 @@ uninstall() {
   if [ -z "$dest" ] && [ -x "$stable" ] && [ -e /etc/pc-switcher/config.toml ]; then
     "$stable" snapshots auto off </dev/null || fail "what \`snapshots auto on\` installed is still there, so nothing is removed"
   fi
-  [ ! -L "$dest$boot_link" ] || { rm -f -- "$dest$boot_link" && echo "removed $dest$boot_link"; }
-  # A link here is the user's own: the unit is masked.
-  if [ -f "$dest$units/$unit" ] && [ ! -L "$dest$units/$unit" ]; then
-    rm -f -- "$dest$units/$unit" && echo "removed $dest$units/$unit"
-  fi
+  for entry in $boot_units; do
+    unit=${entry%:*}
+    boot_link=$units/${entry#*:}.wants/$unit
+    [ ! -L "$dest$boot_link" ] || { rm -f -- "$dest$boot_link" && echo "removed $dest$boot_link"; }
+    # A link here is the user's own: the unit is masked.
+    if [ -f "$dest$units/$unit" ] && [ ! -L "$dest$units/$unit" ]; then
+      rm -f -- "$dest$units/$unit" && echo "removed $dest$units/$unit"
+    fi
+  done
   for file in "$dest$man"/pc-switcher*.1 "$dest$bash_completions/pc-switcher" \
     "$dest$zsh_completions/_pc-switcher" "$dest$fish_completions/pc-switcher.fish" \
     "$dest$sudoers_dir"/pc-switcher-*; do
@@ -75,13 +79,15 @@ optional() {
   [ ! -f "$1" ] || put 644 "$1" "$2"
 }
 
-# Makes each boot bring a sync that was cut off to its end, as a sync does on the other machine. A masked unit stays
-# masked.
+# Makes each boot bring a sync or a rollback that was cut off to its end, as a sync does on the other machine: UNIT TARGET. A
+# masked unit stays masked.
 each_boot() {
+  unit=$1
+  boot_link=$units/$2.wants/$unit
   [ -d "$dest$units" ] && [ ! -L "$dest$units/$unit" ] || return 0
   [ -e "$dest/usr/lib/systemd/systemd" ] || [ -e "$dest/lib/systemd/systemd" ] || return 0
   draft=$(mktemp)
-  if ! "$binary" agent --print-redo-unit </dev/null >"$draft"; then
+  if ! "$binary" agent --print-unit "$unit" </dev/null >"$draft"; then
     rm -f "$draft"
     fail "\`$binary\` does not print the unit for the boot; give a binary of the same release as this script"
   fi
@@ -161,7 +167,9 @@ done
 optional "$release/completions/pc-switcher.bash" "$dest$bash_completions/pc-switcher"
 optional "$release/completions/_pc-switcher" "$dest$zsh_completions/_pc-switcher"
 optional "$release/completions/pc-switcher.fish" "$dest$fish_completions/pc-switcher.fish"
-each_boot
+for entry in $boot_units; do
+  each_boot "${entry%:*}" "${entry#*:}"
+done
 
 user=${SUDOERS_USER:-${SUDO_USER:-}}
 if [ -n "$user" ] && [ "$user" != root ]; then

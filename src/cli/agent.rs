@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use pc_switcher_agent::linux::install::REDO_UNIT;
+use pc_switcher_agent::linux::install::Unit;
 use pc_switcher_agent::linux::services::{
-    AgentOptions, HistoryKeeper, heal_alone, main, redo_alone, trial_alone, watch_alone,
+    AgentOptions, HistoryKeeper, heal_alone, main, redo_alone, rollback_alone, trial_alone, watch_alone,
 };
 use pc_switcher_agent::linux::state::StateDir;
 use pc_switcher_agent::proto::{AgentError, RedoneHow};
@@ -24,9 +24,12 @@ pub struct Args {
     /// Watch over a sync or a rollback instead, and take it back unless it is confirmed
     #[arg(long, value_name = "SESSION", hide = true, conflicts_with = "redo")]
     deadman: Option<SessionId>,
-    /// Print the unit that does so at boot, for the installer
+    /// Bring a rollback that was cut off to its end instead, and have what is to come along with it do so, before anything uses it
     #[arg(long, hide = true, conflicts_with = "redo")]
-    print_redo_unit: bool,
+    redo_rollback: bool,
+    /// Print the unit of this name that each boot starts, for the installer
+    #[arg(long, value_name = "NAME", hide = true, conflicts_with = "redo")]
+    print_unit: Option<String>,
     #[command(flatten)]
     early: EarlyArgs,
 }
@@ -36,8 +39,10 @@ pub struct Args {
 /// # Errors
 /// If the front broke the protocol or fell silent, or a redo is not possible.
 pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
-    if args.print_redo_unit {
-        write!(context.out, "{REDO_UNIT}")?;
+    if let Some(name) = &args.print_unit {
+        let unit = Unit::ALL.into_iter().find(|unit| unit.name() == *name);
+        let unit = unit.ok_or_else(|| CliError::Failed(format!("there is no unit `{name}`")))?;
+        write!(context.out, "{}", unit.text())?;
         return Ok(Exit::Completed);
     }
     if let Some(exit) = early::run(&args.early, context)? {
@@ -46,6 +51,13 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let options = AgentOptions::new(env!("CARGO_PKG_VERSION"), Box::new(Rows));
     if args.redo {
         return redo(&options, context);
+    }
+    if args.redo_rollback {
+        let looked = rollback_alone(&options).map_err(|error| CliError::Failed(error.to_string()))?;
+        for (path, why) in looked.iter().flat_map(|look| look.left_behind()) {
+            writeln!(context.err, "`{path}` stays in the former tree: {why}")?;
+        }
+        return Ok(Exit::Completed);
     }
     if let Some(session) = &args.deadman {
         let watched = watch_alone(&options, session);

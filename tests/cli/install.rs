@@ -5,6 +5,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use pc_switcher_agent::linux::install::Unit;
+
 use super::text;
 
 /// Runs the script for a machine below `root`, and returns what it says, line by line.
@@ -41,18 +43,24 @@ fn with_systemd(root: &Path) -> PathBuf {
 fn the_first_machine_gets_the_unit_for_the_boot_once_and_loses_it_with_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let units = with_systemd(dir.path());
-    assert_eq!(install(dir.path()).len(), 5, "binary, both links, unit, link of the boot");
-    let link = units.join("multi-user.target.wants/pc-switcher-redo.service");
-    assert_eq!(fs::read_link(&link).unwrap(), Path::new("../pc-switcher-redo.service"));
-    assert_eq!(fs::read_to_string(&link).unwrap(), pc_switcher_agent::linux::install::REDO_UNIT);
+    assert_eq!(install(dir.path()).len(), 7, "binary, both links, both units, their links of the boot");
+    let links = [(Unit::Redo, "multi-user"), (Unit::Rollback, "sysinit")];
+    let links = links.map(|(unit, target)| units.join(format!("{target}.target.wants/{}", unit.name())));
+    for (unit, link) in Unit::ALL.into_iter().zip(&links) {
+        assert_eq!(fs::read_link(link).unwrap(), Path::new("..").join(unit.name()));
+        assert_eq!(fs::read_to_string(link).unwrap(), unit.text());
+    }
     assert_eq!(install(dir.path()), [""; 0], "a second run changes nothing");
     fs::write(units.join("pc-switcher-redo.service"), "of an older version").unwrap();
     assert_eq!(install(dir.path()).len(), 1);
-    assert_eq!(fs::read_to_string(&link).unwrap(), pc_switcher_agent::linux::install::REDO_UNIT);
+    assert_eq!(fs::read_to_string(&links[0]).unwrap(), Unit::Redo.text());
     script(dir.path(), "--uninstall");
-    let left: Vec<_> = fs::read_dir(&units).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["multi-user.target.wants"]);
-    assert_eq!(fs::read_dir(link.parent().unwrap()).unwrap().count(), 0);
+    let mut left: Vec<_> = fs::read_dir(&units).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["multi-user.target.wants", "sysinit.target.wants"]);
+    for link in &links {
+        assert_eq!(fs::read_dir(link.parent().unwrap()).unwrap().count(), 0);
+    }
     assert!(!dir.path().join("usr/local/lib/pc-switcher").exists());
 }
 
@@ -63,7 +71,7 @@ fn without_systemd_the_script_writes_no_unit_and_a_masked_one_stays_masked() {
     assert!(!dir.path().join("etc").exists());
     let unit = with_systemd(dir.path()).join("pc-switcher-redo.service");
     symlink("/dev/null", &unit).unwrap();
-    assert_eq!(install(dir.path()), [""; 0]);
+    assert_eq!(install(dir.path()).len(), 2, "the other unit and its link");
     script(dir.path(), "--uninstall");
     assert_eq!(fs::read_link(&unit).unwrap(), Path::new("/dev/null"));
 }

@@ -13,6 +13,7 @@ mod first_contact;
 mod gates;
 mod guard;
 mod hosts;
+mod inside;
 mod kill_points;
 mod layouts;
 mod link;

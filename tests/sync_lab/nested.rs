@@ -9,6 +9,7 @@ use crate::hosts::{
     SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, home, install, kill, lab, line,
     options, picture, plan, root, run, snapshots, sync,
 };
+use crate::rollback::restart;
 
 static TO_EXT4: SharedLab = SharedLab::new(
     || options("nested-ext4").home(MachineName::Desk, HomeDisk::Ext4),
@@ -350,10 +351,15 @@ fn no_way_back_loses_one() {
     let ran = sync(laptop, "desk", &[]).ends_with(0);
     let session = ran.stdout.split_once("(session ").unwrap().1[..8].to_owned();
     let before = home(desk);
-    let rollback = Cmd::new("pc-switcher").args(["rollback", &session, "--machine", "target"]).as_alice();
-    run(laptop, &rollback).ends_with(7).says(&[
-        "subvolumes inside of `@home` would stay with the old tree",
-        "`/home/alice/guest/dir/inner`",
+    let rollback = |more: [&str; 2]| {
+        let words = ["rollback", &session, "--machine", "target", more[0], more[1]];
+        run(laptop, &Cmd::new("pc-switcher").args(words).as_alice().timeout(MINUTE)).ends_with(0)
+    };
+    rollback(["--plan", "--subvol=@home"]).says(&[
+        "3 subvolumes inside of them come along as they are",
+        "`/home/alice/guest` comes along and does not go back; set ",
+        " holds it by itself: `pc-switcher snapshots restore`",
+        "`/home/alice/fresh` comes along and does not go back",
     ]);
     assert_same_tree(&before, &home(desk));
     run(desk, &Cmd::new("pc-switcher").args(["undo", &session]).as_alice()).ends_with(0);
@@ -366,6 +372,16 @@ fn no_way_back_loses_one() {
     alice(desk, "echo worse >guest/dir/inner/file");
     run(desk, &Cmd::new("pc-switcher").args(restore).as_alice()).ends_with(0);
     assert_eq!(alice(desk, "cat guest/dir/inner/file"), "in\n");
+
+    alice(desk, "echo of now >guest/file; echo bad >notes/bad");
+    rollback(["--subvol", "@home"]);
+    restart(desk);
+    // What the unit of the boot starts where there is systemd.
+    root(desk, "pc-switcher agent --redo-rollback");
+    for path in ["guest", "guest/dir/inner", "machines/new/box", "fresh"] {
+        assert!(is_subvolume(desk, path), "{path}");
+    }
+    assert_eq!(alice(desk, "cat guest/file; test -e notes/bad || echo gone"), "of now\ngone\n");
 }
 
 #[test]

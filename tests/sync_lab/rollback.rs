@@ -13,7 +13,7 @@ use crate::hosts::{
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[track_caller]
-fn rollback(machine: &Machine, words: &[&str]) -> Ran {
+pub fn rollback(machine: &Machine, words: &[&str]) -> Ran {
     let cmd = Cmd::new("pc-switcher").arg("rollback").args(words.iter().copied());
     run(machine, &cmd.as_alice().timeout(MINUTE))
 }
@@ -30,7 +30,7 @@ fn session_of(ran: &Ran) -> String {
 }
 
 /// What stands at the top level of a machine's disk beside the trees that are in place.
-fn beside(machine: &Machine) -> String {
+pub fn beside(machine: &Machine) -> String {
     root(
         machine,
         "btrfs subvolume list / | cut -d ' ' -f 9 | grep -E '[.](incoming|replaced|cancelled)-' || true",
@@ -160,9 +160,11 @@ fn what_stands_in_the_way_of_a_rollback_is_named_and_nothing_is_made() {
     alice(desk, "btrfs -q subvolume create vms");
     let id = root(desk, "btrfs inspect-internal rootid /home");
     root(desk, &format!("echo 'UUID=x /home btrfs subvol=@home,subvolid={} 0 0' >>/etc/fstab", id.trim()));
+    root(desk, "echo 'tmpfs /home/alice/vms/tmp tmpfs defaults 0 0' >>/etc/fstab");
     // Both machines are meant, and neither is touched if one of them is not ready.
     rollback(desk, &[&session]).ends_with(7).says(&[
-        "desk: `/home/alice/vms` is a subvolume inside of `@home`",
+        "desk: `/home/alice/vms` is a subvolume inside of `@home` that cannot come along",
+        "`/etc/fstab` mounts `/home/alice/vms/tmp` before it could come",
         "`/etc/fstab` mounts `/home` by the number of the present tree",
     ]);
     assert_eq!((beside(desk), beside(lab.laptop())), (String::new(), String::new()));

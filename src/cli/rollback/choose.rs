@@ -42,6 +42,9 @@ pub(super) fn choose(
             help: Some(format!("it holds {}", held.join(", "))),
         });
     }
-    let chosen = if subvolumes.is_empty() { held } else { subvolumes.to_vec() };
+    // Those inside of others come along with them as they are, unless they are named (docs/adr/0024).
+    let outer: Vec<SubvolumeName> = held.iter().filter(|name| !name.is_nested()).cloned().collect();
+    let all = if outer.is_empty() { held } else { outer };
+    let chosen = if subvolumes.is_empty() { all } else { subvolumes.to_vec() };
     Ok((found.set.clone(), chosen))
 }

@@ -32,7 +32,8 @@ use crate::orchestrator::{met, phases};
 /// Take whole subvolumes of a machine back to a set of snapshots
 ///
 /// Everything in them becomes what it was when the set was taken, but for what belongs to the machine: its name and keys,
-/// who may log in, and what pc-switcher remembers. What runs works on in the former tree until the machine is started anew.
+/// who may log in, and what pc-switcher remembers. Subvolumes inside of them are in no snapshot of theirs and come along as
+/// they are. What runs works on in the former tree until the machine is started anew.
 /// The former tree is kept: `rollback cancel` puts it back, `rollback confirm` removes it. `undo` is gentler: it takes a
 /// sync back path by path, while people work.
 ///

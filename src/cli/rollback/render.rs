@@ -1,7 +1,7 @@
 //! A rollback for people and for programs: pure.
 
-use pc_switcher_agent::proto::{RollbackPhase, RollbackState, Trial, TrialFor};
-use pc_switcher_contract::SubvolumeName;
+use pc_switcher_agent::proto::{RollbackLook, RollbackPhase, RollbackState, Trial, TrialFor};
+use pc_switcher_contract::{SetId, SubvolumeName};
 use serde_json::{Value, json};
 
 use super::Done;
@@ -27,7 +27,67 @@ pub(super) fn plan(done: &Done) -> Vec<String> {
         "the state of now would be kept as a set, the former trees until `rollback confirm`".into(),
         format!("{} would have to be started anew", done.hostname),
     ];
-    std::iter::once(way).chain(goodness(done)).chain(rest).chain(done.trial.clone()).collect()
+    let lines = std::iter::once(way).chain(goodness(done)).chain(rest).chain(done.trial.clone());
+    lines.chain(along(done, to)).collect()
+}
+
+/// Returns what becomes of subvolumes inside of those that would go back.
+fn along(done: &Done, to: &SetId) -> Vec<String> {
+    let look = &done.look;
+    if look.inside.is_empty() {
+        return Vec::new();
+    }
+    let mut said = vec![format!(
+        "{} inside of them come along as they are: no snapshot of what is around them holds them, so each keeps what it has when {} is \
+         started anew",
+        subvolumes(look),
+        done.hostname
+    )];
+    said.extend(look.inside.iter().map(|inside| match inside.is_held {
+        false => format!("  `{}` comes along and does not go back", inside.path),
+        true => format!(
+            "  `{}` comes along and does not go back; set {to} holds it by itself: `pc-switcher snapshots restore` brings back what \
+             you need of it",
+            inside.path
+        ),
+    }));
+    said.extend(
+        (look.inside_more > 0).then(|| format!("  {} more come along and do not go back", look.inside_more)),
+    );
+    said.extend(look.late.as_ref().map(|why| {
+        format!("{why}: they come along when pc-switcher is next used on {} after the restart", done.hostname)
+    }));
+    said
+}
+
+fn subvolumes(look: &RollbackLook) -> String {
+    match look.inside.len() as u64 + look.inside_more {
+        1 => "1 subvolume".into(),
+        count => format!("{count} subvolumes"),
+    }
+}
+
+/// Returns how the subvolumes inside stand that are still in trees that are not in place.
+fn left(done: &Done) -> Vec<String> {
+    let look = &done.look;
+    let (waits, stays): (Vec<_>, Vec<_>) = look.inside.iter().partition(|inside| inside.stays.is_none());
+    let mut said = Vec::new();
+    if let Some(first) = waits.first() {
+        said.push(format!(
+            "{} inside, such as `{}`, come along when {} is started anew, with what is in them then",
+            subvolumes(look),
+            first.path,
+            done.hostname
+        ));
+    }
+    said.extend(stays.iter().map(|inside| {
+        format!(
+            "`{}` is still in the tree that is not in place: {}",
+            inside.path,
+            inside.stays.as_deref().unwrap_or_default()
+        )
+    }));
+    said
 }
 
 /// Returns what is said of how long a rollback would hold.
@@ -124,6 +184,7 @@ pub(super) fn status(done: &Done) -> Vec<String> {
         ));
         said.push("the next sync with any machine asks as the first one did".into());
     }
+    said.extend(left(done));
     said
 }
 
@@ -140,6 +201,7 @@ pub(super) fn cancelled(done: &Done) -> Vec<String> {
             names(&done.look.in_use)
         ));
     }
+    said.extend(left(done));
     said
 }
 
@@ -161,6 +223,12 @@ pub(super) fn json(done: &Done) -> Value {
         "needs_restart": done.look.in_use,
         "holds": trial.map(|trial| trial.holds),
         "left_seconds": done.look.left_seconds,
+        "inside": done.look.inside.iter().map(|inside| json!({
+            "path": inside.path.to_string(),
+            "held_by_set": inside.is_held,
+            "stays": inside.stays,
+        })).collect::<Vec<_>>(),
+        "inside_more": done.look.inside_more,
         "taken_back_by_itself": returned,
         "went_back_by_itself": state.and_then(|state| state.fallback.as_ref()),
     })

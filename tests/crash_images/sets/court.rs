@@ -6,6 +6,7 @@ use pc_switcher_agent::proto::{RollbackOrder, RollbackPhase};
 use pc_switcher_testkit::seed::Random;
 
 use super::host::{Host, stamp};
+use super::inside;
 use super::state::{State, lie_between, whole};
 use super::story::order;
 use crate::camera::{End, Photo};
@@ -20,6 +21,13 @@ pub fn judge(
     at_once(host, photo.end, (before, after)).map_err(|why| format!("before the recovery: {why}"))?;
     host.recover()?;
     restart_if_aside(host)?;
+    if !order(host, RollbackOrder::Look, &Unwatched).in_use.is_empty() {
+        // It was started with the former trees: what is inside comes along with the next start.
+        inside::each_once(host)?;
+        restart(host);
+        host.recover()?;
+    }
+    inside::all_in_place(host).map_err(|why| format!("after the recovery: {why}"))?;
     let found = State::read(host).map_err(|why| format!("after the recovery: {why}"))?;
     if !found.fits(photo.end, before, after) {
         let end = photo.end;
@@ -61,6 +69,7 @@ fn at_once(host: &Host, end: End, (before, after): (&State, &State)) -> Result<(
         let (old, new) = (before.sets.keys(), after.sets.keys());
         return Err(format!("{:?} are listed, not {end:?} of {old:?} and {new:?}", sets.keys()));
     }
+    inside::each_once(host)?;
     let (names, words) = host.top();
     if let Some(gone) = host.layout().subvolumes().into_iter().find(|name| !names.iter().any(|it| it == name))
     {
@@ -103,7 +112,7 @@ fn go_on(host: &Host, random: &mut Random) -> Result<(), String> {
         order(host, RollbackOrder::Confirm(stamp(80_000)), &Unwatched);
         let found = State::read(host)?;
         return match found.trees.beside.is_empty() && found.trees.words == words {
-            true => Ok(()),
+            true => inside::all_in_place(host),
             false => Err(format!("a confirm left {found:?}")),
         };
     }

@@ -13,6 +13,7 @@ use pc_switcher_contract::{SnapshotKind, UtcStamp};
 use pc_switcher_testkit::seed::Random;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind};
 
+use super::inside;
 use crate::camera::{Camera, Shelf};
 use crate::machine::{Layout, Machine, Running};
 use crate::pool::Pool;
@@ -46,6 +47,7 @@ impl Host {
         let host = Host { machine: Machine::make_as(pool, layout, &name), top: pool.machine("top") };
         fs::create_dir_all(host.root().join("var/lib")).unwrap();
         host.write(0);
+        inside::make(host.root());
         host
     }
 
@@ -160,6 +162,18 @@ struct Bound;
 impl Drop for Bound {
     fn drop(&mut self) {
         rustix::mount::unmount(STATE_PARENT, UnmountFlags::empty()).unwrap();
+    }
+}
+
+impl Host {
+    /// Returns where each subvolume inside of the trees is: the tree and the path in it; and checks that it is what it was.
+    pub fn inside(&self) -> Result<Vec<(String, String)>, String> {
+        let device = format!("/dev/{}", self.running().devices()[0]);
+        let option = CString::new("subvolid=5").unwrap();
+        mount(device, &self.top, "btrfs", MountFlags::empty(), Some(&*option)).unwrap();
+        let found = inside::find(&self.top);
+        crate::machine::unmount(&self.top);
+        found
     }
 }
 

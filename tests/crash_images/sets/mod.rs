@@ -2,6 +2,7 @@
 
 mod court;
 mod host;
+mod inside;
 mod pair;
 mod state;
 mod story;

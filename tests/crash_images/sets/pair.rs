@@ -203,6 +203,7 @@ fn meet(hosts: &[Host; 2], photos: &[Arc<Photo>; 2], what: &str, ends: &Ends) ->
         if !is_right {
             return Err(format!("both are {found:?}, and on {:?} there is {now:?}", host.layout()));
         }
+        super::inside::each_once(host)?;
         nothing_more(host)?;
     }
     Ok(found)

@@ -2,14 +2,16 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{FileType, Mode, OFlags, mkdirat, openat, readlinkat, renameat, symlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, mkdirat, openat, readlinkat, renameat, symlinkat, unlinkat,
+};
 use rustix::io::Errno;
 
 use pc_switcher_contract::BytePath;
 
 use super::apply::{clone_file, list_names, remove_tree};
 use super::seen::Seen;
-use super::{meta, open, xattr};
+use super::{along, meta, open, xattr};
 use crate::proto::Meta;
 
 /// Makes `path` below `to` what it is below `from`, gone included. `to` must be a tree that nobody else uses. Directories
@@ -53,17 +55,31 @@ pub(crate) fn carry(from: &OwnedFd, to: &OwnedFd, path: &BytePath) -> Result<(),
     meta::set_mtime(&here, times)
 }
 
-/// Opens the directory below `to`, and makes what is missing of it.
-fn make_way(from: &OwnedFd, to: &OwnedFd, dir: &BytePath) -> Result<OwnedFd, Errno> {
+/// Opens the directory below `to`, and makes what is missing of it. What a snapshot has where a subvolume lay inside is taken for
+/// missing: nothing can be made in it.
+pub(super) fn make_way(from: &OwnedFd, to: &OwnedFd, dir: &BytePath) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-    match open::beneath(to, dir.as_bytes(), flags) {
-        Err(Errno::NOENT) => {}
-        opened => return opened,
+    let found = match open::beneath(to, dir.as_bytes(), flags) {
+        Err(Errno::NOENT) => None,
+        opened => Some(opened?),
+    };
+    let is_placeholder = |found: &OwnedFd| -> Result<bool, Errno> {
+        Ok(!dir.is_empty() && Seen::of(found)?.ino() == along::PLACEHOLDER)
+    };
+    match found {
+        Some(found) if !is_placeholder(&found)? => return Ok(found),
+        Some(_) => {
+            let above = open::beneath(to, dir.parent().unwrap_or_default().as_bytes(), flags)?;
+            unlinkat(&above, dir.name(), AtFlags::REMOVEDIR)?;
+        }
+        None => {}
     }
     let above = make_way(from, to, &dir.parent().ok_or(Errno::NOENT)?)?;
+    let times = Seen::of(&above)?.mtime();
     mkdirat(&above, dir.name(), Mode::from_raw_mode(0o700))?;
     let made = open::beneath(&above, dir.name(), flags)?;
     meta::fresh(&made, &meta_of(&open::beneath(from, dir.as_bytes(), flags)?)?)?;
+    meta::set_mtime(&above, times)?;
     Ok(made)
 }
 

@@ -4,6 +4,7 @@
 //! link is ever followed below a root, no mount and no subvolume border is crossed, reading leaves no trace (not even
 //! an access time), and nothing here prints, reads the environment or asks the time.
 
+pub(crate) mod along;
 pub mod apply;
 pub mod blocks;
 pub(crate) mod carry;

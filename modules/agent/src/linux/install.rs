@@ -18,7 +18,7 @@ use semver::Version;
 use super::machine::is_elevated;
 use crate::proto::{ActivateRequest, Activated, AgentError};
 
-pub use unit::{REDO_UNIT, is_enabled};
+pub use unit::Unit;
 
 const LIB: &str = "/usr/local/lib/pc-switcher";
 /// The program, under the name that stays.

@@ -189,8 +189,10 @@ fn where_there_is_systemd_each_boot_redoes_and_a_masked_unit_stays_masked() {
     assert_eq!(machine.activate(None, "1.0.0").unwrap().changes.len(), 3, "no systemd, no unit");
     fs::create_dir_all(machine.root.join("usr/lib/systemd")).unwrap();
     fs::write(machine.root.join("usr/lib/systemd/systemd"), "").unwrap();
-    assert_eq!(machine.activate(None, "1.0.0").unwrap().changes.len(), 2);
+    assert_eq!(machine.activate(None, "1.0.0").unwrap().changes.len(), 4);
     assert_eq!(machine.activate(None, "1.0.0").unwrap().changes, [""; 0]);
+    let early = system.join("sysinit.target.wants/pc-switcher-rollback.service");
+    assert_eq!(fs::read_to_string(&early).unwrap(), Unit::Rollback.text());
     let unit = system.join("pc-switcher-redo.service");
     let link = system.join("multi-user.target.wants/pc-switcher-redo.service");
     assert_eq!(fs::read(&link).unwrap(), fs::read(&unit).unwrap());

@@ -161,6 +161,19 @@ pub fn redo_alone(options: &AgentOptions) -> Result<Option<Vec<Redone>>, AgentEr
     }
 }
 
+/// Brings a rollback that was cut off to its end, and has the subvolumes inside come along, at the beginning of a boot: nothing that
+/// uses them runs yet. Returns how it stands; `None` if somebody else sees to it.
+///
+/// # Errors
+/// If the machine's lock or its state cannot be used, or the machine does not let us.
+pub fn rollback_alone(options: &AgentOptions) -> Result<Option<RollbackLook>, AgentError> {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let Some(_lock) = lock_alone(options)? else { return Ok(None) };
+    let state = StateDir::new(options.state_dir.clone());
+    rollback::redo(&state, options.watch.as_ref())?;
+    rollback::run(&RollbackOrder::Look, &state, options.watch.as_ref()).map(Some)
+}
+
 /// Takes a sync back that nobody had confirmed before the machine was started anew.
 ///
 /// # Errors

@@ -99,6 +99,20 @@ pub struct RollbackMember {
     pub new_uuid: String,
     /// The uuid of the snapshot that it is made of.
     pub made_of: String,
+    /// Where it was mounted.
+    #[serde(default)]
+    pub point: BytePath,
+}
+
+/// A subvolume inside of one that goes back. It is in no snapshot of that, and moves along with what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inside {
+    /// Where it is seen.
+    pub path: BytePath,
+    /// Whether the set that is gone back to has a snapshot of its own of it.
+    pub is_held: bool,
+    /// Why it is still in the former tree, though nobody works on that any more.
+    pub stays: Option<String>,
 }
 
 /// A rollback, as its journal has it.
@@ -146,6 +160,13 @@ pub struct RollbackLook {
     pub unattended: Option<String>,
     /// So many seconds are left to confirm it, if its time runs.
     pub left_seconds: Option<u64>,
+    /// Subvolumes inside that are to move along: those of now, if it was checked, otherwise those that are still in trees
+    /// that are not in place.
+    pub inside: Vec<Inside>,
+    /// How many more of these there are.
+    pub inside_more: u64,
+    /// Why they would come later than whoever needs them at boot, if it was checked and that is so.
+    pub late: Option<String>,
 }
 
 impl RollbackState {
@@ -157,12 +178,27 @@ impl RollbackState {
 }
 
 impl RollbackLook {
+    /// Returns the first subvolume that should have moved along and has not, and why.
+    pub fn left_behind(&self) -> Option<(&BytePath, &str)> {
+        self.inside.iter().find_map(|inside| Some((&inside.path, inside.stays.as_deref()?)))
+    }
+
     /// Returns why no sync may start, if so.
     pub fn forbids_sync(&self) -> Option<String> {
         let state = self.state.as_ref()?;
         match state.phase {
             // The former trees are nobody's any more; what cannot be removed of them is in nobody's way.
             RollbackPhase::Confirmed => None,
+            // A sync would not see them.
+            RollbackPhase::Done | RollbackPhase::Cancelled
+                if self.in_use.is_empty() && self.left_behind().is_some() =>
+            {
+                let (first, why) = self.left_behind()?;
+                Some(format!(
+                    "after rollback {} the subvolume `{first}` is still in a tree that is not in place: {why}",
+                    state.session
+                ))
+            }
             // What a sync did would go with the trees.
             RollbackPhase::Done if self.in_use.is_empty() => state.on_trial().map(|trial| {
                 format!("rollback {} waits for somebody: {}", state.session, trial.explain(self.left_seconds))

@@ -90,6 +90,15 @@ impl SubvolumeTree {
         self.nested(id, inside).into_iter().map(|(path, _)| path).collect()
     }
 
+    /// Returns the subvolumes that stand in subvolume `id` itself, not in others below, with their paths in it; sorted.
+    pub fn directly_below(&self, id: u64) -> Vec<(BytePath, u64)> {
+        let inside = self.refs.values().filter(|one| one.parent_id == id);
+        let mut found: Vec<(BytePath, u64)> =
+            inside.map(|one| (BytePath::new(one.dir.as_slice()).join(&one.name), one.id)).collect();
+        found.sort();
+        found
+    }
+
     /// As [`SubvolumeTree::below`], with the id of each.
     pub fn nested(&self, id: u64, inside: &BytePath) -> Vec<(BytePath, u64)> {
         let mut found: Vec<(BytePath, u64)> = self
@@ -210,5 +219,6 @@ mod tests {
         assert_eq!(tree().below(257, &"alice".into()), ["vm".into(), "vm/deep".into()]);
         assert_eq!(tree().below(257, &"ali".into()), Vec::<BytePath>::new());
         assert_eq!(tree().below(259, &"".into()), ["deep".into()]);
+        assert_eq!(tree().directly_below(257), [("alice/vm".into(), 259)]);
     }
 }

@@ -16,7 +16,7 @@ use crate::linux::state::STATE_PATH;
 use crate::proto::{AgentError, RollbackMember, RollbackState};
 
 /// The machine's own. Our program is among it: it has to be there to confirm a rollback, or to take it back.
-const OF_THE_MACHINE: [&str; 8] = [
+const OF_THE_MACHINE: [&str; 10] = [
     "/etc/machine-id",
     "/var/lib/dbus/machine-id",
     "/etc/hostname",
@@ -25,6 +25,8 @@ const OF_THE_MACHINE: [&str; 8] = [
     "/usr/local/bin/pc-switcher",
     "/etc/systemd/system/pc-switcher-redo.service",
     "/etc/systemd/system/multi-user.target.wants/pc-switcher-redo.service",
+    "/etc/systemd/system/pc-switcher-rollback.service",
+    "/etc/systemd/system/sysinit.target.wants/pc-switcher-rollback.service",
 ];
 
 /// Directories with the beginnings of names in them.

@@ -5,15 +5,17 @@ use std::path::Path;
 
 use pc_switcher_contract::{BytePath, SnapshotMember, SubvolumeName, Vital};
 
+use super::inside::{self, Around};
 use crate::linux::boot::kernels;
 use crate::linux::btrfs::{Btrfs, KernelBtrfs};
 use crate::linux::diagnose;
 use crate::linux::finder::Finder;
 use crate::linux::mounts::{Mount, Mounts};
 use crate::linux::snapshots::{check_set, is_foreign};
-use crate::proto::{AgentError, RollbackMember, RollbackWish, SubvolumeFact};
+use crate::proto::{AgentError, Inside, RollbackMember, RollbackWish, SubvolumeFact};
 
 /// What was found.
+#[derive(Debug, Default)]
 pub(super) struct Checked {
     pub(super) members: Vec<RollbackMember>,
     pub(super) problems: Vec<String>,
@@ -21,6 +23,9 @@ pub(super) struct Checked {
     pub(super) is_vital: bool,
     /// Why that state would not find the journal of a rollback when it starts, if so.
     pub(super) unattended: Option<String>,
+    /// Subvolumes inside that come along, and how many more.
+    pub(super) along: Vec<Inside>,
+    pub(super) more: u64,
 }
 
 /// Checks a wish.
@@ -30,8 +35,7 @@ pub(super) struct Checked {
 pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
     let (mounts, btrfs) = (Mounts::read()?, &KernelBtrfs);
     let finder = Finder::new(btrfs, &mounts, &[&wish.snapshot_dir])?;
-    let mut checked =
-        Checked { members: Vec::new(), problems: Vec::new(), is_vital: false, unattended: None };
+    let mut checked = Checked::default();
     let problems = &mut checked.problems;
     if let Err(why) = check_set(&wish.to) {
         problems.push(format!("set `{}` cannot be trusted: {why}", wish.to.id()));
@@ -47,6 +51,13 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
     // Nothing else is asked: in an early start there may be nobody to answer, and no list of users.
     let (swapfiles, fstab_now) = (diagnose::swap_files(&mounts), text_of("/etc/fstab"));
     let holder = KernelBtrfs.subvolume(wish.snapshot_dir.as_path());
+    let fstab_then = fstab_then(wish, &finder).unwrap_or_else(|| fstab_now.clone());
+    let around = Around {
+        finder: &finder,
+        mounts: &mounts,
+        swap_files: &swapfiles,
+        fstabs: [&fstab_now, &fstab_then],
+    };
     for name in &wish.subvolumes {
         let Some(member) = wish.to.member(name) else {
             problems.push(format!("set `{}` does not hold `{name}`", wish.to.id()));
@@ -72,89 +83,51 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
             ));
             continue;
         }
-        problems.extend(nested(&finder, &fact)?);
+        let inside::Judged { problems: kept_back, along, more } =
+            inside::judge(&around, wish, &fact, member)?;
+        problems.extend(kept_back);
+        checked.along.extend(along);
+        checked.more += more;
         problems.extend(swap(&swapfiles, &fact));
         problems.extend(fstab(&fstab_now, "/etc/fstab", &fact));
         problems.extend(command_line(&fact));
         checked.is_vital |= vital.area(&fact.mount_point, true).is_some();
         if fact.mount_point == BytePath::from("/") {
             problems.extend(of_the_system(wish, member, &fact, &mounts));
-            let then = fs::read_to_string(member.path.as_path().join("etc/fstab")).unwrap_or_default();
-            checked.unattended = (!mounts_as(&fstab_now, &then, &wish.snapshot_dir)).then(|| {
+            checked.unattended = (!mounts_as(&fstab_now, &fstab_then, &wish.snapshot_dir)).then(|| {
                 format!("`/etc/fstab` of that state does not mount the snapshots at `{}`", wish.snapshot_dir)
             });
         }
         checked.members.push(RollbackMember {
             name: name.clone(),
+            point: fact.mount_point,
             fs_uuid: fact.fs_uuid,
             old_uuid: fact.uuid,
             new_uuid: String::new(),
             made_of: member.uuid.clone(),
         });
     }
+    if let Some(why) = checked.unattended.as_ref().filter(|_| !checked.along.is_empty()) {
+        checked.problems.push(format!(
+            "{why}, so it would not find the subvolumes inside of the trees of now, such as `{}`; mend that, or move them to the top \
+             level and mount them",
+            checked.along[0].path
+        ));
+    }
     Ok(checked)
+}
+
+/// Returns `/etc/fstab` of the state that is gone back to, if `/` goes back.
+fn fstab_then(wish: &RollbackWish, finder: &Finder<'_>) -> Option<String> {
+    let is_root = |name: &&SubvolumeName| {
+        finder.by_name(name).is_some_and(|fact| fact.mount_point == BytePath::from("/"))
+    };
+    let root = wish.to.member(wish.subvolumes.iter().find(is_root)?)?;
+    fs::read_to_string(root.path.as_path().join("etc/fstab")).ok()
 }
 
 fn text_of(path: &str) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
-}
-
-/// Checks that no tree that is to be removed has a subvolume inside.
-pub(super) fn holds_none(trees: &[SubvolumeFact]) -> Result<(), AgentError> {
-    let mounts = Mounts::read()?;
-    let finder = Finder::new(&KernelBtrfs, &mounts, &[])?;
-    for tree in trees {
-        let below = inside(&finder, tree)?;
-        let Some(first) = below.first() else { continue };
-        let name = tree.mount_point.as_path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        return Err(AgentError::failed(format!(
-            "`{first}` is a subvolume inside of `{name}`, which would be removed, and in no set; mount the top level (`sudo mount \
-             -o subvolid=5 UUID={} /mnt`) and move `/mnt/{name}/{first}` out of it, or remove it with `btrfs subvolume delete`",
-            tree.fs_uuid
-        )));
-    }
-    Ok(())
-}
-
-fn inside(finder: &Finder<'_>, fact: &SubvolumeFact) -> Result<Vec<BytePath>, AgentError> {
-    let uuid = KernelBtrfs.fs_uuid(fact.mount_point.as_path());
-    let uuid = uuid.map_err(|error| AgentError::io(format!("`{}`", fact.mount_point), &error))?;
-    Ok(finder.system(uuid)?.tree.below(fact.id, &BytePath::default()))
-}
-
-/// So many subvolumes are named that stand in the way.
-const NAMED: usize = 20;
-
-/// Subvolumes inside stay with the old tree, and the new one has nothing in their place.
-fn nested(finder: &Finder<'_>, fact: &SubvolumeFact) -> Result<Option<String>, AgentError> {
-    let below: Vec<BytePath> =
-        inside(finder, fact)?.iter().map(|below| fact.mount_point.join(below.as_bytes())).collect();
-    Ok(stays_behind(&below, fact))
-}
-
-/// Names the subvolumes that stand in the way: each has to be seen to.
-fn stays_behind(below: &[BytePath], fact: &SubvolumeFact) -> Option<String> {
-    let SubvolumeFact { name, mount_point, .. } = fact;
-    match below {
-        [] => None,
-        [one] => Some(format!(
-            "`{one}` is a subvolume inside of `{name}` and would stay with the old tree; move it to the top level and mount it, or \
-             remove it"
-        )),
-        many => {
-            let names: Vec<String> = many.iter().take(NAMED).map(|path| format!("`{path}`")).collect();
-            let more = match many.len().saturating_sub(NAMED) {
-                0 => String::new(),
-                count => format!(" and {count} more (`sudo btrfs subvolume list -o {mount_point}`)"),
-            };
-            Some(format!(
-                "{} subvolumes inside of `{name}` would stay with the old tree: {}{more}; move them to the top level and mount them, \
-                 or remove them",
-                many.len(),
-                names.join(", ")
-            ))
-        }
-    }
 }
 
 fn swap(files: &[crate::proto::SwapFile], fact: &SubvolumeFact) -> Option<String> {
@@ -304,32 +277,6 @@ mod tests {
         assert!(mounts_as(with, with, &dir) && mounts_as(without, with, &dir));
         assert!(!mounts_as(with, without, &dir));
         assert!(mounts_as(without, without, &dir), "something else mounts them");
-    }
-
-    #[test]
-    fn all_subvolumes_inside_are_named_unless_they_are_very_many() {
-        let fact = SubvolumeFact {
-            name: "@".parse().unwrap(),
-            mount_point: "/".into(),
-            uuid: String::new(),
-            id: 256,
-            fs_uuid: String::new(),
-            generation: 7,
-        };
-        let below = |count: usize| -> Vec<BytePath> {
-            (0..count).map(|n| BytePath::from(format!("/var/lib/docker/{n}").as_str())).collect()
-        };
-        assert_eq!(stays_behind(&[], &fact), None);
-        let one = stays_behind(&below(1), &fact).unwrap();
-        assert!(one.starts_with("`/var/lib/docker/0` is a subvolume inside of `@`"), "{one}");
-        let two = stays_behind(&below(2), &fact).unwrap();
-        assert!(
-            two.contains("2 subvolumes inside of `@`")
-                && two.contains("docker/0`, `/var/lib/docker/1`; move"),
-            "{two}"
-        );
-        let many = stays_behind(&below(300), &fact).unwrap();
-        assert!(many.contains("docker/19` and 280 more (`sudo btrfs subvolume list -o /`)"), "{many}");
     }
 
     fn fact(id: u64) -> SubvolumeFact {

@@ -7,6 +7,7 @@
 use pc_switcher_contract::{SetId, SubvolumeName, UtcStamp};
 
 use super::journal::Journal;
+use super::nested::{self, Ground};
 use super::top::{Top, device_of};
 use super::{cancel, commit, not_yet, prepare, redo, under_way};
 use crate::data::apply::Watch;
@@ -42,6 +43,7 @@ pub(crate) fn settle(state: &StateDir, watch: &dyn Watch) -> Result<Stand, Agent
         return Ok(Stand::Taken(format!("a rollback waits for what {partner} decided")));
     }
     redo(state, watch)?;
+    bring(&journal, watch);
     let after = journal.read()?;
     let exchanged = before.filter(|before| match before.phase {
         RollbackPhase::Committed | RollbackPhase::Cancelling => true,
@@ -86,7 +88,16 @@ pub(crate) fn in_place<'a>(
 pub(crate) fn fall_back(wish: &RollbackWish, state: &StateDir, watch: &dyn Watch) -> Result<(), AgentError> {
     let journal = Journal::of(state);
     prepare(wish, &journal, state, watch)?;
-    commit(under_way(&journal, RollbackPhase::Prepared)?, &journal, watch)
+    commit(under_way(&journal, RollbackPhase::Prepared)?, &journal, watch)?;
+    bring(&journal, watch);
+    Ok(())
+}
+
+/// Has subvolumes inside move along at once: nobody works on any tree yet, though we have mounted them ourselves. What fails is
+/// tried again at boot.
+fn bring(journal: &Journal<'_>, watch: &dyn Watch) {
+    let _ =
+        journal.read().map(|found| found.map(|found| nested::bring(&found, journal, Ground::Still, watch)));
 }
 
 /// Takes back a rollback on trial.
@@ -100,5 +111,7 @@ pub(crate) fn take_back(why: String, state: &StateDir, watch: &dyn Watch) -> Res
         return Err(AgentError::failed(not_yet(&found)));
     }
     let returned = Returned { at: UtcStamp::new(jiff::Timestamp::now()), why };
-    cancel(found, Some(returned), &journal, state, watch)
+    cancel(found, Some(returned), &journal, state, watch)?;
+    bring(&journal, watch);
+    Ok(())
 }

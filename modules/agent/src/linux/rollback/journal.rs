@@ -21,6 +21,9 @@ const KEY: &str = "rollback/journal.json";
 /// The key that says that somebody has worked on the new trees of a rollback that was taken back.
 const WORKED: &str = "rollback/worked";
 
+/// The key that names subvolumes that are read-only, and writable while they move: a uuid a line.
+const UNSEALED: &str = "rollback/unsealed";
+
 /// The inode of the root of each btrfs subvolume.
 const SUBVOLUME_ROOT: u64 = 256;
 
@@ -101,6 +104,26 @@ impl<'a> Journal<'a> {
     pub(super) fn keeps(&self) -> Result<bool, AgentError> {
         let Some(place) = self.place()? else { return Ok(false) };
         Ok(place.get(WORKED)?.is_some())
+    }
+
+    /// Notes that these are to be read-only again, beside those that were noted already.
+    pub(super) fn unseal(&self, uuids: &[String]) -> Result<(), AgentError> {
+        let Some(place) = self.place()? else { return Ok(()) };
+        let mut all = self.unsealed()?;
+        all.extend(uuids.iter().filter(|uuid| !all.contains(uuid)).cloned().collect::<Vec<_>>());
+        place.put(UNSEALED, Some((all.join("\n") + "\n").as_bytes()))
+    }
+
+    /// Returns those that were noted.
+    pub(super) fn unsealed(&self) -> Result<Vec<String>, AgentError> {
+        let Some(place) = self.place()? else { return Ok(Vec::new()) };
+        let bytes = place.get(UNSEALED)?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
+    }
+
+    /// Notes that they are.
+    pub(super) fn sealed(&self) -> Result<(), AgentError> {
+        self.place()?.map_or(Ok(()), |place| place.put(UNSEALED, None))
     }
 
     /// Removes what was being written to it when the power went, and what says where it is if it was not begun. The caller holds

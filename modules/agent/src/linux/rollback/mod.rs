@@ -10,12 +10,16 @@
 mod carried;
 mod checks;
 mod fallback;
+mod inside;
 mod journal;
+mod nested;
 mod records;
 mod steps;
 mod top;
 mod trial;
 
+#[cfg(test)]
+mod nested_tests;
 #[cfg(test)]
 mod pair_tests;
 #[cfg(test)]
@@ -33,10 +37,11 @@ use std::io;
 use pc_switcher_contract::{SetId, SnapshotKind, SubvolumeName, UtcStamp};
 
 use self::journal::Journal;
+use self::nested::Ground;
 use self::steps::{Names, top_of};
 use self::top::Top;
 use crate::data::apply::Watch;
-use crate::linux::install;
+use crate::linux::install::Unit;
 use crate::linux::snapshots::keep_trees;
 use crate::linux::state::StateDir;
 use crate::proto::{
@@ -95,14 +100,18 @@ pub fn redo(state: &StateDir, watch: &dyn Watch) -> Result<(), AgentError> {
         RollbackPhase::Preparing | RollbackPhase::Prepared => abort(&found, &journal, state),
         RollbackPhase::Committed => finish(found, &journal, watch),
         RollbackPhase::Cancelling => put_back(found, &journal, state, watch),
-        RollbackPhase::Done => Ok(()),
+        RollbackPhase::Done => {
+            // What cannot come along keeps nobody from working either: a look says why it stays.
+            let _ = nested::bring(&found, &journal, Ground::Running, watch);
+            Ok(())
+        }
         // What cannot be removed keeps nobody from working: `rollback status` shows it, and `rollback confirm` says why.
         RollbackPhase::Confirmed => {
             let _ = let_go(&found, &journal, watch);
             Ok(())
         }
         RollbackPhase::Cancelled => {
-            let _ = tidy(&found, &journal, state);
+            let _ = tidy(&found, &journal, state, watch);
             Ok(())
         }
     }
@@ -112,7 +121,9 @@ fn look(journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
     let state = journal.read()?;
     let in_use = state.as_ref().map(in_use).unwrap_or_default();
     let left_seconds = state.as_ref().and_then(trial::left_seconds);
-    Ok(RollbackLook { state, in_use, left_seconds, ..RollbackLook::default() })
+    // Of a disk that is not there nothing is known.
+    let (inside, inside_more) = state.as_ref().and_then(|state| nested::left(state).ok()).unwrap_or_default();
+    Ok(RollbackLook { state, in_use, left_seconds, inside, inside_more, ..RollbackLook::default() })
 }
 
 /// Returns the members whose other tree is still mounted.
@@ -144,10 +155,12 @@ fn check(wish: &RollbackWish, journal: &Journal<'_>) -> Result<RollbackLook, Age
     if let Some(state) = &found.state {
         return Ok(RollbackLook { problems: vec![not_yet(state)], ..found });
     }
-    let checks::Checked { problems, is_vital, unattended, .. } = checks::check(wish)?;
-    let no_unit = || "the boot does not start `pc-switcher-redo.service`".to_owned();
-    let unattended = if install::is_enabled() { unattended } else { Some(no_unit()) };
-    Ok(RollbackLook { problems, is_vital, unattended, ..found })
+    let checks::Checked { problems, is_vital, unattended, along: inside, more: inside_more, .. } =
+        checks::check(wish)?;
+    let no_unit = |unit: Unit| format!("the boot does not start `{}`", unit.name());
+    let unattended = if Unit::Redo.is_enabled() { unattended } else { Some(no_unit(Unit::Redo)) };
+    let late = (!inside.is_empty() && !Unit::Rollback.is_enabled()).then(|| no_unit(Unit::Rollback));
+    Ok(RollbackLook { problems, is_vital, unattended, inside, inside_more, late, ..found })
 }
 
 fn not_yet(found: &RollbackState) -> String {
@@ -306,7 +319,10 @@ fn finish(mut now: RollbackState, journal: &Journal<'_>, watch: &dyn Watch) -> R
     steps::forward(&now, watch)?;
     now.phase = RollbackPhase::Done;
     journal.write(&now)?;
-    Ok(watch.after("done")?)
+    watch.after("done")?;
+    // It is done, whatever stays behind: a look says why.
+    let _ = nested::bring(&now, journal, Ground::Running, watch);
+    Ok(())
 }
 
 fn abort(now: &RollbackState, journal: &Journal<'_>, state: &StateDir) -> Result<(), AgentError> {
@@ -368,14 +384,20 @@ fn put_back(
     now.phase = RollbackPhase::Cancelled;
     journal.write(&now)?;
     watch.after("cancelled")?;
-    tidy(&now, journal, state)
+    tidy(&now, journal, state, watch)
 }
 
 /// Removes what a cancelled rollback left, unless something still works on it, or has and nobody asked for it to go. The old
 /// tree may find its records of before only after a restart.
-fn tidy(now: &RollbackState, journal: &Journal<'_>, state: &StateDir) -> Result<(), AgentError> {
+fn tidy(
+    now: &RollbackState,
+    journal: &Journal<'_>,
+    state: &StateDir,
+    watch: &dyn Watch,
+) -> Result<(), AgentError> {
     records::remember(state, &now.records)?;
-    if !in_use(now).is_empty() || journal.keeps()? {
+    nested::bring(now, journal, Ground::Running, watch)?;
+    if !in_use(now).is_empty() || journal.keeps()? || nested::none_is_left(now).is_err() {
         return Ok(());
     }
     for member in &now.members {
@@ -407,10 +429,11 @@ fn confirm(
     let now = &*now;
     let kept = match now.phase {
         RollbackPhase::Done | RollbackPhase::Cancelled => {
+            // Once the old trees begin to go there is no way back, and none goes with another one inside.
+            nested::bring(now, journal, Ground::Running, watch)?;
+            nested::none_is_left(now)?;
             let tops = now.members.iter().map(top_of).collect::<Result<Vec<Top>, _>>()?;
             let trees = beside(now, &tops)?;
-            // Once the old trees begin to go there is no way back, and none goes with another one inside.
-            checks::holds_none(&trees)?;
             keep_beside(trees, now, stamp, journal)?
         }
         RollbackPhase::Confirmed => None,
@@ -419,7 +442,7 @@ fn confirm(
     watch.after("kept")?;
     if now.phase == RollbackPhase::Cancelled {
         journal.keep_no_more()?;
-        tidy(now, journal, state)?;
+        tidy(now, journal, state, watch)?;
     } else {
         // From here on there is no way back: what is left of the old trees would not be all of them.
         let confirmed = RollbackState { phase: RollbackPhase::Confirmed, ..now.clone() };
@@ -432,6 +455,7 @@ fn confirm(
 
 /// Removes the old trees.
 fn let_go(now: &RollbackState, journal: &Journal<'_>, watch: &dyn Watch) -> Result<(), AgentError> {
+    nested::bring(now, journal, Ground::Running, watch)?;
     for member in &now.members {
         let top = top_of(member)?;
         steps::remove(&top, member, &Names::of(now, member).replaced, &member.old_uuid)?;

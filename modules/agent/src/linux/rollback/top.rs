@@ -12,7 +12,7 @@ use rustix::mount::{
 
 use pc_switcher_contract::BytePath;
 
-use crate::linux::btrfs::{Btrfs, KernelBtrfs};
+use crate::linux::btrfs::{Btrfs, KernelBtrfs, SubvolumeTree};
 use crate::linux::mounts::{Mount, Mounts, unescape};
 use crate::proto::AgentError;
 
@@ -55,6 +55,11 @@ impl Top {
         }
         let info = KernelBtrfs.subvolume(&path)?;
         Ok(Some((info.uuid.hex(), info.id)))
+    }
+
+    /// Returns the subvolumes that stand in the one of this id: path in it and id, those inside of others not among them.
+    pub(super) fn inside(&self, id: u64) -> io::Result<Vec<(BytePath, u64)>> {
+        Ok(SubvolumeTree::new(KernelBtrfs.subvolumes(&self.path("."))?).directly_below(id))
     }
 
     /// Swaps two names in one step.

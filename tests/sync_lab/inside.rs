@@ -1,0 +1,119 @@
+//! Subvolumes inside of those that go back, on a desk with services that use them.
+
+use std::time::Duration;
+
+use pc_switcher_testkit::lab::{Cmd, Init, Machine, SharedLab};
+
+use crate::hosts::{
+    SOON, alice, assert_nothing_runs, first_sync, install, lab, options, root, run, wait_for,
+};
+use crate::rollback::{beside, restart, rollback};
+
+static WITH_SERVICES: SharedLab =
+    SharedLab::new(|| options("inside-systemd").init(Init::Systemd), |lab| install(lab.laptop()));
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A service that keeps its data in a subvolume inside of `@`, says what it finds there when it starts, and writes on and on. What it
+/// writes where nothing can be written is missed.
+const UNIT: &str = "\
+[Service]
+ExecStart=/bin/sh -c 'cd /var/lib/db && echo start $$(stat -c %%i .) >>log && while :; do echo more >>log; sleep 0.1; done'
+
+[Install]
+WantedBy=multi-user.target
+";
+
+/// The inodes that the service found when it started: that of a subvolume is 256.
+fn starts(desk: &Machine) -> Vec<String> {
+    let said = root(desk, "grep start /var/lib/db/log || true");
+    said.lines().map(|line| line.trim_start_matches("start ").to_owned()).collect()
+}
+
+/// Whether the service goes on writing to what stands at its place.
+#[track_caller]
+fn assert_it_writes(desk: &Machine) {
+    let size = || root(desk, "stat -c %s /var/lib/db/log").trim().parse::<u64>().unwrap();
+    let before = size();
+    wait_for("the service writes", MINUTE, || size() > before);
+}
+
+fn is_subvolume(desk: &Machine, path: &str) -> bool {
+    root(desk, &format!("stat -c %i {path} 2>/dev/null || true")).trim() == "256"
+}
+
+#[test]
+fn what_a_service_has_in_a_subvolume_inside_comes_along_before_it_starts_and_back_with_a_cancel() {
+    let Some(lab) = WITH_SERVICES.take() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    first_sync(&lab);
+    root(desk, "btrfs -q subvolume create /var/lib/db");
+    desk.write_file("/etc/systemd/system/db.service", UNIT.as_bytes(), 0o644, "root").unwrap();
+    root(desk, "systemctl daemon-reload; systemctl enable -q --now db.service");
+    wait_for("the service", MINUTE, || starts(desk) == ["256"]);
+    run(desk, &Cmd::new("pc-switcher").args(["snapshots", "good"]).as_alice()).ends_with(0);
+    // What came since: one in a directory of its own, a read-only one, and one of alice's.
+    root(desk, "echo broken >/etc/motd; mkdir -p -m 750 /srv/new; btrfs -q subvolume create /srv/new/box");
+    root(desk, "btrfs -q subvolume snapshot -r /var/lib/db /var/lib/kept");
+    alice(desk, "btrfs -q subvolume create guest; echo mine >guest/file");
+
+    let planned = rollback(desk, &["good", "--plan"]).ends_with(0).says(&[
+        "subvolumes inside of them come along as they are",
+        "`/var/lib/db` comes along and does not go back",
+        "`/home/alice/guest` comes along and does not go back",
+    ]);
+    assert!(!planned.stdout.contains("the boot does not start"), "{}", planned.stdout);
+    rollback(desk, &["good"]).ends_with(0).says(&["come along when desk is started anew"]);
+    root(desk, "echo between >/var/lib/db/between");
+    assert_it_writes(desk);
+
+    let all = ["/var/lib/db", "/var/lib/kept", "/srv/new/box", "/home/alice/guest"];
+    restart(desk);
+    wait_for("the service again", MINUTE, || starts(desk) == ["256", "256"]);
+    assert_ne!(root(desk, "cat /etc/motd 2>/dev/null || true"), "broken\n");
+    assert_eq!(root(desk, "cat /var/lib/db/between; stat -c %a /srv/new"), "between\n750\n");
+    assert!(all.iter().all(|path| is_subvolume(desk, path)));
+    assert!(root(desk, "btrfs property get -ts /var/lib/kept ro").contains("true"));
+    assert_it_writes(desk);
+    let status = rollback(desk, &["status"]).ends_with(0);
+    assert!(!status.stdout.contains("not in place"), "{}", status.stdout);
+
+    root(desk, "echo since >/var/lib/db/since");
+    rollback(desk, &["cancel"]).ends_with(0).says(&["come along when desk is started anew"]);
+    assert_it_writes(desk);
+    restart(desk);
+    wait_for("the service once more", MINUTE, || starts(desk) == ["256", "256", "256"]);
+    assert_eq!(root(desk, "cat /etc/motd /var/lib/db/since /home/alice/guest/file"), "broken\nsince\nmine\n");
+    assert!(all.iter().all(|path| is_subvolume(desk, path)));
+    rollback(desk, &["confirm"]).ends_with(0).says(&["what the rollback had put in place is removed"]);
+    assert_eq!(beside(desk), "");
+    assert!(all.iter().all(|path| is_subvolume(desk, path)));
+    root(desk, "systemctl stop db.service");
+    assert_nothing_runs(&[laptop, desk], SOON);
+}
+
+#[test]
+fn work_in_the_place_of_a_subvolume_that_comes_late_stays_and_both_are_told() {
+    let Some(lab) = lab() else { return };
+    let desk = lab.desk();
+    first_sync(&lab);
+    run(desk, &Cmd::new("pc-switcher").args(["snapshots", "good"]).as_alice()).ends_with(0);
+    alice(desk, "btrfs -q subvolume create guest; echo mine >guest/file");
+    rollback(desk, &["good", "--subvol", "@home"]).ends_with(0);
+    // Nothing starts units on this machine: somebody works in its place before it comes.
+    restart(desk);
+    alice(desk, "mkdir guest; echo late >guest/late");
+    root(
+        desk,
+        "pc-switcher agent --redo-rollback 2>&1 | grep -q '/home/alice/guest` stays in the former tree'",
+    );
+    rollback(desk, &["status"]).ends_with(0).says(&[
+        "`/home/alice/guest` is still in the tree that is not in place",
+        "a directory that is not empty",
+    ]);
+    rollback(desk, &["confirm"]).ends_with(1).says(&["`alice/guest` is a subvolume inside of"]);
+    alice(desk, "mv guest mine");
+    rollback(desk, &["confirm"]).ends_with(0);
+    assert_eq!(alice(desk, "cat guest/file mine/late"), "mine\nlate\n");
+    assert_eq!(beside(desk), "");
+}
