@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
-use super::{Repository, Who, blobs::Blobs, keys};
+use super::{Repository, Who, blobs::Blobs, keys, locks::Watch};
 use crate::error::{Result, damaged, no_random};
 use crate::format::keyfile::{Cost, KeyFile, Maker};
 use crate::format::{Chunker, Id, Key, RepoConfig};
@@ -73,7 +73,7 @@ impl Repository {
 
     fn of(store: Arc<dyn Store>, key: Key, config: RepoConfig) -> Self {
         let chunker = Chunker::new(config.chunker_polynomial);
-        Self { store, key, config, chunker, blobs: Blobs::default() }
+        Self { store, key, config, chunker, blobs: Blobs::default(), watch: Watch::default() }
     }
 }
 

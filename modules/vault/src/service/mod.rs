@@ -388,7 +388,9 @@ impl Service {
 
     /// Opens a vault that was set up.
     fn open_vault(&mut self, vault: &VaultSettings, passphrase: &mut Passphrase<'_>) -> Result<Repository> {
-        vaults::open(vault, (self.around.stores)(vault)?, &mut self.catalogue, passphrase)
+        let mut repo = vaults::open(vault, (self.around.stores)(vault)?, &mut self.catalogue, passphrase)?;
+        repo.stop_when(self.around.stop.clone());
+        Ok(repo)
     }
 
     fn chosen(&self, only: Option<&str>) -> Result<Vec<VaultSettings>> {

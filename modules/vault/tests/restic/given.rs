@@ -16,6 +16,7 @@ use pc_switcher_vault::engine::{
 };
 use pc_switcher_vault::error::Result;
 use pc_switcher_vault::format::keyfile::Cost;
+use pc_switcher_vault::format::lock::Origin;
 use pc_switcher_vault::format::{Id, Snapshot};
 use pc_switcher_vault::repo::{Held, Repository, Who};
 use pc_switcher_vault::store::{FsStore, Kind};
@@ -140,7 +141,9 @@ impl Given {
 
 pub fn who() -> Who {
     let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned();
-    Who { hostname, username: "alice".into(), uid: 0, gid: 0, pid: std::process::id() }
+    let [machine_id, boot_id, pid_namespace] = ["machine", "boot", "processes"].map(str::to_owned);
+    let origin = Origin { machine_id, boot_id, pid_namespace };
+    Who { hostname, username: "alice".into(), uid: 0, gid: 0, pid: std::process::id(), origin }
 }
 
 /// Returns bytes that do not compress.
