@@ -28,6 +28,12 @@ pub(crate) fn damaged(what: impl std::fmt::Display, why: impl std::fmt::Display)
         .hint("`bt check --read-data` says what else is, `bt repair` saves what can be read")
 }
 
+/// Says the same once more.
+pub(crate) fn again(error: &ModuleError) -> ModuleError {
+    let same = ModuleError::new(error.kind, error.message.clone());
+    error.hints.iter().fold(same, ModuleError::hint)
+}
+
 pub(crate) fn no_random(error: getrandom::Error) -> ModuleError {
     ModuleError::failed(format!("the system has no random numbers: {error}"))
 }

@@ -11,6 +11,7 @@ mod trees;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use look::Look;
+pub use trees::REPAIRED;
 
 use super::check::lost_in;
 use super::prune::drop_from_index;

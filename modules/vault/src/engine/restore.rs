@@ -222,7 +222,7 @@ impl Restorer<'_> {
         directory: &Path,
         shown: &Path,
         chunks: &[Id],
-    ) -> Result<(tempfile::NamedTempFile, Id)> {
+    ) -> std::result::Result<(tempfile::NamedTempFile, Id), Missed> {
         let failed = |error: io::Error| at("write", shown, &error);
         let file = tempfile::Builder::new()
             .prefix(".pc-switcher-restore-")
@@ -236,7 +236,7 @@ impl Restorer<'_> {
             check_cancelled(self.observer)?;
             // A hole is the same again and again.
             if last != Some(*id) {
-                blob = self.repo.blob(BlobKind::Data, *id)?;
+                blob = self.repo.blob(BlobKind::Data, *id).map_err(Missed::Content)?;
                 last = Some(*id);
             }
             whole.update(&blob);
@@ -262,6 +262,29 @@ impl Restorer<'_> {
                 }
                 Err(error) => shared.report(&root.shown(below), error),
             }
+        }
+    }
+}
+
+/// Why a file was not restored.
+#[derive(Debug)]
+pub enum Missed {
+    /// The vault could not give its content: another one may.
+    Content(ModuleError),
+    /// It could not be put in its place: with the content of another vault it is the same.
+    Place(ModuleError),
+}
+
+impl From<ModuleError> for Missed {
+    fn from(error: ModuleError) -> Self {
+        Self::Place(error)
+    }
+}
+
+impl From<Missed> for ModuleError {
+    fn from(missed: Missed) -> Self {
+        match missed {
+            Missed::Content(error) | Missed::Place(error) => error,
         }
     }
 }

@@ -18,8 +18,8 @@ use super::stage::{NotStaged, facts_of};
 use super::vaults::Passphrase;
 use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, FileFacts, Version};
 use crate::engine::{
-    Lacking, Observer, Restorer, Trouble, Way, dress_special, exchange, make_special, node_of, put_in_place,
-    set_all_but_times, set_metadata, there_already,
+    Lacking, Missed, Observer, Restorer, Trouble, Way, dress_special, exchange, make_special, node_of,
+    put_in_place, set_all_but_times, set_metadata, there_already,
 };
 use crate::error::{Result, at, damaged, usage};
 use crate::format::{Id, Node, NodeKind};
@@ -196,6 +196,10 @@ impl Service {
                     Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
                 }
             }
+            for (number, error) in std::mem::take(&mut open.misplaced) {
+                let path = directory.path.join(&wanted[number].name);
+                report.troubles.push(Trouble { path, why: error.to_string() });
+            }
             // The deepest first: what is made in a directory changes its time.
             for (path, node) in directories.iter().rev().filter(|_| !order.content_only) {
                 match target.directory(path) {
@@ -295,7 +299,7 @@ impl Service {
         file: &CurrentFile,
         chunks: &[Chunk],
         observer: &dyn Observer,
-    ) -> Result<(PathBuf, Vec<Lacking>)> {
+    ) -> std::result::Result<(PathBuf, Vec<Lacking>), Missed> {
         let Target { directory, order, .. } = *target;
         let path = place_of(directory, file, order);
         let (holder, name) = target.holder(&path)?;
@@ -303,7 +307,8 @@ impl Service {
         let is_there = fs::symlink_metadata(&real).is_ok();
         if !order.in_place && is_there {
             return Err(ModuleError::failed(format!("`{}` exists already", path.display()))
-                .hint("move it away, or restore to another directory with --to"));
+                .hint("move it away, or restore to another directory with --to")
+                .into());
         }
         let node = node_of_version(file, chunks, &self.names);
         if !file.version.facts.is_file() {
@@ -316,10 +321,8 @@ impl Service {
         let ids: Vec<Id> = chunks.iter().map(|chunk| chunk.blob_id).collect();
         let (staged, sum) = restorer.staged(&holder.real(), &path, &ids)?;
         if sum != file.version.content_id {
-            return Err(damaged(
-                format!("the content of `{}`", path.display()),
-                "its checksum is another one",
-            ));
+            let what = format!("the content of `{}`", path.display());
+            return Err(Missed::Content(damaged(what, "its checksum is another one")));
         }
         let seen = match order.in_place {
             true => self.keep_what_is_there(directory, file, &path, &real, observer)?,

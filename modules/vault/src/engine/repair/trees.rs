@@ -9,7 +9,7 @@ use crate::repo::{Held, Packer, Repository, Writer};
 use crate::store::Kind;
 
 /// What a snapshot is marked with of which something was lost; `restic repair snapshots` uses the same word.
-const TAG: &str = "repaired";
+pub const REPAIRED: &str = "repaired";
 
 /// Puts snapshots that lack nothing in the place of those that do, and removes those that are damaged themselves; without a lock
 /// it only says which.
@@ -44,8 +44,8 @@ pub(super) fn drop_lost(
         let fresh = tree.map(|tree| {
             let original = snapshot.original.or(Some(id));
             let mut fresh = Snapshot { tree, original, ..snapshot.clone() };
-            if fresh.tags.iter().all(|tag| tag != TAG) {
-                fresh.tags.push(TAG.into());
+            if fresh.tags.iter().all(|tag| tag != REPAIRED) {
+                fresh.tags.push(REPAIRED.into());
             }
             repo.save(Kind::Snapshot, &fresh)
         });
