@@ -81,7 +81,8 @@ impl Repository {
 fn unlock(store: &dyn Store, passphrase: &[u8], config: &[u8]) -> Result<Key> {
     let place = store.place();
     let (mut why, mut of_nothing) = (None, None);
-    for (name, bytes) in keys::found(store)? {
+    let keys::Found { keys, failed } = keys::found(store)?;
+    for (name, bytes) in keys {
         let slot: std::result::Result<KeyFile, _> = serde_json::from_slice(&bytes);
         let opened = slot.map_err(|error| error.to_string()).and_then(|slot| slot.unlock(passphrase));
         match opened {
@@ -93,6 +94,10 @@ fn unlock(store: &dyn Store, passphrase: &[u8], config: &[u8]) -> Result<Key> {
     }
     if let Some(key) = of_nothing {
         return Ok(key);
+    }
+    // What could not be read may be the one.
+    if let Some(failed) = failed {
+        return Err(failed);
     }
     let message = format!("the passphrase does not open the vault in `{place}`");
     let error = ModuleError::new(ErrorKind::Invalid, message);

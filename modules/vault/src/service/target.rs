@@ -111,7 +111,7 @@ impl Service {
         self.catalogue.set_vault_state(&settings.name, &begun)?;
         let mut stored = vaults::upload_catalogue(repo, &self.catalogue, &self.host_id, version, &base);
         if stored.is_ok() {
-            stored = repo.keep_keys(&self.host_id);
+            stored = repo.keep_keys(&self.host_id, (self.around.clock)(), old == OldCopies::Go);
         }
         if stored.is_ok() && (old == OldCopies::Go || repo.store().removes_freely()) {
             stored = vaults::drop_old_copies(repo, settings, &self.host_id);
