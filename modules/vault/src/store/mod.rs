@@ -1,5 +1,7 @@
 //! Where a vault lies: whole objects, written once under a name, never half.
 
+#[cfg(test)]
+pub(crate) mod faults;
 mod fs;
 mod memory;
 pub mod s3;
@@ -103,6 +105,15 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// If the place cannot be read.
     fn get(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>>;
+
+    /// As [`Store::get`], once more, for who puts up with less: with zeros for what a disk does not give any more, where that can be
+    /// told from the rest.
+    ///
+    /// # Errors
+    /// If the place cannot be read.
+    fn salvage(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
+        self.get(kind, name)
+    }
 
     /// Returns a part of an object.
     ///
@@ -226,6 +237,45 @@ pub(crate) mod tests {
         }
         std::fs::create_dir(dir.path().join("data/photos")).unwrap();
         assert!(!store.is_vacant().unwrap());
+    }
+
+    #[test]
+    fn a_part_of_a_vault_that_is_not_mounted_holds_not_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FsStore::create(dir.path()).unwrap();
+        let name = "ab".repeat(32);
+        let parts = [
+            (Kind::Pack, "data"),
+            (Kind::Index, "index"),
+            (Kind::Snapshot, "snapshots"),
+            (Kind::Key, "keys"),
+            (Kind::Lock, "locks"),
+        ];
+        for (kind, part) in parts {
+            assert!(store.list(kind).unwrap().is_empty() && store.get(kind, &name).unwrap().is_none());
+            let (there, away) = (dir.path().join(part), dir.path().join("away"));
+            std::fs::rename(&there, &away).unwrap();
+            let is_unreachable = || {
+                let errors = [store.list(kind).map(drop), store.get(kind, &name).map(drop)];
+                errors.into_iter().all(|error| {
+                    error.is_err_and(|error| {
+                        error.kind == pc_switcher_contract::ErrorKind::Unreachable
+                            && error.message.contains(part)
+                    })
+                })
+            };
+            assert!(is_unreachable(), "{part}");
+            std::os::unix::fs::symlink("nowhere", &there).unwrap();
+            assert!(is_unreachable(), "{part}: a link to a disk that is away");
+            std::fs::remove_file(&there).unwrap();
+            if kind == Kind::Pack {
+                std::fs::create_dir(&there).unwrap();
+                assert!(is_unreachable(), "what it is mounted on");
+                std::fs::remove_dir(&there).unwrap();
+            }
+            std::fs::rename(&away, &there).unwrap();
+        }
+        assert!(store.list(Kind::Meta).unwrap().is_empty());
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod plan;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::Timestamp;
-use pc_switcher_contract::ModuleError;
+use pc_switcher_contract::{ErrorKind, ModuleError};
 
 pub use plan::When;
 use plan::{Pack, Plan};
@@ -67,6 +67,7 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
         repo.adopt_packs()?;
     }
     repo.load_index()?;
+    prove_snapshots(repo)?;
     let mut needed = needed(repo, order.forget, observer)?;
     let also = order.also_needed.iter().filter(|id| repo.find(BlobKind::Data, id).is_some());
     needed.extend(also.map(|id| (BlobKind::Data, *id)));
@@ -108,6 +109,18 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     }
     repo.reload_index()?;
     Ok(summary)
+}
+
+/// Proves that there are snapshots where there is anything: without them all of it would be what nobody needs.
+fn prove_snapshots(repo: &Repository) -> Result<()> {
+    if !repo.store().list(Kind::Snapshot)?.is_empty() || repo.store().list(Kind::Index)?.is_empty() {
+        return Ok(());
+    }
+    let message =
+        format!("the vault in `{}` has packs and no snapshot, so nothing is removed", repo.store().place());
+    Err(ModuleError::new(ErrorKind::Unreachable, message).hint(
+        "is all of it mounted? a backup that ends writes a snapshot; if all were removed on purpose, `restic prune` removes the rest",
+    ))
 }
 
 /// Returns what the snapshots need that stay.
