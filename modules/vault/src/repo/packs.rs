@@ -1,5 +1,7 @@
 //! Packs as a whole: what index files say of them, and what they say of themselves.
 
+use pc_switcher_contract::ErrorKind;
+
 use super::Repository;
 use crate::error::{Result, damaged};
 use crate::format::Id;
@@ -19,19 +21,28 @@ impl Repository {
 
     /// Takes packs into the index that no index knows, as a run leaves them that was killed, and returns how many.
     /// While others work in the repository it takes none: they may be theirs, and these write their index themselves.
+    /// Each is read first: what a repair took out of the index for being damaged stays out of it, though its end is as it was written.
     ///
     /// # Errors
-    /// If the place cannot be read or written; a pack that cannot be read is left as it is.
+    /// If the place cannot be read or written; a pack that is not as it was written is left as it is.
     pub fn adopt_packs(&self) -> Result<u64> {
         self.load_index()?;
         if self.store.list(Kind::Lock)?.len() > 1 {
             return Ok(0);
         }
         let mut packs = Vec::new();
-        for (name, size) in self.store.list(Kind::Pack)? {
+        for (name, _) in self.store.list(Kind::Pack)? {
             let Ok(id) = name.parse::<Id>() else { continue };
-            if !self.knows_pack(&id)
-                && let Ok(entries) = self.pack_header(id, size)
+            if self.knows_pack(&id) {
+                continue;
+            }
+            let pack = match self.store.get(Kind::Pack, &name) {
+                Ok(pack) => pack.unwrap_or_default(),
+                Err(error) if error.kind != ErrorKind::Failed => return Err(error),
+                Err(_) => continue,
+            };
+            if Id::of(&pack) == id
+                && let Ok(entries) = self.header_in(&pack)
             {
                 packs.push(IndexedPack::of(id, &entries));
             }
