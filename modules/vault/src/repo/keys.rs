@@ -4,7 +4,7 @@
 //! nothing any more.
 
 use super::Repository;
-use crate::error::Result;
+use crate::error::{Result, unsteady};
 use crate::format::Id;
 use crate::store::{Kind, Store};
 
@@ -16,11 +16,17 @@ pub(super) fn found(store: &dyn Store) -> Result<Vec<(String, Vec<u8>)>> {
     let mut all = Vec::new();
     for (name, _) in store.list(Kind::Key)? {
         let Some(bytes) = store.get(Kind::Key, &name)? else { continue };
-        let bytes = match is_of(&bytes, &name) {
-            true => bytes,
-            false => copy_of(store, &name)?.unwrap_or(bytes),
+        if is_of(&bytes, &name) {
+            all.push((name, bytes));
+            continue;
+        }
+        // The key itself before its copy, should it only have been read wrong.
+        let again = store.get_afresh(Kind::Key, &name)?.filter(|again| is_of(again, &name));
+        let sound = match again {
+            Some(again) => Some(again),
+            None => copy_of(store, &name)?,
         };
-        all.push((name, bytes));
+        all.push((name, sound.unwrap_or(bytes)));
     }
     if all.is_empty() {
         for (name, _) in copies(store)? {
@@ -91,6 +97,9 @@ impl Repository {
             let there = self.store.get(Kind::Key, &name)?;
             if !is_of(&bytes, &name) || there.as_ref() == Some(&bytes) {
                 continue;
+            }
+            if self.store.get_afresh(Kind::Key, &name)? != there {
+                return Err(unsteady(format!("key `{name}`"), &self.store.place()));
             }
             if writes {
                 if there.is_some() {

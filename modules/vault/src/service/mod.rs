@@ -553,4 +553,6 @@ mod several_tests;
 #[cfg(test)]
 mod source_tests;
 #[cfg(test)]
+mod steady_tests;
+#[cfg(test)]
 pub(crate) mod world;

@@ -13,7 +13,7 @@ fn wish() -> RepairWish {
     RepairWish { read_data: true, ..RepairWish::default() }
 }
 
-fn repair_as(service: &mut Service, wish: &RepairWish) -> Result<Repaired> {
+pub fn repair_as(service: &mut Service, wish: &RepairWish) -> Result<Repaired> {
     let all = service.repair(wish, &mut |_| Ok(b"x".into()), &Quiet::default());
     all.map(|mut all| all.remove(0))
 }
@@ -27,11 +27,11 @@ fn problems(store: &Arc<MemoryStore>) -> Vec<String> {
     check(&opened(store), &Reading::All, &Quiet::default()).unwrap().problems
 }
 
-fn names(world: &World, kind: Kind) -> Vec<String> {
+pub fn names(world: &World, kind: Kind) -> Vec<String> {
     world.store.list(kind).unwrap().into_iter().map(|(name, _)| name).collect()
 }
 
-fn change(world: &World, kind: Kind, name: &str, how: impl Fn(&mut Vec<u8>)) {
+pub fn change(world: &World, kind: Kind, name: &str, how: impl Fn(&mut Vec<u8>)) {
     let mut bytes = world.store.get(kind, name).unwrap().unwrap();
     how(&mut bytes);
     world.store.delete(kind, name).unwrap();
@@ -39,7 +39,7 @@ fn change(world: &World, kind: Kind, name: &str, how: impl Fn(&mut Vec<u8>)) {
 }
 
 /// Returns the packs of a kind, those with the most blobs first.
-fn packs(world: &World, kind: BlobKind) -> Vec<String> {
+pub fn packs(world: &World, kind: BlobKind) -> Vec<String> {
     let repo = opened(&world.store);
     repo.load_index().unwrap();
     let mut all: Vec<(usize, Id)> = repo
