@@ -5,6 +5,7 @@ mod damaged;
 mod keeping;
 mod layers;
 mod odd;
+mod snapshot;
 mod sparse;
 
 use std::ffi::OsStr;
