@@ -68,7 +68,8 @@ impl Service {
                     versions_gone = service.catalogue.forget_what_is_gone(&settings.name, is_there)?;
                     // What is stored again is in the next snapshot.
                     service.catalogue.need_snapshot(&settings.name)?;
-                    warning = service.upload(&repo, &settings, operation, OldCopies::MayStay)?;
+                    let failed = service.upload(&repo, &settings, operation, OldCopies::MayStay)?;
+                    warning = failed.map(|error| error.to_string());
                 }
                 all.push(Repaired { name: settings.name, summary, versions_gone, warning });
             }
