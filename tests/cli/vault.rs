@@ -2,9 +2,11 @@
 
 mod bucket;
 mod damaged;
+mod full;
 mod keeping;
 mod layers;
 mod odd;
+mod small;
 mod snapshot;
 mod sparse;
 
