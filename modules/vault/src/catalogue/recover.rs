@@ -111,6 +111,7 @@ impl Catalogue {
         parameters: &str,
         now: Timestamp,
     ) -> Result<i64> {
+        self.close_running("unknown", "the copy of the catalogue was made before it ended")?;
         let done = self.db.execute(
             "INSERT INTO backup_operations (id, started_at, operation, parameters, status)
              VALUES (1 + MAX(?1, (SELECT COALESCE(MAX(id), 0) FROM backup_operations)), ?2, ?3, ?4, 'running')",

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::reading::{self, Reading};
 use super::{Observer, check_cancelled};
-use crate::error::Result;
+use crate::error::{Result, UNSTEADY};
 use crate::format::{BlobKind, Id, Node, NodeKind, Snapshot};
-use crate::repo::{Broken, Location, Repository, blob_from_pack};
+use crate::repo::{Broken, Harm, Location, Repository, blob_from_pack};
 use crate::store::Kind;
 
 /// What a check found.
@@ -43,7 +43,10 @@ pub fn check(repo: &Repository, reading: &Reading<'_>, observer: &dyn Observer) 
     let told = |kind: Kind, broken: &Broken| format!("{} `{}`: {}", kind.noun(), broken.name, broken.why);
     let mut problems: Vec<String> = broken.iter().map(|one| told(Kind::Snapshot, one)).collect();
     let (files, lost) = repo.index_found()?;
-    problems.extend(lost.iter().map(|one| format!("{}; `bt repair` makes it anew", told(Kind::Index, one))));
+    problems.extend(lost.iter().map(|one| match one.harm {
+        Harm::Damaged => format!("{}; `bt repair` makes it anew", told(Kind::Index, one)),
+        Harm::Unsteady | Harm::Foreign => told(Kind::Index, one),
+    }));
     repo.know(files.iter().flat_map(|(_, file)| &file.packs));
     let packs: BTreeMap<String, u64> = repo.store().list(Kind::Pack)?.into_iter().collect();
     let indexed = repo.indexed();
@@ -203,6 +206,13 @@ fn read_pack(repo: &Repository, id: Id, blobs: &[(Id, Location)]) -> Vec<String>
         let opened = sealed.ok_or_else(|| format!("blob `{blob}` is cut off"));
         if let Err(why) = opened.and_then(|sealed| blob_from_pack(repo.key(), sealed, *blob, at)) {
             problems.push(format!("pack `{id}`: {why}"));
+        }
+    }
+    if !problems.is_empty() {
+        match repo.reads_differ(Kind::Pack, &id.hex(), &bytes) {
+            Ok(false) => {}
+            Ok(true) => problems.push(format!("pack `{id}`: {UNSTEADY}")),
+            Err(error) => problems.push(format!("pack `{id}` cannot be read a second time: {error}")),
         }
     }
     problems

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, bounded};
@@ -24,6 +24,9 @@ use crate::repo::{Repository, is_zeros};
 
 /// Zeros of this length, where such a piece begins in a file, become a hole.
 const HOLE: usize = 64 << 10;
+
+/// So many files are found ahead of those that are written: soon it is known how much there is.
+const AHEAD: usize = 20_000;
 
 /// Restores from one repository.
 pub struct Restorer<'a> {
@@ -52,6 +55,9 @@ pub struct RestoreSummary {
 struct Shared {
     files: AtomicU64,
     bytes: AtomicU64,
+    /// Bytes of the files that were found so far, and whether those are all.
+    found: AtomicU64,
+    is_all_found: AtomicBool,
     troubles: Mutex<Vec<Trouble>>,
     refused: Mutex<Vec<Trouble>>,
     /// The first name of an inode that has several, once it is complete.
@@ -89,10 +95,18 @@ impl Restorer<'_> {
     /// # Errors
     /// If the vault cannot be read or the run was cancelled; paths that cannot be written are troubles.
     pub fn tree(&self, tree: Id, target: &Path) -> Result<RestoreSummary> {
+        self.nodes(self.repo.tree(tree)?.nodes, target)
+    }
+
+    /// As [`Restorer::tree`], but these entries of trees.
+    ///
+    /// # Errors
+    /// As [`Restorer::tree`].
+    pub fn nodes(&self, nodes: Vec<Node>, target: &Path) -> Result<RestoreSummary> {
         self.repo.load_index()?;
         let root = Root { way: Way::to(target)?, path: target };
         let shared = Shared::default();
-        let (send, jobs) = bounded::<(PathBuf, Node)>(512);
+        let (send, jobs) = bounded::<(PathBuf, Node)>(AHEAD);
         let mut later = Later::default();
         std::thread::scope(|scope| {
             for _ in 0..workers() {
@@ -101,8 +115,9 @@ impl Restorer<'_> {
             }
             drop(jobs);
             let mut entry = |below: PathBuf, node: Node| send.send((below, node)).is_ok();
-            let walked = self.walk(tree, &root, Path::new(""), &shared, &mut later, &mut entry);
+            let walked = self.walk(nodes, &root, Path::new(""), &shared, &mut later, &mut entry);
             drop(send);
+            shared.is_all_found.store(true, Ordering::Relaxed);
             walked
         })?;
         check_cancelled(self.observer)?;
@@ -130,14 +145,14 @@ impl Restorer<'_> {
 
     fn walk(
         &self,
-        tree: Id,
+        nodes: Vec<Node>,
         root: &Root<'_>,
         directory: &Path,
         shared: &Shared,
         later: &mut Later,
         entry: &mut dyn FnMut(PathBuf, Node) -> bool,
     ) -> Result<()> {
-        for node in self.repo.tree(tree)?.nodes {
+        for node in nodes {
             check_cancelled(self.observer)?;
             let below = directory.join(&node.name);
             let path = root.shown(&below);
@@ -149,8 +164,10 @@ impl Restorer<'_> {
                     }
                     let subtree = node.subtree;
                     later.directories.push((below.clone(), node));
-                    if let Some(subtree) = subtree
-                        && let Err(error) = self.walk(subtree, root, &below, shared, later, entry)
+                    let inside =
+                        subtree.map_or_else(|| Ok(Vec::new()), |tree| Ok(self.repo.tree(tree)?.nodes));
+                    if let Err(error) =
+                        inside.and_then(|inside| self.walk(inside, root, &below, shared, later, entry))
                     {
                         check_cancelled(self.observer)?;
                         shared.report(&path, error);
@@ -161,6 +178,7 @@ impl Restorer<'_> {
                     if node.links > 1 && later.seen.insert(inode, ()).is_some() {
                         later.links.push((below, node));
                     } else {
+                        shared.found.fetch_add(node.size, Ordering::Relaxed);
                         entry(below, node);
                     }
                 }
@@ -195,7 +213,9 @@ impl Restorer<'_> {
                     }
                     let files = shared.files.fetch_add(1, Ordering::Relaxed) + 1;
                     let bytes = shared.bytes.fetch_add(node.size, Ordering::Relaxed) + node.size;
-                    self.observer.progress(Progress { files, bytes, total_bytes: 0, item: path });
+                    let is_all_found = shared.is_all_found.load(Ordering::Relaxed);
+                    let total_bytes = if is_all_found { shared.found.load(Ordering::Relaxed) } else { 0 };
+                    self.observer.progress(Progress { files, bytes, total_bytes, item: path });
                 }
                 Err(error) => shared.report(&path, error),
             }

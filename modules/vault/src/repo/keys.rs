@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use pc_switcher_contract::ModuleError;
 
 use super::Repository;
-use crate::error::Result;
+use crate::error::{Result, unsteady};
 use crate::format::Id;
 use crate::store::{Kind, Store};
 
@@ -53,9 +53,13 @@ pub(super) fn found(store: &dyn Store) -> Result<Found> {
             found.keys.push((name.clone(), bytes.clone()));
             continue;
         }
-        let copy = copy_of(store, name);
-        let copy = found.take(copy);
-        found.keys.extend(copy.or(there).map(|bytes| (name.clone(), bytes)));
+        // The key itself before its copy, should it only have been read wrong.
+        let again = found.take(store.get_afresh(Kind::Key, name)).filter(|again| is_of(again, name));
+        let sound = match again {
+            Some(again) => Some(again),
+            None => found.take(copy_of(store, name)),
+        };
+        found.keys.extend(sound.or(there).map(|bytes| (name.clone(), bytes)));
     }
     if keys.is_empty() {
         for (name, key) in copies(store)? {
@@ -178,6 +182,10 @@ impl Repository {
             let is_there = there.as_ref().is_ok_and(|there| there.as_ref() == Some(&bytes));
             if !is_of(&bytes, &name) || is_there {
                 continue;
+            }
+            let again = self.store.get_afresh(Kind::Key, &name);
+            if again.as_ref().ok() != there.as_ref().ok() {
+                return Err(unsteady(format!("key `{name}`"), &self.store.place()));
             }
             if writes && matches!(there, Ok(None)) {
                 self.store.put(Kind::Key, &name, &bytes)?;

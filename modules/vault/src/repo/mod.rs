@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 pub use blobs::{Location, blob_from_pack};
 pub use locks::Held;
-pub use mend::Broken;
+pub use mend::{Broken, Harm};
 pub use writer::{FileContent, FileTrouble, Packer, Stored, Writer};
 pub(crate) use writer::{PACK, is_zeros};
 

@@ -9,7 +9,30 @@ use crate::format::blob::{PackEntry, decode_header};
 use crate::format::index::{IndexFile, IndexedPack};
 use crate::store::Kind;
 
+/// An index file gets no more packs once it has so many blobs.
+const BLOBS: usize = 50_000;
+
 impl Repository {
+    /// Writes index files that name these packs.
+    ///
+    /// # Errors
+    /// If one of them cannot be written.
+    pub(crate) fn save_index(&self, packs: impl IntoIterator<Item = IndexedPack>) -> Result<()> {
+        let (mut file, mut blobs) = (IndexFile::default(), 0);
+        for pack in packs {
+            blobs += pack.blobs.len();
+            file.packs.push(pack);
+            if blobs >= BLOBS {
+                self.save(Kind::Index, &std::mem::take(&mut file))?;
+                blobs = 0;
+            }
+        }
+        if !file.packs.is_empty() {
+            self.save(Kind::Index, &file)?;
+        }
+        Ok(())
+    }
+
     /// Returns the index files, each with its name.
     ///
     /// # Errors
@@ -50,7 +73,7 @@ impl Repository {
         let count = packs.len() as u64;
         if count > 0 {
             packs.iter().for_each(|pack| self.learn(pack));
-            self.save(Kind::Index, &IndexFile { packs })?;
+            self.save_index(packs)?;
         }
         Ok(count)
     }

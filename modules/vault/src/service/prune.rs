@@ -148,9 +148,9 @@ impl Service {
             versions_gone = self
                 .catalogue
                 .forget_what_is_gone(&settings.name, |blob| repo.find(BlobKind::Data, &blob).is_some())?;
-            if let Some(warning) = self.upload(&repo, &settings, id, OldCopies::Go)? {
+            if let Some(error) = self.upload(&repo, &settings, id, OldCopies::Go)? {
                 report.incomplete = true;
-                report.warnings.push(warning);
+                report.warnings.push(error.to_string());
             }
         }
         Ok(VaultPruned { name: settings.name, verdicts, summary, versions_gone })

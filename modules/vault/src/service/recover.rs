@@ -125,7 +125,10 @@ impl Service {
         for vault in &open {
             let (index, broken) = vault.repo.index_found()?;
             vault.repo.know(index.iter().flat_map(|(_, file)| &file.packs));
-            let is_there = |blob| vault.repo.find(BlobKind::Data, &blob).is_some();
+            let is_there = |blob| {
+                vault.repo.find(BlobKind::Data, &blob).is_some()
+                    || vault.repo.lies_as_other(BlobKind::Data, &blob)
+            };
             let gone = match broken.is_empty() {
                 true => fresh.forget_what_is_gone(&vault.settings.name, is_there)?,
                 // What the damaged part names may be there.

@@ -103,7 +103,7 @@ impl Service {
         settings: &VaultSettings,
         version: i64,
         old: OldCopies,
-    ) -> Result<Option<String>> {
+    ) -> Result<Option<ModuleError>> {
         let base = self.around.places.base();
         let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(None) };
         // Noted before, so that the vault never holds a version that the catalogue does not know of.
@@ -123,7 +123,9 @@ impl Service {
             }
             Err(error) => {
                 let name = &settings.name;
-                Ok(Some(format!("the catalogue was not copied to the vault `{name}`: {error}")))
+                let message =
+                    format!("the catalogue was not copied to the vault `{name}`: {}", error.message);
+                Ok(Some(ModuleError { message, ..error }))
             }
         }
     }

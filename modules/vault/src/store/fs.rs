@@ -120,6 +120,14 @@ impl Store for FsStore {
         }
     }
 
+    fn get_afresh(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
+        if let Ok(file) = File::open(self.path(kind, name)) {
+            // What the system keeps of it in memory goes; where that cannot be, the second read is one like the first.
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).ok();
+        }
+        self.get(kind, name)
+    }
+
     fn get_range(&self, kind: Kind, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
         let path = self.path(kind, name);
         let mut bytes = vec![0; length];

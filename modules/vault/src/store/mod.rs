@@ -106,13 +106,21 @@ pub trait Store: Send + Sync {
     /// If the place cannot be read.
     fn get(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>>;
 
-    /// As [`Store::get`], once more, for who puts up with less: with zeros for what a disk does not give any more, where that can be
-    /// told from the rest.
+    /// As [`Store::get`], but from where it lies: what a cache holds of it may be what is wrong.
+    ///
+    /// # Errors
+    /// If the place cannot be read.
+    fn get_afresh(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
+        self.get(kind, name)
+    }
+
+    /// As [`Store::get_afresh`], for who puts up with less: with zeros for what a disk does not give any more, where that can be told
+    /// from the rest.
     ///
     /// # Errors
     /// If the place cannot be read.
     fn salvage(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
-        self.get(kind, name)
+        self.get_afresh(kind, name)
     }
 
     /// Returns a part of an object.
@@ -177,6 +185,8 @@ pub(crate) mod tests {
         assert!(store.put(Kind::Pack, &name, b"0123456789").unwrap());
         assert!(!store.put(Kind::Pack, &name, b"another").unwrap(), "a name is written once");
         assert_eq!(store.get(Kind::Pack, &name).unwrap().unwrap(), b"0123456789");
+        assert_eq!(store.get_afresh(Kind::Pack, &name).unwrap().unwrap(), b"0123456789");
+        assert_eq!(store.get_afresh(Kind::Pack, &"cd".repeat(32)).unwrap(), None);
         assert_eq!(store.get_range(Kind::Pack, &name, 3, 4).unwrap(), b"3456");
         assert!(store.get_range(Kind::Pack, &name, 8, 4).is_err(), "it is shorter");
         assert!(store.get_range(Kind::Pack, &"cd".repeat(32), 0, 1).is_err());

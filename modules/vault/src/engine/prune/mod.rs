@@ -23,9 +23,6 @@ use crate::format::{BlobKind, Id, NodeKind};
 use crate::repo::{Held, Location, Repository, Writer, blob_from_pack};
 use crate::store::Kind;
 
-/// An index file gets no more blobs than these.
-const BLOBS: usize = 50_000;
-
 /// What is to be removed.
 pub struct PruneOrder<'o> {
     /// These snapshots.
@@ -69,7 +66,9 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     repo.load_index()?;
     prove_snapshots(repo)?;
     let mut needed = needed(repo, order.forget, observer)?;
-    let also = order.also_needed.iter().filter(|id| repo.find(BlobKind::Data, id).is_some());
+    let is_there =
+        |id: &&Id| repo.find(BlobKind::Data, id).is_some() || repo.lies_as_other(BlobKind::Data, id);
+    let also = order.also_needed.iter().filter(is_there);
     needed.extend(also.map(|id| (BlobKind::Data, *id)));
     store_under_their_kind(repo, &mut needed, order.alone, observer)?;
     let files = repo.index_files()?;
@@ -296,21 +295,9 @@ pub(super) fn drop_from_index(
         |pack: &IndexedPack| going.contains(&pack.id) || named.get(&pack.id).is_some_and(|count| *count > 1);
     let old: Vec<&(String, IndexFile)> =
         files.iter().filter(|(_, file)| file.packs.is_empty() || file.packs.iter().any(is_old)).collect();
-    let (mut fresh, mut blobs, mut seen) = (IndexFile::default(), 0, HashSet::new());
-    for pack in old.iter().flat_map(|(_, file)| &file.packs) {
-        if going.contains(&pack.id) || !seen.insert(pack.id) {
-            continue;
-        }
-        blobs += pack.blobs.len();
-        fresh.packs.push(pack.clone());
-        if blobs >= BLOBS {
-            repo.save(Kind::Index, &std::mem::take(&mut fresh))?;
-            blobs = 0;
-        }
-    }
-    if !fresh.packs.is_empty() {
-        repo.save(Kind::Index, &fresh)?;
-    }
+    let mut seen = HashSet::new();
+    let stays = |pack: &&IndexedPack| !going.contains(&pack.id) && seen.insert(pack.id);
+    repo.save_index(old.iter().flat_map(|(_, file)| &file.packs).filter(stays).cloned())?;
     for (name, _) in old {
         repo.store().delete(Kind::Index, name)?;
     }

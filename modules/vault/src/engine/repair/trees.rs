@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 
+use pc_switcher_contract::ModuleError;
+use serde_json::{Map, Value, json};
+
 use crate::engine::{Observer, check_cancelled};
-use crate::error::Result;
+use crate::error::{Result, damaged};
 use crate::format::{BlobKind, Id, NodeKind, Snapshot, Tree};
 use crate::repo::{Held, Packer, Repository, Writer};
 use crate::store::Kind;
@@ -41,15 +44,12 @@ pub(super) fn drop_lost(
             continue;
         };
         alone.prove()?;
-        let fresh = tree.map(|tree| {
-            let original = snapshot.original.or(Some(id));
-            let mut fresh = Snapshot { tree, original, ..snapshot.clone() };
-            if fresh.tags.iter().all(|tag| tag != REPAIRED) {
-                fresh.tags.push(REPAIRED.into());
-            }
-            repo.save(Kind::Snapshot, &fresh)
-        });
-        let fresh = fresh.transpose()?;
+        let fresh = tree.map(|tree| put_in_place_of(repo, id, snapshot, tree)).transpose()?;
+        if let (Some(fresh), Some(tree)) = (fresh, tree) {
+            // What takes its place is read before it goes.
+            repo.load::<Snapshot>(Kind::Snapshot, &fresh.hex())?;
+            repo.tree(tree)?;
+        }
         repo.store().delete(Kind::Snapshot, &id.hex())?;
         replaced.push((id, fresh));
     }
@@ -61,6 +61,22 @@ pub(super) fn drop_lost(
         replaced.extend(name.parse().ok().map(|id: Id| (id, None)));
     }
     Ok(replaced)
+}
+
+/// Writes a snapshot of what is left. What other writers say in it beside what is known here stays.
+fn put_in_place_of(repo: &Repository, id: Id, snapshot: &Snapshot, tree: Id) -> Result<Id> {
+    let mut fresh: Map<String, Value> = repo.load(Kind::Snapshot, &id.hex())?;
+    let mut tags = snapshot.tags.clone();
+    if tags.iter().all(|tag| tag != REPAIRED) {
+        tags.push(REPAIRED.into());
+    }
+    let original = snapshot.original.unwrap_or(id);
+    fresh.extend([
+        ("tree".to_owned(), json!(tree)),
+        ("original".into(), json!(original)),
+        ("tags".into(), json!(tags)),
+    ]);
+    repo.save(Kind::Snapshot, &fresh)
 }
 
 /// Trees without what is lost.
@@ -85,35 +101,53 @@ impl Without<'_, '_> {
             false => None,
             true => {
                 // What is there and cannot be read is not lost: that is for a run that reads everything.
-                let before = self.repo.tree(tree)?;
-                let mut nodes = Vec::with_capacity(before.nodes.len());
-                for node in &before.nodes {
-                    let mut node = node.clone();
+                let blob = self.repo.blob(BlobKind::Tree, tree)?;
+                let known = Tree::from_blob(&blob).map_err(|why| damaged(format!("tree `{tree}`"), why))?;
+                // As its writer wrote it, with what is not known here.
+                let mut written: Map<String, Value> =
+                    serde_json::from_slice(&blob).map_err(|why| damaged(format!("tree `{tree}`"), why))?;
+                let before = match written.get_mut("nodes") {
+                    Some(Value::Array(nodes)) => std::mem::take(nodes),
+                    _ => Vec::new(),
+                };
+                let (mut nodes, mut is_changed) = (Vec::with_capacity(before.len()), false);
+                for (node, mut written) in known.nodes.iter().zip(before) {
                     if node.kind == NodeKind::Dir {
                         let below = node.subtree.map(|subtree| self.lost(subtree)).transpose()?.flatten();
-                        node.subtree = Some(below.map_or_else(|| self.put(&Tree::default()), Ok)?);
+                        let below = below.map_or_else(|| self.put(b"{\"nodes\":[]}\n"), Ok)?;
+                        if node.subtree != Some(below) {
+                            is_changed = true;
+                            written["subtree"] = json!(below);
+                        }
                     }
                     let is_whole = node.content.iter().flatten().all(|id| {
                         self.repo.find(BlobKind::Data, id).is_some()
                             || self.repo.lies_as_other(BlobKind::Data, id)
                     });
-                    if is_whole {
-                        nodes.push(node);
+                    match is_whole {
+                        true => nodes.push(written),
+                        false => is_changed = true,
                     }
                 }
-                let after = Tree { nodes };
-                Some(if after == before { tree } else { self.put(&after)? })
+                written.insert("nodes".into(), nodes.into());
+                Some(match is_changed {
+                    true => {
+                        let text = serde_json::to_string(&written);
+                        let text = text.map_err(|error| ModuleError::failed(error.to_string()))?;
+                        self.put(format!("{text}\n").as_bytes())?
+                    }
+                    false => tree,
+                })
             }
         };
         self.known.insert(tree, left);
         Ok(left)
     }
 
-    fn put(&mut self, tree: &Tree) -> Result<Id> {
-        let blob = tree.to_blob().map_err(pc_switcher_contract::ModuleError::failed)?;
+    fn put(&mut self, tree: &[u8]) -> Result<Id> {
         match &mut self.packer {
-            Some(packer) => packer.add(&blob),
-            None => Ok(Id::of(&blob)),
+            Some(packer) => packer.add(tree),
+            None => Ok(Id::of(tree)),
         }
     }
 }
