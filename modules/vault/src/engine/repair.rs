@@ -15,8 +15,8 @@ mod trees;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use look::Look;
-pub use trees::REPAIRED;
 use pc_switcher_contract::{ErrorKind, ModuleError};
+pub use trees::REPAIRED;
 
 use super::check::lost_in;
 use super::prune::drop_from_index;
@@ -59,8 +59,10 @@ pub struct RepairSummary {
     pub read_bytes: u64,
     /// What the snapshots lack: a line for each path.
     pub lost: Vec<String>,
-    /// Snapshots that lost what is lost, each with the one in its place, if anything of it is left.
-    pub replaced: Vec<(Id, Option<Id>)>,
+    /// Snapshots that lost what is lost, each with the one in its place; without one where nothing is written.
+    pub rewritten: Vec<(Id, Option<Id>)>,
+    /// Snapshots that went: those that cannot be read, and those of which nothing is left.
+    pub removed: Vec<String>,
 }
 
 impl RepairSummary {
@@ -72,7 +74,7 @@ impl RepairSummary {
     /// Whether snapshots lack something in the end.
     pub fn lacks(&self) -> bool {
         let is_lost = !self.lost.is_empty() || !self.snapshots.is_empty();
-        is_lost && self.replaced.is_empty()
+        is_lost && self.rewritten.is_empty() && self.removed.is_empty()
     }
 }
 
@@ -94,12 +96,17 @@ pub fn repair(repo: &Repository, order: RepairOrder<'_>, observer: &dyn Observer
         .into_iter()
         .filter_map(|(name, size)| Some((name.parse().ok()?, size)))
         .collect();
-    if !order.drop_lost && !named.is_empty() && !named.keys().any(|id| there.contains_key(id)) {
-        let message = format!(
-            "none of the {} packs that the index of `{}` names is there; nothing was changed",
-            named.len(),
-            repo.store().place()
-        );
+    let is_without_packs = !named.is_empty() && !named.keys().any(|id| there.contains_key(id));
+    let is_without_snapshots = !named.is_empty() && snapshots.is_empty() && broken_snapshots.is_empty();
+    if !order.drop_lost && (is_without_packs || is_without_snapshots) {
+        let place = repo.store().place();
+        let message = match is_without_packs {
+            true => format!(
+                "none of the {} packs that the index of `{place}` names is there; nothing was changed",
+                named.len()
+            ),
+            false => format!("the vault in `{place}` has packs and no snapshot; nothing was changed"),
+        };
         return Err(ModuleError::new(ErrorKind::Unreachable, message).hint(
             "is all of it mounted? if they are gone for good, `bt repair --drop-lost` goes on without them",
         ));
@@ -116,7 +123,9 @@ pub fn repair(repo: &Repository, order: RepairOrder<'_>, observer: &dyn Observer
     let mut summary = RepairSummary {
         indexes: broken.iter().map(|index| index.name.clone()).collect(),
         missing: plan.going.iter().copied().collect(),
-        read_bytes: if order.read_data { packs.iter().map(|(_, size)| size).sum() } else { 0 },
+        read_bytes: (packs.iter().filter(|(id, _)| order.read_data || !named.contains_key(id)))
+            .map(|(_, size)| size)
+            .sum(),
         ..RepairSummary::default()
     };
     for (id, look) in looks {
@@ -149,9 +158,15 @@ pub fn repair(repo: &Repository, order: RepairOrder<'_>, observer: &dyn Observer
         }
     }
     summary.snapshots = broken_snapshots.into_iter().map(|snapshot| snapshot.name).collect();
-    summary.lost = lost_in(repo, &snapshots, observer)?;
+    summary.lost = lost_in(repo, &snapshots, observer).map_err(|error| match error.kind {
+        ErrorKind::Failed if !order.read_data => {
+            error.hint("`bt repair --read-data` reads around what a disk does not give any more")
+        }
+        _ => error,
+    })?;
     if order.drop_lost {
-        summary.replaced = trees::drop_lost(repo, &snapshots, &summary.snapshots, order.alone, observer)?;
+        let done = trees::drop_lost(repo, &snapshots, &summary.snapshots, order.alone, observer)?;
+        (summary.rewritten, summary.removed) = (done.rewritten, done.removed);
     }
     Ok(summary)
 }

@@ -217,7 +217,7 @@ impl Repository {
     }
 
     /// Whether another read of a part of a pack is not what the first one was.
-    fn is_unsteady(&self, at: &Location, first: &[u8]) -> Result<bool> {
+    pub(super) fn is_unsteady(&self, at: &Location, first: &[u8]) -> Result<bool> {
         let pack = self.store.get_afresh(Kind::Pack, &at.pack.hex())?.unwrap_or_default();
         let second = pack.get(at.offset as usize..).and_then(|rest| rest.get(..at.length as usize));
         Ok(second != Some(first))

@@ -5,7 +5,7 @@
 //! which somebody can put one back.
 
 use jiff::{SignedDuration, Timestamp};
-use pc_switcher_contract::ModuleError;
+use pc_switcher_contract::{ErrorKind, ModuleError};
 
 use super::Repository;
 use crate::error::{Result, unsteady};
@@ -115,6 +115,20 @@ fn notes(store: &dyn Store) -> Result<Vec<Note>> {
     Ok(store.list(Kind::Meta)?.into_iter().filter_map(note).collect())
 }
 
+/// What a place gave; `Err` for what a disk does not give any more.
+type Given = std::result::Result<Option<Vec<u8>>, Unreadable>;
+
+/// Is there, and cannot be read.
+#[derive(PartialEq)]
+struct Unreadable;
+
+fn given(read: Result<Option<Vec<u8>>>) -> Result<Given> {
+    match read {
+        Err(error) if error.kind == ErrorKind::Failed => Ok(Err(Unreadable)),
+        read => read.map(Ok),
+    }
+}
+
 impl Repository {
     /// Has a machine keep a copy of each key. A copy of one that is missing goes once it was found so over a long time; who prunes
     /// sees to the copies of all machines.
@@ -178,14 +192,15 @@ impl Repository {
     pub fn mend_keys(&self, writes: bool) -> Result<Vec<String>> {
         let mut mended = Vec::new();
         for (name, mut bytes) in found(&*self.store)?.keys {
-            let there = self.store.get(Kind::Key, &name);
-            let is_there = there.as_ref().is_ok_and(|there| there.as_ref() == Some(&bytes));
-            if !is_of(&bytes, &name) || is_there {
+            let there = given(self.store.get(Kind::Key, &name))?;
+            if !is_of(&bytes, &name) || there.as_ref() == Ok(&Some(bytes.clone())) {
                 continue;
             }
-            let again = self.store.get_afresh(Kind::Key, &name);
-            if again.as_ref().ok() != there.as_ref().ok() {
-                return Err(unsteady(format!("key `{name}`"), &self.store.place()));
+            match given(self.store.get_afresh(Kind::Key, &name))? {
+                again if again == there => {}
+                // It only could not be read a moment ago.
+                Ok(Some(again)) if there.is_err() && again == bytes => continue,
+                _ => return Err(unsteady(format!("key `{name}`"), &self.store.place())),
             }
             if writes && matches!(there, Ok(None)) {
                 self.store.put(Kind::Key, &name, &bytes)?;

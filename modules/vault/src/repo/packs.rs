@@ -3,7 +3,7 @@
 use pc_switcher_contract::ErrorKind;
 
 use super::Repository;
-use crate::error::{Result, damaged};
+use crate::error::Result;
 use crate::format::Id;
 use crate::format::blob::{PackEntry, decode_header};
 use crate::format::index::{IndexFile, IndexedPack};
@@ -76,24 +76,6 @@ impl Repository {
             self.save_index(packs)?;
         }
         Ok(count)
-    }
-
-    /// Reads what a pack of this size says of itself at its end.
-    ///
-    /// # Errors
-    /// If it cannot be read, or is not as it was written.
-    pub fn pack_header(&self, id: Id, size: u64) -> Result<Vec<PackEntry>> {
-        let what = || format!("pack `{id}` in `{}`", self.store.place());
-        let name = id.hex();
-        let end = size.checked_sub(4).ok_or_else(|| damaged(what(), "it is cut short"))?;
-        let length = self.store.get_range(Kind::Pack, &name, end, 4)?;
-        let length = length.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-        let start =
-            end.checked_sub(length.into()).ok_or_else(|| damaged(what(), "its header is cut short"))?;
-        let sealed = self.store.get_range(Kind::Pack, &name, start, length as usize)?;
-        let entries = decode_header(&self.unseal(&sealed, what)?).map_err(|why| damaged(what(), why))?;
-        let held: u64 = entries.iter().map(|entry| u64::from(entry.length)).sum();
-        if held == start { Ok(entries) } else { Err(damaged(what(), "its header is that of another pack")) }
     }
 
     /// Reads what a pack says of itself at its end.

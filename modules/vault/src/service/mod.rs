@@ -557,6 +557,8 @@ mod bucket_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod mended_tests;
+#[cfg(test)]
 mod recover_tests;
 #[cfg(test)]
 mod repair_tests;

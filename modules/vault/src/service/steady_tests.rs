@@ -186,7 +186,7 @@ fn a_disk_that_is_not_mounted_is_not_a_vault_that_lost_everything() {
     assert!(error.kind == ErrorKind::Unreachable && error.to_string().contains("none of the"), "{error}");
     assert_eq!(objects(&world.store), before);
     let summary = repair_as(&mut service, &everything()).unwrap().summary;
-    assert_eq!(summary.replaced.len(), 3, "who says that it is lost is believed: {summary:?}");
+    assert_eq!(summary.removed.len(), 3, "who says that it is lost is believed: {summary:?}");
     is_sound(&world.store, "empty");
 }
 

@@ -88,6 +88,10 @@ impl Faults {
         }
     }
 
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn was_hit(&self) -> bool {
         self.hits.load(Ordering::SeqCst) > 0
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pc_switcher_contract::ModuleError;
+use pc_switcher_contract::{ErrorKind, ModuleError};
 
 use crate::error::{Result, unsteady};
 use crate::format::Id;
@@ -34,21 +34,22 @@ pub(super) fn at(repo: &Repository, id: Id, size: u64, known: &[IndexedBlob], re
     if !reads && !known.is_empty() && end <= size {
         return Ok(Look::Sound);
     }
-    // Of one that no index knows its end says enough, if it can be read.
-    if !reads
-        && known.is_empty()
-        && let Ok(entries) = repo.pack_header(id, size)
-    {
-        return Ok(Look::Otherwise(IndexedPack::of(id, &entries)));
-    }
-    let Some(bytes) = repo.store().get(Kind::Pack, &id.hex())? else { return Ok(Look::Gone) };
+    // One that no index knows is read in any case: a repair that was killed may have taken it out for being damaged.
+    let (bytes, is_salvaged) = match repo.store().get(Kind::Pack, &id.hex()) {
+        Err(error) if error.kind == ErrorKind::Failed => (repo.store().salvage(Kind::Pack, &id.hex())?, true),
+        read => (read?, false),
+    };
+    let Some(bytes) = bytes else { return Ok(Look::Gone) };
     let (first, look) = (Id::of(&bytes), judge(repo, id, &bytes, known));
     if matches!(look, Look::Sound | Look::Otherwise(_)) {
         return Ok(look);
     }
     // Packs are large: only one of the two is held at a time.
     drop(bytes);
-    let again = repo.store().get_afresh(Kind::Pack, &id.hex())?;
+    let again = match is_salvaged {
+        true => repo.store().salvage(Kind::Pack, &id.hex())?,
+        false => repo.store().get_afresh(Kind::Pack, &id.hex())?,
+    };
     match again.map(|bytes| (Id::of(&bytes), judge(repo, id, &bytes, known))) {
         Some((second, found)) if second == first && found == look => Ok(look),
         _ => Err(unsteady(format!("pack `{id}`"), &repo.store().place())),

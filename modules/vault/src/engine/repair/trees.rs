@@ -6,7 +6,7 @@ use pc_switcher_contract::ModuleError;
 use serde_json::{Map, Value, json};
 
 use crate::engine::{Observer, check_cancelled};
-use crate::error::{Result, damaged};
+use crate::error::{Result, damaged, unsteady};
 use crate::format::{BlobKind, Id, NodeKind, Snapshot, Tree};
 use crate::repo::{Held, Packer, Repository, Writer};
 use crate::store::Kind;
@@ -14,16 +14,28 @@ use crate::store::Kind;
 /// What a snapshot is marked with of which something was lost; `restic repair snapshots` uses the same word.
 pub const REPAIRED: &str = "repaired";
 
-/// Puts snapshots that lack nothing in the place of those that do, and removes those that are damaged themselves; without a lock
-/// it only says which.
+/// What the copy of a snapshot that went is called beside the repository.
+const DROPPED: &str = "all/dropped.";
+
+/// What became of snapshots.
+#[derive(Default)]
+pub(super) struct Dropped {
+    /// Those that lost what is lost, each with the one in its place.
+    pub(super) rewritten: Vec<(Id, Option<Id>)>,
+    /// Those that went.
+    pub(super) removed: Vec<String>,
+}
+
+/// Puts snapshots that lack nothing in the place of those that do, and removes those of which nothing is left and those that are
+/// damaged themselves; of each that goes a copy stays beside the repository. Without a lock it only says which.
 pub(super) fn drop_lost(
     repo: &Repository,
     snapshots: &[(Id, Snapshot)],
     damaged: &[String],
     alone: Option<&Held>,
     observer: &dyn Observer,
-) -> Result<Vec<(Id, Option<Id>)>> {
-    let mut replaced: Vec<(Id, Option<Id>)> = Vec::new();
+) -> Result<Dropped> {
+    let mut done = Dropped::default();
     let writer = Writer::new(repo)?;
     let packer = alone.map(|_| writer.packer(BlobKind::Tree)).transpose()?;
     let mut without = Without { repo, packer, known: HashMap::new(), observer };
@@ -40,7 +52,10 @@ pub(super) fn drop_lost(
     writer.index()?;
     for (id, snapshot, tree) in wanted {
         let Some(alone) = alone else {
-            replaced.push((id, None));
+            match tree {
+                Some(_) => done.rewritten.push((id, None)),
+                None => done.removed.push(id.hex()),
+            }
             continue;
         };
         alone.prove()?;
@@ -50,17 +65,30 @@ pub(super) fn drop_lost(
             repo.load::<Snapshot>(Kind::Snapshot, &fresh.hex())?;
             repo.tree(tree)?;
         }
-        repo.store().delete(Kind::Snapshot, &id.hex())?;
-        replaced.push((id, fresh));
+        remove(repo, &id.hex(), |_| true)?;
+        match fresh {
+            Some(_) => done.rewritten.push((id, fresh)),
+            None => done.removed.push(id.hex()),
+        }
     }
     for name in damaged {
         if let Some(alone) = alone {
             alone.prove()?;
-            repo.store().delete(Kind::Snapshot, name)?;
+            remove(repo, name, |bytes| Id::of(bytes).hex() != *name)?;
         }
-        replaced.extend(name.parse().ok().map(|id: Id| (id, None)));
+        done.removed.push(name.clone());
     }
-    Ok(replaced)
+    Ok(done)
+}
+
+/// Removes a snapshot that still is what it was taken for; a copy of it stays beside the repository.
+fn remove(repo: &Repository, name: &str, is_so: impl Fn(&[u8]) -> bool) -> Result<()> {
+    let bytes = repo.get_or_salvage(Kind::Snapshot, name)?.unwrap_or_default();
+    if !is_so(&bytes) {
+        return Err(unsteady(format!("snapshot `{name}`"), &repo.store().place()));
+    }
+    repo.store().put(Kind::Meta, &format!("{DROPPED}{name}"), &bytes)?;
+    repo.store().delete(Kind::Snapshot, name)
 }
 
 /// Writes a snapshot of what is left. What other writers say in it beside what is known here stays.
