@@ -28,8 +28,9 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// Whether it says enough to look for a process. Not every system has an id; no two runs of a kernel share theirs.
     fn is_known(&self) -> bool {
-        ![&self.machine_id, &self.boot_id, &self.pid_namespace].into_iter().any(String::is_empty)
+        !self.boot_id.is_empty() && !self.pid_namespace.is_empty()
     }
 }
 
@@ -88,8 +89,8 @@ impl Lock {
             return if is_alive(self.pid) { Holder::Lives } else { Holder::Gone };
         }
         // What ran before this machine started anew renews nothing. One that shares its id, being a copy of it, does.
-        let is_before =
-            is_known && self.origin.machine_id == here.machine_id && self.origin.boot_id != here.boot_id;
+        let is_of_here = is_known && !here.machine_id.is_empty() && self.origin.machine_id == here.machine_id;
+        let is_before = is_of_here && self.origin.boot_id != here.boot_id;
         if is_before && is_older(renewed) {
             return Holder::Gone;
         }
@@ -164,6 +165,7 @@ mod tests {
         assert_eq!(holder(FRESH, "laptop", &before, false), Holder::Lives, "a copy of this machine may live");
         assert_eq!(holder(LATE, "laptop", &before, false), Holder::Gone);
         assert_eq!(holder(LATE, "laptop", &origin("other", "earlier", "p"), false), Holder::Lives);
+        assert_eq!(holder(LATE, "laptop", &origin("", "earlier", "p"), false), Holder::Lives);
     }
 
     #[test]

@@ -129,9 +129,9 @@ impl Service {
                 vault.repo.find(BlobKind::Data, &blob).is_some()
                     || vault.repo.lies_as_other(BlobKind::Data, &blob)
             };
-            let gone = match broken.is_empty() {
+            // What a damaged part names may be there, and where there is no index at all it says nothing.
+            let gone = match broken.is_empty() && !index.is_empty() {
                 true => fresh.forget_what_is_gone(&vault.settings.name, is_there)?,
-                // What the damaged part names may be there.
                 false => 0,
             };
             if gone > 0 {

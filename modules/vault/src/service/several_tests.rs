@@ -348,7 +348,7 @@ fn of_two_copies_the_newer_one_counts_whatever_their_numbers_and_what_it_has_not
     two.write("666666", "local");
     let report = two.recover();
     assert!(matches!(&report.source, Source::Copy { vault, .. } if vault == "local"), "{report:?}");
-    assert_eq!(two.lengths(), [1, 6]);
+    assert_eq!(two.lengths(), [1, 1, 6]);
     let named = report.warnings.iter().filter(|one| one.contains("history that the copy does not have"));
     assert_eq!(named.count(), 3, "{report:?}");
 }
