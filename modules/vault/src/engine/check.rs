@@ -1,9 +1,10 @@
 //! Checks a repository: what the snapshots need is there, and on demand each byte of it is as it was written.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 
 use super::reading::{self, Reading};
-use super::{Observer, check_cancelled};
+use super::{Observer, Tally, check_cancelled};
 use crate::error::{Result, UNSTEADY};
 use crate::format::{BlobKind, Id, NodeKind, Snapshot};
 use crate::repo::{Broken, Harm, Location, Repository, blob_from_pack};
@@ -89,26 +90,32 @@ pub(super) fn lost_in(
     snapshots: &[(Id, Snapshot)],
     observer: &dyn Observer,
 ) -> Result<Vec<String>> {
-    let (mut seen, mut lost) = (HashSet::new(), Vec::new());
+    let mut following = Following {
+        repo,
+        seen: HashSet::new(),
+        lost: Vec::new(),
+        tally: Tally::new(observer, repo.tree_bytes()),
+    };
     for (id, snapshot) in snapshots {
-        let place = format!("snapshot `{}`", id.short());
-        follow(repo, snapshot.tree, &place, &mut seen, &mut lost, observer)?;
+        follow(&mut following, snapshot.tree, &format!("snapshot `{}`", id.short()))?;
     }
-    Ok(lost)
+    Ok(following.lost)
 }
 
-fn follow(
-    repo: &Repository,
-    tree: Id,
-    place: &str,
-    seen: &mut HashSet<Id>,
-    problems: &mut Vec<String>,
-    observer: &dyn Observer,
-) -> Result<()> {
-    check_cancelled(observer)?;
+struct Following<'f> {
+    repo: &'f Repository,
+    seen: HashSet<Id>,
+    lost: Vec<String>,
+    tally: Tally<'f>,
+}
+
+fn follow(following: &mut Following<'_>, tree: Id, place: &str) -> Result<()> {
+    let Following { repo, seen, lost: problems, tally } = following;
+    check_cancelled(tally)?;
     if !seen.insert(tree) {
         return Ok(());
     }
+    tally.add(Path::new(place), repo.find(BlobKind::Tree, &tree).map_or(0, |at| at.length.into()));
     if repo.lies_as_other(BlobKind::Tree, &tree) {
         problems.push(format!(
             "{place}: its tree `{tree}` lies in the vault as the content of a file alone; `bt prune` stores it as a tree, too"
@@ -121,11 +128,12 @@ fn follow(
             return Ok(());
         }
     };
+    let repo = *repo;
     for node in nodes {
         let path = format!("{place}/{}", node.name.display());
         match (node.kind, node.subtree) {
-            (NodeKind::Dir, Some(subtree)) => follow(repo, subtree, &path, seen, problems, observer)?,
-            (NodeKind::Dir, None) => problems.push(format!("{path}: the directory has no tree")),
+            (NodeKind::Dir, Some(subtree)) => follow(following, subtree, &path)?,
+            (NodeKind::Dir, None) => following.lost.push(format!("{path}: the directory has no tree")),
             _ => {
                 let missing = node
                     .content
@@ -136,13 +144,13 @@ fn follow(
                 let odd =
                     node.content.iter().flatten().filter(|id| repo.lies_as_other(BlobKind::Data, id)).count();
                 if odd > 0 {
-                    problems.push(format!(
+                    following.lost.push(format!(
                         "{path}: {odd} of its chunks lie in the vault as trees alone; `bt prune` stores them as content, too"
                     ));
                 }
                 if missing > odd {
                     let missing = missing - odd;
-                    problems.push(format!("{path}: {missing} of its chunks are in no index"));
+                    following.lost.push(format!("{path}: {missing} of its chunks are in no index"));
                 }
             }
         }

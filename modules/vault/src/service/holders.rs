@@ -10,7 +10,7 @@ use super::restore::Target;
 use super::vaults::Passphrase;
 use super::{RestoreOrder, RestoreReport, Service};
 use crate::catalogue::{Chunk, CurrentFile};
-use crate::engine::{Lacking, Observer, Progress, Trouble};
+use crate::engine::{Lacking, Observer, Trouble};
 use crate::error::Result;
 use crate::format::Id;
 use crate::repo::{Held, Repository};
@@ -31,7 +31,7 @@ impl Opened {
     pub(super) fn restore(
         &mut self,
         batch: &mut Batch,
-        (order, total_bytes): (&RestoreOrder, u64),
+        order: &RestoreOrder,
         report: &mut RestoreReport,
         observer: &dyn Observer,
     ) -> Result<()> {
@@ -52,8 +52,6 @@ impl Opened {
                 }
             }
         }
-        let files = report.files.len() as u64;
-        observer.progress(Progress { files, bytes: report.bytes, total_bytes, item: order.path.clone() });
         Ok(())
     }
 }
