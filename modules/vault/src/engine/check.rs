@@ -1,10 +1,11 @@
 //! Checks a repository: what the snapshots need is there, and on demand each byte of it is as it was written.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::reading::{self, Reading};
-use super::{Observer, check_cancelled};
+use super::{Observer, Tally, check_cancelled};
 use crate::error::{Result, UNSTEADY};
 use crate::format::{BlobKind, Id, Node, NodeKind, Snapshot};
 use crate::repo::{Broken, Harm, Location, Repository, blob_from_pack};
@@ -93,7 +94,8 @@ pub(super) fn lost_in(
     snapshots: &[(Id, Snapshot)],
     observer: &dyn Observer,
 ) -> Result<Vec<String>> {
-    let mut follower = Follower { repo, observer, known: HashMap::new() };
+    let tally = Tally::new(observer, repo.tree_bytes());
+    let mut follower = Follower { repo, tally, known: HashMap::new() };
     let mut lost = Vec::new();
     for (id, snapshot) in snapshots {
         let below = follower.lacks(snapshot.tree)?;
@@ -108,7 +110,7 @@ type Lacks = Arc<[(String, String)]>;
 /// Follows each tree once, however many paths lead to it.
 struct Follower<'f> {
     repo: &'f Repository,
-    observer: &'f dyn Observer,
+    tally: Tally<'f>,
     known: HashMap<Id, Lacks>,
 }
 
@@ -117,7 +119,9 @@ impl Follower<'_> {
         if let Some(known) = self.known.get(&tree) {
             return Ok(known.clone());
         }
-        check_cancelled(self.observer)?;
+        check_cancelled(&self.tally)?;
+        let length = self.repo.find(BlobKind::Tree, &tree).map_or(0, |at| at.length.into());
+        self.tally.add(Path::new(&tree.short()), length);
         let mut found = Vec::new();
         let mut say = |path: &str, why: String| found.push((path.to_owned(), why));
         if self.repo.lies_as_other(BlobKind::Tree, &tree) {

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, bounded};
@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::dress::{Lacking, set_metadata};
 use super::way::Way;
-use super::{Observer, Progress, Trouble, check_cancelled, trouble, workers};
+use super::{Observer, Tally, Trouble, check_cancelled, trouble, workers};
 use crate::error::{Result, at};
 use crate::format::{BlobKind, Id, Node, NodeKind};
 use crate::repo::{Repository, is_zeros};
@@ -55,9 +55,8 @@ pub struct RestoreSummary {
 struct Shared {
     files: AtomicU64,
     bytes: AtomicU64,
-    /// Bytes of the files that were found so far, and whether those are all.
+    /// Bytes of the files that were found so far.
     found: AtomicU64,
-    is_all_found: AtomicBool,
     troubles: Mutex<Vec<Trouble>>,
     refused: Mutex<Vec<Trouble>>,
     /// The first name of an inode that has several, once it is complete.
@@ -105,19 +104,21 @@ impl Restorer<'_> {
     pub fn nodes(&self, nodes: Vec<Node>, target: &Path) -> Result<RestoreSummary> {
         self.repo.load_index()?;
         let root = Root { way: Way::to(target)?, path: target };
-        let shared = Shared::default();
+        let (shared, tally) = (Shared::default(), Tally::new(self.observer, 0));
+        let inner = Restorer { repo: self.repo, content_only: self.content_only, observer: &tally };
         let (send, jobs) = bounded::<(PathBuf, Node)>(AHEAD);
         let mut later = Later::default();
         std::thread::scope(|scope| {
             for _ in 0..workers() {
-                let (jobs, shared, root) = (jobs.clone(), &shared, &root);
-                scope.spawn(move || self.files(root, jobs, shared));
+                let (jobs, shared, root, inner, tally) = (jobs.clone(), &shared, &root, &inner, &tally);
+                scope.spawn(move || inner.files(root, jobs, shared, tally));
             }
             drop(jobs);
             let mut entry = |below: PathBuf, node: Node| send.send((below, node)).is_ok();
             let walked = self.walk(nodes, &root, Path::new(""), &shared, &mut later, &mut entry);
             drop(send);
-            shared.is_all_found.store(true, Ordering::Relaxed);
+            // Until then there may be any more.
+            tally.expect(shared.found.load(Ordering::Relaxed));
             walked
         })?;
         check_cancelled(self.observer)?;
@@ -199,7 +200,7 @@ impl Restorer<'_> {
         Ok(if self.content_only { Vec::new() } else { dress_special(&directory, name, node) })
     }
 
-    fn files(&self, root: &Root<'_>, jobs: Receiver<(PathBuf, Node)>, shared: &Shared) {
+    fn files(&self, root: &Root<'_>, jobs: Receiver<(PathBuf, Node)>, shared: &Shared, tally: &Tally<'_>) {
         for (below, node) in jobs {
             if self.observer.is_cancelled() {
                 continue;
@@ -211,11 +212,9 @@ impl Restorer<'_> {
                     if node.links > 1 {
                         shared.links().insert((node.device_id, node.inode), below);
                     }
-                    let files = shared.files.fetch_add(1, Ordering::Relaxed) + 1;
-                    let bytes = shared.bytes.fetch_add(node.size, Ordering::Relaxed) + node.size;
-                    let is_all_found = shared.is_all_found.load(Ordering::Relaxed);
-                    let total_bytes = if is_all_found { shared.found.load(Ordering::Relaxed) } else { 0 };
-                    self.observer.progress(Progress { files, bytes, total_bytes, item: path });
+                    shared.files.fetch_add(1, Ordering::Relaxed);
+                    shared.bytes.fetch_add(node.size, Ordering::Relaxed);
+                    tally.add_file();
                 }
                 Err(error) => shared.report(&path, error),
             }
@@ -262,6 +261,7 @@ impl Restorer<'_> {
             whole.update(&blob);
             write_or_skip(file.as_file(), length, &blob).map_err(failed)?;
             length += blob.len() as u64;
+            self.observer.wrote(shown, blob.len() as u64);
         }
         file.as_file().set_len(length).map_err(failed)?;
         Ok((file, Id(whole.finalize().into())))

@@ -160,6 +160,11 @@ impl Repository {
         })
     }
 
+    /// Returns how much all trees are, as they lie there.
+    pub fn tree_bytes(&self) -> u64 {
+        self.blobs.read().trees.values().map(|(_, _, length, _)| u64::from(*length)).sum()
+    }
+
     /// Whether something lies here as the other kind alone: older versions stored the text of a tree that was the content of a file
     /// once, as whichever came first.
     pub fn lies_as_other(&self, kind: BlobKind, id: &Id) -> bool {

@@ -10,7 +10,7 @@ use super::restore::Target;
 use super::vaults::Passphrase;
 use super::{RestoreOrder, RestoreReport, Service};
 use crate::catalogue::{Chunk, CurrentFile};
-use crate::engine::{Lacking, Missed, Observer, Progress, Trouble};
+use crate::engine::{Lacking, Missed, Observer, Trouble};
 use crate::error::{Result, again};
 use crate::format::Id;
 use crate::repo::{Held, Repository};
@@ -42,7 +42,7 @@ impl Opened {
     pub(super) fn restore(
         &mut self,
         batch: &mut Batch,
-        (order, total_bytes): (&RestoreOrder, u64),
+        order: &RestoreOrder,
         report: &mut RestoreReport,
         observer: &dyn Observer,
     ) -> Result<()> {
@@ -61,8 +61,6 @@ impl Opened {
                 Err(Missed::Place(error)) => self.misplaced.push((job.number, error)),
             }
         }
-        let files = report.files.len() as u64;
-        observer.progress(Progress { files, bytes: report.bytes, total_bytes, item: order.path.clone() });
         Ok(())
     }
 }

@@ -69,8 +69,16 @@ pub(super) fn snapshots(
     }
     let is_known = catalogue.knows_moments()?;
     let Some(Teller { vault, repo }) = tellers.first() else { return Ok(told) };
-    let mut replay =
-        Replay { catalogue, repo, vault, observer, sums: HashMap::new(), read: 0, troubles: Vec::new() };
+    let mut replay = Replay {
+        catalogue,
+        repo,
+        vault,
+        observer,
+        sums: HashMap::new(),
+        told: 0,
+        total_bytes: 0,
+        troubles: Vec::new(),
+    };
     let mut before: HashMap<(usize, String), Option<Id>> = HashMap::new();
     for (at, number, id, snapshot) in all {
         (replay.vault, replay.repo) = (tellers[number].vault, tellers[number].repo);
@@ -125,7 +133,9 @@ struct Replay<'r> {
     observer: &'r dyn Observer,
     /// The checksums of contents of several chunks.
     sums: HashMap<Vec<Id>, Id>,
-    read: u64,
+    /// Bytes of the files that were told so far, and of those that are known to come.
+    told: u64,
+    total_bytes: u64,
     troubles: Vec<Trouble>,
 }
 
@@ -192,7 +202,10 @@ impl Replay<'_> {
             }
         }
         let mut arrived = Vec::new();
+        // What is read for its checksum, if nothing else tells it.
+        self.total_bytes += changes.files.iter().map(|(_, node)| node.size).sum::<u64>();
         for (name, node) in changes.files {
+            let done = self.told + node.size;
             if self.observer.is_cancelled() {
                 return Err(ModuleError::cancelled());
             }
@@ -204,6 +217,7 @@ impl Replay<'_> {
                     self.troubles.push(Trouble { path: directory.path.join(name), why: error.to_string() })
                 }
             }
+            self.told = done;
         }
         self.catalogue.record(&arrived, at)?;
         let gone: Vec<(String, bool)> = gone.into_iter().map(|file| (file.file_id, true)).collect();
@@ -296,12 +310,12 @@ impl Replay<'_> {
         let mut whole = Sha256::new();
         for id in ids {
             let bytes = self.repo.blob(BlobKind::Data, *id)?;
-            self.read += bytes.len() as u64;
+            self.told += bytes.len() as u64;
             whole.update(&bytes);
             self.observer.progress(Progress {
                 files: 0,
-                bytes: self.read,
-                total_bytes: 0,
+                bytes: self.told,
+                total_bytes: self.total_bytes,
                 item: name.to_owned(),
             });
         }

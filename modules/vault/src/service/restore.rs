@@ -18,7 +18,7 @@ use super::stage::{NotStaged, facts_of};
 use super::vaults::Passphrase;
 use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, FileFacts, Version};
 use crate::engine::{
-    Lacking, Missed, Observer, Restorer, Trouble, Way, dress_special, exchange, make_special, node_of,
+    Lacking, Missed, Observer, Restorer, Tally, Trouble, Way, dress_special, exchange, make_special, node_of,
     put_in_place, set_all_but_times, set_metadata, there_already,
 };
 use crate::error::{Result, at, damaged, usage};
@@ -111,6 +111,7 @@ impl Service {
             let mut first_names: HashMap<_, PathBuf> = HashMap::new();
             let mut batch = Batch::default();
             let total_bytes = wanted.iter().map(|file| file.version.facts.size).sum();
+            let observer = &Tally::new(observer, total_bytes);
             let mut target = Target { directory: &directory, order, root: None };
             for (number, file) in wanted.iter().enumerate() {
                 if observer.is_cancelled() {
@@ -133,7 +134,7 @@ impl Service {
                 let mut first = family.and_then(|family| first_names.get(&family));
                 if first.is_some() {
                     // It may wait for its name, or have failed.
-                    open.restore(&mut batch, (order, total_bytes), &mut report, observer)?;
+                    open.restore(&mut batch, order, &mut report, observer)?;
                     first = first.filter(|first| fs::symlink_metadata(first).is_ok());
                 }
                 let restored = match first.filter(|_| fs::symlink_metadata(&place).is_err()) {
@@ -146,7 +147,7 @@ impl Service {
                                 first_names.entry(family).or_insert_with(|| job.place.clone());
                             }
                             if batch.take(job) {
-                                open.restore(&mut batch, (order, total_bytes), &mut report, observer)?;
+                                open.restore(&mut batch, order, &mut report, observer)?;
                             }
                             Ok(None)
                         })
@@ -175,7 +176,7 @@ impl Service {
                     Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
                 }
             }
-            open.restore(&mut batch, (order, total_bytes), &mut report, observer)?;
+            open.restore(&mut batch, order, &mut report, observer)?;
             for number in std::mem::take(&mut open.again) {
                 let file = &wanted[number];
                 let (path, size) = (directory.path.join(&file.name), file.version.facts.size);

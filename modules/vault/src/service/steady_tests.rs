@@ -89,21 +89,30 @@ fn held(store: &Arc<MemoryStore>) -> BTreeSet<Id> {
     repo.indexed().into_values().flatten().map(|(id, _)| id).collect()
 }
 
-/// Has each read of a repair be wrong once, and returns how many repairs said that two reads differ.
-fn each_read_wrong(world: &World, judge: impl Fn(&Arc<MemoryStore>, &Path, &str)) -> usize {
-    let mut noticed = 0;
+fn repair_everything(service: &mut Service) -> Result<()> {
+    repair_as(service, &everything()).map(drop)
+}
+
+/// Has each read of a run be wrong once, and returns how many runs said what is meant by `noticed`.
+fn each_read_wrong(
+    world: &World,
+    run: impl Fn(&mut Service) -> Result<()>,
+    noticed: &str,
+    judge: impl Fn(&Arc<MemoryStore>, &Path, &str),
+) -> usize {
+    let (word, mut noticed) = (noticed, 0);
     for at in 0.. {
         let (state, store) = world.copy();
         let flaky = Flaky::new(&store, at);
         let ended = match Service::open(world.around(state.path(), flaky.clone(), DEAD)) {
-            Ok(mut service) => repair_as(&mut service, &everything()),
+            Ok(mut service) => run(&mut service),
             Err(error) => Err(error),
         };
         let what = format!("read {at}: {ended:?}");
-        noticed += usize::from(ended.is_err_and(|error| error.to_string().contains("different bytes")));
+        noticed += usize::from(ended.is_err_and(|error| error.to_string().contains(word)));
         judge(&store, state.path(), &what);
         if flaky.reads.load(Ordering::SeqCst) <= at {
-            assert!(at > 40, "{at} reads");
+            assert!(at > 20, "{at} reads");
             return noticed;
         }
     }
@@ -114,7 +123,7 @@ fn each_read_wrong(world: &World, judge: impl Fn(&Arc<MemoryStore>, &Path, &str)
 fn one_bad_read_takes_nothing_from_a_sound_vault() {
     let world = with_three_backups();
     let before = objects(&world.store);
-    let noticed = each_read_wrong(&world, |store, _, what| {
+    let noticed = each_read_wrong(&world, repair_everything, "different bytes", |store, _, what| {
         let gone: Vec<_> = before
             .difference(&objects(store))
             // One that was not listed is written anew from the packs.
@@ -142,12 +151,29 @@ fn one_bad_read_takes_nothing_more_from_a_damaged_vault() {
     };
     let (state, store) = world.copy();
     let expected = repaired(&store, state.path());
-    let noticed = each_read_wrong(&world, |store, state, what| {
+    let noticed = each_read_wrong(&world, repair_everything, "different bytes", |store, state, what| {
         let held = repaired(store, state);
         assert!(held.is_superset(&expected), "{what}");
         is_sound(store, what);
     });
     assert!(noticed > 10, "{noticed}");
+}
+
+#[test]
+fn one_bad_read_has_a_prune_remove_nothing_that_is_needed() {
+    let mut world = with_three_backups();
+    world.hour += 1;
+    let prune = |service: &mut Service| {
+        let keep = Some("last 2 sessions".parse().unwrap());
+        let order = PruneOrder { keep, at_once: true, ..PruneOrder::default() };
+        service.prune(&order, &mut |_| Ok(b"x".into()), &Quiet::default()).map(drop)
+    };
+    let newest = names(&world, Kind::Snapshot).len() - 1;
+    let noticed = each_read_wrong(&world, prune, "was not listed a moment ago", |store, _, what| {
+        is_sound(store, what);
+        assert!(store.list(Kind::Snapshot).unwrap().len() >= newest, "{what}");
+    });
+    assert!(noticed > 0, "a snapshot that is not listed is noticed");
 }
 
 #[test]

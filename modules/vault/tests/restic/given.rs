@@ -149,7 +149,7 @@ impl Given {
     /// Restores the newest snapshot, whoever wrote it.
     pub fn restore(&self, target: &Path) -> RestoreSummary {
         let mut service = self.service();
-        let newest = service.snapshots(None, &mut word).unwrap().pop().unwrap().1;
+        let newest = service.snapshots(None, &mut word).unwrap().0.pop().unwrap().1;
         let order = SnapshotOrder {
             snapshot: newest.hex(),
             only: None,
@@ -266,8 +266,21 @@ fn acl() -> Vec<u8> {
 
 /// Fails unless both trees hold the same: kinds, content, rights, owners, times, attributes, hard links.
 pub fn same(one: &Path, other: &Path) {
-    let (one, other) = (describe(one), describe(other));
-    for (path, facts) in &one {
+    equal(&describe(one), &describe(other));
+}
+
+/// As [`same`], but for the directories themselves: that which is restored to was there before.
+pub fn same_below(one: &Path, other: &Path) {
+    let [one, other] = [one, other].map(|root| {
+        let mut all = describe(root);
+        all.remove(Path::new(""));
+        all
+    });
+    equal(&one, &other);
+}
+
+fn equal(one: &BTreeMap<PathBuf, String>, other: &BTreeMap<PathBuf, String>) {
+    for (path, facts) in one {
         assert_eq!(Some(facts), other.get(path), "{}", path.display());
     }
     assert_eq!(one.keys().collect::<Vec<_>>(), other.keys().collect::<Vec<_>>());

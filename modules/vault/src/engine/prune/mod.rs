@@ -9,6 +9,7 @@ mod merge;
 mod plan;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
 
 use jiff::Timestamp;
 use pc_switcher_contract::{ErrorKind, ModuleError};
@@ -16,7 +17,7 @@ use pc_switcher_contract::{ErrorKind, ModuleError};
 pub use plan::When;
 use plan::{Pack, Plan};
 
-use super::{Observer, Progress, check_cancelled};
+use super::{Observer, Progress, Tally, check_cancelled};
 use crate::error::{Result, damaged};
 use crate::format::index::{IndexFile, IndexedBlob, IndexedPack};
 use crate::format::{BlobKind, Id, NodeKind};
@@ -65,7 +66,7 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     }
     repo.load_index()?;
     prove_snapshots(repo)?;
-    let mut needed = needed(repo, order.forget, observer)?;
+    let (mut needed, followed) = needed(repo, order.forget, observer)?;
     let is_there =
         |id: &&Id| repo.find(BlobKind::Data, id).is_some() || repo.lies_as_other(BlobKind::Data, id);
     let also = order.also_needed.iter().filter(is_there);
@@ -86,6 +87,7 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     let summary = summarise(&packs, &plan, order.when);
     let Some(alone) = order.alone else { return Ok(summary) };
     alone.prove()?;
+    prove_followed(repo, &followed)?;
     for snapshot in order.forget {
         alone.still_held()?;
         repo.store().delete(Kind::Snapshot, &snapshot.hex())?;
@@ -101,10 +103,14 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     alone.prove()?;
     drop_from_index(repo, &files, &going)?;
     alone.prove()?;
+    let sizes: BTreeMap<Id, u64> = packs.iter().map(|pack| (pack.id, pack.size)).collect();
+    let size = |pack: &Id| sizes.get(pack).copied().unwrap_or(0);
+    let tally = Tally::new(observer, plan.remove.iter().map(size).sum());
     for pack in &plan.remove {
         check_cancelled(observer)?;
         alone.still_held()?;
         repo.store().delete(Kind::Pack, &pack.hex())?;
+        tally.add(Path::new(&pack.short()), size(pack));
     }
     repo.reload_index()?;
     Ok(summary)
@@ -122,14 +128,32 @@ fn prove_snapshots(repo: &Repository) -> Result<()> {
     ))
 }
 
-/// Returns what the snapshots need that stay.
+/// Proves that there is no snapshot but those that were looked at: a list may lack one by mistake.
+fn prove_followed(repo: &Repository, followed: &HashSet<Id>) -> Result<()> {
+    for (name, _) in repo.store().list(Kind::Snapshot)? {
+        if name.parse().is_ok_and(|id: Id| !followed.contains(&id)) {
+            let message = format!(
+                "the snapshot `{name}` in `{}` was not listed a moment ago; nothing is removed",
+                repo.store().place()
+            );
+            return Err(ModuleError::failed(message).hint(
+                "somebody else works in the vault without a lock, or the disk or the network is failing",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Returns what the snapshots need that stay, and all that were looked at.
 fn needed(
     repo: &Repository,
     forget: &HashSet<Id>,
     observer: &dyn Observer,
-) -> Result<HashSet<(BlobKind, Id)>> {
-    let (mut needed, mut todo) = (HashSet::new(), Vec::new());
+) -> Result<(HashSet<(BlobKind, Id)>, HashSet<Id>)> {
+    let (mut needed, mut todo, mut followed) = (HashSet::new(), Vec::new(), HashSet::new());
+    let tally = Tally::new(observer, repo.tree_bytes());
     for (id, snapshot) in repo.snapshots()? {
+        followed.insert(id);
         if !forget.contains(&id) {
             todo.push((id, snapshot.tree));
         }
@@ -150,9 +174,10 @@ fn needed(
                 _ => needed.extend(node.content.into_iter().flatten().map(|id| (BlobKind::Data, id))),
             }
         }
-        observer.progress(Progress { item: snapshot.short().into(), ..Progress::default() });
+        let length = repo.find(BlobKind::Tree, &tree).map_or(0, |at| at.length.into());
+        tally.add(Path::new(&snapshot.short()), length);
     }
-    Ok(needed)
+    Ok((needed, followed))
 }
 
 /// Stores what is needed as a tree and lies there as a piece of a file alone, or the other way round; where nothing may be written it
