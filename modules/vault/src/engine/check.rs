@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
+use pc_switcher_contract::ErrorKind;
+
 use super::reading::{self, Reading};
 use super::{Observer, Tally, check_cancelled};
 use crate::error::{Result, UNSTEADY};
@@ -179,7 +181,7 @@ fn read(
     observer: &dyn Observer,
 ) -> Result<()> {
     let found = reading::each_pack(packs, observer, |id| {
-        Ok(read_pack(repo, id, indexed.get(&id).map_or(&[], |blobs| blobs)))
+        read_pack(repo, id, indexed.get(&id).map_or(&[], |blobs| blobs))
     })?;
     summary.read_bytes = packs.iter().map(|(_, size)| size).sum();
     for (id, problems) in found {
@@ -191,11 +193,15 @@ fn read(
 }
 
 /// Reads a pack and returns all that is wrong with it.
-fn read_pack(repo: &Repository, id: Id, blobs: &[(Id, Location)]) -> Vec<String> {
+///
+/// # Errors
+/// If it cannot be fetched: of a disk that does not give it that is a damage.
+fn read_pack(repo: &Repository, id: Id, blobs: &[(Id, Location)]) -> Result<Vec<String>> {
     let bytes = match repo.store().get(Kind::Pack, &id.hex()) {
         Ok(Some(bytes)) => bytes,
-        Ok(None) => return vec![format!("pack `{id}` is missing")],
-        Err(error) => return vec![format!("pack `{id}`: {error}")],
+        Ok(None) => return Ok(vec![format!("pack `{id}` is missing")]),
+        Err(error) if error.kind != ErrorKind::Failed => return Err(error),
+        Err(error) => return Ok(vec![format!("pack `{id}`: {error}")]),
     };
     let mut problems = Vec::new();
     if Id::of(&bytes) != id {
@@ -219,13 +225,13 @@ fn read_pack(repo: &Repository, id: Id, blobs: &[(Id, Location)]) -> Vec<String>
             Err(error) => problems.push(format!("pack `{id}` cannot be read a second time: {error}")),
         }
     }
-    problems
+    Ok(problems)
 }
 
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use pc_switcher_contract::{ErrorKind, ModuleError};
+    use pc_switcher_contract::ModuleError;
 
     use super::*;
     use crate::engine::Quiet;
@@ -286,6 +292,14 @@ mod tests {
         repo.load_index().unwrap();
         let error = lost_in(&repo, &snapshots, &Quiet::default()).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Unreachable);
+        let error = check(&repo, &Reading::All, &Quiet::default()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unreachable);
+        // Nor is a pack that is only to be read.
+        let whole = Faults::on(&store).that_fails(|call| {
+            let is_hit = call.kind == Kind::Pack && call.what == "get";
+            is_hit.then(|| ModuleError::new(ErrorKind::Unreachable, "the line is cut"))
+        });
+        let repo = Repository::open(Arc::new(whole), b"x").unwrap();
         let error = check(&repo, &Reading::All, &Quiet::default()).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Unreachable);
     }
