@@ -51,7 +51,7 @@ impl Catalogue {
         }
         let made = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
         made.map_err(|error| at("open the catalogue", path, &error))?;
-        if room_for(path).is_some_and(|room| room < LEAST_ROOM) {
+        if !has_room(path, LEAST_ROOM) {
             return Err(no_room(path, "less than 64 KiB are free"));
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -121,11 +121,18 @@ const NO_ROOM: u64 = 256 << 10;
 /// block on a full disk of small blocks the kernel kills whoever writes there.
 const LEAST_ROOM: u64 = 64 << 10;
 
-/// Returns how much whoever runs this may still write where the catalogue lies.
-fn room_for(path: &Path) -> Option<u64> {
-    let facts = rustix::fs::statvfs(path.parent()?).ok()?;
-    let blocks = if rustix::process::geteuid().is_root() { facts.f_bfree } else { facts.f_bavail };
-    Some(blocks.saturating_mul(facts.f_frsize))
+/// Whether so many bytes can still be written where the catalogue lies: by whoever runs this, under whatever quota. What else stands in
+/// the way of writing is not for here.
+fn has_room(path: &Path, bytes: u64) -> bool {
+    use rustix::io::Errno;
+    let Some(directory) = path.parent() else { return true };
+    match tempfile::tempfile_in(directory) {
+        Ok(file) => {
+            let flags = rustix::fs::FallocateFlags::empty();
+            !matches!(rustix::fs::fallocate(&file, flags, 0, bytes), Err(Errno::NOSPC | Errno::DQUOT))
+        }
+        Err(error) => at("write", path, &error).kind != ErrorKind::DiskSpace,
+    }
 }
 
 fn no_room(path: &Path, why: &str) -> ModuleError {
@@ -137,9 +144,7 @@ fn no_room(path: &Path, why: &str) -> ModuleError {
 fn broken(path: &Path, error: &rusqlite::Error) -> ModuleError {
     let is_full = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => true,
-        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => {
-            room_for(path).is_some_and(|room| room < NO_ROOM)
-        }
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => !has_room(path, NO_ROOM),
         _ => false,
     };
     if is_full {
