@@ -4,12 +4,15 @@ pub mod held;
 pub mod line;
 
 use std::ffi::OsStr;
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pc_switcher_contract::ModuleError;
+use pc_switcher_vault::format::Id;
 use pc_switcher_vault::format::keyfile::Cost;
+use pc_switcher_vault::format::lock;
 use pc_switcher_vault::repo::Who;
 use pc_switcher_vault::secret::VARIABLE;
 use pc_switcher_vault::service::{Above, General, Outside, Places, Surroundings, where_they_lie};
@@ -73,6 +76,7 @@ pub fn surroundings(env: &Env, places: Places, above: Above, asks: Asks) -> Resu
         uid: env.uid,
         gid: rustix::process::getgid().as_raw(),
         pid: std::process::id(),
+        origin: origin(),
     };
     let (clock, stop) = (clock::system(), Stop::default());
     let variable = |name: &str| env.var(name).and_then(OsStr::to_str).map(str::to_owned);
@@ -85,6 +89,21 @@ pub fn surroundings(env: &Env, places: Places, above: Above, asks: Asks) -> Resu
     });
     let stores = where_they_lie(Outside { credentials, clock: clock.clone(), stop: stop.clone(), dial });
     Ok(Surroundings { places, above, clock, who, cost: Cost::NORMAL, stores, stop })
+}
+
+/// Returns where this process runs. The id of a machine is for nobody else's eyes, so a digest stands for it.
+fn origin() -> lock::Origin {
+    let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+    let machine = read("/etc/machine-id");
+    let pid_namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    lock::Origin {
+        machine_id: match machine.is_empty() {
+            true => machine,
+            false => Id::of(format!("pc-switcher vault lock {machine}").as_bytes()).hex(),
+        },
+        boot_id: read("/proc/sys/kernel/random/boot_id"),
+        pid_namespace: pid_namespace.to_string_lossy().into_owned(),
+    }
 }
 
 /// Returns what the module of a sync is handed; nothing is looked up before it asks.

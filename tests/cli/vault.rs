@@ -2,9 +2,12 @@
 
 mod bucket;
 mod damaged;
+mod full;
 mod keeping;
 mod layers;
 mod odd;
+mod small;
+mod snapshot;
 mod sparse;
 
 use std::ffi::OsStr;

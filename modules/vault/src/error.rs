@@ -28,6 +28,24 @@ pub(crate) fn damaged(what: impl std::fmt::Display, why: impl std::fmt::Display)
         .hint("`bt check --read-data` says what else is, `bt repair` saves what can be read")
 }
 
+/// Says the same once more.
+pub(crate) fn again(error: &ModuleError) -> ModuleError {
+    let same = ModuleError::new(error.kind, error.message.clone());
+    error.hints.iter().fold(same, ModuleError::hint)
+}
+
+/// What is said of an object of which a second read is not what the first one was.
+pub(crate) const UNSTEADY: &str = "a second read gives other bytes, so that it may be sound: the memory, the controller, the \
+                                   cable or the network is failing";
+
+/// Makes the error of a place of which two reads differ, before anything was made of them.
+pub(crate) fn unsteady(what: impl std::fmt::Display, place: &str) -> ModuleError {
+    ModuleError::failed(format!("`{place}` gives different bytes for the same {what}; nothing was changed")).hint(
+        "the memory, the controller, the cable or the network is failing: prove that they are sound, or repair from another \
+         machine, before anything is taken for damaged",
+    )
+}
+
 pub(crate) fn no_random(error: getrandom::Error) -> ModuleError {
     ModuleError::failed(format!("the system has no random numbers: {error}"))
 }

@@ -67,6 +67,10 @@ fn print(args: &RepairArgs, one: &Repaired, context: &mut Context<'_>) -> Result
     for snapshot in &summary.snapshots {
         writeln!(context.err, "lost: {name}: the snapshot `{snapshot}` cannot be read")?;
     }
+    let goes = if args.dry_run { "would be removed" } else { "removed" };
+    for snapshot in &summary.removed {
+        writeln!(context.err, "{goes}: {name}: the snapshot `{snapshot}`, of which nothing is left")?;
+    }
     for pack in &summary.unknown {
         writeln!(
             context.err,
@@ -104,8 +108,12 @@ fn print(args: &RepairArgs, one: &Repaired, context: &mut Context<'_>) -> Result
         ),
         packs(summary.lost.len(), format!("{} paths are lost", summary.lost.len())),
         packs(
-            summary.replaced.len(),
-            format!("{} backups {would}written anew without what is lost", summary.replaced.len()),
+            summary.rewritten.len(),
+            format!("{} backups {would}written anew without what is lost", summary.rewritten.len()),
+        ),
+        packs(
+            summary.removed.len(),
+            format!("{} backups {would}removed, of which nothing is left", summary.removed.len()),
         ),
         packs(*versions_gone as usize, format!("{versions_gone} versions are in no pack any more")),
     ];
@@ -124,12 +132,12 @@ fn as_json(one: &Repaired) -> serde_json::Value {
     let Repaired { name, summary, versions_gone, warning } = one;
     let damaged =
         |(pack, kept, bad): &(_, u64, u64)| json!({ "pack": pack, "kept_blobs": kept, "lost_blobs": bad });
-    let replaced = |(old, new): &(_, Option<_>)| json!({ "snapshot": old, "by": new });
+    let rewritten = |(old, new): &(_, Option<_>)| json!({ "snapshot": old, "by": new });
     json!({
         "name": name, "keys": summary.keys, "indexes": summary.indexes, "taken_up": summary.taken_up, "missing": summary.missing,
         "damaged": summary.damaged.iter().map(damaged).collect::<Vec<_>>(), "unknown": summary.unknown,
         "snapshots": summary.snapshots, "read_bytes": summary.read_bytes, "lost": summary.lost,
-        "replaced": summary.replaced.iter().map(replaced).collect::<Vec<_>>(),
+        "rewritten": summary.rewritten.iter().map(rewritten).collect::<Vec<_>>(), "removed": summary.removed,
         "versions_gone": versions_gone, "warning": warning,
     })
 }

@@ -1,10 +1,13 @@
 //! Bringing versions back.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use pc_switcher_contract::human_bytes;
-use pc_switcher_vault::service::{RestoreOrder, Which};
+use pc_switcher_vault::engine::Trouble;
+use pc_switcher_vault::service::{RestoreOrder, SnapshotOrder, SnapshotReport, Which};
 use serde_json::json;
 
 use super::super::{CliError, Context, Exit};
@@ -13,18 +16,28 @@ use super::passphrase::Secret;
 use super::watch::Watch;
 use super::{absolute, here, open};
 
-/// Restore a version of a file, or all files of a directory
+/// Restore a version of a file, all files of a directory, or what a snapshot holds
 ///
 /// The file is written beside the original as NAME.CHECKSUM, with its rights, owner, times and attributes. Nothing is
 /// replaced unless --in-place is given; then what is there is staged first, and the next backup makes a version of it. Links,
 /// pipes and devices come back, too, and in a directory hard links and the directories' own rights, times and attributes.
+///
+/// With --snapshot, what one snapshot holds comes back below --to, whoever wrote it: also restic, and other machines. Without a path that is
+/// everything, with one directory what is in it; several paths come back under their own names.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// The file or directory; it need not be there any more
-    filename: PathBuf,
-    /// The checksum of the version, or its beginning; the current version if none is given
+    #[arg(required_unless_present = "snapshot")]
+    filename: Option<PathBuf>,
+    /// The checksum of the version, or its beginning; the current version if none is given. With --snapshot further paths
     #[arg(value_name = "VERSION", conflicts_with = "at")]
-    version: Option<String>,
+    version: Vec<OsString>,
+    /// From the snapshot with this id, or with the only one that begins so; `bt list --snapshots` names them
+    #[arg(long, value_name = "ID", requires = "to", conflicts_with_all = ["at", "in_place", "short_name"])]
+    snapshot: Option<String>,
+    /// Only from the vault of this name
+    #[arg(long, value_name = "NAME", requires = "snapshot")]
+    vault: Option<String>,
     /// The newest version that is not later, for example 2026-01-02T15:00:00Z
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
@@ -48,12 +61,27 @@ pub struct Args {
 const SHOWN: usize = 20;
 
 pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    if let (Some(snapshot), Some(to)) = (&args.snapshot, absolute(args.to.as_ref())?) {
+        return from_snapshot(args, snapshot, to, context);
+    }
+    let Some(filename) = &args.filename else {
+        return Err(CliError::Usage {
+            message: "nothing is named that is to be restored".into(),
+            help: None,
+        });
+    };
     let order = RestoreOrder {
-        path: here(&args.filename)?,
-        which: match (&args.version, args.at) {
-            (Some(prefix), _) => Which::Checksum(prefix.to_ascii_lowercase()),
-            (None, Some(at)) => Which::At(at),
-            (None, None) => Which::Current,
+        path: here(filename)?,
+        which: match (args.version.as_slice(), args.at) {
+            ([prefix], _) => Which::Checksum(prefix.to_string_lossy().to_ascii_lowercase()),
+            ([], Some(at)) => Which::At(at),
+            ([], None) => Which::Current,
+            (several, _) => {
+                let message = format!("{} versions of one file are named", several.len());
+                let help = "one at a time; several paths are restored from a snapshot, with --snapshot ID"
+                    .to_owned();
+                return Err(CliError::Usage { message, help: Some(help) });
+            }
         },
         to: absolute(args.to.as_ref())?,
         in_place: args.in_place,
@@ -85,21 +113,77 @@ pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliErr
         if more > 0 {
             writeln!(context.err, "warning: {more} more files came from another vault than the first")?;
         }
-        for refused in report.refused.iter().take(SHOWN) {
-            writeln!(context.err, "warning: {}: {}", shown(&refused.path), refused.why)?;
-        }
-        if !report.refused.is_empty() {
-            let (paths, more) = (report.paths_refused(), report.refused.len().saturating_sub(SHOWN));
-            let more =
-                if more > 0 { format!(" ({more} more such lines with --json)") } else { String::new() };
-            writeln!(
-                context.err,
-                "warning: {paths} files or directories are without an owner, a group or attributes that only root may \
-                 give{more}"
-            )?;
-        }
+        say_refused(&report.refused, context)?;
         tell(&report.troubles, context)?;
         writeln!(context.err, "restored {} files, {}", report.files.len(), human_bytes(report.bytes))?;
     }
     Ok(ending(&report.troubles))
+}
+
+/// Names what its restorer may not give.
+fn say_refused(refused: &[Trouble], context: &mut Context<'_>) -> Result<(), CliError> {
+    for refused in refused.iter().take(SHOWN) {
+        writeln!(context.err, "warning: {}: {}", shown(&refused.path), refused.why)?;
+    }
+    if !refused.is_empty() {
+        let paths = refused.iter().map(|one| &one.path).collect::<BTreeSet<_>>().len();
+        let more = refused.len().saturating_sub(SHOWN);
+        let more = if more > 0 { format!(" ({more} more such lines with --json)") } else { String::new() };
+        writeln!(
+            context.err,
+            "warning: {paths} files or directories are without an owner, a group or attributes that only root may \
+             give{more}"
+        )?;
+    }
+    Ok(())
+}
+
+/// Returns the names that a path may have in a snapshot: where it is here, and as it was typed, for those that hold no whole paths.
+fn names_of(typed: &PathBuf) -> Result<Vec<PathBuf>, CliError> {
+    let mut names: Vec<PathBuf> = absolute(Some(typed))?.into_iter().collect();
+    names.extend(here(typed));
+    names.push(typed.clone());
+    Ok(names)
+}
+
+fn from_snapshot(
+    args: &Args,
+    snapshot: &str,
+    to: PathBuf,
+    context: &mut Context<'_>,
+) -> Result<Exit, CliError> {
+    let typed = args.filename.iter().cloned().chain(args.version.iter().map(PathBuf::from));
+    let order = SnapshotOrder {
+        snapshot: snapshot.to_owned(),
+        only: args.vault.clone(),
+        paths: typed.map(|path| names_of(&path)).collect::<Result<_, _>>()?,
+        to,
+        content_only: args.content_only,
+    };
+    let mut service = open(context)?;
+    let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
+    service.stop_when(watch.is_stopped());
+    let observer = watch.observer();
+    let report = service.restore_snapshot(&order, &mut |ask| watch.passphrase(ask), &observer)?;
+    drop(watch);
+    let SnapshotReport { vault, id, snapshot, summary } = report;
+    if context.global.json {
+        context.print_json(&json!({
+            "vault": vault, "snapshot": id, "time": snapshot.time, "hostname": snapshot.hostname, "to": text(&order.to),
+            "files": summary.files, "bytes": summary.bytes, "troubles": said(&summary.troubles), "refused": said(&summary.refused),
+        }))?;
+    } else {
+        say_refused(&summary.refused, context)?;
+        tell(&summary.troubles, context)?;
+        writeln!(
+            context.err,
+            "restored {} files, {}, from the snapshot {} of {} ({})",
+            summary.files,
+            human_bytes(summary.bytes),
+            id.short(),
+            snapshot.hostname,
+            snapshot.time
+        )?;
+    }
+    Ok(ending(&summary.troubles))
 }

@@ -189,17 +189,20 @@ fn list_snapshots(
 ) -> Result<Exit, CliError> {
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
     service.stop_when(watch.is_stopped());
-    let all = service.snapshots(args.vault.as_deref(), &mut |ask| watch.passphrase(ask))?;
+    let (all, problems) = service.snapshots(args.vault.as_deref(), &mut |ask| watch.passphrase(ask))?;
     drop(watch);
+    // One that is damaged hides no other.
+    for problem in &problems {
+        writeln!(context.err, "error: {problem}")?;
+    }
+    let exit = if problems.is_empty() { Exit::Completed } else { Exit::Failed };
     if context.global.json {
         let line = |(vault, id, snapshot): &(
             String,
             pc_switcher_vault::format::Id,
             pc_switcher_vault::format::Snapshot,
         )| { json!({ "vault": vault, "id": id, "snapshot": snapshot }) };
-        return context
-            .print_json(&json!(all.iter().map(line).collect::<Vec<_>>()))
-            .map(|()| Exit::Completed);
+        return context.print_json(&json!(all.iter().map(line).collect::<Vec<_>>())).map(|()| exit);
     }
     for (vault, id, snapshot) in all {
         let paths = snapshot.paths.join(" ");
@@ -211,7 +214,7 @@ fn list_snapshots(
             snapshot.hostname
         )?;
     }
-    Ok(Exit::Completed)
+    Ok(exit)
 }
 
 /// For commands that never ask.

@@ -116,7 +116,11 @@ pub(super) fn backup(args: &BackupArgs, context: &mut Context<'_>) -> Result<Exi
             writeln!(context.out, "{}: {} stored, {snapshot}", vault.name, human_bytes(vault.stored.bytes))?;
         }
     }
-    Ok(if report.is_clean() { Exit::Completed } else { Exit::Failed })
+    Ok(match report.is_clean() {
+        true => Exit::Completed,
+        false if report.is_full => Exit::DiskSpace,
+        false => Exit::Failed,
+    })
 }
 
 /// Has tracked directories read in a set that is taken now, or says why they are read where they lie.

@@ -1,10 +1,11 @@
 //! A run that may take long: a bar on a terminal, Ctrl+C, questions.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::io::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pc_switcher_contract::ModuleError;
+use pc_switcher_contract::{self as contract, Fraction, ModuleError};
 use pc_switcher_vault::engine::{Observer, Progress};
 use pc_switcher_vault::service::Ask;
 use tokio::runtime::Runtime;
@@ -20,6 +21,7 @@ pub(super) struct Watch {
     prompter: Arc<Prompter>,
     cancel: CancellationToken,
     bar: ProgressBar,
+    lines: Option<Arc<Lines>>,
     source: Source,
     known: Option<Vec<u8>>,
 }
@@ -27,6 +29,7 @@ pub(super) struct Watch {
 /// Hears how it goes on; may be shared by threads.
 pub(super) struct Bar {
     bar: ProgressBar,
+    lines: Option<Arc<Lines>>,
     cancel: CancellationToken,
 }
 
@@ -49,12 +52,13 @@ impl Watch {
         let drawn = facts.stderr && !facts.dumb && !context.global.json;
         let target = if drawn { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
-        Ok(Self { runtime, prompter, cancel, bar, source, known: None })
+        let lines = context.global.json.then(|| Arc::new(Lines::new(Instant::now())));
+        Ok(Self { runtime, prompter, cancel, bar, lines, source, known: None })
     }
 
     /// Returns what hears how the run goes on.
     pub(super) fn observer(&self) -> Bar {
-        Bar { bar: self.bar.clone(), cancel: self.cancel.clone() }
+        Bar { bar: self.bar.clone(), lines: self.lines.clone(), cancel: self.cancel.clone() }
     }
 
     /// Returns what a Ctrl+C sets.
@@ -105,6 +109,10 @@ impl Drop for Watch {
 
 impl Observer for Bar {
     fn progress(&self, progress: Progress) {
+        if let Some(line) = self.lines.as_ref().and_then(|lines| lines.line(&progress, Instant::now())) {
+            // A reader that went away must not stop the work.
+            writeln!(std::io::stderr(), "{line}").ok();
+        }
         if self.bar.is_hidden() {
             return;
         }
@@ -127,5 +135,70 @@ impl Observer for Bar {
 
     fn is_cancelled(&self) -> bool {
         self.cancel.is_cancelled()
+    }
+
+    fn is_watched(&self) -> bool {
+        self.lines.is_some() || !self.bar.is_hidden()
+    }
+}
+
+/// How far a run is, for programs: a line of JSON a second on stderr, as an event of a sync has it.
+struct Lines {
+    begun: Instant,
+    last: Mutex<Instant>,
+}
+
+impl Lines {
+    const PAUSE: Duration = Duration::from_secs(1);
+
+    fn new(begun: Instant) -> Self {
+        Self { begun, last: Mutex::new(begun) }
+    }
+
+    /// Returns the line, if it is time for one.
+    fn line(&self, progress: &Progress, now: Instant) -> Option<String> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.duration_since(*last) < Self::PAUSE {
+            return None;
+        }
+        *last = now;
+        let (done, total) = (progress.bytes, progress.total_bytes);
+        let is_known = total > 0 && done > 0;
+        let left = || {
+            let rest = total.saturating_sub(done) as f64 / done as f64;
+            Duration::try_from_secs_f64(now.duration_since(self.begun).as_secs_f64() * rest).ok()
+        };
+        let item = progress.item.display().to_string();
+        let progress = contract::Progress {
+            fraction: (total > 0).then(|| Fraction::of(done, total)),
+            item: item.chars().take(99).collect(),
+            eta: is_known.then(left).flatten(),
+            bytes: Some((done, total)),
+        };
+        Some(serde_json::json!({ "type": "progress", "progress": progress }).to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_hear_once_a_second_how_far_it_is_and_when_it_will_end() {
+        let begun = Instant::now();
+        let lines = Lines::new(begun);
+        let at = |millis, bytes, total_bytes| {
+            let progress = Progress { files: 1, bytes, total_bytes, item: "a/b".into() };
+            let line = lines.line(&progress, begun + Duration::from_millis(millis))?;
+            Some(serde_json::from_str::<serde_json::Value>(&line).unwrap())
+        };
+        assert_eq!(at(900, 10, 100), None);
+        let line = at(2_000, 20, 100).unwrap();
+        assert_eq!((&line["type"], &line["progress"]["item"]), (&"progress".into(), &"a/b".into()));
+        assert_eq!(line["progress"]["bytes"], serde_json::json!([20, 100]));
+        assert_eq!(line["progress"]["eta"]["secs"], 8);
+        assert_eq!(at(2_900, 30, 100), None);
+        let line = at(3_100, 30, 0).unwrap();
+        assert!(line["progress"]["eta"].is_null() && line["progress"]["fraction"].is_null(), "{line}");
     }
 }

@@ -21,6 +21,11 @@ fn a_damaged_vault_is_named_repaired_and_whole_for_restic() {
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(path, bytes).unwrap();
     };
+    let good = fs::read(&only("snapshots")[0]).unwrap();
+    damage(&only("snapshots")[0], 30);
+    let said = home.fails(1, &["list", "--snapshots"]);
+    assert!(said.contains("local: snapshot `") && said.contains("not as it was written"), "{said}");
+    fs::write(&only("snapshots")[0], good).unwrap();
     damage(&only("index")[0], 30);
     fs::remove_file(&only("keys")[0]).unwrap();
     let said = home.fails(1, &["check"]);

@@ -194,7 +194,7 @@ fn what_is_ours_lies_where_the_settings_say_and_is_never_backed_up() {
     assert_eq!(home.bt(&["dir", "status"]), "B   a\n", "what is ours is not listed");
     let log = fs::read_to_string(home.path("log/bt.log")).unwrap();
     let words: Vec<&str> = log.lines().filter_map(|line| line.split('\t').nth(3)).collect();
-    assert_eq!(words, ["dir init", "add", "backup"], "{log}");
+    assert_eq!(words, ["vault init", "dir init", "add", "backup"], "{log}");
     let listed = home.json(&["config", "list"]);
     assert_eq!(listed["base_dir"], base.to_str().unwrap());
     assert_eq!(listed["log_dir"], home.path("log").to_str().unwrap());

@@ -20,11 +20,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pc_switcher_contract::ModuleError;
-use rusqlite::{Connection, OpenFlags, Params, Row};
+use pc_switcher_contract::{ErrorKind, ModuleError};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Params, Row};
 
 pub use directories::Tracked;
 pub use entities::{Chunk, Directory, File, FileFacts, Operation, StagedItem, VaultState, Version};
+pub use operations::KILLED;
 pub use versions::{Arrived, CurrentFile};
 
 use crate::error::{Result, at};
@@ -50,6 +51,9 @@ impl Catalogue {
         }
         let made = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
         made.map_err(|error| at("open the catalogue", path, &error))?;
+        if !has_room(path, LEAST_ROOM) {
+            return Err(no_room(path, "less than 64 KiB are free"));
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(path, flags);
         let mut catalogue = Self { db: db.map_err(|error| broken(path, &error))?, path: path.to_owned() };
@@ -111,7 +115,41 @@ impl Catalogue {
     }
 }
 
+/// Less than this is no room: a database that cannot grow says no more than that something went wrong.
+const NO_ROOM: u64 = 256 << 10;
+/// Less than this ends it before the database is opened: that maps a file into memory (its `-shm`), and where a page of it has no
+/// block on a full disk of small blocks the kernel kills whoever writes there.
+const LEAST_ROOM: u64 = 64 << 10;
+
+/// Whether so many bytes can still be written where the catalogue lies: by whoever runs this, under whatever quota. What else stands in
+/// the way of writing is not for here.
+fn has_room(path: &Path, bytes: u64) -> bool {
+    use rustix::io::Errno;
+    let Some(directory) = path.parent() else { return true };
+    match tempfile::tempfile_in(directory) {
+        Ok(file) => {
+            let flags = rustix::fs::FallocateFlags::empty();
+            !matches!(rustix::fs::fallocate(&file, flags, 0, bytes), Err(Errno::NOSPC | Errno::DQUOT))
+        }
+        Err(error) => at("write", path, &error).kind != ErrorKind::DiskSpace,
+    }
+}
+
+fn no_room(path: &Path, why: &str) -> ModuleError {
+    let message = format!("there is no room left for the catalogue `{}`: {why}", path.display());
+    ModuleError::new(ErrorKind::DiskSpace, message)
+        .hint("make room there and start again: what was stored is not stored again")
+}
+
 fn broken(path: &Path, error: &rusqlite::Error) -> ModuleError {
+    let is_full = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => true,
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => !has_room(path, NO_ROOM),
+        _ => false,
+    };
+    if is_full {
+        return no_room(path, &error.to_string());
+    }
     ModuleError::failed(format!("the catalogue `{}` cannot be used: {error}", path.display()))
         .hint("if the file is damaged, `bt recover` builds it anew from a vault")
 }

@@ -7,18 +7,31 @@ use super::entities::{Operation, VaultState};
 use super::{Catalogue, stamp};
 use crate::error::Result;
 
+/// What became of a command that did not live to say it.
+pub const KILLED: &str = "killed";
+
 impl Catalogue {
-    /// Notes that a command begins, and returns its number.
+    /// Notes that a command begins, and returns its number. Commands work one after the other: one that has not ended was killed.
     ///
     /// # Errors
     /// If the catalogue fails.
     pub fn begin_operation(&mut self, operation: &str, parameters: &str, now: Timestamp) -> Result<i64> {
+        self.close_running(KILLED, "nobody heard how it ended; the next one goes on where it was")?;
         let done = self.db.execute(
             "INSERT INTO backup_operations (started_at, operation, parameters, status) VALUES (?1, ?2, ?3, 'running')",
             params![stamp(now), operation, parameters],
         );
         self.ok(done)?;
         Ok(self.db.last_insert_rowid())
+    }
+
+    /// Notes of each command that has not ended what became of it.
+    pub(super) fn close_running(&mut self, status: &str, details: &str) -> Result<()> {
+        let done = self.db.execute(
+            "UPDATE backup_operations SET status = ?1, details = ?2 WHERE status = 'running'",
+            [status, details],
+        );
+        self.ok(done).map(drop)
     }
 
     /// Notes how a command ended.

@@ -1,5 +1,7 @@
 //! What a catalogue that comes from a copy must learn of where it is now.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use rusqlite::params;
 
@@ -53,6 +55,41 @@ impl Catalogue {
         Ok(all.iter().filter_map(|stamp| stamp.parse().ok()).max())
     }
 
+    /// Returns what says of a moment whether a backup of then is known here: by its line in the history, or by versions of then.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn knows_moments(&self) -> Result<impl Fn(Timestamp) -> bool + use<>> {
+        let parse = |text: String| text.parse::<Timestamp>().ok();
+        let sql = "SELECT operation, started_at, finished_at FROM backup_operations ORDER BY id DESC";
+        let all: Vec<(String, String, Option<String>)> =
+            self.all(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let (mut runs, mut next) = (Vec::new(), Timestamp::MAX);
+        for (operation, began, ended) in all {
+            let Some(began) = parse(began) else { continue };
+            // Of one that was killed the next one says that it was over.
+            if operation == "backup" {
+                runs.push((began, ended.and_then(parse).unwrap_or(next)));
+            }
+            next = began;
+        }
+        let made: Vec<String> =
+            self.all("SELECT DISTINCT created_at FROM file_snapshots", [], |row| row.get(0))?;
+        let made: HashSet<Timestamp> = made.into_iter().filter_map(parse).collect();
+        Ok(move |at: Timestamp| {
+            made.contains(&at) || runs.iter().any(|(began, ended)| *began <= at && at <= *ended)
+        })
+    }
+
+    /// Returns when the last command began that is noted here.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn last_operation_at(&self) -> Result<Option<Timestamp>> {
+        let all: Vec<String> = self.all("SELECT started_at FROM backup_operations", [], |row| row.get(0))?;
+        Ok(all.iter().filter_map(|at| at.parse().ok()).max())
+    }
+
     /// Returns how many versions there are.
     ///
     /// # Errors
@@ -74,6 +111,7 @@ impl Catalogue {
         parameters: &str,
         now: Timestamp,
     ) -> Result<i64> {
+        self.close_running("unknown", "the copy of the catalogue was made before it ended")?;
         let done = self.db.execute(
             "INSERT INTO backup_operations (id, started_at, operation, parameters, status)
              VALUES (1 + MAX(?1, (SELECT COALESCE(MAX(id), 0) FROM backup_operations)), ?2, ?3, ?4, 'running')",

@@ -1,12 +1,16 @@
 //! Checks a repository: what the snapshots need is there, and on demand each byte of it is as it was written.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use pc_switcher_contract::ErrorKind;
 
 use super::reading::{self, Reading};
-use super::{Observer, check_cancelled};
-use crate::error::Result;
-use crate::format::{BlobKind, Id, NodeKind, Snapshot};
-use crate::repo::{Broken, Location, Repository, blob_from_pack};
+use super::{Observer, Tally, check_cancelled};
+use crate::error::{Result, UNSTEADY};
+use crate::format::{BlobKind, Id, Node, NodeKind, Snapshot};
+use crate::repo::{Broken, Harm, Location, Repository, blob_from_pack};
 use crate::store::Kind;
 
 /// What a check found.
@@ -42,7 +46,10 @@ pub fn check(repo: &Repository, reading: &Reading<'_>, observer: &dyn Observer) 
     let told = |kind: Kind, broken: &Broken| format!("{} `{}`: {}", kind.noun(), broken.name, broken.why);
     let mut problems: Vec<String> = broken.iter().map(|one| told(Kind::Snapshot, one)).collect();
     let (files, lost) = repo.index_found()?;
-    problems.extend(lost.iter().map(|one| format!("{}; `bt repair` makes it anew", told(Kind::Index, one))));
+    problems.extend(lost.iter().map(|one| match one.harm {
+        Harm::Damaged => format!("{}; `bt repair` makes it anew", told(Kind::Index, one)),
+        Harm::Unsteady | Harm::Foreign => told(Kind::Index, one),
+    }));
     repo.know(files.iter().flat_map(|(_, file)| &file.packs));
     let packs: BTreeMap<String, u64> = repo.store().list(Kind::Pack)?.into_iter().collect();
     let indexed = repo.indexed();
@@ -80,71 +87,90 @@ pub fn check(repo: &Repository, reading: &Reading<'_>, observer: &dyn Observer) 
     Ok(summary)
 }
 
-/// Follows snapshots and names all that no index knows of what they need.
+/// Follows snapshots and names all that they lack of what they need: a line for each path in each of them.
+///
+/// # Errors
+/// If the place cannot be read, or the run was cancelled: what cannot be fetched is not lost.
 pub(super) fn lost_in(
     repo: &Repository,
     snapshots: &[(Id, Snapshot)],
     observer: &dyn Observer,
 ) -> Result<Vec<String>> {
-    let (mut seen, mut lost) = (HashSet::new(), Vec::new());
+    let tally = Tally::new(observer, repo.tree_bytes());
+    let mut follower = Follower { repo, tally, known: HashMap::new() };
+    let mut lost = Vec::new();
     for (id, snapshot) in snapshots {
-        let place = format!("snapshot `{}`", id.short());
-        follow(repo, snapshot.tree, &place, &mut seen, &mut lost, observer)?;
+        let below = follower.lacks(snapshot.tree)?;
+        lost.extend(below.iter().map(|(path, why)| format!("snapshot `{}`{path}: {why}", id.short())));
     }
     Ok(lost)
 }
 
-fn follow(
-    repo: &Repository,
-    tree: Id,
-    place: &str,
-    seen: &mut HashSet<Id>,
-    problems: &mut Vec<String>,
-    observer: &dyn Observer,
-) -> Result<()> {
-    check_cancelled(observer)?;
-    if !seen.insert(tree) {
-        return Ok(());
-    }
-    if repo.lies_as_other(BlobKind::Tree, &tree) {
-        problems.push(format!(
-            "{place}: its tree `{tree}` lies in the vault as the content of a file alone; `bt prune` stores it as a tree, too"
-        ));
-    }
-    let nodes = match repo.tree(tree) {
-        Ok(tree) => tree.nodes,
-        Err(error) => {
-            problems.push(format!("{place}: {error}"));
-            return Ok(());
+/// Paths below a tree that lack something, and what.
+type Lacks = Arc<[(String, String)]>;
+
+/// Follows each tree once, however many paths lead to it.
+struct Follower<'f> {
+    repo: &'f Repository,
+    tally: Tally<'f>,
+    known: HashMap<Id, Lacks>,
+}
+
+impl Follower<'_> {
+    fn lacks(&mut self, tree: Id) -> Result<Lacks> {
+        if let Some(known) = self.known.get(&tree) {
+            return Ok(known.clone());
         }
-    };
-    for node in nodes {
-        let path = format!("{place}/{}", node.name.display());
-        match (node.kind, node.subtree) {
-            (NodeKind::Dir, Some(subtree)) => follow(repo, subtree, &path, seen, problems, observer)?,
-            (NodeKind::Dir, None) => problems.push(format!("{path}: the directory has no tree")),
-            _ => {
-                let missing = node
-                    .content
-                    .iter()
-                    .flatten()
-                    .filter(|id| repo.find(BlobKind::Data, id).is_none())
-                    .count();
-                let odd =
-                    node.content.iter().flatten().filter(|id| repo.lies_as_other(BlobKind::Data, id)).count();
-                if odd > 0 {
-                    problems.push(format!(
-                        "{path}: {odd} of its chunks lie in the vault as trees alone; `bt prune` stores them as content, too"
-                    ));
+        check_cancelled(&self.tally)?;
+        let length = self.repo.find(BlobKind::Tree, &tree).map_or(0, |at| at.length.into());
+        self.tally.add(Path::new(&tree.short()), length);
+        let mut found = Vec::new();
+        let mut say = |path: &str, why: String| found.push((path.to_owned(), why));
+        if self.repo.lies_as_other(BlobKind::Tree, &tree) {
+            say(
+                "",
+                format!(
+                    "its tree `{tree}` lies in the vault as the content of a file alone; `bt prune` stores it as a tree, too"
+                ),
+            );
+        }
+        let nodes = match self.repo.tree_found(tree)? {
+            Ok(tree) => tree.nodes,
+            Err(why) => {
+                say("", why);
+                Vec::new()
+            }
+        };
+        for node in nodes {
+            let path = format!("/{}", node.name.display());
+            match (node.kind, node.subtree) {
+                (NodeKind::Dir, Some(subtree)) => {
+                    for (below, why) in self.lacks(subtree)?.iter() {
+                        say(&format!("{path}{below}"), why.clone());
+                    }
                 }
-                if missing > odd {
-                    let missing = missing - odd;
-                    problems.push(format!("{path}: {missing} of its chunks are in no index"));
-                }
+                (NodeKind::Dir, None) => say(&path, "the directory has no tree".into()),
+                _ => self.chunks(&node, |why| say(&path, why)),
             }
         }
+        let found: Lacks = found.into();
+        self.known.insert(tree, found.clone());
+        Ok(found)
     }
-    Ok(())
+
+    fn chunks(&self, node: &Node, mut say: impl FnMut(String)) {
+        let chunks = || node.content.iter().flatten();
+        let missing = chunks().filter(|id| self.repo.find(BlobKind::Data, id).is_none()).count();
+        let odd = chunks().filter(|id| self.repo.lies_as_other(BlobKind::Data, id)).count();
+        if odd > 0 {
+            say(format!(
+                "{odd} of its chunks lie in the vault as trees alone; `bt prune` stores them as content, too"
+            ));
+        }
+        if missing > odd {
+            say(format!("{} of its chunks are in no index", missing - odd));
+        }
+    }
 }
 
 fn read(
@@ -155,7 +181,7 @@ fn read(
     observer: &dyn Observer,
 ) -> Result<()> {
     let found = reading::each_pack(packs, observer, |id| {
-        Ok(read_pack(repo, id, indexed.get(&id).map_or(&[], |blobs| blobs)))
+        read_pack(repo, id, indexed.get(&id).map_or(&[], |blobs| blobs))
     })?;
     summary.read_bytes = packs.iter().map(|(_, size)| size).sum();
     for (id, problems) in found {
@@ -167,11 +193,15 @@ fn read(
 }
 
 /// Reads a pack and returns all that is wrong with it.
-fn read_pack(repo: &Repository, id: Id, blobs: &[(Id, Location)]) -> Vec<String> {
+///
+/// # Errors
+/// If it cannot be fetched: of a disk that does not give it that is a damage.
+fn read_pack(repo: &Repository, id: Id, blobs: &[(Id, Location)]) -> Result<Vec<String>> {
     let bytes = match repo.store().get(Kind::Pack, &id.hex()) {
         Ok(Some(bytes)) => bytes,
-        Ok(None) => return vec![format!("pack `{id}` is missing")],
-        Err(error) => return vec![format!("pack `{id}`: {error}")],
+        Ok(None) => return Ok(vec![format!("pack `{id}` is missing")]),
+        Err(error) if error.kind != ErrorKind::Failed => return Err(error),
+        Err(error) => return Ok(vec![format!("pack `{id}`: {error}")]),
     };
     let mut problems = Vec::new();
     if Id::of(&bytes) != id {
@@ -188,5 +218,89 @@ fn read_pack(repo: &Repository, id: Id, blobs: &[(Id, Location)]) -> Vec<String>
             problems.push(format!("pack `{id}`: {why}"));
         }
     }
-    problems
+    if !problems.is_empty() {
+        match repo.reads_differ(Kind::Pack, &id.hex(), &bytes) {
+            Ok(false) => {}
+            Ok(true) => problems.push(format!("pack `{id}`: {UNSTEADY}")),
+            Err(error) => problems.push(format!("pack `{id}` cannot be read a second time: {error}")),
+        }
+    }
+    Ok(problems)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use pc_switcher_contract::ModuleError;
+
+    use super::*;
+    use crate::engine::Quiet;
+    use crate::format::Tree;
+    use crate::format::keyfile::Cost;
+    use crate::repo::{Who, Writer};
+    use crate::store::MemoryStore;
+    use crate::store::faults::Faults;
+
+    /// Returns a vault in which two snapshots have a directory twice of which a file is lost.
+    fn lacking() -> (Arc<MemoryStore>, Vec<(Id, Snapshot)>) {
+        let (store, now) = (Arc::new(MemoryStore::default()), Timestamp::UNIX_EPOCH);
+        let repo = Repository::init(store.clone(), b"x", Cost::TINY, &Who::default(), now).unwrap();
+        let writer = Writer::new(&repo).unwrap();
+        let mut packer = writer.packer(BlobKind::Tree).unwrap();
+        let mut put = |nodes: Vec<Node>| packer.add(&Tree { nodes }.to_blob().unwrap()).unwrap();
+        let mut file = Node::new("letter".into(), NodeKind::File);
+        file.content = Some(vec![Id::of(b"gone")]);
+        let inner = put(vec![file]);
+        let directory = |name: &str| {
+            let mut node = Node::new(name.into(), NodeKind::Dir);
+            node.subtree = Some(inner);
+            node
+        };
+        let tree = put(vec![directory("a"), directory("b")]);
+        packer.flush().unwrap();
+        writer.index().unwrap();
+        for time in ["2026-01-02T12:00:00Z", "2026-01-03T12:00:00Z"] {
+            let text = format!(r#"{{"time":"{time}","tree":"{tree}"}}"#);
+            let snapshot: Snapshot = serde_json::from_str(&text).unwrap();
+            repo.save(Kind::Snapshot, &snapshot).unwrap();
+        }
+        (store, repo.snapshots().unwrap())
+    }
+
+    #[test]
+    fn each_path_in_each_snapshot_is_named_that_lacks_something() {
+        let (store, snapshots) = lacking();
+        let repo = Repository::open(store, b"x").unwrap();
+        repo.load_index().unwrap();
+        let found = lost_in(&repo, &snapshots, &Quiet::default()).unwrap();
+        let line = |(id, _): &(Id, Snapshot), path: &str| {
+            format!("snapshot `{}`/{path}/letter: 1 of its chunks are in no index", id.short())
+        };
+        let expected: Vec<String> =
+            snapshots.iter().flat_map(|one| [line(one, "a"), line(one, "b")]).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_cannot_be_fetched_is_not_lost() {
+        let (store, snapshots) = lacking();
+        let faults = Faults::on(&store).that_fails(|call| {
+            let is_hit = call.kind == Kind::Pack && call.what != "list";
+            is_hit.then(|| ModuleError::new(ErrorKind::Unreachable, "the line is cut"))
+        });
+        let repo = Repository::open(Arc::new(faults), b"x").unwrap();
+        repo.load_index().unwrap();
+        let error = lost_in(&repo, &snapshots, &Quiet::default()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unreachable);
+        let error = check(&repo, &Reading::All, &Quiet::default()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unreachable);
+        // Nor is a pack that is only to be read.
+        let whole = Faults::on(&store).that_fails(|call| {
+            let is_hit = call.kind == Kind::Pack && call.what == "get";
+            is_hit.then(|| ModuleError::new(ErrorKind::Unreachable, "the line is cut"))
+        });
+        let repo = Repository::open(Arc::new(whole), b"x").unwrap();
+        let error = check(&repo, &Reading::All, &Quiet::default()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unreachable);
+    }
 }

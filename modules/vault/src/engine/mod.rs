@@ -11,6 +11,7 @@ mod repair;
 mod replace;
 mod restore;
 mod sparse;
+mod tally;
 mod way;
 
 use std::io::{self, Read};
@@ -29,11 +30,12 @@ pub(crate) use facts::kind_of;
 pub use facts::{Names, node_of, xattrs};
 pub use prune::{PruneOrder, PruneSummary, When, prune};
 pub use reading::{Part, Reading};
-pub use repair::{RepairOrder, RepairSummary, repair};
+pub use repair::{REPAIRED, RepairOrder, RepairSummary, repair};
 pub(crate) use replace::exchange;
-pub use restore::{RestoreSummary, Restorer};
+pub use restore::{Missed, RestoreSummary, Restorer};
 pub(crate) use restore::{dress_special, is_unfinished, make_special, put_in_place, there_already};
 pub(crate) use sparse::Sparse;
+pub(crate) use tally::Tally;
 pub(crate) use way::Way;
 
 use crate::error::Result;
@@ -67,6 +69,14 @@ pub trait Observer: Sync {
 
     /// Whether the run shall end.
     fn is_cancelled(&self) -> bool;
+
+    /// Is told of each piece of a file that was restored.
+    fn wrote(&self, _file: &Path, _bytes: u64) {}
+
+    /// Whether somebody looks on: then it is worth finding out beforehand how much there is.
+    fn is_watched(&self) -> bool {
+        false
+    }
 }
 
 /// Hears nothing; ends a run when its flag is set.

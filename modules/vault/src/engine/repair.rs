@@ -4,25 +4,28 @@
 //! pack the blobs that are as they were written move to new ones. What nothing holds any more is named by the paths that need it, and
 //! stays in the snapshots unless it is to be dropped from them: a backup that finds the content where it was stores it again, and
 //! makes them whole. Each prefix of the writes leaves a repository from which a second run gets just as far.
+//!
+//! One bad read destroys nothing: what is to be dropped, rewritten or removed as damaged or gone was read twice before the first
+//! write, the second time past the caches, and where both differ the repair ends. What is written in its place is read
+//! before the old goes.
 
 mod look;
 mod trees;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use look::Look;
+use pc_switcher_contract::{ErrorKind, ModuleError};
+pub use trees::REPAIRED;
 
 use super::check::lost_in;
 use super::prune::drop_from_index;
 use super::{Observer, check_cancelled, reading};
-use crate::error::Result;
+use crate::error::{Result, unsteady};
 use crate::format::index::{IndexFile, IndexedBlob, IndexedPack};
 use crate::format::{BlobKind, Id};
-use crate::repo::{Held, Location, Repository, Writer, blob_from_pack};
+use crate::repo::{Broken, Harm, Held, Location, Repository, Writer, blob_from_pack};
 use crate::store::Kind;
-
-/// An index file gets no more blobs than these.
-const BLOBS: usize = 50_000;
 
 /// What is to be repaired.
 #[derive(Clone, Copy)]
@@ -56,8 +59,10 @@ pub struct RepairSummary {
     pub read_bytes: u64,
     /// What the snapshots lack: a line for each path.
     pub lost: Vec<String>,
-    /// Snapshots that lost what is lost, each with the one in its place, if anything of it is left.
-    pub replaced: Vec<(Id, Option<Id>)>,
+    /// Snapshots that lost what is lost, each with the one in its place; without one where nothing is written.
+    pub rewritten: Vec<(Id, Option<Id>)>,
+    /// Snapshots that went: those that cannot be read, and those of which nothing is left.
+    pub removed: Vec<String>,
 }
 
 impl RepairSummary {
@@ -69,7 +74,7 @@ impl RepairSummary {
     /// Whether snapshots lack something in the end.
     pub fn lacks(&self) -> bool {
         let is_lost = !self.lost.is_empty() || !self.snapshots.is_empty();
-        is_lost && self.replaced.is_empty()
+        is_lost && self.rewritten.is_empty() && self.removed.is_empty()
     }
 }
 
@@ -81,6 +86,9 @@ pub fn repair(repo: &Repository, order: RepairOrder<'_>, observer: &dyn Observer
     let prove = || order.alone.map_or(Ok(()), Held::prove);
     prove()?;
     let (files, broken) = repo.index_found()?;
+    be_sure(repo, Kind::Index, &broken)?;
+    let (snapshots, broken_snapshots) = repo.snapshots_found()?;
+    be_sure(repo, Kind::Snapshot, &broken_snapshots)?;
     let named = by_pack(&files);
     let there: BTreeMap<Id, u64> = repo
         .store()
@@ -88,6 +96,21 @@ pub fn repair(repo: &Repository, order: RepairOrder<'_>, observer: &dyn Observer
         .into_iter()
         .filter_map(|(name, size)| Some((name.parse().ok()?, size)))
         .collect();
+    let is_without_packs = !named.is_empty() && !named.keys().any(|id| there.contains_key(id));
+    let is_without_snapshots = !named.is_empty() && snapshots.is_empty() && broken_snapshots.is_empty();
+    if !order.drop_lost && (is_without_packs || is_without_snapshots) {
+        let place = repo.store().place();
+        let message = match is_without_packs {
+            true => format!(
+                "none of the {} packs that the index of `{place}` names is there; nothing was changed",
+                named.len()
+            ),
+            false => format!("the vault in `{place}` has packs and no snapshot; nothing was changed"),
+        };
+        return Err(ModuleError::new(ErrorKind::Unreachable, message).hint(
+            "is all of it mounted? if they are gone for good, `bt repair --drop-lost` goes on without them",
+        ));
+    }
     let packs: Vec<(Id, u64)> = there.iter().map(|(id, size)| (*id, *size)).collect();
     let looks = reading::each_pack(&packs, observer, |id| {
         let known = named.get(&id).map_or(&[][..], Vec::as_slice);
@@ -98,20 +121,23 @@ pub fn repair(repo: &Repository, order: RepairOrder<'_>, observer: &dyn Observer
         ..Plan::default()
     };
     let mut summary = RepairSummary {
-        keys: repo.mend_keys(order.alone.is_some())?,
         indexes: broken.iter().map(|index| index.name.clone()).collect(),
         missing: plan.going.iter().copied().collect(),
-        read_bytes: if order.read_data { packs.iter().map(|(_, size)| size).sum() } else { 0 },
+        read_bytes: (packs.iter().filter(|(id, _)| order.read_data || !named.contains_key(id)))
+            .map(|(_, size)| size)
+            .sum(),
         ..RepairSummary::default()
     };
     for (id, look) in looks {
         let blobs = named.get(&id).cloned().unwrap_or_default();
         plan.take(IndexedPack { id, blobs }, look, &mut summary);
     }
+    look::prove_gone(repo, &summary.missing)?;
+    summary.keys = repo.mend_keys(order.alone.is_some())?;
     repo.know(plan.known());
     if order.alone.is_some() {
         prove()?;
-        write(repo, &files, &plan, observer, &prove)?;
+        let moved_to = write(repo, &files, &plan, order.read_data, observer, &prove)?;
         for index in &summary.indexes {
             repo.store().delete(Kind::Index, index)?;
         }
@@ -121,14 +147,48 @@ pub fn repair(repo: &Repository, order: RepairOrder<'_>, observer: &dyn Observer
             repo.store().delete(Kind::Pack, &pack.id.hex())?;
         }
         repo.reload_index()?;
+        // What a list left out would count as lost.
+        let stay = plan.sound.iter().chain(&plan.fresh).filter(|pack| !pack.blobs.is_empty());
+        let mut named = stay.map(|pack| pack.id).chain(moved_to);
+        if let Some(pack) = named.find(|id| !repo.knows_pack(id)) {
+            let message =
+                format!("the index in `{}` does not name the pack `{pack}`, as it did", repo.store().place());
+            return Err(ModuleError::failed(message)
+                .hint("the memory, the disk or the network is failing: no backup was changed; start again once it is sound"));
+        }
     }
-    let (snapshots, broken) = repo.snapshots_found()?;
-    summary.snapshots = broken.into_iter().map(|snapshot| snapshot.name).collect();
-    summary.lost = lost_in(repo, &snapshots, observer)?;
+    summary.snapshots = broken_snapshots.into_iter().map(|snapshot| snapshot.name).collect();
+    summary.lost = lost_in(repo, &snapshots, observer).map_err(|error| match error.kind {
+        ErrorKind::Failed if !order.read_data => {
+            error.hint("`bt repair --read-data` reads around what a disk does not give any more")
+        }
+        _ => error,
+    })?;
     if order.drop_lost {
-        summary.replaced = trees::drop_lost(repo, &snapshots, &summary.snapshots, order.alone, observer)?;
+        let done = trees::drop_lost(repo, &snapshots, &summary.snapshots, order.alone, observer)?;
+        (summary.rewritten, summary.removed) = (done.rewritten, done.removed);
     }
     Ok(summary)
+}
+
+/// Proves that documents are damaged: by two reads, and not only written by somebody who knows more than we do.
+fn be_sure(repo: &Repository, kind: Kind, broken: &[Broken]) -> Result<()> {
+    for one in broken {
+        let what = format!("{} `{}`", kind.noun(), one.name);
+        match one.harm {
+            Harm::Damaged => {}
+            Harm::Unsteady => return Err(unsteady(what, &repo.store().place())),
+            Harm::Foreign => {
+                let message = format!(
+                    "the {what} in `{}` is whole, and not understood: {}; nothing was changed",
+                    repo.store().place(),
+                    one.why
+                );
+                return Err(ModuleError::failed(message).hint("repair with the program that wrote it"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Returns what index files say of each pack, by where it lies.
@@ -182,48 +242,62 @@ impl Plan {
     }
 }
 
-/// Writes what can be read of damaged packs into new ones, then an index of all.
+/// Writes what can be read of damaged packs into new ones, then an index of all; returns the new ones.
 fn write(
     repo: &Repository,
     files: &[(String, IndexFile)],
     plan: &Plan,
+    is_all_read: bool,
     observer: &dyn Observer,
     prove: &dyn Fn() -> Result<()>,
-) -> Result<()> {
-    let elsewhere: HashSet<(BlobKind, Id)> = (plan.sound.iter().chain(&plan.fresh))
-        .flat_map(|pack| pack.blobs.iter().map(|blob| (blob.kind, blob.id)))
+) -> Result<BTreeSet<Id>> {
+    let place = |pack: Id, blob: &IndexedBlob| {
+        let IndexedBlob { kind, offset, length, uncompressed_length, .. } = *blob;
+        Location { pack, kind, offset, length, uncompressed_length }
+    };
+    let elsewhere: HashMap<(BlobKind, Id), Location> = (plan.sound.iter().chain(&plan.fresh))
+        .flat_map(|pack| pack.blobs.iter().map(|blob| ((blob.kind, blob.id), place(pack.id, blob))))
         .collect();
+    let is_elsewhere = |blob: &IndexedBlob| match elsewhere.get(&(blob.kind, blob.id)) {
+        // A pack that was not read may be the worse one of the two.
+        Some(at) => is_all_read || repo.read_at(blob.id, at).is_ok(),
+        None => false,
+    };
+    let mut carried = Vec::new();
     let writer = Writer::new(repo)?;
     let (mut data, mut trees) = (writer.packer(BlobKind::Data)?, writer.packer(BlobKind::Tree)?);
     for pack in &plan.damaged {
         check_cancelled(observer)?;
-        for blob in pack.blobs.iter().filter(|blob| !elsewhere.contains(&(blob.kind, blob.id))) {
-            let IndexedBlob { id, kind, offset, length, uncompressed_length } = *blob;
-            let at = Location { pack: pack.id, kind, offset, length, uncompressed_length };
-            let sealed =
-                repo.store().get_range(Kind::Pack, &pack.id.hex(), offset.into(), length as usize)?;
+        for blob in pack.blobs.iter().filter(|blob| !is_elsewhere(blob)) {
+            let (id, kind, at) = (blob.id, blob.kind, place(pack.id, blob));
+            let (offset, length) = (at.offset.into(), at.length as usize);
+            let sealed = repo.store().get_range(Kind::Pack, &pack.id.hex(), offset, length)?;
             // What was read a moment ago may be read otherwise now.
             blob_from_pack(repo.key(), &sealed, id, &at)
                 .map_err(|why| crate::error::damaged(format!("pack `{}`", pack.id), why))?;
             let packer = if kind == BlobKind::Tree { &mut trees } else { &mut data };
             packer.carry(id, &at, &sealed)?;
+            carried.push((kind, id));
         }
     }
     data.flush()?;
     trees.flush()?;
     writer.index()?;
-    let (mut file, mut blobs) = (IndexFile::default(), 0);
-    for pack in &plan.fresh {
-        blobs += pack.blobs.len();
-        file.packs.push(pack.clone());
-        if blobs >= BLOBS {
-            repo.save(Kind::Index, &std::mem::take(&mut file))?;
-            blobs = 0;
+    repo.save_index(plan.fresh.iter().cloned())?;
+    let fresh: BTreeSet<Id> =
+        carried.iter().filter_map(|(kind, id)| Some(repo.find(*kind, id)?.pack)).collect();
+    for pack in &fresh {
+        check_cancelled(observer)?;
+        let there = repo.store().get_afresh(Kind::Pack, &pack.hex())?;
+        if there.is_none_or(|bytes| Id::of(&bytes) != *pack) {
+            let message = format!(
+                "the pack `{pack}` was written just now and is read otherwise; the damaged ones stay"
+            );
+            return Err(ModuleError::failed(message)
+                .hint("the memory, the disk, the cable or the network is failing: repair from another machine, or the copy of a disk"));
         }
     }
-    if !file.packs.is_empty() {
-        repo.save(Kind::Index, &file)?;
-    }
     prove()?;
-    drop_from_index(repo, files, &plan.going.iter().copied().collect())
+    drop_from_index(repo, files, &plan.going.iter().copied().collect())?;
+    Ok(fresh)
 }

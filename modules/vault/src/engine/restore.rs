@@ -17,13 +17,16 @@ use sha2::{Digest, Sha256};
 
 use super::dress::{Lacking, set_metadata};
 use super::way::Way;
-use super::{Observer, Progress, Trouble, check_cancelled, trouble, workers};
+use super::{Observer, Tally, Trouble, check_cancelled, trouble, workers};
 use crate::error::{Result, at};
 use crate::format::{BlobKind, Id, Node, NodeKind};
 use crate::repo::{Repository, is_zeros};
 
 /// Zeros of this length, where such a piece begins in a file, become a hole.
 const HOLE: usize = 64 << 10;
+
+/// So many files are found ahead of those that are written: soon it is known how much there is.
+const AHEAD: usize = 20_000;
 
 /// Restores from one repository.
 pub struct Restorer<'a> {
@@ -52,6 +55,8 @@ pub struct RestoreSummary {
 struct Shared {
     files: AtomicU64,
     bytes: AtomicU64,
+    /// Bytes of the files that were found so far.
+    found: AtomicU64,
     troubles: Mutex<Vec<Trouble>>,
     refused: Mutex<Vec<Trouble>>,
     /// The first name of an inode that has several, once it is complete.
@@ -89,20 +94,31 @@ impl Restorer<'_> {
     /// # Errors
     /// If the vault cannot be read or the run was cancelled; paths that cannot be written are troubles.
     pub fn tree(&self, tree: Id, target: &Path) -> Result<RestoreSummary> {
+        self.nodes(self.repo.tree(tree)?.nodes, target)
+    }
+
+    /// As [`Restorer::tree`], but these entries of trees.
+    ///
+    /// # Errors
+    /// As [`Restorer::tree`].
+    pub fn nodes(&self, nodes: Vec<Node>, target: &Path) -> Result<RestoreSummary> {
         self.repo.load_index()?;
         let root = Root { way: Way::to(target)?, path: target };
-        let shared = Shared::default();
-        let (send, jobs) = bounded::<(PathBuf, Node)>(512);
+        let (shared, tally) = (Shared::default(), Tally::new(self.observer, 0));
+        let inner = Restorer { repo: self.repo, content_only: self.content_only, observer: &tally };
+        let (send, jobs) = bounded::<(PathBuf, Node)>(AHEAD);
         let mut later = Later::default();
         std::thread::scope(|scope| {
             for _ in 0..workers() {
-                let (jobs, shared, root) = (jobs.clone(), &shared, &root);
-                scope.spawn(move || self.files(root, jobs, shared));
+                let (jobs, shared, root, inner, tally) = (jobs.clone(), &shared, &root, &inner, &tally);
+                scope.spawn(move || inner.files(root, jobs, shared, tally));
             }
             drop(jobs);
             let mut entry = |below: PathBuf, node: Node| send.send((below, node)).is_ok();
-            let walked = self.walk(tree, &root, Path::new(""), &shared, &mut later, &mut entry);
+            let walked = self.walk(nodes, &root, Path::new(""), &shared, &mut later, &mut entry);
             drop(send);
+            // Until then there may be any more.
+            tally.expect(shared.found.load(Ordering::Relaxed));
             walked
         })?;
         check_cancelled(self.observer)?;
@@ -130,14 +146,14 @@ impl Restorer<'_> {
 
     fn walk(
         &self,
-        tree: Id,
+        nodes: Vec<Node>,
         root: &Root<'_>,
         directory: &Path,
         shared: &Shared,
         later: &mut Later,
         entry: &mut dyn FnMut(PathBuf, Node) -> bool,
     ) -> Result<()> {
-        for node in self.repo.tree(tree)?.nodes {
+        for node in nodes {
             check_cancelled(self.observer)?;
             let below = directory.join(&node.name);
             let path = root.shown(&below);
@@ -149,8 +165,10 @@ impl Restorer<'_> {
                     }
                     let subtree = node.subtree;
                     later.directories.push((below.clone(), node));
-                    if let Some(subtree) = subtree
-                        && let Err(error) = self.walk(subtree, root, &below, shared, later, entry)
+                    let inside =
+                        subtree.map_or_else(|| Ok(Vec::new()), |tree| Ok(self.repo.tree(tree)?.nodes));
+                    if let Err(error) =
+                        inside.and_then(|inside| self.walk(inside, root, &below, shared, later, entry))
                     {
                         check_cancelled(self.observer)?;
                         shared.report(&path, error);
@@ -161,6 +179,7 @@ impl Restorer<'_> {
                     if node.links > 1 && later.seen.insert(inode, ()).is_some() {
                         later.links.push((below, node));
                     } else {
+                        shared.found.fetch_add(node.size, Ordering::Relaxed);
                         entry(below, node);
                     }
                 }
@@ -181,7 +200,7 @@ impl Restorer<'_> {
         Ok(if self.content_only { Vec::new() } else { dress_special(&directory, name, node) })
     }
 
-    fn files(&self, root: &Root<'_>, jobs: Receiver<(PathBuf, Node)>, shared: &Shared) {
+    fn files(&self, root: &Root<'_>, jobs: Receiver<(PathBuf, Node)>, shared: &Shared, tally: &Tally<'_>) {
         for (below, node) in jobs {
             if self.observer.is_cancelled() {
                 continue;
@@ -193,9 +212,9 @@ impl Restorer<'_> {
                     if node.links > 1 {
                         shared.links().insert((node.device_id, node.inode), below);
                     }
-                    let files = shared.files.fetch_add(1, Ordering::Relaxed) + 1;
-                    let bytes = shared.bytes.fetch_add(node.size, Ordering::Relaxed) + node.size;
-                    self.observer.progress(Progress { files, bytes, total_bytes: 0, item: path });
+                    shared.files.fetch_add(1, Ordering::Relaxed);
+                    shared.bytes.fetch_add(node.size, Ordering::Relaxed);
+                    tally.add_file();
                 }
                 Err(error) => shared.report(&path, error),
             }
@@ -222,7 +241,7 @@ impl Restorer<'_> {
         directory: &Path,
         shown: &Path,
         chunks: &[Id],
-    ) -> Result<(tempfile::NamedTempFile, Id)> {
+    ) -> std::result::Result<(tempfile::NamedTempFile, Id), Missed> {
         let failed = |error: io::Error| at("write", shown, &error);
         let file = tempfile::Builder::new()
             .prefix(".pc-switcher-restore-")
@@ -236,12 +255,13 @@ impl Restorer<'_> {
             check_cancelled(self.observer)?;
             // A hole is the same again and again.
             if last != Some(*id) {
-                blob = self.repo.blob(BlobKind::Data, *id)?;
+                blob = self.repo.blob(BlobKind::Data, *id).map_err(Missed::Content)?;
                 last = Some(*id);
             }
             whole.update(&blob);
             write_or_skip(file.as_file(), length, &blob).map_err(failed)?;
             length += blob.len() as u64;
+            self.observer.wrote(shown, blob.len() as u64);
         }
         file.as_file().set_len(length).map_err(failed)?;
         Ok((file, Id(whole.finalize().into())))
@@ -262,6 +282,29 @@ impl Restorer<'_> {
                 }
                 Err(error) => shared.report(&root.shown(below), error),
             }
+        }
+    }
+}
+
+/// Why a file was not restored.
+#[derive(Debug)]
+pub enum Missed {
+    /// The vault could not give its content: another one may.
+    Content(ModuleError),
+    /// It could not be put in its place: with the content of another vault it is the same.
+    Place(ModuleError),
+}
+
+impl From<ModuleError> for Missed {
+    fn from(error: ModuleError) -> Self {
+        Self::Place(error)
+    }
+}
+
+impl From<Missed> for ModuleError {
+    fn from(missed: Missed) -> Self {
+        match missed {
+            Missed::Content(error) | Missed::Place(error) => error,
         }
     }
 }

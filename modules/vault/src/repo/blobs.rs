@@ -7,7 +7,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use pc_switcher_contract::ModuleError;
 
 use super::Repository;
-use crate::error::{Result, damaged};
+use crate::error::{Result, UNSTEADY, damaged};
 use crate::format::index::{IndexFile, IndexedBlob, IndexedPack};
 use crate::format::{BlobKind, Id, Key, unpacked};
 use crate::store::Kind;
@@ -137,7 +137,7 @@ impl Repository {
     }
 
     /// Whether an index knows a pack.
-    pub(super) fn knows_pack(&self, pack: &Id) -> bool {
+    pub(crate) fn knows_pack(&self, pack: &Id) -> bool {
         self.blobs.read().pack_numbers.contains_key(pack)
     }
 
@@ -158,6 +158,11 @@ impl Repository {
             length,
             uncompressed_length: (unpacked != 0).then_some(unpacked),
         })
+    }
+
+    /// Returns how much all trees are, as they lie there.
+    pub fn tree_bytes(&self) -> u64 {
+        self.blobs.read().trees.values().map(|(_, _, length, _)| u64::from(*length)).sum()
     }
 
     /// Whether something lies here as the other kind alone: older versions stored the text of a tree that was the content of a file
@@ -196,14 +201,31 @@ impl Repository {
             ModuleError::failed(format!("no index of `{place}` knows the {what} `{id}`"))
                 .hint("`bt repair` makes the index anew")
         })?;
-        let sealed = self.store.get_range(
-            Kind::Pack,
-            &location.pack.hex(),
-            location.offset.into(),
-            location.length as usize,
-        )?;
-        blob_from_pack(&self.key, &sealed, id, &location)
-            .map_err(|why| damaged(format!("pack `{}` in `{place}`", location.pack), why))
+        self.read_at(id, &location)
+    }
+
+    /// Reads a blob from where it is said to lie, and proves that it is the one.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is not as it was written.
+    pub(crate) fn read_at(&self, id: Id, at: &Location) -> Result<Vec<u8>> {
+        let (pack, length) = (at.pack.hex(), at.length as usize);
+        let sealed = self.store.get_range(Kind::Pack, &pack, at.offset.into(), length)?;
+        blob_from_pack(&self.key, &sealed, id, at).map_err(|why| {
+            let what = format!("pack `{pack}` in `{}`", self.store.place());
+            match self.is_unsteady(at, &sealed) {
+                Ok(false) => damaged(what, why),
+                Ok(true) => damaged(what, format!("{why}; {UNSTEADY}")),
+                Err(error) => damaged(what, format!("{why}; it cannot be read a second time: {error}")),
+            }
+        })
+    }
+
+    /// Whether another read of a part of a pack is not what the first one was.
+    pub(super) fn is_unsteady(&self, at: &Location, first: &[u8]) -> Result<bool> {
+        let pack = self.store.get_afresh(Kind::Pack, &at.pack.hex())?.unwrap_or_default();
+        let second = pack.get(at.offset as usize..).and_then(|rest| rest.get(..at.length as usize));
+        Ok(second != Some(first))
     }
 
     /// Returns the key, for who reads packs whole.

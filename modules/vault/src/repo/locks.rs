@@ -4,18 +4,37 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use pc_switcher_contract::{Clock, ErrorKind, ModuleError};
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
 use super::{Repository, Who};
 use crate::error::{Result, damaged, no_random};
-use crate::format::lock::{Lock, RENEW};
+use crate::format::lock::{Holder, Lock, RENEW, RENEWED};
 use crate::format::{Id, Key, unpacked};
-use crate::store::{Kind, Store};
+use crate::store::{Kind, Stop, Store};
 
-/// A proof holds for so long: nobody takes a lock away that was renewed half an hour ago, unless this machine sleeps.
+/// A proof holds for so long: nobody takes a lock away that was renewed within half an hour, unless this machine sleeps.
 const PROVED: SignedDuration = SignedDuration::from_secs(5);
+
+/// How a lock is watched of which nobody knows whether its holder is gone.
+pub(super) struct Watch {
+    /// For so long: by no clock that somebody sets, and no time in which this machine sleeps.
+    pub(super) lasts: Duration,
+    /// How often it is looked for.
+    pub(super) pause: Duration,
+    /// What ends it.
+    pub(super) stop: Stop,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { lasts: RENEWED, pause: Duration::from_secs(5), stop: Stop::default() }
+    }
+}
 
 /// A lock, held. Dropping it releases it.
 pub struct Held {
@@ -69,7 +88,8 @@ impl Current {
 }
 
 impl Repository {
-    /// Takes a lock that others may share; removes stale ones of this machine.
+    /// Takes a lock that others may share; removes those whose holders are gone. One of another machine that was not renewed for half
+    /// an hour, by this machine's clock, is watched for some minutes if it is in the way.
     ///
     /// # Errors
     /// If somebody works alone in the repository.
@@ -89,7 +109,7 @@ impl Repository {
         }
     }
 
-    /// Takes a lock that nobody shares; removes stale ones of this machine.
+    /// Takes a lock that nobody shares, as [`Repository::lock`] does.
     ///
     /// # Errors
     /// If somebody else works in the repository.
@@ -112,6 +132,30 @@ impl Repository {
     }
 
     fn heed_others(&self, who: &Who, clock: &Clock, own: Option<Id>, alone: bool) -> Result<()> {
+        let silent = self.silent_in_the_way(who, clock, own, alone)?;
+        if silent.is_empty() {
+            return Ok(());
+        }
+        // Who renews a lock puts another one in its place.
+        if own.is_none() && self.is_silent(&silent)? {
+            return silent.iter().try_for_each(|(name, _)| self.store.delete(Kind::Lock, name));
+        }
+        match self.silent_in_the_way(who, clock, own, alone)?.first() {
+            Some((_, lock)) => Err(self.busy(lock)),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the locks that forbid what is to be done and may be left over; removes those whose holders are gone, and ends at one
+    /// whose holder lives.
+    fn silent_in_the_way(
+        &self,
+        who: &Who,
+        clock: &Clock,
+        own: Option<Id>,
+        alone: bool,
+    ) -> Result<Vec<(String, Lock)>> {
+        let mut found = Vec::new();
         for (name, _) in self.store.list(Kind::Lock)? {
             if own.is_some_and(|own| own.hex() == name) || name.len() != 64 {
                 continue;
@@ -119,15 +163,45 @@ impl Repository {
             // Its holder may have ended since it was listed.
             let Some(sealed) = self.store.get(Kind::Lock, &name)? else { continue };
             let lock = self.read_lock(&name, &sealed)?;
-            if lock.is_stale(clock(), &who.hostname, is_alive) {
-                self.store.delete(Kind::Lock, &name)?;
-            } else if lock.exclusive || alone {
-                let message = format!("the vault in `{}` is locked {lock}", self.store.place());
-                return Err(ModuleError::new(ErrorKind::Busy, message)
-                    .hint("wait for it to end; `restic unlock` removes a lock whose holder is gone, `restic unlock --remove-all` also one of a clock that ran ahead"));
+            match lock.holder(clock(), &who.hostname, &who.origin, is_alive) {
+                Holder::Gone => self.store.delete(Kind::Lock, &name)?,
+                _ if !lock.exclusive && !alone => {}
+                Holder::Lives => return Err(self.busy(&lock)),
+                Holder::Silent => found.push((name, lock)),
             }
         }
-        Ok(())
+        Ok(found)
+    }
+
+    /// Whether none of these locks is renewed or released while they are watched.
+    fn is_silent(&self, locks: &[(String, Lock)]) -> Result<bool> {
+        let begun = Instant::now();
+        loop {
+            for (name, _) in locks {
+                if self.store.get(Kind::Lock, name)?.is_none() {
+                    return Ok(false);
+                }
+            }
+            let left = self.watch.lasts.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return Ok(true);
+            }
+            self.watch.stop.wait(left.min(self.watch.pause));
+            if self.watch.stop.is_asked() {
+                return Err(ModuleError::cancelled());
+            }
+        }
+    }
+
+    fn busy(&self, lock: &Lock) -> ModuleError {
+        let message = format!("the vault in `{}` is locked {lock}", self.store.place());
+        ModuleError::new(ErrorKind::Busy, message)
+            .hint("wait for it to end; `restic unlock` removes a lock whose holder is gone, `restic unlock --remove-all` also one of a clock that ran ahead")
+    }
+
+    /// Says how a wait for others finds out that the run shall end.
+    pub fn stop_when(&mut self, stop: Stop) {
+        self.watch.stop = stop;
     }
 
     /// Reads a lock: one that cannot be read may be that of somebody who works alone.
@@ -141,8 +215,10 @@ impl Repository {
     }
 }
 
+/// Whether a process is there. Who may not ask is told that it is: `/proc` may hide those of others.
 fn is_alive(pid: u32) -> bool {
-    std::path::Path::new(&format!("/proc/{pid}")).exists()
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+    test_kill_process(pid) != Err(Errno::SRCH)
 }
 
 fn write(
@@ -161,6 +237,7 @@ fn write(
         pid: who.pid,
         uid: who.uid,
         gid: who.gid,
+        origin: who.origin.clone(),
     };
     let plain = unpacked::encode(&lock, version).map_err(ModuleError::failed)?;
     let sealed = key.seal(&plain).map_err(no_random)?;
@@ -235,6 +312,7 @@ impl Drop for Held {
 mod tests {
     use super::*;
     use crate::format::keyfile::Cost;
+    use crate::format::lock::Origin;
     use crate::store::MemoryStore;
 
     /// Returns a lock that is held, and what writes another one.
@@ -246,6 +324,111 @@ mod tests {
         let held = repo.lock(&who, &clock).unwrap();
         let (key, version) = (repo.key.clone(), repo.config.version);
         (store, held, move |store: &dyn Store| write(store, &key, version, &who, &clock, false))
+    }
+
+    /// Somebody on the machine of this name and id, as its clock goes.
+    fn on(name: &str, machine: &str, pid: u32) -> Who {
+        let [machine_id, boot_id, pid_namespace] = [machine, machine, "p"].map(str::to_owned);
+        let origin = Origin { machine_id, boot_id, pid_namespace };
+        Who { hostname: name.into(), pid, origin, ..Who::default() }
+    }
+
+    fn at(minute: i64) -> Clock {
+        Arc::new(move || Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minute))
+    }
+
+    /// A store of which somebody else renews the lock as soon as it is looked for a second time.
+    struct Renewing(Arc<MemoryStore>, Mutex<u32>, Mutex<Option<Vec<u8>>>);
+
+    impl Store for Renewing {
+        fn put(&self, kind: Kind, name: &str, bytes: &[u8]) -> Result<bool> {
+            self.0.put(kind, name, bytes)
+        }
+
+        fn get(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
+            let mut asked = self.1.lock().unwrap();
+            *asked += u32::from(kind == Kind::Lock);
+            if *asked == 3
+                && let Some(fresh) = self.2.lock().unwrap().take()
+            {
+                self.0.put(Kind::Lock, &Id::of(&fresh).hex(), &fresh)?;
+                self.0.delete(Kind::Lock, name)?;
+            }
+            self.0.get(kind, name)
+        }
+
+        fn get_range(&self, kind: Kind, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+            self.0.get_range(kind, name, offset, length)
+        }
+
+        fn list(&self, kind: Kind) -> Result<Vec<(String, u64)>> {
+            self.0.list(kind)
+        }
+
+        fn delete(&self, kind: Kind, name: &str) -> Result<()> {
+            self.0.delete(kind, name)
+        }
+
+        fn place(&self) -> String {
+            self.0.place()
+        }
+    }
+
+    #[test]
+    fn the_lock_of_another_machine_of_the_same_name_is_not_taken_for_that_of_a_dead_process() {
+        let (store, here) = (Arc::new(MemoryStore::default()), on("laptop", "here", 1));
+        let repo = Repository::init(store.clone(), b"x", Cost::TINY, &here, Timestamp::UNIX_EPOCH).unwrap();
+        let dead = u32::MAX >> 1;
+        let theirs = repo.lock_alone(&on("laptop", "there", dead), &at(0)).unwrap();
+        assert_eq!(repo.lock(&here, &at(1)).err().unwrap().kind, ErrorKind::Busy);
+        drop(theirs);
+        std::mem::forget(repo.lock_alone(&on("laptop", "here", dead), &at(0)).unwrap());
+        drop(repo.lock(&here, &at(1)).unwrap());
+        assert!(locks(&store).is_empty(), "that process is gone");
+    }
+
+    #[test]
+    fn a_lock_that_is_old_only_by_our_clock_is_taken_away_if_nobody_renews_it_while_it_is_watched() {
+        let (store, here) = (Arc::new(MemoryStore::default()), on("laptop", "here", std::process::id()));
+        let init = Repository::init(store.clone(), b"x", Cost::TINY, &here, Timestamp::UNIX_EPOCH).unwrap();
+        let there = on("desk", "there", 1);
+        let write = |minute: i64| write(&*store, &init.key, 2, &there, &at(minute), true).unwrap();
+        let old = write(0).hex();
+        let fresh = {
+            let id = write(5).hex();
+            let bytes = store.get(Kind::Lock, &id).unwrap();
+            store.delete(Kind::Lock, &id).unwrap();
+            bytes
+        };
+        let (asked, renewed) = (Mutex::new(0), Mutex::new(fresh));
+        let mut repo = Repository::open(Arc::new(Renewing(store.clone(), asked, renewed)), b"x").unwrap();
+        let hour = Duration::from_secs(3600);
+        repo.watch = Watch { lasts: hour, pause: Duration::from_millis(1), ..Watch::default() };
+        // By our clock both are older than half an hour.
+        assert_eq!(repo.lock(&here, &at(60)).err().unwrap().kind, ErrorKind::Busy, "it was renewed");
+        assert!(locks(&store).len() == 1 && locks(&store)[0] != old, "the fresh one stays");
+        let stop = Stop::default();
+        stop.when(|| true);
+        repo.stop_when(stop);
+        assert_eq!(repo.lock(&here, &at(60)).err().unwrap().kind, ErrorKind::Cancelled);
+        repo.watch = Watch { lasts: Duration::from_millis(5), ..Watch::default() };
+        drop(repo.lock_alone(&here, &at(60)).unwrap());
+        assert!(locks(&store).is_empty(), "nobody renewed it");
+    }
+
+    #[test]
+    fn who_shares_the_vault_waits_for_no_old_lock_and_takes_none_away() {
+        let (store, here) = (Arc::new(MemoryStore::default()), on("laptop", "here", std::process::id()));
+        let repo = Repository::init(store.clone(), b"x", Cost::TINY, &here, Timestamp::UNIX_EPOCH).unwrap();
+        write(&*store, &repo.key, 2, &on("desk", "there", 1), &at(0), false).unwrap();
+        drop(repo.lock(&here, &at(60)).unwrap());
+        assert_eq!(locks(&store).len(), 1);
+    }
+
+    #[test]
+    fn a_process_of_somebody_else_is_alive_and_one_that_nobody_has_is_not() {
+        assert!(is_alive(std::process::id()) && is_alive(1));
+        assert!(!is_alive(u32::MAX >> 1) && !is_alive(0) && !is_alive(u32::MAX));
     }
 
     fn locks(store: &MemoryStore) -> Vec<String> {

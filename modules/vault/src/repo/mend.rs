@@ -1,10 +1,10 @@
 //! A repository as it is found: what of its documents can be read, and an index that is made anew.
 
-use pc_switcher_contract::ModuleError;
+use pc_switcher_contract::{ErrorKind, ModuleError};
 use serde::de::DeserializeOwned;
 
 use super::{Repository, blob_from_pack};
-use crate::error::Result;
+use crate::error::{Result, UNSTEADY};
 use crate::format::index::IndexFile;
 use crate::format::{BlobKind, Id, Snapshot, Tree, unpacked};
 use crate::store::Kind;
@@ -16,6 +16,19 @@ pub struct Broken {
     pub name: String,
     /// What is wrong with it.
     pub why: String,
+    /// How sure that is.
+    pub harm: Harm,
+}
+
+/// Whether what was read may be taken for what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Harm {
+    /// It is damaged: two reads say the same.
+    Damaged,
+    /// A second read gave something else.
+    Unsteady,
+    /// It is as its writer wrote it, and only nothing that is understood here.
+    Foreign,
 }
 
 /// All documents of a kind by name, and those that are damaged.
@@ -61,18 +74,56 @@ impl Repository {
             },
         };
         let blob = blob_from_pack(self.key(), &sealed, id, &at);
-        Ok(blob.and_then(|blob| Tree::from_blob(&blob)).map_err(|why| format!("pack `{pack}`: {why}")))
+        let why = match blob.and_then(|blob| Tree::from_blob(&blob)) {
+            Ok(tree) => return Ok(Ok(tree)),
+            Err(why) if self.is_unsteady(&at, &sealed)? => format!("{why}; {UNSTEADY}"),
+            Err(why) => why,
+        };
+        Ok(Err(format!("pack `{pack}`: {why}")))
+    }
+
+    /// Whether another read of an object, which no cache answers, is not what the first one was.
+    ///
+    /// # Errors
+    /// If the place cannot be read.
+    pub(crate) fn reads_differ(&self, kind: Kind, name: &str, first: &[u8]) -> Result<bool> {
+        let second = match self.store.get_afresh(kind, name) {
+            Err(error) if error.kind == ErrorKind::Failed => self.store.salvage(kind, name),
+            read => read,
+        };
+        Ok(second?.as_deref() != Some(first))
+    }
+
+    /// Reads an object, with zeros for what a disk does not give any more, where it can be told from the rest.
+    ///
+    /// # Errors
+    /// If the place cannot be read.
+    pub(crate) fn get_or_salvage(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
+        match self.store.get(kind, name) {
+            Err(error) if error.kind == ErrorKind::Failed => self.store.salvage(kind, name),
+            read => read,
+        }
     }
 
     fn found<T: DeserializeOwned>(&self, kind: Kind) -> Result<Found<T>> {
         let (mut found, mut broken) = (Vec::new(), Vec::new());
-        for (name, _) in self.store.list(kind)? {
+        // Of what has another name nobody says that it is one.
+        let names = self.store.list(kind)?.into_iter().map(|(name, _)| name);
+        for name in names.filter(|name| name.parse::<Id>().is_ok()) {
             // It may have gone since it was listed.
-            let Some(sealed) = self.store.get(kind, &name)? else { continue };
+            let Some(sealed) = self.get_or_salvage(kind, &name)? else { continue };
             let plain = self.key().open(&sealed).map_err(|_| "it is not as it was written".to_owned());
+            let is_open = plain.is_ok();
             match plain.and_then(|plain| unpacked::decode(&plain)) {
                 Ok(value) => found.push((name, value)),
-                Err(why) => broken.push(Broken { name, why }),
+                Err(why) if is_open && Id::of(&sealed).hex() == name => {
+                    let why = format!("a newer program may have written it: {why}");
+                    broken.push(Broken { name, why, harm: Harm::Foreign });
+                }
+                Err(why) if self.reads_differ(kind, &name, &sealed)? => {
+                    broken.push(Broken { name, why: format!("{why}; {UNSTEADY}"), harm: Harm::Unsteady });
+                }
+                Err(why) => broken.push(Broken { name, why, harm: Harm::Damaged }),
             }
         }
         Ok((found, broken))

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 pub use blobs::{Location, blob_from_pack};
 pub use locks::Held;
-pub use mend::Broken;
+pub use mend::{Broken, Harm};
 pub use writer::{FileContent, FileTrouble, Packer, Stored, Writer};
 pub(crate) use writer::{PACK, is_zeros};
 
@@ -21,6 +21,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Result, damaged, no_random};
+use crate::format::lock::Origin;
 use crate::format::{BlobKind, Chunker, Id, Key, RepoConfig, Snapshot, Tree, unpacked};
 use crate::store::{Kind, Store};
 
@@ -37,6 +38,8 @@ pub struct Who {
     pub gid: u32,
     /// The process.
     pub pid: u32,
+    /// Where the process runs.
+    pub origin: Origin,
 }
 
 /// An open repository.
@@ -46,6 +49,7 @@ pub struct Repository {
     config: RepoConfig,
     chunker: Chunker,
     blobs: blobs::Blobs,
+    watch: locks::Watch,
 }
 
 impl Repository {

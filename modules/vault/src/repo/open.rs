@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
-use super::{Repository, Who, blobs::Blobs, keys};
+use super::{Repository, Who, blobs::Blobs, keys, locks::Watch};
 use crate::error::{Result, damaged, no_random};
 use crate::format::keyfile::{Cost, KeyFile, Maker};
 use crate::format::{Chunker, Id, Key, RepoConfig};
@@ -73,7 +73,7 @@ impl Repository {
 
     fn of(store: Arc<dyn Store>, key: Key, config: RepoConfig) -> Self {
         let chunker = Chunker::new(config.chunker_polynomial);
-        Self { store, key, config, chunker, blobs: Blobs::default() }
+        Self { store, key, config, chunker, blobs: Blobs::default(), watch: Watch::default() }
     }
 }
 
@@ -81,7 +81,8 @@ impl Repository {
 fn unlock(store: &dyn Store, passphrase: &[u8], config: &[u8]) -> Result<Key> {
     let place = store.place();
     let (mut why, mut of_nothing) = (None, None);
-    for (name, bytes) in keys::found(store)? {
+    let keys::Found { keys, failed } = keys::found(store)?;
+    for (name, bytes) in keys {
         let slot: std::result::Result<KeyFile, _> = serde_json::from_slice(&bytes);
         let opened = slot.map_err(|error| error.to_string()).and_then(|slot| slot.unlock(passphrase));
         match opened {
@@ -93,6 +94,10 @@ fn unlock(store: &dyn Store, passphrase: &[u8], config: &[u8]) -> Result<Key> {
     }
     if let Some(key) = of_nothing {
         return Ok(key);
+    }
+    // What could not be read may be the one.
+    if let Some(failed) = failed {
+        return Err(failed);
     }
     let message = format!("the passphrase does not open the vault in `{place}`");
     let error = ModuleError::new(ErrorKind::Invalid, message);

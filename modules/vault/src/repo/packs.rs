@@ -1,13 +1,38 @@
 //! Packs as a whole: what index files say of them, and what they say of themselves.
 
+use pc_switcher_contract::ErrorKind;
+
 use super::Repository;
-use crate::error::{Result, damaged};
+use crate::error::Result;
 use crate::format::Id;
 use crate::format::blob::{PackEntry, decode_header};
 use crate::format::index::{IndexFile, IndexedPack};
 use crate::store::Kind;
 
+/// An index file gets no more packs once it has so many blobs.
+const BLOBS: usize = 50_000;
+
 impl Repository {
+    /// Writes index files that name these packs.
+    ///
+    /// # Errors
+    /// If one of them cannot be written.
+    pub(crate) fn save_index(&self, packs: impl IntoIterator<Item = IndexedPack>) -> Result<()> {
+        let (mut file, mut blobs) = (IndexFile::default(), 0);
+        for pack in packs {
+            blobs += pack.blobs.len();
+            file.packs.push(pack);
+            if blobs >= BLOBS {
+                self.save(Kind::Index, &std::mem::take(&mut file))?;
+                blobs = 0;
+            }
+        }
+        if !file.packs.is_empty() {
+            self.save(Kind::Index, &file)?;
+        }
+        Ok(())
+    }
+
     /// Returns the index files, each with its name.
     ///
     /// # Errors
@@ -19,19 +44,28 @@ impl Repository {
 
     /// Takes packs into the index that no index knows, as a run leaves them that was killed, and returns how many.
     /// While others work in the repository it takes none: they may be theirs, and these write their index themselves.
+    /// Each is read first: what a repair took out of the index for being damaged stays out of it, though its end is as it was written.
     ///
     /// # Errors
-    /// If the place cannot be read or written; a pack that cannot be read is left as it is.
+    /// If the place cannot be read or written; a pack that is not as it was written is left as it is.
     pub fn adopt_packs(&self) -> Result<u64> {
         self.load_index()?;
         if self.store.list(Kind::Lock)?.len() > 1 {
             return Ok(0);
         }
         let mut packs = Vec::new();
-        for (name, size) in self.store.list(Kind::Pack)? {
+        for (name, _) in self.store.list(Kind::Pack)? {
             let Ok(id) = name.parse::<Id>() else { continue };
-            if !self.knows_pack(&id)
-                && let Ok(entries) = self.pack_header(id, size)
+            if self.knows_pack(&id) {
+                continue;
+            }
+            let pack = match self.store.get(Kind::Pack, &name) {
+                Ok(pack) => pack.unwrap_or_default(),
+                Err(error) if error.kind != ErrorKind::Failed => return Err(error),
+                Err(_) => continue,
+            };
+            if Id::of(&pack) == id
+                && let Ok(entries) = self.header_in(&pack)
             {
                 packs.push(IndexedPack::of(id, &entries));
             }
@@ -39,27 +73,9 @@ impl Repository {
         let count = packs.len() as u64;
         if count > 0 {
             packs.iter().for_each(|pack| self.learn(pack));
-            self.save(Kind::Index, &IndexFile { packs })?;
+            self.save_index(packs)?;
         }
         Ok(count)
-    }
-
-    /// Reads what a pack of this size says of itself at its end.
-    ///
-    /// # Errors
-    /// If it cannot be read, or is not as it was written.
-    pub fn pack_header(&self, id: Id, size: u64) -> Result<Vec<PackEntry>> {
-        let what = || format!("pack `{id}` in `{}`", self.store.place());
-        let name = id.hex();
-        let end = size.checked_sub(4).ok_or_else(|| damaged(what(), "it is cut short"))?;
-        let length = self.store.get_range(Kind::Pack, &name, end, 4)?;
-        let length = length.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-        let start =
-            end.checked_sub(length.into()).ok_or_else(|| damaged(what(), "its header is cut short"))?;
-        let sealed = self.store.get_range(Kind::Pack, &name, start, length as usize)?;
-        let entries = decode_header(&self.unseal(&sealed, what)?).map_err(|why| damaged(what(), why))?;
-        let held: u64 = entries.iter().map(|entry| u64::from(entry.length)).sum();
-        if held == start { Ok(entries) } else { Err(damaged(what(), "its header is that of another pack")) }
     }
 
     /// Reads what a pack says of itself at its end.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crossbeam_channel::unbounded;
-use pc_switcher_contract::ModuleError;
+use pc_switcher_contract::{ErrorKind, ModuleError};
 
 use super::Service;
 use super::stage::facts_of;
@@ -50,6 +50,8 @@ pub struct BackupReport {
     pub warnings: Vec<String>,
     /// Whether a warning means that something is missing in a vault.
     pub incomplete: bool,
+    /// Whether that is so for want of room.
+    pub is_full: bool,
 }
 
 /// What a vault got.
@@ -120,11 +122,10 @@ impl Service {
                 if !got_one && !service.is_copy_due(&target.settings)? {
                     continue;
                 }
-                if let Some(warning) =
-                    service.upload(&target.repo, &target.settings, id, OldCopies::MayStay)?
-                {
+                if let Some(error) = service.upload(&target.repo, &target.settings, id, OldCopies::MayStay)? {
                     report.incomplete = true;
-                    report.warnings.push(warning);
+                    report.is_full |= error.kind == ErrorKind::DiskSpace;
+                    report.warnings.push(error.to_string());
                 }
             }
             report.vaults = targets.into_iter().map(|target| target.report).collect();

@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pc_switcher_contract::ModuleError;
+use pc_switcher_contract::{ErrorKind, ModuleError};
 use tempfile::TempPath;
 
-use crate::engine::{Lacking, Observer, Restorer, Way, set_metadata, there_already, workers};
-use crate::error::{Result, at, damaged};
+use crate::engine::{Lacking, Missed, Observer, Restorer, Way, set_metadata, there_already, workers};
+use crate::error::{Result, again, at, damaged};
 use crate::format::{Id, Node};
 use crate::repo::Repository;
 
@@ -39,7 +39,7 @@ pub(super) struct Job {
 }
 
 /// What became of one.
-pub(super) type Done = (Job, Result<Vec<Lacking>>);
+pub(super) type Done = (Job, std::result::Result<Vec<Lacking>, Missed>);
 
 /// Files that wait to be restored together.
 #[derive(Default)]
@@ -53,7 +53,10 @@ pub(super) struct Batch {
 type Disks = BTreeMap<u64, (File, PathBuf)>;
 
 /// A complete file without its name, and what it lacks.
-type Staged = (TempPath, Vec<Lacking>);
+type Staged = std::result::Result<(TempPath, Vec<Lacking>), Missed>;
+
+/// Vaults that are away since a moment ago, each with what it said: nobody asks them for the next file.
+type Away = Vec<Mutex<Option<ModuleError>>>;
 
 impl Batch {
     /// Takes a file; whether it is time to restore what waits.
@@ -83,8 +86,9 @@ impl Batch {
     ) -> Result<Vec<Done>> {
         let Self { jobs, .. } = std::mem::take(self);
         let next = AtomicUsize::new(0);
-        let staged: Vec<Mutex<Option<Result<Staged>>>> = jobs.iter().map(|_| Mutex::default()).collect();
+        let staged: Vec<Mutex<Option<Staged>>> = jobs.iter().map(|_| Mutex::default()).collect();
         let disks: Mutex<Disks> = Mutex::default();
+        let away: Away = repos.iter().map(|_| Mutex::default()).collect();
         std::thread::scope(|scope| {
             for _ in 0..workers().min(jobs.len()) {
                 scope.spawn(|| {
@@ -92,7 +96,7 @@ impl Batch {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(job) = jobs.get(at).filter(|_| !observer.is_cancelled()) else { return };
                         let restorer = Restorer { repo: repos[job.vault], content_only, observer };
-                        let made = stage(&restorer, job, &disks);
+                        let made = stage(&restorer, job, &disks, &away[job.vault]);
                         *staged[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
                     }
                 });
@@ -107,23 +111,38 @@ impl Batch {
         let named = jobs.into_iter().zip(staged).map(|(job, staged)| {
             let staged = staged.into_inner().unwrap_or_else(PoisonError::into_inner);
             let done =
-                staged.unwrap_or_else(|| Err(ModuleError::cancelled())).and_then(
-                    |(file, lacking)| match file.persist_noclobber(job.holder.inside(&job.name)) {
+                staged.unwrap_or_else(|| Err(ModuleError::cancelled().into())).and_then(|(file, lacking)| {
+                    match file.persist_noclobber(job.holder.inside(&job.name)) {
                         Ok(()) => Ok(lacking),
-                        Err(error) => Err(there_already(&error.error, &job.place)),
-                    },
-                );
+                        Err(error) => Err(there_already(&error.error, &job.place).into()),
+                    }
+                });
             (job, done)
         });
         Ok(named.collect())
     }
 }
 
-fn stage(restorer: &Restorer<'_>, job: &Job, disks: &Mutex<Disks>) -> Result<Staged> {
-    let (file, sum) = restorer.staged(&job.holder.real(), &job.place, &job.chunks)?;
+fn stage(
+    restorer: &Restorer<'_>,
+    job: &Job,
+    disks: &Mutex<Disks>,
+    away: &Mutex<Option<ModuleError>>,
+) -> Staged {
+    let why = || away.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(why) = why().as_ref() {
+        return Err(Missed::Content(again(why)));
+    }
+    let made = restorer.staged(&job.holder.real(), &job.place, &job.chunks);
+    if let Err(Missed::Content(error)) = &made
+        && error.kind == ErrorKind::Unreachable
+    {
+        why().get_or_insert_with(|| again(error));
+    }
+    let (file, sum) = made?;
     if sum != job.content {
         let what = format!("the content of `{}`", job.place.display());
-        return Err(damaged(what, "its checksum is another one"));
+        return Err(Missed::Content(damaged(what, "its checksum is another one")));
     }
     let lacking = if restorer.content_only { Vec::new() } else { set_metadata(file.as_file(), &job.node) };
     let disk = file.as_file().metadata().map_err(|error| at("read", &job.place, &error))?.dev();

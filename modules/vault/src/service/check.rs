@@ -64,7 +64,8 @@ impl Service {
         Ok(all)
     }
 
-    /// Returns the snapshots of a vault, those of other machines and writers too, the oldest first.
+    /// Returns the snapshots of each vault, those of other machines and writers too, the oldest first; and what is wrong with those that
+    /// cannot be read.
     ///
     /// # Errors
     /// If the vault cannot be opened.
@@ -72,14 +73,15 @@ impl Service {
         &mut self,
         only: Option<&str>,
         passphrase: &mut Passphrase<'_>,
-    ) -> Result<Vec<(String, Id, Snapshot)>> {
-        let mut all = Vec::new();
+    ) -> Result<(Vec<(String, Id, Snapshot)>, Vec<String>)> {
+        let (mut all, mut problems) = (Vec::new(), Vec::new());
         for vault in self.chosen(only)? {
             let repo = self.open_vault(&vault, passphrase)?;
-            all.extend(
-                repo.snapshots()?.into_iter().map(|(id, snapshot)| (vault.name.clone(), id, snapshot)),
-            );
+            let (found, broken) = repo.snapshots_found()?;
+            let name = &vault.name;
+            all.extend(found.into_iter().map(|(id, snapshot)| (name.clone(), id, snapshot)));
+            problems.extend(broken.iter().map(|one| format!("{name}: snapshot `{}`: {}", one.name, one.why)));
         }
-        Ok(all)
+        Ok((all, problems))
     }
 }

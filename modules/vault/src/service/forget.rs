@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use pc_switcher_contract::keep::{Keep, Rule};
 use serde::{Serialize, Serializer};
 
+use crate::engine::REPAIRED;
 use crate::format::{Id, Snapshot};
 
 /// What all our snapshots are tagged with.
@@ -126,7 +127,10 @@ pub(super) fn judge(
         if !own(&index) {
             return Reason::Foreign;
         }
-        if let Some(tag) = snapshot.tags.iter().find(|tag| !own_tags.contains(tag)) {
+        // A repair gives a tag to what it writes anew; nobody asked to keep that.
+        let is_given =
+            |tag: &String| own_tags.contains(tag) || snapshot.original.is_some() && tag == REPAIRED;
+        if let Some(tag) = snapshot.tags.iter().find(|tag| !is_given(tag)) {
             return Reason::Tagged(tag.clone());
         }
         let later =
@@ -262,5 +266,21 @@ mod tests {
         );
         let later = reasons(&all, 901, Some("last 1 session"));
         assert_eq!(later[1], "no rule keeps it", "`/` has `/old`");
+    }
+
+    #[test]
+    fn what_a_repair_wrote_anew_goes_by_the_rules_like_what_it_was() {
+        let mut all: Vec<_> = [0, 1, 2].map(|hour| snapshot(hour, &["/docs"])).into();
+        for (_, one) in &mut all {
+            one.tags.push("repaired".into());
+        }
+        all[0].1.original = Some(Id::default());
+        all[1].1.original = Some(Id::default());
+        all[1].1.tags.push("tax".into());
+        assert_eq!(
+            reasons(&all, 60, Some("all 1h")),
+            ["no rule keeps it", "tagged `tax`", "tagged `repaired`"],
+            "the last one got the tag from somebody"
+        );
     }
 }

@@ -10,8 +10,8 @@ use super::restore::Target;
 use super::vaults::Passphrase;
 use super::{RestoreOrder, RestoreReport, Service};
 use crate::catalogue::{Chunk, CurrentFile};
-use crate::engine::{Lacking, Observer, Progress, Trouble};
-use crate::error::Result;
+use crate::engine::{Lacking, Missed, Observer, Trouble};
+use crate::error::{Result, again};
 use crate::format::Id;
 use crate::repo::{Held, Repository};
 
@@ -24,14 +24,25 @@ pub(super) struct Opened {
     failed: HashMap<Id, Vec<(String, ModuleError)>>,
     /// The numbers of files that another vault may give.
     pub(super) again: Vec<usize>,
+    /// The numbers of files that could not be put in their place, and why.
+    pub(super) misplaced: Vec<(usize, ModuleError)>,
 }
 
 impl Opened {
+    /// Notes that a vault could not give a content. One that is away is asked for nothing more.
+    fn note_failed(&mut self, vault: usize, content: Id, error: ModuleError) {
+        let name = &self.vaults[vault].name;
+        if error.kind == ErrorKind::Unreachable {
+            self.refused.entry(name.clone()).or_insert_with(|| again(&error));
+        }
+        self.failed.entry(content).or_default().push((name.clone(), error));
+    }
+
     /// Restores what waits to be restored together.
     pub(super) fn restore(
         &mut self,
         batch: &mut Batch,
-        (order, total_bytes): (&RestoreOrder, u64),
+        order: &RestoreOrder,
         report: &mut RestoreReport,
         observer: &dyn Observer,
     ) -> Result<()> {
@@ -43,17 +54,13 @@ impl Opened {
                     report.lacks(&job.place, lacking);
                     report.files.push(job.place);
                 }
-                Err(error) => {
-                    self.failed
-                        .entry(job.content)
-                        .or_default()
-                        .push((self.vaults[job.vault].name.clone(), error));
+                Err(Missed::Content(error)) => {
+                    self.note_failed(job.vault, job.content, error);
                     self.again.push(job.number);
                 }
+                Err(Missed::Place(error)) => self.misplaced.push((job.number, error)),
             }
         }
-        let files = report.files.len() as u64;
-        observer.progress(Progress { files, bytes: report.bytes, total_bytes, item: order.path.clone() });
         Ok(())
     }
 }
@@ -96,8 +103,9 @@ impl Service {
                     }));
                     return Ok((place, lacking));
                 }
-                Err(error) if error.kind != ErrorKind::Failed => return Err(error),
-                Err(error) => open.failed.entry(content).or_default().push((name.clone(), error)),
+                Err(Missed::Place(error)) => return Err(error),
+                Err(Missed::Content(error)) if error.kind == ErrorKind::Cancelled => return Err(error),
+                Err(Missed::Content(error)) => open.note_failed(vault, content, error),
             }
         }
     }
@@ -120,7 +128,10 @@ impl Service {
             {
                 continue;
             }
-            if let Some(index) = open.vaults.iter().position(|other| other.name == settings.name) {
+            let is_away = open.refused.contains_key(&settings.name);
+            if let Some(index) = open.vaults.iter().position(|other| other.name == settings.name)
+                && !is_away
+            {
                 return Ok((index, chunks));
             }
             holders.push((settings, chunks));
@@ -129,8 +140,7 @@ impl Service {
         for (settings, chunks) in holders {
             let name = settings.name.clone();
             if let Some(refused) = open.refused.get(&name) {
-                let again = ModuleError::new(refused.kind, refused.message.clone());
-                why = Some(refused.hints.iter().fold(again, ModuleError::hint));
+                why = Some(again(refused));
                 continue;
             }
             let opened = self.open_vault(&settings, passphrase).and_then(|repo| {
@@ -143,8 +153,7 @@ impl Service {
                     return Ok((open.vaults.len() - 1, chunks));
                 }
                 Err(error) => {
-                    let again = ModuleError::new(error.kind, error.message.clone());
-                    why = Some(error.hints.iter().fold(again, ModuleError::hint));
+                    why = Some(again(&error));
                     open.refused.insert(name, error);
                 }
             }

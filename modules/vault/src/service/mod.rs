@@ -4,6 +4,7 @@ mod backup;
 mod batch;
 mod check;
 mod forget;
+mod from_snapshot;
 mod gone;
 mod holders;
 mod ignored;
@@ -37,6 +38,7 @@ use pc_switcher_contract::{Clock, ErrorKind, ModuleError};
 pub use backup::{BackupReport, VaultReport};
 pub use check::Checked;
 pub use forget::{Reason, Verdict};
+pub use from_snapshot::{SnapshotOrder, SnapshotReport};
 pub use proof::Proof;
 pub use prune::{PruneOrder, PruneReport, VaultPruned};
 pub use recover::{RecoverOrder, RecoverReport, Source};
@@ -333,15 +335,23 @@ impl Service {
         only: Option<&str>,
         passphrase: &mut Passphrase<'_>,
     ) -> Result<Vec<(VaultSettings, Prepared)>> {
-        let _lock = self.lock()?;
-        let mut done = Vec::new();
-        for vault in self.chosen(only)? {
-            let Surroundings { cost, who, clock, .. } = &self.around;
-            let store = (self.around.stores)(&vault)?;
-            let how = vaults::prepare(&vault, store, &mut self.catalogue, passphrase, *cost, who, clock())?;
-            done.push((vault, how));
-        }
-        Ok(done)
+        let chosen = self.chosen(only)?;
+        let work = |service: &mut Self, _| {
+            let mut done = Vec::new();
+            for vault in chosen {
+                let Surroundings { cost, who, clock, .. } = &service.around;
+                let store = (service.around.stores)(&vault)?;
+                let how =
+                    vaults::prepare(&vault, store, &mut service.catalogue, passphrase, *cost, who, clock())?;
+                done.push((vault, how));
+            }
+            Ok(done)
+        };
+        let tell = |done: &Vec<(VaultSettings, Prepared)>| {
+            let said: Vec<String> = done.iter().map(|(vault, how)| format!("{} {how}", vault.name)).collect();
+            (true, said.join(", "))
+        };
+        self.operation("vault init", only.unwrap_or_default(), work, tell)
     }
 
     /// Says of each vault that is set what stands in the way of using it, if anything.
@@ -388,7 +398,9 @@ impl Service {
 
     /// Opens a vault that was set up.
     fn open_vault(&mut self, vault: &VaultSettings, passphrase: &mut Passphrase<'_>) -> Result<Repository> {
-        vaults::open(vault, (self.around.stores)(vault)?, &mut self.catalogue, passphrase)
+        let mut repo = vaults::open(vault, (self.around.stores)(vault)?, &mut self.catalogue, passphrase)?;
+        repo.stop_when(self.around.stop.clone());
+        Ok(repo)
     }
 
     fn chosen(&self, only: Option<&str>) -> Result<Vec<VaultSettings>> {
@@ -441,11 +453,13 @@ impl Service {
             Err(error) => (false, error.to_string()),
         };
         let at = (self.around.clock)();
-        self.catalogue.end_operation(id, success, &details, at)?;
+        let noted = self.catalogue.end_operation(id, success, &details, at);
         let line = log::Line { at, number: id, operation: name, parameters, success, details: &details };
         // The history has it as well: a log that cannot be written stops nothing.
         log::append(&self.around.places.log(), &line).ok();
-        worked
+        // What went wrong with the work says more than that the catalogue failed as well.
+        let done = worked?;
+        noted.map(|()| done)
     }
 }
 
@@ -543,6 +557,8 @@ mod bucket_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod mended_tests;
+#[cfg(test)]
 mod recover_tests;
 #[cfg(test)]
 mod repair_tests;
@@ -552,5 +568,7 @@ mod restore_tests;
 mod several_tests;
 #[cfg(test)]
 mod source_tests;
+#[cfg(test)]
+mod steady_tests;
 #[cfg(test)]
 pub(crate) mod world;

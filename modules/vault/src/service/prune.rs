@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use pc_switcher_contract::ModuleError;
 use pc_switcher_contract::keep::Keep;
 
 use super::forget::{self, Verdict};
@@ -133,8 +134,7 @@ impl Service {
         let verdicts = forget::judge(&snapshots, &self.host_id, now, keep, keep_min, &losses);
         let forget: HashSet<Id> =
             verdicts.iter().filter(|verdict| !verdict.stays).map(|verdict| verdict.snapshot).collect();
-        let also_needed =
-            self.needed_by_versions(&settings, &repo, &snapshots, &forget, &mut report.warnings)?;
+        let also_needed = self.needed_by_versions(&settings, &repo, &snapshots, &forget)?;
         let grace = if order.at_once { Duration::ZERO } else { GRACE };
         let what = engine::PruneOrder {
             forget: &forget,
@@ -148,9 +148,9 @@ impl Service {
             versions_gone = self
                 .catalogue
                 .forget_what_is_gone(&settings.name, |blob| repo.find(BlobKind::Data, &blob).is_some())?;
-            if let Some(warning) = self.upload(&repo, &settings, id, OldCopies::Go)? {
+            if let Some(error) = self.upload(&repo, &settings, id, OldCopies::Go)? {
                 report.incomplete = true;
-                report.warnings.push(warning);
+                report.warnings.push(error.to_string());
             }
         }
         Ok(VaultPruned { name: settings.name, verdicts, summary, versions_gone })
@@ -158,13 +158,15 @@ impl Service {
 
     /// Returns the chunks of versions that stay though no snapshot has them: those that were replaced before the backup that
     /// stored them ended. They go with its snapshot.
+    ///
+    /// # Errors
+    /// If a catalogue or the copy of one cannot be read: what only that knows of would go.
     fn needed_by_versions(
         &self,
         settings: &VaultSettings,
         repo: &Repository,
         snapshots: &[(Id, Snapshot)],
         forget: &HashSet<Id>,
-        warnings: &mut Vec<String>,
     ) -> Result<HashSet<Id>> {
         let mut needed = HashSet::new();
         let vault_id = self.check_vault(settings)?;
@@ -188,14 +190,10 @@ impl Service {
                     chunks(&copy, &copy.vault_called(&vault_id)?.unwrap_or_default())
                 }),
             };
-            match collected {
-                Ok(chunks) => needed.extend(chunks),
-                Err(error) if is_own => return Err(error),
-                Err(error) => warnings.push(format!(
-                    "what machine {host} stored between its snapshots in the vault `{}` may go: {error}",
-                    settings.name
-                )),
-            }
+            needed.extend(collected.map_err(|error| match is_own {
+                true => error,
+                false => unknown(&settings.name, &host, error),
+            })?);
         }
         Ok(needed)
     }
@@ -211,6 +209,18 @@ impl Service {
         let copy = Catalogue::open(&path)?;
         Ok((dir, copy))
     }
+}
+
+/// Says that nobody knows what a machine needs in a vault, and that nothing was removed.
+fn unknown(vault: &str, host: &str, error: ModuleError) -> ModuleError {
+    let message = format!(
+        "what the machine {host} stored in the vault `{vault}` between its snapshots is not known, so nothing is removed: {}",
+        error.message
+    );
+    ModuleError { message, ..error }.hint(format!(
+        "a backup of that machine stores a new copy of its catalogue; if the machine is gone for good, remove its copies \
+         `pc-switcher/hosts/{host}/db.*` from the vault"
+    ))
 }
 
 fn time(text: &str) -> Timestamp {
@@ -232,7 +242,44 @@ fn is_kept(stored: Timestamp, runs: &[(Timestamp, bool)], snapshots: &[(Timestam
 
 #[cfg(test)]
 mod tests {
+    use super::super::world::{prune, with_three_backups};
     use super::*;
+    use crate::store::{Kind, Store};
+
+    #[test]
+    fn without_a_snapshot_nothing_is_taken_for_what_nobody_needs() {
+        let mut world = with_three_backups();
+        world.hour += 1;
+        let snapshots: Vec<_> = world.store.list(Kind::Snapshot).unwrap();
+        for (name, _) in &snapshots {
+            world.store.delete(Kind::Snapshot, name).unwrap();
+        }
+        let there = || [Kind::Index, Kind::Pack, Kind::Meta].map(|kind| world.store.list(kind).unwrap());
+        let before = there();
+        let mut service = world.service(world.state.path(), world.store.clone(), std::process::id());
+        let error = prune(&mut service).unwrap_err();
+        assert!(format!("{error:?}").contains("mounted") && there() == before, "{error:?}");
+    }
+
+    #[test]
+    fn nothing_goes_while_nobody_knows_what_another_machine_needs() {
+        let mut world = with_three_backups();
+        world.hour += 1;
+        let there = || -> Vec<_> {
+            let kinds = [Kind::Snapshot, Kind::Index, Kind::Pack, Kind::Meta];
+            kinds.into_iter().flat_map(|kind| world.store.list(kind).unwrap()).collect()
+        };
+        world.store.put(Kind::Meta, "machine-of-bob/db.7", b"torn").unwrap();
+        let before = there();
+        let mut service = world.service(world.state.path(), world.store.clone(), std::process::id());
+        let error = prune(&mut service).unwrap_err();
+        let text = format!("{error:?}");
+        assert!(text.contains("machine-of-bob/db.7") && text.contains("nothing is removed"), "{text}");
+        assert_eq!(there(), before);
+        world.store.delete(Kind::Meta, "machine-of-bob/db.7").unwrap();
+        prune(&mut service).unwrap();
+        assert_ne!(there(), before);
+    }
 
     #[test]
     fn what_a_backup_stored_stays_as_long_as_its_snapshot() {

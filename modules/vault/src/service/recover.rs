@@ -104,17 +104,17 @@ impl Service {
         let same_host = own.as_ref() == Some(&host);
         check_need(previous.as_ref(), &open, &host, same_host)?;
 
-        let path = scratch.path().join("catalogue.db");
-        let (source, mut fresh) = newest_copy(&open, &host, &path, &mut warnings)?;
+        let (source, mut fresh, path) = newest_copy(&open, &host, scratch.path(), &mut warnings)?;
         let names: Vec<(String, String)> =
             open.iter().map(|vault| (vault.settings.name.clone(), vault.vault_id.clone())).collect();
         fresh.call_vaults(&names)?;
         let before = fresh.count_versions()?;
-        let from = open.iter().max_by_key(|vault| newest_snapshot(&vault.repo, &host).ok().flatten());
-        let mut troubles = Vec::new();
-        if let Some(vault) = from {
-            troubles = replay::snapshots(&mut fresh, &vault.repo, &vault.settings.name, &host, observer)?;
-        }
+        let tellers: Vec<replay::Teller<'_>> = open
+            .iter()
+            .map(|vault| replay::Teller { vault: &vault.settings.name, repo: &vault.repo })
+            .collect();
+        let replay::Told { troubles, skipped } = replay::snapshots(&mut fresh, &tellers, &host, observer)?;
+        warnings.extend(say_skipped(&skipped));
         let versions = fresh.count_versions()?;
         if versions == 0 {
             return Err(nothing(&open, &host));
@@ -125,10 +125,13 @@ impl Service {
         for vault in &open {
             let (index, broken) = vault.repo.index_found()?;
             vault.repo.know(index.iter().flat_map(|(_, file)| &file.packs));
-            let is_there = |blob| vault.repo.find(BlobKind::Data, &blob).is_some();
-            let gone = match broken.is_empty() {
+            let is_there = |blob| {
+                vault.repo.find(BlobKind::Data, &blob).is_some()
+                    || vault.repo.lies_as_other(BlobKind::Data, &blob)
+            };
+            // What a damaged part names may be there, and where there is no index at all it says nothing.
+            let gone = match broken.is_empty() && !index.is_empty() {
                 true => fresh.forget_what_is_gone(&vault.settings.name, is_there)?,
-                // What the damaged part names may be there.
                 false => 0,
             };
             if gone > 0 {
@@ -181,14 +184,15 @@ fn open_all(
         let mut open_one = || {
             let store = (around.stores)(vault)?;
             let vault_id = vaults::check_marker(vault, &*store, &blank)?;
-            let repo = vaults::open(vault, store, &mut blank, passphrase)?;
+            let mut repo = vaults::open(vault, store, &mut blank, passphrase)?;
+            repo.stop_when(around.stop.clone());
             let lock = repo.lock(&around.who, &around.clock)?;
-            Ok(Open { settings: vault.clone(), vault_id, repo, _lock: lock })
+            Ok::<_, ModuleError>(Open { settings: vault.clone(), vault_id, repo, _lock: lock })
         };
         match open_one() {
             Ok(one) => open.push(one),
+            Err(error) if error.kind == ErrorKind::Cancelled => return Err(error),
             Err(error) => {
-                let error: ModuleError = error;
                 warnings.push(format!("vault `{}` was left out: {error}", vault.name));
                 why.get_or_insert(error);
             }
@@ -237,41 +241,58 @@ fn check_need(previous: Option<&Catalogue>, open: &[Open], host: &str, same_host
     ))
 }
 
-/// Writes the newest copy that can be read to `path` and opens it; an empty catalogue if there is none.
+/// Opens the newest copy that can be read, and says where it was written to; an empty catalogue if there is none. Which of several
+/// vaults has the newest is told by what the copies know: their numbers go on from each catalogue that was put back.
 fn newest_copy(
     open: &[Open],
     host: &str,
-    path: &Path,
+    scratch: &Path,
     warnings: &mut Vec<String>,
-) -> Result<(Source, Catalogue)> {
-    let mut copies: Vec<(i64, &Open)> = Vec::new();
-    for vault in open {
-        copies.extend(
-            vaults::stored_versions(vault.repo.store(), host)?.into_iter().map(|version| (version, vault)),
-        );
-    }
-    copies.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
-    for (version, vault) in copies {
-        let opened = vaults::read_copy(&vault.repo, host, version)
-            .and_then(|plain| fs::write(path, plain).map_err(|error| at("write", path, &error)))
-            .and_then(|()| Catalogue::open(path));
-        match opened {
-            Ok(catalogue) => {
-                return Ok((Source::Copy { vault: vault.settings.name.clone(), version }, catalogue));
+) -> Result<(Source, Catalogue, PathBuf)> {
+    let mut best: Option<(Option<Timestamp>, i64, Catalogue, PathBuf, &Open)> = None;
+    for (number, vault) in open.iter().enumerate() {
+        let path = scratch.join(format!("copy{number}.db"));
+        let mut versions = vaults::stored_versions(vault.repo.store(), host)?;
+        while let Some(version) = versions.pop() {
+            let opened = vaults::read_copy(&vault.repo, host, version)
+                .and_then(|plain| fs::write(&path, plain).map_err(|error| at("write", &path, &error)))
+                .and_then(|()| Catalogue::open(&path))
+                .and_then(|catalogue| Ok((catalogue.last_operation_at()?, catalogue)));
+            match opened {
+                Ok((last, catalogue)) => {
+                    if best.as_ref().is_none_or(|best| (last, version) > (best.0, best.1)) {
+                        best = Some((last, version, catalogue, path.clone(), vault));
+                    }
+                    break;
+                }
+                // What cannot be fetched now may be the newest one.
+                Err(error) if error.kind != ErrorKind::Failed => return Err(error),
+                Err(error) => warnings.push(error.to_string()),
             }
-            Err(error) if error.kind == ErrorKind::DiskSpace => return Err(error),
-            Err(error) => warnings.push(error.to_string()),
+            fs::remove_file(&path).ok();
         }
-        fs::remove_file(path).ok();
     }
-    Ok((Source::Snapshots, Catalogue::open(path)?))
+    if let Some((_, version, catalogue, path, vault)) = best {
+        return Ok((Source::Copy { vault: vault.settings.name.clone(), version }, catalogue, path));
+    }
+    let path = scratch.join("catalogue.db");
+    Ok((Source::Snapshots, Catalogue::open(&path)?, path))
 }
 
-/// Returns when the newest snapshot of a machine was taken.
-fn newest_snapshot(repo: &Repository, host: &str) -> Result<Option<Timestamp>> {
-    let (all, _) = repo.snapshots_found()?;
-    let newest = all.iter().rev().find(|(_, snapshot)| forget::is_of(snapshot, host));
-    Ok(newest.and_then(|(_, snapshot)| snapshot.time.parse().ok()))
+/// How many snapshots are named that were left out, before they are only counted.
+const SHOWN: usize = 20;
+
+/// Says which snapshots the catalogue that was built knows nothing of.
+fn say_skipped(skipped: &[String]) -> Vec<String> {
+    let mut said: Vec<String> = (skipped.iter().take(SHOWN))
+        .map(|one| {
+            format!("the snapshot {one} is of a history that the copy does not have, and older than it: `bt restore --snapshot` brings back what it holds")
+        })
+        .collect();
+    if skipped.len() > SHOWN {
+        said.push(format!("{} more such snapshots", skipped.len() - SHOWN));
+    }
+    said
 }
 
 /// Makes the error of vaults without anything of a machine: it names those of which there is something.

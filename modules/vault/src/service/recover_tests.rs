@@ -7,6 +7,7 @@ use super::world::{DEAD, World, back_up, noise, prune, stage, with_three_backups
 use super::*;
 use crate::catalogue::FileFacts;
 use crate::engine::Quiet;
+use crate::store::faults::Faults;
 use crate::store::{Kind, Store};
 
 /// Returns what the catalogue says of each file: its versions and whether it is gone.
@@ -172,4 +173,32 @@ fn another_machine_gets_the_versions_of_one_that_is_gone_and_may_take_its_place(
             .unwrap_err();
         assert!(again.to_string().contains("versions of its own"), "{again}");
     }
+}
+
+#[test]
+fn a_vault_that_goes_away_ends_it_and_leaves_nothing_that_is_a_part_only() {
+    let world = world();
+    let before = told(&open(&world));
+    remove_copies(&world);
+    fs::remove_file(catalogue(&world)).unwrap();
+    let mut broken = 0;
+    for at in 0.. {
+        let faults = Faults::on(&world.store).that_fails(move |call| {
+            let is_hit = call.number >= at && !matches!(call.what, "put" | "delete");
+            is_hit.then(|| ModuleError::new(ErrorKind::Unreachable, "the line is cut"))
+        });
+        let faults = Arc::new(faults);
+        let around = world.around(world.state.path(), faults.clone(), std::process::id());
+        let ended =
+            Service::recover(&around, &RecoverOrder::default(), &mut |_| Ok(b"x".into()), &Quiet::default());
+        if !faults.was_hit() {
+            assert!(ended.unwrap().troubles.is_empty());
+            break;
+        }
+        assert_eq!(ended.unwrap_err().kind, ErrorKind::Unreachable, "{at}");
+        assert!(!catalogue(&world).exists(), "{at}");
+        broken += 1;
+    }
+    assert!(broken > 40, "{broken}");
+    assert_eq!(told(&open(&world)), before);
 }

@@ -61,11 +61,15 @@ impl Service {
                 let summary = engine::repair(&repo, order, observer)?;
                 let (mut versions_gone, mut warning) = (0, None);
                 if !wish.dry_run && !summary.is_sound() {
-                    let is_there = |blob| repo.find(BlobKind::Data, &blob).is_some();
+                    let is_there = |blob| {
+                        repo.find(BlobKind::Data, &blob).is_some()
+                            || repo.lies_as_other(BlobKind::Data, &blob)
+                    };
                     versions_gone = service.catalogue.forget_what_is_gone(&settings.name, is_there)?;
                     // What is stored again is in the next snapshot.
                     service.catalogue.need_snapshot(&settings.name)?;
-                    warning = service.upload(&repo, &settings, operation, OldCopies::MayStay)?;
+                    let failed = service.upload(&repo, &settings, operation, OldCopies::MayStay)?;
+                    warning = failed.map(|error| error.to_string());
                 }
                 all.push(Repaired { name: settings.name, summary, versions_gone, warning });
             }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use pc_switcher_contract::ModuleError;
+use pc_switcher_contract::{ErrorKind, ModuleError};
 use sha2::{Digest, Sha256};
 
 use super::forget;
@@ -18,44 +18,79 @@ use crate::repo::{Broken, Repository};
 /// What encryption adds to a blob: a nonce before it and a proof after it.
 const SEAL: u32 = 32;
 
-/// Records what the snapshots of a machine hold that the catalogue does not know yet, as far as the newest one has its
-/// directory; returns what could not be read.
+/// A vault of which snapshots are told.
+pub(super) struct Teller<'r> {
+    pub(super) vault: &'r str,
+    pub(super) repo: &'r Repository,
+}
+
+/// What the snapshots told beside versions.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// What could not be read.
+    pub(super) troubles: Vec<Trouble>,
+    /// Snapshots that are no part of what the catalogue knows of, and older than that.
+    pub(super) skipped: Vec<String>,
+}
+
+/// Records what the snapshots of a machine hold that the catalogue does not know yet, in the order of their times, whichever vault they
+/// lie in, as far as the newest one has their directory.
 ///
 /// # Errors
-/// If the catalogue or the vault fails, or the run was cancelled.
+/// If the catalogue fails, a vault cannot be read, or the run was cancelled: only what is damaged is left out.
 pub(super) fn snapshots(
     catalogue: &mut Catalogue,
-    repo: &Repository,
-    vault: &str,
+    tellers: &[Teller<'_>],
     host: &str,
     observer: &dyn Observer,
-) -> Result<Vec<Trouble>> {
-    // What is damaged keeps nothing else from being told.
-    let (index, mut broken) = repo.index_found()?;
-    repo.know(index.iter().flat_map(|(_, file)| &file.packs));
+) -> Result<Told> {
+    let (mut told, mut all) = (Told::default(), Vec::new());
+    for (number, Teller { vault, repo }) in tellers.iter().enumerate() {
+        // What is damaged keeps nothing else from being told.
+        let (index, mut broken) = repo.index_found()?;
+        repo.know(index.iter().flat_map(|(_, file)| &file.packs));
+        let (found, lost) = repo.snapshots_found()?;
+        broken.extend(lost);
+        told.troubles.extend(broken.into_iter().map(|one: Broken| Trouble {
+            path: one.name.into(),
+            why: format!("in the vault `{vault}` {}; `bt repair` says what can be done", one.why),
+        }));
+        let of_host = found.into_iter().filter(|(_, snapshot)| forget::is_of(snapshot, host));
+        all.extend(of_host.map(|(id, snapshot)| (time(&snapshot.time), number, id, snapshot)));
+    }
+    all.sort_by_key(|(at, number, id, _)| (*at, *number, *id));
+    let Some((last, _, _, newest)) = all.last().cloned() else { return Ok(told) };
     let known = catalogue.newest_version()?;
-    let (mut all, lost) = repo.snapshots_found()?;
-    broken.extend(lost);
-    let damaged = |one: Broken| Trouble {
-        path: one.name.into(),
-        why: format!("in the vault `{vault}` {}; `bt repair` says what can be done", one.why),
-    };
-    let mut troubles: Vec<Trouble> = broken.into_iter().map(damaged).collect();
-    all.retain(|(_, snapshot)| forget::is_of(snapshot, host));
-    let Some((_, newest)) = all.last().cloned() else { return Ok(troubles) };
-    let time = |text: &str| text.parse::<Timestamp>().unwrap_or_default();
     // A path that is no text cannot be told from its snapshot.
     for path in newest.paths.iter().filter(|path| !path.contains(char::REPLACEMENT_CHARACTER)) {
-        if known.is_none_or(|known| time(&newest.time) > known) {
-            catalogue.create_directory(Path::new(path), time(&newest.time))?;
+        if known.is_none_or(|known| last > known) {
+            catalogue.create_directory(Path::new(path), last)?;
         }
     }
-    let mut replay =
-        Replay { catalogue, repo, vault, observer, sums: HashMap::new(), read: 0, troubles: Vec::new() };
-    let mut before: HashMap<String, Option<Id>> = HashMap::new();
-    for (_, snapshot) in all {
-        let at = time(&snapshot.time);
+    let is_known = catalogue.knows_moments()?;
+    let Some(Teller { vault, repo }) = tellers.first() else { return Ok(told) };
+    let mut replay = Replay {
+        catalogue,
+        repo,
+        vault,
+        observer,
+        sums: HashMap::new(),
+        told: 0,
+        total_bytes: 0,
+        troubles: Vec::new(),
+    };
+    let mut before: HashMap<(usize, String), Option<Id>> = HashMap::new();
+    for (at, number, id, snapshot) in all {
+        (replay.vault, replay.repo) = (tellers[number].vault, tellers[number].repo);
         if known.is_some_and(|known| at <= known) {
+            if !is_known(at) {
+                told.skipped.push(format!(
+                    "`{}` of {} in the vault `{}`",
+                    id.short(),
+                    snapshot.time,
+                    replay.vault
+                ));
+            }
             continue;
         }
         for directory in replay.catalogue.directories()? {
@@ -67,13 +102,14 @@ pub(super) fn snapshots(
             {
                 continue;
             }
-            let then = before.get(&directory.id).copied();
-            let told = match replay.tree_at(snapshot.tree, &directory.path)? {
+            let key = (number, directory.id.clone());
+            let then = before.get(&key).copied();
+            let found = match replay.tree_at(snapshot.tree, &directory.path)? {
                 Ok(tree) => replay.directory(&directory, then, tree, at)?.map(|()| tree),
                 Err(why) => Err(why),
             };
-            match told {
-                Ok(tree) => drop(before.insert(directory.id.clone(), tree)),
+            match found {
+                Ok(tree) => drop(before.insert(key, tree)),
                 // What is lost is not gone: the next one tells.
                 Err(why) => replay.troubles.push(Trouble {
                     path: directory.path.clone(),
@@ -82,8 +118,12 @@ pub(super) fn snapshots(
             }
         }
     }
-    troubles.extend(replay.troubles);
-    Ok(troubles)
+    told.troubles.extend(replay.troubles);
+    Ok(told)
+}
+
+fn time(text: &str) -> Timestamp {
+    text.parse().unwrap_or_default()
 }
 
 struct Replay<'r> {
@@ -93,7 +133,9 @@ struct Replay<'r> {
     observer: &'r dyn Observer,
     /// The checksums of contents of several chunks.
     sums: HashMap<Vec<Id>, Id>,
-    read: u64,
+    /// Bytes of the files that were told so far, and of those that are known to come.
+    told: u64,
+    total_bytes: u64,
     troubles: Vec<Trouble>,
 }
 
@@ -160,16 +202,22 @@ impl Replay<'_> {
             }
         }
         let mut arrived = Vec::new();
+        // What is read for its checksum, if nothing else tells it.
+        self.total_bytes += changes.files.iter().map(|(_, node)| node.size).sum::<u64>();
         for (name, node) in changes.files {
+            let done = self.told + node.size;
             if self.observer.is_cancelled() {
                 return Err(ModuleError::cancelled());
             }
             match self.arrived(directory, &name, &node) {
                 Ok(one) => arrived.push(one),
+                // What cannot be fetched now is not lost: without it the catalogue would be a part of what there is.
+                Err(error) if error.kind != ErrorKind::Failed => return Err(error),
                 Err(error) => {
                     self.troubles.push(Trouble { path: directory.path.join(name), why: error.to_string() })
                 }
             }
+            self.told = done;
         }
         self.catalogue.record(&arrived, at)?;
         let gone: Vec<(String, bool)> = gone.into_iter().map(|file| (file.file_id, true)).collect();
@@ -262,12 +310,12 @@ impl Replay<'_> {
         let mut whole = Sha256::new();
         for id in ids {
             let bytes = self.repo.blob(BlobKind::Data, *id)?;
-            self.read += bytes.len() as u64;
+            self.told += bytes.len() as u64;
             whole.update(&bytes);
             self.observer.progress(Progress {
                 files: 0,
-                bytes: self.read,
-                total_bytes: 0,
+                bytes: self.told,
+                total_bytes: self.total_bytes,
                 item: name.to_owned(),
             });
         }

@@ -18,8 +18,8 @@ use super::stage::{NotStaged, facts_of};
 use super::vaults::Passphrase;
 use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, FileFacts, Version};
 use crate::engine::{
-    Lacking, Observer, Restorer, Trouble, Way, dress_special, exchange, make_special, node_of, put_in_place,
-    set_all_but_times, set_metadata, there_already,
+    Lacking, Missed, Observer, Restorer, Tally, Trouble, Way, dress_special, exchange, make_special, node_of,
+    put_in_place, set_all_but_times, set_metadata, there_already,
 };
 use crate::error::{Result, at, damaged, usage};
 use crate::format::{Id, Node, NodeKind};
@@ -111,6 +111,7 @@ impl Service {
             let mut first_names: HashMap<_, PathBuf> = HashMap::new();
             let mut batch = Batch::default();
             let total_bytes = wanted.iter().map(|file| file.version.facts.size).sum();
+            let observer = &Tally::new(observer, total_bytes);
             let mut target = Target { directory: &directory, order, root: None };
             for (number, file) in wanted.iter().enumerate() {
                 if observer.is_cancelled() {
@@ -133,7 +134,7 @@ impl Service {
                 let mut first = family.and_then(|family| first_names.get(&family));
                 if first.is_some() {
                     // It may wait for its name, or have failed.
-                    open.restore(&mut batch, (order, total_bytes), &mut report, observer)?;
+                    open.restore(&mut batch, order, &mut report, observer)?;
                     first = first.filter(|first| fs::symlink_metadata(first).is_ok());
                 }
                 let restored = match first.filter(|_| fs::symlink_metadata(&place).is_err()) {
@@ -146,7 +147,7 @@ impl Service {
                                 first_names.entry(family).or_insert_with(|| job.place.clone());
                             }
                             if batch.take(job) {
-                                open.restore(&mut batch, (order, total_bytes), &mut report, observer)?;
+                                open.restore(&mut batch, order, &mut report, observer)?;
                             }
                             Ok(None)
                         })
@@ -175,7 +176,7 @@ impl Service {
                     Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
                 }
             }
-            open.restore(&mut batch, (order, total_bytes), &mut report, observer)?;
+            open.restore(&mut batch, order, &mut report, observer)?;
             for number in std::mem::take(&mut open.again) {
                 let file = &wanted[number];
                 let (path, size) = (directory.path.join(&file.name), file.version.facts.size);
@@ -195,6 +196,10 @@ impl Service {
                     Err(error) if error.kind == ErrorKind::Cancelled => return Err(error),
                     Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
                 }
+            }
+            for (number, error) in std::mem::take(&mut open.misplaced) {
+                let path = directory.path.join(&wanted[number].name);
+                report.troubles.push(Trouble { path, why: error.to_string() });
             }
             // The deepest first: what is made in a directory changes its time.
             for (path, node) in directories.iter().rev().filter(|_| !order.content_only) {
@@ -295,7 +300,7 @@ impl Service {
         file: &CurrentFile,
         chunks: &[Chunk],
         observer: &dyn Observer,
-    ) -> Result<(PathBuf, Vec<Lacking>)> {
+    ) -> std::result::Result<(PathBuf, Vec<Lacking>), Missed> {
         let Target { directory, order, .. } = *target;
         let path = place_of(directory, file, order);
         let (holder, name) = target.holder(&path)?;
@@ -303,7 +308,8 @@ impl Service {
         let is_there = fs::symlink_metadata(&real).is_ok();
         if !order.in_place && is_there {
             return Err(ModuleError::failed(format!("`{}` exists already", path.display()))
-                .hint("move it away, or restore to another directory with --to"));
+                .hint("move it away, or restore to another directory with --to")
+                .into());
         }
         let node = node_of_version(file, chunks, &self.names);
         if !file.version.facts.is_file() {
@@ -316,10 +322,8 @@ impl Service {
         let ids: Vec<Id> = chunks.iter().map(|chunk| chunk.blob_id).collect();
         let (staged, sum) = restorer.staged(&holder.real(), &path, &ids)?;
         if sum != file.version.content_id {
-            return Err(damaged(
-                format!("the content of `{}`", path.display()),
-                "its checksum is another one",
-            ));
+            let what = format!("the content of `{}`", path.display());
+            return Err(Missed::Content(damaged(what, "its checksum is another one")));
         }
         let seen = match order.in_place {
             true => self.keep_what_is_there(directory, file, &path, &real, observer)?,

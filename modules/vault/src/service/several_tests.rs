@@ -2,17 +2,53 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::world::{World, noise, stage};
 use super::*;
-use crate::engine::Quiet;
+use crate::engine::{Observer, Progress, Quiet, workers};
 use crate::repo::Repository;
+use crate::store::faults::Faults;
 use crate::store::{Kind, MemoryStore, Store};
 
 /// A second vault beside the one of a world, which is called `local`.
 struct Two {
     world: World,
     other: Arc<MemoryStore>,
+    /// How often a pack of `local` was asked for since it is away.
+    away: Option<Arc<AtomicUsize>>,
+}
+
+/// A store that goes away as soon as a pack is read.
+fn away(inner: &Arc<MemoryStore>, asked: &Arc<AtomicUsize>) -> Faults {
+    let asked = asked.clone();
+    Faults::on(inner).that_fails(move |call| {
+        let is_hit = call.kind == Kind::Pack;
+        asked.fetch_add(usize::from(is_hit), Ordering::SeqCst);
+        is_hit.then(|| ModuleError::new(ErrorKind::Unreachable, "the line is cut"))
+    })
+}
+
+/// Saves a file while it is kept before it is replaced: once.
+struct Saving {
+    directory: PathBuf,
+    is_done: AtomicBool,
+}
+
+impl Observer for Saving {
+    fn progress(&self, _: Progress) {}
+
+    fn is_cancelled(&self) -> bool {
+        // Nothing is kept before what takes its place is complete.
+        let is_complete = self.directory.read_dir().unwrap().map(|entry| entry.unwrap()).any(|entry| {
+            entry.file_name().to_string_lossy().starts_with(".pc-switcher-restore-")
+                && entry.metadata().unwrap().len() == 8_000
+        });
+        if is_complete && !self.is_done.swap(true, Ordering::SeqCst) {
+            fs::write(self.directory.join("a"), "saved just now").unwrap();
+        }
+        false
+    }
 }
 
 impl Two {
@@ -20,19 +56,27 @@ impl Two {
         let world = World::new();
         let around = world.around(world.state.path(), world.store.clone(), std::process::id());
         Service::add_vault(&around, Path::new("/other"), "other").unwrap();
-        let two = Self { world, other: Arc::new(MemoryStore::default()) };
+        let two = Self { world, other: Arc::new(MemoryStore::default()), away: None };
         two.open().prepare_vaults(Some("other"), &mut |_| Ok(b"x".into())).unwrap();
         two
     }
 
     fn open(&self) -> Service {
+        Service::open(self.around()).unwrap()
+    }
+
+    fn around(&self) -> Surroundings {
         let World { state, store, .. } = &self.world;
-        let (first, other) = (store.clone(), self.other.clone());
+        let other = self.other.clone();
+        let first: Arc<dyn Store> = match &self.away {
+            Some(asked) => Arc::new(away(store, asked)),
+            None => store.clone(),
+        };
         let stores: OpenStore = Arc::new(move |settings| {
             Ok(if settings.name == "other" { other.clone() } else { first.clone() })
         });
         let around = self.world.around(state.path(), store.clone(), std::process::id());
-        Service::open(Surroundings { stores, ..around }).unwrap()
+        Surroundings { stores, ..around }
     }
 
     /// Lets backups do without the vaults of these names.
@@ -167,4 +211,144 @@ fn what_a_damaged_vault_cannot_give_another_one_does() {
     assert!(none.files.is_empty() && none.troubles.len() == 3 && none.elsewhere.is_empty(), "{none:?}");
     assert!(none.troubles[0].why.contains("in `memory` is damaged"), "{none:?}");
     restore(&docs.join("b"), "none").unwrap_err();
+}
+
+/// Returns a machine with so many files in both vaults.
+fn with_files(count: u64) -> (Two, PathBuf) {
+    let mut two = Two::new();
+    let docs = two.world.home.path().join("docs");
+    for number in 0..count {
+        fs::write(docs.join(name(number)), noise(8_000, number + 1)).unwrap();
+    }
+    two.add();
+    assert!(two.back_up(None).is_clean());
+    (two, docs)
+}
+
+/// `a`, `b`, and so on, then `aa`.
+fn name(number: u64) -> String {
+    let letter = char::from(b'a' + (number % 26) as u8);
+    if number < 26 { letter.into() } else { format!("{}{letter}", name(number / 26 - 1)) }
+}
+
+fn order(path: &Path, to: Option<PathBuf>) -> RestoreOrder {
+    let in_place = to.is_none();
+    let (path, which) = (path.to_owned(), Which::Current);
+    RestoreOrder { path, which, to, in_place, content_only: false, short_name: false }
+}
+
+#[test]
+fn what_was_saved_while_it_was_to_be_replaced_is_not_replaced_by_another_vault() {
+    let (two, docs) = with_files(1);
+    fs::write(docs.join("a"), "changed since").unwrap();
+    let saving = Saving { directory: docs.clone(), is_done: AtomicBool::new(false) };
+    let error = two.open().restore(&order(&docs.join("a"), None), &mut wrong_for(&[]), &saving).unwrap_err();
+    assert!(error.to_string().contains("changed during staging"), "{error}");
+    assert_eq!(fs::read(docs.join("a")).unwrap(), b"saved just now");
+    assert!(saving.is_done.into_inner());
+}
+
+#[test]
+fn a_vault_that_goes_away_is_asked_for_nothing_more_and_another_one_gives_all() {
+    let (mut two, docs) = with_files(60);
+    for is_in_place in [false, true] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        two.away = Some(asked.clone());
+        let to = (!is_in_place).then(|| two.world.home.path().join("back"));
+        let place = to.clone().unwrap_or_else(|| docs.clone());
+        if is_in_place {
+            (0..60).for_each(|number| fs::remove_file(docs.join(name(number))).unwrap());
+        }
+        let report = two.open().restore(&order(&docs, to), &mut wrong_for(&[]), &Quiet::default()).unwrap();
+        assert!(report.files.len() == 60 && report.troubles.is_empty(), "{report:?}");
+        for number in 0..60 {
+            assert_eq!(fs::read(place.join(name(number))).unwrap(), noise(8_000, number + 1));
+        }
+        let most = if is_in_place { 1 } else { workers() };
+        let asked = asked.load(Ordering::SeqCst);
+        assert!((1..=most).contains(&asked), "{asked} of {most}");
+        assert!(report.elsewhere.iter().any(|one| one.why.contains("the line is cut")), "{report:?}");
+    }
+    // Where there is no other vault it is said, and not asked for again and again either.
+    two.other.delete(Kind::Marker, "").unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    two.away = Some(asked.clone());
+    let to = Some(two.world.home.path().join("none"));
+    let report = two.open().restore(&order(&docs, to), &mut wrong_for(&[]), &Quiet::default()).unwrap();
+    assert!(report.files.is_empty() && report.troubles.len() == 60, "{report:?}");
+    assert!(asked.load(Ordering::SeqCst) <= workers());
+}
+
+impl Two {
+    fn write(&mut self, text: &str, only: &str) {
+        fs::write(self.world.home.path().join("docs/a"), text).unwrap();
+        self.add();
+        self.back_up(Some(only));
+    }
+
+    /// Loses the catalogue and builds it anew.
+    fn recover(&self) -> RecoverReport {
+        fs::remove_file(self.world.state.path().join("vault/catalogue.db")).unwrap();
+        let around = self.around();
+        Service::recover(&around, &RecoverOrder::default(), &mut wrong_for(&[]), &Quiet::default()).unwrap()
+    }
+
+    /// Returns the lengths of the versions of the file, the oldest first.
+    fn lengths(&self) -> Vec<u64> {
+        let history = self.open().history_of(&self.world.home.path().join("docs/a")).unwrap();
+        let mut all: Vec<(String, u64)> =
+            history.versions.into_iter().map(|version| (version.created_at, version.facts.size)).collect();
+        all.sort_unstable();
+        all.into_iter().map(|(_, size)| size).collect()
+    }
+
+    fn remove_copies(&self) {
+        for store in [&self.world.store, &self.other] {
+            for (name, _) in store.list(Kind::Meta).unwrap() {
+                store.delete(Kind::Meta, &name).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn the_snapshots_of_all_vaults_tell_what_each_of_them_alone_does_not_have() {
+    let mut two = Two::new();
+    for (text, only) in
+        [("1", "local"), ("22", "other"), ("333", "local"), ("4444", "other"), ("55555", "local")]
+    {
+        two.write(text, only);
+    }
+    assert_eq!(two.lengths(), [1, 2, 3, 4, 5]);
+    two.remove_copies();
+    let report = two.recover();
+    assert!(report.source == Source::Snapshots && report.troubles.is_empty(), "{report:?}");
+    assert_eq!(two.lengths(), [1, 2, 3, 4, 5], "{report:?}");
+    let back = two.world.home.path().join("back");
+    let order = order(&two.world.home.path().join("docs/a"), Some(back.clone()));
+    two.open().restore(&order, &mut wrong_for(&[]), &Quiet::default()).unwrap();
+    assert_eq!(fs::read(back.join("a")).unwrap(), b"55555");
+}
+
+#[test]
+fn of_two_copies_the_newer_one_counts_whatever_their_numbers_and_what_it_has_not_is_named() {
+    let mut two = Two::new();
+    two.write("1", "local");
+    two.write("1", "other");
+    let (then, _) = two.world.copy();
+    // A history that ends soon: the vault has the higher number in the end.
+    for text in ["22", "333", "4444"] {
+        two.write(text, "other");
+    }
+    let catalogue = |state: &Path| state.join("vault/catalogue.db");
+    for end in ["-wal", "-shm"] {
+        fs::remove_file(format!("{}{end}", catalogue(two.world.state.path()).display())).ok();
+    }
+    fs::copy(catalogue(then.path()), catalogue(two.world.state.path())).unwrap();
+    two.write("666666", "local");
+    let report = two.recover();
+    assert!(matches!(&report.source, Source::Copy { vault, .. } if vault == "local"), "{report:?}");
+    assert_eq!(two.lengths(), [1, 1, 6]);
+    let named = report.warnings.iter().filter(|one| one.contains("history that the copy does not have"));
+    assert_eq!(named.count(), 3, "{report:?}");
 }

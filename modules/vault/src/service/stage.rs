@@ -211,6 +211,62 @@ mod tests {
     }
 
     #[test]
+    fn whatever_but_the_time_of_reading_changes_while_a_file_is_staged_its_copy_does_not_count() {
+        use std::os::unix::fs::{PermissionsExt, chown};
+        type Change = fn(&Path) -> io::Result<()>;
+        let changes: [(&str, Change); 5] = [
+            ("size", |path| fs::write(path, "longer than before")),
+            ("mode", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o600))),
+            ("owner", |path| chown(path, Some(1234), None)),
+            ("group", |path| chown(path, None, Some(1234))),
+            ("time", |path| File::open(path)?.set_modified(std::time::UNIX_EPOCH)),
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        let stage = Stage::open(&dir.path().join("stage")).unwrap();
+        for (what, change) in changes {
+            if matches!(what, "owner" | "group") && !rustix::process::geteuid().is_root() {
+                continue;
+            }
+            let file = dir.path().join(what);
+            fs::write(&file, "the same").unwrap();
+            let listed = fs::symlink_metadata(&file).unwrap();
+            change(&file).unwrap();
+            match stage.add(&file, &listed, &Quiet::default()) {
+                Err(NotStaged::File(why)) => assert_eq!(why, "changed during staging", "{what}"),
+                other => panic!("{what}: {other:?}"),
+            }
+            assert_eq!(dir.path().join("stage").read_dir().unwrap().count(), 0, "{what}");
+        }
+        let file = dir.path().join("read");
+        fs::write(&file, "the same").unwrap();
+        let listed = fs::symlink_metadata(&file).unwrap();
+        let long_ago = fs::FileTimes::new().set_accessed(std::time::UNIX_EPOCH);
+        let before = listed.modified().unwrap();
+        File::open(&file).unwrap().set_times(long_ago.set_modified(before)).unwrap();
+        // Its inode changed by that as well: only a reader changes the time of reading alone.
+        assert!(stage.add(&file, &listed, &Quiet::default()).is_err());
+        stage.add(&file, &fs::symlink_metadata(&file).unwrap(), &Quiet::default()).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_fails_takes_nothing_from_one_of_the_same_content_that_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = Stage::open(&dir.path().join("stage")).unwrap();
+        let put = |name: &str| {
+            let file = dir.path().join(name);
+            fs::write(&file, "the same").unwrap();
+            (fs::symlink_metadata(&file).unwrap(), file)
+        };
+        let (listed, first) = put("first");
+        let (id, _) = stage.add(&first, &listed, &Quiet::default()).unwrap();
+        let (listed, second) = put("second");
+        File::open(&second).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert!(matches!(stage.add(&second, &listed, &Quiet::default()), Err(NotStaged::File(_))));
+        assert_eq!(fs::read(stage.path(id)).unwrap(), b"the same");
+        assert_eq!(dir.path().join("stage").read_dir().unwrap().count(), 1);
+    }
+
+    #[test]
     fn a_copy_that_a_power_cut_tore_is_replaced_by_the_next_one() {
         let dir = tempfile::tempdir().unwrap();
         let (file, stage) = (dir.path().join("f"), Stage::open(&dir.path().join("stage")).unwrap());

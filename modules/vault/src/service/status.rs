@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::track::Known;
 use super::{Service, scan};
-use crate::catalogue::{CurrentFile, FileFacts, Operation, Version};
+use crate::catalogue::{CurrentFile, FileFacts, KILLED, Operation, Version};
 use crate::engine::{Trouble, kind_of};
 use crate::error::{Result, usage};
 use crate::format::NodeKind;
@@ -142,7 +142,13 @@ impl Service {
     /// # Errors
     /// If the catalogue fails.
     pub fn operations(&self, most: usize) -> Result<Vec<Operation>> {
-        self.catalogue.operations(most)
+        let mut all = self.catalogue.operations(most)?;
+        let is_running = |one: &Operation| one.status == "running";
+        // Whoever works holds the lock.
+        if all.iter().any(is_running) && self.lock().is_ok() {
+            all.iter_mut().filter(|one| is_running(one)).for_each(|one| one.status = KILLED.into());
+        }
+        Ok(all)
     }
 }
 

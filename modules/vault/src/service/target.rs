@@ -103,7 +103,7 @@ impl Service {
         settings: &VaultSettings,
         version: i64,
         old: OldCopies,
-    ) -> Result<Option<String>> {
+    ) -> Result<Option<ModuleError>> {
         let base = self.around.places.base();
         let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(None) };
         // Noted before, so that the vault never holds a version that the catalogue does not know of.
@@ -111,7 +111,7 @@ impl Service {
         self.catalogue.set_vault_state(&settings.name, &begun)?;
         let mut stored = vaults::upload_catalogue(repo, &self.catalogue, &self.host_id, version, &base);
         if stored.is_ok() {
-            stored = repo.keep_keys(&self.host_id);
+            stored = repo.keep_keys(&self.host_id, (self.around.clock)(), old == OldCopies::Go);
         }
         if stored.is_ok() && (old == OldCopies::Go || repo.store().removes_freely()) {
             stored = vaults::drop_old_copies(repo, settings, &self.host_id);
@@ -123,7 +123,9 @@ impl Service {
             }
             Err(error) => {
                 let name = &settings.name;
-                Ok(Some(format!("the catalogue was not copied to the vault `{name}`: {error}")))
+                let message =
+                    format!("the catalogue was not copied to the vault `{name}`: {}", error.message);
+                Ok(Some(ModuleError { message, ..error }))
             }
         }
     }

@@ -191,6 +191,10 @@ impl Service {
         observer: &dyn Observer,
     ) -> Result<AddReport> {
         let staged_bytes = Cell::new(self.catalogue.staged_bytes()?);
+        let total_bytes = match copy && observer.is_watched() {
+            true => self.bytes_to_stage(directory, what, observer)?,
+            false => 0,
+        };
         let (most, stage, view) = (self.settings.vault.staging_max.0, &self.stage, &self.view);
         let mut report = AddReport::default();
         // The queue is one transaction; `together` cannot be used while the stage is borrowed.
@@ -231,7 +235,7 @@ impl Service {
                     let progress = Progress {
                         files: report.staged,
                         bytes: report.bytes,
-                        total_bytes: 0,
+                        total_bytes,
                         item: path.to_owned(),
                     };
                     observer.progress(progress);
@@ -257,6 +261,17 @@ impl Service {
             })
         })?;
         Ok(report)
+    }
+
+    /// Returns how much there is to stage; what goes wrong is told when it is.
+    fn bytes_to_stage(&self, directory: &Directory, what: &What<'_>, observer: &dyn Observer) -> Result<u64> {
+        let mut bytes = 0;
+        let mut count = |_: &Path, _: PathBuf, facts: &Metadata| {
+            bytes += if kind_of(facts) == NodeKind::File { facts.len() } else { 0 };
+            Ok(())
+        };
+        self.changed_below(directory, what, observer, &mut count)?;
+        Ok(bytes)
     }
 
     /// Hands each entry to `take` that is no version yet, or that a vault lacks which must hold it; returns how many others there

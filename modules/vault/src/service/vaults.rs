@@ -103,6 +103,16 @@ pub enum Prepared {
     Verified,
 }
 
+impl std::fmt::Display for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Made => "made",
+            Self::Adopted => "adopted",
+            Self::Verified => "verified",
+        })
+    }
+}
+
 /// Makes a vault where there is none, and proves that it can be opened and written.
 ///
 /// # Errors

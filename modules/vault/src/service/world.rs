@@ -8,6 +8,7 @@ use pc_switcher_contract::Clock;
 
 use super::*;
 use crate::engine::Quiet;
+use crate::format::lock::Origin;
 use crate::store::{Kind, MemoryStore, Store};
 
 /// No process has this number: a lock of it is that of somebody who died.
@@ -47,7 +48,9 @@ impl World {
         let now = Timestamp::UNIX_EPOCH + self.hour.hours();
         let clock: Clock = Arc::new(move || now);
         let places = Places::new(self.home.path().join("bt.toml"), state.to_owned());
-        let who = Who { hostname: "laptop".into(), pid, ..Who::default() };
+        let [machine_id, boot_id, pid_namespace] = ["machine", "boot", "processes"].map(str::to_owned);
+        let origin = Origin { machine_id, boot_id, pid_namespace };
+        let who = Who { hostname: "laptop".into(), pid, origin, ..Who::default() };
         let stores: OpenStore = Arc::new(move |_| Ok(store.clone()));
         Surroundings {
             places,

@@ -60,6 +60,30 @@ impl FsStore {
         }
     }
 
+    /// Proves that the directory of a kind is there: one that is not, or is empty where it never is, says nothing of what is in it.
+    fn prove_there(&self, kind: Kind) -> Result<()> {
+        let directory = self.directory(kind);
+        let is_there = match kind {
+            // Made only when there is something for it.
+            Kind::Config | Kind::Marker | Kind::Meta => return Ok(()),
+            // It holds a directory for each beginning of a name, wherever its disk is.
+            Kind::Pack => directory.read_dir().map(|mut entries| entries.next().is_some()),
+            Kind::Key | Kind::Lock | Kind::Index | Kind::Snapshot => directory.metadata().map(|_| true),
+        };
+        match is_there {
+            Ok(true) => Ok(()),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(at("list", &directory, &error)),
+            found => {
+                let why = if found.is_ok() { "is empty" } else { "is not there" };
+                let message = format!("`{}` {why}, which is a part of each vault", directory.display());
+                Err(ModuleError::new(pc_switcher_contract::ErrorKind::Unreachable, message).hint(
+                    "is all of the vault mounted? a directory that was only left out when the vault was copied, being empty, \
+                     may be made again",
+                ))
+            }
+        }
+    }
+
     fn write(&self, path: &Path, bytes: &[u8]) -> std::io::Result<bool> {
         let mut file = tempfile::Builder::new().tempfile_in(self.root.join(OURS).join("tmp"))?;
         file.write_all(bytes)?;
@@ -91,9 +115,17 @@ impl Store for FsStore {
         let path = self.path(kind, name);
         match fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => self.prove_there(kind).map(|()| None),
             Err(error) => Err(at("read", &path, &error)),
         }
+    }
+
+    fn get_afresh(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
+        if let Ok(file) = File::open(self.path(kind, name)) {
+            // What the system keeps of it in memory goes; where that cannot be, the second read is one like the first.
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).ok();
+        }
+        self.get(kind, name)
     }
 
     fn get_range(&self, kind: Kind, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
@@ -110,6 +142,7 @@ impl Store for FsStore {
     }
 
     fn list(&self, kind: Kind) -> Result<Vec<(String, u64)>> {
+        self.prove_there(kind)?;
         let directory = self.directory(kind);
         let mut found = Vec::new();
         let below = matches!(kind, Kind::Pack | Kind::Meta);
@@ -139,6 +172,16 @@ impl Store for FsStore {
         }
     }
 
+    fn salvage(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.path(kind, name);
+        let Ok(file) = File::open(&path) else { return self.get(kind, name) };
+        // Not what the system keeps of it in memory.
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).ok();
+        let length = file.metadata().map(|facts| facts.len());
+        let bytes = length.and_then(|length| read_around(length, |piece, at| file.read_exact_at(piece, at)));
+        bytes.map(Some).map_err(|error| at("read", &path, &error))
+    }
+
     fn place(&self) -> String {
         self.root.display().to_string()
     }
@@ -164,6 +207,25 @@ impl Store for FsStore {
         }
         Ok(())
     }
+}
+
+/// How much of a file is left out when the disk does not give a part of it: what most of them fail in.
+const PIECE: usize = 4096;
+
+/// Reads so many bytes, with zeros for what the disk does not give.
+fn read_around(
+    length: u64,
+    read_at: impl Fn(&mut [u8], u64) -> std::io::Result<()>,
+) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(length).map_err(std::io::Error::other)?];
+    for (number, piece) in bytes.chunks_mut(PIECE).enumerate() {
+        match read_at(piece, (number * PIECE) as u64) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => piece.fill(0),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
 }
 
 /// Whether there is nothing but the directories of a repository, and keys.
@@ -215,4 +277,40 @@ fn walk(directory: &Path, below: bool, found: &mut Vec<(String, u64)>) -> std::i
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_disk_does_not_give_is_read_around_and_other_errors_are_errors() {
+        let whole: Vec<u8> = (0..3 * PIECE + 100).map(|at| (at % 251 + 1) as u8).collect();
+        let from =
+            |piece: &mut [u8], at: u64| piece.copy_from_slice(&whole[at as usize..at as usize + piece.len()]);
+        let bad = |number: i32| {
+            move |piece: &mut [u8], at: u64| {
+                from(piece, at);
+                let is_bad = at == PIECE as u64 || at == 3 * PIECE as u64;
+                if is_bad { Err(std::io::Error::from_raw_os_error(number)) } else { Ok(()) }
+            }
+        };
+        let read = read_around(whole.len() as u64, bad(5)).unwrap();
+        let mut expected = whole.clone();
+        expected[PIECE..2 * PIECE].fill(0);
+        expected[3 * PIECE..].fill(0);
+        assert_eq!(read, expected);
+        assert_eq!(read_around(whole.len() as u64, bad(13)).unwrap_err().kind(), ErrorKind::PermissionDenied);
+        assert!(read_around(0, bad(5)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_can_be_read_is_salvaged_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FsStore::create(dir.path()).unwrap();
+        let (name, bytes) = ("ab".repeat(32), vec![7; 10_000]);
+        store.put(Kind::Pack, &name, &bytes).unwrap();
+        assert_eq!(store.salvage(Kind::Pack, &name).unwrap(), Some(bytes));
+        assert_eq!(store.salvage(Kind::Pack, &"cd".repeat(32)).unwrap(), None);
+    }
 }

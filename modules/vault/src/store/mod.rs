@@ -1,5 +1,7 @@
 //! Where a vault lies: whole objects, written once under a name, never half.
 
+#[cfg(test)]
+pub(crate) mod faults;
 mod fs;
 mod memory;
 pub mod s3;
@@ -104,6 +106,23 @@ pub trait Store: Send + Sync {
     /// If the place cannot be read.
     fn get(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>>;
 
+    /// As [`Store::get`], but from where it lies: what a cache holds of it may be what is wrong.
+    ///
+    /// # Errors
+    /// If the place cannot be read.
+    fn get_afresh(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
+        self.get(kind, name)
+    }
+
+    /// As [`Store::get_afresh`], for who puts up with less: with zeros for what a disk does not give any more, where that can be told
+    /// from the rest.
+    ///
+    /// # Errors
+    /// If the place cannot be read.
+    fn salvage(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
+        self.get_afresh(kind, name)
+    }
+
     /// Returns a part of an object.
     ///
     /// # Errors
@@ -166,6 +185,8 @@ pub(crate) mod tests {
         assert!(store.put(Kind::Pack, &name, b"0123456789").unwrap());
         assert!(!store.put(Kind::Pack, &name, b"another").unwrap(), "a name is written once");
         assert_eq!(store.get(Kind::Pack, &name).unwrap().unwrap(), b"0123456789");
+        assert_eq!(store.get_afresh(Kind::Pack, &name).unwrap().unwrap(), b"0123456789");
+        assert_eq!(store.get_afresh(Kind::Pack, &"cd".repeat(32)).unwrap(), None);
         assert_eq!(store.get_range(Kind::Pack, &name, 3, 4).unwrap(), b"3456");
         assert!(store.get_range(Kind::Pack, &name, 8, 4).is_err(), "it is shorter");
         assert!(store.get_range(Kind::Pack, &"cd".repeat(32), 0, 1).is_err());
@@ -226,6 +247,45 @@ pub(crate) mod tests {
         }
         std::fs::create_dir(dir.path().join("data/photos")).unwrap();
         assert!(!store.is_vacant().unwrap());
+    }
+
+    #[test]
+    fn a_part_of_a_vault_that_is_not_mounted_holds_not_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FsStore::create(dir.path()).unwrap();
+        let name = "ab".repeat(32);
+        let parts = [
+            (Kind::Pack, "data"),
+            (Kind::Index, "index"),
+            (Kind::Snapshot, "snapshots"),
+            (Kind::Key, "keys"),
+            (Kind::Lock, "locks"),
+        ];
+        for (kind, part) in parts {
+            assert!(store.list(kind).unwrap().is_empty() && store.get(kind, &name).unwrap().is_none());
+            let (there, away) = (dir.path().join(part), dir.path().join("away"));
+            std::fs::rename(&there, &away).unwrap();
+            let is_unreachable = || {
+                let errors = [store.list(kind).map(drop), store.get(kind, &name).map(drop)];
+                errors.into_iter().all(|error| {
+                    error.is_err_and(|error| {
+                        error.kind == pc_switcher_contract::ErrorKind::Unreachable
+                            && error.message.contains(part)
+                    })
+                })
+            };
+            assert!(is_unreachable(), "{part}");
+            std::os::unix::fs::symlink("nowhere", &there).unwrap();
+            assert!(is_unreachable(), "{part}: a link to a disk that is away");
+            std::fs::remove_file(&there).unwrap();
+            if kind == Kind::Pack {
+                std::fs::create_dir(&there).unwrap();
+                assert!(is_unreachable(), "what it is mounted on");
+                std::fs::remove_dir(&there).unwrap();
+            }
+            std::fs::rename(&away, &there).unwrap();
+        }
+        assert!(store.list(Kind::Meta).unwrap().is_empty());
     }
 
     #[test]

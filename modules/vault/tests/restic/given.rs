@@ -11,19 +11,25 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use pc_switcher_contract::Clock;
-use pc_switcher_vault::engine::{
-    BackupSummary, CheckSummary, Names, Quiet, Reading, RestoreSummary, Restorer, TreeBackup, check,
-};
+use pc_switcher_vault::engine::{CheckSummary, Part, Quiet, RestoreSummary};
 use pc_switcher_vault::error::Result;
+use pc_switcher_vault::format::Id;
 use pc_switcher_vault::format::keyfile::Cost;
-use pc_switcher_vault::format::{Id, Snapshot};
+use pc_switcher_vault::format::lock::Origin;
 use pc_switcher_vault::repo::{Held, Repository, Who};
-use pc_switcher_vault::store::{FsStore, Kind};
+use pc_switcher_vault::service::{
+    Above, AddReport, Ask, BackupReport, OpenStore, Places, Prepared, RestoreOrder, RestoreReport, Service,
+    SnapshotOrder, Surroundings, Which,
+};
+use pc_switcher_vault::store::{FsStore, Stop, Store};
 
 pub const PASSWORD: &str = "correct horse";
 
-/// One test's directory.
-pub struct Given(tempfile::TempDir);
+/// One test's directory: a source that is tracked, a repository that is a vault, and what a machine keeps of it.
+pub struct Given {
+    dir: PathBuf,
+    _owned: Option<tempfile::TempDir>,
+}
 
 impl Given {
     /// Makes a directory; `None` if restic is missing.
@@ -38,13 +44,19 @@ impl Given {
             eprintln!("skipped: restic is missing; tests/packages installs it");
             return None;
         }
-        let given = Self(tempfile::tempdir().unwrap());
+        let owned = tempfile::tempdir().unwrap();
+        let given = Self { dir: owned.path().canonicalize().unwrap(), _owned: Some(owned) };
         fs::create_dir(given.source()).unwrap();
         Some(given)
     }
 
+    /// Takes the directory of another process.
+    pub fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), _owned: None }
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.dir.join(name)
     }
 
     pub fn source(&self) -> PathBuf {
@@ -85,62 +97,103 @@ impl Given {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
-    pub fn init_ours(&self) {
-        let store = Arc::new(FsStore::create(&self.path("repo")).unwrap());
-        Repository::init(store, PASSWORD.as_bytes(), Cost::TINY, &who(), Timestamp::now()).unwrap();
+    fn around(&self, store: Arc<dyn Store>) -> Surroundings {
+        let stores: OpenStore = Arc::new(move |_| Ok(store.clone()));
+        Surroundings {
+            places: Places::new(self.path("state/bt.toml"), self.path("state")),
+            above: Above::default(),
+            clock: Arc::new(Timestamp::now),
+            who: who(),
+            cost: Cost::TINY,
+            stores,
+            stop: Stop::default(),
+        }
     }
 
-    pub fn open(&self) -> Repository {
-        // Our own directory is missing where restic made the repository.
-        let store = FsStore::create(&self.path("repo")).unwrap();
-        Repository::open(Arc::new(store), PASSWORD.as_bytes()).unwrap()
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::new(FsStore::at(&self.path("repo")))
     }
 
-    /// Backs the source up with our engine.
-    pub fn back_up(&self, parent: Option<Id>) -> BackupSummary {
-        let repo = self.open();
-        let (names, roots) = (Names::of_this_machine(), [self.source()]);
-        let backup =
-            TreeBackup { repo: &repo, roots: &roots, parent, names: &names, observer: &Quiet::default() };
-        let summary = backup.run().unwrap();
-        let snapshot = Snapshot {
-            time: Timestamp::now().to_string(),
-            parent: None,
-            tree: summary.tree,
-            paths: vec![self.source().display().to_string()],
-            hostname: who().hostname,
-            username: who().username,
-            uid: 0,
-            gid: 0,
-            tags: vec![],
-            original: None,
-            program_version: String::new(),
-        };
-        repo.save(Kind::Snapshot, &snapshot).unwrap();
-        summary
+    /// Returns what `bt` runs, over another store.
+    pub fn service_over(&self, store: Arc<dyn Store>) -> Service {
+        Service::open(self.around(store)).unwrap()
     }
 
-    /// Restores the newest snapshot with our engine.
+    /// Returns what `bt` runs.
+    pub fn service(&self) -> Service {
+        self.service_over(self.store())
+    }
+
+    /// Makes a vault of ours, or one of the repository that restic made, and tracks the source.
+    pub fn set_up(&self) -> Prepared {
+        Service::init(&self.around(self.store()), Some(&self.path("repo")), "local").unwrap();
+        let mut service = self.service();
+        let how = service.prepare_vaults(None, &mut word).unwrap().remove(0).1;
+        service.track(&self.source()).unwrap();
+        how
+    }
+
+    pub fn add(&self) -> AddReport {
+        self.service().add(&self.source(), true, &Quiet::default()).unwrap()
+    }
+
+    /// Does what `bt add` and `bt backup` do.
+    pub fn back_up(&self) -> BackupReport {
+        let added = self.add();
+        assert!(added.troubles.is_empty(), "{:?}", added.troubles);
+        let report = self.service().backup(None, &mut word, &Quiet::default()).unwrap();
+        assert!(report.is_clean() && report.warnings.is_empty(), "{report:?}");
+        report
+    }
+
+    /// Restores the newest snapshot, whoever wrote it.
     pub fn restore(&self, target: &Path) -> RestoreSummary {
-        let repo = self.open();
-        let (_, newest) = repo.snapshots().unwrap().pop().unwrap();
-        let restorer = Restorer { repo: &repo, content_only: false, observer: &Quiet::default() };
-        restorer.tree(newest.tree, target).unwrap()
+        let mut service = self.service();
+        let newest = service.snapshots(None, &mut word).unwrap().0.pop().unwrap().1;
+        let order = SnapshotOrder {
+            snapshot: newest.hex(),
+            only: None,
+            paths: Vec::new(),
+            to: target.to_owned(),
+            content_only: false,
+        };
+        service.restore_snapshot(&order, &mut word, &Quiet::default()).unwrap().summary
+    }
+
+    /// Restores the versions of the source that the catalogue knows.
+    pub fn restore_versions(&self, target: &Path) -> RestoreReport {
+        let order = RestoreOrder {
+            path: self.source(),
+            which: Which::Current,
+            to: Some(target.to_owned()),
+            in_place: false,
+            content_only: false,
+            short_name: false,
+        };
+        self.service().restore(&order, &mut word, &Quiet::default()).unwrap()
     }
 
     pub fn check(&self) -> CheckSummary {
-        check(&self.open(), &Reading::All, &Quiet::default()).unwrap()
+        let checked = self.service().check(None, Some(Part::ALL), &mut word, &Quiet::default());
+        checked.unwrap().remove(0).summary
     }
 
     pub fn lock(&self) -> Result<Held> {
         let clock: Clock = Arc::new(Timestamp::now);
-        self.open().lock(&who(), &clock)
+        Repository::open(self.store(), PASSWORD.as_bytes()).unwrap().lock(&who(), &clock)
     }
+}
+
+/// Says the passphrase.
+pub fn word(_: Ask) -> Result<Vec<u8>> {
+    Ok(PASSWORD.into())
 }
 
 pub fn who() -> Who {
     let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned();
-    Who { hostname, username: "alice".into(), uid: 0, gid: 0, pid: std::process::id() }
+    let [machine_id, boot_id, pid_namespace] = ["machine", "boot", "processes"].map(str::to_owned);
+    let origin = Origin { machine_id, boot_id, pid_namespace };
+    Who { hostname, username: "alice".into(), uid: 0, gid: 0, pid: std::process::id(), origin }
 }
 
 /// Returns bytes that do not compress.
@@ -183,6 +236,15 @@ pub fn everything(source: &Path) {
     for (path, value) in [("plain", b"a\0\xffb".as_slice()), ("dir", b"of a directory")] {
         rustix::fs::setxattr(source.join(path), "user.note", value, rustix::fs::XattrFlags::empty()).unwrap();
     }
+    for path in ["large", "dir"] {
+        rustix::fs::setxattr(
+            source.join(path),
+            "system.posix_acl_access",
+            &acl(),
+            rustix::fs::XattrFlags::empty(),
+        )
+        .unwrap();
+    }
     let old = rustix::fs::Timespec { tv_sec: 1_000_000_000, tv_nsec: 123_456_789 };
     let times = rustix::fs::Timestamps { last_access: old, last_modification: old };
     for path in ["plain", "link", "dir/inner"] {
@@ -191,10 +253,34 @@ pub fn everything(source: &Path) {
     }
 }
 
+/// Returns an ACL, as the kernel takes it: version 2; the owner, the user 1234, the group, the mask, all others.
+fn acl() -> Vec<u8> {
+    let entries: [(u16, u16, u32); 5] = [(1, 7, !0), (2, 6, 1234), (4, 5, !0), (0x10, 7, !0), (0x20, 0, !0)];
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, rights, id) in entries {
+        acl.extend([tag.to_le_bytes(), rights.to_le_bytes()].concat());
+        acl.extend(id.to_le_bytes());
+    }
+    acl
+}
+
 /// Fails unless both trees hold the same: kinds, content, rights, owners, times, attributes, hard links.
 pub fn same(one: &Path, other: &Path) {
-    let (one, other) = (describe(one), describe(other));
-    for (path, facts) in &one {
+    equal(&describe(one), &describe(other));
+}
+
+/// As [`same`], but for the directories themselves: that which is restored to was there before.
+pub fn same_below(one: &Path, other: &Path) {
+    let [one, other] = [one, other].map(|root| {
+        let mut all = describe(root);
+        all.remove(Path::new(""));
+        all
+    });
+    equal(&one, &other);
+}
+
+fn equal(one: &BTreeMap<PathBuf, String>, other: &BTreeMap<PathBuf, String>) {
+    for (path, facts) in one {
         assert_eq!(Some(facts), other.get(path), "{}", path.display());
     }
     assert_eq!(one.keys().collect::<Vec<_>>(), other.keys().collect::<Vec<_>>());

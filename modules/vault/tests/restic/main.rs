@@ -2,21 +2,22 @@
 //!
 //! Takes Debian's `restic`; without it the tests are skipped and say so, unless `LAB_REQUIRED=1` forbids that.
 
+mod crash;
 mod given;
 mod prune;
 
 use std::path::Path;
 
-use given::{Given, everything, noise, same};
+use given::{Given, everything, noise, same, same_below};
 use pc_switcher_vault::format::Id;
+use pc_switcher_vault::service::{BackupReport, Prepared};
 
 #[test]
-fn restic_checks_lists_and_restores_what_we_wrote() {
+fn restic_checks_lists_and_restores_what_we_wrote_and_so_do_we() {
     let Some(given) = Given::new() else { return };
     everything(&given.source());
-    given.init_ours();
-    let summary = given.back_up(None);
-    assert!(summary.troubles.is_empty(), "{:?}", summary.troubles);
+    assert_eq!(given.set_up(), Prepared::Made);
+    given.back_up();
     given.restic(&["check", "--read-data"]);
     let listed = given.restic(&["ls", "latest"]);
     for name in ["/plain", "/dir/inner/deep", "/link", "/large"] {
@@ -25,6 +26,14 @@ fn restic_checks_lists_and_restores_what_we_wrote() {
     let target = given.path("restored");
     given.restic(&["restore", "latest", "--target", target.to_str().unwrap()]);
     same(&given.source(), &given.below(&target));
+    let target = given.path("from the snapshot");
+    let summary = given.restore(&target);
+    assert!(summary.troubles.is_empty(), "{:?}", summary.troubles);
+    same(&given.source(), &given.below(&target));
+    let target = given.path("by the catalogue");
+    let report = given.restore_versions(&target);
+    assert!(report.troubles.is_empty(), "{:?}", report.troubles);
+    same_below(&given.source(), &target);
 }
 
 #[test]
@@ -37,6 +46,7 @@ fn we_restore_what_restic_wrote_at_every_level_of_compression() {
         std::fs::write(given.source().join("another"), level.repeat(100_000)).unwrap();
     }
     given.restic(&["backup", given.source().to_str().unwrap()]);
+    assert_eq!(given.set_up(), Prepared::Adopted);
     let target = given.path("restored");
     let summary = given.restore(&target);
     assert!(summary.troubles.is_empty(), "{:?}", summary.troubles);
@@ -50,7 +60,8 @@ fn a_repository_of_the_older_version_is_read_and_written() {
     let Some(given) = Given::new() else { return };
     everything(&given.source());
     given.restic(&["init", "--repository-version", "1"]);
-    given.back_up(None);
+    given.set_up();
+    given.back_up();
     given.restic(&["check", "--read-data"]);
     let target = given.path("restored");
     given.restore(&target);
@@ -64,12 +75,14 @@ fn both_writers_share_what_they_store() {
     std::fs::write(given.source().join("huge"), noise(40 << 20, 5)).unwrap();
     given.restic(&["init"]);
     given.restic(&["backup", given.source().to_str().unwrap()]);
-    let ours = given.back_up(None);
+    given.set_up();
+    let stored = |report: &BackupReport| report.vaults[0].stored.bytes;
+    let ours = given.back_up();
     // Trees differ in what they say of times; chunks of files must not.
-    assert!(ours.stored.bytes < 64 << 10, "{:?}", ours.stored);
+    assert!(stored(&ours) < 64 << 10, "{ours:?}");
     std::fs::write(given.source().join("more"), noise(30 << 20, 6)).unwrap();
-    let more = given.back_up(None);
-    assert!(more.stored.bytes > 30 << 20);
+    let more = given.back_up();
+    assert!(stored(&more) > 30 << 20);
     let theirs = given.restic(&["backup", "--json", "--force", given.source().to_str().unwrap()]);
     let summary: serde_json::Value = serde_json::from_str(theirs.lines().last().unwrap()).unwrap();
     assert_eq!(summary["data_blobs"], 0, "{summary}");
@@ -77,28 +90,26 @@ fn both_writers_share_what_they_store() {
 }
 
 #[test]
-fn an_unchanged_tree_is_not_read_again_and_a_changed_file_is() {
+fn what_did_not_change_is_not_stored_again_and_a_changed_file_is() {
     let Some(given) = Given::new() else { return };
     everything(&given.source());
-    given.init_ours();
-    let first = given.back_up(None);
-    let second = given.back_up(Some(first.tree));
-    assert_eq!(second.read_files, 0);
-    // Directories above the source belong to others, who work in them: their times may change.
-    let above = given.source().ancestors().count();
-    assert!(second.stored.blobs as usize <= above, "{:?}, {above} directories above", second.stored);
-    assert!(second.stored.bytes < 64 << 10, "{:?}", second.stored);
+    given.set_up();
+    let first = given.back_up();
+    assert!(first.versions > 10 && first.vaults[0].snapshot.is_some(), "{first:?}");
+    assert_eq!(given.add().staged, 0);
+    let second = given.back_up();
+    assert_eq!((second.items, second.vaults[0].stored.bytes, second.vaults[0].snapshot), (0, 0, None));
     std::fs::write(given.source().join("large"), "changed").unwrap();
-    let third = given.back_up(Some(first.tree));
-    assert_eq!(third.read_files, 1);
-    assert!(third.files > 3);
+    let third = given.back_up();
+    assert_eq!(third.versions, 1, "{third:?}");
+    assert!(third.vaults[0].stored.bytes < 64 << 10, "{third:?}");
     given.restic(&["check", "--read-data"]);
 }
 
 #[test]
 fn an_exclusive_lock_of_restic_is_honoured_and_ours_is_seen_by_it() {
     let Some(given) = Given::new() else { return };
-    given.init_ours();
+    given.set_up();
     let held = given.lock().unwrap();
     let refused = given.restic_fails(&["prune"]);
     assert!(refused.contains("already locked"), "{refused}");
@@ -111,8 +122,8 @@ fn an_exclusive_lock_of_restic_is_honoured_and_ours_is_seen_by_it() {
 fn what_is_damaged_is_named() {
     let Some(given) = Given::new() else { return };
     everything(&given.source());
-    given.init_ours();
-    given.back_up(None);
+    given.set_up();
+    given.back_up();
     let pack = largest(&given.path("repo/data"));
     let mut bytes = std::fs::read(&pack).unwrap();
     bytes[100] ^= 1;

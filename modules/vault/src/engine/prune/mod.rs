@@ -9,22 +9,20 @@ mod merge;
 mod plan;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
 
 use jiff::Timestamp;
-use pc_switcher_contract::ModuleError;
+use pc_switcher_contract::{ErrorKind, ModuleError};
 
 pub use plan::When;
 use plan::{Pack, Plan};
 
-use super::{Observer, Progress, check_cancelled};
+use super::{Observer, Progress, Tally, check_cancelled};
 use crate::error::{Result, damaged};
 use crate::format::index::{IndexFile, IndexedBlob, IndexedPack};
 use crate::format::{BlobKind, Id, NodeKind};
 use crate::repo::{Held, Location, Repository, Writer, blob_from_pack};
 use crate::store::Kind;
-
-/// An index file gets no more blobs than these.
-const BLOBS: usize = 50_000;
 
 /// What is to be removed.
 pub struct PruneOrder<'o> {
@@ -67,8 +65,11 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
         repo.adopt_packs()?;
     }
     repo.load_index()?;
-    let mut needed = needed(repo, order.forget, observer)?;
-    let also = order.also_needed.iter().filter(|id| repo.find(BlobKind::Data, id).is_some());
+    prove_snapshots(repo)?;
+    let (mut needed, followed) = needed(repo, order.forget, observer)?;
+    let is_there =
+        |id: &&Id| repo.find(BlobKind::Data, id).is_some() || repo.lies_as_other(BlobKind::Data, id);
+    let also = order.also_needed.iter().filter(is_there);
     needed.extend(also.map(|id| (BlobKind::Data, *id)));
     store_under_their_kind(repo, &mut needed, order.alone, observer)?;
     let files = repo.index_files()?;
@@ -86,6 +87,7 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     let summary = summarise(&packs, &plan, order.when);
     let Some(alone) = order.alone else { return Ok(summary) };
     alone.prove()?;
+    prove_followed(repo, &followed)?;
     for snapshot in order.forget {
         alone.still_held()?;
         repo.store().delete(Kind::Snapshot, &snapshot.hex())?;
@@ -101,23 +103,57 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     alone.prove()?;
     drop_from_index(repo, &files, &going)?;
     alone.prove()?;
+    let sizes: BTreeMap<Id, u64> = packs.iter().map(|pack| (pack.id, pack.size)).collect();
+    let size = |pack: &Id| sizes.get(pack).copied().unwrap_or(0);
+    let tally = Tally::new(observer, plan.remove.iter().map(size).sum());
     for pack in &plan.remove {
         check_cancelled(observer)?;
         alone.still_held()?;
         repo.store().delete(Kind::Pack, &pack.hex())?;
+        tally.add(Path::new(&pack.short()), size(pack));
     }
     repo.reload_index()?;
     Ok(summary)
 }
 
-/// Returns what the snapshots need that stay.
+/// Proves that there are snapshots where there is anything: without them all of it would be what nobody needs.
+fn prove_snapshots(repo: &Repository) -> Result<()> {
+    if !repo.store().list(Kind::Snapshot)?.is_empty() || repo.store().list(Kind::Index)?.is_empty() {
+        return Ok(());
+    }
+    let message =
+        format!("the vault in `{}` has packs and no snapshot, so nothing is removed", repo.store().place());
+    Err(ModuleError::new(ErrorKind::Unreachable, message).hint(
+        "is all of it mounted? a backup that ends writes a snapshot; if all were removed on purpose, `restic prune` removes the rest",
+    ))
+}
+
+/// Proves that there is no snapshot but those that were looked at: a list may lack one by mistake.
+fn prove_followed(repo: &Repository, followed: &HashSet<Id>) -> Result<()> {
+    for (name, _) in repo.store().list(Kind::Snapshot)? {
+        if name.parse().is_ok_and(|id: Id| !followed.contains(&id)) {
+            let message = format!(
+                "the snapshot `{name}` in `{}` was not listed a moment ago; nothing is removed",
+                repo.store().place()
+            );
+            return Err(ModuleError::failed(message).hint(
+                "somebody else works in the vault without a lock, or the disk or the network is failing",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Returns what the snapshots need that stay, and all that were looked at.
 fn needed(
     repo: &Repository,
     forget: &HashSet<Id>,
     observer: &dyn Observer,
-) -> Result<HashSet<(BlobKind, Id)>> {
-    let (mut needed, mut todo) = (HashSet::new(), Vec::new());
+) -> Result<(HashSet<(BlobKind, Id)>, HashSet<Id>)> {
+    let (mut needed, mut todo, mut followed) = (HashSet::new(), Vec::new(), HashSet::new());
+    let tally = Tally::new(observer, repo.tree_bytes());
     for (id, snapshot) in repo.snapshots()? {
+        followed.insert(id);
         if !forget.contains(&id) {
             todo.push((id, snapshot.tree));
         }
@@ -138,9 +174,10 @@ fn needed(
                 _ => needed.extend(node.content.into_iter().flatten().map(|id| (BlobKind::Data, id))),
             }
         }
-        observer.progress(Progress { item: snapshot.short().into(), ..Progress::default() });
+        let length = repo.find(BlobKind::Tree, &tree).map_or(0, |at| at.length.into());
+        tally.add(Path::new(&snapshot.short()), length);
     }
-    Ok(needed)
+    Ok((needed, followed))
 }
 
 /// Stores what is needed as a tree and lies there as a piece of a file alone, or the other way round; where nothing may be written it
@@ -283,21 +320,9 @@ pub(super) fn drop_from_index(
         |pack: &IndexedPack| going.contains(&pack.id) || named.get(&pack.id).is_some_and(|count| *count > 1);
     let old: Vec<&(String, IndexFile)> =
         files.iter().filter(|(_, file)| file.packs.is_empty() || file.packs.iter().any(is_old)).collect();
-    let (mut fresh, mut blobs, mut seen) = (IndexFile::default(), 0, HashSet::new());
-    for pack in old.iter().flat_map(|(_, file)| &file.packs) {
-        if going.contains(&pack.id) || !seen.insert(pack.id) {
-            continue;
-        }
-        blobs += pack.blobs.len();
-        fresh.packs.push(pack.clone());
-        if blobs >= BLOBS {
-            repo.save(Kind::Index, &std::mem::take(&mut fresh))?;
-            blobs = 0;
-        }
-    }
-    if !fresh.packs.is_empty() {
-        repo.save(Kind::Index, &fresh)?;
-    }
+    let mut seen = HashSet::new();
+    let stays = |pack: &&IndexedPack| !going.contains(&pack.id) && seen.insert(pack.id);
+    repo.save_index(old.iter().flat_map(|(_, file)| &file.packs).filter(stays).cloned())?;
     for (name, _) in old {
         repo.store().delete(Kind::Index, name)?;
     }

@@ -1,15 +1,17 @@
 //! What a pack is, beside what the index says of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::error::Result;
+use pc_switcher_contract::{ErrorKind, ModuleError};
+
+use crate::error::{Result, unsteady};
 use crate::format::Id;
 use crate::format::index::{IndexedBlob, IndexedPack};
 use crate::repo::{Location, Repository, blob_from_pack};
 use crate::store::Kind;
 
 /// What was found of a pack.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Look {
     /// It is as the index has it.
     Sound,
@@ -23,31 +25,69 @@ pub(super) enum Look {
     Gone,
 }
 
-/// Looks at a pack of this size of which the index knows these blobs, by where they lie.
+/// Looks at a pack of this size of which the index knows these blobs, by where they lie. What is damaged is read twice.
+///
+/// # Errors
+/// If it cannot be read, or a second read is not what the first one was.
 pub(super) fn at(repo: &Repository, id: Id, size: u64, known: &[IndexedBlob], reads: bool) -> Result<Look> {
     let end = known.last().map_or(0, |blob| u64::from(blob.offset) + u64::from(blob.length));
     if !reads && !known.is_empty() && end <= size {
         return Ok(Look::Sound);
     }
-    // Of one that no index knows its end says enough, if it can be read.
-    if !reads
-        && known.is_empty()
-        && let Ok(entries) = repo.pack_header(id, size)
-    {
-        return Ok(Look::Otherwise(IndexedPack::of(id, &entries)));
+    // One that no index knows is read in any case: a repair that was killed may have taken it out for being damaged.
+    let (bytes, is_salvaged) = match repo.store().get(Kind::Pack, &id.hex()) {
+        Err(error) if error.kind == ErrorKind::Failed => (repo.store().salvage(Kind::Pack, &id.hex())?, true),
+        read => (read?, false),
+    };
+    let Some(bytes) = bytes else { return Ok(Look::Gone) };
+    let (first, look) = (Id::of(&bytes), judge(repo, id, &bytes, known));
+    if matches!(look, Look::Sound | Look::Otherwise(_)) {
+        return Ok(look);
     }
-    let Some(bytes) = repo.store().get(Kind::Pack, &id.hex())? else { return Ok(Look::Gone) };
-    let header = repo.header_in(&bytes).ok().map(|entries| IndexedPack::of(id, &entries));
+    // Packs are large: only one of the two is held at a time.
+    drop(bytes);
+    let again = match is_salvaged {
+        true => repo.store().salvage(Kind::Pack, &id.hex())?,
+        false => repo.store().get_afresh(Kind::Pack, &id.hex())?,
+    };
+    match again.map(|bytes| (Id::of(&bytes), judge(repo, id, &bytes, known))) {
+        Some((second, found)) if second == first && found == look => Ok(look),
+        _ => Err(unsteady(format!("pack `{id}`"), &repo.store().place())),
+    }
+}
+
+/// Proves that packs are not there: neither in another list nor when they are asked for.
+pub(super) fn prove_gone(repo: &Repository, packs: &[Id]) -> Result<()> {
+    if packs.is_empty() {
+        return Ok(());
+    }
+    let listed: BTreeSet<String> = repo.store().list(Kind::Pack)?.into_iter().map(|(name, _)| name).collect();
+    for pack in packs.iter().map(|pack| pack.hex()) {
+        if listed.contains(&pack) || repo.store().get_afresh(Kind::Pack, &pack)?.is_some() {
+            let message = format!(
+                "`{}` says of the pack `{pack}` once that it is there, and once that it is not; nothing was changed",
+                repo.store().place()
+            );
+            return Err(ModuleError::failed(message)
+                .hint("the disk, the server or the network is failing, or not all of the vault is mounted"));
+        }
+    }
+    Ok(())
+}
+
+/// Says what the bytes of a pack are.
+fn judge(repo: &Repository, id: Id, bytes: &[u8], known: &[IndexedBlob]) -> Look {
+    let header = repo.header_in(bytes).ok().map(|entries| IndexedPack::of(id, &entries));
     if let Some(header) = &header
-        && Id::of(&bytes) == id
+        && Id::of(bytes) == id
     {
-        return Ok(if header.blobs == known { Look::Sound } else { Look::Otherwise(header.clone()) });
+        return if header.blobs == known { Look::Sound } else { Look::Otherwise(header.clone()) };
     }
     let said = header.map(|header| header.blobs).unwrap_or_default();
     let all: BTreeMap<u32, IndexedBlob> =
         known.iter().copied().chain(said).map(|blob| (blob.offset, blob)).collect();
     if all.is_empty() {
-        return Ok(Look::Unknown);
+        return Look::Unknown;
     }
     let count = all.len();
     let is_good = |blob: &IndexedBlob| {
@@ -58,5 +98,5 @@ pub(super) fn at(repo: &Repository, id: Id, size: u64, known: &[IndexedBlob], re
     };
     let good = IndexedPack { id, blobs: all.into_values().filter(is_good).collect() };
     let bad = (count - good.blobs.len()) as u64;
-    Ok(Look::Damaged { good, bad })
+    Look::Damaged { good, bad }
 }

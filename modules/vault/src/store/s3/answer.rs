@@ -14,6 +14,8 @@ pub(super) struct Answer {
     pub(super) region: Option<String>,
     /// How many seconds the server asks to wait.
     pub(super) retry_after: Option<u64>,
+    /// Whether it comes without a body in any case.
+    pub(super) is_bare: bool,
 }
 
 /// What an answer means.
@@ -125,7 +127,10 @@ impl Answer {
             (301 | 302 | 307 | 308, _) | (_, "IllegalLocationConstraintException") => {
                 Verdict::Wrong(Wrong::Region(region()))
             }
-            (404, _) => Verdict::Missing,
+            (404, "NoSuchKey") => Verdict::Missing,
+            (404, _) if self.is_bare => Verdict::Missing,
+            // What stands before the server says so, too, while that starts anew.
+            (404, _) => Verdict::Again,
             (412, _) | (_, "PreconditionFailed") => Verdict::Exists,
             // Cut or spoilt on its way.
             (
@@ -222,7 +227,8 @@ mod tests {
             (200, "", Verdict::Good),
             (204, "", Verdict::Good),
             (206, "", Verdict::Good),
-            (404, "", Verdict::Missing),
+            (404, "", Verdict::Again),
+            (404, "NotFound", Verdict::Again),
             (404, "NoSuchKey", Verdict::Missing),
             (404, "NoSuchBucket", Verdict::Wrong(Wrong::NoBucket)),
             (412, "PreconditionFailed", Verdict::Exists),
@@ -246,6 +252,10 @@ mod tests {
         ] {
             assert_eq!(answer(status, code).verdict(), expected, "{status} {code}");
         }
+        let bare = Answer { status: 404, is_bare: true, ..Answer::default() };
+        assert_eq!(bare.verdict(), Verdict::Missing);
+        let page = Answer { status: 404, body: "<html>no such site</html>".into(), ..Answer::default() };
+        assert_eq!(page.verdict(), Verdict::Again, "of something before the server");
         let elsewhere = "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region></Error>";
         let elsewhere = Answer { status: 400, body: elsewhere.into(), ..Answer::default() };
         assert_eq!(elsewhere.verdict(), Verdict::Wrong(Wrong::Region(Some("eu-west-1".into()))));

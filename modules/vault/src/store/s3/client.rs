@@ -211,7 +211,7 @@ impl Client {
         let retry_after = header("retry-after").and_then(|seconds| seconds.parse().ok());
         let status = response.status().as_u16();
         let body = response.body_mut().with_config().limit(LARGEST).read_to_vec()?;
-        Ok(Answer { status, body, region, retry_after })
+        Ok(Answer { status, body, region, retry_after, is_bare: request.method == "HEAD" })
     }
 
     /// Says what is wrong with an answer.

@@ -63,6 +63,23 @@ fn a_bucket_keeps_the_contract_with_and_without_a_prefix() {
 }
 
 #[test]
+fn what_only_a_bare_404_says_is_not_missing() {
+    let (server, store) = served();
+    store.put(Kind::Pack, &name("ab"), b"x").unwrap();
+    // What stands before the server starts anew.
+    server.fail(first(2, Fault::Says(404, "")));
+    assert_eq!(store.get(Kind::Pack, &name("ab")).unwrap().unwrap(), b"x");
+    server.fail(|_| Some(Fault::Says(404, "")));
+    let error = store.get(Kind::Pack, &name("ab")).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
+    server.fail(|_| Some(Fault::Says(404, "NoSuchBucket")));
+    let error = store.get(Kind::Pack, &name("ab")).unwrap_err();
+    assert!(error.to_string().contains("there is no such bucket"), "{error}");
+    server.fail(|_| None);
+    assert_eq!(store.get(Kind::Pack, &name("cd")).unwrap(), None);
+}
+
+#[test]
 fn objects_have_the_names_that_restic_gives_them() {
     let server = S3Server::start(&[BUCKET, "meta"]);
     let mut options = options(&format!("s3:{}/{BUCKET}/p", server.endpoint()));

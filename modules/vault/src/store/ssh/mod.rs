@@ -194,7 +194,11 @@ impl Store for SshStore {
     }
 
     fn get(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
-        self.fetch(&Ask::Get { kind, name: name.into() })
+        self.fetch(&Ask::Get { kind, name: name.into(), afresh: false })
+    }
+
+    fn get_afresh(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
+        self.fetch(&Ask::Get { kind, name: name.into(), afresh: true })
     }
 
     fn get_range(&self, kind: Kind, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {

@@ -59,9 +59,13 @@ impl Served<'_> {
                 check_name(kind, &name)?;
                 nothing(Answer::Written { is_new: self.store.put(kind, &name, object)? })
             }
-            Ask::Get { kind, name } => {
+            Ask::Get { kind, name, afresh } => {
                 check_name(kind, &name)?;
-                Ok(match self.store.get(kind, &name)? {
+                let found = match afresh {
+                    true => self.store.get_afresh(kind, &name)?,
+                    false => self.store.get(kind, &name)?,
+                };
+                Ok(match found {
                     Some(object) => (Answer::Found, object),
                     None => (Answer::Missing, Vec::new()),
                 })

@@ -30,13 +30,34 @@ const MOST: usize = 256;
 #[serde(tag = "ask", rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "as the methods of `Store`")]
 pub enum Ask {
-    Hello { protocol: u32 },
+    Hello {
+        protocol: u32,
+    },
     Ping,
-    Put { kind: Kind, name: String },
-    Get { kind: Kind, name: String },
-    GetRange { kind: Kind, name: String, offset: u64, length: u64 },
-    List { kind: Kind },
-    Delete { kind: Kind, name: String },
+    Put {
+        kind: Kind,
+        name: String,
+    },
+    /// Afresh: not from what the system keeps in memory there.
+    Get {
+        kind: Kind,
+        name: String,
+        #[serde(default)]
+        afresh: bool,
+    },
+    GetRange {
+        kind: Kind,
+        name: String,
+        offset: u64,
+        length: u64,
+    },
+    List {
+        kind: Kind,
+    },
+    Delete {
+        kind: Kind,
+        name: String,
+    },
     IsVacant,
     MakeReady,
 }

@@ -1,0 +1,161 @@
+//! Disks that are full: of the vault, and of what this machine keeps of it.
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+fn sh(program: &str, args: &[&str]) {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}", text(&output.stderr));
+}
+
+/// A small disk, mounted in a home; unmounted when dropped.
+struct Disk {
+    at: PathBuf,
+}
+
+impl Disk {
+    /// Makes one of so many MiB; `None` without the rights for it.
+    fn mount(home: &Home, at: &str, mib: u64) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("LAB_REQUIRED").is_none(), "root is needed");
+            eprintln!("skipped: root is needed");
+            return None;
+        }
+        let (image, at) = (home.path("disk.img"), home.path(at));
+        fs::File::create(&image).and_then(|file| file.set_len(mib * MIB)).unwrap();
+        sh("mkfs.ext4", &["-q", "-m", "0", "-N", "2048", image.to_str().unwrap()]);
+        fs::create_dir_all(&at).unwrap();
+        sh("mount", &["-o", "loop", image.to_str().unwrap(), at.to_str().unwrap()]);
+        Some(Self { at })
+    }
+
+    fn free(&self) -> u64 {
+        let facts = rustix::fs::statvfs(&self.at).unwrap();
+        facts.f_bavail * facts.f_frsize
+    }
+
+    /// Leaves so many bytes free.
+    fn fill(&self, left: u64) {
+        let file = fs::File::create(self.at.join("ballast")).unwrap();
+        let room = self.free().saturating_sub(left) / 4096 * 4096;
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, room.max(1)).unwrap();
+        file.sync_all().unwrap();
+    }
+
+    fn relieve(&self) {
+        fs::remove_file(self.at.join("ballast")).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        Command::new("umount").arg(&self.at).status().ok();
+    }
+}
+
+/// Returns bytes that do not compress.
+fn noise(length: usize, mut seed: u64) -> Vec<u8> {
+    let mut next = || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed >> 32) as u8
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+/// Proves that whatever lies in a vault is whole: packs are named by what they hold, and nothing is half.
+fn is_whole(root: &Path) {
+    for kind in ["data", "index", "snapshots", "keys"] {
+        for path in walk(&root.join(kind)) {
+            let sum = Command::new("sha256sum").arg(&path).output().unwrap().stdout;
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(text(&sum).contains(&format!("{name}  ")), "{}", path.display());
+        }
+    }
+    assert_eq!(walk(&root.join("locks")), [""; 0].map(PathBuf::from));
+    assert_eq!(walk(&root.join("pc-switcher/tmp")), [""; 0].map(PathBuf::from));
+}
+
+#[test]
+fn a_vault_that_fills_up_holds_nothing_half_and_the_rest_follows_when_there_is_room() {
+    let home = Home::new();
+    let Some(disk) = Disk::mount(&home, "disk", 160) else { return };
+    let root = disk.at.join("vault");
+    home.bt(&["config", "init", "--root", root.to_str().unwrap()]);
+    home.bt(&["config", "vault", "init"]);
+    home.bt(&["dir", "init"]);
+    let whole = 24 * 3 * MIB;
+    for number in 0..24 {
+        fs::write(home.path("docs").join(number.to_string()), noise(3 << 20, number + 1)).unwrap();
+    }
+    home.bt(&["add"]);
+    disk.fill(42 * MIB);
+    let said = home.fails(6, &["backup"]);
+    assert!(said.contains(root.join("data").to_str().unwrap()) && said.contains("No space left"), "{said}");
+    is_whole(&root);
+    assert_eq!(walk(&root.join("snapshots")).len(), 0);
+    let there: u64 = walk(&root.join("data")).iter().map(|pack| fs::metadata(pack).unwrap().len()).sum();
+    assert!(there > 16 * MIB, "{there} bytes arrived before there was no room");
+    restic(&root, &["check", "--read-data", "--no-lock"]);
+    assert!(home.bt(&["history", "-n", "1"]).contains("  error  "));
+    assert!(home.bt(&["dir", "status"]).lines().all(|line| line.starts_with("S ")));
+    // Still full: the same, and nothing is lost by trying.
+    home.fails(6, &["backup"]);
+    is_whole(&root);
+    disk.relieve();
+    let report = home.json(&["backup"]);
+    let stored = report["vaults"][0]["stored_bytes"].as_u64().unwrap();
+    assert!(stored + there < whole + whole / 20, "{there} bytes were there, and {stored} came");
+    assert_eq!(report["versions"], 24, "{report}");
+    is_whole(&root);
+    restic(&root, &["check", "--read-data"]);
+    assert!(home.bt(&["check", "--read-data"]).starts_with("local: sound; 1 snapshots"));
+    let back = home.path("back");
+    home.bt(&["restore", ".", "--to", back.to_str().unwrap()]);
+    assert_eq!(fs::read(back.join("23")).unwrap(), noise(3 << 20, 24));
+}
+
+#[test]
+fn a_full_disk_of_the_catalogue_ends_commands_with_its_own_code_and_loses_nothing() {
+    let home = Home::new();
+    let Some(disk) = Disk::mount(&home, ".local/state", 24) else { return };
+    let root = home.path("vault");
+    home.bt(&["config", "init", "--root", root.to_str().unwrap()]);
+    home.bt(&["config", "vault", "init"]);
+    home.bt(&["dir", "init"]);
+    home.put("first", "1");
+    home.bt(&["add"]);
+    home.bt(&["backup"]);
+    let catalogue = home.state().join("catalogue.db");
+    let mut full = 0;
+    for (round, left) in [0, 32 << 10, 96 << 10, 256 << 10, 1 << 20].into_iter().enumerate() {
+        for number in 0..200 {
+            home.put(format!("round-{round}/{number}"), &format!("{round} {number} ").repeat(200));
+        }
+        disk.fill(left);
+        for args in [&["add"][..], &["backup"], &["backup", "--tracked"]] {
+            let output = home.command(args).output().unwrap();
+            let said = text(&output.stderr);
+            let code = output.status.code();
+            assert!(code == Some(0) || code == Some(6), "{left} {args:?}: {code:?} {said}");
+            if code == Some(6) {
+                full += 1;
+                let names_it =
+                    said.contains(home.state().to_str().unwrap()) || said.contains("the stage for");
+                assert!(names_it, "{left} {args:?}: {said}");
+            }
+        }
+        disk.relieve();
+        home.bt(&["backup", "--tracked"]);
+        let status = home.bt(&["dir", "status"]);
+        assert!(status.lines().all(|line| line.starts_with("B   ")), "{left}: {status}");
+        restic(&root, &["check", "--read-data"]);
+    }
+    assert!(full >= 6, "{full} commands had no room");
+    assert!(catalogue.exists());
+    let history = home.bt(&["history"]);
+    assert!(!history.contains("running"), "{history}");
+    assert!(home.bt(&["check", "--read-data"]).starts_with("local: sound; "));
+}
