@@ -124,7 +124,14 @@ fn a_state_that_was_gone_back_behind_is_no_good_one_any_more() {
 fn the_whole_system_goes_back_remembers_who_it_is_and_can_be_put_back() {
     let Some(lab) = lab() else { return };
     let (laptop, desk) = (lab.laptop(), lab.desk());
+    root(
+        desk,
+        "mkdir -p /boot/grub/i386-pc; echo old >/boot/grub/i386-pc/normal.mod; echo menu >/boot/grub/grub.cfg",
+    );
     let session = session_of(&first_sync(&lab));
+    // As `grub-install` does, which writes the core of the same version in front of the disk.
+    root(desk, "echo new >/boot/grub/i386-pc/normal.mod; echo menu with more >/boot/grub/grub.cfg");
+    let grub = "cd /boot/grub; cat i386-pc/normal.mod grub.cfg";
     root(desk, "echo broken >/etc/motd; echo key-made-since >>/home/alice/.ssh/authorized_keys.new");
     let who = "cat /etc/machine-id /etc/hostname /etc/ssh/ssh_host_*; cat /home/alice/.ssh/authorized_keys*";
     let (before, motd) = (root(desk, who), root(desk, "cat /etc/motd"));
@@ -135,6 +142,11 @@ fn the_whole_system_goes_back_remembers_who_it_is_and_can_be_put_back() {
     restart(desk);
     assert_ne!(root(desk, "cat /etc/motd 2>/dev/null || true"), motd);
     assert_eq!(root(desk, who), before);
+    assert_eq!(
+        root(desk, grub),
+        "new\nmenu\n",
+        "modules are of the version of their core, menus of their kernels"
+    );
     // The program was not there before the first sync, and is carried along.
     rollback(desk, &["cancel"]).ends_with(0).says(&[
         "taken back",

@@ -15,8 +15,9 @@ use crate::linux::machine;
 use crate::linux::state::STATE_PATH;
 use crate::proto::{AgentError, RollbackMember, RollbackState};
 
-/// The machine's own. Our program is among it: it has to be there to confirm a rollback, or to take it back.
-const OF_THE_MACHINE: [&str; 10] = [
+/// The machine's own. Our program is among it: it has to be there to confirm a rollback, or to take it back. So are the modules of
+/// GRUB, which must be of the version of its core: that one lies outside of every tree, where `grub-install` put it last.
+const OF_THE_MACHINE: [&str; 14] = [
     "/etc/machine-id",
     "/var/lib/dbus/machine-id",
     "/etc/hostname",
@@ -27,6 +28,10 @@ const OF_THE_MACHINE: [&str; 10] = [
     "/etc/systemd/system/multi-user.target.wants/pc-switcher-redo.service",
     "/etc/systemd/system/pc-switcher-rollback.service",
     "/etc/systemd/system/sysinit.target.wants/pc-switcher-rollback.service",
+    "/boot/grub/i386-pc",
+    "/boot/grub/x86_64-efi",
+    "/boot/grub/i386-efi",
+    "/boot/grub/arm64-efi",
 ];
 
 /// Directories with the beginnings of names in them.

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, RenameFlags, openat, renameat_with, syncfs};
 use rustix::mount::{
@@ -94,7 +94,8 @@ impl Top {
     }
 }
 
-/// Returns a device of the file system of this uuid, as the mount table names it now; `None` if it is not mounted.
+/// Returns a device of the file system of this uuid, as the mount table names it now, or, where it is not mounted, udev; `None` if it
+/// is not there.
 pub(super) fn device_of(fs_uuid: &str) -> Result<Option<BytePath>, AgentError> {
     let table = fs::read("/proc/self/mountinfo")
         .map_err(|error| AgentError::io("cannot read `/proc/self/mountinfo`", &error))?;
@@ -103,7 +104,10 @@ pub(super) fn device_of(fs_uuid: &str) -> Result<Option<BytePath>, AgentError> {
         mount.is_btrfs()
             && KernelBtrfs.fs_uuid(mount.point.as_path()).is_ok_and(|uuid| uuid.dashed() == fs_uuid)
     };
-    let Some(id) = mounts.visible().find(holds).map(|mount| mount.id.to_string()) else { return Ok(None) };
+    let Some(id) = mounts.visible().find(holds).map(|mount| mount.id.to_string()) else {
+        let device = Path::new("/dev/disk/by-uuid").join(fs_uuid);
+        return Ok(device.exists().then(|| device.as_path().into()));
+    };
     Ok(table.split(|byte| *byte == b'\n').find_map(|line| {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
         let dash = fields.iter().position(|field| *field == b"-")?;

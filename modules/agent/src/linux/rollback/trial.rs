@@ -121,7 +121,8 @@ fn act_and_note(state: &StateDir, watch: &dyn Watch) -> Result<Verdict, AgentErr
 /// If the machine does not let us; then a watcher is left behind, which tries again.
 pub fn at_boot(state: &StateDir, watch: &dyn Watch) -> Result<Option<String>, AgentError> {
     let verdict = act_and_note(state, watch);
-    if matches!(verdict, Ok(Verdict::Begin(_)) | Err(_)) {
+    // Whoever watched before systemd started all services anew within one start of the kernel is gone.
+    if matches!(verdict, Ok(Verdict::Begin(_) | Verdict::Wait(_)) | Err(_)) {
         attend_later(state)?;
     }
     let found = look(&Journal::of(state))?;
