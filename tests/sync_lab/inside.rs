@@ -103,7 +103,10 @@ fn work_in_the_place_of_a_subvolume_that_comes_late_stays_and_both_are_told() {
     // Nothing starts units on this machine: somebody works in its place before it comes.
     restart(desk);
     alice(desk, "mkdir guest; echo late >guest/late");
-    root(desk, "pc-switcher agent --redo-rollback 2>&1 | grep -q '/home/alice/guest` stays in the former tree'");
+    root(
+        desk,
+        "pc-switcher agent --redo-rollback 2>&1 | grep -q '/home/alice/guest` stays in the former tree'",
+    );
     rollback(desk, &["status"]).ends_with(0).says(&[
         "`/home/alice/guest` is still in the tree that is not in place",
         "a directory that is not empty",
