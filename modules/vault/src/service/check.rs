@@ -21,6 +21,9 @@ pub struct Checked {
     pub oldest: Option<Timestamp>,
 }
 
+/// The name of a vault, and a snapshot in it with its id.
+pub type InVault = (String, Id, Snapshot);
+
 impl Service {
     /// Checks every vault that is set, or the one of this name, and reads that part of its packs: those that were not read for longest.
     ///
@@ -73,7 +76,7 @@ impl Service {
         &mut self,
         only: Option<&str>,
         passphrase: &mut Passphrase<'_>,
-    ) -> Result<(Vec<(String, Id, Snapshot)>, Vec<String>)> {
+    ) -> Result<(Vec<InVault>, Vec<String>)> {
         let (mut all, mut problems) = (Vec::new(), Vec::new());
         for vault in self.chosen(only)? {
             let repo = self.open_vault(&vault, passphrase)?;

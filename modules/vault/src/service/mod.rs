@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 use pc_switcher_contract::{Clock, ErrorKind, ModuleError};
 
 pub use backup::{BackupReport, VaultReport};
-pub use check::Checked;
+pub use check::{Checked, InVault};
 pub use forget::{Reason, Verdict};
 pub use from_snapshot::{SnapshotOrder, SnapshotReport};
 pub use proof::Proof;

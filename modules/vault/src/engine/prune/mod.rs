@@ -128,6 +128,9 @@ fn prove_snapshots(repo: &Repository) -> Result<()> {
     ))
 }
 
+/// What is needed, each as what it is.
+type Needed = HashSet<(BlobKind, Id)>;
+
 /// Proves that there is no snapshot but those that were looked at: a list may lack one by mistake.
 fn prove_followed(repo: &Repository, followed: &HashSet<Id>) -> Result<()> {
     for (name, _) in repo.store().list(Kind::Snapshot)? {
@@ -145,11 +148,7 @@ fn prove_followed(repo: &Repository, followed: &HashSet<Id>) -> Result<()> {
 }
 
 /// Returns what the snapshots need that stay, and all that were looked at.
-fn needed(
-    repo: &Repository,
-    forget: &HashSet<Id>,
-    observer: &dyn Observer,
-) -> Result<(HashSet<(BlobKind, Id)>, HashSet<Id>)> {
+fn needed(repo: &Repository, forget: &HashSet<Id>, observer: &dyn Observer) -> Result<(Needed, HashSet<Id>)> {
     let (mut needed, mut todo, mut followed) = (HashSet::new(), Vec::new(), HashSet::new());
     let tally = Tally::new(observer, repo.tree_bytes());
     for (id, snapshot) in repo.snapshots()? {
