@@ -18,6 +18,9 @@ use crate::linux::mounts::Mounts;
 use crate::proto::{AgentError, AgentErrorKind, Versions, VersionsRequest};
 use crate::server::Call;
 
+/// The sets that could not be read, with the reason.
+type Unread = Vec<(SetId, String)>;
+
 /// Where a set has the file.
 enum Place {
     /// In a tree that is open.
@@ -104,7 +107,7 @@ impl Store<'_> {
     fn places(
         &self,
         spot: &Spot,
-        unread: &mut Vec<(SetId, String)>,
+        unread: &mut Unread,
         stop: &dyn Fn() -> bool,
     ) -> Result<Vec<(SetId, Place)>, AgentError> {
         let mut ids = self.ids().map_err(|error| AgentError::io("cannot list the sets", &error))?;
@@ -142,7 +145,7 @@ impl Store<'_> {
     fn look_into_volumes(
         &self,
         spot: &Spot,
-        (person, places, unread): (&Person, &mut [(SetId, Place)], &mut Vec<(SetId, String)>),
+        (person, places, unread): (&Person, &mut [(SetId, Place)], &mut Unread),
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), AgentError> {
         for (id, place) in places {
@@ -163,7 +166,7 @@ impl Store<'_> {
     fn read_where_alike(
         &self,
         spot: &Spot,
-        (person, places, unread): (&Person, &mut [(SetId, Place)], &mut Vec<(SetId, String)>),
+        (person, places, unread): (&Person, &mut [(SetId, Place)], &mut Unread),
         all: &[Option<Seen>],
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), AgentError> {
