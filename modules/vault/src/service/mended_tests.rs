@@ -61,6 +61,7 @@ fn what_a_repair_that_died_took_out_of_the_index_nobody_takes_in_again() {
             assert!(found.unsound.is_empty() && !is_indexed(&store, &pack), "{what}: {found:?}");
             // Of versions that are lost the catalogue hears from a repair that ends.
             repair_as(&mut service, &wish()).unwrap();
+            tracked(&mut service).unwrap();
             everything_is_there(&service, &store, &what);
         }
     }
