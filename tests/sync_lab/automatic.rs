@@ -75,6 +75,11 @@ fn sets_are_taken_before_apt_changes_packages_and_by_the_clock_and_none_after_it
     auto(laptop, &[]).ends_with(0).says(&["After a start marked as good if all is well"]);
     root(laptop, "systemd-analyze verify /etc/systemd/system/pc-switcher-good.timer");
     let booted = TAKE.replace("auto take", "auto booted");
+    assert!(
+        root(laptop, &booted).contains("packages were changed since the start"),
+        "another state has started"
+    );
+    root(laptop, "touch -d @0 /var/lib/dpkg/status");
     assert!(root(laptop, &booted).contains("autoboot is taken and marked as good"));
     let plan = Cmd::new("pc-switcher").args(["rollback", "good", "--plan"]).as_alice();
     run(laptop, &plan).says(&["marked by a start that went well"]);

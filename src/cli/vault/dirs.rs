@@ -142,7 +142,7 @@ pub(super) fn add(args: &AddArgs, context: &mut Context<'_>) -> Result<Exit, Cli
     let mut service = open(context)?;
     let paths = args.paths.iter().map(|path| here(path)).collect::<Result<Vec<_>, _>>()?;
     let watch = Watch::begin(without_passphrase(), context)?;
-    service.stop_when(watch.is_stopped());
+    watch.heed(service.stop());
     let deep = args.recursive || !args.one_level;
     let mut all = AddReport::default();
     let is_one = paths.len() == 1;

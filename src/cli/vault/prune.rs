@@ -42,7 +42,7 @@ pub struct PruneArgs {
 pub(super) fn run(args: &PruneArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let mut service = open(context)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
-    service.stop_when(watch.is_stopped());
+    watch.heed(service.stop());
     let observer = watch.observer();
     let order = PruneOrder {
         only: args.vault.clone(),

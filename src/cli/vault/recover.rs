@@ -31,7 +31,7 @@ pub struct RecoverArgs {
 pub(super) fn run(args: &RecoverArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let around = surroundings(context)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
-    around.stop.when(watch.is_stopped());
+    watch.heed(&around.stop);
     let observer = watch.observer();
     let order = RecoverOrder { only: args.vault.clone(), from: args.from.clone(), take_over: args.take_over };
     let report = Service::recover(&around, &order, &mut |ask| watch.passphrase(ask), &observer)?;

@@ -45,7 +45,7 @@ pub(super) fn run(args: &RehearseArgs, context: &mut Context<'_>) -> Result<Exit
         since: None,
     };
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
-    service.stop_when(watch.is_stopped());
+    watch.heed(service.stop());
     let observer = watch.observer();
     let report = service.rehearse(&order, &mut |ask| watch.passphrase(ask), &observer)?;
     drop(watch);

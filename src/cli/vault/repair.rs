@@ -37,7 +37,7 @@ const SHOWN: usize = 100;
 pub(super) fn run(args: &RepairArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let mut service = open(context)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
-    service.stop_when(watch.is_stopped());
+    watch.heed(service.stop());
     let observer = watch.observer();
     let RepairArgs { dry_run, read_data, drop_lost, .. } = *args;
     let wish = RepairWish { only: args.vault.clone(), read_data, drop_lost, dry_run };

@@ -90,7 +90,7 @@ pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliErr
     };
     let mut service = open(context)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
-    service.stop_when(watch.is_stopped());
+    watch.heed(service.stop());
     let observer = watch.observer();
     let report = service.restore(&order, &mut |ask| watch.passphrase(ask), &observer)?;
     drop(watch);
@@ -162,7 +162,7 @@ fn from_snapshot(
     };
     let mut service = open(context)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
-    service.stop_when(watch.is_stopped());
+    watch.heed(service.stop());
     let observer = watch.observer();
     let report = service.restore_snapshot(&order, &mut |ask| watch.passphrase(ask), &observer)?;
     drop(watch);

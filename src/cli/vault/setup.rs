@@ -135,7 +135,7 @@ pub(super) fn init(args: &InitArgs, context: &mut Context<'_>) -> Result<Exit, C
     }
     let mut service = open(context)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
-    service.stop_when(watch.is_stopped());
+    watch.heed(service.stop());
     let done = service.prepare_vaults(args.vault.as_deref(), &mut |ask| watch.passphrase(ask))?;
     drop(watch);
     if context.global.json {
@@ -188,7 +188,7 @@ fn list_snapshots(
     context: &mut Context<'_>,
 ) -> Result<Exit, CliError> {
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
-    service.stop_when(watch.is_stopped());
+    watch.heed(service.stop());
     let (all, problems) = service.snapshots(args.vault.as_deref(), &mut |ask| watch.passphrase(ask))?;
     drop(watch);
     // One that is damaged hides no other.

@@ -58,7 +58,7 @@ pub(super) fn backup(args: &BackupArgs, context: &mut Context<'_>) -> Result<Exi
     let mut service = open(context)?;
     service.take_as_gone(args.gone.iter().map(|path| gone(path)).collect::<Result<_, _>>()?)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
-    service.stop_when(watch.is_stopped());
+    watch.heed(service.stop());
     let held = match args.tracked || service.has_unread()? {
         true => hold(&mut service, &watch, context)?,
         false => None,
@@ -198,7 +198,7 @@ fn print_json(
 pub(super) fn check(args: &CheckArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let mut service = open(context)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
-    service.stop_when(watch.is_stopped());
+    watch.heed(service.stop());
     let observer = watch.observer();
     let all =
         service.check(args.vault.as_deref(), args.read_data, &mut |ask| watch.passphrase(ask), &observer)?;

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pc_switcher_contract::{self as contract, Fraction, ModuleError};
 use pc_switcher_vault::engine::{Observer, Progress};
 use pc_switcher_vault::service::Ask;
+use pc_switcher_vault::store::Stop;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -71,10 +72,14 @@ impl Watch {
         self.runtime.block_on(work)
     }
 
-    /// Returns what tells stores that wait whether the run shall end.
-    pub(super) fn is_stopped(&self) -> impl Fn() -> bool + Send + Sync + use<> {
-        let cancel = self.cancel.clone();
-        move || cancel.is_cancelled()
+    /// Has a run that waits find out whether it shall end, and tells for what it waits.
+    pub(super) fn heed(&self, stop: &Stop) {
+        let (cancel, bar) = (self.cancel.clone(), self.bar.clone());
+        stop.when(move || cancel.is_cancelled());
+        stop.tell_waits(move |text| {
+            // Nobody may be listening; the run goes on.
+            bar.suspend(|| writeln!(std::io::stderr(), "note: {text}").ok());
+        });
     }
 
     /// Returns a passphrase: from where the user said, or from the keyboard; asked for once in a run.

@@ -194,10 +194,7 @@ impl RollbackLook {
                 if self.in_use.is_empty() && self.left_behind().is_some() =>
             {
                 let (first, why) = self.left_behind()?;
-                Some(format!(
-                    "after rollback {} the subvolume `{first}` is still in a tree that is not in place: {why}",
-                    state.session
-                ))
+                Some(format!("rollback {} is not at its end for `{first}`: {why}", state.session))
             }
             // What a sync did would go with the trees.
             RollbackPhase::Done if self.in_use.is_empty() => state.on_trial().map(|trial| {

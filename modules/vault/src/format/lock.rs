@@ -86,13 +86,18 @@ impl Lock {
         let is_known = self.origin.is_known() && here.is_known();
         let renewed = SignedDuration::try_from(RENEWED).unwrap_or(STALE);
         if is_known && self.origin == *here {
-            return if is_alive(self.pid) { Holder::Lives } else { Holder::Gone };
+            return match is_alive(self.pid) {
+                false => Holder::Gone,
+                // The number may be that of another process by now, and a container that is started anew looks like the one before it.
+                true if is_older(STALE) => Holder::Silent,
+                true => Holder::Lives,
+            };
         }
         // What ran before this machine started anew renews nothing. One that shares its id, being a copy of it, does.
         let is_of_here = is_known && !here.machine_id.is_empty() && self.origin.machine_id == here.machine_id;
         let is_before = is_of_here && self.origin.boot_id != here.boot_id;
         if is_before && is_older(renewed) {
-            return Holder::Gone;
+            return if is_older(STALE) { Holder::Gone } else { Holder::Silent };
         }
         // Of restic's locks the name of the machine is all there is: the time must say the same.
         let is_named_so = self.origin == Origin::default() && self.hostname == hostname;
@@ -148,9 +153,15 @@ mod tests {
     #[test]
     fn a_process_is_looked_for_only_where_its_number_means_something() {
         let here = origin("m", "b", "p");
-        for time in [FRESH, OLD, AHEAD] {
-            assert_eq!(holder(time, "laptop", &here, true), Holder::Lives, "{time}: whatever the clock says");
-            assert_eq!(holder(time, "laptop", &here, false), Holder::Gone, "{time}");
+        for (time, alive) in
+            [(FRESH, Holder::Lives), (LATE, Holder::Lives), (OLD, Holder::Silent), (AHEAD, Holder::Lives)]
+        {
+            assert_eq!(
+                holder(time, "laptop", &here, true),
+                alive,
+                "{time}: its number may be another process's"
+            );
+            assert_eq!(holder(time, "laptop", &here, false), Holder::Gone, "{time}: whatever the clock says");
         }
         for elsewhere in [origin("other", "b", "p"), origin("m", "b", "other"), origin("other", "c", "p")] {
             assert_eq!(holder(FRESH, "laptop", &elsewhere, false), Holder::Lives, "{elsewhere:?}");
@@ -163,7 +174,8 @@ mod tests {
     fn what_ran_before_a_start_is_gone_once_somebody_who_lives_would_have_renewed_it() {
         let before = origin("m", "earlier", "p");
         assert_eq!(holder(FRESH, "laptop", &before, false), Holder::Lives, "a copy of this machine may live");
-        assert_eq!(holder(LATE, "laptop", &before, false), Holder::Gone);
+        assert_eq!(holder(LATE, "laptop", &before, false), Holder::Silent);
+        assert_eq!(holder(OLD, "laptop", &before, false), Holder::Gone);
         assert_eq!(holder(LATE, "laptop", &origin("other", "earlier", "p"), false), Holder::Lives);
         assert_eq!(holder(LATE, "laptop", &origin("", "earlier", "p"), false), Holder::Lives);
     }

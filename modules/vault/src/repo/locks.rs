@@ -136,6 +136,14 @@ impl Repository {
         if silent.is_empty() {
             return Ok(());
         }
+        if let (None, Some((_, lock))) = (own, silent.first()) {
+            self.watch.stop.waits(&format!(
+                "the vault in `{}` is locked {lock}, and that was not renewed for long: it is watched for {} minutes whether its \
+                 holder still works",
+                self.store.place(),
+                self.watch.lasts.as_secs().div_ceil(60)
+            ));
+        }
         // Who renews a lock puts another one in its place.
         if own.is_none() && self.is_silent(&silent)? {
             return silent.iter().try_for_each(|(name, _)| self.store.delete(Kind::Lock, name));
@@ -202,6 +210,11 @@ impl Repository {
     /// Says how a wait for others finds out that the run shall end.
     pub fn stop_when(&mut self, stop: Stop) {
         self.watch.stop = stop;
+    }
+
+    /// Returns what ends a run that waits, and hears for what it does.
+    pub(super) fn stop(&self) -> &Stop {
+        &self.watch.stop
     }
 
     /// Reads a lock: one that cannot be read may be that of somebody who works alone.
@@ -407,10 +420,17 @@ mod tests {
         // By our clock both are older than half an hour.
         assert_eq!(repo.lock(&here, &at(60)).err().unwrap().kind, ErrorKind::Busy, "it was renewed");
         assert!(locks(&store).len() == 1 && locks(&store)[0] != old, "the fresh one stays");
-        let stop = Stop::default();
+        let (stop, told) = (Stop::default(), Arc::new(Mutex::new(Vec::new())));
         stop.when(|| true);
+        let hears = told.clone();
+        stop.tell_waits(move |text| hears.lock().unwrap().push(text.to_owned()));
         repo.stop_when(stop);
         assert_eq!(repo.lock(&here, &at(60)).err().unwrap().kind, ErrorKind::Cancelled);
+        let told = told.lock().unwrap().join(" ");
+        assert!(
+            told.contains("by process 1 of  on `desk`") && told.contains("is watched for 60 minutes"),
+            "{told}"
+        );
         repo.watch = Watch { lasts: Duration::from_millis(5), ..Watch::default() };
         drop(repo.lock_alone(&here, &at(60)).unwrap());
         assert!(locks(&store).is_empty(), "nobody renewed it");

@@ -3,6 +3,7 @@
 mod blobs;
 mod keys;
 mod locks;
+pub(crate) mod marks;
 mod mend;
 mod open;
 mod packs;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 pub use blobs::{Location, blob_from_pack};
 pub use locks::Held;
+pub use marks::Marks;
 pub use mend::{Broken, Harm};
 pub use writer::{FileContent, FileTrouble, Packer, Stored, Writer};
 pub(crate) use writer::{PACK, is_zeros};

@@ -1,8 +1,8 @@
 //! Packs as a whole: what index files say of them, and what they say of themselves.
 
-use pc_switcher_contract::ErrorKind;
+use pc_switcher_contract::{ErrorKind, ModuleError};
 
-use super::Repository;
+use super::{Repository, marks};
 use crate::error::Result;
 use crate::format::Id;
 use crate::format::blob::{PackEntry, decode_header};
@@ -11,6 +11,9 @@ use crate::store::Kind;
 
 /// An index file gets no more packs once it has so many blobs.
 const BLOBS: usize = 50_000;
+
+/// From so many bytes on somebody is told that packs are read.
+const MUCH: u64 = 100_000_000;
 
 impl Repository {
     /// Writes index files that name these packs.
@@ -44,7 +47,7 @@ impl Repository {
 
     /// Takes packs into the index that no index knows, as a run leaves them that was killed, and returns how many.
     /// While others work in the repository it takes none: they may be theirs, and these write their index themselves.
-    /// Each is read first: what a repair took out of the index for being damaged stays out of it, though its end is as it was written.
+    /// What a prune has marked as unused it leaves alone. Each is read first: what a repair took out of the index for being damaged stays out of it, though its end is as it was written.
     ///
     /// # Errors
     /// If the place cannot be read or written; a pack that is not as it was written is left as it is.
@@ -53,11 +56,29 @@ impl Repository {
         if self.store.list(Kind::Lock)?.len() > 1 {
             return Ok(0);
         }
+        let mut unknown: Vec<(Id, String, u64)> = Vec::new();
+        for (name, size) in self.store.list(Kind::Pack)? {
+            let id = name.parse::<Id>().ok().filter(|id| !self.knows_pack(id));
+            unknown.extend(id.map(|id| (id, name, size)));
+        }
+        if !unknown.is_empty() {
+            // What a prune took out of the index that was ended before it removed it.
+            let (marked, _) = marks::read(self)?;
+            unknown.retain(|(id, ..)| !marked.contains_key(id));
+        }
+        let bytes: u64 = unknown.iter().map(|(_, _, size)| size).sum();
+        if bytes >= MUCH {
+            self.stop().waits(&format!(
+                "{} packs in `{}` are in no index: {} MB are read to take up again what is in them",
+                unknown.len(),
+                self.store.place(),
+                bytes / 1_000_000
+            ));
+        }
         let mut packs = Vec::new();
-        for (name, _) in self.store.list(Kind::Pack)? {
-            let Ok(id) = name.parse::<Id>() else { continue };
-            if self.knows_pack(&id) {
-                continue;
+        for (id, name, _) in unknown {
+            if self.stop().is_asked() {
+                return Err(ModuleError::cancelled());
             }
             let pack = match self.store.get(Kind::Pack, &name) {
                 Ok(pack) => pack.unwrap_or_default(),

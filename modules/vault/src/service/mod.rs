@@ -306,9 +306,9 @@ impl Service {
         Ok(())
     }
 
-    /// Says how stores that wait find out that a run shall end.
-    pub fn stop_when(&self, is_asked: impl Fn() -> bool + Send + Sync + 'static) {
-        self.around.stop.when(is_asked);
+    /// Returns what ends a run that waits, and hears for what it does.
+    pub fn stop(&self) -> &Stop {
+        &self.around.stop
     }
 
     /// Returns where everything lies.

@@ -201,6 +201,12 @@ impl Replay<'_> {
                 gone.retain(|file| !there.contains(file.name.as_path()));
             }
         }
+        let mut held = Vec::new();
+        for file in gone {
+            if self.holds(&file)? {
+                held.push(file);
+            }
+        }
         let mut arrived = Vec::new();
         // What is read for its checksum, if nothing else tells it.
         self.total_bytes += changes.files.iter().map(|(_, node)| node.size).sum::<u64>();
@@ -220,9 +226,17 @@ impl Replay<'_> {
             self.told = done;
         }
         self.catalogue.record(&arrived, at)?;
-        let gone: Vec<(String, bool)> = gone.into_iter().map(|file| (file.file_id, true)).collect();
+        let gone: Vec<(String, bool)> = held.into_iter().map(|file| (file.file_id, true)).collect();
         self.catalogue.set_deleted(&gone, at)?;
         Ok(Ok(()))
+    }
+
+    /// Whether the vault has what a file has now. A snapshot is also without what its vault does not hold, and then says nothing of
+    /// the file.
+    fn holds(&self, file: &CurrentFile) -> Result<bool> {
+        let chunks = self.catalogue.chunks(self.vault, file.version.content_id)?;
+        let is_there = |chunk: &Chunk| self.repo.find(BlobKind::Data, &chunk.blob_id).is_some();
+        Ok(chunks.is_some_and(|chunks| chunks.iter().all(is_there)))
     }
 
     fn compare(

@@ -25,19 +25,37 @@ const TICK: Duration = Duration::from_millis(50);
 /// How long silence may last once somebody wants to stop: what tidies up goes on until then.
 const SILENCE_AT_THE_END: Duration = Duration::from_secs(10);
 
-/// Says whether somebody wants a run to end. Stores that may wait for long look at it; all copies are one.
+/// Says whether somebody wants a run to end, and hears for what it waits. Who may wait for long looks at it; all copies are one.
 #[derive(Clone, Default)]
-pub struct Stop(Arc<OnceLock<Box<dyn Fn() -> bool + Send + Sync>>>);
+pub struct Stop(Arc<Hooks>);
+
+#[derive(Default)]
+struct Hooks {
+    is_asked: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
+    waits: OnceLock<Box<dyn Fn(&str) + Send + Sync>>,
+}
 
 impl Stop {
     /// Says how to find out; the first that is said holds.
     pub fn when(&self, is_asked: impl Fn() -> bool + Send + Sync + 'static) {
-        self.0.set(Box::new(is_asked)).ok();
+        self.0.is_asked.set(Box::new(is_asked)).ok();
+    }
+
+    /// Says who is told for what a run waits; the first that is said holds.
+    pub fn tell_waits(&self, tell: impl Fn(&str) + Send + Sync + 'static) {
+        self.0.waits.set(Box::new(tell)).ok();
     }
 
     /// Whether somebody wants the run to end.
     pub fn is_asked(&self) -> bool {
-        self.0.get().is_some_and(|is_asked| is_asked())
+        self.0.is_asked.get().is_some_and(|is_asked| is_asked())
+    }
+
+    /// Tells for what the run waits now.
+    pub(crate) fn waits(&self, text: &str) {
+        if let Some(tell) = self.0.waits.get() {
+            tell(text);
+        }
     }
 
     /// Waits between two tries; a stop ends it.

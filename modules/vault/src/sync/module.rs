@@ -69,12 +69,14 @@ impl VaultBackup {
     fn opener(&self, ctx: &ModuleContext) -> impl FnOnce() -> Result<Service> + Send + use<> {
         let (surroundings, dry) = (Arc::clone(&self.given.surroundings), ctx.mode.is_dry());
         let cancel = ctx.cancel.clone();
+        let (reporter, hostname) = (ctx.reporter.clone(), ctx.source.hostname.clone());
         move || {
             let service = match dry {
                 true => Service::look(surroundings()?),
                 false => Service::open(surroundings()?),
             }?;
-            service.stop_when(move || cancel.is_cancelled());
+            service.stop().when(move || cancel.is_cancelled());
+            service.stop().tell_waits(move |text| reporter.log(LogLevel::Info, &hostname, text));
             Ok(service)
         }
     }

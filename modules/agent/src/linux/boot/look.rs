@@ -5,7 +5,7 @@ use std::path::Path;
 
 use pc_switcher_contract::{BytePath, SubvolumeName, UtcStamp, Vital};
 
-use super::decide::{chosen_otherwise, subvolume_of};
+use super::decide::{chosen_otherwise, mounted_otherwise, subvolume_of};
 use super::goal::{goal, wish};
 use super::{boot_id, count, kernels, whole};
 use crate::linux::btrfs::{Btrfs, KernelBtrfs, Uuid};
@@ -47,7 +47,8 @@ pub(super) fn look(snapshot_dir: &BytePath, state: &StateDir) -> Result<BootLook
 
 /// Starts with another word than each day's are not counted; if that word is one of each day's, none is.
 fn uncounted(command_line: &str) -> Option<String> {
-    let word = chosen_otherwise(command_line)?;
+    let flags = command_line.split_whitespace().filter_map(|word| word.strip_prefix("rootflags="));
+    let word = chosen_otherwise(command_line).or_else(|| flags.filter_map(mounted_otherwise).next())?;
     Some(format!(
         "this start is not counted, and no other one is whose kernel's command line has `{word}`; if the boot loader says that each \
          day, have it leave that out"
@@ -232,6 +233,7 @@ mod tests {
     #[test]
     fn a_kernels_command_line_by_which_no_start_counts_is_told() {
         assert_eq!(uncounted("root=UUID=1 rootflags=subvol=@ quiet init=/sbin/init"), None);
+        assert!(uncounted("root=UUID=1 rootflags=subvol=@,degraded quiet").unwrap().contains("`degraded`"));
         let said = uncounted("root=UUID=1 rootflags=subvol=@ init=/opt/mine quiet").unwrap();
         assert!(said.contains("`init=/opt/mine`"), "{said}");
     }

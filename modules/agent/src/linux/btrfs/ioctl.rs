@@ -204,6 +204,8 @@ impl Btrfs for KernelBtrfs {
                     Ok(path) => path,
                     // Removed since the search.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    // So deep that the kernel does not say where: whoever may make directories must not blind us to all others.
+                    Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => continue,
                     Err(error) => return Err(error),
                 },
             };

@@ -47,7 +47,6 @@ const ROLLBACK: &str = "\
 Description=Bring a rollback of pc-switcher to its end
 DefaultDependencies=no
 ConditionPathExists=/var/lib/pc-switcher/rollback
-RequiresMountsFor=/var/lib/pc-switcher /usr/local/bin
 After=local-fs.target
 Before=systemd-journal-flush.service systemd-tmpfiles-setup.service sysinit.target
 Conflicts=shutdown.target

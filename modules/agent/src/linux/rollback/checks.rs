@@ -51,12 +51,17 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
     // Nothing else is asked: in an early start there may be nobody to answer, and no list of users.
     let (swapfiles, fstab_now) = (diagnose::swap_files(&mounts), text_of("/etc/fstab"));
     let holder = KernelBtrfs.subvolume(wish.snapshot_dir.as_path());
+    let units = inside::mount_units(Path::new("/etc/systemd/system"));
     let fstab_then = fstab_then(wish, &finder).unwrap_or_else(|| fstab_now.clone());
     let around = Around {
         finder: &finder,
         mounts: &mounts,
         swap_files: &swapfiles,
-        fstabs: [&fstab_now, &fstab_then],
+        tables: [
+            ("`/etc/fstab`", &fstab_now),
+            ("`/etc/fstab` of that state", &fstab_then),
+            ("a unit in `/etc/systemd/system`", &units),
+        ],
     };
     for name in &wish.subvolumes {
         let Some(member) = wish.to.member(name) else {

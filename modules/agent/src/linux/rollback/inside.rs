@@ -1,7 +1,9 @@
 //! What keeps subvolumes inside of those that go back from moving along: looked for before anything is done (docs/adr/0024).
 
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use pc_switcher_contract::{BytePath, SnapshotMember, SubvolumeName, Vital};
 
@@ -23,8 +25,8 @@ pub(super) struct Around<'a> {
     pub(super) finder: &'a Finder<'a>,
     pub(super) mounts: &'a Mounts,
     pub(super) swap_files: &'a [SwapFile],
-    /// `/etc/fstab` of now, and of the state that is gone back to.
-    pub(super) fstabs: [&'a str; 2],
+    /// What mounts file systems by itself, and in which lines: `/etc/fstab` of now, that of the state that is gone back to, and units.
+    pub(super) tables: [(&'a str, &'a str); 3],
 }
 
 /// What was found of one subvolume that goes back.
@@ -134,8 +136,10 @@ fn in_the_way(
     if around.mounts.all().any(|mount| mount.point == *point) {
         return Ok(Some(format!("{what}: it is a mount point; unmount it, or {out}")));
     }
-    if let Some(line) = around.fstabs.iter().find_map(|text| needed_by(text, one)) {
-        return Ok(Some(format!("{what}: `/etc/fstab` mounts `{line}` before it could come; {out}")));
+    let needed =
+        |(by, text): &(&str, &str)| needed_by(text, one).map(|place| format!("{by} mounts `{place}`"));
+    if let Some(needed) = around.tables.iter().find_map(needed) {
+        return Ok(Some(format!("{what}: {needed} before it could come; {out}")));
     }
     if let Some(file) = around.swap_files.iter().find(|file| is_inside(&file.subvolume_root)) {
         return Ok(Some(format!(
@@ -151,26 +155,63 @@ fn in_the_way(
     }))
 }
 
+/// Returns the units of a directory that mount something, as lines of an fstab.
+pub(super) fn mount_units(dir: &Path) -> String {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let units = entries.filter(|path| path.extension().is_some_and(|kind| kind == "mount" || kind == "swap"));
+    let line = |path: PathBuf| {
+        let text = fs::read_to_string(path).ok()?;
+        let value = |key: &str| text.lines().find_map(|line| line.trim().strip_prefix(key)).map(str::trim);
+        let what = value("What=")?;
+        let place = value("Where=").unwrap_or("none");
+        let has_blank = |word: &str| word.contains(char::is_whitespace);
+        let words = [what, place, value("Type=").unwrap_or("auto"), value("Options=").unwrap_or("defaults")];
+        (!words.iter().any(|word| has_blank(word))).then(|| words.join(" ") + "\n")
+    };
+    units.filter_map(line).collect()
+}
+
 /// Returns where the first line mounts something that needs the subvolume: at a place in it, or it itself.
 fn needed_by(fstab: &str, one: &One<'_>) -> Option<String> {
     let own = BytePath::from(one.of.name.as_str()).join(one.path.as_bytes());
     fstab.lines().filter(|line| !line.trim_start().starts_with('#')).find_map(|line| {
-        let mut words = line.split_whitespace().skip(1);
-        let (place, kind, options) = (words.next()?, words.next()?, words.next().unwrap_or_default());
+        let mut words = line.split_whitespace();
+        let (source, place, kind) = (words.next()?, words.next()?, words.next()?);
+        let options = words.next().unwrap_or_default();
         let is_it = |option: &str| {
             let path = option.strip_prefix("subvol=").map(|path| path.trim_start_matches('/'));
+            let number = option.strip_prefix("subvolid=").and_then(|number| number.parse().ok());
             path.is_some_and(|path| BytePath::from(path).is_within(&own))
+                || number.is_some_and(|number: u64| one.ids.contains(&number))
         };
-        let is_inside = BytePath::from(place).is_within(&one.point);
-        let needs = is_inside || (kind == "btrfs" && options.split(',').any(is_it));
+        let is_inside = |path: &str| BytePath::from(path).is_within(&one.point);
+        let is_of_it = kind == "btrfs" && options.split(',').any(is_it);
         let is_by_hand = options.split(',').any(|option| option == "noauto");
-        (needs && !is_by_hand).then(|| place.to_owned())
+        // A bind mount, an image, a swap file.
+        let named = if is_inside(source) { source } else { place };
+        ((is_inside(source) || is_inside(place) || is_of_it) && !is_by_hand).then(|| named.to_owned())
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn units_that_mount_something_are_lines_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        put(
+            "snap-x-1.mount",
+            "[Mount]\nWhat=/var/lib/snapd/snaps/x_1.snap\nWhere=/snap/x/1\nType=squashfs\n",
+        );
+        put("mine.service", "[Service]\nExecStart=/bin/true\n");
+        put("odd.mount", "[Mount]\nWhat=/with blank\nWhere=/odd\n");
+        assert_eq!(mount_units(dir.path()), "/var/lib/snapd/snaps/x_1.snap /snap/x/1 squashfs defaults\n");
+        put("swap.swap", "[Swap]\nWhat=/swap/file\n");
+        assert!(mount_units(dir.path()).contains("/swap/file none auto defaults\n"));
+        assert_eq!(mount_units(&dir.path().join("nowhere")), "");
+    }
 
     #[test]
     fn what_fstab_mounts_in_one_or_of_one_is_found_and_nothing_else() {
@@ -187,6 +228,11 @@ mod tests {
             ("tmpfs /srv/data/tmp tmpfs defaults 0 0", Some("/srv/data/tmp")),
             ("UUID=x /mnt/data btrfs rw,subvol=/@/srv/data 0 0", Some("/mnt/data")),
             ("UUID=x /mnt/data btrfs subvol=@/srv/data/deep", Some("/mnt/data")),
+            ("UUID=x /mnt/data btrfs rw,subvolid=300 0 0", Some("/mnt/data")),
+            ("UUID=x /mnt/data btrfs rw,subvolid=30 0 0", None),
+            ("/srv/data/home /home none bind 0 0", Some("/srv/data/home")),
+            ("/srv/data/x.img /mnt/x ext4 loop", Some("/srv/data/x.img")),
+            ("/srv/data/swapfile none swap sw 0 0", Some("/srv/data/swapfile")),
             ("UUID=x /srv/data btrfs defaults,noauto 0 0", None),
             ("#UUID=x /srv/data btrfs defaults 0 0", None),
             ("UUID=x /srv/database btrfs subvol=@/srv/dat 0 0", None),

@@ -121,8 +121,7 @@ fn look(journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
     let state = journal.read()?;
     let in_use = state.as_ref().map(in_use).unwrap_or_default();
     let left_seconds = state.as_ref().and_then(trial::left_seconds);
-    // Of a disk that is not there nothing is known.
-    let (inside, inside_more) = state.as_ref().and_then(|state| nested::left(state).ok()).unwrap_or_default();
+    let (inside, inside_more) = state.as_ref().map(nested::left).unwrap_or_default();
     Ok(RollbackLook { state, in_use, left_seconds, inside, inside_more, ..RollbackLook::default() })
 }
 

@@ -122,31 +122,41 @@ pub(super) fn bring(
         Ground::Running => in_use(state),
         Ground::Still => Vec::new(),
     };
+    // A disk that is away keeps no other's from moving.
+    let mut first = Ok(());
     for member in state.members.iter().filter(|member| !busy.contains(&member.name)) {
-        let Some(pair) = Pair::open(state, member)? else { continue };
-        let failed = |error: io::Error| failed(member, &error);
-        let inside = pair.inside(&pair.away).map_err(failed)?;
-        if inside.is_empty() {
-            continue;
-        }
-        let mut sealed = Vec::new();
-        for (path, id) in &inside {
-            let found = Opened::at(&pair.away, path, *id).map_err(failed)?;
-            sealed.extend(found.filter(|found| found.info.readonly).map(|found| found.info.uuid.hex()));
-        }
-        if !sealed.is_empty() {
-            // A read-only one leaves no directory (facts/btrfs.md B19): whoever is cut off finds here which are to be so again.
-            journal.unseal(&sealed)?;
-            watch.after("unseal")?;
-        }
-        for (path, id) in &inside {
-            // What fails with one keeps no other from moving; it is looked at again by whoever tells of it.
-            let _ = move_one(&pair, path, *id, watch);
-            watch.after("along")?;
-        }
-        pair.top.sync().map_err(failed)?;
+        first = first.and(bring_of(state, member, journal, watch));
     }
-    seal(state, journal, watch)
+    first.and(seal(state, journal, watch))
+}
+
+/// As [`bring`], of one member.
+fn bring_of(
+    state: &RollbackState,
+    member: &RollbackMember,
+    journal: &Journal<'_>,
+    watch: &dyn Watch,
+) -> Result<(), AgentError> {
+    let Some(pair) = Pair::open(state, member)? else { return Ok(()) };
+    let failed = |error: io::Error| failed(member, &error);
+    let inside = pair.inside(&pair.away).map_err(failed)?;
+    if inside.is_empty() {
+        return Ok(());
+    }
+    let opened = inside.iter().filter_map(|(path, id)| Opened::at(&pair.away, path, *id).ok().flatten());
+    let sealed: Vec<String> =
+        opened.filter(|found| found.info.readonly).map(|found| found.info.uuid.hex()).collect();
+    if !sealed.is_empty() {
+        // A read-only one leaves no directory (facts/btrfs.md B19): whoever is cut off finds here which are to be so again.
+        journal.unseal(&sealed)?;
+        watch.after("unseal")?;
+    }
+    for (path, id) in &inside {
+        // What fails with one keeps no other from moving; it is looked at again by whoever tells of it.
+        let _ = move_one(&pair, path, *id, watch);
+        watch.after("along")?;
+    }
+    pair.top.sync().map_err(failed)
 }
 
 fn move_one(pair: &Pair, path: &BytePath, id: u64, watch: &dyn Watch) -> io::Result<()> {
@@ -154,12 +164,16 @@ fn move_one(pair: &Pair, path: &BytePath, id: u64, watch: &dyn Watch) -> io::Res
     if along::obstacle(&pair.home.root, path)?.is_some() {
         return Ok(());
     }
-    if found.info.readonly {
-        found.set_readonly(false)?;
-        watch.after("writable")?;
+    if !found.info.readonly {
+        return Ok(along::move_along(&pair.away.root, &pair.home.root, path).map(drop)?);
     }
-    along::move_along(&pair.away.root, &pair.home.root, path)?;
-    Ok(())
+    found.set_readonly(false)?;
+    watch.after("writable")?;
+    let moved = along::move_along(&pair.away.root, &pair.home.root, path);
+    watch.after("moved")?;
+    // Wherever it is now.
+    found.set_readonly(true)?;
+    Ok(moved.map(drop)?)
 }
 
 /// Makes read-only again what was so before it moved, wherever it stands now.
@@ -168,8 +182,8 @@ fn seal(state: &RollbackState, journal: &Journal<'_>, watch: &dyn Watch) -> Resu
     if uuids.is_empty() {
         return Ok(());
     }
-    for member in &state.members {
-        let Some(pair) = Pair::open(state, member)? else { continue };
+    let seal_of = |member: &RollbackMember| -> Result<(), AgentError> {
+        let Some(pair) = Pair::open(state, member)? else { return Ok(()) };
         let failed = |error: io::Error| failed(member, &error);
         for tree in [&pair.away, &pair.home] {
             for (path, id) in pair.inside(tree).map_err(failed)? {
@@ -183,7 +197,14 @@ fn seal(state: &RollbackState, journal: &Journal<'_>, watch: &dyn Watch) -> Resu
                 }
             }
         }
+        Ok(())
+    };
+    let mut first = Ok(());
+    for member in &state.members {
+        first = first.and(seal_of(member));
     }
+    // Where one could not be looked at, what is noted is needed again.
+    first?;
     journal.sealed()
 }
 
@@ -191,16 +212,28 @@ fn seal(state: &RollbackState, journal: &Journal<'_>, watch: &dyn Watch) -> Resu
 pub(super) const TOLD: usize = 1000;
 
 /// Returns those that stand in trees that are not in place, and how many there are beyond those that are told.
-///
-/// # Errors
-/// If the machine does not let us look.
-pub(super) fn left(state: &RollbackState) -> Result<(Vec<Inside>, u64), AgentError> {
+/// Of a disk that is not there it is told that nothing is known.
+pub(super) fn left(state: &RollbackState) -> (Vec<Inside>, u64) {
     let busy = in_use(state);
     let (mut told, mut more) = (Vec::new(), 0);
     for member in &state.members {
-        let Some(pair) = Pair::open(state, member)? else { continue };
+        let looked = || -> Result<Option<(Pair, Vec<(BytePath, u64)>)>, AgentError> {
+            let Some(pair) = Pair::open(state, member)? else { return Ok(None) };
+            let inside = pair.inside(&pair.away).map_err(|error| failed(member, &error))?;
+            Ok(Some((pair, inside)))
+        };
+        let (pair, inside) = match looked() {
+            Ok(Some(found)) => found,
+            Ok(None) => continue,
+            // Nobody may go on as if all had come along.
+            Err(error) => {
+                let why = format!("whether all in it came along cannot be told: {error}");
+                told.push(Inside { path: member.point.clone(), is_held: false, stays: Some(why) });
+                continue;
+            }
+        };
         let is_busy = busy.contains(&member.name);
-        for (path, id) in pair.inside(&pair.away).map_err(|error| failed(member, &error))? {
+        for (path, id) in inside {
             if told.len() == TOLD {
                 more += 1;
                 continue;
@@ -209,7 +242,7 @@ pub(super) fn left(state: &RollbackState) -> Result<(Vec<Inside>, u64), AgentErr
             told.push(Inside { path: member.point.join(path.as_bytes()), is_held: false, stays });
         }
     }
-    Ok((told, more))
+    (told, more)
 }
 
 fn why_it_stays(pair: &Pair, path: &BytePath, id: u64) -> String {

@@ -2,9 +2,9 @@
 //!
 //! Packs that nobody needs are marked and stay in the index, where writers find what is in them; a later run removes those
 //! that nobody took up until then. Packs with much unused in them are rewritten before, and many small ones put together. Each prefix of the writes is a sound
-//! repository: new packs, their index, the marks, an index without what goes, then what goes.
+//! repository: the marks of what is unused as a whole, an index without what goes of it, then what goes; new packs, their index, and the same for
+//! what they replace. So a vault that is full gets room before anything is put together, and what found no room leaves nothing behind.
 
-mod marks;
 mod merge;
 mod plan;
 
@@ -21,7 +21,7 @@ use super::{Observer, Progress, Tally, check_cancelled};
 use crate::error::{Result, damaged};
 use crate::format::index::{IndexFile, IndexedBlob, IndexedPack};
 use crate::format::{BlobKind, Id, NodeKind};
-use crate::repo::{Held, Location, Repository, Writer, blob_from_pack};
+use crate::repo::{Held, Location, Marks, Repository, Writer, blob_from_pack, marks};
 use crate::store::Kind;
 
 /// What is to be removed.
@@ -92,28 +92,91 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
         alone.still_held()?;
         repo.store().delete(Kind::Snapshot, &snapshot.hex())?;
     }
-    for pack in rewrite(repo, &plan, observer)? {
-        plan.marks.remove(&pack);
-        plan.remove.remove(&pack);
+    let going = Going { repo, alone, observer, packs: &packs };
+    // What is rewritten takes room, which what nobody needs may have to give first.
+    let is_whole = |id: &Id| !plan.rewrite.contains_key(id);
+    let first: BTreeSet<Id> = plan.remove.iter().copied().filter(is_whole).collect();
+    let mut number = number;
+    if !plan.rewrite.is_empty() && plan.marks.keys().any(is_whole) {
+        let early: Marks =
+            plan.marks.iter().filter(|(id, _)| is_whole(id)).map(|(id, at)| (*id, *at)).collect();
+        marks::write(repo, early, number)?;
+        number += 1;
+        going.remove(&files, &first, &gone)?;
+        plan.remove.retain(|id| !first.contains(id));
     }
-    if plan.marks != marks {
+    let full = match rewrite(repo, &plan, observer) {
+        Ok(left) => {
+            for pack in left {
+                plan.marks.remove(&pack);
+                plan.remove.remove(&pack);
+            }
+            None
+        }
+        Err(error) if error.kind == ErrorKind::DiskSpace => {
+            plan.marks.retain(|id, _| is_whole(id));
+            plan.remove.retain(is_whole);
+            drop_unnamed(repo, alone, &packs)?;
+            Some(error)
+        }
+        Err(error) => return Err(error),
+    };
+    if plan.marks != marks::read(repo)?.0 {
         marks::write(repo, plan.marks.clone(), number)?;
     }
-    let going: HashSet<Id> = plan.remove.iter().chain(&gone).copied().collect();
-    alone.prove()?;
-    drop_from_index(repo, &files, &going)?;
-    alone.prove()?;
-    let sizes: BTreeMap<Id, u64> = packs.iter().map(|pack| (pack.id, pack.size)).collect();
-    let size = |pack: &Id| sizes.get(pack).copied().unwrap_or(0);
-    let tally = Tally::new(observer, plan.remove.iter().map(size).sum());
-    for pack in &plan.remove {
-        check_cancelled(observer)?;
-        alone.still_held()?;
-        repo.store().delete(Kind::Pack, &pack.hex())?;
-        tally.add(Path::new(&pack.short()), size(pack));
-    }
+    going.remove(&repo.index_files()?, &plan.remove, &gone)?;
     repo.reload_index()?;
-    Ok(summary)
+    match full {
+        None => Ok(summary),
+        Some(error) => Err(ModuleError::new(
+            ErrorKind::DiskSpace,
+            format!("what nobody needs beside what is needed in the same pack stays: {error}"),
+        )
+        .hint("what else nobody needs is gone, or marked and goes once its time has come; `bt prune --at-once` does not wait for that")),
+    }
+}
+
+/// What removes packs.
+struct Going<'g> {
+    repo: &'g Repository,
+    alone: &'g Held,
+    observer: &'g dyn Observer,
+    packs: &'g [Pack],
+}
+
+impl Going<'_> {
+    /// Takes packs out of these index files, with those that are not there, and removes them then.
+    fn remove(&self, files: &[(String, IndexFile)], packs: &BTreeSet<Id>, gone: &BTreeSet<Id>) -> Result<()> {
+        let going: HashSet<Id> = packs.iter().chain(gone).copied().collect();
+        self.alone.prove()?;
+        drop_from_index(self.repo, files, &going)?;
+        self.alone.prove()?;
+        let sizes: BTreeMap<Id, u64> = self.packs.iter().map(|pack| (pack.id, pack.size)).collect();
+        let size = |pack: &Id| sizes.get(pack).copied().unwrap_or(0);
+        let tally = Tally::new(self.observer, packs.iter().map(size).sum());
+        for pack in packs {
+            check_cancelled(self.observer)?;
+            self.alone.still_held()?;
+            self.repo.store().delete(Kind::Pack, &pack.hex())?;
+            tally.add(Path::new(&pack.short()), size(pack));
+        }
+        Ok(())
+    }
+}
+
+/// Removes packs that came since these were listed and that no index names: nobody else writes here, and each try would leave more.
+fn drop_unnamed(repo: &Repository, alone: &Held, packs: &[Pack]) -> Result<()> {
+    let files = repo.index_files()?;
+    let mut known: HashSet<Id> = packs.iter().map(|pack| pack.id).collect();
+    known.extend(files.iter().flat_map(|(_, file)| &file.packs).map(|pack| pack.id));
+    alone.prove()?;
+    for (name, _) in repo.store().list(Kind::Pack)? {
+        if name.parse().is_ok_and(|id: Id| !known.contains(&id)) {
+            alone.still_held()?;
+            repo.store().delete(Kind::Pack, &name)?;
+        }
+    }
+    Ok(())
 }
 
 /// Proves that there are snapshots where there is anything: without them all of it would be what nobody needs.

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::merge;
 use crate::format::index::IndexedBlob;
 use crate::format::{BlobKind, Id};
+use crate::repo::Marks;
 
 /// So many hundredths of what is stored may be unused before packs are rewritten for it.
 const SPARE: u64 = 5;
@@ -22,9 +23,6 @@ pub struct Pack {
     /// What the index knows in it; nothing of a pack that no index knows.
     pub blobs: Vec<IndexedBlob>,
 }
-
-/// When packs were first found unused.
-pub type Marks = BTreeMap<Id, Timestamp>;
 
 /// When a pack goes that is unused.
 #[derive(Debug, Clone, Copy)]

@@ -1,12 +1,17 @@
 //! Which packs were found unused, and when: kept beside the repository, encrypted with its key.
 
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::plan::Marks;
+use super::Repository;
 use crate::error::Result;
-use crate::format::unpacked;
-use crate::repo::Repository;
+use crate::format::{Id, unpacked};
 use crate::store::Kind;
+
+/// When a pack was found unused first.
+pub type Marks = BTreeMap<Id, Timestamp>;
 
 /// What concerns all machines lies beside what each of them keeps.
 const NAME: &str = "all/unused.";
@@ -17,7 +22,7 @@ struct Written {
 }
 
 /// Returns the marks and the number of their document. What cannot be read counts as none: then the grace begins anew.
-pub(super) fn read(repo: &Repository) -> Result<(Marks, u64)> {
+pub(crate) fn read(repo: &Repository) -> Result<(Marks, u64)> {
     let Some(number) = numbers(repo)?.pop() else { return Ok((Marks::new(), 0)) };
     let sealed = repo.store().get(Kind::Meta, &format!("{NAME}{number}"))?.unwrap_or_default();
     let plain = repo.unseal(&sealed, || "the list of unused packs".into());
@@ -26,7 +31,7 @@ pub(super) fn read(repo: &Repository) -> Result<(Marks, u64)> {
 }
 
 /// Writes a document after the one of this number, and removes older ones.
-pub(super) fn write(repo: &Repository, marks: Marks, after: u64) -> Result<()> {
+pub(crate) fn write(repo: &Repository, marks: Marks, after: u64) -> Result<()> {
     let plain =
         unpacked::encode(&Written { packs: marks }, 2).map_err(pc_switcher_contract::ModuleError::failed)?;
     let fresh = after + 1;
