@@ -298,6 +298,6 @@ fn write(
         }
     }
     prove()?;
-    drop_from_index(repo, files, &plan.going.iter().copied().collect())?;
+    drop_from_index(repo, files, &plan.going.iter().copied().collect()).map(drop)?;
     Ok(fresh)
 }

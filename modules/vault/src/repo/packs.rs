@@ -16,24 +16,31 @@ const BLOBS: usize = 50_000;
 const MUCH: u64 = 100_000_000;
 
 impl Repository {
-    /// Writes index files that name these packs.
+    /// Writes index files that name these packs, and returns them.
     ///
     /// # Errors
     /// If one of them cannot be written.
-    pub(crate) fn save_index(&self, packs: impl IntoIterator<Item = IndexedPack>) -> Result<()> {
-        let (mut file, mut blobs) = (IndexFile::default(), 0);
+    pub(crate) fn save_index(
+        &self,
+        packs: impl IntoIterator<Item = IndexedPack>,
+    ) -> Result<Vec<(String, IndexFile)>> {
+        let (mut file, mut blobs, mut saved) = (IndexFile::default(), 0, Vec::new());
+        let mut save = |file: IndexFile| -> Result<()> {
+            saved.push((self.save(Kind::Index, &file)?.hex(), file));
+            Ok(())
+        };
         for pack in packs {
             blobs += pack.blobs.len();
             file.packs.push(pack);
             if blobs >= BLOBS {
-                self.save(Kind::Index, &std::mem::take(&mut file))?;
+                save(std::mem::take(&mut file))?;
                 blobs = 0;
             }
         }
         if !file.packs.is_empty() {
-            self.save(Kind::Index, &file)?;
+            save(file)?;
         }
-        Ok(())
+        Ok(saved)
     }
 
     /// Returns the index files, each with its name.

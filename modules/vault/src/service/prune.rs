@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pc_switcher_contract::ModuleError;
 use pc_switcher_contract::keep::Keep;
+use pc_switcher_contract::{ErrorKind, ModuleError};
 
 use super::forget::{self, Verdict};
 use super::target::{OldCopies, is_away};
@@ -153,6 +153,12 @@ impl Service {
                 report.warnings.push(error.to_string());
             }
         }
+        if let Some(why) = &summary.no_room {
+            let message = format!("what nobody needs beside what is needed in the same pack stays: {why}");
+            return Err(ModuleError::new(ErrorKind::DiskSpace, message).hint(
+                "what else nobody needs is gone, or is marked and goes once its time has come; `bt prune --at-once` does not wait for that",
+            ));
+        }
         Ok(VaultPruned { name: settings.name, verdicts, summary, versions_gone })
     }
 
@@ -218,8 +224,8 @@ fn unknown(vault: &str, host: &str, error: ModuleError) -> ModuleError {
         error.message
     );
     ModuleError { message, ..error }.hint(format!(
-        "a backup of that machine stores a new copy of its catalogue; if the machine is gone for good, remove its copies \
-         `pc-switcher/hosts/{host}/db.*` from the vault"
+        "`bt prune` on that machine stores a new copy of its catalogue, and a newer pc-switcher here reads what a newer one wrote; if the \
+         machine is gone for good, remove its copies `pc-switcher/hosts/{host}/db.*` from the vault"
     ))
 }
 

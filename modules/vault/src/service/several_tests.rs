@@ -331,6 +331,54 @@ fn the_snapshots_of_all_vaults_tell_what_each_of_them_alone_does_not_have() {
 }
 
 #[test]
+fn what_a_snapshot_is_without_because_its_vault_never_held_it_is_not_deleted() {
+    let mut two = Two::new();
+    let docs = two.world.home.path().join("docs");
+    fs::write(docs.join("a"), "in both").unwrap();
+    two.add();
+    assert!(two.back_up(None).is_clean());
+    fs::write(docs.join("b"), "in one alone").unwrap();
+    fs::write(docs.join("c"), "in one alone, and deleted then").unwrap();
+    two.add();
+    two.back_up(Some("local"));
+    fs::remove_file(docs.join("c")).unwrap();
+    two.add();
+    two.back_up(Some("local"));
+    // The later snapshot is that of the vault that has neither.
+    two.back_up(Some("other"));
+    assert_eq!(
+        (two.newest(&two.world.store), two.newest(&two.other)),
+        (vec!["a".into(), "b".into()], vec!["a".into()])
+    );
+    for has_copies in [true, false] {
+        if !has_copies {
+            two.remove_copies();
+        }
+        let report = two.recover();
+        assert!(report.troubles.is_empty(), "{report:?}");
+        let back = two.world.home.path().join(format!("back-{has_copies}"));
+        let order = order(&docs, Some(back.clone()));
+        two.open().restore(&order, &mut wrong_for(&[]), &Quiet::default()).unwrap();
+        let mut found: Vec<String> = walk(&back);
+        found.retain(|name| ["a", "b", "c"].contains(&name.as_str()));
+        assert_eq!(found, ["a", "b"], "{has_copies}: {report:?}");
+    }
+}
+
+/// Returns the names of all files below a directory.
+fn walk(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in dir.read_dir().unwrap().flatten() {
+        match entry.file_type().unwrap().is_dir() {
+            true => found.extend(walk(&entry.path())),
+            false => found.push(entry.file_name().to_string_lossy().into_owned()),
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
 fn of_two_copies_the_newer_one_counts_whatever_their_numbers_and_what_it_has_not_is_named() {
     let mut two = Two::new();
     two.write("1", "local");

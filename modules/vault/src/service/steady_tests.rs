@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, Ordering::SeqCst};
 
 use super::crash_tests::{everything_is_there, is_sound, opened};
 use super::repair_tests::{change, names, packs, repair_as};
@@ -12,6 +12,7 @@ use crate::engine::{Quiet, Reading, check};
 use crate::format::index::IndexFile;
 use crate::format::{BlobKind, Id};
 use crate::repo::Writer;
+use crate::store::faults::Faults;
 use crate::store::{Kind, MemoryStore, Store};
 
 /// A store of which one read is not what is there.
@@ -174,6 +175,49 @@ fn one_bad_read_has_a_prune_remove_nothing_that_is_needed() {
         assert!(store.list(Kind::Snapshot).unwrap().len() >= newest, "{what}");
     });
     assert!(noticed > 0, "a snapshot that is not listed is noticed");
+}
+
+#[test]
+fn a_vault_that_is_full_is_pruned_and_what_found_no_room_leaves_nothing_behind() {
+    let mut world = with_three_backups();
+    // Each of them leaves small packs, which a prune would put together.
+    for seed in 4..9 {
+        world.put(0..1, seed);
+        world.now(|service| super::world::stage(service).and_then(|()| super::world::back_up(service)));
+    }
+    world.hour += 1;
+    let prune = |store: Arc<dyn Store>, keep: &str| {
+        let mut service = world.service(world.state.path(), store, DEAD);
+        let keep = Some(keep.parse().unwrap());
+        let order = PruneOrder { keep, at_once: true, ..PruneOrder::default() };
+        service.prune(&order, &mut |_| Ok(b"x".into()), &Quiet::default()).map(drop)
+    };
+    let stored = || world.store.list(Kind::Pack).unwrap();
+    let bytes = || stored().iter().map(|(_, size)| size).sum::<u64>();
+    let before = (stored(), bytes());
+    // So many packs find room while those of all backups are put together, and while those of one are.
+    for (fits, keep) in [(1, "all 100d"), (0, "last 1 session")] {
+        let room = AtomicUsize::new(fits);
+        let full = Faults::on(&world.store).that_fails(move |call| {
+            let is_put = call.what == "put" && call.kind == Kind::Pack;
+            let is_over = is_put && room.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_err();
+            is_over.then(|| ModuleError::new(ErrorKind::DiskSpace, "no room"))
+        });
+        let error = prune(Arc::new(full), keep).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::DiskSpace, "{error}");
+        let is_old = |pack: &(String, u64)| before.0.contains(pack);
+        assert!(stored().iter().all(is_old), "{fits}: nothing is left of what found no room");
+        is_sound(&world.store, "full");
+        everything_is_there(
+            &world.service(world.state.path(), world.store.clone(), DEAD),
+            &world.store,
+            "full",
+        );
+    }
+    assert!(bytes() < before.1, "what nobody needs went: {} of {}", bytes(), before.1);
+    prune(world.store.clone(), "last 1 session").unwrap();
+    assert!(stored().len() < before.0.len());
+    is_sound(&world.store, "in the end");
 }
 
 #[test]

@@ -194,7 +194,7 @@ fn a_death_after_any_step_leaves_each_inside_in_one_tree_and_a_redo_in_the_one_t
             break;
         }
     }
-    for step in ["unseal", "along", "writable", "seal"] {
+    for step in ["unseal", "along", "writable", "moved"] {
         assert!(deaths.contains(&step), "no death after `{step}`: {deaths:?}");
     }
 }

@@ -51,13 +51,15 @@ pub struct PruneSummary {
     pub removed: (u64, u64),
     /// When the first of those that wait may go.
     pub next: Option<Timestamp>,
+    /// Why nothing was rewritten: there was no room for it. All else was done.
+    pub no_room: Option<String>,
 }
 
 /// Prunes, or says what it would do.
 ///
 /// # Errors
 /// If something is missing that a snapshot needs, which stays; the lock was lost, the place cannot be written, or the run was
-/// cancelled.
+/// cancelled. That there was no room to rewrite something is in the summary.
 pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer) -> Result<PruneSummary> {
     if let Some(alone) = order.alone {
         alone.prove()?;
@@ -72,7 +74,7 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     let also = order.also_needed.iter().filter(is_there);
     needed.extend(also.map(|id| (BlobKind::Data, *id)));
     store_under_their_kind(repo, &mut needed, order.alone, observer)?;
-    let files = repo.index_files()?;
+    let mut files = repo.index_files()?;
     let (packs, gone) = packs(repo, &files)?;
     let (marks, number) = marks::read(repo)?;
     let mut plan = plan::plan(&packs, &needed, &marks, order.when).map_err(|missing| {
@@ -84,7 +86,7 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
         );
         ModuleError::failed(message).hint("`bt check` names the files")
     })?;
-    let summary = summarise(&packs, &plan, order.when);
+    let mut summary = summarise(&packs, &plan, order.when);
     let Some(alone) = order.alone else { return Ok(summary) };
     alone.prove()?;
     prove_followed(repo, &followed)?;
@@ -102,38 +104,30 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
             plan.marks.iter().filter(|(id, _)| is_whole(id)).map(|(id, at)| (*id, *at)).collect();
         marks::write(repo, early, number)?;
         number += 1;
-        going.remove(&files, &first, &gone)?;
+        going.remove(&mut files, &first, &gone)?;
         plan.remove.retain(|id| !first.contains(id));
     }
-    let full = match rewrite(repo, &plan, observer) {
+    match rewrite(repo, &plan, observer) {
         Ok(left) => {
             for pack in left {
                 plan.marks.remove(&pack);
                 plan.remove.remove(&pack);
             }
-            None
         }
         Err(error) if error.kind == ErrorKind::DiskSpace => {
             plan.marks.retain(|id, _| is_whole(id));
             plan.remove.retain(is_whole);
             drop_unnamed(repo, alone, &packs)?;
-            Some(error)
+            summary.no_room = Some(error.to_string());
         }
         Err(error) => return Err(error),
-    };
+    }
     if plan.marks != marks::read(repo)?.0 {
         marks::write(repo, plan.marks.clone(), number)?;
     }
-    going.remove(&repo.index_files()?, &plan.remove, &gone)?;
+    going.remove(&mut files, &plan.remove, &gone)?;
     repo.reload_index()?;
-    match full {
-        None => Ok(summary),
-        Some(error) => Err(ModuleError::new(
-            ErrorKind::DiskSpace,
-            format!("what nobody needs beside what is needed in the same pack stays: {error}"),
-        )
-        .hint("what else nobody needs is gone, or marked and goes once its time has come; `bt prune --at-once` does not wait for that")),
-    }
+    Ok(summary)
 }
 
 /// What removes packs.
@@ -145,11 +139,19 @@ struct Going<'g> {
 }
 
 impl Going<'_> {
-    /// Takes packs out of these index files, with those that are not there, and removes them then.
-    fn remove(&self, files: &[(String, IndexFile)], packs: &BTreeSet<Id>, gone: &BTreeSet<Id>) -> Result<()> {
+    /// Takes packs out of these index files, with those that are not there, and removes them then. The files are those of then: a list
+    /// that is asked for again may lack one by mistake.
+    fn remove(
+        &self,
+        files: &mut Vec<(String, IndexFile)>,
+        packs: &BTreeSet<Id>,
+        gone: &BTreeSet<Id>,
+    ) -> Result<()> {
         let going: HashSet<Id> = packs.iter().chain(gone).copied().collect();
         self.alone.prove()?;
-        drop_from_index(self.repo, files, &going)?;
+        let (old, fresh) = drop_from_index(self.repo, files, &going)?;
+        files.retain(|(name, _)| !old.contains(name));
+        files.extend(fresh);
         self.alone.prove()?;
         let sizes: BTreeMap<Id, u64> = self.packs.iter().map(|pack| (pack.id, pack.size)).collect();
         let size = |pack: &Id| sizes.get(pack).copied().unwrap_or(0);
@@ -368,12 +370,13 @@ fn slice<'p>(pack: &'p [u8], blob: &IndexedBlob) -> Option<&'p [u8]> {
     pack.get(blob.offset as usize..)?.get(..blob.length as usize)
 }
 
-/// Writes index files without these packs in the place of those that name them, or that name what another one names, too.
+/// Writes index files without these packs in the place of those that name them, or that name what another one names, too. Returns
+/// the names of those that went, and what came.
 pub(super) fn drop_from_index(
     repo: &Repository,
     files: &[(String, IndexFile)],
     going: &HashSet<Id>,
-) -> Result<()> {
+) -> Result<(HashSet<String>, Vec<(String, IndexFile)>)> {
     let mut named: BTreeMap<Id, u32> = BTreeMap::new();
     for pack in files.iter().flat_map(|(_, file)| &file.packs) {
         *named.entry(pack.id).or_default() += 1;
@@ -384,9 +387,9 @@ pub(super) fn drop_from_index(
         files.iter().filter(|(_, file)| file.packs.is_empty() || file.packs.iter().any(is_old)).collect();
     let mut seen = HashSet::new();
     let stays = |pack: &&IndexedPack| !going.contains(&pack.id) && seen.insert(pack.id);
-    repo.save_index(old.iter().flat_map(|(_, file)| &file.packs).filter(stays).cloned())?;
-    for (name, _) in old {
+    let fresh = repo.save_index(old.iter().flat_map(|(_, file)| &file.packs).filter(stays).cloned())?;
+    for (name, _) in &old {
         repo.store().delete(Kind::Index, name)?;
     }
-    Ok(())
+    Ok((old.into_iter().map(|(name, _)| name.clone()).collect(), fresh))
 }
