@@ -29,10 +29,13 @@ const SILENCE_AT_THE_END: Duration = Duration::from_secs(10);
 #[derive(Clone, Default)]
 pub struct Stop(Arc<Hooks>);
 
+/// Tells somebody something.
+type Tell = Box<dyn Fn(&str) + Send + Sync>;
+
 #[derive(Default)]
 struct Hooks {
     is_asked: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
-    waits: OnceLock<Box<dyn Fn(&str) + Send + Sync>>,
+    waits: OnceLock<Tell>,
 }
 
 impl Stop {

@@ -37,6 +37,9 @@ struct Tree {
     name: String,
 }
 
+/// Subvolumes that stand in a tree: path in it, and id.
+type Insides = Vec<(BytePath, u64)>;
+
 /// The trees of one member.
 struct Pair {
     top: Top,
@@ -71,7 +74,7 @@ impl Pair {
         }
     }
 
-    fn inside(&self, tree: &Tree) -> io::Result<Vec<(BytePath, u64)>> {
+    fn inside(&self, tree: &Tree) -> io::Result<Insides> {
         self.top.inside(tree.id)
     }
 }
@@ -217,7 +220,7 @@ pub(super) fn left(state: &RollbackState) -> (Vec<Inside>, u64) {
     let busy = in_use(state);
     let (mut told, mut more) = (Vec::new(), 0);
     for member in &state.members {
-        let looked = || -> Result<Option<(Pair, Vec<(BytePath, u64)>)>, AgentError> {
+        let looked = || -> Result<Option<(Pair, Insides)>, AgentError> {
             let Some(pair) = Pair::open(state, member)? else { return Ok(None) };
             let inside = pair.inside(&pair.away).map_err(|error| failed(member, &error))?;
             Ok(Some((pair, inside)))

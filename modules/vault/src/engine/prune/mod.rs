@@ -130,6 +130,9 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     Ok(summary)
 }
 
+/// Index files, each with its name.
+type IndexFiles = Vec<(String, IndexFile)>;
+
 /// What removes packs.
 struct Going<'g> {
     repo: &'g Repository,
@@ -141,12 +144,7 @@ struct Going<'g> {
 impl Going<'_> {
     /// Takes packs out of these index files, with those that are not there, and removes them then. The files are those of then: a list
     /// that is asked for again may lack one by mistake.
-    fn remove(
-        &self,
-        files: &mut Vec<(String, IndexFile)>,
-        packs: &BTreeSet<Id>,
-        gone: &BTreeSet<Id>,
-    ) -> Result<()> {
+    fn remove(&self, files: &mut IndexFiles, packs: &BTreeSet<Id>, gone: &BTreeSet<Id>) -> Result<()> {
         let going: HashSet<Id> = packs.iter().chain(gone).copied().collect();
         self.alone.prove()?;
         let (old, fresh) = drop_from_index(self.repo, files, &going)?;
@@ -376,7 +374,7 @@ pub(super) fn drop_from_index(
     repo: &Repository,
     files: &[(String, IndexFile)],
     going: &HashSet<Id>,
-) -> Result<(HashSet<String>, Vec<(String, IndexFile)>)> {
+) -> Result<(HashSet<String>, IndexFiles)> {
     let mut named: BTreeMap<Id, u32> = BTreeMap::new();
     for pack in files.iter().flat_map(|(_, file)| &file.packs) {
         *named.entry(pack.id).or_default() += 1;
