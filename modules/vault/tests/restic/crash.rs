@@ -2,7 +2,7 @@
 //!
 //! Each kind of call once; `RESTIC_CRASH=all`, which `tests/full restic-crash` sets, takes every call.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
@@ -20,29 +20,43 @@ use super::given::{Given, noise, word};
 const DIR: &str = "PC_SWITCHER_RESTIC_CRASH_DIR";
 const ORDER: &str = "PC_SWITCHER_RESTIC_CRASH";
 
+/// A call of the store that writes: what it does, and to what.
+type Call = (&'static str, Kind);
+
+/// Which call a program dies of. How many packs a backup writes is not the same each time, so calls are counted by their kind.
+#[derive(Debug, Clone)]
+struct Death {
+    /// As [`Call`] is printed.
+    call: String,
+    /// How many calls of that kind come before it.
+    nth: usize,
+    is_done: bool,
+}
+
 /// A store that counts the calls that write, and is the last one of its program at one of them.
 struct Counting {
     inner: FsStore,
-    /// Of that call its number, and whether it is still done.
-    last: Option<(usize, bool)>,
-    calls: Mutex<Vec<(&'static str, Kind)>>,
+    last: Option<Death>,
+    calls: Mutex<Vec<Call>>,
     packed: AtomicU64,
 }
 
 impl Counting {
-    fn new(given: &Given, last: Option<(usize, bool)>) -> Arc<Self> {
+    fn new(given: &Given, last: Option<Death>) -> Arc<Self> {
         let inner = FsStore::at(&given.path("repo"));
         Arc::new(Self { inner, last, calls: Mutex::default(), packed: AtomicU64::new(0) })
     }
 
     fn write<T>(&self, what: &'static str, kind: Kind, run: impl FnOnce() -> Result<T>) -> Result<T> {
-        let at = {
+        let nth = {
             let mut calls = self.calls.lock().unwrap();
+            let nth = calls.iter().filter(|call| **call == (what, kind)).count();
             calls.push((what, kind));
-            calls.len() - 1
+            nth
         };
-        let die = |after| {
-            if self.last == Some((at, after)) {
+        let die = |is_done| {
+            let is_it = |death: &&Death| death.nth == nth && death.call == format!("{what} {kind:?}");
+            if self.last.as_ref().filter(is_it).is_some_and(|death| death.is_done == is_done) {
                 let own = rustix::process::getpid();
                 rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
             }
@@ -103,9 +117,10 @@ fn work(service: &mut Service, what: &str) {
 fn be_killed() {
     let (Some(dir), Ok(order)) = (std::env::var_os(DIR), std::env::var(ORDER)) else { return };
     let words: Vec<&str> = order.split(' ').collect();
+    let [work_of, what, kind, nth, when] = words[..] else { panic!("{order}") };
     let given = Given::at(Path::new(&dir));
-    let store = Counting::new(&given, Some((words[1].parse().unwrap(), words[2] == "after")));
-    work(&mut given.service_over(store), words[0]);
+    let death = Death { call: format!("{what} {kind}"), nth: nth.parse().unwrap(), is_done: when == "after" };
+    work(&mut given.service_over(Counting::new(&given, Some(death))), work_of);
 }
 
 /// Puts the machine and the vault back to what they were. Files of a vault are never written to, so links will do.
@@ -140,20 +155,28 @@ fn survives(given: &Given, what: &str) {
     let calls = whole.calls.lock().unwrap().clone();
     let most = whole.packed.load(Ordering::SeqCst) * 105 / 100;
     let is_full = std::env::var("RESTIC_CRASH").is_ok_and(|which| which == "all");
-    let (mut kinds, mut killed) = (BTreeSet::new(), 0);
-    for (at, call) in calls.iter().enumerate() {
-        if !kinds.insert(*call) && !is_full {
+    let (mut kinds, mut killed) = (BTreeMap::<Call, usize>::new(), 0);
+    for call in &calls {
+        let (doing, kind) = call;
+        let count = kinds.entry(*call).or_default();
+        let nth = *count;
+        *count += 1;
+        if nth > 0 && !is_full {
             continue;
         }
         for when in ["before", "after"] {
-            let told = format!("{what}, killed {when} call {at}, {call:?}");
+            let told = format!("{what}, killed {when} {doing} {kind:?} {nth}");
             put_back(given);
             let status = Command::new(std::env::current_exe().unwrap())
                 .args(["crash::be_killed", "--exact", "--quiet"])
                 .env(DIR, given.path(""))
-                .env(ORDER, format!("{what} {at} {when}"))
+                .env(ORDER, format!("{what} {doing} {kind:?} {nth} {when}"))
                 .status()
                 .unwrap();
+            if nth > 0 && status.success() {
+                eprintln!("{told}: this run had no such call");
+                continue;
+            }
             assert_eq!(status.signal(), Some(9), "{told}: {status}");
             // The lock of a program that died is no damage.
             given.restic(&["unlock"]);
