@@ -90,12 +90,7 @@ pub fn repair(repo: &Repository, order: RepairOrder<'_>, observer: &dyn Observer
     let (snapshots, broken_snapshots) = repo.snapshots_found()?;
     be_sure(repo, Kind::Snapshot, &broken_snapshots)?;
     let named = by_pack(&files);
-    let there: BTreeMap<Id, u64> = repo
-        .store()
-        .list(Kind::Pack)?
-        .into_iter()
-        .filter_map(|(name, size)| Some((name.parse().ok()?, size)))
-        .collect();
+    let there = look::listed(repo)?;
     let is_without_packs = !named.is_empty() && !named.keys().any(|id| there.contains_key(id));
     let is_without_snapshots = !named.is_empty() && snapshots.is_empty() && broken_snapshots.is_empty();
     if !order.drop_lost && (is_without_packs || is_without_snapshots) {
@@ -133,6 +128,9 @@ pub fn repair(repo: &Repository, order: RepairOrder<'_>, observer: &dyn Observer
         plan.take(IndexedPack { id, blobs }, look, &mut summary);
     }
     look::prove_gone(repo, &summary.missing)?;
+    if order.alone.is_some() {
+        look::prove_all_seen(repo, &there)?;
+    }
     summary.keys = repo.mend_keys(order.alone.is_some())?;
     repo.know(plan.known());
     if order.alone.is_some() {

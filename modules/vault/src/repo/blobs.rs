@@ -1,6 +1,6 @@
 //! Where each blob lies, and how it is read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -139,6 +139,11 @@ impl Repository {
     /// Whether an index knows a pack.
     pub(crate) fn knows_pack(&self, pack: &Id) -> bool {
         self.blobs.read().pack_numbers.contains_key(pack)
+    }
+
+    /// Returns a pack that this index knows and that is not among these.
+    pub(crate) fn known_besides(&self, named: &HashSet<Id>) -> Option<Id> {
+        self.blobs.read().pack_numbers.keys().find(|pack| !named.contains(pack)).copied()
     }
 
     /// Adds a pack that was just written.

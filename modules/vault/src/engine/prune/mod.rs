@@ -75,6 +75,7 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     needed.extend(also.map(|id| (BlobKind::Data, *id)));
     store_under_their_kind(repo, &mut needed, order.alone, observer)?;
     let mut files = repo.index_files()?;
+    prove_named(repo, &files)?;
     let (packs, gone) = packs(repo, &files)?;
     let (marks, number) = marks::read(repo)?;
     let mut plan = plan::plan(&packs, &needed, &marks, order.when).map_err(|missing| {
@@ -189,6 +190,19 @@ fn prove_snapshots(repo: &Repository) -> Result<()> {
     Err(ModuleError::new(ErrorKind::Unreachable, message).hint(
         "is all of it mounted? a backup that ends writes a snapshot; if all were removed on purpose, `restic prune` removes the rest",
     ))
+}
+
+/// Proves that the index names what it named when it was read first: a list may lack one of its files by mistake, and what only that
+/// one names would go and leave it behind.
+fn prove_named(repo: &Repository, files: &IndexFiles) -> Result<()> {
+    let named = files.iter().flat_map(|(_, file)| &file.packs).map(|pack| pack.id).collect();
+    let Some(pack) = repo.known_besides(&named) else { return Ok(()) };
+    let message = format!(
+        "the index of `{}` does not name the pack `{pack}` any more, as it did a moment ago; nothing is removed",
+        repo.store().place()
+    );
+    Err(ModuleError::failed(message)
+        .hint("somebody else works in the vault without a lock, or the disk or the network is failing"))
 }
 
 /// What is needed, each as what it is.

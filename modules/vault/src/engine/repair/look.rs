@@ -1,6 +1,6 @@
 //! What a pack is, beside what the index says of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
@@ -61,18 +61,38 @@ pub(super) fn prove_gone(repo: &Repository, packs: &[Id]) -> Result<()> {
     if packs.is_empty() {
         return Ok(());
     }
-    let listed: BTreeSet<String> = repo.store().list(Kind::Pack)?.into_iter().map(|(name, _)| name).collect();
-    for pack in packs.iter().map(|pack| pack.hex()) {
-        if listed.contains(&pack) || repo.store().get_afresh(Kind::Pack, &pack)?.is_some() {
-            let message = format!(
-                "`{}` says of the pack `{pack}` once that it is there, and once that it is not; nothing was changed",
-                repo.store().place()
-            );
-            return Err(ModuleError::failed(message)
-                .hint("the disk, the server or the network is failing, or not all of the vault is mounted"));
+    let listed = listed(repo)?;
+    for pack in packs {
+        if listed.contains_key(pack) || repo.store().get_afresh(Kind::Pack, &pack.hex())?.is_some() {
+            return Err(of_two_minds(repo, *pack));
         }
     }
     Ok(())
+}
+
+/// Proves by another list that there is no pack besides those that were looked at: of one that a list leaves out and that only a
+/// damaged index names nobody would know, and what lies in it would count as lost.
+pub(super) fn prove_all_seen(repo: &Repository, seen: &BTreeMap<Id, u64>) -> Result<()> {
+    match listed(repo)?.keys().find(|pack| !seen.contains_key(pack)) {
+        Some(pack) => Err(of_two_minds(repo, *pack)),
+        None => Ok(()),
+    }
+}
+
+/// Returns the packs that a store lists, with their sizes.
+pub(super) fn listed(repo: &Repository) -> Result<BTreeMap<Id, u64>> {
+    let all = repo.store().list(Kind::Pack)?;
+    Ok(all.into_iter().filter_map(|(name, size)| Some((name.parse().ok()?, size))).collect())
+}
+
+fn of_two_minds(repo: &Repository, pack: Id) -> ModuleError {
+    let message = format!(
+        "`{}` says of the pack `{}` once that it is there, and once that it is not; nothing was changed",
+        repo.store().place(),
+        pack.hex()
+    );
+    ModuleError::failed(message)
+        .hint("the disk, the server or the network is failing, or not all of the vault is mounted")
 }
 
 /// Says what the bytes of a pack are.
