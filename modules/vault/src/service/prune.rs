@@ -44,6 +44,8 @@ pub struct PruneReport {
     pub warnings: Vec<String>,
     /// Whether a warning means that something was left undone.
     pub incomplete: bool,
+    /// Whether that is so for want of room.
+    pub is_full: bool,
 }
 
 /// What pruning a vault came to.
@@ -150,6 +152,7 @@ impl Service {
                 .forget_what_is_gone(&settings.name, |blob| repo.find(BlobKind::Data, &blob).is_some())?;
             if let Some(error) = self.upload(&repo, &settings, id, OldCopies::Go)? {
                 report.incomplete = true;
+                report.is_full |= error.kind == ErrorKind::DiskSpace;
                 report.warnings.push(error.to_string());
             }
         }

@@ -45,6 +45,7 @@ impl Service {
                 Err(error) if required || error.kind == ErrorKind::Cancelled => return Err(error),
                 Err(error) => {
                     report.incomplete |= !is_away(&error);
+                    report.is_full |= error.kind == ErrorKind::DiskSpace;
                     report.warnings.push(format!("vault `{name}` was left out: {error}"));
                     first.get_or_insert(error);
                 }
