@@ -56,7 +56,7 @@ impl Service {
                 None => Ok(()),
             };
             if let Err(error) = noted {
-                summary.problems.push(format!("which packs were read cannot be noted: {error}"));
+                summary.problems.push(|| format!("which packs were read cannot be noted: {error}"));
             }
             let read_at = self.catalogue.pack_reads(&vault.name).unwrap_or(read_at);
             let times = summary.there.iter().map(|id| read_at.get(id).copied());

@@ -1,5 +1,7 @@
 //! Repairing vaults, and telling the catalogue what they lost.
 
+use pc_switcher_contract::ErrorKind;
+
 use super::Service;
 use super::target::OldCopies;
 use super::vaults::Passphrase;
@@ -31,6 +33,8 @@ pub struct Repaired {
     pub versions_gone: u64,
     /// What went wrong beside it.
     pub warning: Option<String>,
+    /// Whether that went wrong for want of room.
+    pub is_full: bool,
 }
 
 impl Service {
@@ -59,7 +63,7 @@ impl Service {
                     alone: alone.as_ref(),
                 };
                 let summary = engine::repair(&repo, order, observer)?;
-                let (mut versions_gone, mut warning) = (0, None);
+                let (mut versions_gone, mut warning, mut is_full) = (0, None, false);
                 if !wish.dry_run && !summary.is_sound() {
                     let is_there = |blob| {
                         repo.find(BlobKind::Data, &blob).is_some()
@@ -69,9 +73,10 @@ impl Service {
                     // What is stored again is in the next snapshot.
                     service.catalogue.need_snapshot(&settings.name)?;
                     let failed = service.upload(&repo, &settings, operation, OldCopies::MayStay)?;
+                    is_full = failed.as_ref().is_some_and(|error| error.kind == ErrorKind::DiskSpace);
                     warning = failed.map(|error| error.to_string());
                 }
-                all.push(Repaired { name: settings.name, summary, versions_gone, warning });
+                all.push(Repaired { name: settings.name, summary, versions_gone, warning, is_full });
             }
             Ok(all)
         };
@@ -83,7 +88,7 @@ impl Service {
 }
 
 fn tell(all: &[Repaired]) -> (bool, String) {
-    let lost: usize = all.iter().map(|one| one.summary.lost.len()).sum();
+    let lost: u64 = all.iter().map(|one| one.summary.lost.count()).sum();
     let gone: u64 = all.iter().map(|one| one.versions_gone).sum();
     (all.iter().all(|one| one.warning.is_none()), format!("{lost} paths lost, {gone} versions gone"))
 }
