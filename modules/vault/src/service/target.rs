@@ -60,7 +60,7 @@ impl Service {
     fn open_target(&mut self, settings: VaultSettings, passphrase: &mut Passphrase<'_>) -> Result<Target> {
         let repo = self.open_current(&settings, passphrase)?;
         let lock = repo.lock(&self.around.who, &self.around.clock)?;
-        repo.adopt_packs()?;
+        repo.adopt_packs(&lock)?;
         let report = VaultReport { name: settings.name.clone(), ..VaultReport::default() };
         Ok(Target { settings, repo, lock, report })
     }
