@@ -51,7 +51,7 @@ pub(super) fn run(args: &RepairArgs, context: &mut Context<'_>) -> Result<Exit, 
             print(args, one, context)?;
         }
     }
-    let is_whole = all.iter().all(|one| !one.summary.lacks() && one.warning.is_none());
+    let is_whole = all.iter().all(|one| !one.summary.lacks() && !one.incomplete);
     Ok(match is_whole {
         true => Exit::Completed,
         false if all.iter().any(|one| one.is_full) => Exit::DiskSpace,
@@ -60,7 +60,7 @@ pub(super) fn run(args: &RepairArgs, context: &mut Context<'_>) -> Result<Exit, 
 }
 
 fn print(args: &RepairArgs, one: &Repaired, context: &mut Context<'_>) -> Result<(), CliError> {
-    let Repaired { name, summary, versions_gone, warning, .. } = one;
+    let Repaired { name, summary, versions_gone, warnings, .. } = one;
     for lost in summary.lost.kept().iter().take(SHOWN) {
         writeln!(context.err, "lost: {name}: {lost}")?;
     }
@@ -82,10 +82,10 @@ fn print(args: &RepairArgs, one: &Repaired, context: &mut Context<'_>) -> Result
             "warning: {name}: nothing says what the pack `{pack}` held; it stays as it is"
         )?;
     }
-    if let Some(warning) = warning {
+    for warning in warnings {
         writeln!(context.err, "warning: {warning}")?;
     }
-    if summary.is_sound() {
+    if one.is_sound() {
         writeln!(context.out, "{name}: there is nothing to repair")?;
         return Ok(());
     }
@@ -134,7 +134,7 @@ fn print(args: &RepairArgs, one: &Repaired, context: &mut Context<'_>) -> Result
 }
 
 fn as_json(one: &Repaired) -> serde_json::Value {
-    let Repaired { name, summary, versions_gone, warning, .. } = one;
+    let Repaired { name, summary, versions_gone, warnings, .. } = one;
     let damaged =
         |(pack, kept, bad): &(_, u64, u64)| json!({ "pack": pack, "kept_blobs": kept, "lost_blobs": bad });
     let rewritten = |(old, new): &(_, Option<_>)| json!({ "snapshot": old, "by": new });
@@ -143,6 +143,6 @@ fn as_json(one: &Repaired) -> serde_json::Value {
         "damaged": summary.damaged.iter().map(damaged).collect::<Vec<_>>(), "unknown": summary.unknown,
         "snapshots": summary.snapshots, "read_bytes": summary.read_bytes, "lost": summary.lost.kept(), "more_lost": summary.lost.more(),
         "rewritten": summary.rewritten.iter().map(rewritten).collect::<Vec<_>>(), "removed": summary.removed,
-        "versions_gone": versions_gone, "warning": warning,
+        "versions_gone": versions_gone, "warnings": warnings,
     })
 }

@@ -150,11 +150,10 @@ impl Service {
             versions_gone = self
                 .catalogue
                 .forget_what_is_gone(&settings.name, |blob| repo.find(BlobKind::Data, &blob).is_some())?;
-            if let Some(error) = self.upload(&repo, &settings, id, OldCopies::Go)? {
-                report.incomplete = true;
-                report.is_full |= error.kind == ErrorKind::DiskSpace;
-                report.warnings.push(error.to_string());
-            }
+            let copied = self.upload(&repo, &settings, id, OldCopies::Go)?;
+            report.incomplete |= !copied.failed.is_empty();
+            report.is_full |= copied.is_full();
+            report.warnings.extend(copied.said());
         }
         if let Some(why) = &summary.no_room {
             let message = format!("what nobody needs beside what is needed in the same pack stays: {why}");
