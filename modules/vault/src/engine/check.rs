@@ -1,6 +1,6 @@
 //! Checks a repository: what the snapshots need is there, and on demand each byte of it is as it was written.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -32,6 +32,8 @@ pub struct CheckSummary {
     pub there: Vec<Id>,
     /// Packs that no index knows: left over from a run that was killed, harmless.
     pub unknown_packs: u64,
+    /// Chunks that are lost of what snapshots need.
+    pub lost_chunks: HashSet<Id>,
     /// All that is wrong.
     pub problems: Lines,
 }
@@ -84,7 +86,9 @@ pub fn check(repo: &Repository, reading: &Reading<'_>, observer: &dyn Observer) 
     }
     there.sort_unstable();
     summary.problems.add(lacking);
-    summary.problems.add(lost_in(repo, &snapshots, observer)?);
+    let lost;
+    (lost, summary.lost_chunks) = follow(repo, &snapshots, observer)?;
+    summary.problems.add(lost);
     read(repo, &indexed, &reading.choose(&there), &mut summary, observer)?;
     summary.there = there.into_iter().map(|(id, _)| id).collect();
     summary.problems.sort();
@@ -100,13 +104,28 @@ pub(super) fn lost_in(
     snapshots: &[(Id, Snapshot)],
     observer: &dyn Observer,
 ) -> Result<Lines> {
+    follow(repo, snapshots, observer).map(|(lost, _)| lost)
+}
+
+/// As [`lost_in`], with the chunks that are lost.
+fn follow(
+    repo: &Repository,
+    snapshots: &[(Id, Snapshot)],
+    observer: &dyn Observer,
+) -> Result<(Lines, HashSet<Id>)> {
     let tally = Tally::new(observer, repo.tree_bytes());
-    let mut follower =
-        Follower { repo, tally, known: HashMap::new(), broken: HashMap::new(), lost: Lines::default() };
+    let mut follower = Follower {
+        repo,
+        tally,
+        known: HashMap::new(),
+        broken: HashMap::new(),
+        lost: Lines::default(),
+        chunks: HashSet::new(),
+    };
     for (id, snapshot) in snapshots {
         follower.follow(snapshot.tree, &format!("snapshot `{}`", id.short()))?;
     }
-    Ok(follower.lost)
+    Ok((follower.lost, follower.chunks))
 }
 
 /// Follows each tree once, however many paths lead to it; one that lacks something once more for each path that is still named. Of a
@@ -119,6 +138,7 @@ struct Follower<'f> {
     /// Why trees cannot be read of which that is said once more: whoever finds it out reads a pack again.
     broken: HashMap<Id, String>,
     lost: Lines,
+    chunks: HashSet<Id>,
 }
 
 impl Follower<'_> {
@@ -169,7 +189,9 @@ impl Follower<'_> {
                 (NodeKind::Dir, None) => {
                     self.lost.push(|| format!("{}: the directory has no tree", path()));
                 }
-                _ => chunks(self.repo, &node, |why| self.lost.push(|| format!("{}: {why}", path()))),
+                _ => self.chunks.extend(lost_chunks(self.repo, &node, |why| {
+                    self.lost.push(|| format!("{}: {why}", path()));
+                })),
             }
         }
         let count = self.lost.count() - before;
@@ -178,19 +200,21 @@ impl Follower<'_> {
     }
 }
 
-/// Says what a file lacks of its content.
-fn chunks(repo: &Repository, node: &Node, mut say: impl FnMut(String)) {
-    let chunks = || node.content.iter().flatten();
-    let missing = chunks().filter(|id| repo.find(BlobKind::Data, id).is_none()).count();
-    let odd = chunks().filter(|id| repo.lies_as_other(BlobKind::Data, id)).count();
+/// Says what a file lacks of its content, and returns the chunks that are lost.
+fn lost_chunks(repo: &Repository, node: &Node, mut say: impl FnMut(String)) -> Vec<Id> {
+    let is_missing = |id: &&Id| repo.find(BlobKind::Data, id).is_none();
+    let (odd, lost): (Vec<Id>, Vec<Id>) = (node.content.iter().flatten().filter(is_missing))
+        .partition(|id| repo.lies_as_other(BlobKind::Data, id));
+    let odd = odd.len();
     if odd > 0 {
         say(format!(
             "{odd} of its chunks lie in the vault as trees alone; `bt prune` stores them as content, too"
         ));
     }
-    if missing > odd {
-        say(format!("{} of its chunks are in no index", missing - odd));
+    if !lost.is_empty() {
+        say(format!("{} of its chunks are in no index", lost.len()));
     }
+    lost
 }
 
 fn read(
