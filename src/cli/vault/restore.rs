@@ -103,9 +103,7 @@ pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliErr
             }),
         )?;
     } else {
-        for file in &report.files {
-            writeln!(context.out, "{}", shown(file))?;
-        }
+        context.print_lines(report.files.iter().map(|file| shown(file)))?;
         for elsewhere in report.elsewhere.iter().take(SHOWN) {
             writeln!(context.err, "warning: {}: {}", shown(&elsewhere.path), elsewhere.why)?;
         }

@@ -81,7 +81,7 @@ impl Service {
     /// If the path is not tracked, or the catalogue fails.
     pub fn status(&self, path: &Path, deep: bool, deleted: bool) -> Result<(Vec<FileStatus>, Vec<Trouble>)> {
         let (directory, name) = self.tracked(path)?;
-        let known = Known::of(&self.catalogue, &directory, &name)?;
+        let known = Known::of(&self.catalogue, &directory, &name, deep)?;
         let mut rules = self.rules(&directory)?;
         rules.enter_down_to(path, &self.view)?;
         let mut all: Vec<(PathBuf, FileStatus)> = Vec::new();
@@ -122,6 +122,8 @@ impl Service {
                 .hint("`bt add` and `bt backup` make one")
         })?;
         let versions = self.catalogue.find_file_snapshots_for_file(&file)?;
+        // All at once: one query for each of a thousand versions takes longer than all else.
+        let vaults = self.catalogue.locations_of_versions(&file)?;
         let mut lines = Vec::new();
         for (index, version) in versions.iter().enumerate() {
             lines.push(VersionLine {
@@ -130,7 +132,7 @@ impl Service {
                 checksum: version.content_id.hex(),
                 current: Some(&version.id) == file.current_snapshot_id.as_ref(),
                 changed: versions.get(index + 1).map(|before| changes(before, version)).unwrap_or_default(),
-                vaults: self.catalogue.locations(version.content_id)?,
+                vaults: vaults.get(&version.content_id).cloned().unwrap_or_default(),
                 facts: version.facts.clone(),
             });
         }
