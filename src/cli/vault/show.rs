@@ -60,7 +60,7 @@ fn line(version: &VersionLine) -> String {
     parts.join("  ")
 }
 
-fn seconds(stamp: &str) -> String {
+pub(super) fn seconds(stamp: &str) -> String {
     stamp
         .parse::<Timestamp>()
         .map_or_else(|_| stamp.into(), |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string())

@@ -25,7 +25,7 @@ pub struct Full {
     pub files_left: u64,
     /// Their bytes.
     pub bytes_left: u64,
-    /// What is free there, if anybody knows.
+    /// What is free there, if that is too little.
     pub free_bytes: Option<u64>,
 }
 
@@ -34,7 +34,10 @@ impl Full {
     pub(crate) fn at(root: &Path, why: String, files_left: u64, bytes_left: u64) -> Self {
         // It may not be there itself, for want of room.
         let facts = root.ancestors().find_map(|above| rustix::fs::statvfs(above).ok());
-        let free_bytes = facts.map(|facts| facts.f_bavail.saturating_mul(facts.f_frsize));
+        let free_bytes = facts
+            .map(|facts| facts.f_bavail.saturating_mul(facts.f_frsize))
+            // Where there is enough, it was another disk, or there is no room for one more file.
+            .filter(|free| *free < bytes_left);
         Self { why, files_left, bytes_left, free_bytes }
     }
 

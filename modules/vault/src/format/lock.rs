@@ -109,7 +109,7 @@ impl Lock {
             && self.origin.machine_id == here.machine_id;
         let is_other_run = is_of_here && self.origin.boot_id != here.boot_id;
         let is_before =
-            looker.booted_at.is_some_and(|booted| written_at.is_ok_and(|written| written < booted));
+            looker.booted_at.is_some_and(|booted| written_at.as_ref().is_ok_and(|written| *written < booted));
         if is_other_run && is_older(renewed) {
             return if is_older(STALE) && is_before { Holder::Gone } else { Holder::Silent };
         }

@@ -98,6 +98,18 @@ impl Service {
             Ok(())
         };
         let unlisted = scan::entries(&directory.path, path, deep, &self.view, &mut rules, &mut found)?;
+        let mut troubles = unlisted.troubles;
+        if is_gone(&self.view.real(path), NodeKind::Dir)
+            && known.all_current().any(|file| file.name.starts_with(&name))
+        {
+            // A file that is gone is told as such; of a directory that is, all is.
+            troubles.iter_mut().filter(|one| one.path == path).for_each(|one| {
+                one.why = format!(
+                    "is not there; `bt dir status --deleted` lists what was, and `bt restore {} --in-place` brings it back",
+                    path.display()
+                );
+            });
+        }
         if deleted {
             let here = |file: &&CurrentFile| deep || file.name.parent() == Some(name.as_path());
             let gone =
@@ -107,7 +119,7 @@ impl Service {
             }
         }
         all.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok((all.into_iter().map(|(_, status)| status).collect(), unlisted.troubles))
+        Ok((all.into_iter().map(|(_, status)| status).collect(), troubles))
     }
 
     /// Returns the versions of a file, which need not be there any more.
