@@ -44,6 +44,8 @@ pub struct PruneReport {
     pub warnings: Vec<String>,
     /// Whether a warning means that something was left undone.
     pub incomplete: bool,
+    /// Whether that is so for want of room.
+    pub is_full: bool,
 }
 
 /// What pruning a vault came to.
@@ -148,10 +150,10 @@ impl Service {
             versions_gone = self
                 .catalogue
                 .forget_what_is_gone(&settings.name, |blob| repo.find(BlobKind::Data, &blob).is_some())?;
-            if let Some(error) = self.upload(&repo, &settings, id, OldCopies::Go)? {
-                report.incomplete = true;
-                report.warnings.push(error.to_string());
-            }
+            let copied = self.upload(&repo, &settings, id, OldCopies::Go)?;
+            report.incomplete |= !copied.failed.is_empty();
+            report.is_full |= copied.is_full();
+            report.warnings.extend(copied.said());
         }
         if let Some(why) = &summary.no_room {
             let message = format!("what nobody needs beside what is needed in the same pack stays: {why}");
