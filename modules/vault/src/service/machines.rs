@@ -2,7 +2,7 @@
 
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
-use super::{forget, vaults};
+use super::{copies, forget};
 use crate::error::{Result, usage};
 use crate::repo::Repository;
 
@@ -36,7 +36,7 @@ fn machines(repos: &[&Repository]) -> Vec<Machine> {
     let mut all: Vec<Machine> = Vec::new();
     for repo in repos {
         let (snapshots, _) = repo.snapshots_found().unwrap_or_default();
-        let mut ids = vaults::hosts(repo.store()).unwrap_or_default();
+        let mut ids = copies::hosts(repo.store()).unwrap_or_default();
         ids.extend(snapshots.iter().filter_map(|(_, one)| forget::host_of(one).map(ToOwned::to_owned)));
         for id in ids {
             let last = snapshots.iter().rev().find(|(_, one)| forget::is_of(one, &id));
@@ -56,7 +56,7 @@ fn machines(repos: &[&Repository]) -> Vec<Machine> {
 /// # Errors
 /// If several are meant.
 pub(super) fn resolve(repos: &[&Repository], said: &str) -> Result<String> {
-    let is_id = |repo: &&Repository| vaults::hosts(repo.store()).is_ok_and(|hosts| hosts.contains(said));
+    let is_id = |repo: &&Repository| copies::hosts(repo.store()).is_ok_and(|hosts| hosts.contains(said));
     if repos.iter().any(is_id) {
         return Ok(said.to_owned());
     }

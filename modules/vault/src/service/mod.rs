@@ -3,6 +3,7 @@
 mod backup;
 mod batch;
 mod check;
+mod copies;
 mod forget;
 mod from_snapshot;
 mod gone;

@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use pc_switcher_contract::keep::Keep;
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
+use super::copies;
 use super::forget::{self, Verdict};
 use super::target::{OldCopies, is_away};
-use super::vaults::{self, Passphrase};
+use super::vaults::Passphrase;
 use super::{Service, VaultSettings};
 use crate::catalogue::Catalogue;
 use crate::engine::{self, Observer, PruneSummary, When};
@@ -178,7 +179,7 @@ impl Service {
     ) -> Result<HashSet<Id>> {
         let mut needed = HashSet::new();
         let vault_id = self.check_vault(settings)?;
-        let mut hosts = vaults::hosts(repo.store())?;
+        let mut hosts = copies::hosts(repo.store())?;
         hosts.insert(self.host_id.clone());
         for host in hosts {
             let is_own = host == self.host_id;
@@ -209,11 +210,10 @@ impl Service {
     /// Opens the newest copy of a machine's catalogue in a vault, in a directory that goes with the guard.
     pub(super) fn copy_of(&self, repo: &Repository, host: &str) -> Result<(tempfile::TempDir, Catalogue)> {
         let base = self.around.places.base();
-        let newest = vaults::stored_versions(repo.store(), host)?.pop().unwrap_or_default();
-        let plain = vaults::read_copy(repo, host, newest)?;
+        let newest = copies::versions(repo.store(), host)?.pop().unwrap_or_default();
         let dir = tempfile::tempdir_in(&base).map_err(|error| at("make a directory in", &base, &error))?;
         let path = dir.path().join("copy.db");
-        std::fs::write(&path, plain).map_err(|error| at("write", &path, &error))?;
+        copies::fetch(repo, host, newest, &path)?;
         let copy = Catalogue::open(&path)?;
         Ok((dir, copy))
     }

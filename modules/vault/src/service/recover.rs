@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::stage::Stage;
 use super::vaults::{self, Passphrase};
-use super::{Service, Settings, Surroundings, VaultSettings, lock, machines, read_host, replay};
+use super::{Service, Settings, Surroundings, VaultSettings, copies, lock, machines, read_host, replay};
 use crate::catalogue::{Catalogue, StagedItem, VaultState};
 use crate::engine::{Observer, Progress, Trouble};
 use crate::error::{Result, at, usage};
@@ -158,7 +158,7 @@ impl Service {
                     vault.settings.name
                 ));
             }
-            let uploaded = vaults::stored_versions(vault.repo.store(), &host_then)?.pop().unwrap_or(0);
+            let uploaded = copies::versions(vault.repo.store(), &host_then)?.pop().unwrap_or(0);
             last = last.max(uploaded);
             let state = VaultState { vault_id: vault.vault_id.clone(), uploaded, pending: true };
             fresh.set_vault_state(&vault.settings.name, &state)?;
@@ -284,7 +284,7 @@ fn check_need(previous: Option<&Catalogue>, open: &[Open], host: &str, same_host
         .hint("move its catalogue away first (`bt config list` says where it is)"));
     }
     for vault in open {
-        let newest = vaults::stored_versions(vault.repo.store(), host)?.pop().unwrap_or(0);
+        let newest = copies::versions(vault.repo.store(), host)?.pop().unwrap_or(0);
         let known = previous.vault_state(&vault.settings.name)?.map_or(0, |state| state.uploaded);
         if newest > known {
             return Ok(());
@@ -306,10 +306,9 @@ fn newest_copy(
     let mut best: Option<(Option<Timestamp>, i64, Catalogue, PathBuf, &Open)> = None;
     for (number, vault) in open.iter().enumerate() {
         let path = scratch.join(format!("copy{number}.db"));
-        let mut versions = vaults::stored_versions(vault.repo.store(), host)?;
+        let mut versions = copies::versions(vault.repo.store(), host)?;
         while let Some(version) = versions.pop() {
-            let opened = vaults::read_copy(&vault.repo, host, version)
-                .and_then(|plain| fs::write(&path, plain).map_err(|error| at("write", &path, &error)))
+            let opened = copies::fetch(&vault.repo, host, version, &path)
                 .and_then(|()| Catalogue::open(&path))
                 .and_then(|catalogue| Ok((catalogue.last_operation_at()?, catalogue)));
             match opened {

@@ -2,7 +2,8 @@
 
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
-use super::vaults::{self, Passphrase};
+use super::copies::{self, Place};
+use super::vaults::Passphrase;
 use super::{BackupReport, Service, VaultReport, VaultSettings};
 use crate::catalogue::VaultState;
 use crate::error::Result;
@@ -99,7 +100,7 @@ impl Service {
 
     /// Proves that a vault knows nothing of this machine that the catalogue does not know.
     pub(super) fn check_current(&self, settings: &VaultSettings, repo: &Repository) -> Result<()> {
-        let newest = vaults::stored_versions(repo.store(), &self.host_id)?.pop().unwrap_or(0);
+        let newest = copies::versions(repo.store(), &self.host_id)?.pop().unwrap_or(0);
         let own = self.catalogue.vault_state(&settings.name)?.map_or(0, |state| state.uploaded);
         if newest > own {
             let message = format!(
@@ -115,7 +116,7 @@ impl Service {
     /// Whether a vault lacks a copy of the catalogue though nothing changed in it: one that was stored may be gone again.
     pub(super) fn is_copy_due(&self, settings: &VaultSettings, repo: &Repository) -> Result<bool> {
         let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(true) };
-        let newest = vaults::stored_versions(repo.store(), &self.host_id)?.pop();
+        let newest = copies::versions(repo.store(), &self.host_id)?.pop();
         Ok(state.pending || newest != Some(state.uploaded))
     }
 
@@ -133,9 +134,10 @@ impl Service {
         // Noted before, so that the vault never holds a version that the catalogue does not know of.
         let begun = VaultState { uploaded: version, pending: true, ..state };
         self.catalogue.set_vault_state(&settings.name, &begun)?;
-        let mut stored = vaults::upload_catalogue(repo, &self.catalogue, &self.host_id, version, &base);
+        let place = Place { host_id: &self.host_id, vault_id: &begun.vault_id, state: &base };
+        let mut stored = copies::store(repo, &self.catalogue, &place, version);
         if stored.is_ok() && (old == OldCopies::Go || repo.store().removes_freely()) {
-            stored = vaults::drop_old_copies(repo, settings, &self.host_id);
+            stored = copies::drop_old(repo, settings, &self.host_id);
         }
         let mut done = Uploaded::default();
         let name = &settings.name;
