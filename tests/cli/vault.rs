@@ -399,7 +399,7 @@ fn a_lost_catalogue_and_one_that_is_older_than_the_vault_are_refused() {
         assert!(said.contains("the catalogue is lost") && said.contains("bt recover"), "{said}");
     }
     assert!(!catalogue.exists());
-    assert!(home.bt(&["recover"]).contains("2 versions, from copy"));
+    assert!(home.bt(&["recover"]).contains("2 versions are known, from copy"));
     assert_eq!(home.bt(&["log", "f"]).lines().count(), 2);
     assert_eq!(home.bt(&["dir", "status"]), "B   f\n");
 }

@@ -37,7 +37,7 @@ pub use reading::{Part, Reading};
 pub use repair::{REPAIRED, RepairOrder, RepairSummary, repair};
 pub(crate) use replace::exchange;
 pub use restore::{Missed, RestoreSummary, Restorer};
-pub(crate) use restore::{dress_special, is_unfinished, make_special, put_in_place, there_already};
+pub(crate) use restore::{dress_special, is_such, is_unfinished, make_special, put_in_place, there_already};
 pub(crate) use sparse::Sparse;
 pub(crate) use tally::Tally;
 pub(crate) use way::Way;

@@ -408,7 +408,7 @@ fn is_one_file(one: &Path, other: &Path) -> bool {
 }
 
 /// Whether what is there is what [`make_special`] would make.
-fn is_such(path: &Path, node: &Node) -> bool {
+pub(crate) fn is_such(path: &Path, node: &Node) -> bool {
     let Ok(facts) = fs::symlink_metadata(path) else { return false };
     kind_of(&facts) == node.kind
         && match node.kind {

@@ -252,7 +252,9 @@ fn packs_are_read_in_turns_and_the_catalogue_remembers_when() {
         "{first:?}"
     );
     let second = check("1/3");
-    assert!(second.summary.read.iter().all(|id| !first.summary.read.contains(id)), "{second:?}");
+    // Sizes are random: what was read before is read again only where nothing else is left.
+    let is_new = |id| !first.summary.read.contains(id);
+    assert!(second.unread == 0 || second.summary.read.iter().all(is_new), "{second:?}");
     let third = check("1/3");
     assert_eq!((third.unread, third.oldest), (0, Some(jiff::Timestamp::UNIX_EPOCH + jiff::ToSpan::hours(3))));
     let damaged = first.summary.read[0].hex();

@@ -18,8 +18,8 @@ use super::stage::{NotStaged, facts_of};
 use super::vaults::Passphrase;
 use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, FileFacts, Version};
 use crate::engine::{
-    Full, Lacking, Missed, Observer, Restorer, Tally, Trouble, Way, dress_special, exchange, make_special,
-    node_of, put_in_place, set_all_but_times, set_metadata,
+    Full, Lacking, Missed, Observer, Restorer, Tally, Trouble, Way, dress_special, exchange, is_such,
+    make_special, node_of, put_in_place, set_all_but_times, set_metadata,
 };
 use crate::error::{Result, at, damaged, usage};
 use crate::format::{Id, Node, NodeKind};
@@ -324,12 +324,13 @@ impl Service {
         let (holder, name) = target.holder(&path)?;
         let real = holder.inside(name);
         let is_there = fs::symlink_metadata(&real).is_ok();
-        if !order.in_place && is_there {
+        let node = node_of_version(file, chunks, &self.names);
+        // What is no file may be as an earlier restore left it.
+        if !order.in_place && is_there && (file.version.facts.is_file() || !is_such(&real, &node)) {
             return Err(ModuleError::failed(format!("`{}` exists already", path.display()))
                 .hint("move it away, or restore to another directory with --to")
                 .into());
         }
-        let node = node_of_version(file, chunks, &self.names);
         if !file.version.facts.is_file() {
             let lacking = self.restore_special(target, file, &path, &holder, &node)?;
             return Ok((path, lacking));
