@@ -148,7 +148,27 @@ impl Context<'_> {
     /// # Errors
     /// If it cannot be written.
     pub fn print_json(&mut self, value: &serde_json::Value) -> Result<(), CliError> {
-        writeln!(self.out, "{value:#}")?;
+        // In one piece: whoever writes to a terminal or a pipe writes line by line otherwise, and this has many.
+        self.out.write_all(format!("{value:#}\n").as_bytes())?;
+        Ok(())
+    }
+
+    /// Prints lines that may be very many.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn print_lines(&mut self, lines: impl IntoIterator<Item = String>) -> Result<(), CliError> {
+        const PIECE: usize = 64 << 10;
+        let mut piece = String::new();
+        for line in lines {
+            piece.push_str(&line);
+            piece.push('\n');
+            if piece.len() >= PIECE {
+                self.out.write_all(piece.as_bytes())?;
+                piece.clear();
+            }
+        }
+        self.out.write_all(piece.as_bytes())?;
         Ok(())
     }
 }

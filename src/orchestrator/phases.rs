@@ -414,18 +414,18 @@ impl Executed {
     }
 }
 
+/// What became of a module: its line for the report, and what failed though it went on.
+pub type Ended = (ModuleResult, String, Option<ErrorKind>);
+
 /// Runs one module's `execute` and puts a line for the report into words.
 ///
 /// # Errors
 /// What the module ended with.
-pub async fn execute(
-    module: &dyn Module,
-    ctx: &ModuleContext,
-) -> Result<(ModuleResult, String), ModuleError> {
+pub async fn execute(module: &dyn Module, ctx: &ModuleContext) -> Result<Ended, ModuleError> {
     Ok(match module.execute(ctx).await? {
-        Outcome::Done(text) => (ModuleResult::Success, text),
-        Outcome::Partly(text) => (ModuleResult::Failed, text),
-        Outcome::Skipped(why) => (ModuleResult::Skipped, why),
+        Outcome::Done(text) => (ModuleResult::Success, text, None),
+        Outcome::Partly(text, kind) => (ModuleResult::Failed, text, Some(kind)),
+        Outcome::Skipped(why) => (ModuleResult::Skipped, why, None),
     })
 }
 

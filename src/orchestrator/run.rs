@@ -519,8 +519,9 @@ impl Engine {
         self.running = Some((Arc::clone(module), ctx.clone()));
         let done = self.watch.drive(phases::execute(module.as_ref(), &ctx)).await;
         match done {
-            Ok((result, text)) => {
+            Ok((result, text, failed)) => {
                 self.running = None;
+                self.failures.extend(failed);
                 self.record(module.as_ref(), result, &text);
                 // A failure in the background may have come with the module's last breath.
                 if self.watch.is_stopping() { Err(ModuleError::cancelled()) } else { Ok(()) }

@@ -399,7 +399,7 @@ fn a_lost_catalogue_and_one_that_is_older_than_the_vault_are_refused() {
         assert!(said.contains("the catalogue is lost") && said.contains("bt recover"), "{said}");
     }
     assert!(!catalogue.exists());
-    assert!(home.bt(&["recover"]).contains("2 versions, from copy"));
+    assert!(home.bt(&["recover"]).contains("2 versions are known, from copy"));
     assert_eq!(home.bt(&["log", "f"]).lines().count(), 2);
     assert_eq!(home.bt(&["dir", "status"]), "B   f\n");
 }
@@ -415,13 +415,31 @@ fn when_the_machine_is_gone_another_one_gets_its_files_back() {
     assert!(copied.unwrap().success());
     let docs = gone.path("docs");
     drop(gone);
-    new.bt(&["config", "init", "--root", root.to_str().unwrap()]);
+    let said = new.fails(2, &["recover"]);
+    assert!(said.contains("bt config init --root PLACE"), "{said}");
+    let elsewhere = new.path("not-mounted");
+    new.bt(&["config", "init", "--root", elsewhere.to_str().unwrap()]);
+    let said = new.fails(4, &["recover"]);
+    assert!(said.contains("is its disk mounted?") && !said.contains("vault init"), "{said}");
+    fs::remove_dir_all(new.path(".config")).and_then(|()| fs::remove_dir_all(new.path(".local"))).unwrap();
+    let output = new.command(&["config", "init", "--root", root.to_str().unwrap()]).output().unwrap();
+    assert!(text(&output.stderr).contains("`bt recover` brings back"), "{}", text(&output.stderr));
     let said = new.fails(3, &["recover"]);
     let host = host.as_str().unwrap();
-    assert!(said.contains("no vault holds anything") && said.contains(host), "{said}");
-    assert_eq!(new.json(&["recover", "--from", host, "--take-over"])["versions"], 1);
+    assert!(said.contains("no vault holds anything of this machine") && said.contains(host), "{said}");
+    assert!(new.fails(3, &["recover", "--from", &host[..3]]).contains("--from takes one of these"));
+    let output = new.command(&["recover", "--from", &host[..8], "--take-over"]).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(
+        output.status.success() && !said.contains("that was there is"),
+        "an empty one is nothing: {said}"
+    );
+    assert!(said.contains(&format!("`bt restore {} --in-place`", docs.display())), "{said}");
+    assert!(text(&output.stdout).starts_with("1 versions are known, from copy "), "{}", text(&output.stdout));
     assert_eq!(new.json(&["config", "list"])["host_id"], host);
     assert!(!docs.parent().unwrap().exists());
+    let said = new.fails(1, &["dir", "status", docs.to_str().unwrap()]);
+    assert!(said.contains("is not there; `bt dir status --deleted`"), "{said}");
     new.bt(&["restore", docs.to_str().unwrap(), "--to", new.path("back").to_str().unwrap()]);
     assert_eq!(fs::read_to_string(new.path("back/letter")).unwrap(), "dear");
 }

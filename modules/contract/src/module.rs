@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::context::{ModuleContext, Role};
-use crate::error::{ModuleError, Problem};
+use crate::error::{ErrorKind, ModuleError, Problem};
 use crate::ids::ModuleName;
 use crate::path::BytePath;
 use crate::threshold::Threshold;
@@ -74,8 +74,8 @@ pub enum Outcome {
     /// It did its work; the text is for the report.
     Done(String),
     /// It did its work, but for things that it named one by one. The run goes on and fails in the end; what the two machines
-    /// have in common is recorded all the same.
-    Partly(String),
+    /// have in common is recorded all the same. The sort of failure decides the exit code.
+    Partly(String, ErrorKind),
     /// It wrote nothing; the text says why. Claimed before the first write only.
     Skipped(String),
 }

@@ -108,9 +108,7 @@ pub(super) fn status(args: &StatusArgs, context: &mut Context<'_>) -> Result<Exi
     if context.global.json {
         context.print_json(&json!({ "files": all, "troubles": said(&troubles) }))?;
     } else {
-        for status in &all {
-            writeln!(context.out, "{:<4}{}", status.letters(), clean(&status.path))?;
-        }
+        context.print_lines(all.iter().map(|one| format!("{:<4}{}", one.letters(), clean(&one.path))))?;
         tell(&troubles, context)?;
     }
     Ok(ending(&troubles))

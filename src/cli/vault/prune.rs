@@ -63,7 +63,11 @@ pub(super) fn run(args: &PruneArgs, context: &mut Context<'_>) -> Result<Exit, C
             print(args, vault, context)?;
         }
     }
-    Ok(if report.incomplete { Exit::Failed } else { Exit::Completed })
+    Ok(match report.incomplete {
+        false => Exit::Completed,
+        true if report.is_full => Exit::DiskSpace,
+        true => Exit::Failed,
+    })
 }
 
 fn print(args: &PruneArgs, vault: &VaultPruned, context: &mut Context<'_>) -> Result<(), CliError> {

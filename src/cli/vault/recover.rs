@@ -4,7 +4,7 @@ use pc_switcher_vault::service::{RecoverOrder, RecoverReport, Service, Source};
 use serde_json::json;
 
 use super::super::{CliError, Context, Exit};
-use super::dirs::{said, tell};
+use super::dirs::{said, shown, tell, text};
 use super::passphrase::Secret;
 use super::surroundings;
 use super::watch::Watch;
@@ -15,7 +15,8 @@ use super::watch::Watch;
 /// the next backup goes on waiting, and the catalogue that was there is put aside.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RecoverArgs {
-    /// Take the versions of this machine; this one has none of its own yet
+    /// Take the versions of this machine: its id, the beginning of that, or its name if no other has it; this one has none of its own
+    /// yet
     #[arg(long, value_name = "HOST_ID")]
     from: Option<String>,
     /// Be that machine from now on; only if it is gone for good
@@ -28,6 +29,9 @@ pub struct RecoverArgs {
     secret: Secret,
 }
 
+/// How many directories are named that can be restored.
+const SHOWN: usize = 10;
+
 pub(super) fn run(args: &RecoverArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let around = surroundings(context)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
@@ -38,32 +42,46 @@ pub(super) fn run(args: &RecoverArgs, context: &mut Context<'_>) -> Result<Exit,
     drop(watch);
     if context.global.json {
         context.print_json(&json!({
-            "source": report.source, "versions": report.versions, "replayed": report.replayed,
+            "host_id": report.host, "source": report.source,
+            "directories": report.directories.iter().map(|path| text(path)).collect::<Vec<_>>(), "versions": report.versions, "replayed": report.replayed,
             "staged": report.staged, "put_aside": report.put_aside, "troubles": said(&report.troubles),
             "warnings": report.warnings,
         }))?;
     } else {
-        print(&report, context)?;
+        print(args, &report, context)?;
     }
     Ok(if report.troubles.is_empty() { Exit::Completed } else { Exit::Failed })
 }
 
-fn print(report: &RecoverReport, context: &mut Context<'_>) -> Result<(), CliError> {
+fn print(args: &RecoverArgs, report: &RecoverReport, context: &mut Context<'_>) -> Result<(), CliError> {
     for warning in &report.warnings {
         writeln!(context.err, "warning: {warning}")?;
     }
     tell(&report.troubles, context)?;
     let from = match &report.source {
-        Source::Copy { vault, version } => format!("copy {version} in `{vault}`"),
+        Source::Copy { vault, version } => format!("copy {version} of the catalogue in `{vault}`"),
         Source::Snapshots => "snapshots alone".into(),
     };
-    writeln!(
-        context.out,
-        "{} versions, from {from}; {} of them from snapshots",
-        report.versions, report.replayed
-    )?;
+    let replayed = match (&report.source, report.replayed) {
+        (Source::Snapshots, _) | (_, 0) => String::new(),
+        (_, count) => format!("; {count} of them from snapshots that came after it"),
+    };
+    writeln!(context.out, "{} versions are known, from {from}{replayed}", report.versions)?;
     if let Some(path) = &report.put_aside {
         writeln!(context.err, "the catalogue that was there is {} now", path.display())?;
+    }
+    if args.from.is_some() {
+        for directory in report.directories.iter().take(SHOWN) {
+            let directory = shown(directory);
+            writeln!(
+                context.err,
+                "next: `bt restore {directory} --in-place` brings its files back, with --to DIR elsewhere"
+            )?;
+        }
+        let more = report.directories.len().saturating_sub(SHOWN);
+        if more > 0 {
+            writeln!(context.err, "{more} more directories with `bt dir list`")?;
+        }
     }
     Ok(())
 }

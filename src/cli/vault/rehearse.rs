@@ -67,7 +67,11 @@ pub(super) fn run(args: &RehearseArgs, context: &mut Context<'_>) -> Result<Exit
 }
 
 fn ending(report: &RehearseReport) -> Exit {
-    if report.is_clean() { Exit::Completed } else { Exit::Failed }
+    match report.is_clean() {
+        true => Exit::Completed,
+        false if report.is_full => Exit::DiskSpace,
+        false => Exit::Failed,
+    }
 }
 
 fn print(vault: &Rehearsed, context: &mut Context<'_>) -> Result<(), CliError> {

@@ -51,18 +51,23 @@ pub(super) fn run(args: &RepairArgs, context: &mut Context<'_>) -> Result<Exit, 
             print(args, one, context)?;
         }
     }
-    let is_whole = all.iter().all(|one| !one.summary.lacks() && one.warning.is_none());
-    Ok(if is_whole { Exit::Completed } else { Exit::Failed })
+    let is_whole = all.iter().all(|one| !one.summary.lacks() && !one.incomplete);
+    Ok(match is_whole {
+        true => Exit::Completed,
+        false if all.iter().any(|one| one.is_full) => Exit::DiskSpace,
+        false => Exit::Failed,
+    })
 }
 
 fn print(args: &RepairArgs, one: &Repaired, context: &mut Context<'_>) -> Result<(), CliError> {
-    let Repaired { name, summary, versions_gone, warning } = one;
-    for lost in summary.lost.iter().take(SHOWN) {
+    let Repaired { name, summary, versions_gone, warnings, .. } = one;
+    for lost in summary.lost.kept().iter().take(SHOWN) {
         writeln!(context.err, "lost: {name}: {lost}")?;
     }
-    let more = summary.lost.len().saturating_sub(SHOWN);
+    let more = summary.lost.count().saturating_sub(SHOWN as u64);
     if more > 0 {
-        writeln!(context.err, "lost: {name}: {more} more such lines with --json")?;
+        let named = summary.lost.kept().len() - SHOWN;
+        writeln!(context.err, "lost: {name}: {more} more such lines, {named} of them with --json")?;
     }
     for snapshot in &summary.snapshots {
         writeln!(context.err, "lost: {name}: the snapshot `{snapshot}` cannot be read")?;
@@ -77,10 +82,10 @@ fn print(args: &RepairArgs, one: &Repaired, context: &mut Context<'_>) -> Result
             "warning: {name}: nothing says what the pack `{pack}` held; it stays as it is"
         )?;
     }
-    if let Some(warning) = warning {
+    for warning in warnings {
         writeln!(context.err, "warning: {warning}")?;
     }
-    if summary.is_sound() {
+    if one.is_sound() {
         writeln!(context.out, "{name}: there is nothing to repair")?;
         return Ok(());
     }
@@ -106,7 +111,7 @@ fn print(args: &RepairArgs, one: &Repaired, context: &mut Context<'_>) -> Result
                 summary.damaged.len()
             ),
         ),
-        packs(summary.lost.len(), format!("{} paths are lost", summary.lost.len())),
+        packs(summary.lost.count() as usize, format!("{} paths are lost", summary.lost.count())),
         packs(
             summary.rewritten.len(),
             format!("{} backups {would}written anew without what is lost", summary.rewritten.len()),
@@ -129,15 +134,15 @@ fn print(args: &RepairArgs, one: &Repaired, context: &mut Context<'_>) -> Result
 }
 
 fn as_json(one: &Repaired) -> serde_json::Value {
-    let Repaired { name, summary, versions_gone, warning } = one;
+    let Repaired { name, summary, versions_gone, warnings, .. } = one;
     let damaged =
         |(pack, kept, bad): &(_, u64, u64)| json!({ "pack": pack, "kept_blobs": kept, "lost_blobs": bad });
     let rewritten = |(old, new): &(_, Option<_>)| json!({ "snapshot": old, "by": new });
     json!({
         "name": name, "keys": summary.keys, "indexes": summary.indexes, "taken_up": summary.taken_up, "missing": summary.missing,
         "damaged": summary.damaged.iter().map(damaged).collect::<Vec<_>>(), "unknown": summary.unknown,
-        "snapshots": summary.snapshots, "read_bytes": summary.read_bytes, "lost": summary.lost,
+        "snapshots": summary.snapshots, "read_bytes": summary.read_bytes, "lost": summary.lost.kept(), "more_lost": summary.lost.more(),
         "rewritten": summary.rewritten.iter().map(rewritten).collect::<Vec<_>>(), "removed": summary.removed,
-        "versions_gone": versions_gone, "warning": warning,
+        "versions_gone": versions_gone, "warnings": warnings,
     })
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use pc_switcher_contract::human_bytes;
-use pc_switcher_vault::engine::Trouble;
+use pc_switcher_vault::engine::{Full, Trouble};
 use pc_switcher_vault::service::{RestoreOrder, SnapshotOrder, SnapshotReport, Which};
 use serde_json::json;
 
@@ -99,13 +99,11 @@ pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliErr
         context.print_json(
             &json!({
                 "files": files, "bytes": report.bytes, "troubles": said(&report.troubles), "refused": said(&report.refused),
-                "elsewhere": said(&report.elsewhere),
+                "elsewhere": said(&report.elsewhere), "there": report.there, "full": report.full.as_ref().map(as_json),
             }),
         )?;
     } else {
-        for file in &report.files {
-            writeln!(context.out, "{}", shown(file))?;
-        }
+        context.print_lines(report.files.iter().map(|file| shown(file)))?;
         for elsewhere in report.elsewhere.iter().take(SHOWN) {
             writeln!(context.err, "warning: {}: {}", shown(&elsewhere.path), elsewhere.why)?;
         }
@@ -115,9 +113,25 @@ pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliErr
         }
         say_refused(&report.refused, context)?;
         tell(&report.troubles, context)?;
-        writeln!(context.err, "restored {} files, {}", report.files.len(), human_bytes(report.bytes))?;
+        let there = were_there(report.there);
+        writeln!(context.err, "restored {} files, {}{there}", report.files.len(), human_bytes(report.bytes))?;
     }
-    Ok(ending(&report.troubles))
+    match &report.full {
+        Some(full) => Err(full
+            .error(report.files.len() as u64 + report.there, report.bytes + report.there_bytes)
+            .into()),
+        None => Ok(ending(&report.troubles)),
+    }
+}
+
+/// Says how many files an earlier restore left.
+fn were_there(there: u64) -> String {
+    if there > 0 { format!("; {there} more are there already, as they should be") } else { String::new() }
+}
+
+fn as_json(full: &Full) -> serde_json::Value {
+    let Full { why, files_left, bytes_left, free_bytes } = full;
+    json!({ "why": why, "files_left": files_left, "bytes_left": bytes_left, "free_bytes": free_bytes })
 }
 
 /// Names what its restorer may not give.
@@ -171,19 +185,26 @@ fn from_snapshot(
         context.print_json(&json!({
             "vault": vault, "snapshot": id, "time": snapshot.time, "hostname": snapshot.hostname, "to": text(&order.to),
             "files": summary.files, "bytes": summary.bytes, "troubles": said(&summary.troubles), "refused": said(&summary.refused),
+            "there": summary.there, "full": summary.full.as_ref().map(as_json),
         }))?;
     } else {
         say_refused(&summary.refused, context)?;
         tell(&summary.troubles, context)?;
         writeln!(
             context.err,
-            "restored {} files, {}, from the snapshot {} of {} ({})",
+            "restored {} files, {}, from the snapshot {} of {} ({}){}",
             summary.files,
             human_bytes(summary.bytes),
             id.short(),
             snapshot.hostname,
-            snapshot.time
+            snapshot.time,
+            were_there(summary.there)
         )?;
     }
-    Ok(ending(&summary.troubles))
+    match &summary.full {
+        Some(full) => {
+            Err(full.error(summary.files + summary.there, summary.bytes + summary.there_bytes).into())
+        }
+        None => Ok(ending(&summary.troubles)),
+    }
 }

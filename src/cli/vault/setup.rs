@@ -8,6 +8,7 @@ use serde_json::json;
 use super::super::{CliError, Context, Exit};
 use super::dirs::text;
 use super::passphrase::{Secret, Source};
+use super::show::seconds;
 use super::watch::Watch;
 use super::{absolute, open, surroundings};
 
@@ -97,7 +98,14 @@ pub(super) fn config_init(args: &ConfigInitArgs, context: &mut Context<'_>) -> R
             made.roots.first().map(|root| root.display().to_string()).unwrap_or_default()
         )?;
     }
-    writeln!(context.err, "next: `bt config vault init`, then `bt dir init` in a directory")?;
+    let next = match made.has_vault {
+        true => {
+            "next: a vault is there already: `bt recover` brings back what a machine stored in it; to back up to it, `bt config vault init`, \
+             then `bt dir init` in a directory"
+        }
+        false => "next: `bt config vault init`, then `bt dir init` in a directory",
+    };
+    writeln!(context.err, "{next}")?;
     Ok(Exit::Completed)
 }
 
@@ -210,7 +218,7 @@ fn list_snapshots(
             context.out,
             "{vault}  {}  {}  {}  {paths}",
             &id.hex()[..8],
-            snapshot.time,
+            seconds(&snapshot.time),
             snapshot.hostname
         )?;
     }

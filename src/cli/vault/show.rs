@@ -34,10 +34,7 @@ pub(super) fn log(args: &LogArgs, context: &mut Context<'_>) -> Result<Exit, Cli
     if history.deleted {
         writeln!(context.err, "{} was gone at the last backup", clean(&history.path))?;
     }
-    for version in &history.versions {
-        writeln!(context.out, "{}", line(version))?;
-    }
-    Ok(Exit::Completed)
+    context.print_lines(history.versions.iter().map(line)).map(|()| Exit::Completed)
 }
 
 fn line(version: &VersionLine) -> String {
@@ -63,7 +60,7 @@ fn line(version: &VersionLine) -> String {
     parts.join("  ")
 }
 
-fn seconds(stamp: &str) -> String {
+pub(super) fn seconds(stamp: &str) -> String {
     stamp
         .parse::<Timestamp>()
         .map_or_else(|_| stamp.into(), |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string())

@@ -210,7 +210,7 @@ pub(super) fn check(args: &CheckArgs, context: &mut Context<'_>) -> Result<Exit,
                 "name": name, "snapshots": found.snapshots, "packs": found.packs, "bytes": found.bytes,
                 "read_bytes": found.read_bytes, "read_packs": found.read.len(), "unread_packs": unread,
                 "oldest_read": oldest.map(|at| at.to_string()), "unknown_packs": found.unknown_packs,
-                "problems": found.problems,
+                "problems": found.problems.kept(), "more_problems": found.problems.more(),
             })
         };
         context.print_json(&json!(all.iter().map(line).collect::<Vec<_>>()))?;
@@ -224,8 +224,11 @@ pub(super) fn check(args: &CheckArgs, context: &mut Context<'_>) -> Result<Exit,
 
 fn print_checked(args: &CheckArgs, one: &Checked, context: &mut Context<'_>) -> Result<(), CliError> {
     let Checked { name, summary: found, unread, oldest } = one;
-    for problem in &found.problems {
+    for problem in found.problems.kept() {
         writeln!(context.err, "error: {name}: {problem}")?;
+    }
+    if found.problems.more() > 0 {
+        writeln!(context.err, "error: {name}: and {} more like these", found.problems.more())?;
     }
     let mut parts =
         vec![format!("{} snapshots, {} packs, {}", found.snapshots, found.packs, human_bytes(found.bytes))];
@@ -238,7 +241,7 @@ fn print_checked(args: &CheckArgs, one: &Checked, context: &mut Context<'_>) -> 
             });
         }
     }
-    let verdict = match found.problems.len() {
+    let verdict = match found.problems.count() {
         0 => "sound".to_owned(),
         count => format!("{count} problems"),
     };

@@ -135,7 +135,7 @@ fn a_full_disk_of_the_catalogue_ends_commands_with_its_own_code_and_loses_nothin
             home.put(format!("round-{round}/{number}"), &format!("{round} {number} ").repeat(200));
         }
         disk.fill(left);
-        for args in [&["add"][..], &["backup"], &["backup", "--tracked"]] {
+        for args in [&["add"][..], &["backup"], &["backup", "--tracked"], &["prune"]] {
             let output = home.command(args).output().unwrap();
             let said = text(&output.stderr);
             let code = output.status.code();
@@ -158,4 +158,76 @@ fn a_full_disk_of_the_catalogue_ends_commands_with_its_own_code_and_loses_nothin
     let history = home.bt(&["history"]);
     assert!(!history.contains("running"), "{history}");
     assert!(home.bt(&["check", "--read-data"]).starts_with("local: sound; "));
+}
+
+#[test]
+fn a_restore_onto_a_disk_that_fills_up_ends_with_whole_files_and_the_next_one_goes_on() {
+    let home = Home::ready();
+    let Some(disk) = Disk::mount(&home, "small", 72) else { return };
+    fs::create_dir(home.path("docs/sub")).unwrap();
+    for number in 0..12 {
+        let name = if number % 2 == 0 { format!("{number}") } else { format!("sub/{number}") };
+        fs::write(home.path("docs").join(name), noise(3 << 20, number + 1)).unwrap();
+    }
+    fs::hard_link(home.path("docs/0"), home.path("docs/sub/0-again")).unwrap();
+    symlink("nowhere", home.path("docs/sub/link")).unwrap();
+    fs::set_permissions(home.path("docs/sub"), fs::Permissions::from_mode(0o555)).unwrap();
+    home.bt(&["backup", "--tracked"]);
+    let id = home.json(&["list", "--snapshots"])[0]["id"].as_str().unwrap().to_owned();
+    let docs = home.path("docs").display().to_string();
+    let files = |back: &Path| if back.exists() { walk(back) } else { Vec::new() };
+    let links = |back: &Path| files(back).iter().filter(|path| path.is_symlink()).count();
+    for given in [&["restore", "."][..], &["restore", "--snapshot", &id, &docs]] {
+        let back = disk.at.join("back");
+        let to = back.to_str().unwrap();
+        let all = [given, &["--to", to]].concat();
+        disk.fill(11 * MIB);
+        for _ in 0..2 {
+            let said = home.fails(6, &all);
+            for part in
+                ["No space left", to, "are restored", "are still wanted", "are free there", "make room"]
+            {
+                assert!(said.contains(part), "{part}: {said}");
+            }
+            let whole = files(&back).iter().filter(|path| !path.is_symlink()).cloned().collect::<Vec<_>>();
+            assert!((1..13).contains(&whole.len()), "{whole:?}");
+            for path in whole {
+                let original = home.path("docs").join(path.strip_prefix(&back).unwrap());
+                assert!(fs::read(&path).unwrap() == fs::read(&original).unwrap(), "{}", path.display());
+            }
+            assert!(disk.free() > 0, "what found no room is gone");
+        }
+        let output = home.command(&[&all[..], &["--json"]].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
+        let report: Value = serde_json::from_str(&text(&output.stdout)).unwrap();
+        let left = report["full"]["files_left"].as_u64().unwrap() + report["there"].as_u64().unwrap();
+        assert!(report["full"]["bytes_left"].as_u64() > Some(20 << 20) && left >= 13, "{report}");
+        assert!(home.bt(&["history", "-n", "1"]).contains("no room for"));
+        disk.relieve();
+        let output = home.command(&all).output().unwrap();
+        let said = text(&output.stderr);
+        assert!(output.status.success() && said.contains("more are there already"), "{said}");
+        let regular = || files(&back).into_iter().filter(|path| !path.is_symlink());
+        assert_eq!((regular().count(), links(&back)), (13, 1), "{said}");
+        for path in regular() {
+            let original = home.path("docs").join(path.strip_prefix(&back).unwrap());
+            assert!(fs::read(&path).unwrap() == fs::read(&original).unwrap(), "{}", path.display());
+            let modified = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+            assert_eq!(modified(&path), modified(&original), "{}", path.display());
+        }
+        let inode = |name: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(back.join(name)).unwrap());
+        assert_eq!(inode("0"), inode("sub/0-again"));
+        let rights = fs::metadata(back.join("sub")).unwrap().permissions().mode();
+        assert_eq!(rights & 0o777, 0o555);
+        // Once more, with nothing to do; what somebody changed meanwhile is neither replaced nor taken for restored.
+        assert!(home.bt(&all).lines().all(|line| line.ends_with("/link")));
+        fs::write(back.join("2"), noise(3 << 20, 99)).unwrap();
+        assert!(home.fails(1, &all).contains("exists already"));
+        fs::remove_dir_all(&back).unwrap();
+    }
+    // One that finds no room leaves nothing.
+    disk.fill(MIB);
+    let to = disk.at.join("one");
+    let said = home.fails(6, &["restore", "0", "--to", to.to_str().unwrap()]);
+    assert!(said.contains("1 with 3.0 MiB are still wanted") && files(&to).is_empty(), "{said}");
 }

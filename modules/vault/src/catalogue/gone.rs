@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rusqlite::params;
@@ -61,18 +61,44 @@ impl Catalogue {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Forgets that a vault holds what it does not hold any more, all or nothing, and returns how many versions that are.
+    /// Tells of the versions that a vault should hold and does not: the path of each, and when it was made.
     ///
     /// # Errors
     /// If the catalogue fails.
-    pub fn forget_what_is_gone(&mut self, vault: &str, is_there: impl Fn(Id) -> bool) -> Result<u64> {
+    pub fn lost_versions(
+        &self,
+        vault: &str,
+        is_there: impl Fn(Id) -> bool,
+        mut tell: impl FnMut(PathBuf, String),
+    ) -> Result<()> {
+        for content in self.lost_contents(vault, is_there)? {
+            let sql = "SELECT d.path, f.name, v.created_at FROM file_snapshots v JOIN files f ON f.id = v.file_id
+                       JOIN directories d ON d.id = f.directory_id WHERE v.content_id = ?1 ORDER BY v.created_at";
+            let versions: Vec<(PathBuf, PathBuf, String)> = self.all(sql, [content.hex()], |row| {
+                Ok((entities::path(row, "path")?, entities::path(row, "name")?, row.get("created_at")?))
+            })?;
+            versions.into_iter().for_each(|(directory, name, at)| tell(directory.join(name), at));
+        }
+        Ok(())
+    }
+
+    /// Returns the contents of which a vault does not hold all chunks that it should.
+    fn lost_contents(&self, vault: &str, is_there: impl Fn(Id) -> bool) -> Result<BTreeSet<Id>> {
         let sql = "SELECT content_id, blob_id FROM content_chunks WHERE vault = ?1";
         let found: Vec<Option<Id>> = self.all(sql, [vault], |row| {
             let blob: Vec<u8> = row.get("blob_id")?;
             let is_there = Id::from_slice(&blob).is_some_and(&is_there);
             Ok(if is_there { None } else { Some(entities::id(row, "content_id")?) })
         })?;
-        let gone: BTreeSet<Id> = found.into_iter().flatten().collect();
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Forgets that a vault holds what it does not hold any more, all or nothing, and returns how many versions that are.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn forget_what_is_gone(&mut self, vault: &str, is_there: impl Fn(Id) -> bool) -> Result<u64> {
+        let gone = self.lost_contents(vault, is_there)?;
         self.together(|catalogue| {
             let mut versions = 0;
             for content in gone {

@@ -33,6 +33,16 @@ use crate::error::{Result, at};
 /// How long a writer waits for another one.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often somebody else may come in between before a copy is given up.
+const CHECKPOINTS: u32 = 3;
+
+/// Returns the name of one of the files of a catalogue.
+fn with(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
 /// The catalogue of one machine.
 pub struct Catalogue {
     db: Connection,
@@ -68,11 +78,6 @@ impl Catalogue {
     /// # Errors
     /// If it cannot be read, or the copy not be written, or as [`Catalogue::open`].
     pub fn open_copy(path: &Path, directory: &Path) -> Result<Self> {
-        let with = |path: &Path, end: &str| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(end);
-            PathBuf::from(name)
-        };
         let copy = directory.join("catalogue.db");
         fs::copy(path, &copy).map_err(|error| at("copy", path, &error))?;
         let log = with(path, "-wal");
@@ -89,13 +94,28 @@ impl Catalogue {
         self.db.pragma_update(None, "foreign_keys", "on")
     }
 
-    /// Writes a copy that is whole by itself.
+    /// Has somebody read the file of the catalogue while nobody writes into it and all of it is in there.
     ///
     /// # Errors
-    /// If it cannot be written.
-    pub fn copy_to(&self, path: &Path) -> Result<()> {
-        let copied = self.db.execute("VACUUM INTO ?1", [path.to_string_lossy().as_ref()]);
-        self.ok(copied).map(drop)
+    /// If others keep the catalogue busy, or the reading fails.
+    pub fn while_still<T>(&self, read: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+        for _ in 0..CHECKPOINTS {
+            let written = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+            let is_busy: bool = self.ok(written)?;
+            if is_busy {
+                continue;
+            }
+            // Who began to read while the log was empty keeps others from writing what comes after into the file.
+            let reading = self.ok(self.db.unchecked_transaction())?;
+            let begun =
+                reading.query_row("SELECT COUNT(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
+            self.ok(begun)?;
+            if fs::metadata(with(&self.path, "-wal")).map_or(0, |log| log.len()) == 0 {
+                return read(&self.path);
+            }
+        }
+        let message = format!("the catalogue `{}` is being read or written by others", self.path.display());
+        Err(ModuleError::new(ErrorKind::Busy, message))
     }
 
     /// Returns all rows of a query.

@@ -134,6 +134,16 @@ fn files_come_in_the_order_of_trees_and_pages_miss_none() {
         page.into_iter().map(|file| file.name).collect::<Vec<_>>(),
         ["a/c%", "a.b"].map(PathBuf::from)
     );
+    back_up(&mut catalogue, &directory, Path::new("a/d/e"), b"deep", 1);
+    let right_in = |name: &str| {
+        let found = catalogue.current_files_right_in(&directory, Path::new(name)).unwrap();
+        let mut names: Vec<PathBuf> = found.into_iter().map(|file| file.name).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(right_in(""), ["a", "a.b", "a_"].map(PathBuf::from));
+    assert_eq!(right_in("a"), ["a", "a/b", "a/c%"].map(PathBuf::from));
+    assert_eq!(right_in("a/d"), [PathBuf::from("a/d/e")]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Files and their versions, and where their contents are.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -107,6 +107,21 @@ impl Catalogue {
         self.all(sql, params![directory.id, place, from, to, after, most as i64], current_file)
     }
 
+    /// Returns what lies right in a directory of a tracked one, with its current version, and that directory itself.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn current_files_right_in(&self, directory: &Directory, name: &Path) -> Result<Vec<CurrentFile>> {
+        let place = place_of(name);
+        let (from, to) = below(&place);
+        // Where the name of an entry begins in its place, from 1 on.
+        let begins = if place.is_empty() { 1 } else { place.len() + 2 };
+        let sql = "SELECT f.name, f.deleted, v.* FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
+                   WHERE f.directory_id = ?1
+                       AND (f.place = ?2 OR f.place >= ?3 AND f.place < ?4 AND instr(substr(f.place, ?5), x'00') = 0)";
+        self.all(sql, params![directory.id, place, from, to, begins as i64], current_file)
+    }
+
     /// Returns a file with its current version, if it has one.
     ///
     /// # Errors
@@ -142,6 +157,20 @@ impl Catalogue {
     pub fn locations(&self, content: Id) -> Result<Vec<String>> {
         let sql = "SELECT vault FROM content_locations WHERE content_id = ?1 ORDER BY vault";
         self.all(sql, [content.hex()], |row| row.get(0))
+    }
+
+    /// Returns the vaults that hold the contents of a file's versions.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn locations_of_versions(&self, file: &File) -> Result<HashMap<Id, Vec<String>>> {
+        let sql = "SELECT content_id, vault FROM content_locations
+                   WHERE content_id IN (SELECT content_id FROM file_snapshots WHERE file_id = ?1) ORDER BY vault";
+        let all: Vec<(Id, String)> =
+            self.all(sql, [&file.id], |row| Ok((entities::id(row, "content_id")?, row.get("vault")?)))?;
+        let mut found: HashMap<Id, Vec<String>> = HashMap::new();
+        all.into_iter().for_each(|(content, vault)| found.entry(content).or_default().push(vault));
+        Ok(found)
     }
 
     /// Returns the names of what is there of a directory by what is known, and has its version since that second.

@@ -1,13 +1,13 @@
 //! Checks a repository: what the snapshots need is there, and on demand each byte of it is as it was written.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 
 use pc_switcher_contract::ErrorKind;
 
 use super::reading::{self, Reading};
-use super::{Observer, Tally, check_cancelled};
+use super::{Lines, Observer, Tally, check_cancelled};
 use crate::error::{Result, UNSTEADY};
 use crate::format::{BlobKind, Id, Node, NodeKind, Snapshot};
 use crate::repo::{Broken, Harm, Location, Repository, blob_from_pack};
@@ -32,8 +32,10 @@ pub struct CheckSummary {
     pub there: Vec<Id>,
     /// Packs that no index knows: left over from a run that was killed, harmless.
     pub unknown_packs: u64,
+    /// Chunks that are lost of what snapshots need.
+    pub lost_chunks: HashSet<Id>,
     /// All that is wrong.
-    pub problems: Vec<String>,
+    pub problems: Lines,
 }
 
 /// Checks a repository, and reads as many of its packs as is said.
@@ -44,12 +46,15 @@ pub fn check(repo: &Repository, reading: &Reading<'_>, observer: &dyn Observer) 
     // Snapshots before the index: a snapshot that is there has its index there.
     let (snapshots, broken) = repo.snapshots_found()?;
     let told = |kind: Kind, broken: &Broken| format!("{} `{}`: {}", kind.noun(), broken.name, broken.why);
-    let mut problems: Vec<String> = broken.iter().map(|one| told(Kind::Snapshot, one)).collect();
+    let mut problems = Lines::default();
+    broken.iter().for_each(|one| problems.push(|| told(Kind::Snapshot, one)));
     let (files, lost) = repo.index_found()?;
-    problems.extend(lost.iter().map(|one| match one.harm {
-        Harm::Damaged => format!("{}; `bt repair` makes it anew", told(Kind::Index, one)),
-        Harm::Unsteady | Harm::Foreign => told(Kind::Index, one),
-    }));
+    lost.iter().for_each(|one| {
+        problems.push(|| match one.harm {
+            Harm::Damaged => format!("{}; `bt repair` makes it anew", told(Kind::Index, one)),
+            Harm::Unsteady | Harm::Foreign => told(Kind::Index, one),
+        });
+    });
     repo.know(files.iter().flat_map(|(_, file)| &file.packs));
     let packs: BTreeMap<String, u64> = repo.store().list(Kind::Pack)?.into_iter().collect();
     let indexed = repo.indexed();
@@ -64,30 +69,33 @@ pub fn check(repo: &Repository, reading: &Reading<'_>, observer: &dyn Observer) 
         problems,
         ..CheckSummary::default()
     };
-    let mut there = Vec::new();
+    let (mut there, mut lacking) = (Vec::new(), Lines::default());
     for (id, blobs) in &indexed {
         let end = blobs.iter().map(|(_, at)| u64::from(at.offset) + u64::from(at.length)).max().unwrap_or(0);
         match packs.get(&id.hex()) {
             None => {
-                summary.problems.push(format!("pack `{id}` is missing, and {} blobs with it", blobs.len()));
+                lacking.push(|| format!("pack `{id}` is missing, and {} blobs with it", blobs.len()));
                 continue;
             }
             Some(size) if *size < end => {
-                summary.problems.push(format!("pack `{id}` is cut short: {size} bytes of {end}"));
+                lacking.push(|| format!("pack `{id}` is cut short: {size} bytes of {end}"));
             }
             Some(_) => {}
         }
         there.push((*id, packs.get(&id.hex()).copied().unwrap_or(0)));
     }
     there.sort_unstable();
-    summary.problems.extend(lost_in(repo, &snapshots, observer)?);
+    summary.problems.add(lacking);
+    let lost;
+    (lost, summary.lost_chunks) = follow(repo, &snapshots, observer)?;
+    summary.problems.add(lost);
     read(repo, &indexed, &reading.choose(&there), &mut summary, observer)?;
     summary.there = there.into_iter().map(|(id, _)| id).collect();
     summary.problems.sort();
     Ok(summary)
 }
 
-/// Follows snapshots and names all that they lack of what they need: a line for each path in each of them.
+/// Follows snapshots and names what they lack of what they need: a line for each path in each of them, as far as lines are kept.
 ///
 /// # Errors
 /// If the place cannot be read, or the run was cancelled: what cannot be fetched is not lost.
@@ -95,82 +103,118 @@ pub(super) fn lost_in(
     repo: &Repository,
     snapshots: &[(Id, Snapshot)],
     observer: &dyn Observer,
-) -> Result<Vec<String>> {
-    let tally = Tally::new(observer, repo.tree_bytes());
-    let mut follower = Follower { repo, tally, known: HashMap::new() };
-    let mut lost = Vec::new();
-    for (id, snapshot) in snapshots {
-        let below = follower.lacks(snapshot.tree)?;
-        lost.extend(below.iter().map(|(path, why)| format!("snapshot `{}`{path}: {why}", id.short())));
-    }
-    Ok(lost)
+) -> Result<Lines> {
+    follow(repo, snapshots, observer).map(|(lost, _)| lost)
 }
 
-/// Paths below a tree that lack something, and what.
-type Lacks = Arc<[(String, String)]>;
+/// As [`lost_in`], with the chunks that are lost.
+fn follow(
+    repo: &Repository,
+    snapshots: &[(Id, Snapshot)],
+    observer: &dyn Observer,
+) -> Result<(Lines, HashSet<Id>)> {
+    let tally = Tally::new(observer, repo.tree_bytes());
+    let mut follower = Follower {
+        repo,
+        tally,
+        known: HashMap::new(),
+        broken: HashMap::new(),
+        lost: Lines::default(),
+        chunks: HashSet::new(),
+    };
+    for (id, snapshot) in snapshots {
+        follower.follow(snapshot.tree, &format!("snapshot `{}`", id.short()))?;
+    }
+    Ok((follower.lost, follower.chunks))
+}
 
-/// Follows each tree once, however many paths lead to it.
+/// Follows each tree once, however many paths lead to it; one that lacks something once more for each path that is still named. Of a
+/// tree only the number of lines is kept: what they say would be kept for each directory above it.
 struct Follower<'f> {
     repo: &'f Repository,
     tally: Tally<'f>,
-    known: HashMap<Id, Lacks>,
+    /// How many lines each tree is good for.
+    known: HashMap<Id, u64>,
+    /// Why trees cannot be read of which that is said once more: whoever finds it out reads a pack again.
+    broken: HashMap<Id, String>,
+    lost: Lines,
+    chunks: HashSet<Id>,
 }
 
 impl Follower<'_> {
-    fn lacks(&mut self, tree: Id) -> Result<Lacks> {
-        if let Some(known) = self.known.get(&tree) {
-            return Ok(known.clone());
+    /// Takes the lines of a tree to which this path leads, and returns how many they are.
+    fn follow(&mut self, tree: Id, path: &str) -> Result<u64> {
+        let known = self.known.get(&tree).copied();
+        if let Some(count) = known.filter(|count| *count == 0 || !self.lost.has_room()) {
+            self.lost.count_more(count);
+            return Ok(count);
         }
         check_cancelled(&self.tally)?;
-        let length = self.repo.find(BlobKind::Tree, &tree).map_or(0, |at| at.length.into());
-        self.tally.add(Path::new(&tree.short()), length);
-        let mut found = Vec::new();
-        let mut say = |path: &str, why: String| found.push((path.to_owned(), why));
-        if self.repo.lies_as_other(BlobKind::Tree, &tree) {
-            say(
-                "",
-                format!(
-                    "its tree `{tree}` lies in the vault as the content of a file alone; `bt prune` stores it as a tree, too"
-                ),
-            );
+        if known.is_none() {
+            let length = self.repo.find(BlobKind::Tree, &tree).map_or(0, |at| at.length.into());
+            self.tally.add(Path::new(&tree.short()), length);
         }
-        let nodes = match self.repo.tree_found(tree)? {
+        let before = self.lost.count();
+        if self.repo.lies_as_other(BlobKind::Tree, &tree) {
+            self.lost.push(|| {
+                format!(
+                    "{path}: its tree `{tree}` lies in the vault as the content of a file alone; `bt prune` stores it as a tree, too"
+                )
+            });
+        }
+        let found = match self.broken.get(&tree) {
+            Some(why) => Err(why.clone()),
+            None => self.repo.tree_found(tree)?,
+        };
+        let nodes = match found {
             Ok(tree) => tree.nodes,
             Err(why) => {
-                say("", why);
+                if self.lost.has_room() {
+                    self.broken.insert(tree, why.clone());
+                }
+                self.lost.push(|| format!("{path}: {why}"));
                 Vec::new()
             }
         };
         for node in nodes {
-            let path = format!("/{}", node.name.display());
+            let path = || format!("{path}/{}", node.name.display());
             match (node.kind, node.subtree) {
                 (NodeKind::Dir, Some(subtree)) => {
-                    for (below, why) in self.lacks(subtree)?.iter() {
-                        say(&format!("{path}{below}"), why.clone());
+                    // Most need no path: they are known, and lack nothing.
+                    let is_sound = self.known.get(&subtree) == Some(&0);
+                    if !is_sound {
+                        self.follow(subtree, &path())?;
                     }
                 }
-                (NodeKind::Dir, None) => say(&path, "the directory has no tree".into()),
-                _ => self.chunks(&node, |why| say(&path, why)),
+                (NodeKind::Dir, None) => {
+                    self.lost.push(|| format!("{}: the directory has no tree", path()));
+                }
+                _ => self.chunks.extend(lost_chunks(self.repo, &node, |why| {
+                    self.lost.push(|| format!("{}: {why}", path()));
+                })),
             }
         }
-        let found: Lacks = found.into();
-        self.known.insert(tree, found.clone());
-        Ok(found)
+        let count = self.lost.count() - before;
+        self.known.insert(tree, count);
+        Ok(count)
     }
+}
 
-    fn chunks(&self, node: &Node, mut say: impl FnMut(String)) {
-        let chunks = || node.content.iter().flatten();
-        let missing = chunks().filter(|id| self.repo.find(BlobKind::Data, id).is_none()).count();
-        let odd = chunks().filter(|id| self.repo.lies_as_other(BlobKind::Data, id)).count();
-        if odd > 0 {
-            say(format!(
-                "{odd} of its chunks lie in the vault as trees alone; `bt prune` stores them as content, too"
-            ));
-        }
-        if missing > odd {
-            say(format!("{} of its chunks are in no index", missing - odd));
-        }
+/// Says what a file lacks of its content, and returns the chunks that are lost.
+fn lost_chunks(repo: &Repository, node: &Node, mut say: impl FnMut(String)) -> Vec<Id> {
+    let is_missing = |id: &&Id| repo.find(BlobKind::Data, id).is_none();
+    let (odd, lost): (Vec<Id>, Vec<Id>) = (node.content.iter().flatten().filter(is_missing))
+        .partition(|id| repo.lies_as_other(BlobKind::Data, id));
+    let odd = odd.len();
+    if odd > 0 {
+        say(format!(
+            "{odd} of its chunks lie in the vault as trees alone; `bt prune` stores them as content, too"
+        ));
     }
+    if !lost.is_empty() {
+        say(format!("{} of its chunks are in no index", lost.len()));
+    }
+    lost
 }
 
 fn read(
@@ -180,15 +224,20 @@ fn read(
     summary: &mut CheckSummary,
     observer: &dyn Observer,
 ) -> Result<()> {
+    let problems = Mutex::new(Lines::default());
     let found = reading::each_pack(packs, observer, |id| {
-        read_pack(repo, id, indexed.get(&id).map_or(&[], |blobs| blobs))
+        let found = read_pack(repo, id, indexed.get(&id).map_or(&[], |blobs| blobs))?;
+        let is_sound = found.is_empty();
+        let mut problems = problems.lock().unwrap_or_else(PoisonError::into_inner);
+        found.into_iter().for_each(|one| problems.push(|| one));
+        Ok(is_sound)
     })?;
     summary.read_bytes = packs.iter().map(|(_, size)| size).sum();
-    for (id, problems) in found {
-        let list = if problems.is_empty() { &mut summary.read } else { &mut summary.unsound };
+    for (id, is_sound) in found {
+        let list = if is_sound { &mut summary.read } else { &mut summary.unsound };
         list.push(id);
-        summary.problems.extend(problems);
     }
+    summary.problems.add(problems.into_inner().unwrap_or_else(PoisonError::into_inner));
     Ok(())
 }
 
@@ -230,6 +279,8 @@ fn read_pack(repo: &Repository, id: Id, blobs: &[(Id, Location)]) -> Result<Vec<
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use jiff::Timestamp;
     use pc_switcher_contract::ModuleError;
 
@@ -278,7 +329,45 @@ mod tests {
         };
         let expected: Vec<String> =
             snapshots.iter().flat_map(|one| [line(one, "a"), line(one, "b")]).collect();
-        assert_eq!(found, expected);
+        assert_eq!(found.kept(), expected);
+    }
+
+    #[test]
+    fn of_very_many_paths_that_are_lost_all_are_counted_and_the_first_named_and_no_tree_is_read_for_the_others()
+     {
+        let (store, now) = (Arc::new(MemoryStore::default()), Timestamp::UNIX_EPOCH);
+        let repo = Repository::init(store.clone(), b"x", Cost::TINY, &Who::default(), now).unwrap();
+        let writer = Writer::new(&repo).unwrap();
+        let mut packer = writer.packer(BlobKind::Tree).unwrap();
+        let mut put = |nodes: Vec<Node>| packer.add(&Tree { nodes }.to_blob().unwrap()).unwrap();
+        let files = (0..300).map(|number| {
+            let mut file = Node::new(format!("{number:03}").into(), NodeKind::File);
+            file.content = Some(vec![Id::of(b"gone")]);
+            file
+        });
+        let mut tree = put(files.collect());
+        for _ in 0..20 {
+            let directory = |name: &str, tree: Id| {
+                let mut node = Node::new(name.into(), NodeKind::Dir);
+                node.subtree = Some(tree);
+                node
+            };
+            // Each doubles what lies below.
+            tree = put(vec![directory("a", tree), directory("b", tree)]);
+        }
+        packer.flush().unwrap();
+        writer.index().unwrap();
+        let text = format!(r#"{{"time":"2026-01-02T12:00:00Z","tree":"{tree}"}}"#);
+        let snapshots = vec![(Id::of(b"one"), serde_json::from_str::<Snapshot>(&text).unwrap()); 3];
+        let faults = Arc::new(Faults::on(&store));
+        let repo = Repository::open(faults.clone(), b"x").unwrap();
+        repo.load_index().unwrap();
+        let before = faults.calls();
+        let found = lost_in(&repo, &snapshots, &Quiet::default()).unwrap();
+        let all = 3 * 300 * (1 << 20);
+        assert_eq!((found.kept().len(), found.count(), found.more()), (1000, all, all - 1000));
+        assert!(found.kept()[999].contains("/a/b/b/099: "), "{}", found.kept()[999]);
+        assert!(faults.calls() - before < 40, "{} reads", faults.calls() - before);
     }
 
     #[test]

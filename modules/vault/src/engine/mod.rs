@@ -1,10 +1,12 @@
 //! What is done with a repository: back up trees, put trees together, restore, check.
 
 mod assemble;
-mod backup;
 mod check;
 mod dress;
 mod facts;
+mod full;
+mod lines;
+mod listed;
 mod prune;
 mod reading;
 mod repair;
@@ -21,19 +23,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pc_switcher_contract::ModuleError;
 
 pub use assemble::{Assembler, Step, feed};
-pub use backup::{BackupSummary, TreeBackup};
-pub(crate) use backup::{bare_directory, open, same_file};
 pub use check::{CheckSummary, check};
 pub(crate) use dress::set_all_but_times;
 pub use dress::{Lacking, set_metadata};
 pub(crate) use facts::kind_of;
 pub use facts::{Names, node_of, xattrs};
+pub use full::Full;
+pub(crate) use full::is_complete;
+pub use lines::Lines;
+pub(crate) use listed::{bare_directory, open, same_file};
 pub use prune::{PruneOrder, PruneSummary, When, prune};
 pub use reading::{Part, Reading};
 pub use repair::{REPAIRED, RepairOrder, RepairSummary, repair};
 pub(crate) use replace::exchange;
 pub use restore::{Missed, RestoreSummary, Restorer};
-pub(crate) use restore::{dress_special, is_unfinished, make_special, put_in_place, there_already};
+pub(crate) use restore::{dress_special, is_such, is_unfinished, make_special, put_in_place, there_already};
 pub(crate) use sparse::Sparse;
 pub(crate) use tally::Tally;
 pub(crate) use way::Way;

@@ -20,7 +20,7 @@ pub use trees::REPAIRED;
 
 use super::check::lost_in;
 use super::prune::drop_from_index;
-use super::{Observer, check_cancelled, reading};
+use super::{Lines, Observer, check_cancelled, reading};
 use crate::error::{Result, unsteady};
 use crate::format::index::{IndexFile, IndexedBlob, IndexedPack};
 use crate::format::{BlobKind, Id};
@@ -58,7 +58,7 @@ pub struct RepairSummary {
     /// Bytes that were read.
     pub read_bytes: u64,
     /// What the snapshots lack: a line for each path.
-    pub lost: Vec<String>,
+    pub lost: Lines,
     /// Snapshots that lost what is lost, each with the one in its place; without one where nothing is written.
     pub rewritten: Vec<(Id, Option<Id>)>,
     /// Snapshots that went: those that cannot be read, and those of which nothing is left.

@@ -1,21 +1,24 @@
-//! Restores trees and single files: content first, proven, under its name only when it is complete.
+//! Restores trees and single files: content first, proven, under its name only when it is complete. Where a disk fills up it ends, and
+//! only counts what it still would have restored.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, bounded};
-use pc_switcher_contract::ModuleError;
+use pc_switcher_contract::{ErrorKind, ModuleError};
 use rustix::fs::{CWD, FileType, Mode};
 use sha2::{Digest, Sha256};
 
 use super::dress::{Lacking, set_metadata};
+use super::facts::kind_of;
+use super::full::{Full, is_complete};
 use super::way::Way;
 use super::{Observer, Tally, Trouble, check_cancelled, trouble, workers};
 use crate::error::{Result, at};
@@ -45,18 +48,31 @@ pub struct RestoreSummary {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Files that an earlier restore left complete.
+    pub there: u64,
+    /// Their bytes.
+    pub there_bytes: u64,
     /// Paths that are missing or lack something.
     pub troubles: Vec<Trouble>,
     /// Paths that lack what their restorer may not give.
     pub refused: Vec<Trouble>,
+    /// What ended it, if there was no room for all.
+    pub full: Option<Full>,
 }
 
 #[derive(Default)]
 struct Shared {
     files: AtomicU64,
     bytes: AtomicU64,
-    /// Bytes of the files that were found so far.
+    /// Files that are there already, and their bytes.
+    there: AtomicU64,
+    there_bytes: AtomicU64,
+    /// Files that were found so far, and their bytes.
+    found_files: AtomicU64,
     found: AtomicU64,
+    /// What found no room first.
+    is_full: AtomicBool,
+    full: Mutex<Option<String>>,
     troubles: Mutex<Vec<Trouble>>,
     refused: Mutex<Vec<Trouble>>,
     /// The first name of an inode that has several, once it is complete.
@@ -66,6 +82,20 @@ struct Shared {
 impl Shared {
     fn report(&self, path: &Path, why: impl ToString) {
         self.troubles.lock().unwrap_or_else(PoisonError::into_inner).push(trouble(path, why));
+    }
+
+    /// As [`Shared::report`], unless there is no room any more: that ends it.
+    fn fail(&self, path: &Path, error: &ModuleError) {
+        if error.kind == ErrorKind::DiskSpace {
+            self.full.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.to_string());
+            self.is_full.store(true, Ordering::Relaxed);
+        } else {
+            self.report(path, error);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
     }
 
     fn lacks(&self, path: &Path, lacking: Vec<Lacking>) {
@@ -122,13 +152,16 @@ impl Restorer<'_> {
             walked
         })?;
         check_cancelled(self.observer)?;
-        self.link(&root, &later, &shared);
-        // The deepest first: what is made below a directory changes its time.
-        for (below, node) in later.directories.iter().rev().filter(|_| !self.content_only) {
+        if !shared.is_full() {
+            self.link(&root, &later, &shared);
+        }
+        // The deepest first: what is made below a directory changes its time. One that is not complete stays open for the next restore.
+        let is_dressed = !self.content_only && !shared.is_full();
+        for (below, node) in later.directories.iter().rev().filter(|_| is_dressed) {
             let path = root.shown(below);
             match root.way.down_to(below) {
                 Ok(directory) => shared.lacks(&path, set_metadata(&directory, node)),
-                Err(error) => shared.report(&path, error),
+                Err(error) => shared.fail(&path, &error),
             }
         }
         let sorted = |all: Mutex<Vec<Trouble>>| {
@@ -136,12 +169,18 @@ impl Restorer<'_> {
             all.sort_by(|a, b| a.path.cmp(&b.path));
             all
         };
-        Ok(RestoreSummary {
-            files: shared.files.into_inner(),
-            bytes: shared.bytes.into_inner(),
-            troubles: sorted(shared.troubles),
-            refused: sorted(shared.refused),
-        })
+        let (files, bytes, there) =
+            (shared.files.into_inner(), shared.bytes.into_inner(), shared.there.into_inner());
+        let there_bytes = shared.there_bytes.into_inner();
+        let why = shared.full.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let full = why.map(|why| {
+            let files_left =
+                (shared.found_files.into_inner() + later.links.len() as u64).saturating_sub(files + there);
+            let bytes_left = shared.found.into_inner().saturating_sub(bytes + there_bytes);
+            Full::at(target, why, files_left, bytes_left)
+        });
+        let (troubles, refused) = (sorted(shared.troubles), sorted(shared.refused));
+        Ok(RestoreSummary { files, bytes, there, there_bytes, troubles, refused, full })
     }
 
     fn walk(
@@ -159,9 +198,13 @@ impl Restorer<'_> {
             let path = root.shown(&below);
             match node.kind {
                 NodeKind::Dir => {
-                    if let Err(error) = root.way.down_to(&below) {
-                        shared.report(&path, error);
-                        continue;
+                    if !shared.is_full()
+                        && let Err(error) = root.way.down_to(&below)
+                    {
+                        shared.fail(&path, &error);
+                        if !shared.is_full() {
+                            continue;
+                        }
                     }
                     let subtree = node.subtree;
                     later.directories.push((below.clone(), node));
@@ -179,14 +222,18 @@ impl Restorer<'_> {
                     if node.links > 1 && later.seen.insert(inode, ()).is_some() {
                         later.links.push((below, node));
                     } else {
+                        shared.found_files.fetch_add(1, Ordering::Relaxed);
                         shared.found.fetch_add(node.size, Ordering::Relaxed);
-                        entry(below, node);
+                        if !shared.is_full() {
+                            entry(below, node);
+                        }
                     }
                 }
                 NodeKind::Socket => {}
+                _ if shared.is_full() => {}
                 _ => match self.special(root, &below, &node) {
                     Ok(lacking) => shared.lacks(&path, lacking),
-                    Err(error) => shared.report(&path, error),
+                    Err(error) => shared.fail(&path, &error),
                 },
             }
         }
@@ -195,41 +242,56 @@ impl Restorer<'_> {
 
     fn special(&self, root: &Root<'_>, below: &Path, node: &Node) -> Result<Vec<Lacking>> {
         let (directory, name) = root.holder(below)?;
-        make_special(&directory.inside(name), node)
-            .map_err(|error| at("make", &root.shown(below), &error))?;
+        let path = directory.inside(name);
+        match make_special(&path, node) {
+            // As an earlier restore left it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_such(&path, node) => {}
+            made => made.map_err(|error| at("make", &root.shown(below), &error))?,
+        }
         Ok(if self.content_only { Vec::new() } else { dress_special(&directory, name, node) })
     }
 
     fn files(&self, root: &Root<'_>, jobs: Receiver<(PathBuf, Node)>, shared: &Shared, tally: &Tally<'_>) {
         for (below, node) in jobs {
-            if self.observer.is_cancelled() {
+            if self.observer.is_cancelled() || shared.is_full() {
                 continue;
             }
             let path = root.shown(&below);
             match self.file(root, &below, &node) {
                 Ok(lacking) => {
-                    shared.lacks(&path, lacking);
+                    let (files, bytes) = match &lacking {
+                        Some(_) => (&shared.files, &shared.bytes),
+                        None => (&shared.there, &shared.there_bytes),
+                    };
+                    files.fetch_add(1, Ordering::Relaxed);
+                    bytes.fetch_add(node.size, Ordering::Relaxed);
+                    shared.lacks(&path, lacking.unwrap_or_default());
                     if node.links > 1 {
                         shared.links().insert((node.device_id, node.inode), below);
                     }
-                    shared.files.fetch_add(1, Ordering::Relaxed);
-                    shared.bytes.fetch_add(node.size, Ordering::Relaxed);
                     tally.add_file();
                 }
-                Err(error) => shared.report(&path, error),
+                Err(error) => shared.fail(&path, &error),
             }
         }
     }
 
-    /// Restores one file; returns what it lacks.
-    fn file(&self, root: &Root<'_>, below: &Path, node: &Node) -> Result<Vec<Lacking>> {
+    /// Restores one file; returns what it lacks, nothing of one that an earlier restore left complete.
+    fn file(&self, root: &Root<'_>, below: &Path, node: &Node) -> Result<Option<Vec<Lacking>>> {
         let chunks = node.content.clone().unwrap_or_default();
         let (directory, name) = root.holder(below)?;
         let path = root.shown(below);
+        let real = directory.inside(name);
+        if fs::symlink_metadata(&real).is_ok() {
+            return match is_complete(self.repo, &real, node, self.content_only, self.observer) {
+                true => Ok(None),
+                false => Err(there_already(&io::ErrorKind::AlreadyExists.into(), &path)),
+            };
+        }
         let (file, _) = self.staged(&directory.real(), &path, &chunks)?;
         let lacking = if self.content_only { Vec::new() } else { set_metadata(file.as_file(), node) };
-        put_in_place(file, &directory.inside(name), &path)?;
-        Ok(lacking)
+        put_in_place(file, &real, &path)?;
+        Ok(Some(lacking))
     }
 
     /// Writes content into a directory under a name of its own, and returns its SHA-256. `shown` says for people what it will be.
@@ -280,7 +342,7 @@ impl Restorer<'_> {
                 Ok(()) => {
                     shared.files.fetch_add(1, Ordering::Relaxed);
                 }
-                Err(error) => shared.report(&root.shown(below), error),
+                Err(error) => shared.fail(&root.shown(below), &error),
             }
         }
     }
@@ -328,9 +390,32 @@ impl Root<'_> {
 
     fn link(&self, first: &Path, further: &Path) -> Result<()> {
         let ((from, name), (to, other)) = (self.holder(first)?, self.holder(further)?);
-        let linked = fs::hard_link(from.inside(name), to.inside(other));
-        linked.map_err(|error| at("make", &self.shown(further), &error))
+        let (first, path) = (from.inside(name), to.inside(other));
+        match fs::hard_link(&first, &path) {
+            // As an earlier restore left it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_one_file(&first, &path) => {
+                Ok(())
+            }
+            linked => linked.map_err(|error| at("make", &self.shown(further), &error)),
+        }
     }
+}
+
+/// Whether two names are those of one file.
+fn is_one_file(one: &Path, other: &Path) -> bool {
+    let of = |path| fs::symlink_metadata(path).map(|facts: fs::Metadata| (facts.dev(), facts.ino()));
+    of(one).ok().is_some_and(|one| of(other).is_ok_and(|other| one == other))
+}
+
+/// Whether what is there is what [`make_special`] would make.
+pub(crate) fn is_such(path: &Path, node: &Node) -> bool {
+    let Ok(facts) = fs::symlink_metadata(path) else { return false };
+    kind_of(&facts) == node.kind
+        && match node.kind {
+            NodeKind::Symlink => fs::read_link(path).is_ok_and(|target| target == Path::new(&node.target())),
+            NodeKind::Dev | NodeKind::CharDev => facts.rdev() == node.device,
+            _ => true,
+        }
 }
 
 /// Gives a complete file its name, durably. `shown` is that name for people.

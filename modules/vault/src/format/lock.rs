@@ -61,6 +61,17 @@ pub struct Lock {
     pub origin: Origin,
 }
 
+/// Who looks at a lock.
+#[derive(Debug, Clone, Copy)]
+pub struct Looker<'w> {
+    /// The machine's name: a copy of it that was given another one is another machine.
+    pub hostname: &'w str,
+    /// Where it looks from.
+    pub origin: &'w Origin,
+    /// When its kernel began to run, if it knows: whatever ran here before wrote its lock before.
+    pub booted_at: Option<Timestamp>,
+}
+
 /// What a lock says of its holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
@@ -74,18 +85,15 @@ pub enum Holder {
 
 impl Lock {
     /// Says what is known of the holder here and now. A lock of the future is not old: some clock is wrong, and nobody knows which.
-    pub fn holder(
-        &self,
-        now: Timestamp,
-        hostname: &str,
-        here: &Origin,
-        is_alive: impl Fn(u32) -> bool,
-    ) -> Holder {
-        let age = self.time.parse::<Timestamp>().map(|at| now.duration_since(at));
+    pub fn holder(&self, now: Timestamp, looker: Looker<'_>, is_alive: impl Fn(u32) -> bool) -> Holder {
+        let here = looker.origin;
+        let written_at = self.time.parse::<Timestamp>();
+        let age = written_at.as_ref().map(|at| now.duration_since(*at));
         let is_older = |than: SignedDuration| age.as_ref().is_ok_and(|age| *age > than);
         let is_known = self.origin.is_known() && here.is_known();
         let renewed = SignedDuration::try_from(RENEWED).unwrap_or(STALE);
-        if is_known && self.origin == *here {
+        let is_named_so = self.hostname == looker.hostname;
+        if is_known && is_named_so && self.origin == *here {
             return match is_alive(self.pid) {
                 false => Holder::Gone,
                 // The number may be that of another process by now, and a container that is started anew looks like the one before it.
@@ -93,16 +101,22 @@ impl Lock {
                 true => Holder::Lives,
             };
         }
-        // What ran before this machine started anew renews nothing. One that shares its id, being a copy of it, does.
-        let is_of_here = is_known && !here.machine_id.is_empty() && self.origin.machine_id == here.machine_id;
-        let is_before = is_of_here && self.origin.boot_id != here.boot_id;
-        if is_before && is_older(renewed) {
-            return if is_older(STALE) { Holder::Gone } else { Holder::Silent };
+        // What ran before this machine started anew renews nothing. One that shares its id, being a copy of it, does: by another name, or
+        // since this one runs, though its clock may be slow.
+        let is_of_here = is_known
+            && is_named_so
+            && !here.machine_id.is_empty()
+            && self.origin.machine_id == here.machine_id;
+        let is_other_run = is_of_here && self.origin.boot_id != here.boot_id;
+        let is_before =
+            looker.booted_at.is_some_and(|booted| written_at.as_ref().is_ok_and(|written| *written < booted));
+        if is_other_run && is_older(renewed) {
+            return if is_older(STALE) && is_before { Holder::Gone } else { Holder::Silent };
         }
         // Of restic's locks the name of the machine is all there is: the time must say the same.
-        let is_named_so = self.origin == Origin::default() && self.hostname == hostname;
+        let is_of_restic = self.origin == Origin::default() && is_named_so;
         match is_older(STALE) {
-            true if is_named_so && !is_alive(self.pid) => Holder::Gone,
+            true if is_of_restic && !is_alive(self.pid) => Holder::Gone,
             true => Holder::Silent,
             false => Holder::Lives,
         }
@@ -128,6 +142,7 @@ mod tests {
     const FRESH: &str = "2026-01-02T12:58:00+01:00";
     const LATE: &str = "2026-01-02T11:50:00Z";
     const OLD: &str = "2026-01-02T11:20:00Z";
+    const BOOTED: &str = "2026-01-02T11:25:00Z";
     const AHEAD: &str = "2026-01-02T13:00:00Z";
 
     fn origin(machine: &str, boot: &str, processes: &str) -> Origin {
@@ -147,7 +162,11 @@ mod tests {
             gid: 0,
             origin: origin.clone(),
         };
-        lock.holder(NOW.parse().unwrap(), "laptop", &self::origin("m", "b", "p"), |_| is_alive)
+        lock.holder(NOW.parse().unwrap(), looker(&self::origin("m", "b", "p"), Some(BOOTED)), |_| is_alive)
+    }
+
+    fn looker<'w>(origin: &'w Origin, booted_at: Option<&str>) -> Looker<'w> {
+        Looker { hostname: "laptop", origin, booted_at: booted_at.map(|at| at.parse().unwrap()) }
     }
 
     #[test]
@@ -178,6 +197,30 @@ mod tests {
         assert_eq!(holder(OLD, "laptop", &before, false), Holder::Gone);
         assert_eq!(holder(LATE, "laptop", &origin("other", "earlier", "p"), false), Holder::Lives);
         assert_eq!(holder(LATE, "laptop", &origin("", "earlier", "p"), false), Holder::Lives);
+    }
+
+    #[test]
+    fn a_lock_of_a_copy_of_this_machine_is_not_that_of_one_of_its_own_dead_processes() {
+        let (here, before) = (origin("m", "b", "p"), origin("m", "earlier", "p"));
+        // A copy that was made while it ran shares even its run.
+        for copy in [&here, &before] {
+            assert_eq!(holder(FRESH, "copy", copy, false), Holder::Lives, "{copy:?}");
+            assert_eq!(holder(OLD, "copy", copy, false), Holder::Silent, "{copy:?}: its clock may be slow");
+        }
+        let lock = Lock {
+            time: OLD.into(),
+            exclusive: true,
+            hostname: "laptop".into(),
+            username: "alice".into(),
+            pid: 42,
+            uid: 0,
+            gid: 0,
+            origin: before,
+        };
+        let of = |booted_at| lock.holder(NOW.parse().unwrap(), looker(&here, booted_at), |_| false);
+        assert_eq!(of(Some("2026-01-02T11:10:00Z")), Holder::Silent, "written since this machine runs");
+        assert_eq!(of(Some(BOOTED)), Holder::Gone);
+        assert_eq!(of(None), Holder::Silent, "nobody knows since when this machine runs");
     }
 
     #[test]

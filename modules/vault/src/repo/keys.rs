@@ -130,28 +130,33 @@ fn given(read: Result<Option<Vec<u8>>>) -> Result<Given> {
 }
 
 impl Repository {
-    /// Has a machine keep a copy of each key. A copy of one that is missing goes once it was found so over a long time; who prunes
+    /// Has a machine keep a copy of each key, and returns the names of those of which it has none and gets none: they are damaged, or a
+    /// disk does not give them. A copy of one that is missing goes once it was found so over a long time; who prunes
     /// sees to the copies of all machines.
     ///
     /// # Errors
     /// If the place cannot be read or written.
-    pub fn keep_keys(&self, host_id: &str, now: Timestamp, prunes: bool) -> Result<()> {
+    pub fn keep_keys(&self, host_id: &str, now: Timestamp, prunes: bool) -> Result<Vec<String>> {
         let keys: Vec<String> = self.store.list(Kind::Key)?.into_iter().map(|(name, _)| name).collect();
         let copies = copies(&*self.store)?;
+        let mut unreadable = Vec::new();
         for name in &keys {
             let own = format!("{host_id}{COPY}{name}");
             if copies.iter().any(|(copy, _)| *copy == own) {
                 continue;
             }
-            if let Some(bytes) = self.store.get(Kind::Key, name)?.filter(|bytes| is_of(bytes, name)) {
-                self.store.put(Kind::Meta, &own, &bytes)?;
+            match given(self.store.get(Kind::Key, name))? {
+                Ok(Some(bytes)) if is_of(&bytes, name) => drop(self.store.put(Kind::Meta, &own, &bytes)?),
+                // Somebody took it away just now.
+                Ok(None) => {}
+                Ok(Some(_)) | Err(Unreadable) => unreadable.push(name.clone()),
             }
         }
         // Who finds no key at all may look in the wrong place.
         if !keys.is_empty() && (prunes || self.store.removes_freely()) {
             self.drop_copies(host_id, now, prunes, &keys, &copies)?;
         }
-        Ok(())
+        Ok(unreadable)
     }
 
     fn drop_copies(
@@ -358,6 +363,11 @@ mod tests {
         let opened = |word: &[u8]| Repository::open(broken(&name), word).map(drop);
         opened(b"x").unwrap();
         assert!(opened(b"paper").unwrap_err().to_string().contains("the disk is gone"));
+        // Nor does it keep copies from being tidied up.
+        store.put(Kind::Meta, &format!("laptop/key.{}", "ab".repeat(32)), b"of a key that went").unwrap();
+        let kept = |day| Repository::open(broken(&name), b"x").unwrap().keep_keys("laptop", days(day), false);
+        assert_eq!((kept(1).unwrap(), kept(40).unwrap()), (vec![name.clone()], vec![name.clone()]));
+        assert_eq!(names(&store, Kind::Meta).len(), 1, "{:?}", names(&store, Kind::Meta));
         assert_eq!(opened(b"wrong").unwrap_err().to_string(), opened(b"paper").unwrap_err().to_string());
         repo.keep_keys("laptop", NOW, false).unwrap();
         opened(b"paper").unwrap();

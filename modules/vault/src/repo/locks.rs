@@ -40,6 +40,7 @@ impl Default for Watch {
 pub struct Held {
     store: Arc<dyn Store>,
     current: Arc<Current>,
+    who: Who,
     clock: Clock,
     proved: Mutex<Timestamp>,
     end: Option<Sender<()>>,
@@ -125,7 +126,7 @@ impl Repository {
             move |store: &dyn Store| write(store, &key, version, &who, &clock, alone)
         };
         let own = make(&*self.store)?;
-        let held = Held::renewed(self.store.clone(), own, clock.clone(), make);
+        let held = Held::renewed(self.store.clone(), own, (who.clone(), clock.clone()), make);
         // Somebody who looked at the same moment saw no lock either.
         self.heed_others(who, clock, Some(own), alone)?;
         Ok(held)
@@ -171,7 +172,7 @@ impl Repository {
             // Its holder may have ended since it was listed.
             let Some(sealed) = self.store.get(Kind::Lock, &name)? else { continue };
             let lock = self.read_lock(&name, &sealed)?;
-            match lock.holder(clock(), &who.hostname, &who.origin, is_alive) {
+            match lock.holder(clock(), who.looker(), is_alive) {
                 Holder::Gone => self.store.delete(Kind::Lock, &name)?,
                 _ if !lock.exclusive && !alone => {}
                 Holder::Lives => return Err(self.busy(&lock)),
@@ -199,6 +200,24 @@ impl Repository {
                 return Err(ModuleError::cancelled());
             }
         }
+    }
+
+    /// Whether somebody else works in the repository beside the holder of this lock, as far as anybody knows. Who was not heard of for
+    /// so long that the lock means nothing any more does not.
+    ///
+    /// # Errors
+    /// If the place cannot be read.
+    pub(super) fn others_work(&self, held: &Held) -> Result<bool> {
+        let own = held.current.name().hex();
+        for (name, _) in self.store.list(Kind::Lock)? {
+            let Some(sealed) = self.store.get(Kind::Lock, &name)?.filter(|_| name != own) else { continue };
+            let lock = self.read_lock(&name, &sealed);
+            let holder = lock.map(|lock| lock.holder((held.clock)(), held.who.looker(), is_alive));
+            if !matches!(holder, Ok(Holder::Gone | Holder::Silent)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn busy(&self, lock: &Lock) -> ModuleError {
@@ -263,7 +282,7 @@ impl Held {
     fn renewed(
         store: Arc<dyn Store>,
         own: Id,
-        clock: Clock,
+        (who, clock): (Who, Clock),
         make: impl Fn(&dyn Store) -> Result<Id> + Send + 'static,
     ) -> Self {
         let current = Arc::new(Current { name: Mutex::new(own), is_lost: AtomicBool::new(false) });
@@ -275,7 +294,7 @@ impl Held {
             }
         });
         let proved = Mutex::new(clock());
-        Self { store, current, clock, proved, end: Some(end), renewer: renewer.ok() }
+        Self { store, current, who, clock, proved, end: Some(end), renewer: renewer.ok() }
     }
 
     /// Proves that nobody took the lock away, as others may once a machine has slept for half an hour.
@@ -443,6 +462,23 @@ mod tests {
         write(&*store, &repo.key, 2, &on("desk", "there", 1), &at(0), false).unwrap();
         drop(repo.lock(&here, &at(60)).unwrap());
         assert_eq!(locks(&store).len(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_taken_up_beside_a_lock_that_is_stale_and_not_beside_one_that_is_not() {
+        let (store, here) = (Arc::new(MemoryStore::default()), on("laptop", "here", std::process::id()));
+        let repo = Repository::init(store.clone(), b"x", Cost::TINY, &here, Timestamp::UNIX_EPOCH).unwrap();
+        let writer = crate::repo::Writer::new(&repo).unwrap();
+        let mut packer = writer.packer(crate::format::BlobKind::Data).unwrap();
+        packer.add(b"left by a run that was killed").unwrap();
+        packer.flush().unwrap();
+        write(&*store, &repo.key, 2, &on("desk", "there", 1), &at(0), false).unwrap();
+        for (minute, taken_up) in [(29, 0), (31, 1), (32, 0)] {
+            let repo = Repository::open(store.clone(), b"x").unwrap();
+            let held = repo.lock(&here, &at(minute)).unwrap();
+            assert_eq!(repo.adopt_packs(&held).unwrap(), taken_up, "after {minute} minutes");
+        }
+        assert_eq!(locks(&store).len(), 1, "the lock stays: who shares the vault takes none away");
     }
 
     #[test]

@@ -18,12 +18,13 @@ pub use mend::{Broken, Harm};
 pub use writer::{FileContent, FileTrouble, Packer, Stored, Writer};
 pub(crate) use writer::{PACK, is_zeros};
 
+use jiff::Timestamp;
 use pc_switcher_contract::ModuleError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Result, damaged, no_random};
-use crate::format::lock::Origin;
+use crate::format::lock::{Looker, Origin};
 use crate::format::{BlobKind, Chunker, Id, Key, RepoConfig, Snapshot, Tree, unpacked};
 use crate::store::{Kind, Store};
 
@@ -42,6 +43,15 @@ pub struct Who {
     pub pid: u32,
     /// Where the process runs.
     pub origin: Origin,
+    /// When the kernel began to run, by the clock of now.
+    pub booted_at: Option<Timestamp>,
+}
+
+impl Who {
+    /// Returns who looks at locks.
+    pub(crate) fn looker(&self) -> Looker<'_> {
+        Looker { hostname: &self.hostname, origin: &self.origin, booted_at: self.booted_at }
+    }
 }
 
 /// An open repository.

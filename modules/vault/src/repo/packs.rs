@@ -2,7 +2,7 @@
 
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
-use super::{Repository, marks};
+use super::{Held, Repository, marks};
 use crate::error::Result;
 use crate::format::Id;
 use crate::format::blob::{PackEntry, decode_header};
@@ -53,14 +53,14 @@ impl Repository {
     }
 
     /// Takes packs into the index that no index knows, as a run leaves them that was killed, and returns how many.
-    /// While others work in the repository it takes none: they may be theirs, and these write their index themselves.
+    /// While others work in the repository beside the holder of this lock it takes none: they may be theirs, and these write their index themselves.
     /// What a prune has marked as unused it leaves alone. Each is read first: what a repair took out of the index for being damaged stays out of it, though its end is as it was written.
     ///
     /// # Errors
     /// If the place cannot be read or written; a pack that is not as it was written is left as it is.
-    pub fn adopt_packs(&self) -> Result<u64> {
+    pub fn adopt_packs(&self, held: &Held) -> Result<u64> {
         self.load_index()?;
-        if self.store.list(Kind::Lock)?.len() > 1 {
+        if self.others_work(held)? {
             return Ok(0);
         }
         let mut unknown: Vec<(Id, String, u64)> = Vec::new();

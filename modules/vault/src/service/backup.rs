@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crossbeam_channel::unbounded;
-use pc_switcher_contract::{ErrorKind, ModuleError};
+use pc_switcher_contract::ModuleError;
 
 use super::Service;
 use super::stage::facts_of;
@@ -119,14 +119,13 @@ impl Service {
             let is_new = report.items + report.directories + report.deleted > 0;
             for target in &targets {
                 let got_one = is_new || target.report.snapshot.is_some();
-                if !got_one && !service.is_copy_due(&target.settings)? {
+                if !got_one && !service.is_copy_due(&target.settings, &target.repo)? {
                     continue;
                 }
-                if let Some(error) = service.upload(&target.repo, &target.settings, id, OldCopies::MayStay)? {
-                    report.incomplete = true;
-                    report.is_full |= error.kind == ErrorKind::DiskSpace;
-                    report.warnings.push(error.to_string());
-                }
+                let copied = service.upload(&target.repo, &target.settings, id, OldCopies::MayStay)?;
+                report.incomplete |= !copied.failed.is_empty();
+                report.is_full |= copied.is_full();
+                report.warnings.extend(copied.said());
             }
             report.vaults = targets.into_iter().map(|target| target.report).collect();
             Ok(report)

@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pc_switcher_contract::{ErrorKind, ModuleError};
 use tempfile::TempPath;
 
-use crate::engine::{Lacking, Missed, Observer, Restorer, Way, set_metadata, there_already, workers};
+use crate::engine::{
+    Lacking, Missed, Observer, Restorer, Way, is_complete, set_metadata, there_already, workers,
+};
 use crate::error::{Result, again, at, damaged};
 use crate::format::{Id, Node};
 use crate::repo::Repository;
@@ -32,14 +34,16 @@ pub(super) struct Job {
     pub(super) node: Node,
     pub(super) chunks: Vec<Id>,
     pub(super) content: Id,
+    /// Whether something has its name, which may be itself.
+    pub(super) is_taken: bool,
     /// The vault that holds it.
     pub(super) vault: usize,
     /// Its number among all that are wanted.
     pub(super) number: usize,
 }
 
-/// What became of one.
-pub(super) type Done = (Job, std::result::Result<Vec<Lacking>, Missed>);
+/// What became of one: what it lacks, or nothing if an earlier restore left it complete.
+pub(super) type Done = (Job, std::result::Result<Option<Vec<Lacking>>, Missed>);
 
 /// Files that wait to be restored together.
 #[derive(Default)]
@@ -52,11 +56,11 @@ pub(super) struct Batch {
 /// A file on each disk, by which it is waited for.
 type Disks = BTreeMap<u64, (File, PathBuf)>;
 
-/// A complete file without its name, and what it lacks.
-type Staged = std::result::Result<(TempPath, Vec<Lacking>), Missed>;
+/// A complete file without its name, and what it lacks; nothing if it has its name already.
+type Staged = std::result::Result<Option<(TempPath, Vec<Lacking>)>, Missed>;
 
-/// Vaults that are away since a moment ago, each with what it said: nobody asks them for the next file.
-type Away = Vec<Mutex<Option<ModuleError>>>;
+/// What keeps the next file from being tried, once it was said.
+type Ended = Mutex<Option<ModuleError>>;
 
 impl Batch {
     /// Takes a file; whether it is time to restore what waits.
@@ -74,7 +78,7 @@ impl Batch {
         Some(last.holder.clone())
     }
 
-    /// Restores what waits. What fails stops no other.
+    /// Restores what waits. What fails stops no other, unless there is no room: then what is complete gets its name, and all others fail.
     ///
     /// # Errors
     /// If the run was cancelled, or the disk cannot be waited for: nothing of it has its name then.
@@ -88,7 +92,9 @@ impl Batch {
         let next = AtomicUsize::new(0);
         let staged: Vec<Mutex<Option<Staged>>> = jobs.iter().map(|_| Mutex::default()).collect();
         let disks: Mutex<Disks> = Mutex::default();
-        let away: Away = repos.iter().map(|_| Mutex::default()).collect();
+        // Vaults that are away since a moment ago, and the disk when it is full.
+        let away: Vec<Ended> = repos.iter().map(|_| Mutex::default()).collect();
+        let full = Ended::default();
         std::thread::scope(|scope| {
             for _ in 0..workers().min(jobs.len()) {
                 scope.spawn(|| {
@@ -96,7 +102,7 @@ impl Batch {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(job) = jobs.get(at).filter(|_| !observer.is_cancelled()) else { return };
                         let restorer = Restorer { repo: repos[job.vault], content_only, observer };
-                        let made = stage(&restorer, job, &disks, &away[job.vault]);
+                        let made = stage(&restorer, job, &disks, &away[job.vault], &full);
                         *staged[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
                     }
                 });
@@ -110,34 +116,42 @@ impl Batch {
         }
         let named = jobs.into_iter().zip(staged).map(|(job, staged)| {
             let staged = staged.into_inner().unwrap_or_else(PoisonError::into_inner);
-            let done =
-                staged.unwrap_or_else(|| Err(ModuleError::cancelled().into())).and_then(|(file, lacking)| {
-                    match file.persist_noclobber(job.holder.inside(&job.name)) {
-                        Ok(()) => Ok(lacking),
-                        Err(error) => Err(there_already(&error.error, &job.place).into()),
-                    }
-                });
+            let done = staged.unwrap_or_else(|| Err(ModuleError::cancelled().into())).and_then(|made| {
+                let Some((file, lacking)) = made else { return Ok(None) };
+                match file.persist_noclobber(job.holder.inside(&job.name)) {
+                    Ok(()) => Ok(Some(lacking)),
+                    Err(error) => Err(there_already(&error.error, &job.place).into()),
+                }
+            });
             (job, done)
         });
         Ok(named.collect())
     }
 }
 
-fn stage(
-    restorer: &Restorer<'_>,
-    job: &Job,
-    disks: &Mutex<Disks>,
-    away: &Mutex<Option<ModuleError>>,
-) -> Staged {
-    let why = || away.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(why) = why().as_ref() {
-        return Err(Missed::Content(again(why)));
+fn stage(restorer: &Restorer<'_>, job: &Job, disks: &Mutex<Disks>, away: &Ended, full: &Ended) -> Staged {
+    let said = |ended: &Ended| ended.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(again);
+    let say = |ended: &Ended, error: &ModuleError| {
+        ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| again(error));
+    };
+    if let Some(why) = said(full) {
+        return Err(Missed::Place(why));
+    }
+    if job.is_taken {
+        let (real, Restorer { repo, content_only, observer }) = (job.holder.inside(&job.name), restorer);
+        return match is_complete(repo, &real, &job.node, *content_only, *observer) {
+            true => Ok(None),
+            false => Err(there_already(&std::io::ErrorKind::AlreadyExists.into(), &job.place).into()),
+        };
+    }
+    if let Some(why) = said(away) {
+        return Err(Missed::Content(why));
     }
     let made = restorer.staged(&job.holder.real(), &job.place, &job.chunks);
-    if let Err(Missed::Content(error)) = &made
-        && error.kind == ErrorKind::Unreachable
-    {
-        why().get_or_insert_with(|| again(error));
+    match &made {
+        Err(Missed::Content(error)) if error.kind == ErrorKind::Unreachable => say(away, error),
+        Err(Missed::Place(error)) if error.kind == ErrorKind::DiskSpace => say(full, error),
+        _ => {}
     }
     let (file, sum) = made?;
     if sum != job.content {
@@ -148,5 +162,5 @@ fn stage(
     let disk = file.as_file().metadata().map_err(|error| at("read", &job.place, &error))?.dev();
     let (open, path) = file.into_parts();
     disks.lock().unwrap_or_else(PoisonError::into_inner).entry(disk).or_insert((open, job.place.clone()));
-    Ok((path, lacking))
+    Ok(Some((path, lacking)))
 }

@@ -4,9 +4,10 @@ use jiff::Timestamp;
 
 use super::Service;
 use super::vaults::Passphrase;
-use crate::engine::{CheckSummary, Observer, Part, Reading, check};
+use crate::engine::{CheckSummary, Lines, Observer, Part, Reading, check};
 use crate::error::Result;
-use crate::format::{Id, Snapshot};
+use crate::format::{BlobKind, Id, Snapshot};
+use crate::repo::Repository;
 
 /// What a check of a vault came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +48,7 @@ impl Service {
                 Some(part) => Reading::Part(part, &read_at),
             };
             let mut summary = check(&repo, &reading, observer)?;
+            self.check_versions(&vault.name, &repo, &mut summary)?;
             // What is damaged now was read once, and is to be looked at first by the next one.
             let is_sound = |id: &&Id| !summary.unsound.contains(id);
             let known: Vec<Id> = summary.there.iter().filter(is_sound).copied().collect();
@@ -56,7 +58,7 @@ impl Service {
                 None => Ok(()),
             };
             if let Err(error) = noted {
-                summary.problems.push(format!("which packs were read cannot be noted: {error}"));
+                summary.problems.push(|| format!("which packs were read cannot be noted: {error}"));
             }
             let read_at = self.catalogue.pack_reads(&vault.name).unwrap_or(read_at);
             let times = summary.there.iter().map(|id| read_at.get(id).copied());
@@ -65,6 +67,25 @@ impl Service {
             all.push(Checked { name: vault.name, summary, unread, oldest });
         }
         Ok(all)
+    }
+
+    /// Names the versions that the catalogue has in a vault and that are not there, but for those of which a snapshot tells it.
+    fn check_versions(&self, vault: &str, repo: &Repository, summary: &mut CheckSummary) -> Result<()> {
+        let is_there = |blob: Id| {
+            let kinds = [BlobKind::Data, BlobKind::Tree];
+            kinds.iter().any(|kind| repo.find(*kind, &blob).is_some()) || summary.lost_chunks.contains(&blob)
+        };
+        let mut lost = Lines::default();
+        self.catalogue.lost_versions(vault, is_there, |path, at| {
+            lost.push(|| {
+                format!(
+                    "`{}`: its version of {at} is not in the vault any more; `bt repair` notes that it is gone",
+                    path.display()
+                )
+            });
+        })?;
+        summary.problems.add(lost);
+        Ok(())
     }
 
     /// Returns the snapshots of each vault, those of other machines and writers too, the oldest first; and what is wrong with those that

@@ -76,7 +76,11 @@ impl Service {
         };
         let tell = |summary: &RestoreSummary| {
             let (files, troubles) = (summary.files, summary.troubles.len());
-            (troubles == 0, format!("{files} files, {troubles} troubles"))
+            let room = summary
+                .full
+                .as_ref()
+                .map_or_else(String::new, |full| format!(", no room for {} more", full.files_left));
+            (troubles == 0 && summary.full.is_none(), format!("{files} files, {troubles} troubles{room}"))
         };
         let summary = self.operation("restore", &text, work, tell)?;
         Ok(SnapshotReport { vault, id, snapshot, summary })

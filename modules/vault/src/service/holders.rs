@@ -39,6 +39,9 @@ impl Opened {
     }
 
     /// Restores what waits to be restored together.
+    ///
+    /// # Errors
+    /// If the run was cancelled, or there is no room for all; what was complete is told before.
     pub(super) fn restore(
         &mut self,
         batch: &mut Batch,
@@ -46,13 +49,21 @@ impl Opened {
         report: &mut RestoreReport,
         observer: &dyn Observer,
     ) -> Result<()> {
+        let mut full = None;
         let repos: Vec<&Repository> = self.vaults.iter().map(|vault| &vault.repo).collect();
         for (job, done) in batch.restore(&repos, order.content_only, observer)? {
             match done {
-                Ok(lacking) => {
+                Ok(Some(lacking)) => {
                     report.bytes += job.node.size;
                     report.lacks(&job.place, lacking);
                     report.files.push(job.place);
+                }
+                Ok(None) => {
+                    report.there += 1;
+                    report.there_bytes += job.node.size;
+                }
+                Err(Missed::Place(error)) if error.kind == ErrorKind::DiskSpace => {
+                    full.get_or_insert(error);
                 }
                 Err(Missed::Content(error)) => {
                     self.note_failed(job.vault, job.content, error);
@@ -61,7 +72,7 @@ impl Opened {
                 Err(Missed::Place(error)) => self.misplaced.push((job.number, error)),
             }
         }
-        Ok(())
+        full.map_or(Ok(()), Err)
     }
 }
 

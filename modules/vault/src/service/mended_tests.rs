@@ -168,3 +168,70 @@ fn a_repair_without_any_snapshot_ends_before_it_changes_anything() {
     let error = repair_as(&mut service, &wish()).unwrap_err();
     assert!(error.kind == ErrorKind::Unreachable && there() == before, "{error}");
 }
+
+#[test]
+fn a_key_that_cannot_be_read_is_no_fault_of_the_copy_and_a_copy_that_went_is_stored_again() {
+    let mut world = with_three_backups();
+    world.hour += 1;
+    let key = "ab".repeat(32);
+    world.store.put(Kind::Key, &key, b"damaged").unwrap();
+    let back_up = |store: Arc<dyn Store>| {
+        let mut service = world.service(world.state.path(), store, std::process::id());
+        service.backup(None, &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap()
+    };
+    let copies = || {
+        let all = world.store.list(Kind::Meta).unwrap().into_iter().map(|(name, _)| name);
+        all.filter(|name| name.contains("/db.")).collect::<Vec<_>>()
+    };
+    let before = copies();
+    assert!(back_up(world.store.clone()).warnings.is_empty() && copies() == before, "nothing is due");
+    let places: [Arc<dyn Store>; 2] =
+        [world.store.clone(), Arc::new(Faults::on(&world.store).that_cannot_read(Kind::Key, &key))];
+    for place in places {
+        let newest =
+            copies().into_iter().max_by_key(|name| name.rsplit('.').next().unwrap().parse::<i64>().unwrap());
+        world.store.delete(Kind::Meta, &newest.unwrap()).unwrap();
+        let report = back_up(place);
+        assert_eq!(copies().len(), before.len());
+        let said = report.warnings.join(" ");
+        assert!(report.is_clean() && said.contains(&key) && !said.contains("not copied"), "{said}");
+    }
+}
+
+#[test]
+fn versions_that_no_snapshot_has_are_checked_as_well() {
+    let mut world = with_three_backups();
+    world.hour += 1;
+    // Replaced before the backup that stores it ends, so that it is in no snapshot.
+    world.put(0..1, 7);
+    world.now(|service| super::world::stage(service));
+    world.put(0..1, 8);
+    world.now(|service| super::world::stage(service).and_then(|()| super::world::back_up(service)));
+    world.hour += 1;
+    let checked = || {
+        let mut service = world.service(world.state.path(), world.store.clone(), std::process::id());
+        service
+            .check(None, None, &mut |_| Ok(b"x".into()), &Quiet::default())
+            .unwrap()
+            .remove(0)
+            .summary
+            .problems
+    };
+    assert!(checked().is_empty());
+    let repo = opened(&world.store);
+    repo.load_index().unwrap();
+    let lost = Id::of(&super::world::noise(8_000, 701));
+    let pack = repo.find(BlobKind::Data, &lost).unwrap().pack;
+    // An index that does not name it any more, as after a `restic prune`.
+    for (name, mut file) in repo.index_files().unwrap() {
+        for one in file.packs.iter_mut().filter(|one| one.id == pack) {
+            one.blobs.retain(|blob| blob.id != lost);
+        }
+        world.store.delete(Kind::Index, &name).unwrap();
+        repo.save(Kind::Index, &file).unwrap();
+    }
+    let problems = checked();
+    let path = world.home.path().join("docs/0").canonicalize().unwrap();
+    assert!(problems.count() == 1 && problems.kept()[0].contains(path.to_str().unwrap()), "{problems:?}");
+    assert!(problems.kept()[0].contains("is not in the vault any more"), "{problems:?}");
+}

@@ -3,12 +3,14 @@
 mod backup;
 mod batch;
 mod check;
+mod copies;
 mod forget;
 mod from_snapshot;
 mod gone;
 mod holders;
 mod ignored;
 mod log;
+mod machines;
 mod proof;
 mod prune;
 mod recover;
@@ -58,7 +60,7 @@ use crate::engine::Names;
 use crate::error::{Result, at, usage};
 use crate::format::keyfile::Cost;
 use crate::repo::{Repository, Who};
-use crate::store::Stop;
+use crate::store::{Kind, Stop};
 use stage::Stage;
 
 /// Where everything of one user lies.
@@ -178,6 +180,8 @@ pub struct Initialised {
     pub kept: bool,
     /// Where the settings of the vaults stand.
     pub settings: PathBuf,
+    /// Whether a vault lies in one of them already, as far as that is seen without contacting anybody.
+    pub has_vault: bool,
 }
 
 impl Service {
@@ -222,9 +226,16 @@ impl Service {
             }
         };
         Catalogue::open(&places.catalogue())?;
+        let is_vault = |vault: &VaultSettings| {
+            let store = (vault.kind == VaultKind::Filesystem).then(|| (around.stores)(vault));
+            store.is_some_and(|store| {
+                store.is_ok_and(|store| matches!(store.get(Kind::Marker, ""), Ok(Some(_))))
+            })
+        };
+        let has_vault = settings.vaults.iter().any(is_vault);
         let roots = settings.vaults.into_iter().map(|vault| vault.root).collect();
         let settings = if in_main { around.above.path.clone() } else { places.config.clone() };
-        Ok(Initialised { host_id, roots, kept, settings })
+        Ok(Initialised { host_id, roots, kept, settings, has_vault })
     }
 
     /// Adds a vault to the settings; what they say of others stays as it is written.

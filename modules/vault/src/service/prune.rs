@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use pc_switcher_contract::keep::Keep;
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
+use super::copies;
 use super::forget::{self, Verdict};
 use super::target::{OldCopies, is_away};
-use super::vaults::{self, Passphrase};
+use super::vaults::Passphrase;
 use super::{Service, VaultSettings};
 use crate::catalogue::Catalogue;
 use crate::engine::{self, Observer, PruneSummary, When};
@@ -44,6 +45,8 @@ pub struct PruneReport {
     pub warnings: Vec<String>,
     /// Whether a warning means that something was left undone.
     pub incomplete: bool,
+    /// Whether that is so for want of room.
+    pub is_full: bool,
 }
 
 /// What pruning a vault came to.
@@ -148,10 +151,10 @@ impl Service {
             versions_gone = self
                 .catalogue
                 .forget_what_is_gone(&settings.name, |blob| repo.find(BlobKind::Data, &blob).is_some())?;
-            if let Some(error) = self.upload(&repo, &settings, id, OldCopies::Go)? {
-                report.incomplete = true;
-                report.warnings.push(error.to_string());
-            }
+            let copied = self.upload(&repo, &settings, id, OldCopies::Go)?;
+            report.incomplete |= !copied.failed.is_empty();
+            report.is_full |= copied.is_full();
+            report.warnings.extend(copied.said());
         }
         if let Some(why) = &summary.no_room {
             let message = format!("what nobody needs beside what is needed in the same pack stays: {why}");
@@ -176,7 +179,7 @@ impl Service {
     ) -> Result<HashSet<Id>> {
         let mut needed = HashSet::new();
         let vault_id = self.check_vault(settings)?;
-        let mut hosts = vaults::hosts(repo.store())?;
+        let mut hosts = copies::hosts(repo.store())?;
         hosts.insert(self.host_id.clone());
         for host in hosts {
             let is_own = host == self.host_id;
@@ -207,11 +210,10 @@ impl Service {
     /// Opens the newest copy of a machine's catalogue in a vault, in a directory that goes with the guard.
     pub(super) fn copy_of(&self, repo: &Repository, host: &str) -> Result<(tempfile::TempDir, Catalogue)> {
         let base = self.around.places.base();
-        let newest = vaults::stored_versions(repo.store(), host)?.pop().unwrap_or_default();
-        let plain = vaults::read_copy(repo, host, newest)?;
+        let newest = copies::versions(repo.store(), host)?.pop().unwrap_or_default();
         let dir = tempfile::tempdir_in(&base).map_err(|error| at("make a directory in", &base, &error))?;
         let path = dir.path().join("copy.db");
-        std::fs::write(&path, plain).map_err(|error| at("write", &path, &error))?;
+        copies::fetch(repo, host, newest, &path)?;
         let copy = Catalogue::open(&path)?;
         Ok((dir, copy))
     }

@@ -9,19 +9,20 @@ use serde::Serialize;
 
 use super::stage::Stage;
 use super::vaults::{self, Passphrase};
-use super::{Service, Settings, Surroundings, VaultSettings, forget, lock, read_host, replay};
+use super::{Service, Settings, Surroundings, VaultSettings, copies, lock, machines, read_host, replay};
 use crate::catalogue::{Catalogue, StagedItem, VaultState};
-use crate::engine::{Observer, Trouble};
+use crate::engine::{Observer, Progress, Trouble};
 use crate::error::{Result, at, usage};
 use crate::format::BlobKind;
 use crate::repo::{Held, Repository};
+use crate::store::Kind;
 
 /// What is to be recovered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecoverOrder {
     /// Only from the vault of this name.
     pub only: Option<String>,
-    /// The machine whose versions they are; this one if none is named.
+    /// The machine whose versions they are, by its id, the beginning of that, or its name; this one if none is named.
     pub from: Option<String>,
     /// Whether this machine is that one from now on.
     pub take_over: bool,
@@ -45,15 +46,19 @@ pub enum Source {
 /// What was recovered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecoverReport {
+    /// The machine whose versions they are.
+    pub host: String,
     /// From where.
     pub source: Source,
+    /// The directories that it tracked.
+    pub directories: Vec<PathBuf>,
     /// All versions that are known by now.
     pub versions: u64,
     /// Those of them that only snapshots knew.
     pub replayed: u64,
     /// Files that wait for the next backup.
     pub staged: u64,
-    /// Where the catalogue is that was there before.
+    /// Where the catalogue is that was there before; one that held nothing is gone.
     pub put_aside: Option<PathBuf>,
     /// What could not be read.
     pub troubles: Vec<Trouble>,
@@ -80,17 +85,20 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
         observer: &dyn Observer,
     ) -> Result<RecoverReport> {
-        let settings = Settings::read(&around.places.config, &around.above)?;
+        let settings = Settings::read(&around.places.config, &around.above).map_err(|error| match around
+            .places
+            .config
+            .exists()
+        {
+            true => error,
+            false => ModuleError {
+                hints: vec!["`bt config init --root PLACE` writes one that says where the vault lies".into()],
+                ..error
+            },
+        })?;
         let places = &around.places.under(&settings.vault);
         let base = places.base();
         let own = read_host(&places.host())?;
-        let host = order.from.clone().or(own.clone()).ok_or_else(|| {
-            ModuleError::new(
-                ErrorKind::Invalid,
-                format!("there is no `{}`, so nobody knows which machine this was", places.host().display()),
-            )
-            .hint("--from HOST_ID names it, and --take-over makes this machine that one again")
-        })?;
         if order.take_over && order.from.is_none() {
             return Err(usage("--take-over needs --from HOST_ID"));
         }
@@ -100,10 +108,19 @@ impl Service {
         let scratch =
             tempfile::tempdir_in(&base).map_err(|error| at("make a directory in", &base, &error))?;
         let open = open_all(around, &settings, order, scratch.path(), passphrase, &mut warnings)?;
+        let repos: Vec<&Repository> = open.iter().map(|vault| &vault.repo).collect();
+        let host = match (&order.from, &own) {
+            (Some(said), _) => machines::resolve(&repos, said)?,
+            (None, Some(own)) => own.clone(),
+            (None, None) => return Err(machines::nothing(&repos, None, true)),
+        };
         let previous = previous(&places.catalogue(), &mut warnings);
+        let is_blank = previous.as_ref().is_some_and(|known| is_blank(known).unwrap_or(false));
         let same_host = own.as_ref() == Some(&host);
         check_need(previous.as_ref(), &open, &host, same_host)?;
 
+        let say = |text: String| observer.progress(Progress { item: text.into(), ..Progress::default() });
+        say("reading the copy of the catalogue".into());
         let (source, mut fresh, path) = newest_copy(&open, &host, scratch.path(), &mut warnings)?;
         let names: Vec<(String, String)> =
             open.iter().map(|vault| (vault.settings.name.clone(), vault.vault_id.clone())).collect();
@@ -117,12 +134,13 @@ impl Service {
         warnings.extend(say_skipped(&skipped));
         let versions = fresh.count_versions()?;
         if versions == 0 {
-            return Err(nothing(&open, &host));
+            return Err(machines::nothing(&repos, Some(&host), same_host));
         }
         let host_then =
             if order.take_over { host.clone() } else { own.clone().unwrap_or_else(super::new_host_id) };
         let mut last = 0;
         for vault in &open {
+            say(format!("reading the index of `{}`", vault.settings.name));
             let (index, broken) = vault.repo.index_found()?;
             vault.repo.know(index.iter().flat_map(|(_, file)| &file.packs));
             let is_there = |blob| {
@@ -140,7 +158,7 @@ impl Service {
                     vault.settings.name
                 ));
             }
-            let uploaded = vaults::stored_versions(vault.repo.store(), &host_then)?.pop().unwrap_or(0);
+            let uploaded = copies::versions(vault.repo.store(), &host_then)?.pop().unwrap_or(0);
             last = last.max(uploaded);
             let state = VaultState { vault_id: vault.vault_id.clone(), uploaded, pending: true };
             fresh.set_vault_state(&vault.settings.name, &state)?;
@@ -156,13 +174,29 @@ impl Service {
             now,
         )?;
         let staged = fresh.staged_count()?.0;
+        let directories = fresh.directories()?.into_iter().map(|directory| directory.path).collect();
         drop((fresh, previous));
 
-        let put_aside = swap(&path, &places.catalogue(), now)?;
+        let mut put_aside = swap(&path, &places.catalogue(), now)?;
+        if let Some(blank) = put_aside.take_if(|_| is_blank) {
+            for end in ENDS {
+                fs::remove_file(with(&blank, end)).ok();
+            }
+        }
         if own.as_ref() != Some(&host_then) {
             super::write_host(&places.host(), &host_then)?;
         }
-        Ok(RecoverReport { source, versions, replayed, staged, put_aside, troubles, warnings })
+        Ok(RecoverReport {
+            host,
+            source,
+            directories,
+            versions,
+            replayed,
+            staged,
+            put_aside,
+            troubles,
+            warnings,
+        })
     }
 }
 
@@ -183,7 +217,20 @@ fn open_all(
     for vault in chosen {
         let mut open_one = || {
             let store = (around.stores)(vault)?;
-            let vault_id = vaults::check_marker(vault, &*store, &blank)?;
+            let vault_id =
+                vaults::check_marker(vault, &*store, &blank).map_err(|error| match error.kind {
+                    // Who looks for a vault needs no new one.
+                    ErrorKind::Unreachable if matches!(store.get(Kind::Marker, ""), Ok(None)) => {
+                        ModuleError {
+                            hints: vec![
+                                "is its disk mounted? is `root` in the settings the place where it lies now?"
+                                    .into(),
+                            ],
+                            ..error
+                        }
+                    }
+                    _ => error,
+                })?;
             let mut repo = vaults::open(vault, store, &mut blank, passphrase)?;
             repo.stop_when(around.stop.clone());
             let lock = repo.lock(&around.who, &around.clock)?;
@@ -216,6 +263,13 @@ fn previous(path: &Path, warnings: &mut Vec<String>) -> Option<Catalogue> {
         .ok()
 }
 
+/// Whether a catalogue knows of nothing that could be lost with it.
+fn is_blank(catalogue: &Catalogue) -> Result<bool> {
+    Ok(catalogue.count_versions()? == 0
+        && catalogue.directories()?.is_empty()
+        && catalogue.staged_count()?.0 == 0)
+}
+
 /// Refuses where the catalogue that is there would be lost for nothing.
 fn check_need(previous: Option<&Catalogue>, open: &[Open], host: &str, same_host: bool) -> Result<()> {
     let Some(previous) = previous else { return Ok(()) };
@@ -230,7 +284,7 @@ fn check_need(previous: Option<&Catalogue>, open: &[Open], host: &str, same_host
         .hint("move its catalogue away first (`bt config list` says where it is)"));
     }
     for vault in open {
-        let newest = vaults::stored_versions(vault.repo.store(), host)?.pop().unwrap_or(0);
+        let newest = copies::versions(vault.repo.store(), host)?.pop().unwrap_or(0);
         let known = previous.vault_state(&vault.settings.name)?.map_or(0, |state| state.uploaded);
         if newest > known {
             return Ok(());
@@ -252,10 +306,9 @@ fn newest_copy(
     let mut best: Option<(Option<Timestamp>, i64, Catalogue, PathBuf, &Open)> = None;
     for (number, vault) in open.iter().enumerate() {
         let path = scratch.join(format!("copy{number}.db"));
-        let mut versions = vaults::stored_versions(vault.repo.store(), host)?;
+        let mut versions = copies::versions(vault.repo.store(), host)?;
         while let Some(version) = versions.pop() {
-            let opened = vaults::read_copy(&vault.repo, host, version)
-                .and_then(|plain| fs::write(&path, plain).map_err(|error| at("write", &path, &error)))
+            let opened = copies::fetch(&vault.repo, host, version, &path)
                 .and_then(|()| Catalogue::open(&path))
                 .and_then(|catalogue| Ok((catalogue.last_operation_at()?, catalogue)));
             match opened {
@@ -295,32 +348,6 @@ fn say_skipped(skipped: &[String]) -> Vec<String> {
     said
 }
 
-/// Makes the error of vaults without anything of a machine: it names those of which there is something.
-fn nothing(open: &[Open], host: &str) -> ModuleError {
-    let mut known: Vec<String> = Vec::new();
-    for vault in open {
-        let (snapshots, _) = vault.repo.snapshots_found().unwrap_or_default();
-        let mut hosts: Vec<String> =
-            vaults::hosts(vault.repo.store()).unwrap_or_default().into_iter().collect();
-        hosts.extend(
-            snapshots.iter().filter_map(|(_, snapshot)| forget::host_of(snapshot).map(ToOwned::to_owned)),
-        );
-        hosts.sort();
-        hosts.dedup();
-        for id in hosts {
-            let last = snapshots.iter().rev().find(|(_, snapshot)| forget::is_of(snapshot, &id));
-            let words = last.map(|(_, last)| format!(" (`{}`, last backup {})", last.hostname, last.time));
-            known.push(format!("{id}{}", words.unwrap_or_default()));
-        }
-    }
-    let error =
-        ModuleError::new(ErrorKind::Invalid, format!("no vault holds anything of the machine `{host}`"));
-    match known.is_empty() {
-        true => error.hint("`bt list --snapshots` shows what others wrote; `restic` restores it"),
-        false => error.hint(format!("--from takes one of these: {}", known.join(", "))),
-    }
-}
-
 /// Gives the new catalogue the queue of the one before it, as far as its files are tracked and in the stage.
 fn take_queue(
     fresh: &mut Catalogue,
@@ -358,17 +385,21 @@ fn take_queue(
     Ok(())
 }
 
+/// How the names of the files of a catalogue end.
+const ENDS: [&str; 3] = ["-wal", "-shm", ""];
+
+fn with(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
 /// Puts a catalogue in its place; returns where the one is now that was there.
 fn swap(fresh: &Path, place: &Path, now: Timestamp) -> Result<Option<PathBuf>> {
     let moved = |from: &Path, to: &Path| fs::rename(from, to).map_err(|error| at("move away", from, &error));
-    let with = |path: &Path, end: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(end);
-        PathBuf::from(name)
-    };
     let aside = with(place, &now.strftime(".%Y%m%dT%H%M%SZ").to_string());
     // What was not yet written into the file goes with it.
-    for end in ["-wal", "-shm", ""] {
+    for end in ENDS {
         if with(place, end).exists() {
             moved(&with(place, end), &with(&aside, end))?;
         }

@@ -66,6 +66,8 @@ pub struct RehearseReport {
     pub warnings: Vec<String>,
     /// Whether one of them is there and cannot be used.
     pub incomplete: bool,
+    /// Whether that is so for want of room.
+    pub is_full: bool,
 }
 
 impl RehearseReport {
@@ -145,6 +147,7 @@ impl Service {
                     Err(error) if required || error.kind == ErrorKind::Cancelled => return Err(error),
                     Err(error) => {
                         report.incomplete |= !is_away(&error);
+                        report.is_full |= error.kind == ErrorKind::DiskSpace;
                         report.warnings.push(format!("vault `{name}` was left out: {error}"));
                         first.get_or_insert(error);
                     }
@@ -189,7 +192,10 @@ impl Service {
                     done.bytes += file.version.facts.size;
                     done.same_as_live += u64::from(is_live);
                 }
-                Err(error) if error.kind == ErrorKind::Cancelled => return Err(error),
+                // Where there is no room for one there may be for none, and none of them is to blame.
+                Err(error) if matches!(error.kind, ErrorKind::Cancelled | ErrorKind::DiskSpace) => {
+                    return Err(error);
+                }
                 Err(error) => {
                     let why = format!("from the vault `{}`: {error}", settings.name);
                     report.troubles.push(Trouble { path: path.clone(), why });

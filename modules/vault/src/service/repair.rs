@@ -21,7 +21,7 @@ pub struct RepairWish {
 }
 
 /// What repairing a vault came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Repaired {
     /// Its name.
     pub name: String,
@@ -29,8 +29,19 @@ pub struct Repaired {
     pub summary: RepairSummary,
     /// Versions of this machine that it does not hold any more.
     pub versions_gone: u64,
-    /// What went wrong beside it.
-    pub warning: Option<String>,
+    /// What somebody should know beside it.
+    pub warnings: Vec<String>,
+    /// Whether something went wrong beside it.
+    pub incomplete: bool,
+    /// Whether that is so for want of room.
+    pub is_full: bool,
+}
+
+impl Repaired {
+    /// Whether there was nothing to repair.
+    pub fn is_sound(&self) -> bool {
+        self.summary.is_sound() && self.versions_gone == 0
+    }
 }
 
 impl Service {
@@ -59,19 +70,25 @@ impl Service {
                     alone: alone.as_ref(),
                 };
                 let summary = engine::repair(&repo, order, observer)?;
-                let (mut versions_gone, mut warning) = (0, None);
-                if !wish.dry_run && !summary.is_sound() {
+                let mut repaired = Repaired { name: settings.name.clone(), summary, ..Repaired::default() };
+                if !wish.dry_run {
                     let is_there = |blob| {
                         repo.find(BlobKind::Data, &blob).is_some()
                             || repo.lies_as_other(BlobKind::Data, &blob)
                     };
-                    versions_gone = service.catalogue.forget_what_is_gone(&settings.name, is_there)?;
+                    repo.load_index()?;
+                    repaired.versions_gone =
+                        service.catalogue.forget_what_is_gone(&settings.name, is_there)?;
+                }
+                if !wish.dry_run && !repaired.is_sound() {
                     // What is stored again is in the next snapshot.
                     service.catalogue.need_snapshot(&settings.name)?;
-                    let failed = service.upload(&repo, &settings, operation, OldCopies::MayStay)?;
-                    warning = failed.map(|error| error.to_string());
+                    let copied = service.upload(&repo, &settings, operation, OldCopies::MayStay)?;
+                    repaired.incomplete = !copied.failed.is_empty();
+                    repaired.is_full = copied.is_full();
+                    repaired.warnings.extend(copied.said());
                 }
-                all.push(Repaired { name: settings.name, summary, versions_gone, warning });
+                all.push(repaired);
             }
             Ok(all)
         };
@@ -83,7 +100,7 @@ impl Service {
 }
 
 fn tell(all: &[Repaired]) -> (bool, String) {
-    let lost: usize = all.iter().map(|one| one.summary.lost.len()).sum();
+    let lost: u64 = all.iter().map(|one| one.summary.lost.count()).sum();
     let gone: u64 = all.iter().map(|one| one.versions_gone).sum();
-    (all.iter().all(|one| one.warning.is_none()), format!("{lost} paths lost, {gone} versions gone"))
+    (all.iter().all(|one| !one.incomplete), format!("{lost} paths lost, {gone} versions gone"))
 }

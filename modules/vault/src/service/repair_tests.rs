@@ -24,7 +24,7 @@ fn repair(world: &World) -> RepairSummary {
 }
 
 fn problems(store: &Arc<MemoryStore>) -> Vec<String> {
-    check(&opened(store), &Reading::All, &Quiet::default()).unwrap().problems
+    check(&opened(store), &Reading::All, &Quiet::default()).unwrap().problems.kept().to_vec()
 }
 
 pub fn names(world: &World, kind: Kind) -> Vec<String> {
@@ -148,7 +148,7 @@ fn what_cannot_come_back_is_dropped_from_snapshots_only_when_it_is_said() {
     change(&world, Kind::Snapshot, &damaged, |bytes| bytes[0] ^= 1);
     let summary = repair(&world);
     assert!(summary.missing.len() >= 3 && summary.snapshots == [damaged.as_str()], "{summary:?}");
-    assert!(summary.lacks() && summary.lost.len() >= 12, "{summary:?}");
+    assert!(summary.lacks() && summary.lost.count() >= 12, "{summary:?}");
     assert_eq!(names(&world, Kind::Snapshot).len(), 3);
     world.now(tracked);
     everything_is_there(
@@ -252,12 +252,14 @@ fn packs_are_read_in_turns_and_the_catalogue_remembers_when() {
         "{first:?}"
     );
     let second = check("1/3");
-    assert!(second.summary.read.iter().all(|id| !first.summary.read.contains(id)), "{second:?}");
+    // Sizes are random: what was read before is read again only where nothing else is left.
+    let is_new = |id| !first.summary.read.contains(id);
+    assert!(second.unread == 0 || second.summary.read.iter().all(is_new), "{second:?}");
     let third = check("1/3");
     assert_eq!((third.unread, third.oldest), (0, Some(jiff::Timestamp::UNIX_EPOCH + jiff::ToSpan::hours(3))));
     let damaged = first.summary.read[0].hex();
     change(&world, Kind::Pack, &damaged, |bytes| bytes[0] ^= 1);
-    let found: Vec<String> = (0..3).flat_map(|_| check("1/3").summary.problems).collect();
+    let found: Vec<String> = (0..3).flat_map(|_| check("1/3").summary.problems.kept().to_vec()).collect();
     assert!(found.iter().any(|one| one.contains(&damaged)), "{found:?}");
     assert_eq!(check("1/1").unread, 1, "what is damaged was not found as it was written");
 }

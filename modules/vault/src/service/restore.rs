@@ -18,8 +18,8 @@ use super::stage::{NotStaged, facts_of};
 use super::vaults::Passphrase;
 use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, FileFacts, Version};
 use crate::engine::{
-    Lacking, Missed, Observer, Restorer, Tally, Trouble, Way, dress_special, exchange, make_special, node_of,
-    put_in_place, set_all_but_times, set_metadata, there_already,
+    Full, Lacking, Missed, Observer, Restorer, Tally, Trouble, Way, dress_special, exchange, is_such,
+    make_special, node_of, put_in_place, set_all_but_times, set_metadata,
 };
 use crate::error::{Result, at, damaged, usage};
 use crate::format::{Id, Node, NodeKind};
@@ -60,12 +60,18 @@ pub struct RestoreReport {
     pub files: Vec<PathBuf>,
     /// Their bytes.
     pub bytes: u64,
+    /// Files that an earlier restore left complete.
+    pub there: u64,
+    /// Their bytes.
+    pub there_bytes: u64,
     /// What is missing, or lacks something.
     pub troubles: Vec<Trouble>,
     /// What is there without something that its restorer may not give: owner, group, attributes.
     pub refused: Vec<Trouble>,
     /// What a vault could not give, and another one gave.
     pub elsewhere: Vec<Trouble>,
+    /// What ended it, if there was no room for all.
+    pub full: Option<Full>,
 }
 
 impl RestoreReport {
@@ -74,7 +80,10 @@ impl RestoreReport {
         if !self.refused.is_empty() {
             text.push_str(&format!(", {} could not be given all that is theirs", self.paths_refused()));
         }
-        (self.troubles.is_empty(), text)
+        if let Some(full) = &self.full {
+            text.push_str(&format!(", no room for {} more", full.files_left));
+        }
+        (self.troubles.is_empty() && self.full.is_none(), text)
     }
 
     /// Returns how many paths are without something that takes more rights.
@@ -91,7 +100,8 @@ impl RestoreReport {
 }
 
 impl Service {
-    /// Restores a version of a file, or the versions of all files of a directory.
+    /// Restores a version of a file, or the versions of all files of a directory. Where there is no room for all it ends with what is
+    /// complete, and the report says so.
     ///
     /// # Errors
     /// If there is no such version, no vault holds it, or the run was cancelled.
@@ -104,115 +114,124 @@ impl Service {
         let (directory, name) = self.tracked(&order.path)?;
         let wanted = self.wanted(&directory, &name, order)?;
         let text = order.path.display().to_string();
+        let files = || wanted.iter().map(|file| &file.version.facts).filter(|facts| !facts.is_dir());
         let work = |service: &mut Self, _| {
-            let mut open = Opened::default();
             let mut report = RestoreReport::default();
-            let mut directories: Vec<(PathBuf, Node)> = Vec::new();
-            let mut first_names: HashMap<_, PathBuf> = HashMap::new();
-            let mut batch = Batch::default();
-            let total_bytes = wanted.iter().map(|file| file.version.facts.size).sum();
-            let observer = &Tally::new(observer, total_bytes);
-            let mut target = Target { directory: &directory, order, root: None };
-            for (number, file) in wanted.iter().enumerate() {
-                if observer.is_cancelled() {
-                    return Err(ModuleError::cancelled());
+            match service.restore_all(&directory, &wanted, order, passphrase, &mut report, observer) {
+                Err(error) if error.kind == ErrorKind::DiskSpace => {
+                    let files_left =
+                        (files().count() as u64).saturating_sub(report.files.len() as u64 + report.there);
+                    let bytes_left = files()
+                        .map(|facts| facts.size)
+                        .sum::<u64>()
+                        .saturating_sub(report.bytes + report.there_bytes);
+                    let root = root_of(&directory, order);
+                    report.full = Some(Full::at(root, error.to_string(), files_left, bytes_left));
+                    Ok(report)
                 }
-                let path = directory.path.join(&file.name);
-                if file.version.facts.is_dir() {
-                    match service.make_directory(&mut target, file) {
-                        Ok(made) => directories.extend(made),
-                        // Who works alone in the vault would be in the way of each of them.
-                        Err(error) if wanted.len() == 1 || error.kind == ErrorKind::Busy => {
-                            return Err(error);
-                        }
-                        Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
-                    }
-                    continue;
-                }
-                let place = place_of(&directory, file, order);
-                let family = family(file);
-                let mut first = family.and_then(|family| first_names.get(&family));
-                if first.is_some() {
-                    // It may wait for its name, or have failed.
-                    open.restore(&mut batch, order, &mut report, observer)?;
-                    first = first.filter(|first| fs::symlink_metadata(first).is_ok());
-                }
-                let restored = match first.filter(|_| fs::symlink_metadata(&place).is_err()) {
-                    Some(first) => target.link(first, place).map(Some),
-                    None if wanted.len() > 1 && !order.in_place && file.version.facts.is_file() => {
-                        service.source_of(file, &mut open, passphrase).and_then(|(vault, chunks)| {
-                            let mut job = service.job(&batch, &mut target, file, &chunks, vault)?;
-                            job.number = number;
-                            if let Some(family) = family {
-                                first_names.entry(family).or_insert_with(|| job.place.clone());
-                            }
-                            if batch.take(job) {
-                                open.restore(&mut batch, order, &mut report, observer)?;
-                            }
-                            Ok(None)
-                        })
-                    }
-                    None => service
-                        .restore_from_any(file, &mut target, &mut open, passphrase, &mut report, observer)
-                        .map(Some),
-                };
-                if let (Some(family), Ok(Some((place, _)))) = (family, &restored) {
-                    first_names.entry(family).or_insert_with(|| place.clone());
-                }
-                match restored {
-                    Ok(None) => {}
-                    Ok(Some((place, lacking))) => {
-                        report.bytes += file.version.facts.size;
-                        report.lacks(&place, lacking);
-                        report.files.push(place);
-                    }
-                    // Who works alone in the vault would be in the way of each of them.
-                    Err(error)
-                        if wanted.len() == 1
-                            || matches!(error.kind, ErrorKind::Busy | ErrorKind::Cancelled) =>
-                    {
-                        return Err(error);
-                    }
-                    Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
-                }
+                ended => ended.map(|()| report),
             }
-            open.restore(&mut batch, order, &mut report, observer)?;
-            for number in std::mem::take(&mut open.again) {
-                let file = &wanted[number];
-                let (path, size) = (directory.path.join(&file.name), file.version.facts.size);
-                match service.restore_from_any(
-                    file,
-                    &mut target,
-                    &mut open,
-                    passphrase,
-                    &mut report,
-                    observer,
-                ) {
-                    Ok((place, lacking)) => {
-                        report.bytes += size;
-                        report.lacks(&place, lacking);
-                        report.files.push(place);
-                    }
-                    Err(error) if error.kind == ErrorKind::Cancelled => return Err(error),
-                    Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
-                }
-            }
-            for (number, error) in std::mem::take(&mut open.misplaced) {
-                let path = directory.path.join(&wanted[number].name);
-                report.troubles.push(Trouble { path, why: error.to_string() });
-            }
-            // The deepest first: what is made in a directory changes its time.
-            for (path, node) in directories.iter().rev().filter(|_| !order.content_only) {
-                match target.directory(path) {
-                    Ok(made) => report.lacks(path, set_metadata(&made, node)),
-                    Err(error) => {
-                        report.troubles.push(Trouble { path: path.clone(), why: error.to_string() })
-                    }
-                }
-            }
-            Ok(report)
         };
         self.operation("restore", &text, work, RestoreReport::tell)
+    }
+
+    /// Restores one after the other, and together what can be.
+    fn restore_all(
+        &mut self,
+        directory: &Directory,
+        wanted: &[CurrentFile],
+        order: &RestoreOrder,
+        passphrase: &mut Passphrase<'_>,
+        report: &mut RestoreReport,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let mut open = Opened::default();
+        let mut directories: Vec<(PathBuf, Node)> = Vec::new();
+        let mut first_names: HashMap<_, PathBuf> = HashMap::new();
+        let mut batch = Batch::default();
+        let total_bytes = wanted.iter().map(|file| file.version.facts.size).sum();
+        let observer = &Tally::new(observer, total_bytes);
+        let mut target = Target { directory, order, root: None };
+        for (number, file) in wanted.iter().enumerate() {
+            if observer.is_cancelled() {
+                return Err(ModuleError::cancelled());
+            }
+            let path = directory.path.join(&file.name);
+            if file.version.facts.is_dir() {
+                match self.make_directory(&mut target, file) {
+                    Ok(made) => directories.extend(made),
+                    Err(error) if wanted.len() == 1 || ends(&error) => return Err(error),
+                    Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
+                }
+                continue;
+            }
+            let place = place_of(directory, file, order);
+            let family = family(file);
+            let mut first = family.and_then(|family| first_names.get(&family));
+            if first.is_some() {
+                // It may wait for its name, or have failed.
+                open.restore(&mut batch, order, report, observer)?;
+                first = first.filter(|first| fs::symlink_metadata(first).is_ok());
+            }
+            let restored = match first.filter(|_| fs::symlink_metadata(&place).is_err()) {
+                Some(first) => target.link(first, place).map(Some),
+                None if wanted.len() > 1 && !order.in_place && file.version.facts.is_file() => {
+                    self.source_of(file, &mut open, passphrase).and_then(|(vault, chunks)| {
+                        let mut job = self.job(&batch, &mut target, file, &chunks, vault)?;
+                        job.number = number;
+                        if let Some(family) = family {
+                            first_names.entry(family).or_insert_with(|| job.place.clone());
+                        }
+                        if batch.take(job) {
+                            open.restore(&mut batch, order, report, observer)?;
+                        }
+                        Ok(None)
+                    })
+                }
+                None => self
+                    .restore_from_any(file, &mut target, &mut open, passphrase, report, observer)
+                    .map(Some),
+            };
+            if let (Some(family), Ok(Some((place, _)))) = (family, &restored) {
+                first_names.entry(family).or_insert_with(|| place.clone());
+            }
+            match restored {
+                Ok(None) => {}
+                Ok(Some((place, lacking))) => {
+                    report.bytes += file.version.facts.size;
+                    report.lacks(&place, lacking);
+                    report.files.push(place);
+                }
+                Err(error) if wanted.len() == 1 || ends(&error) => return Err(error),
+                Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
+            }
+        }
+        open.restore(&mut batch, order, report, observer)?;
+        for number in std::mem::take(&mut open.again) {
+            let file = &wanted[number];
+            let (path, size) = (directory.path.join(&file.name), file.version.facts.size);
+            match self.restore_from_any(file, &mut target, &mut open, passphrase, report, observer) {
+                Ok((place, lacking)) => {
+                    report.bytes += size;
+                    report.lacks(&place, lacking);
+                    report.files.push(place);
+                }
+                Err(error) if error.kind != ErrorKind::Busy && ends(&error) => return Err(error),
+                Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
+            }
+        }
+        for (number, error) in std::mem::take(&mut open.misplaced) {
+            let path = directory.path.join(&wanted[number].name);
+            report.troubles.push(Trouble { path, why: error.to_string() });
+        }
+        // The deepest first: what is made in a directory changes its time.
+        for (path, node) in directories.iter().rev().filter(|_| !order.content_only) {
+            match target.directory(path) {
+                Ok(made) => report.lacks(path, set_metadata(&made, node)),
+                Err(error) => report.troubles.push(Trouble { path: path.clone(), why: error.to_string() }),
+            }
+        }
+        Ok(())
     }
 
     /// Finds the versions that an order asks for.
@@ -278,9 +297,7 @@ impl Service {
             Some(holder) => holder,
             None => Arc::new(target.directory(around)?),
         };
-        if fs::symlink_metadata(holder.inside(&name)).is_ok() {
-            return Err(there_already(&std::io::ErrorKind::AlreadyExists.into(), &place));
-        }
+        let is_taken = fs::symlink_metadata(holder.inside(&name)).is_ok();
         Ok(Job {
             place,
             holder,
@@ -288,6 +305,7 @@ impl Service {
             node: node_of_version(file, chunks, &self.names),
             chunks: chunks.iter().map(|chunk| chunk.blob_id).collect(),
             content: file.version.content_id,
+            is_taken,
             vault,
             number: 0,
         })
@@ -306,12 +324,13 @@ impl Service {
         let (holder, name) = target.holder(&path)?;
         let real = holder.inside(name);
         let is_there = fs::symlink_metadata(&real).is_ok();
-        if !order.in_place && is_there {
+        let node = node_of_version(file, chunks, &self.names);
+        // What is no file may be as an earlier restore left it.
+        if !order.in_place && is_there && (file.version.facts.is_file() || !is_such(&real, &node)) {
             return Err(ModuleError::failed(format!("`{}` exists already", path.display()))
                 .hint("move it away, or restore to another directory with --to")
                 .into());
         }
-        let node = node_of_version(file, chunks, &self.names);
         if !file.version.facts.is_file() {
             let lacking = self.restore_special(target, file, &path, &holder, &node)?;
             return Ok((path, lacking));
@@ -437,6 +456,11 @@ impl Service {
         self.catalogue.stage_for_backup(directory, &file.name, &kept.1, Some(kept.0))?;
         Ok(Some(facts))
     }
+}
+
+/// Whether an error would be that of each of many files: somebody works alone in the vault, there is no room, or nobody waits any more.
+fn ends(error: &ModuleError) -> bool {
+    matches!(error.kind, ErrorKind::Busy | ErrorKind::Cancelled | ErrorKind::DiskSpace)
 }
 
 /// Returns the directory below which nothing is written through a link.

@@ -81,7 +81,7 @@ impl Service {
     /// If the path is not tracked, or the catalogue fails.
     pub fn status(&self, path: &Path, deep: bool, deleted: bool) -> Result<(Vec<FileStatus>, Vec<Trouble>)> {
         let (directory, name) = self.tracked(path)?;
-        let known = Known::of(&self.catalogue, &directory, &name)?;
+        let known = Known::of(&self.catalogue, &directory, &name, deep)?;
         let mut rules = self.rules(&directory)?;
         rules.enter_down_to(path, &self.view)?;
         let mut all: Vec<(PathBuf, FileStatus)> = Vec::new();
@@ -98,6 +98,18 @@ impl Service {
             Ok(())
         };
         let unlisted = scan::entries(&directory.path, path, deep, &self.view, &mut rules, &mut found)?;
+        let mut troubles = unlisted.troubles;
+        if is_gone(&self.view.real(path), NodeKind::Dir)
+            && known.all_current().any(|file| file.name.starts_with(&name))
+        {
+            // A file that is gone is told as such; of a directory that is, all is.
+            troubles.iter_mut().filter(|one| one.path == path).for_each(|one| {
+                one.why = format!(
+                    "is not there; `bt dir status --deleted` lists what was, and `bt restore {} --in-place` brings it back",
+                    path.display()
+                );
+            });
+        }
         if deleted {
             let here = |file: &&CurrentFile| deep || file.name.parent() == Some(name.as_path());
             let gone =
@@ -107,7 +119,7 @@ impl Service {
             }
         }
         all.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok((all.into_iter().map(|(_, status)| status).collect(), unlisted.troubles))
+        Ok((all.into_iter().map(|(_, status)| status).collect(), troubles))
     }
 
     /// Returns the versions of a file, which need not be there any more.
@@ -122,6 +134,8 @@ impl Service {
                 .hint("`bt add` and `bt backup` make one")
         })?;
         let versions = self.catalogue.find_file_snapshots_for_file(&file)?;
+        // All at once: one query for each of a thousand versions takes longer than all else.
+        let vaults = self.catalogue.locations_of_versions(&file)?;
         let mut lines = Vec::new();
         for (index, version) in versions.iter().enumerate() {
             lines.push(VersionLine {
@@ -130,7 +144,7 @@ impl Service {
                 checksum: version.content_id.hex(),
                 current: Some(&version.id) == file.current_snapshot_id.as_ref(),
                 changed: versions.get(index + 1).map(|before| changes(before, version)).unwrap_or_default(),
-                vaults: self.catalogue.locations(version.content_id)?,
+                vaults: vaults.get(&version.content_id).cloned().unwrap_or_default(),
                 facts: version.facts.clone(),
             });
         }

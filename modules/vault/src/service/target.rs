@@ -2,7 +2,8 @@
 
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
-use super::vaults::{self, Passphrase};
+use super::copies::{self, Place};
+use super::vaults::Passphrase;
 use super::{BackupReport, Service, VaultReport, VaultSettings};
 use crate::catalogue::VaultState;
 use crate::error::Result;
@@ -25,6 +26,27 @@ pub(super) enum OldCopies {
     MayStay,
 }
 
+/// What became of a copy of the catalogue, and of the copies of the keys beside it.
+#[derive(Default)]
+pub(super) struct Uploaded {
+    /// What went wrong; the next backup makes up for it.
+    pub(super) failed: Vec<ModuleError>,
+    /// What somebody should know.
+    pub(super) warnings: Vec<String>,
+}
+
+impl Uploaded {
+    /// Whether something went wrong for want of room.
+    pub(super) fn is_full(&self) -> bool {
+        self.failed.iter().any(|error| error.kind == ErrorKind::DiskSpace)
+    }
+
+    /// Returns all of it in words.
+    pub(super) fn said(self) -> impl Iterator<Item = String> {
+        self.failed.into_iter().map(|error| error.to_string()).chain(self.warnings)
+    }
+}
+
 /// Whether a vault is only not there now, as one that is not required may be. What else is wrong with it goes away by itself never.
 pub(super) fn is_away(error: &ModuleError) -> bool {
     error.kind == ErrorKind::Unreachable
@@ -45,6 +67,7 @@ impl Service {
                 Err(error) if required || error.kind == ErrorKind::Cancelled => return Err(error),
                 Err(error) => {
                     report.incomplete |= !is_away(&error);
+                    report.is_full |= error.kind == ErrorKind::DiskSpace;
                     report.warnings.push(format!("vault `{name}` was left out: {error}"));
                     first.get_or_insert(error);
                 }
@@ -59,7 +82,7 @@ impl Service {
     fn open_target(&mut self, settings: VaultSettings, passphrase: &mut Passphrase<'_>) -> Result<Target> {
         let repo = self.open_current(&settings, passphrase)?;
         let lock = repo.lock(&self.around.who, &self.around.clock)?;
-        repo.adopt_packs()?;
+        repo.adopt_packs(&lock)?;
         let report = VaultReport { name: settings.name.clone(), ..VaultReport::default() };
         Ok(Target { settings, repo, lock, report })
     }
@@ -77,7 +100,7 @@ impl Service {
 
     /// Proves that a vault knows nothing of this machine that the catalogue does not know.
     pub(super) fn check_current(&self, settings: &VaultSettings, repo: &Repository) -> Result<()> {
-        let newest = vaults::stored_versions(repo.store(), &self.host_id)?.pop().unwrap_or(0);
+        let newest = copies::versions(repo.store(), &self.host_id)?.pop().unwrap_or(0);
         let own = self.catalogue.vault_state(&settings.name)?.map_or(0, |state| state.uploaded);
         if newest > own {
             let message = format!(
@@ -90,43 +113,56 @@ impl Service {
         Ok(())
     }
 
-    /// Whether a vault lacks a copy of the catalogue though nothing changed in it.
-    pub(super) fn is_copy_due(&self, settings: &VaultSettings) -> Result<bool> {
-        let state = self.catalogue.vault_state(&settings.name)?;
-        Ok(state.is_none_or(|state| state.pending || state.uploaded == 0))
+    /// Whether a vault lacks a copy of the catalogue though nothing changed in it: one that was stored may be gone again.
+    pub(super) fn is_copy_due(&self, settings: &VaultSettings, repo: &Repository) -> Result<bool> {
+        let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(true) };
+        let newest = copies::versions(repo.store(), &self.host_id)?.pop();
+        Ok(state.pending || newest != Some(state.uploaded))
     }
 
-    /// Stores a copy of the catalogue; why it failed, if it did, is returned, and the next backup tries again.
+    /// Stores a copy of the catalogue; why it failed, if it did, is returned, and the next backup tries again. Then sees to the copies
+    /// of the keys: what is wrong with these is no fault of the catalogue's.
     pub(super) fn upload(
         &mut self,
         repo: &Repository,
         settings: &VaultSettings,
         version: i64,
         old: OldCopies,
-    ) -> Result<Option<ModuleError>> {
+    ) -> Result<Uploaded> {
         let base = self.around.places.base();
-        let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(None) };
+        let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(Uploaded::default()) };
         // Noted before, so that the vault never holds a version that the catalogue does not know of.
         let begun = VaultState { uploaded: version, pending: true, ..state };
         self.catalogue.set_vault_state(&settings.name, &begun)?;
-        let mut stored = vaults::upload_catalogue(repo, &self.catalogue, &self.host_id, version, &base);
-        if stored.is_ok() {
-            stored = repo.keep_keys(&self.host_id, (self.around.clock)(), old == OldCopies::Go);
-        }
+        let place = Place { host_id: &self.host_id, vault_id: &begun.vault_id, state: &base };
+        let mut stored = copies::store(repo, &self.catalogue, &place, version);
         if stored.is_ok() && (old == OldCopies::Go || repo.store().removes_freely()) {
-            stored = vaults::drop_old_copies(repo, settings, &self.host_id);
+            stored = copies::drop_old(repo, settings, &self.host_id);
         }
+        let mut done = Uploaded::default();
+        let name = &settings.name;
+        let mut fail = |what: &str, error: ModuleError| {
+            let message = format!("{what} to the vault `{name}`: {}", error.message);
+            done.failed.push(ModuleError { message, ..error });
+        };
         match stored {
             Ok(()) => {
-                self.catalogue.set_vault_state(&settings.name, &VaultState { pending: false, ..begun })?;
-                Ok(None)
+                self.catalogue.set_vault_state(name, &VaultState { pending: false, ..begun })?;
             }
             Err(error) => {
-                let name = &settings.name;
-                let message =
-                    format!("the catalogue was not copied to the vault `{name}`: {}", error.message);
-                Ok(Some(ModuleError { message, ..error }))
+                fail("the catalogue was not copied", error);
+                return Ok(done);
             }
         }
+        match repo.keep_keys(&self.host_id, (self.around.clock)(), old == OldCopies::Go) {
+            Ok(unreadable) => done.warnings.extend(unreadable.iter().map(|key| {
+                format!(
+                    "the key `{key}` of the vault `{name}` cannot be read, and this machine has no copy of it; if another one has, \
+                     `bt repair` puts that in its place, and `restic key remove` removes one that nobody needs"
+                )
+            })),
+            Err(error) => fail("the keys were not copied", error),
+        }
+        Ok(done)
     }
 }

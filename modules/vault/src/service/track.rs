@@ -285,7 +285,7 @@ impl Service {
     ) -> Result<(u64, Unlisted)> {
         let mut rules = self.rules(directory)?;
         let known = match what {
-            What::Below { name, path, .. } => {
+            What::Below { name, path, deep } => {
                 rules.enter_down_to(path, &self.view)?;
                 let is_dir = self.view.real(path).is_dir();
                 let is_copy = !is_dir && self.is_restored_copy(directory, name)?;
@@ -294,7 +294,7 @@ impl Service {
                         "`ignore` in [vault] and `.btignore` files say what is; copies that `restore` made are, too",
                     ));
                 }
-                Known::of(&self.catalogue, directory, name)?
+                Known::of(&self.catalogue, directory, name, *deep)?
             }
             What::Looks(looks) => Known::of_looks(&self.catalogue, directory, looks)?,
         };
@@ -368,8 +368,12 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub(super) fn of(catalogue: &Catalogue, directory: &Directory, name: &Path) -> Result<Self> {
-        let current = catalogue.current_files(directory, name, None, usize::MAX >> 1)?;
+    /// Looks up what is from a name down; not `deep`, without what lies in directories of it.
+    pub(super) fn of(catalogue: &Catalogue, directory: &Directory, name: &Path, deep: bool) -> Result<Self> {
+        let current = match deep {
+            true => catalogue.current_files(directory, name, None, usize::MAX >> 1)?,
+            false => catalogue.current_files_right_in(directory, name)?,
+        };
         let current = current.into_iter().map(|file| (file.name.clone(), file)).collect();
         Ok(Self { current, staged: catalogue.staged_places(directory, name)? })
     }

@@ -1,7 +1,5 @@
 //! The vaults that are set: made once by `init`, known by their marker, never made by accident.
 
-use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -10,16 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::{VaultKind, VaultSettings};
 use crate::catalogue::{Catalogue, VaultState};
-use crate::error::{Result, at, damaged};
+use crate::error::{Result, damaged};
 use crate::format::keyfile::Cost;
-use crate::format::unpacked;
 use crate::repo::{Repository, Who};
 use crate::store::s3::{Credentials, Retries, S3Options};
 use crate::store::ssh::{Dial, Hope, SshPlace};
 use crate::store::{FsStore, Kind, S3Store, SshStore, Stop, Store};
-
-/// A copy of a catalogue that would be larger is no copy of one.
-const LARGEST_CATALOGUE: usize = 1 << 36;
 
 /// What a marker says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,76 +210,4 @@ pub fn open(
         remember(settings, catalogue, vault_id)?;
     }
     Ok(repo)
-}
-
-/// Stores a copy of the catalogue in a vault.
-///
-/// # Errors
-/// If it cannot be stored.
-pub fn upload_catalogue(
-    repo: &Repository,
-    catalogue: &Catalogue,
-    host_id: &str,
-    version: i64,
-    scratch: &Path,
-) -> Result<()> {
-    let copy = scratch.join("catalogue.copy");
-    std::fs::remove_file(&copy).ok();
-    catalogue.copy_to(&copy)?;
-    let plain = std::fs::read(&copy).map_err(|error| at("read", &copy, &error));
-    std::fs::remove_file(&copy).ok();
-    let packed = zstd::bulk::compress(&plain?, 0).map_err(|error| ModuleError::failed(error.to_string()))?;
-    repo.store().put(Kind::Meta, &format!("{host_id}/db.{version}"), &repo.seal(&packed)?)?;
-    Ok(())
-}
-
-/// Removes the oldest copies of a machine's catalogue beyond what is kept.
-///
-/// # Errors
-/// If they cannot be removed.
-pub fn drop_old_copies(repo: &Repository, settings: &VaultSettings, host_id: &str) -> Result<()> {
-    let mut kept = stored_versions(repo.store(), host_id)?;
-    kept.reverse();
-    for old in kept.into_iter().skip(settings.keep_metadata_versions.max(1)) {
-        repo.store().delete(Kind::Meta, &format!("{host_id}/db.{old}"))?;
-    }
-    Ok(())
-}
-
-/// Returns a copy of a machine's catalogue, decrypted and unpacked.
-///
-/// # Errors
-/// If there is none of this version, or it is not as it was written.
-pub fn read_copy(repo: &Repository, host_id: &str, version: i64) -> Result<Vec<u8>> {
-    let name = format!("{host_id}/db.{version}");
-    let what = || format!("the copy `{name}` of a catalogue in `{}`", repo.store().place());
-    let sealed = repo.store().get(Kind::Meta, &name)?;
-    let sealed = sealed.ok_or_else(|| ModuleError::failed(format!("{} is not there", what())))?;
-    unpacked::inflate(&repo.unseal(&sealed, what)?, LARGEST_CATALOGUE).map_err(|why| damaged(what(), why))
-}
-
-/// Returns the machines of which a vault holds copies of the catalogue.
-///
-/// # Errors
-/// If the vault cannot be read.
-pub fn hosts(store: &dyn Store) -> Result<BTreeSet<String>> {
-    let names = store.list(Kind::Meta)?;
-    let host = |(name, _): &(String, u64)| {
-        let (host, file) = name.split_once('/')?;
-        file.starts_with("db.").then(|| host.to_owned())
-    };
-    Ok(names.iter().filter_map(host).collect())
-}
-
-/// Returns the versions of a machine's catalogue that a vault holds, the oldest first.
-///
-/// # Errors
-/// If the vault cannot be read.
-pub fn stored_versions(store: &dyn Store, host_id: &str) -> Result<Vec<i64>> {
-    let own = format!("{host_id}/db.");
-    let names = store.list(Kind::Meta)?;
-    let mut versions: Vec<i64> =
-        names.iter().filter_map(|(name, _)| name.strip_prefix(&own)?.parse().ok()).collect();
-    versions.sort_unstable();
-    Ok(versions)
 }

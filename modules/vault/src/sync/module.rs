@@ -209,7 +209,9 @@ impl Module for VaultBackup {
         });
         let (tracked, vaults) = match looked.await {
             Ok(found) => found,
-            Err(error) if error.kind == ErrorKind::Cancelled => return Err(error),
+            Err(error) if matches!(error.kind, ErrorKind::Cancelled | ErrorKind::DiskSpace) => {
+                return Err(error);
+            }
             Err(error) => return Ok(vec![problem(ctx, error)]),
         };
         let none_is_usable = vaults.iter().all(|(_, why)| why.is_some());
@@ -296,7 +298,8 @@ impl Module for VaultBackup {
         let text = describe(&report);
         Ok(match troubles.is_empty() && report.proof.troubles.is_empty() && report.backup.is_clean() {
             true => Outcome::Done(text),
-            false => Outcome::Partly(text),
+            false if report.backup.is_full => Outcome::Partly(text, ErrorKind::DiskSpace),
+            false => Outcome::Partly(text, ErrorKind::Failed),
         })
     }
 

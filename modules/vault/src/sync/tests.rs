@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Given, VaultBackup, VaultBackupConfig};
 use crate::service::world::World;
 use crate::service::{OpenStore, Service, Surroundings};
-use crate::store::MemoryStore;
+use crate::store::faults::Faults;
+use crate::store::{Kind, MemoryStore, Store};
 
 /// A machine that does nothing.
 struct Host(Hostname);
@@ -114,8 +115,12 @@ impl Stage {
         VaultBackup::new(config, Given { surroundings: Arc::new(move || Ok(around.clone())), variable })
     }
 
-    /// As [`Stage::module`], with a further vault that nothing requires and another passphrase opens.
-    fn module_with_another_vault(&self) -> VaultBackup {
+    /// As [`Stage::module`], with a further vault that nothing requires and this passphrase opens; this is made of its place afterwards.
+    fn module_with_another_vault(
+        &self,
+        word: &'static [u8],
+        place: impl FnOnce(&Arc<MemoryStore>) -> Arc<dyn Store>,
+    ) -> VaultBackup {
         let around = self.world.around(self.world.state.path(), self.world.store.clone(), std::process::id());
         Service::add_vault(&around, Path::new("/other"), "other").unwrap();
         let settings = self.world.home.path().join("bt.toml");
@@ -123,12 +128,14 @@ impl Stage {
         let (before, after) = text.rsplit_once("required = true").unwrap();
         fs::write(&settings, format!("{before}required = false{after}")).unwrap();
         let (first, other) = (self.world.store.clone(), Arc::new(MemoryStore::default()));
-        let stores: OpenStore = Arc::new(move |settings| {
-            Ok(if settings.name == "other" { other.clone() } else { first.clone() })
-        });
-        let around = Surroundings { stores, ..around };
+        let stores = |other: Arc<dyn Store>| -> OpenStore {
+            let first = first.clone();
+            Arc::new(move |settings| Ok(if settings.name == "other" { other.clone() } else { first.clone() }))
+        };
+        let around = Surroundings { stores: stores(other.clone()), ..around };
         let mut service = Service::open(around.clone()).unwrap();
-        service.prepare_vaults(Some("other"), &mut |_| Ok(b"another".into())).unwrap();
+        service.prepare_vaults(Some("other"), &mut |_| Ok(word.into())).unwrap();
+        let around = Surroundings { stores: stores(place(&other)), ..around };
         let given = Given { surroundings: Arc::new(move || Ok(around.clone())), variable: Some(b"x".into()) };
         VaultBackup::new(VaultBackupConfig::default(), given)
     }
@@ -228,7 +235,7 @@ async fn a_stop_ends_it_and_where_nothing_is_tracked_nothing_is_done() {
 async fn a_vault_that_is_not_required_and_cannot_be_used_keeps_no_sync_from_beginning_and_all_from_ending_well()
  {
     let stage = Stage::real();
-    let module = stage.module_with_another_vault();
+    let module = stage.module_with_another_vault(b"another", |other| other.clone());
     assert_eq!(module.validate(&stage.ctx).await.unwrap(), []);
     let said = stage.kept.warnings();
     assert!(
@@ -236,7 +243,39 @@ async fn a_vault_that_is_not_required_and_cannot_be_used_keeps_no_sync_from_begi
         "{said:?}"
     );
     let done = module.execute(&stage.ctx).await.unwrap();
-    let Outcome::Partly(text) = done else { panic!("{done:?}") };
+    let Outcome::Partly(text, ErrorKind::Failed) = done else { panic!("{done:?}") };
     assert!(text.starts_with("5 new versions"), "{text}");
     assert!(module.verify(&stage.ctx).await.unwrap()[0].to_string().contains("`other`"));
+}
+
+#[tokio::test]
+async fn a_vault_that_is_not_required_and_is_full_stops_no_sync_and_says_so_in_the_end() {
+    let stage = Stage::real();
+    let module = stage.module_with_another_vault(b"x", |other| {
+        Arc::new(Faults::on(other).that_fails(|call| {
+            let is_lock = call.what == "put" && call.kind == Kind::Lock;
+            is_lock.then(|| ModuleError::new(ErrorKind::DiskSpace, "no room"))
+        }))
+    });
+    assert_eq!(module.validate(&stage.ctx).await.unwrap(), []);
+    let done = module.execute(&stage.ctx).await.unwrap();
+    let Outcome::Partly(text, ErrorKind::DiskSpace) = done else { panic!("{done:?}") };
+    assert!(text.starts_with("5 new versions"), "{text}");
+    let said = stage.kept.warnings().join(" ");
+    assert!(said.contains("vault `other` was left out: no room"), "{said}");
+}
+
+#[tokio::test]
+async fn a_copy_of_the_catalogue_that_finds_no_room_is_told_as_that() {
+    let stage = Stage::real();
+    let module = stage.module_with_another_vault(b"x", |other| {
+        Arc::new(Faults::on(other).that_fails(|call| {
+            let is_copy = call.what == "put" && call.name.contains("/db.");
+            is_copy.then(|| ModuleError::new(ErrorKind::DiskSpace, "no room"))
+        }))
+    });
+    let done = module.execute(&stage.ctx).await.unwrap();
+    let Outcome::Partly(_, ErrorKind::DiskSpace) = done else { panic!("{done:?}") };
+    let said = stage.kept.warnings().join(" ");
+    assert!(said.contains("was not copied to the vault `other`: no room"), "{said}");
 }

@@ -64,7 +64,7 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
     if let Some(alone) = order.alone {
         alone.prove()?;
         // What a run rewrote that was killed is not rewritten again.
-        repo.adopt_packs()?;
+        repo.adopt_packs(alone)?;
     }
     repo.load_index()?;
     prove_snapshots(repo)?;

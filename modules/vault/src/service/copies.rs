@@ -1,0 +1,407 @@
+//! Copies of the catalogue in a vault: now and then all of it, and for each version the pages in which it differs from that.
+//!
+//! | name | holds |
+//! |---|---|
+//! | `HOST/base.N.TAG.P` | a slice of the catalogue as it was with version N, compressed and encrypted |
+//! | `HOST/db.N` | version N: which base, the digest of the whole, and the pages that are not as they are there |
+//!
+//! Versions that were written before bases are all of the catalogue by themselves. Which pages a base has is known by their digests, which
+//! lie beside the catalogue; where they do not, another base is made.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{BufReader, ErrorKind as IoKind, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use pc_switcher_contract::ModuleError;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::settings::VaultSettings;
+use crate::catalogue::Catalogue;
+use crate::error::{Result, at, damaged};
+use crate::repo::Repository;
+use crate::store::{Kind, Store};
+
+/// How a version begins that goes with a base; one that does not is compressed by zstd from its first byte on.
+const MAGIC: &[u8; 8] = b"pcscat1\n";
+/// A base is cut into so many bytes, so that it is never in memory whole.
+const SLICE: u64 = 32 << 20;
+/// A catalogue that would be larger is no catalogue.
+const LARGEST: u64 = 1 << 36;
+/// What says where the pages of a version are is shorter.
+const LONGEST_HEAD: usize = 4096;
+/// Zstandard's level: the default.
+const LEVEL: i32 = 0;
+
+/// What tells pages apart.
+type PageDigest = [u8; 16];
+
+/// A base, as its slices are called.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Base {
+    version: i64,
+    /// So that what a run left that was cut off is never taken for a slice of another one.
+    tag: String,
+    slices: u64,
+}
+
+impl Base {
+    fn slice(&self, host_id: &str, number: u64) -> String {
+        format!("{host_id}/base.{}.{}.{number}", self.version, self.tag)
+    }
+
+    /// Whether a vault holds all of it.
+    fn is_in(&self, host_id: &str, names: &BTreeSet<String>) -> bool {
+        (0..self.slices).all(|number| names.contains(&self.slice(host_id, number)))
+    }
+}
+
+/// What stands before the pages of a version.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    base: Base,
+    page_size: u32,
+    /// Of the whole catalogue.
+    pages: u64,
+    /// Of the digests of all pages.
+    digest: String,
+}
+
+/// What this machine knows of the base that it stored last.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    vault_id: String,
+    host_id: String,
+    base: Base,
+    page_size: u32,
+}
+
+/// The digests of all pages of a catalogue.
+struct Pages {
+    size: u32,
+    digests: Vec<PageDigest>,
+}
+
+impl Pages {
+    /// Reads them from a catalogue that nobody writes to.
+    fn of(file: &File, path: &Path) -> Result<Self> {
+        let failed = |error: std::io::Error| at("read", path, &error);
+        let mut head = [0; 18];
+        file.read_exact_at(&mut head, 0).map_err(failed)?;
+        let size = match u16::from_be_bytes([head[16], head[17]]) {
+            1 => 65_536,
+            size => u32::from(size),
+        };
+        if size < 512 || !size.is_power_of_two() {
+            return Err(damaged(format!("`{}`", path.display()), "its pages have no size"));
+        }
+        let mut digests = Vec::new();
+        let mut reader = BufReader::with_capacity(1 << 20, Whole { file, at: 0 });
+        let mut page = vec![0; size as usize];
+        loop {
+            match reader.read_exact(&mut page) {
+                Ok(()) => digests.push(digest_of(&page)),
+                Err(error) if error.kind() == IoKind::UnexpectedEof => break,
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(Self { size, digests })
+    }
+
+    fn digest(&self) -> String {
+        let mut all = Sha256::new();
+        self.digests.iter().for_each(|digest| all.update(digest));
+        hex(&all.finalize())
+    }
+
+    /// Returns the numbers of those that are not as they are in a base.
+    fn besides(&self, base: &[PageDigest]) -> Vec<u64> {
+        (0..)
+            .zip(&self.digests)
+            .filter(|(at, digest)| base.get(*at as usize) != Some(digest))
+            .map(|(at, _)| at)
+            .collect()
+    }
+}
+
+/// Reads a file from its beginning, wherever others are in it.
+struct Whole<'f> {
+    file: &'f File,
+    at: u64,
+}
+
+impl Read for Whole<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.file.read_at(into, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+fn digest_of(page: &[u8]) -> PageDigest {
+    let mut short = PageDigest::default();
+    short.copy_from_slice(&Sha256::digest(page)[..16]);
+    short
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Stores a version of the catalogue in a vault.
+///
+/// # Errors
+/// If the catalogue cannot be read or the version not be stored.
+pub fn store(repo: &Repository, catalogue: &Catalogue, place: &Place<'_>, version: i64) -> Result<()> {
+    catalogue.while_still(|path| {
+        let file = File::open(path).map_err(|error| at("open", path, &error))?;
+        let pages = Pages::of(&file, path)?;
+        let names = repo.store().list(Kind::Meta)?.into_iter().map(|(name, _)| name).collect();
+        let known = place.known(&pages, &names);
+        let (base, changed) = match known {
+            Some((base, digests)) => (base, pages.besides(&digests)),
+            None => (place.store_base(repo, &file, path, &pages, version)?, Vec::new()),
+        };
+        let head =
+            Head { base, page_size: pages.size, pages: pages.digests.len() as u64, digest: pages.digest() };
+        let plain = version_of(&head, &file, path, &changed)?;
+        repo.store().put(Kind::Meta, &format!("{}/db.{version}", place.host_id), &repo.seal(&plain)?)?;
+        Ok(())
+    })
+}
+
+/// Writes what is stored of a version that goes with a base.
+fn version_of(head: &Head, file: &File, path: &Path, changed: &[u64]) -> Result<Vec<u8>> {
+    let packing =
+        |error: std::io::Error| ModuleError::failed(format!("the catalogue is not compressed: {error}"));
+    let text = serde_json::to_vec(head).map_err(|error| ModuleError::failed(error.to_string()))?;
+    let mut out = MAGIC.to_vec();
+    out.extend((text.len() as u32).to_le_bytes());
+    out.extend(text);
+    let mut packer = zstd::Encoder::new(out, LEVEL).map_err(packing)?;
+    let mut page = vec![0; head.page_size as usize];
+    for number in changed {
+        file.read_exact_at(&mut page, number * u64::from(head.page_size))
+            .map_err(|error| at("read", path, &error))?;
+        packer.write_all(&number.to_le_bytes()).map_err(packing)?;
+        packer.write_all(&page).map_err(packing)?;
+    }
+    packer.finish().map_err(packing)
+}
+
+/// Of which machine's catalogue a vault keeps versions, and where this machine notes what it stored.
+pub struct Place<'p> {
+    /// The machine.
+    pub host_id: &'p str,
+    /// The vault, as its marker names it.
+    pub vault_id: &'p str,
+    /// The directory of the vault's state.
+    pub state: &'p Path,
+}
+
+impl Place<'_> {
+    fn note(&self) -> PathBuf {
+        let vault = hex(&Sha256::digest(self.vault_id)[..8]);
+        self.state.join(format!("copied.{vault}"))
+    }
+
+    /// Returns the base that was stored last, if it will do: all of it is there, and less than a quarter of the pages are others by now.
+    fn known(&self, pages: &Pages, names: &BTreeSet<String>) -> Option<(Base, Vec<PageDigest>)> {
+        let bytes = fs::read(self.note()).ok()?;
+        let end = bytes.iter().position(|byte| *byte == b'\n')?;
+        let stored: Stored = serde_json::from_slice(&bytes[..end]).ok()?;
+        let (digests, rest) = bytes[end + 1..].as_chunks::<16>();
+        let fits = rest.is_empty()
+            && stored.vault_id == self.vault_id
+            && stored.host_id == self.host_id
+            && stored.page_size == pages.size
+            && stored.base.is_in(self.host_id, names);
+        let digests = digests.to_vec();
+        (fits && pages.besides(&digests).len() * 4 < pages.digests.len()).then_some((stored.base, digests))
+    }
+
+    /// Stores all of the catalogue as a base, and notes that.
+    fn store_base(
+        &self,
+        repo: &Repository,
+        file: &File,
+        path: &Path,
+        pages: &Pages,
+        version: i64,
+    ) -> Result<Base> {
+        let bytes = pages.digests.len() as u64 * u64::from(pages.size);
+        let tag = uuid::Uuid::new_v4().simple().to_string()[..8].to_owned();
+        let base = Base { version, tag, slices: bytes.div_ceil(SLICE) };
+        for number in 0..base.slices {
+            let whole = Whole { file, at: number * SLICE };
+            let packed =
+                zstd::encode_all(whole.take(SLICE), LEVEL).map_err(|error| at("read", path, &error))?;
+            repo.store().put(Kind::Meta, &base.slice(self.host_id, number), &repo.seal(&packed)?)?;
+        }
+        let stored = Stored {
+            vault_id: self.vault_id.to_owned(),
+            host_id: self.host_id.to_owned(),
+            base: base.clone(),
+            page_size: pages.size,
+        };
+        let mut note = serde_json::to_vec(&stored).map_err(|error| ModuleError::failed(error.to_string()))?;
+        note.push(b'\n');
+        note.extend(pages.digests.as_flattened());
+        let failed = |error: std::io::Error| at("write", &self.note(), &error);
+        // What a crash leaves of it is too short or of another base, and another one is made.
+        let mut fresh = tempfile::NamedTempFile::new_in(self.state).map_err(failed)?;
+        fresh.write_all(&note).and_then(|()| fresh.as_file().sync_all()).map_err(failed)?;
+        fresh.persist(self.note()).map_err(|error| failed(error.error))?;
+        Ok(base)
+    }
+}
+
+/// Writes a version of a machine's catalogue, as it was, to a file.
+///
+/// # Errors
+/// If there is none of this version, it is not as it was written, or the file cannot be written.
+pub fn fetch(repo: &Repository, host_id: &str, version: i64, to: &Path) -> Result<()> {
+    let what = || format!("the copy `{host_id}/db.{version}` of a catalogue in `{}`", repo.store().place());
+    let torn = |why: &str| damaged(what(), why);
+    let plain = opened(repo, &format!("{host_id}/db.{version}"))?;
+    let failed = |error: std::io::Error| at("write", to, &error);
+    let mut out =
+        File::options().read(true).write(true).create(true).truncate(true).open(to).map_err(failed)?;
+    let Some(rest) = plain.strip_prefix(MAGIC) else {
+        return unpack(&plain, LARGEST, &mut out, what, to).map(drop);
+    };
+    let (head, packed) = head_of(rest).ok_or_else(|| torn("its head is not as it was written"))?;
+    let page_size = u64::from(head.page_size);
+    let bytes = head.pages.checked_mul(page_size).filter(|bytes| *bytes <= LARGEST && page_size >= 512);
+    let bytes = bytes.ok_or_else(|| torn("it is larger than it may be"))?;
+    if head.base.slices > LARGEST / SLICE {
+        return Err(torn("it is larger than it may be"));
+    }
+    for number in 0..head.base.slices {
+        let slice = opened(repo, &head.base.slice(host_id, number))?;
+        unpack(&slice, SLICE, &mut out, what, to)?;
+    }
+    out.set_len(bytes).map_err(failed)?;
+    let mut pages = zstd::Decoder::new(packed).map_err(|_| torn("it cannot be decompressed"))?;
+    let (mut number, mut page) = ([0; 8], vec![0; head.page_size as usize]);
+    loop {
+        match pages.read(&mut number[..1]) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(_) => return Err(torn("it cannot be decompressed")),
+        }
+        pages
+            .read_exact(&mut number[1..])
+            .and_then(|()| pages.read_exact(&mut page))
+            .map_err(|_| torn("it cannot be decompressed"))?;
+        let at = u64::from_le_bytes(number);
+        if at >= head.pages {
+            return Err(torn("it has pages behind its end"));
+        }
+        out.write_all_at(&page, at * page_size).map_err(failed)?;
+    }
+    match Pages::of(&out, to)? {
+        found if found.digest() == head.digest => Ok(()),
+        _ => Err(torn("it is not what was copied")),
+    }
+}
+
+/// Returns what lies in a vault under a name, decrypted.
+fn opened(repo: &Repository, name: &str) -> Result<Vec<u8>> {
+    let what = || format!("the copy `{name}` of a catalogue in `{}`", repo.store().place());
+    let sealed = repo.store().get(Kind::Meta, name)?;
+    let sealed = sealed.ok_or_else(|| ModuleError::failed(format!("{} is not there", what())))?;
+    repo.unseal(&sealed, what)
+}
+
+/// Appends what was compressed to a file.
+fn unpack(packed: &[u8], most: u64, out: &mut File, what: impl Fn() -> String, to: &Path) -> Result<u64> {
+    let broken = |error: std::io::Error| match error.raw_os_error() {
+        Some(_) => at("write", to, &error),
+        None => damaged(what(), format!("it cannot be decompressed: {error}")),
+    };
+    let plain = zstd::Decoder::new(packed).map_err(broken)?;
+    let count = std::io::copy(&mut plain.take(most + 1), out).map_err(broken)?;
+    if count > most { Err(damaged(what(), "it is larger than it may be")) } else { Ok(count) }
+}
+
+/// Returns what stands before the pages, and these.
+fn head_of(rest: &[u8]) -> Option<(Head, &[u8])> {
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let length = u32::from_le_bytes(*length) as usize;
+    let (text, packed) = rest.split_at_checked(length.min(LONGEST_HEAD))?;
+    Some((serde_json::from_slice(text).ok()?, packed))
+}
+
+/// Removes the oldest versions of a machine's catalogue beyond what is kept, and bases that no version needs any more.
+///
+/// # Errors
+/// If they cannot be removed.
+pub fn drop_old(repo: &Repository, settings: &VaultSettings, host_id: &str) -> Result<()> {
+    let store = repo.store();
+    let names: Vec<String> = store.list(Kind::Meta)?.into_iter().map(|(name, _)| name).collect();
+    let mut all = versions_in(names.iter(), host_id);
+    let kept = all.split_off(all.len().saturating_sub(settings.keep_metadata_versions.max(1)));
+    for old in all {
+        store.delete(Kind::Meta, &format!("{host_id}/db.{old}"))?;
+    }
+    let mut bases: BTreeMap<(i64, String), Vec<String>> = BTreeMap::new();
+    for name in names {
+        if let Some(base) = base_of(&name, host_id) {
+            bases.entry(base).or_default().push(name);
+        }
+    }
+    // Versions go on with the base of the one before or with a newer one.
+    let Some(oldest) = kept.first().filter(|_| bases.len() > 1) else { return Ok(()) };
+    let Ok(plain) = opened(repo, &format!("{host_id}/db.{oldest}")) else { return Ok(()) };
+    let Some((head, _)) = plain.strip_prefix(MAGIC).and_then(head_of) else { return Ok(()) };
+    for name in bases
+        .into_iter()
+        .filter(|((version, _), _)| *version < head.base.version)
+        .flat_map(|(_, names)| names)
+    {
+        store.delete(Kind::Meta, &name)?;
+    }
+    Ok(())
+}
+
+/// Returns which base of a machine a name is a slice of.
+fn base_of(name: &str, host_id: &str) -> Option<(i64, String)> {
+    let mut words = name.strip_prefix(host_id)?.strip_prefix("/base.")?.split('.');
+    Some((words.next()?.parse().ok()?, words.next()?.to_owned()))
+}
+
+/// Returns the machines of which a vault holds copies of the catalogue.
+///
+/// # Errors
+/// If the vault cannot be read.
+pub fn hosts(store: &dyn Store) -> Result<BTreeSet<String>> {
+    let names = store.list(Kind::Meta)?;
+    let host = |(name, _): &(String, u64)| {
+        let (host, file) = name.split_once('/')?;
+        file.starts_with("db.").then(|| host.to_owned())
+    };
+    Ok(names.iter().filter_map(host).collect())
+}
+
+/// Returns the versions of a machine's catalogue that a vault holds, the oldest first.
+///
+/// # Errors
+/// If the vault cannot be read.
+pub fn versions(store: &dyn Store, host_id: &str) -> Result<Vec<i64>> {
+    let names = store.list(Kind::Meta)?;
+    Ok(versions_in(names.iter().map(|(name, _)| name), host_id))
+}
+
+fn versions_in<'n>(names: impl Iterator<Item = &'n String>, host_id: &str) -> Vec<i64> {
+    let own = format!("{host_id}/db.");
+    let mut versions: Vec<i64> = names.filter_map(|name| name.strip_prefix(&own)?.parse().ok()).collect();
+    versions.sort_unstable();
+    versions
+}
+
+#[cfg(test)]
+#[path = "copies_tests.rs"]
+mod tests;
