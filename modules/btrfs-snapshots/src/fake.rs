@@ -166,6 +166,7 @@ fn stored(n: u64) -> StoredSet {
         missing: Vec::new(),
         away: Vec::new(),
         words: Words::default(),
+        system: None,
     }
 }
 

@@ -17,6 +17,7 @@ pub mod machine;
 pub mod mounts;
 pub mod nested;
 pub mod orphans;
+pub(crate) mod packages;
 mod processes;
 pub mod put_file;
 pub mod rollback;

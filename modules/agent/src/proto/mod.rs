@@ -24,6 +24,7 @@ mod restore;
 mod rollback;
 mod share;
 mod store;
+mod system;
 mod trial;
 mod undo;
 mod verify;
@@ -66,6 +67,7 @@ pub use store::{
     Holder, Holdings, HoldingsRequest, ImportRequest, Imported, Need, PinOrder, PinRequest, SetRequest,
     SetsRequest, StoredSet, Strays, Words,
 };
+pub use system::{PackageChange, PackageManager, Packages, System, SystemChange};
 pub(crate) use trial::time;
 pub use trial::{Returned, Trial, TrialBegan, TrialFor};
 pub use undo::{UndoLine, UndoReport, UndoRequest, UndoWord, UndoneHow};

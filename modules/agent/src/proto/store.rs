@@ -10,6 +10,7 @@ use pc_switcher_contract::{BytePath, SessionId, SetId, SnapshotName, SnapshotSet
 use super::adopt::Maker;
 use super::fs::RuleSet;
 use super::host::TakeSet;
+use super::system::System;
 
 /// Why the machine itself cannot do without a set; the names are of the other machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +112,8 @@ pub struct StoredSet {
     pub away: Vec<(SnapshotName, String)>,
     /// What people said of it.
     pub words: Words,
+    /// Which system it is of, as far as that was recorded.
+    pub system: Option<System>,
 }
 
 impl StoredSet {

@@ -27,6 +27,7 @@ mod set;
 mod sidecar;
 mod spot;
 mod store;
+mod system;
 mod verify;
 mod versions;
 mod volumes;
@@ -402,6 +403,8 @@ mod pins_tests;
 mod restore_tests;
 #[cfg(test)]
 mod store_tests;
+#[cfg(test)]
+mod system_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
