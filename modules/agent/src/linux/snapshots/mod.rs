@@ -388,6 +388,8 @@ mod compare_tests;
 #[cfg(test)]
 mod copies_tests;
 #[cfg(test)]
+mod elsewhere_tests;
+#[cfg(test)]
 mod forecast_tests;
 #[cfg(test)]
 mod gains_tests;
