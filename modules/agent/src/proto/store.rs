@@ -215,6 +215,15 @@ pub struct SetRequest {
     pub id: SetId,
 }
 
+/// Names a volume that no set of a directory has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRequest {
+    /// Where snapshots lie.
+    pub snapshot_dir: BytePath,
+    /// Group and name.
+    pub name: String,
+}
+
 /// Names sets of one directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetsRequest {

@@ -17,6 +17,7 @@ mod holders;
 mod holdings;
 mod layouts;
 mod listing;
+mod lost;
 mod needs;
 mod nursery;
 mod opened;
@@ -46,7 +47,7 @@ use crate::proto::{
     AdoptRequest, Adopted, AgentError, AnnotateSet, CreateSet, CreatedSet, DiffRequest, Diffed,
     ExportRequest, GoodMark, HeldDirectory, HeldRequest, Holdings, HoldingsRequest, ImportRequest, Imported,
     PinRequest, RestoreReply, RestoreRequest, SetRequest, SetsRequest, StoredSet, Strays, SubvolumeFact,
-    TakeSet, Verified, VerifyRequest, Versions, VersionsRequest, Words,
+    TakeSet, Verified, VerifyRequest, Versions, VersionsRequest, VolumeRequest, Words,
 };
 use crate::server::Call;
 
@@ -216,6 +217,14 @@ pub fn delete_sets(
     needs: impl FnOnce() -> Result<Needs, AgentError>,
 ) -> Result<Vec<(SetId, Option<String>)>, AgentError> {
     Store::new(&EVERY, request.snapshot_dir.as_path()).delete_all(&request.ids, needs)
+}
+
+/// Removes a volume of LVM that is marked as ours and that nothing in the directory names.
+///
+/// # Errors
+/// If it is none of these, somebody has it open, or what LVM says.
+pub fn delete_volume(request: &VolumeRequest) -> Result<(), AgentError> {
+    Store::new(&EVERY, request.snapshot_dir.as_path()).delete_volume(&request.name)
 }
 
 /// Pins a set, or frees it again.
