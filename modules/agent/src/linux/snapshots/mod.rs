@@ -18,6 +18,7 @@ mod holdings;
 mod layouts;
 mod listing;
 mod lost;
+mod moved_in;
 mod needs;
 mod nursery;
 mod opened;
@@ -406,6 +407,8 @@ mod gains_tests;
 mod good_tests;
 #[cfg(test)]
 mod held_tests;
+#[cfg(test)]
+mod moved_in_tests;
 #[cfg(test)]
 mod order_tests;
 #[cfg(test)]
