@@ -18,6 +18,7 @@ pub mod mounts;
 pub mod nested;
 pub mod orphans;
 pub(crate) mod packages;
+mod power;
 mod processes;
 pub mod put_file;
 pub mod rollback;

@@ -204,6 +204,8 @@ pub struct Strays {
     pub foreign: Vec<BytePath>,
     /// Why it is not known which sets are needed, if so: then none may be removed.
     pub doubt: Option<String>,
+    /// Whether the machine lives on its battery: what nobody asked to be removed can wait.
+    pub on_battery: bool,
 }
 
 /// Names one set.

@@ -43,6 +43,7 @@ use pc_switcher_contract::{Hostname, SetId, SnapshotMember, SnapshotSet};
 use super::btrfs::{Btrfs, KernelBtrfs, SubvolumeInfo};
 use super::machine;
 use super::mounts::Mounts;
+use super::power;
 use super::trees::EVERY;
 use crate::proto::{
     AdoptRequest, Adopted, AgentError, AnnotateSet, CreateSet, CreatedSet, DiffRequest, Diffed,
@@ -193,7 +194,7 @@ pub fn list_sets(
     let doubt = needs.as_ref().err().map(ToString::to_string);
     let needs = needs.unwrap_or_default();
     let strays = Store::new(&EVERY, snapshot_dir).list(&|id| needs.of(id), found)?;
-    Ok(Strays { doubt, ..strays })
+    Ok(Strays { doubt, on_battery: power::on_battery(Path::new(power::SUPPLIES)), ..strays })
 }
 
 /// Removes a set that nobody wants to keep. `needs` are read when nobody else takes or removes sets any more.
