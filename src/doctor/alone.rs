@@ -19,9 +19,11 @@ pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
     found.extend(swap(seen));
     found.extend(mounted_by_id(seen));
     found.extend(snapshot_dir(seen));
+    found.extend(rights(seen));
     found.extend(volumes(seen));
     found.extend(records(seen));
     found.extend(nested(seen));
+    found.extend(layers(seen));
     found.extend(patterns(seen));
     found.extend(quotas(seen));
     found.extend(boot(seen));
@@ -116,29 +118,55 @@ fn mounted_by_id(seen: &Seen) -> Vec<Finding> {
 /// Snapshots inside the root subvolume go away with it in a rollback.
 fn snapshot_dir(seen: &Seen) -> Option<Finding> {
     let layout = &seen.layout;
-    if !layout.snapshot_dir_exists || layout.snapshot_dir_own_subvolume || layout.snapshot_fs_uuid.is_empty()
-    {
+    if layout.snapshot_dir_own_subvolume || layout.snapshot_fs_uuid.is_empty() {
         return None;
     }
     let dir = &seen.snapshot_dir;
-    let text = format!(
-        "`{dir}` is no subvolume of its own: after a rollback of `@` the snapshots are in the old root"
-    );
+    let exists = layout.snapshot_dir_exists;
+    let text = match exists {
+        true => format!(
+            "`{dir}` is no subvolume of its own: after a rollback of `@` the snapshots are in the old root"
+        ),
+        false => format!(
+            "`{dir}` is not there: the first set makes it a plain directory, and after a rollback of `@` the snapshots are in the old \
+             root"
+        ),
+    };
     let uuid = &layout.snapshot_fs_uuid;
+    let aside = if exists { format!("sudo mv {dir} {dir}-before && ") } else { String::new() };
+    let found = Finding::new(seen.hostname(), Gravity::Warning, "layout", text)
+        .fix(format!(
+            "sudo mount -o subvolid=5 UUID={uuid} /mnt && sudo btrfs subvolume create /mnt/@snapshots && \
+             sudo chmod 700 /mnt/@snapshots && sudo umount /mnt"
+        ))
+        .fix(format!("{aside}sudo mkdir -m 700 {dir}"))
+        .fix(format!("echo 'UUID={uuid} {dir} btrfs subvol=@snapshots 0 0' | sudo tee -a /etc/fstab"))
+        .fix(format!("sudo mount {dir}"));
+    if !exists {
+        return Some(found);
+    }
     Some(
-        Finding::new(seen.hostname(), Gravity::Warning, "layout", text)
+        found
+            .fix(format!("pc-switcher snapshots adopt --from orphan --dir {dir}-before"))
             .fix(format!(
-                "sudo mount -o subvolid=5 UUID={uuid} /mnt && sudo btrfs subvolume create /mnt/@snapshots && sudo umount /mnt"
-            ))
-            .fix(format!("sudo mv {dir} {dir}-before && sudo mkdir -m 700 {dir}"))
-            .fix(format!("echo 'UUID={uuid} {dir} btrfs subvol=@snapshots 0 0' | sudo tee -a /etc/fstab"))
-            .fix(format!("sudo mount {dir}"))
-            .fix(format!(
-                "what was taken before stays in {dir}-before, as plain read-only trees that are listed no more: \
-                 `sudo cp -a --reflink=auto {dir}-before/SNAPSHOT/PATH PLACE` brings back what you need, \
-                 `sudo btrfs subvolume delete {dir}-before/*` removes them"
+                "what was taken before is listed again then; once it is, `sudo btrfs subvolume delete {dir}-before/*` and \
+                 `sudo rm -r {dir}-before` remove what it came from"
             )),
     )
+}
+
+/// Whoever may go into the directory of snapshots reads there what he could read when they were taken.
+fn rights(seen: &Seen) -> Option<Finding> {
+    let dir = &seen.snapshot_dir;
+    let text = format!(
+        "others than root may go into `{dir}`: what they could read when a set was taken they can read there, and programs of then that run as \
+         root they can start"
+    );
+    seen.layout.snapshot_dir_is_open.then(|| {
+        Finding::new(seen.hostname(), Gravity::Note, "rights", text)
+            .fix(format!("sudo chmod 700 {}", quoted(&BytePath::from(dir.as_str()))))
+            .fix("unless another tool keeps its snapshots there for those who may see them")
+    })
 }
 
 /// What is to be left out of copies is left out of no snapshot.
@@ -203,6 +231,27 @@ fn nested(seen: &Seen) -> Vec<Finding> {
             .fix("to sync it: nested = \"follow\" in [user-data]")
     };
     paths.map(finding).collect()
+}
+
+/// Layers that are subvolumes stay as they are in a rollback, and the list of them in the tree around them goes back.
+fn layers(seen: &Seen) -> Vec<Finding> {
+    let goes_back = |layers: &&pc_switcher_agent::proto::Layers| {
+        seen.layout.subvolumes.iter().find(|one| one.mount_point == layers.subvolume_root)
+    };
+    let finding = |layers: &pc_switcher_agent::proto::Layers| {
+        let holder = goes_back(&layers)?;
+        let text = format!(
+            "the layers of containers in `{}` are subvolumes inside of `{}`: a rollback of that takes the list of images and containers \
+             back and leaves the layers as they are",
+            layers.path, holder.name
+        );
+        Some(
+            Finding::new(seen.hostname(), Gravity::Warning, "containers", text)
+                .fix("make the directory that holds both one subvolume: then neither goes back")
+                .fix("or docker: \"storage-driver\": \"overlay2\" in /etc/docker/daemon.json, and pull the images again"),
+        )
+    };
+    seen.diagnosis.layers.iter().filter_map(finding).collect()
 }
 
 /// Writes a path as a word of a shell; bytes that cannot be shown make one that matches nothing else.

@@ -110,6 +110,7 @@ mod tests {
             missing: Vec::new(),
             away: Vec::new(),
             words: Words { good: true, ..Words::default() },
+            system: None,
         }
     }
 

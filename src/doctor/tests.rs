@@ -1,7 +1,7 @@
 //! Every finding, from what is seen to what is said.
 
 use pc_switcher_agent::proto::{
-    ApplyReport, BootCount, BootLook, Conflict, Counted, Diagnosis, FolderPart, Holdings, Layout,
+    ApplyReport, BootCount, BootLook, Conflict, Counted, Diagnosis, FolderPart, Holdings, Layers, Layout,
     MachineFacts, Redone, RedoneHow, RollbackLook, RollbackPhase, RollbackState, Session, SpaceReport,
     Standing, SubvolumeFact, SwapFile, Together, UserFact,
 };
@@ -74,6 +74,7 @@ pub(super) fn healthy(name: &str) -> Seen {
             snapshot_fs_uuid: "f".into(),
             snapshot_dir_exists: true,
             snapshot_dir_own_subvolume: true,
+            snapshot_dir_is_open: false,
         },
         diagnosis: Diagnosis { clock_follows: true, ..Diagnosis::default() },
         problems: Vec::new(),
@@ -148,7 +149,25 @@ fn what_stands_on_one_machine_is_found_there_with_its_fix() {
         "/etc/fstab:1",
     );
     let inside = |_: &mut Seen, desk: &mut Seen| desk.layout.snapshot_dir_own_subvolume = false;
-    assert_found(inside, "desk", Warning, "layout", "btrfs subvolume create /mnt/@snapshots");
+    assert_found(
+        inside,
+        "desk",
+        Warning,
+        "layout",
+        "btrfs subvolume create /mnt/@snapshots && sudo chmod 700",
+    );
+    let open = |_: &mut Seen, desk: &mut Seen| desk.layout.snapshot_dir_is_open = true;
+    assert_found(open, "desk", Note, "rights", "sudo chmod 700 /.snapshots");
+    let missing = |_: &mut Seen, desk: &mut Seen| {
+        (desk.layout.snapshot_dir_own_subvolume, desk.layout.snapshot_dir_exists) = (false, false);
+    };
+    assert_found(
+        missing,
+        "desk",
+        Warning,
+        "layout",
+        "is not there: the first set makes it a plain directory",
+    );
     let inner = |laptop: &mut Seen, _: &mut Seen| laptop.layout.parts[0].nested = vec!["alice/vm".into()];
     assert_eq!(found(inner), []);
     let nested = |laptop: &mut Seen, desk: &mut Seen| {
@@ -158,6 +177,14 @@ fn what_stands_on_one_machine_is_found_there_with_its_fix() {
         }
     };
     assert_found(nested, "laptop", Warning, "layout", "`/home/alice/vm` is a nested subvolume");
+    let layers = |root: &'static str| {
+        move |_: &mut Seen, desk: &mut Seen| {
+            desk.diagnosis.layers =
+                vec![Layers { path: "/var/lib/docker/btrfs/subvolumes".into(), subvolume_root: root.into() }];
+        }
+    };
+    assert_found(layers("/"), "desk", Warning, "containers", "are subvolumes inside of `@`");
+    assert_eq!(found(layers("/var/lib/docker")), [], "what lists them stays with them");
     let quotas = |_: &mut Seen, desk: &mut Seen| desk.diagnosis.quotas = vec!["/".into()];
     assert_found(quotas, "desk", Warning, "quotas", "sudo btrfs quota disable /");
     let thin = |_: &mut Seen, desk: &mut Seen| {

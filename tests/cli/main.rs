@@ -7,6 +7,7 @@ mod early;
 mod files;
 mod install;
 mod lines;
+mod terminal;
 mod vault;
 
 use std::path::Path;

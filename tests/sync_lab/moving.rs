@@ -99,6 +99,11 @@ fn modules_run_as_the_config_lists_them_and_only_those() {
     let turned = "[sync_modules]\ndummy-success = true\nuser-data = true\n";
     assert_eq!(order(turned, &[]), ["dummy-success", "user-data"]);
     assert_eq!(order(turned, &["--skip", "dummy-success"]), ["user-data"]);
+    alice(laptop, "echo later >only-later");
+    assert_eq!(order(turned, &["--only", "dummy-success"]), ["dummy-success"]);
+    assert!(!lab.desk().exists("/home/alice/only-later").unwrap(), "what was not asked for did not run");
+    assert_eq!(order(both, &["--only", "dummy-success,user_data"]), ["user-data", "dummy-success"]);
+    assert!(lab.desk().exists("/home/alice/only-later").unwrap());
     assert_eq!(order("[sync_modules]\nuser-data = false\ndummy-success = true\n", &[]), ["dummy-success"]);
 }
 

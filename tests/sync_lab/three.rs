@@ -85,3 +85,31 @@ fn three_machines_pass_a_home_on_and_each_pair_remembers_its_own_state() {
     assert_moved(laptop, desk);
     assert_eq!(alice(desk, "cat work/plan work/desk"), "desk\nfour\n");
 }
+
+#[test]
+fn what_a_third_machine_brought_in_between_is_out_of_order_until_its_own_flag_says_otherwise() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "mkdir work; echo one >work/plan");
+    first_sync(&lab);
+    lab.snapshot(DESK).unwrap();
+    become_tower(desk);
+    sync(laptop, "desk", &["--allow-first-sync"]).ends_with(0);
+    alice(desk, "echo two >work/plan");
+    by_record(desk, "laptop", &[]);
+
+    change_disk(&lab, TOWER, DESK);
+    alice(desk, "echo desk >work/desk");
+    for flags in [&[][..], &["--yes", "--allow-conflicts"]] {
+        sync(desk, "laptop", flags)
+            .ends_with(7)
+            .says(&["tower was synced to laptop", "--allow-out-of-order"]);
+        assert_eq!(alice(laptop, "ls work; cat work/plan"), "plan\ntwo\n", "{flags:?}");
+    }
+    // It opens that gate alone: what the tower brought is a conflict like any change.
+    sync(desk, "laptop", &["--allow-out-of-order"]).ends_with(7).says(&["work/plan", "--allow-conflicts"]);
+    sync(desk, "laptop", &["--allow-out-of-order", "--allow-conflicts"]).ends_with(0);
+    assert_moved(desk, laptop);
+    assert_eq!(alice(laptop, "cat work/plan work/desk"), "one\ndesk\n");
+    sync(desk, "laptop", &[]).ends_with(0);
+}

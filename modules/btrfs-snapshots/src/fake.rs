@@ -1,6 +1,7 @@
 //! An agent that keeps sets in memory and says of free space what a test wants.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -33,6 +34,8 @@ pub(crate) struct Fake {
     pub(crate) clears: bool,
     /// With so many sets and more none is taken any more.
     pub(crate) room: usize,
+    /// Whether the machine lives on its battery.
+    pub(crate) on_battery: AtomicBool,
     pub(crate) asked: Mutex<usize>,
     pub(crate) said: Mutex<Vec<String>>,
 }
@@ -47,6 +50,7 @@ impl Fake {
             available: |_| 10 << 30,
             clears: true,
             room: usize::MAX,
+            on_battery: AtomicBool::new(false),
             asked: Mutex::new(0),
             said: Mutex::default(),
         }
@@ -96,7 +100,9 @@ impl Fake {
             Request::Space(_) => done(encode(&vec![self.space()])),
             Request::Sets(_) => {
                 let items = sets.iter().map(|set| Reply::Item(encode(set)));
-                Ok(items.chain([Reply::Done(encode(&Strays::default()))]).collect())
+                let on_battery = self.on_battery.load(Ordering::SeqCst);
+                let strays = Strays { on_battery, ..Strays::default() };
+                Ok(items.chain([Reply::Done(encode(&strays))]).collect())
             }
             Request::Gains(_) => {
                 let gain = |set: &StoredSet| Gain { session: set.set.session.clone(), data_bytes: self.each };
@@ -166,6 +172,7 @@ fn stored(n: u64) -> StoredSet {
         missing: Vec::new(),
         away: Vec::new(),
         words: Words::default(),
+        system: None,
     }
 }
 

@@ -11,7 +11,7 @@ use pc_switcher_contract::{
 };
 
 use crate::config::BtrfsSnapshotsConfig;
-use crate::prune::{self, Pruned, Waits};
+use crate::prune::{self, Pruned};
 use crate::thin::{self, Thinned, Wish};
 
 /// How long a set may still take after a stop: less than a run waits for its modules, so that the other set can go.
@@ -128,16 +128,19 @@ impl BtrfsSnapshots {
         }
     }
 
-    /// Removes from one machine the sets that no rule keeps.
-    async fn prune(&self, ctx: &ModuleContext, role: Role) {
+    /// Removes from one machine the sets that no rule keeps; whether it lives on its battery, and so keeps them for later.
+    async fn prune(&self, ctx: &ModuleContext, role: Role) -> bool {
         let (agent, hostname) = (Agent::new(ctx.agent(role)), ctx.hostname(role));
         let log = |level, text: String| ctx.reporter.log(level, hostname, text);
         let judged = match prune::look(&agent, &self.config, (ctx.clock)()).await {
             Ok(judged) => judged,
-            Err(error) => return log(LogLevel::Warning, format!("old snapshots are not removed: {error}")),
+            Err(error) => {
+                log(LogLevel::Warning, format!("old snapshots are not removed: {error}"));
+                return false;
+            }
         };
-        let Pruned { removed, left, later } =
-            prune::remove(&agent, &self.config, &judged.verdicts, Waits::InAll, &ctx.cancel).await;
+        let Pruned { removed, left, later, on_battery } =
+            prune::remove_by_itself(&agent, &self.config, &judged, &ctx.cancel).await;
         for id in &removed {
             log(LogLevel::Full, format!("set of snapshots `{id}` is removed: no rule of `keep` keeps it"));
         }
@@ -147,15 +150,22 @@ impl BtrfsSnapshots {
         }
         if !later.is_empty() {
             let plural = if later.len() == 1 { "" } else { "s" };
-            let text = format!(
-                "{} more old set{plural} of snapshots go after the next sync: the disk has enough to clear away",
-                later.len()
-            );
+            let text = match on_battery {
+                true => format!(
+                    "{} old set{plural} of snapshots go after a sync on mains power: the machine lives on its battery",
+                    later.len()
+                ),
+                false => format!(
+                    "{} more old set{plural} of snapshots go after the next sync: the disk has enough to clear away",
+                    later.len()
+                ),
+            };
             log(LogLevel::Info, text);
         }
         for (id, why) in left {
             log(LogLevel::Warning, format!("set of snapshots `{id}` is not removed: {why}"));
         }
+        on_battery
     }
 
     /// Removes from one machine what `keep_min` can spare, and says so.
@@ -188,10 +198,12 @@ impl BtrfsSnapshots {
         Ok(thinned)
     }
 
-    /// After a sync: above the red line whatever `keep_min` can spare for it, above the yellow one a session at a time.
-    async fn stay_above(&self, ctx: &ModuleContext, role: Role) {
+    /// After a sync: above the red line whatever `keep_min` can spare for it, above the yellow one a session at a time, which waits
+    /// while the machine lives on its battery.
+    async fn stay_above(&self, ctx: &ModuleContext, role: Role, on_battery: bool) {
         let red = ctx.board.reserve().map(Wish::for_enough);
-        let yellow = ctx.board.min_free().map(|line| Wish { at_most: 1, ..Wish::for_enough(line) });
+        let yellow = ctx.board.min_free().filter(|_| !on_battery);
+        let yellow = yellow.map(|line| Wish { at_most: 1, ..Wish::for_enough(line) });
         for wish in [red, yellow].into_iter().flatten() {
             if let Err(error) = self.thin(ctx, role, wish, LogLevel::Info).await {
                 let text = format!("no room is made for the next sync: {error}");
@@ -202,8 +214,8 @@ impl BtrfsSnapshots {
     }
 
     async fn tidy_one(&self, ctx: &ModuleContext, role: Role) {
-        self.prune(ctx, role).await;
-        self.stay_above(ctx, role).await;
+        let on_battery = self.prune(ctx, role).await;
+        self.stay_above(ctx, role, on_battery).await;
     }
 
     async fn undo(

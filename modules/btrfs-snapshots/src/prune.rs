@@ -35,6 +35,8 @@ pub struct Judged {
     pub sets: Vec<StoredSet>,
     /// A verdict for each set, oldest first.
     pub verdicts: Vec<Verdict>,
+    /// Whether the machine lives on its battery.
+    pub on_battery: bool,
 }
 
 /// What became of the sets that were to go.
@@ -44,8 +46,10 @@ pub struct Pruned {
     pub removed: Vec<SetId>,
     /// Those that are still there, with the reason.
     pub left: Vec<(SetId, String)>,
-    /// Those that go the next time, since the kernel has enough to clear away.
+    /// Those that go the next time, since the kernel has enough to clear away, or the machine lives on its battery.
     pub later: Vec<SetId>,
+    /// Whether it does, and so nothing went.
+    pub on_battery: bool,
 }
 
 /// Looks at the sets of a machine.
@@ -59,7 +63,23 @@ pub async fn look(agent: &Agent, config: &BtrfsSnapshotsConfig, now: Timestamp) 
         return Err(ExecError::Failed { hostname, what: "judging old snapshots".into(), why });
     }
     let verdicts = judge(&sets, now, &config.keep, &config.keep_min);
-    Ok(Judged { sets, verdicts })
+    Ok(Judged { sets, verdicts, on_battery: strays.on_battery })
+}
+
+/// As [`remove`] where nobody asked for it: a machine that lives on its battery has better things to do than to clear away, and
+/// keeps it all for later.
+pub async fn remove_by_itself(
+    agent: &Agent,
+    config: &BtrfsSnapshotsConfig,
+    judged: &Judged,
+    cancel: &CancellationToken,
+) -> Pruned {
+    if judged.on_battery {
+        let going = judged.verdicts.iter().filter(|verdict| !verdict.stays);
+        let later = going.map(|verdict| verdict.id.clone()).collect();
+        return Pruned { later, on_battery: true, ..Pruned::default() };
+    }
+    remove(agent, config, &judged.verdicts, Waits::InAll, cancel).await
 }
 
 /// Removes what is to go, oldest first, until it is cancelled or the machine is lost. The agent must hold the machine's lock.
@@ -154,5 +174,22 @@ mod tests {
         let pruned = prune(&slow, Waits::Each).await;
         assert_eq!((pruned.removed.len(), pruned.later.len()), (24, 0), "somebody did");
         assert_eq!(slow.sessions_left(), 2);
+    }
+
+    #[tokio::test]
+    async fn on_battery_nothing_goes_by_itself_and_all_of_it_when_the_machine_is_fed_again() {
+        let fake = Arc::new(Fake { on_battery: true.into(), ..Fake::sessions(6, 1 << 20) });
+        let link: Arc<dyn AgentLink> = fake.clone();
+        let (agent, config) = (Agent::new(&link), fake.config("last 2 sessions"));
+        let by_itself = async || {
+            let judged = look(&agent, &config, NOW.parse().unwrap()).await.unwrap();
+            remove_by_itself(&agent, &config, &judged, &CancellationToken::new()).await
+        };
+        let pruned = by_itself().await;
+        assert!(pruned.on_battery && pruned.removed.is_empty() && pruned.later.len() == 4, "{pruned:?}");
+        assert_eq!(fake.sessions_left(), 6);
+        fake.on_battery.store(false, std::sync::atomic::Ordering::SeqCst);
+        let pruned = by_itself().await;
+        assert!(!pruned.on_battery && pruned.removed.len() == 4 && pruned.later.is_empty(), "{pruned:?}");
     }
 }

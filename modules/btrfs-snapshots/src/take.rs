@@ -45,7 +45,7 @@ pub async fn take_and_prune(
     }
     if created.is_ok() {
         let judged = prune::look(agent, config, now).await?;
-        let more = prune::remove(agent, config, &judged.verdicts, Waits::InAll, cancel).await;
+        let more = prune::remove_by_itself(agent, config, &judged, cancel).await;
         pruned.removed.extend(more.removed);
         (pruned.left, pruned.later) = (more.left, more.later);
     }

@@ -227,6 +227,7 @@ pub(crate) mod tests {
             snapshot_fs_uuid: "f".into(),
             snapshot_dir_exists: true,
             snapshot_dir_own_subvolume: true,
+            snapshot_dir_is_open: false,
         }
     }
 

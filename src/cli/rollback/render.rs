@@ -1,7 +1,7 @@
 //! A rollback for people and for programs: pure.
 
 use pc_switcher_agent::proto::{RollbackLook, RollbackPhase, RollbackState, Trial, TrialFor};
-use pc_switcher_contract::{SetId, SubvolumeName};
+use pc_switcher_contract::{BytePath, SetId, SubvolumeName};
 use serde_json::{Value, json};
 
 use super::Done;
@@ -54,10 +54,26 @@ fn along(done: &Done, to: &SetId) -> Vec<String> {
     said.extend(
         (look.inside_more > 0).then(|| format!("  {} more come along and do not go back", look.inside_more)),
     );
+    said.extend(look.inside.iter().find_map(|inside| layers(&inside.path)).map(|place| {
+        format!(
+            "warning: the layers of containers in `{place}` stay as they are, and the list of images and containers beside them goes \
+             back: what is newer than set {to} is not listed any more, and of what was removed since the layers are gone"
+        )
+    }));
     said.extend(look.late.as_ref().map(|why| {
         format!("{why}: they come along when pc-switcher is next used on {} after the restart", done.hostname)
     }));
     said
+}
+
+/// Returns where the layers of containers lie, if this subvolume is one: docker's driver `btrfs` makes one of each.
+fn layers(path: &BytePath) -> Option<BytePath> {
+    let name = path.name();
+    let digits = name.strip_suffix(b"-init").unwrap_or(name);
+    let is_id = digits.len() == 64 && digits.iter().all(u8::is_ascii_hexdigit);
+    let place = path.parent()?;
+    let is_of_the_driver = place.as_bytes().ends_with(b"/btrfs/subvolumes");
+    (is_id && is_of_the_driver).then_some(place)
 }
 
 fn subvolumes(look: &RollbackLook) -> String {
@@ -232,4 +248,21 @@ pub(super) fn json(done: &Done) -> Value {
         "taken_back_by_itself": returned,
         "went_back_by_itself": state.and_then(|state| state.fallback.as_ref()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_of_containers_are_told_from_other_subvolumes() {
+        let id = "0f".repeat(32);
+        let of = |path: &str| layers(&path.into()).map(|place| place.to_string());
+        let docker = "/var/lib/docker/btrfs/subvolumes";
+        assert_eq!(of(&format!("{docker}/{id}")).as_deref(), Some(docker));
+        assert_eq!(of(&format!("{docker}/{id}-init")).as_deref(), Some(docker));
+        for other in ["/home/alice/vm".to_owned(), format!("{docker}/mine"), format!("/srv/{id}")] {
+            assert_eq!(of(&other), None, "{other}");
+        }
+    }
 }

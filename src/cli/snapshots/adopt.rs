@@ -15,7 +15,8 @@ use crate::cli::{CliError, Context, Exit};
 /// Those of other tools stay where they are and theirs: `list`, `show`, `diff`, `versions` and `restore` work with them, and
 /// nothing of pc-switcher ever removes or changes one. What its tool removes leaves the list by itself; what it takes later is
 /// listed when you adopt again. An `orphan` is a snapshot with a name of ours whose record was lost: it gets a new one, if it
-/// never was changed, and is pinned: `unpin` leaves it to `keep`.
+/// never was changed, and is pinned: `unpin` leaves it to `keep`. With --dir sets are taken of what has such a name there, as
+/// where `snapshot_dir` was before; what they are taken of stays there.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AdoptArgs {
     /// Whose
@@ -36,12 +37,6 @@ pub fn run(args: &AdoptArgs, context: &mut Context<'_>) -> Result<Exit, CliError
     let config = settings(context)?;
     let from = maker(&args.from);
     let dirs = args.dirs.iter().map(|dir| absolute(dir, context)).collect::<Result<Vec<_>, _>>()?;
-    if from == Maker::Orphan && !dirs.is_empty() {
-        return Err(CliError::Usage {
-            message: "orphans lie where our snapshots do".into(),
-            help: Some("leave `--dir` out; `snapshot_dir` in [btrfs-snapshots] says where that is".into()),
-        });
-    }
     let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
     let request = AdoptRequest { snapshot_dir, from, dirs };
     let (hostname, adopted) = with_agent(&args.place, context, async |agent, _| {

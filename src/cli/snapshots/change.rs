@@ -1,7 +1,7 @@
 //! `snapshots pin`, `unpin`, `good` and `delete`.
 
 use pc_switcher_agent::proto::{
-    CreateSet, CreatedSet, GoodBy, GoodMark, PinOrder, SetRequest, StoredSet, Words,
+    CreateSet, CreatedSet, GoodBy, GoodMark, PinOrder, SetRequest, StoredSet, VolumeRequest, Words,
 };
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
@@ -229,22 +229,71 @@ pub fn good(args: &GoodArgs, context: &mut Context<'_>) -> Result<Exit, CliError
     Ok(Exit::Completed)
 }
 
-/// Removes sets, all or none if one of them is protected.
+/// Removes sets, all or none if one of them is protected, and volumes of no set that are named.
 ///
 /// # Errors
-/// If one is protected, there are none of that name, a sync runs, or the machine cannot be reached.
+/// If one is protected, there are none of that name, a sync runs, somebody says no, or the machine cannot be reached.
 pub fn delete(args: &SetArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let config = settings(context)?;
-    let (found, ids) = with_agent(&args.place, context, async |agent, contact| {
+    let (config, yes) = (settings(context)?, context.global.yes);
+    let (found, done) = with_agent(&args.place, context, async |agent, contact| {
         lock(agent, contact).await?;
         let found = Found::read(agent, &config).await?;
-        let ids = found.chosen(&args.sets).and_then(|chosen| unprotected(&found, chosen));
-        for id in ids.as_deref().unwrap_or_default() {
+        let (volumes, words) = of_no_set(&found, &args.sets);
+        let ids = found.chosen(&words).and_then(|chosen| unprotected(&found, chosen));
+        let Ok(ids) = ids else { return Ok((found, ids.map(|ids| (ids, volumes)))) };
+        if let Some(question) = question(&found, &volumes, &config) {
+            let is_wanted = yes || contact.prompter.can_ask() && contact.prompter.confirm(&question).await?;
+            if !is_wanted {
+                let message = format!("nothing is removed on {}: {question}", found.hostname);
+                let help = Some("`--yes` says so beforehand".into());
+                return Ok((found, Err(CliError::Refused { message, help })));
+            }
+        }
+        for id in &ids {
             agent.delete_set(request(&config, id)).await?;
         }
-        Ok((found, ids))
+        for name in &volumes {
+            let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
+            agent.delete_volume(VolumeRequest { snapshot_dir, name: name.clone() }).await?;
+        }
+        Ok((found, Ok((ids, volumes))))
     })?;
-    say(context, &found, "removed", &ids?)
+    let (ids, volumes) = done?;
+    if context.global.json {
+        context.print_json(&json!({ "machine": found.hostname, "removed": ids, "volumes": volumes }))?;
+        return Ok(Exit::Completed);
+    }
+    say(context, &found, "removed", &ids)?;
+    for name in &volumes {
+        writeln!(context.out, "{}: volume {name} is removed", found.hostname)?;
+    }
+    Ok(Exit::Completed)
+}
+
+/// Tells volumes that belong to no set apart from words that mean sets.
+fn of_no_set(found: &Found, words: &[String]) -> (Vec<String>, Vec<String>) {
+    let mut volumes: Vec<String> = Vec::new();
+    let mut others = Vec::new();
+    for word in words {
+        match found.strays.volumes.contains(word) {
+            true if volumes.contains(word) => {}
+            true => volumes.push(word.clone()),
+            false => others.push(word.clone()),
+        }
+    }
+    (volumes, others)
+}
+
+/// Returns what somebody has to agree to before volumes of no set go, if any are to.
+fn question(found: &Found, volumes: &[String], config: &BtrfsSnapshotsConfig) -> Option<String> {
+    let names = volumes.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let (dir, hostname) = (config.snapshot_dir.as_path().display(), &found.hostname);
+    (!volumes.is_empty()).then(|| {
+        format!(
+            "remove {names} on {hostname}? Nothing in `{dir}` names what is removed so; if another directory or system does, it \
+             loses it"
+        )
+    })
 }
 
 pub(super) fn ids_of(chosen: Vec<&StoredSet>) -> Vec<SetId> {
@@ -272,6 +321,25 @@ mod tests {
 
     use super::super::tests::stored;
     use super::*;
+
+    #[test]
+    fn a_volume_of_no_set_goes_by_the_name_that_the_list_has_for_it_and_is_asked_about() {
+        let strays = Strays { volumes: vec!["vg0/home-manual".into()], ..Strays::default() };
+        let found = Found { hostname: "desk".parse().unwrap(), sets: Vec::new(), strays };
+        let words = ["vg0/home-manual", "abc12345", "vg0/home-manual", "vg0/home"].map(str::to_owned);
+        let (volumes, others) = of_no_set(&found, &words);
+        assert_eq!(
+            (volumes.join(" "), others.join(" ")),
+            ("vg0/home-manual".into(), "abc12345 vg0/home".into())
+        );
+        let config = BtrfsSnapshotsConfig::default();
+        let asked = question(&found, &volumes, &config).unwrap();
+        assert!(
+            asked.starts_with("remove `vg0/home-manual` on desk?") && asked.contains("`/.snapshots`"),
+            "{asked}"
+        );
+        assert_eq!(question(&found, &[], &config), None);
+    }
 
     #[test]
     fn a_set_of_which_only_the_pin_is_left_is_not_let_go_unasked() {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use pc_switcher_agent::proto::{
-    Change, ChangeKind, CopyOrder, CreateSet, DiffEnd, DiffRequest, Diffed, TakeSet, Words,
+    Change, ChangeKind, CopyOrder, CreateSet, DiffEnd, DiffRequest, Diffed, PackageChange, SystemChange,
+    TakeSet, Words,
 };
 use pc_switcher_contract::{BytePath, Hostname, SessionId, SetId, SnapshotKind, UtcStamp};
 use serde_json::json;
@@ -17,7 +18,8 @@ use crate::session::text::{bytes, count};
 /// Say what differs between two sets, or between a set and now
 ///
 /// State is compared with state: a line each for what was created, deleted, renamed, changed in its content, or in its owner,
-/// mode, time or attributes only. For now a set is taken and removed again. You see what you could list yourself.
+/// mode, time or attributes only. Then come packages that were installed, removed or have another version, and the kernel if
+/// another one ran. For now a set is taken and removed again. You see what you could list yourself.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DiffArgs {
     /// Two sets, or one to compare with now; of a session the first set stands for A, and the last for B
@@ -71,9 +73,17 @@ pub fn run(args: &DiffArgs, context: &mut Context<'_>) -> Result<Exit, CliError>
         for change in &changes {
             writeln!(context.out, "{}", line(change))?;
         }
+        for line in system_lines(&diffed.system) {
+            writeln!(context.out, "{line}")?;
+        }
     }
     if args.stat || changes.is_empty() {
         writeln!(context.out, "{hostname}: {}", summary(&changes))?;
+    }
+    if args.stat {
+        for line in system_sums(&diffed.system) {
+            writeln!(context.out, "{hostname}: {line}")?;
+        }
     }
     Ok(Exit::Completed)
 }
@@ -139,6 +149,34 @@ fn summary(changes: &[Change]) -> String {
     }
 }
 
+fn package_line(change: &PackageChange) -> String {
+    let name = &change.name;
+    match (&change.from, &change.to) {
+        (Some(from), Some(to)) => format!("package   {name} {from} -> {to}"),
+        (Some(from), None) => format!("package   {name} {from} removed"),
+        (None, Some(to)) => format!("package   {name} {to} installed"),
+        (None, None) => format!("package   {name}"),
+    }
+}
+
+/// Returns a line for each package that differs, and one for the kernel.
+fn system_lines(system: &SystemChange) -> Vec<String> {
+    let packages = system.packages.iter().flatten().map(package_line);
+    let kernel = system.kernels.iter().map(|(from, to)| format!("kernel    {from} -> {to}"));
+    packages.chain(kernel).collect()
+}
+
+/// Returns how much of the system differs, if anything.
+fn system_sums(system: &SystemChange) -> Vec<String> {
+    let number = system.packages.as_ref().map_or(0, Vec::len) as u64;
+    let packages = (number > 0).then(|| {
+        let differ = if number == 1 { "differs" } else { "differ" };
+        format!("{} {differ}", count(number, "package"))
+    });
+    let kernel = system.kernels.as_ref().map(|(from, to)| format!("kernel {from} became {to}"));
+    packages.into_iter().chain(kernel).collect()
+}
+
 fn warnings(hostname: &Hostname, diffed: &Diffed) -> Vec<String> {
     let alone = diffed.alone.iter().map(|name| format!("{hostname}: only one of the two has `{name}`"));
     let hidden = (diffed.hidden > 0).then(|| {
@@ -168,6 +206,8 @@ fn as_json(
         "from": from,
         "to": to,
         "changes": changes.iter().map(one).collect::<Vec<_>>(),
+        "packages": diffed.system.packages,
+        "kernels": diffed.system.kernels.as_ref().map(|(from, to)| json!({ "from": from, "to": to })),
         "alone": diffed.alone,
         "hidden": diffed.hidden,
     })
@@ -199,6 +239,32 @@ mod tests {
         assert_eq!(lines, wanted);
         assert_eq!(summary(&changes), "2 created (2.0 KiB), 1 renamed, 1 with other metadata");
         assert_eq!(summary(&[]), "nothing differs");
+    }
+
+    #[test]
+    fn packages_and_the_kernel_are_told_behind_the_files() {
+        let package = |name: &str, from: Option<&str>, to: Option<&str>| PackageChange {
+            name: name.into(),
+            from: from.map(Into::into),
+            to: to.map(Into::into),
+        };
+        let system = SystemChange {
+            kernels: Some(("6.1.0-25".into(), "6.1.0-26".into())),
+            packages: Some(vec![
+                package("curl:amd64", Some("8.1"), Some("8.2")),
+                package("fish:amd64", None, Some("3.6")),
+                package("zsh:amd64", Some("5.9"), None),
+            ]),
+        };
+        let wanted = [
+            "package   curl:amd64 8.1 -> 8.2",
+            "package   fish:amd64 3.6 installed",
+            "package   zsh:amd64 5.9 removed",
+            "kernel    6.1.0-25 -> 6.1.0-26",
+        ];
+        assert_eq!(system_lines(&system), wanted);
+        assert_eq!(system_sums(&system), ["3 packages differ", "kernel 6.1.0-25 became 6.1.0-26"]);
+        assert!(system_lines(&SystemChange::default()).is_empty());
     }
 
     #[test]

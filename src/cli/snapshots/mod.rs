@@ -55,6 +55,8 @@ enum Command {
     Unpin(change::UnpinArgs),
     Good(change::GoodArgs),
     /// Remove sets; never pinned ones, or those that the next sync needs
+    ///
+    /// A volume of LVM that `list` names as one of no set here goes as well, by that name, after a question.
     Delete(SetArgs),
     Prune(prune::PruneArgs),
     Adopt(adopt::AdoptArgs),
@@ -331,6 +333,7 @@ pub(super) mod tests {
             missing: Vec::new(),
             away: Vec::new(),
             words: pc_switcher_agent::proto::Words::default(),
+            system: None,
         }
     }
 

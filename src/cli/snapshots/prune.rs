@@ -272,7 +272,7 @@ mod tests {
     fn done(removed: &[&str]) -> Done {
         Done {
             hostname: "desk".parse().unwrap(),
-            judged: Judged { sets: Vec::new(), verdicts: Vec::new() },
+            judged: Judged { sets: Vec::new(), verdicts: Vec::new(), on_battery: false },
             gains: vec![Gain { session: "abc12345".parse().unwrap(), data_bytes: 3 << 20 }],
             preview: None,
             pruned: Pruned {
@@ -322,7 +322,7 @@ mod tests {
         let mut of_volumes = stored("20251115T120000Z-abc12345-manual", 7);
         of_volumes.backend = Backend::Lvm;
         let on_btrfs = stored("20251116T120000Z-0000abcd-manual", 8);
-        let judged = Judged { sets: vec![of_volumes, on_btrfs], verdicts: Vec::new() };
+        let judged = Judged { sets: vec![of_volumes, on_btrfs], verdicts: Vec::new(), on_battery: false };
         let preview = Preview { wanted_bytes: 1 << 30, available_bytes: 1 << 20, ..Preview::default() };
         let done = Done { judged, preview: Some(preview), ..done(&[]) };
         let error = done.too_little().unwrap().to_string();

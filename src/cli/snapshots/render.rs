@@ -220,6 +220,7 @@ pub(super) fn details(stored: &StoredSet) -> Vec<String> {
     if stored.words.good {
         said.push(format!("Good      yes, marked {}", stored.words.good_by));
     }
+    said.extend(system_lines(stored));
     said.extend(pin_lines(stored));
     if stored.in_use && stored.holders.is_empty() {
         said.push("In use    yes".into());
@@ -255,6 +256,16 @@ fn backend(stored: &StoredSet) -> &'static str {
         Backend::Archive => "archive",
         Backend::Lvm => "lvm",
     }
+}
+
+/// Returns which system a set is of, as far as that was recorded.
+fn system_lines(stored: &StoredSet) -> Vec<String> {
+    let Some(system) = &stored.system else { return Vec::new() };
+    let packages = system.packages.as_ref().map(|packages| {
+        let count = packages.count.map_or("of".to_owned(), |count| format!("{count} of"));
+        format!("Packages  {count} {}, state {}", packages.manager, &packages.digest)
+    });
+    std::iter::once(format!("Kernel    {}", system.kernel)).chain(packages).collect()
 }
 
 /// Returns what is to be known of how a set is pinned.
@@ -305,6 +316,8 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
                 "with_mark": pin.is_for_mark,
             })
         }),
+        "kernel": stored.system.as_ref().map(|system| &system.kernel),
+        "packages": stored.system.as_ref().and_then(|system| system.packages.as_ref()),
         "in_use": stored.in_use,
         "foreign": maker(stored).map(Maker::as_str),
         "state": if stored.in_use { "archiving" } else { "ready" },

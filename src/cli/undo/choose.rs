@@ -102,6 +102,7 @@ mod tests {
             missing: vec![],
             away: vec![],
             words: Default::default(),
+            system: None,
         }
     }
 

@@ -19,6 +19,9 @@ use crate::proto::{FileTime, Meta, RefusedAttribute, Rights};
 /// With so much left "no space" is said of an attribute and not of the disk; none is larger than 64 KiB.
 const ROOM: u64 = 1 << 20;
 
+/// Set-user-id and set-group-id.
+const SET_ID: u32 = 0o6000;
+
 /// An attribute that the file system does not take, and what it says.
 pub(super) type Refused = (Vec<u8>, Errno);
 
@@ -42,6 +45,29 @@ pub(super) fn fresh(fd: impl AsFd, meta: &Meta) -> Result<Vec<Refused>, Errno> {
     }
     futimens(&fd, &times(meta.mtime))?;
     Ok(refused)
+}
+
+/// As [`fresh`], where the file system may keep no owners, modes or times; also whether it kept these.
+pub(super) fn fresh_as_kept(fd: impl AsFd, meta: &Meta) -> Result<(Vec<Refused>, bool), Errno> {
+    // What was made just now belongs to whoever made it: it is the file system that refuses.
+    let kept = |done: Result<(), Errno>| match done {
+        Ok(()) => Ok(true),
+        Err(Errno::PERM | Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(false),
+        Err(error) => Err(error),
+    };
+    let is_owned = kept(fchown(&fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid))))?;
+    // Nobody gets the rights of an owner that it does not have.
+    let mode = if is_owned { meta.mode } else { meta.mode & !SET_ID };
+    let has_mode = kept(fchmod(&fd, Mode::from_raw_mode(mode)))?;
+    let mut refused = Vec::new();
+    for (name, value) in &meta.xattrs {
+        tolerate(&fd, name, fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty()), &mut refused)?;
+    }
+    let has_time = kept(futimens(&fd, &times(meta.mtime)))?;
+    // Some say yes to everything.
+    let seen = Seen::of(&fd)?;
+    let is_so = (seen.uid(), seen.gid(), seen.mode()) == (meta.uid, meta.gid, meta.mode);
+    Ok((refused, is_owned && has_mode && has_time && is_so))
 }
 
 /// Makes the metadata of an inode that is open for its path what `meta` says; what is right already is not touched.

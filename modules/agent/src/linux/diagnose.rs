@@ -9,7 +9,7 @@ use pc_switcher_contract::BytePath;
 use super::btrfs::{Btrfs, KernelBtrfs};
 use super::lvm;
 use super::mounts::{Mounts, unescape};
-use crate::proto::{AgentError, Diagnosis, LoginPath, Session, SwapFile, UserFact};
+use crate::proto::{AgentError, Diagnosis, Layers, LoginPath, Session, SwapFile, UserFact};
 
 /// The inode number of a subvolume's root.
 const SUBVOLUME_ROOT: u64 = 256;
@@ -26,6 +26,7 @@ pub fn diagnose() -> Result<Diagnosis, AgentError> {
         swapfiles: swap_files(&mounts),
         quotas: quotas(&mounts),
         thin: lvm::thin(&lvm::HOST, &mounts),
+        layers: layers(Path::new("/")),
         boot: boot(&mounts),
         clock_follows: clock_follows(),
         sessions: sessions(),
@@ -51,10 +52,41 @@ fn swap_paths(swaps: &[u8]) -> Vec<BytePath> {
 
 fn swap_file(mounts: &Mounts, path: BytePath) -> Option<SwapFile> {
     mounts.holding(&path).filter(|mount| mount.is_btrfs())?;
-    let root = path.as_path().ancestors().skip(1).find(|dir| {
+    Some(SwapFile { subvolume_root: subvolume_root(path.as_path())?, path })
+}
+
+/// Returns the root of the subvolume that holds a path, which lies on btrfs.
+fn subvolume_root(path: &Path) -> Option<BytePath> {
+    let is_root = |dir: &&Path| {
         fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir() && meta.ino() == SUBVOLUME_ROOT)
-    })?;
-    Some(SwapFile { subvolume_root: BytePath::from(root), path })
+    };
+    path.ancestors().skip(1).find(is_root).map(BytePath::from)
+}
+
+/// Returns the layers of containers that docker and podman keep as subvolumes, by their driver `btrfs`.
+fn layers(root: &Path) -> Vec<Layers> {
+    let settings = fs::read(root.join("etc/docker/daemon.json")).unwrap_or_default();
+    let settings: serde_json::Value = serde_json::from_slice(&settings).unwrap_or_default();
+    let docker =
+        settings["data-root"].as_str().unwrap_or("/var/lib/docker").trim_start_matches('/').to_owned();
+    let stores = [
+        (root.join(&docker).join("btrfs/subvolumes"), root.join(&docker).join("image/btrfs")),
+        (
+            root.join("var/lib/containers/storage/btrfs/subvolumes"),
+            root.join("var/lib/containers/storage/btrfs-layers"),
+        ),
+    ];
+    let has_any = |dir: &Path| {
+        fs::read_dir(dir).is_ok_and(|entries| {
+            entries.flatten().any(|entry| entry.metadata().is_ok_and(|meta| meta.ino() == SUBVOLUME_ROOT))
+        })
+    };
+    let found = stores.iter().filter(|(layers, _)| has_any(layers));
+    found
+        .filter_map(|(layers, list)| {
+            Some(Layers { path: layers.as_path().into(), subvolume_root: subvolume_root(list)? })
+        })
+        .collect()
 }
 
 /// Returns the first mount point of every btrfs that keeps quota groups.
@@ -138,6 +170,33 @@ mod tests {
             /dev/dm-1                               partition\t8388604\t\t0\t\t-2\n\
             /swap\\040dir/file                       file\t\t4194300\t\t0\t\t-3\n";
         assert_eq!(swap_paths(swaps), [BytePath::from("/swap dir/file")]);
+    }
+
+    #[test]
+    fn layers_that_are_subvolumes_are_found_with_the_tree_that_lists_them() {
+        let Some(image) = crate::linux::btrfs::image::Image::make(256) else { return };
+        image.create("@");
+        let root = image.top().join("@");
+        assert_eq!(layers(&root), []);
+        for dir in ["var/lib/docker/image/btrfs", "var/lib/docker/btrfs/subvolumes/no-layer"] {
+            fs::create_dir_all(root.join(dir)).unwrap();
+        }
+        assert_eq!(layers(&root), [], "an empty directory is no layer");
+        image.create("@/var/lib/docker/btrfs/subvolumes/0f");
+        let path = root.join("var/lib/docker/btrfs/subvolumes");
+        let found = Layers { path: path.as_path().into(), subvolume_root: root.as_path().into() };
+        assert_eq!(layers(&root), [found]);
+
+        // All of it is moved, into a subvolume.
+        fs::create_dir_all(root.join("etc/docker")).unwrap();
+        fs::write(root.join("etc/docker/daemon.json"), r#"{ "data-root": "/srv/docker" }"#).unwrap();
+        fs::create_dir_all(root.join("srv")).unwrap();
+        image.create("@/srv/docker");
+        fs::create_dir_all(root.join("srv/docker/image/btrfs")).unwrap();
+        fs::create_dir_all(root.join("srv/docker/btrfs/subvolumes")).unwrap();
+        image.create("@/srv/docker/btrfs/subvolumes/0f");
+        let found = layers(&root);
+        assert_eq!(found[0].subvolume_root, root.join("srv/docker").as_path().into());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! named, and so is a second view of what another part of the same folder holds already.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use pc_switcher_contract::{BytePath, SubvolumeName};
@@ -79,6 +80,7 @@ pub(super) fn layout_on(
         snapshot_fs_uuid: snapshots.fs_uuid,
         snapshot_dir_exists: snapshots.exists,
         snapshot_dir_own_subvolume: snapshots.own_subvolume,
+        snapshot_dir_is_open: snapshots.is_open,
     })
 }
 
@@ -121,10 +123,16 @@ fn check(folder: &Path) -> Result<bool, String> {
     }
 }
 
+/// Whether a directory lets others than root in.
+fn is_open(dir: &Path) -> bool {
+    std::fs::metadata(dir).is_ok_and(|meta| meta.uid() != 0 || meta.mode() & 0o077 != 0)
+}
+
 struct SnapshotDir {
     fs_uuid: String,
     exists: bool,
     own_subvolume: bool,
+    is_open: bool,
 }
 
 struct Survey<'a> {
@@ -271,6 +279,7 @@ impl Survey<'_> {
             fs_uuid: place.map(|(_, uuid)| uuid.dashed()).unwrap_or_default(),
             exists,
             own_subvolume: own,
+            is_open: exists && is_open(self.snapshot_dir.as_path()),
         }
     }
 

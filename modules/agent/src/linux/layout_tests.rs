@@ -77,8 +77,11 @@ fn the_holding_subvolume_joins_the_requested_ones() {
     let names: Vec<_> = layout.subvolumes.iter().map(|fact| fact.name.as_str()).collect();
     assert_eq!(names, ["@", "@home"]);
     assert_eq!(layout.missing_subvolumes, ["@gone".parse().unwrap()]);
-    assert!(layout.snapshot_dir_own_subvolume);
+    assert!(layout.snapshot_dir_own_subvolume && layout.snapshot_dir_is_open);
     assert_eq!(layout.snapshot_fs_uuid, part.fs_uuid);
+    fs::set_permissions(top.join("@snapshots"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let layout = layout_on(&model, &Mounts::parse(table.as_bytes()), &request).unwrap();
+    assert_eq!(layout.snapshot_dir_is_open, !rustix::process::geteuid().is_root());
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub mod machine;
 pub mod mounts;
 pub mod nested;
 pub mod orphans;
+pub(crate) mod packages;
+mod power;
 mod processes;
 pub mod put_file;
 pub mod rollback;

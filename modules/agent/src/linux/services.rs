@@ -29,7 +29,7 @@ use crate::proto::{
     AgentError, AgentHello, ChangedRequest, CreateSet, CreatedSet, DeadmanOrder, DeadmanState, Healed,
     LockReply, LockRequest, NestedOrder, PROTOCOL, Patience, Redone, Request, RestorePlace, RestoreReply,
     RestoreRequest, RollbackLook, RollbackOrder, RollbackWish, SetRequest, SetsRequest, SharesRequest,
-    TakeSet, UndoReport, UndoRequest, WalkRequest, encode,
+    TakeSet, UndoReport, UndoRequest, VolumeRequest, WalkRequest, encode,
 };
 use crate::server::{Call, SILENT, Services, serve};
 
@@ -334,6 +334,14 @@ impl LinuxServices {
         }
     }
 
+    fn delete_volume(&self, request: &VolumeRequest) -> Result<(), AgentError> {
+        let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        match held.as_ref() {
+            Some(_) => snapshots::delete_volume(request),
+            None => Err(AgentError::protocol("removing a volume needs the machine's lock")),
+        }
+    }
+
     fn take_lock(&self, request: &LockRequest) -> Result<LockReply, AgentError> {
         let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lock) = held.as_ref() {
@@ -419,6 +427,7 @@ impl Services for LinuxServices {
             }
             Request::DeleteSet(request) => encode(&self.delete_set(&request)?),
             Request::DeleteSets(request) => encode(&self.delete_sets(&request)?),
+            Request::DeleteVolume(request) => encode(&self.delete_volume(&request)?),
             Request::PinSet(request) => encode(&snapshots::pin_set(&request)?),
             Request::CreateSet(request) => encode(&self.create_set(&request, call)?),
             Request::Export(request) => encode(&snapshots::export(&request, call)?),

@@ -6,6 +6,7 @@ use pc_switcher_contract::{BytePath, SetId, SubvolumeName};
 
 use super::fs::{FileTime, Kind};
 use super::store::CreateSet;
+use super::system::SystemChange;
 
 /// Asks for the versions of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,4 +108,6 @@ pub struct Diffed {
     pub alone: Vec<SubvolumeName>,
     /// Differences in places that the user may not list.
     pub hidden: u64,
+    /// How the system differs, if all of it was asked for.
+    pub system: SystemChange,
 }

@@ -15,6 +15,8 @@ pub struct Diagnosis {
     pub quotas: Vec<BytePath>,
     /// Mount points of file systems in thin volumes of LVM, of which snapshots can be taken.
     pub thin: Vec<BytePath>,
+    /// Layers of containers that are subvolumes, while what names them is part of the tree around them.
+    pub layers: Vec<Layers>,
     /// The mount that holds `/boot`, with its type, if it is not the one of `/`.
     pub boot: Option<(BytePath, String)>,
     /// Whether the kernel says that its clock follows a time server.
@@ -64,6 +66,15 @@ pub struct SwapFile {
     /// The file.
     pub path: BytePath,
     /// The root of the subvolume that holds it.
+    pub subvolume_root: BytePath,
+}
+
+/// Layers of containers, each a subvolume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layers {
+    /// Where they lie.
+    pub path: BytePath,
+    /// The root of the subvolume that holds the list of them.
     pub subvolume_root: BytePath,
 }
 

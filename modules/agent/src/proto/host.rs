@@ -187,6 +187,8 @@ pub struct Layout {
     pub snapshot_dir_exists: bool,
     /// Whether it lies on a top-level subvolume of its own, so that a rollback of `@` keeps it.
     pub snapshot_dir_own_subvolume: bool,
+    /// Whether others than root may go into it.
+    pub snapshot_dir_is_open: bool,
 }
 
 /// What is to become of a nested subvolume of a target.

@@ -24,6 +24,7 @@ mod restore;
 mod rollback;
 mod share;
 mod store;
+mod system;
 mod trial;
 mod undo;
 mod verify;
@@ -38,7 +39,7 @@ pub use boot::{BootCount, BootLook, BootOrder, BootTree, Counted, Fallback};
 pub use coded::{Coding, LARGEST_EXTENT};
 pub use compare::{Change, ChangeKind, DiffEnd, DiffRequest, Diffed, Version, Versions, VersionsRequest};
 pub use deadman::{Armed, DeadmanOrder, DeadmanState, DeadmanWish, Healed, HealedHow};
-pub use diagnose::{Diagnosis, LoginPath, Session, SwapFile, Writer, WritersRequest};
+pub use diagnose::{Diagnosis, Layers, LoginPath, Session, SwapFile, Writer, WritersRequest};
 pub use few::MOST;
 pub(crate) use few::few;
 pub use fs::{
@@ -64,8 +65,9 @@ pub use share::{CloneFrom, CloneRange, Origin, RestWant, Share, Shares, SharesRe
 pub use store::{
     AnnotateSet, Backend, CopyOrder, CreateSet, CreatedSet, ExportRequest, Gain, GoodBy, GoodMark, HardPin,
     Holder, Holdings, HoldingsRequest, ImportRequest, Imported, Need, PinOrder, PinRequest, SetRequest,
-    SetsRequest, StoredSet, Strays, Words,
+    SetsRequest, StoredSet, Strays, VolumeRequest, Words,
 };
+pub use system::{PackageChange, PackageManager, Packages, System, SystemChange};
 pub(crate) use trial::time;
 pub use trial::{Returned, Trial, TrialBegan, TrialFor};
 pub use undo::{UndoLine, UndoReport, UndoRequest, UndoWord, UndoneHow};

@@ -227,6 +227,8 @@ pub enum Request {
     },
     /// Looks what the file system of the snapshots holds → [`super::Holdings`].
     Holdings(super::HoldingsRequest),
+    /// Removes a volume that is marked as ours and that no set names; only for the holder of the lock → `()`.
+    DeleteVolume(super::VolumeRequest),
 }
 
 impl Request {
@@ -297,6 +299,7 @@ impl Request {
             Request::Held(_) => "held",
             Request::Boot { .. } => "boot",
             Request::Holdings(_) => "holdings",
+            Request::DeleteVolume(_) => "delete-volume",
         }
     }
 }

@@ -10,6 +10,7 @@ use pc_switcher_contract::{BytePath, SessionId, SetId, SnapshotName, SnapshotSet
 use super::adopt::Maker;
 use super::fs::RuleSet;
 use super::host::TakeSet;
+use super::system::System;
 
 /// Why the machine itself cannot do without a set; the names are of the other machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +112,8 @@ pub struct StoredSet {
     pub away: Vec<(SnapshotName, String)>,
     /// What people said of it.
     pub words: Words,
+    /// Which system it is of, as far as that was recorded.
+    pub system: Option<System>,
 }
 
 impl StoredSet {
@@ -201,6 +204,8 @@ pub struct Strays {
     pub foreign: Vec<BytePath>,
     /// Why it is not known which sets are needed, if so: then none may be removed.
     pub doubt: Option<String>,
+    /// Whether the machine lives on its battery: what nobody asked to be removed can wait.
+    pub on_battery: bool,
 }
 
 /// Names one set.
@@ -210,6 +215,15 @@ pub struct SetRequest {
     pub snapshot_dir: BytePath,
     /// Which set.
     pub id: SetId,
+}
+
+/// Names a volume that no set of a directory has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRequest {
+    /// Where snapshots lie.
+    pub snapshot_dir: BytePath,
+    /// Group and name.
+    pub name: String,
 }
 
 /// Names sets of one directory.

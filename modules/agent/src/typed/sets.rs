@@ -6,7 +6,7 @@ use super::Agent;
 use crate::proto::{
     AnnotateSet, BootLook, BootOrder, CreateSet, CreatedSet, ExportRequest, GoodMark, ImportRequest,
     Imported, PinOrder, PinRequest, PutFile, Request, SetRequest, SetsRequest, StoredSet, Strays, TakeSet,
-    decode, encode,
+    VolumeRequest, decode, encode,
 };
 
 impl Agent {
@@ -31,6 +31,11 @@ impl Agent {
     /// Removes sets, all with one commit, and returns why those stay that do; needs the machine's lock.
     pub async fn delete_sets(&self, request: SetsRequest) -> Result<Vec<(SetId, Option<String>)>, ExecError> {
         self.call(&Request::DeleteSets(request)).await
+    }
+
+    /// Removes a volume that is marked as ours and that no set names; needs the machine's lock.
+    pub async fn delete_volume(&self, request: VolumeRequest) -> Result<(), ExecError> {
+        self.call(&Request::DeleteVolume(request)).await
     }
 
     /// Pins a set, or frees it again.

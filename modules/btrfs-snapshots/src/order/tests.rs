@@ -147,6 +147,7 @@ fn machine() -> impl Strategy<Value = Vec<StoredSet>> {
                 missing: Vec::new(),
                 away: Vec::new(),
                 words: Words { good: held == 3, until, ..Words::default() },
+                system: None,
             }
         };
         (1..).zip(all).map(stored).collect()

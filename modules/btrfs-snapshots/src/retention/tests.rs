@@ -36,6 +36,7 @@ fn session(n: u32, kinds: &[SnapshotKind], stamp: Timestamp) -> Vec<StoredSet> {
         missing: Vec::new(),
         away: Vec::new(),
         words: Words::default(),
+        system: None,
     };
     (0..).zip(kinds).map(stored).collect()
 }

@@ -155,7 +155,7 @@ async fn mark(
     agent.mark_good(BytePath::from(config.snapshot_dir.as_path()), mark).await?;
     let judged = prune::look(&agent, config, clock::system()()).await?;
     // What stays goes the next time.
-    let _ = prune::remove(&agent, config, &judged.verdicts, prune::Waits::InAll, &contact.cancel).await;
+    let _ = prune::remove_by_itself(&agent, config, &judged, &contact.cancel).await;
     Ok((hostname, Done::Marked(id)))
 }
 

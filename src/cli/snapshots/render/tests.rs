@@ -1,4 +1,6 @@
-use pc_switcher_agent::proto::{Backend, GoodBy, HardPin, Holder, Need, Strays, Words};
+use pc_switcher_agent::proto::{
+    Backend, GoodBy, HardPin, Holder, Need, PackageManager, Packages, Strays, System, Words,
+};
 use pc_switcher_contract::{SnapshotMember, SnapshotName, SnapshotSet};
 
 use pc_switcher_btrfs_snapshots::retention::Reason;
@@ -38,6 +40,7 @@ fn stored(kind: SnapshotKind, stamp: &str) -> StoredSet {
         missing: Vec::new(),
         away: Vec::new(),
         words: Words::default(),
+        system: None,
     }
 }
 
@@ -147,6 +150,24 @@ fn a_hard_pin_is_told_apart_from_others_and_what_is_wrong_with_it_is_said() {
     assert_eq!((&value["pinned"], &value["pinned_hard"]["with_mark"]), (&json!(false), &json!(true)));
     found.strays.pins = vec![dir.into()];
     assert!(table(&found, &More::default()).contains(&format!("pin of no set: {dir}")));
+}
+
+#[test]
+fn the_system_that_a_set_is_of_is_shown_as_far_as_it_is_known() {
+    let mut set = stored(SnapshotKind::Manual, "20251115T120000Z");
+    assert!(details(&set).iter().all(|line| !line.starts_with("Kernel")));
+    assert_eq!((&set_json(&set)["kernel"], &set_json(&set)["packages"]), (&Value::Null, &Value::Null));
+    let packages = Packages { manager: PackageManager::Dpkg, count: Some(2143), digest: "3f2a".into() };
+    set.system = Some(System { kernel: "6.1.0-26-amd64".into(), packages: Some(packages) });
+    let lines = details(&set);
+    for line in ["Kernel    6.1.0-26-amd64", "Packages  2143 of dpkg, state 3f2a"] {
+        assert!(lines.contains(&line.to_owned()), "{lines:?}");
+    }
+    let value = set_json(&set);
+    assert_eq!(value["kernel"], "6.1.0-26-amd64");
+    assert_eq!(value["packages"], json!({ "manager": "dpkg", "count": 2143, "digest": "3f2a" }));
+    set.system.as_mut().unwrap().packages.as_mut().unwrap().count = None;
+    assert!(details(&set).contains(&"Packages  of dpkg, state 3f2a".to_owned()));
 }
 
 #[test]

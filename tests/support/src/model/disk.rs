@@ -203,6 +203,7 @@ impl Disk {
             missing: Vec::new(),
             away: Vec::new(),
             words: pc_switcher_agent::proto::Words::default(),
+            system: None,
             set,
         };
         let mut all: Vec<StoredSet> = self.sets().into_iter().map(stored).collect();

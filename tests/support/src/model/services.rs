@@ -106,6 +106,7 @@ impl ModelServices {
             snapshot_fs_uuid: if self.disk.is_plain() { String::new() } else { self.fs_uuid() },
             snapshot_dir_exists: true,
             snapshot_dir_own_subvolume: true,
+            snapshot_dir_is_open: false,
         }
     }
 
@@ -288,6 +289,7 @@ impl Services for ModelServices {
             | Request::Adopt(_)
             | Request::Held(_)
             | Request::Holdings(_)
+            | Request::DeleteVolume(_)
             | Request::Boot { .. }
             | Request::GoodSet { .. }
             | Request::Verify(_)

@@ -53,6 +53,8 @@ pub(super) struct Copier<'a> {
     /// What is not as it was.
     pub(super) notes: Vec<String>,
     untold: u64,
+    /// Of how many the file system there keeps no owner, mode or time.
+    bare: u64,
 }
 
 /// To whom things may be given.
@@ -64,6 +66,11 @@ pub(crate) struct Owner {
     pub(crate) gid: u32,
     /// All groups.
     pub(crate) groups: Vec<u32>,
+}
+
+/// Whether an error says that a file system does not know what was asked of it, as FAT knows no links.
+fn is_unknown(error: Errno) -> bool {
+    matches!(error, Errno::PERM | Errno::NOSYS | Errno::NOTSUP)
 }
 
 enum Todo {
@@ -94,6 +101,7 @@ impl<'a> Copier<'a> {
             bytes: 0,
             notes,
             untold: 0,
+            bare: 0,
         }
     }
 
@@ -121,6 +129,13 @@ impl<'a> Copier<'a> {
                 Todo::Fill(at) => self.fill(&at, &mut todo)?,
                 Todo::Finish(at) => self.finish(&at).map_err(|error| (at, error))?,
             }
+        }
+        if self.bare > 0 {
+            // Said once, and whatever else there is to say.
+            self.notes.push(format!(
+                "the file system there does not keep owners, rights or times as they were: {} of {} have its own",
+                self.bare, self.entries
+            ));
         }
         if self.untold > 0 {
             self.notes.push(format!("{} more are not in all as they were", self.untold));
@@ -184,11 +199,25 @@ impl<'a> Copier<'a> {
             FileType::Directory => mkdirat(to, new, Mode::RWXU).map(|()| {
                 todo.extend([Todo::Finish(at.clone()), Todo::Fill(at.clone())]);
             }),
-            FileType::Symlink => readlinkat(from, name, Vec::new())
-                .and_then(|target| symlinkat(target, to, new))
-                .and_then(|()| self.dress(from, name, to, new, &at)),
-            FileType::Fifo => mknodat(to, new, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
-                .and_then(|()| self.dress(from, name, to, new, &at)),
+            FileType::Symlink | FileType::Fifo => {
+                let made = match kind {
+                    FileType::Symlink => {
+                        readlinkat(from, name, Vec::new()).and_then(|target| symlinkat(target, to, new))
+                    }
+                    _ => mknodat(to, new, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0),
+                };
+                match made {
+                    Err(error) if is_unknown(error) => {
+                        let what = if kind == FileType::Symlink { "a symbolic link" } else { "a named pipe" };
+                        self.note(
+                            &at,
+                            &format!("is {what}, which the file system there cannot hold: left out"),
+                        );
+                        return Ok(());
+                    }
+                    made => made.and_then(|()| self.dress(from, name, to, new, &at)),
+                }
+            }
             _ => {
                 self.note(&at, "is a socket or a device and was left out");
                 return Ok(());
@@ -212,7 +241,11 @@ impl<'a> Copier<'a> {
             let flags = OFlags::PATH | OFlags::DIRECTORY;
             let parent = self.name.join(first.as_bytes()).parent().unwrap_or_default();
             let dir = open::beneath(self.to, parent.as_bytes(), flags)?;
-            return linkat(&dir, first.name(), to, new, AtFlags::empty());
+            match linkat(&dir, first.name(), to, new, AtFlags::empty()) {
+                // It becomes a file of its own.
+                Err(error) if is_unknown(error) || error == Errno::MLINK => {}
+                linked => return linked,
+            }
         }
         let source = open::beneath_for_reading(from, name.to_bytes(), OFlags::NOFOLLOW)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -226,11 +259,10 @@ impl<'a> Copier<'a> {
             meta::strip_acls(&copy)?;
         }
         let wanted = self.wanted(&source, at)?;
-        let refused = meta::fresh(&copy, &wanted)?;
-        self.refused(at, refused);
+        self.clothe(&copy, &wanted, at)?;
         self.bytes += size;
         if seen.nlink() > 1 {
-            self.links.insert(seen.ino(), at.clone());
+            self.links.entry(seen.ino()).or_insert_with(|| at.clone());
         }
         Ok(())
     }
@@ -256,8 +288,14 @@ impl<'a> Copier<'a> {
     fn finish(&mut self, at: &BytePath) -> Result<(), Errno> {
         let (from, to) = self.dirs(at)?;
         let wanted = self.wanted(&from, at)?;
-        let refused = meta::fresh(&to, &wanted)?;
+        self.clothe(&to, &wanted, at)
+    }
+
+    /// Gives a file or a directory its metadata, as far as the file system there keeps any.
+    fn clothe(&mut self, made: &OwnedFd, wanted: &Meta, at: &BytePath) -> Result<(), Errno> {
+        let (refused, is_kept) = meta::fresh_as_kept(made, wanted)?;
         self.refused(at, refused);
+        self.bare += u64::from(!is_kept);
         Ok(())
     }
 

@@ -11,8 +11,8 @@ mod same;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, fchmod, fsync, openat2, renameat_with, syncfs,
-    unlinkat,
+    AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, fchmod, fsync, openat2, renameat, renameat_with,
+    syncfs, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -296,10 +296,27 @@ impl Staged {
     }
 
     fn rename(&self, from: &[u8], to: &[u8], flags: RenameFlags) -> Result<(), Errno> {
-        renameat_with(&self.dir, from, &self.dir, to, flags)
+        match renameat_with(&self.dir, from, &self.dir, to, flags) {
+            // File systems of networks and programs know no flags: whether the name is free is looked at then.
+            Err(Errno::INVAL | Errno::NOSYS) if flags == RenameFlags::NOREPLACE => {
+                match Seen::at(&self.dir, to) {
+                    Ok(_) => Err(Errno::EXIST),
+                    Err(Errno::NOENT) => renameat(&self.dir, from, &self.dir, to),
+                    Err(error) => Err(error),
+                }
+            }
+            done => done,
+        }
     }
 
     fn refused(&self, error: &Errno) -> AgentError {
+        if *error == Errno::INVAL {
+            return AgentError::failed(format!(
+                "cannot put `{}` into `{}`: the file system there cannot let two names change places; restore it beside, \
+                 without `--in-place`",
+                self.name, self.parent
+            ));
+        }
         AgentError::io(format!("cannot put `{}` into `{}`", self.name, self.parent), &(*error).into())
     }
 

@@ -19,7 +19,7 @@ use crate::data::apply::remove::list;
 use crate::data::read_through::Told;
 use crate::data::seen::Seen;
 use crate::data::{digest, open};
-use crate::proto::AgentError;
+use crate::proto::{AgentError, FileTime, Meta};
 
 /// Bytes read at once.
 const STRETCH: usize = 256 << 10;
@@ -94,6 +94,11 @@ pub(crate) fn check(
     Ok((files, bytes))
 }
 
+/// Whether a time is what was to be kept; old ext file systems keep whole seconds.
+fn is_time(is: FileTime, wanted: FileTime) -> bool {
+    is == wanted || is == FileTime { nanos: 0, ..wanted }
+}
+
 fn look(
     root: &OwnedFd,
     form: Form,
@@ -122,8 +127,8 @@ fn look(
     // What the file system could not keep was said when the set was taken.
     meta.xattrs.retain(|pair| item.meta.xattrs.contains(pair));
     let has_more = meta.xattrs.len() != crate::data::xattr::Reader::new().of(&fd)?.len();
-    let plain = |meta: &crate::proto::Meta| (meta.mode, meta.uid, meta.gid, meta.mtime);
-    if plain(&meta) != plain(&item.meta) || has_more {
+    let plain = |meta: &Meta| (meta.mode, meta.uid, meta.gid);
+    if plain(&meta) != plain(&item.meta) || !is_time(meta.mtime, item.meta.mtime) || has_more {
         return said("has another owner, mode, time or attribute than was kept");
     }
     match &item.what {

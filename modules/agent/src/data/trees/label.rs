@@ -76,7 +76,8 @@ impl Label {
         fsetxattr(dir, NAME, &value, XattrFlags::empty()).map_err(|error| match error {
             Errno::NOTSUP => io::Error::new(
                 io::ErrorKind::Unsupported,
-                "the file system of the snapshot directory keeps no extended attributes",
+                "the file system of the snapshot directory keeps no extended attributes; name a directory on ext4, XFS, F2FS \
+                 or btrfs as `snapshot_dir` in [btrfs-snapshots]",
             ),
             error => error.into(),
         })

@@ -33,7 +33,46 @@ impl Image {
         }
     }
 
+    /// As [`Image::make`], of another file system: `mkfs` and its options make it, and by `options` it is mounted. One that this kernel
+    /// does not know is skipped whatever is required.
+    pub(crate) fn of(fs_type: &str, mkfs: &[&str], options: &str) -> Option<Self> {
+        let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        // A program may serve it as well, such as exFAT by `exfat-fuse`.
+        let kernel_type = fs_type.rsplit('-').next().unwrap_or(fs_type);
+        if !known.split_whitespace().any(|word| word == kernel_type) {
+            eprintln!("skipped: this kernel has no {fs_type}");
+            return None;
+        }
+        let made = Self::empty(512).and_then(|(mut image, file)| {
+            let (program, args) = mkfs.split_first().ok_or("no program")?;
+            let args = args.iter().map(std::ffi::OsStr::new).chain([file.as_os_str()]);
+            run(program, &args.collect::<Vec<_>>())?;
+            image.mount_with(
+                "top",
+                &["-t".as_ref(), fs_type.as_ref(), "-o".as_ref(), options.as_ref(), file.as_ref()],
+            )?;
+            Ok(image)
+        });
+        match made {
+            Ok(image) => Some(image),
+            Err(why) if std::env::var_os("LAB_REQUIRED").is_some() => panic!("no {fs_type}: {why}"),
+            Err(why) => {
+                eprintln!("skipped: no {fs_type} can be mounted here: {why}");
+                None
+            }
+        }
+    }
+
     fn try_make(mebibytes: u64) -> Result<Self, String> {
+        let (mut image, file) = Self::empty(mebibytes)?;
+        run("mkfs.btrfs", &["-q".as_ref(), file.as_ref()])?;
+        // The loop device goes away by itself with its last mount.
+        image.mount_with("top", &["-o".as_ref(), "loop,subvolid=5".as_ref(), file.as_ref()])?;
+        Ok(image)
+    }
+
+    /// Makes the file that is to hold a file system.
+    fn empty(mebibytes: u64) -> Result<(Self, PathBuf), String> {
         if !rustix::process::geteuid().is_root() {
             return Err("root is needed".into());
         }
@@ -42,11 +81,7 @@ impl Image {
         std::fs::File::create(&file)
             .and_then(|image| image.set_len(mebibytes << 20))
             .map_err(|error| error.to_string())?;
-        run("mkfs.btrfs", &["-q".as_ref(), file.as_ref()])?;
-        let mut image = Self { dir, mounts: Vec::new() };
-        // The loop device goes away by itself with its last mount.
-        image.mount_with("top", &["-o".as_ref(), "loop,subvolid=5".as_ref(), file.as_ref()])?;
-        Ok(image)
+        Ok((Self { dir, mounts: Vec::new() }, file))
     }
 
     fn mount_with(&mut self, name: &str, args: &[&std::ffi::OsStr]) -> Result<PathBuf, String> {
@@ -84,6 +119,11 @@ impl Image {
     /// Mounts a temporary file system at `name`.
     pub(crate) fn tmpfs(&mut self, name: &str) -> PathBuf {
         self.mount_with(name, &["-t".as_ref(), "tmpfs".as_ref(), "none".as_ref()]).unwrap()
+    }
+
+    /// Mounts memory that keeps no extended attributes at `name`.
+    pub(crate) fn ramfs(&mut self, name: &str) -> PathBuf {
+        self.mount_with(name, &["-t".as_ref(), "ramfs".as_ref(), "none".as_ref()]).unwrap()
     }
 }
 

@@ -194,6 +194,34 @@ pub(crate) fn remove(lvm: &dyn Lvm, member: OwnedFd, label: &InVolume) -> io::Re
     }
 }
 
+/// Removes a volume that no label names.
+///
+/// # Errors
+/// If somebody has it open, or what LVM says.
+pub(crate) fn remove_unnamed(lvm: &dyn Lvm, volume: &Volume) -> io::Result<()> {
+    let is_it = |other: &&Volume| (&other.uuid, &other.vg_uuid) == (&volume.uuid, &volume.vg_uuid);
+    let since = Instant::now();
+    loop {
+        let volumes = all(lvm, &never)?;
+        match volumes.iter().find(is_it) {
+            None => return Ok(()),
+            Some(found) if !found.is_open => break,
+            Some(_) if since.elapsed() >= lvm.glance() => {
+                return Err(io::Error::other(
+                    "it is open, as one that is mounted is; unmount it and try again",
+                ));
+            }
+            Some(_) => thread::sleep(LOOK_AGAIN),
+        }
+    }
+    run(lvm, &plan::remove(volume), None, &never)?;
+    // A selection that selects nothing is no failure for LVM.
+    match all(lvm, &never)?.iter().find(is_it) {
+        None => Ok(()),
+        Some(left) => Err(io::Error::other(format!("`lvremove` left volume `{}`", left.full_name()))),
+    }
+}
+
 /// Returns the name of a volume that somebody has open, such as by a mount; `None` if nobody has, or it is not to be had.
 ///
 /// # Errors

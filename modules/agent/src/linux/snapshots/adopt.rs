@@ -34,6 +34,10 @@ impl Store<'_> {
         hostname: &Hostname,
         request: &AdoptRequest,
     ) -> Result<Adopted, AgentError> {
+        if request.from == Maker::Orphan && !request.dirs.is_empty() {
+            // Each set that is taken has the lock by itself.
+            return self.take_in(hostname, &request.dirs);
+        }
         let _creation = self.lock()?;
         match request.from {
             Maker::Orphan => self.adopt_orphans(hostname),
@@ -183,7 +187,12 @@ impl Store<'_> {
     }
 
     /// Checks one that may come back into a set.
-    fn orphan(&self, id: &SetId, path: &BytePath, name: SnapshotName) -> Result<SnapshotMember, String> {
+    pub(super) fn orphan(
+        &self,
+        id: &SetId,
+        path: &BytePath,
+        name: SnapshotName,
+    ) -> Result<SnapshotMember, String> {
         if self.sidecar(id).has_toc() {
             return Err(format!("set `{id}` is there without it"));
         }

@@ -95,6 +95,9 @@ impl Store<'_> {
                 call.item(&named)?;
             }
         }
+        if only.is_none() {
+            diffed.system = self.system_change(&from.set.id(), &to.set.id());
+        }
         let other = to.set.members.iter().map(|member| &member.name.subvolume);
         diffed.alone.extend(other.filter(|name| from.set.member(name).is_none()).cloned());
         Ok(diffed)

@@ -20,7 +20,7 @@ use crate::proto::{
 };
 
 /// A home beside a snapshot directory, on whatever the tests run on.
-struct Bench {
+pub(super) struct Bench {
     dir: tempfile::TempDir,
     backend: Backend,
 }
@@ -28,31 +28,34 @@ struct Bench {
 impl Bench {
     /// `None` without root.
     fn make(backend: Backend) -> Option<Self> {
-        geteuid().is_root().then(|| {
-            let bench = Self { dir: tempfile::tempdir().unwrap(), backend };
-            fs::set_permissions(bench.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-            fs::create_dir_all(bench.home().join("notes")).unwrap();
-            fs::create_dir(bench.top().join("etc")).unwrap();
-            fs::write(bench.home().join("notes/today"), "write to ann").unwrap();
-            fs::write(bench.home().join("stays"), vec![1; 300_000]).unwrap();
-            fs::write(bench.top().join("etc/conf"), "a = 1").unwrap();
-            bench
-        })
+        geteuid().is_root().then(|| Self::make_in(tempfile::tempdir().unwrap(), backend))
     }
 
-    fn top(&self) -> PathBuf {
+    /// As [`Bench::make`], in a directory somewhere.
+    pub(super) fn make_in(dir: tempfile::TempDir, backend: Backend) -> Self {
+        let bench = Self { dir, backend };
+        fs::set_permissions(bench.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir_all(bench.home().join("notes")).unwrap();
+        fs::create_dir(bench.top().join("etc")).unwrap();
+        fs::write(bench.home().join("notes/today"), "write to ann").unwrap();
+        fs::write(bench.home().join("stays"), vec![1; 300_000]).unwrap();
+        fs::write(bench.top().join("etc/conf"), "a = 1").unwrap();
+        bench
+    }
+
+    pub(super) fn top(&self) -> PathBuf {
         fs::canonicalize(self.dir.path()).unwrap()
     }
 
-    fn home(&self) -> PathBuf {
+    pub(super) fn home(&self) -> PathBuf {
         self.top().join("home")
     }
 
-    fn snaps(&self) -> PathBuf {
+    pub(super) fn snaps(&self) -> PathBuf {
         self.top().join("snaps")
     }
 
-    fn store(&self) -> Store<'static> {
+    pub(super) fn store(&self) -> Store<'static> {
         Store::new(&EVERY, &self.snaps())
     }
 
@@ -61,7 +64,7 @@ impl Bench {
         CopyOrder { backend: self.backend, folders: folders.to_vec(), rules: RuleSet::default(), level: 3 }
     }
 
-    fn request(&self, n: u8) -> CreateSet {
+    pub(super) fn request(&self, n: u8) -> CreateSet {
         let set = TakeSet {
             session: format!("0000000{n}").parse().unwrap(),
             stamp: format!("20251115T12000{n}Z").parse().unwrap(),
@@ -72,7 +75,7 @@ impl Bench {
         CreateSet { set, words: Words::default(), pinned: false, copies: self.order() }
     }
 
-    fn take(&self, n: u8) -> SnapshotSet {
+    pub(super) fn take(&self, n: u8) -> SnapshotSet {
         let (created, _) = create_set(&self.request(n), &|| false).unwrap();
         assert_eq!(created.notes, Vec::<String>::new());
         created.set
@@ -82,12 +85,12 @@ impl Bench {
         SubvolumeName::of_directory(&self.top().join(of).as_path().into()).unwrap()
     }
 
-    fn in_set(&self, set: &SnapshotSet, path: &str) -> PathBuf {
+    pub(super) fn in_set(&self, set: &SnapshotSet, path: &str) -> PathBuf {
         let (of, rest) = path.split_once('/').unwrap();
         set.member(&self.name(of)).unwrap().path.as_path().join(rest)
     }
 
-    fn list(&self) -> Vec<StoredSet> {
+    pub(super) fn list(&self) -> Vec<StoredSet> {
         let mut sets = Vec::new();
         let strays = self.store().list(&|_| Vec::new(), &mut |set| {
             sets.push(set);
@@ -99,7 +102,7 @@ impl Bench {
     }
 
     /// What is wrong with any set, and what lies in our own directories that belongs to none.
-    fn wrong(&self) -> Vec<String> {
+    pub(super) fn wrong(&self) -> Vec<String> {
         let (call, frames) = Call::for_test(Vec::new());
         self.store().verify(&[], true, &call).unwrap();
         drop(call);
@@ -119,7 +122,7 @@ impl Bench {
         wrong
     }
 
-    fn restore(
+    pub(super) fn restore(
         &self,
         set: &SnapshotSet,
         path: &Path,
@@ -176,7 +179,7 @@ pub(super) fn items<T: serde::de::DeserializeOwned>(frames: &crossbeam_channel::
     found
 }
 
-fn ino(path: &Path) -> u64 {
+pub(super) fn ino(path: &Path) -> u64 {
     fs::symlink_metadata(path).unwrap().ino()
 }
 

@@ -209,7 +209,7 @@ impl Store<'_> {
         let set = SnapshotSet { hostname, kind, stamp, session: session.clone(), consistent: false, members };
         let said = Said { pinned: false, words: words(&head) };
         nursery
-            .finish(&set, &said)
+            .finish(&set, &said, None)
             .map_err(|error| AgentError::io("cannot publish what was imported", &error))?;
         Ok(Imported { set, entries: came.entries, bytes: came.bytes, notes })
     }

@@ -40,7 +40,8 @@ impl Scene {
     pub(super) fn take(&mut self) {
         let n = self.taken.len();
         let dir = self.image.top().join("@snapshots");
-        let store = Store::new(&KernelBtrfs, &dir);
+        // What lies beside the sets is not what is forecast, so there are no packages to be listed.
+        let store = Store { root: dir.clone(), ..Store::new(&KernelBtrfs, &dir) };
         let mut request = request(&dir, &format!("{n:08x}"), &["@gain-home"]);
         request.stamp = format!("20251115T12{:02}{:02}Z", n / 60, n % 60).parse().unwrap();
         let taken = set::take(

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::panic::resume_unwind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 
 use pc_switcher_contract::{BytePath, SetId, SnapshotMember, SnapshotName};
@@ -17,7 +17,6 @@ use super::sidecar::Meta;
 use super::store::{OWN, Store};
 use super::{check_member, copies};
 use crate::data::apply::has_list;
-use crate::data::trees::InVolume;
 use crate::linux::lvm::{self, Missing};
 use crate::linux::trees;
 use crate::proto::{AgentError, HardPin, Holder, Need, StoredSet, Strays, SubvolumeFact};
@@ -121,6 +120,7 @@ impl Store<'_> {
                 has_steps,
                 needs,
                 words: meta.words,
+                system: meta.system.map(|recorded| recorded.system),
                 set: meta.set,
             })?;
         }
@@ -154,36 +154,6 @@ impl Store<'_> {
         let copy = member.name.subvolume.directory();
         let label = copy.and_then(|_| trees::volume_of(path))?;
         volumes.get_or_insert_with(|| lvm::Seen::ask(self.btrfs.lvm()).ok()).as_ref()?.misses(&label)
-    }
-
-    /// Returns the volumes that are marked as ours and belong to nothing that lies here. None if LVM does not say.
-    fn lost_volumes(&self) -> Vec<String> {
-        let lvm = self.btrfs.lvm();
-        // Only a label that is on the disk has a volume made, and it goes after that: so the volumes are looked at first, and once
-        // more in the end.
-        let unnamed = || -> Option<Vec<String>> {
-            let seen = lvm::Seen::ask(lvm).ok()?;
-            Some(seen.unnamed(&self.labels()).into_iter().map(lvm::Volume::full_name).collect())
-        };
-        let mut lost = lvm.has_pools().then(unnamed).flatten().unwrap_or_default();
-        if !lost.is_empty() {
-            let again = unnamed().unwrap_or_default();
-            lost.retain(|name| again.contains(name));
-        }
-        lost
-    }
-
-    /// Returns the labels of all members whose content lies in volumes, of half made ones as well.
-    fn labels(&self) -> Vec<InVolume> {
-        let inside = |dir: &Path| -> Vec<PathBuf> {
-            fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
-        };
-        // From the birth place to its name is the way of each.
-        let cradles = inside(&self.tmp()).into_iter().flat_map(|session| inside(&session));
-        let members: Vec<PathBuf> = cradles.flat_map(|cradle| inside(&cradle)).collect();
-        let is_copy = |path: &PathBuf| trees::copy_at(path).is_some();
-        let all = members.into_iter().chain(inside(self.dir())).filter(is_copy);
-        all.filter_map(|path| trees::volume_of(&path)).collect()
     }
 
     /// Reads what lies beside all of these, in their order.

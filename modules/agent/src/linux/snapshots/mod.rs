@@ -17,6 +17,8 @@ mod holders;
 mod holdings;
 mod layouts;
 mod listing;
+mod lost;
+mod moved_in;
 mod needs;
 mod nursery;
 mod opened;
@@ -27,6 +29,7 @@ mod set;
 mod sidecar;
 mod spot;
 mod store;
+mod system;
 mod verify;
 mod versions;
 mod volumes;
@@ -40,12 +43,13 @@ use pc_switcher_contract::{Hostname, SetId, SnapshotMember, SnapshotSet};
 use super::btrfs::{Btrfs, KernelBtrfs, SubvolumeInfo};
 use super::machine;
 use super::mounts::Mounts;
+use super::power;
 use super::trees::EVERY;
 use crate::proto::{
     AdoptRequest, Adopted, AgentError, AnnotateSet, CreateSet, CreatedSet, DiffRequest, Diffed,
     ExportRequest, GoodMark, HeldDirectory, HeldRequest, Holdings, HoldingsRequest, ImportRequest, Imported,
     PinRequest, RestoreReply, RestoreRequest, SetRequest, SetsRequest, StoredSet, Strays, SubvolumeFact,
-    TakeSet, Verified, VerifyRequest, Versions, VersionsRequest, Words,
+    TakeSet, Verified, VerifyRequest, Versions, VersionsRequest, VolumeRequest, Words,
 };
 use crate::server::Call;
 
@@ -190,7 +194,7 @@ pub fn list_sets(
     let doubt = needs.as_ref().err().map(ToString::to_string);
     let needs = needs.unwrap_or_default();
     let strays = Store::new(&EVERY, snapshot_dir).list(&|id| needs.of(id), found)?;
-    Ok(Strays { doubt, ..strays })
+    Ok(Strays { doubt, on_battery: power::on_battery(Path::new(power::SUPPLIES)), ..strays })
 }
 
 /// Removes a set that nobody wants to keep. `needs` are read when nobody else takes or removes sets any more.
@@ -215,6 +219,14 @@ pub fn delete_sets(
     needs: impl FnOnce() -> Result<Needs, AgentError>,
 ) -> Result<Vec<(SetId, Option<String>)>, AgentError> {
     Store::new(&EVERY, request.snapshot_dir.as_path()).delete_all(&request.ids, needs)
+}
+
+/// Removes a volume of LVM that is marked as ours and that nothing in the directory names.
+///
+/// # Errors
+/// If it is none of these, somebody has it open, or what LVM says.
+pub fn delete_volume(request: &VolumeRequest) -> Result<(), AgentError> {
+    Store::new(&EVERY, request.snapshot_dir.as_path()).delete_volume(&request.name)
 }
 
 /// Pins a set, or frees it again.
@@ -387,6 +399,8 @@ mod compare_tests;
 #[cfg(test)]
 mod copies_tests;
 #[cfg(test)]
+mod elsewhere_tests;
+#[cfg(test)]
 mod forecast_tests;
 #[cfg(test)]
 mod gains_tests;
@@ -395,6 +409,8 @@ mod good_tests;
 #[cfg(test)]
 mod held_tests;
 #[cfg(test)]
+mod moved_in_tests;
+#[cfg(test)]
 mod order_tests;
 #[cfg(test)]
 mod pins_tests;
@@ -402,6 +418,8 @@ mod pins_tests;
 mod restore_tests;
 #[cfg(test)]
 mod store_tests;
+#[cfg(test)]
+mod system_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

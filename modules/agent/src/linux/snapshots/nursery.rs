@@ -14,6 +14,7 @@ use pc_switcher_contract::{SetId, SnapshotName, SnapshotSet};
 use super::reference::Reference;
 use super::sidecar::{Intent, Meta, Planned, Ready, Said};
 use super::store::{CreationLock, Store, make_dir, make_lasting_dir, remove_cradles};
+use super::system::Looked;
 use crate::proto::AgentError;
 
 /// How soon it is looked again whether the creation lock is free.
@@ -161,8 +162,16 @@ impl<'a> Nursery<'a> {
     }
 
     /// Writes what is to be said of the set while its members are still to be closed.
-    pub(super) fn prepare(&self, set: &SnapshotSet, said: &Said) -> io::Result<Ready> {
-        self.store.sidecar(&self.id).prepare(&Meta::new(set.clone(), said))
+    pub(super) fn prepare(
+        &self,
+        set: &SnapshotSet,
+        said: &Said,
+        looked: Option<&Looked>,
+    ) -> io::Result<Ready> {
+        let sidecar = self.store.sidecar(&self.id);
+        let ready = sidecar.prepare(&Meta::of(set.clone(), said, looked))?;
+        looked.into_iter().for_each(|looked| looked.put_list(sidecar.dir()));
+        Ok(ready)
     }
 
     /// Publishes a set that was prepared: from now on it stands for itself, and for as long as the reference is held nobody removes
@@ -180,10 +189,16 @@ impl<'a> Nursery<'a> {
     ///
     /// # Errors
     /// If that fails; the set is then removed.
-    pub(super) fn finish(self, set: &SnapshotSet, said: &Said) -> io::Result<Option<Reference>> {
+    pub(super) fn finish(
+        self,
+        set: &SnapshotSet,
+        said: &Said,
+        looked: Option<&Looked>,
+    ) -> io::Result<Option<Reference>> {
         let sidecar = self.store.sidecar(&self.id);
         sidecar.unprepare()?;
-        sidecar.put_meta(&Meta::new(set.clone(), said))?;
+        looked.into_iter().for_each(|looked| looked.put_list(sidecar.dir()));
+        sidecar.put_meta(&Meta::of(set.clone(), said, looked))?;
         (self.store.after)("meta");
         sidecar.publish(set)?;
         Ok(self.published())

@@ -13,6 +13,7 @@ use super::nursery::{Cradle, Lasts, Nursery};
 use super::reference::Reference;
 use super::sidecar::{Planned, Said};
 use super::store::Store;
+use super::system;
 use super::untouched;
 use crate::data::trees::Form;
 use crate::linux::btrfs::{Btrfs, SubvolumeInfo};
@@ -33,16 +34,30 @@ pub(super) fn take(
     said: &Said,
 ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
     let sources = sources(store.btrfs, mounts, request)?;
-    take_of(store, &sources, hostname, request, said)
+    take_with(store, &sources, hostname, request, said, IsRunning(true))
 }
 
-/// Takes a set of these trees, wherever they stand; of the request only the names count.
+/// Takes a set of these trees, wherever they stand; of the request only the names count. Which system they are of is not known.
 pub(super) fn take_of(
     store: &Store<'_>,
     sources: &[SubvolumeFact],
     hostname: Hostname,
     request: &TakeSet,
     said: &Said,
+) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
+    take_with(store, sources, hostname, request, said, IsRunning(false))
+}
+
+/// Whether a set is of the system that runs.
+struct IsRunning(bool);
+
+fn take_with(
+    store: &Store<'_>,
+    sources: &[SubvolumeFact],
+    hostname: Hostname,
+    request: &TakeSet,
+    said: &Said,
+    IsRunning(is_running): IsRunning,
 ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
     let (btrfs, snapshot_dir) = (store.btrfs, store.dir());
     let names = names(sources, request)?;
@@ -56,6 +71,9 @@ pub(super) fn take_of(
     let id = SetId { stamp, session: session.clone(), kind };
     let lasts = if is_copies { Lasts::AtOnce } else { Lasts::FromBirth };
     let nursery = Nursery::open(store, store.lock()?, id, planned, lasts)?;
+    let (root, known) = (store.root.clone(), store.known_system());
+    let mut looking = is_running.then(|| thread::spawn(move || system::look(&root, known)));
+    let mut looked = None;
     let unpublished = |error: io::Error| AgentError::io("cannot publish the snapshots", &error);
     for attempt in 1.. {
         let last = attempt == TRIES;
@@ -72,17 +90,24 @@ pub(super) fn take_of(
                 nursery.cradles.iter().zip(&born).map(|(cradle, info)| member(cradle, info)).collect();
             let (hostname, session) = (hostname.clone(), session.clone());
             let set = SnapshotSet { hostname, kind, stamp, session, consistent, members };
+            if let Some(looking) = looking.take() {
+                looked = looking.join().unwrap_or_default();
+            }
             // A copy is closed without any commit.
-            let ready =
-                if is_copies { None } else { Some(nursery.prepare(&set, said).map_err(unpublished)?) };
+            let ready = match is_copies {
+                true => None,
+                false => Some(nursery.prepare(&set, said, looked.as_ref()).map_err(unpublished)?),
+            };
             (store.after)("written");
             let meanwhile = || ready.as_ref().map_or(Ok(()), |ready| ready.sync().map_err(unpublished));
             match publish(store, &nursery.cradles, sources, meanwhile)? {
                 Published::Whole(members) => {
                     let is_ready = ready.is_some() && members == set.members;
                     let set = SnapshotSet { members, ..set };
-                    let reference =
-                        if is_ready { nursery.finish_prepared() } else { nursery.finish(&set, said) };
+                    let reference = match is_ready {
+                        true => nursery.finish_prepared(),
+                        false => nursery.finish(&set, said, looked.as_ref()),
+                    };
                     return Ok((set, reference.map_err(unpublished)?));
                 }
                 Published::Touched(name) if last => {

@@ -5,6 +5,7 @@
 //! | `intent` | what belongs to the set, written before the first member is born |
 //! | `meta.json` | what was taken, and what people said of it |
 //! | `toc` | that the set is whole: last to come, first to go |
+//! | `packages` | which packages were installed, a line each |
 //! | `pinned` | that a pin of the record holds: it can be taken away where nothing can be written any more |
 //! | `good` | that the mark of a good set holds, for the same reason |
 //! | `foreign` | that the members are another tool's |
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use pc_switcher_contract::{SetId, SnapshotMember, SnapshotName, SnapshotSet};
 use serde::{Deserialize, Serialize};
 
+use super::system::{LIST, Looked, Recorded};
 use crate::linux::state::{is_unfinished, sync_dir, write_file, write_to_rename};
 use crate::proto::{GoodBy, Maker, Words};
 
@@ -113,6 +115,9 @@ pub(super) struct Meta {
     /// Whose it is, if not ours: then only its maker removes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) maker: Option<Maker>,
+    /// Which system it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) system: Option<Recorded>,
 }
 
 impl Meta {
@@ -130,7 +135,13 @@ impl Meta {
             pin,
             good_pin: false,
             maker: None,
+            system: None,
         }
+    }
+
+    /// Makes the record of a set that was just taken, with the system that it is of.
+    pub(super) fn of(set: SnapshotSet, said: &Said, looked: Option<&Looked>) -> Self {
+        Self { system: looked.map(|looked| looked.recorded.clone()), ..Self::new(set, said) }
     }
 
     /// Makes the record of what another tool took.
@@ -319,7 +330,7 @@ impl Sidecar {
 
     /// Takes back what was prepared, if it was; not durable yet.
     pub(super) fn unprepare(&self) -> io::Result<()> {
-        for name in [HALF_TOC, META, PINNED] {
+        for name in [HALF_TOC, META, LIST, PINNED] {
             match fs::remove_file(self.dir.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}

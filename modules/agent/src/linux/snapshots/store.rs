@@ -25,6 +25,8 @@ pub(super) const OWN: &str = ".pc-switcher";
 pub(super) struct Store<'a> {
     pub(super) btrfs: &'a dyn Btrfs,
     pub(super) dir: PathBuf,
+    /// The root of the system that sets are of.
+    pub(super) root: PathBuf,
     /// Told after every step that a crash may follow.
     pub(super) after: &'a dyn Fn(&'static str),
 }
@@ -35,7 +37,7 @@ pub(super) struct CreationLock(#[expect(dead_code, reason = "it is held, not rea
 impl<'a> Store<'a> {
     /// Names the store of a directory, which need not exist.
     pub(super) fn new(btrfs: &'a dyn Btrfs, snapshot_dir: &Path) -> Self {
-        Self { btrfs, dir: snapshot_dir.to_owned(), after: &|_| {} }
+        Self { btrfs, dir: snapshot_dir.to_owned(), root: "/".into(), after: &|_| {} }
     }
 
     /// Returns the snapshot directory.

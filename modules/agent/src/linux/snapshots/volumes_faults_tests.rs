@@ -55,6 +55,49 @@ fn a_set_that_was_half_made_in_a_group_that_is_not_attached_waits_for_it() {
 }
 
 #[test]
+fn a_volume_that_nothing_names_goes_when_it_is_named_and_no_other_does() {
+    let Some(bench) = Bench::make() else { return };
+    let set = bench.take(1, &["home"]);
+    bench.lvm.copy_group("copy");
+    bench.lvm.tag_as("data", FIRST);
+    let remove = |name: &str| bench.with(|store| store.delete_volume(name));
+    let lost = format!("copy/{FIRST}");
+    assert!(bench.list_all().1.volumes.contains(&lost));
+    said(&remove(&format!("vg0/{FIRST}")).unwrap_err(), "no volume of ours that nothing");
+    said(&remove("vg0/home").unwrap_err(), "no volume of ours that nothing");
+    said(&remove("vg0/data").unwrap_err(), "it is writable");
+    bench.lvm.remove_nothing(true);
+    said(&remove(&lost).unwrap_err(), "`lvremove` left volume");
+    bench.lvm.remove_nothing(false);
+    bench.lvm.commands();
+    remove(&lost).unwrap();
+    let commands = bench.lvm.commands();
+    assert!(commands.len() == 1 && commands[0].contains("vg_uuid=group-1 copy"), "{commands:?}");
+    said(&remove(&lost).unwrap_err(), "no volume of ours that nothing");
+    assert!(bench.lvm.names().contains(&FIRST.to_owned()), "that of the set is there");
+    assert_eq!(bench.list_all().0[0].missing, []);
+    bench.delete(&set).unwrap();
+}
+
+#[test]
+fn a_volume_that_nothing_names_stays_while_somebody_has_it_open() {
+    let Some(bench) = Bench::make() else { return };
+    let set = bench.take(1, &["home"]);
+    let label = set.members[0].path.as_path();
+    bench.with(|store| store.btrfs.set_readonly(label, false)).unwrap();
+    fs::remove_dir_all(bench.at("snaps/.pc-switcher/sets").join(set.id().to_string())).unwrap();
+    fs::remove_dir(label).unwrap();
+    let lost = format!("vg0/{FIRST}");
+    bench.lvm.hold(FIRST, true);
+    let remove = || bench.with(|store| store.delete_volume(&lost));
+    said(&remove().unwrap_err(), "it is open");
+    assert!(bench.lvm.names().contains(&FIRST.to_owned()));
+    bench.lvm.hold(FIRST, false);
+    remove().unwrap();
+    assert!(!bench.lvm.names().contains(&FIRST.to_owned()));
+}
+
+#[test]
 fn copies_of_a_group_and_volumes_that_were_given_our_tag_are_never_touched() {
     let Some(bench) = Bench::make() else { return };
     let (first, second) = (bench.take(1, &["home"]), bench.take(2, &["home"]));

@@ -1,0 +1,141 @@
+//! Sets that lie in another directory, as after `snapshot_dir` got a subvolume of its own: a read-only snapshot cannot be moved
+//! (facts/btrfs.md B19), so each is snapshotted once more, and what it was made of stays for whoever removes it.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotName};
+
+use super::set;
+use super::sidecar::{Meta, Said};
+use super::store::Store;
+use crate::linux::btrfs::SubvolumeInfo;
+use crate::proto::{Adopted, AgentError, AgentErrorKind, SubvolumeFact, TakeSet, Words};
+
+/// A snapshot with a name of ours that lies elsewhere.
+struct Found {
+    path: BytePath,
+    name: SnapshotName,
+    info: SubvolumeInfo,
+}
+
+impl Store<'_> {
+    /// Takes sets of what lies in these directories under names of ours, in the order in which btrfs made them.
+    ///
+    /// # Errors
+    /// If a directory cannot be read, or the disk is full.
+    pub(super) fn take_in(&self, hostname: &Hostname, dirs: &[BytePath]) -> Result<Adopted, AgentError> {
+        let mut adopted = Adopted::default();
+        for dir in dirs {
+            if fs::canonicalize(dir.as_path()).ok() == fs::canonicalize(self.dir()).ok() {
+                let text = format!(
+                    "`{dir}` is where our snapshots lie; what is lost there is found without `--dir`"
+                );
+                return Err(AgentError::failed(text));
+            }
+            let mut sets = self.named_in(dir, &mut adopted)?;
+            sets.sort_by_key(|(_, members)| members.iter().map(|one| one.info.otransid).min());
+            for (id, members) in sets {
+                self.take_one_in(hostname, dir, id, members, &mut adopted)?;
+            }
+            adopted.looked.push(dir.clone());
+        }
+        Ok(adopted)
+    }
+
+    /// Returns the snapshots in a directory that have names of ours, set by set; what is in doubt is left.
+    fn named_in(
+        &self,
+        dir: &BytePath,
+        adopted: &mut Adopted,
+    ) -> Result<Vec<(SetId, Vec<Found>)>, AgentError> {
+        let failed = |error: std::io::Error| AgentError::io(format!("cannot read `{dir}`"), &error);
+        let mut sets: BTreeMap<SetId, Vec<Found>> = BTreeMap::new();
+        for entry in fs::read_dir(dir.as_path()).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_str().and_then(|name| name.parse::<SnapshotName>().ok());
+            let Some(name) = name else { continue };
+            let path = BytePath::from(entry.path().as_path());
+            if name.subvolume.directory().is_some() {
+                let why = "it is a copy of a directory: `snapshots export` and `import` bring its set over";
+                adopted.left.push((path, why.into()));
+                continue;
+            }
+            let id = SetId { stamp: name.stamp, session: name.session.clone(), kind: name.kind };
+            match self.btrfs.subvolume(path.as_path()) {
+                Ok(info) => sets.entry(id).or_default().push(Found { path, name, info }),
+                Err(error) => adopted.left.push((path, error.to_string())),
+            }
+        }
+        Ok(sets.into_iter().collect())
+    }
+
+    fn take_one_in(
+        &self,
+        hostname: &Hostname,
+        dir: &BytePath,
+        id: SetId,
+        members: Vec<Found>,
+        adopted: &mut Adopted,
+    ) -> Result<(), AgentError> {
+        if let Ok(known) = self.published(&id) {
+            let has = |one: &Found| known.set.members.iter().any(|it| it.source_uuid == one.info.uuid.hex());
+            match members.iter().all(has) {
+                true => adopted.known += 1,
+                false => {
+                    let left = members.into_iter().filter(|one| !has(one));
+                    adopted
+                        .left
+                        .extend(left.map(|one| (one.path, format!("set `{id}` is there without it"))));
+                }
+            }
+            return Ok(());
+        }
+        let mut sources = Vec::new();
+        for Found { path, name, info } in members {
+            let subvolume = name.subvolume.clone();
+            match self.orphan(&id, &path, name).and_then(|_| self.source(&path, subvolume, &info)) {
+                Ok(source) => sources.push(source),
+                Err(why) => adopted.left.push((path, why)),
+            }
+        }
+        let Some(first) = sources.first().map(|source| source.mount_point.clone()) else { return Ok(()) };
+        let record = Store::new(self.btrfs, dir.as_path()).published(&id).ok();
+        let SetId { stamp, session, kind } = id.clone();
+        let request =
+            TakeSet { session, stamp, kind, snapshot_dir: self.dir().into(), subvolumes: Vec::new() };
+        let hostname = record.as_ref().map_or(hostname, |meta| &meta.set.hostname).clone();
+        match set::take_of(self, &sources, hostname, &request, &said(record.as_ref(), dir)) {
+            Ok(_) => adopted.sets.push(id),
+            Err(error) if error.kind == AgentErrorKind::NoSpace => return Err(error),
+            Err(error) => adopted.left.push((first, error.message)),
+        }
+        Ok(())
+    }
+
+    fn source(
+        &self,
+        path: &BytePath,
+        name: pc_switcher_contract::SubvolumeName,
+        info: &SubvolumeInfo,
+    ) -> Result<SubvolumeFact, String> {
+        let fs_uuid = self.btrfs.fs_uuid(path.as_path()).map_err(|error| error.to_string())?.dashed();
+        Ok(SubvolumeFact {
+            name,
+            mount_point: path.clone(),
+            uuid: info.uuid.hex(),
+            id: info.id,
+            fs_uuid,
+            generation: info.generation,
+        })
+    }
+}
+
+/// What is said of a set that came from elsewhere: what was said of it there, but for the mark of a good one, which is given to what
+/// stands where a rollback finds it. It is pinned: whether its sync changed something here nobody knows any more.
+fn said(record: Option<&Meta>, dir: &BytePath) -> Said {
+    let mut words = record.map(|meta| meta.words.clone()).unwrap_or_default();
+    let note = words.note.take().unwrap_or_else(|| format!("it lay in `{dir}`"));
+    let words = Words { note: Some(note), good: false, good_by: Default::default(), ..words };
+    Said { pinned: true, words }
+}

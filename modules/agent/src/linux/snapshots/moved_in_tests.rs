@@ -1,0 +1,93 @@
+//! Sets that come from another directory.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::tests::Bench;
+use super::*;
+use crate::linux::btrfs::model::Fault;
+use crate::proto::Maker;
+
+const NAME: &str = "@home-presync-20251115T120000Z-abc12345";
+
+/// Two directories: where sets lie, and where they lay.
+struct Move {
+    bench: Bench,
+}
+
+impl Move {
+    fn new() -> Self {
+        let bench = Bench::new();
+        fs::create_dir(bench.top.join("@/before")).unwrap();
+        Self { bench }
+    }
+
+    fn old(&self) -> PathBuf {
+        self.bench.top.join("@/before")
+    }
+
+    fn take_before(&self, session: &str) -> SnapshotSet {
+        self.bench.take_in(&Store::new(&self.bench.model, &self.old()), session).unwrap().0
+    }
+
+    fn adopt(&self, dir: PathBuf) -> Result<Adopted, AgentError> {
+        let request = AdoptRequest {
+            snapshot_dir: self.bench.dir().as_path().into(),
+            from: Maker::Orphan,
+            dirs: vec![dir.as_path().into()],
+        };
+        let mounts = Mounts::parse(b"20 1 8:1 / / rw - ext4 x rw\n");
+        self.bench.store().adopt(&mounts, &"laptop".parse().unwrap(), &request)
+    }
+}
+
+#[test]
+fn sets_of_another_directory_come_in_whole_with_what_was_said_of_them_and_stay_where_they_were() {
+    let moved = Move::new();
+    let before = moved.take_before("abc12345");
+    let second = moved.take_before("abc12346");
+    let old = Store::new(&moved.bench.model, &moved.old());
+    old.say(&before.id(), |meta| meta.words.note = Some("the last one that prints".into())).unwrap();
+    fs::remove_dir_all(moved.old().join(".pc-switcher/sets").join(second.id().to_string())).unwrap();
+
+    let adopted = moved.adopt(moved.old()).unwrap();
+    assert_eq!((adopted.sets, adopted.left, adopted.known), (vec![before.id(), second.id()], vec![], 0));
+    let (sets, strays) = moved.bench.list();
+    assert!(strays.orphans.is_empty(), "{strays:?}");
+    let came = &sets[0];
+    assert_eq!((came.set.id(), came.set.members.len(), came.pinned), (before.id(), 2, true));
+    assert_eq!(came.words.note.as_deref(), Some("the last one that prints"));
+    assert!(sets[1].words.note.as_ref().unwrap().contains("@/before"), "{:?}", sets[1].words);
+    assert!(sets[0].set.transaction() < sets[1].set.transaction(), "their order stays");
+    let member = came.set.members.iter().find(|member| member.name.to_string() == NAME).unwrap();
+    check_member(&moved.bench.model, member).unwrap();
+    assert_eq!(fs::read_to_string(member.path.as_path().join("letter")).unwrap(), "dear");
+    assert!(moved.old().join(NAME).exists(), "what it was made of stays");
+
+    let again = moved.adopt(moved.old()).unwrap();
+    assert_eq!((again.sets, again.left, again.known), (vec![], vec![], 2));
+    let own = moved.adopt(moved.bench.dir()).unwrap_err();
+    assert!(own.message.contains("without `--dir`"), "{own}");
+    assert!(moved.adopt(moved.old().join("nowhere")).unwrap_err().message.contains("cannot read"));
+}
+
+#[test]
+fn what_was_changed_or_is_no_snapshot_stays_outside_and_a_failure_leaves_nothing_half() {
+    let moved = Move::new();
+    moved.take_before("abc12345");
+    fs::create_dir(moved.old().join("@home-presync-20251115T120000Z-00000001")).unwrap();
+    fs::create_dir(moved.old().join("%2Fhome-manual-20251115T120000Z-00000002")).unwrap();
+    moved.bench.model.set_readonly(&moved.old().join(NAME), false).unwrap();
+    let adopted = moved.adopt(moved.old()).unwrap();
+    assert_eq!(adopted.left.len(), 3, "{adopted:?}");
+    let why = |word: &str| adopted.left.iter().any(|(_, why)| why.contains(word));
+    assert!(why("it is writable") && why("is a copy of a directory"), "{adopted:?}");
+    let (sets, _) = moved.bench.list();
+    assert_eq!((sets.len(), sets[0].set.members.len()), (1, 1), "the other member came in");
+
+    let moved = Move::new();
+    moved.take_before("abc12345");
+    moved.bench.model.fail(Fault::Snapshot(1, libc::ENOSPC));
+    assert_eq!(moved.adopt(moved.old()).unwrap_err().kind, crate::proto::AgentErrorKind::NoSpace);
+    assert!(moved.bench.left().is_empty() && moved.bench.sidecars().is_empty());
+}
