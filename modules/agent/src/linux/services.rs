@@ -228,7 +228,7 @@ impl LinuxServices {
         let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         match held.as_ref() {
             Some(_) => {
-                rollback::redo(&self.state, self.options.watch.as_ref())?;
+                rollback::redo_at_once(&self.state, self.options.watch.as_ref())?;
                 redo(&self.state, patience, self.options.watch.as_ref())
             }
             None => Err(AgentError::protocol("a redo needs the machine's lock")),
@@ -256,7 +256,7 @@ impl LinuxServices {
         }
         let stays = matches!(order, RollbackOrder::Confirm(_) | RollbackOrder::Stay);
         let place = stays.then(|| self.state.get(rollback::POINTER)).transpose()?.flatten();
-        let look = rollback::run(&by_pins(order), &self.state, self.options.watch.as_ref())?;
+        let look = rollback::run_at_once(&by_pins(order), &self.state, self.options.watch.as_ref())?;
         if let Some(place) = place {
             boot::trusted(pc_switcher_contract::BytePath::new(place).as_path());
         }

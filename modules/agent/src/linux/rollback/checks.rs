@@ -259,7 +259,7 @@ pub(super) fn mounted(places: &[Place<'_>]) -> Vec<SubvolumeName> {
 }
 
 /// Returns how mount tables call a btrfs; it has one number however many of its subvolumes are mounted. `None` if we do not see it.
-fn device_of(fs_uuid: &str) -> Option<String> {
+pub(super) fn device_of(fs_uuid: &str) -> Option<String> {
     let table = Mounts::read().ok()?;
     let is_it = |mount: &&Mount| {
         mount.is_btrfs()

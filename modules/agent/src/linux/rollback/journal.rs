@@ -24,6 +24,9 @@ const WORKED: &str = "rollback/worked";
 /// The key that names subvolumes that are read-only, and writable while they move: a uuid a line.
 const UNSEALED: &str = "rollback/unsealed";
 
+/// The key of what goes back without a restart.
+const AT_ONCE: &str = "rollback/at-once";
+
 /// The inode of the root of each btrfs subvolume.
 const SUBVOLUME_ROOT: u64 = 256;
 
@@ -126,6 +129,16 @@ impl<'a> Journal<'a> {
         self.place()?.map_or(Ok(()), |place| place.put(UNSEALED, None))
     }
 
+    /// Notes what goes back without a restart, durably.
+    pub(super) fn note_at_once(&self, notes: Option<&[u8]>) -> Result<(), AgentError> {
+        self.place()?.map_or(Ok(()), |place| place.put(AT_ONCE, notes))
+    }
+
+    /// Returns that.
+    pub(super) fn at_once(&self) -> Result<Option<Vec<u8>>, AgentError> {
+        self.place()?.map_or(Ok(None), |place| place.get(AT_ONCE))
+    }
+
     /// Removes what was being written to it when the power went, and what says where it is if it was not begun. The caller holds
     /// the machine's lock.
     pub(super) fn tidy(&self) -> Result<(), AgentError> {
@@ -151,6 +164,7 @@ impl<'a> Journal<'a> {
     pub(super) fn end(&self) -> Result<(), AgentError> {
         if let Some(place) = self.place()? {
             place.put(WORKED, None)?;
+            place.put(AT_ONCE, None)?;
             place.put(KEY, None)?;
         }
         self.state.put(POINTER, None)
