@@ -93,6 +93,7 @@ pub fn run(snapshot_dir: &BytePath, order: &BootOrder) -> Result<BootLook, Agent
         BootOrder::Off => count::remove(dir).map_err(failed)?,
         BootOrder::Healthy => healthy(dir, &boot_id()?).map_err(failed)?,
         BootOrder::Red => red(dir, &boot_id()?).map_err(failed)?,
+        BootOrder::Unknown => unknown(dir, &boot_id()?).map_err(failed)?,
     }
     Ok(BootLook { counted: count::read(dir).map_err(failed)?, ..BootLook::default() })
 }
@@ -120,6 +121,20 @@ fn red(snapshot_dir: &Path, boot_id: &str) -> io::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Nobody can tell whether this start is well: it is taken off the count, and what was known before is known still.
+fn unknown(snapshot_dir: &Path, boot_id: &str) -> io::Result<()> {
+    match count::read(snapshot_dir)? {
+        Counted::So(found) if found.boot_id == boot_id => take_off(snapshot_dir, found),
+        _ => Ok(()),
+    }
+}
+
+/// Takes a start off the count, once: it has no id then.
+fn take_off(snapshot_dir: &Path, found: BootCount) -> io::Result<()> {
+    let starts = found.starts.saturating_sub(1);
+    count::write_or_remove(snapshot_dir, &BootCount { starts, boot_id: String::new(), red: false, ..found })
 }
 
 /// Somebody says that what was put in place stays: whoever can say so has seen it start. What cannot be written is left.
