@@ -153,6 +153,7 @@ pub fn redo_alone(options: &AgentOptions) -> Result<Option<Vec<Redone>>, AgentEr
         None => Ok(None),
         Some(_lock) => {
             let state = StateDir::new(options.state_dir.clone());
+            rollback::wait_for_snapshots(&state);
             // Neither waits for the other: snapshots that are not mounted keep no commit from its end.
             let back = rollback::redo(&state, options.watch.as_ref());
             let redone = redo(&state, Patience::TryAgainLater, options.watch.as_ref())?;
@@ -170,6 +171,7 @@ pub fn rollback_alone(options: &AgentOptions) -> Result<Option<RollbackLook>, Ag
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let Some(_lock) = lock_alone(options)? else { return Ok(None) };
     let state = StateDir::new(options.state_dir.clone());
+    rollback::wait_for_snapshots(&state);
     rollback::redo(&state, options.watch.as_ref())?;
     rollback::run(&RollbackOrder::Look, &state, options.watch.as_ref()).map(Some)
 }

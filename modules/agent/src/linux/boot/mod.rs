@@ -274,7 +274,7 @@ fn step(
     // What was cut off is brought to its end, whatever time that takes.
     let ask_standing = || {
         patience.shield();
-        let found = standing(&last, state, watch);
+        let found = standing(&early.snapshot_dir, &last, state, watch);
         patience.unshield();
         found
     };
@@ -330,8 +330,8 @@ fn begun(early: &Early) -> u64 {
 }
 
 /// How the rollback of the machine stands; `last` is what was counted up to the start before.
-fn standing(last: &BootCount, state: &StateDir, watch: &dyn Watch) -> Standing {
-    match rollback::settle(state, watch) {
+fn standing(snapshot_dir: &BytePath, last: &BootCount, state: &StateDir, watch: &dyn Watch) -> Standing {
+    match rollback::settle(snapshot_dir, state, watch) {
         Ok(Stand::Free) => Standing::Free,
         Ok(Stand::OnTrial) => Standing::OnTrial,
         Ok(Stand::Settled(what)) => Standing::Settled(what),

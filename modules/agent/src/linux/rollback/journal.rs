@@ -56,15 +56,29 @@ impl<'a> Journal<'a> {
         self.state.put(POINTER, Some(snapshot_dir.as_bytes()))
     }
 
+    /// Returns the rollback whose journal lies beside these snapshots though the machine state does not say so: the state was lost, or
+    /// somebody has put another tree in place.
+    pub(super) fn stray(&self, snapshot_dir: &BytePath) -> Result<Option<RollbackState>, AgentError> {
+        if self.state.get(POINTER)?.is_some() {
+            return Ok(None);
+        }
+        let place = store(snapshot_dir);
+        if place.root().is_dir() { read_from(&place) } else { Ok(None) }
+    }
+
+    /// Has the machine state say where such a journal is.
+    pub(super) fn adopt(&self, snapshot_dir: &BytePath) -> Result<(), AgentError> {
+        match self.stray(snapshot_dir)? {
+            Some(_) => self.begin(snapshot_dir),
+            None => Ok(()),
+        }
+    }
+
     /// Reads it; `None` if there is no rollback.
     pub(super) fn read(&self) -> Result<Option<RollbackState>, AgentError> {
         let Some(place) = self.place()? else { return Ok(None) };
         is_there(&place)?;
-        let Some(bytes) = place.get(KEY)? else { return Ok(None) };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-            let path = place.root().join(KEY);
-            AgentError::failed(format!("the journal `{}` cannot be read: {error}", path.display()))
-        })
+        read_from(&place)
     }
 
     /// Writes it, durably.
@@ -169,6 +183,14 @@ impl<'a> Journal<'a> {
         }
         self.state.put(POINTER, None)
     }
+}
+
+fn read_from(place: &StateDir) -> Result<Option<RollbackState>, AgentError> {
+    let Some(bytes) = place.get(KEY)? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+        let path = place.root().join(KEY);
+        AgentError::failed(format!("the journal `{}` cannot be read: {error}", path.display()))
+    })
 }
 
 /// Whether this machine gave its word for a rollback, whatever became of its journal.

@@ -12,6 +12,7 @@ mod checks;
 mod fallback;
 mod inside;
 mod journal;
+mod late;
 mod live;
 mod nested;
 mod records;
@@ -35,6 +36,7 @@ mod trial_tests;
 pub(crate) use carried::below as own_below;
 pub(crate) use fallback::{Stand, fall_back, in_place, settle, take_back};
 pub use journal::POINTER;
+pub(crate) use late::wait_for_snapshots;
 pub use trial::{at_boot, attend_later, watch};
 
 use std::io;
@@ -48,7 +50,7 @@ use self::top::Top;
 use crate::data::apply::Watch;
 use crate::linux::install::Unit;
 use crate::linux::snapshots::keep_trees;
-use crate::linux::state::StateDir;
+use crate::linux::state::{STATE_PATH, StateDir};
 use crate::proto::{
     AgentError, Returned, RollbackLook, RollbackOrder, RollbackPhase, RollbackState, RollbackWish,
     SubvolumeFact, TakeSet, Trial,
@@ -201,6 +203,9 @@ fn check(wish: &RollbackWish, journal: &Journal<'_>) -> Result<RollbackLook, Age
     if let Some(state) = &found.state {
         return Ok(RollbackLook { problems: vec![not_yet(state)], ..found });
     }
+    if let Some(stray) = journal.stray(&wish.snapshot_dir)? {
+        return Ok(RollbackLook { problems: vec![unknown(&stray, wish)], ..found });
+    }
     let checks::Checked { members, problems, is_vital, unattended, along: inside, more: inside_more } =
         checks::check(wish)?;
     let no_unit = |unit: Unit| format!("the boot does not start `{}`", unit.name());
@@ -221,6 +226,17 @@ fn not_yet(found: &RollbackState) -> String {
         "rollback {} is not over; `pc-switcher rollback confirm` keeps it for good, `pc-switcher rollback cancel` takes it \
          back",
         found.session
+    )
+}
+
+/// Says that nobody knows of a rollback any more but its journal.
+fn unknown(stray: &RollbackState, wish: &RollbackWish) -> String {
+    let dir = &wish.snapshot_dir;
+    format!(
+        "rollback {} is not over by its journal in `{dir}/.pc-switcher/rollback`, of which this machine's own state says nothing: it was lost, \
+         or somebody put another tree in place. `printf %s {dir} | sudo tee {STATE_PATH}/{POINTER}` has it known again, and then \
+         `pc-switcher rollback status` says how it stands",
+        stray.session
     )
 }
 
@@ -257,6 +273,9 @@ fn prepare(
 ) -> Result<(), AgentError> {
     if let Some(found) = journal.read()? {
         return Err(AgentError::failed(not_yet(&found)));
+    }
+    if let Some(stray) = journal.stray(&wish.snapshot_dir)? {
+        return Err(AgentError::failed(unknown(&stray, wish)));
     }
     let checked = checks::check(wish)?;
     if !checked.problems.is_empty() || checked.members.is_empty() {
