@@ -89,7 +89,7 @@ fn along(done: &Done, to: &SetId) -> Vec<String> {
     said.extend(
         (look.inside_more > 0).then(|| format!("  {} more come along and do not go back", look.inside_more)),
     );
-    said.extend(look.late.as_ref().map(|why| {
+    said.extend(look.late.as_ref().filter(|_| !all_at_once(done)).map(|why| {
         format!("{why}: they come along when pc-switcher is next used on {} after the restart", done.hostname)
     }));
     said

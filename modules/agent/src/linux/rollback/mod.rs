@@ -570,9 +570,9 @@ fn keep_beside(
         subvolumes: Vec::new(),
     };
     let note = format!(
-        "what was written between rollback {}{} and the restart",
+        "what was written to the former trees after rollback {}{}",
         now.session,
-        if now.phase == RollbackPhase::Cancelled { ", its way back" } else { "" }
+        if now.phase == RollbackPhase::Cancelled { " was taken back" } else { "" }
     );
     Ok(keep_trees(trees, &request, note)?.map(|set| set.id()))
 }
