@@ -275,8 +275,7 @@ fn quotas(seen: &Seen) -> Vec<Finding> {
 
 fn boot(seen: &Seen) -> Option<Finding> {
     let (point, fs_type) = seen.diagnosis.boot.as_ref()?;
-    let text =
-        format!("`{point}` is a file system of its own ({fs_type}): kernels are in no snapshot of `@`");
+    let text = format!("`{point}` is a file system of its own ({fs_type}): kernels do not go back with `@`");
     Some(Finding::new(seen.hostname(), Gravity::Note, "boot", text))
 }
 

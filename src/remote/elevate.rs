@@ -131,7 +131,8 @@ impl Starter {
 
     fn open_local(&self, argv: &[OsString]) -> Result<(Channel, Option<u32>), ExecError> {
         let mut command = Command::new(&argv[0]);
-        command.args(&argv[1..]).env("LC_ALL", "C.UTF-8");
+        // A home in which we work ourselves could not go back without a restart.
+        command.args(&argv[1..]).env("LC_ALL", "C.UTF-8").current_dir("/");
         launch::own_session(&mut command);
         open_local(command, &self.hostname)
     }
@@ -146,7 +147,7 @@ impl Starter {
         match &self.place {
             Place::Here => self.open_local(&argv),
             Place::There(channels) => {
-                let mut line = "exec env LC_ALL=C.UTF-8".to_owned();
+                let mut line = "cd /; exec env LC_ALL=C.UTF-8".to_owned();
                 for word in &argv {
                     line.push(' ');
                     line.push_str(&String::from_utf8_lossy(&watchdog::quote(word)));

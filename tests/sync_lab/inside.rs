@@ -93,6 +93,49 @@ fn what_a_service_has_in_a_subvolume_inside_comes_along_before_it_starts_and_bac
 }
 
 #[test]
+fn services_that_hear_of_mounts_find_what_went_back_at_once_and_one_that_does_not_keeps_it_from_that() {
+    let Some(lab) = WITH_SERVICES.take() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "echo good >letter");
+    first_sync(&lab);
+    run(desk, &Cmd::new("pc-switcher").args(["snapshots", "good"]).as_alice()).ends_with(0);
+    let unit = |name: &str, words: &str| {
+        let text =
+            format!("[Unit]\nRequiresMountsFor=/home\n[Service]\n{words}\nExecStart=/bin/sleep 3600\n");
+        let path = format!("/etc/systemd/system/{name}.service");
+        desk.write_file(&path, text.as_bytes(), 0o644, "root").unwrap();
+        root(desk, &format!("systemctl daemon-reload; systemctl start {name}"));
+    };
+    let pid = |name: &str| root(desk, &format!("systemctl show -P MainPID {name}")).trim().to_owned();
+    unit("hears", "PrivateTmp=yes");
+    unit("sees-none", "ProtectHome=yes");
+    let pids = [pid("hears"), pid("sees-none")];
+    alice(desk, "echo bad >letter");
+    let to = ["good", "--subvol", "@home", "--machine", "desk"];
+    rollback(laptop, &to).ends_with(0).says(&["in place now: no restart is needed"]);
+    assert_eq!([pid("hears"), pid("sees-none")], pids, "nothing was stopped");
+    assert_eq!(root(desk, "systemctl is-active home.mount"), "active\n");
+    let seen = |pid: &str| root(desk, &format!("nsenter -t {pid} -m cat /home/alice/letter 2>&1 || true"));
+    assert_eq!(seen(&pids[0]), "good\n");
+    assert!(seen(&pids[1]).contains("letter"), "it sees no homes: {}", seen(&pids[1]));
+    rollback(laptop, &["cancel", "--machine", "desk"]).ends_with(0).says(&["in place now"]);
+    assert_eq!(seen(&pids[0]), "bad\n");
+    rollback(laptop, &["confirm", "--machine", "desk"]).ends_with(0);
+
+    unit("keeps", "MountFlags=private\nPrivateMounts=yes");
+    let named = format!("used by `sleep` (pid {}, root)", pid("keeps"));
+    rollback(laptop, &to).ends_with(0).says(&["start desk anew", &named]);
+    assert_eq!(seen(&pids[0]), "bad\n");
+    root(desk, "systemctl stop keeps");
+    rollback(laptop, &to).ends_with(0).says(&["in place now"]);
+    assert_eq!(seen(&pids[0]), "good\n");
+    rollback(laptop, &["confirm", "--machine", "desk"]).ends_with(0);
+    root(desk, "systemctl stop hears sees-none");
+    assert_eq!(beside(desk), "");
+    assert_nothing_runs(&[laptop, desk], SOON);
+}
+
+#[test]
 fn work_in_the_place_of_a_subvolume_that_comes_late_stays_and_both_are_told() {
     let Some(lab) = lab() else { return };
     let desk = lab.desk();

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use pc_switcher_testkit::lab::{Cmd, DiskCache, Machine};
+use pc_switcher_testkit::lab::{Cmd, DiskCache, Machine, Running};
 use pc_switcher_testkit::manifest::assert_same_tree;
 
 use crate::hosts::{
-    Ran, SOON, alice, assert_nothing_runs, configure, first_sync, home, identity, lab, picture, root, run,
-    sync, wait_for,
+    HOME, Ran, SOON, alice, assert_nothing_runs, configure, first_sync, home, identity, lab, picture, root,
+    run, sync, wait_for,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -66,6 +66,7 @@ fn the_home_goes_back_after_a_restart_and_no_sync_starts_before_that() {
         "marked by hand",
     ]);
 
+    let _shell = in_her_home(desk);
     let said = rollback(desk, &[&session, "--subvol", "@home", "--machine", "target"]).ends_with(0);
     said.says(&["desk: `@home` went back to set", "start desk anew", "-prerollback"]);
     assert_eq!(alice(desk, "cat letter; echo late >late"), "bad\n", "what runs works on in the former tree");
@@ -89,6 +90,71 @@ fn the_home_goes_back_after_a_restart_and_no_sync_starts_before_that() {
     assert_eq!(late, "late\n", "what was written before the restart is in a set");
     rollback(desk, &["status"]).ends_with(0).says(&["there is no rollback"]);
     assert_eq!(alice(desk, "cat letter"), "good\n");
+    assert_nothing_runs(&[laptop, desk], SOON);
+}
+
+/// Alice works on a machine.
+fn in_her_home(machine: &Machine) -> Running {
+    let shell = machine.spawn(&Cmd::script("exec sleep 3600").as_alice()).unwrap();
+    wait_for("alice's shell", MINUTE, || {
+        root(machine, "readlink /proc/$(pgrep -f '^sleep 3600' | head -n 1)/cwd || true").trim() == HOME
+    });
+    shell
+}
+
+#[test]
+fn a_home_that_nobody_uses_goes_back_at_once_and_one_with_a_shell_in_it_when_that_is_over() {
+    let Some(lab) = lab() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "echo good >letter");
+    first_sync(&lab);
+    let before = home(desk);
+    alice(laptop, "echo bad >letter; mkdir fresh");
+    let session = session_of(&sync(laptop, "desk", &[]).ends_with(0));
+    let after = home(desk);
+    let to = [session.as_str(), "--subvol", "@home", "--machine", "desk"];
+    let mount = || root(desk, "findmnt -rno TARGET,FSROOT,OPTIONS /home | sed 's/subvolid=[0-9]*//'");
+    let mounted = mount();
+
+    let planned = rollback(laptop, &[&to[..], &["--plan"]].concat()).ends_with(0);
+    assert!(!planned.text.contains("started anew"), "{}", planned.text);
+    planned.says(&["`@home` goes back at once: nobody uses it"]);
+    let done = rollback(laptop, &to).ends_with(0);
+    assert!(!done.text.contains("start desk anew"), "{}", done.text);
+    done.says(&["desk: `@home` went back to set", "it is in place now: no restart is needed"]);
+    assert_same_tree(&before, &home(desk));
+    assert_eq!(mount(), mounted);
+    rollback(laptop, &["status", "--machine", "desk"]).ends_with(0).says(&["in place now"]);
+    sync(laptop, "desk", &[]).ends_with(7).says(&["--allow-first-sync"]);
+    alice(desk, "echo work >work");
+    rollback(laptop, &["cancel", "--machine", "desk"]).ends_with(0).says(&[
+        "the rollback is taken back",
+        "what was done since it is kept",
+        "in place now",
+    ]);
+    assert_same_tree(&after, &home(desk));
+    rollback(laptop, &["confirm", "--machine", "desk"]).ends_with(0);
+    assert_eq!((beside(desk), mount()), (String::new(), mounted.clone()));
+
+    let shell = in_her_home(desk);
+    let named = ["used by `sleep` (pid ", ", alice)"];
+    let planned = rollback(laptop, &[&to[..], &["--plan"]].concat()).ends_with(0).says(&named);
+    planned.says(&["`@home` needs a restart", "desk would have to be started anew"]);
+    let done = rollback(laptop, &to).ends_with(0).says(&named);
+    done.says(&["start desk anew", "log out there", "give the same command again"]);
+    assert_eq!(alice(desk, "cat letter"), "bad\n");
+    rollback(laptop, &to).ends_with(0).says(&named);
+    sync(laptop, "desk", &[]).ends_with(7).says(&["former tree of `@home`"]);
+    drop(shell);
+    rollback(laptop, &to).ends_with(0).says(&["it is in place now: no restart is needed"]);
+    assert_same_tree(&before, &home(desk));
+    rollback(laptop, &to).ends_with(7).says(&["is not over"]);
+    // What is in place is what the next start finds.
+    restart(desk);
+    assert_same_tree(&before, &home(desk));
+    assert_eq!(mount(), mounted);
+    rollback(laptop, &["confirm", "--machine", "desk"]).ends_with(0).says(&["the rollback is kept"]);
+    assert_eq!(beside(desk), "");
     assert_nothing_runs(&[laptop, desk], SOON);
 }
 

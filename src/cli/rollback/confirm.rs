@@ -105,7 +105,7 @@ pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliErr
         });
     }
     let kept = done.look.kept.as_ref();
-    let kept = kept.map(|set| format!("  what was written to it before the restart is kept as set {set}"));
+    let kept = kept.map(|set| format!("  what was written to it meanwhile is kept as set {set}"));
     if context.global.json {
         let mut value = render::json(&done);
         value["unmarked"] = json!(unmarked.sets);

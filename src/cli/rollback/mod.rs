@@ -1,5 +1,6 @@
 //! `rollback`: takes whole subvolumes of a machine back to a set of snapshots.
 
+mod again;
 mod choose;
 mod confirm;
 pub(super) mod marks;
@@ -33,7 +34,8 @@ use crate::orchestrator::{met, phases};
 ///
 /// Everything in them becomes what it was when the set was taken, but for what belongs to the machine: its name and keys,
 /// who may log in, and what pc-switcher remembers. Subvolumes inside of them are in no snapshot of theirs and come along as
-/// they are. What runs works on in the former tree until the machine is started anew.
+/// they are. A subvolume that nobody uses goes back at once; what runs works on in the former tree of any other until the machine
+/// is started anew, or until the same command is given again when nobody uses it any more.
 /// The former tree is kept: `rollback cancel` puts it back, `rollback confirm` removes it. `undo` is gentler: it takes a
 /// sync back path by path, while people work.
 ///
@@ -176,11 +178,15 @@ fn roll_back(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let which = which::which(what, args.place.machine.as_deref(), context)?;
     let all = with_machines(which.other(), &context.env, async |contact| {
         let agents = agents(&which, contact).await?;
+        let waiting = again::waiting(&agents).await?;
         for agent in &agents {
             begin(agent, contact).await?;
         }
         if let [here, there] = agents.as_slice() {
             met::settle(here, there).await?;
+        }
+        if let Some(all) = again::of(&agents, &args.to, &waiting, &config).await? {
+            return Ok(Ok(all));
         }
         go_back(&agents, &args.to, asked, &config).await
     })??;
@@ -248,6 +254,9 @@ pub(super) async fn go_back(
         let mut look = agent.rollback(RollbackOrder::Check(wish.clone())).await?;
         look.problems.extend(asked.problem(&look));
         wish.trial = asked.trial(&look);
+        if wish.trial.is_some() {
+            look.wait_for_trial();
+        }
         let trial = render::trial(wish.trial, asked.unattended(&look));
         let good = match what {
             "good" => sets

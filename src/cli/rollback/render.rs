@@ -1,6 +1,8 @@
 //! A rollback for people and for programs: pure.
 
-use pc_switcher_agent::proto::{RollbackLook, RollbackPhase, RollbackState, Trial, TrialFor};
+use pc_switcher_agent::proto::{
+    RollbackLook, RollbackPhase, RollbackState, TreeUsers, Trial, TrialFor, Waits, Way,
+};
 use pc_switcher_contract::{BytePath, SetId, SubvolumeName};
 use serde_json::{Value, json};
 
@@ -23,12 +25,43 @@ pub(super) fn plan(done: &Done) -> Vec<String> {
         done.hostname,
         names(subvolumes)
     );
-    let rest = [
-        "the state of now would be kept as a set, the former trees until `rollback confirm`".into(),
-        format!("{} would have to be started anew", done.hostname),
-    ];
-    let lines = std::iter::once(way).chain(goodness(done)).chain(rest).chain(done.trial.clone());
-    lines.chain(along(done, to)).collect()
+    let kept = "the state of now would be kept as a set, the former trees until `rollback confirm`".into();
+    let ways = done.look.ways.iter().map(|way| match &way.waits {
+        None => format!("`{}` goes back at once: nobody uses it", way.name),
+        Some(waits) => format!("`{}` needs a restart: {}", way.name, reason(waits)),
+    });
+    let restart = (!all_at_once(done)).then(|| format!("{} would have to be started anew", done.hostname));
+    let lines = std::iter::once(way).chain(goodness(done)).chain([kept]).chain(ways).chain(restart);
+    lines.chain(done.trial.clone()).chain(along(done, to)).collect()
+}
+
+/// Whether all that would go back does so without a restart.
+fn all_at_once(done: &Done) -> bool {
+    !done.look.ways.is_empty() && done.look.ways.iter().all(|way| way.waits.is_none())
+}
+
+fn reason(waits: &Waits) -> String {
+    match waits {
+        Waits::For(why) => why.clone(),
+        Waits::Users(users) => format!("used by {users}"),
+    }
+}
+
+/// Returns what would spare the restart, where people are all that a subvolume waits for.
+fn instead(done: &Done) -> Vec<String> {
+    let used = |way: &Way| match &way.waits {
+        Some(Waits::Users(users)) => Some(format!("`{}` is used by {users}", way.name)),
+        Some(Waits::For(why)) => Some(format!("`{}` waits for the restart: {why}", way.name)),
+        None => None,
+    };
+    let mut said: Vec<String> = done.look.ways.iter().filter_map(used).collect();
+    if done.look.ways.iter().any(|way| matches!(way.waits, Some(Waits::Users(_)))) {
+        said.push(format!(
+            "or end that on {} (log out there) and give the same command again: what nobody uses goes back without a restart",
+            done.hostname
+        ));
+    }
+    said
 }
 
 /// Returns what becomes of subvolumes inside of those that would go back.
@@ -38,10 +71,12 @@ fn along(done: &Done, to: &SetId) -> Vec<String> {
         return Vec::new();
     }
     let mut said = vec![format!(
-        "{} inside of them come along as they are: no snapshot of what is around them holds them, so each keeps what it has when {} is \
-         started anew",
+        "{} inside of them come along as they are: no snapshot of what is around them holds them, so each keeps what it has {}",
         subvolumes(look),
-        done.hostname
+        match all_at_once(done) {
+            true => "now".into(),
+            false => format!("when {} is started anew", done.hostname),
+        }
     )];
     said.extend(look.inside.iter().map(|inside| match inside.is_held {
         false => format!("  `{}` comes along and does not go back", inside.path),
@@ -60,7 +95,7 @@ fn along(done: &Done, to: &SetId) -> Vec<String> {
              back: what is newer than set {to} is not listed any more, and of what was removed since the layers are gone"
         )
     }));
-    said.extend(look.late.as_ref().map(|why| {
+    said.extend(look.late.as_ref().filter(|_| !all_at_once(done)).map(|why| {
         format!("{why}: they come along when pc-switcher is next used on {} after the restart", done.hostname)
     }));
     said
@@ -170,6 +205,9 @@ pub(super) fn status(done: &Done) -> Vec<String> {
              along",
             names(&done.look.in_use)
         ));
+        said.extend(instead(done));
+    } else if state.phase == RollbackPhase::Done {
+        said.push("it is in place now: no restart is needed".into());
     }
     if state.phase == RollbackPhase::Cancelled && done.look.in_use.is_empty() {
         said.push(format!(
@@ -194,8 +232,7 @@ pub(super) fn status(done: &Done) -> Vec<String> {
                 .into(),
         );
         said.push(format!(
-            "the former trees stand at the top level of the disk as `….replaced-{}`, with all that was written to them until the \
-             restart",
+            "the former trees stand at the top level of the disk as `….replaced-{}`, with all that was written to them",
             state.session
         ));
         said.push("the next sync with any machine asks as the first one did".into());
@@ -216,9 +253,31 @@ pub(super) fn cancelled(done: &Done) -> Vec<String> {
             done.hostname,
             names(&done.look.in_use)
         ));
+        said.extend(instead(done));
+    } else {
+        said.push("what was before it is in place now: no restart is needed".into());
     }
     said.extend(left(done));
     said
+}
+
+/// Returns how each subvolume goes back, for a program.
+fn ways(look: &RollbackLook) -> Value {
+    let way = |way: &Way| {
+        let (why, users) = match &way.waits {
+            None => (None, TreeUsers::default()),
+            Some(Waits::For(why)) => (Some(why), TreeUsers::default()),
+            Some(Waits::Users(users)) => (None, users.clone()),
+        };
+        json!({
+            "subvolume": way.name,
+            "at_once": way.waits.is_none(),
+            "why_not": why,
+            "used_by": users.named,
+            "used_by_more": users.more,
+        })
+    };
+    look.ways.iter().map(way).collect()
 }
 
 /// Returns all of it for a program.
@@ -237,6 +296,7 @@ pub(super) fn json(done: &Done) -> Value {
         "safety_set": done.safety,
         "kept_set": done.look.kept,
         "needs_restart": done.look.in_use,
+        "ways": ways(&done.look),
         "holds": trial.map(|trial| trial.holds),
         "left_seconds": done.look.left_seconds,
         "inside": done.look.inside.iter().map(|inside| json!({
@@ -252,7 +312,84 @@ pub(super) fn json(done: &Done) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use pc_switcher_agent::proto::TreeUser;
+
     use super::*;
+
+    fn done(phase: Option<RollbackPhase>, in_use: &[&str], ways: Vec<Way>) -> Done {
+        let to: SetId = "20251115T120000Z-0a1b2c3d-presync".parse().unwrap();
+        let state = phase.map(|phase| RollbackState {
+            session: "feedbeef".parse().unwrap(),
+            stamp: "20251115T120000Z".parse().unwrap(),
+            to: to.clone(),
+            phase,
+            members: Vec::new(),
+            together: None,
+            records: Vec::new(),
+            trial: None,
+            fallback: None,
+        });
+        let in_use = in_use.iter().map(|name| name.parse().unwrap()).collect();
+        Done {
+            hostname: "desk".parse().unwrap(),
+            to: Some((to, vec!["@home".parse().unwrap(), "@srv".parse().unwrap()])),
+            good: None,
+            trial: None,
+            safety: None,
+            look: RollbackLook { state, in_use, ways, ..RollbackLook::default() },
+        }
+    }
+
+    fn way(name: &str, waits: Option<Waits>) -> Way {
+        Way { name: name.parse().unwrap(), waits }
+    }
+
+    fn used() -> Waits {
+        let user = TreeUser { pid: 12, program: "bash".into(), user: "alice".into() };
+        Waits::Users(TreeUsers { named: vec![user], more: 2 })
+    }
+
+    #[test]
+    fn a_plan_says_of_each_what_it_waits_for_and_of_a_restart_only_where_one_is_needed() {
+        let all = plan(&done(None, &[], vec![way("@home", None), way("@srv", None)])).join("\n");
+        assert!(all.contains("`@srv` goes back at once: nobody uses it"), "{all}");
+        assert!(!all.contains("restart") && !all.contains("anew"), "{all}");
+        let some = plan(&done(None, &[], vec![way("@home", Some(used())), way("@srv", None)])).join("\n");
+        assert!(
+            some.contains("`@home` needs a restart: used by `bash` (pid 12, alice) and 2 more"),
+            "{some}"
+        );
+        assert!(some.contains("`@srv` goes back at once") && some.contains("started anew"), "{some}");
+        let unknown = plan(&done(None, &[], Vec::new())).join("\n");
+        assert!(unknown.contains("started anew"), "{unknown}");
+    }
+
+    #[test]
+    fn what_is_done_says_who_keeps_it_from_being_in_place_or_that_it_is() {
+        let phase = Some(RollbackPhase::Done);
+        let here = status(&done(phase, &[], Vec::new())).join("\n");
+        assert!(here.contains("in place now") && !here.contains("anew"), "{here}");
+        let waits = status(&done(phase, &["@home"], vec![way("@home", Some(used()))])).join("\n");
+        for text in
+            ["start desk anew", "`@home` is used by `bash` (pid 12, alice) and 2 more", "log out there"]
+        {
+            assert!(waits.contains(text), "{waits}");
+        }
+        let because = vec![way("@home", Some(Waits::For("it is on trial".into())))];
+        let waits = status(&done(phase, &["@home"], because)).join("\n");
+        assert!(
+            waits.contains("waits for the restart: it is on trial") && !waits.contains("log out"),
+            "{waits}"
+        );
+    }
+
+    #[test]
+    fn programs_are_told_the_same() {
+        let value = json(&done(Some(RollbackPhase::Done), &["@home"], vec![way("@home", Some(used()))]));
+        let way = &value["ways"][0];
+        assert_eq!((&way["at_once"], &way["used_by_more"]), (&json!(false), &json!(2)));
+        assert_eq!(way["used_by"][0], json!({ "pid": 12, "program": "bash", "user": "alice" }));
+    }
 
     #[test]
     fn layers_of_containers_are_told_from_other_subvolumes() {

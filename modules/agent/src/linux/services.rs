@@ -153,6 +153,7 @@ pub fn redo_alone(options: &AgentOptions) -> Result<Option<Vec<Redone>>, AgentEr
         None => Ok(None),
         Some(_lock) => {
             let state = StateDir::new(options.state_dir.clone());
+            rollback::wait_for_snapshots(&state);
             // Neither waits for the other: snapshots that are not mounted keep no commit from its end.
             let back = rollback::redo(&state, options.watch.as_ref());
             let redone = redo(&state, Patience::TryAgainLater, options.watch.as_ref())?;
@@ -170,6 +171,7 @@ pub fn rollback_alone(options: &AgentOptions) -> Result<Option<RollbackLook>, Ag
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let Some(_lock) = lock_alone(options)? else { return Ok(None) };
     let state = StateDir::new(options.state_dir.clone());
+    rollback::wait_for_snapshots(&state);
     rollback::redo(&state, options.watch.as_ref())?;
     rollback::run(&RollbackOrder::Look, &state, options.watch.as_ref()).map(Some)
 }
@@ -228,7 +230,7 @@ impl LinuxServices {
         let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         match held.as_ref() {
             Some(_) => {
-                rollback::redo(&self.state, self.options.watch.as_ref())?;
+                rollback::redo_at_once(&self.state, self.options.watch.as_ref())?;
                 redo(&self.state, patience, self.options.watch.as_ref())
             }
             None => Err(AgentError::protocol("a redo needs the machine's lock")),
@@ -256,7 +258,7 @@ impl LinuxServices {
         }
         let stays = matches!(order, RollbackOrder::Confirm(_) | RollbackOrder::Stay);
         let place = stays.then(|| self.state.get(rollback::POINTER)).transpose()?.flatten();
-        let look = rollback::run(&by_pins(order), &self.state, self.options.watch.as_ref())?;
+        let look = rollback::run_at_once(&by_pins(order), &self.state, self.options.watch.as_ref())?;
         if let Some(place) = place {
             boot::trusted(pc_switcher_contract::BytePath::new(place).as_path());
         }

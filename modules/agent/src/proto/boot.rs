@@ -19,6 +19,8 @@ pub enum BootOrder {
     Healthy,
     /// This start was looked at and is not well: it counts, however it ends.
     Red,
+    /// Nobody can tell whether this start is well: it counts for nothing, and proves nothing.
+    Unknown,
 }
 
 /// A subvolume that the early part of a start needs, and where it is mounted.

@@ -115,6 +115,56 @@ pub struct Inside {
     pub stays: Option<String>,
 }
 
+/// How a subvolume comes to the tree that is in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// Its flat name.
+    pub name: SubvolumeName,
+    /// What it waits for; at once if for nothing.
+    pub waits: Option<Waits>,
+}
+
+/// What a subvolume waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Waits {
+    /// The restart, for this reason.
+    For(String),
+    /// The restart, or that these use it no more.
+    Users(TreeUsers),
+}
+
+/// Who uses a tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeUsers {
+    /// Some of them.
+    pub named: Vec<TreeUser>,
+    /// How many there are beyond those.
+    pub more: u64,
+}
+
+/// A process that uses a tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeUser {
+    /// Its number.
+    pub pid: u32,
+    /// What it runs.
+    pub program: String,
+    /// Whose it is.
+    pub user: String,
+}
+
+impl std::fmt::Display for TreeUsers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let one = |user: &TreeUser| format!("`{}` (pid {}, {})", user.program, user.pid, user.user);
+        let named: Vec<String> = self.named.iter().map(one).collect();
+        f.write_str(&named.join(", "))?;
+        match self.more {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
 /// A rollback, as its journal has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RollbackState {
@@ -167,6 +217,8 @@ pub struct RollbackLook {
     pub inside_more: u64,
     /// Why they would come later than whoever needs them at boot, if it was checked and that is so.
     pub late: Option<String>,
+    /// How the subvolumes would go back, if it was checked; otherwise why some work on the former tree still.
+    pub ways: Vec<Way>,
 }
 
 impl RollbackState {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use pc_switcher_contract::UtcStamp;
 
-use super::{Fallback, RollbackLook, RollbackPhase, RollbackState};
+use super::{Fallback, RollbackLook, RollbackPhase, RollbackState, Waits};
 
 /// For how long a rollback holds that nobody confirms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,6 +138,13 @@ impl RollbackState {
 }
 
 impl RollbackLook {
+    /// Has all that it was checked for wait for the restart: with that the time of a trial begins.
+    pub fn wait_for_trial(&mut self) {
+        for way in self.ways.iter_mut().filter(|way| way.waits.is_none()) {
+            way.waits = Some(Waits::For("it is on trial, which begins with the restart".into()));
+        }
+    }
+
     /// Whether the machine took a rollback back by itself and works on its trees still: then it can be put in place again.
     pub fn may_come_again(&self) -> bool {
         let state = self.state.as_ref().filter(|state| state.phase == RollbackPhase::Cancelled);

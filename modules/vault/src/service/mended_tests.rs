@@ -204,7 +204,7 @@ fn versions_that_no_snapshot_has_are_checked_as_well() {
     world.hour += 1;
     // Replaced before the backup that stores it ends, so that it is in no snapshot.
     world.put(0..1, 7);
-    world.now(|service| super::world::stage(service));
+    world.now(super::world::stage);
     world.put(0..1, 8);
     world.now(|service| super::world::stage(service).and_then(|()| super::world::back_up(service)));
     world.hour += 1;

@@ -179,13 +179,13 @@ fn not_counted(config: &BtrfsSnapshotsConfig) -> String {
     )
 }
 
-/// Tells the count that this start is not known to have failed, where the config says nothing any more.
+/// Tells the count that nobody can say whether this start is well, where the config says nothing any more.
 fn unknown(context: &Context<'_>) -> Result<(), CliError> {
     let service = std::fs::read_to_string(BOOT_SERVICE).unwrap_or_default();
     let Some(dir) = counted_in(&service).map(BytePath::from) else { return Ok(()) };
     with_machines(None, &context.env, async |contact| {
         let machine = contact.reach.source(&contact.cancel).await?;
-        Agent::new(&machine.agent).boot(dir, BootOrder::Healthy).await?;
+        Agent::new(&machine.agent).boot(dir, BootOrder::Unknown).await?;
         Ok(())
     })
 }

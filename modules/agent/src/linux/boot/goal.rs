@@ -81,11 +81,7 @@ pub(super) fn needs_another_kernel(
     let comes_along = !early.boot_apart && holder.is_some_and(|tree| subvolumes.contains(&tree.name));
     match comes_along {
         true => Ok(true),
-        false => Err(AgentError::failed(format!(
-            "set {} has no modules for kernel {}, and kernels do not go back with it",
-            to.id(),
-            kernel.trim()
-        ))),
+        false => Err(AgentError::failed(super::kernels::lacking(&to.id(), kernel.trim()))),
     }
 }
 

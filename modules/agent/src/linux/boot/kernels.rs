@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 use std::fs;
 use std::path::Path;
 
+use pc_switcher_contract::SetId;
+
 /// Whether the kernels that start this machine lie elsewhere than in `/boot`: on the system partition of EFI, where systemd-boot and
 /// unified images have theirs, or nowhere that is known.
 pub(in crate::linux) fn are_apart(root: &Path) -> bool {
@@ -54,6 +56,11 @@ pub(in crate::linux) fn left_without_modules(root: &Path, state: &Path, running:
     known.sort_by(|a, b| by_version(a, b));
     let next = known.pop().or_else(|| has(root, running).then(|| running.to_owned()))?;
     (!has(state, &next)).then_some(next)
+}
+
+/// Says what a set lacks.
+pub(in crate::linux) fn lacking(set: &SetId, kernel: &str) -> String {
+    format!("set {set} has no modules for kernel {kernel}, and kernels do not go back with it")
 }
 
 /// Returns the versions of the kernels that a boot loader finds, as far as their names tell them.

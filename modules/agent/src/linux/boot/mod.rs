@@ -93,6 +93,7 @@ pub fn run(snapshot_dir: &BytePath, order: &BootOrder) -> Result<BootLook, Agent
         BootOrder::Off => count::remove(dir).map_err(failed)?,
         BootOrder::Healthy => healthy(dir, &boot_id()?).map_err(failed)?,
         BootOrder::Red => red(dir, &boot_id()?).map_err(failed)?,
+        BootOrder::Unknown => unknown(dir, &boot_id()?).map_err(failed)?,
     }
     Ok(BootLook { counted: count::read(dir).map_err(failed)?, ..BootLook::default() })
 }
@@ -120,6 +121,20 @@ fn red(snapshot_dir: &Path, boot_id: &str) -> io::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Nobody can tell whether this start is well: it is taken off the count, and what was known before is known still.
+fn unknown(snapshot_dir: &Path, boot_id: &str) -> io::Result<()> {
+    match count::read(snapshot_dir)? {
+        Counted::So(found) if found.boot_id == boot_id => take_off(snapshot_dir, found),
+        _ => Ok(()),
+    }
+}
+
+/// Takes a start off the count, once: it has no id then.
+fn take_off(snapshot_dir: &Path, found: BootCount) -> io::Result<()> {
+    let starts = found.starts.saturating_sub(1);
+    count::write_or_remove(snapshot_dir, &BootCount { starts, boot_id: String::new(), red: false, ..found })
 }
 
 /// Somebody says that what was put in place stays: whoever can say so has seen it start. What cannot be written is left.
@@ -259,7 +274,7 @@ fn step(
     // What was cut off is brought to its end, whatever time that takes.
     let ask_standing = || {
         patience.shield();
-        let found = standing(&last, state, watch);
+        let found = standing(&early.snapshot_dir, &last, state, watch);
         patience.unshield();
         found
     };
@@ -315,8 +330,8 @@ fn begun(early: &Early) -> u64 {
 }
 
 /// How the rollback of the machine stands; `last` is what was counted up to the start before.
-fn standing(last: &BootCount, state: &StateDir, watch: &dyn Watch) -> Standing {
-    match rollback::settle(state, watch) {
+fn standing(snapshot_dir: &BytePath, last: &BootCount, state: &StateDir, watch: &dyn Watch) -> Standing {
+    match rollback::settle(snapshot_dir, state, watch) {
         Ok(Stand::Free) => Standing::Free,
         Ok(Stand::OnTrial) => Standing::OnTrial,
         Ok(Stand::Settled(what)) => Standing::Settled(what),

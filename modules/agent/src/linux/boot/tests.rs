@@ -191,6 +191,36 @@ fn a_healthy_start_or_one_that_is_ended_in_order_does_not_count() {
 }
 
 #[test]
+fn a_start_of_which_nobody_can_tell_neither_fails_nor_proves_anything() {
+    let Some(mut machine) = Machine::make() else { return };
+    machine.fail(1);
+    let dir = machine.dir();
+    let dir = dir.as_path();
+    healthy(dir, &machine.boot_id()).unwrap();
+    let proven = machine.count().proven;
+    machine.mark(GoodBy::Guard);
+    for _ in 0..5 {
+        machine.fail(1);
+        assert_eq!(machine.count().starts, 1);
+        red(dir, &machine.boot_id()).unwrap();
+        for _ in 0..2 {
+            unknown(dir, &machine.boot_id()).unwrap();
+            let count = machine.count();
+            assert_eq!((count.starts, count.red, count.proven), (0, false, proven), "{count:?}");
+            assert!(count.begun > proven, "what came since is there, and not proven");
+        }
+    }
+    machine.fail(2);
+    unknown(dir, &machine.boot_id()).unwrap();
+    assert_eq!(machine.count().starts, 1, "those that failed before it count still");
+    unknown(dir, "another").unwrap();
+    assert_eq!(machine.count().starts, 1, "that start was not counted here");
+    machine.fail(1);
+    healthy(dir, &machine.boot_id()).unwrap();
+    assert!(machine.count().proven > proven);
+}
+
+#[test]
 fn a_rollback_by_hand_or_from_elsewhere_has_starts_counted_from_nought() {
     let Some(mut machine) = Machine::make() else { return };
     machine.fail(3);

@@ -210,10 +210,9 @@ fn of_the_system(
     let missing = kernels::left_without_modules(Path::new("/"), member.path.as_path(), running.trim());
     problems.extend(missing.filter(|_| is_apart).map(|kernel| {
         format!(
-            "kernels are not part of `{}`, and that state has no modules for kernel {kernel} that would boot; install that kernel's \
-             package version again, or go back to a younger set than `{}`",
-            fact.name,
-            wish.to.id()
+            "{}: remove that kernel, so that an older one starts (on Debian and Ubuntu `sudo apt remove linux-image-{kernel}`), or go \
+             back to a younger set",
+            kernels::lacking(&wish.to.id(), &kernel)
         )
     }));
     problems
@@ -259,7 +258,7 @@ pub(super) fn mounted(places: &[Place<'_>]) -> Vec<SubvolumeName> {
 }
 
 /// Returns how mount tables call a btrfs; it has one number however many of its subvolumes are mounted. `None` if we do not see it.
-fn device_of(fs_uuid: &str) -> Option<String> {
+pub(super) fn device_of(fs_uuid: &str) -> Option<String> {
     let table = Mounts::read().ok()?;
     let is_it = |mount: &&Mount| {
         mount.is_btrfs()

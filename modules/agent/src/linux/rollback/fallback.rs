@@ -4,7 +4,7 @@
 //! one. What is different: nobody is there, the tree in place is broken, and it is on no trial, since the way back from it would
 //! lead to what does not start.
 
-use pc_switcher_contract::{SetId, SubvolumeName, UtcStamp};
+use pc_switcher_contract::{BytePath, SetId, SubvolumeName, UtcStamp};
 
 use super::journal::Journal;
 use super::nested::{self, Ground};
@@ -32,12 +32,17 @@ pub(crate) enum Stand {
     Taken(String),
 }
 
-/// Brings to its end what was cut off, and looks how a rollback stands.
+/// Brings to its end what was cut off, and looks how a rollback stands; one that only its journal beside these snapshots knows of counts.
 ///
 /// # Errors
 /// If the journal cannot be read, or the machine does not let us.
-pub(crate) fn settle(state: &StateDir, watch: &dyn Watch) -> Result<Stand, AgentError> {
+pub(crate) fn settle(
+    snapshot_dir: &BytePath,
+    state: &StateDir,
+    watch: &dyn Watch,
+) -> Result<Stand, AgentError> {
     let journal = Journal::of(state);
+    journal.adopt(snapshot_dir)?;
     let before = journal.read()?;
     if let Some(partner) = before.as_ref().and_then(RollbackState::waits_for) {
         return Ok(Stand::Taken(format!("a rollback waits for what {partner} decided")));

@@ -20,6 +20,9 @@ use crate::proto::{AgentError, Inside, RollbackWish, SubvolumeFact, SwapFile};
 /// So many that stand in the way are named.
 const NAMED: usize = 20;
 
+/// Where units lie beside the places without which no machine starts, which are looked at apart.
+const UNITS: &str = "/usr/local/lib/systemd/system";
+
 /// What is known of the machine.
 pub(super) struct Around<'a> {
     pub(super) finder: &'a Finder<'a>,
@@ -131,6 +134,12 @@ fn in_the_way(
     if let Some(area) = Vital::of([]).area(point, true) {
         return Ok(Some(format!(
             "{what}: the machine needs what is in it ({area}) before it could come, and of one state with the rest; {out}"
+        )));
+    }
+    if BytePath::from(UNITS).is_within(point) && fs::read_dir(UNITS).is_ok_and(|mut all| all.next().is_some())
+    {
+        return Ok(Some(format!(
+            "{what}: units in `{UNITS}` lie in it, which the start reads before it could come; {out}"
         )));
     }
     if around.mounts.all().any(|mount| mount.point == *point) {

@@ -24,6 +24,9 @@ const WORKED: &str = "rollback/worked";
 /// The key that names subvolumes that are read-only, and writable while they move: a uuid a line.
 const UNSEALED: &str = "rollback/unsealed";
 
+/// The key of what goes back without a restart.
+const AT_ONCE: &str = "rollback/at-once";
+
 /// The inode of the root of each btrfs subvolume.
 const SUBVOLUME_ROOT: u64 = 256;
 
@@ -53,15 +56,29 @@ impl<'a> Journal<'a> {
         self.state.put(POINTER, Some(snapshot_dir.as_bytes()))
     }
 
+    /// Returns the rollback whose journal lies beside these snapshots though the machine state does not say so: the state was lost, or
+    /// somebody has put another tree in place.
+    pub(super) fn stray(&self, snapshot_dir: &BytePath) -> Result<Option<RollbackState>, AgentError> {
+        if self.state.get(POINTER)?.is_some() {
+            return Ok(None);
+        }
+        let place = store(snapshot_dir);
+        if place.root().is_dir() { read_from(&place) } else { Ok(None) }
+    }
+
+    /// Has the machine state say where such a journal is.
+    pub(super) fn adopt(&self, snapshot_dir: &BytePath) -> Result<(), AgentError> {
+        match self.stray(snapshot_dir)? {
+            Some(_) => self.begin(snapshot_dir),
+            None => Ok(()),
+        }
+    }
+
     /// Reads it; `None` if there is no rollback.
     pub(super) fn read(&self) -> Result<Option<RollbackState>, AgentError> {
         let Some(place) = self.place()? else { return Ok(None) };
         is_there(&place)?;
-        let Some(bytes) = place.get(KEY)? else { return Ok(None) };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-            let path = place.root().join(KEY);
-            AgentError::failed(format!("the journal `{}` cannot be read: {error}", path.display()))
-        })
+        read_from(&place)
     }
 
     /// Writes it, durably.
@@ -126,6 +143,16 @@ impl<'a> Journal<'a> {
         self.place()?.map_or(Ok(()), |place| place.put(UNSEALED, None))
     }
 
+    /// Notes what goes back without a restart, durably.
+    pub(super) fn note_at_once(&self, notes: Option<&[u8]>) -> Result<(), AgentError> {
+        self.place()?.map_or(Ok(()), |place| place.put(AT_ONCE, notes))
+    }
+
+    /// Returns that.
+    pub(super) fn at_once(&self) -> Result<Option<Vec<u8>>, AgentError> {
+        self.place()?.map_or(Ok(None), |place| place.get(AT_ONCE))
+    }
+
     /// Removes what was being written to it when the power went, and what says where it is if it was not begun. The caller holds
     /// the machine's lock.
     pub(super) fn tidy(&self) -> Result<(), AgentError> {
@@ -151,10 +178,19 @@ impl<'a> Journal<'a> {
     pub(super) fn end(&self) -> Result<(), AgentError> {
         if let Some(place) = self.place()? {
             place.put(WORKED, None)?;
+            place.put(AT_ONCE, None)?;
             place.put(KEY, None)?;
         }
         self.state.put(POINTER, None)
     }
+}
+
+fn read_from(place: &StateDir) -> Result<Option<RollbackState>, AgentError> {
+    let Some(bytes) = place.get(KEY)? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+        let path = place.root().join(KEY);
+        AgentError::failed(format!("the journal `{}` cannot be read: {error}", path.display()))
+    })
 }
 
 /// Whether this machine gave its word for a rollback, whatever became of its journal.

@@ -12,12 +12,18 @@ mod checks;
 mod fallback;
 mod inside;
 mod journal;
+mod late;
+mod live;
 mod nested;
 mod records;
+mod spaces;
 mod steps;
 mod top;
 mod trial;
+mod users;
 
+#[cfg(test)]
+mod live_tests;
 #[cfg(test)]
 mod nested_tests;
 #[cfg(test)]
@@ -30,6 +36,7 @@ mod trial_tests;
 pub(crate) use carried::below as own_below;
 pub(crate) use fallback::{Stand, fall_back, in_place, settle, take_back};
 pub use journal::POINTER;
+pub(crate) use late::wait_for_snapshots;
 pub use trial::{at_boot, attend_later, watch};
 
 use std::io;
@@ -43,7 +50,7 @@ use self::top::Top;
 use crate::data::apply::Watch;
 use crate::linux::install::Unit;
 use crate::linux::snapshots::keep_trees;
-use crate::linux::state::StateDir;
+use crate::linux::state::{STATE_PATH, StateDir};
 use crate::proto::{
     AgentError, Returned, RollbackLook, RollbackOrder, RollbackPhase, RollbackState, RollbackWish,
     SubvolumeFact, TakeSet, Trial,
@@ -84,6 +91,41 @@ pub fn run(order: &RollbackOrder, state: &StateDir, watch: &dyn Watch) -> Result
     look(&journal)
 }
 
+/// As [`run`], where somebody asks: what nobody uses goes back and forth at once, and a look says who uses the rest.
+///
+/// # Errors
+/// As [`run`], and if something could not be mounted again.
+pub fn run_at_once(
+    order: &RollbackOrder,
+    state: &StateDir,
+    watch: &dyn Watch,
+) -> Result<RollbackLook, AgentError> {
+    let journal = Journal::of(state);
+    let exchanges = matches!(order, RollbackOrder::Commit | RollbackOrder::Cancel);
+    if exchanges {
+        // Without that all of it waits for the restart.
+        let _ = live::allow(&journal);
+    }
+    let mut found = run(order, state, watch)?;
+    if exchanges {
+        live::switch(&journal, watch)?;
+        found = RollbackLook { kept: found.kept, ..look(&journal)? };
+    }
+    if let Some(state) = found.state.as_ref().filter(|_| !found.in_use.is_empty()) {
+        found.ways = live::ways(state, &journal);
+    }
+    Ok(found)
+}
+
+/// As [`redo`], where somebody comes: what nobody uses any more goes back.
+///
+/// # Errors
+/// As [`redo`], and if something could not be mounted again.
+pub fn redo_at_once(state: &StateDir, watch: &dyn Watch) -> Result<(), AgentError> {
+    redo(state, watch)?;
+    live::switch(&Journal::of(state), watch)
+}
+
 /// Finishes a rollback that was cut off.
 ///
 /// # Errors
@@ -91,27 +133,34 @@ pub fn run(order: &RollbackOrder, state: &StateDir, watch: &dyn Watch) -> Result
 pub fn redo(state: &StateDir, watch: &dyn Watch) -> Result<(), AgentError> {
     let journal = Journal::of(state);
     journal.tidy()?;
+    // It keeps the names from nothing.
+    let mended = live::mend(&journal, watch);
+    go_on(&journal, state, watch)?;
+    mended
+}
+
+fn go_on(journal: &Journal<'_>, state: &StateDir, watch: &dyn Watch) -> Result<(), AgentError> {
     let Some(found) = journal.read()? else { return Ok(()) };
     match found.phase {
         // It was cut off between its word and the journal.
-        RollbackPhase::Prepared if journal.decided(&found.session)? => commit(found, &journal, watch),
+        RollbackPhase::Prepared if journal.decided(&found.session)? => commit(found, journal, watch),
         // Another machine decides, and it may have.
         RollbackPhase::Prepared if found.waits_for().is_some() => Ok(()),
-        RollbackPhase::Preparing | RollbackPhase::Prepared => abort(&found, &journal, state),
-        RollbackPhase::Committed => finish(found, &journal, watch),
-        RollbackPhase::Cancelling => put_back(found, &journal, state, watch),
+        RollbackPhase::Preparing | RollbackPhase::Prepared => abort(&found, journal, state),
+        RollbackPhase::Committed => finish(found, journal, watch),
+        RollbackPhase::Cancelling => put_back(found, journal, state, watch),
         RollbackPhase::Done => {
             // What cannot come along keeps nobody from working either: a look says why it stays.
-            let _ = nested::bring(&found, &journal, Ground::Running, watch);
+            let _ = nested::bring(&found, journal, Ground::Running, watch);
             Ok(())
         }
         // What cannot be removed keeps nobody from working: `rollback status` shows it, and `rollback confirm` says why.
         RollbackPhase::Confirmed => {
-            let _ = let_go(&found, &journal, watch);
+            let _ = let_go(&found, journal, watch);
             Ok(())
         }
         RollbackPhase::Cancelled => {
-            let _ = tidy(&found, &journal, state, watch);
+            let _ = tidy(&found, journal, state, watch);
             Ok(())
         }
     }
@@ -154,12 +203,16 @@ fn check(wish: &RollbackWish, journal: &Journal<'_>) -> Result<RollbackLook, Age
     if let Some(state) = &found.state {
         return Ok(RollbackLook { problems: vec![not_yet(state)], ..found });
     }
-    let checks::Checked { problems, is_vital, unattended, along: inside, more: inside_more, .. } =
+    if let Some(stray) = journal.stray(&wish.snapshot_dir)? {
+        return Ok(RollbackLook { problems: vec![unknown(&stray, wish)], ..found });
+    }
+    let checks::Checked { members, problems, is_vital, unattended, along: inside, more: inside_more } =
         checks::check(wish)?;
     let no_unit = |unit: Unit| format!("the boot does not start `{}`", unit.name());
     let unattended = if Unit::Redo.is_enabled() { unattended } else { Some(no_unit(Unit::Redo)) };
     let late = (!inside.is_empty() && !Unit::Rollback.is_enabled()).then(|| no_unit(Unit::Rollback));
-    Ok(RollbackLook { problems, is_vital, unattended, inside, inside_more, late, ..found })
+    let ways = live::forecast(wish, &members);
+    Ok(RollbackLook { problems, is_vital, unattended, inside, inside_more, late, ways, ..found })
 }
 
 fn not_yet(found: &RollbackState) -> String {
@@ -173,6 +226,17 @@ fn not_yet(found: &RollbackState) -> String {
         "rollback {} is not over; `pc-switcher rollback confirm` keeps it for good, `pc-switcher rollback cancel` takes it \
          back",
         found.session
+    )
+}
+
+/// Says that nobody knows of a rollback any more but its journal.
+fn unknown(stray: &RollbackState, wish: &RollbackWish) -> String {
+    let dir = &wish.snapshot_dir;
+    format!(
+        "rollback {} is not over by its journal in `{dir}/.pc-switcher/rollback`, of which this machine's own state says nothing: it was lost, \
+         or somebody put another tree in place. `printf %s {dir} | sudo tee {STATE_PATH}/{POINTER}` has it known again, and then \
+         `pc-switcher rollback status` says how it stands",
+        stray.session
     )
 }
 
@@ -209,6 +273,9 @@ fn prepare(
 ) -> Result<(), AgentError> {
     if let Some(found) = journal.read()? {
         return Err(AgentError::failed(not_yet(&found)));
+    }
+    if let Some(stray) = journal.stray(&wish.snapshot_dir)? {
+        return Err(AgentError::failed(unknown(&stray, wish)));
     }
     let checked = checks::check(wish)?;
     if !checked.problems.is_empty() || checked.members.is_empty() {
@@ -503,9 +570,9 @@ fn keep_beside(
         subvolumes: Vec::new(),
     };
     let note = format!(
-        "what was written between rollback {}{} and the restart",
+        "what was written to the former trees after rollback {}{}",
         now.session,
-        if now.phase == RollbackPhase::Cancelled { ", its way back" } else { "" }
+        if now.phase == RollbackPhase::Cancelled { " was taken back" } else { "" }
     );
     Ok(keep_trees(trees, &request, note)?.map(|set| set.id()))
 }

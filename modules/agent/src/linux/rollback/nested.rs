@@ -106,7 +106,7 @@ impl Opened {
 }
 
 /// A path that leads to what is open, for this process alone.
-fn path_of(open: &OwnedFd) -> PathBuf {
+pub(super) fn path_of(open: &OwnedFd) -> PathBuf {
     format!("/proc/self/fd/{}/.", open.as_raw_fd()).into()
 }
 

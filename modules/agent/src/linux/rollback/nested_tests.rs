@@ -352,7 +352,7 @@ fn a_trial_that_is_taken_back_before_anything_runs_brings_them_back_at_once() {
     scene.roll_back_for(Some(TrialFor::Seconds(600)), &Unwatched).unwrap();
     scene.restart();
     // The early part of a start finds it first.
-    settle(&scene.state, &Unwatched).unwrap();
+    settle(&scene.wish().snapshot_dir, &scene.state, &Unwatched).unwrap();
     scene.assert_all_are_placed(&uuids, "settled");
     super::take_back("it did not start".into(), &scene.state, &Unwatched).unwrap();
     assert_eq!(scene.found(), ["bad", "bad"]);
@@ -386,4 +386,78 @@ fn very_many_come_along_and_the_journal_stays_small() {
     redo(&scene.state, &Unwatched).unwrap();
     assert_eq!(fs::read_dir(scene.placed("layers")).unwrap().count(), 1100);
     assert_eq!(scene.look().inside, []);
+}
+
+#[test]
+fn one_that_was_received_comes_along_with_what_says_so() {
+    let Some((scene, _)) = filled() else { return };
+    let stream = scene.image.dir().join("stream");
+    let into = scene.mounted("box");
+    fs::create_dir(&into).unwrap();
+    assert!(sh("btrfs", &["-q", "send", "-f", text(&stream), text(&scene.mounted("kept"))]));
+    assert!(sh("btrfs", &["-q", "receive", "-f", text(&stream), text(&into)]));
+    let received = |path: &Path| {
+        let info = KernelBtrfs.subvolume(path).unwrap();
+        assert!(info.readonly);
+        let shown =
+            std::process::Command::new("btrfs").args(["subvolume", "show"]).arg(path).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let line = |key: &str| {
+            let line = shown.lines().find(|line| line.trim_start().starts_with(key)).unwrap();
+            line.split_once(':').unwrap().1.trim().to_owned()
+        };
+        (line("UUID:"), line("Received UUID:"))
+    };
+    let before = received(&scene.mounted("box/kept"));
+    assert_ne!(before.1, "-", "it was received");
+    scene.roll_back(&Unwatched).unwrap();
+    scene.unmount();
+    redo(&scene.state, &Unwatched).unwrap();
+    assert_eq!(received(&scene.placed("box/kept")), before);
+    assert!(!scene.own().join("rollback/unsealed").exists());
+}
+
+#[test]
+fn what_lies_on_a_disk_that_is_away_is_not_taken_for_come_along() {
+    let Some((scene, uuids)) = filled() else { return };
+    make(&scene.image.dir().join("mnt0/data"));
+    scene.roll_back(&Unwatched).unwrap();
+    scene.unmount();
+    let journal = scene.own().join("rollback/journal.json");
+    let text = fs::read_to_string(&journal).unwrap();
+    let mut state: crate::proto::RollbackState = serde_json::from_str(&text).unwrap();
+    state.members[1].fs_uuid = "00000000-1111-2222-3333-444444444444".into();
+    fs::write(&journal, serde_json::to_vec_pretty(&state).unwrap()).unwrap();
+    redo(&scene.state, &Unwatched).unwrap();
+    assert!(scene.top(&scene.names[0]).join("data").is_dir(), "that of the other disk moves");
+    let look = scene.look();
+    let point = BytePath::from(scene.image.dir().join("mnt1").as_path());
+    let (path, why) = look.left_behind().unwrap();
+    assert!(*path == point && why.contains("cannot be told") && why.contains("is not mounted"), "{why}");
+    assert!(look.forbids_sync().unwrap().contains("is not at its end"));
+    assert!(scene.order(RollbackOrder::Confirm(later()), &Unwatched).is_err(), "nothing is removed");
+    assert_eq!(scene.beside(), 2);
+    // It comes back.
+    fs::write(&journal, text).unwrap();
+    redo(&scene.state, &Unwatched).unwrap();
+    scene.assert_all_are_placed(&uuids, "with the disk");
+    assert_eq!(scene.look().forbids_sync(), None);
+}
+
+#[test]
+fn that_they_would_come_late_is_said_where_something_would() {
+    let Some((scene, _)) = filled() else { return };
+    let late = || scene.order(RollbackOrder::Check(scene.wish()), &Unwatched).unwrap().late;
+    // This machine has no such unit, or it has.
+    let is_enabled = crate::linux::install::Unit::Rollback.is_enabled();
+    assert_eq!(late().is_some(), !is_enabled);
+    assert!(late().is_none_or(|why| why == "the boot does not start `pc-switcher-rollback.service`"));
+    for path in INSIDE {
+        let one = scene.mounted(path);
+        if path == "alice/vm" {
+            assert!(sh("btrfs", &["-q", "subvolume", "delete", text(&one.join("deep"))]));
+        }
+        assert!(sh("btrfs", &["-q", "subvolume", "delete", text(&one)]));
+    }
+    assert_eq!(late(), None, "there is nothing that would");
 }

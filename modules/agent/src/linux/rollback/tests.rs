@@ -10,7 +10,7 @@ use pc_switcher_contract::{PairEnd, PairRecord, SetId, SnapshotKind, SnapshotSet
 use super::carried::carry_one_back;
 use super::steps::top_of;
 use super::top::Top;
-use super::{redo, run};
+use super::{Stand, redo, run, settle};
 use crate::data::apply::{Unwatched, Watch};
 use crate::data::tests::deaths::{At, Fault, dying};
 use crate::data::tests::drive::sh;
@@ -404,6 +404,26 @@ fn a_journal_that_cannot_be_reached_is_not_taken_for_none() {
     let RollbackWish { snapshot_dir, session, .. } = scene.wish();
     let asked = scene.order(RollbackOrder::Decided { snapshot_dir, session }, &Unwatched);
     assert!(asked.unwrap_err().message.contains("mount the snapshots"));
+}
+
+#[test]
+fn a_journal_of_which_the_state_knows_nothing_is_told_and_found_again() {
+    let Some(scene) = Scene::make() else { return };
+    scene.roll_back(&Unwatched).unwrap();
+    let before = fs::read(scene.own().join("rollback/journal.json")).unwrap();
+    scene.state.put("rollback", None).unwrap();
+    let looked = scene.order(RollbackOrder::Check(scene.wish()), &Unwatched).unwrap();
+    let said = &looked.problems[0];
+    assert!(said.contains("rollback feedbeef is not over") && said.contains("sudo tee"), "{said}");
+    assert!(scene.order(RollbackOrder::Prepare(scene.wish()), &Unwatched).is_err());
+    assert_eq!(fs::read(scene.own().join("rollback/journal.json")).unwrap(), before);
+    // A start that does not come to its end finds it by itself.
+    let stand = settle(&scene.wish().snapshot_dir, &scene.state, &Unwatched).unwrap();
+    assert!(matches!(&stand, Stand::Taken(why) if why.contains("rollback confirm")), "{stand:?}");
+    scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
+    assert_eq!((scene.found(), scene.beside()), (["bad".into(), "bad".into()], 0));
+    let stand = settle(&scene.wish().snapshot_dir, &scene.state, &Unwatched).unwrap();
+    assert_eq!(stand, Stand::Free);
 }
 
 #[test]
