@@ -424,12 +424,13 @@ fn what_lies_on_a_disk_that_is_away_is_not_taken_for_come_along() {
     scene.roll_back(&Unwatched).unwrap();
     scene.unmount();
     let journal = scene.own().join("rollback/journal.json");
-    let text = fs::read_to_string(&journal).unwrap();
-    let mut state: crate::proto::RollbackState = serde_json::from_str(&text).unwrap();
+    let written = fs::read_to_string(&journal).unwrap();
+    let mut state: crate::proto::RollbackState = serde_json::from_str(&written).unwrap();
     state.members[1].fs_uuid = "00000000-1111-2222-3333-444444444444".into();
     fs::write(&journal, serde_json::to_vec_pretty(&state).unwrap()).unwrap();
     redo(&scene.state, &Unwatched).unwrap();
-    assert!(scene.top(&scene.names[0]).join("data").is_dir(), "that of the other disk moves");
+    let moved = scene.top(&scene.names[0]).join("data");
+    assert!(KernelBtrfs.subvolume(&moved).is_ok(), "that of the other disk moves");
     let look = scene.look();
     let point = BytePath::from(scene.image.dir().join("mnt1").as_path());
     let (path, why) = look.left_behind().unwrap();
@@ -438,8 +439,9 @@ fn what_lies_on_a_disk_that_is_away_is_not_taken_for_come_along() {
     assert!(scene.order(RollbackOrder::Confirm(later()), &Unwatched).is_err(), "nothing is removed");
     assert_eq!(scene.beside(), 2);
     // It comes back.
-    fs::write(&journal, text).unwrap();
+    fs::write(&journal, written).unwrap();
     redo(&scene.state, &Unwatched).unwrap();
+    assert!(sh("btrfs", &["-q", "subvolume", "delete", text(&moved)]));
     scene.assert_all_are_placed(&uuids, "with the disk");
     assert_eq!(scene.look().forbids_sync(), None);
 }
