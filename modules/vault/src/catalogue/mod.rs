@@ -6,6 +6,7 @@
 mod directories;
 mod entities;
 mod gone;
+mod held;
 mod operations;
 mod reads;
 mod recover;
@@ -13,9 +14,10 @@ mod schema;
 mod staged;
 mod versions;
 
-use std::fs;
+use std::fs::{self, File as Bytes};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,6 +30,7 @@ pub use entities::{Chunk, Directory, File, FileFacts, Operation, StagedItem, Vau
 pub use operations::KILLED;
 pub use versions::{Arrived, CurrentFile};
 
+use self::held::Held;
 use crate::error::{Result, at};
 
 /// How long a writer waits for another one.
@@ -46,6 +49,8 @@ fn with(path: &Path, end: &str) -> PathBuf {
 /// The catalogue of one machine.
 pub struct Catalogue {
     db: Connection,
+    // Goes after the connection.
+    file: Held,
     path: PathBuf,
 }
 
@@ -59,14 +64,14 @@ impl Catalogue {
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
             made.map_err(|error| at("make the directory", directory, &error))?;
         }
-        let made = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-        made.map_err(|error| at("open the catalogue", path, &error))?;
+        let file = Held::open(path, true).map_err(|error| at("open the catalogue", path, &error))?;
         if !has_room(path, LEAST_ROOM) {
             return Err(no_room(path, "less than 64 KiB are free"));
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(path, flags);
-        let mut catalogue = Self { db: db.map_err(|error| broken(path, &error))?, path: path.to_owned() };
+        let mut catalogue =
+            Self { db: db.map_err(|error| broken(path, &error))?, file, path: path.to_owned() };
         let ready = catalogue.prepare();
         ready.map_err(|error| broken(path, &error))?;
         schema::migrate(&mut catalogue)?;
@@ -79,7 +84,10 @@ impl Catalogue {
     /// If it cannot be read, or the copy not be written, or as [`Catalogue::open`].
     pub fn open_copy(path: &Path, directory: &Path) -> Result<Self> {
         let copy = directory.join("catalogue.db");
-        fs::copy(path, &copy).map_err(|error| at("copy", path, &error))?;
+        let copied = Held::open(path, false).and_then(|held| {
+            io::copy(&mut Whole { file: held.file(), at: 0 }, &mut Bytes::create(&copy)?)
+        });
+        copied.map_err(|error| at("copy", path, &error))?;
         let log = with(path, "-wal");
         match fs::copy(&log, with(&copy, "-wal")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(at("copy", &log, &error)),
@@ -94,11 +102,26 @@ impl Catalogue {
         self.db.pragma_update(None, "foreign_keys", "on")
     }
 
+    /// Proves that the tables can be read whole and are put together as they should be.
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn prove_sound(&self) -> Result<()> {
+        let found = self.db.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+        match self.ok(found)? {
+            said if said == "ok" => Ok(()),
+            said => {
+                let message = format!("the catalogue `{}` is damaged: {said}", self.path.display());
+                Err(ModuleError::failed(message).hint("`bt recover` builds it anew from a vault"))
+            }
+        }
+    }
+
     /// Has somebody read the file of the catalogue while nobody writes into it and all of it is in there.
     ///
     /// # Errors
     /// If others keep the catalogue busy, or the reading fails.
-    pub fn while_still<T>(&self, read: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    pub fn while_still<T>(&self, read: impl FnOnce(&Bytes, &Path) -> Result<T>) -> Result<T> {
         for _ in 0..CHECKPOINTS {
             let written = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
             let is_busy: bool = self.ok(written)?;
@@ -111,7 +134,7 @@ impl Catalogue {
                 reading.query_row("SELECT COUNT(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
             self.ok(begun)?;
             if fs::metadata(with(&self.path, "-wal")).map_or(0, |log| log.len()) == 0 {
-                return read(&self.path);
+                return read(self.file.file(), &self.path);
             }
         }
         let message = format!("the catalogue `{}` is being read or written by others", self.path.display());
@@ -132,6 +155,20 @@ impl Catalogue {
     /// Turns an error of the database into one for people.
     fn ok<T>(&self, result: rusqlite::Result<T>) -> Result<T> {
         result.map_err(|error| broken(&self.path, &error))
+    }
+}
+
+/// Reads a file from its beginning or from where it is said, wherever others are in it.
+pub(crate) struct Whole<'f> {
+    pub(crate) file: &'f Bytes,
+    pub(crate) at: u64,
+}
+
+impl io::Read for Whole<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(into, self.at)?;
+        self.at += count as u64;
+        Ok(count)
     }
 }
 

@@ -49,6 +49,9 @@ impl Service {
             };
             let mut summary = check(&repo, &reading, observer)?;
             self.check_versions(&vault.name, &repo, &mut summary)?;
+            if let Some(problem) = self.prove_copy(&repo, &vault)? {
+                summary.problems.push(|| problem);
+            }
             // What is damaged now was read once, and is to be looked at first by the next one.
             let is_sound = |id: &&Id| !summary.unsound.contains(id);
             let known: Vec<Id> = summary.there.iter().filter(is_sound).copied().collect();

@@ -6,7 +6,8 @@
 //! | `HOST/db.N` | version N: which base, the digest of the whole, and the pages that are not as they are there |
 //!
 //! Versions that were written before bases are all of the catalogue by themselves. Which pages a base has is known by their digests, which
-//! lie beside the catalogue; where they do not, another base is made.
+//! lie beside the catalogue; where they do not, another base is made. Nothing is stored of a catalogue that is damaged, and of the base
+//! before the last one a version stays, so that no damage to one base takes them all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::settings::VaultSettings;
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, Whole};
 use crate::error::{Result, at, damaged};
 use crate::repo::Repository;
 use crate::store::{Kind, Store};
@@ -27,7 +28,9 @@ use crate::store::{Kind, Store};
 /// How a version begins that goes with a base; one that does not is compressed by zstd from its first byte on.
 const MAGIC: &[u8; 8] = b"pcscat1\n";
 /// A base is cut into so many bytes, so that it is never in memory whole.
-const SLICE: u64 = 32 << 20;
+const SLICE: u64 = if cfg!(test) { 64 << 10 } else { 32 << 20 };
+/// How long a catalogue is taken for sound that was found so, in seconds: to look through all of it takes longer than to store a version.
+const SOUND: i64 = 24 * 3600;
 /// A catalogue that would be larger is no catalogue.
 const LARGEST: u64 = 1 << 36;
 /// What says where the pages of a version are is shorter.
@@ -51,11 +54,6 @@ impl Base {
     fn slice(&self, host_id: &str, number: u64) -> String {
         format!("{host_id}/base.{}.{}.{number}", self.version, self.tag)
     }
-
-    /// Whether a vault holds all of it.
-    fn is_in(&self, host_id: &str, names: &BTreeSet<String>) -> bool {
-        (0..self.slices).all(|number| names.contains(&self.slice(host_id, number)))
-    }
 }
 
 /// What stands before the pages of a version.
@@ -75,7 +73,24 @@ struct Stored {
     vault_id: String,
     host_id: String,
     base: Base,
+    /// How long each slice is as it lies there.
+    sizes: Vec<u64>,
     page_size: u32,
+    /// When the catalogue was found sound, in seconds.
+    sound_at: i64,
+}
+
+impl Stored {
+    /// Whether a vault holds all of the base, and none that is newer: that another one wrote who went on from a version of this one.
+    fn is_in(&self, there: &BTreeMap<String, u64>) -> bool {
+        let is_there =
+            |(number, size)| there.get(&self.base.slice(&self.host_id, number)).is_some_and(|found| found == size);
+        let is_newest = there
+            .keys()
+            .filter_map(|name| base_of(name, &self.host_id))
+            .all(|(version, _)| version <= self.base.version);
+        self.sizes.len() as u64 == self.base.slices && (0..).zip(&self.sizes).all(is_there) && is_newest
+    }
 }
 
 /// The digests of all pages of a catalogue.
@@ -126,20 +141,6 @@ impl Pages {
     }
 }
 
-/// Reads a file from its beginning, wherever others are in it.
-struct Whole<'f> {
-    file: &'f File,
-    at: u64,
-}
-
-impl Read for Whole<'_> {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.file.read_at(into, self.at)?;
-        self.at += count as u64;
-        Ok(count)
-    }
-}
-
 fn digest_of(page: &[u8]) -> PageDigest {
     let mut short = PageDigest::default();
     short.copy_from_slice(&Sha256::digest(page)[..16]);
@@ -153,22 +154,38 @@ fn hex(bytes: &[u8]) -> String {
 /// Stores a version of the catalogue in a vault.
 ///
 /// # Errors
-/// If the catalogue cannot be read or the version not be stored.
+/// If the catalogue cannot be read or is damaged, or the version not be stored.
 pub fn store(repo: &Repository, catalogue: &Catalogue, place: &Place<'_>, version: i64) -> Result<()> {
-    catalogue.while_still(|path| {
-        let file = File::open(path).map_err(|error| at("open", path, &error))?;
-        let pages = Pages::of(&file, path)?;
-        let names = repo.store().list(Kind::Meta)?.into_iter().map(|(name, _)| name).collect();
-        let known = place.known(&pages, &names);
+    catalogue.while_still(|file, path| {
+        let pages = Pages::of(file, path)?;
+        let there = repo.store().list(Kind::Meta)?.into_iter().collect();
+        let known = place.known(&there).filter(|(stored, digests)| {
+            // Where a quarter is as it was no more, another base is less to store in the long run.
+            stored.page_size == pages.size && pages.besides(digests).len() * 4 < pages.digests.len()
+        });
         let (base, changed) = match known {
-            Some((base, digests)) => (base, pages.besides(&digests)),
-            None => (place.store_base(repo, &file, path, &pages, version)?, Vec::new()),
+            Some((mut stored, digests)) => {
+                if !(0..SOUND).contains(&(place.now - stored.sound_at)) {
+                    catalogue.prove_sound()?;
+                    stored.sound_at = place.now;
+                    place.write(&stored, &digests)?;
+                }
+                (stored.base, pages.besides(&digests))
+            }
+            None => {
+                catalogue.prove_sound()?;
+                (place.store_base(repo, file, path, &pages, version)?, Vec::new())
+            }
         };
         let head =
             Head { base, page_size: pages.size, pages: pages.digests.len() as u64, digest: pages.digest() };
-        let plain = version_of(&head, &file, path, &changed)?;
-        repo.store().put(Kind::Meta, &format!("{}/db.{version}", place.host_id), &repo.seal(&plain)?)?;
-        Ok(())
+        let plain = version_of(&head, file, path, &changed)?;
+        let name = format!("{}/db.{version}", place.host_id);
+        match repo.store().put(Kind::Meta, &name, &repo.seal(&plain)?)? {
+            true => Ok(()),
+            false => Err(ModuleError::failed(format!("another machine wrote `{name}`, which has this one's id"))
+                .hint("is this machine a copy of another one? `bt recover` takes over what that one stored")),
+        }
     })
 }
 
@@ -199,6 +216,8 @@ pub struct Place<'p> {
     pub vault_id: &'p str,
     /// The directory of the vault's state.
     pub state: &'p Path,
+    /// The time, in seconds.
+    pub now: i64,
 }
 
 impl Place<'_> {
@@ -207,19 +226,44 @@ impl Place<'_> {
         self.state.join(format!("copied.{vault}"))
     }
 
-    /// Returns the base that was stored last, if it will do: all of it is there, and less than a quarter of the pages are others by now.
-    fn known(&self, pages: &Pages, names: &BTreeSet<String>) -> Option<(Base, Vec<PageDigest>)> {
+    /// Reads what is noted of the base that was stored last.
+    fn read(&self) -> Option<(Stored, Vec<PageDigest>)> {
         let bytes = fs::read(self.note()).ok()?;
         let end = bytes.iter().position(|byte| *byte == b'\n')?;
         let stored: Stored = serde_json::from_slice(&bytes[..end]).ok()?;
         let (digests, rest) = bytes[end + 1..].as_chunks::<16>();
-        let fits = rest.is_empty()
-            && stored.vault_id == self.vault_id
-            && stored.host_id == self.host_id
-            && stored.page_size == pages.size
-            && stored.base.is_in(self.host_id, names);
-        let digests = digests.to_vec();
-        (fits && pages.besides(&digests).len() * 4 < pages.digests.len()).then_some((stored.base, digests))
+        let is_ours = stored.vault_id == self.vault_id && stored.host_id == self.host_id;
+        (is_ours && rest.is_empty()).then(|| (stored, digests.to_vec()))
+    }
+
+    /// As it, if that base is there.
+    fn known(&self, there: &BTreeMap<String, u64>) -> Option<(Stored, Vec<PageDigest>)> {
+        self.read().filter(|(stored, _)| stored.is_in(there))
+    }
+
+    /// Whether the base that was stored last is not there any more, so that no version that goes with it can be read.
+    ///
+    /// # Errors
+    /// If the vault cannot be read.
+    pub fn lacks_its_base(&self, store: &dyn Store) -> Result<bool> {
+        let Some((stored, _)) = self.read() else { return Ok(false) };
+        Ok(!stored.is_in(&store.list(Kind::Meta)?.into_iter().collect()))
+    }
+
+    /// Has the next version make a base of its own.
+    pub fn forget(&self) {
+        fs::remove_file(self.note()).ok();
+    }
+
+    fn write(&self, stored: &Stored, digests: &[PageDigest]) -> Result<()> {
+        let mut note = serde_json::to_vec(stored).map_err(|error| ModuleError::failed(error.to_string()))?;
+        note.push(b'\n');
+        note.extend(digests.as_flattened());
+        let failed = |error: std::io::Error| at("write", &self.note(), &error);
+        // What a crash leaves of it is too short or of another base, and another one is made.
+        let mut fresh = tempfile::NamedTempFile::new_in(self.state).map_err(failed)?;
+        fresh.write_all(&note).and_then(|()| fresh.as_file().sync_all()).map_err(failed)?;
+        fresh.persist(self.note()).map(drop).map_err(|error| failed(error.error))
     }
 
     /// Stores all of the catalogue as a base, and notes that.
@@ -234,28 +278,43 @@ impl Place<'_> {
         let bytes = pages.digests.len() as u64 * u64::from(pages.size);
         let tag = uuid::Uuid::new_v4().simple().to_string()[..8].to_owned();
         let base = Base { version, tag, slices: bytes.div_ceil(SLICE) };
-        for number in 0..base.slices {
+        let store_slice = |number: u64| -> Result<u64> {
             let whole = Whole { file, at: number * SLICE };
             let packed =
                 zstd::encode_all(whole.take(SLICE), LEVEL).map_err(|error| at("read", path, &error))?;
-            repo.store().put(Kind::Meta, &base.slice(self.host_id, number), &repo.seal(&packed)?)?;
-        }
+            let sealed = repo.seal(&packed)?;
+            repo.store().put(Kind::Meta, &base.slice(self.host_id, number), &sealed)?;
+            Ok(sealed.len() as u64)
+        };
+        let stored: Result<Vec<u64>> = (0..base.slices).map(store_slice).collect();
+        let sizes = stored.inspect_err(|_| {
+            // Nobody would go on with them, and where there is no room they are in the way.
+            for number in 0..base.slices {
+                repo.store().delete(Kind::Meta, &base.slice(self.host_id, number)).ok();
+            }
+        })?;
         let stored = Stored {
             vault_id: self.vault_id.to_owned(),
             host_id: self.host_id.to_owned(),
             base: base.clone(),
+            sizes,
             page_size: pages.size,
+            sound_at: self.now,
         };
-        let mut note = serde_json::to_vec(&stored).map_err(|error| ModuleError::failed(error.to_string()))?;
-        note.push(b'\n');
-        note.extend(pages.digests.as_flattened());
-        let failed = |error: std::io::Error| at("write", &self.note(), &error);
-        // What a crash leaves of it is too short or of another base, and another one is made.
-        let mut fresh = tempfile::NamedTempFile::new_in(self.state).map_err(failed)?;
-        fresh.write_all(&note).and_then(|()| fresh.as_file().sync_all()).map_err(failed)?;
-        fresh.persist(self.note()).map_err(|error| failed(error.error))?;
+        self.write(&stored, &pages.digests)?;
         Ok(base)
     }
+}
+
+/// Proves that the newest version of a machine's catalogue in a vault can be read and is sound, in a directory for that.
+///
+/// # Errors
+/// If it is not, or the vault cannot be read.
+pub fn prove_newest(repo: &Repository, host_id: &str, scratch: &Path) -> Result<()> {
+    let Some(newest) = versions(repo.store(), host_id)?.pop() else { return Ok(()) };
+    let path = scratch.join("copy.db");
+    fetch(repo, host_id, newest, &path)?;
+    Catalogue::open(&path)?.prove_sound()
 }
 
 /// Writes a version of a machine's catalogue, as it was, to a file.
@@ -342,27 +401,39 @@ fn head_of(rest: &[u8]) -> Option<(Head, &[u8])> {
 pub fn drop_old(repo: &Repository, settings: &VaultSettings, host_id: &str) -> Result<()> {
     let store = repo.store();
     let names: Vec<String> = store.list(Kind::Meta)?.into_iter().map(|(name, _)| name).collect();
-    let mut all = versions_in(names.iter(), host_id);
-    let kept = all.split_off(all.len().saturating_sub(settings.keep_metadata_versions.max(1)));
-    for old in all {
-        store.delete(Kind::Meta, &format!("{host_id}/db.{old}"))?;
-    }
-    let mut bases: BTreeMap<(i64, String), Vec<String>> = BTreeMap::new();
-    for name in names {
-        if let Some(base) = base_of(&name, host_id) {
+    let mut bases: BTreeMap<(i64, String), Vec<&String>> = BTreeMap::new();
+    for name in &names {
+        if let Some(base) = base_of(name, host_id) {
             bases.entry(base).or_default().push(name);
         }
     }
-    // Versions go on with the base of the one before or with a newer one.
-    let Some(oldest) = kept.first().filter(|_| bases.len() > 1) else { return Ok(()) };
-    let Ok(plain) = opened(repo, &format!("{host_id}/db.{oldest}")) else { return Ok(()) };
-    let Some((head, _)) = plain.strip_prefix(MAGIC).and_then(head_of) else { return Ok(()) };
-    for name in bases
-        .into_iter()
-        .filter(|((version, _), _)| *version < head.base.version)
-        .flat_map(|(_, names)| names)
+    let mut old = versions_in(names.iter(), host_id);
+    let mut kept = old.split_off(old.len().saturating_sub(settings.keep_metadata_versions.max(1)));
+    let newest_base = bases.keys().next_back().map_or(0, |(version, _)| *version);
+    if kept.first().is_some_and(|first| *first >= newest_base)
+        && let Some(before) = old.iter().rposition(|version| *version < newest_base)
     {
-        store.delete(Kind::Meta, &name)?;
+        kept.insert(0, old.remove(before));
+    }
+    for version in old {
+        store.delete(Kind::Meta, &format!("{host_id}/db.{version}"))?;
+    }
+    // By the numbers each goes with the last base before it.
+    let likely: BTreeSet<_> =
+        kept.iter().filter_map(|version| bases.keys().rfind(|(base, _)| base <= version)).collect();
+    if likely.len() == bases.len() {
+        return Ok(());
+    }
+    let mut needed = BTreeSet::new();
+    for version in kept {
+        // What cannot be read may need any of them.
+        let Ok(plain) = opened(repo, &format!("{host_id}/db.{version}")) else { return Ok(()) };
+        let Some(rest) = plain.strip_prefix(MAGIC) else { continue };
+        let Some((Head { base, .. }, _)) = head_of(rest) else { return Ok(()) };
+        needed.insert((base.version, base.tag));
+    }
+    for name in bases.iter().filter(|(base, _)| !needed.contains(*base)).flat_map(|(_, names)| names) {
+        store.delete(Kind::Meta, name)?;
     }
     Ok(())
 }

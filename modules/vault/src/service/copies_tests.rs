@@ -44,20 +44,39 @@ fn fetched(world: &World, version: i64) -> Result<u64> {
     Catalogue::open(&path)?.count_versions()
 }
 
+/// Returns the catalogue as its file is; opening that anew would cost SQLite its locks.
+fn bytes_of(catalogue: &Catalogue) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut read = |file: &File| Whole { file, at: 0 }.read_to_end(&mut all);
+    catalogue.while_still(|file, _| Ok(read(file).unwrap())).unwrap();
+    all
+}
+
+/// Returns the bases of which a vault has slices, the oldest first.
+fn bases(world: &World) -> BTreeSet<(i64, String)> {
+    named(world, "base").iter().map(|(name, _)| base_of(name, &host(world)).unwrap()).collect()
+}
+
+fn note(world: &World) -> PathBuf {
+    let mut all = world.state.path().join("vault").read_dir().unwrap().map(|entry| entry.unwrap().path());
+    all.find(|path| path.to_string_lossy().contains("copied.")).unwrap()
+}
+
 #[test]
 fn a_version_of_few_changes_takes_little_and_is_the_catalogue_as_it_was() {
     let mut world = world();
     let first = newest(&world);
     next(&mut world, 0..2, 2);
-    let bases = named(&world, "base");
-    assert_eq!(bases.len(), 1, "the second version goes on with the base of the first: {bases:?}");
+    let slices = named(&world, "base");
+    assert!(slices.len() > 3 && bases(&world).len() == 1, "the second goes on with the base of the first: {slices:?}");
     let second = newest(&world);
     let of = |version: i64| {
         let name = format!("{}/db.{version}", host(&world));
         named(&world, "db").into_iter().find(|(known, _)| *known == name).unwrap().1
     };
     assert!(of(first) < 1000, "a base says all of the version that made it: {}", of(first));
-    assert!(of(second) * 4 < bases[0].1, "{} beside {bases:?}", of(second));
+    let all: u64 = slices.iter().map(|(_, size)| size).sum();
+    assert!(of(second) * 4 < all, "{} beside {slices:?}", of(second));
 
     // Byte for byte, as far as the catalogue was not changed since: it notes that the copy is stored.
     let dir = tempfile::tempdir().unwrap();
@@ -67,58 +86,162 @@ fn a_version_of_few_changes_takes_little_and_is_the_catalogue_as_it_was() {
         host_id: &host(&world),
         vault_id: &uuid::Uuid::nil().to_string(),
         state: &world.state.path().join("vault"),
+        now: world.hour * 3600,
     };
     store(&repo, &live, &place, second + 1).unwrap();
     let path = dir.path().join("copy.db");
     fetch(&repo, &host(&world), second + 1, &path).unwrap();
-    assert!(live.while_still(|live| Ok(fs::read(live).unwrap() == fs::read(&path).unwrap())).unwrap());
-    assert_eq!(named(&world, "base"), bases);
+    assert_eq!(bytes_of(&live), fs::read(&path).unwrap());
+    assert_eq!(named(&world, "base"), slices);
     assert_eq!(fetched(&world, second).unwrap(), fetched(&world, first).unwrap() + 2);
 }
 
 #[test]
 fn another_base_is_made_where_the_last_one_does_not_help() {
     let mut world = world();
-    let count = |world: &World| {
-        let names = named(world, "base").into_iter().map(|(name, _)| base_of(&name, &host(world)).unwrap());
-        names.collect::<BTreeSet<_>>().len()
-    };
     // Most pages are others.
     next(&mut world, 0..400, 2);
-    assert_eq!(count(&world), 2);
+    assert_eq!(bases(&world).len(), 2);
     // Nobody knows the pages of the last one.
-    let note = || world.state.path().join("vault").read_dir().unwrap().map(|entry| entry.unwrap().path());
-    let note = note().find(|path| path.to_string_lossy().contains("copied.")).unwrap();
-    let bytes = fs::read(&note).unwrap();
-    fs::write(&note, &bytes[..bytes.len() - 1]).unwrap();
+    let bytes = fs::read(note(&world)).unwrap();
+    fs::write(note(&world), &bytes[..bytes.len() - 1]).unwrap();
     next(&mut world, 0..1, 3);
-    assert_eq!(count(&world), 3);
-    // It is not there any more.
-    let gone = named(&world, "base").pop().unwrap().0;
-    world.store.delete(Kind::Meta, &gone).unwrap();
+    assert_eq!(bases(&world).len(), 3);
+    // A slice is not there any more: the next backup makes up for it, whether anything changed or not.
+    let slices: Vec<_> = named(&world, "base");
     let lost = newest(&world);
-    next(&mut world, 0..1, 4);
-    assert_eq!(count(&world), 3);
+    let newest_base = bases(&world).pop_last().unwrap();
+    let of_newest = |name: &String| base_of(name, &host(&world)).unwrap() == newest_base;
+    let gone = slices.iter().rfind(|(name, _)| of_newest(name)).unwrap();
+    world.store.delete(Kind::Meta, &gone.0).unwrap();
     assert_eq!(fetched(&world, lost).unwrap_err().kind, ErrorKind::Failed);
+    world.hour += 1;
+    world.now(back_up);
+    assert!(newest(&world) > lost && fetched(&world, newest(&world)).is_ok());
+    // One is shorter than it was.
+    let newest_base = bases(&world).pop_last().unwrap();
+    let cut = named(&world, "base");
+    let cut = cut.iter().find(|(name, _)| base_of(name, &host(&world)).unwrap() == newest_base).unwrap();
+    change(&world, Kind::Meta, &cut.0, |bytes| bytes.truncate(100));
+    next(&mut world, 0..1, 4);
+    assert!(bases(&world).pop_last().unwrap() > newest_base);
+    assert!(fetched(&world, newest(&world)).is_ok());
+    // The page size is another one, as of a catalogue that was built anew.
+    let newest_base = bases(&world).pop_last().unwrap();
+    let db = rusqlite::Connection::open(world.state.path().join("vault/catalogue.db")).unwrap();
+    db.execute_batch("PRAGMA journal_mode = delete; PRAGMA page_size = 8192; VACUUM;").unwrap();
+    drop(db);
+    next(&mut world, 0..1, 5);
+    assert!(bases(&world).pop_last().unwrap() > newest_base);
     assert!(fetched(&world, newest(&world)).is_ok());
 }
 
 #[test]
-fn bases_go_with_the_last_version_that_needs_them() {
+fn a_base_that_another_one_made_since_is_gone_on_from_only_by_that_one() {
     let mut world = world();
-    let [first] = &named(&world, "base")[..] else { panic!("a base of a slice") };
-    next(&mut world, 0..400, 2);
-    for seed in 3..11 {
+    let (before, old) = (fs::read(note(&world)).unwrap(), bases(&world).pop_first().unwrap());
+    // Somebody who took this machine over knows of no pages, and so makes a base.
+    fs::remove_file(note(&world)).unwrap();
+    next(&mut world, 0..1, 2);
+    let theirs = bases(&world).pop_last().unwrap();
+    // It comes back, with what it noted.
+    fs::write(note(&world), before).unwrap();
+    for seed in 3..20 {
         next(&mut world, 0..1, seed);
-        assert!(named(&world, "base").contains(first), "the first version is still kept");
+        for version in versions(&*world.store, &host(&world)).unwrap() {
+            fetched(&world, version).unwrap();
+        }
     }
-    assert_eq!(named(&world, "db").len(), 10);
-    next(&mut world, 0..1, 11);
-    let left = named(&world, "base");
-    assert!(!left.is_empty() && !left.contains(first), "{left:?}");
-    for version in versions(&*world.store, &host(&world)).unwrap() {
-        fetched(&world, version).unwrap();
+    assert!(bases(&world).pop_last().unwrap() > theirs && !bases(&world).contains(&old), "{:?}", bases(&world));
+}
+
+#[test]
+fn bases_go_with_the_last_version_that_needs_them_and_one_stays_beside_the_newest() {
+    let mut world = world();
+    let drop_all_but = |world: &World, keep_metadata_versions| {
+        let settings = VaultSettings { keep_metadata_versions, ..first_of(world) };
+        drop_old(&opened(&world.store), &settings, &host(world)).unwrap();
+        let kept = versions(&*world.store, &host(world)).unwrap();
+        assert!(kept.iter().all(|version| fetched(world, *version).unwrap() >= 400));
+        kept
+    };
+    let (first, of_first) = (bases(&world).pop_first().unwrap(), newest(&world));
+    next(&mut world, 0..400, 2);
+    let second = bases(&world).pop_last().unwrap();
+    let mut made: Vec<i64> = (3..6).map(|seed| (next(&mut world, 0..1, seed), newest(&world)).1).collect();
+    // Damage to the newest base leaves the one before.
+    assert_eq!(drop_all_but(&world, 2), [of_first, made[1], made[2]]);
+    assert_eq!(bases(&world), BTreeSet::from([first.clone(), second.clone()]));
+    next(&mut world, 0..400, 6);
+    made.extend((7..10).map(|seed| (next(&mut world, 0..1, seed), newest(&world)).1));
+    assert_eq!(drop_all_but(&world, 2), [made[2], made[4], made[5]]);
+    let left = bases(&world);
+    assert!(left.len() == 2 && left.contains(&second) && !left.contains(&first), "{left:?}");
+}
+
+#[test]
+fn what_a_base_that_failed_left_is_removed() {
+    let mut world = world();
+    next(&mut world, 0..1, 2);
+    let host = host(&world);
+    // A run was killed after two slices.
+    for number in 0..2 {
+        world.store.put(Kind::Meta, &format!("{host}/base.{}.deadbeef.{number}", newest(&world)), b"?").unwrap();
     }
+    for seed in 3..20 {
+        next(&mut world, 0..1, seed);
+    }
+    let is_left = named(&world, "base").iter().any(|(name, _)| name.contains("deadbeef"));
+    assert!(!is_left && fetched(&world, newest(&world)).is_ok());
+}
+
+#[test]
+fn of_a_damaged_catalogue_nothing_is_stored_and_a_damaged_copy_is_found_and_passed_over() {
+    let mut world = world();
+    next(&mut world, 0..1, 2);
+    let good = newest(&world);
+    // A page in the middle goes bad, as on a disk that does not notice.
+    let path = world.state.path().join("vault/catalogue.db");
+    let whole = fs::read(&path).unwrap();
+    let mut bytes = whole.clone();
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 4096].fill(0xa5);
+    fs::write(&path, bytes).unwrap();
+    world.hour += 48;
+    let report = world
+        .service(world.state.path(), world.store.clone(), std::process::id())
+        .backup(None, &mut |_| Ok(b"x".into()), &crate::engine::Quiet::default());
+    assert!(report.is_err() || newest(&world) == good, "nothing of it is stored");
+    fs::write(&path, whole).unwrap();
+    for end in ["-wal", "-shm"] {
+        fs::remove_file(path.with_file_name(format!("catalogue.db{end}"))).ok();
+    }
+    // A byte of a copy goes bad in the vault.
+    next(&mut world, 0..1, 3);
+    let slice = named(&world, "base").pop().unwrap().0;
+    change(&world, Kind::Meta, &slice, |bytes| bytes[20] ^= 1);
+    let check = |world: &World| {
+        let mut service = world.service(world.state.path(), world.store.clone(), std::process::id());
+        let found = service.check(None, None, &mut |_| Ok(b"x".into()), &crate::engine::Quiet::default());
+        found.unwrap()[0].summary.problems.count()
+    };
+    assert_eq!(check(&world), 1);
+    next(&mut world, 0..1, 4);
+    assert_eq!((check(&world), fetched(&world, newest(&world)).is_ok()), (0, true));
+}
+
+#[test]
+fn two_machines_of_one_id_are_told_so() {
+    let mut world = world();
+    let version = newest(&world) + 1;
+    let live = Catalogue::open(&world.state.path().join("vault/catalogue.db")).unwrap();
+    world.hour += 1;
+    let (host, vault_id, state) =
+        (host(&world), uuid::Uuid::nil().to_string(), world.state.path().join("vault"));
+    let place = Place { host_id: &host, vault_id: &vault_id, state: &state, now: world.hour * 3600 };
+    store(&opened(&world.store), &live, &place, version).unwrap();
+    let error = store(&opened(&world.store), &live, &place, version).unwrap_err();
+    assert!(error.to_string().contains("another machine wrote"), "{error}");
 }
 
 #[test]
@@ -138,9 +261,13 @@ fn what_is_torn_is_no_catalogue() {
     // A slice of another base under this one's name is what only the digest of the whole tells.
     world.store = std::sync::Arc::new(whole.clone());
     next(&mut world, 0..400, 3);
-    let [old, fresh] = &named(&world, "base")[..] else { panic!("two bases of a slice each") };
-    let other = world.store.get(Kind::Meta, &fresh.0).unwrap().unwrap();
-    change(&world, Kind::Meta, &old.0, |bytes| *bytes = other.clone());
+    let all = bases(&world);
+    let [old, fresh] = [all.first(), all.last()].map(|base| {
+        let mut slices = named(&world, "base").into_iter();
+        slices.find(|(name, _)| base_of(name, &host(&world)).as_ref() == base && name.ends_with(".0")).unwrap().0
+    });
+    let other = world.store.get(Kind::Meta, &fresh).unwrap().unwrap();
+    change(&world, Kind::Meta, &old, |bytes| *bytes = other.clone());
     assert!(fetched(&world, newest).unwrap_err().to_string().contains("not what was copied"));
 }
 
@@ -149,14 +276,14 @@ fn a_copy_that_an_older_program_wrote_is_read() {
     let world = world();
     let catalogue = Catalogue::open(&world.state.path().join("vault/catalogue.db")).unwrap();
     let repo = opened(&world.store);
-    let all = catalogue.while_still(|path| Ok(fs::read(path).unwrap())).unwrap();
+    let all = bytes_of(&catalogue);
     let sealed = repo.seal(&zstd::bulk::compress(&all, 0).unwrap()).unwrap();
     let version = newest(&world) + 1;
     world.store.put(Kind::Meta, &format!("{}/db.{version}", host(&world)), &sealed).unwrap();
     assert_eq!(fetched(&world, version).unwrap(), catalogue.count_versions().unwrap());
     drop_old(&repo, &VaultSettings { keep_metadata_versions: 1, ..first_of(&world) }, &host(&world)).unwrap();
     assert_eq!(
-        (versions(&*world.store, &host(&world)).unwrap(), named(&world, "base").len()),
+        (versions(&*world.store, &host(&world)).unwrap(), bases(&world).len()),
         (vec![version], 1)
     );
 }

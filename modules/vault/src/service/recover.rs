@@ -163,7 +163,13 @@ impl Service {
             let state = VaultState { vault_id: vault.vault_id.clone(), uploaded, pending: true };
             fresh.set_vault_state(&vault.settings.name, &state)?;
         }
-        take_queue(&mut fresh, previous.as_ref(), &stage, &mut warnings)?;
+        if let Err(error) = take_queue(&mut fresh, previous.as_ref(), &stage, &mut warnings) {
+            // What cannot be read any more is what is being replaced.
+            if previous.as_ref().is_none_or(|previous| previous.prove_sound().is_ok()) {
+                return Err(error);
+            }
+            warnings.push(format!("what waited for the next backup is forgotten: {error}"));
+        }
         let now = (around.clock)();
         let id = fresh.begin_operation_after(last, "recover", &host, now)?;
         let replayed = versions - before;
@@ -273,6 +279,9 @@ fn is_blank(catalogue: &Catalogue) -> Result<bool> {
 /// Refuses where the catalogue that is there would be lost for nothing.
 fn check_need(previous: Option<&Catalogue>, open: &[Open], host: &str, same_host: bool) -> Result<()> {
     let Some(previous) = previous else { return Ok(()) };
+    if same_host && previous.prove_sound().is_err() {
+        return Ok(());
+    }
     let versions = previous.count_versions()?;
     if versions == 0 {
         return Ok(());
@@ -310,6 +319,7 @@ fn newest_copy(
         while let Some(version) = versions.pop() {
             let opened = copies::fetch(&vault.repo, host, version, &path)
                 .and_then(|()| Catalogue::open(&path))
+                .and_then(|catalogue| catalogue.prove_sound().map(|()| catalogue))
                 .and_then(|catalogue| Ok((catalogue.last_operation_at()?, catalogue)));
             match opened {
                 Ok((last, catalogue)) => {

@@ -1,12 +1,14 @@
 //! The vaults of a backup: opened, locked, and given a copy of the catalogue in the end.
 
+use std::path::Path;
+
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
 use super::copies::{self, Place};
 use super::vaults::Passphrase;
 use super::{BackupReport, Service, VaultReport, VaultSettings};
 use crate::catalogue::VaultState;
-use crate::error::Result;
+use crate::error::{Result, at};
 use crate::repo::{Held, Repository};
 
 /// A vault that is open for a backup.
@@ -36,6 +38,11 @@ pub(super) struct Uploaded {
 }
 
 impl Uploaded {
+    fn fail(&mut self, what: &str, vault: &str, error: ModuleError) {
+        let message = format!("{what} to the vault `{vault}`: {}", error.message);
+        self.failed.push(ModuleError { message, ..error });
+    }
+
     /// Whether something went wrong for want of room.
     pub(super) fn is_full(&self) -> bool {
         self.failed.iter().any(|error| error.kind == ErrorKind::DiskSpace)
@@ -117,7 +124,33 @@ impl Service {
     pub(super) fn is_copy_due(&self, settings: &VaultSettings, repo: &Repository) -> Result<bool> {
         let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(true) };
         let newest = copies::versions(repo.store(), &self.host_id)?.pop();
-        Ok(state.pending || newest != Some(state.uploaded))
+        let is_due = state.pending || newest != Some(state.uploaded);
+        let base = self.around.places.base();
+        Ok(is_due || self.place(&state, &base).lacks_its_base(repo.store())?)
+    }
+
+    fn place<'p>(&'p self, state: &'p VaultState, base: &'p Path) -> Place<'p> {
+        let now = (self.around.clock)().as_second();
+        Place { host_id: &self.host_id, vault_id: &state.vault_id, state: base, now }
+    }
+
+    /// Says why the newest copy of the catalogue cannot be read, and has the next backup store all of it, if so.
+    ///
+    /// # Errors
+    /// If the vault cannot be read.
+    pub(super) fn prove_copy(&mut self, repo: &Repository, settings: &VaultSettings) -> Result<Option<String>> {
+        let base = self.around.places.base();
+        let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(None) };
+        let dir = tempfile::tempdir_in(&base).map_err(|error| at("make a directory in", &base, &error))?;
+        match copies::prove_newest(repo, &self.host_id, dir.path()) {
+            Ok(()) => Ok(None),
+            Err(error) if error.kind == ErrorKind::Failed => {
+                self.place(&state, &base).forget();
+                self.catalogue.set_vault_state(&settings.name, &VaultState { pending: true, ..state })?;
+                Ok(Some(format!("{}; the next backup stores all of the catalogue anew", error.message)))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Stores a copy of the catalogue; why it failed, if it did, is returned, and the next backup tries again. Then sees to the copies
@@ -134,25 +167,26 @@ impl Service {
         // Noted before, so that the vault never holds a version that the catalogue does not know of.
         let begun = VaultState { uploaded: version, pending: true, ..state };
         self.catalogue.set_vault_state(&settings.name, &begun)?;
-        let place = Place { host_id: &self.host_id, vault_id: &begun.vault_id, state: &base };
-        let mut stored = copies::store(repo, &self.catalogue, &place, version);
-        if stored.is_ok() && (old == OldCopies::Go || repo.store().removes_freely()) {
-            stored = copies::drop_old(repo, settings, &self.host_id);
-        }
+        let place = self.place(&begun, &base);
+        let may_remove = old == OldCopies::Go || repo.store().removes_freely();
         let mut done = Uploaded::default();
         let name = &settings.name;
-        let mut fail = |what: &str, error: ModuleError| {
-            let message = format!("{what} to the vault `{name}`: {}", error.message);
-            done.failed.push(ModuleError { message, ..error });
-        };
+        if old == OldCopies::Go {
+            // What makes room for the copy goes first.
+            copies::drop_old(repo, settings, &self.host_id).ok();
+        }
+        let stored = copies::store(repo, &self.catalogue, &place, version);
         match stored {
             Ok(()) => {
                 self.catalogue.set_vault_state(name, &VaultState { pending: false, ..begun })?;
+                if may_remove && let Err(error) = copies::drop_old(repo, settings, &self.host_id) {
+                    done.warnings.push(format!(
+                        "older copies of the catalogue stay in the vault `{name}`: {}",
+                        error.message
+                    ));
+                }
             }
-            Err(error) => {
-                fail("the catalogue was not copied", error);
-                return Ok(done);
-            }
+            Err(error) => done.fail("the catalogue was not copied", name, error),
         }
         match repo.keep_keys(&self.host_id, (self.around.clock)(), old == OldCopies::Go) {
             Ok(unreadable) => done.warnings.extend(unreadable.iter().map(|key| {
@@ -161,7 +195,7 @@ impl Service {
                      `bt repair` puts that in its place, and `restic key remove` removes one that nobody needs"
                 )
             })),
-            Err(error) => fail("the keys were not copied", error),
+            Err(error) => done.fail("the keys were not copied", name, error),
         }
         Ok(done)
     }
