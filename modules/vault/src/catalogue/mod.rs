@@ -12,6 +12,7 @@ mod reads;
 mod recover;
 mod schema;
 mod staged;
+mod trees;
 mod versions;
 
 use std::fs::{self, File as Bytes};
@@ -28,6 +29,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Params, Row};
 pub use directories::Tracked;
 pub use entities::{Chunk, Directory, File, FileFacts, Operation, StagedItem, VaultState, Version};
 pub use operations::KILLED;
+pub use trees::KnownTree;
 pub use versions::{Arrived, CurrentFile};
 
 use self::held::Held;
@@ -35,6 +37,13 @@ use crate::error::{Result, at};
 
 /// How long a writer waits for another one.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many statements are kept in their compiled form.
+const STATEMENTS: usize = 64;
+/// How much of the tables is kept in memory at most, in KiB below zero, as SQLite has it.
+const CACHE: i64 = -(48 << 10);
+/// After how many pages in the log these go into the file.
+const LOG: i64 = 8000;
 
 /// How often somebody else may come in between before a copy is given up.
 const CHECKPOINTS: u32 = 3;
@@ -84,9 +93,8 @@ impl Catalogue {
     /// If it cannot be read, or the copy not be written, or as [`Catalogue::open`].
     pub fn open_copy(path: &Path, directory: &Path) -> Result<Self> {
         let copy = directory.join("catalogue.db");
-        let copied = Held::open(path, false).and_then(|held| {
-            io::copy(&mut Whole { file: held.file(), at: 0 }, &mut Bytes::create(&copy)?)
-        });
+        let copied = Held::open(path, false)
+            .and_then(|held| io::copy(&mut Whole { file: held.file(), at: 0 }, &mut Bytes::create(&copy)?));
         copied.map_err(|error| at("copy", path, &error))?;
         let log = with(path, "-wal");
         match fs::copy(&log, with(&copy, "-wal")) {
@@ -97,6 +105,9 @@ impl Catalogue {
 
     fn prepare(&mut self) -> rusqlite::Result<()> {
         self.db.busy_timeout(PATIENCE)?;
+        self.db.set_prepared_statement_cache_capacity(STATEMENTS);
+        self.db.pragma_update(None, "cache_size", CACHE)?;
+        self.db.pragma_update(None, "wal_autocheckpoint", LOG)?;
         self.db.pragma_update(None, "journal_mode", "wal")?;
         self.db.pragma_update(None, "synchronous", "full")?;
         self.db.pragma_update(None, "foreign_keys", "on")
@@ -227,8 +238,9 @@ fn below(place: &[u8]) -> (Vec<u8>, Vec<u8>) {
     (from, to)
 }
 
+/// Ids of one time lie beside each other in the tables.
 fn new_id() -> String {
-    uuid::Uuid::new_v4().to_string()
+    uuid::Uuid::now_v7().to_string()
 }
 
 fn stamp(now: Timestamp) -> String {

@@ -7,7 +7,7 @@ use super::Catalogue;
 use crate::error::Result;
 
 /// Each entry brings the format one further; entries are never changed, only added.
-pub(super) const MIGRATIONS: [&str; 8] = [
+pub(super) const MIGRATIONS: [&str; 9] = [
     "
     CREATE TABLE contents (
         id         TEXT PRIMARY KEY NOT NULL,
@@ -148,6 +148,49 @@ pub(super) const MIGRATIONS: [&str; 8] = [
         read_at INTEGER NOT NULL,
         PRIMARY KEY (vault, pack_id)
     ) STRICT, WITHOUT ROWID;
+",
+    // Trees of the last snapshots, the index files that name what is in them, and what changed since.
+    "
+    CREATE TABLE trees (
+        vault        TEXT NOT NULL,
+        directory_id TEXT NOT NULL REFERENCES directories ON DELETE CASCADE,
+        place        BLOB NOT NULL,
+        tree_id      BLOB NOT NULL,
+        PRIMARY KEY (directory_id, place, vault)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE tree_bases (
+        vault   TEXT PRIMARY KEY NOT NULL,
+        indexes BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE touched (
+        directory_id TEXT NOT NULL,
+        place        BLOB NOT NULL,
+        PRIMARY KEY (directory_id, place)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TRIGGER files_come AFTER INSERT ON files WHEN EXISTS (SELECT 1 FROM trees) BEGIN
+        INSERT OR IGNORE INTO touched (directory_id, place) VALUES (new.directory_id, new.place);
+    END;
+    CREATE TRIGGER files_change AFTER UPDATE OF name, place, directory_id, current_snapshot_id, deleted ON files
+        WHEN EXISTS (SELECT 1 FROM trees) BEGIN
+        INSERT OR IGNORE INTO touched (directory_id, place) VALUES (old.directory_id, old.place);
+        INSERT OR IGNORE INTO touched (directory_id, place) VALUES (new.directory_id, new.place);
+    END;
+    CREATE TRIGGER files_go AFTER DELETE ON files WHEN EXISTS (SELECT 1 FROM trees) BEGIN
+        INSERT OR IGNORE INTO touched (directory_id, place) VALUES (old.directory_id, old.place);
+    END;
+    CREATE TRIGGER versions_change AFTER UPDATE ON file_snapshots WHEN EXISTS (SELECT 1 FROM trees) BEGIN
+        DELETE FROM trees;
+    END;
+    CREATE TRIGGER locations_change AFTER UPDATE ON content_locations WHEN EXISTS (SELECT 1 FROM trees) BEGIN
+        DELETE FROM trees;
+    END;
+    CREATE TRIGGER locations_go AFTER DELETE ON content_locations WHEN EXISTS (SELECT 1 FROM trees) BEGIN
+        DELETE FROM trees WHERE vault = old.vault;
+    END;
+    CREATE TRIGGER vaults_change AFTER UPDATE OF vault, vault_id ON vault_state
+        WHEN old.vault_id <> new.vault_id OR old.vault <> new.vault BEGIN
+        DELETE FROM trees WHERE vault IN (old.vault, new.vault);
+    END;
 ",
 ];
 

@@ -107,6 +107,19 @@ impl Catalogue {
         self.all(sql, params![directory.id, place, from, to, after, most as i64], current_file)
     }
 
+    /// Returns what is there of a directory by what is known, with its current versions, from a place on, ordered as paths are, at
+    /// most `most`. The directory itself is not among it.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn present_from(&self, directory: &Directory, from: &[u8], most: usize) -> Result<Vec<CurrentFile>> {
+        let sql =
+            "SELECT f.name, f.deleted, v.* FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
+                   WHERE f.directory_id = ?1 AND f.place >= ?2 AND f.place > x'' AND f.deleted = 0
+                   ORDER BY f.place LIMIT ?3";
+        self.all(sql, params![directory.id, from, most as i64], current_file)
+    }
+
     /// Returns what lies right in a directory of a tracked one, with its current version, and that directory itself.
     ///
     /// # Errors
@@ -200,6 +213,9 @@ impl Catalogue {
     /// # Errors
     /// If the catalogue fails.
     pub fn count_lacking(&self, vault: &str) -> Result<u64> {
+        if self.is_whole(vault)? {
+            return Ok(0);
+        }
         let sql = "SELECT COUNT(*) FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
                    WHERE f.deleted = 0 AND NOT EXISTS
                        (SELECT 1 FROM content_locations l WHERE l.content_id = v.content_id AND l.vault = ?1)";
@@ -236,7 +252,7 @@ impl Catalogue {
                 record_content(&step, one, now)?;
                 let is_new = record_version(&step, one, now)?;
                 fresh += u64::from(is_new && !one.item.facts.is_dir());
-                step.execute("DELETE FROM staged WHERE seq = ?1", [one.item.seq])?;
+                step.prepare_cached("DELETE FROM staged WHERE seq = ?1")?.execute([one.item.seq])?;
             }
             step.commit()?;
             Ok(fresh)
@@ -302,11 +318,10 @@ impl Catalogue {
             }
             let now = stamp(now);
             for (file, deleted) in changes {
-                match deleted {
-                    true => step.execute(GONE, params![file, now])?,
-                    false => step.execute(BACK, params![file, now])?,
-                };
-                step.execute("UPDATE files SET deleted = ?2 WHERE id = ?1", params![file, deleted])?;
+                let note = if *deleted { GONE } else { BACK };
+                step.prepare_cached(note)?.execute(params![file, now])?;
+                step.prepare_cached("UPDATE files SET deleted = ?2 WHERE id = ?1")?
+                    .execute(params![file, deleted])?;
             }
             step.commit()
         })();

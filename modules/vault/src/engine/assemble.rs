@@ -25,12 +25,14 @@ pub struct Assembler<'p, 'w, 'r> {
     packer: &'p mut Packer<'w, 'r>,
     open: Vec<(Node, Tree)>,
     root: Tree,
+    /// Every directory with its tree.
+    stored: Vec<(PathBuf, Id)>,
 }
 
 impl<'p, 'w, 'r> Assembler<'p, 'w, 'r> {
     /// Begins with an empty root.
     pub fn new(packer: &'p mut Packer<'w, 'r>) -> Self {
-        Self { packer, open: Vec::new(), root: Tree::default() }
+        Self { packer, open: Vec::new(), root: Tree::default(), stored: Vec::new() }
     }
 
     /// Takes one step.
@@ -43,7 +45,12 @@ impl<'p, 'w, 'r> Assembler<'p, 'w, 'r> {
             Step::Leaf(node) => self.push(node),
             Step::Leave => {
                 if let Some((mut node, tree)) = self.open.pop() {
-                    node.subtree = Some(self.store(tree)?);
+                    let tree = self.store(tree)?;
+                    let names = self.open.iter().map(|(node, _)| &node.name).chain([&node.name]);
+                    let path =
+                        std::iter::once(OsStr::new("/")).chain(names.map(OsString::as_os_str)).collect();
+                    self.stored.push((path, tree));
+                    node.subtree = Some(tree);
                     self.push(node);
                 }
             }
@@ -62,16 +69,16 @@ impl<'p, 'w, 'r> Assembler<'p, 'w, 'r> {
         self.packer.add(&blob)
     }
 
-    /// Closes what is open and stores the root.
+    /// Closes what is open and stores the root; returns it, and all directories that were put together with their trees.
     ///
     /// # Errors
     /// If a tree cannot be stored.
-    pub fn finish(mut self) -> Result<Id> {
+    pub fn finish(mut self) -> Result<(Id, Vec<(PathBuf, Id)>)> {
         while !self.open.is_empty() {
             self.take(Step::Leave)?;
         }
         let root = std::mem::take(&mut self.root);
-        self.store(root)
+        Ok((self.store(root)?, self.stored))
     }
 }
 
@@ -122,7 +129,7 @@ impl<F: FnMut(&Path) -> Node> Trail<F> {
 }
 
 /// Feeds entries with absolute paths, ordered by their components, and all directories on their way; a directory among them comes
-/// before what is in it.
+/// before what is in it, unless it comes with its tree.
 ///
 /// # Errors
 /// If a tree cannot be stored, or an entry not be had.
@@ -134,7 +141,7 @@ pub fn feed(
     let mut trail = Trail::new(directory);
     for entry in entries {
         let (path, node) = entry?;
-        if node.kind == NodeKind::Dir {
+        if node.kind == NodeKind::Dir && node.subtree.is_none() {
             trail.enter(&path, node, &mut |step| assembler.take(step))?;
             continue;
         }

@@ -81,7 +81,7 @@ fn back_up(repo: &Repository, source: &Path) -> Result<Done> {
     let files = entries.iter().filter(|(_, node)| node.kind == NodeKind::File).count() as u64;
     let mut assembler = Assembler::new(&mut trees);
     feed(&mut assembler, entries.into_iter().map(Ok), |path| bare_directory(path, &names))?;
-    let tree = assembler.finish()?;
+    let (tree, _) = assembler.finish()?;
     data.flush()?;
     trees.flush()?;
     writer.index()?;

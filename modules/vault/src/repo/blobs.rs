@@ -1,6 +1,6 @@
 //! Where each blob lies, and how it is read.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -88,6 +88,8 @@ impl Known {
 pub(super) struct Blobs {
     known: RwLock<Known>,
     loaded: std::sync::Mutex<bool>,
+    /// The index files that say it.
+    files: std::sync::Mutex<BTreeSet<Id>>,
 }
 
 impl Blobs {
@@ -112,10 +114,22 @@ impl Repository {
                 let file: IndexFile = self.load(Kind::Index, &name)?;
                 let mut known = self.blobs.write();
                 file.packs.iter().for_each(|pack| known.add(pack));
+                drop(known);
+                name.parse().map(|id| self.note_index(id)).ok();
             }
             *loaded = true;
         }
         Ok(())
+    }
+
+    /// Notes an index file that says what is known.
+    pub(super) fn note_index(&self, id: Id) {
+        self.blobs.files.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    }
+
+    /// Returns the index files that were read or written.
+    pub(crate) fn indexes_read(&self) -> BTreeSet<Id> {
+        self.blobs.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes this for all that is known of packs, whatever the index files say.
@@ -133,6 +147,7 @@ impl Repository {
     pub fn reload_index(&self) -> Result<()> {
         *self.blobs.loaded.lock().unwrap_or_else(PoisonError::into_inner) = false;
         *self.blobs.write() = Known::default();
+        self.blobs.files.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.load_index()
     }
 

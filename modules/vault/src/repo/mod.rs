@@ -84,6 +84,9 @@ impl Repository {
         let sealed = self.seal(&plain)?;
         let id = Id::of(&sealed);
         self.store.put(kind, &id.hex(), &sealed)?;
+        if kind == Kind::Index {
+            self.note_index(id);
+        }
         Ok(id)
     }
 

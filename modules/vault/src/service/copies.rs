@@ -83,8 +83,9 @@ struct Stored {
 impl Stored {
     /// Whether a vault holds all of the base, and none that is newer: that another one wrote who went on from a version of this one.
     fn is_in(&self, there: &BTreeMap<String, u64>) -> bool {
-        let is_there =
-            |(number, size)| there.get(&self.base.slice(&self.host_id, number)).is_some_and(|found| found == size);
+        let is_there = |(number, size)| {
+            there.get(&self.base.slice(&self.host_id, number)).is_some_and(|found| found == size)
+        };
         let is_newest = there
             .keys()
             .filter_map(|name| base_of(name, &self.host_id))
@@ -183,8 +184,12 @@ pub fn store(repo: &Repository, catalogue: &Catalogue, place: &Place<'_>, versio
         let name = format!("{}/db.{version}", place.host_id);
         match repo.store().put(Kind::Meta, &name, &repo.seal(&plain)?)? {
             true => Ok(()),
-            false => Err(ModuleError::failed(format!("another machine wrote `{name}`, which has this one's id"))
-                .hint("is this machine a copy of another one? `bt recover` takes over what that one stored")),
+            false => {
+                Err(ModuleError::failed(format!("another machine wrote `{name}`, which has this one's id"))
+                    .hint(
+                        "is this machine a copy of another one? `bt recover` takes over what that one stored",
+                    ))
+            }
         }
     })
 }

@@ -68,7 +68,10 @@ fn a_version_of_few_changes_takes_little_and_is_the_catalogue_as_it_was() {
     let first = newest(&world);
     next(&mut world, 0..2, 2);
     let slices = named(&world, "base");
-    assert!(slices.len() > 3 && bases(&world).len() == 1, "the second goes on with the base of the first: {slices:?}");
+    assert!(
+        slices.len() > 3 && bases(&world).len() == 1,
+        "the second goes on with the base of the first: {slices:?}"
+    );
     let second = newest(&world);
     let of = |version: i64| {
         let name = format!("{}/db.{version}", host(&world));
@@ -152,7 +155,11 @@ fn a_base_that_another_one_made_since_is_gone_on_from_only_by_that_one() {
             fetched(&world, version).unwrap();
         }
     }
-    assert!(bases(&world).pop_last().unwrap() > theirs && !bases(&world).contains(&old), "{:?}", bases(&world));
+    assert!(
+        bases(&world).pop_last().unwrap() > theirs && !bases(&world).contains(&old),
+        "{:?}",
+        bases(&world)
+    );
 }
 
 #[test]
@@ -186,7 +193,10 @@ fn what_a_base_that_failed_left_is_removed() {
     let host = host(&world);
     // A run was killed after two slices.
     for number in 0..2 {
-        world.store.put(Kind::Meta, &format!("{host}/base.{}.deadbeef.{number}", newest(&world)), b"?").unwrap();
+        world
+            .store
+            .put(Kind::Meta, &format!("{host}/base.{}.deadbeef.{number}", newest(&world)), b"?")
+            .unwrap();
     }
     for seed in 3..20 {
         next(&mut world, 0..1, seed);
@@ -208,9 +218,11 @@ fn of_a_damaged_catalogue_nothing_is_stored_and_a_damaged_copy_is_found_and_pass
     bytes[middle..middle + 4096].fill(0xa5);
     fs::write(&path, bytes).unwrap();
     world.hour += 48;
-    let report = world
-        .service(world.state.path(), world.store.clone(), std::process::id())
-        .backup(None, &mut |_| Ok(b"x".into()), &crate::engine::Quiet::default());
+    let report = world.service(world.state.path(), world.store.clone(), std::process::id()).backup(
+        None,
+        &mut |_| Ok(b"x".into()),
+        &crate::engine::Quiet::default(),
+    );
     assert!(report.is_err() || newest(&world) == good, "nothing of it is stored");
     fs::write(&path, whole).unwrap();
     for end in ["-wal", "-shm"] {
@@ -264,7 +276,10 @@ fn what_is_torn_is_no_catalogue() {
     let all = bases(&world);
     let [old, fresh] = [all.first(), all.last()].map(|base| {
         let mut slices = named(&world, "base").into_iter();
-        slices.find(|(name, _)| base_of(name, &host(&world)).as_ref() == base && name.ends_with(".0")).unwrap().0
+        slices
+            .find(|(name, _)| base_of(name, &host(&world)).as_ref() == base && name.ends_with(".0"))
+            .unwrap()
+            .0
     });
     let other = world.store.get(Kind::Meta, &fresh).unwrap().unwrap();
     change(&world, Kind::Meta, &old, |bytes| *bytes = other.clone());
@@ -282,10 +297,7 @@ fn a_copy_that_an_older_program_wrote_is_read() {
     world.store.put(Kind::Meta, &format!("{}/db.{version}", host(&world)), &sealed).unwrap();
     assert_eq!(fetched(&world, version).unwrap(), catalogue.count_versions().unwrap());
     drop_old(&repo, &VaultSettings { keep_metadata_versions: 1, ..first_of(&world) }, &host(&world)).unwrap();
-    assert_eq!(
-        (versions(&*world.store, &host(&world)).unwrap(), bases(&world).len()),
-        (vec![version], 1)
-    );
+    assert_eq!((versions(&*world.store, &host(&world)).unwrap(), bases(&world).len()), (vec![version], 1));
 }
 
 fn first_of(world: &World) -> VaultSettings {

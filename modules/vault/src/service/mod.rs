@@ -582,4 +582,6 @@ mod source_tests;
 #[cfg(test)]
 mod steady_tests;
 #[cfg(test)]
+mod trees_tests;
+#[cfg(test)]
 pub(crate) mod world;

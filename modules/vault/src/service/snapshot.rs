@@ -1,6 +1,7 @@
 //! The end of a backup: a snapshot of all that is tracked, with nothing in it that the vault does not hold.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -11,7 +12,7 @@ use super::forget;
 use super::stage::decode_xattrs;
 use super::target::Target;
 use super::{BackupReport, Service, Surroundings};
-use crate::catalogue::{Chunk, CurrentFile, Directory, Version};
+use crate::catalogue::{Catalogue, Chunk, CurrentFile, Directory, KnownTree, Version};
 use crate::engine::{Assembler, Names, bare_directory, feed};
 use crate::error::Result;
 use crate::format::node::{go_mode, timestamp};
@@ -44,7 +45,15 @@ impl Service {
         let vault = target.settings.name.clone();
         let is_due = parent.is_none() || self.catalogue.is_snapshot_due(&vault)?;
         if is_due && !directories.is_empty() {
-            let lost = self.snapshot(target, &directories, paths, parent.map(|(id, _)| id))?;
+            self.catalogue.forget_stale_trees()?;
+            target.repo.load_index()?;
+            // What is in a tree is not looked for again as long as all that named it is there.
+            if !self.catalogue.indexes_of_trees(&vault)?.is_subset(&target.repo.indexes_read()) {
+                self.catalogue.forget_trees(&vault)?;
+            }
+            let Made { lost, trees } =
+                self.snapshot(target, &directories, paths, parent.map(|(id, _)| id))?;
+            self.catalogue.keep_trees(&vault, &trees, &target.repo.indexes_read())?;
             for (path, content) in lost {
                 self.catalogue.forget_location(&vault, content)?;
                 let path = path.display();
@@ -65,23 +74,23 @@ impl Service {
         Ok(())
     }
 
-    fn snapshot(
+    fn snapshot<'d>(
         &self,
         target: &mut Target,
-        directories: &[Directory],
+        directories: &'d [Directory],
         paths: Vec<String>,
         parent: Option<Id>,
-    ) -> Result<Lost> {
+    ) -> Result<Made<'d>> {
         let Surroundings { who, clock, .. } = &self.around;
-        target.repo.load_index()?;
-        let lost = RefCell::new(Lost::new());
+        let missing = Missing::default();
         let writer = Writer::new(&target.repo)?;
         let mut packer = writer.packer(BlobKind::Tree)?;
         let mut assembler = Assembler::new(&mut packer);
         let (vault, repo) = (&target.settings.name, &target.repo);
-        let entries = directories.iter().flat_map(|directory| self.entries(directory, vault, repo, &lost));
+        let entries =
+            directories.iter().flat_map(|directory| Entries::new(self, directory, vault, repo, &missing));
         feed(&mut assembler, entries, |path| bare_directory(&self.view.real(path), &self.names))?;
-        let tree = assembler.finish()?;
+        let (tree, stored_trees) = assembler.finish()?;
         packer.flush()?;
         let stored = writer.index()?;
         target.report.stored.blobs += stored.blobs;
@@ -102,48 +111,143 @@ impl Service {
         // Without the lock somebody may have removed what is in it.
         target.lock.prove()?;
         target.report.snapshot = Some(target.repo.save(Kind::Snapshot, &snapshot)?);
-        Ok(lost.into_inner())
+        let Missing { lost, parts } = missing;
+        let parts = parts.into_inner();
+        let known = |(path, tree): (PathBuf, Id)| {
+            let directory = directories.iter().find(|directory| path.starts_with(&directory.path))?;
+            let name = path.strip_prefix(&directory.path).ok()?.to_owned();
+            (!parts.contains(&path)).then_some(KnownTree { directory, name, tree })
+        };
+        let trees = stored_trees.into_iter().filter_map(known).collect();
+        Ok(Made { lost: lost.into_inner(), trees })
     }
+}
 
-    /// Returns the current versions of a directory that a vault holds, as entries of trees, a page at a time.
-    fn entries<'s>(
-        &'s self,
+/// What came of a snapshot.
+struct Made<'d> {
+    lost: Lost,
+    /// Of directories of which it has all.
+    trees: Vec<KnownTree<'d>>,
+}
+
+/// What a snapshot is without.
+#[derive(Default)]
+struct Missing {
+    lost: RefCell<Lost>,
+    /// The directories of which it has not all, therefore.
+    parts: RefCell<HashSet<PathBuf>>,
+}
+
+impl Missing {
+    fn note(&self, path: &Path) {
+        let mut parts = self.parts.borrow_mut();
+        for directory in path.ancestors().skip(1) {
+            if !parts.insert(directory.to_owned()) {
+                break;
+            }
+        }
+    }
+}
+
+/// The current versions of a directory that a vault holds, as entries of trees, a page at a time. Directories in which nothing changed
+/// come with the tree that the last snapshot has of them, without what is in them.
+struct Entries<'s> {
+    service: &'s Service,
+    directory: &'s Directory,
+    vault: &'s str,
+    repo: &'s Repository,
+    missing: &'s Missing,
+    page: std::vec::IntoIter<CurrentFile>,
+    /// Where the next page begins.
+    from: Vec<u8>,
+    most: usize,
+    /// The directory whose tree was taken last: what is in it is passed over.
+    taken: Option<PathBuf>,
+    /// Whether the tree of all of it has not been asked for yet.
+    is_fresh: bool,
+}
+
+/// Rows of a page after one at the end of which only what is passed over came.
+const FEW: usize = 64;
+
+impl<'s> Entries<'s> {
+    fn new(
+        service: &'s Service,
         directory: &'s Directory,
         vault: &'s str,
         repo: &'s Repository,
-        lost: &'s RefCell<Lost>,
-    ) -> impl Iterator<Item = Result<(PathBuf, Node)>> + 's {
-        let mut after: Option<PathBuf> = None;
-        let pages = std::iter::from_fn(move || {
-            let page = self.catalogue.current_files(directory, Path::new(""), after.as_deref(), PAGE);
-            match page {
-                Ok(page) => {
-                    after = Some(page.last()?.name.clone());
-                    Some(Ok(page))
+        missing: &'s Missing,
+    ) -> Self {
+        let page = Vec::new().into_iter();
+        let (from, taken) = (Vec::new(), None);
+        Self { service, directory, vault, repo, missing, page, from, most: FEW, taken, is_fresh: true }
+    }
+
+    /// Returns the tree of a directory in which nothing changed, if the vault has it.
+    fn tree(&self, name: &Path) -> Result<Option<Id>> {
+        let tree = self.service.catalogue.tree(self.vault, self.directory, name)?;
+        Ok(tree.filter(|tree| self.repo.find(BlobKind::Tree, tree).is_some()))
+    }
+
+    fn advance(&mut self) -> Result<Option<(PathBuf, Node)>> {
+        if std::mem::take(&mut self.is_fresh)
+            && let Some(name) = self.directory.path.file_name()
+            && let Some(tree) = self.tree(Path::new(""))?
+        {
+            let path = self.directory.path.clone();
+            let mut node = bare_directory(&self.service.view.real(&path), &self.service.names);
+            node.name = name.to_owned();
+            node.subtree = Some(tree);
+            // Nothing comes after it: no name is so long.
+            self.from = vec![0xff; 257];
+            return Ok(Some((path, node)));
+        }
+        loop {
+            let Some(file) = self.page.next() else {
+                if let Some(taken) = &self.taken {
+                    (self.from, self.most) = (Catalogue::place(taken), FEW);
+                    self.from.push(1);
                 }
-                Err(error) => Some(Err(error)),
+                let page = self.service.catalogue.present_from(self.directory, &self.from, self.most)?;
+                let Some(last) = page.last() else { return Ok(None) };
+                self.from = Catalogue::place(&last.name);
+                self.from.push(0);
+                self.most = (self.most * 4).min(PAGE);
+                self.page = page.into_iter();
+                continue;
+            };
+            if self.taken.as_ref().is_some_and(|taken| file.name.starts_with(taken)) {
+                continue;
             }
-        });
-        let entry = move |file: CurrentFile| -> Option<Result<(PathBuf, Node)>> {
-            if file.deleted {
-                return None;
+            self.taken = None;
+            let path = self.directory.path.join(&file.name);
+            let content = file.version.content_id;
+            let Some(chunks) = self.service.catalogue.chunks(self.vault, content)? else {
+                self.missing.note(&path);
+                continue;
+            };
+            if chunks.iter().any(|chunk| self.repo.find(BlobKind::Data, &chunk.blob_id).is_none()) {
+                self.missing.note(&path);
+                self.missing.lost.borrow_mut().push((path, content));
+                continue;
             }
-            let path = directory.path.join(&file.name);
-            match self.catalogue.chunks(vault, file.version.content_id).transpose()? {
-                Ok(chunks)
-                    if chunks.iter().any(|chunk| repo.find(BlobKind::Data, &chunk.blob_id).is_none()) =>
-                {
-                    lost.borrow_mut().push((path, file.version.content_id));
-                    None
-                }
-                Ok(chunks) => Some(Ok((path, node_of_version(&file, &chunks, &self.names)))),
-                Err(error) => Some(Err(error)),
+            let mut node = node_of_version(&file, &chunks, &self.service.names);
+            if node.kind == NodeKind::Dir
+                && let Some(tree) = self.tree(&file.name)?
+            {
+                node.subtree = Some(tree);
+                self.taken = Some(file.name);
             }
-        };
-        pages.flat_map(move |page| match page {
-            Ok(page) => page.into_iter().filter_map(&entry).collect::<Vec<_>>(),
-            Err(error) => vec![Err(error)],
-        })
+            return Ok(Some((path, node)));
+        }
+    }
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<(PathBuf, Node)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance().transpose()
     }
 }
 

@@ -138,7 +138,11 @@ impl Service {
     ///
     /// # Errors
     /// If the vault cannot be read.
-    pub(super) fn prove_copy(&mut self, repo: &Repository, settings: &VaultSettings) -> Result<Option<String>> {
+    pub(super) fn prove_copy(
+        &mut self,
+        repo: &Repository,
+        settings: &VaultSettings,
+    ) -> Result<Option<String>> {
         let base = self.around.places.base();
         let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(None) };
         let dir = tempfile::tempdir_in(&base).map_err(|error| at("make a directory in", &base, &error))?;
