@@ -77,7 +77,7 @@ pub(crate) fn is_dressed(open: &fs::File, node: &Node) -> bool {
     is_ours
         && facts.mode() & 0o7777 == node.permissions()
         && node.extended_attributes.iter().all(has)
-        && !ACLS.iter().any(|name| is_inherited(name))
+        && !ACLS.iter().any(is_inherited)
 }
 
 /// Gives a file that was there already, and is open, what [`set_metadata`] gives; returns what it lacks then.

@@ -257,11 +257,14 @@ fn open_all(
     }
 }
 
+/// An index file with its name.
+type Named = (String, IndexFile);
+
 /// Returns the index files, and those that are damaged: of two lists, what either has. One may lack a file by mistake, and what only
 /// that names would be taken for gone.
-fn index_of(repo: &Repository) -> Result<(Vec<(String, IndexFile)>, Vec<Broken>)> {
+fn index_of(repo: &Repository) -> Result<(Vec<Named>, Vec<Broken>)> {
     let (mut found, mut broken) = repo.index_found()?;
-    let known = |found: &[(String, IndexFile)], broken: &[Broken]| -> HashSet<String> {
+    let known = |found: &[Named], broken: &[Broken]| -> HashSet<String> {
         let names = found.iter().map(|(name, _)| name);
         names.chain(broken.iter().map(|one| &one.name)).cloned().collect()
     };
