@@ -208,8 +208,8 @@ fn a_restore_onto_a_disk_that_fills_up_ends_with_whole_files_and_the_next_one_go
         // A link takes no room that a snapshot counts.
         let counts_links = given[1] == ".";
         let there = files(&back).into_iter().filter(|path| counts_links || !path.is_symlink()).count() as u64;
-        let all = report["full"]["files_left"].as_u64().unwrap() + there;
-        assert_eq!(all, if counts_links { 14 } else { 13 }, "{report}");
+        let counted = report["full"]["files_left"].as_u64().unwrap() + there;
+        assert_eq!(counted, if counts_links { 14 } else { 13 }, "{report}");
         assert!(report["full"]["bytes_left"].as_u64() > Some(17 << 20), "{report}");
         fs::remove_file(back.join("10")).unwrap();
         assert!(home.bt(&["history", "-n", "1"]).contains("no room for"));
