@@ -9,7 +9,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use jiff::{SignedDuration, Timestamp};
 use pc_switcher_contract::ModuleError;
 use pc_switcher_vault::format::Id;
 use pc_switcher_vault::format::keyfile::Cost;
@@ -78,7 +77,6 @@ pub fn surroundings(env: &Env, places: Places, above: Above, asks: Asks) -> Resu
         gid: rustix::process::getgid().as_raw(),
         pid: std::process::id(),
         origin: origin(),
-        booted_at: booted_at(),
     };
     let (clock, stop) = (clock::system(), Stop::default());
     let variable = |name: &str| env.var(name).and_then(OsStr::to_str).map(str::to_owned);
@@ -91,12 +89,6 @@ pub fn surroundings(env: &Env, places: Places, above: Above, asks: Asks) -> Resu
     });
     let stores = where_they_lie(Outside { credentials, clock: clock.clone(), stop: stop.clone(), dial });
     Ok(Surroundings { places, above, clock, who, cost: Cost::NORMAL, stores, stop })
-}
-
-/// Returns when this kernel began to run, by the clock of now.
-fn booted_at() -> Option<Timestamp> {
-    let up: f64 = fs::read_to_string("/proc/uptime").ok()?.split_whitespace().next()?.parse().ok()?;
-    (clock::system())().checked_sub(SignedDuration::try_from_secs_f64(up).ok()?).ok()
 }
 
 /// Returns where this process runs. The id of a machine is for nobody else's eyes, so a digest stands for it.

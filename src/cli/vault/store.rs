@@ -205,12 +205,13 @@ pub(super) fn check(args: &CheckArgs, context: &mut Context<'_>) -> Result<Exit,
     drop(watch);
     let sound = all.iter().all(|one| one.summary.problems.is_empty());
     if context.global.json {
-        let line = |Checked { name, summary: found, unread, oldest }: &Checked| {
+        let line = |Checked { name, summary: found, unread, oldest, versions_gone, warnings }: &Checked| {
             json!({
                 "name": name, "snapshots": found.snapshots, "packs": found.packs, "bytes": found.bytes,
                 "read_bytes": found.read_bytes, "read_packs": found.read.len(), "unread_packs": unread,
                 "oldest_read": oldest.map(|at| at.to_string()), "unknown_packs": found.unknown_packs,
                 "problems": found.problems.kept(), "more_problems": found.problems.more(),
+                "versions_gone": versions_gone, "warnings": warnings,
             })
         };
         context.print_json(&json!(all.iter().map(line).collect::<Vec<_>>()))?;
@@ -223,7 +224,10 @@ pub(super) fn check(args: &CheckArgs, context: &mut Context<'_>) -> Result<Exit,
 }
 
 fn print_checked(args: &CheckArgs, one: &Checked, context: &mut Context<'_>) -> Result<(), CliError> {
-    let Checked { name, summary: found, unread, oldest } = one;
+    let Checked { name, summary: found, unread, oldest, versions_gone, warnings } = one;
+    for warning in warnings {
+        writeln!(context.err, "warning: {warning}")?;
+    }
     for problem in found.problems.kept() {
         writeln!(context.err, "error: {name}: {problem}")?;
     }
@@ -248,6 +252,13 @@ fn print_checked(args: &CheckArgs, one: &Checked, context: &mut Context<'_>) -> 
     writeln!(context.out, "{name}: {verdict}; {}", parts.join(", "))?;
     if !found.problems.is_empty() {
         writeln!(context.err, "`bt repair --dry-run` says what can be repaired")?;
+    }
+    if *versions_gone > 0 {
+        writeln!(
+            context.out,
+            "{name}: {versions_gone} versions went with their snapshots, which another machine or program removed; the next `bt prune` \
+             here notes it"
+        )?;
     }
     if found.unknown_packs > 0 {
         let count = found.unknown_packs;

@@ -197,11 +197,21 @@ fn a_restore_onto_a_disk_that_fills_up_ends_with_whole_files_and_the_next_one_go
             }
             assert!(disk.free() > 0, "what found no room is gone");
         }
+        // One that somebody put there is named, and is none that room would bring.
+        fs::remove_file(back.join("10")).ok();
+        fs::write(back.join("10"), "mine").unwrap();
         let output = home.command(&[&all[..], &["--json"]].concat()).output().unwrap();
         assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
         let report: Value = serde_json::from_str(&text(&output.stdout)).unwrap();
-        let left = report["full"]["files_left"].as_u64().unwrap() + report["there"].as_u64().unwrap();
-        assert!(report["full"]["bytes_left"].as_u64() > Some(20 << 20) && left >= 13, "{report}");
+        let said = report["troubles"].to_string();
+        assert!(said.contains("/10\"") && said.contains("exists already"), "{report}");
+        // A link takes no room that a snapshot counts.
+        let counts_links = given[1] == ".";
+        let there = files(&back).into_iter().filter(|path| counts_links || !path.is_symlink()).count() as u64;
+        let counted = report["full"]["files_left"].as_u64().unwrap() + there;
+        assert_eq!(counted, if counts_links { 14 } else { 13 }, "{report}");
+        assert!(report["full"]["bytes_left"].as_u64() > Some(17 << 20), "{report}");
+        fs::remove_file(back.join("10")).unwrap();
         assert!(home.bt(&["history", "-n", "1"]).contains("no room for"));
         disk.relieve();
         let output = home.command(&all).output().unwrap();
@@ -221,8 +231,17 @@ fn a_restore_onto_a_disk_that_fills_up_ends_with_whole_files_and_the_next_one_go
         assert_eq!(rights & 0o777, 0o555);
         // Once more, with nothing to do; what somebody changed meanwhile is neither replaced nor taken for restored.
         assert!(home.bt(&all).lines().all(|line| line.ends_with("/link")));
-        fs::write(back.join("2"), noise(3 << 20, 99)).unwrap();
+        for name in ["0", "2"] {
+            fs::remove_file(back.join(name)).unwrap();
+            fs::write(back.join(name), noise(3 << 20, 99)).unwrap();
+        }
+        fs::set_permissions(back.join("sub"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::remove_file(back.join("sub/0-again")).unwrap();
         assert!(home.fails(1, &all).contains("exists already"));
+        // A further name is never given what took the place of the first.
+        let further = fs::read(back.join("sub/0-again")).ok();
+        assert!(further.is_none_or(|found| found == fs::read(home.path("docs/0")).unwrap()), "{said}");
+        assert!(fs::read(back.join("0")).unwrap() == noise(3 << 20, 99));
         fs::remove_dir_all(&back).unwrap();
     }
     // One that finds no room leaves nothing.

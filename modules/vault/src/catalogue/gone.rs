@@ -61,7 +61,8 @@ impl Catalogue {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Tells of the versions that a vault should hold and does not: the path of each, and when it was made.
+    /// Tells of the versions that a vault held and does not hold any more: the path of each, when it was made, and when its content was
+    /// stored there.
     ///
     /// # Errors
     /// If the catalogue fails.
@@ -69,15 +70,21 @@ impl Catalogue {
         &self,
         vault: &str,
         is_there: impl Fn(Id) -> bool,
-        mut tell: impl FnMut(PathBuf, String),
+        mut tell: impl FnMut(PathBuf, &str, &str),
     ) -> Result<()> {
         for content in self.lost_contents(vault, is_there)? {
-            let sql = "SELECT d.path, f.name, v.created_at FROM file_snapshots v JOIN files f ON f.id = v.file_id
-                       JOIN directories d ON d.id = f.directory_id WHERE v.content_id = ?1 ORDER BY v.created_at";
-            let versions: Vec<(PathBuf, PathBuf, String)> = self.all(sql, [content.hex()], |row| {
-                Ok((entities::path(row, "path")?, entities::path(row, "name")?, row.get("created_at")?))
-            })?;
-            versions.into_iter().for_each(|(directory, name, at)| tell(directory.join(name), at));
+            let sql = "SELECT d.path, f.name, v.created_at, l.stored_at FROM file_snapshots v
+                       JOIN files f ON f.id = v.file_id JOIN directories d ON d.id = f.directory_id
+                       LEFT JOIN content_locations l ON l.vault = ?1 AND l.content_id = v.content_id
+                       WHERE v.content_id = ?2 ORDER BY v.created_at";
+            let versions: Vec<(PathBuf, String, Option<String>)> =
+                self.all(sql, [vault, &content.hex()], |row| {
+                    let path = entities::path(row, "path")?.join(entities::path(row, "name")?);
+                    Ok((path, row.get("created_at")?, row.get("stored_at")?))
+                })?;
+            for (path, created_at, stored_at) in versions {
+                tell(path, &created_at, stored_at.as_deref().unwrap_or(&created_at));
+            }
         }
         Ok(())
     }

@@ -2,10 +2,11 @@
 //!
 //! All of it is given to what is open and to nothing that is looked up by a name, which may be a link by then.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -14,12 +15,17 @@ use rustix::fs::{
     setxattr, utimensat,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
+use super::facts::value_of;
 use super::way::by_descriptor;
-use crate::format::{Node, NodeKind};
+use crate::format::node::timestamp;
+use crate::format::{Node, NodeKind, Xattr};
 
 /// Who may use a file beside its owner and group, and who may use what is made in a directory.
 const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
+/// What a program may do that only root may do otherwise.
+const CAPABILITIES: &str = "security.capability";
 const SET_USER_ID: u32 = 0o4000;
 const SET_GROUP_ID: u32 = 0o2000;
 
@@ -57,6 +63,49 @@ pub fn set_metadata(open: &impl AsFd, node: &Node) -> Vec<Lacking> {
         lacking.push(Lacking::new("its times", &error.into()));
     }
     lacking
+}
+
+/// Whether what is open has owner, rights and attributes as they should be; of its times nothing is said.
+pub(crate) fn is_dressed(open: &fs::File, node: &Node) -> bool {
+    let Ok(facts) = open.metadata() else { return false };
+    let is_ours = (facts.uid(), facts.gid()) == (node.uid, node.gid);
+    let has = |xattr: &Xattr| value_of(open, &xattr.name).is_some_and(|value| value == xattr.value);
+    let is_inherited = |name: &&str| {
+        !node.extended_attributes.iter().any(|xattr| xattr.name == **name)
+            && value_of(open, OsStr::new(name)).is_some()
+    };
+    is_ours
+        && facts.mode() & 0o7777 == node.permissions()
+        && node.extended_attributes.iter().all(has)
+        && !ACLS.iter().any(is_inherited)
+}
+
+/// Gives a file that was there already, and is open, what [`set_metadata`] gives; returns what it lacks then.
+///
+/// Nothing that other names lead to is touched: they may be somebody's else. What would run with the rights of its owner or group is
+/// for a new file alone: whoever had this one may hold it open, and write to it.
+pub(crate) fn dress_again(open: &fs::File, node: &Node) -> Vec<Lacking> {
+    let facts = match open.metadata() {
+        Ok(facts) => facts,
+        Err(error) => return vec![Lacking::new("its owner and rights", &error)],
+    };
+    let is_dressed = is_dressed(open, node);
+    let is_of_then = timestamp(facts.mtime(), facts.mtime_nsec()) == node.mtime;
+    let is_privileged = node.permissions() & (SET_USER_ID | SET_GROUP_ID) != 0
+        || node.extended_attributes.iter().any(|xattr| xattr.name == CAPABILITIES);
+    match facts.nlink() {
+        _ if is_dressed && (is_of_then || facts.nlink() > 1) => Vec::new(),
+        1 if is_privileged && geteuid().is_root() => {
+            let why = "it is there without the rights of its owner or group that it should run with, which only a new file is given; \
+                       move it away and restore it again";
+            vec![Lacking { why: why.into(), is_refused: false }]
+        }
+        1 => set_metadata(open, node),
+        _ => {
+            let error = io::Error::other("it has other names, which would be changed with it");
+            vec![Lacking::new("its owner and rights", &error)]
+        }
+    }
 }
 
 /// As [`set_metadata`], for what was written just now and shall say so.

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use rustix::fs::{lgetxattr, llistxattr};
+use rustix::fs::{fgetxattr, lgetxattr, llistxattr};
 use rustix::io::Errno;
 
 use crate::format::node::{go_mode, timestamp};
@@ -126,6 +126,11 @@ pub fn xattrs(path: &Path) -> io::Result<Vec<Xattr>> {
     }
     all.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(all)
+}
+
+/// Returns an extended attribute of what is open, if it has it and it can be read.
+pub(super) fn value_of(open: &File, name: &OsStr) -> Option<Vec<u8>> {
+    sized(|buffer| fgetxattr(open, name, buffer)).ok()
 }
 
 /// Asks with a buffer that grows until the answer fits.

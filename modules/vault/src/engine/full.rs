@@ -3,7 +3,7 @@
 //! It ends at the first file for which there is no room: that file goes, those that were complete stay. The same restore once more
 //! leaves alone what is there and complete, and goes on with the rest.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -51,41 +51,36 @@ impl Full {
             human_bytes(bytes),
             human_bytes(*bytes_left)
         );
-        ModuleError::new(ErrorKind::DiskSpace, message)
-            .hint("make room and restore again to the same place: what is there is left as it is")
+        ModuleError::new(ErrorKind::DiskSpace, message).hint(
+            "make room and restore again to the same place: what is there and complete is left as it is",
+        )
     }
 }
 
-/// Whether a restore before this one left a file complete: with this content and, unless the content is all that is wanted, this time.
-/// Whoever cannot tell says that it is another one.
-pub(crate) fn is_complete(
+/// Some file systems know no times but those of every second second.
+const COARSEST: i128 = 2_000_000_000;
+
+/// Returns the file that a restore before this one left complete, open as it was proven: with this content and, unless the content is
+/// all that is wanted, about this time. Whoever cannot tell says that it is another one.
+pub(crate) fn complete(
     repo: &Repository,
     path: &Path,
     node: &Node,
     content_only: bool,
     observer: &dyn Observer,
-) -> bool {
-    let Ok(facts) = fs::symlink_metadata(path) else { return false };
-    // Some file systems know seconds alone.
-    let (seconds, fraction) = (timestamp(facts.mtime(), 0), timestamp(facts.mtime(), facts.mtime_nsec()));
-    let is_of_then = fraction == node.mtime
-        || facts.mtime_nsec() == 0
-            && seconds.as_second() == node.mtime.as_nanosecond().div_euclid(1_000_000_000) as i64;
+) -> Option<File> {
+    let facts = fs::symlink_metadata(path).ok()?;
+    let modified_at = timestamp(facts.mtime(), facts.mtime_nsec());
+    let is_of_then = (modified_at.as_nanosecond() - node.mtime.as_nanosecond()).abs() < COARSEST;
     let looks_so = facts.is_file() && facts.len() == node.size && (content_only || is_of_then);
-    looks_so
-        && has_content(repo, path, &facts, node.content.as_deref().unwrap_or(&[]), observer).unwrap_or(false)
+    let file = open(path, &facts).ok().filter(|_| looks_so)?;
+    let is_it = has_content(repo, &file, node.content.as_deref().unwrap_or(&[]), observer);
+    is_it.unwrap_or(false).then_some(file)
 }
 
-fn has_content(
-    repo: &Repository,
-    path: &Path,
-    facts: &fs::Metadata,
-    chunks: &[Id],
-    observer: &dyn Observer,
-) -> io::Result<bool> {
+fn has_content(repo: &Repository, file: &File, chunks: &[Id], observer: &dyn Observer) -> io::Result<bool> {
     repo.load_index().map_err(io::Error::other)?;
-    let file = open(path, facts)?;
-    let mut reader = Stoppable { reader: Sparse::new(&file), observer };
+    let mut reader = Stoppable { reader: Sparse::new(file), observer };
     let mut piece = Vec::new();
     for id in chunks {
         let place = repo.find(BlobKind::Data, id).or_else(|| repo.find(BlobKind::Tree, id));

@@ -24,20 +24,22 @@ use pc_switcher_contract::ModuleError;
 
 pub use assemble::{Assembler, Step, feed};
 pub use check::{CheckSummary, check};
-pub(crate) use dress::set_all_but_times;
 pub use dress::{Lacking, set_metadata};
+pub(crate) use dress::{dress_again, is_dressed, set_all_but_times};
 pub(crate) use facts::kind_of;
 pub use facts::{Names, node_of, xattrs};
 pub use full::Full;
-pub(crate) use full::is_complete;
+pub(crate) use full::complete;
 pub use lines::Lines;
 pub(crate) use listed::{bare_directory, open, same_file};
 pub use prune::{PruneOrder, PruneSummary, When, prune};
 pub use reading::{Part, Reading};
 pub use repair::{REPAIRED, RepairOrder, RepairSummary, repair};
 pub(crate) use replace::exchange;
+pub(crate) use restore::{
+    Given, dress_special, is_such, is_unfinished, make_special, put_in_place, there_already,
+};
 pub use restore::{Missed, RestoreSummary, Restorer};
-pub(crate) use restore::{dress_special, is_such, is_unfinished, make_special, put_in_place, there_already};
 pub(crate) use sparse::Sparse;
 pub(crate) use tally::Tally;
 pub(crate) use way::Way;

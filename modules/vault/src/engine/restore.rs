@@ -16,9 +16,9 @@ use pc_switcher_contract::{ErrorKind, ModuleError};
 use rustix::fs::{CWD, FileType, Mode};
 use sha2::{Digest, Sha256};
 
-use super::dress::{Lacking, set_metadata};
+use super::dress::{Lacking, dress_again, set_metadata};
 use super::facts::kind_of;
-use super::full::{Full, is_complete};
+use super::full::{Full, complete};
 use super::way::Way;
 use super::{Observer, Tally, Trouble, check_cancelled, trouble, workers};
 use crate::error::{Result, at};
@@ -70,6 +70,9 @@ struct Shared {
     /// Files that were found so far, and their bytes.
     found_files: AtomicU64,
     found: AtomicU64,
+    /// Files that failed for another reason than room, and their bytes.
+    failed: AtomicU64,
+    failed_bytes: AtomicU64,
     /// What found no room first.
     is_full: AtomicBool,
     full: Mutex<Option<String>>,
@@ -172,11 +175,13 @@ impl Restorer<'_> {
         let (files, bytes, there) =
             (shared.files.into_inner(), shared.bytes.into_inner(), shared.there.into_inner());
         let there_bytes = shared.there_bytes.into_inner();
+        // What failed for another reason is no file that room would bring.
+        let failed = (shared.failed.into_inner(), shared.failed_bytes.into_inner());
         let why = shared.full.into_inner().unwrap_or_else(PoisonError::into_inner);
         let full = why.map(|why| {
-            let files_left =
-                (shared.found_files.into_inner() + later.links.len() as u64).saturating_sub(files + there);
-            let bytes_left = shared.found.into_inner().saturating_sub(bytes + there_bytes);
+            let files_left = (shared.found_files.into_inner() + later.links.len() as u64)
+                .saturating_sub(files + there + failed.0);
+            let bytes_left = shared.found.into_inner().saturating_sub(bytes + there_bytes + failed.1);
             Full::at(target, why, files_left, bytes_left)
         });
         let (troubles, refused) = (sorted(shared.troubles), sorted(shared.refused));
@@ -258,40 +263,46 @@ impl Restorer<'_> {
             }
             let path = root.shown(&below);
             match self.file(root, &below, &node) {
-                Ok(lacking) => {
-                    let (files, bytes) = match &lacking {
-                        Some(_) => (&shared.files, &shared.bytes),
-                        None => (&shared.there, &shared.there_bytes),
+                Ok(Given { was_there, lacking }) => {
+                    let (files, bytes) = match was_there {
+                        false => (&shared.files, &shared.bytes),
+                        true => (&shared.there, &shared.there_bytes),
                     };
                     files.fetch_add(1, Ordering::Relaxed);
                     bytes.fetch_add(node.size, Ordering::Relaxed);
-                    shared.lacks(&path, lacking.unwrap_or_default());
+                    shared.lacks(&path, lacking);
                     if node.links > 1 {
                         shared.links().insert((node.device_id, node.inode), below);
                     }
                     tally.add_file();
                 }
-                Err(error) => shared.fail(&path, &error),
+                Err(error) => {
+                    if error.kind != ErrorKind::DiskSpace {
+                        shared.failed.fetch_add(1, Ordering::Relaxed);
+                        shared.failed_bytes.fetch_add(node.size, Ordering::Relaxed);
+                    }
+                    shared.fail(&path, &error);
+                }
             }
         }
     }
 
-    /// Restores one file; returns what it lacks, nothing of one that an earlier restore left complete.
-    fn file(&self, root: &Root<'_>, below: &Path, node: &Node) -> Result<Option<Vec<Lacking>>> {
+    /// Restores one file; one that an earlier restore left complete is only given what it lacks.
+    fn file(&self, root: &Root<'_>, below: &Path, node: &Node) -> Result<Given> {
         let chunks = node.content.clone().unwrap_or_default();
         let (directory, name) = root.holder(below)?;
         let path = root.shown(below);
         let real = directory.inside(name);
         if fs::symlink_metadata(&real).is_ok() {
-            return match is_complete(self.repo, &real, node, self.content_only, self.observer) {
-                true => Ok(None),
-                false => Err(there_already(&io::ErrorKind::AlreadyExists.into(), &path)),
-            };
+            let there = complete(self.repo, &real, node, self.content_only, self.observer);
+            let there = there.ok_or_else(|| there_already(&io::ErrorKind::AlreadyExists.into(), &path))?;
+            let lacking = if self.content_only { Vec::new() } else { dress_again(&there, node) };
+            return Ok(Given { was_there: true, lacking });
         }
         let (file, _) = self.staged(&directory.real(), &path, &chunks)?;
         let lacking = if self.content_only { Vec::new() } else { set_metadata(file.as_file(), node) };
         put_in_place(file, &real, &path)?;
-        Ok(Some(lacking))
+        Ok(Given { was_there: false, lacking })
     }
 
     /// Writes content into a directory under a name of its own, and returns its SHA-256. `shown` says for people what it will be.
@@ -346,6 +357,15 @@ impl Restorer<'_> {
             }
         }
     }
+}
+
+/// What became of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Given {
+    /// Whether an earlier restore left it complete.
+    pub(crate) was_there: bool,
+    /// What it lacks all the same.
+    pub(crate) lacking: Vec<Lacking>,
 }
 
 /// Why a file was not restored.

@@ -286,6 +286,50 @@ fn a_prune_whose_lock_was_taken_away_removes_no_further_pack() {
     assert_eq!(store.list(Kind::Pack).unwrap().len(), packs - 1);
 }
 
+#[test]
+fn a_tree_that_is_there_is_told_by_what_its_file_system_keeps_of_times_and_given_what_it_lacks() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let then = Timestamp::from_second(1_000_000_001).unwrap() + jiff::SignedDuration::from_nanos(987_654_321);
+    let set = |path: &Path, at: Timestamp| {
+        let at = std::time::SystemTime::from(at);
+        fs::File::open(path).unwrap().set_modified(at).unwrap();
+    };
+    for name in ["a", "b"] {
+        fs::write(source.path().join(name), name).unwrap();
+        set(&source.path().join(name), then);
+    }
+    fs::set_permissions(source.path().join("b"), fs::Permissions::from_mode(0o640)).unwrap();
+    let repo = repository(Arc::new(MemoryStore::default()));
+    let tree = back_up(&repo, source.path()).unwrap().tree;
+    let restorer = Restorer { repo: &repo, content_only: false, observer: &Quiet::default() };
+    let restore = || restorer.tree(tree, target.path()).unwrap();
+    assert_eq!(restore().files, 2);
+    let below = target.path().join(source.path().strip_prefix("/").unwrap());
+    let at = |name: &str| {
+        Timestamp::try_from(fs::metadata(below.join(name)).unwrap().modified().unwrap()).unwrap()
+    };
+    // Of exFAT, NTFS, old systems and FAT.
+    for kept in [10_000_000, 100, 1_000_000_000, 2_000_000_000] {
+        let nanoseconds = then.as_nanosecond();
+        set(&below.join("a"), Timestamp::from_nanosecond(nanoseconds - nanoseconds % kept).unwrap());
+        let again = restore();
+        assert_eq!((again.files, again.there, again.troubles), (0, 2, vec![]), "{kept}");
+        assert_eq!(at("a"), then, "where more of it can be kept it is set");
+    }
+    set(&below.join("a"), then - jiff::SignedDuration::from_secs(2));
+    let other = restore();
+    assert!(other.there == 1 && other.troubles[0].why.contains("exists already"), "{other:?}");
+    fs::set_permissions(below.join("b"), fs::Permissions::from_mode(0o600)).unwrap();
+    restore();
+    assert_eq!(fs::metadata(below.join("b")).unwrap().mode() & 0o7777, 0o640);
+    fs::set_permissions(below.join("b"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::hard_link(below.join("b"), target.path().join("elsewhere")).unwrap();
+    let told = restore();
+    assert!(told.troubles.iter().any(|one| one.why.contains("has other names")), "{told:?}");
+    assert_eq!(fs::metadata(below.join("b")).unwrap().mode() & 0o7777, 0o600);
+}
+
 fn content() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..200),

@@ -68,8 +68,6 @@ pub struct Looker<'w> {
     pub hostname: &'w str,
     /// Where it looks from.
     pub origin: &'w Origin,
-    /// When its kernel began to run, if it knows: whatever ran here before wrote its lock before.
-    pub booted_at: Option<Timestamp>,
 }
 
 /// What a lock says of its holder.
@@ -101,17 +99,15 @@ impl Lock {
                 true => Holder::Lives,
             };
         }
-        // What ran before this machine started anew renews nothing. One that shares its id, being a copy of it, does: by another name, or
-        // since this one runs, though its clock may be slow.
+        // What ran before this machine started anew renews nothing, so it need not be left alone for as long as others. A copy of this
+        // machine shares its id and maybe its name, and its clock may be slow: whether it is one shows when it is watched.
         let is_of_here = is_known
             && is_named_so
             && !here.machine_id.is_empty()
             && self.origin.machine_id == here.machine_id;
         let is_other_run = is_of_here && self.origin.boot_id != here.boot_id;
-        let is_before =
-            looker.booted_at.is_some_and(|booted| written_at.as_ref().is_ok_and(|written| *written < booted));
         if is_other_run && is_older(renewed) {
-            return if is_older(STALE) && is_before { Holder::Gone } else { Holder::Silent };
+            return Holder::Silent;
         }
         // Of restic's locks the name of the machine is all there is: the time must say the same.
         let is_of_restic = self.origin == Origin::default() && is_named_so;
@@ -142,7 +138,6 @@ mod tests {
     const FRESH: &str = "2026-01-02T12:58:00+01:00";
     const LATE: &str = "2026-01-02T11:50:00Z";
     const OLD: &str = "2026-01-02T11:20:00Z";
-    const BOOTED: &str = "2026-01-02T11:25:00Z";
     const AHEAD: &str = "2026-01-02T13:00:00Z";
 
     fn origin(machine: &str, boot: &str, processes: &str) -> Origin {
@@ -162,11 +157,11 @@ mod tests {
             gid: 0,
             origin: origin.clone(),
         };
-        lock.holder(NOW.parse().unwrap(), looker(&self::origin("m", "b", "p"), Some(BOOTED)), |_| is_alive)
+        lock.holder(NOW.parse().unwrap(), looker(&self::origin("m", "b", "p")), |_| is_alive)
     }
 
-    fn looker<'w>(origin: &'w Origin, booted_at: Option<&str>) -> Looker<'w> {
-        Looker { hostname: "laptop", origin, booted_at: booted_at.map(|at| at.parse().unwrap()) }
+    fn looker(origin: &Origin) -> Looker<'_> {
+        Looker { hostname: "laptop", origin }
     }
 
     #[test]
@@ -190,11 +185,11 @@ mod tests {
     }
 
     #[test]
-    fn what_ran_before_a_start_is_gone_once_somebody_who_lives_would_have_renewed_it() {
+    fn what_ran_before_a_start_is_watched_once_somebody_who_lives_would_have_renewed_it() {
         let before = origin("m", "earlier", "p");
         assert_eq!(holder(FRESH, "laptop", &before, false), Holder::Lives, "a copy of this machine may live");
         assert_eq!(holder(LATE, "laptop", &before, false), Holder::Silent);
-        assert_eq!(holder(OLD, "laptop", &before, false), Holder::Gone);
+        assert_eq!(holder(OLD, "laptop", &before, false), Holder::Silent, "a copy may live by a slow clock");
         assert_eq!(holder(LATE, "laptop", &origin("other", "earlier", "p"), false), Holder::Lives);
         assert_eq!(holder(LATE, "laptop", &origin("", "earlier", "p"), false), Holder::Lives);
     }
@@ -207,20 +202,6 @@ mod tests {
             assert_eq!(holder(FRESH, "copy", copy, false), Holder::Lives, "{copy:?}");
             assert_eq!(holder(OLD, "copy", copy, false), Holder::Silent, "{copy:?}: its clock may be slow");
         }
-        let lock = Lock {
-            time: OLD.into(),
-            exclusive: true,
-            hostname: "laptop".into(),
-            username: "alice".into(),
-            pid: 42,
-            uid: 0,
-            gid: 0,
-            origin: before,
-        };
-        let of = |booted_at| lock.holder(NOW.parse().unwrap(), looker(&here, booted_at), |_| false);
-        assert_eq!(of(Some("2026-01-02T11:10:00Z")), Holder::Silent, "written since this machine runs");
-        assert_eq!(of(Some(BOOTED)), Holder::Gone);
-        assert_eq!(of(None), Holder::Silent, "nobody knows since when this machine runs");
     }
 
     #[test]

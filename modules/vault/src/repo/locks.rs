@@ -47,6 +47,34 @@ pub struct Held {
     renewer: Option<JoinHandle<()>>,
 }
 
+/// What who only reads gets.
+pub enum ReadLock {
+    /// A lock.
+    Held(Held),
+    /// None, and why: somebody may prune meanwhile.
+    Without(ModuleError),
+}
+
+impl ReadLock {
+    /// Says of a vault that it is not locked, and why.
+    pub fn warning(&self, vault: &str) -> Option<String> {
+        match self {
+            Self::Held(_) => None,
+            Self::Without(error) => Some(format!(
+                "no lock could be written in the vault `{vault}`, so nothing keeps others from pruning it meanwhile: {error}"
+            )),
+        }
+    }
+
+    /// Returns the lock, if there is one.
+    pub fn held(self) -> Option<Held> {
+        match self {
+            Self::Held(held) => Some(held),
+            Self::Without(_) => None,
+        }
+    }
+}
+
 /// The lock file that stands for us, and whether somebody removed it.
 struct Current {
     name: Mutex<Id>,
@@ -101,13 +129,23 @@ impl Repository {
     /// As [`Repository::lock`], for who only reads: where no lock can be written it is done without.
     ///
     /// # Errors
-    /// If somebody works alone in the repository, or the run shall end.
-    pub fn lock_to_read(&self, who: &Who, clock: &Clock) -> Result<Option<Held>> {
-        match self.lock(who, clock) {
-            Ok(held) => Ok(Some(held)),
-            Err(error) if matches!(error.kind, ErrorKind::Busy | ErrorKind::Cancelled) => Err(error),
-            Err(_) => Ok(None),
+    /// If somebody works alone in the repository, it cannot be reached, or the run shall end.
+    pub fn lock_to_read(&self, who: &Who, clock: &Clock) -> Result<ReadLock> {
+        let ends = [ErrorKind::Busy, ErrorKind::Cancelled, ErrorKind::Unreachable];
+        let error = match self.lock(who, clock) {
+            Ok(held) => return Ok(ReadLock::Held(held)),
+            Err(error) if ends.contains(&error.kind) => return Err(error),
+            Err(error) => error,
+        };
+        // Who cannot write cannot remove what is left over either, and may have seen no other lock before that failed.
+        for (name, _) in self.store.list(Kind::Lock)? {
+            let Some(sealed) = self.store.get(Kind::Lock, &name)? else { continue };
+            let Ok(lock) = self.read_lock(&name, &sealed) else { continue };
+            if lock.exclusive && lock.holder(clock(), who.looker(), is_alive) == Holder::Lives {
+                return Err(self.busy(&lock));
+            }
         }
+        Ok(ReadLock::Without(error))
     }
 
     /// Takes a lock that nobody shares, as [`Repository::lock`] does.

@@ -12,13 +12,12 @@ mod writer;
 use std::sync::Arc;
 
 pub use blobs::{Location, blob_from_pack};
-pub use locks::Held;
+pub use locks::{Held, ReadLock};
 pub use marks::Marks;
 pub use mend::{Broken, Harm};
 pub use writer::{FileContent, FileTrouble, Packer, Stored, Writer};
 pub(crate) use writer::{PACK, is_zeros};
 
-use jiff::Timestamp;
 use pc_switcher_contract::ModuleError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -43,14 +42,12 @@ pub struct Who {
     pub pid: u32,
     /// Where the process runs.
     pub origin: Origin,
-    /// When the kernel began to run, by the clock of now.
-    pub booted_at: Option<Timestamp>,
 }
 
 impl Who {
     /// Returns who looks at locks.
     pub(crate) fn looker(&self) -> Looker<'_> {
-        Looker { hostname: &self.hostname, origin: &self.origin, booted_at: self.booted_at }
+        Looker { hostname: &self.hostname, origin: &self.origin }
     }
 }
 

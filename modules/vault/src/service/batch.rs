@@ -13,7 +13,8 @@ use pc_switcher_contract::{ErrorKind, ModuleError};
 use tempfile::TempPath;
 
 use crate::engine::{
-    Lacking, Missed, Observer, Restorer, Way, is_complete, set_metadata, there_already, workers,
+    Given, Lacking, Missed, Observer, Restorer, Way, complete, dress_again, set_metadata, there_already,
+    workers,
 };
 use crate::error::{Result, again, at, damaged};
 use crate::format::{Id, Node};
@@ -25,7 +26,10 @@ const DIRECTORIES: usize = 256;
 /// Bytes of one batch; one large file may be more.
 const BYTES: u64 = 256 << 20;
 
-/// A file that is to be restored where nothing is.
+/// What all names of one file have in common.
+pub(super) type Family = (u64, i64, Id);
+
+/// A file that is to be restored, unless an earlier restore did it.
 pub(super) struct Job {
     /// Where it comes to.
     pub(super) place: PathBuf,
@@ -40,10 +44,12 @@ pub(super) struct Job {
     pub(super) vault: usize,
     /// Its number among all that are wanted.
     pub(super) number: usize,
+    /// What all its names have in common, if it has several.
+    pub(super) family: Option<Family>,
 }
 
-/// What became of one: what it lacks, or nothing if an earlier restore left it complete.
-pub(super) type Done = (Job, std::result::Result<Option<Vec<Lacking>>, Missed>);
+/// What became of one.
+pub(super) type Done = (Job, std::result::Result<Given, Missed>);
 
 /// Files that wait to be restored together.
 #[derive(Default)]
@@ -56,8 +62,8 @@ pub(super) struct Batch {
 /// A file on each disk, by which it is waited for.
 type Disks = BTreeMap<u64, (File, PathBuf)>;
 
-/// A complete file without its name, and what it lacks; nothing if it has its name already.
-type Staged = std::result::Result<Option<(TempPath, Vec<Lacking>)>, Missed>;
+/// A complete file that may be without its name yet, and what it lacks.
+type Staged = std::result::Result<(Option<TempPath>, Vec<Lacking>), Missed>;
 
 /// What keeps the next file from being tried, once it was said.
 type Ended = Mutex<Option<ModuleError>>;
@@ -76,6 +82,11 @@ impl Batch {
     pub(super) fn holder_of(&self, directory: &std::path::Path) -> Option<Arc<Way>> {
         let last = self.jobs.last().filter(|job| job.place.parent() == Some(directory))?;
         Some(last.holder.clone())
+    }
+
+    /// Whether a name of such a file waits: nobody knows yet whether it becomes what it should.
+    pub(super) fn holds(&self, family: Family) -> bool {
+        self.jobs.iter().rev().any(|job| job.family == Some(family))
     }
 
     /// Restores what waits. What fails stops no other, unless there is no room: then what is complete gets its name, and all others fail.
@@ -116,10 +127,11 @@ impl Batch {
         }
         let named = jobs.into_iter().zip(staged).map(|(job, staged)| {
             let staged = staged.into_inner().unwrap_or_else(PoisonError::into_inner);
-            let done = staged.unwrap_or_else(|| Err(ModuleError::cancelled().into())).and_then(|made| {
-                let Some((file, lacking)) = made else { return Ok(None) };
+            let done = staged.unwrap_or_else(|| Err(ModuleError::cancelled().into()));
+            let done = done.and_then(|(made, lacking)| {
+                let Some(file) = made else { return Ok(Given { was_there: true, lacking }) };
                 match file.persist_noclobber(job.holder.inside(&job.name)) {
-                    Ok(()) => Ok(Some(lacking)),
+                    Ok(()) => Ok(Given { was_there: false, lacking }),
                     Err(error) => Err(there_already(&error.error, &job.place).into()),
                 }
             });
@@ -134,15 +146,17 @@ fn stage(restorer: &Restorer<'_>, job: &Job, disks: &Mutex<Disks>, away: &Ended,
     let say = |ended: &Ended, error: &ModuleError| {
         ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| again(error));
     };
-    if let Some(why) = said(full) {
-        return Err(Missed::Place(why));
-    }
+    // This takes no room.
     if job.is_taken {
         let (real, Restorer { repo, content_only, observer }) = (job.holder.inside(&job.name), restorer);
-        return match is_complete(repo, &real, &job.node, *content_only, *observer) {
-            true => Ok(None),
-            false => Err(there_already(&std::io::ErrorKind::AlreadyExists.into(), &job.place).into()),
+        return match complete(repo, &real, &job.node, *content_only, *observer) {
+            Some(_) if *content_only => Ok((None, Vec::new())),
+            Some(there) => Ok((None, dress_again(&there, &job.node))),
+            None => Err(there_already(&std::io::ErrorKind::AlreadyExists.into(), &job.place).into()),
         };
+    }
+    if let Some(why) = said(full) {
+        return Err(Missed::Place(why));
     }
     if let Some(why) = said(away) {
         return Err(Missed::Content(why));
@@ -162,5 +176,5 @@ fn stage(restorer: &Restorer<'_>, job: &Job, disks: &Mutex<Disks>, away: &Ended,
     let disk = file.as_file().metadata().map_err(|error| at("read", &job.place, &error))?.dev();
     let (open, path) = file.into_parts();
     disks.lock().unwrap_or_else(PoisonError::into_inner).entry(disk).or_insert((open, job.place.clone()));
-    Ok(Some((path, lacking)))
+    Ok((Some(path), lacking))
 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::Service;
+use super::prune::Backups;
 use super::vaults::Passphrase;
 use crate::engine::{CheckSummary, Lines, Observer, Part, Reading, check};
 use crate::error::Result;
@@ -20,6 +21,10 @@ pub struct Checked {
     pub unread: u64,
     /// When that of the others was read that was not read for longest.
     pub oldest: Option<Timestamp>,
+    /// Versions of this machine that went with their snapshots, as this machine does not know yet.
+    pub versions_gone: u64,
+    /// What else is worth knowing.
+    pub warnings: Vec<String>,
 }
 
 /// The name of a vault, and a snapshot in it with its id.
@@ -40,7 +45,8 @@ impl Service {
         let mut all = Vec::new();
         for vault in self.chosen(only)? {
             let repo = self.open_vault(&vault, passphrase)?;
-            let _lock = repo.lock(&self.around.who, &self.around.clock)?;
+            let lock = repo.lock_to_read(&self.around.who, &self.around.clock)?;
+            let warnings = lock.warning(&vault.name).into_iter().collect();
             let read_at = self.catalogue.pack_reads(&vault.name)?;
             let reading = match part {
                 None => Reading::Nothing,
@@ -48,7 +54,7 @@ impl Service {
                 Some(part) => Reading::Part(part, &read_at),
             };
             let mut summary = check(&repo, &reading, observer)?;
-            self.check_versions(&vault.name, &repo, &mut summary)?;
+            let versions_gone = self.check_versions(&vault.name, &repo, &mut summary)?;
             if let Some(problem) = self.prove_copy(&repo, &vault)? {
                 summary.problems.push(|| problem);
             }
@@ -67,28 +73,35 @@ impl Service {
             let times = summary.there.iter().map(|id| read_at.get(id).copied());
             let unread = times.clone().filter(Option::is_none).count() as u64;
             let oldest = times.flatten().min().and_then(|at| Timestamp::from_second(at).ok());
-            all.push(Checked { name: vault.name, summary, unread, oldest });
+            all.push(Checked { name: vault.name, summary, unread, oldest, versions_gone, warnings });
         }
         Ok(all)
     }
 
-    /// Names the versions that the catalogue has in a vault and that are not there, but for those of which a snapshot tells it.
-    fn check_versions(&self, vault: &str, repo: &Repository, summary: &mut CheckSummary) -> Result<()> {
+    /// Names the versions that the catalogue has in a vault and that are not there, but for those of which a snapshot tells it. Those
+    /// that went with their snapshots, by another machine's prune, are only counted.
+    fn check_versions(&self, vault: &str, repo: &Repository, summary: &mut CheckSummary) -> Result<u64> {
+        let (snapshots, _) = repo.snapshots_found()?;
+        let backups = Backups::of(&self.catalogue, &self.host_id, &snapshots, |_| true)?;
         let is_there = |blob: Id| {
             let kinds = [BlobKind::Data, BlobKind::Tree];
             kinds.iter().any(|kind| repo.find(*kind, &blob).is_some()) || summary.lost_chunks.contains(&blob)
         };
-        let mut lost = Lines::default();
-        self.catalogue.lost_versions(vault, is_there, |path, at| {
+        let (mut lost, mut gone) = (Lines::default(), 0);
+        self.catalogue.lost_versions(vault, is_there, |path, created_at, stored_at| {
+            if !backups.vouch_for(created_at) && !backups.vouch_for(stored_at) {
+                gone += 1;
+                return;
+            }
             lost.push(|| {
                 format!(
-                    "`{}`: its version of {at} is not in the vault any more; `bt repair` notes that it is gone",
+                    "`{}`: its version of {created_at} is not in the vault any more; `bt repair` notes that it is gone",
                     path.display()
                 )
             });
         })?;
         summary.problems.add(lost);
-        Ok(())
+        Ok(gone)
     }
 
     /// Returns the snapshots of each vault, those of other machines and writers too, the oldest first; and what is wrong with those that

@@ -98,7 +98,7 @@ impl Service {
             let vault = settings.name.clone();
             let opened = self.open_vault(&settings, passphrase).and_then(|repo| {
                 let lock = repo.lock_to_read(&self.around.who, &self.around.clock)?;
-                Ok((repo, lock))
+                Ok((repo, lock.held()))
             });
             let (repo, _lock) = match opened {
                 Ok(opened) => opened,

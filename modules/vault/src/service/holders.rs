@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
-use super::batch::Batch;
+use super::batch::{Batch, Family};
 use super::restore::Target;
 use super::vaults::Passphrase;
 use super::{RestoreOrder, RestoreReport, Service};
-use crate::catalogue::{Chunk, CurrentFile};
-use crate::engine::{Lacking, Missed, Observer, Trouble};
+use crate::catalogue::{Chunk, CurrentFile, Directory};
+use crate::engine::{Given, Missed, Observer, Trouble};
 use crate::error::{Result, again};
 use crate::format::Id;
 use crate::repo::{Held, Repository};
@@ -26,6 +26,10 @@ pub(super) struct Opened {
     pub(super) again: Vec<usize>,
     /// The numbers of files that could not be put in their place, and why.
     pub(super) misplaced: Vec<(usize, ModuleError)>,
+    /// A name of each file with several that is what it should be.
+    pub(super) first_names: HashMap<Family, PathBuf>,
+    /// Files that are among the troubles, and their bytes.
+    pub(super) failed_files: (u64, u64),
 }
 
 impl Opened {
@@ -36,6 +40,29 @@ impl Opened {
             self.refused.entry(name.clone()).or_insert_with(|| again(&error));
         }
         self.failed.entry(content).or_default().push((name.clone(), error));
+    }
+
+    /// Counts a file that is not restored, and says why.
+    pub(super) fn misses(
+        &mut self,
+        directory: &Directory,
+        file: &CurrentFile,
+        why: String,
+        report: &mut RestoreReport,
+    ) {
+        if !file.version.facts.is_dir() {
+            self.failed_files.0 += 1;
+            self.failed_files.1 += file.version.facts.size;
+        }
+        report.troubles.push(Trouble { path: directory.path.join(&file.name), why });
+    }
+
+    /// Returns why a vault could not give a content.
+    pub(super) fn why_not(&self, content: Id) -> String {
+        let first = self.failed.get(&content).and_then(|failed| failed.first());
+        first.map_or_else(String::new, |(vault, error)| {
+            format!("the vault `{vault}` could not give it, and no other was asked: {error}")
+        })
     }
 
     /// Restores what waits to be restored together.
@@ -53,14 +80,11 @@ impl Opened {
         let repos: Vec<&Repository> = self.vaults.iter().map(|vault| &vault.repo).collect();
         for (job, done) in batch.restore(&repos, order.content_only, observer)? {
             match done {
-                Ok(Some(lacking)) => {
-                    report.bytes += job.node.size;
-                    report.lacks(&job.place, lacking);
-                    report.files.push(job.place);
-                }
-                Ok(None) => {
-                    report.there += 1;
-                    report.there_bytes += job.node.size;
+                Ok(given) => {
+                    if let Some(family) = job.family {
+                        self.first_names.entry(family).or_insert_with(|| job.place.clone());
+                    }
+                    report.takes(job.place, job.node.size, given);
                 }
                 Err(Missed::Place(error)) if error.kind == ErrorKind::DiskSpace => {
                     full.get_or_insert(error);
@@ -93,7 +117,7 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
         report: &mut RestoreReport,
         observer: &dyn Observer,
-    ) -> Result<(PathBuf, Vec<Lacking>)> {
+    ) -> Result<(PathBuf, Given)> {
         let content = file.version.content_id;
         loop {
             let (vault, chunks) = match self.source_of(file, open, passphrase) {
@@ -106,13 +130,13 @@ impl Service {
             };
             let Open { name, repo, .. } = &open.vaults[vault];
             match self.restore_one(repo, target, file, &chunks, observer) {
-                Ok((place, lacking)) => {
+                Ok((place, given)) => {
                     let failed = open.failed.get(&content).into_iter().flatten();
                     report.elsewhere.extend(failed.map(|(other, error)| Trouble {
                         path: place.clone(),
                         why: format!("the vault `{other}` could not give it, `{name}` did: {error}"),
                     }));
-                    return Ok((place, lacking));
+                    return Ok((place, given));
                 }
                 Err(Missed::Place(error)) => return Err(error),
                 Err(Missed::Content(error)) if error.kind == ErrorKind::Cancelled => return Err(error),
@@ -156,7 +180,7 @@ impl Service {
             }
             let opened = self.open_vault(&settings, passphrase).and_then(|repo| {
                 let lock = repo.lock_to_read(&self.around.who, &self.around.clock)?;
-                Ok(Open { name: name.clone(), repo, _lock: lock })
+                Ok(Open { name: name.clone(), repo, _lock: lock.held() })
             });
             match opened {
                 Ok(one) => {

@@ -118,7 +118,7 @@ fn what_a_disk_does_not_give_any_more_is_lost_and_what_lies_beside_it_is_not() {
     everything_is_there(&world.service(world.state.path(), world.store.clone(), DEAD), &world.store, "then");
     for kind in [Kind::Index, Kind::Snapshot] {
         let one = names(&world, kind).remove(0);
-        let faults = Arc::new(Faults::on(&world.store).that_lost(kind, &one, 20..21));
+        let faults = Arc::new(Faults::on(&world.store).that_lost(kind, &one, 20..28));
         let mut service = world.service(world.state.path(), faults, DEAD);
         let summary = repair_as(&mut service, &wish()).unwrap().summary;
         let found = if kind == Kind::Index { summary.indexes } else { summary.snapshots };

@@ -570,6 +570,8 @@ mod crash_tests;
 #[cfg(test)]
 mod mended_tests;
 #[cfg(test)]
+mod read_only_tests;
+#[cfg(test)]
 mod recover_tests;
 #[cfg(test)]
 mod repair_tests;

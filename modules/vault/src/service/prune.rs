@@ -179,19 +179,15 @@ impl Service {
     ) -> Result<HashSet<Id>> {
         let mut needed = HashSet::new();
         let vault_id = self.check_vault(settings)?;
+        // A list may lack something by mistake, and what only that knows of would go.
         let mut hosts = copies::hosts(repo.store())?;
+        hosts.extend(copies::hosts(repo.store())?);
         hosts.insert(self.host_id.clone());
         for host in hosts {
             let is_own = host == self.host_id;
-            let of_host: Vec<(Timestamp, bool)> = snapshots
-                .iter()
-                .filter(|(_, snapshot)| forget::is_of(snapshot, &host))
-                .map(|(id, snapshot)| (time(&snapshot.time), !forget.contains(id)))
-                .collect();
             let chunks = |catalogue: &Catalogue, vault: &str| {
-                let runs: Vec<(Timestamp, bool)> =
-                    catalogue.runs("backup")?.iter().map(|(at, good)| (time(at), *good)).collect();
-                catalogue.chunks_of_versions(vault, |made| is_kept(time(made), &runs, &of_host))
+                let backups = Backups::of(catalogue, &host, snapshots, |id| !forget.contains(id))?;
+                catalogue.chunks_of_versions(vault, |made| backups.keep(made))
             };
             let collected = match is_own {
                 true => chunks(&self.catalogue, &settings.name),
@@ -210,7 +206,9 @@ impl Service {
     /// Opens the newest copy of a machine's catalogue in a vault, in a directory that goes with the guard.
     pub(super) fn copy_of(&self, repo: &Repository, host: &str) -> Result<(tempfile::TempDir, Catalogue)> {
         let base = self.around.places.base();
-        let newest = copies::versions(repo.store(), host)?.pop().unwrap_or_default();
+        // Of two lists, the one that lacks less.
+        let newest = || Ok::<_, ModuleError>(copies::versions(repo.store(), host)?.pop().unwrap_or_default());
+        let newest = newest()?.max(newest()?);
         let dir = tempfile::tempdir_in(&base).map_err(|error| at("make a directory in", &base, &error))?;
         let path = dir.path().join("copy.db");
         copies::fetch(repo, host, newest, &path)?;
@@ -227,12 +225,45 @@ fn unknown(vault: &str, host: &str, error: ModuleError) -> ModuleError {
     );
     ModuleError { message, ..error }.hint(format!(
         "`bt prune` on that machine stores a new copy of its catalogue, and a newer pc-switcher here reads what a newer one wrote; if the \
-         machine is gone for good, remove its copies `pc-switcher/hosts/{host}/db.*` from the vault"
+         machine is gone for good, remove its copies `pc-switcher/hosts/{host}/db.*` and `pc-switcher/hosts/{host}/base.*` from the \
+         vault"
     ))
 }
 
 fn time(text: &str) -> Timestamp {
     text.parse().unwrap_or_default()
+}
+
+/// The backups of a machine, by which is told what of theirs stays.
+pub(super) struct Backups {
+    /// When they began, and whether they ended well.
+    runs: Vec<(Timestamp, bool)>,
+    /// When their snapshots in a vault were taken, and whether they stay.
+    snapshots: Vec<(Timestamp, bool)>,
+}
+
+impl Backups {
+    pub(super) fn of(
+        catalogue: &Catalogue,
+        host: &str,
+        snapshots: &[(Id, Snapshot)],
+        stays: impl Fn(&Id) -> bool,
+    ) -> Result<Self> {
+        let own = snapshots.iter().filter(|(_, snapshot)| forget::is_of(snapshot, host));
+        let snapshots = own.map(|(id, snapshot)| (time(&snapshot.time), stays(id))).collect();
+        let runs = catalogue.runs("backup")?.iter().map(|(at, good)| (time(at), *good)).collect();
+        Ok(Self { runs, snapshots })
+    }
+
+    /// Whether what was stored at a moment stays.
+    fn keep(&self, stored: &str) -> bool {
+        is_kept(time(stored), &self.runs, &self.snapshots)
+    }
+
+    /// Whether what was stored at a moment should be there, whoever pruned: no rule takes what came after the newest snapshot.
+    pub(super) fn vouch_for(&self, stored: &str) -> bool {
+        self.snapshots.iter().all(|(taken, _)| *taken < time(stored)) || self.keep(stored)
+    }
 }
 
 /// Whether what was stored at a moment stays: if the snapshot stays of the backup that stored it, or of the next one if that
@@ -283,6 +314,7 @@ mod tests {
         let error = prune(&mut service).unwrap_err();
         let text = format!("{error:?}");
         assert!(text.contains("machine-of-bob/db.7") && text.contains("nothing is removed"), "{text}");
+        assert!(text.contains("machine-of-bob/db.*`") && text.contains("machine-of-bob/base.*`"), "{text}");
         assert_eq!(there(), before);
         world.store.delete(Kind::Meta, "machine-of-bob/db.7").unwrap();
         prune(&mut service).unwrap();

@@ -1,5 +1,6 @@
 //! Builds a lost or outdated catalogue anew: from its newest copy in the vaults, and from the snapshots that came after it.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,8 @@ use crate::catalogue::{Catalogue, StagedItem, VaultState};
 use crate::engine::{Observer, Progress, Trouble};
 use crate::error::{Result, at, usage};
 use crate::format::BlobKind;
-use crate::repo::{Held, Repository};
+use crate::format::index::IndexFile;
+use crate::repo::{Broken, Held, Repository};
 use crate::store::Kind;
 
 /// What is to be recovered.
@@ -71,7 +73,7 @@ struct Open {
     settings: VaultSettings,
     vault_id: String,
     repo: Repository,
-    _lock: Held,
+    _lock: Option<Held>,
 }
 
 impl Service {
@@ -141,7 +143,7 @@ impl Service {
         let mut last = 0;
         for vault in &open {
             say(format!("reading the index of `{}`", vault.settings.name));
-            let (index, broken) = vault.repo.index_found()?;
+            let (index, broken) = index_of(&vault.repo)?;
             vault.repo.know(index.iter().flat_map(|(_, file)| &file.packs));
             let is_there = |blob| {
                 vault.repo.find(BlobKind::Data, &blob).is_some()
@@ -239,11 +241,14 @@ fn open_all(
                 })?;
             let mut repo = vaults::open(vault, store, &mut blank, passphrase)?;
             repo.stop_when(around.stop.clone());
-            let lock = repo.lock(&around.who, &around.clock)?;
-            Ok::<_, ModuleError>(Open { settings: vault.clone(), vault_id, repo, _lock: lock })
+            let lock = repo.lock_to_read(&around.who, &around.clock)?;
+            Ok::<_, ModuleError>((vault_id, repo, lock))
         };
         match open_one() {
-            Ok(one) => open.push(one),
+            Ok((vault_id, repo, lock)) => {
+                warnings.extend(lock.warning(&vault.name));
+                open.push(Open { settings: vault.clone(), vault_id, repo, _lock: lock.held() });
+            }
             Err(error) if error.kind == ErrorKind::Cancelled => return Err(error),
             Err(error) => {
                 warnings.push(format!("vault `{}` was left out: {error}", vault.name));
@@ -256,6 +261,26 @@ fn open_all(
         None if open.is_empty() => Err(usage("no vault of this name is set")),
         _ => Ok(open),
     }
+}
+
+/// An index file with its name.
+type Named = (String, IndexFile);
+
+/// Returns the index files, and those that are damaged: of two lists, what either has. One may lack a file by mistake, and what only
+/// that names would be taken for gone.
+fn index_of(repo: &Repository) -> Result<(Vec<Named>, Vec<Broken>)> {
+    let (mut found, mut broken) = repo.index_found()?;
+    let known = |found: &[Named], broken: &[Broken]| -> HashSet<String> {
+        let names = found.iter().map(|(name, _)| name);
+        names.chain(broken.iter().map(|one| &one.name)).cloned().collect()
+    };
+    let first = known(&found, &broken);
+    if repo.store().list(Kind::Index)?.iter().any(|(name, _)| !first.contains(name)) {
+        let (more, more_broken) = repo.index_found()?;
+        found.extend(more.into_iter().filter(|(name, _)| !first.contains(name)));
+        broken.extend(more_broken.into_iter().filter(|one| !first.contains(&one.name)));
+    }
+    Ok((found, broken))
 }
 
 /// Opens the catalogue that is there, if it can be opened.

@@ -62,7 +62,7 @@ pub struct RehearseReport {
     pub vaults: Vec<Rehearsed>,
     /// Files that did not come back as they should.
     pub troubles: Vec<Trouble>,
-    /// Vaults that were left out.
+    /// Vaults that were left out, or could not be locked.
     pub warnings: Vec<String>,
     /// Whether one of them is there and cannot be used.
     pub incomplete: bool,
@@ -171,7 +171,8 @@ impl Service {
         observer: &dyn Observer,
     ) -> Result<()> {
         // Nobody may remove meanwhile what is about to be read.
-        let _lock = repo.lock(&self.around.who, &self.around.clock)?;
+        let lock = repo.lock_to_read(&self.around.who, &self.around.clock)?;
+        report.warnings.extend(lock.warning(&settings.name));
         let directories = self.catalogue.directories()?;
         let Sample { picked, candidates, too_large } = self.sample(&directories, order)?;
         let total_bytes = picked.iter().map(|(_, file)| file.version.facts.size).sum();

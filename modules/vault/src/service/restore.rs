@@ -1,6 +1,6 @@
 //! Brings versions back: beside the original, elsewhere, or in its place after what is there was staged.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
 use super::Service;
-use super::batch::{Batch, Job};
+use super::batch::{Batch, Family, Job};
 use super::holders::Opened;
 use super::ignored::copy_digits;
 use super::snapshot::node_of_version;
@@ -18,8 +18,8 @@ use super::stage::{NotStaged, facts_of};
 use super::vaults::Passphrase;
 use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, FileFacts, Version};
 use crate::engine::{
-    Full, Lacking, Missed, Observer, Restorer, Tally, Trouble, Way, dress_special, exchange, is_such,
-    make_special, node_of, put_in_place, set_all_but_times, set_metadata,
+    Full, Given, Lacking, Missed, Observer, Restorer, Tally, Trouble, Way, complete, dress_special, exchange,
+    is_dressed, is_such, make_special, node_of, put_in_place, set_all_but_times, set_metadata,
 };
 use crate::error::{Result, at, damaged, usage};
 use crate::format::{Id, Node, NodeKind};
@@ -91,6 +91,19 @@ impl RestoreReport {
         self.refused.iter().map(|one| &one.path).collect::<BTreeSet<_>>().len()
     }
 
+    /// Counts a file that is where it should be.
+    pub(super) fn takes(&mut self, place: PathBuf, size: u64, given: Given) {
+        let Given { was_there, lacking } = given;
+        self.lacks(&place, lacking);
+        if was_there {
+            self.there += 1;
+            self.there_bytes += size;
+        } else {
+            self.bytes += size;
+            self.files.push(place);
+        }
+    }
+
     pub(super) fn lacks(&mut self, path: &Path, lacking: Vec<Lacking>) {
         for Lacking { why, is_refused } in lacking {
             let all = if is_refused { &mut self.refused } else { &mut self.troubles };
@@ -114,28 +127,15 @@ impl Service {
         let (directory, name) = self.tracked(&order.path)?;
         let wanted = self.wanted(&directory, &name, order)?;
         let text = order.path.display().to_string();
-        let files = || wanted.iter().map(|file| &file.version.facts).filter(|facts| !facts.is_dir());
         let work = |service: &mut Self, _| {
             let mut report = RestoreReport::default();
-            match service.restore_all(&directory, &wanted, order, passphrase, &mut report, observer) {
-                Err(error) if error.kind == ErrorKind::DiskSpace => {
-                    let files_left =
-                        (files().count() as u64).saturating_sub(report.files.len() as u64 + report.there);
-                    let bytes_left = files()
-                        .map(|facts| facts.size)
-                        .sum::<u64>()
-                        .saturating_sub(report.bytes + report.there_bytes);
-                    let root = root_of(&directory, order);
-                    report.full = Some(Full::at(root, error.to_string(), files_left, bytes_left));
-                    Ok(report)
-                }
-                ended => ended.map(|()| report),
-            }
+            service.restore_all(&directory, &wanted, order, passphrase, &mut report, observer)?;
+            Ok(report)
         };
         self.operation("restore", &text, work, RestoreReport::tell)
     }
 
-    /// Restores one after the other, and together what can be.
+    /// Restores all, or what there is room for.
     fn restore_all(
         &mut self,
         directory: &Directory,
@@ -146,86 +146,102 @@ impl Service {
         observer: &dyn Observer,
     ) -> Result<()> {
         let mut open = Opened::default();
-        let mut directories: Vec<(PathBuf, Node)> = Vec::new();
-        let mut first_names: HashMap<_, PathBuf> = HashMap::new();
-        let mut batch = Batch::default();
         let total_bytes = wanted.iter().map(|file| file.version.facts.size).sum();
         let observer = &Tally::new(observer, total_bytes);
-        let mut target = Target { directory, order, root: None };
+        let mut target = Target { directory, order, root: None, made: Vec::new() };
+        let ended = self.restore_each(&mut target, wanted, passphrase, &mut open, report, observer);
+        // However it ended: these are no files for which there was no room.
+        for number in std::mem::take(&mut open.again) {
+            let why = open.why_not(wanted[number].version.content_id);
+            open.misses(directory, &wanted[number], why, report);
+        }
+        for (number, error) in std::mem::take(&mut open.misplaced) {
+            open.misses(directory, &wanted[number], error.to_string(), report);
+        }
+        match ended {
+            Err(error) if error.kind == ErrorKind::DiskSpace => {
+                let files = || wanted.iter().map(|file| &file.version.facts).filter(|facts| !facts.is_dir());
+                let done = report.files.len() as u64 + report.there + open.failed_files.0;
+                let done_bytes = report.bytes + report.there_bytes + open.failed_files.1;
+                let files_left = (files().count() as u64).saturating_sub(done);
+                let bytes_left = files().map(|facts| facts.size).sum::<u64>().saturating_sub(done_bytes);
+                report.full =
+                    Some(Full::at(root_of(directory, order), error.to_string(), files_left, bytes_left));
+                Ok(())
+            }
+            ended => ended,
+        }
+    }
+
+    /// Restores one after the other, and together what can be.
+    fn restore_each(
+        &mut self,
+        target: &mut Target<'_>,
+        wanted: &[CurrentFile],
+        passphrase: &mut Passphrase<'_>,
+        open: &mut Opened,
+        report: &mut RestoreReport,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let Target { directory, order, .. } = *target;
+        let mut batch = Batch::default();
         for (number, file) in wanted.iter().enumerate() {
             if observer.is_cancelled() {
                 return Err(ModuleError::cancelled());
             }
-            let path = directory.path.join(&file.name);
             if file.version.facts.is_dir() {
-                match self.make_directory(&mut target, file) {
-                    Ok(made) => directories.extend(made),
+                match self.make_directory(target, file) {
+                    Ok(made) => target.made.extend(made),
                     Err(error) if wanted.len() == 1 || ends(&error) => return Err(error),
-                    Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
+                    Err(error) => open.misses(directory, file, error.to_string(), report),
                 }
                 continue;
             }
             let place = place_of(directory, file, order);
             let family = family(file);
-            let mut first = family.and_then(|family| first_names.get(&family));
-            if first.is_some() {
-                // It may wait for its name, or have failed.
+            if family.is_some_and(|family| batch.holds(family)) {
                 open.restore(&mut batch, order, report, observer)?;
-                first = first.filter(|first| fs::symlink_metadata(first).is_ok());
             }
+            // What is under the first name is what it should be, or it would not be known as such.
+            let first = family.and_then(|family| open.first_names.get(&family));
+            let first = first.filter(|first| fs::symlink_metadata(first).is_ok());
             let restored = match first.filter(|_| fs::symlink_metadata(&place).is_err()) {
                 Some(first) => target.link(first, place).map(Some),
                 None if wanted.len() > 1 && !order.in_place && file.version.facts.is_file() => {
-                    self.source_of(file, &mut open, passphrase).and_then(|(vault, chunks)| {
-                        let mut job = self.job(&batch, &mut target, file, &chunks, vault)?;
-                        job.number = number;
-                        if let Some(family) = family {
-                            first_names.entry(family).or_insert_with(|| job.place.clone());
-                        }
-                        if batch.take(job) {
+                    self.source_of(file, open, passphrase).and_then(|(vault, chunks)| {
+                        let job = self.job(&batch, target, file, &chunks)?;
+                        if batch.take(Job { number, vault, family, ..job }) {
                             open.restore(&mut batch, order, report, observer)?;
                         }
                         Ok(None)
                     })
                 }
-                None => self
-                    .restore_from_any(file, &mut target, &mut open, passphrase, report, observer)
-                    .map(Some),
+                None => self.restore_from_any(file, target, open, passphrase, report, observer).map(Some),
             };
-            if let (Some(family), Ok(Some((place, _)))) = (family, &restored) {
-                first_names.entry(family).or_insert_with(|| place.clone());
-            }
             match restored {
                 Ok(None) => {}
-                Ok(Some((place, lacking))) => {
-                    report.bytes += file.version.facts.size;
-                    report.lacks(&place, lacking);
-                    report.files.push(place);
+                Ok(Some((place, given))) => {
+                    if let Some(family) = family {
+                        open.first_names.entry(family).or_insert_with(|| place.clone());
+                    }
+                    report.takes(place, file.version.facts.size, given);
                 }
                 Err(error) if wanted.len() == 1 || ends(&error) => return Err(error),
-                Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
+                Err(error) => open.misses(directory, file, error.to_string(), report),
             }
         }
         open.restore(&mut batch, order, report, observer)?;
-        for number in std::mem::take(&mut open.again) {
+        open.again.reverse();
+        while let Some(number) = open.again.pop() {
             let file = &wanted[number];
-            let (path, size) = (directory.path.join(&file.name), file.version.facts.size);
-            match self.restore_from_any(file, &mut target, &mut open, passphrase, report, observer) {
-                Ok((place, lacking)) => {
-                    report.bytes += size;
-                    report.lacks(&place, lacking);
-                    report.files.push(place);
-                }
+            match self.restore_from_any(file, target, open, passphrase, report, observer) {
+                Ok((place, given)) => report.takes(place, file.version.facts.size, given),
                 Err(error) if error.kind != ErrorKind::Busy && ends(&error) => return Err(error),
-                Err(error) => report.troubles.push(Trouble { path, why: error.to_string() }),
+                Err(error) => open.misses(directory, file, error.to_string(), report),
             }
         }
-        for (number, error) in std::mem::take(&mut open.misplaced) {
-            let path = directory.path.join(&wanted[number].name);
-            report.troubles.push(Trouble { path, why: error.to_string() });
-        }
         // The deepest first: what is made in a directory changes its time.
-        for (path, node) in directories.iter().rev().filter(|_| !order.content_only) {
+        for (path, node) in std::mem::take(&mut target.made).iter().rev().filter(|_| !order.content_only) {
             match target.directory(path) {
                 Ok(made) => report.lacks(path, set_metadata(&made, node)),
                 Err(error) => report.troubles.push(Trouble { path: path.clone(), why: error.to_string() }),
@@ -288,7 +304,6 @@ impl Service {
         target: &mut Target<'_>,
         file: &CurrentFile,
         chunks: &[Chunk],
-        vault: usize,
     ) -> Result<Job> {
         let place = place_of(target.directory, file, target.order);
         let name = place.file_name().unwrap_or_default().to_owned();
@@ -306,8 +321,9 @@ impl Service {
             chunks: chunks.iter().map(|chunk| chunk.blob_id).collect(),
             content: file.version.content_id,
             is_taken,
-            vault,
+            vault: 0,
             number: 0,
+            family: None,
         })
     }
 
@@ -318,7 +334,7 @@ impl Service {
         file: &CurrentFile,
         chunks: &[Chunk],
         observer: &dyn Observer,
-    ) -> std::result::Result<(PathBuf, Vec<Lacking>), Missed> {
+    ) -> std::result::Result<(PathBuf, Given), Missed> {
         let Target { directory, order, .. } = *target;
         let path = place_of(directory, file, order);
         let (holder, name) = target.holder(&path)?;
@@ -333,7 +349,15 @@ impl Service {
         }
         if !file.version.facts.is_file() {
             let lacking = self.restore_special(target, file, &path, &holder, &node)?;
-            return Ok((path, lacking));
+            return Ok((path, Given { was_there: false, lacking }));
+        }
+        // As an earlier restore left it, it is not kept and exchanged once more.
+        if is_there
+            && let Some(there) = complete(repo, &real, &node, order.content_only, observer)
+            && (order.content_only || is_dressed(&there, &node))
+        {
+            self.stage_as_it_is(directory, file, &real, &path)?;
+            return Ok((path, Given { was_there: true, lacking: Vec::new() }));
         }
         // What takes the place of a file is for nobody's eyes before it has that one's rights.
         let content_only = order.content_only && !is_there;
@@ -362,13 +386,23 @@ impl Service {
             None => put_in_place(staged, &real, &path)?,
         }
         if order.in_place {
-            // After what it replaced: what is last in the queue becomes the current version. It is read where it lies, and
-            // nothing of it is stored again.
-            let facts = fs::symlink_metadata(&real).and_then(|facts| facts_of(&real, &facts));
-            let facts = facts.map_err(|error| at("read", &path, &error))?;
-            self.catalogue.stage_for_backup(directory, &file.name, &facts, None)?;
+            self.stage_as_it_is(directory, file, &real, &path)?;
         }
-        Ok((path, lacking))
+        Ok((path, Given { was_there: false, lacking }))
+    }
+
+    /// Stages what was restored, after what it replaced: what is last in the queue becomes the current version. It is read where it
+    /// lies, and nothing of it is stored again.
+    fn stage_as_it_is(
+        &mut self,
+        directory: &Directory,
+        file: &CurrentFile,
+        real: &Path,
+        path: &Path,
+    ) -> Result<()> {
+        let facts = fs::symlink_metadata(real).and_then(|facts| facts_of(real, &facts));
+        let facts = facts.map_err(|error| at("read", path, &error))?;
+        self.catalogue.stage_for_backup(directory, &file.name, &facts, None)
     }
 
     /// Makes a link, a pipe or a device. Nothing but the same thing is in its place already, or it stays as it is.
@@ -478,7 +512,7 @@ fn is_dressed_as(there: &FileFacts, wanted: &FileFacts) -> bool {
 }
 
 /// Returns what all names of one file have in common, if it has several.
-fn family(file: &CurrentFile) -> Option<(u64, i64, Id)> {
+fn family(file: &CurrentFile) -> Option<Family> {
     let facts = &file.version.facts;
     let has_several = facts.is_file() && facts.links > 1;
     has_several.then_some((facts.inode, facts.changed_at, file.version.content_id))
@@ -489,6 +523,8 @@ pub(super) struct Target<'o> {
     directory: &'o Directory,
     order: &'o RestoreOrder,
     root: Option<Arc<Way>>,
+    /// Directories that are dressed when all is there.
+    made: Vec<(PathBuf, Node)>,
 }
 
 impl Target<'_> {
@@ -521,11 +557,11 @@ impl Target<'_> {
     }
 
     /// Gives a file that was restored already another one of its names.
-    fn link(&mut self, first: &Path, place: PathBuf) -> Result<(PathBuf, Vec<Lacking>)> {
+    fn link(&mut self, first: &Path, place: PathBuf) -> Result<(PathBuf, Given)> {
         let ((from, name), (to, other)) = (self.holder(first)?, self.holder(&place)?);
         let linked = fs::hard_link(from.inside(name), to.inside(other));
         linked.map_err(|error| at("make", &place, &error))?;
-        Ok((place, Vec::new()))
+        Ok((place, Given { was_there: false, lacking: Vec::new() }))
     }
 }
 

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::world::{World, back_up, stage};
+use super::world::{World, back_up, noise, stage};
 use super::*;
 use crate::engine::{Observer, Progress, Quiet};
+use crate::format::Id;
 use crate::store::{Kind, MemoryStore, Store};
 
 fn order(path: PathBuf) -> RestoreOrder {
@@ -258,20 +259,28 @@ fn many_files_come_back_together_and_one_that_is_in_the_way_stops_no_other() {
     let mut world = World::new();
     world.put(0..40, 1);
     let docs = world.home.path().join("docs");
-    fs::hard_link(docs.join("3"), docs.join("3-again")).unwrap();
+    for name in ["3", "9"] {
+        fs::hard_link(docs.join(name), docs.join(format!("{name}-again"))).unwrap();
+    }
     fs::create_dir(docs.join("sub")).unwrap();
     fs::write(docs.join("sub/deep"), "deep").unwrap();
     fs::set_permissions(docs.join("7"), PermissionsExt::from_mode(0o640)).unwrap();
     backed_up(&mut world);
     let back = world.home.path().join("back");
     fs::create_dir(&back).unwrap();
-    fs::write(back.join("5"), "mine").unwrap();
+    for name in ["5", "9"] {
+        fs::write(back.join(name), "mine").unwrap();
+    }
     let all = RestoreOrder { to: Some(back.clone()), ..order(docs.canonicalize().unwrap()) };
     let report = restore(&world, &all, &Quiet::default());
-    assert!(report.troubles.len() == 1 && report.troubles[0].why.contains("exists already"), "{report:?}");
+    let are_taken = report.troubles.iter().all(|one| one.why.contains("exists already"));
+    assert!(report.troubles.len() == 2 && are_taken, "{report:?}");
     assert_eq!((report.files.len(), report.bytes), (41, 40 * 8_000 + 4));
-    assert_eq!(fs::read(back.join("5")).unwrap(), b"mine");
-    for name in (0..40).filter(|name| *name != 5).map(|name| name.to_string()) {
+    for name in ["5", "9"] {
+        assert_eq!(fs::read(back.join(name)).unwrap(), b"mine");
+    }
+    assert_eq!(fs::read(back.join("9-again")).unwrap(), fs::read(docs.join("9")).unwrap());
+    for name in (0..40).filter(|name| ![5, 9].contains(name)).map(|name| name.to_string()) {
         let of = |root: &Path| (fs::read(root.join(&name)).unwrap(), mode(&root.join(&name)));
         assert_eq!(of(&back), of(&docs), "{name}");
         let at = |root: &Path| fs::metadata(root.join(&name)).unwrap().modified().unwrap();
@@ -280,7 +289,128 @@ fn many_files_come_back_together_and_one_that_is_in_the_way_stops_no_other() {
     let ino = |name: &str| fs::metadata(back.join(name)).unwrap().ino();
     assert!(ino("3") == ino("3-again") && ino("3") != ino("4"));
     assert_eq!(fs::read(back.join("sub/deep")).unwrap(), b"deep");
-    assert_eq!(back.read_dir().unwrap().count(), 42, "nothing else is left");
+    assert_eq!(back.read_dir().unwrap().count(), 43, "nothing else is left");
+}
+
+#[test]
+fn a_further_name_is_that_of_a_file_that_was_proven_and_of_nothing_that_took_its_first_name() {
+    let mut world = World::new();
+    let docs = world.home.path().join("docs");
+    for (name, further) in [("a", &["b", "c"]), ("k", &["l", "m"])] {
+        fs::write(docs.join(name), noise(8_000, 3)).unwrap();
+        further.iter().for_each(|other| fs::hard_link(docs.join(name), docs.join(other)).unwrap());
+    }
+    backed_up(&mut world);
+    let back = world.home.path().join("back");
+    let all = RestoreOrder { to: Some(back.clone()), ..order(docs.canonicalize().unwrap()) };
+    assert_eq!(restore(&world, &all, &Quiet::default()).files.len(), 6);
+    let ino = |name: &str| fs::metadata(back.join(name)).unwrap().ino();
+    // Somebody goes on with one of them, and further names are missing of both.
+    fs::remove_file(back.join("a")).unwrap();
+    fs::write(back.join("a"), noise(8_000, 4)).unwrap();
+    for name in ["b", "c", "l"] {
+        fs::remove_file(back.join(name)).unwrap();
+    }
+    let again = restore(&world, &all, &Quiet::default());
+    assert!(again.troubles.len() == 1 && again.troubles[0].path.ends_with("a"), "{again:?}");
+    assert_eq!((again.files.len(), again.there), (3, 2), "{again:?}");
+    assert_eq!(fs::read(back.join("a")).unwrap(), noise(8_000, 4));
+    for name in ["b", "c", "k", "l", "m"] {
+        assert_eq!(fs::read(back.join(name)).unwrap(), noise(8_000, 3), "{name}");
+    }
+    assert!(ino("a") != ino("b") && ino("b") == ino("c") && ino("k") == ino("l"));
+}
+
+#[test]
+fn what_an_earlier_restore_left_is_given_the_owner_and_rights_that_it_lacks() {
+    let mut world = World::new();
+    let docs = world.home.path().join("docs");
+    let is_root = rustix::process::geteuid().is_root();
+    for name in ["run", "several", "text", "whole"] {
+        fs::write(docs.join(name), name).unwrap();
+        if is_root {
+            std::os::unix::fs::chown(docs.join(name), Some(1234), Some(4321)).unwrap();
+        }
+        let rights = if name == "run" { 0o4755 } else { 0o640 };
+        fs::set_permissions(docs.join(name), PermissionsExt::from_mode(rights)).unwrap();
+    }
+    backed_up(&mut world);
+    let back = world.home.path().join("back");
+    let all = RestoreOrder { to: Some(back.clone()), ..order(docs.canonicalize().unwrap()) };
+    assert!(restore(&world, &all, &Quiet::default()).troubles.is_empty());
+    let whole = fs::metadata(back.join("whole")).unwrap();
+    // As somebody leaves them who may give nothing to others.
+    for name in ["run", "several", "text"] {
+        if is_root {
+            std::os::unix::fs::chown(back.join(name), Some(0), Some(0)).unwrap();
+        }
+        fs::set_permissions(back.join(name), PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    fs::hard_link(back.join("several"), world.home.path().join("elsewhere")).unwrap();
+    let content_only = RestoreOrder { content_only: true, ..all.clone() };
+    let report = restore(&world, &content_only, &Quiet::default());
+    assert!(report.there == 4 && mode(&back.join("text")) == 0o600, "{report:?}");
+    let report = restore(&world, &all, &Quiet::default());
+    assert_eq!((report.files.len(), report.there), (0, 4), "{report:?}");
+    let of = |path: &Path| {
+        let facts = fs::metadata(path).unwrap();
+        (facts.uid(), facts.gid(), facts.mode() & 0o7777)
+    };
+    assert_eq!(of(&back.join("text")), of(&docs.join("text")));
+    let after = fs::metadata(back.join("whole")).unwrap();
+    assert_eq!((after.ctime(), after.ctime_nsec()), (whole.ctime(), whole.ctime_nsec()), "left alone");
+    let said: Vec<_> =
+        report.troubles.iter().map(|one| format!("{}", one.path.display()) + &one.why).collect();
+    assert!(said.iter().any(|one| one.contains("several") && one.contains("has other names")), "{said:?}");
+    assert_eq!(mode(&back.join("several")), 0o600, "it is somebody's else as well");
+    if is_root {
+        assert!(
+            said.len() == 2 && said.iter().any(|one| one.contains("only a new file is given")),
+            "{said:?}"
+        );
+        assert_eq!(of(&back.join("run")), (0, 0, 0o600), "who had it may hold it open");
+    }
+}
+
+#[test]
+fn what_is_in_its_place_as_it_should_be_is_not_kept_and_exchanged_again() {
+    let mut world = World::new();
+    world.put(0..6, 1);
+    let docs = world.home.path().join("docs");
+    fs::hard_link(docs.join("4"), docs.join("4-again")).unwrap();
+    backed_up(&mut world);
+    world.put(0..2, 2);
+    let changed = fs::read(docs.join("0")).unwrap();
+    let facts = |name: &str| fs::metadata(docs.join(name)).unwrap();
+    let before = facts("3").ino();
+    let all = RestoreOrder { in_place: true, ..order(docs.canonicalize().unwrap()) };
+    let report = restore(&world, &all, &Quiet::default());
+    assert_eq!((report.files.len(), report.there), (2, 5), "{report:?}");
+    assert_eq!(facts("3").ino(), before);
+    assert_eq!(facts("4").ino(), facts("4-again").ino());
+    let kept = || world.state.path().join("vault/stage").read_dir().unwrap().count();
+    let (kept_once, restored) = (kept(), facts("0").ino());
+    let report = restore(&world, &all, &Quiet::default());
+    assert_eq!((report.files.len(), report.there), (0, 7), "{report:?}");
+    assert_eq!((kept(), facts("0").ino()), (kept_once, restored));
+    // Other rights are a version of their own, which is kept before.
+    fs::set_permissions(docs.join("5"), PermissionsExt::from_mode(0o600)).unwrap();
+    let report = restore(&world, &all, &Quiet::default());
+    assert_eq!((report.files.len(), report.there), (1, 6), "{report:?}");
+    world.hour += 1;
+    world.now(back_up);
+    world.now(|service| {
+        let history = service.history_of(&docs.canonicalize().unwrap().join("0"))?;
+        let sums: Vec<_> = history.versions.iter().map(|one| one.checksum.parse::<Id>().unwrap()).collect();
+        assert!(sums.len() >= 3 && sums.contains(&sum(&changed)), "{history:?}");
+        assert_eq!(sums[0], sum(&fs::read(docs.join("0")).unwrap()), "what was restored is the current one");
+        Ok(())
+    });
+}
+
+fn sum(bytes: &[u8]) -> Id {
+    use sha2::{Digest, Sha256};
+    Id(Sha256::digest(bytes).into())
 }
 
 /// Wants an end when it was asked so often.

@@ -99,13 +99,14 @@ impl Service {
         };
         let unlisted = scan::entries(&directory.path, path, deep, &self.view, &mut rules, &mut found)?;
         let mut troubles = unlisted.troubles;
-        if is_gone(&self.view.real(path), NodeKind::Dir)
-            && known.all_current().any(|file| file.name.starts_with(&name))
-        {
+        let mut below = known.all_current().filter(|file| file.name.starts_with(&name)).peekable();
+        if is_gone(&self.view.real(path), NodeKind::Dir) && below.peek().is_some() {
+            // Of what a backup found gone there is no current version: it comes back as it was at a moment.
+            let at = if below.all(|file| file.deleted) { " --at TIME" } else { "" };
             // A file that is gone is told as such; of a directory that is, all is.
             troubles.iter_mut().filter(|one| one.path == path).for_each(|one| {
                 one.why = format!(
-                    "is not there; `bt dir status --deleted` lists what was, and `bt restore {} --in-place` brings it back",
+                    "is not there; `bt dir status --deleted` lists what was, and `bt restore {}{at} --in-place` brings it back",
                     path.display()
                 );
             });
@@ -237,4 +238,54 @@ fn changes(before: &Version, after: &Version) -> Vec<&'static str> {
         (a.xattrs != b.xattrs, "attributes"),
     ];
     all.iter().filter(|(differs, _)| *differs).map(|(_, word)| *word).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::world::{World, back_up, stage};
+    use super::*;
+    use crate::engine::Quiet;
+    use crate::service::{RestoreOrder, Which};
+
+    #[test]
+    fn what_brings_a_directory_back_is_what_would_do_it() {
+        let mut world = World::new();
+        let docs = world.home.path().canonicalize().unwrap().join("docs");
+        let sub = docs.join("sub");
+        fs::create_dir(&sub).unwrap();
+        for name in ["sub/a", "sub/b", "c"] {
+            fs::write(docs.join(name), name).unwrap();
+        }
+        world.hour += 1;
+        world.now(|service| stage(service).and_then(|()| back_up(service)));
+        fs::remove_dir_all(&sub).unwrap();
+        let said = |world: &World| {
+            let service = world.service(world.state.path(), world.store.clone(), std::process::id());
+            let (_, troubles) = service.status(&sub, true, false).unwrap();
+            troubles.into_iter().map(|one| one.why).collect::<Vec<_>>().join(" ")
+        };
+        let restore = |world: &World, which: Which| {
+            let mut service = world.service(world.state.path(), world.store.clone(), std::process::id());
+            let order = RestoreOrder {
+                path: sub.clone(),
+                which,
+                to: None,
+                in_place: true,
+                content_only: false,
+                short_name: false,
+            };
+            service.restore(&order, &mut |_| Ok(b"x".into()), &Quiet::default())
+        };
+        let advice = |how: &str| format!("`bt restore {}{how} --in-place`", sub.display());
+        let (plain, moment) = (advice(""), advice(" --at TIME"));
+        assert!(said(&world).contains(&plain), "{}", said(&world));
+        // A backup notes that all of it is gone.
+        world.hour += 1;
+        world.now(|service| stage(service).and_then(|()| back_up(service)));
+        assert!(restore(&world, Which::Current).unwrap_err().to_string().contains("there is no version of"));
+        assert!(said(&world).contains(&moment), "{}", said(&world));
+        let then = jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_mins(90);
+        restore(&world, Which::At(then)).unwrap();
+        assert_eq!(fs::read(sub.join("b")).unwrap(), b"sub/b");
+    }
 }

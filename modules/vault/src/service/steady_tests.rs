@@ -170,11 +170,109 @@ fn one_bad_read_has_a_prune_remove_nothing_that_is_needed() {
         service.prune(&order, &mut |_| Ok(b"x".into()), &Quiet::default()).map(drop)
     };
     let newest = names(&world, Kind::Snapshot).len() - 1;
-    let noticed = each_read_wrong(&world, prune, "was not listed a moment ago", |store, _, what| {
+    let before = contents(&open(&world, world.state.path()));
+    assert!(before.len() > 12, "{}", before.len());
+    let judge = |store: &Arc<MemoryStore>, state: &Path, what: &str| {
         is_sound(store, what);
         assert!(store.list(Kind::Snapshot).unwrap().len() >= newest, "{what}");
-    });
+        // What the vault can give is known to be there.
+        let (held, service) = (held(store), open(&world, state));
+        for (content, chunks) in before.iter().filter(|(_, chunks)| chunks.iter().all(|id| held.contains(id)))
+        {
+            let known = service.catalogue.chunks("local", *content).unwrap();
+            assert!(known.is_some_and(|known| known.len() == chunks.len()), "{what}: {content} is forgotten");
+        }
+    };
+    let noticed = each_read_wrong(&world, prune, "was not listed a moment ago", judge);
     assert!(noticed > 0, "a snapshot that is not listed is noticed");
+    let noticed = each_read_wrong(&world, prune, "no version is taken for gone", judge);
+    assert!(noticed > 0, "an index file that is not listed is noticed");
+}
+
+fn open(world: &World, state: &Path) -> Service {
+    world.service(state, world.store.clone(), DEAD)
+}
+
+/// Returns the contents that the catalogue says the vault can give, each with its chunks.
+fn contents(service: &Service) -> Vec<(Id, Vec<Id>)> {
+    let docs = service.catalogue.directories().unwrap().remove(0).path;
+    let versions =
+        (0..12).flat_map(|name| service.history_of(&docs.join(name.to_string())).unwrap().versions);
+    let contents: BTreeSet<Id> = versions.map(|version| version.checksum.parse().unwrap()).collect();
+    let with_chunks = |content| {
+        let chunks = service.catalogue.chunks("local", content).unwrap()?;
+        Some((content, chunks.into_iter().map(|chunk| chunk.blob_id).collect()))
+    };
+    contents.into_iter().filter_map(with_chunks).collect()
+}
+
+#[test]
+fn one_bad_list_does_not_hide_a_machine_of_which_nobody_knows_what_it_needs() {
+    let mut world = with_three_backups();
+    world.hour += 1;
+    world.store.put(Kind::Meta, "machine-of-bob/db.7", b"torn").unwrap();
+    let before = objects(&world.store);
+    let mut hit = 0;
+    for number in 0..6 {
+        let (state, _) = world.copy();
+        let store = Arc::new(Faults::on(&world.store).that_lists_less(Kind::Meta, number));
+        let mut service = world.service(state.path(), store.clone(), DEAD);
+        let error = super::world::prune(&mut service).unwrap_err();
+        assert!(error.to_string().contains("machine-of-bob"), "{number}: {error}");
+        assert_eq!(objects(&world.store), before, "{number}");
+        hit += u32::from(store.was_hit());
+    }
+    assert!(hit >= 3, "{hit} lists were short");
+}
+
+#[test]
+fn one_bad_list_of_the_index_has_a_recovery_forget_nothing() {
+    let mut world = with_three_backups();
+    world.hour += 1;
+    let before = contents(&open(&world, world.state.path()));
+    let mut hit = 0;
+    for number in 0..4 {
+        let (state, _) = world.copy();
+        std::fs::remove_file(state.path().join("vault/catalogue.db")).unwrap();
+        let store = Arc::new(Faults::on(&world.store).that_lists_less(Kind::Index, number));
+        let around = world.around(state.path(), store.clone(), std::process::id());
+        let order = RecoverOrder::default();
+        Service::recover(&around, &order, &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap();
+        assert_eq!(contents(&open(&world, state.path())), before, "{number}");
+        hit += u32::from(store.was_hit());
+    }
+    assert!(hit >= 2, "{hit} lists were short");
+}
+
+#[test]
+fn a_check_cries_for_no_version_that_went_with_its_snapshot_and_for_each_that_did_not() {
+    let mut world = with_three_backups();
+    world.hour += 1;
+    // As another machine of the vault knows it, which was away meanwhile.
+    let (state, _) = world.copy();
+    let mut service = world.service(world.state.path(), world.store.clone(), DEAD);
+    let keep = Some("last 1 session".parse().unwrap());
+    let order = PruneOrder { keep, at_once: true, ..PruneOrder::default() };
+    let report = service.prune(&order, &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap();
+    let gone = report.vaults[0].versions_gone;
+    assert!(gone > 0, "{report:?}");
+    let checked = |state: &Path| {
+        let mut service = world.service(state, world.store.clone(), std::process::id());
+        service.check(None, None, &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap().remove(0)
+    };
+    let away = checked(state.path());
+    assert!(away.summary.problems.is_empty(), "{away:?}");
+    assert_eq!(away.versions_gone, gone);
+    let here = checked(world.state.path());
+    assert!(here.summary.problems.is_empty() && here.versions_gone == 0, "{here:?}");
+    // Without the newest snapshot, which no rule takes, what came with it went for no reason that anybody knows.
+    for kind in [Kind::Snapshot, Kind::Index, Kind::Pack] {
+        for (name, _) in world.store.list(kind).unwrap() {
+            world.store.delete(kind, &name).unwrap();
+        }
+    }
+    let lost = checked(world.state.path());
+    assert!(lost.summary.problems.count() >= 12 && lost.versions_gone == 0, "{lost:?}");
 }
 
 #[test]

@@ -27,19 +27,24 @@ pub(crate) struct Faults {
     keeps: bool,
     /// An object of which a disk does not give a part.
     bad: Option<(Kind, String, Range<usize>)>,
+    /// A kind of which one list lacks its last object, and which list that is.
+    short: Option<(Kind, usize)>,
+    lists: AtomicUsize,
     calls: AtomicUsize,
     hits: AtomicUsize,
 }
 
 impl Faults {
     pub(crate) fn on(inner: &Arc<MemoryStore>) -> Self {
-        let (calls, hits) = Default::default();
+        let (calls, hits, lists) = Default::default();
         Self {
             inner: inner.clone(),
             fails: Box::new(|_| None),
             fails_after: false,
             keeps: false,
             bad: None,
+            short: None,
+            lists,
             calls,
             hits,
         }
@@ -74,6 +79,11 @@ impl Faults {
     /// Of an object this part cannot be read.
     pub(crate) fn that_lost(self, kind: Kind, name: &str, part: Range<usize>) -> Self {
         Self { bad: Some((kind, name.to_owned(), part)), ..self }
+    }
+
+    /// The list of this number of a kind lacks its last object, as that of a place may that shows late what was written.
+    pub(crate) fn that_lists_less(self, kind: Kind, number: usize) -> Self {
+        Self { short: Some((kind, number)), ..self }
     }
 
     /// Whether a part of an object is one that cannot be read.
@@ -148,7 +158,15 @@ impl Store for Faults {
     }
 
     fn list(&self, kind: Kind) -> Result<Vec<(String, u64)>> {
-        self.call("list", kind, "", || self.inner.list(kind))
+        let mut all = self.call("list", kind, "", || self.inner.list(kind))?;
+        if let Some((of, number)) = self.short
+            && of == kind
+            && self.lists.fetch_add(1, Ordering::SeqCst) == number
+            && all.pop().is_some()
+        {
+            self.hits.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(all)
     }
 
     fn delete(&self, kind: Kind, name: &str) -> Result<()> {

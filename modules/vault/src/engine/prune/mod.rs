@@ -108,8 +108,12 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
         going.remove(&mut files, &first, &gone)?;
         plan.remove.retain(|id| !first.contains(id));
     }
+    let mut stays = BTreeSet::new();
     match rewrite(repo, &plan, observer) {
         Ok(left) => {
+            // The index files that are known here are those of before; of what was rewritten its writer says where it is.
+            let moved = plan.rewrite.values().flatten().filter_map(|blob| repo.find(blob.kind, &blob.id));
+            stays.extend(moved.map(|at| at.pack));
             for pack in left {
                 plan.marks.remove(&pack);
                 plan.remove.remove(&pack);
@@ -127,7 +131,10 @@ pub fn prune(repo: &Repository, order: &PruneOrder<'_>, observer: &dyn Observer)
         marks::write(repo, plan.marks.clone(), number)?;
     }
     going.remove(&mut files, &plan.remove, &gone)?;
+    stays.retain(|pack| !plan.remove.contains(pack));
+    stays.extend(files.iter().flat_map(|(_, file)| &file.packs).map(|pack| pack.id));
     repo.reload_index()?;
+    prove_known(repo, &stays)?;
     Ok(summary)
 }
 
@@ -203,6 +210,20 @@ fn prove_named(repo: &Repository, files: &IndexFiles) -> Result<()> {
     );
     Err(ModuleError::failed(message)
         .hint("somebody else works in the vault without a lock, or the disk or the network is failing"))
+}
+
+/// Proves that the index that was read again names each pack that stays: a list may lack a file that was written a moment ago, and what
+/// only that one names would be taken for gone.
+fn prove_known(repo: &Repository, stays: &BTreeSet<Id>) -> Result<()> {
+    let Some(pack) = stays.iter().find(|pack| !repo.knows_pack(pack)) else { return Ok(()) };
+    let message = format!(
+        "the index of `{}` does not name the pack `{pack}`, which is there; no version is taken for gone",
+        repo.store().place()
+    );
+    Err(ModuleError::failed(message).hint(
+        "the place does not list what was written a moment ago, or somebody else works in the vault without a lock; \
+         what nobody needs is gone, and the next `bt prune` does the rest",
+    ))
 }
 
 /// What is needed, each as what it is.
