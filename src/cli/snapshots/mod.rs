@@ -313,6 +313,7 @@ pub(super) mod tests {
             otransid,
             ctransid: otransid,
         };
+            first_taken: None,
         let set = SnapshotSet {
             hostname: "desk".parse().unwrap(),
             kind: id.kind,

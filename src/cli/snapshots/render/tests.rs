@@ -19,6 +19,7 @@ fn stored(kind: SnapshotKind, stamp: &str) -> StoredSet {
             id: 300,
             otransid: 7,
             ctransid: 7,
+            first_taken: None,
         }
     };
     StoredSet {
