@@ -55,7 +55,7 @@ impl State {
             names_in(&own.join("pins")),
         )?;
         for stored in &stored {
-            let allowed = ["intent", "meta.json", "toc", "lock", "refs", "pinned", "good"];
+            let allowed = ["intent", "meta.json", "toc", "lock", "refs", "pinned", "good", "packages"];
             let names = names_in(&own.join("sets").join(stored.set.id().to_string()));
             if let Some(name) = names.iter().find(|name| !allowed.contains(&name.as_str())) {
                 return Err(format!("`{name}` is left beside set `{}`", stored.set.id()));
