@@ -1,6 +1,6 @@
 //! Judgements over one machine.
 
-use pc_switcher_agent::proto::RollbackPhase;
+use pc_switcher_agent::proto::{RollbackLook, RollbackPhase, StrayJournal, Unnamed};
 use pc_switcher_btrfs_snapshots::automatic::{Backend, SnapshotsConfig};
 use pc_switcher_contract::{BytePath, human_bytes};
 use pc_switcher_disk_monitor::parts::FREE_BYTES;
@@ -34,7 +34,24 @@ pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
     found.extend(program(seen));
     found.extend(markers(seen));
     found.extend(rollback(seen));
+    found.extend(strays(seen));
     found
+}
+
+/// Journals of rollbacks that nothing names: one of them may be all that knows of a rollback that is not over.
+fn strays(seen: &Seen) -> Vec<Finding> {
+    let Ok(RollbackLook { strays, problems, .. }) = &seen.rollback else { return Vec::new() };
+    let dir = BytePath::from(seen.snapshot_dir.as_str());
+    let gravity = |why| if why == Unnamed::Lost { Gravity::Warning } else { Gravity::Note };
+    let finding = |stray: &StrayJournal| {
+        Finding::new(seen.hostname(), gravity(stray.why), "rollback", stray.explain()).fix(stray.fix(&dir))
+    };
+    let unread = |why: &String| {
+        let text = format!("a journal of a rollback, which no start and no rollback gets past: {why}");
+        Finding::new(seen.hostname(), Gravity::Warning, "rollback", text)
+            .fix(format!("move it away: sudo mv {dir}/.pc-switcher/rollback/journal.json /root/"))
+    };
+    strays.iter().map(finding).chain(problems.iter().map(unread)).collect()
 }
 
 /// A rollback that waits for a restart, for the other machine, or for somebody's word.

@@ -85,6 +85,7 @@ mod tests {
             id: 1,
             otransid: transaction,
             ctransid: transaction,
+            first_taken: None,
         };
         StoredSet {
             set: SnapshotSet {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use pc_switcher_agent::proto::{
-    BootLook, BootOrder, Counted, HoldingsRequest, LayoutRequest, RollbackOrder, SpaceReport, StoredSet,
+    BootLook, BootOrder, Counted, HoldingsRequest, LayoutRequest, RollbackLook, RollbackOrder, SpaceReport,
+    StoredSet,
 };
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_contract::{
@@ -95,7 +96,7 @@ pub async fn look_at(place: &Place<'_>) -> Result<Seen, ModuleError> {
         own_version: env!("CARGO_PKG_VERSION").to_owned(),
         markers: intent.iter().filter(|_| !settled.is_busy).map(records::Intent::explain).collect(),
         redone: settled.redone,
-        rollback: agent.rollback(RollbackOrder::Look).await.map_err(|error| error.to_string()),
+        rollback: rollback(&agent, &snapshot_dir).await.map_err(|error| error.to_string()),
         boot: boot(&agent, &snapshot_dir).await.map_err(|error| error.to_string()),
         room: room(&agent, &snapshot_dir, subvolumes).await,
         good: good(&agent, &snapshot_dir).await,
@@ -108,6 +109,16 @@ pub async fn look_at(place: &Place<'_>) -> Result<Seen, ModuleError> {
         stranger: None,
         snapshot_dir,
         facts,
+    })
+}
+
+/// How a rollback stands, with journals that nothing names.
+async fn rollback(agent: &Agent, snapshot_dir: &str) -> Result<RollbackLook, ExecError> {
+    let look = agent.rollback(RollbackOrder::Look).await?;
+    Ok(match agent.rollback(RollbackOrder::Strays(snapshot_dir.into())).await {
+        Ok(found) => RollbackLook { strays: found.strays, ..look },
+        // One that cannot be read keeps no sync from starting.
+        Err(error) => RollbackLook { problems: vec![error.to_string()], ..look },
     })
 }
 

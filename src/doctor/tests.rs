@@ -3,7 +3,7 @@
 use pc_switcher_agent::proto::{
     ApplyReport, BootCount, BootLook, Conflict, Counted, Diagnosis, FolderPart, Holdings, Layers, Layout,
     MachineFacts, Redone, RedoneHow, RollbackLook, RollbackPhase, RollbackState, Session, SpaceReport,
-    Standing, SubvolumeFact, SwapFile, Together, UserFact,
+    Standing, StrayJournal, SubvolumeFact, SwapFile, Together, Unnamed, UserFact,
 };
 use pc_switcher_contract::Problem;
 use pc_switcher_disk_monitor::parts::Parts;
@@ -290,6 +290,18 @@ fn a_rollback_that_is_not_over_is_named_with_what_ends_it() {
     assert_found(desk(look(done, &[], None)), "desk", Note, "rollback", "pc-switcher rollback confirm");
     let waits = look(RollbackPhase::Prepared, &[], Some("laptop"));
     assert_found(desk(waits), "desk", Fault, "rollback", "pc-switcher sync laptop");
+    let stray = |why| StrayJournal {
+        session: "feedbeef".parse().unwrap(),
+        place: "/.snapshots/.pc-switcher/rollback/journal.json".into(),
+        why,
+        beside: vec!["@.replaced-feedbeef".into()],
+    };
+    let with = |why| desk(RollbackLook { strays: vec![stray(why)], ..RollbackLook::default() });
+    assert_found(with(Unnamed::Lost), "desk", Gravity::Warning, "rollback", "sudo tee /var/lib/pc-switcher");
+    assert_found(with(Unnamed::Replaced), "desk", Note, "rollback", "subvolume delete");
+    assert_found(with(Unnamed::Aside), "desk", Note, "rollback", "@.replaced-feedbeef");
+    let unread = RollbackLook { problems: vec!["it cannot be read".into()], ..RollbackLook::default() };
+    assert_found(desk(unread), "desk", Gravity::Warning, "rollback", "sudo mv /.snapshots/.pc-switcher");
     let lost = |_: &mut Seen, desk: &mut Seen| desk.rollback = Err("mount the snapshots".into());
     assert_found(lost, "desk", Fault, "rollback", "no sync starts: mount the snapshots");
 }

@@ -246,6 +246,7 @@ mod tests {
                 id: otransid,
                 otransid,
                 ctransid: otransid,
+                first_taken: None,
             };
             record.target.set.as_mut().unwrap().members.push(member);
             record

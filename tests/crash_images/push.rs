@@ -210,6 +210,7 @@ pub fn pre_set(running: &Running) -> SnapshotSet {
             id: 0,
             otransid: 0,
             ctransid: 0,
+            first_taken: None,
         }
     };
     let members: Vec<SnapshotMember> = (0..running.layout.parts().len()).map(member).collect();

@@ -152,6 +152,7 @@ fn stored(n: u64) -> StoredSet {
         id: n,
         otransid: n,
         ctransid: n,
+        first_taken: None,
     };
     StoredSet {
         backend: Backend::Btrfs,

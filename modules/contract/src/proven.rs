@@ -123,6 +123,7 @@ mod tests {
                     id: 300,
                     otransid: 7,
                     ctransid: 7,
+                    first_taken: None,
                 }],
             }),
             manifests: Vec::new(),

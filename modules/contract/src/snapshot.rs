@@ -135,6 +135,17 @@ pub struct SnapshotMember {
     pub otransid: u64,
     /// The last transaction that changed its content; never above `otransid` in a clean set (facts/btrfs.md B29).
     pub ctransid: u64,
+    /// The transaction that its state is of, where it is a snapshot of a snapshot that lay elsewhere.
+    #[serde(default)]
+    pub first_taken: Option<u64>,
+}
+
+impl SnapshotMember {
+    /// Returns the transaction of the disk that its state is of: by this members stand oldest first, and in no tree that is older
+    /// anything of it is new.
+    pub fn order(&self) -> u64 {
+        self.first_taken.unwrap_or(self.otransid)
+    }
 }
 
 /// The snapshots one machine took at one moment.
@@ -155,10 +166,11 @@ pub struct SnapshotSet {
 }
 
 impl SnapshotSet {
-    /// Returns the first transaction of the disk that its members stand for, 0 without members: of two sets of a store the later
-    /// one has the higher number, also where they have one second in common or the clock was set back between them.
+    /// Returns the first transaction of the disk that the state of its members is of, 0 without members: of two sets of a store the
+    /// later one has the higher number, also where they have one second in common, the clock was set back between them, or one came
+    /// in from elsewhere.
     pub fn transaction(&self) -> u64 {
-        self.members.iter().map(|member| member.otransid).min().unwrap_or_default()
+        self.members.iter().map(SnapshotMember::order).min().unwrap_or_default()
     }
 
     /// Returns the member taken of `subvolume`.

@@ -5,6 +5,7 @@ mod choose;
 mod confirm;
 pub(super) mod marks;
 mod render;
+mod stray;
 mod trial;
 mod which;
 
@@ -124,14 +125,18 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
         None => roll_back(args, context),
         Some(Command::Status(place)) => {
             let (mut armed, mut open) = (None, None);
+            let dir = settings(context).map(|config| BytePath::from(config.snapshot_dir.as_path())).ok();
             let done = with_agent(place, context, async |agent, _| {
                 open = Open::of(agent).await?.and_then(|open| open.explain());
                 armed = agent.deadman(DeadmanOrder::Look).await?.armed;
-                Ok(Done::of(agent, agent.rollback(RollbackOrder::Look).await?))
+                let look = agent.rollback(RollbackOrder::Look).await?;
+                Ok(Done::of(agent, stray::find(agent, dir.as_ref(), look).await))
             })?;
             let armed = armed.map(|armed| format!("{}: {}", done.hostname, armed.explain()));
             let open = open.map(|open| format!("{}: {open}", done.hostname));
-            say(context, &done, render::status(&done).into_iter().chain(armed).chain(open).collect())
+            let lines = render::status(&done).into_iter().chain(armed).chain(open);
+            let lines = lines.chain(stray::told(&done, dir.as_ref()));
+            say(context, &done, lines.collect())
         }
         Some(Command::Confirm(args)) => confirm::run(args, context),
         Some(Command::Cancel(place)) => {

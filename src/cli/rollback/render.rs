@@ -305,6 +305,7 @@ pub(super) fn json(done: &Done) -> Value {
             "stays": inside.stays,
         })).collect::<Vec<_>>(),
         "inside_more": done.look.inside_more,
+        "strays": super::stray::json(&done.look.strays),
         "taken_back_by_itself": returned,
         "went_back_by_itself": state.and_then(|state| state.fallback.as_ref()),
     })

@@ -229,23 +229,35 @@ pub fn good(args: &GoodArgs, context: &mut Context<'_>) -> Result<Exit, CliError
     Ok(Exit::Completed)
 }
 
+/// Which sets, and what else
+#[derive(Debug, Clone, clap::Args)]
+pub struct DeleteArgs {
+    /// Also volumes of no set here: another directory or system that names one loses it
+    #[arg(long)]
+    allow_loss: bool,
+    #[command(flatten)]
+    sets: SetArgs,
+}
+
 /// Removes sets, all or none if one of them is protected, and volumes of no set that are named.
 ///
 /// # Errors
 /// If one is protected, there are none of that name, a sync runs, somebody says no, or the machine cannot be reached.
-pub fn delete(args: &SetArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let (config, yes) = (settings(context)?, context.global.yes);
-    let (found, done) = with_agent(&args.place, context, async |agent, contact| {
+pub fn delete(args: &DeleteArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let config = settings(context)?;
+    let (found, done) = with_agent(&args.sets.place, context, async |agent, contact| {
         lock(agent, contact).await?;
         let found = Found::read(agent, &config).await?;
-        let (volumes, words) = of_no_set(&found, &args.sets);
-        let ids = found.chosen(&words).and_then(|chosen| unprotected(&found, chosen));
+        let (volumes, words) = of_no_set(&found, &args.sets.sets);
+        let ids = told(&found, &words).and_then(|()| found.chosen(&words));
+        let ids = ids.and_then(|chosen| unprotected(&found, chosen));
         let Ok(ids) = ids else { return Ok((found, ids.map(|ids| (ids, volumes)))) };
-        if let Some(question) = question(&found, &volumes, &config) {
-            let is_wanted = yes || contact.prompter.can_ask() && contact.prompter.confirm(&question).await?;
-            if !is_wanted {
+        // No harmless question: `--yes` does not answer it.
+        if let Some(question) = question(&found, &volumes, &config).filter(|_| !args.allow_loss) {
+            let can_ask = contact.prompter.can_ask();
+            if !(can_ask && contact.prompter.confirm(&question).await?) {
                 let message = format!("nothing is removed on {}: {question}", found.hostname);
-                let help = Some("`--yes` says so beforehand".into());
+                let help = Some("add `--allow-loss` if that is what you want".into());
                 return Ok((found, Err(CliError::Refused { message, help })));
             }
         }
@@ -282,6 +294,19 @@ fn of_no_set(found: &Found, words: &[String]) -> (Vec<String>, Vec<String>) {
         }
     }
     (volumes, others)
+}
+
+/// Refuses words that look like volumes where nobody can tell which are of no set.
+fn told(found: &Found, words: &[String]) -> Result<(), CliError> {
+    let of = |why: &String| {
+        let word = words.iter().find(|word| word.contains('/'))?;
+        let message = format!(
+            "`{word}` stays on {}: whether a set has that volume cannot be told: {why}",
+            found.hostname
+        );
+        Some(CliError::Refused { message, help: None })
+    };
+    found.strays.untold_volumes.as_ref().and_then(of).map_or(Ok(()), Err)
 }
 
 /// Returns what somebody has to agree to before volumes of no set go, if any are to.
@@ -339,6 +364,20 @@ mod tests {
             "{asked}"
         );
         assert_eq!(question(&found, &[], &config), None);
+    }
+
+    #[test]
+    fn no_volume_is_named_where_nobody_can_tell_which_are_of_no_set() {
+        let mut found =
+            Found { hostname: "desk".parse().unwrap(), sets: Vec::new(), strays: Strays::default() };
+        let words = ["abc12345".to_owned(), "vg0/home-manual".to_owned()];
+        assert!(told(&found, &words).is_ok());
+        found.strays.untold_volumes = Some("`/mnt/records` is not mounted".into());
+        let refused = told(&found, &words).unwrap_err();
+        assert_eq!(refused.exit(), Exit::Refused);
+        let said = refused.to_string();
+        assert!(said.contains("`vg0/home-manual` stays") && said.contains("is not mounted"), "{said}");
+        assert!(told(&found, &words[..1]).is_ok(), "a set is told by its record");
     }
 
     #[test]

@@ -56,8 +56,9 @@ enum Command {
     Good(change::GoodArgs),
     /// Remove sets; never pinned ones, or those that the next sync needs
     ///
-    /// A volume of LVM that `list` names as one of no set here goes as well, by that name, after a question.
-    Delete(SetArgs),
+    /// A volume of LVM that `list` names as one of no set here goes as well, by that name, if somebody says yes at the terminal or
+    /// with --allow-loss.
+    Delete(change::DeleteArgs),
     Prune(prune::PruneArgs),
     Adopt(adopt::AdoptArgs),
     Export(export::ExportArgs),
@@ -312,6 +313,7 @@ pub(super) mod tests {
             id: otransid,
             otransid,
             ctransid: otransid,
+            first_taken: None,
         };
         let set = SnapshotSet {
             hostname: "desk".parse().unwrap(),

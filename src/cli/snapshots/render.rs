@@ -187,6 +187,9 @@ pub(super) fn table(found: &Found, more: &More<'_>) -> Vec<String> {
     said.extend(strays.orphans.iter().map(|path| format!("orphan: {path}")));
     said.extend(strays.pins.iter().map(|path| format!("pin of no set: {path}")));
     said.extend(strays.volumes.iter().map(|name| format!("volume of no set here: {name}")));
+    said.extend(
+        strays.untold_volumes.iter().map(|why| format!("volumes of no set here: cannot be told: {why}")),
+    );
     said.extend(strays.foreign.iter().map(|path| format!("foreign: {path}")));
     said
 }
@@ -381,6 +384,7 @@ pub(super) fn json(found: &Found, more: &More<'_>) -> Value {
         "orphans": paths(&strays.orphans),
         "pins": paths(&strays.pins),
         "volumes": strays.volumes,
+        "untold_volumes": strays.untold_volumes,
         "foreign": paths(&strays.foreign),
         "doubt": strays.doubt,
     })

@@ -81,6 +81,7 @@ mod tests {
             id: 1,
             otransid: 1,
             ctransid: 1,
+            first_taken: None,
         };
         let set = SnapshotSet {
             hostname: "desk".parse().unwrap(),

@@ -43,6 +43,7 @@ fn set(hostname: &str, kind: SnapshotKind) -> SnapshotSet {
             id: 300,
             otransid: 7,
             ctransid: 7,
+            first_taken: None,
         }
     };
     SnapshotSet {

@@ -248,8 +248,13 @@ impl LinuxServices {
 
     /// Does something about a rollback. Without the machine's lock it may only look.
     fn rollback(&self, order: &RollbackOrder, call: &Call) -> Result<RollbackLook, AgentError> {
-        let is_look =
-            matches!(order, RollbackOrder::Look | RollbackOrder::Check(_) | RollbackOrder::Decided { .. });
+        let is_look = matches!(
+            order,
+            RollbackOrder::Look
+                | RollbackOrder::Check(_)
+                | RollbackOrder::Strays(_)
+                | RollbackOrder::Decided { .. }
+        );
         // What has begun goes on to its end, whoever listens.
         let _shield = (!is_look).then(|| call.shield());
         let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);

@@ -150,7 +150,15 @@ pub(crate) fn rest_volume(btrfs: &dyn Btrfs, path: &Path) -> io::Result<()> {
 
 /// Returns in which volume a member's content lies; `None` if in none.
 pub(crate) fn volume_of(path: &Path) -> Option<InVolume> {
-    Label::read(open_root(path).ok()?).ok()??.volume
+    label_at(path).ok()??.volume
+}
+
+/// Returns what a copy says of itself; `None` if it says nothing.
+///
+/// # Errors
+/// If that cannot be read.
+pub(crate) fn label_at(path: &Path) -> io::Result<Option<Label>> {
+    Label::read(open_root(path)?)
 }
 
 fn info(name: &SnapshotName, label: Option<&Label>) -> SubvolumeInfo {

@@ -24,6 +24,7 @@ mod restore;
 mod rollback;
 mod share;
 mod store;
+mod stray;
 mod system;
 mod trial;
 mod undo;
@@ -68,6 +69,7 @@ pub use store::{
     Holder, Holdings, HoldingsRequest, ImportRequest, Imported, Need, PinOrder, PinRequest, SetRequest,
     SetsRequest, StoredSet, Strays, VolumeRequest, Words,
 };
+pub use stray::{StrayJournal, Unnamed};
 pub use system::{PackageChange, PackageManager, Packages, System, SystemChange};
 pub(crate) use trial::time;
 pub use trial::{Returned, Trial, TrialBegan, TrialFor};

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use pc_switcher_contract::{BytePath, Hostname, SessionId, SetId, SnapshotSet, SubvolumeName, UtcStamp};
 
-use super::{Fallback, Trial, TrialFor};
+use super::{Fallback, StrayJournal, Trial, TrialFor};
 
 /// A rollback of two machines by one decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,13 +36,15 @@ pub struct RollbackWish {
     pub fallback: Option<Fallback>,
 }
 
-/// One thing to do about a rollback. All but `Look`, `Check` and `Decided` need the machine's lock.
+/// One thing to do about a rollback. All but `Look`, `Check`, `Strays` and `Decided` need the machine's lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RollbackOrder {
     /// Only looks.
     Look,
     /// Looks for what would keep it from working; writes nothing.
     Check(RollbackWish),
+    /// Only looks for journals beside these snapshots that the machine's own state does not name.
+    Strays(BytePath),
     /// Makes the new trees beside the old ones. The state of now was kept before.
     Prepare(RollbackWish),
     /// Puts what was prepared in place.
@@ -198,6 +200,8 @@ pub struct RollbackLook {
     pub state: Option<RollbackState>,
     /// Subvolumes whose other tree is still mounted: what runs works on that one until the machine is started anew.
     pub in_use: Vec<SubvolumeName>,
+    /// Journals that the machine's own state does not name, if that was asked.
+    pub strays: Vec<StrayJournal>,
     /// What keeps it from working.
     pub problems: Vec<String>,
     /// What was decided, if that was asked and is settled.

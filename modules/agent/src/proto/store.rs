@@ -200,6 +200,8 @@ pub struct Strays {
     pub pins: Vec<BytePath>,
     /// Volumes of LVM that are marked as ours and belong to no set that lies here, group and name.
     pub volumes: Vec<String>,
+    /// Why nobody can tell that of the volumes of LVM that are marked as ours, if so.
+    pub untold_volumes: Option<String>,
     /// What is not ours.
     pub foreign: Vec<BytePath>,
     /// Why it is not known which sets are needed, if so: then none may be removed.

@@ -54,6 +54,7 @@ fn session_at(n: u32, transactions: [u64; 2], stamp: Timestamp) -> Vec<StoredSet
             id: 300 + otransid,
             otransid,
             ctransid: otransid,
+            first_taken: None,
         });
     }
     sets
@@ -109,6 +110,40 @@ fn of_sessions_in_one_second_or_over_a_clock_that_was_set_back_the_later_ones_st
     };
     assert_eq!(last_two([noon; 4]), [6, 7]);
     assert_eq!(last_two([noon, noon + 9.minutes(), noon + 5.minutes(), noon + 6.minutes()]), [6, 7]);
+}
+
+/// Thirty old sessions that came in from another directory a moment ago, and six that were taken here since.
+fn with_moved_in(apart_hours: i64, now: Timestamp) -> Vec<StoredSet> {
+    let mut sets = Vec::new();
+    for n in 1..=36_u32 {
+        let stamp = now - (apart_hours * i64::from(37 - n)).hours();
+        let number = 10 * u64::from(n);
+        let mut of_it = session_at(n, [number, number + 1], stamp);
+        for stored in of_it.iter_mut().filter(|_| n <= 30) {
+            let member = &mut stored.set.members[0];
+            // Btrfs made them last, and in no order.
+            let newest = 10_000 - number;
+            member.first_taken = Some(std::mem::replace(&mut member.otransid, newest));
+            stored.pinned = true;
+        }
+        sets.extend(of_it);
+    }
+    sets
+}
+
+#[test]
+fn sets_that_came_from_another_directory_are_as_old_as_what_they_hold() {
+    let now = at("2026-06-10T12:00:00Z");
+    let one = keep("last 1 session");
+    for (rules, apart_hours) in [("last 7 sessions", 30), ("7d", 24), ("7w", 7 * 24), ("7h", 1)] {
+        let mut sets = with_moved_in(apart_hours, now);
+        let all: Vec<u32> = (1..=36).collect();
+        assert_eq!(staying(&sets, now, &keep(rules), &one), all, "{rules}: they are pinned");
+        assert_eq!(staying(&sets, now, &one, &keep(rules)), all, "{rules}: where space is short");
+        // Once somebody has let them go.
+        sets.iter_mut().for_each(|stored| stored.pinned = false);
+        assert_eq!(staying(&sets, now, &keep(rules), &one), [30, 31, 32, 33, 34, 35, 36], "{rules}");
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ fn stored(kind: SnapshotKind, stamp: &str) -> StoredSet {
             id: 300,
             otransid: 7,
             ctransid: 7,
+            first_taken: None,
         }
     };
     StoredSet {
@@ -182,6 +183,11 @@ fn what_is_not_attached_is_no_incomplete_set_and_volumes_of_no_set_are_listed() 
     found.strays.volumes = vec!["vg9/home-manual".into()];
     assert!(table(&found, &More::default()).contains(&"volume of no set here: vg9/home-manual".to_owned()));
     assert_eq!(json(&found, &More::default())["volumes"], json!(["vg9/home-manual"]));
+    found.strays.untold_volumes = Some("`/mnt/records` is not mounted".into());
+    assert!(
+        table(&found, &More::default()).iter().any(|line| line.ends_with("`/mnt/records` is not mounted"))
+    );
+    assert_eq!(json(&found, &More::default())["untold_volumes"], "`/mnt/records` is not mounted");
 }
 
 #[test]

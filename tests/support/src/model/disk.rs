@@ -168,6 +168,7 @@ impl Disk {
                 id,
                 otransid,
                 ctransid: otransid,
+                first_taken: None,
             });
         }
         let set = taken.set.clone();

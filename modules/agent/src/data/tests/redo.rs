@@ -368,6 +368,7 @@ fn the_list_of_steps_stays_with_the_pre_set() {
             id: 0,
             otransid: 0,
             ctransid: 0,
+            first_taken: None,
         };
         let set = SnapshotSet {
             hostname: "desk".parse().unwrap(),

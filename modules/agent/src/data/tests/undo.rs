@@ -145,6 +145,7 @@ fn set(kind: SnapshotKind) -> SnapshotSet {
             id: 0,
             otransid: 0,
             ctransid: 0,
+            first_taken: None,
         }],
     }
 }

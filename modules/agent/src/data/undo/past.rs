@@ -89,6 +89,7 @@ mod tests {
                 id: 300,
                 otransid: transaction,
                 ctransid: transaction,
+                first_taken: None,
             }],
         }
     }

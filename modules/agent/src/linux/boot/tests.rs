@@ -8,7 +8,7 @@ use crate::data::tests::deaths::{At, Fault, dying};
 use crate::linux::rollback::tests::Scene;
 use pc_switcher_contract::SetId;
 
-use crate::proto::{GoodBy, GoodMark, RollbackLook, RollbackPhase, TrialFor};
+use crate::proto::{GoodBy, GoodMark, RollbackLook, RollbackPhase, TrialFor, Unnamed};
 
 /// A machine whose subvolumes have a good state, and are broken now.
 struct Machine {
@@ -350,6 +350,26 @@ fn a_rollback_that_somebody_asked_for_and_nobody_confirmed_is_left_alone() {
     let said = machine.start(&Unwatched).unwrap();
     assert!(said[0].contains("rollback confirm"), "{said:?}");
     assert_eq!(machine.scene.found(), ["good", "good"]);
+}
+
+#[test]
+fn a_journal_of_trees_that_are_gone_does_not_switch_the_fallback_off() {
+    let Some(mut machine) = Machine::make() else { return };
+    machine.scene.roll_back(&Unwatched).unwrap();
+    machine.scene.restart();
+    // Another tree is put in place, whose state never heard of the rollback; what lies beside the snapshots stays.
+    machine.scene.exchange_by_hand();
+    machine.scene.state.put(rollback::POINTER, None).unwrap();
+    machine.fail(3);
+    assert_eq!(machine.scene.found()[0], "by hand");
+    machine.scene.restart();
+    let said = machine.start(&Unwatched).unwrap();
+    assert!(said.len() == 2 && said[1].contains("goes back to set"), "{said:?}");
+    assert_eq!(machine.scene.found(), ["good", "good"]);
+    assert_eq!(machine.count().went_to, Some(machine.scene.wish().to.id()));
+    let strays = machine.scene.order(RollbackOrder::Strays(machine.dir()), &Unwatched).unwrap().strays;
+    assert_eq!((strays.len(), strays[0].why), (1, Unnamed::Aside));
+    assert!(strays[0].beside.iter().any(|name| name.ends_with(".replaced-feedbeef")), "{strays:?}");
 }
 
 #[test]

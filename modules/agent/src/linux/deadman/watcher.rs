@@ -207,6 +207,7 @@ mod tests {
             id: 1,
             otransid: 1,
             ctransid: 1,
+            first_taken: None,
         };
         let pre = SnapshotSet {
             hostname: "desk".parse().unwrap(),

@@ -9,7 +9,7 @@ use pc_switcher_contract::{BytePath, SetId, SubvolumeName, UtcStamp};
 use super::journal::Journal;
 use super::nested::{self, Ground};
 use super::top::{Top, device_of};
-use super::{cancel, commit, not_yet, prepare, redo, under_way};
+use super::{cancel, commit, not_yet, prepare, redo, stray, under_way};
 use crate::data::apply::Watch;
 use crate::linux::btrfs::KernelBtrfs;
 use crate::linux::finder::Finder;
@@ -32,7 +32,8 @@ pub(crate) enum Stand {
     Taken(String),
 }
 
-/// Brings to its end what was cut off, and looks how a rollback stands; one that only its journal beside these snapshots knows of counts.
+/// Brings to its end what was cut off, and looks how a rollback stands; one that only its journal beside these snapshots knows of counts
+/// if the trees in place are its own.
 ///
 /// # Errors
 /// If the journal cannot be read, or the machine does not let us.
@@ -42,7 +43,9 @@ pub(crate) fn settle(
     watch: &dyn Watch,
 ) -> Result<Stand, AgentError> {
     let journal = Journal::of(state);
-    journal.adopt(snapshot_dir)?;
+    if stray::settle(&journal, snapshot_dir)?.is_some() {
+        journal.begin(snapshot_dir)?;
+    }
     let before = journal.read()?;
     if let Some(partner) = before.as_ref().and_then(RollbackState::waits_for) {
         return Ok(Stand::Taken(format!("a rollback waits for what {partner} decided")));

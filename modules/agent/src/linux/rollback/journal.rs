@@ -4,16 +4,24 @@
 //! the two trees finds the same journal.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use pc_switcher_contract::{BytePath, SessionId};
 
-use crate::linux::state::StateDir;
+use super::stray;
+use crate::linux::state::{StateDir, sync_dir};
 use crate::proto::{AgentError, RollbackState};
 
 /// The key of the machine state that says where the journal is.
 pub const POINTER: &str = "rollback";
+
+/// The directory of all keys.
+const DIR: &str = "rollback";
+
+/// What the names of a journal that was set aside begin with.
+const ASIDE: &str = "aside-";
 
 /// The key of the journal itself.
 const KEY: &str = "rollback/journal.json";
@@ -63,22 +71,14 @@ impl<'a> Journal<'a> {
             return Ok(None);
         }
         let place = store(snapshot_dir);
-        if place.root().is_dir() { read_from(&place) } else { Ok(None) }
-    }
-
-    /// Has the machine state say where such a journal is.
-    pub(super) fn adopt(&self, snapshot_dir: &BytePath) -> Result<(), AgentError> {
-        match self.stray(snapshot_dir)? {
-            Some(_) => self.begin(snapshot_dir),
-            None => Ok(()),
-        }
+        if place.root().is_dir() { read_from(&place, KEY) } else { Ok(None) }
     }
 
     /// Reads it; `None` if there is no rollback.
     pub(super) fn read(&self) -> Result<Option<RollbackState>, AgentError> {
         let Some(place) = self.place()? else { return Ok(None) };
         is_there(&place)?;
-        read_from(&place)
+        read_from(&place, KEY)
     }
 
     /// Writes it, durably.
@@ -158,7 +158,7 @@ impl<'a> Journal<'a> {
     pub(super) fn tidy(&self) -> Result<(), AgentError> {
         let Some(place) = self.place()? else { return Ok(()) };
         is_there(&place)?;
-        place.sweep_dir("rollback");
+        place.sweep_dir(DIR);
         match place.get(KEY)? {
             None if self.is_own_subvolume()? => self.end(),
             // What lies below the mount point while the snapshots are not mounted has no journal, and says nothing of it.
@@ -185,10 +185,39 @@ impl<'a> Journal<'a> {
     }
 }
 
-fn read_from(place: &StateDir) -> Result<Option<RollbackState>, AgentError> {
-    let Some(bytes) = place.get(KEY)? else { return Ok(None) };
+/// Returns where the journal beside these snapshots lies.
+pub(super) fn place_of(snapshot_dir: &BytePath) -> BytePath {
+    store(snapshot_dir).root().join(KEY).as_path().into()
+}
+
+/// Puts a journal that nothing names under another name, durably, with what belongs to it.
+pub(super) fn set_aside(snapshot_dir: &BytePath, session: &SessionId) -> io::Result<()> {
+    let dir = store(snapshot_dir).root().join(DIR);
+    // The journal last: until then all of it is found again.
+    for name in [WORKED, UNSEALED, AT_ONCE, KEY].map(|key| key.trim_start_matches("rollback/")) {
+        stray::rename(&dir, name, &format!("{ASIDE}{session}-{name}"))?;
+    }
+    sync_dir(&dir)
+}
+
+/// Returns the journals that were set aside, and where they lie.
+pub(super) fn aside(snapshot_dir: &BytePath) -> Result<Vec<(BytePath, RollbackState)>, AgentError> {
+    let place = store(snapshot_dir);
+    let is_one = |key: &String| {
+        key.strip_prefix("rollback/")
+            .is_some_and(|name| name.starts_with(ASIDE) && name.ends_with("journal.json"))
+    };
+    let keys = place.list(DIR)?.into_iter().filter(is_one);
+    let read = |key: String| {
+        Ok(read_from(&place, &key)?.map(|state| (place.root().join(key).as_path().into(), state)))
+    };
+    keys.filter_map(|key| read(key).transpose()).collect()
+}
+
+fn read_from(place: &StateDir, key: &str) -> Result<Option<RollbackState>, AgentError> {
+    let Some(bytes) = place.get(key)? else { return Ok(None) };
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        let path = place.root().join(KEY);
+        let path = place.root().join(key);
         AgentError::failed(format!("the journal `{}` cannot be read: {error}", path.display()))
     })
 }

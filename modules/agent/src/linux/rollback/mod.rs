@@ -18,6 +18,7 @@ mod nested;
 mod records;
 mod spaces;
 mod steps;
+mod stray;
 mod top;
 mod trial;
 mod users;
@@ -36,7 +37,7 @@ mod trial_tests;
 pub(crate) use carried::below as own_below;
 pub(crate) use fallback::{Stand, fall_back, in_place, settle, take_back};
 pub use journal::POINTER;
-pub(crate) use late::wait_for_snapshots;
+pub(crate) use late::{unmounted, wait_for_snapshots};
 pub use trial::{at_boot, attend_later, watch};
 
 use std::io;
@@ -65,6 +66,12 @@ pub fn run(order: &RollbackOrder, state: &StateDir, watch: &dyn Watch) -> Result
     match order {
         RollbackOrder::Look => {}
         RollbackOrder::Check(wish) => return check(wish, &journal),
+        RollbackOrder::Strays(snapshot_dir) => {
+            return Ok(RollbackLook {
+                strays: stray::all(&journal, snapshot_dir)?,
+                ..RollbackLook::default()
+            });
+        }
         RollbackOrder::Prepare(wish) => prepare(wish, &journal, state, watch)?,
         RollbackOrder::Commit => commit(under_way(&journal, RollbackPhase::Prepared)?, &journal, watch)?,
         RollbackOrder::Abort => abort(&under_way(&journal, RollbackPhase::Prepared)?, &journal, state)?,
@@ -203,7 +210,7 @@ fn check(wish: &RollbackWish, journal: &Journal<'_>) -> Result<RollbackLook, Age
     if let Some(state) = &found.state {
         return Ok(RollbackLook { problems: vec![not_yet(state)], ..found });
     }
-    if let Some(stray) = journal.stray(&wish.snapshot_dir)? {
+    if let Some(stray) = stray::look(journal, &wish.snapshot_dir)? {
         return Ok(RollbackLook { problems: vec![unknown(&stray, wish)], ..found });
     }
     let checks::Checked { members, problems, is_vital, unattended, along: inside, more: inside_more } =
@@ -274,7 +281,7 @@ fn prepare(
     if let Some(found) = journal.read()? {
         return Err(AgentError::failed(not_yet(&found)));
     }
-    if let Some(stray) = journal.stray(&wish.snapshot_dir)? {
+    if let Some(stray) = stray::settle(journal, &wish.snapshot_dir)? {
         return Err(AgentError::failed(unknown(&stray, wish)));
     }
     let checked = checks::check(wish)?;

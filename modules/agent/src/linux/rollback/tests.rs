@@ -20,6 +20,7 @@ use crate::linux::snapshots::take_set;
 use crate::linux::state::StateDir;
 use crate::proto::{
     AgentError, RollbackLook, RollbackOrder, RollbackPhase, RollbackWish, TakeSet, Together, TrialFor,
+    Unnamed,
 };
 
 /// Two subvolumes that are mounted, a directory for snapshots, and a set of the first state.
@@ -424,6 +425,37 @@ fn a_journal_of_which_the_state_knows_nothing_is_told_and_found_again() {
     assert_eq!((scene.found(), scene.beside()), (["bad".into(), "bad".into()], 0));
     let stand = settle(&scene.wish().snapshot_dir, &scene.state, &Unwatched).unwrap();
     assert_eq!(stand, Stand::Free);
+}
+
+#[test]
+fn a_journal_of_trees_that_somebody_has_replaced_is_set_aside_and_keeps_nobody_from_going_back() {
+    let Some(mut scene) = Scene::make() else { return };
+    scene.roll_back(&Unwatched).unwrap();
+    scene.restart();
+    fs::write(scene.own().join("rollback/worked"), "worked\n").unwrap();
+    scene.exchange_by_hand();
+    scene.restart();
+    let dir = scene.wish().snapshot_dir;
+    let strays = || scene.order(RollbackOrder::Strays(dir.clone()), &Unwatched).unwrap().strays;
+    assert_eq!(strays(), [], "the state names it");
+    scene.state.put("rollback", None).unwrap();
+    let found = strays();
+    assert_eq!((found.len(), found[0].why), (1, Unnamed::Replaced));
+    let beside = [0, 1].map(|at| format!("{}.replaced-feedbeef", scene.names[at]));
+    assert_eq!(found[0].beside, beside);
+    let before = fs::read(found[0].place.as_path()).unwrap();
+    let wish = || RollbackWish { session: "0badcafe".parse().unwrap(), ..scene.wish() };
+    let looked = scene.order(RollbackOrder::Check(wish()), &Unwatched).unwrap();
+    assert_eq!(looked.problems, Vec::<String>::new());
+    assert_eq!(strays(), found, "a look changes nothing");
+    scene.order(RollbackOrder::Prepare(wish()), &Unwatched).unwrap();
+    let aside = strays();
+    assert_eq!((aside.len(), aside[0].why, &aside[0].beside[..]), (1, Unnamed::Aside, &beside[..]));
+    assert_eq!(fs::read(aside[0].place.as_path()).unwrap(), before);
+    assert!(!scene.own().join("rollback/worked").exists(), "it was that rollback's");
+    scene.order(RollbackOrder::Commit, &Unwatched).unwrap();
+    assert_eq!(scene.found(), ["good", "good"]);
+    assert_eq!(strays(), aside);
 }
 
 #[test]

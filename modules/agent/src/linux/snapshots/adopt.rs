@@ -219,6 +219,7 @@ fn member(name: SnapshotName, path: &Path, info: &SubvolumeInfo) -> SnapshotMemb
         id: info.id,
         otransid: info.otransid,
         ctransid: info.ctransid,
+        first_taken: None,
     }
 }
 

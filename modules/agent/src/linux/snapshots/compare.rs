@@ -121,7 +121,7 @@ impl Store<'_> {
         only: &BytePath,
         call: &Call,
     ) -> Result<Vec<Change>, AgentError> {
-        let (older, newer, is_back) = match from.otransid <= to.otransid {
+        let (older, newer, is_back) = match from.order() <= to.order() {
             true => (from, to, false),
             false => (to, from, true),
         };

@@ -68,12 +68,25 @@ fn live_on(bench: &Bench, name: &str) {
 
 #[test]
 fn sets_of_copies_are_whole_on_every_file_system_that_this_kernel_has() {
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut tried = 0;
     for (fs_type, mkfs) in FS {
         for backend in [Backend::Auto, Backend::Archive] {
-            let Some(image) = Image::of(fs_type, mkfs, "loop") else { break };
-            live_on(&bench_on(&image, backend), &format!("{mkfs:?}, {backend:?}"));
+            if let Some(image) = Image::of(fs_type, mkfs, "loop") {
+                live_on(&bench_on(&image, backend), &format!("{mkfs:?}, {backend:?}"));
+                tried += 1;
+                continue;
+            }
+            let is_here = known.split_whitespace().any(|word| word == fs_type)
+                && std::env::split_paths(&path).any(|dir| dir.join(mkfs[0]).is_file());
+            let is_required = std::env::var_os("LAB_REQUIRED").is_some();
+            assert!(!(is_here && is_required), "{mkfs:?} is here and was not tried");
+            // It is what tests and programs lie on themselves.
+            assert!(!(fs_type == "ext4" && is_required), "ext4 was not tried");
         }
     }
+    println!("{tried} of {} were tried", 2 * FS.len());
 }
 
 #[test]

@@ -74,11 +74,9 @@ impl Store<'_> {
                         .map(|(_, one)| *one)
                         .filter(|one| one.name.subvolume == member.name.subvolume)
                 };
-                let before =
-                    of_it().filter(|one| one.otransid < member.otransid).max_by_key(|one| one.otransid);
-                let after =
-                    of_it().filter(|one| one.otransid > member.otransid).min_by_key(|one| one.otransid);
-                let since = before.map_or(0, |one| one.otransid);
+                let before = of_it().filter(|one| one.order() < member.order()).max_by_key(|one| one.order());
+                let after = of_it().filter(|one| one.order() > member.order()).min_by_key(|one| one.order());
+                let since = before.map_or(0, SnapshotMember::order);
                 let word = |error: Errno| match error {
                     Errno::CANCELED => AgentError::cancelled(),
                     error => failed(&member.path, &error.into()),

@@ -160,3 +160,44 @@ fn what_is_forecast_is_what_removing_a_set_frees() {
     assert_eq!(sums[1], (2 + 5) << 10, "rewritten and deleted; `partly` is held as a whole by its rest");
     assert!(sums[2] > 0 && sums[2] < 1024, "compressed: {sums:?}");
 }
+
+#[test]
+fn what_a_set_that_came_from_another_directory_holds_is_forecast_as_of_any() {
+    let Some(mut scene) = Scene::make() else { return };
+    let (home, top) = (scene.home(), scene.image.top().to_owned());
+    // Enough for a tree of several leaves, whose root alone is written anew with a snapshot.
+    for n in 0..500 {
+        fs::write(home.join(format!("a file with a long name, number {n}")), "x".repeat(500)).unwrap();
+    }
+    fs::write(home.join("deleted"), noise(1, 8 << 20)).unwrap();
+    scene.sync();
+    fs::rename(top.join("@snapshots"), top.join("@young")).unwrap();
+    scene.image.create("@snapshots");
+    scene.take();
+    fs::rename(top.join("@snapshots"), top.join("@before")).unwrap();
+    fs::rename(top.join("@young"), top.join("@snapshots")).unwrap();
+    fs::remove_file(home.join("deleted")).unwrap();
+    fs::write(home.join("new"), noise(2, 2 << 20)).unwrap();
+    scene.sync();
+    scene.take();
+    let dir = top.join("@snapshots");
+    let request = AdoptRequest {
+        snapshot_dir: dir.as_path().into(),
+        from: crate::proto::Maker::Orphan,
+        dirs: vec![top.join("@before").as_path().into()],
+    };
+    let hostname = "laptop".parse().unwrap();
+    let adopted = Store::new(&KernelBtrfs, &dir).adopt(&Mounts::read().unwrap(), &hostname, &request);
+    assert_eq!(adopted.unwrap().sets, [scene.taken[0].id()]);
+    assert_eq!(scene.forecast(&scene.taken[0]), 0, "what it came from holds it as well");
+    let name = scene.taken[0].members[0].name.to_string();
+    KernelBtrfs.destroy(&top.join("@before"), name.as_ref()).unwrap();
+    let done = Command::new("btrfs").args(["subvolume", "sync"]).arg(&top).status().unwrap();
+    assert!(done.success());
+    let all = scene.holdings().snapshot_bytes;
+    assert!(all >= 8 << 20, "{all}");
+    assert_eq!(scene.forecast(&scene.taken[0]), all);
+    let store = Store::new(&KernelBtrfs, &dir);
+    store.pin_as(&scene.taken[0].id(), &super::tests::OFF).unwrap();
+    assert_eq!(scene.freed(&scene.taken[0]), all);
+}

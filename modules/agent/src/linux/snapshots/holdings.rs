@@ -55,7 +55,7 @@ impl Store<'_> {
         };
         self.btrfs.sync(&place).map_err(|error| failed(&place.display(), &error))?;
         let mut snapshots: Vec<SnapshotMember> = members().filter(|one| !is_copy(one)).collect();
-        snapshots.sort_by_key(|one| one.otransid);
+        snapshots.sort_by_key(SnapshotMember::order);
         let mut named: BTreeSet<&SubvolumeName> = subvolumes.iter().collect();
         named.extend(snapshots.iter().map(|one| &one.name.subvolume));
         let finder = Finder::new(self.btrfs, mounts, &[])?;
@@ -70,7 +70,7 @@ impl Store<'_> {
         let mut latest: BTreeMap<&SubvolumeName, u64> = BTreeMap::new();
         for one in &snapshots {
             let Ok(root) = open_dir(&one.path) else { continue };
-            let since = latest.insert(&one.name.subvolume, one.otransid).unwrap_or_default();
+            let since = latest.insert(&one.name.subvolume, one.order()).unwrap_or_default();
             let found = extents(&root, since, &stop).map_err(|error| word(&one.path, error))?;
             let mut owners = Owners::of(&root);
             for (address, size) in found {

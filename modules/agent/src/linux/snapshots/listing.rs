@@ -139,7 +139,10 @@ impl Store<'_> {
             }
         }
         strays.pins = self.lost_pins(&pinned);
-        strays.volumes = self.lost_volumes();
+        match self.lost_volumes() {
+            Ok(volumes) => strays.volumes = volumes,
+            Err(why) => strays.untold_volumes = Some(why),
+        }
         Ok(strays)
     }
 

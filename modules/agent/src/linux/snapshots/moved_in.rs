@@ -1,10 +1,13 @@
 //! Sets that lie in another directory, as after `snapshot_dir` got a subvolume of its own: a read-only snapshot cannot be moved
 //! (facts/btrfs.md B19), so each is snapshotted once more, and what it was made of stays for whoever removes it.
+//!
+//! By btrfs such a member is the newest of all: the transaction of what it was made of stands in its record, so that it is as old
+//! for retention, forecasts and lists as its state is.
 
 use std::collections::BTreeMap;
 use std::fs;
 
-use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotName};
+use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotMember, SnapshotName};
 
 use super::set;
 use super::sidecar::{Meta, Said};
@@ -91,21 +94,24 @@ impl Store<'_> {
             }
             return Ok(());
         }
-        let mut sources = Vec::new();
+        let record = Store::new(self.btrfs, dir.as_path()).published(&id).ok();
+        let (mut sources, mut first_taken) = (Vec::new(), Vec::new());
         for Found { path, name, info } in members {
             let subvolume = name.subvolume.clone();
             match self.orphan(&id, &path, name).and_then(|_| self.source(&path, subvolume, &info)) {
-                Ok(source) => sources.push(source),
+                Ok(source) => {
+                    first_taken.push(first(record.as_ref(), &info));
+                    sources.push(source);
+                }
                 Err(why) => adopted.left.push((path, why)),
             }
         }
         let Some(first) = sources.first().map(|source| source.mount_point.clone()) else { return Ok(()) };
-        let record = Store::new(self.btrfs, dir.as_path()).published(&id).ok();
         let SetId { stamp, session, kind } = id.clone();
         let request =
             TakeSet { session, stamp, kind, snapshot_dir: self.dir().into(), subvolumes: Vec::new() };
         let hostname = record.as_ref().map_or(hostname, |meta| &meta.set.hostname).clone();
-        match set::take_of(self, &sources, hostname, &request, &said(record.as_ref(), dir)) {
+        match set::take_again(self, &sources, hostname, &request, &said(record.as_ref(), dir), &first_taken) {
             Ok(_) => adopted.sets.push(id),
             Err(error) if error.kind == AgentErrorKind::NoSpace => return Err(error),
             Err(error) => adopted.left.push((first, error.message)),
@@ -129,6 +135,12 @@ impl Store<'_> {
             generation: info.generation,
         })
     }
+}
+
+/// In which transaction the state of a snapshot was taken: it may have come from elsewhere to where it lies, too.
+fn first(record: Option<&Meta>, info: &SubvolumeInfo) -> u64 {
+    let known = record.and_then(|meta| meta.set.members.iter().find(|member| member.uuid == info.uuid.hex()));
+    known.map_or(info.otransid, SnapshotMember::order)
 }
 
 /// What is said of a set that came from elsewhere: what was said of it there, but for the mark of a good one, which is given to what

@@ -48,6 +48,7 @@ fn sets_of_another_directory_come_in_whole_with_what_was_said_of_them_and_stay_w
     let second = moved.take_before("abc12346");
     let old = Store::new(&moved.bench.model, &moved.old());
     old.say(&before.id(), |meta| meta.words.note = Some("the last one that prints".into())).unwrap();
+    let young = moved.bench.take("abc12347").unwrap();
     fs::remove_dir_all(moved.old().join(".pc-switcher/sets").join(second.id().to_string())).unwrap();
 
     let adopted = moved.adopt(moved.old()).unwrap();
@@ -58,7 +59,10 @@ fn sets_of_another_directory_come_in_whole_with_what_was_said_of_them_and_stay_w
     assert_eq!((came.set.id(), came.set.members.len(), came.pinned), (before.id(), 2, true));
     assert_eq!(came.words.note.as_deref(), Some("the last one that prints"));
     assert!(sets[1].words.note.as_ref().unwrap().contains("@/before"), "{:?}", sets[1].words);
-    assert!(sets[0].set.transaction() < sets[1].set.transaction(), "their order stays");
+    let order: Vec<u64> = sets.iter().map(|stored| stored.set.transaction()).collect();
+    assert_eq!(order, [before.transaction(), second.transaction(), young.transaction()]);
+    let by_btrfs = |set: &SnapshotSet| set.members[0].otransid;
+    assert!(by_btrfs(&came.set) > by_btrfs(&young), "btrfs made it last");
     let member = came.set.members.iter().find(|member| member.name.to_string() == NAME).unwrap();
     check_member(&moved.bench.model, member).unwrap();
     assert_eq!(fs::read_to_string(member.path.as_path().join("letter")).unwrap(), "dear");
@@ -66,9 +70,35 @@ fn sets_of_another_directory_come_in_whole_with_what_was_said_of_them_and_stay_w
 
     let again = moved.adopt(moved.old()).unwrap();
     assert_eq!((again.sets, again.left, again.known), (vec![], vec![], 2));
+    // And once more, with its record: it is as old as before.
+    let third = Store::new(&moved.bench.model, &moved.bench.top.join("@home/third"));
+    fs::create_dir(third.dir()).unwrap();
+    let request = AdoptRequest {
+        snapshot_dir: third.dir().into(),
+        from: Maker::Orphan,
+        dirs: vec![moved.bench.dir().as_path().into()],
+    };
+    third.adopt(&Mounts::parse(b""), &"laptop".parse().unwrap(), &request).unwrap();
+    assert_eq!(third.published(&before.id()).unwrap().set.transaction(), before.transaction());
     let own = moved.adopt(moved.bench.dir()).unwrap_err();
     assert!(own.message.contains("without `--dir`"), "{own}");
     assert!(moved.adopt(moved.old().join("nowhere")).unwrap_err().message.contains("cannot read"));
+}
+
+#[test]
+fn members_of_several_instants_are_not_made_one_by_coming_in_together() {
+    let moved = Move::new();
+    let before = moved.take_before("abc12345");
+    let model = &moved.bench.model;
+    let name = before.members[1].name.to_string();
+    model.destroy(&moved.old(), name.as_ref()).unwrap();
+    moved.bench.take("abc12346").unwrap();
+    model.snapshot(&moved.bench.top.join("@home"), &moved.old(), name.as_ref()).unwrap();
+    model.set_readonly(&moved.old().join(&name), true).unwrap();
+    assert_eq!(moved.adopt(moved.old()).unwrap().sets, [before.id()]);
+    let (sets, _) = moved.bench.list();
+    let [one, two] = [0, 1].map(|at| sets[0].set.members[at].order());
+    assert!(before.consistent && !sets[0].set.consistent && one < two, "{sets:?}");
 }
 
 #[test]

@@ -147,6 +147,7 @@ impl Store<'_> {
             id: info.id,
             otransid: info.otransid,
             ctransid: info.ctransid,
+            first_taken: None,
         })
     }
 

@@ -34,7 +34,7 @@ pub(super) fn take(
     said: &Said,
 ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
     let sources = sources(store.btrfs, mounts, request)?;
-    take_with(store, &sources, hostname, request, said, IsRunning(true))
+    take_with(store, &sources, hostname, request, said, &Of::Running)
 }
 
 /// Takes a set of these trees, wherever they stand; of the request only the names count. Which system they are of is not known.
@@ -45,11 +45,44 @@ pub(super) fn take_of(
     request: &TakeSet,
     said: &Said,
 ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
-    take_with(store, sources, hostname, request, said, IsRunning(false))
+    take_with(store, sources, hostname, request, said, &Of::Trees)
 }
 
-/// Whether a set is of the system that runs.
-struct IsRunning(bool);
+/// As [`take_of`], of snapshots: in which transaction the state of each was taken is said for each.
+pub(super) fn take_again(
+    store: &Store<'_>,
+    sources: &[SubvolumeFact],
+    hostname: Hostname,
+    request: &TakeSet,
+    said: &Said,
+    first_taken: &[u64],
+) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
+    take_with(store, sources, hostname, request, said, &Of::Snapshots(first_taken))
+}
+
+/// What a set is taken of.
+enum Of<'a> {
+    /// The system that runs.
+    Running,
+    /// Trees of one that does not.
+    Trees,
+    /// Snapshots that were taken in these transactions.
+    Snapshots(&'a [u64]),
+}
+
+impl Of<'_> {
+    /// Has the members, which stand in the order of what they are of, say when their state was taken.
+    fn dated(&self, members: Vec<SnapshotMember>) -> Vec<SnapshotMember> {
+        match self {
+            Of::Running | Of::Trees => members,
+            Of::Snapshots(first_taken) => members
+                .into_iter()
+                .zip(*first_taken)
+                .map(|(member, first)| SnapshotMember { first_taken: Some(*first), ..member })
+                .collect(),
+        }
+    }
+}
 
 fn take_with(
     store: &Store<'_>,
@@ -57,7 +90,7 @@ fn take_with(
     hostname: Hostname,
     request: &TakeSet,
     said: &Said,
-    IsRunning(is_running): IsRunning,
+    of: &Of<'_>,
 ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
     let (btrfs, snapshot_dir) = (store.btrfs, store.dir());
     let names = names(sources, request)?;
@@ -72,7 +105,7 @@ fn take_with(
     let lasts = if is_copies { Lasts::AtOnce } else { Lasts::FromBirth };
     let nursery = Nursery::open(store, store.lock()?, id, planned, lasts)?;
     let (root, known) = (store.root.clone(), store.known_system());
-    let mut looking = is_running.then(|| thread::spawn(move || system::look(&root, known)));
+    let mut looking = matches!(of, Of::Running).then(|| thread::spawn(move || system::look(&root, known)));
     let mut looked = None;
     let unpublished = |error: io::Error| AgentError::io("cannot publish the snapshots", &error);
     for attempt in 1.. {
@@ -81,13 +114,16 @@ fn take_with(
         (store.after)("born");
         // Copies are made one file after the other, and volumes taken one after the other: no number could prove that they
         // are of one instant.
-        let consistent = match is_copies {
-            true => is_one_volume(&nursery.cradles),
-            false => born.iter().all(|info| info.otransid == born[0].otransid),
+        let consistent = match (of, is_copies) {
+            (_, true) => is_one_volume(&nursery.cradles),
+            // What they are of does not change any more.
+            (Of::Snapshots(first_taken), false) => first_taken.iter().all(|first| *first == first_taken[0]),
+            (Of::Running | Of::Trees, false) => born.iter().all(|info| info.otransid == born[0].otransid),
         };
-        if consistent || is_copies || last {
+        if consistent || is_copies || last || matches!(of, Of::Snapshots(_)) {
             let members =
                 nursery.cradles.iter().zip(&born).map(|(cradle, info)| member(cradle, info)).collect();
+            let members = of.dated(members);
             let (hostname, session) = (hostname.clone(), session.clone());
             let set = SnapshotSet { hostname, kind, stamp, session, consistent, members };
             if let Some(looking) = looking.take() {
@@ -102,6 +138,7 @@ fn take_with(
             let meanwhile = || ready.as_ref().map_or(Ok(()), |ready| ready.sync().map_err(unpublished));
             match publish(store, &nursery.cradles, sources, meanwhile)? {
                 Published::Whole(members) => {
+                    let members = of.dated(members);
                     let is_ready = ready.is_some() && members == set.members;
                     let set = SnapshotSet { members, ..set };
                     let reference = match is_ready {
@@ -253,6 +290,7 @@ fn member(cradle: &Cradle, info: &SubvolumeInfo) -> SnapshotMember {
         id: info.id,
         otransid: info.otransid,
         ctransid: info.ctransid,
+        first_taken: None,
     }
 }
 

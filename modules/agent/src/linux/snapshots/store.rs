@@ -54,7 +54,7 @@ impl<'a> Store<'a> {
         self.dir.join(OWN).join("tmp")
     }
 
-    fn sidecars(&self) -> PathBuf {
+    pub(super) fn sidecars(&self) -> PathBuf {
         self.dir.join(OWN).join("sets")
     }
 

@@ -80,6 +80,68 @@ fn a_volume_that_nothing_names_goes_when_it_is_named_and_no_other_does() {
 }
 
 #[test]
+fn no_volume_goes_or_is_listed_as_of_no_set_while_a_record_may_be_out_of_sight() {
+    let Some(bench) = Bench::make() else { return };
+    let set = bench.take(1, &["home"]);
+    bench.lvm.copy_group("copy");
+    let lost = format!("copy/{FIRST}");
+    let snaps = bench.at("snaps");
+    let root = bench.at("root");
+    fs::create_dir_all(root.join("etc")).unwrap();
+    // By what is listed, and by what is said when each is to be removed.
+    let look = || {
+        let members = bench.members();
+        let store = Store { root: root.clone(), ..Store::new(&members, &snaps) };
+        let strays = store.list(&|_| Vec::new(), &mut |_| Ok(())).unwrap();
+        let refused = |name: &str| store.delete_volume(name).unwrap_err().message;
+        (strays, [format!("vg0/{FIRST}"), lost.clone()].map(|name| refused(&name)))
+    };
+    let assert_untold = |why: &str| {
+        let (strays, refused) = look();
+        assert_eq!(strays.volumes, Vec::<String>::new(), "{why}");
+        assert!(strays.untold_volumes.as_ref().is_some_and(|said| said.contains(why)), "{why}: {strays:?}");
+        assert!(
+            refused.iter().all(|said| said.contains("cannot be told") && said.contains(why)),
+            "{refused:?}"
+        );
+        assert_eq!(bench.lvm.names().iter().filter(|name| *name == FIRST).count(), 2, "{why}");
+    };
+    // The disk that they lie on is not mounted today: the place is empty, or not there.
+    let away = bench.at("away");
+    fs::rename(&snaps, &away).unwrap();
+    assert_untold("No such file");
+    assert!(!snaps.exists(), "nothing is made there");
+    fs::create_dir(&snaps).unwrap();
+    assert_untold("there are no records of sets");
+    assert_eq!(fs::read_dir(&snaps).unwrap().count(), 0, "nothing is made there");
+    for options in ["nofail", "noauto"] {
+        fs::create_dir_all(snaps.join(".pc-switcher/sets")).unwrap();
+        let line = format!("UUID=x {} ext4 {options} 0 2\n", bench.at("snaps").display());
+        fs::write(root.join("etc/fstab"), line).unwrap();
+        assert_untold("is not mounted");
+    }
+    fs::remove_file(root.join("etc/fstab")).unwrap();
+    fs::remove_dir_all(&snaps).unwrap();
+    fs::rename(&away, &snaps).unwrap();
+    // A label that is not there, or is none.
+    let label = set.members[0].path.as_path();
+    let key = "trusted.pc-switcher.tree";
+    let mut text = vec![0; 1024];
+    let size = rustix::fs::getxattr(label, key, &mut text).unwrap();
+    bench.with(|store| store.btrfs.set_readonly(label, false)).unwrap();
+    let put = |text: &[u8]| rustix::fs::setxattr(label, key, text, rustix::fs::XattrFlags::empty()).unwrap();
+    put(b"{");
+    assert_untold("the label of");
+    rustix::fs::removexattr(label, key).unwrap();
+    assert_untold("has no label");
+    put(&text[..size]);
+    let (_, strays) = bench.list_all();
+    assert_eq!((strays.volumes, strays.untold_volumes), (vec![lost.clone()], None));
+    bench.with(|store| store.delete_volume(&lost)).unwrap();
+    assert_eq!(bench.list()[0].missing, []);
+}
+
+#[test]
 fn a_volume_that_nothing_names_stays_while_somebody_has_it_open() {
     let Some(bench) = Bench::make() else { return };
     let set = bench.take(1, &["home"]);

@@ -1,0 +1,89 @@
+//! Journals beside the snapshots that the machine's own state does not name: it was lost, or somebody has put another tree in place
+//! that never had it, by hand or by installing the machine anew.
+//!
+//! Only a journal of trees that are in place is this machine's still. One of trees that somebody has replaced can be neither carried
+//! out nor taken back; it is set aside, under another name, so that it keeps nobody from going back, the fallback at boot least of all.
+
+use std::fs;
+use std::io;
+
+use pc_switcher_contract::BytePath;
+
+use super::journal::{self, Journal};
+use super::steps::{Names, top_of};
+use crate::proto::{AgentError, RollbackState, StrayJournal, Unnamed};
+
+/// Whether somebody has put another tree in the place of one that a rollback is about. `false` where that cannot be told.
+pub(super) fn is_replaced(state: &RollbackState) -> bool {
+    state.members.iter().any(|member| {
+        let found = top_of(member).ok().and_then(|top| top.look(member.name.as_str()).ok());
+        let is_either = |uuid: &String| [&member.old_uuid, &member.new_uuid].contains(&uuid);
+        found.is_some_and(|found| !found.is_some_and(|(uuid, _)| is_either(&uuid)))
+    })
+}
+
+/// Finds a journal of trees in place; one of trees that were replaced is set aside before. The caller holds the machine's lock.
+///
+/// # Errors
+/// If a journal cannot be read or moved.
+pub(super) fn settle(
+    journal: &Journal<'_>,
+    snapshot_dir: &BytePath,
+) -> Result<Option<RollbackState>, AgentError> {
+    match journal.stray(snapshot_dir)? {
+        Some(found) if is_replaced(&found) => {
+            journal::set_aside(snapshot_dir, &found.session).map_err(|error| {
+                AgentError::io(format!("cannot set the journal of rollback {} aside", found.session), &error)
+            })?;
+            Ok(None)
+        }
+        found => Ok(found),
+    }
+}
+
+/// As [`settle`], and changes nothing.
+///
+/// # Errors
+/// If a journal cannot be read.
+pub(super) fn look(
+    journal: &Journal<'_>,
+    snapshot_dir: &BytePath,
+) -> Result<Option<RollbackState>, AgentError> {
+    Ok(journal.stray(snapshot_dir)?.filter(|found| !is_replaced(found)))
+}
+
+/// Returns all that nothing names.
+///
+/// # Errors
+/// If a journal cannot be read.
+pub(super) fn all(journal: &Journal<'_>, snapshot_dir: &BytePath) -> Result<Vec<StrayJournal>, AgentError> {
+    let mut all = Vec::new();
+    if let Some(found) = journal.stray(snapshot_dir)? {
+        let why = if is_replaced(&found) { Unnamed::Replaced } else { Unnamed::Lost };
+        all.push(told(&found, journal::place_of(snapshot_dir), why));
+    }
+    for (place, found) in journal::aside(snapshot_dir)? {
+        all.push(told(&found, place, Unnamed::Aside));
+    }
+    Ok(all)
+}
+
+fn told(state: &RollbackState, place: BytePath, why: Unnamed) -> StrayJournal {
+    let mut beside = Vec::new();
+    for member in &state.members {
+        let Names { incoming, replaced, cancelled, .. } = Names::of(state, member);
+        let Ok(top) = top_of(member) else { continue };
+        beside.extend(
+            [incoming, replaced, cancelled].into_iter().filter(|name| matches!(top.look(name), Ok(Some(_)))),
+        );
+    }
+    StrayJournal { session: state.session.clone(), place, why, beside }
+}
+
+/// Gives a file another name in its directory, if it is there.
+pub(super) fn rename(dir: &std::path::Path, from: &str, to: &str) -> io::Result<()> {
+    match fs::rename(dir.join(from), dir.join(to)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
