@@ -134,13 +134,13 @@ fn is_mounted(mounts: &Mounts, point: &BytePath) -> bool {
 /// If it cannot be mounted.
 pub(super) fn mend(journal: &Journal<'_>, watch: &dyn Watch) -> Result<(), AgentError> {
     let Some(mut notes) = Notes::read(journal)? else {
-        if journal.at_once()?.is_none() {
-            return Ok(());
-        }
+        let Some(bytes) = journal.at_once()? else { return Ok(()) };
         // Whatever was unmounted then, the start has mounted.
-        return match went(journal)? {
-            true => Notes { went: true, ..Notes::default() }.write(journal),
-            false => journal.note_at_once(None),
+        let left = went(journal)?.then(|| Notes { went: true, ..Notes::default() });
+        return match left {
+            Some(left) if serde_json::from_slice(&bytes).ok().as_ref() == Some(&left) => Ok(()),
+            Some(left) => left.write(journal),
+            None => journal.note_at_once(None),
         };
     };
     if !notes.away.is_empty() && spaces::is_apart() {

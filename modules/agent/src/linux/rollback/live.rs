@@ -34,6 +34,8 @@ use crate::proto::{
 pub(super) fn switch(journal: &Journal<'_>, watch: &dyn Watch) -> Result<(), AgentError> {
     let Some(state) = journal.read()? else { return Ok(()) };
     let Some(mut notes) = Notes::read(journal)? else { return Ok(()) };
+    // It is tried again.
+    notes.is_alone = false;
     if whole(&around(&state)).is_some() {
         return Ok(());
     }
@@ -44,7 +46,13 @@ pub(super) fn switch(journal: &Journal<'_>, watch: &dyn Watch) -> Result<(), Age
         // Each time anew: what was mounted by the last one is in it.
         let Ok(spaces) = spaces::all() else { break };
         if let Ok(Some(line)) = tables.judge(&spaces, &name, &member.fs_uuid) {
-            went |= go(journal, &state, &mut notes, &Going { member, line, wanted }, watch)?;
+            went |= go(
+                journal,
+                &state,
+                &mut notes,
+                &Going { member, name: &name, line, wanted, tables: &tables },
+                watch,
+            )?;
         }
     }
     notes.disarm(journal)?;
@@ -58,10 +66,23 @@ pub(super) fn switch(journal: &Journal<'_>, watch: &dyn Watch) -> Result<(), Age
 /// A member that is about to go.
 struct Going<'a> {
     member: &'a RollbackMember,
+    /// The name of the tree that is there.
+    name: &'a str,
     /// Its mount, as it was judged.
     line: &'a Line,
     /// The uuid of the tree that is to be there.
     wanted: &'a str,
+    tables: &'a Tables,
+}
+
+impl Going<'_> {
+    /// Whether it is judged the same once more, and its mount is the one that is seen at its place: time went by since.
+    fn is_as_judged(&self) -> bool {
+        let Ok(spaces) = spaces::all() else { return false };
+        let now = self.tables.judge(&spaces, self.name, &self.member.fs_uuid);
+        let is_it = |line: &Line| line.id == self.line.id && mount_at(&line.point) == Some(line.id);
+        now.is_ok_and(|line| line.is_some_and(is_it))
+    }
 }
 
 /// Changes one mount; returns whether nobody used it.
@@ -84,9 +105,8 @@ fn go(
     watch.after("noted")?;
     // What is unmounted is what was judged: something may have been mounted over it since. Never by force, and never only for those
     // who come later.
-    let is_free = is_armed
-        && mount_at(&away.point) == Some(going.line.id)
-        && unmount(away.point.as_path(), UnmountFlags::NOFOLLOW).is_ok();
+    let is_free =
+        is_armed && going.is_as_judged() && unmount(away.point.as_path(), UnmountFlags::NOFOLLOW).is_ok();
     if is_free {
         watch.after("unmounted")?;
         away.put(&fresh)?;
