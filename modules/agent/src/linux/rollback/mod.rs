@@ -190,10 +190,7 @@ fn look(journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
 
 /// Refuses what would forget that something has to be mounted.
 fn nothing_is_missing(journal: &Journal<'_>) -> Result<(), AgentError> {
-    match look(journal)?.explain_not_mounted() {
-        None => Ok(()),
-        Some(why) => Err(AgentError::failed(why)),
-    }
+    look(journal)?.explain_not_mounted().map_or(Ok(()), |why| Err(AgentError::failed(why)))
 }
 
 /// Returns the members whose other tree is still mounted, or worked in from the mount of something that holds it.
