@@ -174,7 +174,7 @@ async fn meet_rollback(deps: &Deps, agent: &Agent) -> Result<(), ModuleError> {
 /// Finishes or drops what sessions that were cut off left on a machine, and tells it.
 async fn redo(deps: &Deps, agent: &Agent) -> Result<(), ModuleError> {
     let log = deps.log.on(agent.hostname());
-    for redone in agent.redo(Patience::GiveUp).await? {
+    for redone in agent.redo_at_once(Patience::GiveUp).await? {
         log.warning(redone.explain());
         for conflict in &redone.report.conflicts {
             log.warning(format!("`{}` was left as it is: {}", conflict.path, conflict.why));

@@ -30,6 +30,12 @@ fn starts(desk: &Machine) -> Vec<String> {
     said.lines().map(|line| line.trim_start_matches("start ").to_owned()).collect()
 }
 
+/// Ends the one service of every machine with systemd that keeps each home and each tree from going back at once: it sees none of the
+/// ones, and the others read-only.
+fn without_logind(desk: &Machine) {
+    root(desk, "systemctl mask -q --runtime systemd-logind; systemctl stop systemd-logind");
+}
+
 /// Whether the service goes on writing to what stands at its place.
 #[track_caller]
 fn assert_it_writes(desk: &Machine) {
@@ -112,12 +118,18 @@ fn services_that_hear_of_mounts_find_what_went_back_at_once_and_one_that_does_no
     let pids = [pid("hears"), pid("sees-none")];
     alice(desk, "echo bad >letter");
     let to = ["good", "--subvol", "@home", "--machine", "desk"];
-    rollback(laptop, &to).ends_with(0).says(&["in place now: no restart is needed"]);
-    assert_eq!([pid("hears"), pid("sees-none")], pids, "nothing was stopped");
-    assert_eq!(root(desk, "systemctl is-active home.mount"), "active\n");
     let seen = |pid: &str| root(desk, &format!("nsenter -t {pid} -m cat /home/alice/letter 2>&1 || true"));
-    assert_eq!(seen(&pids[0]), "good\n");
+    // What hides the homes from a service would go with the home, and it would see them from then on.
+    let named = format!("`sleep` (pid {}, root)", pids[1]);
+    rollback(laptop, &to).ends_with(0).says(&["start desk anew", &named]);
     assert!(seen(&pids[1]).contains("letter"), "it sees no homes: {}", seen(&pids[1]));
+    rollback(laptop, &["cancel", "--machine", "desk"]).ends_with(0);
+    root(desk, "systemctl stop sees-none");
+    without_logind(desk);
+    rollback(laptop, &to).ends_with(0).says(&["in place now: no restart is needed"]);
+    assert_eq!(pid("hears"), pids[0], "nothing was stopped");
+    assert_eq!(root(desk, "systemctl is-active home.mount"), "active\n");
+    assert_eq!(seen(&pids[0]), "good\n");
     rollback(laptop, &["cancel", "--machine", "desk"]).ends_with(0).says(&["in place now"]);
     assert_eq!(seen(&pids[0]), "bad\n");
     rollback(laptop, &["confirm", "--machine", "desk"]).ends_with(0);
@@ -130,7 +142,37 @@ fn services_that_hear_of_mounts_find_what_went_back_at_once_and_one_that_does_no
     rollback(laptop, &to).ends_with(0).says(&["in place now"]);
     assert_eq!(seen(&pids[0]), "good\n");
     rollback(laptop, &["confirm", "--machine", "desk"]).ends_with(0);
-    root(desk, "systemctl stop hears sees-none");
+    root(desk, "systemctl stop hears");
+    assert_eq!(beside(desk), "");
+    assert_nothing_runs(&[laptop, desk], SOON);
+}
+
+#[test]
+fn a_home_that_is_away_since_the_agent_was_killed_is_mounted_by_a_timer() {
+    let Some(lab) = WITH_SERVICES.take() else { return };
+    let (laptop, desk) = (lab.laptop(), lab.desk());
+    alice(laptop, "echo good >letter");
+    first_sync(&lab);
+    run(desk, &Cmd::new("pc-switcher").args(["snapshots", "good"]).as_alice()).ends_with(0);
+    alice(desk, "echo bad >letter");
+    without_logind(desk);
+    // Once the timer is there the home goes, and with it whoever would mount it.
+    let wrapper = "/usr/local/sbin/systemd-run";
+    let script = "#!/bin/sh\n/usr/bin/systemd-run \"$@\" || exit\n\
+        case \"$*\" in *pc-switcher-mounts-*) umount /home && kill -9 \"$(awk '/^PPid:/ { print $2 }' /proc/$PPID/status)\"; esac\n";
+    desk.write_file(wrapper, script.as_bytes(), 0o755, "root").unwrap();
+    let to = ["good", "--subvol", "@home", "--machine", "desk"];
+    let ended = rollback(laptop, &to);
+    assert_ne!(ended.code, Some(0), "{}", ended.text);
+    root(desk, &format!("rm {wrapper}"));
+    wait_for("the home", MINUTE, || root(desk, "findmnt -rno FSROOT /home || true") == "/@home\n");
+    assert_eq!(alice(desk, "cat letter"), "good\n");
+    let timers = || root(desk, "systemctl list-units --all --no-legend 'pc-switcher-mounts-*'");
+    wait_for("the timer's end", MINUTE, || timers().is_empty());
+    rollback(laptop, &["status", "--machine", "desk"]).ends_with(0).says(&["it is in place now"]);
+    rollback(laptop, &["cancel", "--machine", "desk"]).ends_with(0).says(&["in place now"]);
+    assert_eq!((alice(desk, "cat letter").as_str(), timers().as_str()), ("bad\n", ""));
+    rollback(laptop, &["confirm", "--machine", "desk"]).ends_with(0);
     assert_eq!(beside(desk), "");
     assert_nothing_runs(&[laptop, desk], SOON);
 }

@@ -146,6 +146,13 @@ fn a_home_that_nobody_uses_goes_back_at_once_and_one_with_a_shell_in_it_when_tha
     rollback(laptop, &to).ends_with(0).says(&named);
     sync(laptop, "desk", &[]).ends_with(7).says(&["former tree of `@home`"]);
     drop(shell);
+    // A plan and a look unmount nothing.
+    rollback(laptop, &[&to[..], &["--plan"]].concat()).ends_with(7).says(&["is not over"]);
+    rollback(laptop, &["status", "--machine", "desk"]).ends_with(0).says(&["start desk anew"]);
+    rollback(laptop, &["confirm", "--machine", "desk"])
+        .ends_with(7)
+        .says(&["still works on the former tree"]);
+    assert_eq!(alice(desk, "cat letter"), "bad\n");
     rollback(laptop, &to).ends_with(0).says(&["it is in place now: no restart is needed"]);
     assert_same_tree(&before, &home(desk));
     rollback(laptop, &to).ends_with(7).says(&["is not over"]);
@@ -277,6 +284,13 @@ fn both_machines_go_back_by_one_decision() {
     rollback(laptop, &[&session, "--subvol", "@home"])
         .ends_with(0)
         .says(&["laptop: `@home` went back", "desk: `@home` went back"]);
+    // The home here is that of whoever asks, and there it is in place: the same again is no other rollback.
+    rollback(laptop, &[&session, "--subvol", "@home"]).ends_with(0).says(&[
+        "start laptop anew",
+        "give the same command again",
+        "desk: `@home` went back",
+        "it is in place now",
+    ]);
     restart(laptop);
     restart(desk);
     assert_eq!((alice(laptop, "cat letter"), alice(desk, "cat letter")), ("bad\n".into(), "good\n".into()));

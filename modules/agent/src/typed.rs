@@ -248,9 +248,14 @@ impl Agent {
         self.call(&Request::Rollback(order)).await
     }
 
-    /// Brings sessions that were cut off to their end; needs the machine's lock.
+    /// Brings sessions that were cut off to their end; needs the machine's lock. Nothing is unmounted by it.
     pub async fn redo(&self, patience: Patience) -> Result<Vec<Redone>, ExecError> {
-        self.call(&Request::Redo(patience)).await
+        self.call(&Request::Redo { patience, at_once: false }).await
+    }
+
+    /// As [`Agent::redo`]; what a rollback has left and nobody uses any more goes back as well.
+    pub async fn redo_at_once(&self, patience: Patience) -> Result<Vec<Redone>, ExecError> {
+        self.call(&Request::Redo { patience, at_once: true }).await
     }
 
     /// Starts a walk.

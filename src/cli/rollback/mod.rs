@@ -136,13 +136,15 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
             let open = open.map(|open| format!("{}: {open}", done.hostname));
             let lines = render::status(&done).into_iter().chain(armed).chain(open);
             let lines = lines.chain(stray::told(&done, dir.as_ref()));
-            say(context, &done, lines.collect())
+            let exit = say(context, &done, lines.collect())?;
+            // A machine without its homes is not as it should be, and nothing else may say so.
+            Ok(if done.look.not_mounted.is_empty() { exit } else { Exit::Failed })
         }
         Some(Command::Confirm(args)) => confirm::run(args, context),
         Some(Command::Cancel(place)) => {
             let config = settings(context)?;
             let done = with_agent(place, context, async |agent, contact| {
-                begin(agent, contact).await?;
+                begin(agent, contact, Ground::Left).await?;
                 cancel(agent, &config).await
             })?;
             say(context, &done, render::cancelled(&done))
@@ -184,10 +186,12 @@ fn roll_back(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let all = with_machines(which.other(), &context.env, async |contact| {
         let agents = agents(&which, contact).await?;
         let waiting = again::waiting(&agents).await?;
+        let ground = if args.to.plan { Ground::Left } else { Ground::Exchanged };
         for agent in &agents {
-            begin(agent, contact).await?;
+            begin(agent, contact, ground).await?;
         }
-        if let [here, there] = agents.as_slice() {
+        // What waits for a word goes on when that is heard, which is no plan.
+        if let ([here, there], false) = (agents.as_slice(), args.to.plan) {
             met::settle(here, there).await?;
         }
         if let Some(all) = again::of(&agents, &args.to, &waiting, &config).await? {
@@ -348,8 +352,17 @@ async fn take_safety_set(
     Ok(agent.take_set(request).await?.id())
 }
 
+/// What becomes of subvolumes of a rollback that was done which nobody uses any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ground {
+    /// They stay as they are: something else was asked for.
+    Left,
+    /// They go back now.
+    Exchanged,
+}
+
 /// Takes the machine's lock, free again when the agent ends, and finishes what was cut off.
-pub(super) async fn begin(agent: &Agent, contact: &Contact) -> Result<(), ModuleError> {
+pub(super) async fn begin(agent: &Agent, contact: &Contact, ground: Ground) -> Result<(), ModuleError> {
     let request = LockRequest {
         session: SessionId::from_uuid(uuid::Uuid::new_v4()),
         role: Role::Target,
@@ -359,7 +372,10 @@ pub(super) async fn begin(agent: &Agent, contact: &Contact) -> Result<(), Module
     if let LockReply::Busy(holder) = agent.lock(request).await? {
         return Err(phases::busy(agent.hostname(), holder));
     }
-    let redone = agent.redo(Patience::TryAgainLater).await?;
+    let redone = match ground {
+        Ground::Left => agent.redo(Patience::TryAgainLater).await?,
+        Ground::Exchanged => agent.redo_at_once(Patience::TryAgainLater).await?,
+    };
     match redone.iter().find(|redone| matches!(redone.how, RedoneHow::Pending(_))) {
         None => Ok(()),
         Some(pending) => Err(ModuleError::failed(format!("{}: {}", agent.hostname(), pending.explain()))),

@@ -28,7 +28,7 @@ pub(super) fn plan(done: &Done) -> Vec<String> {
     let kept = "the state of now would be kept as a set, the former trees until `rollback confirm`".into();
     let ways = done.look.ways.iter().map(|way| match &way.waits {
         None => format!("`{}` goes back at once: nobody uses it", way.name),
-        Some(waits) => format!("`{}` needs a restart: {}", way.name, reason(waits)),
+        Some(waits) => format!("`{}` needs a restart: {}", way.name, reason(waits, done)),
     });
     let restart = (!all_at_once(done)).then(|| format!("{} would have to be started anew", done.hostname));
     let lines = std::iter::once(way).chain(goodness(done)).chain([kept]).chain(ways).chain(restart);
@@ -40,22 +40,35 @@ fn all_at_once(done: &Done) -> bool {
     !done.look.ways.is_empty() && done.look.ways.iter().all(|way| way.waits.is_none())
 }
 
-fn reason(waits: &Waits) -> String {
+fn reason(waits: &Waits, done: &Done) -> String {
     match waits {
         Waits::For(why) => why.clone(),
-        Waits::Users(users) => format!("used by {users}"),
+        Waits::Users(users) => match own_login(users, done) {
+            Some(login) => format!("used by {users}; {login}"),
+            None => format!("used by {users}"),
+        },
     }
+}
+
+/// Says that it is the very login of this command that uses a subvolume, if so: then nobody could log out to change that.
+fn own_login(users: &TreeUsers, done: &Done) -> Option<String> {
+    let (user, host) = (users.own_login.as_ref()?, &done.hostname);
+    Some(format!(
+        "systemd starts that for each login of {user}, that of this command too: come as root from another machine (`--machine \
+         root@{host}`) while {user} is logged out there, or start {host} anew"
+    ))
 }
 
 /// Returns what would spare the restart, where people are all that a subvolume waits for.
 fn instead(done: &Done) -> Vec<String> {
     let used = |way: &Way| match &way.waits {
-        Some(Waits::Users(users)) => Some(format!("`{}` is used by {users}", way.name)),
+        Some(waits @ Waits::Users(_)) => Some(format!("`{}` is {}", way.name, reason(waits, done))),
         Some(Waits::For(why)) => Some(format!("`{}` waits for the restart: {why}", way.name)),
         None => None,
     };
     let mut said: Vec<String> = done.look.ways.iter().filter_map(used).collect();
-    if done.look.ways.iter().any(|way| matches!(way.waits, Some(Waits::Users(_)))) {
+    let can_end = |way: &Way| matches!(&way.waits, Some(Waits::Users(users)) if users.own_login.is_none());
+    if done.look.ways.iter().any(can_end) {
         said.push(format!(
             "or end that on {} (log out there) and give the same command again: what nobody uses goes back without a restart",
             done.hostname
@@ -190,6 +203,7 @@ pub(super) fn status(done: &Done) -> Vec<String> {
             "the trees from before could not be put back so far: {why}; it is tried again and again"
         ));
     }
+    said.extend(done.look.explain_not_mounted());
     said.extend(goodness(done));
     if let Some(safety) = &done.safety {
         said.push(format!("the state before it is kept: set {safety}"));
@@ -206,15 +220,11 @@ pub(super) fn status(done: &Done) -> Vec<String> {
             names(&done.look.in_use)
         ));
         said.extend(instead(done));
-    } else if state.phase == RollbackPhase::Done {
+    } else if state.phase == RollbackPhase::Done && done.look.not_mounted.is_empty() {
         said.push("it is in place now: no restart is needed".into());
     }
-    if state.phase == RollbackPhase::Cancelled && done.look.in_use.is_empty() {
-        said.push(format!(
-            "what was worked on meanwhile stands at the top level of the disk as `….cancelled-{}`; `pc-switcher rollback \
-             confirm` removes it",
-            state.session
-        ));
+    if done.look.in_use.is_empty() {
+        said.extend(beside(state));
     }
     if state.phase == RollbackPhase::Done {
         match state.on_trial() {
@@ -241,6 +251,17 @@ pub(super) fn status(done: &Done) -> Vec<String> {
     said
 }
 
+/// Says where the trees of a rollback are that was taken back.
+fn beside(state: &RollbackState) -> Option<String> {
+    (state.phase == RollbackPhase::Cancelled).then(|| {
+        format!(
+            "what was worked on meanwhile stands at the top level of the disk as `….cancelled-{}`; `pc-switcher rollback confirm` \
+             removes it",
+            state.session
+        )
+    })
+}
+
 /// Returns what is said of a rollback that was taken back.
 pub(super) fn cancelled(done: &Done) -> Vec<String> {
     let mut said = vec![format!("{}: the rollback is taken back", done.hostname)];
@@ -256,6 +277,7 @@ pub(super) fn cancelled(done: &Done) -> Vec<String> {
         said.extend(instead(done));
     } else {
         said.push("what was before it is in place now: no restart is needed".into());
+        said.extend(done.look.state.as_ref().and_then(beside));
     }
     said.extend(left(done));
     said
@@ -275,6 +297,7 @@ fn ways(look: &RollbackLook) -> Value {
             "why_not": why,
             "used_by": users.named,
             "used_by_more": users.more,
+            "used_by_own_login": users.own_login,
         })
     };
     look.ways.iter().map(way).collect()
@@ -306,6 +329,7 @@ pub(super) fn json(done: &Done) -> Value {
         })).collect::<Vec<_>>(),
         "inside_more": done.look.inside_more,
         "strays": super::stray::json(&done.look.strays),
+        "not_mounted": done.look.not_mounted.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "taken_back_by_itself": returned,
         "went_back_by_itself": state.and_then(|state| state.fallback.as_ref()),
     })
@@ -347,7 +371,39 @@ mod tests {
 
     fn used() -> Waits {
         let user = TreeUser { pid: 12, program: "bash".into(), user: "alice".into() };
-        Waits::Users(TreeUsers { named: vec![user], more: 2 })
+        Waits::Users(TreeUsers { named: vec![user], more: 2, own_login: None })
+    }
+
+    #[test]
+    fn whom_the_own_login_of_a_command_keeps_from_it_is_not_told_to_log_out() {
+        let Waits::Users(users) = used() else { unreachable!() };
+        let own = || Waits::Users(TreeUsers { own_login: Some("alice".into()), ..users.clone() });
+        let waits = status(&done(Some(RollbackPhase::Done), &["@home"], vec![way("@home", Some(own()))]));
+        let waits = waits.join("\n");
+        for text in ["`@home` is used by `bash`", "systemd starts that for each login of alice", "root@desk"]
+        {
+            assert!(waits.contains(text), "{text}: {waits}");
+        }
+        assert!(!waits.contains("log out there"), "{waits}");
+        let planned = plan(&done(None, &[], vec![way("@home", Some(own()))])).join("\n");
+        assert!(
+            planned.contains("`@home` needs a restart: used by") && planned.contains("root@desk"),
+            "{planned}"
+        );
+        let both = vec![way("@home", Some(own())), way("@srv", Some(used()))];
+        let both = status(&done(Some(RollbackPhase::Done), &["@home", "@srv"], both)).join("\n");
+        assert!(both.contains("root@desk") && both.contains("log out there"), "{both}");
+    }
+
+    #[test]
+    fn what_is_not_mounted_is_told_and_not_said_to_be_in_place() {
+        let mut cut_off = done(Some(RollbackPhase::Done), &[], Vec::new());
+        cut_off.look.not_mounted = vec!["/home".into()];
+        let said = status(&cut_off).join("\n");
+        assert!(said.contains("`/home` is not mounted") && said.contains("sudo mount /home"), "{said}");
+        assert!(!said.contains("in place now"), "{said}");
+        assert!(cut_off.look.forbids_sync().unwrap().contains("`/home` is not mounted"));
+        assert_eq!(json(&cut_off)["not_mounted"], json!(["/home"]));
     }
 
     #[test]

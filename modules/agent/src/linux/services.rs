@@ -226,11 +226,14 @@ fn lock_alone(options: &AgentOptions) -> Result<Option<MachineLock>, AgentError>
 
 impl LinuxServices {
     /// Brings cut off sessions to their end. Without the lock it could be one that is under way.
-    fn redo(&self, patience: Patience) -> Result<Vec<Redone>, AgentError> {
+    fn redo(&self, patience: Patience, at_once: bool) -> Result<Vec<Redone>, AgentError> {
         let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         match held.as_ref() {
             Some(_) => {
-                rollback::redo_at_once(&self.state, self.options.watch.as_ref())?;
+                match at_once {
+                    true => rollback::redo_at_once(&self.state, self.options.watch.as_ref())?,
+                    false => rollback::redo(&self.state, self.options.watch.as_ref())?,
+                }
                 redo(&self.state, patience, self.options.watch.as_ref())
             }
             None => Err(AgentError::protocol("a redo needs the machine's lock")),
@@ -488,7 +491,7 @@ impl Services for LinuxServices {
             Request::Deadman(order) => encode(&self.deadman(&order, call)?),
             Request::Nested(order) => encode(&self.nested(&order)?),
             Request::Undo(request) => encode(&self.undo(&request, call)?),
-            Request::Redo(patience) => encode(&self.redo(patience)?),
+            Request::Redo { patience, at_once } => encode(&self.redo(patience, at_once)?),
             Request::StateGet(key) => encode(&self.state.get(&key)?),
             Request::StateList(prefix) => encode(&self.state.list(&prefix)?),
             Request::StatePut(key, value) => encode(&self.state.put(&key, value.as_deref())?),

@@ -49,7 +49,12 @@ pub enum Request {
     Apply(ApplyRequest),
     /// Brings sessions that were cut off to their end; only for the holder of the lock → `Vec<`[`super::Redone`]`>`, with all
     /// that nobody has been told yet. Whoever tells it removes [`super::Redone::key`].
-    Redo(Patience),
+    Redo {
+        /// What becomes of what cannot be finished.
+        patience: Patience,
+        /// Whether subvolumes of a rollback that was done go back now if nobody uses them any more.
+        at_once: bool,
+    },
     /// Reads a file of the machine state by its key, for example `pairs/0123` → `Option<Vec<u8>>`.
     StateGet(String),
     /// Lists keys below a prefix → `Vec<String>`.
@@ -249,7 +254,7 @@ impl Request {
             Request::Read { .. } => "read",
             Request::Digest { .. } => "digest",
             Request::Apply(_) => "apply",
-            Request::Redo(_) => "redo",
+            Request::Redo { .. } => "redo",
             Request::StateGet(_) => "state-get",
             Request::StateList(_) => "state-list",
             Request::StatePut(..) => "state-put",

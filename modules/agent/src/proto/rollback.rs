@@ -142,6 +142,8 @@ pub struct TreeUsers {
     pub named: Vec<TreeUser>,
     /// How many there are beyond those.
     pub more: u64,
+    /// Whose login it is, if they are all that systemd starts for the very login by which this is asked.
+    pub own_login: Option<String>,
 }
 
 /// A process that uses a tree.
@@ -223,6 +225,8 @@ pub struct RollbackLook {
     pub late: Option<String>,
     /// How the subvolumes would go back, if it was checked; otherwise why some work on the former tree still.
     pub ways: Vec<Way>,
+    /// Where nothing is mounted, since an exchange was cut off right there.
+    pub not_mounted: Vec<BytePath>,
 }
 
 impl RollbackState {
@@ -239,9 +243,21 @@ impl RollbackLook {
         self.inside.iter().find_map(|inside| Some((&inside.path, inside.stays.as_deref()?)))
     }
 
+    /// Says what is missing since an exchange was cut off, if so.
+    pub fn explain_not_mounted(&self) -> Option<String> {
+        let first = self.not_mounted.first()?;
+        Some(format!(
+            "`{first}` is not mounted: this machine was cut off while it put another tree there; the next `pc-switcher rollback`, `undo` \
+             or sync mounts it (so does `sudo mount {first}`)"
+        ))
+    }
+
     /// Returns why no sync may start, if so.
     pub fn forbids_sync(&self) -> Option<String> {
         let state = self.state.as_ref()?;
+        if let Some(why) = self.explain_not_mounted() {
+            return Some(why);
+        }
         match state.phase {
             // The former trees are nobody's any more; what cannot be removed of them is in nobody's way.
             RollbackPhase::Confirmed => None,

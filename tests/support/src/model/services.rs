@@ -251,7 +251,7 @@ impl Services for ModelServices {
                 }
                 encode(&data::apply::run(&request, call, &self.state, &Unwatched)?)
             }
-            Request::Redo(patience) => match lock(&self.held).as_ref() {
+            Request::Redo { patience, .. } => match lock(&self.held).as_ref() {
                 Some(_) => encode(&redo(&self.state, patience, &Unwatched)?),
                 None => return Err(AgentError::protocol("a redo needs the machine's lock")),
             },

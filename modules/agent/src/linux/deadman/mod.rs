@@ -21,7 +21,7 @@ use crate::proto::{AgentError, Armed, DeadmanOrder, DeadmanState, DeadmanWish, H
 use crate::server::Call;
 
 pub(in crate::linux) use decide::Now;
-pub(in crate::linux) use watcher::{attend, lock_request, start};
+pub(in crate::linux) use watcher::{attend, has_systemd, lock_request, run_unit, start};
 
 pub use watcher::watch;
 

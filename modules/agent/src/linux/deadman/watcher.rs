@@ -36,7 +36,7 @@ const AS_A_WHOLE: u32 = 10;
 /// # Errors
 /// If it cannot be started.
 pub(in crate::linux) fn start(session: &SessionId) -> Result<Option<Child>, AgentError> {
-    if Path::new(SYSTEMD).is_dir() && as_unit(session) {
+    if has_systemd() && as_unit(session) {
         return Ok(None);
     }
     let mut command = Command::new(machine::OWN_IMAGE);
@@ -62,17 +62,30 @@ pub(in crate::linux) fn start(session: &SessionId) -> Result<Option<Child>, Agen
 
 /// Starts it as a unit; whether that worked.
 fn as_unit(session: &SessionId) -> bool {
+    let name = format!("pc-switcher-deadman-{session}");
+    let what = "Take work of pc-switcher back unless it is confirmed";
+    run_unit(&name, what, &[], &["agent", "--deadman", session.as_str()])
+}
+
+/// Whether systemd runs this machine.
+pub(in crate::linux) fn has_systemd() -> bool {
+    Path::new(SYSTEMD).is_dir()
+}
+
+/// Has systemd run this program as a unit of this name, or with `when` at other times than now; whether it took that.
+pub(in crate::linux) fn run_unit(name: &str, what: &str, when: &[&str], args: &[&str]) -> bool {
     let Ok(program) = std::fs::read_link(machine::OWN_IMAGE) else { return false };
     if !program.is_file() {
         return false;
     }
     Command::new("timeout")
         .args(["20", "systemd-run", "--quiet", "--collect", "--service-type=exec"])
-        .arg(format!("--unit=pc-switcher-deadman-{session}"))
-        .arg("--description=Take work of pc-switcher back unless it is confirmed")
+        .arg(format!("--unit={name}"))
+        .arg(format!("--description={what}"))
+        .args(when)
         .arg("--")
         .arg(program)
-        .args(["agent", "--deadman", session.as_str()])
+        .args(args)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -6,6 +6,8 @@ use std::path::Path;
 use pc_switcher_contract::{BytePath, SnapshotMember, SubvolumeName, Vital};
 
 use super::inside::{self, Around};
+use super::spaces::{self, Line, Space, Tree};
+use super::users;
 use crate::linux::boot::kernels;
 use crate::linux::btrfs::{Btrfs, KernelBtrfs};
 use crate::linux::diagnose;
@@ -228,33 +230,37 @@ pub(super) struct Place<'a> {
     pub(super) fs_uuid: &'a str,
 }
 
-/// Returns those of which a tree is mounted anywhere on this machine.
+/// Returns those of which a tree is mounted anywhere on this machine; all, if that cannot be told.
 pub(super) fn mounted(places: &[Place<'_>]) -> Vec<SubvolumeName> {
-    let devices: Vec<Option<String>> = places.iter().map(|place| device_of(place.fs_uuid)).collect();
-    let mut found: Vec<SubvolumeName> = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    for process in
-        processes.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()))
-    {
-        let Ok(space) = fs::read_link(process.path().join("ns/mnt")) else { continue };
-        if !seen.insert(space) {
-            continue;
+    let Ok(spaces) = spaces::all() else { return places.iter().map(|place| place.of.clone()).collect() };
+    let is_it = |place: &&Place<'_>| is_mounted(&spaces, place, device_of(place.fs_uuid).as_deref());
+    places.iter().filter(is_it).map(|place| place.of.clone()).collect()
+}
+
+fn is_mounted(spaces: &[Space], place: &Place<'_>, device: Option<&str>) -> bool {
+    let root = BytePath::from(format!("/{}", place.name).as_str());
+    // A file system that we do not see ourselves is told by the names alone.
+    let is_it =
+        |line: &Line| device.is_none_or(|device| line.device == *device) && line.root.is_within(&root);
+    spaces.iter().any(|space| space.lines.iter().any(is_it))
+}
+
+/// As [`mounted`], and those in which somebody works who came there by the mount of something that holds it, such as the top level.
+pub(super) fn used(places: &[Place<'_>]) -> Vec<SubvolumeName> {
+    let Ok(spaces) = spaces::all() else { return places.iter().map(|place| place.of.clone()).collect() };
+    let mut seen = None;
+    let mut is_used = |place: &&Place<'_>| {
+        let device = device_of(place.fs_uuid);
+        if is_mounted(&spaces, place, device.as_deref()) {
+            return true;
         }
-        let Ok(table) = fs::read(process.path().join("mountinfo")) else { continue };
-        let table = Mounts::parse(&table);
-        for (place, device) in places.iter().zip(&devices) {
-            let root = BytePath::from(format!("/{}", place.name).as_str());
-            // A file system that we do not see ourselves is told by the names alone.
-            let is_it = |mount: &Mount| {
-                device.as_ref().is_none_or(|device| mount.device == *device) && mount.root.is_within(&root)
-            };
-            if !found.contains(place.of) && table.all().any(is_it) {
-                found.push(place.of.clone());
-            }
-        }
-    }
-    found
+        let tree = device.as_deref().map(|device| Tree { device, name: &place.name });
+        tree.is_some_and(|tree| spaces::above(&spaces, &tree).is_some())
+            && users::devices(place.fs_uuid, &place.name).map_or(true, |devices| {
+                !devices.is_disjoint(seen.get_or_insert_with(|| users::all_devices(&spaces)))
+            })
+    };
+    places.iter().filter(|place| is_used(place)).map(|place| place.of.clone()).collect()
 }
 
 /// Returns how mount tables call a btrfs; it has one number however many of its subvolumes are mounted. `None` if we do not see it.

@@ -6,16 +6,12 @@
 //! What starts the machine, and what is on trial, goes back with a restart as a whole (docs/adr/0010).
 
 use std::io;
-use std::os::fd::OwnedFd;
 
-use pc_switcher_contract::{BytePath, SubvolumeName, Vital};
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
-};
-use serde::{Deserialize, Serialize};
+use pc_switcher_contract::{BytePath, Vital};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, statx};
+use rustix::mount::{UnmountFlags, unmount};
 
+use super::away::{Away, Notes};
 use super::checks::device_of;
 use super::journal::Journal;
 use super::nested::{self, Ground};
@@ -24,113 +20,11 @@ use super::steps::Names;
 use super::{in_use, inside, users};
 use crate::data::apply::Watch;
 use crate::linux::btrfs::{Btrfs, KernelBtrfs};
-use crate::linux::deadman;
 use crate::linux::install::BIN;
-use crate::linux::mounts::Mounts;
 use crate::linux::state::STATE_PATH;
 use crate::proto::{
     AgentError, RollbackMember, RollbackPhase, RollbackState, RollbackWish, TreeUsers, Waits, Way,
 };
-
-/// What is noted beside the journal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Notes {
-    /// The boot in which somebody asked.
-    boot_id: String,
-    /// What is unmounted.
-    away: Vec<Away>,
-}
-
-/// A mount that is to come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Away {
-    name: SubvolumeName,
-    source: BytePath,
-    point: BytePath,
-    options: String,
-}
-
-impl Notes {
-    /// Those of this boot.
-    fn read(journal: &Journal<'_>) -> Result<Option<Self>, AgentError> {
-        let Some(bytes) = journal.at_once()? else { return Ok(None) };
-        // What cannot be read says that nobody asked.
-        let notes = serde_json::from_slice::<Self>(&bytes).ok();
-        let boot_id = deadman::now()?.boot_id;
-        Ok(notes.filter(|notes| notes.boot_id == boot_id))
-    }
-
-    fn write(&self, journal: &Journal<'_>) -> Result<(), AgentError> {
-        let bytes = serde_json::to_vec_pretty(self)
-            .map_err(|error| AgentError::failed(format!("what is unmounted cannot be noted: {error}")))?;
-        journal.note_at_once(Some(&bytes))
-    }
-}
-
-/// Notes that somebody asks, so that what nobody uses may go back in this boot.
-pub(super) fn allow(journal: &Journal<'_>) -> Result<(), AgentError> {
-    let away = Notes::read(journal)?.map(|notes| notes.away).unwrap_or_default();
-    Notes { boot_id: deadman::now()?.boot_id, away }.write(journal)
-}
-
-/// Mounts what was unmounted when the machine or the agent died.
-///
-/// # Errors
-/// If it cannot be mounted.
-pub(super) fn mend(journal: &Journal<'_>, watch: &dyn Watch) -> Result<(), AgentError> {
-    let Some(mut notes) = Notes::read(journal)? else {
-        // Whatever was unmounted then, the start has mounted.
-        return journal.at_once()?.map_or(Ok(()), |_| journal.note_at_once(None));
-    };
-    while let Some(away) = notes.away.last().cloned() {
-        // Whatever is there: it was not unmounted yet, or somebody has mounted it.
-        let is_there = Mounts::read()?.holding(&away.point).is_some_and(|mount| mount.point == away.point);
-        if !is_there {
-            let fresh = away.make().map_err(|error| away.not_mounted(&error))?;
-            away.put(&fresh)?;
-            watch.after("mended")?;
-        }
-        notes.away.pop();
-        notes.write(journal)?;
-    }
-    Ok(())
-}
-
-impl Away {
-    fn of(name: &SubvolumeName, line: &Line) -> Self {
-        let (source, point, options) = (line.source.clone(), line.point.clone(), line.options.clone());
-        Self { name: name.clone(), source, point, options }
-    }
-
-    /// Makes a mount of what is in place under the name, with the same options; it is nowhere yet.
-    fn make(&self) -> io::Result<OwnedFd> {
-        let context = fsopen("btrfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_string(&context, "source", self.source.as_path())?;
-        fsconfig_set_string(&context, "subvol", format!("/{}", self.name))?;
-        fsconfig_create(&context)?;
-        let words = || self.options.split(',');
-        let mut attributes =
-            words().filter_map(spaces::attribute).fold(MountAttrFlags::empty(), |all, one| all | one);
-        if !words().any(|word| matches!(word, "relatime" | "noatime")) {
-            attributes |= MountAttrFlags::MOUNT_ATTR_STRICTATIME;
-        }
-        Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
-    }
-
-    fn put(&self, fresh: &OwnedFd) -> Result<(), AgentError> {
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        move_mount(fresh, "", CWD, self.point.as_path(), flags)
-            .map_err(|error| self.not_mounted(&io::Error::from(error)))
-    }
-
-    fn not_mounted(&self, error: &io::Error) -> AgentError {
-        let text = format!(
-            "`{}` is not mounted at `{}` any more; `sudo mount {}` mounts it",
-            self.name, self.point, self.point
-        );
-        AgentError::io(text, error)
-    }
-}
 
 /// Has the members of a rollback that nobody uses work on what is in place, if somebody asked for it in this boot. What is in use
 /// stays as it is: [`ways`] says who uses it.
@@ -140,19 +34,28 @@ impl Away {
 pub(super) fn switch(journal: &Journal<'_>, watch: &dyn Watch) -> Result<(), AgentError> {
     let Some(state) = journal.read()? else { return Ok(()) };
     let Some(mut notes) = Notes::read(journal)? else { return Ok(()) };
+    // It is tried again.
+    notes.is_alone = false;
     if whole(&around(&state)).is_some() {
         return Ok(());
     }
     let tables = Tables::read(&journal.snapshot_dir()?);
     let mut went = false;
     for member in &state.members {
-        let Some((name, wanted)) = other_tree(&state, member) else { continue };
+        let Some((name, wanted)) = other_tree(&state, member).filter(|_| !notes.is_alone) else { continue };
         // Each time anew: what was mounted by the last one is in it.
         let Ok(spaces) = spaces::all() else { break };
         if let Ok(Some(line)) = tables.judge(&spaces, &name, &member.fs_uuid) {
-            went |= go(journal, &mut notes, &Away::of(&member.name, line), wanted, watch)?;
+            went |= go(
+                journal,
+                &state,
+                &mut notes,
+                &Going { member, name: &name, line, wanted, tables: &tables },
+                watch,
+            )?;
         }
     }
+    notes.disarm(journal)?;
     if went {
         // It is done, whatever stays behind: a look says why.
         let _ = nested::bring(&state, journal, Ground::Running, watch);
@@ -160,33 +63,66 @@ pub(super) fn switch(journal: &Journal<'_>, watch: &dyn Watch) -> Result<(), Age
     Ok(())
 }
 
+/// A member that is about to go.
+struct Going<'a> {
+    member: &'a RollbackMember,
+    /// The name of the tree that is there.
+    name: &'a str,
+    /// Its mount, as it was judged.
+    line: &'a Line,
+    /// The uuid of the tree that is to be there.
+    wanted: &'a str,
+    tables: &'a Tables,
+}
+
+impl Going<'_> {
+    /// Whether it is judged the same once more, and its mount is the one that is seen at its place: time went by since.
+    fn is_as_judged(&self) -> bool {
+        let Ok(spaces) = spaces::all() else { return false };
+        let now = self.tables.judge(&spaces, self.name, &self.member.fs_uuid);
+        let is_it = |line: &Line| line.id == self.line.id && mount_at(&line.point) == Some(line.id);
+        now.is_ok_and(|line| line.is_some_and(is_it))
+    }
+}
+
 /// Changes one mount; returns whether nobody used it.
 fn go(
     journal: &Journal<'_>,
+    state: &RollbackState,
     notes: &mut Notes,
-    away: &Away,
-    wanted: &str,
+    going: &Going<'_>,
     watch: &dyn Watch,
 ) -> Result<bool, AgentError> {
+    let away = Away::of(&going.member.name, going.line);
     let Ok(fresh) = away.make() else { return Ok(false) };
     let root = openat(&fresh, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let found = root.map_err(io::Error::from).and_then(|root| KernelBtrfs.subvolume(&nested::path_of(&root)));
-    if !found.is_ok_and(|found| found.uuid.hex() == wanted) {
+    if !found.is_ok_and(|found| found.uuid.hex() == going.wanted) {
         return Ok(false);
     }
     notes.away.push(away.clone());
-    notes.write(journal)?;
+    let is_armed = notes.arm(journal, &state.session)?;
     watch.after("noted")?;
-    // Never by force, and never only for those who come later.
-    let is_free = unmount(away.point.as_path(), UnmountFlags::NOFOLLOW).is_ok();
+    // What is unmounted is what was judged: something may have been mounted over it since. Never by force, and never only for those
+    // who come later.
+    let is_free =
+        is_armed && going.is_as_judged() && unmount(away.point.as_path(), UnmountFlags::NOFOLLOW).is_ok();
     if is_free {
         watch.after("unmounted")?;
         away.put(&fresh)?;
         watch.after("mounted")?;
     }
     notes.away.pop();
+    notes.went |= is_free;
     notes.write(journal)?;
     Ok(is_free)
+}
+
+/// Returns the id of the mount that is seen at a place, whatever lies below it.
+fn mount_at(point: &BytePath) -> Option<u64> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let found = statx(CWD, point.as_path(), flags, StatxFlags::MNT_ID).ok()?;
+    (found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id)
 }
 
 /// Returns the name of the tree that is not in place, and the uuid of the one that is.
@@ -243,7 +179,21 @@ impl Tables {
     /// Returns the mount of a tree, if it may be changed as far as can be told without trying.
     fn judge<'a>(&self, spaces: &'a [Space], name: &str, fs_uuid: &str) -> Result<Option<&'a Line>, Stays> {
         let Some(device) = device_of(fs_uuid) else { return Ok(None) };
-        let Some(line) = spaces::movable(spaces, &Tree { device: &device, name })? else { return Ok(None) };
+        let tree = Tree { device: &device, name };
+        let line = spaces::movable(spaces, &tree)?;
+        // Whoever came there by the mount of something that holds it is seen by no `umount`.
+        if let Some(above) = spaces::above(spaces, &tree) {
+            let others = users::through(spaces, fs_uuid, name).map_err(|error| {
+                let place = &above.point;
+                Stays::For(format!(
+                    "it is seen below `{place}` as well, and who works there cannot be told: {error}"
+                ))
+            })?;
+            if !others.is_empty() {
+                return Err(Stays::In(others));
+            }
+        }
+        let Some(line) = line else { return Ok(None) };
         let mut ours = [STATE_PATH, BIN].map(BytePath::from).into_iter().chain([self.snapshot_dir.clone()]);
         if let Some(needed) = ours.find(|path| path.is_within(&line.point)) {
             return Err(Stays::For(format!("pc-switcher works with `{needed}` in it")));
@@ -292,10 +242,12 @@ pub(super) fn ways(state: &RollbackState, journal: &Journal<'_>) -> Vec<Way> {
     let busy = in_use(state);
     let names = state.members.iter().filter(|member| busy.contains(&member.name));
     let names = names.filter_map(|member| Some((member, other_tree(state, member)?.0)));
-    let is_asked = Notes::read(journal).is_ok_and(|notes| notes.is_some());
-    let otherwise = match is_asked {
-        true => "nobody is seen who uses it now",
-        false => "nobody asked for it since the machine was started",
+    let otherwise = match Notes::read(journal) {
+        Ok(Some(notes)) if notes.is_alone => {
+            "systemd takes no timer that would mount it if pc-switcher were cut off in between"
+        }
+        Ok(Some(_)) => "nobody is seen who uses it now",
+        _ => "nobody asked for it since the machine was started",
     };
     judged(&around(state), &snapshot_dir, names, Some(otherwise))
 }

@@ -16,11 +16,15 @@ use crate::linux::btrfs::{Btrfs, KernelBtrfs};
 use crate::proto::{AgentError, RollbackLook, RollbackOrder, RollbackPhase, RollbackWish, TrialFor, Waits};
 
 /// A process that is ended with this.
-struct Sleeper(Child);
+pub(super) struct Sleeper(Child);
 
 impl Sleeper {
-    fn start(command: &mut Command) -> Self {
+    pub(super) fn start(command: &mut Command) -> Self {
         Self(command.spawn().unwrap())
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.0.id()
     }
 }
 
@@ -32,31 +36,53 @@ impl Drop for Sleeper {
 }
 
 impl Scene {
-    fn point(&self, at: usize) -> PathBuf {
-        self.image.dir().join(format!("mnt{at}"))
+    pub(super) fn point(&self, at: usize) -> PathBuf {
+        let shared = self.image.dir().join("shared");
+        if shared.exists() {
+            shared.join(format!("mnt{at}"))
+        } else {
+            self.image.dir().join(format!("mnt{at}"))
+        }
+    }
+
+    /// Has both mounted where other namespaces hear of what is mounted, as on a machine that systemd runs.
+    pub(super) fn share(&mut self) {
+        for at in 0..2 {
+            assert!(sh("umount", &[text(&self.point(at))]));
+        }
+        let shared = self.image.tmpfs("shared");
+        assert!(sh("mount", &["--make-shared", text(&shared)]));
+        for at in 0..2 {
+            let name = self.names[at].clone();
+            self.image.bind(&format!("top/{name}"), &format!("shared/mnt{at}"));
+        }
     }
 
     /// What whoever works now finds in both.
-    fn seen(&self) -> [Option<String>; 2] {
+    pub(super) fn seen(&self) -> [Option<String>; 2] {
         [0, 1].map(|at| fs::read_to_string(self.point(at).join("file")).ok())
     }
 
-    fn at_once(&self, order: RollbackOrder, watch: &dyn Watch) -> Result<RollbackLook, AgentError> {
+    pub(super) fn at_once(
+        &self,
+        order: RollbackOrder,
+        watch: &dyn Watch,
+    ) -> Result<RollbackLook, AgentError> {
         run_at_once(&order, &self.state, watch)
     }
 
-    fn go_back_at_once(&self, watch: &dyn Watch) -> Result<RollbackLook, AgentError> {
+    pub(super) fn go_back_at_once(&self, watch: &dyn Watch) -> Result<RollbackLook, AgentError> {
         self.order(RollbackOrder::Prepare(self.wish()), watch)?;
         self.at_once(RollbackOrder::Commit, watch)
     }
 
-    fn look_now(&self) -> RollbackLook {
+    pub(super) fn look_now(&self) -> RollbackLook {
         self.at_once(RollbackOrder::Look, &Unwatched).unwrap()
     }
 
     /// Somebody comes again and again until so many are not in use: whoever starts a namespace of mounts meanwhile has those of this
     /// machine in it for a moment.
-    fn until_in_use(&self, count: usize) -> RollbackLook {
+    pub(super) fn until_in_use(&self, count: usize) -> RollbackLook {
         let since = Instant::now();
         loop {
             let look = self.look_now();
@@ -77,7 +103,7 @@ impl Scene {
 }
 
 /// Waits for something that another test may keep from being so for a moment.
-fn until(what: &str, is_so: impl Fn() -> bool) {
+pub(super) fn until(what: &str, is_so: impl Fn() -> bool) {
     let since = Instant::now();
     while !is_so() {
         assert!(since.elapsed() < Duration::from_secs(60), "there is not: {what}");
@@ -85,19 +111,30 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-fn seen(word: &str) -> [Option<String>; 2] {
+pub(super) fn seen(word: &str) -> [Option<String>; 2] {
     [Some(word.to_owned()), Some(word.to_owned())]
 }
 
 #[test]
 fn what_nobody_uses_goes_back_and_forth_at_once_and_is_mounted_as_it_was() {
-    let Some(scene) = Scene::make() else { return };
+    for is_shared in [false, true] {
+        goes_back_and_forth(is_shared);
+    }
+}
+
+fn goes_back_and_forth(is_shared: bool) {
+    let Some(mut scene) = Scene::make() else { return };
+    if is_shared {
+        scene.share();
+    }
     assert!(sh("mount", &["-o", "remount,bind,nosuid,nodev,noatime", text(&scene.point(1))]));
     let looked = |at: usize| {
-        let Line { root, point, options, source, wide, .. } = scene.line(at);
-        (root, point, options, source, wide.rsplit_once(",subvolid=").map(|(most, _)| most.to_owned()))
+        let Line { root, point, options, source, wide, shared, master, unbindable, .. } = scene.line(at);
+        let wide = wide.rsplit_once(",subvolid=").map(|(most, _)| most.to_owned());
+        (root, point, options, source, wide, (shared.is_some(), master, unbindable))
     };
     let before = [looked(0), looked(1)];
+    assert_eq!(before[1].5.0, is_shared);
     assert!(before[1].2.contains("nosuid") && before[1].2.contains("noatime"), "{before:?}");
     scene.go_back_at_once(&Unwatched).unwrap();
     let look = scene.until_in_use(0);
@@ -170,9 +207,24 @@ fn what_another_namespace_of_mounts_keeps_is_in_use() {
     assert_eq!(scene.seen(), seen("good"));
 }
 
+/// Both names lead to the same state, which is the one that is seen, once nobody is in the way; returns it.
+#[track_caller]
+fn assert_is_whole(scene: &Scene, died: &str) -> String {
+    let gone = scene.seen().iter().any(Option::is_none);
+    assert!(!gone, "{died}: {:?}", scene.seen());
+    let word = scene.found();
+    assert_eq!(word[0], word[1], "{died}");
+    if scene.look_now().state.is_some() {
+        scene.until_in_use(0);
+    }
+    assert_eq!(scene.seen(), seen(&word[0]), "{died}");
+    assert_eq!(scene.look_now().not_mounted, [], "{died}");
+    word[0].clone()
+}
+
 #[test]
 fn a_death_after_any_step_leaves_nothing_unmounted_after_the_next_redo() {
-    let (mut deaths, mut number) = (Vec::new(), 0);
+    let (mut deaths, mut second_deaths, mut number) = (Vec::new(), Vec::new(), 0);
     let since = Instant::now();
     loop {
         let Some(scene) = Scene::make() else { return };
@@ -184,29 +236,53 @@ fn a_death_after_any_step_leaves_nothing_unmounted_after_the_next_redo() {
         }
         let died = ended.err();
         deaths.extend(died);
-        let second = dying(|| redo(&scene.state, &At::new(number % 3, Fault::Die))).err();
+        let second = dying(|| redo(&scene.state, &At::new(0, Fault::Die))).err();
+        second_deaths.extend(second);
         redo(&scene.state, &Unwatched).unwrap();
-        let gone = scene.seen().iter().any(Option::is_none);
-        assert!(!gone, "died after {died:?}, the redo after {second:?}: {:?}", scene.seen());
-        let word = scene.found();
-        assert_eq!(word[0], word[1], "died after {died:?}");
-        if word[0] == "good" {
-            scene.until_in_use(0);
-        }
-        assert_eq!(scene.seen(), seen(&word[0]), "died after {died:?}");
-        let Some(step) = died else { break };
-        if word[0] == "good" {
-            // The way back dies at the same step.
-            let back = At::new(number % 12, Fault::Die);
-            let second = dying(|| scene.at_once(RollbackOrder::Cancel, &back)).err();
-            redo(&scene.state, &Unwatched).unwrap();
-            assert!(scene.seen().iter().all(Option::is_some), "{step}, the way back after {second:?}");
+        let is_decided = deaths.contains(&"committed");
+        let word = assert_is_whole(&scene, &format!("died after {died:?}, the redo after {second:?}"));
+        assert_eq!(word, if is_decided { "good" } else { "bad" }, "died after {died:?}");
+        if died.is_none() {
+            break;
         }
         number += 1;
     }
     for step in ["committed", "done", "noted", "unmounted", "mounted"] {
         assert!(deaths.contains(&step), "no death after `{step}`: {deaths:?}");
     }
+    assert!(second_deaths.contains(&"mended"), "{second_deaths:?}");
+}
+
+#[test]
+fn a_death_after_any_step_of_the_way_back_leaves_nothing_unmounted_either() {
+    let (mut deaths, mut second_deaths, mut number) = (Vec::new(), Vec::new(), 0);
+    let since = Instant::now();
+    loop {
+        let Some(scene) = Scene::make() else { return };
+        scene.go_back_at_once(&Unwatched).unwrap();
+        scene.until_in_use(0);
+        let ended = dying(|| scene.at_once(RollbackOrder::Cancel, &At::new(number, Fault::Die)));
+        if ended.as_ref().is_ok_and(|look| !look.as_ref().unwrap().in_use.is_empty()) {
+            assert!(since.elapsed() < Duration::from_secs(120), "somebody has one mounted still");
+            continue;
+        }
+        let died = ended.err();
+        deaths.extend(died);
+        let second = dying(|| redo(&scene.state, &At::new(0, Fault::Die))).err();
+        second_deaths.extend(second);
+        redo(&scene.state, &Unwatched).unwrap();
+        let word = assert_is_whole(&scene, &format!("died after {died:?}, the redo after {second:?}"));
+        assert_eq!(word, "bad", "died after {died:?}: it was decided with the first of them");
+        assert_eq!(scene.look_now().state.unwrap().phase, RollbackPhase::Cancelled);
+        if died.is_none() {
+            break;
+        }
+        number += 1;
+    }
+    for step in ["cancelling", "exchange", "cancelled", "noted", "unmounted", "mounted"] {
+        assert!(deaths.contains(&step), "no death after `{step}`: {deaths:?}");
+    }
+    assert!(second_deaths.contains(&"mended"), "{second_deaths:?}");
 }
 
 #[test]

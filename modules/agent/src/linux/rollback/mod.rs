@@ -7,6 +7,7 @@
 //!
 //! Whoever holds the machine's lock finishes what was cut off: what was not committed is dropped, the rest goes on.
 
+mod away;
 mod carried;
 mod checks;
 mod fallback;
@@ -23,6 +24,8 @@ mod top;
 mod trial;
 mod users;
 
+#[cfg(test)]
+mod live_guards_tests;
 #[cfg(test)]
 mod live_tests;
 #[cfg(test)]
@@ -76,6 +79,7 @@ pub fn run(order: &RollbackOrder, state: &StateDir, watch: &dyn Watch) -> Result
         RollbackOrder::Commit => commit(under_way(&journal, RollbackPhase::Prepared)?, &journal, watch)?,
         RollbackOrder::Abort => abort(&under_way(&journal, RollbackPhase::Prepared)?, &journal, state)?,
         RollbackOrder::Confirm(stamp) => {
+            nothing_is_missing(&journal)?;
             if look(&journal)?.may_come_again() {
                 trial::stay(&journal, state, watch)?;
             }
@@ -92,6 +96,7 @@ pub fn run(order: &RollbackOrder, state: &StateDir, watch: &dyn Watch) -> Result
             return Ok(RollbackLook { decided: (!is_open).then_some(decided), ..RollbackLook::default() });
         }
         RollbackOrder::Cancel => {
+            nothing_is_missing(&journal)?;
             cancel(under_way(&journal, RollbackPhase::Done)?, None, &journal, state, watch)?;
         }
     }
@@ -111,7 +116,7 @@ pub fn run_at_once(
     let exchanges = matches!(order, RollbackOrder::Commit | RollbackOrder::Cancel);
     if exchanges {
         // Without that all of it waits for the restart.
-        let _ = live::allow(&journal);
+        let _ = away::allow(&journal);
     }
     let mut found = run(order, state, watch)?;
     if exchanges {
@@ -141,7 +146,7 @@ pub fn redo(state: &StateDir, watch: &dyn Watch) -> Result<(), AgentError> {
     let journal = Journal::of(state);
     journal.tidy()?;
     // It keeps the names from nothing.
-    let mended = live::mend(&journal, watch);
+    let mended = away::mend(&journal, watch);
     go_on(&journal, state, watch)?;
     mended
 }
@@ -178,31 +183,42 @@ fn look(journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
     let in_use = state.as_ref().map(in_use).unwrap_or_default();
     let left_seconds = state.as_ref().and_then(trial::left_seconds);
     let (inside, inside_more) = state.as_ref().map(nested::left).unwrap_or_default();
-    Ok(RollbackLook { state, in_use, left_seconds, inside, inside_more, ..RollbackLook::default() })
+    let not_mounted = state.as_ref().map_or_else(|| Ok(Vec::new()), |_| away::missing(journal))?;
+    Ok(RollbackLook {
+        state,
+        in_use,
+        left_seconds,
+        inside,
+        inside_more,
+        not_mounted,
+        ..RollbackLook::default()
+    })
 }
 
-/// Returns the members whose other tree is still mounted.
+/// Refuses what would forget that something has to be mounted.
+fn nothing_is_missing(journal: &Journal<'_>) -> Result<(), AgentError> {
+    look(journal)?.explain_not_mounted().map_or(Ok(()), |why| Err(AgentError::failed(why)))
+}
+
+/// Returns the members whose other tree is still mounted, or worked in from the mount of something that holds it.
 fn in_use(state: &RollbackState) -> Vec<SubvolumeName> {
     let name = |names: Names| match state.phase {
         RollbackPhase::Cancelled => names.cancelled,
         _ => names.replaced,
     };
-    mounted(state, name)
+    checks::used(&places(state, name))
 }
 
 /// Whether something works on a tree that is in place.
 fn is_live_used(state: &RollbackState) -> bool {
-    !mounted(state, |names| names.live).is_empty()
+    !checks::mounted(&places(state, |names| names.live)).is_empty()
 }
 
-/// Returns the members of which one of the trees is mounted.
-fn mounted(state: &RollbackState, name: impl Fn(Names) -> String) -> Vec<SubvolumeName> {
-    let places = state.members.iter().map(|member| checks::Place {
-        of: &member.name,
-        name: name(Names::of(state, member)),
-        fs_uuid: &member.fs_uuid,
-    });
-    checks::mounted(&places.collect::<Vec<_>>())
+/// Returns where one of the trees of each member stands.
+fn places(state: &RollbackState, name: impl Fn(Names) -> String) -> Vec<checks::Place<'_>> {
+    let place = |member| (member, name(Names::of(state, member)));
+    let places = state.members.iter().map(place);
+    places.map(|(member, name)| checks::Place { of: &member.name, name, fs_uuid: &member.fs_uuid }).collect()
 }
 
 fn check(wish: &RollbackWish, journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
@@ -223,6 +239,12 @@ fn check(wish: &RollbackWish, journal: &Journal<'_>) -> Result<RollbackLook, Age
 }
 
 fn not_yet(found: &RollbackState) -> String {
+    if let Some(partner) = found.waits_for() {
+        return format!(
+            "rollback {} is prepared and waits for what {partner} decided; a sync or a rollback that reaches both machines tells",
+            found.session
+        );
+    }
     if found.phase == RollbackPhase::Cancelled {
         return format!(
             "what rollback {} had put in place still stands beside the trees; `pc-switcher rollback confirm` removes it",
@@ -412,9 +434,9 @@ fn cancel(
     state: &StateDir,
     watch: &dyn Watch,
 ) -> Result<(), AgentError> {
-    if returned.is_some() || is_live_used(&now) {
-        // Whoever works on the new trees goes on with that until the restart; and what nobody asked for is told until somebody
-        // confirms.
+    if returned.is_some() || is_live_used(&now) || away::went(journal)? {
+        // Whoever works on the new trees goes on with that until the restart, whoever worked on what went at once may have unmounted
+        // it since, and what nobody asked for is told until somebody confirms.
         journal.keep()?;
     }
     let tops = now.members.iter().map(top_of).collect::<Result<Vec<Top>, _>>()?;

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use pc_switcher_contract::BytePath;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
+use crate::linux::btrfs::relative;
 use crate::linux::mounts::unescape;
 use crate::proto::AgentError;
 
@@ -23,6 +25,8 @@ pub(super) struct Line {
     pub(super) shared: Option<u64>,
     /// The group that it hears from.
     pub(super) master: Option<u64>,
+    /// Whether it can be mounted nowhere else.
+    pub(super) unbindable: bool,
     pub(super) fs_type: String,
     pub(super) source: BytePath,
     /// Those of the whole file system.
@@ -75,18 +79,57 @@ pub(super) fn all() -> Result<Vec<Space>, AgentError> {
     let failed = |error: std::io::Error| AgentError::io("cannot read `/proc/self/mountinfo`", &error);
     let own = fs::read_link("/proc/self/ns/mnt").map_err(failed)?;
     let table = fs::read("/proc/self/mountinfo").map_err(failed)?;
+    let mut read: HashSet<(PathBuf, Root)> =
+        root_of("self").map(|root| (own.clone(), root)).into_iter().collect();
     let mut found: Vec<(PathBuf, Space)> =
         vec![(own, Space { is_ours: true, pids: Vec::new(), lines: parse(&table) })];
     for pid in fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| pid(&entry)) {
         let Ok(name) = fs::read_link(format!("/proc/{pid}/ns/mnt")) else { continue };
-        if let Some((_, space)) = found.iter_mut().find(|(known, _)| *known == name) {
-            space.pids.push(pid);
-            continue;
+        let known = found.iter().position(|(known, _)| *known == name);
+        // Who was put into a part of the tree (`chroot`) sees what is mounted there and nothing else.
+        let key = root_of(&pid.to_string()).map(|root| (name.clone(), root));
+        let is_read = known.is_some() && key.as_ref().is_some_and(|key| read.contains(key));
+        let table = if is_read { None } else { fs::read(format!("/proc/{pid}/mountinfo")).ok() };
+        let lines = table.map(|table| parse(&table));
+        read.extend(key.filter(|_| lines.is_some()));
+        match (known, lines) {
+            (Some(at), lines) => {
+                let space = &mut found[at].1;
+                space.pids.push(pid);
+                unite(&mut space.lines, lines.unwrap_or_default());
+            }
+            (None, Some(lines)) => found.push((name, Space { is_ours: false, pids: vec![pid], lines })),
+            (None, None) => {}
         }
-        let Ok(table) = fs::read(format!("/proc/{pid}/mountinfo")) else { continue };
-        found.push((name, Space { is_ours: false, pids: vec![pid], lines: parse(&table) }));
     }
     Ok(found.into_iter().map(|(_, space)| space).collect())
+}
+
+/// The root of a process: mount, inode and device.
+type Root = (u64, u64, u32, u32);
+
+fn root_of(pid: &str) -> Option<Root> {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let found = statx(CWD, format!("/proc/{pid}/root"), flags, StatxFlags::MNT_ID | StatxFlags::INO).ok()?;
+    Some((found.stx_mnt_id, found.stx_ino, found.stx_dev_major, found.stx_dev_minor))
+}
+
+/// Adds what another process of the same namespace sees. Of two views the one from further up has the longer paths.
+fn unite(lines: &mut Vec<Line>, more: Vec<Line>) {
+    for line in more {
+        match lines.iter_mut().find(|known| known.id == line.id) {
+            Some(known) if known.point.as_bytes().len() < line.point.as_bytes().len() => *known = line,
+            Some(_) => {}
+            None => lines.push(line),
+        }
+    }
+}
+
+/// Returns a mount that shows a tree and what is around it.
+pub(super) fn above<'a>(spaces: &'a [Space], tree: &Tree<'_>) -> Option<&'a Line> {
+    let root = tree.root();
+    let holds = |line: &&Line| line.device == tree.device && line.root != root && root.is_within(&line.root);
+    spaces.iter().flat_map(|space| &space.lines).find(holds)
 }
 
 fn pid(entry: &fs::DirEntry) -> Option<u32> {
@@ -95,8 +138,10 @@ fn pid(entry: &fs::DirEntry) -> Option<u32> {
 
 /// Whether this process sees other mounts than the machine's first one does: what it unmounts is unmounted for itself alone.
 pub(super) fn is_apart() -> bool {
-    let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
-    of("1").is_some_and(|first| Some(first) != of("self"))
+    let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    // Where the first process is not ours to look at (a container), this thread may have gone elsewhere than its process still.
+    let first = of("1").or_else(|| of("self"));
+    first.is_some_and(|first| Some(first) != of("thread-self"))
 }
 
 /// Returns the one mount of a tree here, if one `umount` takes it from all namespaces; `None` if it is mounted nowhere.
@@ -120,6 +165,9 @@ pub(super) fn movable<'a>(spaces: &'a [Space], tree: &Tree<'_>) -> Result<Option
     if let Some(word) = one.options.split(',').find(|word| attribute(word).is_none()) {
         return Err(Stays::For(format!("`{}` is mounted with `{word}`", one.point)));
     }
+    if let Some(over) = hidden_by(lines, one) {
+        return Err(Stays::For(format!("`{}` is hidden by what is mounted at `{}`", one.point, over.point)));
+    }
     if let Some(inside) = lines.iter().find(|line| line.parent == one.id) {
         return Err(Stays::For(format!("`{}` is mounted in it", inside.point)));
     }
@@ -127,12 +175,18 @@ pub(super) fn movable<'a>(spaces: &'a [Space], tree: &Tree<'_>) -> Result<Option
     if below.is_some_and(|below| below.fs_type == "autofs") {
         return Err(Stays::For(format!("`{}` is mounted on demand", one.point)));
     }
+    // A new mount is shared if the one below it is, and hears of nothing else.
+    let is_plain = |below: &Line| one.shared.is_some() == below.shared.is_some();
+    if one.master.is_some() || one.unbindable || !below.is_some_and(is_plain) {
+        return Err(Stays::For(format!(
+            "`{}` passes mounts on in a way of its own (`findmnt -o TARGET,PROPAGATION {}`)",
+            one.point, one.point
+        )));
+    }
     if let Some(over) = layered(spaces, &one.point) {
         return Err(Stays::For(format!("the overlay at `{}` is made of what is in it", over.point)));
     }
-    let group = below.and_then(|below| below.shared);
-    let keepers =
-        elsewhere().filter(|space| of(space).iter().any(|line| !goes_along(space, line, one, group)));
+    let keepers = elsewhere().filter(|space| keeps(space, tree, one, below));
     let keepers: Vec<u32> = keepers.flat_map(|space| space.pids.clone()).collect();
     match keepers.is_empty() {
         true => Ok(Some(one)),
@@ -140,14 +194,75 @@ pub(super) fn movable<'a>(spaces: &'a [Space], tree: &Tree<'_>) -> Result<Option
     }
 }
 
-/// Whether a mount in another namespace goes with ours: it was made as a copy of it, below a mount that hears of what happens here,
-/// and nothing is mounted in it. What covers it wholly (a service that sees no homes) stays and is in nobody's way.
-fn goes_along(space: &Space, line: &Line, ours: &Line, group: Option<u64>) -> bool {
-    let Some(below) = space.lines.iter().find(|other| other.id == line.parent) else { return false };
-    let hears = group.is_some() && (below.shared == group || below.master == group);
+/// Returns what is mounted over a mount, or over a directory on the way to it: its path leads there then.
+fn hidden_by<'a>(lines: &'a [Line], one: &Line) -> Option<&'a Line> {
+    let mut at = one;
+    // Each step goes down by a mount; the bound guards against a table that loops.
+    for _ in 0..lines.len() {
+        let over = |line: &&Line| {
+            line.id != at.id
+                && line.id != line.parent
+                && line.parent == at.parent
+                && at.point.is_within(&line.point)
+        };
+        if let Some(over) = lines.iter().find(over) {
+            return Some(over);
+        }
+        at = lines.iter().find(|line| line.id == at.parent && line.id != at.id)?;
+    }
+    None
+}
+
+/// Whether another namespace has a tree in a mount that would not go with ours, or has something else where ours would go.
+fn keeps(space: &Space, tree: &Tree<'_>, ours: &Line, below: Option<&Line>) -> bool {
+    let is_kept = |line: &Line| match tree.is_in(line) {
+        true => !goes_along(space, line, ours, below),
+        false => is_there(space, line, ours, below),
+    };
+    space.lines.iter().any(is_kept)
+}
+
+/// Whether a mount in another namespace goes with ours: it was made as a copy of it, at the same place of a mount that hears of what
+/// happens here, with the same options, and nothing is mounted in it. What covers it wholly (a service that sees no homes) stays and
+/// is in nobody's way, nor do its options matter then.
+fn goes_along(space: &Space, line: &Line, ours: &Line, below: Option<&Line>) -> bool {
     let mut on_it = space.lines.iter().filter(|other| other.parent == line.id);
-    let is_covered = on_it.next().is_none_or(|first| first.point == line.point) && on_it.next().is_none();
-    hears && line.root == ours.root && is_covered
+    let is_as_ours = match (on_it.next(), on_it.next()) {
+        (None, _) => {
+            let around = space.lines.iter().find(|other| other.id == line.parent);
+            let passes_on = |around: &Line| {
+                (line.shared.is_some(), line.master.is_some())
+                    == (around.shared.is_some(), around.master.is_some())
+            };
+            let is_of_ours = line.shared == ours.shared || line.master == ours.shared;
+            words(&line.options) == words(&ours.options)
+                && is_of_ours
+                && !line.unbindable
+                && around.is_some_and(passes_on)
+        }
+        (Some(cover), None) => cover.point == line.point,
+        _ => false,
+    };
+    line.root == ours.root && is_as_ours && is_there(space, line, ours, below)
+}
+
+/// Whether a mount in another namespace is where ours goes from, so that it is unmounted with it: at the same place of a mount that
+/// hears of what happens here.
+fn is_there(space: &Space, line: &Line, ours: &Line, below: Option<&Line>) -> bool {
+    let around = space.lines.iter().find(|other| other.id == line.parent && other.id != line.id);
+    let (Some(around), Some(below)) = (around, below) else { return false };
+    let hears = below.shared.is_some() && (around.shared == below.shared || around.master == below.shared);
+    hears && place_in(around, line).is_some_and(|place| Some(place) == place_in(below, ours))
+}
+
+/// Returns where a mount stands in the file system that it is mounted on.
+fn place_in(below: &Line, line: &Line) -> Option<BytePath> {
+    let is_within = line.point.is_within(&below.point);
+    is_within.then(|| below.root.join(relative(&line.point, &below.point).as_bytes()))
+}
+
+fn words(options: &str) -> HashSet<&str> {
+    options.split(',').collect()
 }
 
 /// Returns an overlay that has a layer below a path: the kernel holds those without mounting anything.
@@ -209,6 +324,7 @@ fn parse_line(line: &[u8]) -> Option<Line> {
         options: text(options),
         shared: tag("shared:"),
         master: tag("master:"),
+        unbindable: tags.contains(&&b"unbindable"[..]),
         fs_type: text(after.first()?),
         source: path(after.get(1)?),
         wide: text(&unescape(after.get(2)?)),
@@ -250,6 +366,58 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_as_the_machine_has_it_in_another_namespace_is_in_use_there() {
+        for (there, what) in [
+            (SERVICE.replace("/@home /home", "/@home /data"), "at another place"),
+            (SERVICE.replace("rw,nosuid", "ro,nosuid"), "read-only"),
+            (SERVICE.replace("rw,nosuid", "rw,nosuid,nodev"), "with more options"),
+            (SERVICE.replace("rw,nosuid,noatime", "rw,noatime"), "with fewer"),
+            (SERVICE.replace("shared:8 master:2", "master:2"), "that passes nothing on"),
+            (SERVICE.replace("shared:8 master:2", "shared:8 master:7"), "of another mount"),
+            (SERVICE.replace("shared:8 master:2", "shared:8 master:2 unbindable"), "that cannot be bound"),
+            (SERVICE.replace("0:30 /@home /home", "0:77 / /home"), "another file system in its place"),
+        ] {
+            assert_eq!(judged(HERE, &there), Err(Stays::In(vec![7])), "{what}: {there}");
+        }
+        let at_home = |there: &str| judged(HERE, there);
+        assert_eq!(
+            at_home(&SERVICE.replace("nosuid,noatime", "noatime,nosuid")),
+            Ok(Some(21)),
+            "the same in words"
+        );
+        let peer = SERVICE.replace("shared:9 master:1", "shared:1").replace("shared:8 master:2", "shared:2");
+        assert_eq!(at_home(&peer), Ok(Some(21)), "it passes on what it hears");
+        let covered = SERVICE.replace("rw,nosuid", "ro,nosuid");
+        let covered = format!("{covered}42 41 0:40 / /home ro - tmpfs none ro\n");
+        assert_eq!(at_home(&covered), Ok(Some(21)), "nobody comes there");
+        // Bound at another place, the same place of the file system is below another path.
+        let bound = "\
+40 39 0:31 / / rw - ext4 /dev/vda1 rw
+43 40 0:30 /@ /host rw shared:9 master:1 - btrfs /dev/vda2 rw,subvol=/@
+41 43 0:30 /@home /host/home rw,nosuid,noatime shared:8 master:2 - btrfs /dev/vda2 rw,subvol=/@home
+";
+        assert_eq!(at_home(bound), Ok(Some(21)));
+    }
+
+    #[test]
+    fn of_two_views_of_a_namespace_all_is_taken_and_the_longer_path() {
+        let mut lines = parse(b"41 40 0:30 /@home /home rw - btrfs x rw\n");
+        let more = "40 39 0:30 /@ /box rw - btrfs x rw\n41 40 0:30 /@home /box/home rw - btrfs x rw\n";
+        unite(&mut lines, parse(more.as_bytes()));
+        unite(&mut lines, parse(b"41 40 0:30 /@home /home rw - btrfs x rw\n"));
+        let found: Vec<(u64, String)> = lines.iter().map(|line| (line.id, line.point.to_string())).collect();
+        assert_eq!(found, [(41, "/box/home".into()), (40, "/box".into())]);
+    }
+
+    #[test]
+    fn a_mount_of_what_holds_a_tree_is_found_and_no_other() {
+        let is_above = |text: &str| above(&[space(HERE, true), space(text, false)], &HOME).is_some();
+        assert!(is_above("50 40 0:30 / /mnt/pool rw - btrfs /dev/vda2 rw,subvolid=5\n"));
+        assert!(!is_above("50 40 0:77 / /mnt/pool rw - btrfs /dev/vda3 rw,subvolid=5\n"), "another disk");
+        assert!(!is_above(SERVICE) && !is_above("50 40 0:30 /@home/alice /mnt rw - btrfs /dev/vda2 rw\n"));
+    }
+
+    #[test]
     fn what_another_namespace_keeps_is_in_use_there() {
         for there in [
             SERVICE.replace(" shared:9 master:1", ""),
@@ -259,7 +427,8 @@ mod tests {
         ] {
             assert_eq!(judged(HERE, &there), Err(Stays::In(vec![7])), "{there}");
         }
-        assert_eq!(judged(&HERE.replace(" shared:1", ""), SERVICE), Err(Stays::In(vec![7])));
+        let deaf = HERE.replace(" shared:1", "").replace(" shared:2", "");
+        assert_eq!(judged(&deaf, SERVICE), Err(Stays::In(vec![7])));
         assert_eq!(judged("", SERVICE), Err(Stays::In(vec![7])));
     }
 
@@ -272,6 +441,17 @@ mod tests {
             (HERE.replace("rw,nosuid", "ro,nosuid"), "mounted with `ro`"),
             (HERE.replace("rw,nosuid", "rw,idmapped"), "mounted with `idmapped`"),
             (format!("{HERE}22 21 0:40 / /home/a rw - tmpfs none rw\n"), "`/home/a` is mounted in it"),
+            (HERE.replace(" shared:2", ""), "passes mounts on in a way of its own"),
+            (HERE.replace(" shared:1", ""), "passes mounts on in a way of its own"),
+            (HERE.replace("shared:2", "shared:2 master:5"), "passes mounts on in a way of its own"),
+            (HERE.replace("shared:2", "shared:2 unbindable"), "passes mounts on in a way of its own"),
+            (format!("{HERE}22 20 0:40 / / rw - tmpfs none rw\n"), "hidden by what is mounted at `/`"),
+            (
+                // Another disk was mounted over the directory in which it stands.
+                HERE.replace("/@home /home", "/@home /srv/data")
+                    + "22 20 0:40 / /srv rw - ext4 x rw\n23 22 0:41 / /srv/data rw - ext4 y rw\n",
+                "hidden by what is mounted at `/srv`",
+            ),
             (
                 HERE.replace("21 20", "19 20 0:9 / /home rw - autofs systemd-1 rw\n21 19"),
                 "`/home` is mounted on demand",

@@ -62,6 +62,11 @@ impl Top {
         Ok(SubvolumeTree::new(KernelBtrfs.subvolumes(&self.path("."))?).directly_below(id))
     }
 
+    /// As [`Top::inside`], with those inside of others.
+    pub(super) fn all_inside(&self, id: u64) -> io::Result<Vec<(BytePath, u64)>> {
+        Ok(SubvolumeTree::new(KernelBtrfs.subvolumes(&self.path("."))?).nested(id, &BytePath::default()))
+    }
+
     /// Swaps two names in one step.
     pub(super) fn exchange(&self, one: &str, other: &str) -> io::Result<()> {
         Ok(renameat_with(&self.root, one, &self.root, other, RenameFlags::EXCHANGE)?)

@@ -2,15 +2,17 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use pc_switcher_contract::BytePath;
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
 
 use super::spaces::{Space, Tree};
-use crate::proto::{TreeUser, TreeUsers};
+use super::top::{self, Top};
+use crate::proto::{AgentError, TreeUser, TreeUsers};
 
 /// So many are named.
 const NAMED: usize = 3;
@@ -30,26 +32,83 @@ pub(super) fn of(spaces: &[Space], tree: &Tree<'_>) -> Vec<u32> {
         }
     }
     let points: HashSet<&BytePath> = lines().map(|line| &line.point).collect();
-    let mut pids: Vec<u32> = spaces.iter().flat_map(|space| space.pids.iter().copied()).collect();
-    pids.sort_unstable();
-    pids.dedup();
-    pids.retain(|pid| is_user(*pid, &mounts, &points));
-    pids
+    pids(spaces).into_iter().filter(|pid| is_user(*pid, &mounts, &points)).collect()
 }
 
 fn is_user(pid: u32, mounts: &HashSet<u64>, points: &HashSet<&BytePath>) -> bool {
     let dir = PathBuf::from(format!("/proc/{pid}"));
-    // Nothing is asked of the file system itself: one that does not answer would keep us.
-    let is_there = |path: PathBuf| {
-        let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
-        let found = statx(CWD, path, flags, StatxFlags::MNT_ID);
-        found.is_ok_and(|found| mounts.contains(&found.stx_mnt_id))
+    let is_there = |path: PathBuf| look(path).is_some_and(|found| mounts.contains(&found.stx_mnt_id));
+    held(&dir).any(is_there) || has_mapped(&dir, points)
+}
+
+/// Returns what a process works with, as links.
+fn held(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let own = ["cwd", "root", "exe"].map(|name| dir.join(name));
+    own.into_iter().chain(links(dir.join("fd")))
+}
+
+fn links(dir: PathBuf) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+/// Follows a link of a process. Nothing is asked of the file system itself: one that does not answer would keep us.
+fn look(path: PathBuf) -> Option<Statx> {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    statx(CWD, path, flags, StatxFlags::MNT_ID).ok()
+}
+
+/// What the kernel calls the device of a subvolume: each has one of its own, by whatever mount it is reached.
+pub(super) type Device = (u32, u32);
+
+fn device(found: &Statx) -> Device {
+    (found.stx_dev_major, found.stx_dev_minor)
+}
+
+/// Returns the devices of a tree and of the subvolumes inside of it; none if there is no such tree.
+///
+/// # Errors
+/// If it cannot be looked at.
+pub(super) fn devices(fs_uuid: &str, name: &str) -> io::Result<HashSet<Device>> {
+    let away = |error: AgentError| io::Error::other(error.message);
+    let top = top::device_of(fs_uuid).map_err(away)?.ok_or(io::ErrorKind::NotFound)?;
+    let top = Top::mount(&top)?;
+    let Some((_, id)) = top.look(name)? else { return Ok(HashSet::new()) };
+    let root = top.path(name);
+    let inside = top.all_inside(id)?.into_iter().map(|(path, _)| root.join(path.as_path()));
+    let of = |path: PathBuf| {
+        let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
+        Ok(device(&found))
     };
-    if ["cwd", "root", "exe"].into_iter().any(|name| is_there(dir.join(name))) {
-        return true;
-    }
-    let open = fs::read_dir(dir.join("fd")).into_iter().flatten().flatten();
-    open.map(|entry| entry.path()).any(is_there) || has_mapped(&dir, points)
+    std::iter::once(root.clone()).chain(inside).map(of).collect()
+}
+
+/// Returns the processes that work in a tree, by whatever mount they came there.
+///
+/// # Errors
+/// As [`devices`].
+pub(super) fn through(spaces: &[Space], fs_uuid: &str, name: &str) -> io::Result<Vec<u32>> {
+    let wanted = devices(fs_uuid, name)?;
+    let is_there = |pid: &u32| devices_of(*pid).any(|device| wanted.contains(&device));
+    Ok(pids(spaces).into_iter().filter(is_there).collect())
+}
+
+/// Returns all devices that any process works on.
+pub(super) fn all_devices(spaces: &[Space]) -> HashSet<Device> {
+    pids(spaces).into_iter().flat_map(devices_of).collect()
+}
+
+fn devices_of(pid: u32) -> impl Iterator<Item = Device> {
+    let dir = PathBuf::from(format!("/proc/{pid}"));
+    // A table of what is mapped names another device for all subvolumes.
+    let mapped = links(dir.join("map_files"));
+    held(&dir).chain(mapped).filter_map(look).map(|found| device(&found))
+}
+
+fn pids(spaces: &[Space]) -> Vec<u32> {
+    let mut pids: Vec<u32> = spaces.iter().flat_map(|space| space.pids.iter().copied()).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids
 }
 
 /// Whether a process has a file below one of these mapped.
@@ -65,7 +124,31 @@ fn has_mapped(dir: &Path, points: &HashSet<&BytePath>) -> bool {
 pub(super) fn named(pids: &[u32]) -> TreeUsers {
     let named: Vec<TreeUser> = pids.iter().take(NAMED).filter_map(|pid| name(*pid)).collect();
     let more = pids.len().saturating_sub(NAMED) as u64;
-    TreeUsers { named, more }
+    TreeUsers { named, more, own_login: own_login(pids) }
+}
+
+/// Returns whose login this process is in, if systemd has started all of these for that very user, whatever it is that logs in: they
+/// were not there before, and work in the home.
+fn own_login(pids: &[u32]) -> Option<String> {
+    let groups = |process: String| fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
+    let uid = slice_of(&groups("self".into()))?;
+    let is_its = |pid: &u32| manager_of(&groups(pid.to_string())) == Some(uid);
+    (!pids.is_empty() && pids.iter().all(is_its)).then(|| user_of(uid).unwrap_or_else(|| uid.to_string()))
+}
+
+/// Returns whose logins a process belongs to, by its control groups.
+fn slice_of(groups: &str) -> Option<u32> {
+    number_in(groups, "user-", ".slice")
+}
+
+/// Returns whose manager of services has started a process, by its control groups.
+fn manager_of(groups: &str) -> Option<u32> {
+    number_in(groups, "user@", ".service")
+}
+
+fn number_in(groups: &str, start: &str, end: &str) -> Option<u32> {
+    let mut words = groups.split(['/', '\n']);
+    words.find_map(|word| word.strip_prefix(start)?.strip_suffix(end)?.parse().ok())
 }
 
 fn name(pid: u32) -> Option<TreeUser> {
@@ -93,4 +176,25 @@ pub(super) fn looped(point: &BytePath) -> Option<String> {
         let is_inside = BytePath::new(file.trim_ascii_end()).is_within(point);
         is_inside.then(|| String::from_utf8_lossy(entry.file_name().as_bytes()).into_owned())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_login_starts_is_told_from_what_people_start() {
+        let user = "/user.slice/user-1000.slice";
+        let session = format!("0::{user}/session-7.scope\n");
+        let manager = format!("0::{user}/user@1000.service/init.scope\n");
+        let old = format!("12:pids:/\n1:name=systemd:{user}/user@1000.service/app.slice/x.service\n");
+        assert_eq!([&session, &manager, &old].map(|groups| slice_of(groups)), [Some(1000); 3]);
+        assert_eq!(
+            [&session, &manager, &old].map(|groups| manager_of(groups)),
+            [None, Some(1000), Some(1000)]
+        );
+        for other in ["", "0::/system.slice/user@.service\n", "0::/\n", "0::/user.slice/user-x.slice\n"] {
+            assert_eq!((slice_of(other), manager_of(other)), (None, None), "{other}");
+        }
+    }
 }
