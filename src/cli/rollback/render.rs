@@ -70,7 +70,7 @@ fn instead(done: &Done) -> Vec<String> {
     let can_end = |way: &Way| matches!(&way.waits, Some(Waits::Users(users)) if users.own_login.is_none());
     if done.look.ways.iter().any(can_end) {
         said.push(format!(
-            "or end that on {} (log out there) and give the same command again: what nobody uses goes back without a restart",
+            "or end that on {} (log out there, or stop the service) and give the same command again: what nobody uses goes back without a restart",
             done.hostname
         ));
     }

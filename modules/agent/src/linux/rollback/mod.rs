@@ -54,7 +54,7 @@ use self::top::Top;
 use crate::data::apply::Watch;
 use crate::linux::install::Unit;
 use crate::linux::snapshots::keep_trees;
-use crate::linux::state::{STATE_PATH, StateDir};
+use crate::linux::state::StateDir;
 use crate::proto::{
     AgentError, Returned, RollbackLook, RollbackOrder, RollbackPhase, RollbackState, RollbackWish,
     SubvolumeFact, TakeSet, Trial,
@@ -227,7 +227,7 @@ fn check(wish: &RollbackWish, journal: &Journal<'_>) -> Result<RollbackLook, Age
         return Ok(RollbackLook { problems: vec![not_yet(state)], ..found });
     }
     if let Some(stray) = stray::look(journal, &wish.snapshot_dir)? {
-        return Ok(RollbackLook { problems: vec![unknown(&stray, wish)], ..found });
+        return Ok(RollbackLook { problems: vec![stray::unknown(&stray, wish)], ..found });
     }
     let checks::Checked { members, problems, is_vital, unattended, along: inside, more: inside_more } =
         checks::check(wish)?;
@@ -255,17 +255,6 @@ fn not_yet(found: &RollbackState) -> String {
         "rollback {} is not over; `pc-switcher rollback confirm` keeps it for good, `pc-switcher rollback cancel` takes it \
          back",
         found.session
-    )
-}
-
-/// Says that nobody knows of a rollback any more but its journal.
-fn unknown(stray: &RollbackState, wish: &RollbackWish) -> String {
-    let dir = &wish.snapshot_dir;
-    format!(
-        "rollback {} is not over by its journal in `{dir}/.pc-switcher/rollback`, of which this machine's own state says nothing: it was lost, \
-         or somebody put another tree in place. `printf %s {dir} | sudo tee {STATE_PATH}/{POINTER}` has it known again, and then \
-         `pc-switcher rollback status` says how it stands",
-        stray.session
     )
 }
 
@@ -304,7 +293,7 @@ fn prepare(
         return Err(AgentError::failed(not_yet(&found)));
     }
     if let Some(stray) = stray::settle(journal, &wish.snapshot_dir)? {
-        return Err(AgentError::failed(unknown(&stray, wish)));
+        return Err(AgentError::failed(stray::unknown(&stray, wish)));
     }
     let checked = checks::check(wish)?;
     if !checked.problems.is_empty() || checked.members.is_empty() {

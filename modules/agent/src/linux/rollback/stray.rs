@@ -9,9 +9,10 @@ use std::io;
 
 use pc_switcher_contract::BytePath;
 
-use super::journal::{self, Journal};
+use super::journal::{self, Journal, POINTER};
 use super::steps::{Names, top_of};
-use crate::proto::{AgentError, RollbackState, StrayJournal, Unnamed};
+use crate::linux::state::STATE_PATH;
+use crate::proto::{AgentError, RollbackState, RollbackWish, StrayJournal, Unnamed};
 
 /// Whether somebody has put another tree in the place of one that a rollback is about. `false` where that cannot be told.
 pub(super) fn is_replaced(state: &RollbackState) -> bool {
@@ -86,4 +87,15 @@ pub(super) fn rename(dir: &std::path::Path, from: &str, to: &str) -> io::Result<
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Says that nobody knows of a rollback any more but its journal.
+pub(super) fn unknown(stray: &RollbackState, wish: &RollbackWish) -> String {
+    let dir = &wish.snapshot_dir;
+    format!(
+        "rollback {} is not over by its journal in `{dir}/.pc-switcher/rollback`, of which this machine's own state says nothing: it was lost, \
+         or somebody put another tree in place. `printf %s {dir} | sudo tee {STATE_PATH}/{POINTER}` has it known again, and then \
+         `pc-switcher rollback status` says how it stands",
+        stray.session
+    )
 }
