@@ -48,8 +48,14 @@ fn strays(seen: &Seen) -> Vec<Finding> {
     };
     let unread = |why: &String| {
         let text = format!("a journal of a rollback, which no start and no rollback gets past: {why}");
-        Finding::new(seen.hostname(), Gravity::Warning, "rollback", text)
-            .fix(format!("move it away: sudo mv {dir}/.pc-switcher/rollback/journal.json /root/"))
+        let found = Finding::new(seen.hostname(), Gravity::Warning, "rollback", text);
+        let journal = format!("{dir}/.pc-switcher/rollback/journal.json");
+        // Another one may be that of a rollback which is not over.
+        if why.contains(&format!("`{journal}`")) {
+            found.fix(format!("move it away: sudo mv {journal} /root/"))
+        } else {
+            found
+        }
     };
     strays.iter().map(finding).chain(problems.iter().map(unread)).collect()
 }

@@ -282,7 +282,7 @@ async fn after(
         return Ok(Ok(guarded));
     }
     let to = To::set(&guarded.before.set, guarded.before.subvolumes.clone());
-    rollback::begin(&agent, contact, rollback::Ground::Left).await?;
+    rollback::begin(&agent, contact).await?;
     let done = match rollback::go_back(std::slice::from_ref(&agent), &to, Asked::ForGood, &settings.snapshots)
         .await?
     {

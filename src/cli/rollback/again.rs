@@ -1,11 +1,11 @@
 //! The same rollback once more: it was done, and waits for a restart, or that nobody uses the former trees any more.
 
-use pc_switcher_agent::proto::{RollbackLook, RollbackOrder, RollbackPhase};
+use pc_switcher_agent::proto::{Patience, RollbackLook, RollbackOrder, RollbackPhase};
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
 use pc_switcher_contract::{ModuleError, SessionId, SetId, SubvolumeName};
 
-use super::{Done, To, choose};
+use super::{Done, To, choose, finished};
 use crate::cli::snapshots::Found;
 
 /// A rollback that was done on a machine before anything else was.
@@ -38,7 +38,7 @@ fn sessions(waiting: &[Option<Waiting>]) -> Option<Vec<&SessionId>> {
     all.iter().any(|one| one.is_waiting).then(|| all.iter().map(|one| &one.session).collect())
 }
 
-/// Returns how those that wait stand now, if what is asked for is what they have done.
+/// Has those that wait go on if what is asked for is what they have done, and nobody uses them any more; returns how they stand then.
 pub(super) async fn of(
     agents: &[Agent],
     to: &To,
@@ -46,7 +46,6 @@ pub(super) async fn of(
     config: &BtrfsSnapshotsConfig,
 ) -> Result<Option<Vec<Done>>, ModuleError> {
     let what = to.what.as_deref().unwrap_or_default();
-    let mut all = Vec::new();
     let Some(sessions) = sessions(waiting).filter(|_| !to.plan && !to.boot_once) else { return Ok(None) };
     for (agent, session) in agents.iter().zip(sessions) {
         let sets = Found::read(agent, config).await?;
@@ -55,7 +54,11 @@ pub(super) async fn of(
         if !is_it(&look, session, &set.id(), &subvolumes) {
             return Ok(None);
         }
-        all.push(Done::of(agent, look));
+    }
+    let mut all = Vec::new();
+    for agent in agents {
+        finished(agent, &agent.redo_at_once(Patience::TryAgainLater).await?)?;
+        all.push(Done::of(agent, agent.rollback(RollbackOrder::Look).await?));
     }
     Ok(Some(all))
 }

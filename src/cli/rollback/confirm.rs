@@ -4,7 +4,7 @@ use pc_switcher_agent::proto::{Armed, DeadmanOrder, RollbackLook, RollbackOrder,
 use pc_switcher_contract::{BytePath, SnapshotSet, SubvolumeName, UtcStamp};
 use serde_json::json;
 
-use super::{Done, Ground, begin, marks, render, say};
+use super::{Done, begin, marks, render, say};
 use crate::cli::guard::open::Open;
 use crate::cli::snapshots::{Where, settings, with_agent};
 use crate::cli::{CliError, Context, Exit};
@@ -42,7 +42,7 @@ enum What {
 pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let (config, mut unmarked) = (settings(context)?, marks::Unmarked::default());
     let (done, what) = with_agent(&args.place, context, async |agent, contact| {
-        begin(agent, contact, Ground::Left).await?;
+        begin(agent, contact).await?;
         let look = agent.rollback(RollbackOrder::Look).await?;
         let comes_again = look.may_come_again();
         let Some(before) = look.state else {

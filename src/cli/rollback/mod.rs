@@ -10,7 +10,7 @@ mod trial;
 mod which;
 
 use pc_switcher_agent::proto::{
-    DeadmanOrder, GoodBy, LockReply, LockRequest, Patience, RedoneHow, RollbackLook, RollbackOrder,
+    DeadmanOrder, GoodBy, LockReply, LockRequest, Patience, Redone, RedoneHow, RollbackLook, RollbackOrder,
     RollbackWish, TakeSet, Together,
 };
 use pc_switcher_agent::typed::Agent;
@@ -144,7 +144,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
         Some(Command::Cancel(place)) => {
             let config = settings(context)?;
             let done = with_agent(place, context, async |agent, contact| {
-                begin(agent, contact, Ground::Left).await?;
+                begin(agent, contact).await?;
                 cancel(agent, &config).await
             })?;
             say(context, &done, render::cancelled(&done))
@@ -186,9 +186,8 @@ fn roll_back(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let all = with_machines(which.other(), &context.env, async |contact| {
         let agents = agents(&which, contact).await?;
         let waiting = again::waiting(&agents).await?;
-        let ground = if args.to.plan { Ground::Left } else { Ground::Exchanged };
         for agent in &agents {
-            begin(agent, contact, ground).await?;
+            begin(agent, contact).await?;
         }
         // What waits for a word goes on when that is heard, which is no plan.
         if let ([here, there], false) = (agents.as_slice(), args.to.plan) {
@@ -352,17 +351,9 @@ async fn take_safety_set(
     Ok(agent.take_set(request).await?.id())
 }
 
-/// What becomes of subvolumes of a rollback that was done which nobody uses any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ground {
-    /// They stay as they are: something else was asked for.
-    Left,
-    /// They go back now.
-    Exchanged,
-}
-
-/// Takes the machine's lock, free again when the agent ends, and finishes what was cut off.
-pub(super) async fn begin(agent: &Agent, contact: &Contact, ground: Ground) -> Result<(), ModuleError> {
+/// Takes the machine's lock, free again when the agent ends, and finishes what was cut off. Subvolumes of a rollback that was done stay
+/// as they are, whether anybody uses them or not: nobody has asked for that one yet.
+pub(super) async fn begin(agent: &Agent, contact: &Contact) -> Result<(), ModuleError> {
     let request = LockRequest {
         session: SessionId::from_uuid(uuid::Uuid::new_v4()),
         role: Role::Target,
@@ -372,10 +363,10 @@ pub(super) async fn begin(agent: &Agent, contact: &Contact, ground: Ground) -> R
     if let LockReply::Busy(holder) = agent.lock(request).await? {
         return Err(phases::busy(agent.hostname(), holder));
     }
-    let redone = match ground {
-        Ground::Left => agent.redo(Patience::TryAgainLater).await?,
-        Ground::Exchanged => agent.redo_at_once(Patience::TryAgainLater).await?,
-    };
+    finished(agent, &agent.redo(Patience::TryAgainLater).await?)
+}
+
+fn finished(agent: &Agent, redone: &[Redone]) -> Result<(), ModuleError> {
     match redone.iter().find(|redone| matches!(redone.how, RedoneHow::Pending(_))) {
         None => Ok(()),
         Some(pending) => Err(ModuleError::failed(format!("{}: {}", agent.hostname(), pending.explain()))),

@@ -25,9 +25,13 @@ fn open() -> MutexGuard<'static, Option<Open>> {
 
 /// The file of a catalogue, to be read at will.
 pub(super) struct Held {
+    // Goes before the entry, which has it as well.
     file: Arc<File>,
-    inode: Inode,
+    _entry: Entry,
 }
+
+/// That somebody holds a file: the last of them closes it while nobody else can open it.
+struct Entry(Inode);
 
 impl Held {
     /// Opens a file, which must be there unless it is to be made; only its owner may read it then.
@@ -40,7 +44,7 @@ impl Held {
         let (count, files) = open.get_or_insert_default().entry(inode).or_default();
         *count += 1;
         files.push(file.clone());
-        Ok(Self { file, inode })
+        Ok(Self { file, _entry: Entry(inode) })
     }
 
     pub(super) fn file(&self) -> &File {
@@ -48,14 +52,14 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Entry {
     fn drop(&mut self) {
         let mut open = open();
         let Some(all) = open.as_mut() else { return };
-        let Some((count, _)) = all.get_mut(&self.inode) else { return };
+        let Some((count, _)) = all.get_mut(&self.0) else { return };
         *count -= 1;
         if *count == 0 {
-            all.remove(&self.inode);
+            all.remove(&self.0);
         }
     }
 }

@@ -145,6 +145,15 @@ impl Catalogue {
         self.ok(done).map(drop)
     }
 
+    /// Has the next backup store a copy of the catalogue in a vault.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn need_copy(&mut self, vault: &str) -> Result<()> {
+        let done = self.db.execute("UPDATE vault_state SET pending = 1 WHERE vault = ?1", [vault]);
+        self.ok(done).map(drop)
+    }
+
     /// Whether something changed that the last snapshot in a vault does not say: a vault that missed a backup catches up with the
     /// next one, though nothing changes any more.
     ///

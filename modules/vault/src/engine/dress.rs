@@ -2,7 +2,7 @@
 //!
 //! All of it is given to what is open and to nothing that is looked up by a name, which may be a link by then.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -17,7 +17,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::facts::value_of;
+use super::facts::{names_of, value_of};
 use super::way::by_descriptor;
 use crate::format::node::timestamp;
 use crate::format::{Node, NodeKind, Xattr};
@@ -26,6 +26,8 @@ use crate::format::{Node, NodeKind, Xattr};
 const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 /// What a program may do that only root may do otherwise.
 const CAPABILITIES: &str = "security.capability";
+/// What a security policy of the system gives by itself.
+const LABELS: [&str; 3] = ["security.selinux", "security.SMACK64", "security.ima"];
 const SET_USER_ID: u32 = 0o4000;
 const SET_GROUP_ID: u32 = 0o2000;
 
@@ -80,6 +82,15 @@ pub(crate) fn is_dressed(open: &fs::File, node: &Node) -> bool {
         && !ACLS.iter().any(is_inherited)
 }
 
+/// Whether what is open has nothing beyond that either: no further attribute, but for a label that a security policy gives, and no
+/// other time.
+pub(crate) fn is_undecorated(open: &fs::File, node: &Node) -> bool {
+    let (Ok(facts), Ok(names)) = (open.metadata(), names_of(open)) else { return false };
+    let is_known = |name: &OsString| node.extended_attributes.iter().any(|xattr| xattr.name == *name);
+    timestamp(facts.mtime(), facts.mtime_nsec()) == node.mtime
+        && names.iter().all(|name| LABELS.iter().any(|label| name == label) || is_known(name))
+}
+
 /// Gives a file that was there already, and is open, what [`set_metadata`] gives; returns what it lacks then.
 ///
 /// Nothing that other names lead to is touched: they may be somebody's else. What would run with the rights of its owner or group is
@@ -103,7 +114,9 @@ pub(crate) fn dress_again(open: &fs::File, node: &Node) -> Vec<Lacking> {
         1 => set_metadata(open, node),
         _ => {
             let error = io::Error::other("it has other names, which would be changed with it");
-            vec![Lacking::new("its owner and rights", &error)]
+            // Who is not root could not give what is another owner's, whatever names it has.
+            let is_refused = !geteuid().is_root() && (facts.uid(), facts.gid()) != (node.uid, node.gid);
+            vec![Lacking { is_refused, ..Lacking::new("its owner and rights", &error) }]
         }
     }
 }

@@ -1,14 +1,14 @@
 //! What the file system says of a path, as an entry of a tree.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use rustix::fs::{fgetxattr, lgetxattr, llistxattr};
+use rustix::fs::{fgetxattr, flistxattr, lgetxattr, llistxattr};
 use rustix::io::Errno;
 
 use crate::format::node::{go_mode, timestamp};
@@ -126,6 +126,20 @@ pub fn xattrs(path: &Path) -> io::Result<Vec<Xattr>> {
     }
     all.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(all)
+}
+
+/// Returns the names of the extended attributes of what is open.
+///
+/// # Errors
+/// If they cannot be listed.
+pub(super) fn names_of(open: &File) -> io::Result<Vec<OsString>> {
+    let list = match sized(|buffer| flistxattr(open, buffer)) {
+        Ok(list) => list,
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    Ok(names.map(|name| OsStr::from_bytes(name).to_owned()).collect())
 }
 
 /// Returns an extended attribute of what is open, if it has it and it can be read.

@@ -25,7 +25,7 @@ use pc_switcher_contract::ModuleError;
 pub use assemble::{Assembler, Step, feed};
 pub use check::{CheckSummary, check};
 pub use dress::{Lacking, set_metadata};
-pub(crate) use dress::{dress_again, is_dressed, set_all_but_times};
+pub(crate) use dress::{dress_again, is_dressed, is_undecorated, set_all_but_times};
 pub(crate) use facts::kind_of;
 pub use facts::{Names, node_of, xattrs};
 pub use full::Full;

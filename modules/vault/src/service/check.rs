@@ -1,6 +1,7 @@
 //! Looking into vaults: whether they are sound, and which snapshots they hold.
 
 use jiff::Timestamp;
+use pc_switcher_contract::ErrorKind;
 
 use super::Service;
 use super::prune::Backups;
@@ -46,7 +47,7 @@ impl Service {
         for vault in self.chosen(only)? {
             let repo = self.open_vault(&vault, passphrase)?;
             let lock = repo.lock_to_read(&self.around.who, &self.around.clock)?;
-            let warnings = lock.warning(&vault.name).into_iter().collect();
+            let mut warnings: Vec<String> = lock.warning(&vault.name).into_iter().collect();
             let read_at = self.catalogue.pack_reads(&vault.name)?;
             let reading = match part {
                 None => Reading::Nothing,
@@ -55,9 +56,6 @@ impl Service {
             };
             let mut summary = check(&repo, &reading, observer)?;
             let versions_gone = self.check_versions(&vault.name, &repo, &mut summary)?;
-            if let Some(problem) = self.prove_copy(&repo, &vault)? {
-                summary.problems.push(|| problem);
-            }
             // What is damaged now was read once, and is to be looked at first by the next one.
             let is_sound = |id: &&Id| !summary.unsound.contains(id);
             let known: Vec<Id> = summary.there.iter().filter(is_sound).copied().collect();
@@ -68,6 +66,17 @@ impl Service {
             };
             if let Err(error) = noted {
                 summary.problems.push(|| format!("which packs were read cannot be noted: {error}"));
+            }
+            match self.prove_copy(&repo, &vault) {
+                Ok(()) => {}
+                Err(error) if error.kind == ErrorKind::Cancelled => return Err(error),
+                Err(error) if error.kind == ErrorKind::Failed => summary
+                    .problems
+                    .push(|| format!("{}; the next backup stores all of the catalogue anew", error.message)),
+                Err(error) => warnings.push(format!(
+                    "whether the copy of the catalogue in the vault `{}` can be read is not known: {error}",
+                    vault.name
+                )),
             }
             let read_at = self.catalogue.pack_reads(&vault.name).unwrap_or(read_at);
             let times = summary.there.iter().map(|id| read_at.get(id).copied());

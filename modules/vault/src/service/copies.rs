@@ -15,7 +15,7 @@ use std::io::{BufReader, ErrorKind as IoKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use pc_switcher_contract::ModuleError;
+use pc_switcher_contract::{ErrorKind, ModuleError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -185,10 +185,10 @@ pub fn store(repo: &Repository, catalogue: &Catalogue, place: &Place<'_>, versio
         match repo.store().put(Kind::Meta, &name, &repo.seal(&plain)?)? {
             true => Ok(()),
             false => {
-                Err(ModuleError::failed(format!("another machine wrote `{name}`, which has this one's id"))
-                    .hint(
-                        "is this machine a copy of another one? `bt recover` takes over what that one stored",
-                    ))
+                let message = format!("another machine wrote `{name}`, which has this one's id");
+                Err(ModuleError::new(ErrorKind::Invalid, message).hint(
+                    "is this machine a copy of another one? `bt recover` takes over what that one stored",
+                ))
             }
         }
     })
@@ -399,11 +399,17 @@ fn head_of(rest: &[u8]) -> Option<(Head, &[u8])> {
     Some((serde_json::from_slice(text).ok()?, packed))
 }
 
-/// Removes the oldest versions of a machine's catalogue beyond what is kept, and bases that no version needs any more.
+/// Removes the oldest versions of a machine's catalogue beyond what is kept, and bases that no version needs any more. The version that
+/// was just stored counts, whether the place lists it yet or not.
 ///
 /// # Errors
 /// If they cannot be removed.
-pub fn drop_old(repo: &Repository, settings: &VaultSettings, host_id: &str) -> Result<()> {
+pub fn drop_old(
+    repo: &Repository,
+    settings: &VaultSettings,
+    host_id: &str,
+    stored: Option<i64>,
+) -> Result<()> {
     let store = repo.store();
     let names: Vec<String> = store.list(Kind::Meta)?.into_iter().map(|(name, _)| name).collect();
     let mut bases: BTreeMap<(i64, String), Vec<&String>> = BTreeMap::new();
@@ -412,20 +418,25 @@ pub fn drop_old(repo: &Repository, settings: &VaultSettings, host_id: &str) -> R
             bases.entry(base).or_default().push(name);
         }
     }
-    let mut old = versions_in(names.iter(), host_id);
-    let mut kept = old.split_off(old.len().saturating_sub(settings.keep_metadata_versions.max(1)));
-    let newest_base = bases.keys().next_back().map_or(0, |(version, _)| *version);
-    if kept.first().is_some_and(|first| *first >= newest_base)
-        && let Some(before) = old.iter().rposition(|version| *version < newest_base)
-    {
-        kept.insert(0, old.remove(before));
+    let mut all: BTreeSet<i64> = versions_in(names.iter(), host_id).into_iter().collect();
+    all.extend(stored);
+    // By the numbers each goes with the last base before it.
+    let base_of = |version: i64| bases.keys().rfind(|(base, _)| *base <= version);
+    let mut kept: BTreeSet<i64> =
+        all.iter().rev().take(settings.keep_metadata_versions.max(1)).copied().collect();
+    // A version of the base before the last one stays.
+    let newest = kept.last().and_then(|newest| base_of(*newest)).map_or(0, |(version, _)| *version);
+    if kept.first().is_some_and(|first| *first >= newest) {
+        kept.extend(all.range(..newest).next_back());
     }
-    for version in old {
+    // So do those that made their bases: they have no pages of their own, and were found sound.
+    let first_of = |version: &i64| Some(base_of(*version)?.0).filter(|version| all.contains(version));
+    let makers: Vec<i64> = kept.iter().filter_map(first_of).collect();
+    kept.extend(makers);
+    for version in all.difference(&kept) {
         store.delete(Kind::Meta, &format!("{host_id}/db.{version}"))?;
     }
-    // By the numbers each goes with the last base before it.
-    let likely: BTreeSet<_> =
-        kept.iter().filter_map(|version| bases.keys().rfind(|(base, _)| base <= version)).collect();
+    let likely: BTreeSet<_> = kept.iter().filter_map(|version| base_of(*version)).collect();
     if likely.len() == bases.len() {
         return Ok(());
     }

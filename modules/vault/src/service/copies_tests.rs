@@ -6,6 +6,7 @@ use pc_switcher_contract::ErrorKind;
 
 use super::super::crash_tests::opened;
 use super::super::repair_tests::change;
+use super::super::target::OldCopies;
 use super::super::world::{World, back_up, stage};
 use super::*;
 
@@ -167,7 +168,7 @@ fn bases_go_with_the_last_version_that_needs_them_and_one_stays_beside_the_newes
     let mut world = world();
     let drop_all_but = |world: &World, keep_metadata_versions| {
         let settings = VaultSettings { keep_metadata_versions, ..first_of(world) };
-        drop_old(&opened(&world.store), &settings, &host(world)).unwrap();
+        drop_old(&opened(&world.store), &settings, &host(world), None).unwrap();
         let kept = versions(&*world.store, &host(world)).unwrap();
         assert!(kept.iter().all(|version| fetched(world, *version).unwrap() >= 400));
         kept
@@ -176,12 +177,14 @@ fn bases_go_with_the_last_version_that_needs_them_and_one_stays_beside_the_newes
     next(&mut world, 0..400, 2);
     let second = bases(&world).pop_last().unwrap();
     let mut made: Vec<i64> = (3..6).map(|seed| (next(&mut world, 0..1, seed), newest(&world)).1).collect();
-    // Damage to the newest base leaves the one before.
-    assert_eq!(drop_all_but(&world, 2), [of_first, made[1], made[2]]);
+    // Damage to the newest base leaves the one before, and of each there is what made it, which has no changed pages.
+    assert_eq!(drop_all_but(&world, 2), [of_first, second.0, made[1], made[2]]);
     assert_eq!(bases(&world), BTreeSet::from([first.clone(), second.clone()]));
     next(&mut world, 0..400, 6);
     made.extend((7..10).map(|seed| (next(&mut world, 0..1, seed), newest(&world)).1));
-    assert_eq!(drop_all_but(&world, 2), [made[2], made[4], made[5]]);
+    let left = bases(&world);
+    let third = left.last().unwrap().0;
+    assert_eq!(drop_all_but(&world, 2), [second.0, made[2], third, made[4], made[5]]);
     let left = bases(&world);
     assert!(left.len() == 2 && left.contains(&second) && !left.contains(&first), "{left:?}");
 }
@@ -254,6 +257,18 @@ fn two_machines_of_one_id_are_told_so() {
     store(&opened(&world.store), &live, &place, version).unwrap();
     let error = store(&opened(&world.store), &live, &place, version).unwrap_err();
     assert!(error.to_string().contains("another machine wrote"), "{error}");
+    // Who comes second with a backup of that number is told to take over what the first one stored.
+    world.now(|service| {
+        let newest = newest(&world);
+        let before = service.catalogue.vault_state("local")?.unwrap().uploaded;
+        let (settings, repo) = (first_of(&world), opened(&world.store));
+        let said: Vec<String> =
+            service.upload(&repo, &settings, newest, OldCopies::MayStay)?.said().collect();
+        assert!(said[0].contains("another machine wrote"), "{said:?}");
+        assert_eq!(service.catalogue.vault_state("local")?.unwrap().uploaded, before);
+        assert!(before < newest && service.check_current(&settings, &repo).is_err());
+        Ok(())
+    });
 }
 
 #[test]
@@ -296,8 +311,12 @@ fn a_copy_that_an_older_program_wrote_is_read() {
     let version = newest(&world) + 1;
     world.store.put(Kind::Meta, &format!("{}/db.{version}", host(&world)), &sealed).unwrap();
     assert_eq!(fetched(&world, version).unwrap(), catalogue.count_versions().unwrap());
-    drop_old(&repo, &VaultSettings { keep_metadata_versions: 1, ..first_of(&world) }, &host(&world)).unwrap();
-    assert_eq!((versions(&*world.store, &host(&world)).unwrap(), bases(&world).len()), (vec![version], 1));
+    let settings = VaultSettings { keep_metadata_versions: 1, ..first_of(&world) };
+    drop_old(&repo, &settings, &host(&world), None).unwrap();
+    assert_eq!(
+        (versions(&*world.store, &host(&world)).unwrap(), bases(&world).len()),
+        (vec![version - 1, version], 1)
+    );
 }
 
 fn first_of(world: &World) -> VaultSettings {

@@ -19,7 +19,8 @@ use super::vaults::Passphrase;
 use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, FileFacts, Version};
 use crate::engine::{
     Full, Given, Lacking, Missed, Observer, Restorer, Tally, Trouble, Way, complete, dress_special, exchange,
-    is_dressed, is_such, make_special, node_of, put_in_place, set_all_but_times, set_metadata,
+    is_dressed, is_such, is_undecorated, make_special, node_of, put_in_place, set_all_but_times,
+    set_metadata,
 };
 use crate::error::{Result, at, damaged, usage};
 use crate::format::{Id, Node, NodeKind};
@@ -354,7 +355,7 @@ impl Service {
         // As an earlier restore left it, it is not kept and exchanged once more.
         if is_there
             && let Some(there) = complete(repo, &real, &node, order.content_only, observer)
-            && (order.content_only || is_dressed(&there, &node))
+            && (order.content_only || is_dressed(&there, &node) && is_undecorated(&there, &node))
         {
             self.stage_as_it_is(directory, file, &real, &path)?;
             return Ok((path, Given { was_there: true, lacking: Vec::new() }));

@@ -58,6 +58,27 @@ fn content_alone_takes_the_place_of_a_file_and_its_rights() {
     assert_eq!((after.mode(), after.uid(), after.gid()), (before.mode(), before.uid(), before.gid()));
 }
 
+#[test]
+fn what_a_file_has_beyond_its_version_goes_with_a_restore_in_its_place() {
+    let mut world = World::new();
+    let tool = world.home.path().join("docs/tool");
+    fs::write(&tool, "x").unwrap();
+    backed_up(&mut world);
+    let then = fs::metadata(&tool).unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    let is_known = rustix::fs::setxattr(&tool, "user.added", b"later", flags).is_ok();
+    let time = |seconds| rustix::fs::Timespec { tv_sec: then.mtime() + seconds, tv_nsec: then.mtime_nsec() };
+    let times =
+        rustix::fs::Timestamps { last_access: time(0), last_modification: time(i64::from(!is_known)) };
+    rustix::fs::utimensat(rustix::fs::CWD, &tool, &times, rustix::fs::AtFlags::empty()).unwrap();
+    let order = RestoreOrder { in_place: true, ..order(tool.clone()) };
+    let report = restore(&world, &order, &Quiet::default());
+    assert!(report.troubles.is_empty() && report.refused.is_empty(), "{report:?}");
+    let after = fs::metadata(&tool).unwrap();
+    assert_eq!((after.mtime(), after.mtime_nsec()), (then.mtime(), then.mtime_nsec()));
+    assert_eq!(crate::engine::xattrs(&tool).unwrap(), []);
+}
+
 /// Puts a link in the place of a directory when so many files were begun.
 struct Swapping {
     at: usize,

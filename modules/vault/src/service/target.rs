@@ -134,27 +134,20 @@ impl Service {
         Place { host_id: &self.host_id, vault_id: &state.vault_id, state: base, now }
     }
 
-    /// Says why the newest copy of the catalogue cannot be read, and has the next backup store all of it, if so.
+    /// Proves that the newest copy of the catalogue can be read. If not, the next backup stores all of it.
     ///
     /// # Errors
-    /// If the vault cannot be read.
-    pub(super) fn prove_copy(
-        &mut self,
-        repo: &Repository,
-        settings: &VaultSettings,
-    ) -> Result<Option<String>> {
+    /// If it cannot be read (`Failed`), or the vault or this machine's disk keeps that from being told.
+    pub(super) fn prove_copy(&mut self, repo: &Repository, settings: &VaultSettings) -> Result<()> {
         let base = self.around.places.base();
-        let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(None) };
+        let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(()) };
         let dir = tempfile::tempdir_in(&base).map_err(|error| at("make a directory in", &base, &error))?;
-        match copies::prove_newest(repo, &self.host_id, dir.path()) {
-            Ok(()) => Ok(None),
-            Err(error) if error.kind == ErrorKind::Failed => {
-                self.place(&state, &base).forget();
-                self.catalogue.set_vault_state(&settings.name, &VaultState { pending: true, ..state })?;
-                Ok(Some(format!("{}; the next backup stores all of the catalogue anew", error.message)))
-            }
-            Err(error) => Err(error),
+        let proven = copies::prove_newest(repo, &self.host_id, dir.path());
+        if proven.as_ref().is_err_and(|error| error.kind == ErrorKind::Failed) {
+            self.place(&state, &base).forget();
+            self.catalogue.need_copy(&settings.name)?;
         }
+        proven
     }
 
     /// Stores a copy of the catalogue; why it failed, if it did, is returned, and the next backup tries again. Then sees to the copies
@@ -169,6 +162,7 @@ impl Service {
         let base = self.around.places.base();
         let Some(state) = self.catalogue.vault_state(&settings.name)? else { return Ok(Uploaded::default()) };
         // Noted before, so that the vault never holds a version that the catalogue does not know of.
+        let state_before = state.uploaded;
         let begun = VaultState { uploaded: version, pending: true, ..state };
         self.catalogue.set_vault_state(&settings.name, &begun)?;
         let place = self.place(&begun, &base);
@@ -177,20 +171,29 @@ impl Service {
         let name = &settings.name;
         if old == OldCopies::Go {
             // What makes room for the copy goes first.
-            copies::drop_old(repo, settings, &self.host_id).ok();
+            copies::drop_old(repo, settings, &self.host_id, None).ok();
         }
         let stored = copies::store(repo, &self.catalogue, &place, version);
         match stored {
             Ok(()) => {
                 self.catalogue.set_vault_state(name, &VaultState { pending: false, ..begun })?;
-                if may_remove && let Err(error) = copies::drop_old(repo, settings, &self.host_id) {
+                if may_remove
+                    && let Err(error) = copies::drop_old(repo, settings, &self.host_id, Some(version))
+                {
                     done.warnings.push(format!(
                         "older copies of the catalogue stay in the vault `{name}`: {}",
                         error.message
                     ));
                 }
             }
-            Err(error) => done.fail("the catalogue was not copied", name, error),
+            Err(error) => {
+                if error.kind == ErrorKind::Invalid {
+                    // It is another one's: who has it takes this machine's over, and not the other way round.
+                    let uploaded = state_before;
+                    self.catalogue.set_vault_state(name, &VaultState { uploaded, ..begun })?;
+                }
+                done.fail("the catalogue was not copied", name, error);
+            }
         }
         match repo.keep_keys(&self.host_id, (self.around.clock)(), old == OldCopies::Go) {
             Ok(unreadable) => done.warnings.extend(unreadable.iter().map(|key| {

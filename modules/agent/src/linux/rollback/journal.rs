@@ -208,10 +208,12 @@ pub(super) fn aside(snapshot_dir: &BytePath) -> Result<Vec<(BytePath, RollbackSt
             .is_some_and(|name| name.starts_with(ASIDE) && name.ends_with("journal.json"))
     };
     let keys = place.list(DIR)?.into_iter().filter(is_one);
+    // One that cannot be read keeps nobody from anything, and says nothing of the others.
     let read = |key: String| {
-        Ok(read_from(&place, &key)?.map(|state| (place.root().join(key).as_path().into(), state)))
+        let state = read_from(&place, &key).ok()??;
+        Some((place.root().join(key).as_path().into(), state))
     };
-    keys.filter_map(|key| read(key).transpose()).collect()
+    Ok(keys.filter_map(read).collect())
 }
 
 fn read_from(place: &StateDir, key: &str) -> Result<Option<RollbackState>, AgentError> {

@@ -65,7 +65,10 @@ fn missing(table: &str, dir: &BytePath, mounts: &Mounts, by: By) -> Option<ByteP
     let points = lines.filter_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let is_by_hand = words.get(3).is_some_and(|options| options.split(',').any(|word| word == "noauto"));
-        let point = BytePath::new(unescape(words.get(1)?.as_bytes()));
+        let point = words.get(1)?;
+        let point = BytePath::new(unescape(
+            if *point == "/" { point } else { point.trim_end_matches('/') }.as_bytes(),
+        ));
         Some(point).filter(|_| !is_by_hand || by == By::Anybody)
     });
     let holding = points.filter(|point| *point != BytePath::from("/") && dir.is_within(point));
@@ -97,6 +100,10 @@ mod tests {
         }
         let by_hand = table.replace("nofail", "noauto");
         assert_eq!(missing(&by_hand, &dir, &without, By::Anybody), Some("/.snapshots".into()));
+        let slash = "UUID=x /records/ ext4 nofail 0 0\n";
+        for dir in ["/records", "/records/deep"] {
+            assert_eq!(missing(slash, &dir.into(), &without, By::Itself), Some("/records".into()));
+        }
         let blank = "UUID=x /my\\040disk ext4 nofail 0 0\n";
         assert_eq!(missing(blank, &"/my disk/snaps".into(), &without, By::Itself), Some("/my disk".into()));
     }

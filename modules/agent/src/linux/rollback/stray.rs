@@ -11,16 +11,21 @@ use pc_switcher_contract::BytePath;
 
 use super::journal::{self, Journal, POINTER};
 use super::steps::{Names, top_of};
+use crate::linux::btrfs::{Btrfs, KernelBtrfs};
 use crate::linux::state::STATE_PATH;
-use crate::proto::{AgentError, RollbackState, RollbackWish, StrayJournal, Unnamed};
+use crate::proto::{AgentError, RollbackMember, RollbackState, RollbackWish, StrayJournal, Unnamed};
 
-/// Whether somebody has put another tree in the place of one that a rollback is about. `false` where that cannot be told.
-pub(super) fn is_replaced(state: &RollbackState) -> bool {
-    state.members.iter().any(|member| {
-        let found = top_of(member).ok().and_then(|top| top.look(member.name.as_str()).ok());
-        let is_either = |uuid: &String| [&member.old_uuid, &member.new_uuid].contains(&uuid);
-        found.is_some_and(|found| !found.is_some_and(|(uuid, _)| is_either(&uuid)))
-    })
+/// Whether somebody has put another tree in the place of one that a rollback is about, or brought the journal from another disk: what
+/// goes back lies where its snapshots do. `false` where that cannot be told.
+fn is_replaced(state: &RollbackState, snapshot_dir: &BytePath) -> bool {
+    let here = KernelBtrfs.fs_uuid(snapshot_dir.as_path()).ok().map(|uuid| uuid.dashed());
+    let is_elsewhere = |member: &RollbackMember| here.as_ref().is_some_and(|here| *here != member.fs_uuid);
+    state.members.iter().any(is_elsewhere)
+        || state.members.iter().any(|member| {
+            let found = top_of(member).ok().and_then(|top| top.look(member.name.as_str()).ok());
+            let is_either = |uuid: &String| [&member.old_uuid, &member.new_uuid].contains(&uuid);
+            found.is_some_and(|found| !found.is_some_and(|(uuid, _)| is_either(&uuid)))
+        })
 }
 
 /// Finds a journal of trees in place; one of trees that were replaced is set aside before. The caller holds the machine's lock.
@@ -32,7 +37,7 @@ pub(super) fn settle(
     snapshot_dir: &BytePath,
 ) -> Result<Option<RollbackState>, AgentError> {
     match journal.stray(snapshot_dir)? {
-        Some(found) if is_replaced(&found) => {
+        Some(found) if is_replaced(&found, snapshot_dir) => {
             journal::set_aside(snapshot_dir, &found.session).map_err(|error| {
                 AgentError::io(format!("cannot set the journal of rollback {} aside", found.session), &error)
             })?;
@@ -50,7 +55,7 @@ pub(super) fn look(
     journal: &Journal<'_>,
     snapshot_dir: &BytePath,
 ) -> Result<Option<RollbackState>, AgentError> {
-    Ok(journal.stray(snapshot_dir)?.filter(|found| !is_replaced(found)))
+    Ok(journal.stray(snapshot_dir)?.filter(|found| !is_replaced(found, snapshot_dir)))
 }
 
 /// Returns all that nothing names.
@@ -60,7 +65,7 @@ pub(super) fn look(
 pub(super) fn all(journal: &Journal<'_>, snapshot_dir: &BytePath) -> Result<Vec<StrayJournal>, AgentError> {
     let mut all = Vec::new();
     if let Some(found) = journal.stray(snapshot_dir)? {
-        let why = if is_replaced(&found) { Unnamed::Replaced } else { Unnamed::Lost };
+        let why = if is_replaced(&found, snapshot_dir) { Unnamed::Replaced } else { Unnamed::Lost };
         all.push(told(&found, journal::place_of(snapshot_dir), why));
     }
     for (place, found) in journal::aside(snapshot_dir)? {
