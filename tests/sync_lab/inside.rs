@@ -139,6 +139,10 @@ fn services_that_hear_of_mounts_find_what_went_back_at_once_and_one_that_does_no
     rollback(laptop, &to).ends_with(0).says(&["start desk anew", &named]);
     assert_eq!(seen(&pids[0]), "bad\n");
     root(desk, "systemctl stop keeps");
+    // Who asks for something else has nothing exchanged.
+    let other = ["nothing-of-this-name", "--subvol", "@home", "--machine", "desk"];
+    assert_ne!(rollback(laptop, &other).code, Some(0));
+    assert_eq!(seen(&pids[0]), "bad\n");
     rollback(laptop, &to).ends_with(0).says(&["in place now"]);
     assert_eq!(seen(&pids[0]), "good\n");
     rollback(laptop, &["confirm", "--machine", "desk"]).ends_with(0);

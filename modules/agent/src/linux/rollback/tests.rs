@@ -459,6 +459,26 @@ fn a_journal_of_trees_that_somebody_has_replaced_is_set_aside_and_keeps_nobody_f
 }
 
 #[test]
+fn a_journal_that_was_brought_from_another_disk_keeps_no_start_from_going_back() {
+    let Some(scene) = Scene::make() else { return };
+    scene.roll_back(&Unwatched).unwrap();
+    let path = scene.own().join("rollback/journal.json");
+    let mut state: crate::proto::RollbackState = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for member in &mut state.members {
+        member.fs_uuid = "00000000-1111-2222-3333-444444444444".into();
+    }
+    fs::write(&path, serde_json::to_vec(&state).unwrap()).unwrap();
+    // What was set aside once and is damaged says nothing of it.
+    fs::write(path.with_file_name("aside-0badcafe-journal.json"), "{").unwrap();
+    scene.state.put("rollback", None).unwrap();
+    let dir = scene.wish().snapshot_dir;
+    let strays = scene.order(RollbackOrder::Strays(dir.clone()), &Unwatched).unwrap().strays;
+    assert_eq!((strays.len(), strays[0].why), (1, Unnamed::Replaced));
+    assert_eq!(settle(&dir, &scene.state, &Unwatched).unwrap(), Stand::Free);
+    assert!(scene.state.get("rollback").unwrap().is_none(), "nobody takes it for this machine's");
+}
+
+#[test]
 fn a_death_after_any_step_ends_in_both_old_or_both_new_trees() {
     let Some(scene) = Scene::make() else { return };
     let mut deaths = Vec::new();
