@@ -47,14 +47,17 @@ fn strays(seen: &Seen) -> Vec<Finding> {
         Finding::new(seen.hostname(), gravity(stray.why), "rollback", stray.explain()).fix(stray.fix(&dir))
     };
     let unread = |why: &String| {
-        let text = format!("a journal of a rollback, which no start and no rollback gets past: {why}");
-        let found = Finding::new(seen.hostname(), Gravity::Warning, "rollback", text);
         let journal = format!("{dir}/.pc-switcher/rollback/journal.json");
+        let found = |text| Finding::new(seen.hostname(), Gravity::Warning, "rollback", text);
         // Another one may be that of a rollback which is not over.
-        if why.contains(&format!("`{journal}`")) {
-            found.fix(format!("move it away: sudo mv {journal} /root/"))
-        } else {
-            found
+        match why.contains(&format!("`{journal}`")) {
+            true => {
+                found(format!("a journal of a rollback, which no start and no rollback gets past: {why}"))
+                    .fix(format!("move it away: sudo mv {journal} /root/"))
+            }
+            false => found(format!(
+                "whether journals of rollbacks lie there that nothing names cannot be told: {why}"
+            )),
         }
     };
     strays.iter().map(finding).chain(problems.iter().map(unread)).collect()

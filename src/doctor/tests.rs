@@ -300,8 +300,17 @@ fn a_rollback_that_is_not_over_is_named_with_what_ends_it() {
     assert_found(with(Unnamed::Lost), "desk", Gravity::Warning, "rollback", "sudo tee /var/lib/pc-switcher");
     assert_found(with(Unnamed::Replaced), "desk", Note, "rollback", "subvolume delete");
     assert_found(with(Unnamed::Aside), "desk", Note, "rollback", "@.replaced-feedbeef");
-    let unread = RollbackLook { problems: vec!["it cannot be read".into()], ..RollbackLook::default() };
-    assert_found(desk(unread), "desk", Gravity::Warning, "rollback", "sudo mv /.snapshots/.pc-switcher");
+    let unread = |why: &str| desk(RollbackLook { problems: vec![why.into()], ..RollbackLook::default() });
+    let journal = "the journal `/.snapshots/.pc-switcher/rollback/journal.json` cannot be read: it ends";
+    assert_found(unread(journal), "desk", Gravity::Warning, "rollback", "sudo mv /.snapshots/.pc-switcher");
+    // Who moves the journal of another rollback away could never take that back.
+    assert_found(
+        unread("the disk fails"),
+        "desk",
+        Gravity::Warning,
+        "rollback",
+        "cannot be told: the disk fails",
+    );
     let lost = |_: &mut Seen, desk: &mut Seen| desk.rollback = Err("mount the snapshots".into());
     assert_found(lost, "desk", Fault, "rollback", "no sync starts: mount the snapshots");
 }
