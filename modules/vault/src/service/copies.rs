@@ -15,6 +15,7 @@ use std::io::{BufReader, ErrorKind as IoKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
 use pc_switcher_contract::{ErrorKind, ModuleError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -22,6 +23,7 @@ use sha2::{Digest, Sha256};
 use super::settings::VaultSettings;
 use crate::catalogue::{Catalogue, Whole};
 use crate::error::{Result, at, damaged};
+use crate::format::Id;
 use crate::repo::Repository;
 use crate::store::{Kind, Store};
 
@@ -129,7 +131,7 @@ impl Pages {
     fn digest(&self) -> String {
         let mut all = Sha256::new();
         self.digests.iter().for_each(|digest| all.update(digest));
-        hex(&all.finalize())
+        HEXLOWER.encode(&all.finalize())
     }
 
     /// Returns the numbers of those that are not as they are in a base.
@@ -144,12 +146,8 @@ impl Pages {
 
 fn digest_of(page: &[u8]) -> PageDigest {
     let mut short = PageDigest::default();
-    short.copy_from_slice(&Sha256::digest(page)[..16]);
+    short.copy_from_slice(&Id::of(page).0[..16]);
     short
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Stores a version of the catalogue in a vault.
@@ -227,7 +225,7 @@ pub struct Place<'p> {
 
 impl Place<'_> {
     fn note(&self) -> PathBuf {
-        let vault = hex(&Sha256::digest(self.vault_id)[..8]);
+        let vault = HEXLOWER.encode(&Id::of(self.vault_id.as_bytes()).0[..8]);
         self.state.join(format!("copied.{vault}"))
     }
 
@@ -291,22 +289,23 @@ impl Place<'_> {
             repo.store().put(Kind::Meta, &base.slice(self.host_id, number), &sealed)?;
             Ok(sealed.len() as u64)
         };
-        let stored: Result<Vec<u64>> = (0..base.slices).map(store_slice).collect();
-        let sizes = stored.inspect_err(|_| {
-            // Nobody would go on with them, and where there is no room they are in the way.
+        let store_all = || {
+            let stored = Stored {
+                vault_id: self.vault_id.to_owned(),
+                host_id: self.host_id.to_owned(),
+                base: base.clone(),
+                sizes: (0..base.slices).map(store_slice).collect::<Result<_>>()?,
+                page_size: pages.size,
+                sound_at: self.now,
+            };
+            self.write(&stored, &pages.digests)
+        };
+        store_all().inspect_err(|_| {
+            // Nobody would go on with them, and where there is no room, here or there, each further try would leave as many.
             for number in 0..base.slices {
                 repo.store().delete(Kind::Meta, &base.slice(self.host_id, number)).ok();
             }
         })?;
-        let stored = Stored {
-            vault_id: self.vault_id.to_owned(),
-            host_id: self.host_id.to_owned(),
-            base: base.clone(),
-            sizes,
-            page_size: pages.size,
-            sound_at: self.now,
-        };
-        self.write(&stored, &pages.digests)?;
         Ok(base)
     }
 }

@@ -1,10 +1,12 @@
 //! Versions of a catalogue in a vault, held against the catalogue itself.
 
 use std::fs;
+use std::path::Path;
+use std::sync::Arc;
 
 use pc_switcher_contract::ErrorKind;
 
-use super::super::crash_tests::opened;
+use super::super::crash_tests::{Fault, Faulty, opened};
 use super::super::repair_tests::change;
 use super::super::target::OldCopies;
 use super::super::world::{World, back_up, stage};
@@ -206,6 +208,39 @@ fn what_a_base_that_failed_left_is_removed() {
     }
     let is_left = named(&world, "base").iter().any(|(name, _)| name.contains("deadbeef"));
     assert!(!is_left && fetched(&world, newest(&world)).is_ok());
+}
+
+#[test]
+fn a_base_that_cannot_be_stored_or_noted_whole_leaves_nothing() {
+    /// Stores a base and a version that goes with it, and proves that a failure leaves neither.
+    fn store_new(world: &World, store_at: Arc<Faulty>, state: &Path) -> bool {
+        let (host, vault_id) = (host(world), uuid::Uuid::nil().to_string());
+        let live = Catalogue::open(&world.state.path().join("vault/catalogue.db")).unwrap();
+        let before = world.store.list(Kind::Meta).unwrap();
+        let repo = Repository::open(store_at, b"x").unwrap();
+        let place = Place { host_id: &host, vault_id: &vault_id, state, now: 0 };
+        let ended = store(&repo, &live, &place, newest(world) + 1);
+        // With a whole base that is noted the next version goes on.
+        let is_noted = place.note().exists();
+        assert!(ended.is_err() || is_noted);
+        if !is_noted {
+            assert_eq!(world.store.list(Kind::Meta).unwrap(), before);
+        }
+        is_noted
+    }
+    let (world, nobody) = (world(), tempfile::tempdir().unwrap());
+    // This machine's own disk takes no note.
+    assert!(!store_new(&world, Faulty::sound(&world.store), &nobody.path().join("nowhere")));
+    let sound = Faulty::sound(&world.store);
+    assert!(store_new(&world, sound.clone(), nobody.path()));
+    // The disk of the vault is full after some slices.
+    let slices = sound.writes.lock().unwrap().split_last().unwrap().1.to_vec();
+    assert!(slices.len() > 1, "{slices:?}");
+    for at in slices {
+        let (faulty, nobody) =
+            (Faulty::new(&world.store, at, Fault::FailsBefore), tempfile::tempdir().unwrap());
+        assert!(!store_new(&world, faulty, nobody.path()), "{at}");
+    }
 }
 
 #[test]

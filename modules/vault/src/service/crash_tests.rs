@@ -118,10 +118,12 @@ impl World {
                 faults += usize::from(faulty.was_hit());
                 let what = format!("{fault:?} {at}: {ended:?}");
                 is_sound(&store, &what);
+                copies_are_whole(&store, &what);
                 let again = Faulty::sound(&store);
                 let mut service = self.service(state.path(), again.clone(), std::process::id());
                 run(&mut service).unwrap_or_else(|error| panic!("{what}: {error}"));
                 is_sound(&store, &what);
+                copies_are_whole(&store, &what);
                 everything_is_there(&service, &store, &what);
                 assert_eq!(contents(&store), expected, "{what}");
                 let (stored, most) = (faulty.packed() + again.packed(), whole.packed() * 105 / 100);
@@ -163,6 +165,17 @@ pub fn contents(store: &Arc<MemoryStore>) -> (Vec<Id>, Vec<Id>, usize) {
 pub fn is_sound(store: &Arc<MemoryStore>, what: &str) {
     let found = check(&opened(store), &Reading::All, &Quiet::default()).unwrap();
     assert_eq!(found.problems.kept(), [""; 0], "{what}");
+}
+
+/// Proves that each copy of a catalogue that is named can be read whole.
+fn copies_are_whole(store: &Arc<MemoryStore>, what: &str) {
+    let (repo, scratch) = (opened(store), tempfile::tempdir().unwrap());
+    for host in copies::hosts(&**store).unwrap() {
+        for version in copies::versions(&**store, &host).unwrap() {
+            let fetched = copies::fetch(&repo, &host, version, &scratch.path().join("copy.db"));
+            fetched.unwrap_or_else(|error| panic!("{what}: copy {version}: {error}"));
+        }
+    }
 }
 
 /// Proves that each version can be read that the catalogue says is there.

@@ -186,11 +186,31 @@ pub(crate) fn remove(lvm: &dyn Lvm, member: OwnedFd, label: &InVolume) -> io::Re
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => found?,
     };
-    run(lvm, &plan::remove(&volume), None, &never)?;
+    remove_found(lvm, &volume, |volumes| plan::pick(volumes, label).cloned())
+}
+
+fn remove_found(
+    lvm: &dyn Lvm,
+    volume: &Volume,
+    pick: impl Fn(&[Volume]) -> Option<Volume>,
+) -> io::Result<()> {
+    run(lvm, &plan::remove(volume), None, &never)?;
     // A selection that selects nothing is no failure for LVM.
-    match plan::pick(&all(lvm, &never)?, label) {
+    match pick(&all(lvm, &never)?) {
         None => Ok(()),
         Some(left) => Err(io::Error::other(format!("`lvremove` left volume `{}`", left.full_name()))),
+    }
+}
+
+/// Looks at a volume until nobody has it open, as udev has what just came, and for no longer than that takes; returns it as it is
+/// then, if it is there.
+fn glanced(lvm: &dyn Lvm, pick: impl Fn(&[Volume]) -> Option<Volume>) -> io::Result<Option<Volume>> {
+    let since = Instant::now();
+    loop {
+        match pick(&all(lvm, &never)?) {
+            Some(volume) if volume.is_open && since.elapsed() < lvm.glance() => thread::sleep(LOOK_AGAIN),
+            found => return Ok(found),
+        }
     }
 }
 
@@ -200,25 +220,13 @@ pub(crate) fn remove(lvm: &dyn Lvm, member: OwnedFd, label: &InVolume) -> io::Re
 /// If somebody has it open, or what LVM says.
 pub(crate) fn remove_unnamed(lvm: &dyn Lvm, volume: &Volume) -> io::Result<()> {
     let is_it = |other: &&Volume| (&other.uuid, &other.vg_uuid) == (&volume.uuid, &volume.vg_uuid);
-    let since = Instant::now();
-    loop {
-        let volumes = all(lvm, &never)?;
-        match volumes.iter().find(is_it) {
-            None => return Ok(()),
-            Some(found) if !found.is_open => break,
-            Some(_) if since.elapsed() >= lvm.glance() => {
-                return Err(io::Error::other(
-                    "it is open, as one that is mounted is; unmount it and try again",
-                ));
-            }
-            Some(_) => thread::sleep(LOOK_AGAIN),
-        }
-    }
-    run(lvm, &plan::remove(volume), None, &never)?;
-    // A selection that selects nothing is no failure for LVM.
-    match all(lvm, &never)?.iter().find(is_it) {
+    let pick = |volumes: &[Volume]| volumes.iter().find(is_it).cloned();
+    match glanced(lvm, pick)? {
         None => Ok(()),
-        Some(left) => Err(io::Error::other(format!("`lvremove` left volume `{}`", left.full_name()))),
+        Some(found) if found.is_open => {
+            Err(io::Error::other("it is open, as one that is mounted is; unmount it and try again"))
+        }
+        Some(_) => remove_found(lvm, volume, pick),
     }
 }
 
@@ -227,15 +235,8 @@ pub(crate) fn remove_unnamed(lvm: &dyn Lvm, volume: &Volume) -> io::Result<()> {
 /// # Errors
 /// If LVM does not say.
 pub(crate) fn opened(lvm: &dyn Lvm, label: &InVolume) -> io::Result<Option<String>> {
-    let since = Instant::now();
-    loop {
-        let volumes = all(lvm, &never)?;
-        match plan::pick(&volumes, label).filter(|volume| volume.is_open) {
-            None => return Ok(None),
-            Some(volume) if since.elapsed() >= lvm.glance() => return Ok(Some(volume.full_name())),
-            Some(_) => thread::sleep(LOOK_AGAIN),
-        }
-    }
+    let found = glanced(lvm, |volumes| plan::pick(volumes, label).cloned())?;
+    Ok(found.filter(|volume| volume.is_open).map(|volume| volume.full_name()))
 }
 
 /// Takes the device of a volume away that somebody who died has read, unless somebody reads it now.
