@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::entities::{self, Directory};
-use super::{Catalogue, new_id, place_of, stamp};
+use super::{Catalogue, place_of, stamp};
 use crate::error::Result;
 
 /// What tracking a directory came to.
@@ -29,11 +29,7 @@ impl Catalogue {
     pub fn directories(&self) -> Result<Vec<Directory>> {
         let mut all: Vec<Directory> =
             self.all("SELECT id, path, created_at FROM directories", [], |row| {
-                Ok(Directory {
-                    id: row.get("id")?,
-                    path: entities::path(row, "path")?,
-                    created_at: row.get("created_at")?,
-                })
+                Ok(Directory { id: row.get(0)?, path: entities::path(row, 1)?, created_at: row.get(2)? })
             })?;
         all.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(all)
@@ -72,19 +68,20 @@ impl Catalogue {
             return Ok(if holder.path == path { Tracked::Already(holder) } else { Tracked::Within(holder) });
         }
         let children = self.find_directories_by_path_prefix(path)?;
-        let fresh = Directory { id: new_id(), path: path.to_owned(), created_at: stamp(now) };
+        let mut fresh = Directory { id: 0, path: path.to_owned(), created_at: stamp(now) };
         let done = (|| {
             let step = self.db.transaction()?;
             step.execute(
-                "INSERT INTO directories (id, path, created_at) VALUES (?1, ?2, ?3)",
-                params![fresh.id, path.as_os_str().as_bytes(), fresh.created_at],
+                "INSERT INTO directories (path, created_at) VALUES (?1, ?2)",
+                params![path.as_os_str().as_bytes(), fresh.created_at],
             )?;
+            fresh.id = step.last_insert_rowid();
             for child in &children {
                 let prefix = child.path.strip_prefix(path).unwrap_or(Path::new(""));
                 for table in ["files", "staged"] {
-                    move_rows(&step, table, &child.id, &fresh.id, prefix)?;
+                    move_rows(&step, table, child.id, fresh.id, prefix)?;
                 }
-                step.execute("DELETE FROM directories WHERE id = ?1", [&child.id])?;
+                step.execute("DELETE FROM directories WHERE id = ?1", [child.id])?;
             }
             step.commit()
         })();
@@ -98,7 +95,7 @@ impl Catalogue {
     /// If the catalogue fails.
     pub fn base(&self, directory: &Directory) -> Result<Option<String>> {
         let sql = "SELECT recorded FROM bases WHERE directory_id = ?1";
-        let found = self.db.query_row(sql, [&directory.id], |row| row.get(0));
+        let found = self.db.query_row(sql, [directory.id], |row| row.get(0));
         self.ok(found.optional())
     }
 
@@ -112,7 +109,7 @@ impl Catalogue {
                 "INSERT OR REPLACE INTO bases (directory_id, recorded) VALUES (?1, ?2)",
                 params![directory.id, text],
             ),
-            None => self.db.execute("DELETE FROM bases WHERE directory_id = ?1", [&directory.id]),
+            None => self.db.execute("DELETE FROM bases WHERE directory_id = ?1", [directory.id]),
         };
         self.ok(done).map(drop)
     }
@@ -122,27 +119,18 @@ impl Catalogue {
     /// # Errors
     /// If the catalogue fails.
     pub fn delete_directory(&mut self, directory: &Directory) -> Result<()> {
-        let done = self.db.execute("DELETE FROM directories WHERE id = ?1", [&directory.id]);
+        let done = self.db.execute("DELETE FROM directories WHERE id = ?1", [directory.id]);
         self.ok(done).map(drop)
     }
 }
 
 /// Moves what is below `from` below `to`, with `prefix` before its name.
-fn move_rows(
-    step: &Transaction<'_>,
-    table: &str,
-    from: &str,
-    to: &str,
-    prefix: &Path,
-) -> rusqlite::Result<()> {
-    let mut head = prefix.as_os_str().as_bytes().to_vec();
+fn move_rows(step: &Transaction<'_>, table: &str, from: i64, to: i64, prefix: &Path) -> rusqlite::Result<()> {
     let mut place = place_of(prefix);
-    head.push(b'/');
     place.push(0);
     // `||` makes text of blobs; the cast makes bytes of it again.
     let sql = format!(
-        "UPDATE {table} SET directory_id = ?2, name = CAST(?3 || name AS BLOB), place = CAST(?4 || place AS BLOB)
-         WHERE directory_id = ?1"
+        "UPDATE {table} SET directory_id = ?2, place = CAST(?3 || place AS BLOB) WHERE directory_id = ?1"
     );
-    step.execute(&sql, params![from, to, head, place]).map(drop)
+    step.execute(&sql, params![from, to, place]).map(drop)
 }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use rusqlite::Row;
 use serde::Serialize;
 
@@ -13,7 +14,7 @@ use crate::format::{Id, NodeKind};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Directory {
     /// A UUID.
-    pub id: String,
+    pub id: i64,
     /// Absolute.
     pub path: PathBuf,
     /// UTC.
@@ -24,13 +25,13 @@ pub struct Directory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
     /// A UUID.
-    pub id: String,
+    pub id: i64,
     /// Relative to its directory.
     pub name: PathBuf,
     /// The directory.
-    pub directory_id: String,
+    pub directory_id: i64,
     /// The version that counts.
-    pub current_snapshot_id: Option<String>,
+    pub current_snapshot_id: Option<i64>,
     /// Whether it was gone at the last backup.
     pub deleted: bool,
 }
@@ -94,10 +95,19 @@ impl FileFacts {
     /// Whether both are the same version: nothing but the time of the last access may differ. When a file was made is not
     /// compared if it is not known of one, as snapshots do not say it.
     pub fn same_version(&self, other: &Self) -> bool {
-        let born_at = self.born_at.and(other.born_at);
-        let quiet =
-            |facts: &Self| Self { accessed_at: 0, born_at: born_at.and(facts.born_at), ..facts.clone() };
-        quiet(self) == quiet(other)
+        self.same_inode(other) && self.xattrs == other.xattrs && self.target == other.target
+    }
+
+    /// Whether `stat` says the same but for the time of reading. With the time of the last change among it nothing else is another one
+    /// either: neither attributes nor where a link points.
+    pub fn same_inode(&self, other: &Self) -> bool {
+        let tell = |facts: &Self| {
+            let whose = (facts.kind, facts.permissions, facts.uid, facts.gid, facts.device);
+            (whose, facts.size, facts.inode, facts.links, facts.modified_at, facts.changed_at)
+        };
+        // A copy of a catalogue or a tree may not know when a file was born.
+        let is_born_so = self.born_at.is_none() || other.born_at.is_none() || self.born_at == other.born_at;
+        tell(self) == tell(other) && is_born_so
     }
 
     /// Whether it is a regular file; whatever else has no content.
@@ -120,25 +130,27 @@ impl FileFacts {
         KINDS.iter().find(|(kind, _)| *kind == self.kind).map_or("file", |(_, word)| *word)
     }
 
-    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+    /// Reads them, from a column on.
+    pub(super) fn read(row: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
+        let number = |at: usize| row.get::<_, i64>(first + at);
         Ok(Self {
-            size: row.get::<_, i64>("size")? as u64,
-            permissions: row.get("permissions")?,
-            uid: row.get("uid")?,
-            gid: row.get("gid")?,
-            inode: row.get::<_, i64>("inode")? as u64,
-            accessed_at: row.get("accessed_at")?,
-            modified_at: row.get("modified_at")?,
-            changed_at: row.get("changed_at")?,
-            born_at: row.get("born_at")?,
-            xattrs: row.get("xattrs")?,
+            size: number(0)? as u64,
+            permissions: row.get(first + 1)?,
+            uid: row.get(first + 2)?,
+            gid: row.get(first + 3)?,
+            inode: number(4)? as u64,
+            accessed_at: number(5)?,
+            modified_at: number(6)?,
+            changed_at: number(7)?,
+            born_at: row.get(first + 8)?,
+            xattrs: row.get(first + 9)?,
             kind: {
-                let word: String = row.get("kind")?;
+                let word = row.get_ref(first + 10)?.as_str()?;
                 KINDS.iter().find(|(_, known)| *known == word).map_or(NodeKind::File, |(kind, _)| *kind)
             },
-            target: row.get("target")?,
-            device: row.get::<_, i64>("device")? as u64,
-            links: row.get::<_, i64>("links")? as u64,
+            target: row.get(first + 11)?,
+            device: number(12)? as u64,
+            links: number(13)? as u64,
         })
     }
 }
@@ -147,9 +159,9 @@ impl FileFacts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     /// A UUID.
-    pub id: String,
+    pub id: i64,
     /// The file.
-    pub file_id: String,
+    pub file_id: i64,
     /// Its content's SHA-256.
     pub content_id: Id,
     /// Counts the versions of a file from 1.
@@ -161,14 +173,21 @@ pub struct Version {
 }
 
 impl Version {
+    /// What [`Version::read`] reads, of `file_snapshots v` and `contents c`.
+    pub(super) const COLUMNS: &'static str = "v.id, v.file_id, c.id, v.number, v.created_at, v.size, v.permissions, v.uid,
+         v.gid, v.inode, v.accessed_at, v.modified_at, v.changed_at, v.born_at, v.xattrs, v.kind, v.target, v.device, v.links";
+
+    /// How many columns that are.
+    pub(super) const WIDTH: usize = 19;
+
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
-            id: row.get("id")?,
-            file_id: row.get("file_id")?,
-            content_id: id(row, "content_id")?,
-            number: row.get("number")?,
-            created_at: row.get("created_at")?,
-            facts: FileFacts::read(row)?,
+            id: row.get(0)?,
+            file_id: row.get(1)?,
+            content_id: id(row, 2)?,
+            number: row.get(3)?,
+            created_at: time_of(row.get(4)?),
+            facts: FileFacts::read(row, 5)?,
         })
     }
 }
@@ -179,7 +198,7 @@ pub struct StagedItem {
     /// Its place in the queue.
     pub seq: i64,
     /// The tracked directory.
-    pub directory_id: String,
+    pub directory_id: i64,
     /// Relative to it.
     pub name: PathBuf,
     /// Which content of the stage; none for a file that is read where it lies.
@@ -227,13 +246,31 @@ pub struct VaultState {
     pub pending: bool,
 }
 
-pub(super) fn path(row: &Row<'_>, column: &str) -> rusqlite::Result<PathBuf> {
+pub(super) fn path(row: &Row<'_>, column: usize) -> rusqlite::Result<PathBuf> {
     Ok(OsString::from_vec(row.get(column)?).into())
 }
 
-pub(super) fn id(row: &Row<'_>, column: &str) -> rusqlite::Result<Id> {
-    let text: String = row.get(column)?;
-    text.parse().map_err(|error: String| {
-        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
+/// Reads a place as the name that it is of.
+pub(super) fn name(row: &Row<'_>, column: usize) -> rusqlite::Result<PathBuf> {
+    let mut bytes: Vec<u8> = row.get(column)?;
+    bytes.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b'/');
+    Ok(OsString::from_vec(bytes).into())
+}
+
+pub(super) fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<Id> {
+    let bytes = row.get_ref(column)?.as_blob()?;
+    Id::from_slice(bytes).ok_or_else(|| {
+        let why = format!("a checksum of {} bytes", bytes.len());
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, why.into())
     })
+}
+
+/// Returns a moment as the tables keep it that have many of them: nanoseconds since 1970.
+pub(super) fn moment(at: Timestamp) -> i64 {
+    i64::try_from(at.as_nanosecond()).unwrap_or(if at < Timestamp::UNIX_EPOCH { i64::MIN } else { i64::MAX })
+}
+
+/// Returns such a moment as text.
+pub(super) fn time_of(moment: i64) -> String {
+    Timestamp::from_nanosecond(moment.into()).unwrap_or_default().to_string()
 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rusqlite::params;
 
-use super::{Catalogue, entities, stamp};
+use super::entities::{self, time_of};
+use super::{Catalogue, stamp};
 use crate::error::Result;
 use crate::format::Id;
 
@@ -48,15 +49,14 @@ impl Catalogue {
     /// # Errors
     /// If the catalogue fails.
     pub fn chunks_of_versions(&self, vault: &str, stays: impl Fn(&str) -> bool) -> Result<HashSet<Id>> {
-        let mut asked: HashMap<String, bool> = HashMap::new();
-        let sql = "SELECT v.created_at, l.stored_at, c.blob_id FROM file_snapshots v
-                   JOIN content_locations l ON l.vault = ?1 AND l.content_id = v.content_id
-                   JOIN content_chunks c ON c.vault = ?1 AND c.content_id = v.content_id";
+        let mut asked: HashMap<i64, bool> = HashMap::new();
+        let sql = "SELECT v.created_at, l.stored_at, k.blob_id FROM file_snapshots v
+                   JOIN content_locations l ON l.content = v.content AND l.vault = ?1
+                   JOIN content_chunks k ON k.content = v.content AND k.vault = ?1";
         let found: Vec<Option<Id>> = self.all(sql, [vault], |row| {
-            let mut ask = |at: String| *asked.entry(at).or_insert_with_key(|at| stays(at));
-            let stays = ask(row.get("created_at")?) || ask(row.get("stored_at")?);
-            let blob: Vec<u8> = row.get("blob_id")?;
-            Ok(Id::from_slice(&blob).filter(|_| stays))
+            let mut ask = |at: i64| *asked.entry(at).or_insert_with_key(|at| stays(&time_of(*at)));
+            let stays = ask(row.get(0)?) || ask(row.get(1)?);
+            Ok(if stays { Some(entities::id(row, 2)?) } else { None })
         })?;
         Ok(found.into_iter().flatten().collect())
     }
@@ -73,14 +73,15 @@ impl Catalogue {
         mut tell: impl FnMut(PathBuf, &str, &str),
     ) -> Result<()> {
         for content in self.lost_contents(vault, is_there)? {
-            let sql = "SELECT d.path, f.name, v.created_at, l.stored_at FROM file_snapshots v
+            let sql = "SELECT d.path, f.place, v.created_at, l.stored_at FROM contents c
+                       JOIN file_snapshots v ON v.content = c.number
                        JOIN files f ON f.id = v.file_id JOIN directories d ON d.id = f.directory_id
-                       LEFT JOIN content_locations l ON l.vault = ?1 AND l.content_id = v.content_id
-                       WHERE v.content_id = ?2 ORDER BY v.created_at";
+                       LEFT JOIN content_locations l ON l.vault = ?1 AND l.content = v.content
+                       WHERE c.id = ?2 ORDER BY v.created_at";
             let versions: Vec<(PathBuf, String, Option<String>)> =
-                self.all(sql, [vault, &content.hex()], |row| {
-                    let path = entities::path(row, "path")?.join(entities::path(row, "name")?);
-                    Ok((path, row.get("created_at")?, row.get("stored_at")?))
+                self.all(sql, params![vault, content.0], |row| {
+                    let path = entities::path(row, 0)?.join(entities::name(row, 1)?);
+                    Ok((path, time_of(row.get(2)?), row.get::<_, Option<i64>>(3)?.map(time_of)))
                 })?;
             for (path, created_at, stored_at) in versions {
                 tell(path, &created_at, stored_at.as_deref().unwrap_or(&created_at));
@@ -91,11 +92,10 @@ impl Catalogue {
 
     /// Returns the contents of which a vault does not hold all chunks that it should.
     fn lost_contents(&self, vault: &str, is_there: impl Fn(Id) -> bool) -> Result<BTreeSet<Id>> {
-        let sql = "SELECT content_id, blob_id FROM content_chunks WHERE vault = ?1";
+        let sql = "SELECT c.id, k.blob_id FROM content_chunks k JOIN contents c ON c.number = k.content WHERE k.vault = ?1";
         let found: Vec<Option<Id>> = self.all(sql, [vault], |row| {
-            let blob: Vec<u8> = row.get("blob_id")?;
-            let is_there = Id::from_slice(&blob).is_some_and(&is_there);
-            Ok(if is_there { None } else { Some(entities::id(row, "content_id")?) })
+            let is_there = entities::id(row, 1).is_ok_and(&is_there);
+            Ok(if is_there { None } else { Some(entities::id(row, 0)?) })
         })?;
         Ok(found.into_iter().flatten().collect())
     }
@@ -109,8 +109,8 @@ impl Catalogue {
         self.together(|catalogue| {
             let mut versions = 0;
             for content in gone {
-                let sql = "SELECT COUNT(*) FROM file_snapshots WHERE content_id = ?1";
-                let counted = catalogue.db.query_row(sql, params![content.hex()], |row| row.get::<_, i64>(0));
+                let sql = "SELECT COUNT(*) FROM file_snapshots v JOIN contents c ON c.number = v.content WHERE c.id = ?1";
+                let counted = catalogue.db.query_row(sql, [content.0], |row| row.get::<_, i64>(0));
                 versions += catalogue.ok(counted)? as u64;
                 catalogue.forget_location(vault, content)?;
             }

@@ -24,13 +24,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use pc_switcher_contract::{ErrorKind, ModuleError};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Params, Row};
 
 pub use directories::Tracked;
 pub use entities::{Chunk, Directory, File, FileFacts, Operation, StagedItem, VaultState, Version};
 pub use operations::KILLED;
 pub use trees::KnownTree;
-pub use versions::{Arrived, CurrentFile};
+pub use versions::{Arrived, CurrentFile, moment_of};
 
 use self::held::Held;
 use crate::error::{Result, at};
@@ -105,6 +106,8 @@ impl Catalogue {
 
     fn prepare(&mut self) -> rusqlite::Result<()> {
         self.db.busy_timeout(PATIENCE)?;
+        // Otherwise a statement is prepared anew whenever a limit or a bound of it is another value, which takes longer than to run it.
+        self.db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         self.db.set_prepared_statement_cache_capacity(STATEMENTS);
         self.db.pragma_update(None, "cache_size", CACHE)?;
         self.db.pragma_update(None, "wal_autocheckpoint", LOG)?;
@@ -227,20 +230,22 @@ fn place_of(name: &Path) -> Vec<u8> {
     name.as_os_str().as_bytes().iter().map(|byte| if *byte == b'/' { 0 } else { *byte }).collect()
 }
 
-/// Returns the bounds of what lies below a place: from the first, before the second.
-fn below(place: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    if place.is_empty() {
-        return (Vec::new(), vec![0xff; 256]);
+/// Returns the bounds of a place and of what lies below it: from the first, before the second. Nothing else lies between them, and one
+/// range is what an index is read by: with `OR` in it SQLite reads all of a directory.
+fn from_down(place: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let mut to = place.to_vec();
+    match place {
+        [] => to.resize(256, 0xff),
+        _ => to.push(1),
     }
-    let (mut from, mut to) = (place.to_vec(), place.to_vec());
-    from.push(0);
-    to.push(1);
-    (from, to)
+    (place.to_vec(), to)
 }
 
-/// Ids of one time lie beside each other in the tables.
-fn new_id() -> String {
-    uuid::Uuid::now_v7().to_string()
+/// Returns the place that comes right after one.
+fn next_after(place: &[u8]) -> Vec<u8> {
+    let mut next = place.to_vec();
+    next.push(0);
+    next
 }
 
 fn stamp(now: Timestamp) -> String {

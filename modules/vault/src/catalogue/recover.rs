@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use rusqlite::params;
 
+use super::entities::moment;
 use super::{Catalogue, stamp};
 use crate::error::Result;
 
@@ -52,9 +53,9 @@ impl Catalogue {
     /// # Errors
     /// If the catalogue fails.
     pub fn newest_version(&self) -> Result<Option<Timestamp>> {
-        let all: Vec<String> =
-            self.all("SELECT DISTINCT created_at FROM file_snapshots", [], |row| row.get(0))?;
-        Ok(all.iter().filter_map(|stamp| stamp.parse().ok()).max())
+        let sql = "SELECT MAX(created_at) FROM file_snapshots";
+        let found = self.db.query_row(sql, [], |row| row.get::<_, Option<i64>>(0));
+        Ok(self.ok(found)?.and_then(|at| Timestamp::from_nanosecond(at.into()).ok()))
     }
 
     /// Returns what says of a moment whether a backup of then is known here: by its line in the history, or by versions of then.
@@ -75,11 +76,10 @@ impl Catalogue {
             }
             next = began;
         }
-        let made: Vec<String> =
+        let made: HashSet<i64> =
             self.all("SELECT DISTINCT created_at FROM file_snapshots", [], |row| row.get(0))?;
-        let made: HashSet<Timestamp> = made.into_iter().filter_map(parse).collect();
         Ok(move |at: Timestamp| {
-            made.contains(&at) || runs.iter().any(|(began, ended)| *began <= at && at <= *ended)
+            made.contains(&moment(at)) || runs.iter().any(|(began, ended)| *began <= at && at <= *ended)
         })
     }
 

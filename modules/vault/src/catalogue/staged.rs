@@ -1,13 +1,13 @@
 //! The queue: what `add` read and the next backup stores.
 
 use std::collections::HashSet;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Row, params};
 
 use super::entities::{self, Directory, FileFacts, StagedItem};
-use super::{Catalogue, below, place_of};
+use super::{Catalogue, from_down, place_of};
 use crate::error::Result;
 use crate::format::Id;
 
@@ -32,16 +32,15 @@ impl Catalogue {
             .and_then(|mut delete| delete.execute(params![directory.id, place_of(name)]));
         self.ok(done)?;
         let sql = format!(
-            "INSERT INTO staged (directory_id, name, place, content_id, origin, {})
-             VALUES (?1, ?2, ?3, ?4, 'manual', ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+            "INSERT INTO staged (directory_id, place, content_id, origin, {})
+             VALUES (?1, ?2, ?3, 'manual', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
             FileFacts::COLUMNS
         );
         let done = self.db.prepare_cached(&sql).and_then(|mut insert| {
             insert.execute(params![
                 directory.id,
-                name.as_os_str().as_bytes(),
                 place_of(name),
-                content.map(|id| id.hex()),
+                content.map(|id| id.0),
                 facts.size as i64,
                 facts.permissions,
                 facts.uid,
@@ -67,7 +66,7 @@ impl Catalogue {
     /// If the catalogue fails.
     pub fn remove_unread(&mut self, directory: &Directory) -> Result<()> {
         let sql = "DELETE FROM staged WHERE directory_id = ?1 AND content_id IS NULL";
-        let done = self.db.execute(sql, [&directory.id]);
+        let done = self.db.execute(sql, [directory.id]);
         self.ok(done).map(drop)
     }
 
@@ -99,8 +98,11 @@ impl Catalogue {
     /// # Errors
     /// If the catalogue fails.
     pub fn staged_after(&self, after: i64, most: usize) -> Result<Vec<StagedItem>> {
-        let sql = "SELECT * FROM staged WHERE seq > ?1 ORDER BY seq LIMIT ?2";
-        self.all(sql, params![after, most as i64], read)
+        let sql = format!(
+            "SELECT seq, directory_id, place, content_id, {} FROM staged WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+            FileFacts::COLUMNS
+        );
+        self.all(&sql, params![after, most as i64], read)
     }
 
     /// Returns the next item of the queue.
@@ -129,10 +131,9 @@ impl Catalogue {
     /// # Errors
     /// If the catalogue fails.
     pub fn staged_places(&self, directory: &Directory, name: &Path) -> Result<HashSet<Vec<u8>>> {
-        let (from, to) = below(&place_of(name));
-        let sql =
-            "SELECT place FROM staged WHERE directory_id = ?1 AND (place = ?2 OR place >= ?3 AND place < ?4)";
-        self.all(sql, params![directory.id, place_of(name), from, to], |row| row.get(0))
+        let (from, to) = from_down(&place_of(name));
+        let sql = "SELECT place FROM staged WHERE directory_id = ?1 AND place >= ?2 AND place < ?3";
+        self.all(sql, params![directory.id, from, to], |row| row.get(0))
     }
 
     /// Returns the names of the files of a directory that wait.
@@ -140,8 +141,8 @@ impl Catalogue {
     /// # Errors
     /// If the catalogue fails.
     pub fn staged_names(&self, directory: &Directory) -> Result<Vec<std::path::PathBuf>> {
-        let sql = "SELECT DISTINCT name FROM staged WHERE directory_id = ?1";
-        self.all(sql, [&directory.id], |row| entities::path(row, "name"))
+        let sql = "SELECT DISTINCT place FROM staged WHERE directory_id = ?1";
+        self.all(sql, [directory.id], |row| entities::name(row, 0))
     }
 
     /// Returns the key by which [`Catalogue::staged_places`] knows a name.
@@ -188,17 +189,17 @@ impl Catalogue {
     /// If the catalogue fails.
     pub fn staged_contents(&self) -> Result<HashSet<Id>> {
         let sql = "SELECT DISTINCT content_id FROM staged WHERE content_id IS NOT NULL";
-        self.all(sql, [], |row| entities::id(row, "content_id"))
+        self.all(sql, [], |row| entities::id(row, 0))
     }
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<StagedItem> {
-    let content: Option<String> = row.get("content_id")?;
+    let is_read_where_it_lies = row.get_ref(3)? == ValueRef::Null;
     Ok(StagedItem {
-        seq: row.get("seq")?,
-        directory_id: row.get("directory_id")?,
-        name: entities::path(row, "name")?,
-        content_id: content.map(|_| entities::id(row, "content_id")).transpose()?,
-        facts: FileFacts::read(row)?,
+        seq: row.get(0)?,
+        directory_id: row.get(1)?,
+        name: entities::name(row, 2)?,
+        content_id: if is_read_where_it_lies { None } else { Some(entities::id(row, 3)?) },
+        facts: FileFacts::read(row, 4)?,
     })
 }

@@ -212,6 +212,88 @@ fn a_catalogue_of_the_first_version_learns_of_links_and_directories() {
 }
 
 #[test]
+fn a_catalogue_with_texts_for_ids_is_the_same_one_with_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalogue.db");
+    let old = Connection::open(&path).unwrap();
+    schema::MIGRATIONS[..9].iter().for_each(|migration| old.execute_batch(migration).unwrap());
+    old.pragma_update(None, "user_version", 9).unwrap();
+    let (one, two) = (Id::of(b"one"), Id::of(b"two"));
+    let (one_hex, two_hex) = (one.hex(), two.hex());
+    let row = "3, 420, 1, 1, 7, 1, 5, 1, NULL, x'', 'file', x'', 0, 1";
+    let fill = format!(
+        "PRAGMA foreign_keys = on;
+        INSERT INTO directories VALUES ('z', CAST('/a' AS BLOB), 'since'), ('b', CAST('/z' AS BLOB), 'then');
+        INSERT INTO contents VALUES ('{one_hex}', 3, '2026-01-02T03:04:05Z'), ('{two_hex}', 3, '2026-01-02T03:04:05.000000001Z');
+        INSERT INTO content_locations VALUES ('{one_hex}', 'local', '2026-01-02T03:04:05Z', NULL), ('{two_hex}', 'far', '2026-03-04T05:06:07.5Z', NULL);
+        INSERT INTO content_chunks VALUES ('local', '{one_hex}', 0, x'{two_hex}', 3), ('local', '{one_hex}', 1, x'{one_hex}', 4), ('far', '{two_hex}', 0, x'{two_hex}', 3);
+        INSERT INTO files VALUES
+            ('2', CAST('d/f' AS BLOB), CAST('d' || char(0) || 'f' AS BLOB), 'z', NULL, 0, 0),
+            ('1', CAST('d' AS BLOB), CAST('d' AS BLOB), 'z', NULL, 1, 1),
+            ('0', CAST('f' AS BLOB), CAST('f' AS BLOB), 'b', NULL, 0, 0);
+        INSERT INTO file_snapshots VALUES
+            ('9', '2', '{two_hex}', 1, '2026-01-02T03:04:05Z', {row}), ('8', '2', '{one_hex}', 2, '2026-01-02T03:04:05.000000001Z', {row}),
+            ('7', '1', '{one_hex}', 1, '2026-01-02T03:04:05Z', {row}), ('6', '0', '{two_hex}', 5, '2026-01-02T03:04:05Z', {row});
+        UPDATE files SET current_snapshot_id = CASE id WHEN '2' THEN '8' WHEN '1' THEN '7' ELSE '6' END;
+        INSERT INTO staged VALUES (41, 'b', CAST('g' AS BLOB), CAST('g' AS BLOB), NULL, 'manual', {row}),
+            (42, 'z', CAST('h' AS BLOB), CAST('h' AS BLOB), '{one_hex}', 'manual', {row});
+        INSERT INTO absences VALUES ('1', '2026-02-02T00:00:00Z', NULL);
+        INSERT INTO bases VALUES ('b', 'a base');
+        INSERT INTO trees VALUES ('local', 'b', x'', x'00');"
+    );
+    old.execute_batch(&fill).unwrap();
+    drop(old);
+    let catalogue = Catalogue::open(&path).unwrap();
+    let [a, z] = catalogue.directories().unwrap().try_into().unwrap();
+    assert_eq!(
+        (a.path.as_path(), &*a.created_at, z.path.as_path()),
+        (Path::new("/a"), "since", Path::new("/z"))
+    );
+    let told = |directory| -> Vec<(String, bool, Id, i64, String)> {
+        let all = catalogue.current_files(directory, Path::new(""), None, 10).unwrap();
+        let tell = |file: CurrentFile| {
+            let Version { content_id, number, created_at, .. } = file.version;
+            (file.name.display().to_string(), file.deleted, content_id, number, created_at)
+        };
+        all.into_iter().map(tell).collect()
+    };
+    let second = "2026-01-02T03:04:05Z".to_owned();
+    let of_a = [
+        ("d".into(), true, one, 1, second.clone()),
+        ("d/f".into(), false, one, 2, "2026-01-02T03:04:05.000000001Z".into()),
+    ];
+    assert_eq!(told(&a), of_a);
+    assert_eq!(told(&z), [("f".into(), false, two, 5, second.clone())]);
+    let file = catalogue.find_file_by_path(&a, Path::new("d/f")).unwrap().unwrap();
+    let versions = catalogue.find_file_snapshots_for_file(&file).unwrap();
+    assert_eq!((file.current_snapshot_id, versions.len()), (Some(versions[0].id), 2));
+    assert_eq!((versions[1].content_id, &versions[1].facts), (two, &facts(5)));
+    let chunks = [Chunk { blob_id: two, size: 3 }, Chunk { blob_id: one, size: 4 }];
+    assert_eq!(catalogue.chunks("local", one).unwrap().unwrap(), chunks);
+    assert_eq!(
+        (catalogue.chunks("local", two).unwrap(), catalogue.locations(two).unwrap()),
+        (None, vec!["far".into()])
+    );
+    let waiting = catalogue.staged_after(0, 10).unwrap();
+    let tell = |item: &StagedItem| (item.seq, item.directory_id, item.name.clone(), item.content_id);
+    let expected = [(41, z.id, "g".into(), None), (42, a.id, "h".into(), Some(one))];
+    assert_eq!(waiting.iter().map(tell).collect::<Vec<_>>(), expected);
+    assert_eq!(catalogue.mounts(&a).unwrap(), [(told_id(&catalogue, &a, "d"), "d".into())]);
+    let later = "2026-03-01T00:00:00Z".parse().unwrap();
+    let absent = catalogue.absent_at(&a, Path::new(""), later).unwrap();
+    assert!(absent.contains(&told_id(&catalogue, &a, "d")) && absent.len() == 1);
+    assert_eq!((catalogue.base(&z).unwrap(), catalogue.base(&a).unwrap()), (Some("a base".into()), None));
+    assert!(catalogue.tree("local", &z, Path::new("")).unwrap().is_none(), "it is asked for anew");
+    catalogue.prove_sound().unwrap();
+    let broken = catalogue.db.prepare("PRAGMA foreign_key_check").unwrap().exists([]).unwrap();
+    assert!(!broken);
+}
+
+fn told_id(catalogue: &Catalogue, directory: &Directory, name: &str) -> i64 {
+    catalogue.find_file_by_path(directory, Path::new(name)).unwrap().unwrap().id
+}
+
+#[test]
 fn who_only_looks_writes_nothing_and_waits_for_nobody_who_writes() {
     let (dir, mut catalogue) = catalogue();
     let path = dir.path().join("catalogue.db");

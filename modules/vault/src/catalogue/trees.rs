@@ -29,13 +29,13 @@ impl Catalogue {
     /// If the catalogue fails.
     pub fn forget_stale_trees(&mut self) -> Result<()> {
         self.together(|catalogue| {
-            let touched: Vec<(String, Vec<u8>)> =
+            let touched: Vec<(i64, Vec<u8>)> =
                 catalogue.all("SELECT directory_id, place FROM touched", [], |row| {
-                    Ok((row.get("directory_id")?, row.get("place")?))
+                    Ok((row.get(0)?, row.get(1)?))
                 })?;
-            let stale: BTreeSet<(&str, &[u8])> = touched
+            let stale: BTreeSet<(i64, &[u8])> = touched
                 .iter()
-                .flat_map(|(directory, place)| around(place).map(move |place| (directory.as_str(), place)))
+                .flat_map(|(directory, place)| around(place).map(move |place| (*directory, place)))
                 .collect();
             let forget = || -> rusqlite::Result<()> {
                 let sql = "DELETE FROM trees WHERE directory_id = ?1 AND place = ?2";

@@ -1,15 +1,14 @@
 //! Files and their versions, and where their contents are.
 
 use std::collections::{HashMap, HashSet};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
-use super::entities::{self, Chunk, Directory, File, FileFacts, StagedItem, Version};
+use super::entities::{self, Chunk, Directory, File, FileFacts, StagedItem, Version, moment};
 use super::operations::ALL_DUE;
-use super::{Catalogue, below, new_id, place_of, stamp};
+use super::{Catalogue, from_down, next_after, place_of, stamp};
 use crate::error::{Result, usage};
 use crate::format::Id;
 
@@ -28,7 +27,7 @@ pub struct Arrived {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CurrentFile {
     /// The file.
-    pub file_id: String,
+    pub file_id: i64,
     /// Relative to its directory.
     pub name: PathBuf,
     /// Whether it was gone at the last backup.
@@ -44,15 +43,15 @@ impl Catalogue {
     /// If the catalogue fails.
     pub fn find_file_by_path(&self, directory: &Directory, name: &Path) -> Result<Option<File>> {
         let found = self.db.query_row(
-            "SELECT * FROM files WHERE directory_id = ?1 AND place = ?2",
+            "SELECT id, place, current_snapshot_id, deleted FROM files WHERE directory_id = ?1 AND place = ?2",
             params![directory.id, place_of(name)],
             |row| {
                 Ok(File {
-                    id: row.get("id")?,
-                    name: entities::path(row, "name")?,
-                    directory_id: row.get("directory_id")?,
-                    current_snapshot_id: row.get("current_snapshot_id")?,
-                    deleted: row.get("deleted")?,
+                    id: row.get(0)?,
+                    name: entities::name(row, 1)?,
+                    directory_id: directory.id,
+                    current_snapshot_id: row.get(2)?,
+                    deleted: row.get(3)?,
                 })
             },
         );
@@ -64,11 +63,12 @@ impl Catalogue {
     /// # Errors
     /// If the catalogue fails.
     pub fn find_file_snapshots_for_file(&self, file: &File) -> Result<Vec<Version>> {
-        self.all(
-            "SELECT * FROM file_snapshots WHERE file_id = ?1 ORDER BY number DESC",
-            [&file.id],
-            Version::read,
-        )
+        let sql = format!(
+            "SELECT {} FROM file_snapshots v JOIN contents c ON c.number = v.content WHERE v.file_id = ?1
+             ORDER BY v.number DESC",
+            Version::COLUMNS
+        );
+        self.all(&sql, [file.id], Version::read)
     }
 
     /// Returns the newest version of a file whose checksum begins so.
@@ -98,13 +98,10 @@ impl Catalogue {
         after: Option<&Path>,
         most: usize,
     ) -> Result<Vec<CurrentFile>> {
-        let place = place_of(name);
-        let (from, to) = below(&place);
-        let after = after.map(place_of).unwrap_or_default();
-        let sql = "SELECT f.name, f.deleted, v.* FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
-                   WHERE f.directory_id = ?1 AND (f.place = ?2 OR f.place >= ?3 AND f.place < ?4) AND f.place > ?5
-                   ORDER BY f.place LIMIT ?6";
-        self.all(sql, params![directory.id, place, from, to, after, most as i64], current_file)
+        let (from, to) = from_down(&place_of(name));
+        let from = next_after(&after.map(place_of).unwrap_or_default()).max(from);
+        let sql = current("f.place >= ?2 AND f.place < ?3 ORDER BY f.place LIMIT ?4");
+        self.all(&sql, params![directory.id, from, to, most as i64], current_file)
     }
 
     /// Returns what is there of a directory by what is known, with its current versions, from a place on, ordered as paths are, at
@@ -113,11 +110,9 @@ impl Catalogue {
     /// # Errors
     /// If the catalogue fails.
     pub fn present_from(&self, directory: &Directory, from: &[u8], most: usize) -> Result<Vec<CurrentFile>> {
-        let sql =
-            "SELECT f.name, f.deleted, v.* FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
-                   WHERE f.directory_id = ?1 AND f.place >= ?2 AND f.place > x'' AND f.deleted = 0
-                   ORDER BY f.place LIMIT ?3";
-        self.all(sql, params![directory.id, from, most as i64], current_file)
+        let from = from.max(&[0]);
+        let sql = current("f.place >= ?2 AND f.deleted = 0 ORDER BY f.place LIMIT ?3");
+        self.all(&sql, params![directory.id, from, most as i64], current_file)
     }
 
     /// Returns what lies right in a directory of a tracked one, with its current version, and that directory itself.
@@ -125,14 +120,11 @@ impl Catalogue {
     /// # Errors
     /// If the catalogue fails.
     pub fn current_files_right_in(&self, directory: &Directory, name: &Path) -> Result<Vec<CurrentFile>> {
-        let place = place_of(name);
-        let (from, to) = below(&place);
+        let (from, to) = from_down(&place_of(name));
         // Where the name of an entry begins in its place, from 1 on.
-        let begins = if place.is_empty() { 1 } else { place.len() + 2 };
-        let sql = "SELECT f.name, f.deleted, v.* FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
-                   WHERE f.directory_id = ?1
-                       AND (f.place = ?2 OR f.place >= ?3 AND f.place < ?4 AND instr(substr(f.place, ?5), x'00') = 0)";
-        self.all(sql, params![directory.id, place, from, to, begins as i64], current_file)
+        let begins = if from.is_empty() { 1 } else { from.len() + 2 };
+        let sql = current("f.place >= ?2 AND f.place < ?3 AND instr(substr(f.place, ?4), x'00') = 0");
+        self.all(&sql, params![directory.id, from, to, begins as i64], current_file)
     }
 
     /// Returns a file with its current version, if it has one.
@@ -140,10 +132,8 @@ impl Catalogue {
     /// # Errors
     /// If the catalogue fails.
     pub fn current_file(&self, directory: &Directory, name: &Path) -> Result<Option<CurrentFile>> {
-        let sql =
-            "SELECT f.name, f.deleted, v.* FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
-                   WHERE f.directory_id = ?1 AND f.place = ?2";
-        let found: Vec<CurrentFile> = self.all(sql, params![directory.id, place_of(name)], current_file)?;
+        let sql = current("f.place = ?2");
+        let found: Vec<CurrentFile> = self.all(&sql, params![directory.id, place_of(name)], current_file)?;
         Ok(found.into_iter().next())
     }
 
@@ -152,11 +142,10 @@ impl Catalogue {
     /// # Errors
     /// If the catalogue fails.
     pub fn chunks(&self, vault: &str, content: Id) -> Result<Option<Vec<Chunk>>> {
-        let sql =
-            "SELECT blob_id, size FROM content_chunks WHERE vault = ?1 AND content_id = ?2 ORDER BY seq";
-        let chunks: Vec<Chunk> = self.all(sql, params![vault, content.hex()], |row| {
-            let bytes: Vec<u8> = row.get("blob_id")?;
-            Ok(Chunk { blob_id: Id::from_slice(&bytes).unwrap_or_default(), size: row.get("size")? })
+        let sql = "SELECT k.blob_id, k.size FROM contents c JOIN content_chunks k ON k.content = c.number
+                   WHERE c.id = ?2 AND k.vault = ?1 ORDER BY k.seq";
+        let chunks: Vec<Chunk> = self.all(sql, params![vault, content.0], |row| {
+            Ok(Chunk { blob_id: entities::id(row, 0)?, size: row.get(1)? })
         })?;
         // An empty content has no chunks wherever it is.
         let held = !chunks.is_empty() || self.locations(content)?.iter().any(|place| place == vault);
@@ -168,8 +157,9 @@ impl Catalogue {
     /// # Errors
     /// If the catalogue fails.
     pub fn locations(&self, content: Id) -> Result<Vec<String>> {
-        let sql = "SELECT vault FROM content_locations WHERE content_id = ?1 ORDER BY vault";
-        self.all(sql, [content.hex()], |row| row.get(0))
+        let sql = "SELECT l.vault FROM contents c JOIN content_locations l ON l.content = c.number
+                   WHERE c.id = ?1 ORDER BY l.vault";
+        self.all(sql, [content.0], |row| row.get(0))
     }
 
     /// Returns the vaults that hold the contents of a file's versions.
@@ -177,10 +167,10 @@ impl Catalogue {
     /// # Errors
     /// If the catalogue fails.
     pub fn locations_of_versions(&self, file: &File) -> Result<HashMap<Id, Vec<String>>> {
-        let sql = "SELECT content_id, vault FROM content_locations
-                   WHERE content_id IN (SELECT content_id FROM file_snapshots WHERE file_id = ?1) ORDER BY vault";
+        let sql = "SELECT c.id, l.vault FROM content_locations l JOIN contents c ON c.number = l.content
+                   WHERE l.content IN (SELECT content FROM file_snapshots WHERE file_id = ?1) ORDER BY l.vault";
         let all: Vec<(Id, String)> =
-            self.all(sql, [&file.id], |row| Ok((entities::id(row, "content_id")?, row.get("vault")?)))?;
+            self.all(sql, [file.id], |row| Ok((entities::id(row, 0)?, row.get(1)?)))?;
         let mut found: HashMap<Id, Vec<String>> = HashMap::new();
         all.into_iter().for_each(|(content, vault)| found.entry(content).or_default().push(vault));
         Ok(found)
@@ -192,10 +182,10 @@ impl Catalogue {
     /// If the catalogue fails.
     pub fn stored_since(&self, directory: &Directory, at: Timestamp) -> Result<Vec<PathBuf>> {
         // Of one second all count, whatever their fractions.
-        let second = at.strftime("%Y-%m-%dT%H:%M:%S").to_string();
-        let sql = "SELECT f.name FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
+        let second = moment(at).div_euclid(1_000_000_000).saturating_mul(1_000_000_000);
+        let sql = "SELECT f.place FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
                    WHERE f.directory_id = ?1 AND f.deleted = 0 AND v.created_at >= ?2";
-        self.all(sql, params![directory.id, second], |row| entities::path(row, "name"))
+        self.all(sql, params![directory.id, second], |row| entities::name(row, 0))
     }
 
     /// Counts what is there of a directory by what is known.
@@ -204,8 +194,46 @@ impl Catalogue {
     /// If the catalogue fails.
     pub fn count_present(&self, directory: &Directory) -> Result<u64> {
         let sql = "SELECT COUNT(*) FROM files WHERE directory_id = ?1 AND deleted = 0";
-        let counted = self.db.query_row(sql, [&directory.id], |row| Ok(row.get::<_, i64>(0)? as u64));
+        let counted = self.db.query_row(sql, [directory.id], |row| Ok(row.get::<_, i64>(0)? as u64));
         self.ok(counted)
+    }
+
+    /// Returns the contents of current versions that one of these vaults does not hold.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn lacking(&self, vaults: &[String]) -> Result<HashSet<Id>> {
+        let mut lacking = HashSet::new();
+        for vault in vaults {
+            if self.is_whole(vault)? {
+                continue;
+            }
+            let sql = "SELECT c.id FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
+                       JOIN contents c ON c.number = v.content WHERE f.deleted = 0 AND NOT EXISTS
+                           (SELECT 1 FROM content_locations l WHERE l.content = v.content AND l.vault = ?1)";
+            let of_this: Vec<Id> = self.all(sql, [vault], |row| entities::id(row, 0))?;
+            lacking.extend(of_this);
+        }
+        Ok(lacking)
+    }
+
+    /// Returns the regular files of a directory that are there by what is known, and whose moment in a span comes after `last` and not
+    /// after `now`; in the same units each file has one, which is that of [`moment_of`].
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn files_in_turn(
+        &self,
+        directory: &Directory,
+        last: i64,
+        now: i64,
+        span: i64,
+    ) -> Result<Vec<CurrentFile>> {
+        let sql = current(&format!(
+            "f.deleted = 0 AND v.kind = 'file' AND (f.id * {SPREAD} % ?4 - ?2 + ?4) % ?4 < ?3 ORDER BY f.place"
+        ));
+        let begin = (last + 1).rem_euclid(span);
+        self.all(&sql, params![directory.id, begin, now - last, span], current_file)
     }
 
     /// Counts the files whose current version a vault does not hold.
@@ -218,7 +246,7 @@ impl Catalogue {
         }
         let sql = "SELECT COUNT(*) FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
                    WHERE f.deleted = 0 AND NOT EXISTS
-                       (SELECT 1 FROM content_locations l WHERE l.content_id = v.content_id AND l.vault = ?1)";
+                       (SELECT 1 FROM content_locations l WHERE l.content = v.content AND l.vault = ?1)";
         let counted = self.db.query_row(sql, [vault], |row| Ok(row.get::<_, i64>(0)? as u64));
         self.ok(counted)
     }
@@ -229,8 +257,10 @@ impl Catalogue {
     /// If the catalogue fails.
     pub fn forget_location(&mut self, vault: &str, content: Id) -> Result<()> {
         for table in ["content_chunks", "content_locations"] {
-            let sql = format!("DELETE FROM {table} WHERE vault = ?1 AND content_id = ?2");
-            let done = self.db.execute(&sql, params![vault, content.hex()]);
+            let sql = format!(
+                "DELETE FROM {table} WHERE vault = ?1 AND content = (SELECT number FROM contents WHERE id = ?2)"
+            );
+            let done = self.db.execute(&sql, params![vault, content.0]);
             self.ok(done)?;
         }
         Ok(())
@@ -249,8 +279,8 @@ impl Catalogue {
                 step.execute(ALL_DUE, [])?;
             }
             for one in arrived {
-                record_content(&step, one, now)?;
-                let is_new = record_version(&step, one, now)?;
+                let content = record_content(&step, one, now)?;
+                let is_new = record_version(&step, one, content, now)?;
                 fresh += u64::from(is_new && !one.item.facts.is_dir());
                 step.prepare_cached("DELETE FROM staged WHERE seq = ?1")?.execute([one.item.seq])?;
             }
@@ -265,13 +295,12 @@ impl Catalogue {
     ///
     /// # Errors
     /// If the catalogue fails.
-    pub fn absent_at(&self, directory: &Directory, name: &Path, at: Timestamp) -> Result<HashSet<String>> {
-        let place = place_of(name);
-        let (from, to) = below(&place);
+    pub fn absent_at(&self, directory: &Directory, name: &Path, at: Timestamp) -> Result<HashSet<i64>> {
+        let (from, to) = from_down(&place_of(name));
         let sql = "SELECT a.file_id, a.gone_at, a.back_at FROM absences a JOIN files f ON f.id = a.file_id
-                   WHERE f.directory_id = ?1 AND (f.place = ?2 OR f.place >= ?3 AND f.place < ?4)";
-        let all: Vec<(String, String, Option<String>)> =
-            self.all(sql, params![directory.id, place, from, to], |row| {
+                   WHERE f.directory_id = ?1 AND f.place >= ?2 AND f.place < ?3";
+        let all: Vec<(i64, String, Option<String>)> =
+            self.all(sql, params![directory.id, from, to], |row| {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             })?;
         let time = |text: &str| text.parse::<Timestamp>().ok();
@@ -287,16 +316,16 @@ impl Catalogue {
     ///
     /// # Errors
     /// If the catalogue fails.
-    pub fn mounts(&self, directory: &Directory) -> Result<Vec<(String, PathBuf)>> {
-        let sql = "SELECT id, name FROM files WHERE directory_id = ?1 AND mount = 1 ORDER BY place";
-        self.all(sql, [&directory.id], |row| Ok((row.get("id")?, entities::path(row, "name")?)))
+    pub fn mounts(&self, directory: &Directory) -> Result<Vec<(i64, PathBuf)>> {
+        let sql = "SELECT id, place FROM files WHERE directory_id = ?1 AND mount = 1 ORDER BY place";
+        self.all(sql, [directory.id], |row| Ok((row.get(0)?, entities::name(row, 1)?)))
     }
 
     /// Notes on which directories something is mounted, and on which nothing is any more.
     ///
     /// # Errors
     /// If the catalogue fails.
-    pub fn set_mounts(&mut self, changes: &[(String, bool)]) -> Result<()> {
+    pub fn set_mounts(&mut self, changes: &[(i64, bool)]) -> Result<()> {
         self.together(|catalogue| {
             changes.iter().try_for_each(|(file, mount)| {
                 let done =
@@ -310,7 +339,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// If the catalogue fails.
-    pub fn set_deleted(&mut self, changes: &[(String, bool)], now: Timestamp) -> Result<()> {
+    pub fn set_deleted(&mut self, changes: &[(i64, bool)], now: Timestamp) -> Result<()> {
         let done = (|| -> rusqlite::Result<()> {
             let step = self.db.transaction()?;
             if !changes.is_empty() {
@@ -329,13 +358,31 @@ impl Catalogue {
     }
 }
 
+/// Returns a query for files of a directory with their current versions, as [`current_file`] reads them.
+fn current(which: &str) -> String {
+    format!(
+        "SELECT {}, f.place, f.deleted FROM files f JOIN file_snapshots v ON v.id = f.current_snapshot_id
+         JOIN contents c ON c.number = v.content WHERE f.directory_id = ?1 AND {which}",
+        Version::COLUMNS
+    )
+}
+
 fn current_file(row: &Row<'_>) -> rusqlite::Result<CurrentFile> {
+    let version = Version::read(row)?;
     Ok(CurrentFile {
-        file_id: row.get("file_id")?,
-        name: entities::path(row, "name")?,
-        deleted: row.get("deleted")?,
-        version: Version::read(row)?,
+        file_id: version.file_id,
+        name: entities::name(row, Version::WIDTH)?,
+        deleted: row.get(Version::WIDTH + 1)?,
+        version,
     })
+}
+
+/// Numbers that follow each other come to lie evenly in any span.
+const SPREAD: i64 = 2_654_435_761;
+
+/// Returns the moment of a file in a span.
+pub fn moment_of(file_id: i64, span: i64) -> i64 {
+    file_id.wrapping_mul(SPREAD).rem_euclid(span)
 }
 
 /// Notes since when a file is gone, unless it was so before.
@@ -344,49 +391,61 @@ const GONE: &str =
 /// Notes since when it is back, if it was gone.
 const BACK: &str = "UPDATE absences SET back_at = ?2 WHERE file_id = ?1 AND back_at IS NULL";
 
-fn record_content(step: &Transaction<'_>, one: &Arrived, now: Timestamp) -> rusqlite::Result<()> {
-    let content = one.content.hex();
-    let now = stamp(now);
-    step.prepare_cached("INSERT OR IGNORE INTO contents (id, size, created_at) VALUES (?1, ?2, ?3)")?
-        .execute(params![content, one.item.facts.size as i64, now])?;
+/// Returns the number of the content.
+fn record_content(step: &Transaction<'_>, one: &Arrived, now: Timestamp) -> rusqlite::Result<i64> {
+    let find = "SELECT number FROM contents WHERE id = ?1";
+    let found = step.prepare_cached(find)?.query_row([one.content.0], |row| row.get(0)).optional()?;
+    let content = match found {
+        Some(number) => number,
+        None => {
+            step.prepare_cached("INSERT INTO contents (id, size, created_at) VALUES (?1, ?2, ?3)")?
+                .execute(params![one.content.0, one.item.facts.size as i64, moment(now)])?;
+            step.last_insert_rowid()
+        }
+    };
     for (vault, chunks) in &one.stored {
         step.prepare_cached(
-            "INSERT OR IGNORE INTO content_locations (content_id, vault, stored_at) VALUES (?1, ?2, ?3)",
+            "INSERT OR IGNORE INTO content_locations (content, vault, stored_at) VALUES (?1, ?2, ?3)",
         )?
-        .execute(params![content, vault, now])?;
+        .execute(params![content, vault, moment(now)])?;
         for (seq, chunk) in chunks.iter().enumerate() {
             step.prepare_cached(
-                "INSERT OR REPLACE INTO content_chunks (vault, content_id, seq, blob_id, size) VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT OR REPLACE INTO content_chunks (content, vault, seq, blob_id, size) VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
-            .execute(params![vault, content, seq as i64, chunk.blob_id.0.as_slice(), chunk.size])?;
+            .execute(params![content, vault, seq as i64, chunk.blob_id.0, chunk.size])?;
         }
     }
-    Ok(())
+    Ok(content)
 }
 
 /// Returns whether the version is a new one.
-fn record_version(step: &Transaction<'_>, one: &Arrived, now: Timestamp) -> rusqlite::Result<bool> {
+fn record_version(
+    step: &Transaction<'_>,
+    one: &Arrived,
+    content: i64,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
     let item = &one.item;
     let place = place_of(&item.name);
-    let found: Option<(String, Option<String>)> = step
+    let found: Option<(i64, Option<i64>)> = step
         .prepare_cached("SELECT id, current_snapshot_id FROM files WHERE directory_id = ?1 AND place = ?2")?
         .query_row(params![item.directory_id, place], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let (file, current) = match found {
         Some((file, current)) => {
-            step.prepare_cached("UPDATE files SET deleted = 0 WHERE id = ?1")?.execute([&file])?;
+            step.prepare_cached("UPDATE files SET deleted = 0 WHERE id = ?1")?.execute([file])?;
             step.prepare_cached(BACK)?.execute(params![file, stamp(now)])?;
-            let read = |id: String| {
-                step.prepare_cached("SELECT * FROM file_snapshots WHERE id = ?1")?
-                    .query_row([id], Version::read)
-            };
+            let sql = format!(
+                "SELECT {} FROM file_snapshots v JOIN contents c ON c.number = v.content WHERE v.id = ?1",
+                Version::COLUMNS
+            );
+            let read = |id: i64| step.prepare_cached(&sql)?.query_row([id], Version::read);
             (file, current.map(read).transpose()?)
         }
         None => {
-            let file = new_id();
-            step.prepare_cached("INSERT INTO files (id, name, place, directory_id) VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![file, item.name.as_os_str().as_bytes(), place, item.directory_id])?;
-            (file, None)
+            step.prepare_cached("INSERT INTO files (place, directory_id) VALUES (?1, ?2)")?
+                .execute(params![place, item.directory_id])?;
+            (step.last_insert_rowid(), None)
         }
     };
     let same =
@@ -395,19 +454,17 @@ fn record_version(step: &Transaction<'_>, one: &Arrived, now: Timestamp) -> rusq
         return Ok(false);
     }
     let number = current.map_or(1, |version| version.number + 1);
-    let version = new_id();
     let facts = &item.facts;
     let sql = format!(
-        "INSERT INTO file_snapshots (id, file_id, content_id, number, created_at, {})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+        "INSERT INTO file_snapshots (file_id, content, number, created_at, {})
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
         FileFacts::COLUMNS
     );
     step.prepare_cached(&sql)?.execute(params![
-        version,
         file,
-        one.content.hex(),
+        content,
         number,
-        stamp(now),
+        moment(now),
         facts.size as i64,
         facts.permissions,
         facts.uid,
@@ -424,6 +481,6 @@ fn record_version(step: &Transaction<'_>, one: &Arrived, now: Timestamp) -> rusq
         facts.links as i64,
     ])?;
     step.prepare_cached("UPDATE files SET current_snapshot_id = ?2 WHERE id = ?1")?
-        .execute(params![file, version])?;
+        .execute(params![file, step.last_insert_rowid()])?;
     Ok(true)
 }

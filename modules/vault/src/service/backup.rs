@@ -10,13 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crossbeam_channel::unbounded;
+use jiff::Timestamp;
 use pc_switcher_contract::ModuleError;
 
-use super::Service;
-use super::stage::facts_of;
+use super::stage::{Stage, facts_of};
 use super::target::{OldCopies, Target};
 use super::vaults::Passphrase;
-use crate::catalogue::{Arrived, Chunk, Directory, FileFacts, StagedItem};
+use super::{Service, View};
+use crate::catalogue::{Arrived, Catalogue, Chunk, FileFacts, StagedItem};
 use crate::engine::{Observer, Progress, Sparse, Stoppable, Trouble, open, same_file, workers};
 use crate::error::Result;
 use crate::format::{BlobKind, Id};
@@ -133,103 +134,84 @@ impl Service {
         self.operation("backup", only.unwrap_or_default(), work, BackupReport::tell)
     }
 
+    /// Stores what the queue holds, batch by batch; while one is stored, the catalogue learns of the one before.
     fn drain(
         &mut self,
         targets: &mut [Target],
         report: &mut BackupReport,
         observer: &dyn Observer,
     ) -> Result<()> {
-        let total_bytes = self.catalogue.staged_count()?.1;
-        let mut after = 0;
+        let names: Vec<String> = targets.iter().map(|target| target.settings.name.clone()).collect();
+        let mut before = Progress {
+            files: report.items,
+            bytes: report.bytes,
+            total_bytes: self.catalogue.staged_count()?.1,
+            item: PathBuf::new(),
+        };
+        let (mut after, mut stored): (i64, Option<Batch>) = (0, None);
         loop {
             let mut items = self.catalogue.staged_after(after, ITEMS)?;
             cut_batch(&mut items);
-            let Some(last) = items.last() else { return Ok(()) };
-            after = last.seq;
+            let Some(last) = items.last().map(|item| item.seq) else { break };
+            after = last;
             self.drop_gone(&mut items, report)?;
-            let before =
-                Progress { files: report.items, bytes: report.bytes, total_bytes, item: PathBuf::new() };
-            self.store_batch(items, targets, report, &before, observer)?;
+            let mut batch = self.batch(items, targets)?;
+            let Self { catalogue, stage, view, around, .. } = self;
+            let (stage, view) = (&*stage, &*view);
+            let mut vaults: Vec<Sink<'_>> = targets.iter_mut().map(Sink::of).collect();
+            let (storing, recording) = std::thread::scope(|scope| {
+                let storing = scope.spawn(|| batch.store(&mut vaults, (stage, view), &before, observer));
+                let recording = match stored.take() {
+                    Some(batch) => batch.record(&names, catalogue, stage, (around.clock)(), report),
+                    None => Ok(()),
+                };
+                (storing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), recording)
+            });
+            recording?;
+            storing?;
+            let (items, bytes) = batch.counted();
+            before.files += items;
+            before.bytes += bytes;
+            stored = Some(batch);
+        }
+        match stored {
+            Some(batch) => {
+                batch.record(&names, &mut self.catalogue, &self.stage, (self.around.clock)(), report)
+            }
+            None => Ok(()),
         }
     }
 
-    fn store_batch(
-        &mut self,
-        items: Vec<StagedItem>,
-        targets: &mut [Target],
-        report: &mut BackupReport,
-        before: &Progress,
-        observer: &dyn Observer,
-    ) -> Result<()> {
-        let directories: HashMap<String, Directory> = self
+    /// Looks up what there is to do for these items.
+    fn batch(&mut self, items: Vec<StagedItem>, targets: &[Target]) -> Result<Batch> {
+        let directories: HashMap<i64, PathBuf> = self
             .catalogue
             .directories()?
             .into_iter()
-            .map(|directory| (directory.id.clone(), directory))
+            .map(|directory| (directory.id, directory.path))
             .collect();
-        let live = |item: &StagedItem| {
-            let directory = directories.get(&item.directory_id);
-            directory.map_or_else(|| item.name.clone(), |directory| directory.path.join(&item.name))
+        let live = |item: &StagedItem| match directories.get(&item.directory_id) {
+            Some(directory) => directory.join(&item.name),
+            None => item.name.clone(),
         };
-        let mut done: Vec<(Arrived, PathBuf)> = items
+        let done: Vec<(Arrived, PathBuf)> = items
             .into_iter()
             .map(|item| {
                 let path = live(&item);
                 (Arrived { content: item.content_id.unwrap_or_default(), item, stored: Vec::new() }, path)
             })
             .collect();
-        let mut failed: HashMap<i64, String> = HashMap::new();
-        for target in targets.iter_mut() {
-            let mut sources: Vec<Source> = Vec::new();
-            let mut asked = HashSet::new();
-            for (one, path) in &done {
-                let is_file = one.item.facts.is_file();
-                if !is_file || failed.contains_key(&one.item.seq) || self.holds(target, one)? {
-                    continue;
-                }
-                match one.item.content_id {
-                    // Several items of one content are stored once.
-                    Some(content) if !asked.insert(content) => {}
-                    staged => {
-                        let real = match staged {
-                            Some(content) => self.stage.path(content),
-                            None => self.view.real(path).into_owned(),
-                        };
-                        sources.push(Source {
-                            seq: one.item.seq,
-                            path: path.clone(),
-                            real,
-                            expected: staged,
-                        });
-                    }
+        let mut held = Vec::new();
+        for target in targets {
+            let mut there = HashSet::new();
+            for (one, _) in done.iter().filter(|(one, _)| one.item.facts.is_file()) {
+                if self.holds(target, one)? {
+                    there.insert(one.item.seq);
                 }
             }
-            let (outcomes, stored) = store_files(&target.repo, sources, before, observer)?;
-            target.report.stored.blobs += stored.blobs;
-            target.report.stored.bytes += stored.bytes;
-            take_outcomes(&target.settings.name, &outcomes, &mut done, &mut failed);
+            held.push(there);
         }
-        // What is no file has no content, and so every vault holds it.
-        for (one, _) in done.iter_mut().filter(|(one, _)| !one.item.facts.is_file()) {
-            one.content = Id::of(b"");
-            one.stored = targets.iter().map(|target| (target.settings.name.clone(), Vec::new())).collect();
-        }
-        let (mut arrived, mut bytes) = (Vec::new(), 0);
-        for (one, path) in done {
-            match failed.remove(&one.item.seq) {
-                Some(why) => report.troubles.push(Trouble { path, why }),
-                None => {
-                    bytes += one.item.facts.size;
-                    arrived.push(one);
-                }
-            }
-        }
-        report.versions += self.catalogue.record(&arrived, (self.around.clock)())?;
-        let directories = arrived.iter().filter(|one| one.item.facts.is_dir()).count();
-        report.directories += directories as u64;
-        report.items += (arrived.len() - directories) as u64;
-        report.bytes += bytes;
-        self.stage.keep_only(&self.catalogue.staged_contents()?)
+        Ok(Batch { done, held, failed: HashMap::new() })
     }
 
     /// Whether a vault holds a content, by the catalogue and by its own index.
@@ -242,6 +224,101 @@ impl Service {
             self.catalogue.forget_location(&target.settings.name, content)?;
         }
         Ok(complete)
+    }
+}
+
+/// A vault that a batch goes into.
+struct Sink<'t> {
+    name: &'t str,
+    repo: &'t Repository,
+    stored: &'t mut Stored,
+}
+
+impl<'t> Sink<'t> {
+    fn of(target: &'t mut Target) -> Self {
+        Self { name: &target.settings.name, repo: &target.repo, stored: &mut target.report.stored }
+    }
+}
+
+/// Items of the queue that go through together.
+struct Batch {
+    /// Each with its path, for people.
+    done: Vec<(Arrived, PathBuf)>,
+    /// What each vault holds already.
+    held: Vec<HashSet<i64>>,
+    /// Why some do not go on.
+    failed: HashMap<i64, String>,
+}
+
+impl Batch {
+    fn store(
+        &mut self,
+        vaults: &mut [Sink<'_>],
+        (stage, view): (&Stage, &View),
+        before: &Progress,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        for (vault, held) in vaults.iter_mut().zip(&self.held) {
+            let (mut sources, mut asked) = (Vec::new(), HashSet::new());
+            for (one, path) in &self.done {
+                let (seq, expected) = (one.item.seq, one.item.content_id);
+                if !one.item.facts.is_file() || self.failed.contains_key(&seq) || held.contains(&seq) {
+                    continue;
+                }
+                // Several items of one content are stored once.
+                if expected.is_some_and(|content| !asked.insert(content)) {
+                    continue;
+                }
+                let real = match expected {
+                    Some(content) => stage.path(content),
+                    None => view.real(path).into_owned(),
+                };
+                sources.push(Source { seq, path: path.clone(), real, expected });
+            }
+            let (outcomes, stored) = store_files(vault.repo, sources, before, observer)?;
+            vault.stored.blobs += stored.blobs;
+            vault.stored.bytes += stored.bytes;
+            take_outcomes(vault.name, &outcomes, &mut self.done, &mut self.failed);
+        }
+        Ok(())
+    }
+
+    /// Returns how many items go on that are no directories, and the bytes of all.
+    fn counted(&self) -> (u64, u64) {
+        let well =
+            self.done.iter().map(|(one, _)| &one.item).filter(|item| !self.failed.contains_key(&item.seq));
+        well.fold((0, 0), |(items, bytes), StagedItem { facts, .. }| {
+            (items + u64::from(!facts.is_dir()), bytes + facts.size)
+        })
+    }
+
+    /// Tells the catalogue of what these vaults got.
+    fn record(
+        mut self,
+        names: &[String],
+        catalogue: &mut Catalogue,
+        stage: &Stage,
+        now: Timestamp,
+        report: &mut BackupReport,
+    ) -> Result<()> {
+        // What is no file has no content, and so every vault holds it.
+        for (one, _) in self.done.iter_mut().filter(|(one, _)| !one.item.facts.is_file()) {
+            one.content = Id::of(b"");
+            one.stored = names.iter().map(|name| (name.clone(), Vec::new())).collect();
+        }
+        let (items, bytes) = self.counted();
+        let mut arrived = Vec::new();
+        for (one, path) in self.done {
+            match self.failed.remove(&one.item.seq) {
+                Some(why) => report.troubles.push(Trouble { path, why }),
+                None => arrived.push(one),
+            }
+        }
+        report.versions += catalogue.record(&arrived, now)?;
+        report.directories += arrived.len() as u64 - items;
+        report.items += items;
+        report.bytes += bytes;
+        stage.keep_only(&catalogue.staged_contents()?)
     }
 }
 

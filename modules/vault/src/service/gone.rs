@@ -11,8 +11,9 @@ use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use super::backup::PAGE;
 use super::source::{Looking, Looks, missed};
 use super::status::is_gone;
-use super::{BackupReport, Service};
-use crate::catalogue::{Directory, StagedItem};
+use super::{BackupReport, Service, View};
+use crate::catalogue::{CurrentFile, Directory, StagedItem};
+use crate::engine::workers;
 use crate::error::Result;
 
 /// How a directory stands to what is known of it.
@@ -21,7 +22,7 @@ struct Compared {
     /// What is gone since the last backup.
     gone: Vec<Missing>,
     /// What is back.
-    back: Vec<String>,
+    back: Vec<i64>,
     /// How much of it is there.
     left: u64,
     /// The directories in it on which something is or was mounted.
@@ -29,13 +30,13 @@ struct Compared {
 }
 
 struct Missing {
-    file_id: String,
+    file_id: i64,
     name: PathBuf,
     is_dir: bool,
 }
 
 struct Mount {
-    file_id: String,
+    file_id: i64,
     name: PathBuf,
     was: bool,
     is: bool,
@@ -102,7 +103,7 @@ impl Service {
                 // In a snapshot nothing is mounted, whatever is where it lies.
                 let is_free = !mount.is && (mount.left > 0 && !is_mount(&path) || is_confirmed);
                 if mount.is != mount.was && (mount.is || is_free) {
-                    mounted.push((mount.file_id.clone(), mount.is));
+                    mounted.push((mount.file_id, mount.is));
                 }
             }
             // What is gone and comes back as it was is no change to the file system. Whoever looked where it says so records a base anew.
@@ -132,28 +133,25 @@ impl Service {
 
     /// Compares a directory with what is known of it.
     fn compare_with_disk(&self, directory: &Directory) -> Result<Compared> {
-        let known: HashSet<String> =
-            self.catalogue.mounts(directory)?.into_iter().map(|(id, _)| id).collect();
+        let known: HashSet<i64> = self.catalogue.mounts(directory)?.into_iter().map(|(id, _)| id).collect();
         let mut found = Compared::default();
         let mut after: Option<PathBuf> = None;
         loop {
             let page = self.catalogue.current_files(directory, Path::new(""), after.as_deref(), PAGE)?;
             let Some(last) = page.last() else { return Ok(found) };
             after = Some(last.name.clone());
-            for file in page {
-                let path = directory.path.join(&file.name);
-                let real = self.view.real(&path);
+            let looked = look(&page, &directory.path, &self.view);
+            for (file, (is_gone, is_mount)) in page.into_iter().zip(looked) {
                 let is_dir = file.version.facts.is_dir();
-                let is_gone = is_gone(&real, file.version.facts.kind);
                 found.left += u64::from(!is_gone);
                 // A directory comes before what is in it; one alone may have been made where nothing is mounted.
                 if !is_gone {
                     let around = found.mounts.iter_mut().filter(|mount| mount.has(&file.name));
                     around.filter(|mount| !is_dir || mount.is).for_each(|mount| mount.left += 1);
                 }
-                let (was, is) = (known.contains(&file.file_id), is_dir && !is_gone && is_mount(&real));
+                let (was, is) = (known.contains(&file.file_id), is_mount);
                 if was || is {
-                    let (file_id, name) = (file.file_id.clone(), file.name.clone());
+                    let (file_id, name) = (file.file_id, file.name.clone());
                     found.mounts.push(Mount { file_id, name, was, is, left: 0 });
                 }
                 match (is_gone, file.deleted) {
@@ -178,7 +176,7 @@ impl Service {
                 true => self.catalogue.current_files(directory, name, None, usize::MAX >> 1)?,
                 false => self.catalogue.current_file(directory, name)?.into_iter().collect(),
             };
-            for file in files.into_iter().filter(|file| seen.insert(file.file_id.clone())) {
+            for file in files.into_iter().filter(|file| seen.insert(file.file_id)) {
                 let real = directory.path.join(&file.name);
                 let is_dir = file.version.facts.is_dir();
                 match (is_gone(&self.view.real(&real), file.version.facts.kind), file.deleted) {
@@ -200,7 +198,7 @@ impl Service {
         if items.iter().all(|item| item.content_id.is_some()) {
             return Ok(());
         }
-        let (mut mounted, mut away): (HashMap<String, PathBuf>, Vec<PathBuf>) = Default::default();
+        let (mut mounted, mut away): (HashMap<i64, PathBuf>, Vec<PathBuf>) = Default::default();
         for directory in self.catalogue.directories()? {
             let entries = self.view.real(&directory.path).read_dir();
             if !entries.is_ok_and(|mut entries| entries.next().is_some()) {
@@ -234,6 +232,25 @@ impl Service {
         report.incomplete |= !gone.is_empty();
         self.catalogue.remove_staged(&gone)
     }
+}
+
+/// Says of files whether they are gone, and of directories whether something is mounted there; on several threads.
+fn look(files: &[CurrentFile], directory: &Path, view: &View) -> Vec<(bool, bool)> {
+    let look_at = |file: &CurrentFile| {
+        let (path, kind) = (directory.join(&file.name), file.version.facts.kind);
+        let real = view.real(&path);
+        let is_gone = is_gone(&real, kind);
+        (is_gone, file.version.facts.is_dir() && !is_gone && is_mount(&real))
+    };
+    let each = files.len().div_ceil(workers()).max(1);
+    std::thread::scope(|scope| {
+        let looking: Vec<_> = files
+            .chunks(each)
+            .map(|some| scope.spawn(move || some.iter().map(look_at).collect::<Vec<_>>()))
+            .collect();
+        let looked = looking.into_iter().map(|one| one.join());
+        looked.flat_map(|some| some.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
 }
 
 /// Whether something is mounted on a directory, subvolumes without a mount of their own left aside. Kernels before 5.8 do not say.

@@ -9,6 +9,7 @@ mod from_snapshot;
 mod gone;
 mod holders;
 mod ignored;
+mod known;
 mod log;
 mod machines;
 mod proof;
@@ -164,7 +165,7 @@ pub struct Service {
     gone: Vec<PathBuf>,
     /// From what tracked directories are backed up, and how they are looked at, by their ids.
     sources: Vec<Reading>,
-    looking: HashMap<String, source::Looking>,
+    looking: HashMap<i64, source::Looking>,
     /// What a service that only looks works with.
     _scratch: Option<tempfile::TempDir>,
 }

@@ -4,18 +4,16 @@
 //! What is remembered is when the last proof of a tracked directory began that came to its end: its line in the history.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use jiff::Timestamp;
 use pc_switcher_contract::{ModuleError, human_bytes};
 
 use super::Service;
-use super::backup::PAGE;
 use super::stage::{checksum, facts_of};
-use crate::catalogue::{Catalogue, CurrentFile, Directory};
+use crate::catalogue::{Catalogue, CurrentFile, Directory, moment_of};
 use crate::engine::{Observer, Progress, Trouble};
 use crate::error::Result;
-use crate::format::Id;
 
 const OPERATION: &str = "proof";
 const DAY: i64 = 24 * 3600;
@@ -72,9 +70,7 @@ impl Turn {
     fn is_due(self, file: &CurrentFile) -> bool {
         let made: Option<Timestamp> = file.version.created_at.parse().ok();
         let read = made.map_or(self.last, |made| made.as_second().clamp(self.last, self.now));
-        let hash = Id::of(file.file_id.as_bytes()).0;
-        let number = hash.iter().take(7).fold(0, |number, byte| number << 8 | i64::from(*byte));
-        Self { last: read, ..self }.has_passed(number % self.span)
+        Self { last: read, ..self }.has_passed(moment_of(file.file_id, self.span))
     }
 
     fn has_passed(self, moment: i64) -> bool {
@@ -105,18 +101,10 @@ impl Service {
 
     fn due(&self, directory: &Directory, turn: Turn) -> Result<Vec<CurrentFile>> {
         let staged = self.catalogue.staged_places(directory, Path::new(""))?;
-        let (mut due, mut after): (Vec<CurrentFile>, Option<PathBuf>) = (Vec::new(), None);
-        loop {
-            let page = self.catalogue.current_files(directory, Path::new(""), after.as_deref(), PAGE)?;
-            let Some(last) = page.last() else { return Ok(due) };
-            after = Some(last.name.clone());
-            due.extend(page.into_iter().filter(|file| {
-                !file.deleted
-                    && file.version.facts.is_file()
-                    && turn.is_due(file)
-                    && !staged.contains(&Catalogue::place(&file.name))
-            }));
-        }
+        let mut due = self.catalogue.files_in_turn(directory, turn.last, turn.now, turn.span)?;
+        // Some were read for a backup meanwhile.
+        due.retain(|file| turn.is_due(file) && !staged.contains(&Catalogue::place(&file.name)));
+        Ok(due)
     }
 
     fn prove(

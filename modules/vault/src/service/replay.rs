@@ -79,7 +79,7 @@ pub(super) fn snapshots(
         total_bytes: 0,
         troubles: Vec::new(),
     };
-    let mut before: HashMap<(usize, String), Option<Id>> = HashMap::new();
+    let mut before: HashMap<(usize, i64), Option<Id>> = HashMap::new();
     for (at, number, id, snapshot) in all {
         (replay.vault, replay.repo) = (tellers[number].vault, tellers[number].repo);
         if known.is_some_and(|known| at <= known) {
@@ -102,7 +102,7 @@ pub(super) fn snapshots(
             {
                 continue;
             }
-            let key = (number, directory.id.clone());
+            let key = (number, directory.id);
             let then = before.get(&key).copied();
             let found = match replay.tree_at(snapshot.tree, &directory.path)? {
                 Ok(tree) => replay.directory(&directory, then, tree, at)?.map(|()| tree),
@@ -226,7 +226,7 @@ impl Replay<'_> {
             self.told = done;
         }
         self.catalogue.record(&arrived, at)?;
-        let gone: Vec<(String, bool)> = held.into_iter().map(|file| (file.file_id, true)).collect();
+        let gone: Vec<(i64, bool)> = held.into_iter().map(|file| (file.file_id, true)).collect();
         self.catalogue.set_deleted(&gone, at)?;
         Ok(Ok(()))
     }
@@ -295,7 +295,7 @@ impl Replay<'_> {
         let facts = facts_of_node(node);
         let item = StagedItem {
             seq: -1,
-            directory_id: directory.id.clone(),
+            directory_id: directory.id,
             name: name.to_owned(),
             content_id: None,
             facts,

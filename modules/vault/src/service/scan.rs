@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use pc_switcher_contract::ModuleError;
+
 use super::View;
 use super::ignored::Rules;
 use super::source::Looks;
@@ -80,6 +82,39 @@ pub fn looks(
         }
     }
     Ok(scan.unlisted)
+}
+
+/// Entries that are handed on together, and so many of these before whoever looks waits for whoever takes them.
+const TOGETHER: usize = 256;
+const AHEAD: usize = 8;
+
+/// Has `scan` look on a thread of its own, while `found` takes what it found, in the same order.
+///
+/// # Errors
+/// What `found` returns, or `scan`.
+pub fn beside(
+    found: &mut dyn FnMut(&Path, &Metadata) -> Result<()>,
+    scan: impl FnOnce(&mut dyn FnMut(&Path, &Metadata) -> Result<()>) -> Result<Unlisted> + Send,
+) -> Result<Unlisted> {
+    let (send, receive) = crossbeam_channel::bounded::<Vec<(PathBuf, Metadata)>>(AHEAD);
+    std::thread::scope(|scope| {
+        let scanning = scope.spawn(move || {
+            let mut some = Vec::with_capacity(TOGETHER);
+            let unlisted = scan(&mut |path, facts| {
+                some.push((path.to_owned(), facts.clone()));
+                if some.len() < TOGETHER {
+                    return Ok(());
+                }
+                // Whoever takes them says why it does so no more.
+                send.send(std::mem::take(&mut some)).map_err(|_| ModuleError::cancelled())
+            })?;
+            send.send(some).ok();
+            Ok(unlisted)
+        });
+        let taken = receive.into_iter().flatten().try_for_each(|(path, facts)| found(&path, &facts));
+        let unlisted = scanning.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        taken.and(unlisted)
+    })
 }
 
 struct Scan<'s> {

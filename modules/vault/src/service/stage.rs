@@ -156,11 +156,21 @@ pub(super) fn checksum(path: &Path, listed: &Metadata, observer: &dyn Observer) 
 /// # Errors
 /// If its attributes cannot be read.
 pub fn facts_of(path: &Path, facts: &Metadata) -> io::Result<FileFacts> {
+    let seen = facts_seen(facts);
+    let target = match seen.kind {
+        NodeKind::Symlink => fs::read_link(path)?.into_os_string().into_encoded_bytes(),
+        _ => Vec::new(),
+    };
+    Ok(FileFacts { xattrs: encode_xattrs(&xattrs(path)?), target, ..seen })
+}
+
+/// Returns what of it `stat` says: all but attributes and where a link points.
+pub(super) fn facts_seen(facts: &Metadata) -> FileFacts {
     let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
     let kind = kind_of(facts);
     let is_file = kind == NodeKind::File;
     let born = facts.created().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-    Ok(FileFacts {
+    FileFacts {
         kind,
         size: if is_file { facts.size() } else { 0 },
         permissions: facts.mode() & 0o7777,
@@ -171,14 +181,11 @@ pub fn facts_of(path: &Path, facts: &Metadata) -> io::Result<FileFacts> {
         modified_at: nanoseconds(facts.mtime(), facts.mtime_nsec()),
         changed_at: nanoseconds(facts.ctime(), facts.ctime_nsec()),
         born_at: born.and_then(|born| i64::try_from(born.as_nanos()).ok()),
-        xattrs: encode_xattrs(&xattrs(path)?),
-        target: match kind {
-            NodeKind::Symlink => fs::read_link(path)?.into_os_string().into_encoded_bytes(),
-            _ => Vec::new(),
-        },
+        xattrs: Vec::new(),
+        target: Vec::new(),
         device: if matches!(kind, NodeKind::Dev | NodeKind::CharDev) { facts.rdev() } else { 0 },
         links: if is_file { facts.nlink() } else { 1 },
-    })
+    }
 }
 
 /// Writes attributes as the catalogue keeps them.

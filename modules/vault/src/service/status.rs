@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::track::Known;
+use super::known::Known;
 use super::{Service, scan};
 use crate::catalogue::{CurrentFile, FileFacts, KILLED, Operation, Version};
 use crate::engine::{Trouble, kind_of};

@@ -9,11 +9,12 @@ use pc_switcher_contract::{ErrorKind, ModuleError, human_bytes};
 use serde::Serialize;
 
 use super::ignored::Rules;
+use super::known::Before;
 use super::scan::{self, Unlisted};
 use super::source::Looks;
 use super::stage::NotStaged;
 use super::{Service, VaultKind, VaultSettings};
-use crate::catalogue::{Catalogue, CurrentFile, Directory, Tracked};
+use crate::catalogue::{Directory, Tracked};
 use crate::engine::{Observer, Progress, Trouble, kind_of};
 use crate::error::{Result, at, usage};
 use crate::format::{Id, NodeKind};
@@ -201,6 +202,9 @@ impl Service {
         let mut queue = Vec::new();
         let mut take = |path: &Path, name: PathBuf, facts: &Metadata| {
             let real = view.real(path);
+            // Copying takes its time, and others were listed meanwhile: each is copied as it is now.
+            let now = if copy { std::fs::symlink_metadata(&real).ok() } else { None };
+            let facts = now.as_ref().unwrap_or(facts);
             if kind_of(facts) != NodeKind::File {
                 match super::stage::facts_of(&real, facts) {
                     // All that there is of it is in the row.
@@ -284,7 +288,7 @@ impl Service {
         take: &mut dyn FnMut(&Path, PathBuf, &Metadata) -> Result<()>,
     ) -> Result<(u64, Unlisted)> {
         let mut rules = self.rules(directory)?;
-        let known = match what {
+        let mut known = match what {
             What::Below { name, path, deep } => {
                 rules.enter_down_to(path, &self.view)?;
                 let is_dir = self.view.real(path).is_dir();
@@ -294,11 +298,12 @@ impl Service {
                         "`ignore` in [vault] and `.btignore` files say what is; copies that `restore` made are, too",
                     ));
                 }
-                Known::of(&self.catalogue, directory, name, *deep)?
+                Before::of(&self.catalogue, directory, name, *deep)?
             }
-            What::Looks(looks) => Known::of_looks(&self.catalogue, directory, looks)?,
+            What::Looks(looks) => Before::of_looks(&self.catalogue, directory, looks)?,
         };
-        let (vaults, silent) = (self.vaults_to_fill(), self.told_silent(directory));
+        let lacking = self.catalogue.lacking(&self.vaults_to_fill())?;
+        let silent = self.told_silent(directory);
         let mut unchanged = 0;
         let mut found = |path: &Path, facts: &Metadata| {
             if observer.is_cancelled() {
@@ -310,21 +315,22 @@ impl Service {
             }
             let is_silent =
                 silent.contains(path) || matches!(what, What::Looks(looks) if looks.is_silent(path));
-            let current = known.current_content(&name, &self.view.real(path), facts);
-            match current.filter(|_| !is_silent) {
-                Some(content) if holds_all(&self.catalogue, &vaults, content)? => {
+            let current = known.current_content(&name, facts)?;
+            match current.filter(|content| !is_silent && !lacking.contains(content)) {
+                Some(_) => {
                     unchanged += u64::from(!facts.is_dir());
                     Ok(())
                 }
-                _ => take(path, name, facts),
+                None => take(path, name, facts),
             }
         };
-        let unlisted = match what {
+        let view = &self.view;
+        let unlisted = scan::beside(&mut found, |found| match what {
             What::Below { path, deep, .. } => {
-                scan::entries(&directory.path, path, *deep, &self.view, &mut rules, &mut found)?
+                scan::entries(&directory.path, path, *deep, view, &mut rules, found)
             }
-            What::Looks(looks) => scan::looks(&directory.path, looks, &self.view, &mut rules, &mut found)?,
-        };
+            What::Looks(looks) => scan::looks(&directory.path, looks, view, &mut rules, found),
+        })?;
         Ok((unchanged, unlisted))
     }
 }
@@ -351,63 +357,7 @@ impl<'w> What<'w> {
     }
 }
 
-fn holds_all(catalogue: &Catalogue, vaults: &[String], content: Id) -> Result<bool> {
-    let holders = catalogue.locations(content)?;
-    Ok(vaults.iter().all(|vault| holders.contains(vault)))
-}
-
 fn full(most: u64) -> ModuleError {
     ModuleError::new(ErrorKind::DiskSpace, format!("the stage is full: it may hold {}", human_bytes(most)))
         .hint("`bt backup` empties it; `staging_max` in [vault] allows more")
-}
-
-/// What is known of the files that are being looked at.
-pub(super) struct Known {
-    current: std::collections::HashMap<PathBuf, CurrentFile>,
-    staged: std::collections::HashSet<Vec<u8>>,
-}
-
-impl Known {
-    /// Looks up what is from a name down; not `deep`, without what lies in directories of it.
-    pub(super) fn of(catalogue: &Catalogue, directory: &Directory, name: &Path, deep: bool) -> Result<Self> {
-        let current = match deep {
-            true => catalogue.current_files(directory, name, None, usize::MAX >> 1)?,
-            false => catalogue.current_files_right_in(directory, name)?,
-        };
-        let current = current.into_iter().map(|file| (file.name.clone(), file)).collect();
-        Ok(Self { current, staged: catalogue.staged_places(directory, name)? })
-    }
-
-    /// As [`Known::of`], of these paths and what is below those of which all is looked at.
-    fn of_looks(catalogue: &Catalogue, directory: &Directory, looks: &Looks) -> Result<Self> {
-        let mut current = std::collections::HashMap::new();
-        for (path, deep) in looks.iter() {
-            let Ok(name) = path.strip_prefix(&directory.path) else { continue };
-            let found = match deep {
-                true => catalogue.current_files(directory, name, None, usize::MAX >> 1)?,
-                false => catalogue.current_file(directory, name)?.into_iter().collect(),
-            };
-            current.extend(found.into_iter().map(|file| (file.name.clone(), file)));
-        }
-        Ok(Self { current, staged: catalogue.staged_places(directory, Path::new(""))? })
-    }
-
-    pub(super) fn is_staged(&self, name: &Path) -> bool {
-        self.staged.contains(&Catalogue::place(name))
-    }
-
-    pub(super) fn current(&self, name: &Path) -> Option<&CurrentFile> {
-        self.current.get(name)
-    }
-
-    pub(super) fn all_current(&self) -> impl Iterator<Item = &CurrentFile> {
-        self.current.values()
-    }
-
-    /// Returns the content of the current version if the file is still that and nothing newer waits.
-    fn current_content(&self, name: &Path, path: &Path, facts: &Metadata) -> Option<Id> {
-        let file = self.current(name).filter(|file| !file.deleted && !self.is_staged(name))?;
-        let now = super::stage::facts_of(path, facts).ok()?;
-        file.version.facts.same_version(&now).then_some(file.version.content_id)
-    }
 }

@@ -111,7 +111,7 @@ impl Service {
                 // Whatever of it is still there is found again.
                 service.catalogue.remove_unread(directory)?;
                 let added = service.stage_looking(directory, &looking, observer)?;
-                service.looking.insert(directory.id.clone(), looking);
+                service.looking.insert(directory.id, looking);
                 Ok(added)
             };
             let text = directory.path.display().to_string();
