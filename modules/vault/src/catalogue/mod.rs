@@ -155,6 +155,16 @@ impl Catalogue {
         Err(ModuleError::new(ErrorKind::Busy, message))
     }
 
+    /// Has many questions asked of one state of the catalogue, which locks its file once.
+    ///
+    /// # Errors
+    /// What `ask` returns, or if the catalogue fails.
+    pub fn at_once<T>(&self, ask: impl FnOnce() -> Result<T>) -> Result<T> {
+        // It ends with this; nothing was written.
+        let _reading = self.ok(self.db.unchecked_transaction())?;
+        ask()
+    }
+
     /// Returns all rows of a query.
     fn all<T, C: FromIterator<T>>(
         &self,

@@ -23,8 +23,8 @@ use crate::error::Result;
 use crate::format::{BlobKind, Id};
 use crate::repo::{FileContent, FileTrouble, Packer, Repository, Stored, Writer};
 
-/// Items of one batch, at most.
-const ITEMS: usize = 5000;
+/// Items of one batch, at most. Each batch writes the pages anew that its checksums come to lie in, which are nearly all of their index.
+const ITEMS: usize = 20_000;
 /// Bytes of one batch; one large file may be more.
 const BYTES: u64 = 2 << 30;
 /// Rows that are read at once.

@@ -80,6 +80,9 @@ struct Stored {
     page_size: u32,
     /// When the catalogue was found sound, in seconds.
     sound_at: i64,
+    /// The pages that versions stored since that go with it.
+    #[serde(default)]
+    spent: u64,
 }
 
 impl Stored {
@@ -158,18 +161,22 @@ pub fn store(repo: &Repository, catalogue: &Catalogue, place: &Place<'_>, versio
     catalogue.while_still(|file, path| {
         let pages = Pages::of(file, path)?;
         let there = repo.store().list(Kind::Meta)?.into_iter().collect();
-        let known = place.known(&there).filter(|(stored, digests)| {
-            // Where a quarter is as it was no more, another base is less to store in the long run.
-            stored.page_size == pages.size && pages.besides(digests).len() * 4 < pages.digests.len()
+        let known = place.known(&there).and_then(|(stored, digests)| {
+            let (changed, all) = (pages.besides(&digests), pages.digests.len() as u64);
+            // What is stored beside a base comes to as much as another one at most, whatever the future brings: twice the least, that is.
+            let is_cheap =
+                changed.len() as u64 * 2 < all && stored.spent.saturating_add(changed.len() as u64) <= all;
+            (stored.page_size == pages.size && is_cheap).then_some((stored, digests, changed))
         });
         let (base, changed) = match known {
-            Some((mut stored, digests)) => {
+            Some((mut stored, digests, changed)) => {
                 if !(0..SOUND).contains(&(place.now - stored.sound_at)) {
                     catalogue.prove_sound()?;
                     stored.sound_at = place.now;
-                    place.write(&stored, &digests)?;
                 }
-                (stored.base, pages.besides(&digests))
+                stored.spent += changed.len() as u64;
+                place.write(&stored, &digests)?;
+                (stored.base, changed)
             }
             None => {
                 catalogue.prove_sound()?;
@@ -297,6 +304,7 @@ impl Place<'_> {
                 sizes: (0..base.slices).map(store_slice).collect::<Result<_>>()?,
                 page_size: pages.size,
                 sound_at: self.now,
+                spent: 0,
             };
             self.write(&stored, &pages.digests)
         };

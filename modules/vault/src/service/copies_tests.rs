@@ -103,6 +103,19 @@ fn a_version_of_few_changes_takes_little_and_is_the_catalogue_as_it_was() {
 }
 
 #[test]
+fn what_lies_beside_a_base_comes_to_no_more_than_another_one() {
+    let mut world = world();
+    let (first, mut beside) = (bases(&world), 0);
+    while bases(&world) == first {
+        next(&mut world, 0..1, beside + 2);
+        beside += 1;
+        assert!(beside < 60, "each version stores some pages, and there are fewer than that");
+    }
+    assert!(beside > 3, "a base serves several versions: {beside}");
+    assert!(fetched(&world, newest(&world)).is_ok());
+}
+
+#[test]
 fn another_base_is_made_where_the_last_one_does_not_help() {
     let mut world = world();
     // Most pages are others.

@@ -51,8 +51,9 @@ impl Service {
             if !self.catalogue.indexes_of_trees(&vault)?.is_subset(&target.repo.indexes_read()) {
                 self.catalogue.forget_trees(&vault)?;
             }
+            let parent = parent.map(|(id, _)| id);
             let Made { lost, trees } =
-                self.snapshot(target, &directories, paths, parent.map(|(id, _)| id))?;
+                self.catalogue.at_once(|| self.snapshot(target, &directories, paths, parent))?;
             self.catalogue.keep_trees(&vault, &trees, &target.repo.indexes_read())?;
             for (path, content) in lost {
                 self.catalogue.forget_location(&vault, content)?;

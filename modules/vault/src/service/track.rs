@@ -221,9 +221,8 @@ impl Service {
             }
             // What alone is more than the stage may hold is read at the backup, where it lies.
             let staged = match !copy || facts.len() > most {
-                true => super::stage::facts_of(&real, facts)
-                    .map(|facts| (None, facts))
-                    .map_err(|error| NotStaged::File(error.to_string())),
+                // What is not copied is known when it is read.
+                true => Ok((None, super::stage::facts_seen(facts))),
                 false => {
                     if staged_bytes.get() + facts.len() > most {
                         return Err(full(most));
