@@ -29,6 +29,7 @@ mod rollback;
 mod sets;
 mod shared;
 mod three;
+mod two_disks;
 mod undo;
 mod unplugged;
 mod vault;

@@ -20,6 +20,7 @@ fn stored(kind: SnapshotKind, stamp: &str) -> StoredSet {
             otransid: 7,
             ctransid: 7,
             first_taken: None,
+            apart: None,
         }
     };
     StoredSet {
@@ -276,7 +277,8 @@ fn reasons_and_sizes_stand_beside_each_set_if_they_are_asked_for() {
         reason: if stored.pinned { Reason::Pinned } else { Reason::Beyond },
     };
     let judged: Vec<Verdict> = found.sets.iter().map(verdict).collect();
-    let gains = [Gain { session: found.sets[0].set.session.clone(), data_bytes: 3 << 20 }];
+    let gains =
+        [Gain { session: found.sets[0].set.session.clone(), data_bytes: 3 << 20, elsewhere_bytes: 0 }];
     let more = More::new(Some(&judged), Some(&gains));
     let lines = table(&found, &more);
     let text = lines.join("\n");

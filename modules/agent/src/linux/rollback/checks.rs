@@ -39,7 +39,8 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
     let finder = Finder::new(btrfs, &mounts, &[&wish.snapshot_dir])?;
     let mut checked = Checked::default();
     let problems = &mut checked.problems;
-    if let Err(why) = check_set(&wish.to) {
+    // Another disk need not be there: nothing on it goes back.
+    if let Err(why) = check_set(&wish.to.at_home()) {
         problems.push(format!("set `{}` cannot be trusted: {why}", wish.to.id()));
     }
     if wish.to.members.iter().any(is_foreign) {
@@ -79,6 +80,14 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
                 "`{}` is a subvolume inside of another one: bring back what you need of it with `pc-switcher snapshots restore`, \
                  and name the others with `--subvol`",
                 fact.mount_point
+            ));
+            continue;
+        }
+        if member.apart.is_some() {
+            problems.push(format!(
+                "`{name}` lies on another file system than `{}`, where the journal of a rollback is: bring back what you need of it with \
+                 `pc-switcher snapshots restore`, and name the others with `--subvol`",
+                wish.snapshot_dir
             ));
             continue;
         }
