@@ -292,7 +292,11 @@ fn system_lines(stored: &StoredSet) -> Vec<String> {
         let count = packages.count.map_or("of".to_owned(), |count| format!("{count} of"));
         format!("Packages  {count} {}, state {}", packages.manager, &packages.digest)
     });
-    std::iter::once(format!("Kernel    {}", system.kernel)).chain(packages).collect()
+    let next = system.boot_kernel.as_ref().filter(|next| **next != system.kernel);
+    let next = next.map(|next| format!("          {next} at the next start"));
+    let fstab = system.fstab.as_ref().map(|digest| format!("fstab     state {digest}"));
+    let kernel = format!("Kernel    {}", system.kernel);
+    std::iter::once(kernel).chain(next).chain(packages).chain(fstab).collect()
 }
 
 /// Returns what is to be known of how a set is pinned.
@@ -352,6 +356,8 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
             })
         }),
         "kernel": stored.system.as_ref().map(|system| &system.kernel),
+        "boot_kernel": stored.system.as_ref().and_then(|system| system.boot_kernel.as_ref()),
+        "fstab": stored.system.as_ref().and_then(|system| system.fstab.as_ref()),
         "packages": stored.system.as_ref().and_then(|system| system.packages.as_ref()),
         "in_use": stored.in_use,
         "foreign": maker(stored).map(Maker::as_str),

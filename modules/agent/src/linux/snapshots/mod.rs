@@ -261,6 +261,11 @@ pub fn annotate_set(request: AnnotateSet) -> Result<(), AgentError> {
     })
 }
 
+/// Returns the digest of `/etc/fstab` that a set recorded, if it did.
+pub(crate) fn fstab_digest(snapshot_dir: &Path, id: &SetId) -> Option<String> {
+    Store::new(&EVERY, snapshot_dir).sidecar(id).meta(id).ok()?.system?.system.fstab
+}
+
 /// Marks a set as known to be good, and takes the mark from those whose place it takes; or takes marks away. Returns what is to be
 /// said, a line each.
 ///
