@@ -168,7 +168,8 @@ fn snapshot_dir(seen: &Seen) -> Option<Finding> {
         ))
         .fix(format!("{aside}sudo mkdir -m 700 {dir}"))
         .fix(format!("echo 'UUID={uuid} {dir} btrfs subvol=@snapshots 0 0' | sudo tee -a /etc/fstab"))
-        .fix(format!("sudo mount {dir}"));
+        .fix(format!("sudo mount {dir}"))
+        .fix("`pc-switcher init --make-snapshot-dir` on that machine does as much");
     if !exists {
         return Some(found);
     }
@@ -329,7 +330,7 @@ fn layers(seen: &Seen) -> Vec<Finding> {
 }
 
 /// Writes a path as a word of a shell; bytes that cannot be shown make one that matches nothing else.
-pub(super) fn quoted(path: &BytePath) -> String {
+pub(crate) fn quoted(path: &BytePath) -> String {
     let text = path.to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./@+,:=".contains(c);
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }

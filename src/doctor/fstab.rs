@@ -42,7 +42,7 @@ pub fn points(text: &str) -> Vec<BytePath> {
 }
 
 /// Returns a path as it stands in a field.
-pub fn escaped(path: &str) -> String {
+pub(crate) fn escaped(path: &str) -> String {
     path.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012")
 }
 

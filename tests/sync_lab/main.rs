@@ -23,6 +23,7 @@ mod no_snapshots;
 mod odds;
 mod past;
 mod patched;
+mod place;
 mod redone;
 mod renames;
 mod rollback;
