@@ -150,7 +150,7 @@ fn of_snapshot_dir(dir: &Path, is_of_snapshots: bool, mounts: &Mounts) -> Option
 }
 
 /// Whether a top-level subvolume is mounted at a directory.
-fn is_top_level(dir: &Path, mounts: &Mounts) -> bool {
+pub(super) fn is_top_level(dir: &Path, mounts: &Mounts) -> bool {
     let dir = BytePath::from(dir);
     mounts.holding(&dir).is_some_and(|mount| {
         let root = mount.root.as_bytes().strip_prefix(b"/").unwrap_or_default();

@@ -19,6 +19,7 @@ pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
     found.extend(swap(seen));
     found.extend(mounted_by_id(seen));
     found.extend(snapshot_dir(seen));
+    found.extend(others(seen));
     found.extend(rights(seen));
     found.extend(volumes(seen));
     found.extend(records(seen));
@@ -167,7 +168,8 @@ fn snapshot_dir(seen: &Seen) -> Option<Finding> {
         ))
         .fix(format!("{aside}sudo mkdir -m 700 {dir}"))
         .fix(format!("echo 'UUID={uuid} {dir} btrfs subvol=@snapshots 0 0' | sudo tee -a /etc/fstab"))
-        .fix(format!("sudo mount {dir}"));
+        .fix(format!("sudo mount {dir}"))
+        .fix("`pc-switcher init --make-snapshot-dir` on that machine does as much");
     if !exists {
         return Some(found);
     }
@@ -179,6 +181,53 @@ fn snapshot_dir(seen: &Seen) -> Option<Finding> {
                  `sudo rm -r {dir}-before` remove what it came from"
             )),
     )
+}
+
+/// The snapshots of another disk lie on that disk.
+fn others(seen: &Seen) -> Vec<Finding> {
+    let layout = &seen.layout;
+    let mut found = Vec::new();
+    for place in &layout.others {
+        let Some(first) = layout.subvolumes.iter().find(|fact| fact.fs_uuid == place.fs_uuid) else {
+            continue;
+        };
+        let uuid = &place.fs_uuid;
+        if let Some(dir) = &place.dir {
+            if place.is_open {
+                let text = format!(
+                    "others than root may go into `{dir}`: what they could read when a set was taken they can read there"
+                );
+                let finding = Finding::new(seen.hostname(), Gravity::Note, "rights", text);
+                found.push(finding.fix(format!("sudo chmod 700 {}", quoted(dir))));
+            }
+            continue;
+        }
+        let point = first.mount_point.to_string().trim_matches('/').replace('/', "-");
+        let dir = format!("{}-{point}", seen.snapshot_dir);
+        let (dir, entry) = (quoted(&BytePath::from(dir.as_str())), fstab::escaped(&dir));
+        let text = format!(
+            "`{}` lies on another file system than `{}`, and its snapshots have no place there: a set with it is refused",
+            first.name.shown(),
+            seen.snapshot_dir
+        );
+        let mut finding = Finding::new(seen.hostname(), Gravity::Fault, "layout", text);
+        if !place.has_subvolume {
+            finding = finding.fix(format!(
+                "sudo mount -o subvolid=5 UUID={uuid} /mnt && sudo btrfs subvolume create /mnt/@snapshots && \
+                 sudo chmod 700 /mnt/@snapshots && sudo umount /mnt"
+            ));
+        }
+        found.push(
+            finding
+                .fix(format!("sudo mkdir -m 700 {dir}"))
+                .fix(format!(
+                    "echo 'UUID={uuid} {entry} btrfs subvol=@snapshots 0 0' | sudo tee -a /etc/fstab"
+                ))
+                .fix(format!("sudo mount {dir}"))
+                .fix("or leave it out of subvolumes in [btrfs-snapshots] and of folders in [user-data]"),
+        );
+    }
+    found
 }
 
 /// Whoever may go into the directory of snapshots reads there what he could read when they were taken.
@@ -281,7 +330,7 @@ fn layers(seen: &Seen) -> Vec<Finding> {
 }
 
 /// Writes a path as a word of a shell; bytes that cannot be shown make one that matches nothing else.
-pub(super) fn quoted(path: &BytePath) -> String {
+pub(crate) fn quoted(path: &BytePath) -> String {
     let text = path.to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./@+,:=".contains(c);
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }

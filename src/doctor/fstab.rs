@@ -41,6 +41,11 @@ pub fn points(text: &str) -> Vec<BytePath> {
     points.map(BytePath::from).collect()
 }
 
+/// Returns a path as it stands in a field.
+pub(crate) fn escaped(path: &str) -> String {
+    path.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +61,10 @@ mod tests {
         let found: Vec<_> =
             by_id(text).into_iter().map(|one| (one.line, one.mount_point, one.has_name)).collect();
         assert_eq!(found, [(2, "/".to_owned(), true), (5, "/srv".to_owned(), false)]);
+    }
+
+    #[test]
+    fn a_path_with_blanks_is_one_field() {
+        assert_eq!(escaped("/my snaps\\x"), "/my\\040snaps\\134x");
     }
 }

@@ -86,6 +86,7 @@ mod tests {
             otransid: transaction,
             ctransid: transaction,
             first_taken: None,
+            apart: None,
         };
         StoredSet {
             set: SnapshotSet {

@@ -14,6 +14,8 @@ mod settle;
 use pc_switcher_contract::Hostname;
 use serde::Serialize;
 
+pub(crate) use self::alone::quoted;
+pub(crate) use self::fstab::escaped as fstab_field;
 pub use self::look::{Place, look_at, problems_of, way_back};
 pub use self::render::{json, text};
 pub use self::seen::{Doubt, Seen};

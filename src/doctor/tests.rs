@@ -75,6 +75,8 @@ pub(super) fn healthy(name: &str) -> Seen {
             snapshot_dir_exists: true,
             snapshot_dir_own_subvolume: true,
             snapshot_dir_is_open: false,
+            others: Vec::new(),
+            doubled: Vec::new(),
         },
         diagnosis: Diagnosis { clock_follows: true, ..Diagnosis::default() },
         problems: Vec::new(),

@@ -331,7 +331,7 @@ impl Engine {
         let keep = self.deps.deadman.keep_good;
         let (Some(deadman), true) = (self.deadman.clone(), self.is_green && keep > 0) else { return };
         let Some(set) = board.set(Role::Target, SnapshotKind::PostSync) else { return };
-        let Some(dir) = set.members.first().and_then(|member| member.path.parent()) else { return };
+        let Some(dir) = set.dir() else { return };
         let host = &deadman.target.hostname;
         let mark = GoodMark::Set { id: set.id(), by: GoodBy::Sync, keep };
         let said = async {

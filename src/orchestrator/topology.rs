@@ -247,6 +247,7 @@ mod tests {
                 otransid,
                 ctransid: otransid,
                 first_taken: None,
+                apart: None,
             };
             record.target.set.as_mut().unwrap().members.push(member);
             record

@@ -130,7 +130,7 @@ impl HeldSet {
         directories: &[PathBuf],
         bases: &[(PathBuf, Place)],
     ) -> Result<Handed, ModuleError> {
-        let place = self.set.members.first().and_then(|member| member.path.parent());
+        let place = self.set.dir();
         let place = place.ok_or_else(|| ModuleError::failed("the set has no members"))?;
         let paths = directories.iter().map(|path| BytePath::from(path.as_path())).collect();
         let agent = link(&self.agent);

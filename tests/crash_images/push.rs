@@ -211,6 +211,7 @@ pub fn pre_set(running: &Running) -> SnapshotSet {
             otransid: 0,
             ctransid: 0,
             first_taken: None,
+            apart: None,
         }
     };
     let members: Vec<SnapshotMember> = (0..running.layout.parts().len()).map(member).collect();

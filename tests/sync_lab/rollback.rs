@@ -457,3 +457,24 @@ fn the_system_goes_back_by_itself_unless_somebody_confirms_the_rollback_after_th
     rollback(desk, &["status"]).ends_with(0).says(&[by_itself, "it was to hold for one start"]);
     assert_nothing_runs(&[laptop, desk], SOON);
 }
+
+#[test]
+fn a_plan_warns_of_a_table_of_mounts_that_goes_back() {
+    let Some(lab) = lab() else { return };
+    let laptop = lab.laptop();
+    let ask = |args: &[&str]| run(laptop, &Cmd::new("pc-switcher").args(args.iter().copied()).as_alice());
+    root(laptop, "echo 'UUID=gone-0 /data ext4 defaults 0 2' >/etc/fstab");
+    ask(&["snapshots", "create", "before"]).ends_with(0);
+    let digest = ask(&["snapshots", "show", "before"]).ends_with(0);
+    assert!(digest.text.contains("fstab     state "), "{}", digest.text);
+    rollback(laptop, &["before", "--plan"]).ends_with(0).says(&["mounts `UUID=gone-0` at `/data`"]);
+    root(laptop, "echo 'UUID=gone-0 /older ext4 noauto 0 2' >/etc/fstab");
+    let plan = rollback(laptop, &["before", "--plan"]).ends_with(0);
+    plan.says(&[
+        "nothing stands in the way",
+        "`/etc/fstab` goes back too",
+        "it does not mount `/older`; it still mounts `/data`",
+    ]);
+    let home = rollback(laptop, &["before", "--plan", "--subvol", "@home"]).ends_with(0);
+    assert!(!home.text.contains("fstab"), "it does not go back with a home: {}", home.text);
+}

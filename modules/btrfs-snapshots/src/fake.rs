@@ -105,7 +105,11 @@ impl Fake {
                 Ok(items.chain([Reply::Done(encode(&strays))]).collect())
             }
             Request::Gains(_) => {
-                let gain = |set: &StoredSet| Gain { session: set.set.session.clone(), data_bytes: self.each };
+                let gain = |set: &StoredSet| Gain {
+                    session: set.set.session.clone(),
+                    data_bytes: self.each,
+                    elsewhere_bytes: 0,
+                };
                 let items = sets.iter().map(|set| Reply::Item(encode(&gain(set))));
                 Ok(items.chain([Reply::Done(encode(&()))]).collect())
             }
@@ -153,6 +157,7 @@ fn stored(n: u64) -> StoredSet {
         otransid: n,
         ctransid: n,
         first_taken: None,
+        apart: None,
     };
     StoredSet {
         backend: Backend::Btrfs,

@@ -302,13 +302,25 @@ fn problems_of(layout: &Layout, ctx: &ModuleContext, role: Role, snapshot_dir: &
             Problem::on(hostname, text).hint("set [btrfs-snapshots] snapshot_dir to a directory on btrfs"),
         );
     }
-    for fact in &layout.subvolumes {
-        if !layout.snapshot_fs_uuid.is_empty() && fact.fs_uuid != layout.snapshot_fs_uuid {
-            let text = format!("`{}` lies on another file system than `{snapshot_dir}`", fact.name);
+    for place in layout.others.iter().filter(|place| place.dir.is_none()) {
+        for fact in layout.subvolumes.iter().filter(|fact| fact.fs_uuid == place.fs_uuid) {
+            let text = format!(
+                "`{}` lies on another file system than `{snapshot_dir}`, and there no subvolume `@snapshots` is mounted that would \
+                 hold its snapshots",
+                fact.name.shown()
+            );
             problems.push(
-                Problem::on(hostname, text).hint("snapshots stay on the file system of their subvolume"),
+                Problem::on(hostname, text).hint("`pc-switcher doctor` prints the commands that make one"),
             );
         }
+    }
+    for fact in &layout.doubled {
+        let text = format!(
+            "two subvolumes on two file systems are called `{}`, and a set names its members by that",
+            fact.name.shown()
+        );
+        let hint = format!("give the one at `{}` another name, or unmount the other", fact.mount_point);
+        problems.push(Problem::on(hostname, text).hint(hint));
     }
     problems
 }

@@ -39,7 +39,7 @@ pub use path::BytePath;
 pub use proven::{ProvenFile, ProvenList};
 pub use set_id::SetId;
 pub use size::human_bytes;
-pub use snapshot::{SnapshotKind, SnapshotMember, SnapshotName, SnapshotSet};
+pub use snapshot::{Apart, SnapshotKind, SnapshotMember, SnapshotName, SnapshotSet};
 pub use state::{Ending, IllegalTransition, ModuleResult, SessionState, Step};
 pub use threshold::{Fraction, Threshold};
 pub use time::UtcStamp;

@@ -124,6 +124,7 @@ mod tests {
                     otransid: 7,
                     ctransid: 7,
                     first_taken: None,
+                    apart: None,
                 }],
             }),
             manifests: Vec::new(),

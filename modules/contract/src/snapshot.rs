@@ -138,6 +138,21 @@ pub struct SnapshotMember {
     /// The transaction that its state is of, where it is a snapshot of a snapshot that lay elsewhere.
     #[serde(default)]
     pub first_taken: Option<u64>,
+    /// Where it lies, if that is another file system than the one of its set's directory.
+    #[serde(default)]
+    pub apart: Option<Apart>,
+}
+
+/// Where a member lies that is not on the file system of its set's directory: its transactions are those of another disk, and
+/// compare with nothing here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Apart {
+    /// The uuid of its file system.
+    pub fs_uuid: String,
+    /// The directory that the record of its set lies in.
+    pub dir: BytePath,
+    /// The transaction of the disk of that directory when the set was taken.
+    pub at: u64,
 }
 
 impl SnapshotMember {
@@ -159,7 +174,8 @@ pub struct SnapshotSet {
     pub stamp: UtcStamp,
     /// By which session.
     pub session: SessionId,
-    /// Whether all members are one instant: proven by an equal `otransid`.
+    /// Whether all members that lie on one file system are one instant: proven by an equal `otransid`. Those of two file systems never
+    /// are (facts/btrfs.md B69).
     pub consistent: bool,
     /// One per subvolume.
     pub members: Vec<SnapshotMember>,
@@ -170,7 +186,40 @@ impl SnapshotSet {
     /// later one has the higher number, also where they have one second in common, the clock was set back between them, or one came
     /// in from elsewhere.
     pub fn transaction(&self) -> u64 {
-        self.members.iter().map(SnapshotMember::order).min().unwrap_or_default()
+        let of_the_dir =
+            |member: &SnapshotMember| member.apart.as_ref().map_or(member.order(), |apart| apart.at);
+        self.members.iter().map(of_the_dir).min().unwrap_or_default()
+    }
+
+    /// Returns the directory that its record lies in; `None` without members.
+    pub fn dir(&self) -> Option<BytePath> {
+        let first = self.members.first()?;
+        first.apart.as_ref().map_or_else(|| first.path.parent(), |apart| Some(apart.dir.clone()))
+    }
+
+    /// Returns the members file system by file system, that of its directory first.
+    pub fn by_file_system(&self) -> Vec<Vec<&SnapshotMember>> {
+        let mut all: Vec<Vec<&SnapshotMember>> = Vec::new();
+        let place = |member: &SnapshotMember| member.apart.as_ref().map(|apart| apart.fs_uuid.clone());
+        for member in &self.members {
+            match all.iter_mut().find(|group| place(group[0]) == place(member)) {
+                Some(group) => group.push(member),
+                None => all.push(vec![member]),
+            }
+        }
+        all.sort_by_key(|group| place(group[0]).is_some());
+        all
+    }
+
+    /// Returns it with those members alone that lie on the file system of its directory.
+    pub fn at_home(&self) -> Self {
+        let members = self.members.iter().filter(|member| member.apart.is_none()).cloned().collect();
+        Self { members, ..self.clone() }
+    }
+
+    /// Whether its members lie on several file systems.
+    pub fn is_spread(&self) -> bool {
+        self.by_file_system().len() > 1
     }
 
     /// Returns the member taken of `subvolume`.

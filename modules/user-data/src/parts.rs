@@ -228,6 +228,8 @@ pub(crate) mod tests {
             snapshot_dir_exists: true,
             snapshot_dir_own_subvolume: true,
             snapshot_dir_is_open: false,
+            others: Vec::new(),
+            doubled: Vec::new(),
         }
     }
 

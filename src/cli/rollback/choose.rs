@@ -43,7 +43,10 @@ pub(super) fn choose(
         });
     }
     // Those inside of others come along with them as they are, unless they are named (docs/adr/0024).
-    let outer: Vec<SubvolumeName> = held.iter().filter(|name| !name.is_nested()).cloned().collect();
+    // Those on another disk stay as they are, unless they are named: then it is said why.
+    let at_hand = found.set.members.iter().filter(|member| member.apart.is_none());
+    let at_hand = at_hand.map(|member| &member.name.subvolume);
+    let outer: Vec<SubvolumeName> = at_hand.filter(|name| !name.is_nested()).cloned().collect();
     let all = if outer.is_empty() { held } else { outer };
     let chosen = if subvolumes.is_empty() { all } else { subvolumes.to_vec() };
     Ok((found.set.clone(), chosen))

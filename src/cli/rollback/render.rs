@@ -32,7 +32,8 @@ pub(super) fn plan(done: &Done) -> Vec<String> {
     });
     let restart = (!all_at_once(done)).then(|| format!("{} would have to be started anew", done.hostname));
     let lines = std::iter::once(way).chain(goodness(done)).chain([kept]).chain(ways).chain(restart);
-    lines.chain(done.trial.clone()).chain(along(done, to)).collect()
+    let warnings = done.look.warnings.iter().map(|why| format!("warning: {}: {why}", done.hostname));
+    lines.chain(done.trial.clone()).chain(along(done, to)).chain(warnings).collect()
 }
 
 /// Whether all that would go back does so without a restart.
@@ -320,6 +321,7 @@ pub(super) fn json(done: &Done) -> Value {
         "kept_set": done.look.kept,
         "needs_restart": done.look.in_use,
         "ways": ways(&done.look),
+        "warnings": done.look.warnings,
         "holds": trial.map(|trial| trial.holds),
         "left_seconds": done.look.left_seconds,
         "inside": done.look.inside.iter().map(|inside| json!({

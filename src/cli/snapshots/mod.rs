@@ -314,6 +314,7 @@ pub(super) mod tests {
             otransid,
             ctransid: otransid,
             first_taken: None,
+            apart: None,
         };
         let set = SnapshotSet {
             hostname: "desk".parse().unwrap(),

@@ -273,7 +273,11 @@ mod tests {
         Done {
             hostname: "desk".parse().unwrap(),
             judged: Judged { sets: Vec::new(), verdicts: Vec::new(), on_battery: false },
-            gains: vec![Gain { session: "abc12345".parse().unwrap(), data_bytes: 3 << 20 }],
+            gains: vec![Gain {
+                session: "abc12345".parse().unwrap(),
+                data_bytes: 3 << 20,
+                elsewhere_bytes: 0,
+            }],
             preview: None,
             pruned: Pruned {
                 removed: removed.iter().map(|id| id.parse().unwrap()).collect(),

@@ -127,7 +127,8 @@ pub(super) fn lines(table: &Table) -> Vec<String> {
 #[derive(Debug, Default)]
 pub(super) struct More<'a> {
     judged: Option<HashMap<&'a SetId, &'a Verdict>>,
-    gains: Option<HashMap<&'a SessionId, u64>>,
+    /// Bytes on the disk of the snapshot directory, and on others.
+    gains: Option<HashMap<&'a SessionId, (u64, u64)>>,
 }
 
 impl<'a> More<'a> {
@@ -135,7 +136,9 @@ impl<'a> More<'a> {
     pub(super) fn new(judged: Option<&'a [Verdict]>, gains: Option<&'a [Gain]>) -> Self {
         Self {
             judged: judged.map(|all| all.iter().map(|verdict| (&verdict.id, verdict)).collect()),
-            gains: gains.map(|all| all.iter().map(|gain| (&gain.session, gain.data_bytes)).collect()),
+            gains: gains.map(|all| {
+                all.iter().map(|gain| (&gain.session, (gain.data_bytes, gain.elsewhere_bytes))).collect()
+            }),
         }
     }
 
@@ -144,7 +147,7 @@ impl<'a> More<'a> {
     }
 
     /// Of volumes nobody says it.
-    fn gain(&self, stored: &StoredSet) -> Option<u64> {
+    fn gain(&self, stored: &StoredSet) -> Option<(u64, u64)> {
         let gains = self.gains.as_ref().filter(|_| stored.backend != Backend::Lvm)?;
         Some(gains.get(&stored.set.session).copied().unwrap_or_default())
     }
@@ -175,7 +178,9 @@ pub(super) fn table(found: &Found, more: &More<'_>) -> Vec<String> {
             let mut row = vec![stored.set.session.to_string(), when(stored), word(stored.set.kind)];
             row.extend(is_plain.then(|| short(&subvolumes(stored))));
             row.push(state(stored));
-            row.extend(more.gains.as_ref().map(|_| more.gain(stored).map_or("?".into(), human_bytes)));
+            row.extend(more.gains.as_ref().map(|_| {
+                more.gain(stored).map_or("?".into(), |(here, elsewhere)| human_bytes(here + elsewhere))
+            }));
             row.extend(more.judged.as_ref().map(|_| more.verdict(stored).map(why).unwrap_or_default()));
             row.extend(has_words.then(|| spoken(stored)));
             table.add_row(row);
@@ -204,6 +209,7 @@ pub(super) fn details(stored: &StoredSet) -> Vec<String> {
         format!(
             "Instant   {}",
             match set.consistent {
+                true if set.is_spread() => "one for all members on a disk, and none for two disks",
                 true => "one for all members",
                 false => match stored.backend {
                     Backend::Hardlink | Backend::Archive => "none, files were copied one after the other",
@@ -245,10 +251,28 @@ pub(super) fn details(stored: &StoredSet) -> Vec<String> {
                 format!("Volume    {}{gone}, of {place}", member.path)
             }
             Some(place) => format!("Copy      {}{gone}, of {place}", member.path),
-            None => format!("Snapshot  {}{gone}", member.path),
+            None => match &member.apart {
+                Some(apart) => format!("Snapshot  {}{gone}, on the disk {}", member.path, apart.fs_uuid),
+                None => format!("Snapshot  {}{gone}", member.path),
+            },
         });
     }
     said
+}
+
+/// Returns the members by the instants that are proven, that of the snapshot directory's file system first; nothing of copies.
+fn instants(stored: &StoredSet) -> Vec<Vec<String>> {
+    let is_proven = matches!(stored.backend, Backend::Btrfs | Backend::Auto);
+    let groups = stored.set.by_file_system();
+    let mut all = Vec::new();
+    for group in groups.into_iter().filter(|_| is_proven) {
+        let mut instants: std::collections::BTreeMap<u64, Vec<String>> = std::collections::BTreeMap::new();
+        for member in group {
+            instants.entry(member.order()).or_default().push(member.name.subvolume.shown());
+        }
+        all.extend(instants.into_values());
+    }
+    all
 }
 
 /// Returns how a set is kept, as the config says it.
@@ -268,7 +292,11 @@ fn system_lines(stored: &StoredSet) -> Vec<String> {
         let count = packages.count.map_or("of".to_owned(), |count| format!("{count} of"));
         format!("Packages  {count} {}, state {}", packages.manager, &packages.digest)
     });
-    std::iter::once(format!("Kernel    {}", system.kernel)).chain(packages).collect()
+    let next = system.boot_kernel.as_ref().filter(|next| **next != system.kernel);
+    let next = next.map(|next| format!("          {next} at the next start"));
+    let fstab = system.fstab.as_ref().map(|digest| format!("fstab     state {digest}"));
+    let kernel = format!("Kernel    {}", system.kernel);
+    std::iter::once(kernel).chain(next).chain(packages).chain(fstab).collect()
 }
 
 /// Returns what is to be known of how a set is pinned.
@@ -281,7 +309,13 @@ fn pin_lines(stored: &StoredSet) -> Vec<String> {
     if pin.is_open {
         said.push("          which is not immutable any more: pin it again".into());
     }
-    said.extend(pin.lacks.iter().map(|name| format!("          which has no {name} any more")));
+    let is_elsewhere = |name: &SnapshotName| {
+        stored.set.members.iter().any(|member| member.name == *name && member.apart.is_some())
+    };
+    said.extend(pin.lacks.iter().map(|name| match is_elsewhere(name) {
+        true => format!("          which has no {name}: that lies on another disk"),
+        false => format!("          which has no {name} any more"),
+    }));
     said
 }
 
@@ -294,6 +328,7 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
             "directory": member.name.subvolume.directory().map(|path| path.to_string()),
             "path": member.path.to_string(),
             "uuid": member.uuid,
+            "other_file_system": member.apart.as_ref().map(|apart| &apart.fs_uuid),
             "missing": stored.missing.contains(&member.name),
             "away": away(stored, &member.name),
         })
@@ -303,7 +338,8 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
         "session": set.session,
         "kind": set.kind,
         "taken": set.stamp.timestamp().to_string(),
-        "consistent": set.consistent,
+        "consistent": set.consistent && !set.is_spread(),
+        "instants": instants(stored),
         "backend": backend(stored),
         "name": stored.words.name,
         "note": stored.words.note,
@@ -320,6 +356,8 @@ pub(super) fn set_json(stored: &StoredSet) -> Value {
             })
         }),
         "kernel": stored.system.as_ref().map(|system| &system.kernel),
+        "boot_kernel": stored.system.as_ref().and_then(|system| system.boot_kernel.as_ref()),
+        "fstab": stored.system.as_ref().and_then(|system| system.fstab.as_ref()),
         "packages": stored.system.as_ref().and_then(|system| system.packages.as_ref()),
         "in_use": stored.in_use,
         "foreign": maker(stored).map(Maker::as_str),
@@ -372,8 +410,9 @@ pub(super) fn json(found: &Found, more: &More<'_>) -> Value {
             value["stays"] = json!(verdict.stays);
             value["reason"] = json!(verdict.reason.to_string());
         }
-        if let Some(bytes) = more.gain(stored) {
-            value["frees_bytes"] = json!(bytes);
+        if let Some((here, elsewhere)) = more.gain(stored) {
+            value["frees_bytes"] = json!(here);
+            value["frees_elsewhere_bytes"] = json!(elsewhere);
         }
         value
     };

@@ -2,7 +2,7 @@
 
 mod render;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -59,8 +59,11 @@ struct Look {
 impl Look {
     /// Looks. What the sessions hold is read only if there are other sets than at the look before.
     async fn take(agent: &Agent, asked: &Asked, before: Option<&Look>) -> Result<Self, ModuleError> {
-        let reports = agent.space(asked.paths.clone()).await?;
         let found = Found::read(agent, &asked.snapshots).await?;
+        let members = found.sets.iter().flat_map(|stored| &stored.set.members);
+        let elsewhere = members.filter(|member| member.apart.is_some());
+        let elsewhere: BTreeSet<BytePath> = elsewhere.filter_map(|member| member.path.parent()).collect();
+        let reports = agent.space(asked.paths.iter().cloned().chain(elsewhere).collect()).await?;
         let (gains, past, holdings) = match before.filter(|before| before.ids().eq(ids(&found))) {
             Some(before) => (before.gains.clone(), before.past.clone(), before.holdings.clone()),
             None => {

@@ -270,7 +270,11 @@ mod tests {
 
     #[test]
     fn the_largest_gains_are_named_and_the_rest_is_summed_up() {
-        let gain = |n: u64| Gain { session: format!("{n:08x}").parse().unwrap(), data_bytes: n << 20 };
+        let gain = |n: u64| Gain {
+            session: format!("{n:08x}").parse().unwrap(),
+            data_bytes: n << 20,
+            elsewhere_bytes: 0,
+        };
         let gains: Vec<Gain> = (1..8).rev().map(gain).collect();
         let found = Found {
             hostname: "laptop".parse().unwrap(),

@@ -82,6 +82,7 @@ mod tests {
             otransid: 1,
             ctransid: 1,
             first_taken: None,
+            apart: None,
         };
         let set = SnapshotSet {
             hostname: "desk".parse().unwrap(),

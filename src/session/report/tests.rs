@@ -44,6 +44,7 @@ fn set(hostname: &str, kind: SnapshotKind) -> SnapshotSet {
             otransid: 7,
             ctransid: 7,
             first_taken: None,
+            apart: None,
         }
     };
     SnapshotSet {

@@ -13,8 +13,11 @@ use super::btrfs::{Btrfs, FS_TREE, KernelBtrfs, SubvolumeInfo, Uuid, relative};
 use super::diagnose::swap_files;
 use super::finder::{Finder, privileged};
 use super::mounts::{Mount, Mounts, is_plain};
+use super::snapshots::{PLACE, place};
 use crate::data::HOME;
-use crate::proto::{AgentError, FolderPart, ForeignMount, Layout, LayoutRequest, Standing};
+use crate::proto::{
+    AgentError, FolderPart, ForeignMount, Layout, LayoutRequest, OtherPlace, Standing, SubvolumeFact,
+};
 
 /// Resolves the request on this machine.
 ///
@@ -69,6 +72,12 @@ pub(super) fn layout_on(
     }
     let held: Vec<SubvolumeName> = subvolumes.iter().map(|fact| fact.name.clone()).collect();
     let snapshots = survey.snapshots(&held);
+    let is_meant = |fact: &SubvolumeFact| finder.by_name(&fact.name).is_none_or(|one| one.uuid == fact.uuid);
+    let doubled = subvolumes.iter().filter(|fact| !is_meant(fact)).cloned().collect();
+    let others = match snapshots.fs_uuid.is_empty() {
+        true => Vec::new(),
+        false => survey.others(&subvolumes, &snapshots.fs_uuid),
+    };
     Ok(Layout {
         parts: found.into_iter().map(|one| one.part).collect(),
         missing_folders,
@@ -81,6 +90,8 @@ pub(super) fn layout_on(
         snapshot_dir_exists: snapshots.exists,
         snapshot_dir_own_subvolume: snapshots.own_subvolume,
         snapshot_dir_is_open: snapshots.is_open,
+        others,
+        doubled,
     })
 }
 
@@ -168,7 +179,7 @@ impl Survey<'_> {
             let leave_out = |why: &str| ForeignMount { path: mount.point.clone(), fs_type: why.to_owned() };
             if !mount.is_btrfs() {
                 foreign.push(leave_out(&mount.fs_type));
-            } else if mount.point.is_within(self.snapshot_dir) {
+            } else if mount.point.is_within(self.snapshot_dir) || is_place(mount) {
                 foreign.push(leave_out("btrfs, snapshots"));
             } else if !mount.point.as_path().is_dir() {
                 foreign.push(leave_out("btrfs, a bound file"));
@@ -283,11 +294,37 @@ impl Survey<'_> {
         }
     }
 
+    /// Returns the file systems that these lie on besides that of the snapshot directory.
+    fn others(&self, subvolumes: &[SubvolumeFact], here: &str) -> Vec<OtherPlace> {
+        let mut all: Vec<OtherPlace> = Vec::new();
+        for fact in subvolumes.iter().filter(|fact| fact.fs_uuid != here) {
+            if all.iter().any(|one| one.fs_uuid == fact.fs_uuid) {
+                continue;
+            }
+            let Ok(fs) = self.btrfs.fs_uuid(fact.mount_point.as_path()) else { continue };
+            let dir = place(self.finder, self.mounts, fs);
+            let tree = self.finder.system(fs).map(|system| &system.tree);
+            all.push(OtherPlace {
+                fs_uuid: fact.fs_uuid.clone(),
+                is_open: dir.as_ref().is_some_and(|dir| is_open(dir.as_path())),
+                has_subvolume: tree
+                    .is_ok_and(|tree| tree.flat_names().iter().any(|name| name.as_str() == PLACE)),
+                dir,
+            });
+        }
+        all
+    }
+
     /// Whether a path lies on the subvolume that `/` lies on, which a rollback replaces.
     fn is_of_the_root(&self, path: &Path) -> bool {
         let uuid = |path: &Path| self.btrfs.subvolume(path).map(|info| info.uuid).ok();
         uuid(path).is_some_and(|own| Some(own) == uuid(Path::new("/")))
     }
+}
+
+/// Whether the snapshots of a file system lie there.
+fn is_place(mount: &Mount) -> bool {
+    mount.root == BytePath::from("/").join(PLACE.as_bytes())
 }
 
 /// Returns a part of which no more is known than the mount it lies on.

@@ -189,6 +189,23 @@ pub struct Layout {
     pub snapshot_dir_own_subvolume: bool,
     /// Whether others than root may go into it.
     pub snapshot_dir_is_open: bool,
+    /// The other file systems that subvolumes lie on of which a set is to be taken.
+    pub others: Vec<OtherPlace>,
+    /// Subvolumes of which another one has the name that is meant by it, on another file system.
+    pub doubled: Vec<SubvolumeFact>,
+}
+
+/// Where the snapshots of another file system go than that of the snapshot directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherPlace {
+    /// The uuid of the file system.
+    pub fs_uuid: String,
+    /// The directory: where its top-level subvolume `@snapshots` is mounted. `None` if that is nowhere.
+    pub dir: Option<BytePath>,
+    /// Whether others than root may go into it.
+    pub is_open: bool,
+    /// Whether that file system has such a subvolume, mounted or not.
+    pub has_subvolume: bool,
 }
 
 /// What is to become of a nested subvolume of a target.

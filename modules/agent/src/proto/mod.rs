@@ -51,8 +51,8 @@ pub use held::{HeldDirectory, HeldRequest};
 pub use hello::{AgentHello, FrontHello, MAGIC, PROTOCOL};
 pub use host::{
     ActivateRequest, Activated, ExecItem, ExecRequest, FolderPart, ForeignMount, Layout, LayoutRequest,
-    LockHolder, LockReply, LockRequest, MachineFacts, NestedOrder, PutFile, SpaceReport, Standing,
-    SubvolumeFact, TakeSet, UserFact,
+    LockHolder, LockReply, LockRequest, MachineFacts, NestedOrder, OtherPlace, PutFile, SpaceReport,
+    Standing, SubvolumeFact, TakeSet, UserFact,
 };
 pub use packed::{MOST_PLAIN, Packer, unpack};
 pub use ranges::{ChangedRange, Ranges, Since};

@@ -206,6 +206,8 @@ pub struct RollbackLook {
     pub strays: Vec<StrayJournal>,
     /// What keeps it from working.
     pub problems: Vec<String>,
+    /// What is to be known before, if it was checked, and keeps nobody from anything.
+    pub warnings: Vec<String>,
     /// What was decided, if that was asked and is settled.
     pub decided: Option<bool>,
     /// The set that keeps what was removed, if no other set had it.

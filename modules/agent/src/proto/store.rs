@@ -341,8 +341,10 @@ pub struct AnnotateSet {
 pub struct Gain {
     /// The session.
     pub session: SessionId,
-    /// Bytes of data on the disk that nobody else holds, one copy.
+    /// Bytes of data on the disk of the snapshot directory that nobody else holds, one copy.
     pub data_bytes: u64,
+    /// The same of other disks.
+    pub elsewhere_bytes: u64,
 }
 
 /// Asks what the file system of the snapshots holds.

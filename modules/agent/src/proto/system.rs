@@ -12,6 +12,12 @@ pub struct System {
     /// The packages that were installed, if a known manager keeps them.
     #[serde(default)]
     pub packages: Option<Packages>,
+    /// The release of the kernel that the next start would have had, where that can be told.
+    #[serde(default)]
+    pub boot_kernel: Option<String>,
+    /// The digest of `/etc/fstab`, if there was one.
+    #[serde(default)]
+    pub fstab: Option<String>,
 }
 
 /// The packages that were installed.

@@ -19,7 +19,7 @@ fn verdict(n: u32, kind: &str, stays: bool) -> Verdict {
 }
 
 fn gain(n: u32, data_bytes: u64) -> Gain {
-    Gain { session: session(n), data_bytes }
+    Gain { session: session(n), data_bytes, elsewhere_bytes: 0 }
 }
 
 fn numbers(order: &[Candidate]) -> Vec<u32> {

@@ -55,6 +55,7 @@ fn session_at(n: u32, transactions: [u64; 2], stamp: Timestamp) -> Vec<StoredSet
             otransid,
             ctransid: otransid,
             first_taken: None,
+            apart: None,
         });
     }
     sets

@@ -20,6 +20,7 @@ fn stored(kind: SnapshotKind, stamp: &str) -> StoredSet {
             otransid: 7,
             ctransid: 7,
             first_taken: None,
+            apart: None,
         }
     };
     StoredSet {
@@ -159,13 +160,24 @@ fn the_system_that_a_set_is_of_is_shown_as_far_as_it_is_known() {
     assert!(details(&set).iter().all(|line| !line.starts_with("Kernel")));
     assert_eq!((&set_json(&set)["kernel"], &set_json(&set)["packages"]), (&Value::Null, &Value::Null));
     let packages = Packages { manager: PackageManager::Dpkg, count: Some(2143), digest: "3f2a".into() };
-    set.system = Some(System { kernel: "6.1.0-26-amd64".into(), packages: Some(packages) });
+    set.system = Some(System {
+        kernel: "6.1.0-26-amd64".into(),
+        packages: Some(packages),
+        boot_kernel: Some("6.1.0-27-amd64".into()),
+        fstab: Some("77ab".into()),
+    });
     let lines = details(&set);
-    for line in ["Kernel    6.1.0-26-amd64", "Packages  2143 of dpkg, state 3f2a"] {
+    for line in [
+        "Kernel    6.1.0-26-amd64",
+        "          6.1.0-27-amd64 at the next start",
+        "Packages  2143 of dpkg, state 3f2a",
+        "fstab     state 77ab",
+    ] {
         assert!(lines.contains(&line.to_owned()), "{lines:?}");
     }
     let value = set_json(&set);
     assert_eq!(value["kernel"], "6.1.0-26-amd64");
+    assert_eq!((&value["boot_kernel"], &value["fstab"]), (&json!("6.1.0-27-amd64"), &json!("77ab")));
     assert_eq!(value["packages"], json!({ "manager": "dpkg", "count": 2143, "digest": "3f2a" }));
     set.system.as_mut().unwrap().packages.as_mut().unwrap().count = None;
     assert!(details(&set).contains(&"Packages  of dpkg, state 3f2a".to_owned()));
@@ -276,7 +288,8 @@ fn reasons_and_sizes_stand_beside_each_set_if_they_are_asked_for() {
         reason: if stored.pinned { Reason::Pinned } else { Reason::Beyond },
     };
     let judged: Vec<Verdict> = found.sets.iter().map(verdict).collect();
-    let gains = [Gain { session: found.sets[0].set.session.clone(), data_bytes: 3 << 20 }];
+    let gains =
+        [Gain { session: found.sets[0].set.session.clone(), data_bytes: 3 << 20, elsewhere_bytes: 0 }];
     let more = More::new(Some(&judged), Some(&gains));
     let lines = table(&found, &more);
     let text = lines.join("\n");

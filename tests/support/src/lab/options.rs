@@ -111,6 +111,8 @@ pub enum HomeDisk {
     Ext4,
     /// XFS.
     Xfs,
+    /// btrfs: `@home`, and for its snapshots `@snapshots`, mounted at `/.snapshots-home`.
+    Btrfs,
 }
 
 impl HomeDisk {
@@ -119,6 +121,7 @@ impl HomeDisk {
         match self {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
         }
     }
 }

@@ -25,6 +25,8 @@ const POOL_BYTES: u64 = 32 << 30;
 /// The image of the homes' own file system on a machine's disk, and its size: sparse, and a little less than the disk.
 pub(super) const HOME_IMAGE: &str = "var/lib/lab-home.img";
 const HOME_SHARE: (u64, u64) = (3, 4);
+/// Where the snapshots of a home's own btrfs lie.
+const HOME_SNAPSHOTS: &str = ".snapshots-home";
 
 /// Name of the state in which a machine is first booted; it cannot be saved over.
 pub(super) const PRISTINE: &str = "pristine";
@@ -202,9 +204,22 @@ fn make_home(root: &Path, disk: HomeDisk, options: &LabOptions) -> Result<()> {
     set_len(&image, options.disk_bytes / HOME_SHARE.1 * HOME_SHARE.0)?;
     let kept = match disk {
         HomeDisk::Ext4 => "-Enodiscard",
-        HomeDisk::Xfs => "-K",
+        HomeDisk::Xfs | HomeDisk::Btrfs => "-K",
     };
     tool::run(&format!("mkfs.{}", disk.as_str()), [Path::new("-q"), Path::new(kept), &image])?;
+    if disk == HomeDisk::Btrfs {
+        mount_loop("btrfs", "loop,subvolid=5", &image, &point)?;
+        let made = ["@home", "@snapshots"].iter().try_for_each(|name| {
+            tool::run("btrfs", [Path::new("subvolume"), Path::new("create"), &point.join(name)]).map(drop)
+        });
+        let shut = made.and_then(|()| tool::run("chmod", [Path::new("700"), &point.join("@snapshots")]));
+        tool::run("umount", [&point])?;
+        shut?;
+        loops::wait_detached(&file_name(&image))?;
+        let place = root.join(HOME_SNAPSHOTS);
+        fs::create_dir_all(&place).map_err(LabError::path("create", &place))?;
+        return mount_loop("btrfs", "loop,subvol=@home", &image, &point);
+    }
     mount_loop(disk.as_str(), "loop", &image, &point)
 }
 

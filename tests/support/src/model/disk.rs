@@ -169,6 +169,7 @@ impl Disk {
                 otransid,
                 ctransid: otransid,
                 first_taken: None,
+                apart: None,
             });
         }
         let set = taken.set.clone();

@@ -107,6 +107,8 @@ impl ModelServices {
             snapshot_dir_exists: true,
             snapshot_dir_own_subvolume: true,
             snapshot_dir_is_open: false,
+            others: Vec::new(),
+            doubled: Vec::new(),
         }
     }
 

@@ -70,7 +70,7 @@ impl Entry {
 
 /// Returns where the list of a session's steps is kept: with its pre set.
 pub fn list_of(set: &SnapshotSet) -> Option<BytePath> {
-    let snapshot_dir = set.members.first()?.path.parent()?;
+    let snapshot_dir = set.dir()?;
     let sidecar = || snapshot_dir.join(format!(".pc-switcher/sets/{}", set.id()).as_bytes());
     (set.kind == SnapshotKind::PreSync).then(sidecar)
 }

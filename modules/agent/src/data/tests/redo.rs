@@ -369,6 +369,7 @@ fn the_list_of_steps_stays_with_the_pre_set() {
             otransid: 0,
             ctransid: 0,
             first_taken: None,
+            apart: None,
         };
         let set = SnapshotSet {
             hostname: "desk".parse().unwrap(),

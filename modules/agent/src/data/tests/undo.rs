@@ -146,6 +146,7 @@ fn set(kind: SnapshotKind) -> SnapshotSet {
             otransid: 0,
             ctransid: 0,
             first_taken: None,
+            apart: None,
         }],
     }
 }

@@ -90,6 +90,7 @@ mod tests {
                 otransid: transaction,
                 ctransid: transaction,
                 first_taken: None,
+                apart: None,
             }],
         }
     }

@@ -7,7 +7,7 @@ use pc_switcher_contract::{BytePath, SnapshotSet, SubvolumeName, UtcStamp, Vital
 
 use super::Early;
 use crate::linux::snapshots::{self, Needs};
-use crate::proto::{AgentError, BootTree, Fallback, GoodBy, RollbackWish};
+use crate::proto::{AgentError, BootTree, Fallback, GoodBy, RollbackWish, StoredSet};
 
 /// Finds the newest set that is marked as good and has the tree of `/`, and which of the trees go back to it: those that start the
 /// machine. What no start has tried yet, a guarded command or a sync has marked it, comes after all that one has: it may be what
@@ -20,8 +20,7 @@ pub(super) fn goal(
     let Some(root) = trees.first() else { return Ok(None) };
     let mut best: Option<((bool, u64), SnapshotSet)> = None;
     snapshots::list_sets(snapshot_dir.as_path(), Ok(Needs::default()), &mut |stored| {
-        let fits =
-            stored.words.good && stored.lost().next().is_none() && stored.set.member(&root.name).is_some();
+        let fits = stored.words.good && lacks_nothing(&stored) && stored.set.member(&root.name).is_some();
         let transaction = stored.set.transaction();
         let rank = (has_started(stored.words.good_by, transaction, proven), transaction);
         if fits && best.as_ref().is_none_or(|(best, _)| *best < rank) {
@@ -31,9 +30,16 @@ pub(super) fn goal(
     })?;
     Ok(best.map(|(_, set)| {
         let names = going(snapshot_dir, trees).map(|tree| tree.name.clone());
-        let names = names.filter(|name| set.member(name).is_some()).collect();
+        let is_held = |name: &SubvolumeName| set.member(name).is_some_and(|member| member.apart.is_none());
+        let names = names.filter(is_held).collect();
         (snapshots::with_pin(snapshot_dir.as_path(), &set), names)
     }))
+}
+
+/// Whether all is there that could go back; what lay on another disk may be gone.
+fn lacks_nothing(stored: &StoredSet) -> bool {
+    let here = stored.set.at_home();
+    !stored.lost().any(|name| here.members.iter().any(|member| member.name == *name))
 }
 
 /// Whether a start has gone well with a state, or somebody says that it is good.

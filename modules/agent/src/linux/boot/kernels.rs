@@ -58,6 +58,52 @@ pub(in crate::linux) fn left_without_modules(root: &Path, state: &Path, running:
     (!has(state, &next)).then_some(next)
 }
 
+/// Returns the release of the kernel that the next start has, where that can be told: what the menu of GRUB was told to take, otherwise
+/// the newest one. Looks at `/boot` alone: what is mounted on demand stays as it is.
+pub(in crate::linux) fn next(root: &Path) -> Option<String> {
+    let plain = names(&root.join("boot"));
+    let releases = plain.iter().filter_map(|name| name.strip_prefix("vmlinuz-"));
+    // Names such as `vmlinuz-linux` and `vmlinuz-0-rescue-…` are no releases: of those there are modules.
+    let has = |release: &&str| {
+        ["lib/modules", "usr/lib/modules"].iter().any(|dir| root.join(dir).join(release).is_dir())
+    };
+    let mut known: Vec<&str> = releases.filter(has).collect();
+    known.sort_by(|a, b| by_version(a, b));
+    let settings = fs::read_to_string(root.join("etc/default/grub")).unwrap_or_default();
+    let mut default = settings.lines().filter_map(|line| line.trim().strip_prefix("GRUB_DEFAULT="));
+    let default = default.next_back().map_or("0", |value| value.trim_matches(['"', '\'']));
+    let chosen = match default {
+        "0" => None,
+        "saved" => {
+            let read = |dir: &str| fs::read(root.join(dir).join("grubenv")).ok();
+            let saved = ["boot/grub", "boot/grub2"].into_iter().find_map(read).unwrap_or_default();
+            let saved = String::from_utf8_lossy(&saved).into_owned();
+            saved.lines().find_map(|line| Some(line.strip_prefix("saved_entry=")?.to_owned()))
+        }
+        other => Some(other.to_owned()),
+    };
+    match chosen.filter(|entry| !entry.is_empty() && entry != "0") {
+        None => known.pop().map(str::to_owned),
+        // An entry by its place in the menu, or by a name that tells no release, may be any.
+        Some(entry) => {
+            let mut named: Vec<&str> =
+                known.into_iter().filter(|release| is_named(&entry, release)).collect();
+            named.sort_by_key(|release| release.len());
+            named.pop().map(str::to_owned)
+        }
+    }
+}
+
+/// Whether a name has a release in it that nothing continues but what stands behind a dash or a blank.
+fn is_named(entry: &str, release: &str) -> bool {
+    entry.match_indices(release).any(|(at, _)| {
+        let rest = &entry[at + release.len()..];
+        let before = entry[..at].chars().next_back();
+        before.is_none_or(|c| matches!(c, '-' | ' ' | '>'))
+            && rest.chars().next().is_none_or(|c| matches!(c, '-' | ' ' | '>'))
+    })
+}
+
 /// Says what a set lacks.
 pub(in crate::linux) fn lacking(set: &SetId, kernel: &str) -> String {
     format!("set {set} has no modules for kernel {kernel}, and kernels do not go back with it")
@@ -104,6 +150,35 @@ mod tests {
     fn put(root: &Path, path: &str) {
         fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
         fs::write(root.join(path), "").unwrap();
+    }
+
+    #[test]
+    fn the_next_kernel_is_the_newest_unless_the_menu_was_told_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        assert_eq!(next(root), None);
+        for release in ["6.1.0-9-amd64", "6.1.0-26-amd64"] {
+            put(root, &format!("boot/vmlinuz-{release}"));
+            fs::create_dir_all(root.join("usr/lib/modules").join(release)).unwrap();
+        }
+        put(root, "boot/vmlinuz-6.12.1-gone");
+        put(root, "boot/vmlinuz-linux");
+        assert_eq!(next(root).as_deref(), Some("6.1.0-26-amd64"), "of the others there are no modules");
+        let told = |default: &str, saved: &str| {
+            put(root, "etc/default/grub");
+            put(root, "boot/grub/grubenv");
+            fs::write(root.join("etc/default/grub"), format!("GRUB_TIMEOUT=5\nGRUB_DEFAULT={default}\n"))
+                .unwrap();
+            fs::write(root.join("boot/grub/grubenv"), format!("# GRUB\nsaved_entry={saved}\n####")).unwrap();
+            next(root)
+        };
+        let old = "gnulinux-advanced-1f>gnulinux-6.1.0-9-amd64-advanced-1f";
+        assert_eq!(told("saved", old).as_deref(), Some("6.1.0-9-amd64"));
+        assert_eq!(told("0", old).as_deref(), Some("6.1.0-26-amd64"), "what was saved counts only then");
+        assert_eq!(told("saved", "").as_deref(), Some("6.1.0-26-amd64"));
+        assert_eq!(told(&format!("\"{old}\""), "").as_deref(), Some("6.1.0-9-amd64"));
+        assert_eq!(told("saved", "1>2"), None, "a place in a menu that nobody has read");
+        assert_eq!(told("saved", "x-6.1.0-9-amd64v3"), None);
     }
 
     #[test]

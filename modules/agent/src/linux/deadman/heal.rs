@@ -62,9 +62,7 @@ fn take_back(
         }
     }
     let Some(list) = list_of(&wish.pre) else { return Ok(None) };
-    let Some(snapshot_dir) = wish.pre.members.first().and_then(|member| member.path.parent()) else {
-        return Ok(None);
-    };
+    let Some(snapshot_dir) = wish.pre.dir() else { return Ok(None) };
     if !has_list(list.as_path()) {
         return Ok(None);
     }
@@ -166,7 +164,9 @@ fn roll_back(
     state: &StateDir,
     watch: &dyn Watch,
 ) -> Result<HealedHow, AgentError> {
-    let names = wish.pre.members.iter().map(|member| member.name.subvolume.clone());
+    // What lies on another disk is of no rollback: there is one journal, on the disk of the snapshots of `/`.
+    let members = wish.pre.members.iter().filter(|member| member.apart.is_none());
+    let names = members.map(|member| member.name.subvolume.clone());
     let subvolumes: Vec<_> = names.filter(|name| !name.is_nested()).collect();
     let wish = RollbackWish {
         session: fresh()?,

@@ -221,6 +221,7 @@ mod tests {
             otransid: 1,
             ctransid: 1,
             first_taken: None,
+            apart: None,
         };
         let pre = SnapshotSet {
             hostname: "desk".parse().unwrap(),

@@ -7,13 +7,15 @@ use pc_switcher_contract::{BytePath, SnapshotMember, SubvolumeName, Vital};
 
 use super::inside::{self, Around};
 use super::spaces::{self, Line, Space, Tree};
+use super::table;
 use super::users;
 use crate::linux::boot::kernels;
 use crate::linux::btrfs::{Btrfs, KernelBtrfs};
 use crate::linux::diagnose;
 use crate::linux::finder::Finder;
 use crate::linux::mounts::{Mount, Mounts};
-use crate::linux::snapshots::{check_set, is_foreign};
+use crate::linux::packages;
+use crate::linux::snapshots::{check_set, fstab_digest, is_foreign};
 use crate::proto::{AgentError, Inside, RollbackMember, RollbackWish, SubvolumeFact};
 
 /// What was found.
@@ -21,13 +23,15 @@ use crate::proto::{AgentError, Inside, RollbackMember, RollbackWish, SubvolumeFa
 pub(super) struct Checked {
     pub(super) members: Vec<RollbackMember>,
     pub(super) problems: Vec<String>,
+    /// What is to be known, and keeps nobody from anything.
+    pub(super) warnings: Vec<String>,
     /// Whether a subvolume holds what starts the machine or lets people in.
     pub(super) is_vital: bool,
     /// Why that state would not find the journal of a rollback when it starts, if so.
     pub(super) unattended: Option<String>,
     /// Subvolumes inside that come along, and how many more.
-    pub(super) along: Vec<Inside>,
-    pub(super) more: u64,
+    pub(super) inside: Vec<Inside>,
+    pub(super) inside_more: u64,
 }
 
 /// Checks a wish.
@@ -39,7 +43,8 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
     let finder = Finder::new(btrfs, &mounts, &[&wish.snapshot_dir])?;
     let mut checked = Checked::default();
     let problems = &mut checked.problems;
-    if let Err(why) = check_set(&wish.to) {
+    // Another disk need not be there: nothing on it goes back.
+    if let Err(why) = check_set(&wish.to.at_home()) {
         problems.push(format!("set `{}` cannot be trusted: {why}", wish.to.id()));
     }
     if wish.to.members.iter().any(is_foreign) {
@@ -54,7 +59,16 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
     let (swapfiles, fstab_now) = (diagnose::swap_files(&mounts), text_of("/etc/fstab"));
     let holder = KernelBtrfs.subvolume(wish.snapshot_dir.as_path());
     let units = inside::mount_units(Path::new("/etc/systemd/system"));
-    let fstab_then = fstab_then(wish, &finder).unwrap_or_else(|| fstab_now.clone());
+    let goes_back = root_of(wish, &finder);
+    let fstab_of_then = goes_back.and_then(fstab_of);
+    if goes_back.is_some() {
+        let (id, dir) = (wish.to.id(), wish.snapshot_dir.as_path());
+        let recorded = fstab_digest(dir, &id);
+        let digests = (recorded.as_deref(), &*packages::digest(fstab_now.as_bytes()));
+        checked.warnings =
+            table::warnings(&id, fstab_of_then.as_deref(), &fstab_now, digests, Path::new("/"));
+    }
+    let fstab_then = fstab_of_then.unwrap_or_else(|| fstab_now.clone());
     let around = Around {
         finder: &finder,
         mounts: &mounts,
@@ -82,6 +96,14 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
             ));
             continue;
         }
+        if member.apart.is_some() {
+            problems.push(format!(
+                "`{name}` lies on another file system than `{}`, where the journal of a rollback is: bring back what you need of it with \
+                 `pc-switcher snapshots restore`, and name the others with `--subvol`",
+                wish.snapshot_dir
+            ));
+            continue;
+        }
         if holder.as_ref().is_ok_and(|holder| holder.uuid.hex() == fact.uuid) {
             problems.push(format!(
                 "the snapshots in `{}` lie in `{name}` itself and would stay behind in the old tree; give them a top-level \
@@ -93,8 +115,8 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
         let inside::Judged { problems: kept_back, along, more } =
             inside::judge(&around, wish, &fact, member)?;
         problems.extend(kept_back);
-        checked.along.extend(along);
-        checked.more += more;
+        checked.inside.extend(along);
+        checked.inside_more += more;
         problems.extend(swap(&swapfiles, &fact));
         problems.extend(fstab(&fstab_now, "/etc/fstab", &fact));
         problems.extend(command_line(&fact));
@@ -114,22 +136,25 @@ pub(super) fn check(wish: &RollbackWish) -> Result<Checked, AgentError> {
             made_of: member.uuid.clone(),
         });
     }
-    if let Some(why) = checked.unattended.as_ref().filter(|_| !checked.along.is_empty()) {
+    if let Some(why) = checked.unattended.as_ref().filter(|_| !checked.inside.is_empty()) {
         checked.problems.push(format!(
             "{why}, so it would not find the subvolumes inside of the trees of now, such as `{}`; mend that, or move them to the top \
              level and mount them",
-            checked.along[0].path
+            checked.inside[0].path
         ));
     }
     Ok(checked)
 }
 
-/// Returns `/etc/fstab` of the state that is gone back to, if `/` goes back.
-fn fstab_then(wish: &RollbackWish, finder: &Finder<'_>) -> Option<String> {
+/// Returns the state of `/` that is gone back to, if it goes back.
+fn root_of<'a>(wish: &'a RollbackWish, finder: &Finder<'_>) -> Option<&'a SnapshotMember> {
     let is_root = |name: &&SubvolumeName| {
         finder.by_name(name).is_some_and(|fact| fact.mount_point == BytePath::from("/"))
     };
-    let root = wish.to.member(wish.subvolumes.iter().find(is_root)?)?;
+    wish.to.member(wish.subvolumes.iter().find(is_root)?)
+}
+
+fn fstab_of(root: &SnapshotMember) -> Option<String> {
     fs::read_to_string(root.path.as_path().join("etc/fstab")).ok()
 }
 

@@ -20,6 +20,7 @@ mod records;
 mod spaces;
 mod steps;
 mod stray;
+mod table;
 mod top;
 mod trial;
 mod users;
@@ -47,6 +48,7 @@ use std::io;
 
 use pc_switcher_contract::{SetId, SnapshotKind, SubvolumeName, UtcStamp};
 
+use self::checks::Checked;
 use self::journal::Journal;
 use self::nested::Ground;
 use self::steps::{Names, top_of};
@@ -229,13 +231,13 @@ fn check(wish: &RollbackWish, journal: &Journal<'_>) -> Result<RollbackLook, Age
     if let Some(stray) = stray::look(journal, &wish.snapshot_dir)? {
         return Ok(RollbackLook { problems: vec![stray::unknown(&stray, wish)], ..found });
     }
-    let checks::Checked { members, problems, is_vital, unattended, along: inside, more: inside_more } =
+    let Checked { members, problems, warnings, is_vital, unattended, inside, inside_more } =
         checks::check(wish)?;
     let no_unit = |unit: Unit| format!("the boot does not start `{}`", unit.name());
     let unattended = if Unit::Redo.is_enabled() { unattended } else { Some(no_unit(Unit::Redo)) };
     let late = (!inside.is_empty() && !Unit::Rollback.is_enabled()).then(|| no_unit(Unit::Rollback));
     let ways = live::forecast(wish, &members);
-    Ok(RollbackLook { problems, is_vital, unattended, inside, inside_more, late, ways, ..found })
+    Ok(RollbackLook { problems, warnings, is_vital, unattended, inside, inside_more, late, ways, ..found })
 }
 
 fn not_yet(found: &RollbackState) -> String {

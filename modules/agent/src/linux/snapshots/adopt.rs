@@ -220,6 +220,7 @@ fn member(name: SnapshotName, path: &Path, info: &SubvolumeInfo) -> SnapshotMemb
         otransid: info.otransid,
         ctransid: info.ctransid,
         first_taken: None,
+        apart: None,
     }
 }
 

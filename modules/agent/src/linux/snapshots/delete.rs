@@ -7,6 +7,7 @@ use std::path::Path;
 
 use pc_switcher_contract::{SetId, SnapshotMember};
 
+use super::apart;
 use super::needs::Needs;
 use super::reference::Sole;
 use super::sidecar::{Intent, Meta, Planned};
@@ -56,8 +57,14 @@ impl Store<'_> {
                 _ => Ok(()),
             })
             .collect();
+        let intents = condemned.iter().filter(|(_, sole)| sole.is_ok());
+        let intents: Vec<Intent> = intents.filter_map(|(id, _)| self.sidecar(id).intent(id)).collect();
         let synced = match condemned.iter().any(|(_, sole)| sole.is_ok()) {
-            true => self.btrfs.sync(self.dir()).map_err(|error| error.to_string()),
+            true => self
+                .btrfs
+                .sync(self.dir())
+                .and_then(|()| self.sync_homes(intents.iter().flat_map(Intent::homes)))
+                .map_err(|error| error.to_string()),
             false => Ok(()),
         };
         (self.after)("sync");
@@ -112,6 +119,9 @@ impl Store<'_> {
             return Err(AgentError::failed(format!("set `{id}` is in use; try again when that has ended")));
         };
         for member in &meta.set.members {
+            if let Err(why) = apart::is_at_hand(self.btrfs, member) {
+                return Err(AgentError::failed(format!("set `{id}` stays: {why}; mount it and try again")));
+            }
             match self.btrfs.subvolume(member.path.as_path()) {
                 Ok(info) if info.uuid.hex() == member.uuid => self.is_shut(id, member)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -205,6 +215,7 @@ impl Store<'_> {
         // Deleting is durable only after a commit (facts/btrfs.md B1): until then a crash brings members back, and what
         // names them must still be there.
         self.btrfs.sync(self.dir())?;
+        self.sync_homes(intent.homes())?;
         (self.after)("sync");
         result?;
         self.bury(id)
@@ -216,8 +227,19 @@ impl Store<'_> {
         let mut result = Ok(());
         for (n, planned) in intent.members.iter().enumerate() {
             let name = planned.name.to_string();
-            let cradle = self.cradles(&id.session).join(n.to_string());
-            for parent in [self.dir(), &cradle] {
+            let (place, cradles) = match &planned.home {
+                Some(home) => {
+                    if let Err(error) = home.at_hand(self.btrfs) {
+                        // Nobody knows what is there: it is removed when it can be seen again.
+                        result = result.and(Err(error));
+                        continue;
+                    }
+                    (home.dir.as_path(), home.cradles(&id.session))
+                }
+                None => (self.dir(), self.cradles(&id.session)),
+            };
+            let cradle = cradles.join(n.to_string());
+            for parent in [place, &cradle] {
                 result = result.and(self.destroy(parent, &name, planned, meta.as_ref()));
                 (self.after)("member");
             }
@@ -228,6 +250,9 @@ impl Store<'_> {
     /// Removes what lies beside a set whose members are gone for good.
     fn bury(&self, id: &SetId) -> io::Result<()> {
         remove_cradles(&self.cradles(&id.session))?;
+        for home in self.sidecar(id).intent(id).iter().flat_map(Intent::homes) {
+            remove_cradles(&home.cradles(&id.session))?;
+        }
         self.sidecar(id).remove()
     }
 

@@ -167,10 +167,11 @@ impl Store<'_> {
             stamp,
             session: session.clone(),
         };
-        let planned = head
-            .directories
-            .iter()
-            .map(|directory| Planned { name: name(directory), source_uuid: uuid_of(directory).hex() });
+        let planned = head.directories.iter().map(|directory| Planned {
+            name: name(directory),
+            source_uuid: uuid_of(directory).hex(),
+            home: None,
+        });
         let mut nursery = Nursery::open(self, self.lock()?, id.clone(), planned.collect(), Lasts::AtOnce)?;
         // A stream may take hours; what it makes is held by the reference meanwhile.
         nursery.let_go();

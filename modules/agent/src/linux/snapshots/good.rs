@@ -12,7 +12,7 @@ use std::io;
 use pc_switcher_contract::SetId;
 
 use super::check_member;
-use super::pins::is_full;
+use super::pins::{is_full, of_this_disk};
 use super::reference::Sole;
 use super::sidecar::Meta;
 use super::store::Store;
@@ -181,7 +181,7 @@ impl Store<'_> {
     /// Whether a member is there by the pin alone.
     fn is_all_by_pin(&self, meta: &Meta) -> bool {
         !meta.pin.is_empty()
-            && meta.set.members.iter().any(|member| check_member(self.btrfs, member).is_err())
+            && of_this_disk(&meta.set).any(|member| check_member(self.btrfs, member).is_err())
     }
 
     /// Whether a set is to have a pin for its mark.

@@ -54,7 +54,8 @@ impl Store<'_> {
             return Ok(Holdings { source_bytes: None, snapshot_bytes });
         };
         self.btrfs.sync(&place).map_err(|error| failed(&place.display(), &error))?;
-        let mut snapshots: Vec<SnapshotMember> = members().filter(|one| !is_copy(one)).collect();
+        let mut snapshots: Vec<SnapshotMember> =
+            members().filter(|one| !is_copy(one) && one.apart.is_none()).collect();
         snapshots.sort_by_key(SnapshotMember::order);
         let mut named: BTreeSet<&SubvolumeName> = subvolumes.iter().collect();
         named.extend(snapshots.iter().map(|one| &one.name.subvolume));

@@ -11,6 +11,7 @@ use std::thread;
 
 use pc_switcher_contract::{BytePath, SetId, SnapshotMember, SnapshotName};
 
+use super::apart;
 use super::holders::holders;
 use super::reference::is_used;
 use super::sidecar::Meta;
@@ -95,6 +96,14 @@ impl Store<'_> {
                 }
                 None => {
                     for member in &meta.set.members {
+                        if member.apart.is_some() {
+                            match apart::is_at_hand(self.btrfs, member) {
+                                Err(why) => away.push((member.name.clone(), why)),
+                                Ok(()) if fs::symlink_metadata(member.path.as_path()).is_ok() => {}
+                                Ok(()) => missing.push(member.name.clone()),
+                            }
+                            continue;
+                        }
                         // One that came after the directory was read is there all the same.
                         let (name, path) = (member.path.name(), self.dir().join(member.name.to_string()));
                         let is_there = flat.remove(name) || fs::symlink_metadata(&path).is_ok();

@@ -6,6 +6,7 @@
 //! takes or removes the next set.
 
 mod adopt;
+mod apart;
 mod compare;
 mod copies;
 mod delete;
@@ -53,6 +54,7 @@ use crate::proto::{
 };
 use crate::server::Call;
 
+pub(super) use apart::{PLACE, place};
 pub use needs::{ATTEMPTS, Needs, PAIRS};
 pub use reference::Reference;
 use sidecar::Said;
@@ -63,7 +65,7 @@ pub use watched::{delete_all_watched, delete_watched, mark_good_watched, pin_wat
 /// reference is held.
 ///
 /// # Errors
-/// If a subvolume is not mounted, lies on another file system than the snapshot directory, holds a running swap file,
+/// If a subvolume is not mounted, lies on another file system that has no place for snapshots, holds a running swap file,
 /// or the disk is full. Nothing of the set is left then.
 pub fn take_set(request: &TakeSet) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
     let store = Store::new(&EVERY, request.snapshot_dir.as_path());
@@ -171,10 +173,8 @@ pub fn drop_set(set: &SnapshotSet) -> Result<(), AgentError> {
 }
 
 fn drop_from(btrfs: &dyn Btrfs, set: &SnapshotSet) -> Result<(), AgentError> {
-    let member = set.members.first().map(|member| member.path.as_path().to_owned());
-    let Some(store) = member.as_deref().and_then(Path::parent).map(|dir| Store::new(btrfs, dir)) else {
-        return Ok(());
-    };
+    let Some(dir) = set.dir() else { return Ok(()) };
+    let store = Store::new(btrfs, dir.as_path());
     match store.sidecar(&set.id()).has_toc() {
         true => store.delete(&set.id(), || Ok(Vec::new())),
         false => Ok(()),
@@ -261,6 +261,11 @@ pub fn annotate_set(request: AnnotateSet) -> Result<(), AgentError> {
     })
 }
 
+/// Returns the digest of `/etc/fstab` that a set recorded, if it did.
+pub(crate) fn fstab_digest(snapshot_dir: &Path, id: &SetId) -> Option<String> {
+    Store::new(&EVERY, snapshot_dir).sidecar(id).meta(id).ok()?.system?.system.fstab
+}
+
 /// Marks a set as known to be good, and takes the mark from those whose place it takes; or takes marks away. Returns what is to be
 /// said, a line each.
 ///
@@ -342,6 +347,7 @@ pub fn diff(request: &DiffRequest, call: &Call) -> Result<Diffed, AgentError> {
 }
 
 fn check_member(btrfs: &dyn Btrfs, member: &SnapshotMember) -> Result<(), String> {
+    apart::is_at_hand(btrfs, member)?;
     let info = btrfs
         .subvolume(member.path.as_path())
         .map_err(|error| format!("snapshot `{}` cannot be read: {error}", member.path))?;
@@ -394,6 +400,8 @@ fn stays(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod adopt_tests;
+#[cfg(test)]
+mod apart_tests;
 #[cfg(test)]
 mod compare_tests;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Before the first is born the set's intent says durably what belongs to it: what a later run finds half done is removed by
 //! that, and nothing else ever is.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use pc_switcher_contract::{SetId, SnapshotName, SnapshotSet};
 
+use super::apart::Home;
 use super::reference::Reference;
 use super::sidecar::{Intent, Meta, Planned, Ready, Said};
 use super::store::{CreationLock, Store, make_dir, make_lasting_dir, remove_cradles};
@@ -31,6 +33,8 @@ pub(super) struct Cradle {
     pub born: PathBuf,
     /// Its final path.
     pub flat: PathBuf,
+    /// Where that is, if not in the snapshot directory.
+    pub home: Option<Home>,
 }
 
 /// From when on what is to be born is said for good.
@@ -69,8 +73,9 @@ impl<'a> Nursery<'a> {
             return Err(AgentError::failed(format!("another run makes set `{id}` right now")));
         }
         for planned in &members {
-            if fs::symlink_metadata(store.dir().join(planned.name.to_string())).is_ok() {
-                let text = format!("snapshot `{}` exists in `{}`", planned.name, store.dir().display());
+            let place = planned.home.as_ref().map_or(store.dir(), |home| home.dir.as_path());
+            if fs::symlink_metadata(place.join(planned.name.to_string())).is_ok() {
+                let text = format!("snapshot `{}` exists in `{}`", planned.name, place.display());
                 return Err(AgentError::failed(text));
             }
         }
@@ -89,7 +94,8 @@ impl<'a> Nursery<'a> {
             Lasts::FromBirth => drop(make_dir(sidecar.dir())?),
         }
         self.reference = Reference::take(&sidecar)?;
-        let names: Vec<SnapshotName> = members.iter().map(|planned| planned.name.clone()).collect();
+        let places: Vec<(SnapshotName, Option<Home>)> =
+            members.iter().map(|planned| (planned.name.clone(), planned.home.clone())).collect();
         let intent = Intent::new(members);
         match lasts {
             Lasts::AtOnce => sidecar.put_intent(&intent)?,
@@ -97,15 +103,17 @@ impl<'a> Nursery<'a> {
         }
         let cradles = self.store.cradles(&self.id.session);
         make_dir(&cradles)?;
-        for (n, name) in names.into_iter().enumerate() {
-            let (dir, text) = (cradles.join(n.to_string()), name.to_string());
+        let homes: BTreeSet<&Home> = places.iter().filter_map(|(_, home)| home.as_ref()).collect();
+        homes.into_iter().try_for_each(Home::prepare)?;
+        for (n, (name, home)) in places.into_iter().enumerate() {
+            let (above, place) = match &home {
+                Some(home) => (home.cradles(&self.id.session), home.dir.as_path()),
+                None => (cradles.clone(), self.store.dir()),
+            };
+            make_dir(&above)?;
+            let (dir, text) = (above.join(n.to_string()), name.to_string());
             make_dir(&dir)?;
-            self.cradles.push(Cradle {
-                name,
-                born: dir.join(&text),
-                flat: self.store.dir().join(&text),
-                dir,
-            });
+            self.cradles.push(Cradle { name, born: dir.join(&text), flat: place.join(&text), dir, home });
         }
         Ok(())
     }
@@ -206,8 +214,10 @@ impl<'a> Nursery<'a> {
 
     fn published(mut self) -> Option<Reference> {
         (self.store.after)("toc");
-        self.cradles.clear();
         // What is left of the places is empty: the next who takes a set removes it.
+        for home in self.cradles.drain(..).filter_map(|cradle| cradle.home) {
+            let _ = remove_cradles(&home.cradles(&self.id.session));
+        }
         let _ = remove_cradles(&self.store.cradles(&self.id.session));
         self.reference.take()
     }

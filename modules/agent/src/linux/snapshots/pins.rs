@@ -92,6 +92,13 @@ impl Store<'_> {
                  pc-switcher, and its files are immutable where the file system knows that"
             )));
         }
+        if of_this_disk(set).next().is_none() {
+            return Err(AgentError::failed(format!(
+                "all of set `{id}` lies on other file systems than `{}`, and what is pinned hard lies there; without `--hard` it is \
+                 pinned for pc-switcher",
+                self.dir().display()
+            )));
+        }
         set.members.iter().try_for_each(|member| check_member(self.btrfs, member)).map_err(|why| {
             AgentError::failed(format!("set `{id}` is not what was taken, so it is not pinned hard: {why}"))
         })?;
@@ -118,7 +125,7 @@ impl Store<'_> {
         make_lasting_dir(&dir).map_err(|error| failed(&id, &error))?;
         (self.after)("pin-directory");
         let mut copies = Vec::new();
-        for member in &set.members {
+        for member in of_this_disk(set) {
             let copy = self.copy_member(&dir, member).map_err(|error| failed(&id, &error))?;
             copies.push(copy);
             (self.after)("pin-member");
@@ -148,6 +155,7 @@ impl Store<'_> {
             otransid: info.otransid,
             ctransid: info.ctransid,
             first_taken: None,
+            apart: None,
         })
     }
 
@@ -180,7 +188,7 @@ impl Store<'_> {
                 written => return written.map_err(|error| failed(id, &error)),
             }
         }
-        let gone = meta.set.members.iter().find(|member| check_member(self.btrfs, member).is_err());
+        let gone = of_this_disk(&meta.set).find(|member| check_member(self.btrfs, member).is_err());
         let gone = gone.filter(|_| !meta.pin.is_empty());
         let is_all = gone.is_some();
         let gives_up = is_all && allow_loss;
@@ -248,10 +256,11 @@ impl Store<'_> {
     /// Says durably what is to be in a pin, or to go from it.
     fn intend(&self, set: &SnapshotSet) -> io::Result<()> {
         make_lasting_dir(&self.pins())?;
-        let planned = set
-            .members
-            .iter()
-            .map(|member| Planned { name: member.name.clone(), source_uuid: member.uuid.clone() });
+        let planned = of_this_disk(set).map(|member| Planned {
+            name: member.name.clone(),
+            source_uuid: member.uuid.clone(),
+            home: None,
+        });
         Intent::new(planned.collect()).write(&self.pin_intent(&set.id()))
     }
 
@@ -336,8 +345,10 @@ impl Store<'_> {
     pub(super) fn look_at_pin(&self, meta: &Meta) -> Option<HardPin> {
         let dir = (!meta.pin.is_empty()).then(|| self.pin_dir(&meta.set.id()))?;
         let is_gone = |copy: &&SnapshotMember| fs::symlink_metadata(copy.path.as_path()).is_err();
+        let elsewhere = meta.set.members.iter().filter(|member| member.apart.is_some());
+        let gone = meta.pin.iter().filter(is_gone);
         Some(HardPin {
-            lacks: meta.pin.iter().filter(is_gone).map(|copy| copy.name.clone()).collect(),
+            lacks: gone.chain(elsewhere).map(|one| one.name.clone()).collect(),
             is_open: !self.btrfs.is_immutable(&dir).unwrap_or(false),
             is_for_mark: meta.good_pin,
             dir: dir.as_path().into(),
@@ -394,6 +405,11 @@ impl Store<'_> {
             _ => failed(id, error),
         }
     }
+}
+
+/// Returns the members that a pin holds: a snapshot of a snapshot stays on its file system, and pins lie beside the records.
+pub(super) fn of_this_disk(set: &SnapshotSet) -> impl Iterator<Item = &SnapshotMember> {
+    set.members.iter().filter(|member| member.apart.is_none())
 }
 
 pub(super) fn is_full(error: &io::Error) -> bool {

@@ -1,14 +1,16 @@
 //! Taking a set.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
 
 use pc_switcher_contract::{
-    BytePath, Hostname, SetId, SnapshotMember, SnapshotName, SnapshotSet, SubvolumeName,
+    Apart, BytePath, Hostname, SetId, SnapshotMember, SnapshotName, SnapshotSet, SubvolumeName,
 };
 
+use super::apart::Home;
 use super::nursery::{Cradle, Lasts, Nursery};
 use super::reference::Reference;
 use super::sidecar::{Planned, Said};
@@ -34,7 +36,7 @@ pub(super) fn take(
     said: &Said,
 ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
     let sources = sources(store.btrfs, mounts, request)?;
-    take_with(store, &sources, hostname, request, said, &Of::Running)
+    take_with(store, Some(mounts), &sources, hostname, request, said, &Of::Running)
 }
 
 /// Takes a set of these trees, wherever they stand; of the request only the names count. Which system they are of is not known.
@@ -45,7 +47,7 @@ pub(super) fn take_of(
     request: &TakeSet,
     said: &Said,
 ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
-    take_with(store, sources, hostname, request, said, &Of::Trees)
+    take_with(store, None, sources, hostname, request, said, &Of::Trees)
 }
 
 /// As [`take_of`], of snapshots: in which transaction the state of each was taken is said for each.
@@ -57,7 +59,7 @@ pub(super) fn take_again(
     said: &Said,
     first_taken: &[u64],
 ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
-    take_with(store, sources, hostname, request, said, &Of::Snapshots(first_taken))
+    take_with(store, None, sources, hostname, request, said, &Of::Snapshots(first_taken))
 }
 
 /// What a set is taken of.
@@ -86,6 +88,7 @@ impl Of<'_> {
 
 fn take_with(
     store: &Store<'_>,
+    mounts: Option<&Mounts>,
     sources: &[SubvolumeFact],
     hostname: Hostname,
     request: &TakeSet,
@@ -95,15 +98,22 @@ fn take_with(
     let (btrfs, snapshot_dir) = (store.btrfs, store.dir());
     let names = names(sources, request)?;
     let is_copies = sources.iter().any(|source| source.name.directory().is_some());
-    if !is_copies {
-        same_file_system(btrfs, snapshot_dir, sources)?;
-    }
-    let planned = names.into_iter().zip(sources);
-    let planned = planned.map(|(name, source)| Planned { name, source_uuid: source.uuid.clone() }).collect();
+    let homes = match is_copies {
+        true => vec![None; sources.len()],
+        false => store.homes(mounts, sources)?,
+    };
+    let is_at_home = homes.iter().all(Option::is_none);
+    let planned = names.into_iter().zip(sources).zip(&homes);
+    let planned = planned
+        .map(|((name, source), home)| Planned { name, source_uuid: source.uuid.clone(), home: home.clone() })
+        .collect();
     let TakeSet { session, stamp, kind, .. } = request.clone();
     let id = SetId { stamp, session: session.clone(), kind };
-    let lasts = if is_copies { Lasts::AtOnce } else { Lasts::FromBirth };
+    // What is born on another file system commits nothing of this one.
+    let lasts = if is_copies || !is_at_home { Lasts::AtOnce } else { Lasts::FromBirth };
     let nursery = Nursery::open(store, store.lock()?, id, planned, lasts)?;
+    let apart =
+        store.apart(&homes).map_err(|error| AgentError::io("cannot prepare the snapshots", &error))?;
     let (root, known) = (store.root.clone(), store.known_system());
     let mut looking = matches!(of, Of::Running).then(|| thread::spawn(move || system::look(&root, known)));
     let mut looked = None;
@@ -117,20 +127,20 @@ fn take_with(
         let consistent = match (of, is_copies) {
             (_, true) => is_one_volume(&nursery.cradles),
             // What they are of does not change any more.
-            (Of::Snapshots(first_taken), false) => first_taken.iter().all(|first| *first == first_taken[0]),
-            (Of::Running | Of::Trees, false) => born.iter().all(|info| info.otransid == born[0].otransid),
+            (Of::Snapshots(first_taken), false) => agree(&homes, first_taken.iter().copied()),
+            (Of::Running | Of::Trees, false) => agree(&homes, born.iter().map(|info| info.otransid)),
         };
         if consistent || is_copies || last || matches!(of, Of::Snapshots(_)) {
             let members =
                 nursery.cradles.iter().zip(&born).map(|(cradle, info)| member(cradle, info)).collect();
-            let members = of.dated(members);
+            let members = standing(of.dated(members), &apart);
             let (hostname, session) = (hostname.clone(), session.clone());
             let set = SnapshotSet { hostname, kind, stamp, session, consistent, members };
             if let Some(looking) = looking.take() {
                 looked = looking.join().unwrap_or_default();
             }
-            // A copy is closed without any commit.
-            let ready = match is_copies {
+            // A copy is closed without any commit, and what lies elsewhere with none of this file system.
+            let ready = match is_copies || !is_at_home {
                 true => None,
                 false => Some(nursery.prepare(&set, said, looked.as_ref()).map_err(unpublished)?),
             };
@@ -138,7 +148,7 @@ fn take_with(
             let meanwhile = || ready.as_ref().map_or(Ok(()), |ready| ready.sync().map_err(unpublished));
             match publish(store, &nursery.cradles, sources, meanwhile)? {
                 Published::Whole(members) => {
-                    let members = of.dated(members);
+                    let members = standing(of.dated(members), &apart);
                     let is_ready = ready.is_some() && members == set.members;
                     let set = SnapshotSet { members, ..set };
                     let reference = match is_ready {
@@ -217,21 +227,25 @@ fn names(sources: &[SubvolumeFact], request: &TakeSet) -> Result<Vec<SnapshotNam
     sources.iter().map(name).collect()
 }
 
-/// Checks before anything is made that snapshots of all sources can stand in the directory.
-fn same_file_system(
-    btrfs: &dyn Btrfs,
-    snapshot_dir: &Path,
-    sources: &[SubvolumeFact],
-) -> Result<(), AgentError> {
-    let nearest = snapshot_dir.ancestors().find(|path| path.exists()).unwrap_or(snapshot_dir);
-    let here = btrfs.fs_uuid(nearest).map_err(|error| wrong(&error, "", snapshot_dir))?.dashed();
-    match sources.iter().find(|source| source.fs_uuid != here) {
-        None => Ok(()),
-        Some(source) => {
-            let error = io::Error::from_raw_os_error(libc::EXDEV);
-            Err(wrong(&error, source.name.as_str(), snapshot_dir))
+/// Whether the transactions of all that lies on one file system are one; those of two have nothing in common.
+fn agree(homes: &[Option<Home>], transactions: impl Iterator<Item = u64>) -> bool {
+    let mut first: Vec<(Option<&str>, u64)> = Vec::new();
+    homes.iter().zip(transactions).all(|(home, transaction)| {
+        let fs = home.as_ref().map(|home| home.fs_uuid.as_str());
+        match first.iter().find(|(known, _)| *known == fs) {
+            Some((_, known)) => *known == transaction,
+            None => {
+                first.push((fs, transaction));
+                true
+            }
         }
-    }
+    })
+}
+
+/// Has the members say where they stand, if that is another file system.
+fn standing(members: Vec<SnapshotMember>, apart: &[Option<Apart>]) -> Vec<SnapshotMember> {
+    let all = members.into_iter().zip(apart);
+    all.map(|(member, apart)| SnapshotMember { apart: apart.clone(), ..member }).collect()
 }
 
 /// Makes all snapshots at once and returns what the kernel knows of them.
@@ -257,8 +271,13 @@ fn give_birth(
                 })
             })
             .collect();
-        // If it fails the snapshots still come, and the comparison tells what they are.
-        let _ = btrfs.start_sync(snapshot_dir);
+        let homes = cradles.iter().map(|cradle| cradle.home.as_ref());
+        let places: BTreeSet<&Path> =
+            homes.map(|home| home.map_or(snapshot_dir, |home| home.dir.as_path())).collect();
+        for place in places {
+            // If it fails the snapshots still come, and the comparison tells what they are.
+            let _ = btrfs.start_sync(place);
+        }
         start.wait();
         let lost = || Err(io::Error::other("the thread that takes it panicked"));
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| lost())).collect()
@@ -291,6 +310,7 @@ fn member(cradle: &Cradle, info: &SubvolumeInfo) -> SnapshotMember {
         otransid: info.otransid,
         ctransid: info.ctransid,
         first_taken: None,
+        apart: None,
     }
 }
 
@@ -339,7 +359,7 @@ pub(super) fn publish(
 }
 
 /// Words what the kernel said when a snapshot was asked for, with what to try next.
-fn wrong(error: &io::Error, subvolume: &str, snapshot_dir: &Path) -> AgentError {
+pub(super) fn wrong(error: &io::Error, subvolume: &str, snapshot_dir: &Path) -> AgentError {
     let dir = snapshot_dir.display();
     let hint = match error.raw_os_error() {
         Some(libc::EXDEV) => format!(

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use pc_switcher_contract::{SetId, SnapshotMember, SnapshotName, SnapshotSet};
 use serde::{Deserialize, Serialize};
 
+use super::apart::Home;
 use super::system::{LIST, Looked, Recorded};
 use crate::linux::state::{is_unfinished, sync_dir, write_file, write_to_rename};
 use crate::proto::{GoodBy, Maker, Words};
@@ -59,6 +60,9 @@ pub(super) struct Planned {
     pub(super) name: SnapshotName,
     /// The uuid of the subvolume it is taken of, 32 hex digits.
     pub(super) source_uuid: String,
+    /// Where it is to stand, if that is not the snapshot directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) home: Option<Home>,
 }
 
 impl Intent {
@@ -69,11 +73,17 @@ impl Intent {
 
     /// Returns the intent of a set that was taken.
     pub(super) fn of(set: &SnapshotSet) -> Self {
-        let planned = set
-            .members
-            .iter()
-            .map(|member| Planned { name: member.name.clone(), source_uuid: member.source_uuid.clone() });
+        let planned = set.members.iter().map(|member| Planned {
+            name: member.name.clone(),
+            source_uuid: member.source_uuid.clone(),
+            home: Home::of(member),
+        });
         Self::new(planned.collect())
+    }
+
+    /// Returns the other file systems that it names.
+    pub(super) fn homes(&self) -> impl Iterator<Item = &Home> {
+        self.members.iter().filter_map(|planned| planned.home.as_ref())
     }
 
     /// Reads what belongs to a set, `None` if that is not known.

@@ -1,4 +1,4 @@
-//! Which system a set is of: the kernel that ran, and the packages that were installed.
+//! Which system a set is of: the kernel that ran and the one to come, what was to be mounted, and the packages that were installed.
 //!
 //! It is looked at beside the birth of the members. Packages are read only if their database is another one than at the newest
 //! set; their list lies beside the set, as one file with that of the set before if nothing changed. What cannot be told is left
@@ -13,6 +13,7 @@ use pc_switcher_contract::SetId;
 use serde::{Deserialize, Serialize};
 
 use super::store::Store;
+use crate::linux::boot::kernels;
 use crate::linux::packages;
 use crate::proto::{System, SystemChange};
 
@@ -57,9 +58,11 @@ pub(super) struct Known {
 /// Looks at the system below this root; `None` if not even its kernel is known.
 pub(super) fn look(root: &Path, known: Option<Known>) -> Option<Looked> {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").ok()?.trim().to_owned();
+    let boot_kernel = kernels::next(root);
+    let fstab = fs::read(root.join("etc/fstab")).ok().map(|text| packages::digest(&text));
+    let system = System { kernel, packages: None, boot_kernel, fstab };
     let Some(database) = packages::database(root) else {
-        let recorded = Recorded { system: System { kernel, packages: None }, read_from: String::new() };
-        return Some(Looked { recorded, list: List::None });
+        return Some(Looked { recorded: Recorded { system, read_from: String::new() }, list: List::None });
     };
     let read_from = database.state.clone();
     // One without a list is read again, unless none can be had.
@@ -76,7 +79,7 @@ pub(super) fn look(root: &Path, known: Option<Known>) -> Option<Looked> {
             None => (None, List::None),
         },
     };
-    Some(Looked { recorded: Recorded { system: System { kernel, packages }, read_from }, list })
+    Some(Looked { recorded: Recorded { system: System { packages, ..system }, read_from }, list })
 }
 
 impl Looked {

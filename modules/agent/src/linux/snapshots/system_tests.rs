@@ -73,6 +73,19 @@ fn a_set_says_which_kernel_ran_and_what_was_installed_and_two_say_what_differs()
     assert_eq!(system.packages.unwrap().count, Some(2));
     assert_eq!(inode(&machine.list(&first)), inode(&machine.list(&second)), "the list takes no space again");
     assert_eq!(machine.change(&first, &second).packages, Some(Vec::new()));
+    let system = machine.system(&first).unwrap();
+    assert_eq!((system.boot_kernel, system.fstab), (None, None), "there is neither");
+
+    for dir in ["etc", "boot", "lib/modules/6.9.1-x"] {
+        fs::create_dir_all(machine.root.path().join(dir)).unwrap();
+    }
+    fs::write(machine.root.path().join("boot/vmlinuz-6.9.1-x"), "").unwrap();
+    fs::write(machine.root.path().join("etc/fstab"), "UUID=x / btrfs subvol=@ 0 0\n").unwrap();
+    let mounted = machine.take("00000005");
+    let system = machine.system(&mounted).unwrap();
+    assert_eq!(system.boot_kernel.as_deref(), Some("6.9.1-x"));
+    let digest = crate::linux::packages::digest(b"UUID=x / btrfs subvol=@ 0 0\n");
+    assert_eq!(system.fstab.as_ref(), Some(&digest));
 
     machine.install(&[("curl", "8.2"), ("zsh", "5.9")]);
     let third = machine.take("00000003");

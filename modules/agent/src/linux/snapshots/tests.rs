@@ -177,7 +177,8 @@ fn what_a_crash_left_is_swept_and_what_is_foreign_stays() {
     let orphan = "@home-presync-20251115T110000Z-dead0000";
     bench.model.snapshot(&bench.top.join("@"), &bench.dir(), orphan.as_ref()).unwrap();
     // An intent that names a snapshot of something else.
-    let intent = Intent::new(vec![Planned { name: HOME.parse().unwrap(), source_uuid: "0".repeat(32) }]);
+    let intent =
+        Intent::new(vec![Planned { name: HOME.parse().unwrap(), source_uuid: "0".repeat(32), home: None }]);
     let other: SetId = "20251115T120000Z-abc12345-presync".parse().unwrap();
     fs::create_dir(bench.store().sidecar(&other).dir()).unwrap();
     bench.store().sidecar(&other).put_intent(&intent).unwrap();

@@ -2,11 +2,13 @@
 //!
 //! Removes nothing, not even what a crash left behind.
 
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io;
 
 use pc_switcher_contract::{BytePath, SetId, SnapshotMember};
 
+use super::apart::{self, Home};
 use super::compare::open_dir;
 use super::reference::Reference;
 use super::store::Store;
@@ -34,6 +36,11 @@ impl Store<'_> {
             self.btrfs.sync(self.dir()).map_err(|error| {
                 AgentError::io(format!("cannot flush what was written to `{}`", self.dir().display()), &error)
             })?;
+            let sets: Vec<_> = there.iter().filter_map(|id| self.published(id).ok()).collect();
+            let homes = sets.iter().flat_map(|meta| meta.set.members.iter().filter_map(Home::of));
+            let homes: BTreeSet<Home> = homes.filter(|home| home.is_at_hand(self.btrfs)).collect();
+            self.sync_homes(homes.iter())
+                .map_err(|error| AgentError::io("cannot flush what was written to other disks", &error))?;
         }
         let mut seen = Verified::default();
         for id in there.iter().filter(|id| ids.is_empty() || ids.contains(id)) {
@@ -124,6 +131,7 @@ impl Store<'_> {
     }
 
     fn verify_member(&self, member: &SnapshotMember) -> Result<(), String> {
+        apart::is_at_hand(self.btrfs, member).map_err(|why| format!("cannot be looked at: {why}"))?;
         let info = match self.btrfs.subvolume(member.path.as_path()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err("is gone".into()),
             other => other.map_err(|error| format!("cannot be read: {error}"))?,

@@ -38,9 +38,12 @@ for pair in $LAB_MOUNTS; do
 done
 
 if [ -n "$LAB_HOME" ]; then
-    mount -t "$LAB_HOME" -o loop "$LAB_HOME_IMAGE" "$root/home"
+    options=loop
+    [ "$LAB_HOME" != btrfs ] || options=loop,subvol=@home
+    mount -t "$LAB_HOME" -o "$options" "$LAB_HOME_IMAGE" "$root/home"
     home=$(findmnt --noheadings --nofsroot --output SOURCE --mountpoint "$root/home")
     echo 'write back' >"/sys/block/${home#/dev/}/queue/write_cache"
+    [ "$LAB_HOME" != btrfs ] || mount -t btrfs -o subvol=@snapshots "$home" "$root/.snapshots-home"
 fi
 
 # Kernel file systems. The second, bare proc is what rootless containers look for; it is not for users.
@@ -73,6 +76,7 @@ device tty 666 c 5 0
 device fuse 666 c 10 229
 device btrfs-control 600 c 10 234
 device "${disk#/dev/}" 660 b 7 "${disk#/dev/loop}"
+[ "$LAB_HOME" != btrfs ] || device "${home#/dev/}" 660 b 7 "${home#/dev/loop}"
 mkdir "$root/dev/net" "$root/dev/pts" "$root/dev/shm" "$root/dev/mqueue" "$root/dev/disk" "$root/dev/disk/by-uuid"
 device net/tun 666 c 10 200
 mount -t devpts -o newinstance,mode=620,ptmxmode=666,gid=5,nosuid,noexec devpts "$root/dev/pts"
