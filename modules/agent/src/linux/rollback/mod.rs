@@ -209,9 +209,14 @@ fn in_use(state: &RollbackState) -> Vec<SubvolumeName> {
     checks::used(&places(state, name))
 }
 
+/// Returns the members whose tree in place is mounted.
+fn live_used(state: &RollbackState) -> Vec<SubvolumeName> {
+    checks::mounted(&places(state, |names| names.live))
+}
+
 /// Whether something works on a tree that is in place.
 fn is_live_used(state: &RollbackState) -> bool {
-    !checks::mounted(&places(state, |names| names.live)).is_empty()
+    !live_used(state).is_empty()
 }
 
 /// Returns where one of the trees of each member stands.
