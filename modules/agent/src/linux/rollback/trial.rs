@@ -12,7 +12,8 @@ use std::time::Duration;
 use pc_switcher_contract::{SessionId, UtcStamp};
 
 use super::journal::Journal;
-use super::{cancel, finish, in_use, is_live_used, live_used, look, put_back, records, word};
+use super::used::{in_use, is_live_used, live_used};
+use super::{cancel, finish, look, put_back, records, word};
 use crate::data::apply::Watch;
 use crate::linux::deadman::{self, Now};
 use crate::linux::lock::{Attempt, MachineLock};
