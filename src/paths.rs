@@ -28,6 +28,8 @@ pub struct Env {
     pub stdout_is_terminal: bool,
     /// Whether standard error is a terminal.
     pub stderr_is_terminal: bool,
+    /// Whether agents can be halted at a step: only in the program that the tests of two machines build.
+    pub halts: bool,
 }
 
 impl Env {

@@ -12,6 +12,7 @@ use pc_switcher_contract::SessionId;
 
 use super::early::{self, EarlyArgs};
 use super::guard::open::{self, Open};
+use super::halt::Halts;
 use super::{CliError, Context, Exit};
 use crate::history::{SessionRow, Store};
 
@@ -48,7 +49,10 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     if let Some(exit) = early::run(&args.early, context)? {
         return Ok(exit);
     }
-    let options = AgentOptions::new(env!("CARGO_PKG_VERSION"), Box::new(Rows));
+    let mut options = AgentOptions::new(env!("CARGO_PKG_VERSION"), Box::new(Rows));
+    if context.env.halts {
+        options.watch = Box::new(Halts::default());
+    }
     if args.redo {
         return redo(&options, context);
     }

@@ -8,6 +8,7 @@ mod early;
 mod engine;
 pub mod error;
 pub mod guard;
+mod halt;
 pub mod history;
 pub mod init;
 pub mod logs;
@@ -183,6 +184,7 @@ pub fn collect_env() -> Env {
         stdin_is_terminal: io::stdin().is_terminal(),
         stdout_is_terminal: io::stdout().is_terminal(),
         stderr_is_terminal: io::stderr().is_terminal(),
+        halts: false,
     }
 }
 

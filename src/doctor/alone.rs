@@ -88,7 +88,8 @@ fn rollback(seen: &Seen) -> Option<Finding> {
         Some(said) => format!("{said}; the trees beside those in place take space"),
         None => format!("rollback {} is not confirmed: its former trees take space", state.session),
     };
-    finding(Gravity::Note, text)
+    let reached = look.reached.iter().map(|reached| format!("; {}", reached.explain()));
+    finding(Gravity::Note, text + &reached.collect::<String>())
         .map(|found| found.fix("pc-switcher rollback confirm, or pc-switcher rollback cancel"))
 }
 

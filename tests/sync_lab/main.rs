@@ -21,6 +21,7 @@ mod moving;
 mod nested;
 mod no_snapshots;
 mod odds;
+mod one_decision;
 mod past;
 mod patched;
 mod place;

@@ -338,69 +338,6 @@ fn both_machines_go_back_from_a_sync_after_which_sshd_files_and_packages_were_br
     assert_nothing_runs(&[laptop, desk], SOON);
 }
 
-/// Has both machines go back to before a sync; the desk loses its cable as soon as it is prepared, and its power then. Returns how
-/// far both came.
-fn cut_between(laptop: &Machine, desk: &Machine) -> [String; 2] {
-    alice(laptop, "echo good >letter");
-    sync(laptop, "desk", &["--allow-first-sync"]).ends_with(0);
-    alice(laptop, "echo bad >letter");
-    let session = session_of(&sync(laptop, "desk", &[]).ends_with(0));
-    let cmd =
-        Cmd::new("pc-switcher").args(["rollback", &session, "--subvol", "@home"]).as_alice().timeout(MINUTE);
-    // Over a long wire the laptop's word comes too late.
-    let wire = desk.delay(Duration::from_millis(200)).unwrap();
-    let journal = "/.snapshots/.pc-switcher/rollback/journal.json";
-    let cut =
-        format!("until grep -q '\"prepared\"' {journal} 2>/dev/null; do :; done; ip link set eth0 down");
-    let cutter = desk.spawn(&Cmd::script(&cut).timeout(MINUTE)).unwrap();
-    let ended = laptop.spawn(&cmd).unwrap().wait().unwrap();
-    cutter.wait().unwrap();
-    drop(wire);
-    desk.power_cut(DiskCache::Volatile).unwrap();
-    desk.boot().unwrap();
-    root(desk, "pc-switcher agent --redo");
-    let [ours, theirs] = [laptop, desk].map(phase);
-    eprintln!("cut off with {:?}: laptop {ours}, desk {theirs}", ended.code());
-    assert!(["none", "done"].contains(&ours.as_str()), "{ours}");
-    [ours, theirs]
-}
-
-#[test]
-fn a_power_cut_between_prepare_and_commit_leaves_both_machines_of_one_mind_once_they_meet() {
-    let Some(lab) = lab() else { return };
-    let (laptop, desk) = (lab.laptop(), lab.desk());
-    let [_, theirs] = cut_between(laptop, desk);
-    if theirs == "prepared" {
-        rollback(desk, &["status"]).ends_with(0).says(&["waits for", "laptop"]);
-        // The laptop may have to be started anew first; the desk hears what was decided all the same.
-        let met = sync(laptop, "desk", &[]);
-        met.says(&["desk, as laptop decided"]);
-    }
-    assert_eq!(phase(laptop), phase(desk), "both went back, or neither did");
-    restart(laptop);
-    restart(desk);
-    let wanted = if phase(laptop) == "done" { "good\n" } else { "bad\n" };
-    assert_eq!(alice(desk, "cat letter"), wanted);
-}
-
-#[test]
-fn a_machine_that_heard_of_no_decision_stays_as_it_is_if_the_other_one_has_taken_it_back() {
-    let Some(lab) = lab() else { return };
-    let (laptop, desk) = (lab.laptop(), lab.desk());
-    // If the laptop did not hear that the desk is prepared, it has decided the same by itself.
-    let [ours, theirs] = cut_between(laptop, desk);
-    if ours == "done" {
-        rollback(laptop, &["cancel"]).ends_with(0).says(&["the rollback is taken back"]);
-    }
-    if theirs == "prepared" {
-        sync(laptop, "desk", &[]).says(&["is dropped on desk, as laptop decided"]);
-    }
-    assert_eq!([laptop, desk].map(phase), ["none", "none"]);
-    restart(laptop);
-    restart(desk);
-    assert_eq!([laptop, desk].map(|machine| alice(machine, "cat letter")), ["bad\n", "bad\n"]);
-}
-
 #[test]
 fn the_system_goes_back_by_itself_unless_somebody_confirms_the_rollback_after_the_restart() {
     let Some(lab) = lab() else { return };

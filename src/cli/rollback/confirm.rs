@@ -1,6 +1,6 @@
 //! `rollback confirm`: what was gone back to stays.
 
-use pc_switcher_agent::proto::{Armed, DeadmanOrder, RollbackLook, RollbackOrder, RollbackPhase};
+use pc_switcher_agent::proto::{Armed, DeadmanOrder, Reached, RollbackLook, RollbackOrder, RollbackPhase};
 use pc_switcher_contract::{BytePath, SnapshotSet, SubvolumeName, UtcStamp};
 use serde_json::json;
 
@@ -93,6 +93,17 @@ pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliErr
         What::Kept => "the rollback is kept, the former trees are removed",
         What::Removed => "what the rollback had put in place is removed",
     };
+    if done.look.state.is_some() && done.look.in_use.is_empty() {
+        let reached: Vec<String> = done.look.reached.iter().map(Reached::explain).collect();
+        return Err(CliError::Refused {
+            message: format!("{host}: {}", reached.join("; ")),
+            help: Some(
+                "nothing is removed under anybody's feet: end that, or leave the directory, and confirm again; with `--keep-former` at \
+                 once"
+                    .into(),
+            ),
+        });
+    }
     if done.look.state.is_some() {
         return Err(CliError::Refused {
             message: format!(

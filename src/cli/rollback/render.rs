@@ -1,9 +1,9 @@
 //! A rollback for people and for programs: pure.
 
 use pc_switcher_agent::proto::{
-    RollbackLook, RollbackPhase, RollbackState, TreeUsers, Trial, TrialFor, Waits, Way,
+    Reached, RollbackLook, RollbackPhase, RollbackState, TreeUsers, Trial, TrialFor, Waits, Way,
 };
-use pc_switcher_contract::{BytePath, SetId, SubvolumeName};
+use pc_switcher_contract::{BytePath, Hostname, SetId, SubvolumeName};
 use serde_json::{Value, json};
 
 use super::Done;
@@ -68,14 +68,41 @@ fn instead(done: &Done) -> Vec<String> {
         None => None,
     };
     let mut said: Vec<String> = done.look.ways.iter().filter_map(used).collect();
-    let can_end = |way: &Way| matches!(&way.waits, Some(Waits::Users(users)) if users.own_login.is_none());
-    if done.look.ways.iter().any(can_end) {
+    let users = done.look.ways.iter().filter_map(|way| match &way.waits {
+        Some(Waits::Users(users)) if users.own_login.is_none() => Some(users),
+        _ => None,
+    });
+    let users: Vec<&TreeUsers> = users.collect();
+    let host = &done.hostname;
+    let mut services: Vec<(&str, &str)> = users
+        .iter()
+        .flat_map(|users| &users.named)
+        .filter_map(|user| Some((user.user.as_str(), user.service.as_deref()?)))
+        .collect();
+    services.sort_unstable();
+    services.dedup();
+    said.extend(services.into_iter().map(|(user, service)| ends(user, service, host)));
+    let can_end =
+        |users: &&TreeUsers| users.more > 0 || users.named.iter().any(|user| user.service.is_none());
+    if users.iter().any(can_end) {
         said.push(format!(
-            "or end that on {} (log out there, or stop the service) and give the same command again: what nobody uses goes back without a restart",
-            done.hostname
+            "or end that on {host} (log out there, or stop the service) and give the same command again: what nobody uses goes back without a restart",
         ));
     }
     said
+}
+
+/// Says what ends a service that runs without a login of its user: to log out does not.
+fn ends(user: &str, service: &str, host: &Hostname) -> String {
+    let stop = match service.starts_with("user@") {
+        // All of that user's.
+        true => format!("sudo systemctl stop {service}"),
+        false => format!("sudo systemctl --user --machine={user}@ stop {service}"),
+    };
+    format!(
+        "or end `{service}` of {user} on {host}, which runs without a login: `{stop}` (`sudo loginctl disable-linger {user}` keeps such from \
+         running on), and give the same command again"
+    )
 }
 
 /// Returns what becomes of subvolumes inside of those that would go back.
@@ -227,6 +254,7 @@ pub(super) fn status(done: &Done) -> Vec<String> {
     if done.look.in_use.is_empty() {
         said.extend(beside(state));
     }
+    said.extend(stays(done));
     if state.phase == RollbackPhase::Done {
         match state.on_trial() {
             None => said.extend(done.trial.clone()),
@@ -250,6 +278,12 @@ pub(super) fn status(done: &Done) -> Vec<String> {
     }
     said.extend(left(done));
     said
+}
+
+/// Says who keeps trees from being removed that the machine does not work on.
+fn stays(done: &Done) -> impl Iterator<Item = String> {
+    let until = |reached: &Reached| format!("{}: it is not removed before that ends", reached.explain());
+    done.look.reached.iter().map(until)
 }
 
 /// Says where the trees of a rollback are that was taken back.
@@ -280,6 +314,7 @@ pub(super) fn cancelled(done: &Done) -> Vec<String> {
         said.push("what was before it is in place now: no restart is needed".into());
         said.extend(done.look.state.as_ref().and_then(beside));
     }
+    said.extend(stays(done));
     said.extend(left(done));
     said
 }
@@ -320,6 +355,12 @@ pub(super) fn json(done: &Done) -> Value {
         "safety_set": done.safety,
         "kept_set": done.look.kept,
         "needs_restart": done.look.in_use,
+        "reached": done.look.reached.iter().map(|reached| json!({
+            "subvolume": reached.name,
+            "at": reached.at.to_string(),
+            "used_by": reached.users.named,
+            "used_by_more": reached.users.more,
+        })).collect::<Vec<_>>(),
         "ways": ways(&done.look),
         "warnings": done.look.warnings,
         "holds": trial.map(|trial| trial.holds),
@@ -372,7 +413,7 @@ mod tests {
     }
 
     fn used() -> Waits {
-        let user = TreeUser { pid: 12, program: "bash".into(), user: "alice".into() };
+        let user = TreeUser { pid: 12, program: "bash".into(), user: "alice".into(), service: None };
         Waits::Users(TreeUsers { named: vec![user], more: 2, own_login: None })
     }
 
@@ -395,6 +436,28 @@ mod tests {
         let both = vec![way("@home", Some(own())), way("@srv", Some(used()))];
         let both = status(&done(Some(RollbackPhase::Done), &["@home", "@srv"], both)).join("\n");
         assert!(both.contains("root@desk") && both.contains("log out there"), "{both}");
+    }
+
+    #[test]
+    fn who_runs_a_service_without_a_login_is_told_how_to_stop_it_and_not_to_log_out() {
+        let service = |name: &str| {
+            let Waits::Users(mut users) = used() else { unreachable!() };
+            users.named[0].service = Some(name.into());
+            Waits::Users(TreeUsers { more: 0, ..users })
+        };
+        let told = |waits| {
+            status(&done(Some(RollbackPhase::Done), &["@home"], vec![way("@home", Some(waits))])).join("\n")
+        };
+        let said = told(service("syncthing.service"));
+        for text in [
+            "used by `bash` (pid 12, `syncthing.service` of alice)",
+            "sudo systemctl --user --machine=alice@ stop syncthing.service",
+            "loginctl disable-linger alice",
+        ] {
+            assert!(said.contains(text), "{text}: {said}");
+        }
+        assert!(!said.contains("log out there"), "{said}");
+        assert!(told(service("user@1000.service")).contains("`sudo systemctl stop user@1000.service`"));
     }
 
     #[test]
@@ -443,11 +506,27 @@ mod tests {
     }
 
     #[test]
+    fn who_works_in_a_tree_by_another_mount_is_named_and_nobody_is_told_to_start_anew() {
+        let Waits::Users(users) = used() else { unreachable!() };
+        let mut reached = done(Some(RollbackPhase::Done), &[], Vec::new());
+        let at = BytePath::from("/mnt/pool/@home.replaced-feedbeef");
+        reached.look.reached = vec![Reached { name: "@home".parse().unwrap(), at, users }];
+        let said = status(&reached).join("\n");
+        let wanted = "`/mnt/pool/@home.replaced-feedbeef` is a tree of `@home` that is not in place, and used by `bash` (pid 12, alice)";
+        assert!(said.contains(wanted) && said.contains("in place now") && !said.contains("anew"), "{said}");
+        assert_eq!(reached.look.forbids_sync(), None);
+        assert_eq!(json(&reached)["reached"][0]["used_by"][0]["pid"], json!(12));
+    }
+
+    #[test]
     fn programs_are_told_the_same() {
         let value = json(&done(Some(RollbackPhase::Done), &["@home"], vec![way("@home", Some(used()))]));
         let way = &value["ways"][0];
         assert_eq!((&way["at_once"], &way["used_by_more"]), (&json!(false), &json!(2)));
-        assert_eq!(way["used_by"][0], json!({ "pid": 12, "program": "bash", "user": "alice" }));
+        assert_eq!(
+            way["used_by"][0],
+            json!({ "pid": 12, "program": "bash", "user": "alice", "service": null })
+        );
     }
 
     #[test]

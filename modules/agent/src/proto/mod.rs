@@ -60,7 +60,7 @@ pub use refused::{Refusals, RefusedAttribute};
 pub use request::{AgentError, AgentErrorKind, Request};
 pub use restore::{RestorePlace, RestoreReply, RestoreRequest, Restored};
 pub use rollback::{
-    Inside, RollbackLook, RollbackMember, RollbackOrder, RollbackPhase, RollbackState, RollbackWish,
+    Inside, Reached, RollbackLook, RollbackMember, RollbackOrder, RollbackPhase, RollbackState, RollbackWish,
     Together, TreeUser, TreeUsers, Waits, Way,
 };
 pub use share::{CloneFrom, CloneRange, Origin, RestWant, Share, Shares, SharesRequest};

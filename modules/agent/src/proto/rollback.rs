@@ -155,16 +155,45 @@ pub struct TreeUser {
     pub program: String,
     /// Whose it is.
     pub user: String,
+    /// The service of that user that it belongs to, if no login has to be there for it (`loginctl enable-linger`).
+    pub service: Option<String>,
 }
 
 impl std::fmt::Display for TreeUsers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let one = |user: &TreeUser| format!("`{}` (pid {}, {})", user.program, user.pid, user.user);
+        let one = |TreeUser { pid, program, user, service }: &TreeUser| match service {
+            Some(service) => format!("`{program}` (pid {pid}, `{service}` of {user})"),
+            None => format!("`{program}` (pid {pid}, {user})"),
+        };
         let named: Vec<String> = self.named.iter().map(one).collect();
         f.write_str(&named.join(", "))?;
         match self.more {
             0 => Ok(()),
             more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// A tree that is not in place, in which somebody works who came there by the mount of something that holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// Of which subvolume it is.
+    pub name: SubvolumeName,
+    /// Where it is seen.
+    pub at: BytePath,
+    /// Who works there; nobody, if that cannot be told.
+    pub users: TreeUsers,
+}
+
+impl Reached {
+    /// Says who keeps it from being removed.
+    pub fn explain(&self) -> String {
+        let Self { name, at, users } = self;
+        match users.named.is_empty() {
+            true => format!(
+                "`{at}` is a tree of `{name}` that is not in place, and it cannot be told whether somebody works there"
+            ),
+            false => format!("`{at}` is a tree of `{name}` that is not in place, and used by {users}"),
         }
     }
 }
@@ -202,6 +231,8 @@ pub struct RollbackLook {
     pub state: Option<RollbackState>,
     /// Subvolumes whose other tree is still mounted: what runs works on that one until the machine is started anew.
     pub in_use: Vec<SubvolumeName>,
+    /// Trees that are not in place and not mounted, in which somebody works all the same.
+    pub reached: Vec<Reached>,
     /// Journals that the machine's own state does not name, if that was asked.
     pub strays: Vec<StrayJournal>,
     /// What keeps it from working.

@@ -39,6 +39,10 @@ pub struct TrialBegan {
     pub boot_id: String,
     /// When it is over, in milliseconds since that boot.
     pub until_ms: u64,
+    /// Whether that boot found some of the new trees and some of those from before: the next one finds all of the new ones, and its
+    /// time begins anew then.
+    #[serde(default)]
+    pub is_partly: bool,
 }
 
 /// A rollback that a machine took back by itself.
@@ -56,6 +60,11 @@ impl Trial {
         Self { holds, began: None, returned: None, failed: None }
     }
 
+    /// Whether its time runs in a start that found only some of the new trees.
+    pub fn is_partly(&self) -> bool {
+        self.began.as_ref().is_some_and(|began| began.is_partly)
+    }
+
     /// Says what the machine waits for, with the seconds that are left if its time runs.
     pub fn explain(&self, left_seconds: Option<u64>) -> String {
         if let Some(why) = &self.failed {
@@ -70,6 +79,13 @@ impl Trial {
                  `pc-switcher rollback confirm` comes in between"
                     .into()
             }
+            (TrialFor::Seconds(limit), Some(left)) if self.is_partly() => format!(
+                "the power was cut while the trees were put in place, so only some of them are in use; {} are left to start it anew, \
+                 and to confirm it within {} of that (`pc-switcher rollback confirm`): after that the trees from before are put back \
+                 by themselves, for the next start",
+                time(left),
+                time(limit)
+            ),
             (TrialFor::Seconds(_), Some(left)) => format!(
                 "{} are left to confirm it (`pc-switcher rollback confirm`): after that, or after a restart before it, the \
                  trees from before are put back by themselves, for the next start",
@@ -161,6 +177,12 @@ mod tests {
         let mut trial = Trial::new(TrialFor::Seconds(600));
         assert!(trial.explain(None).starts_with("confirm it within 10 min of that restart"));
         assert!(trial.explain(Some(61)).starts_with("61 s are left to confirm it"));
+        trial.began = Some(TrialBegan { boot_id: "one".into(), until_ms: 1, is_partly: true });
+        let partly = trial.explain(Some(61));
+        assert!(
+            partly.contains("61 s are left to start it anew") && partly.contains("within 10 min of that"),
+            "{partly}"
+        );
         trial.failed = Some("the disk is full".into());
         assert!(trial.explain(Some(61)).contains("could not be put back so far: the disk is full"));
         assert!(Trial::new(TrialFor::OneStart).explain(None).starts_with("it holds for one start"));

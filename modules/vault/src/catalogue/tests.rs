@@ -85,7 +85,7 @@ fn a_directory_that_holds_tracked_ones_absorbs_them_with_versions_and_queue() {
     let file = catalogue.find_file_by_path(&parent, Path::new("docs/x/y")).unwrap().unwrap();
     assert_eq!(catalogue.find_file_snapshots_for_file(&file).unwrap().len(), 1, "the history stays");
     let queued = catalogue.next_staged_operation().unwrap().unwrap();
-    assert_eq!((queued.directory_id, queued.name), (parent.id.clone(), Path::new("docs").join(odd)));
+    assert_eq!((queued.directory_id, queued.name), (parent.id, Path::new("docs").join(odd)));
     assert!(catalogue.is_staged(&parent, &Path::new("docs").join(odd)).unwrap());
     assert_eq!(names(&catalogue, &neighbour, ""), [PathBuf::from("z")]);
     let again = catalogue.create_directory(Path::new("/home/a/docs"), now()).unwrap();

@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use super::{
@@ -181,6 +182,19 @@ impl Pool {
         let image = self.place.image(self.machine);
         loops::wait_detached(&file_name(&image))?;
         reflink(&self.saved(name), &image)
+    }
+
+    /// Runs a script at the top level of the live image's btrfs. The machine must be off.
+    pub(super) fn look(&self, script: &str) -> Result<String> {
+        let (image, top) = (self.place.image(self.machine), self.place.top(self.machine));
+        fs::create_dir_all(&top).map_err(LabError::path("create", &top))?;
+        mount_loop("btrfs", "loop,subvolid=5", &image, &top)?;
+        let said = tool::check(Command::new("bash").args(["-euc", script]).current_dir(&top));
+        tool::run("umount", [&top])?;
+        loops::wait_detached(&file_name(&image))?;
+        // What was replayed of a log is on the disk, as all was before.
+        File::open(&image).and_then(|file| file.sync_all()).map_err(LabError::path("sync", &image))?;
+        said
     }
 
     /// Gives free space back to the host's disk.

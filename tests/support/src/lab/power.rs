@@ -44,6 +44,15 @@ impl Machine {
         }
     }
 
+    /// Runs a script of the host at the top level of this machine's btrfs while the machine is off, and returns what it prints. The
+    /// file system replays its log, as at a boot.
+    pub fn look_while_off(&self, script: &str) -> Result<String> {
+        if self.is_on() {
+            return Err(LabError::Invalid { what: format!("`{}` is on", self.hostname()) });
+        }
+        self.shared.hub.run(|| self.pool.look(script))
+    }
+
     /// Stops every process of the machine where it is, like a closed lid; the cable stays plugged.
     pub fn freeze(&self) -> Result<()> {
         self.set_frozen(true)

@@ -66,37 +66,94 @@ impl Notes {
 
     /// Writes them, and sees to it that what is unmounted then is mounted, whoever dies; whether that is so.
     pub(super) fn arm(&mut self, journal: &Journal<'_>, session: &SessionId) -> Result<bool, AgentError> {
-        let name = format!("pc-switcher-mounts-{session}");
+        self.arm_by(&Systemd, journal, session)
+    }
+
+    fn arm_by(
+        &mut self,
+        timers: &dyn Timers,
+        journal: &Journal<'_>,
+        session: &SessionId,
+    ) -> Result<bool, AgentError> {
+        // One that is noted may be gone: whoever noted it died before it was there, or somebody has stopped it.
+        let is_armed = || self.timer.as_ref().is_some_and(|name| timers.is_there(name));
         // Elsewhere the next command does it.
-        let is_armed = self.timer.is_some() || !deadman::has_systemd();
-        if !is_armed {
-            // Before it is there: what nobody knows of nobody ends.
-            self.timer = Some(name.clone());
+        if !timers.can_be() || is_armed() {
+            self.write(journal)?;
+            return Ok(true);
         }
+        let name = format!("pc-switcher-mounts-{session}");
+        // Before it is there: what nobody knows of nobody ends.
+        self.timer = Some(name.clone());
         self.write(journal)?;
-        if !is_armed {
-            // Again and again, since somebody may be at work still the first time, and by the clock, so that nothing hangs on what
-            // systemd remembers of a run that is over.
-            let timer = ["--on-calendar=*-*-* *:*:00/30", "--timer-property=AccuracySec=1s"];
-            let what = "Mount what pc-switcher unmounted when it was cut off";
-            self.is_alone = !deadman::run_unit(&name, what, &timer, &["agent", "--redo"]);
-        }
+        self.is_alone = !timers.start(&name);
         Ok(!self.is_alone)
     }
 
     /// Ends what would mount it: nothing is unmounted any more.
     pub(super) fn disarm(&mut self, journal: &Journal<'_>) -> Result<(), AgentError> {
-        let Some(name) = self.timer.take() else { return Ok(()) };
-        // One that stays finds nothing to do, and is gone with the next start.
-        let _ = Command::new("timeout")
-            .args(["20", "systemctl", "--quiet", "stop"])
-            .arg(format!("{name}.timer"))
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
+        self.disarm_by(&Systemd, journal)
+    }
+
+    fn disarm_by(&mut self, timers: &dyn Timers, journal: &Journal<'_>) -> Result<(), AgentError> {
+        let Some(name) = &self.timer else { return Ok(()) };
+        if !timers.stop(name) {
+            // It finds nothing to do, and is gone with the next start; until then it stays noted, so that whoever comes next stops it
+            // or goes on with it: no other one could be started under its name.
+            return Ok(());
+        }
+        self.timer = None;
         self.write(journal)
+    }
+}
+
+/// What has the machine mount by itself what is unmounted.
+trait Timers {
+    /// Whether there can be any.
+    fn can_be(&self) -> bool;
+    /// Starts one of this name; whether that worked.
+    fn start(&self, name: &str) -> bool;
+    fn is_there(&self, name: &str) -> bool;
+    /// Ends it; whether it is gone.
+    fn stop(&self, name: &str) -> bool;
+}
+
+/// Those of systemd.
+struct Systemd;
+
+/// How `systemctl stop` ends where there is no such unit.
+const NOT_LOADED: i32 = 5;
+
+impl Systemd {
+    /// Has `systemctl` do something about a timer, and returns how it ended.
+    fn tell(word: &str, name: &str) -> Option<i32> {
+        let mut command = Command::new("timeout");
+        command.args(["20", "systemctl", "--quiet", word]).arg(format!("{name}.timer"));
+        let command =
+            command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().ok()?.code()
+    }
+}
+
+impl Timers for Systemd {
+    fn can_be(&self) -> bool {
+        deadman::has_systemd()
+    }
+
+    fn start(&self, name: &str) -> bool {
+        // Again and again, since somebody may be at work still the first time, and by the clock, so that nothing hangs on what
+        // systemd remembers of a run that is over.
+        let timer = ["--on-calendar=*-*-* *:*:00/30", "--timer-property=AccuracySec=1s"];
+        let what = "Mount what pc-switcher unmounted when it was cut off";
+        deadman::run_unit(name, what, &timer, &["agent", "--redo"])
+    }
+
+    fn is_there(&self, name: &str) -> bool {
+        Self::tell("is-active", name) == Some(0)
+    }
+
+    fn stop(&self, name: &str) -> bool {
+        matches!(Self::tell("stop", name), Some(0 | NOT_LOADED))
     }
 }
 
@@ -194,5 +251,70 @@ impl Away {
             self.name, self.point, self.point
         );
         AgentError::io(text, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+    use crate::linux::state::StateDir;
+
+    /// One timer, which may refuse to be stopped.
+    #[derive(Default)]
+    struct Model {
+        running: Cell<bool>,
+        refuses: Cell<bool>,
+        started: RefCell<Vec<String>>,
+    }
+
+    impl Timers for Model {
+        fn can_be(&self) -> bool {
+            true
+        }
+
+        fn start(&self, name: &str) -> bool {
+            self.started.borrow_mut().push(name.to_owned());
+            // Two of one name cannot be.
+            !self.running.replace(true)
+        }
+
+        fn is_there(&self, _: &str) -> bool {
+            self.running.get()
+        }
+
+        fn stop(&self, _: &str) -> bool {
+            if !self.refuses.get() {
+                self.running.set(false);
+            }
+            !self.refuses.get()
+        }
+    }
+
+    #[test]
+    fn a_timer_that_could_not_be_stopped_stays_known_and_one_that_is_gone_is_started_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, session) = (StateDir::new(dir.path().join("state")), "feedbeef".parse().unwrap());
+        let journal = Journal::of(&state);
+        journal.begin(&dir.path().into()).unwrap();
+        let (model, boot_id) = (Model::default(), deadman::now().unwrap().boot_id);
+        let mut notes = Notes { boot_id, ..Notes::default() };
+        let arm = |notes: &mut Notes| notes.arm_by(&model, &journal, &session).unwrap();
+        assert!(arm(&mut notes) && arm(&mut notes), "one is enough for all");
+        assert_eq!(*model.started.borrow(), ["pc-switcher-mounts-feedbeef"]);
+
+        model.refuses.set(true);
+        notes.disarm_by(&model, &journal).unwrap();
+        let mut read = Notes::read(&journal).unwrap().unwrap();
+        assert!(read.timer.is_some(), "whoever comes next ends it");
+        assert!(arm(&mut read) && model.started.borrow().len() == 1, "it is there");
+
+        // Somebody else has stopped it.
+        model.running.set(false);
+        assert!(arm(&mut read) && model.running.get(), "it is started again");
+        model.refuses.set(false);
+        read.disarm_by(&model, &journal).unwrap();
+        assert_eq!((Notes::read(&journal).unwrap().unwrap().timer, model.running.get()), (None, false));
     }
 }

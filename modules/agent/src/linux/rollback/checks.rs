@@ -6,9 +6,8 @@ use std::path::Path;
 use pc_switcher_contract::{BytePath, SnapshotMember, SubvolumeName, Vital};
 
 use super::inside::{self, Around};
-use super::spaces::{self, Line, Space, Tree};
+use super::spaces::{self, Line, Space};
 use super::table;
-use super::users;
 use crate::linux::boot::kernels;
 use crate::linux::btrfs::{Btrfs, KernelBtrfs};
 use crate::linux::diagnose;
@@ -268,24 +267,6 @@ fn is_mounted(spaces: &[Space], place: &Place<'_>, device: Option<&str>) -> bool
     let is_it =
         |line: &Line| device.is_none_or(|device| line.device == *device) && line.root.is_within(&root);
     spaces.iter().any(|space| space.lines.iter().any(is_it))
-}
-
-/// As [`mounted`], and those in which somebody works who came there by the mount of something that holds it, such as the top level.
-pub(super) fn used(places: &[Place<'_>]) -> Vec<SubvolumeName> {
-    let Ok(spaces) = spaces::all() else { return places.iter().map(|place| place.of.clone()).collect() };
-    let mut seen = None;
-    let mut is_used = |place: &&Place<'_>| {
-        let device = device_of(place.fs_uuid);
-        if is_mounted(&spaces, place, device.as_deref()) {
-            return true;
-        }
-        let tree = device.as_deref().map(|device| Tree { device, name: &place.name });
-        tree.is_some_and(|tree| spaces::above(&spaces, &tree).is_some())
-            && users::devices(place.fs_uuid, &place.name).map_or(true, |devices| {
-                !devices.is_disjoint(seen.get_or_insert_with(|| users::all_devices(&spaces)))
-            })
-    };
-    places.iter().filter(|place| is_used(place)).map(|place| place.of.clone()).collect()
 }
 
 /// Returns how mount tables call a btrfs; it has one number however many of its subvolumes are mounted. `None` if we do not see it.

@@ -166,16 +166,27 @@ fn who_works_in_a_tree_by_the_mount_of_the_top_level_keeps_it() {
     );
     until("a look that names who works there", || names(&scene, &scene.look_now(), sleeper.pid()));
     until("nobody else who has it mounted", || sh("umount", &[text(&scene.point(1))]));
-    scene.until_in_use(1);
+    // From then on it is a tree that nobody has mounted: that keeps it from going, and no sync from starting.
+    scene.until_in_use(0);
+    redo(&scene.state, &Unwatched).unwrap();
+    let look = scene.look_now();
+    let replaced = scene.top(&format!("{}.replaced-feedbeef", scene.names[1]));
+    let [reached] = &look.reached[..] else { panic!("{look:?}") };
+    assert_eq!(
+        (reached.name.to_string(), reached.at.as_path()),
+        (scene.names[1].clone(), replaced.as_path())
+    );
+    assert_eq!(reached.users.named[0].pid, sleeper.pid(), "{reached:?}");
+    assert_eq!(look.forbids_sync(), None);
     let waits = scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap();
-    assert_eq!((waits.in_use.len(), scene.beside()), (1, 2), "nothing is removed under its feet");
+    assert_eq!((waits.reached.len(), scene.beside()), (1, 2), "nothing is removed under its feet");
     drop(sleeper);
-    scene.until_in_use(0);
+    assert_eq!(scene.look_now().reached, []);
     // So does a file that is open.
-    let open = File::open(scene.top(&format!("{}.replaced-feedbeef/file", scene.names[1]))).unwrap();
-    assert_eq!(scene.look_now().in_use.len(), 1);
+    let open = File::open(replaced.join("file")).unwrap();
+    assert_eq!(scene.look_now().reached.len(), 1);
     drop(open);
-    scene.until_in_use(0);
+    assert_eq!(scene.look_now().reached, []);
     scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap();
     assert_eq!(scene.beside(), 0);
 }

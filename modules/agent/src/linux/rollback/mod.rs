@@ -23,6 +23,7 @@ mod stray;
 mod table;
 mod top;
 mod trial;
+mod used;
 mod users;
 
 #[cfg(test)]
@@ -46,13 +47,14 @@ pub use trial::{at_boot, attend_later, watch};
 
 use std::io;
 
-use pc_switcher_contract::{SetId, SnapshotKind, SubvolumeName, UtcStamp};
+use pc_switcher_contract::{SetId, SnapshotKind, UtcStamp};
 
 use self::checks::Checked;
 use self::journal::Journal;
 use self::nested::Ground;
 use self::steps::{Names, top_of};
 use self::top::Top;
+use self::used::{in_use, is_live_used, reached};
 use crate::data::apply::Watch;
 use crate::linux::install::Unit;
 use crate::linux::snapshots::keep_trees;
@@ -183,12 +185,14 @@ fn go_on(journal: &Journal<'_>, state: &StateDir, watch: &dyn Watch) -> Result<(
 fn look(journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
     let state = journal.read()?;
     let in_use = state.as_ref().map(in_use).unwrap_or_default();
+    let reached = state.as_ref().map(reached).unwrap_or_default();
     let left_seconds = state.as_ref().and_then(trial::left_seconds);
     let (inside, inside_more) = state.as_ref().map(nested::left).unwrap_or_default();
     let not_mounted = state.as_ref().map_or_else(|| Ok(Vec::new()), |_| away::missing(journal))?;
     Ok(RollbackLook {
         state,
         in_use,
+        reached,
         left_seconds,
         inside,
         inside_more,
@@ -200,27 +204,6 @@ fn look(journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
 /// Refuses what would forget that something has to be mounted.
 fn nothing_is_missing(journal: &Journal<'_>) -> Result<(), AgentError> {
     look(journal)?.explain_not_mounted().map_or(Ok(()), |why| Err(AgentError::failed(why)))
-}
-
-/// Returns the members whose other tree is still mounted, or worked in from the mount of something that holds it.
-fn in_use(state: &RollbackState) -> Vec<SubvolumeName> {
-    let name = |names: Names| match state.phase {
-        RollbackPhase::Cancelled => names.cancelled,
-        _ => names.replaced,
-    };
-    checks::used(&places(state, name))
-}
-
-/// Whether something works on a tree that is in place.
-fn is_live_used(state: &RollbackState) -> bool {
-    !checks::mounted(&places(state, |names| names.live)).is_empty()
-}
-
-/// Returns where one of the trees of each member stands.
-fn places(state: &RollbackState, name: impl Fn(Names) -> String) -> Vec<checks::Place<'_>> {
-    let place = |member| (member, name(Names::of(state, member)));
-    let places = state.members.iter().map(place);
-    places.map(|(member, name)| checks::Place { of: &member.name, name, fs_uuid: &member.fs_uuid }).collect()
 }
 
 fn check(wish: &RollbackWish, journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
@@ -483,7 +466,11 @@ fn tidy(
 ) -> Result<(), AgentError> {
     records::remember(state, &now.records)?;
     nested::bring(now, journal, Ground::Running, watch)?;
-    if !in_use(now).is_empty() || journal.keeps()? || nested::none_is_left(now).is_err() {
+    if !in_use(now).is_empty()
+        || !reached(now).is_empty()
+        || journal.keeps()?
+        || nested::none_is_left(now).is_err()
+    {
         return Ok(());
     }
     for member in &now.members {
@@ -503,7 +490,7 @@ fn confirm(
     let Some(now) = &mut found.state else {
         return Err(AgentError::failed("there is no rollback to confirm"));
     };
-    if !found.in_use.is_empty() {
+    if !found.in_use.is_empty() || !found.reached.is_empty() {
         return Ok(found);
     }
     if now.on_trial().is_some() {

@@ -161,12 +161,17 @@ impl Scene {
 
     /// The machine is started anew: what stands under the names is mounted.
     pub(in crate::linux) fn restart(&mut self) {
+        self.restart_unsettled();
+        self.settle();
+    }
+
+    /// As it, where some of what is mounted then will not be in place.
+    pub(super) fn restart_unsettled(&mut self) {
         for at in 0..2 {
             assert!(sh("umount", &[text(&self.image.dir().join(format!("mnt{at}")))]));
             let name = self.names[at].clone();
             self.image.bind(&format!("top/{name}"), &format!("mnt{at}"));
         }
-        self.settle();
     }
 
     /// What is ours beside the snapshots.

@@ -12,7 +12,8 @@ use std::time::Duration;
 use pc_switcher_contract::{SessionId, UtcStamp};
 
 use super::journal::Journal;
-use super::{cancel, finish, in_use, is_live_used, look, put_back, records, word};
+use super::used::{in_use, is_live_used, live_used};
+use super::{cancel, finish, look, put_back, records, word};
 use crate::data::apply::Watch;
 use crate::linux::deadman::{self, Now};
 use crate::linux::lock::{Attempt, MachineLock};
@@ -37,18 +38,37 @@ pub(super) enum Verdict {
     GoOn,
 }
 
-/// Whether the machine was not started anew yet: it works on trees from before, and on none that is in place.
-fn is_before_restart(state: &RollbackState) -> bool {
-    !in_use(state).is_empty() && !is_live_used(state)
+/// What the machine was started with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// With trees from before alone: it was not started anew yet.
+    Before,
+    /// With some of both: its power was cut while names were exchanged, and the rest of them are exchanged since.
+    Partly,
+    /// With what is in place, whatever else keeps a tree from before.
+    Anew,
 }
 
-/// Judges a rollback; `is_before_restart` says whether the machine was not started anew since.
-pub(super) fn judge(state: &RollbackState, is_before_restart: &dyn Fn() -> bool, now: &Now) -> Verdict {
+/// Finds out what the machine was started with.
+fn start_of(state: &RollbackState) -> Start {
+    let (before, live) = (in_use(state), live_used(state));
+    match before.iter().all(|name| live.contains(name)) {
+        true => Start::Anew,
+        false if live.is_empty() => Start::Before,
+        false => Start::Partly,
+    }
+}
+
+/// Judges a rollback; `start` says what the machine was started with.
+pub(super) fn judge(state: &RollbackState, start: &dyn Fn() -> Start, now: &Now) -> Verdict {
     if state.phase == RollbackPhase::Cancelling {
         return Verdict::GoOn;
     }
     let Some(trial) = state.on_trial() else { return Verdict::Nothing };
-    match (&trial.began, trial.holds) {
+    let began = trial.began.as_ref();
+    // A start with some of both is not the one that was to be tried, and it is followed by that one.
+    let began = began.filter(|began| !began.is_partly || began.boot_id == now.boot_id);
+    match (began, trial.holds) {
         (Some(began), _) if began.boot_id != now.boot_id => {
             Verdict::Back("the machine was started anew before anybody had confirmed it".into())
         }
@@ -61,9 +81,12 @@ pub(super) fn judge(state: &RollbackState, is_before_restart: &dyn Fn() -> bool,
             }),
             left => Verdict::Wait(Duration::from_millis(left)),
         },
-        (None, _) if is_before_restart() => Verdict::Nothing,
-        (None, TrialFor::OneStart) => Verdict::Back(ONE_START.into()),
-        (None, TrialFor::Seconds(limit)) => Verdict::Begin(limit),
+        (None, holds) => match (start(), holds) {
+            (Start::Before, _) | (Start::Partly, TrialFor::OneStart) => Verdict::Nothing,
+            (Start::Anew, TrialFor::OneStart) => Verdict::Back(ONE_START.into()),
+            // Nobody may be able to start it anew, nor to get in.
+            (_, TrialFor::Seconds(limit)) => Verdict::Begin(limit),
+        },
     }
 }
 
@@ -80,12 +103,13 @@ pub(super) fn left_seconds(state: &RollbackState) -> Option<u64> {
 pub(super) fn act(state: &StateDir, now: &Now, watch: &dyn Watch) -> Result<Verdict, AgentError> {
     let journal = Journal::of(state);
     let Some(mut found) = journal.read()? else { return Ok(Verdict::Nothing) };
-    let verdict = judge(&found, &|| is_before_restart(&found), now);
+    let verdict = judge(&found, &|| start_of(&found), now);
     match &verdict {
         Verdict::Nothing | Verdict::Wait(_) => {}
         Verdict::Begin(limit) => {
             let until_ms = now.since_boot_ms.saturating_add(limit.saturating_mul(1000));
-            let began = TrialBegan { boot_id: now.boot_id.clone(), until_ms };
+            let is_partly = start_of(&found) == Start::Partly;
+            let began = TrialBegan { boot_id: now.boot_id.clone(), until_ms, is_partly };
             found.trial = found.trial.map(|trial| Trial { began: Some(began), ..trial });
             journal.write(&found)?;
             watch.after("began")?;
@@ -169,7 +193,7 @@ pub(super) fn watch_and_tell(
     let is_ours = |found: &RollbackState| found.session == *session && found.goes_back();
     let mut round = |_: u32| -> Result<Option<Duration>, AgentError> {
         let Some(found) = journal.read()?.filter(is_ours) else { return Ok(None) };
-        match judge(&found, &|| is_before_restart(&found), &deadman::now()?) {
+        match judge(&found, &|| start_of(&found), &deadman::now()?) {
             Verdict::Nothing => Ok(None),
             Verdict::Wait(left) => Ok(Some(left.min(LOOK))),
             Verdict::Begin(_) | Verdict::Back(_) | Verdict::GoOn => {

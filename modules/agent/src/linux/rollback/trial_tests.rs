@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::redo;
 use super::tests::{Scene, later};
-use super::trial::{Verdict, act, judge, watch_and_tell};
+use super::trial::{Start, Verdict, act, judge, watch_and_tell};
 use crate::data::apply::Unwatched;
 use crate::data::tests::deaths::{At, Fault, dying};
 use crate::linux::deadman::Now;
@@ -19,7 +19,8 @@ fn at(boot_id: &str, since_boot_ms: u64) -> Now {
 }
 
 fn state(phase: RollbackPhase, holds: TrialFor, began: Option<(&str, u64)>) -> RollbackState {
-    let began = began.map(|(boot_id, until_ms)| TrialBegan { boot_id: boot_id.into(), until_ms });
+    let began =
+        began.map(|(boot_id, until_ms)| TrialBegan { boot_id: boot_id.into(), until_ms, is_partly: false });
     RollbackState {
         session: "feedbeef".parse().unwrap(),
         stamp: "20251116T120000Z".parse().unwrap(),
@@ -35,20 +36,24 @@ fn state(phase: RollbackPhase, holds: TrialFor, began: Option<(&str, u64)>) -> R
 
 /// Judges one; nothing works on a tree from before.
 fn judged(state: &RollbackState, now: &Now) -> Verdict {
-    judge(state, &|| false, now)
+    judge(state, &|| Start::Anew, now)
 }
 
 #[test]
 fn time_begins_with_the_start_that_works_on_the_new_trees_and_one_more_start_ends_it() {
     let done = |began| state(RollbackPhase::Done, TrialFor::Seconds(600), began);
-    assert_eq!(judge(&done(None), &|| true, &at("one", 5)), Verdict::Nothing, "it waits for a restart");
+    assert_eq!(
+        judge(&done(None), &|| Start::Before, &at("one", 5)),
+        Verdict::Nothing,
+        "it waits for a restart"
+    );
     assert_eq!(judged(&done(None), &at("one", 5)), Verdict::Begin(600));
     let began = Some(("one", 600_005));
     assert_eq!(judged(&done(began), &at("one", 5)), Verdict::Wait(Duration::from_mins(10)));
     let Verdict::Back(why) = judged(&done(began), &at("one", 600_005)) else { panic!("it stays") };
     assert_eq!(why, "nobody confirmed it within 10 min of the restart");
-    for used in [true, false] {
-        let Verdict::Back(why) = judge(&done(began), &|| used, &at("two", 1)) else { panic!("it stays") };
+    for start in [Start::Before, Start::Partly, Start::Anew] {
+        let Verdict::Back(why) = judge(&done(began), &|| start, &at("two", 1)) else { panic!("it stays") };
         assert_eq!(why, "the machine was started anew before anybody had confirmed it");
     }
 }
@@ -56,13 +61,62 @@ fn time_begins_with_the_start_that_works_on_the_new_trees_and_one_more_start_end
 #[test]
 fn one_that_holds_for_one_start_goes_back_in_it_and_whatever_is_over_waits_for_nothing() {
     let once = |phase| state(phase, TrialFor::OneStart, None);
-    assert_eq!(judge(&once(RollbackPhase::Done), &|| true, &at("one", 5)), Verdict::Nothing);
+    assert_eq!(judge(&once(RollbackPhase::Done), &|| Start::Before, &at("one", 5)), Verdict::Nothing);
     assert!(matches!(judged(&once(RollbackPhase::Done), &at("one", 5)), Verdict::Back(_)));
     for phase in [RollbackPhase::Prepared, RollbackPhase::Committed, RollbackPhase::Cancelled] {
         assert_eq!(judged(&once(phase), &at("one", 5)), Verdict::Nothing, "{phase:?}");
     }
     let for_good = RollbackState { trial: None, ..once(RollbackPhase::Done) };
     assert_eq!(judged(&for_good, &at("one", 5)), Verdict::Nothing);
+}
+
+#[test]
+fn a_start_with_some_of_both_trees_is_not_the_one_that_is_tried() {
+    let mut done = state(RollbackPhase::Done, TrialFor::Seconds(600), None);
+    let partly = &|| Start::Partly;
+    assert_eq!(
+        judge(&done, partly, &at("one", 5)),
+        Verdict::Begin(600),
+        "nobody may be there to start it anew"
+    );
+    done.trial.as_mut().unwrap().began =
+        Some(TrialBegan { boot_id: "one".into(), until_ms: 600_005, is_partly: true });
+    assert_eq!(judge(&done, partly, &at("one", 5)), Verdict::Wait(Duration::from_mins(10)));
+    assert!(matches!(judge(&done, partly, &at("one", 600_005)), Verdict::Back(_)));
+    assert_eq!(judged(&done, &at("two", 5)), Verdict::Begin(600), "it does as it was told, and goes on");
+    let once = state(RollbackPhase::Done, TrialFor::OneStart, None);
+    assert_eq!(judge(&once, partly, &at("one", 5)), Verdict::Nothing);
+}
+
+#[test]
+fn a_machine_whose_power_was_cut_between_two_exchanges_may_be_started_anew_before_it_is_confirmed() {
+    let Some(mut scene) = Scene::make() else { return };
+    let act_at = |scene: &Scene, boot| act(&scene.state, &at(boot, 1_000), &Unwatched).unwrap();
+    // Until the first of two subvolumes has its new tree.
+    let died = (0..).find_map(|number| {
+        let died = dying(|| scene.roll_back_for(TEN_MINUTES, &At::new(number, Fault::Die))).unwrap_err();
+        if died == "rename" {
+            return Some(died);
+        }
+        redo(&scene.state, &Unwatched).unwrap();
+        if scene.order(RollbackOrder::Look, &Unwatched).unwrap().state.is_some() {
+            scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
+        }
+        None
+    });
+    assert_eq!(died, Some("rename"));
+    scene.restart_unsettled();
+    redo(&scene.state, &Unwatched).unwrap();
+    assert_eq!(scene.found(), good());
+    assert_eq!(act_at(&scene, "one"), Verdict::Begin(600));
+    let look = scene.order(RollbackOrder::Look, &Unwatched).unwrap();
+    assert_eq!(look.in_use.len(), 1, "{look:?}");
+    assert!(look.state.unwrap().trial.unwrap().is_partly());
+    scene.restart();
+    redo(&scene.state, &Unwatched).unwrap();
+    assert_eq!(act_at(&scene, "two"), Verdict::Begin(600));
+    scene.order(RollbackOrder::Confirm(later()), &Unwatched).unwrap();
+    assert_eq!((scene.found(), scene.beside()), (good(), 0));
 }
 
 proptest! {

@@ -17,6 +17,9 @@ use crate::proto::{AgentError, TreeUser, TreeUsers};
 /// So many are named.
 const NAMED: usize = 3;
 
+/// Where systemd notes whose services run without a login.
+const LINGER: &str = "/var/lib/systemd/linger";
+
 /// Returns the processes that work in a mount of a tree, in whatever namespace, oldest first.
 pub(super) fn of(spaces: &[Space], tree: &Tree<'_>) -> Vec<u32> {
     let lines = || spaces.iter().flat_map(|space| &space.lines).filter(|line| tree.is_in(line));
@@ -130,10 +133,35 @@ pub(super) fn named(pids: &[u32]) -> TreeUsers {
 /// Returns whose login this process is in, if systemd has started all of these for that very user, whatever it is that logs in: they
 /// were not there before, and work in the home.
 fn own_login(pids: &[u32]) -> Option<String> {
-    let groups = |process: String| fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
-    let uid = slice_of(&groups("self".into()))?;
-    let is_its = |pid: &u32| manager_of(&groups(pid.to_string())) == Some(uid);
-    (!pids.is_empty() && pids.iter().all(is_its)).then(|| user_of(uid).unwrap_or_else(|| uid.to_string()))
+    let uid = slice_of(&groups_of("self"))?;
+    let user = user_of(uid).unwrap_or_else(|| uid.to_string());
+    // They were there before, and stay.
+    if lingers(Path::new(LINGER), &user) {
+        return None;
+    }
+    let is_its = |pid: &u32| manager_of(&groups_of(&pid.to_string())) == Some(uid);
+    (!pids.is_empty() && pids.iter().all(is_its)).then_some(user)
+}
+
+/// Returns the control groups of a process.
+fn groups_of(process: &str) -> String {
+    fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default()
+}
+
+/// Whether services of a user run with nobody logged in, and so go on after a logout.
+fn lingers(dir: &Path, user: &str) -> bool {
+    dir.join(user).exists()
+}
+
+/// Returns the service by which a process runs that belongs to the manager of a user who lingers.
+fn lingering_service(dir: &Path, groups: &str, user: impl Fn(u32) -> Option<String>) -> Option<String> {
+    let uid = manager_of(groups)?;
+    let is_its = user(uid).is_some_and(|user| lingers(dir, &user));
+    let manager = format!("user@{uid}.service");
+    let below = groups.lines().find_map(|line| line.split_once(&manager)).map_or("", |(_, below)| below);
+    // A scope holds what a service has started beside itself; the manager has one of its own.
+    let service = below.split('/').rfind(|word| word.ends_with(".service"));
+    is_its.then(|| service.map_or(manager, str::to_owned))
 }
 
 /// Returns whose logins a process belongs to, by its control groups.
@@ -156,7 +184,9 @@ fn name(pid: u32) -> Option<TreeUser> {
     let program = fs::read(dir.join("comm")).ok()?;
     let uid = fs::metadata(&dir).ok()?.uid();
     let user = user_of(uid).unwrap_or_else(|| uid.to_string());
-    Some(TreeUser { pid, program: String::from_utf8_lossy(program.trim_ascii_end()).into_owned(), user })
+    let program = String::from_utf8_lossy(program.trim_ascii_end()).into_owned();
+    let service = lingering_service(Path::new(LINGER), &groups_of(&pid.to_string()), user_of);
+    Some(TreeUser { pid, program, user, service })
 }
 
 fn user_of(uid: u32) -> Option<String> {
@@ -196,5 +226,23 @@ mod tests {
         for other in ["", "0::/system.slice/user@.service\n", "0::/\n", "0::/user.slice/user-x.slice\n"] {
             assert_eq!((slice_of(other), manager_of(other)), (None, None), "{other}");
         }
+    }
+    #[test]
+    fn a_service_that_needs_no_login_is_named_and_one_that_ends_with_its_login_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let user = |uid| (uid == 1000).then(|| "alice".to_owned());
+        let of = |rest: &str| {
+            let groups = format!("0::/user.slice/user-1000.slice/user@1000.service/{rest}\n");
+            lingering_service(dir.path(), &groups, user)
+        };
+        assert_eq!(of("app.slice/syncthing.service"), None, "nobody lingers");
+        fs::write(dir.path().join("alice"), "").unwrap();
+        assert_eq!(of("app.slice/syncthing.service").as_deref(), Some("syncthing.service"));
+        assert_eq!(of("app.slice/app-x.slice/x@1.service/sub").as_deref(), Some("x@1.service"));
+        assert_eq!(of("init.scope").as_deref(), Some("user@1000.service"));
+        let session = "0::/user.slice/user-1000.slice/session-7.scope\n";
+        assert_eq!(lingering_service(dir.path(), session, user), None, "a login, which can be ended");
+        let other = "0::/user.slice/user-1001.slice/user@1001.service/app.slice/x.service\n";
+        assert_eq!(lingering_service(dir.path(), other, user), None);
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotMember, SnapshotName};
 
@@ -81,8 +82,14 @@ impl Store<'_> {
         members: Vec<Found>,
         adopted: &mut Adopted,
     ) -> Result<(), AgentError> {
+        let record = Store::new(self.btrfs, dir.as_path()).published(&id).ok();
         if let Ok(known) = self.published(&id) {
-            let has = |one: &Found| known.set.members.iter().any(|it| it.source_uuid == one.info.uuid.hex());
+            let has = |one: &Found| {
+                let is_it = |it: &SnapshotMember| {
+                    it.source_uuid == one.info.uuid.hex() || self.is_same(it, one, record.as_ref())
+                };
+                known.set.members.iter().any(is_it)
+            };
             match members.iter().all(has) {
                 true => adopted.known += 1,
                 false => {
@@ -94,7 +101,6 @@ impl Store<'_> {
             }
             return Ok(());
         }
-        let record = Store::new(self.btrfs, dir.as_path()).published(&id).ok();
         let (mut sources, mut first_taken) = (Vec::new(), Vec::new());
         for Found { path, name, info } in members {
             let subvolume = name.subvolume.clone();
@@ -117,6 +123,19 @@ impl Store<'_> {
             Err(error) => adopted.left.push((first, error.message)),
         }
         Ok(())
+    }
+
+    /// Whether a member that is here holds the state of a snapshot there that it was not made of itself: both came from the same one,
+    /// over more than one directory.
+    fn is_same(&self, member: &SnapshotMember, found: &Found, record: Option<&Meta>) -> bool {
+        let is_untouched = found.info.readonly && found.info.ctransid <= found.info.otransid;
+        let fs_uuid = |path: &Path| self.btrfs.fs_uuid(path).ok();
+        let here = fs_uuid(self.dir());
+        member.name == found.name
+            && member.order() == first(record, &found.info)
+            && is_untouched
+            && here.is_some()
+            && here == fs_uuid(found.path.as_path())
     }
 
     fn source(

@@ -86,6 +86,33 @@ fn sets_of_another_directory_come_in_whole_with_what_was_said_of_them_and_stay_w
 }
 
 #[test]
+fn a_set_that_was_moved_twice_is_known_in_each_directory_that_it_came_from() {
+    let moved = Move::new();
+    let before = moved.take_before("abc12345");
+    let model = &moved.bench.model;
+    assert_eq!(moved.adopt(moved.old()).unwrap().sets, [before.id()]);
+    let third = Store::new(model, &moved.bench.top.join("@home/third"));
+    fs::create_dir(third.dir()).unwrap();
+    let come_in = |dirs: &[PathBuf]| {
+        let request = AdoptRequest {
+            snapshot_dir: third.dir().into(),
+            from: Maker::Orphan,
+            dirs: dirs.iter().map(|dir| dir.as_path().into()).collect(),
+        };
+        third.adopt(&Mounts::parse(b""), &"laptop".parse().unwrap(), &request).unwrap()
+    };
+    let (second, first) = (moved.bench.dir().to_path_buf(), moved.old());
+    assert_eq!(come_in(std::slice::from_ref(&second)).sets, [before.id()]);
+    let again = come_in(&[first.clone(), second]);
+    assert_eq!((again.sets, again.left, again.known), (vec![], vec![], 2));
+
+    // What may be written to is another state.
+    model.set_readonly(&first.join(NAME), false).unwrap();
+    let changed = come_in(&[first]);
+    assert_eq!((changed.known, changed.left.len()), (0, 1), "{changed:?}");
+}
+
+#[test]
 fn members_of_several_instants_are_not_made_one_by_coming_in_together() {
     let moved = Move::new();
     let before = moved.take_before("abc12345");
