@@ -3,10 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pc_switcher_contract::{Role, SessionId};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior, named_params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, named_params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -83,7 +83,7 @@ impl Store {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut db = Connection::open_with_flags(path, flags).map_err(failed)?;
         db.busy_timeout(PATIENCE).map_err(failed)?;
-        db.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
+        log_ahead(&db).map_err(failed)?;
         // A line that a power cut takes back says only how far a session had come.
         db.pragma_update(None, "synchronous", "normal").map_err(failed)?;
         migrate(&mut db, path)?;
@@ -200,6 +200,22 @@ impl Store {
                 ":process": row.process.as_ref().map(json).transpose()?,
             },
         )?)
+    }
+}
+
+/// Has a database write a log ahead. Of two that do so first in one moment SQLite tells one that it is locked, without waiting.
+fn log_ahead(db: &Connection) -> rusqlite::Result<()> {
+    let since = Instant::now();
+    loop {
+        match db.pragma_update(None, "journal_mode", "wal") {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && since.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
     }
 }
 

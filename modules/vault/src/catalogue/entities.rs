@@ -13,7 +13,7 @@ use crate::format::{Id, NodeKind};
 /// A tracked directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Directory {
-    /// A UUID.
+    /// Its number.
     pub id: i64,
     /// Absolute.
     pub path: PathBuf,
@@ -24,7 +24,7 @@ pub struct Directory {
 /// A file of a tracked directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
-    /// A UUID.
+    /// Its number.
     pub id: i64,
     /// Relative to its directory.
     pub name: PathBuf,
@@ -158,7 +158,7 @@ impl FileFacts {
 /// One version of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
-    /// A UUID.
+    /// Its number.
     pub id: i64,
     /// The file.
     pub file_id: i64,

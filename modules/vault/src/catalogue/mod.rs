@@ -20,7 +20,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use pc_switcher_contract::{ErrorKind, ModuleError};
@@ -111,9 +111,33 @@ impl Catalogue {
         self.db.set_prepared_statement_cache_capacity(STATEMENTS);
         self.db.pragma_update(None, "cache_size", CACHE)?;
         self.db.pragma_update(None, "wal_autocheckpoint", LOG)?;
-        self.db.pragma_update(None, "journal_mode", "wal")?;
+        log_ahead(&self.db)?;
         self.db.pragma_update(None, "synchronous", "full")?;
         self.db.pragma_update(None, "foreign_keys", "on")
+    }
+
+    /// Whether an older program wrote it, so that opening it changes all of it.
+    ///
+    /// # Errors
+    /// If the file cannot be opened or is no catalogue.
+    pub fn is_older(path: &Path) -> Result<bool> {
+        // Its descriptor may be closed again: nobody has the file open in this process yet.
+        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE);
+        let asked = db.and_then(|db| {
+            db.busy_timeout(PATIENCE)?;
+            schema::is_older(&db)
+        });
+        asked.map_err(|error| broken(path, &error))
+    }
+
+    /// Gives the room back that most of its pages have free. Where that cannot be it is done another time.
+    pub fn shrink(&self) {
+        let count = |pragma| self.db.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+        if let (Ok(free), Ok(all)) = (count("freelist_count"), count("page_count"))
+            && free * 2 > all
+        {
+            self.db.execute_batch("VACUUM").ok();
+        }
     }
 
     /// Proves that the tables can be read whole and are put together as they should be.
@@ -182,6 +206,22 @@ impl Catalogue {
     }
 }
 
+/// Has a database write a log ahead. Of two that do so first in one moment SQLite tells one that it is locked, without waiting.
+fn log_ahead(db: &Connection) -> rusqlite::Result<()> {
+    let since = Instant::now();
+    loop {
+        match db.pragma_update(None, "journal_mode", "wal") {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && since.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
+}
+
 /// Reads a file from its beginning or from where it is said, wherever others are in it.
 pub(crate) struct Whole<'f> {
     pub(crate) file: &'f Bytes,
@@ -230,6 +270,10 @@ fn broken(path: &Path, error: &rusqlite::Error) -> ModuleError {
     };
     if is_full {
         return no_room(path, &error.to_string());
+    }
+    if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) {
+        let message = format!("the catalogue `{}` is being written by another command", path.display());
+        return ModuleError::new(ErrorKind::Busy, message).hint("wait for it to end");
     }
     ModuleError::failed(format!("the catalogue `{}` cannot be used: {error}", path.display()))
         .hint("if the file is damaged, `bt recover` builds it anew from a vault")

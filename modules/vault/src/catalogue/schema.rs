@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use pc_switcher_contract::ModuleError;
-use rusqlite::{Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::Catalogue;
 use super::entities::moment;
@@ -397,20 +397,23 @@ pub(super) fn migrate(catalogue: &mut Catalogue) -> Result<()> {
     }
     // Whether a table is referred to is not looked at while it is made anew: that would search all others for each of its rows.
     catalogue.db.pragma_update(None, "foreign_keys", "off").map_err(broken)?;
-    let from = bring_up(catalogue)?;
-    catalogue.db.pragma_update(None, "foreign_keys", "on").map_err(broken)?;
-    if (1..COMPACT).contains(&from) {
-        // What is free now is in the way of nobody if there is no room for this.
-        catalogue.db.execute_batch("VACUUM").ok();
-    }
-    Ok(())
+    // A directory for what is temporary may be full, which would be said of the catalogue.
+    catalogue.db.pragma_update(None, "temp_store", "memory").map_err(broken)?;
+    bring_up(catalogue)?;
+    catalogue.db.pragma_update(None, "temp_store", "default").map_err(broken)?;
+    catalogue.db.pragma_update(None, "foreign_keys", "on").map_err(broken)
 }
 
-/// The number of the migration before which moments are read as they were written.
-const COMPACT: usize = 9;
+/// Whether a catalogue is there that an older program wrote.
+pub(super) fn is_older(db: &Connection) -> rusqlite::Result<bool> {
+    let version = db.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))?;
+    Ok((1..MIGRATIONS.len() as i64).contains(&version))
+}
 
-/// Returns from which version on.
-fn bring_up(catalogue: &mut Catalogue) -> Result<usize> {
+/// The version of which moments are texts.
+const TEXTS: usize = 9;
+
+fn bring_up(catalogue: &mut Catalogue) -> Result<()> {
     let path = catalogue.path.clone();
     let broken = |error: rusqlite::Error| super::broken(&path, &error);
     let begun = catalogue.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(broken)?;
@@ -421,15 +424,14 @@ fn bring_up(catalogue: &mut Catalogue) -> Result<usize> {
         return Err(ModuleError::failed(message).hint("install that version here, too"));
     }
     for (number, migration) in MIGRATIONS.iter().enumerate().skip(version) {
-        if number == COMPACT {
+        if number == TEXTS {
             note_moments(&begun).map_err(broken)?;
         }
         begun.execute_batch(migration).map_err(broken)?;
     }
     begun.execute_batch("DROP TABLE IF EXISTS temp.moments").map_err(broken)?;
     begun.pragma_update(None, "user_version", MIGRATIONS.len() as i64).map_err(broken)?;
-    begun.commit().map_err(broken)?;
-    Ok(version)
+    begun.commit().map_err(broken)
 }
 
 /// Reads the moments that there are, of which SQLite knows no fractions below a millisecond.

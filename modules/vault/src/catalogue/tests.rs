@@ -287,6 +287,11 @@ fn a_catalogue_with_texts_for_ids_is_the_same_one_with_numbers() {
     catalogue.prove_sound().unwrap();
     let broken = catalogue.db.prepare("PRAGMA foreign_key_check").unwrap().exists([]).unwrap();
     assert!(!broken);
+    let free =
+        || catalogue.db.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0)).unwrap();
+    assert!(free() > 20, "that of the older tables");
+    catalogue.shrink();
+    assert_eq!((free(), told(&a).len()), (0, 2));
 }
 
 fn told_id(catalogue: &Catalogue, directory: &Directory, name: &str) -> i64 {

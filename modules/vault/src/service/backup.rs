@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crossbeam_channel::unbounded;
@@ -24,7 +24,7 @@ use crate::format::{BlobKind, Id};
 use crate::repo::{FileContent, FileTrouble, Packer, Repository, Stored, Writer};
 
 /// Items of one batch, at most. Each batch writes the pages anew that its checksums come to lie in, which are nearly all of their index.
-const ITEMS: usize = 20_000;
+const ITEMS: usize = if cfg!(test) { 6 } else { 20_000 };
 /// Bytes of one batch; one large file may be more.
 const BYTES: u64 = 2 << 30;
 /// Rows that are read at once.
@@ -112,6 +112,7 @@ impl Service {
         let work = |service: &mut Self, id| {
             let mut report = BackupReport::default();
             let mut targets = service.open_targets(chosen, passphrase, &mut report)?;
+            service.catalogue.shrink();
             service.drain(&mut targets, &mut report, observer)?;
             service.note_deleted(&mut report)?;
             for target in &mut targets {
@@ -159,12 +160,14 @@ impl Service {
             let Self { catalogue, stage, view, around, .. } = self;
             let (stage, view) = (&*stage, &*view);
             let mut vaults: Vec<Sink<'_>> = targets.iter_mut().map(Sink::of).collect();
+            let failing = Failing { observer, failed: AtomicBool::new(false) };
             let (storing, recording) = std::thread::scope(|scope| {
-                let storing = scope.spawn(|| batch.store(&mut vaults, (stage, view), &before, observer));
+                let storing = scope.spawn(|| batch.store(&mut vaults, (stage, view), &before, &failing));
                 let recording = match stored.take() {
                     Some(batch) => batch.record(&names, catalogue, stage, (around.clock)(), report),
                     None => Ok(()),
                 };
+                failing.failed.store(recording.is_err(), Ordering::Relaxed);
                 (storing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), recording)
             });
             recording?;
@@ -224,6 +227,26 @@ impl Service {
             self.catalogue.forget_location(&target.settings.name, content)?;
         }
         Ok(complete)
+    }
+}
+
+/// Ends a run also when something beside it failed.
+struct Failing<'o> {
+    observer: &'o dyn Observer,
+    failed: AtomicBool,
+}
+
+impl Observer for Failing<'_> {
+    fn progress(&self, progress: Progress) {
+        self.observer.progress(progress);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.failed.load(Ordering::Relaxed) || self.observer.is_cancelled()
+    }
+
+    fn is_watched(&self) -> bool {
+        self.observer.is_watched()
     }
 }
 
@@ -456,3 +479,7 @@ fn store_file(
         Err(FileTrouble::Store(error)) => Err(error),
     }
 }
+
+#[cfg(test)]
+#[path = "batches_tests.rs"]
+mod tests;

@@ -198,7 +198,8 @@ fn a_backup_removes_nothing_but_its_own_locks_and_writes_over_nothing() {
     assert_eq!(copies(&store), 13);
     let mut service = world.service(world.state.path(), store.clone(), std::process::id());
     prune(&mut service).unwrap();
-    assert_eq!(copies(&store), 10, "who may remove things does it");
+    // The ten newest, and the one that made the base before if it is older.
+    assert!((10..=11).contains(&copies(&store)), "who may remove things does it: {}", copies(&store));
     is_tidy(&store, "in the end");
 }
 

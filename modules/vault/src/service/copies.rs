@@ -168,19 +168,18 @@ pub fn store(repo: &Repository, catalogue: &Catalogue, place: &Place<'_>, versio
                 changed.len() as u64 * 2 < all && stored.spent.saturating_add(changed.len() as u64) <= all;
             (stored.page_size == pages.size && is_cheap).then_some((stored, digests, changed))
         });
-        let (base, changed) = match known {
+        let (base, changed, note) = match known {
             Some((mut stored, digests, changed)) => {
                 if !(0..SOUND).contains(&(place.now - stored.sound_at)) {
                     catalogue.prove_sound()?;
                     stored.sound_at = place.now;
                 }
                 stored.spent += changed.len() as u64;
-                place.write(&stored, &digests)?;
-                (stored.base, changed)
+                (stored.base.clone(), changed, Some((stored, digests)))
             }
             None => {
                 catalogue.prove_sound()?;
-                (place.store_base(repo, file, path, &pages, version)?, Vec::new())
+                (place.store_base(repo, file, path, &pages, version)?, Vec::new(), None)
             }
         };
         let head =
@@ -188,7 +187,13 @@ pub fn store(repo: &Repository, catalogue: &Catalogue, place: &Place<'_>, versio
         let plain = version_of(&head, file, path, &changed)?;
         let name = format!("{}/db.{version}", place.host_id);
         match repo.store().put(Kind::Meta, &name, &repo.seal(&plain)?)? {
-            true => Ok(()),
+            true => {
+                // Where it cannot be noted the next one makes a base of its own: of this one it would not be known what it came to.
+                if note.is_some_and(|(stored, digests)| place.write(&stored, &digests).is_err()) {
+                    place.forget();
+                }
+                Ok(())
+            }
             false => {
                 let message = format!("another machine wrote `{name}`, which has this one's id");
                 Err(ModuleError::new(ErrorKind::Invalid, message).hint(

@@ -105,13 +105,36 @@ fn a_version_of_few_changes_takes_little_and_is_the_catalogue_as_it_was() {
 #[test]
 fn what_lies_beside_a_base_comes_to_no_more_than_another_one() {
     let mut world = world();
-    let (first, mut beside) = (bases(&world), 0);
+    let (first, mut beside) = (bases(&world), Vec::new());
+    let pages = |world: &World| {
+        let text = fs::read(note(world)).unwrap();
+        let end = text.iter().position(|byte| *byte == b'\n').unwrap();
+        let note: serde_json::Value = serde_json::from_slice(&text[..end]).unwrap();
+        (note["spent"].as_u64().unwrap(), ((text.len() - end - 1) / 16) as u64)
+    };
+    let all = pages(&world).1;
     while bases(&world) == first {
-        next(&mut world, 0..1, beside + 2);
-        beside += 1;
-        assert!(beside < 60, "each version stores some pages, and there are fewer than that");
+        next(&mut world, 0..1, beside.len() as u64 + 2);
+        let spent = pages(&world).0;
+        let before = beside.last().copied().unwrap_or(0);
+        // A vault that is full takes no version, which then costs nothing.
+        let (live, host, now) = (
+            Catalogue::open(&world.state.path().join("vault/catalogue.db")).unwrap(),
+            host(&world),
+            world.hour * 3600,
+        );
+        let (vault_id, state) = (uuid::Uuid::nil().to_string(), world.state.path().join("vault"));
+        let place = Place { host_id: &host, vault_id: &vault_id, state: &state, now };
+        let full = opened(&world.store);
+        assert!(store(&full, &live, &place, newest(&world)).is_err(), "there is one of that number");
+        assert!(bases(&world) != first || spent == pages(&world).0 && spent > before, "{before} {spent}");
+        beside.push(spent);
+        assert!(beside.len() < 60, "each version stores some pages, and there are fewer than that");
     }
-    assert!(beside > 3, "a base serves several versions: {beside}");
+    beside.pop();
+    let last = *beside.last().unwrap();
+    let each = last / beside.len() as u64;
+    assert!(last <= all && last + 3 * each > all, "{beside:?} of {all}");
     assert!(fetched(&world, newest(&world)).is_ok());
 }
 

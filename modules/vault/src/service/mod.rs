@@ -271,7 +271,10 @@ impl Service {
     /// If something is missing or wrong; nothing is made up for it.
     pub fn open(around: Surroundings) -> Result<Self> {
         let (around, settings, host_id) = known(around)?;
-        let catalogue = Catalogue::open(&around.places.catalogue())?;
+        let path = around.places.catalogue();
+        // An older program that works with it must not find other tables in the middle.
+        let _lock = if Catalogue::is_older(&path)? { Some(lock(&around.places.base())?) } else { None };
+        let catalogue = Catalogue::open(&path)?;
         let stage = Stage::open(&around.places.stage())?;
         Ok(Self::of(around, settings, host_id, catalogue, stage, None))
     }

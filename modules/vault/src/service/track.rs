@@ -202,9 +202,24 @@ impl Service {
         let mut queue = Vec::new();
         let mut take = |path: &Path, name: PathBuf, facts: &Metadata| {
             let real = view.real(path);
-            // Copying takes its time, and others were listed meanwhile: each is copied as it is now.
-            let now = if copy { std::fs::symlink_metadata(&real).ok() } else { None };
-            let facts = now.as_ref().unwrap_or(facts);
+            // Others were listed meanwhile, and copying takes its time: each is taken as it is now. Of a file that is read at the backup
+            // it is seen then.
+            let now = match copy || kind_of(facts) != NodeKind::File {
+                true => std::fs::symlink_metadata(&real),
+                false => Ok(facts.clone()),
+            };
+            let facts = &match now {
+                Ok(facts) => facts,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => {
+                    report.troubles.push(Trouble { path: path.to_owned(), why: error.to_string() });
+                    return Ok(());
+                }
+            };
+            if kind_of(facts) == NodeKind::Socket {
+                report.sockets.push(path.to_owned());
+                return Ok(());
+            }
             if kind_of(facts) != NodeKind::File {
                 match super::stage::facts_of(&real, facts) {
                     // All that there is of it is in the row.
@@ -255,7 +270,7 @@ impl Service {
         let (unchanged, unlisted) = self.changed_below(directory, what, observer, &mut take)?;
         report.unchanged = unchanged;
         report.troubles.extend(unlisted.troubles);
-        report.sockets = unlisted.sockets;
+        report.sockets.extend(unlisted.sockets);
         // Before the queue: what it names must survive what it survives.
         self.stage.settle()?;
         self.catalogue.together(|catalogue| {
