@@ -1,10 +1,11 @@
 //! A queue of several batches: one is stored while the catalogue learns of the one before.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use pc_switcher_contract::ErrorKind;
 
-use super::super::crash_tests::{Fault, Faulty, contents, everything_is_there, is_sound};
+use super::super::crash_tests::{Fault, Faulty, all_that_is_noted_is_there, contents, is_sound};
 use super::super::world::{World, back_up, stage};
 use super::*;
 use crate::engine::Quiet;
@@ -48,7 +49,7 @@ fn what_was_stored_before_a_run_ended_is_noted_and_the_rest_is_stored_by_the_nex
     let report = run(&world, &Quiet::default()).unwrap();
     assert_eq!((report.versions, report.items, waiting()), (left, left, 0));
     let service = world.service(world.state.path(), world.store.clone(), std::process::id());
-    everything_is_there(&service, &world.store, "in the end");
+    assert_eq!(all_that_is_noted_is_there(&service, &world.store, "in the end"), 40);
 }
 
 #[test]
@@ -77,7 +78,7 @@ fn versions_of_one_file_and_files_of_one_content_may_come_in_different_batches()
     let newest = Id::of(&fs::read(&first).unwrap()).hex();
     assert!(sums.len() == 2 && sums[0] == newest && sums[1] != newest, "{sums:?}");
     assert_eq!(contents(&world.store).0.len(), 16, "what two files hold is stored once");
-    everything_is_there(&service, &world.store, "all of it");
+    assert_eq!(all_that_is_noted_is_there(&service, &world.store, "all of it"), 9);
 }
 
 #[test]
@@ -97,9 +98,8 @@ fn a_batch_that_cannot_be_stored_takes_nothing_from_the_one_before() {
         is_sound(&store, &format!("{at}: {ended:?}"));
         let service = world.service(state.path(), store.clone(), std::process::id());
         noted.push(20 - service.catalogue.staged_count().unwrap().0);
-        everything_is_there(&service, &store, &format!("{at}"));
+        assert_eq!(Some(&all_that_is_noted_is_there(&service, &store, &format!("{at}"))), noted.last());
     }
-    noted.dedup();
-    assert_eq!(noted.first(), Some(&0));
-    assert!(noted.len() > 3 && noted.is_sorted(), "batch by batch: {noted:?}");
+    // How many packs a batch takes differs with which thread takes what.
+    assert_eq!(BTreeSet::from_iter(noted), BTreeSet::from([0, 6, 12, 18, 20]), "batch by batch");
 }

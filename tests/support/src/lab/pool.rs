@@ -222,17 +222,29 @@ fn make_home(root: &Path, disk: HomeDisk, options: &LabOptions) -> Result<()> {
     };
     tool::run(&format!("mkfs.{}", disk.as_str()), [Path::new("-q"), Path::new(kept), &image])?;
     if disk == HomeDisk::Btrfs {
-        mount_loop("btrfs", "loop,subvolid=5", &image, &point)?;
+        // The device stays with its next mount: files of other labs are called like this one, so nobody could wait until it is free.
+        let top = root.join("mnt");
+        fs::create_dir_all(&top).map_err(LabError::path("create", &top))?;
+        mount_loop("btrfs", "loop,subvolid=5", &image, &top)?;
         let made = ["@home", "@snapshots"].iter().try_for_each(|name| {
-            tool::run("btrfs", [Path::new("subvolume"), Path::new("create"), &point.join(name)]).map(drop)
+            tool::run("btrfs", [Path::new("subvolume"), Path::new("create"), &top.join(name)]).map(drop)
         });
-        let shut = made.and_then(|()| tool::run("chmod", [Path::new("700"), &point.join("@snapshots")]));
-        tool::run("umount", [&point])?;
+        let shut = made.and_then(|()| tool::run("chmod", [Path::new("700"), &top.join("@snapshots")]));
+        let device = tool::run(
+            "findmnt",
+            ["-no", "SOURCE", "--nofsroot", "--mountpoint"]
+                .map(Path::new)
+                .iter()
+                .copied()
+                .chain([top.as_path()]),
+        );
+        let mounted =
+            device.and_then(|device| mount_loop("btrfs", "subvol=@home", Path::new(device.trim()), &point));
+        tool::run("umount", [&top])?;
         shut?;
-        loops::wait_detached(&file_name(&image))?;
         let place = root.join(HOME_SNAPSHOTS);
         fs::create_dir_all(&place).map_err(LabError::path("create", &place))?;
-        return mount_loop("btrfs", "loop,subvol=@home", &image, &point);
+        return mounted;
     }
     mount_loop(disk.as_str(), "loop", &image, &point)
 }
