@@ -403,6 +403,8 @@ mod adopt_tests;
 #[cfg(test)]
 mod apart_tests;
 #[cfg(test)]
+mod away_tests;
+#[cfg(test)]
 mod compare_tests;
 #[cfg(test)]
 mod copies_tests;
