@@ -1,7 +1,13 @@
 //! Sets over two file systems, of which one is not there, on real ones.
 
+use std::fs;
+
 use super::apart_tests::Two;
 use super::*;
+use crate::data::apply::Unwatched;
+use crate::linux::deadman::Deadman;
+use crate::linux::state::StateDir;
+use crate::proto::{Armed, DeadmanOrder, DeadmanState, DeadmanWish, HealedHow};
 
 #[test]
 fn a_place_below_the_disks_own_mount_that_is_not_mounted_is_away_though_its_mount_point_is_on_that_disk() {
@@ -27,4 +33,59 @@ fn a_place_below_the_disks_own_mount_that_is_not_mounted_is_away_though_its_moun
     two.store().delete(&first.id(), || Ok(Vec::new())).unwrap();
     assert!(!first.members[2].path.as_path().exists());
     assert_eq!((two.list().0.len(), two.left().len()), (2, 4));
+}
+
+/// Has a sync armed that changed something after `pre` was taken.
+fn arm(two: &Two, pre: &SnapshotSet, state: &StateDir) {
+    fs::write(two.store().sidecar(&pre.id()).dir().join("operations"), b"").unwrap();
+    let wish = DeadmanWish {
+        session: pre.session.clone(),
+        from: "desk".parse().unwrap(),
+        limit_seconds: 600,
+        pre: pre.clone(),
+    };
+    let armed = Armed { wish, boot_id: "another boot".into(), until_ms: None, failed: None };
+    let armed = DeadmanState { armed: Some(armed), healed: Vec::new() };
+    state.put(DeadmanState::KEY, Some(&serde_json::to_vec(&armed).unwrap())).unwrap();
+}
+
+fn heal(state: &StateDir) -> Result<DeadmanState, AgentError> {
+    let (call, _frames) = Call::for_test(Vec::new());
+    Deadman::default().run(&DeadmanOrder::Heal("nobody came".into()), state, &Unwatched, &call)
+}
+
+#[test]
+fn a_sync_is_taken_back_as_a_whole_while_the_other_disk_is_away() {
+    let Some(two) = Two::make("heal") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::new(dir.path());
+    let pre = two.take("aaaaaaaa");
+    let near = two.main.top().join(&two.names[0]).join("file");
+    fs::write(&near, "from the sync").unwrap();
+    arm(&two, &pre, &state);
+    two.detach();
+    let found = heal(&state).unwrap();
+    assert!(found.armed.is_none());
+    let [healed] = &found.healed[..] else { panic!("{found:?}") };
+    let HealedHow::RolledBack(names) = &healed.how else { panic!("{healed:?}") };
+    assert_eq!(names.iter().map(|name| name.as_str()).collect::<Vec<_>>(), [&two.names[0], &two.names[1]]);
+    assert_eq!(fs::read_to_string(&near).unwrap(), "near");
+    let kept = two.store().published(&healed.kept).unwrap().set;
+    assert_eq!(kept.members.len(), 2);
+    assert_eq!(fs::read_to_string(kept.members[0].path.as_path().join("file")).unwrap(), "from the sync");
+    two.attach();
+}
+
+#[test]
+fn a_sync_of_which_all_lies_on_a_disk_that_is_away_stays_and_why_is_said() {
+    let Some(two) = Two::make("lone") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::new(dir.path());
+    let pre = two.take_in(&two.store(), "aaaaaaaa", &[2]).unwrap();
+    arm(&two, &pre, &state);
+    two.detach();
+    let error = heal(&state).unwrap_err();
+    assert!(error.message.contains("is not mounted at") && error.message.contains("nothing else"), "{error}");
+    assert_eq!(two.list().0.len(), 1, "no set is left of the try");
+    two.attach();
 }

@@ -164,6 +164,11 @@ pub fn check_set(set: &SnapshotSet) -> Result<(), String> {
     set.members.iter().try_for_each(|member| check_member(&EVERY, member))
 }
 
+/// Says why members are not to be had that lie on another disk, if so: that is not there.
+pub(super) fn away(set: &SnapshotSet) -> Option<String> {
+    set.members.iter().find_map(|member| apart::is_at_hand(&EVERY, member).err())
+}
+
 /// Removes a set that its session takes back. Members that are gone already are fine; one that is not ours any more stays.
 ///
 /// # Errors
