@@ -89,3 +89,35 @@ fn a_sync_of_which_all_lies_on_a_disk_that_is_away_stays_and_why_is_said() {
     assert_eq!(two.list().0.len(), 1, "no set is left of the try");
     two.attach();
 }
+
+#[test]
+fn a_set_on_a_disk_that_never_comes_back_goes_when_its_loss_is_allowed_and_leaves_what_lies_there() {
+    let Some(two) = Two::make("never") else { return };
+    let (set, alone) = (two.take("aaaaaaaa"), two.take_in(&two.store(), "bbbbbbbb", &[2]).unwrap());
+    let kept = two.take("cccccccc");
+    two.detach();
+    let give_up = |set: &SnapshotSet, allow_loss| {
+        let set = SetRequest { snapshot_dir: two.dir().as_path().into(), id: set.id() };
+        delete_set(&DeleteRequest { set, allow_loss }, || Ok(Needs::default()))
+    };
+    let error = give_up(&set, false).unwrap_err();
+    assert!(error.message.contains("mount it and try again") && error.message.contains("--allow-loss"));
+    assert_eq!(give_up(&set, true).unwrap(), [set.members[2].clone()]);
+    assert_eq!(give_up(&alone, true).unwrap(), alone.members);
+    let sets = two.list().0;
+    assert_eq!(sets.iter().map(|stored| stored.set.id()).collect::<Vec<_>>(), [kept.id()]);
+    assert!(!set.members[0].path.as_path().exists() && !set.members[1].path.as_path().exists());
+    for gone in [&set, &alone] {
+        assert!(!two.store().sidecar(&gone.id()).dir().exists(), "nothing waits for that disk");
+    }
+    // Given up and then died before anything went: the disk is back, and all of it goes.
+    let mut given_up = kept.clone();
+    given_up.members.pop();
+    let sidecar = two.store().sidecar(&kept.id());
+    sidecar.put_intent(&super::sidecar::Intent::of(&given_up)).unwrap();
+    two.attach();
+    assert_eq!(give_up(&kept, true).unwrap(), []);
+    assert!(!kept.members[2].path.as_path().exists());
+    assert!(set.members[2].path.as_path().exists() && alone.members[0].path.as_path().exists());
+    assert_eq!((two.list().0.len(), two.left().len()), (0, 2));
+}
