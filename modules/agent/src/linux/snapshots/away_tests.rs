@@ -1,13 +1,14 @@
 //! Sets over two file systems, of which one is not there, on real ones.
 
 use std::fs;
+use std::path::PathBuf;
 
 use super::apart_tests::Two;
 use super::*;
 use crate::data::apply::Unwatched;
 use crate::linux::deadman::Deadman;
 use crate::linux::state::StateDir;
-use crate::proto::{Armed, DeadmanOrder, DeadmanState, DeadmanWish, HealedHow};
+use crate::proto::{Armed, DeadmanOrder, DeadmanState, DeadmanWish, HealedHow, RestorePlace};
 
 #[test]
 fn a_place_below_the_disks_own_mount_that_is_not_mounted_is_away_though_its_mount_point_is_on_that_disk() {
@@ -87,6 +88,36 @@ fn a_sync_of_which_all_lies_on_a_disk_that_is_away_stays_and_why_is_said() {
     let error = heal(&state).unwrap_err();
     assert!(error.message.contains("is not mounted at") && error.message.contains("nothing else"), "{error}");
     assert_eq!(two.list().0.len(), 1, "no set is left of the try");
+    two.attach();
+}
+
+#[test]
+fn what_a_disk_that_is_away_may_hold_is_not_said_to_be_lacking() {
+    let Some(two) = Two::make("lack") else { return };
+    let set = two.take("aaaaaaaa");
+    let bring = |path: PathBuf| {
+        let request = RestoreRequest {
+            snapshot_dir: two.dir().as_path().into(),
+            id: set.id(),
+            paths: vec![path.as_path().into()],
+            place: RestorePlace::Into(two.main.top().into()),
+            stamp: "20251120T080000Z".parse().unwrap(),
+            tag: "fedcba98".parse().unwrap(),
+            uid: 0,
+        };
+        let (call, _frames) = Call::for_test(Vec::new());
+        restore(&request, &call)
+    };
+    let lost = two.main.top().join(&two.names[0]).join("lost");
+    assert!(matches!(bring(lost.clone()), Ok(RestoreReply::Missing { .. })));
+    two.detach();
+    let error = bring(two.far().join("file")).unwrap_err();
+    assert!(error.message.contains("is not mounted at"), "{error}");
+    // Where its subvolume is not mounted either, its paths lie on another one, which lacks them.
+    let error = bring(lost).unwrap_err();
+    assert!(error.message.contains("may lie in") && error.message.contains("is not mounted at"), "{error}");
+    let found = bring(two.main.top().join(&two.names[0]).join("file"));
+    assert!(matches!(found, Ok(RestoreReply::Done { .. })), "what is at hand comes back: {found:?}");
     two.attach();
 }
 
