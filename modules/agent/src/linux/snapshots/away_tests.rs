@@ -3,12 +3,16 @@
 use std::fs;
 use std::path::PathBuf;
 
+use pc_switcher_contract::BytePath;
+
 use super::apart_tests::Two;
 use super::*;
 use crate::data::apply::Unwatched;
 use crate::linux::deadman::Deadman;
 use crate::linux::state::StateDir;
-use crate::proto::{Armed, DeadmanOrder, DeadmanState, DeadmanWish, HealedHow, RestorePlace};
+use crate::proto::{
+    AdoptRequest, Armed, DeadmanOrder, DeadmanState, DeadmanWish, HealedHow, Maker, RestorePlace,
+};
 
 #[test]
 fn a_place_below_the_disks_own_mount_that_is_not_mounted_is_away_though_its_mount_point_is_on_that_disk() {
@@ -119,6 +123,48 @@ fn what_a_disk_that_is_away_may_hold_is_not_said_to_be_lacking() {
     let found = bring(two.main.top().join(&two.names[0]).join("file"));
     assert!(matches!(found, Ok(RestoreReply::Done { .. })), "what is at hand comes back: {found:?}");
     two.attach();
+}
+
+#[test]
+fn a_set_that_comes_in_from_another_directory_has_what_lies_on_the_other_disk() {
+    let Some(two) = Two::make("comes") else { return };
+    let (whole, lacking) = (two.take("aaaaaaaa"), two.take("bbbbbbbb"));
+    let alone = two.take_in(&two.store(), "cccccccc", &[2]).unwrap();
+    two.main.create("@new");
+    let new = two.main.top().join("@new");
+    let store = Store { root: new.clone(), ..Store::new(&KernelBtrfs, &new) };
+    KernelBtrfs.destroy(&two.place, lacking.members[2].name.to_string().as_ref()).unwrap();
+    let adopt = || {
+        let request = AdoptRequest {
+            snapshot_dir: new.as_path().into(),
+            from: Maker::Orphan,
+            dirs: vec![two.dir().as_path().into()],
+        };
+        store.adopt(&Mounts::read().unwrap(), &"laptop".parse().unwrap(), &request).unwrap()
+    };
+    let adopted = adopt();
+    assert_eq!(adopted.sets, [whole.id(), lacking.id()]);
+    let left: Vec<&BytePath> = adopted.left.iter().map(|(path, _)| path).collect();
+    assert_eq!(left, [&lacking.members[2].path, &alone.members[0].path], "{adopted:?}");
+    let here = store.published(&whole.id()).unwrap().set;
+    check_set(&here).unwrap();
+    assert_eq!((here.members.len(), here.dir()), (3, Some(new.as_path().into())));
+    assert_eq!((&here.members[2].path, here.consistent), (&whole.members[2].path, whole.consistent));
+    assert_eq!(here.members[2].apart.as_ref().unwrap().dir, new.as_path().into());
+    assert_eq!(here.transaction(), whole.transaction());
+    assert_eq!(store.published(&lacking.id()).unwrap().set.members.len(), 3, "its record says what it lacks");
+    let mut missing = Vec::new();
+    let strays = store.list(&|_| Vec::new(), &mut |stored| {
+        missing.push(stored.missing.len());
+        Ok(())
+    });
+    assert_eq!((missing, strays.unwrap()), (vec![0, 1], Strays::default()));
+    assert_eq!(adopt().known, 2);
+    for id in [whole.id(), lacking.id()] {
+        store.pin_as(&id, &super::tests::OFF).unwrap();
+        store.delete(&id, || Ok(Vec::new())).unwrap();
+    }
+    assert!(!whole.members[2].path.as_path().exists(), "it went with the set that named it last");
 }
 
 #[test]
