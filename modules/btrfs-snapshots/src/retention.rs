@@ -48,6 +48,8 @@ pub enum Reason {
     Newest,
     /// It is the newest of its kind.
     NewestOfKind,
+    /// Some of what lies with it is on a disk or volume that is not attached: it goes when that is back.
+    NotAttached,
     /// Its sync changed nothing here, less than a day ago.
     Attempt,
     /// Its sync changed nothing here, so it is no way back.
@@ -72,6 +74,7 @@ impl fmt::Display for Reason {
             Reason::Rule(rule) => write!(f, "kept by `{rule}`"),
             Reason::Newest => f.write_str("the newest session"),
             Reason::NewestOfKind => f.write_str("the newest of its kind"),
+            Reason::NotAttached => f.write_str("not attached, goes when that is back"),
             Reason::Attempt => f.write_str("its sync changed nothing here, less than a day ago"),
             Reason::Idle => f.write_str("its sync changed nothing here"),
             Reason::Beyond => f.write_str("no rule keeps it"),
@@ -223,6 +226,11 @@ pub fn judge(sets: &[StoredSet], now: Timestamp, keep: &Keep, keep_min: &Keep) -
             (None, None) if unit.counts => (false, Reason::Beyond),
             (None, None) if is_fresh => (true, Reason::Attempt),
             (None, None) => (false, Reason::Idle),
+        };
+        // The agent would let it stay, all of it or the half that is on that disk.
+        let (stays, reason) = match stays || unit.sets.iter().all(|stored| stored.away.is_empty()) {
+            true => (stays, reason),
+            false => (true, Reason::NotAttached),
         };
         let verdict = |stored: &&StoredSet| Verdict { id: stored.set.id(), stays, reason: reason.clone() };
         verdicts.extend(unit.sets.iter().map(verdict));

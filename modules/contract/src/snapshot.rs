@@ -149,6 +149,8 @@ pub struct SnapshotMember {
 pub struct Apart {
     /// The uuid of its file system.
     pub fs_uuid: String,
+    /// The uuid of the subvolume that it stands in, 32 hex digits: an empty mount point for that may lie on the same file system.
+    pub place_uuid: String,
     /// The directory that the record of its set lies in.
     pub dir: BytePath,
     /// The transaction of the disk of that directory when the set was taken.

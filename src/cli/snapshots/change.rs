@@ -1,11 +1,12 @@
 //! `snapshots pin`, `unpin`, `good` and `delete`.
 
 use pc_switcher_agent::proto::{
-    CreateSet, CreatedSet, GoodBy, GoodMark, PinOrder, SetRequest, StoredSet, VolumeRequest, Words,
+    CreateSet, CreatedSet, DeleteRequest, GoodBy, GoodMark, PinOrder, SetRequest, StoredSet, VolumeRequest,
+    Words,
 };
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
-use pc_switcher_contract::{BytePath, ExecError, ModuleError, SetId, SnapshotSet};
+use pc_switcher_contract::{BytePath, ExecError, ModuleError, SetId, SnapshotMember, SnapshotSet};
 use serde_json::json;
 
 use super::{Found, SetArgs, Where, both, create, lock, render, settings, with_agent};
@@ -232,7 +233,8 @@ pub fn good(args: &GoodArgs, context: &mut Context<'_>) -> Result<Exit, CliError
 /// Which sets, and what else
 #[derive(Debug, Clone, clap::Args)]
 pub struct DeleteArgs {
-    /// Also volumes of no set here: another directory or system that names one loses it
+    /// Also volumes of no set here: another directory or system that names one loses it; and sets of which snapshots lie on a disk that
+    /// is not attached: these stay there, and nothing names them any more
     #[arg(long)]
     allow_loss: bool,
     #[command(flatten)]
@@ -251,9 +253,11 @@ pub fn delete(args: &DeleteArgs, context: &mut Context<'_>) -> Result<Exit, CliE
         let (volumes, words) = of_no_set(&found, &args.sets.sets);
         let ids = told(&found, &words).and_then(|()| found.chosen(&words));
         let ids = ids.and_then(|chosen| unprotected(&found, chosen));
-        let Ok(ids) = ids else { return Ok((found, ids.map(|ids| (ids, volumes)))) };
-        // No harmless question: `--yes` does not answer it.
-        if let Some(question) = question(&found, &volumes, &config).filter(|_| !args.allow_loss) {
+        let Ok(ids) = ids else { return Ok((found, ids.map(|ids| (ids, volumes, Vec::new())))) };
+        // No harmless questions: `--yes` does not answer them.
+        let away = given_up(&found, &ids);
+        let questions = [question(&found, &volumes, &config), away];
+        for question in questions.into_iter().flatten().filter(|_| !args.allow_loss) {
             let can_ask = contact.prompter.can_ask();
             if !(can_ask && contact.prompter.confirm(&question).await?) {
                 let message = format!("nothing is removed on {}: {question}", found.hostname);
@@ -261,23 +265,37 @@ pub fn delete(args: &DeleteArgs, context: &mut Context<'_>) -> Result<Exit, CliE
                 return Ok((found, Err(CliError::Refused { message, help })));
             }
         }
+        let mut lost = Vec::new();
         for id in &ids {
-            agent.delete_set(request(&config, id)).await?;
+            // Nobody is asked about a disk that leaves in between: such a set stays, unless that was allowed.
+            let allow_loss = args.allow_loss || given_up(&found, std::slice::from_ref(id)).is_some();
+            lost.extend(agent.delete_set(DeleteRequest { set: request(&config, id), allow_loss }).await?);
         }
         for name in &volumes {
             let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
             agent.delete_volume(VolumeRequest { snapshot_dir, name: name.clone() }).await?;
         }
-        Ok((found, Ok((ids, volumes))))
+        Ok((found, Ok((ids, volumes, lost))))
     })?;
-    let (ids, volumes) = done?;
+    let (ids, volumes, lost) = done?;
     if context.global.json {
-        context.print_json(&json!({ "machine": found.hostname, "removed": ids, "volumes": volumes }))?;
+        let lost: Vec<_> = lost.iter().map(|member| (&member.path, disk_of(member))).collect();
+        let lost: Vec<_> = lost.iter().map(|(path, disk)| json!({ "path": path, "disk": disk })).collect();
+        context.print_json(
+            &json!({ "machine": found.hostname, "removed": ids, "volumes": volumes, "given_up": lost }),
+        )?;
         return Ok(Exit::Completed);
     }
     say(context, &found, "removed", &ids)?;
     for name in &volumes {
         writeln!(context.out, "{}: volume {name} is removed", found.hostname)?;
+    }
+    for member in &lost {
+        let (host, path, disk) = (&found.hostname, &member.path, disk_of(member));
+        writeln!(
+            context.err,
+            "warning: {host}: `{path}` stays on the file system {disk}, which is not attached, and nothing names it any more"
+        )?;
     }
     Ok(Exit::Completed)
 }
@@ -321,6 +339,30 @@ fn question(found: &Found, volumes: &[String], config: &BtrfsSnapshotsConfig) ->
     })
 }
 
+/// Returns what somebody has to agree to before sets go of which snapshots lie on a disk that is not attached, if any do.
+fn given_up(found: &Found, ids: &[SetId]) -> Option<String> {
+    let going = found.sets.iter().filter(|stored| ids.contains(&stored.set.id()));
+    let away = going.flat_map(|stored| {
+        let is_away = |name| stored.away.iter().any(|(away, _)| away == name);
+        stored.set.members.iter().filter(move |member| member.apart.is_some() && is_away(&member.name))
+    });
+    let named: Vec<String> =
+        away.map(|member| format!("`{}` on the file system {}", member.path, disk_of(member))).collect();
+    (!named.is_empty()).then(|| {
+        format!(
+            "give up {} on {}? What lies there is not attached: it stays there, and nothing names it any more; mounted again it \
+             would go with its set",
+            named.join(", "),
+            found.hostname
+        )
+    })
+}
+
+/// Returns the uuid of the file system that a member lies on, if that is another one than that of its set's directory.
+fn disk_of(member: &SnapshotMember) -> &str {
+    member.apart.as_ref().map_or("", |apart| &apart.fs_uuid)
+}
+
 pub(super) fn ids_of(chosen: Vec<&StoredSet>) -> Vec<SetId> {
     chosen.into_iter().map(|stored| stored.set.id()).collect()
 }
@@ -343,6 +385,7 @@ fn unprotected(found: &Found, chosen: Vec<&StoredSet>) -> Result<Vec<SetId>, Cli
 #[cfg(test)]
 mod tests {
     use pc_switcher_agent::proto::{HardPin, Strays};
+    use pc_switcher_contract::Apart;
 
     use super::super::tests::stored;
     use super::*;
@@ -378,6 +421,27 @@ mod tests {
         let said = refused.to_string();
         assert!(said.contains("`vg0/home-manual` stays") && said.contains("is not mounted"), "{said}");
         assert!(told(&found, &words[..1]).is_ok(), "a set is told by its record");
+    }
+
+    #[test]
+    fn what_lies_on_a_disk_that_is_not_attached_is_given_up_by_name_only() {
+        let mut set = stored("20251115T120000Z-abc12345-manual", 7);
+        let name = set.set.members[0].name.clone();
+        let asked = |set: &StoredSet| {
+            let hostname = "desk".parse().unwrap();
+            let found = Found { hostname, sets: vec![set.clone()], strays: Strays::default() };
+            assert_eq!(given_up(&found, &[]), None, "others are not asked about");
+            given_up(&found, &[set.set.id()])
+        };
+        set.away = vec![(name.clone(), "its volume group is not attached".into())];
+        assert_eq!(asked(&set), None, "a volume of LVM is never given up so");
+        let member = &mut set.set.members[0];
+        member.apart =
+            Some(Apart { fs_uuid: "f00d".into(), place_uuid: "b".into(), dir: "/.snapshots".into(), at: 7 });
+        let said = asked(&set).unwrap();
+        assert!(said.contains(&format!("`/.snapshots/{name}` on the file system f00d")), "{said}");
+        set.away.clear();
+        assert_eq!(asked(&set), None, "it is there");
     }
 
     #[test]

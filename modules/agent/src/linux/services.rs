@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pc_switcher_contract::{Role, SessionId, SetId, SnapshotKind, SnapshotSet};
+use pc_switcher_contract::{Role, SessionId, SetId, SnapshotKind, SnapshotMember, SnapshotSet};
 
 use super::btrfs::KernelBtrfs;
 use super::deadman::{self, Deadman};
@@ -26,9 +26,9 @@ use super::{
 use crate::data;
 use crate::data::apply::{Unwatched, Watch, redo};
 use crate::proto::{
-    AgentError, AgentHello, ChangedRequest, CreateSet, CreatedSet, DeadmanOrder, DeadmanState, Healed,
-    LockReply, LockRequest, NestedOrder, PROTOCOL, Patience, Redone, Request, RestorePlace, RestoreReply,
-    RestoreRequest, RollbackLook, RollbackOrder, RollbackWish, SetRequest, SetsRequest, SharesRequest,
+    AgentError, AgentHello, ChangedRequest, CreateSet, CreatedSet, DeadmanOrder, DeadmanState, DeleteRequest,
+    Healed, LockReply, LockRequest, NestedOrder, PROTOCOL, Patience, Redone, Request, RestorePlace,
+    RestoreReply, RestoreRequest, RollbackLook, RollbackOrder, RollbackWish, SetsRequest, SharesRequest,
     TakeSet, UndoReport, UndoRequest, VolumeRequest, WalkRequest, encode,
 };
 use crate::server::{Call, SILENT, Services, serve};
@@ -328,7 +328,7 @@ impl LinuxServices {
     }
 
     /// Removes a set. Without the machine's lock a sync could be about to start from it.
-    fn delete_set(&self, request: &SetRequest) -> Result<(), AgentError> {
+    fn delete_set(&self, request: &DeleteRequest) -> Result<Vec<SnapshotMember>, AgentError> {
         let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         match held.as_ref() {
             Some(_) => snapshots::delete_set(request, || self.needs()),

@@ -65,9 +65,9 @@ pub use rollback::{
 };
 pub use share::{CloneFrom, CloneRange, Origin, RestWant, Share, Shares, SharesRequest};
 pub use store::{
-    AnnotateSet, Backend, CopyOrder, CreateSet, CreatedSet, ExportRequest, Gain, GoodBy, GoodMark, HardPin,
-    Holder, Holdings, HoldingsRequest, ImportRequest, Imported, Need, PinOrder, PinRequest, SetRequest,
-    SetsRequest, StoredSet, Strays, VolumeRequest, Words,
+    AnnotateSet, Backend, CopyOrder, CreateSet, CreatedSet, DeleteRequest, ExportRequest, Gain, GoodBy,
+    GoodMark, HardPin, Holder, Holdings, HoldingsRequest, ImportRequest, Imported, Need, PinOrder,
+    PinRequest, SetRequest, SetsRequest, StoredSet, Strays, VolumeRequest, Words,
 };
 pub use stray::{StrayJournal, Unnamed};
 pub use system::{PackageChange, PackageManager, Packages, System, SystemChange};

@@ -7,7 +7,7 @@ use pc_switcher_contract::{BytePath, ExecError, Hostname, SnapshotSet};
 use super::apply::{ApplyRequest, Patience};
 use super::fs::{ChangedRequest, Tree, WalkRequest};
 use super::host::{ActivateRequest, ExecRequest, LayoutRequest, LockRequest, PutFile, TakeSet};
-use super::store::{AnnotateSet, CreateSet, ExportRequest, ImportRequest, PinRequest, SetRequest};
+use super::store::{AnnotateSet, CreateSet, DeleteRequest, ExportRequest, ImportRequest, PinRequest};
 
 /// One call. The type of each answer stands behind the arrow; `items` come before it, `uploads` go up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,8 +100,8 @@ pub enum Request {
     },
     /// For a snapshot directory; items: [`super::StoredSet`], oldest first → [`super::Strays`].
     Sets(BytePath),
-    /// Removes a set that nobody wants to keep; only for the holder of the lock → `()`.
-    DeleteSet(SetRequest),
+    /// Removes a set that nobody wants to keep; only for the holder of the lock → `Vec<SnapshotMember>`: what is given up.
+    DeleteSet(DeleteRequest),
     /// Removes sets, all with one commit; needs the machine's lock → `Vec<(SetId, Option<String>)>`: why those stay that do.
     DeleteSets(super::SetsRequest),
     /// Pins a set, or frees it again → `()`.

@@ -219,6 +219,15 @@ pub struct SetRequest {
     pub id: SetId,
 }
 
+/// Names a set that is to go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteRequest {
+    /// The set.
+    pub set: SetRequest,
+    /// Also if members lie on a disk that is away: they stay there, and nothing names them any more.
+    pub allow_loss: bool,
+}
+
 /// Names a volume that no set of a directory has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeRequest {

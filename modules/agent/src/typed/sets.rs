@@ -1,12 +1,12 @@
 //! Sets of snapshots as people see them, and small files of root's.
 
-use pc_switcher_contract::{AgentSink, AgentStream, BytePath, ExecError, Reply, SetId};
+use pc_switcher_contract::{AgentSink, AgentStream, BytePath, ExecError, Reply, SetId, SnapshotMember};
 
 use super::Agent;
 use crate::proto::{
-    AnnotateSet, BootLook, BootOrder, CreateSet, CreatedSet, ExportRequest, GoodMark, ImportRequest,
-    Imported, PinOrder, PinRequest, PutFile, Request, SetRequest, SetsRequest, StoredSet, Strays, TakeSet,
-    VolumeRequest, decode, encode,
+    AnnotateSet, BootLook, BootOrder, CreateSet, CreatedSet, DeleteRequest, ExportRequest, GoodMark,
+    ImportRequest, Imported, PinOrder, PinRequest, PutFile, Request, SetRequest, SetsRequest, StoredSet,
+    Strays, TakeSet, VolumeRequest, decode, encode,
 };
 
 impl Agent {
@@ -23,8 +23,8 @@ impl Agent {
         }
     }
 
-    /// Removes a set that nobody wants to keep; needs the machine's lock.
-    pub async fn delete_set(&self, request: SetRequest) -> Result<(), ExecError> {
+    /// Removes a set that nobody wants to keep, and returns the members that were given up; needs the machine's lock.
+    pub async fn delete_set(&self, request: DeleteRequest) -> Result<Vec<SnapshotMember>, ExecError> {
         self.call(&Request::DeleteSet(request)).await
     }
 

@@ -376,3 +376,22 @@ fn a_set_taken_by_hand_goes_only_when_its_time_has_ended_and_never_stands_for_th
         Some(HardPin { dir: "/pins".into(), lacks: Vec::new(), is_open: false, is_for_mark: true });
     assert_eq!(reason_of(&sets, later, 2), Reason::Pinned, "nobody asked for a hard one");
 }
+
+#[test]
+fn what_is_not_attached_stays_and_says_so_only_where_it_would_go() {
+    let now = at("2026-03-01T12:00:00Z");
+    let mut sets = session(1, &BOTH, at("2026-02-01T12:00:00Z"));
+    sets.extend(session(2, &BOTH, at("2026-02-02T12:00:00Z")));
+    sets.extend(session(3, &BOTH, at("2026-02-03T12:00:00Z")));
+    for stored in sets.iter_mut().filter(|stored| stored.set.kind == SnapshotKind::PreSync) {
+        let name = format!("@home-presync-20260201T000000Z-{}", stored.set.session);
+        stored.away.push((name.parse().unwrap(), "its disk is not mounted".into()));
+    }
+    sets.iter_mut().take(2).for_each(|stored| stored.away.clear());
+    let verdicts = judge(&sets, now, &keep("last 1 session"), &keep("last 1 session"));
+    let of = |n: usize| (verdicts[n].stays, verdicts[n].reason.clone());
+    assert_eq!([of(0), of(1)], [(false, Reason::Beyond), (false, Reason::Beyond)]);
+    assert_eq!([of(2), of(3)], [(true, Reason::NotAttached), (true, Reason::NotAttached)], "both halves");
+    assert!(matches!(of(4), (true, Reason::Rule(_))));
+    assert!(Reason::NotAttached.to_string().starts_with("not attached"));
+}

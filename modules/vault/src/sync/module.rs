@@ -102,7 +102,7 @@ impl VaultBackup {
     async fn view(&self, ctx: &ModuleContext, tracked: &[PathBuf]) -> Result<(View, Vec<Reading>)> {
         let hostname = &ctx.source.hostname;
         let set = ctx.board.set(Role::Source, SnapshotKind::PreSync);
-        let place = set.as_ref().and_then(|set| Some((set.id(), set.members.first()?.path.parent()?)));
+        let place = set.as_ref().and_then(|set| Some((set.id(), set.dir()?)));
         let Some((id, dir)) = place else {
             let text = "there are no snapshots of this sync: tracked directories are read where they lie";
             ctx.reporter.log(LogLevel::Warning, hostname, text);

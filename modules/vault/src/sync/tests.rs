@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pc_switcher_agent::proto::{Request, decode};
 use pc_switcher_contract::*;
 use tokio_util::sync::CancellationToken;
 
@@ -143,6 +144,56 @@ impl Stage {
     fn docs(&self) -> PathBuf {
         self.world.home.path().join("docs").canonicalize().unwrap()
     }
+}
+
+/// The agent of a machine that answers nothing and keeps what it was asked.
+struct Asked(Hostname, Mutex<Vec<Vec<u8>>>);
+
+#[async_trait]
+impl AgentLink for Asked {
+    fn hostname(&self) -> &Hostname {
+        &self.0
+    }
+    async fn open(&self, body: Vec<u8>) -> std::result::Result<AgentCall, ExecError> {
+        self.1.lock().unwrap().push(body);
+        Err(ExecError::Cancelled)
+    }
+}
+
+#[tokio::test]
+async fn a_set_whose_first_member_lies_on_another_disk_is_asked_for_where_its_record_lies() {
+    let mut stage = Stage::real();
+    let asked = Arc::new(Asked(stage.ctx.source.hostname.clone(), Mutex::default()));
+    stage.ctx.source.agent = asked.clone();
+    let member = |name: &str, dir: &str, apart| SnapshotMember {
+        name: name.parse().unwrap(),
+        path: BytePath::from(dir).join(name.as_bytes()),
+        uuid: String::new(),
+        source_uuid: String::new(),
+        id: 300,
+        otransid: 1,
+        ctransid: 1,
+        first_taken: None,
+        apart,
+    };
+    let apart = Apart { fs_uuid: "f".into(), place_uuid: "p".into(), dir: "/.snapshots".into(), at: 1 };
+    let set = SnapshotSet {
+        hostname: stage.ctx.source.hostname.clone(),
+        kind: SnapshotKind::PreSync,
+        stamp: "20251115T120000Z".parse().unwrap(),
+        session: "abc12345".parse().unwrap(),
+        consistent: true,
+        members: vec![
+            member("@home-presync-20251115T120000Z-abc12345", "/.snapshots-home", Some(apart)),
+            member("@-presync-20251115T120000Z-abc12345", "/.snapshots", None),
+        ],
+    };
+    stage.ctx.board.add_set(Role::Source, set);
+    let module = stage.module(Some("x"), VaultBackupConfig::default());
+    assert_eq!(module.execute(&stage.ctx).await.unwrap_err().kind, ErrorKind::Cancelled);
+    let asked = asked.1.lock().unwrap();
+    let Ok(Request::Held(request)) = decode::<Request>(&asked[0]) else { panic!("{asked:?}") };
+    assert_eq!(request.snapshot_dir, "/.snapshots".into());
 }
 
 /// Returns what lies below a directory.

@@ -16,7 +16,7 @@ use pc_switcher_agent::proto::{
     Writer, encode,
 };
 use pc_switcher_agent::server::{Call, Services};
-use pc_switcher_contract::{BytePath, SetId};
+use pc_switcher_contract::{BytePath, SetId, SnapshotMember};
 
 use super::disk::{Disk, holder};
 use super::lock;
@@ -193,7 +193,8 @@ impl Services for ModelServices {
             Request::DeleteSet(request) => match lock(&self.held).as_ref() {
                 Some(_) => {
                     let needs = Needs::read(&self.state, &machine_id(&self.disk))?;
-                    encode(&self.disk.delete(&request.id, &needs)?)
+                    self.disk.delete(&request.set.id, &needs)?;
+                    encode(&Vec::<SnapshotMember>::new())
                 }
                 None => return Err(AgentError::protocol("removing a set needs the machine's lock")),
             },

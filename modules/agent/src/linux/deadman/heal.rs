@@ -66,30 +66,49 @@ fn take_back(
     if !has_list(list.as_path()) {
         return Ok(None);
     }
-    snapshots::check_set(&wish.pre)
-        .map_err(|why| AgentError::failed(format!("set `{}` cannot be trusted: {why}", wish.pre.id())))?;
-    let post = match post_of(wish, &snapshot_dir)? {
-        Some(post) => post,
-        None => {
-            let request = take(wish, &snapshot_dir, SnapshotKind::PostSync, wish.session.clone());
-            snapshots::take_set(&request)?.0
-        }
+    // What lies on a disk that is away cannot be compared, and that disk may never come back: all that is here goes back as a whole,
+    // and what lies there stays as the sync left it.
+    let away = snapshots::away(&wish.pre).filter(|_| as_a_whole);
+    let pre = if away.is_some() { wish.pre.at_home() } else { wish.pre.clone() };
+    if let Some(why) = &away
+        && pre.members.iter().all(|member| member.name.subvolume.is_nested())
+    {
+        let id = pre.id();
+        return Err(AgentError::failed(format!(
+            "nothing goes back to set `{id}`: {why}, and nothing else of it can be put in place; mount it and try again"
+        )));
+    }
+    snapshots::check_set(&pre)
+        .map_err(|why| AgentError::failed(format!("set `{}` cannot be trusted: {why}", pre.id())))?;
+    let post = match away {
+        Some(_) => None,
+        None => Some(match post_of(wish, &snapshot_dir)? {
+            Some(post) => post,
+            None => {
+                let request = take(&pre, &snapshot_dir, SnapshotKind::PostSync, wish.session.clone());
+                snapshots::take_set(&request)?.0
+            }
+        }),
     };
-    let set = take(wish, &snapshot_dir, SnapshotKind::PreRollback, fresh()?);
+    let set = take(&pre, &snapshot_dir, SnapshotKind::PreRollback, fresh()?);
     let note = Some(format!("before sync {} was taken back by itself", wish.session));
     let words = Words { note, ..Words::default() };
     let request = CreateSet { set, words, pinned: false, copies: CopyOrder::default() };
     let (created, reference) = snapshots::create_set(&request, &|| false)?;
     let kept = created.set;
-    let how = undo_it(wish, &post, &kept, state, watch).or_else(|error| {
-        if !as_a_whole {
-            return Err(error);
-        }
-        roll_back(wish, &snapshot_dir, state, watch).map_err(|mut other| {
-            other.message = format!("{error}; as a whole: {}", other.message);
-            other
-        })
-    });
+    let whole = || roll_back(wish, &snapshot_dir, state, watch);
+    let how = match &post {
+        None => whole(),
+        Some(post) => undo_it(wish, post, &kept, state, watch).or_else(|error| {
+            if !as_a_whole {
+                return Err(error);
+            }
+            whole().map_err(|mut other| {
+                other.message = format!("{error}; as a whole: {}", other.message);
+                other
+            })
+        }),
+    };
     match how {
         Ok(how) => Ok(Some((how, kept))),
         Err(error) => {
@@ -113,13 +132,13 @@ fn post_of(wish: &DeadmanWish, snapshot_dir: &BytePath) -> Result<Option<Snapsho
     Ok(post)
 }
 
-fn take(wish: &DeadmanWish, snapshot_dir: &BytePath, kind: SnapshotKind, session: SessionId) -> TakeSet {
+fn take(pre: &SnapshotSet, snapshot_dir: &BytePath, kind: SnapshotKind, session: SessionId) -> TakeSet {
     TakeSet {
         session,
         stamp: stamp(),
         kind,
         snapshot_dir: snapshot_dir.clone(),
-        subvolumes: wish.pre.members.iter().map(|member| member.name.subvolume.clone()).collect(),
+        subvolumes: pre.members.iter().map(|member| member.name.subvolume.clone()).collect(),
     }
 }
 

@@ -132,11 +132,12 @@ fn snapshots_of_other_tools_are_listed_after_adoption_and_nothing_of_ours_remove
     for stored in &sets {
         let id = stored.set.id();
         assert!(matches!(stored.needs[..], [Need::Foreign(_)]), "{stored:?}");
-        let request = SetRequest { snapshot_dir: scene.dir().as_path().into(), id: id.clone() };
+        let set = SetRequest { snapshot_dir: scene.dir().as_path().into(), id: id.clone() };
+        let request = DeleteRequest { set, allow_loss: false };
         let why = delete_set(&request, || Ok(Needs::default())).unwrap_err().message;
         assert!(why.contains("only") && why.contains("removes it"), "{why}");
         for order in [PinOrder::Soft, PinOrder::Hard, OFF] {
-            let why = pin_set(&PinRequest { set: request.clone(), order }).unwrap_err().message;
+            let why = pin_set(&PinRequest { set: request.set.clone(), order }).unwrap_err().message;
             assert!(why.contains("tell "), "{why}");
         }
         assert!(

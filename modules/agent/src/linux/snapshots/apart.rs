@@ -29,6 +29,8 @@ pub(super) struct Home {
     pub(super) dir: BytePath,
     /// The uuid of the file system.
     pub(super) fs_uuid: String,
+    /// The uuid of the subvolume that is mounted there, 32 hex digits.
+    pub(super) place_uuid: String,
 }
 
 impl Home {
@@ -56,9 +58,11 @@ impl Home {
         Ok(())
     }
 
-    /// Whether that file system is there.
+    /// Whether that file system is there, and its subvolume for snapshots is mounted: the mount point of that may lie on the same one.
     pub(super) fn is_at_hand(&self, btrfs: &dyn Btrfs) -> bool {
-        btrfs.fs_uuid(self.dir.as_path()).is_ok_and(|uuid| uuid.dashed() == self.fs_uuid)
+        let dir = self.dir.as_path();
+        btrfs.fs_uuid(dir).is_ok_and(|uuid| uuid.dashed() == self.fs_uuid)
+            && btrfs.subvolume(dir).is_ok_and(|info| info.uuid.hex() == self.place_uuid)
     }
 
     /// Fails unless it is.
@@ -71,8 +75,8 @@ impl Home {
 
     /// Returns the one that a member lies in.
     pub(super) fn of(member: &SnapshotMember) -> Option<Self> {
-        let fs_uuid = member.apart.as_ref()?.fs_uuid.clone();
-        Some(Self { dir: member.path.parent()?, fs_uuid })
+        let Apart { fs_uuid, place_uuid, .. } = member.apart.clone()?;
+        Some(Self { dir: member.path.parent()?, fs_uuid, place_uuid })
     }
 }
 
@@ -85,7 +89,7 @@ pub(super) fn is_at_hand(btrfs: &dyn Btrfs, member: &SnapshotMember) -> Result<(
 }
 
 fn away(dir: &Path, fs_uuid: &str) -> String {
-    format!("the file system {fs_uuid} is not mounted at `{}`", dir.display())
+    format!("`{PLACE}` of the file system {fs_uuid} is not mounted at `{}`", dir.display())
 }
 
 /// Returns the directory that holds the snapshots of a file system: where its subvolume for them is mounted.
@@ -125,7 +129,12 @@ impl Store<'_> {
                 AgentError::io(format!("cannot look up the file system of `{}`", source.name), &error)
             })?;
             match place(&finder, &read, fs) {
-                Some(dir) => Ok(Some(Home { dir, fs_uuid: fs.dashed() })),
+                Some(dir) => {
+                    let info = self.btrfs.subvolume(dir.as_path());
+                    let info =
+                        info.map_err(|error| AgentError::io(format!("cannot look up `{dir}`"), &error))?;
+                    Ok(Some(Home { dir, fs_uuid: fs.dashed(), place_uuid: info.uuid.hex() }))
+                }
                 None => Err(AgentError::failed(format!(
                     "cannot take a snapshot of `{}`: it lies on another file system than `{}`, and there no subvolume `{PLACE}` is \
                      mounted that would hold its snapshots; `pc-switcher doctor` prints the commands, or leave it out of \
@@ -149,8 +158,13 @@ impl Store<'_> {
         // A commit of its own: by its number two sets stand one after the other, though none of their members lies here.
         self.btrfs.sync(self.dir())?;
         let at = self.btrfs.subvolume(self.dir())?.generation;
-        let one = |home: &Home| Apart { fs_uuid: home.fs_uuid.clone(), dir: self.dir().into(), at };
-        Ok(homes.iter().map(|home| home.as_ref().map(one)).collect())
+        let one = |home: Home| Apart {
+            fs_uuid: home.fs_uuid,
+            place_uuid: home.place_uuid,
+            dir: self.dir().into(),
+            at,
+        };
+        Ok(homes.iter().map(|home| home.clone().map(one)).collect())
     }
 
     /// Has what was removed on these file systems be gone for good.

@@ -20,17 +20,22 @@ use crate::proto::{
 };
 
 /// Two disks: that of the snapshot directory, and another whose snapshots lie in a place of their own.
-struct Two {
+pub(super) struct Two {
     // What is mounted on the other goes first.
-    other: Image,
-    place: PathBuf,
-    main: Image,
-    names: [String; 3],
+    pub(super) other: Image,
+    pub(super) place: PathBuf,
+    pub(super) main: Image,
+    pub(super) names: [String; 3],
 }
 
 impl Two {
     /// `tag` tells its subvolumes from those of other tests.
-    fn make(tag: &str) -> Option<Self> {
+    pub(super) fn make(tag: &str) -> Option<Self> {
+        Self::make_at(tag, "snaps")
+    }
+
+    /// As [`Two::make`], with the place of the other disk mounted there.
+    pub(super) fn make_at(tag: &str, place: &str) -> Option<Self> {
         let (main, mut other) = (Image::make(256)?, Image::make(256)?);
         let names = ["one", "two", "far"].map(|name| format!("@{tag}-{name}"));
         for name in [&names[0], &names[1], "@snapshots"] {
@@ -38,36 +43,41 @@ impl Two {
         }
         other.create(&names[2]);
         other.create("@snapshots");
-        let place = other.bind("top/@snapshots", "snaps");
+        let place = other.bind("top/@snapshots", place);
         fs::write(main.top().join(&names[0]).join("file"), "near").unwrap();
         fs::write(other.top().join(&names[2]).join("file"), "far").unwrap();
         Some(Self { other, place, main, names })
     }
 
-    fn dir(&self) -> PathBuf {
+    pub(super) fn dir(&self) -> PathBuf {
         self.main.top().join("@snapshots")
     }
 
-    fn store(&self) -> Store<'_> {
+    pub(super) fn store(&self) -> Store<'_> {
         Store { root: self.dir(), ..Store::new(&KernelBtrfs, &self.dir()) }
     }
 
-    fn far(&self) -> PathBuf {
+    pub(super) fn far(&self) -> PathBuf {
         self.other.top().join(&self.names[2])
     }
 
-    fn take_in(&self, store: &Store<'_>, session: &str, names: &[usize]) -> Result<SnapshotSet, AgentError> {
+    pub(super) fn take_in(
+        &self,
+        store: &Store<'_>,
+        session: &str,
+        names: &[usize],
+    ) -> Result<SnapshotSet, AgentError> {
         let names: Vec<&str> = names.iter().map(|at| self.names[*at].as_str()).collect();
         let request = request(&self.dir(), session, &names);
         let mounts = Mounts::read().unwrap();
         set::take(store, &mounts, "laptop".parse().unwrap(), &request, &Said::default()).map(|(set, _)| set)
     }
 
-    fn take(&self, session: &str) -> SnapshotSet {
+    pub(super) fn take(&self, session: &str) -> SnapshotSet {
         self.take_in(&self.store(), session, &[0, 1, 2]).unwrap()
     }
 
-    fn list(&self) -> (Vec<StoredSet>, Strays) {
+    pub(super) fn list(&self) -> (Vec<StoredSet>, Strays) {
         let mut sets = Vec::new();
         let strays = self.store().list(&|_| Vec::new(), &mut |set| {
             sets.push(set);
@@ -77,7 +87,7 @@ impl Two {
     }
 
     /// What stands in both directories and in both nurseries.
-    fn left(&self) -> Vec<String> {
+    pub(super) fn left(&self) -> Vec<String> {
         let names = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten();
         let all = [self.dir(), self.place.clone()].into_iter().flat_map(|dir| {
             names(dir.clone()).chain(names(dir.join(".pc-switcher/tmp"))).collect::<Vec<_>>()
@@ -111,6 +121,16 @@ impl Two {
         found
     }
 
+    /// Has the other disk leave.
+    pub(super) fn detach(&self) {
+        unmount(&self.place);
+    }
+
+    /// Has it come back.
+    pub(super) fn attach(&self) {
+        mount(&[Path::new("--bind"), &self.other.top().join("@snapshots"), &self.place]);
+    }
+
     /// Every set that is listed is whole; how many there are.
     fn whole(&self) -> usize {
         let (sets, strays) = self.list();
@@ -123,11 +143,11 @@ impl Two {
     }
 }
 
-fn mount(args: &[&Path]) {
+pub(super) fn mount(args: &[&Path]) {
     assert!(Command::new("mount").args(args).status().unwrap().success(), "{args:?}");
 }
 
-fn unmount(point: &Path) {
+pub(super) fn unmount(point: &Path) {
     assert!(Command::new("umount").arg(point).status().unwrap().success(), "{point:?}");
 }
 

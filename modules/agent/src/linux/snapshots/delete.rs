@@ -29,10 +29,25 @@ impl Store<'_> {
         id: &SetId,
         needs: impl FnOnce() -> Result<Vec<Need>, AgentError>,
     ) -> Result<(), AgentError> {
+        self.delete_but(id, false, needs).map(drop)
+    }
+
+    /// As [`Store::delete`]. With `allow_loss` members on disks that are away are no reason to stay: they are where they were, and
+    /// nothing of ours names them any more. Returns these.
+    ///
+    /// # Errors
+    /// As [`Store::delete`].
+    pub(super) fn delete_but(
+        &self,
+        id: &SetId,
+        allow_loss: bool,
+        needs: impl FnOnce() -> Result<Vec<Need>, AgentError>,
+    ) -> Result<Vec<SnapshotMember>, AgentError> {
         self.published(id)?;
         let _creation = self.lock()?;
-        let _sole = self.condemn(id, needs)?;
-        self.erase(id).map_err(|error| undone(id, &error))
+        let (_sole, given_up) = self.condemn(id, allow_loss, needs)?;
+        self.erase(id).map_err(|error| undone(id, &error))?;
+        Ok(given_up)
     }
 
     /// Removes sets that nobody wants to keep, all with one commit; returns why those stay that do. `needs` are read when nobody
@@ -47,7 +62,8 @@ impl Store<'_> {
     ) -> Result<Vec<(SetId, Option<String>)>, AgentError> {
         let _creation = self.lock()?;
         let needs = needs()?;
-        let condemned = ids.iter().map(|id| (id, self.condemn(id, || Ok(needs.of(id)))));
+        let condemn = |id| self.condemn(id, false, || Ok(needs.of(id))).map(|(sole, _)| sole);
+        let condemned = ids.iter().map(|id| (id, condemn(id)));
         // All lose their `toc` before the first loses a member, and are held until nothing of them is left.
         let condemned: Vec<(&SetId, Result<Sole, AgentError>)> = condemned.collect();
         let emptied: Vec<io::Result<()>> = condemned
@@ -82,12 +98,13 @@ impl Store<'_> {
     }
 
     /// Checks that a set may go, and makes it one no more; the caller holds the creation lock. Whoever comes after a crash removes
-    /// the rest of it.
+    /// the rest of it. Returns the members that are given up, which `allow_loss` allows of those on a disk that is away.
     fn condemn(
         &self,
         id: &SetId,
+        allow_loss: bool,
         needs: impl FnOnce() -> Result<Vec<Need>, AgentError>,
-    ) -> Result<Sole, AgentError> {
+    ) -> Result<(Sole, Vec<SnapshotMember>), AgentError> {
         let meta = self.published(id)?;
         let failed = |error: &io::Error| undone(id, error);
         if let Some(maker) = meta.maker {
@@ -118,9 +135,20 @@ impl Store<'_> {
         let Some(sole) = Sole::take(&sidecar).map_err(|error| failed(&error))? else {
             return Err(AgentError::failed(format!("set `{id}` is in use; try again when that has ended")));
         };
+        let mut given_up = Vec::new();
         for member in &meta.set.members {
-            if let Err(why) = apart::is_at_hand(self.btrfs, member) {
-                return Err(AgentError::failed(format!("set `{id}` stays: {why}; mount it and try again")));
+            match apart::is_at_hand(self.btrfs, member) {
+                Err(_) if allow_loss => {
+                    given_up.push(member.clone());
+                    continue;
+                }
+                Err(why) => {
+                    return Err(AgentError::failed(format!(
+                        "set `{id}` stays: {why}; mount it and try again (`pc-switcher snapshots delete --allow-loss` gives up what \
+                         lies there)"
+                    )));
+                }
+                Ok(()) => {}
             }
             match self.btrfs.subvolume(member.path.as_path()) {
                 Ok(info) if info.uuid.hex() == member.uuid => self.is_shut(id, member)?,
@@ -132,12 +160,16 @@ impl Store<'_> {
                 Err(error) => return Err(failed(&error)),
             }
         }
-        if sidecar.intent(id).is_none_or(|intent| intent.members.is_empty()) {
-            sidecar.put_intent(&Intent::of(&meta.set)).map_err(|error| failed(&error))?;
+        let mut going = meta.set;
+        going.members.retain(|member| !given_up.contains(member));
+        // What is given up is named no more, or the rest would wait for it; what somebody gave up before a crash is named again.
+        let going = Intent::of(&going);
+        if sidecar.intent(id).is_none_or(|intent| intent.members != going.members) {
+            sidecar.put_intent(&going).map_err(|error| failed(&error))?;
         }
         sidecar.unpublish().map_err(|error| failed(&error))?;
         (self.after)("toc");
-        Ok(sole)
+        Ok((sole, given_up))
     }
 
     /// Checks that nobody has the volume of a member open: one that is mounted stays, and of its set the others would be gone.

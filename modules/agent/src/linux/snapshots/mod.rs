@@ -47,10 +47,10 @@ use super::mounts::Mounts;
 use super::power;
 use super::trees::EVERY;
 use crate::proto::{
-    AdoptRequest, Adopted, AgentError, AnnotateSet, CreateSet, CreatedSet, DiffRequest, Diffed,
-    ExportRequest, GoodMark, HeldDirectory, HeldRequest, Holdings, HoldingsRequest, ImportRequest, Imported,
-    PinRequest, RestoreReply, RestoreRequest, SetRequest, SetsRequest, StoredSet, Strays, SubvolumeFact,
-    TakeSet, Verified, VerifyRequest, Versions, VersionsRequest, VolumeRequest, Words,
+    AdoptRequest, Adopted, AgentError, AnnotateSet, CreateSet, CreatedSet, DeleteRequest, DiffRequest,
+    Diffed, ExportRequest, GoodMark, HeldDirectory, HeldRequest, Holdings, HoldingsRequest, ImportRequest,
+    Imported, PinRequest, RestoreReply, RestoreRequest, SetRequest, SetsRequest, StoredSet, Strays,
+    SubvolumeFact, TakeSet, Verified, VerifyRequest, Versions, VersionsRequest, VolumeRequest, Words,
 };
 use crate::server::Call;
 
@@ -164,6 +164,11 @@ pub fn check_set(set: &SnapshotSet) -> Result<(), String> {
     set.members.iter().try_for_each(|member| check_member(&EVERY, member))
 }
 
+/// Says why members are not to be had that lie on another disk, if so: that is not there.
+pub(super) fn away(set: &SnapshotSet) -> Option<String> {
+    set.members.iter().find_map(|member| apart::is_at_hand(&EVERY, member).err())
+}
+
 /// Removes a set that its session takes back. Members that are gone already are fine; one that is not ours any more stays.
 ///
 /// # Errors
@@ -197,16 +202,18 @@ pub fn list_sets(
     Ok(Strays { doubt, on_battery: power::on_battery(Path::new(power::SUPPLIES)), ..strays })
 }
 
-/// Removes a set that nobody wants to keep. `needs` are read when nobody else takes or removes sets any more.
+/// Removes a set that nobody wants to keep. `needs` are read when nobody else takes or removes sets any more. Returns the members that
+/// were given up, as the request allows: their disks are away.
 ///
 /// # Errors
 /// If there is none, it is pinned, in use or needed, or the machine does not let it go.
 pub fn delete_set(
-    request: &SetRequest,
+    request: &DeleteRequest,
     needs: impl FnOnce() -> Result<Needs, AgentError>,
-) -> Result<(), AgentError> {
-    let store = Store::new(&EVERY, request.snapshot_dir.as_path());
-    store.delete(&request.id, || Ok(needs()?.of(&request.id)))
+) -> Result<Vec<SnapshotMember>, AgentError> {
+    let DeleteRequest { set: SetRequest { snapshot_dir, id }, allow_loss } = request;
+    let store = Store::new(&EVERY, snapshot_dir.as_path());
+    store.delete_but(id, *allow_loss, || Ok(needs()?.of(id)))
 }
 
 /// Removes sets that nobody wants to keep, all with one commit, and says why those stay that do. `needs` are read when nobody else
@@ -402,6 +409,8 @@ fn stays(error: &io::Error) -> String {
 mod adopt_tests;
 #[cfg(test)]
 mod apart_tests;
+#[cfg(test)]
+mod away_tests;
 #[cfg(test)]
 mod compare_tests;
 #[cfg(test)]

@@ -4,12 +4,13 @@
 //! By btrfs such a member is the newest of all: the transaction of what it was made of stands in its record, so that it is as old
 //! for retention, forecasts and lists as its state is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotMember, SnapshotName};
+use pc_switcher_contract::{Apart, BytePath, Hostname, SetId, SnapshotMember, SnapshotName};
 
+use super::check_member;
 use super::set;
 use super::sidecar::{Meta, Said};
 use super::store::Store;
@@ -39,12 +40,25 @@ impl Store<'_> {
             }
             let mut sets = self.named_in(dir, &mut adopted)?;
             sets.sort_by_key(|(_, members)| members.iter().map(|one| one.info.otransid).min());
+            let seen: BTreeSet<SetId> = sets.iter().map(|(id, _)| id.clone()).collect();
             for (id, members) in sets {
                 self.take_one_in(hostname, dir, id, members, &mut adopted)?;
             }
+            self.leave_far(dir, &seen, &mut adopted);
             adopted.looked.push(dir.clone());
         }
         Ok(adopted)
+    }
+
+    /// Names what lies on other disks and is of sets of which nothing lies in the directory but their records.
+    fn leave_far(&self, dir: &BytePath, seen: &BTreeSet<SetId>, adopted: &mut Adopted) {
+        let before = Store::new(self.btrfs, dir.as_path());
+        let unseen = before.ids().unwrap_or_default().into_iter().filter(|id| !seen.contains(id));
+        for meta in unseen.filter_map(|id| before.published(&id).ok()) {
+            let far = meta.set.members.into_iter().filter(|member| member.apart.is_some());
+            let why = format!("nothing of its set lies in `{dir}`, whose record is what names it: keep that");
+            adopted.left.extend(far.map(|member| (member.path, why.clone())));
+        }
     }
 
     /// Returns the snapshots in a directory that have names of ours, set by set; what is in doubt is left.
@@ -117,12 +131,33 @@ impl Store<'_> {
         let request =
             TakeSet { session, stamp, kind, snapshot_dir: self.dir().into(), subvolumes: Vec::new() };
         let hostname = record.as_ref().map_or(hostname, |meta| &meta.set.hostname).clone();
-        match set::take_again(self, &sources, hostname, &request, &said(record.as_ref(), dir), &first_taken) {
-            Ok(_) => adopted.sets.push(id),
+        let far = self.far(record.as_ref());
+        let (said, others) = (said(record.as_ref(), dir), (&first_taken[..], &far[..]));
+        match set::take_again(self, &sources, hostname, &request, &said, others) {
+            Ok(_) => {
+                for member in far {
+                    if let Err(why) = check_member(self.btrfs, &member) {
+                        let why = format!("set `{id}` came in and names it, but cannot have it now: {why}");
+                        adopted.left.push((member.path, why));
+                    }
+                }
+                adopted.sets.push(id);
+            }
             Err(error) if error.kind == AgentErrorKind::NoSpace => return Err(error),
             Err(error) => adopted.left.push((first, error.message)),
         }
         Ok(())
+    }
+
+    /// Returns the members that lie on other disks: they stay as they are, and the record that comes in names them as well, also those
+    /// that are away or gone, so that it is not believed to be whole without them.
+    fn far(&self, record: Option<&Meta>) -> Vec<SnapshotMember> {
+        let members = record.into_iter().flat_map(|meta| &meta.set.members);
+        let here = |member: &SnapshotMember| {
+            let apart = Apart { dir: self.dir().into(), ..member.apart.clone()? };
+            Some(SnapshotMember { apart: Some(apart), ..member.clone() })
+        };
+        members.filter_map(here).collect()
     }
 
     /// Whether a member that is here holds the state of a snapshot there that it was not made of itself: both came from the same one,

@@ -2,8 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
-use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotSet, SubvolumeName, UtcStamp};
+use pc_switcher_contract::{BytePath, Hostname, SetId, SnapshotMember, SnapshotSet, SubvolumeName, UtcStamp};
 
+use super::apart::is_at_hand;
 use super::compare::open_dir;
 use super::opened::Opened;
 use super::reference::Reference;
@@ -55,7 +56,14 @@ impl Store<'_> {
         let stop = || call.is_cancelled();
         let mut wanted = Vec::new();
         for spot in self.spots(mounts, &request.paths, Some(&set))? {
-            let found = match set.member(&spot.subvolume) {
+            let member = set.member(&spot.subvolume);
+            member.map_or(Ok(()), |member| is_at_hand(self.btrfs, member)).map_err(|why| {
+                AgentError::failed(format!(
+                    "nothing is restored: set `{id}` cannot say what it has of `{}`: {why}",
+                    spot.path
+                ))
+            })?;
+            let found = match member {
                 // One that is gone holds nothing; what is wrong with one that is there is to be known.
                 Some(member) if open_dir(&member.path).is_ok() => {
                     Some(self.opened(member, &spot.inside, &stop)?)
@@ -70,6 +78,15 @@ impl Store<'_> {
             match held {
                 Some(one) => wanted.push(one),
                 None => {
+                    // While a disk is away its paths lie on what is below the mount point, which never had them.
+                    let away =
+                        |one: &SnapshotMember| Some((one.name.clone(), is_at_hand(self.btrfs, one).err()?));
+                    if let Some((name, why)) = set.members.iter().find_map(away) {
+                        return Err(AgentError::failed(format!(
+                            "nothing is restored: `{}` may lie in `{name}` of set `{id}`, and nobody can look: {why}",
+                            spot.path
+                        )));
+                    }
                     let nearest = self.nearest(id, &spot, &person);
                     return Ok(RestoreReply::Missing { path: spot.path, nearest });
                 }

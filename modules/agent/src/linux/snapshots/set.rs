@@ -50,16 +50,17 @@ pub(super) fn take_of(
     take_with(store, None, sources, hostname, request, said, &Of::Trees)
 }
 
-/// As [`take_of`], of snapshots: in which transaction the state of each was taken is said for each.
+/// As [`take_of`], of snapshots: in which transaction the state of each was taken is said for each. `far` are further members, which
+/// stand on other file systems already and stay as they are.
 pub(super) fn take_again(
     store: &Store<'_>,
     sources: &[SubvolumeFact],
     hostname: Hostname,
     request: &TakeSet,
     said: &Said,
-    first_taken: &[u64],
+    (first_taken, far): (&[u64], &[SnapshotMember]),
 ) -> Result<(SnapshotSet, Option<Reference>), AgentError> {
-    take_with(store, None, sources, hostname, request, said, &Of::Snapshots(first_taken))
+    take_with(store, None, sources, hostname, request, said, &Of::Snapshots { first_taken, far })
 }
 
 /// What a set is taken of.
@@ -68,8 +69,8 @@ enum Of<'a> {
     Running,
     /// Trees of one that does not.
     Trees,
-    /// Snapshots that were taken in these transactions.
-    Snapshots(&'a [u64]),
+    /// Snapshots that were taken in these transactions, beside others that stay where they are.
+    Snapshots { first_taken: &'a [u64], far: &'a [SnapshotMember] },
 }
 
 impl Of<'_> {
@@ -77,12 +78,21 @@ impl Of<'_> {
     fn dated(&self, members: Vec<SnapshotMember>) -> Vec<SnapshotMember> {
         match self {
             Of::Running | Of::Trees => members,
-            Of::Snapshots(first_taken) => members
+            Of::Snapshots { first_taken, .. } => members
                 .into_iter()
                 .zip(*first_taken)
                 .map(|(member, first)| SnapshotMember { first_taken: Some(*first), ..member })
                 .collect(),
         }
+    }
+
+    /// Returns all members of the set, those that were made here first.
+    fn whole(&self, members: Vec<SnapshotMember>, apart: &[Option<Apart>]) -> Vec<SnapshotMember> {
+        let mut members = standing(self.dated(members), apart);
+        if let Of::Snapshots { far, .. } = self {
+            members.extend_from_slice(far);
+        }
+        members
     }
 }
 
@@ -127,13 +137,17 @@ fn take_with(
         let consistent = match (of, is_copies) {
             (_, true) => is_one_volume(&nursery.cradles),
             // What they are of does not change any more.
-            (Of::Snapshots(first_taken), false) => agree(&homes, first_taken.iter().copied()),
+            (Of::Snapshots { first_taken, far }, false) => {
+                let there: Vec<Option<Home>> = far.iter().map(Home::of).collect();
+                agree(&homes, first_taken.iter().copied())
+                    && agree(&there, far.iter().map(SnapshotMember::order))
+            }
             (Of::Running | Of::Trees, false) => agree(&homes, born.iter().map(|info| info.otransid)),
         };
-        if consistent || is_copies || last || matches!(of, Of::Snapshots(_)) {
+        if consistent || is_copies || last || matches!(of, Of::Snapshots { .. }) {
             let members =
                 nursery.cradles.iter().zip(&born).map(|(cradle, info)| member(cradle, info)).collect();
-            let members = standing(of.dated(members), &apart);
+            let members = of.whole(members, &apart);
             let (hostname, session) = (hostname.clone(), session.clone());
             let set = SnapshotSet { hostname, kind, stamp, session, consistent, members };
             if let Some(looking) = looking.take() {
@@ -148,7 +162,7 @@ fn take_with(
             let meanwhile = || ready.as_ref().map_or(Ok(()), |ready| ready.sync().map_err(unpublished));
             match publish(store, &nursery.cradles, sources, meanwhile)? {
                 Published::Whole(members) => {
-                    let members = standing(of.dated(members), &apart);
+                    let members = of.whole(members, &apart);
                     let is_ready = ready.is_some() && members == set.members;
                     let set = SnapshotSet { members, ..set };
                     let reference = match is_ready {

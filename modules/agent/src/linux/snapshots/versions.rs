@@ -26,7 +26,7 @@ enum Place {
     /// In a tree that is open.
     Open(Opened),
     /// In a volume, as it was seen there; its content if that had to be read.
-    Volume { member: SnapshotMember, seen: Option<Seen>, digest: Option<[u8; 32]> },
+    Volume { member: Box<SnapshotMember>, seen: Option<Seen>, digest: Option<[u8; 32]> },
 }
 
 impl Store<'_> {
@@ -121,7 +121,8 @@ impl Store<'_> {
             let Ok(set) = self.readable(&id) else { continue };
             let Some(member) = set.member(&spot.subvolume) else { continue };
             if is_volume(member) {
-                places.push((id, Place::Volume { member: member.clone(), seen: None, digest: None }));
+                places
+                    .push((id, Place::Volume { member: Box::new(member.clone()), seen: None, digest: None }));
                 continue;
             }
             let raw = match self.rooted(member, stop) {
