@@ -69,6 +69,11 @@ impl Open {
         format!("what `{}` did stays", self.command)
     }
 
+    /// Says that it runs.
+    pub(in crate::cli) fn runs(&self) -> String {
+        format!("`{}` runs under `guard`, which may have to go back to set {}", self.command, self.set)
+    }
+
     /// Says that the guard died before it had judged, and what can be done; `None` if it lives.
     pub(in crate::cli) fn explain(&self) -> Option<String> {
         if self.process.as_ref().is_some_and(ProcessTag::is_alive) {

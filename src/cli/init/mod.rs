@@ -1,8 +1,9 @@
 //! `init`: writes the annotated default config, whole or not at all, and offers to give snapshots a place of their own.
 
+mod needed;
 mod place;
 
-use std::io::Write as _;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use pc_switcher_agent::linux::mounts::Mounts;
@@ -10,6 +11,7 @@ use pc_switcher_btrfs_snapshots::automatic::{Backend, SnapshotsConfig};
 use serde::Deserialize as _;
 
 use self::place::{Made, Making, Place};
+use super::snapshots::{Where, with_agent_in};
 use super::{CliError, Context, Exit};
 use crate::config::{DEFAULT_TOML, tables};
 use crate::paths;
@@ -28,8 +30,8 @@ pub struct Args {
 /// Writes the file.
 ///
 /// # Errors
-/// If there is one already and neither `--force` nor `--make-snapshot-dir` is given, if it cannot be written, or if a command fails that
-/// was to be run.
+/// If there is one already and neither `--force` nor `--make-snapshot-dir` is given, if it cannot be written, if a command fails that was
+/// to be run, or if somebody needs the snapshots where they lie.
 pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let path = match &context.global.config {
         Some(path) => path.clone(),
@@ -70,7 +72,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
 /// Shows what gives the snapshots a place that no rollback reaches, and does it if somebody wants that.
 fn give_a_place(args: &Args, dir: &Path, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let mounts = Mounts::read().unwrap_or_default();
-    let making = match place::look(dir, &mounts) {
+    let making = match place::look(dir, &mounts, Path::new("/")) {
         Place::Fine => return Ok(Exit::Completed),
         Place::Taken(why) if args.make_snapshot_dir => return Err(CliError::Failed(why)),
         Place::Taken(_) => return Ok(Exit::Completed),
@@ -99,12 +101,25 @@ fn give_a_place(args: &Args, dir: &Path, context: &mut Context<'_>) -> Result<Ex
             return Ok(Exit::Completed);
         }
     }
-    carry_out(&making, dir, context)
+    let is_root = context.env.uid == 0;
+    // The agent has this machine's lock until all of it is done.
+    with_agent_in(&Where::default(), &context.env, async |agent, contact| {
+        match needed::hold(agent, contact, dir).await? {
+            Some(why) => Ok(Err(why)),
+            None => Ok(carry_out(&making, dir, is_root, context.err)),
+        }
+    })?
 }
 
-fn carry_out(making: &Making, dir: &Path, context: &mut Context<'_>) -> Result<Exit, CliError> {
-    let is_root = context.env.uid == 0;
-    let Made { done, failed } = place::run(making, is_root, context.err, &mut |command| command.status())?;
+fn carry_out(making: &Making, dir: &Path, is_root: bool, said: &mut dyn Write) -> Result<Exit, CliError> {
+    // Whoever had the lock before, or waited for the answer, may have seen to it.
+    if place::look(dir, &Mounts::read().unwrap_or_default(), Path::new("/")) != Place::Make(making.clone()) {
+        return Err(CliError::Failed(format!(
+            "nothing was run: `{}` is another one than when the commands were made; give the same command again",
+            dir.display()
+        )));
+    }
+    let Made { done, failed } = place::run(making, is_root, said, &mut |command| command.status())?;
     if let Some(why) = failed {
         let before = match done {
             0 => "nothing was done before".to_owned(),
@@ -118,17 +133,17 @@ fn carry_out(making: &Making, dir: &Path, context: &mut Context<'_>) -> Result<E
     }
     // What it says was seen, not what was asked for.
     let mounts = Mounts::read().unwrap_or_default();
-    if place::look(dir, &mounts) != Place::Fine {
+    if place::look(dir, &mounts, Path::new("/")) != Place::Fine {
         return Err(CliError::Failed(format!(
             "`{}` is no subvolume of its own, though all commands were done",
             dir.display()
         )));
     }
-    writeln!(context.err, "`{}` is a subvolume of its own now", dir.display())?;
+    writeln!(said, "`{}` is a subvolume of its own now", dir.display())?;
     if let Some(aside) = making.aside.as_ref().filter(|aside| aside.exists()) {
         let aside = crate::doctor::quoted(&pc_switcher_contract::BytePath::from(aside.as_path()));
         writeln!(
-            context.err,
+            said,
             "what lay there is in {aside}: `pc-switcher snapshots adopt --from orphan --dir {aside}` brings its snapshots over; once they are \
              listed, `sudo btrfs subvolume delete {aside}/*` and `sudo rm -r {aside}` remove what they came from"
         )?;

@@ -10,6 +10,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use pc_switcher_agent::linux::btrfs::{Btrfs, KernelBtrfs};
 use pc_switcher_agent::linux::mounts::Mounts;
+use pc_switcher_agent::linux::rollback;
 use pc_switcher_contract::BytePath;
 
 use crate::cli::config::is_top_level;
@@ -33,7 +34,7 @@ pub(super) enum Place {
 }
 
 /// How a place is made.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Making {
     /// The commands, each with its words.
     pub(super) commands: Vec<Vec<String>>,
@@ -50,10 +51,22 @@ pub(super) struct Made {
     pub(super) failed: Option<String>,
 }
 
-/// Looks what the directory of snapshots lacks, as far as it can be seen without root.
-pub(super) fn look(dir: &Path, mounts: &Mounts) -> Place {
+/// Looks what the directory of snapshots lacks in the system with this root, as far as it can be seen without being root.
+pub(super) fn look(dir: &Path, mounts: &Mounts, root: &Path) -> Place {
     if is_top_level(dir, mounts) {
         return Place::Fine;
+    }
+    // A disk that is late (`nofail`), or is mounted by hand: it holds the snapshots, and one point has one line.
+    match rollback::unmounted(root, &BytePath::from(dir)) {
+        Ok(None) => {}
+        Ok(Some(point)) => {
+            let point = quoted(&point);
+            return Place::Taken(format!(
+                "{point} is to be mounted by `/etc/fstab` or a unit of systemd, and is not: `sudo mount {point}` (`sudo systemctl start {point}` \
+                 for a unit)"
+            ));
+        }
+        Err(error) => return Place::Taken(error.to_string()),
     }
     let nearest = dir.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
     let Ok(uuid) = KernelBtrfs.fs_uuid(nearest) else { return Place::Fine };
@@ -92,6 +105,7 @@ fn making(dir: &Path, uuid: &str, is_there: bool) -> Making {
     let aside = PathBuf::from(format!("{}-before", dir.display()));
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
     let shell = |script: String| words(&["sh", "-c", &script]);
+    let line = format!("UUID={uuid} {entry} btrfs subvol=@snapshots 0 0");
     let mut commands = vec![words(&[
         "unshare",
         "--mount",
@@ -106,11 +120,13 @@ fn making(dir: &Path, uuid: &str, is_there: bool) -> Making {
         commands.push(shell(format!("rmdir {name} 2>/dev/null || mv -T {name} {}", quote(&aside))));
     }
     commands.push(words(&["mkdir", "-p", "-m", "700", &dir.to_string_lossy()]));
-    commands.push(shell(format!(
-        "mount -t btrfs -o subvol=@snapshots UUID={uuid} {name} && f=$(readlink -f /etc/fstab) && {{ cp -p $f $f.new && \
-         {{ sed -e '$a\\' $f; printf '%s\\n' 'UUID={uuid} {entry} btrfs subvol=@snapshots 0 0'; }} >$f.new && sync $f.new && \
-         mv -T $f.new $f || {{ rm -f $f.new; umount {name}; exit 1; }}; }}"
-    )));
+    // All that the status of the braces tells is their last command: each has to be done for the next.
+    let script = format!(
+        "f=$(readlink -f /etc/fstab) && mount -t btrfs -o subvol=@snapshots UUID={uuid} {name} && {{ cp -p \"$f\" \"$f.new\" && \
+         {{ sed -e '$a\\' \"$f\" && printf '%s\\n' \"$1\"; }} >\"$f.new\" && sync \"$f.new\" && mv -T \"$f.new\" \"$f\" || \
+         {{ rm -f \"$f.new\"; umount {name}; exit 1; }}; }}"
+    );
+    commands.push(words(&["sh", "-c", &script, "sh", &line]));
     Making { commands, aside: is_there.then_some(aside) }
 }
 
@@ -175,7 +191,7 @@ mod tests {
         let mounts = Mounts::default();
         let snaps = dir.path().join("snaps");
         let is_btrfs = KernelBtrfs.fs_uuid(dir.path()).is_ok();
-        assert_eq!(matches!(look(&snaps, &mounts), Place::Make(_)), is_btrfs);
+        assert_eq!(matches!(look(&snaps, &mounts, dir.path()), Place::Make(_)), is_btrfs);
         std::fs::create_dir(&snaps).unwrap();
         std::fs::create_dir(snaps.join("1")).unwrap();
         assert!(holds_others(&snaps));
@@ -199,28 +215,83 @@ mod tests {
         assert_eq!(said, format!("done: {}\n", shown(&made.commands[0])));
     }
 
-    /// Has the table of a directory gain its line as the last command does, with nothing mounted.
-    fn append(dir: &Path, before: &str) -> String {
-        let table = dir.join("fstab");
+    #[test]
+    fn what_is_to_be_mounted_there_and_is_not_gets_no_second_line() {
+        let root = tempfile::tempdir().unwrap();
+        let table = root.path().join("etc/fstab");
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        let snaps = root.path().join("my snaps");
+        let looked = |line: &str| {
+            std::fs::write(&table, line).unwrap();
+            look(&snaps, &Mounts::default(), root.path())
+        };
+        let point = fstab_field(&snaps.to_string_lossy());
+        for options in ["subvol=@snapshots,nofail", "noauto"] {
+            let Place::Taken(why) = looked(&format!("UUID=x {point} btrfs {options} 0 0\n")) else {
+                panic!("it is made")
+            };
+            assert!(why.contains(&format!("`sudo mount '{}'`", snaps.display())), "{why}");
+        }
+        assert!(!matches!(looked("UUID=x /elsewhere btrfs nofail 0 0\n"), Place::Taken(_)));
+    }
+
+    /// Has the table of a directory gain its line as the last command does, with nothing mounted and these programs first in the path;
+    /// returns whether it was done, the table, and what was unmounted.
+    fn append(dir: &Path, snaps: &str, before: &str, programs: &[(&str, &str)]) -> (bool, String, String) {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let (table, bin, unmounted) = (dir.join("fstab"), dir.join("bin"), dir.join("unmounted"));
+        let _ = std::fs::remove_dir_all(&bin);
+        std::fs::create_dir(&bin).unwrap();
+        std::fs::write(&unmounted, "").unwrap();
+        let note = format!("printf %s \"$1\" >{}", unmounted.display());
+        for (name, text) in [("mount", "exit 0"), ("umount", note.as_str())].iter().chain(programs) {
+            std::fs::write(bin.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+            std::fs::set_permissions(bin.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
         std::fs::write(&table, before).unwrap();
-        let made = making(Path::new("/.snap shots"), "aaaa", false);
-        let script = made.commands[2][2].replace("/etc/fstab", &table.to_string_lossy());
-        let (_, rest) = script.split_once(" && ").unwrap();
-        assert!(Command::new("sh").args(["-c", rest]).status().unwrap().success(), "{rest}");
+        let mut words = making(Path::new(snaps), "aaaa", false).commands.pop().unwrap();
+        words[2] = words[2].replace("/etc/fstab", &table.to_string_lossy());
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+        // As it is shown: what somebody pastes is the same.
+        let shown = shown(&words).strip_prefix("sudo ").unwrap().to_owned();
+        let done =
+            Command::new("sh").args(["-c", &shown]).env("PATH", path).current_dir(dir).status().unwrap();
         assert!(!dir.join("fstab.new").exists());
-        std::fs::read_to_string(&table).unwrap()
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+        (done.success(), read(&table), read(&unmounted))
     }
 
     #[test]
     fn the_table_keeps_each_of_its_lines_and_gains_one() {
         let dir = tempfile::tempdir().unwrap();
         let line = "UUID=aaaa /.snap\\040shots btrfs subvol=@snapshots 0 0\n";
-        assert_eq!(append(dir.path(), "one\ntwo\n"), format!("one\ntwo\n{line}"));
-        assert_eq!(
-            append(dir.path(), "one\ntwo"),
-            format!("one\ntwo\n{line}"),
-            "its last line was not ended"
-        );
-        assert_eq!(append(dir.path(), ""), line);
+        for (before, after) in [("one\ntwo\n", "one\ntwo\n"), ("one\ntwo", "one\ntwo\n"), ("", "")] {
+            let (done, table, unmounted) = append(dir.path(), "/.snap shots", before, &[]);
+            assert_eq!(
+                (done, table, unmounted),
+                (true, format!("{after}{line}"), String::new()),
+                "{before:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_read_to_its_end_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let programs = ["sed", "sync", "mv"].map(|name| (name, "head -c 2 \"$3\" 2>/dev/null; exit 4"));
+        for program in programs {
+            let (done, table, unmounted) = append(dir.path(), "/.snapshots", "one\ntwo\n", &[program]);
+            let wanted = (false, "one\ntwo\n", "/.snapshots");
+            assert_eq!((done, table.as_str(), unmounted.as_str()), wanted, "{program:?}");
+        }
+    }
+
+    #[test]
+    fn a_quote_in_the_path_is_text_and_no_command() {
+        let dir = tempfile::tempdir().unwrap();
+        let (done, table, _) = append(dir.path(), "/a'; touch out; '", "one\n", &[]);
+        assert!(done && !dir.path().join("out").exists(), "{table}");
+        assert_eq!(table, "one\nUUID=aaaa /a';\\040touch\\040out;\\040' btrfs subvol=@snapshots 0 0\n");
     }
 }

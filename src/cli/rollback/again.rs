@@ -47,6 +47,7 @@ pub(super) async fn of(
 ) -> Result<Option<Vec<Done>>, ModuleError> {
     let what = to.what.as_deref().unwrap_or_default();
     let Some(sessions) = sessions(waiting).filter(|_| !to.plan && !to.boot_once) else { return Ok(None) };
+    let mut apart = Vec::new();
     for (agent, session) in agents.iter().zip(sessions) {
         let sets = Found::read(agent, config).await?;
         let Ok((set, subvolumes)) = choose::choose(&sets, what, &to.subvolumes) else { return Ok(None) };
@@ -54,11 +55,13 @@ pub(super) async fn of(
         if !is_it(&look, session, &set.id(), &subvolumes) {
             return Ok(None);
         }
+        apart.push(choose::on_another_disk(&set, &to.subvolumes, &subvolumes));
     }
     let mut all = Vec::new();
-    for agent in agents {
+    for (agent, on_another_disk) in agents.iter().zip(apart) {
         finished(agent, &agent.redo_at_once(Patience::TryAgainLater).await?)?;
-        all.push(Done::of(agent, agent.rollback(RollbackOrder::Look).await?));
+        let look = agent.rollback(RollbackOrder::Look).await?;
+        all.push(Done { on_another_disk, ..Done::of(agent, look) });
     }
     Ok(Some(all))
 }

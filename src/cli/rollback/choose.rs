@@ -51,3 +51,49 @@ pub(super) fn choose(
     let chosen = if subvolumes.is_empty() { all } else { subvolumes.to_vec() };
     Ok((found.set.clone(), chosen))
 }
+
+/// Returns what of a set does not go back with those that were chosen since it lies on another disk; nothing if they were named: then
+/// that is all that was wanted.
+pub(super) fn on_another_disk(
+    set: &SnapshotSet,
+    named: &[SubvolumeName],
+    chosen: &[SubvolumeName],
+) -> Vec<SubvolumeName> {
+    if !named.is_empty() {
+        return Vec::new();
+    }
+    let apart = set.members.iter().filter(|member| member.apart.is_some());
+    apart.map(|member| member.name.subvolume.clone()).filter(|name| !chosen.contains(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use pc_switcher_agent::proto::Strays;
+    use pc_switcher_contract::Apart;
+
+    use super::*;
+    use crate::cli::snapshots::tests::stored;
+
+    #[test]
+    fn what_lies_on_another_disk_stays_and_is_known_unless_others_were_named() {
+        let id = "20251115T120000Z-0a1b2c3d-presync";
+        let mut set = stored(id, 5).set;
+        let mut system = set.members[0].clone();
+        system.name.subvolume = "@".parse().unwrap();
+        let order = set.members[0].order();
+        set.members[0].apart =
+            Some(Apart { fs_uuid: "bbbb".into(), dir: "/srv/@snapshots".into(), at: order });
+        set.members.push(system);
+        let found = Found {
+            sets: vec![StoredSet { set: set.clone(), ..stored(id, 5) }],
+            hostname: set.hostname.clone(),
+            strays: Strays::default(),
+        };
+        let (root, home): (SubvolumeName, SubvolumeName) = ("@".parse().unwrap(), "@home".parse().unwrap());
+        let (_, chosen) = choose(&found, id, &[]).unwrap();
+        assert_eq!(chosen, std::slice::from_ref(&root));
+        assert_eq!(on_another_disk(&set, &[], &chosen), std::slice::from_ref(&home));
+        assert_eq!(on_another_disk(&set, std::slice::from_ref(&root), &chosen), []);
+        assert_eq!(on_another_disk(&set, &[], &[root, home]), []);
+    }
+}

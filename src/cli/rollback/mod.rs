@@ -109,6 +109,8 @@ pub(super) struct Done {
     to: Option<(SetId, Vec<SubvolumeName>)>,
     /// Who marked that set as good, if the good one was asked for.
     good: Option<GoodBy>,
+    /// What of that set stays as it is, since it lies on another disk.
+    on_another_disk: Vec<SubvolumeName>,
     /// What is said of how long it holds, before it is done.
     trial: Option<String>,
     /// The set that keeps the state of now.
@@ -154,7 +156,15 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliError> {
 
 impl Done {
     fn of(agent: &Agent, look: RollbackLook) -> Self {
-        Self { hostname: agent.hostname().clone(), to: None, good: None, trial: None, safety: None, look }
+        Self {
+            hostname: agent.hostname().clone(),
+            to: None,
+            good: None,
+            on_another_disk: Vec::new(),
+            trial: None,
+            safety: None,
+            look,
+        }
     }
 }
 
@@ -248,6 +258,7 @@ pub(super) async fn go_back(
             Ok(chosen) => chosen,
             Err(error) => return Ok(Err(error)),
         };
+        let on_another_disk = choose::on_another_disk(&set, &to.subvolumes, &subvolumes);
         let partner = agents.iter().find(|other| !other.hostname().same_machine(agent.hostname()));
         let mut wish = RollbackWish {
             session: session.clone(),
@@ -274,7 +285,8 @@ pub(super) async fn go_back(
                 .map(|stored| stored.words.good_by),
             _ => None,
         };
-        all.push(Done { to: Some((wish.to.id(), subvolumes)), good, trial, ..Done::of(agent, look) });
+        let to = Some((wish.to.id(), subvolumes));
+        all.push(Done { to, good, on_another_disk, trial, ..Done::of(agent, look) });
         wishes.push(wish);
     }
     if to.plan || all.iter().any(|done| !done.look.problems.is_empty()) {

@@ -2,6 +2,7 @@
 
 use pc_switcher_agent::proto::{
     Reached, RollbackLook, RollbackPhase, RollbackState, TreeUsers, Trial, TrialFor, Waits, Way,
+    explain_on_another_disk,
 };
 use pc_switcher_contract::{BytePath, Hostname, SetId, SubvolumeName};
 use serde_json::{Value, json};
@@ -31,9 +32,19 @@ pub(super) fn plan(done: &Done) -> Vec<String> {
         Some(waits) => format!("`{}` needs a restart: {}", way.name, reason(waits, done)),
     });
     let restart = (!all_at_once(done)).then(|| format!("{} would have to be started anew", done.hostname));
-    let lines = std::iter::once(way).chain(goodness(done)).chain([kept]).chain(ways).chain(restart);
+    let lines = std::iter::once(way)
+        .chain(goodness(done))
+        .chain(apart(done))
+        .chain([kept])
+        .chain(ways)
+        .chain(restart);
     let warnings = done.look.warnings.iter().map(|why| format!("warning: {}: {why}", done.hostname));
     lines.chain(done.trial.clone()).chain(along(done, to)).chain(warnings).collect()
+}
+
+/// Says what of the set does not go back with it.
+fn apart(done: &Done) -> Option<String> {
+    explain_on_another_disk(&done.on_another_disk)
 }
 
 /// Whether all that would go back does so without a restart.
@@ -233,6 +244,7 @@ pub(super) fn status(done: &Done) -> Vec<String> {
     }
     said.extend(done.look.explain_not_mounted());
     said.extend(goodness(done));
+    said.extend(apart(done));
     if let Some(safety) = &done.safety {
         said.push(format!("the state before it is kept: set {safety}"));
     }
@@ -351,6 +363,7 @@ pub(super) fn json(done: &Done) -> Value {
         "phase": state.map(|state| state.phase),
         "to": state.map(|state| &state.to).or(done.to.as_ref().map(|(to, _)| to)),
         "subvolumes": state.map(|state| state.members.iter().map(|member| &member.name).collect::<Vec<_>>()),
+        "on_another_disk": done.on_another_disk,
         "good_by": done.good,
         "safety_set": done.safety,
         "kept_set": done.look.kept,
@@ -402,6 +415,7 @@ mod tests {
             hostname: "desk".parse().unwrap(),
             to: Some((to, vec!["@home".parse().unwrap(), "@srv".parse().unwrap()])),
             good: None,
+            on_another_disk: Vec::new(),
             trial: None,
             safety: None,
             look: RollbackLook { state, in_use, ways, ..RollbackLook::default() },
@@ -458,6 +472,20 @@ mod tests {
         }
         assert!(!said.contains("log out there"), "{said}");
         assert!(told(service("user@1000.service")).contains("`sudo systemctl stop user@1000.service`"));
+    }
+
+    #[test]
+    fn what_lies_on_another_disk_is_said_to_stay_before_and_after() {
+        let wanted = "`@home` lies on another disk and stays as it is";
+        let mut to_do = done(None, &[], vec![way("@", None)]);
+        let mut is_done = done(Some(RollbackPhase::Done), &[], Vec::new());
+        assert!(!plan(&to_do).iter().chain(&status(&is_done)).any(|line| line.contains("another disk")));
+        for done in [&mut to_do, &mut is_done] {
+            done.on_another_disk = vec!["@home".parse().unwrap()];
+            assert_eq!(json(done)["on_another_disk"], json!(["@home"]));
+        }
+        assert!(plan(&to_do).iter().any(|line| line == wanted));
+        assert!(status(&is_done).iter().any(|line| line == wanted));
     }
 
     #[test]

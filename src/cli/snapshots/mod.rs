@@ -266,7 +266,7 @@ async fn caller(agent: &Agent, contact: &Contact, own_uid: u32) -> Result<u32, M
 }
 
 /// Takes a machine's lock, so that no sync starts from what is being removed. It is free again when the agent ends.
-async fn lock(agent: &Agent, contact: &Contact) -> Result<(), ModuleError> {
+pub(super) async fn lock(agent: &Agent, contact: &Contact) -> Result<(), ModuleError> {
     match agent.lock(lock_request(contact)).await? {
         LockReply::Held => Ok(()),
         LockReply::Busy(holder) => Err(phases::busy(agent.hostname(), holder)),

@@ -86,6 +86,9 @@ pub struct Healed {
     pub how: HealedHow,
     /// The set that keeps the state right before.
     pub kept: SetId,
+    /// What did not go back with the others, since it lies on another disk.
+    #[serde(default)]
+    pub on_another_disk: Vec<SubvolumeName>,
 }
 
 /// What a machine knows of its dead man, as its state has it (in JSON).
@@ -133,7 +136,7 @@ impl Armed {
 impl Healed {
     /// Says what was done, and why.
     pub fn explain(&self) -> String {
-        let Self { session, from, at, why, how, kept } = self;
+        let Self { session, from, at, why, how, kept, on_another_disk } = self;
         let done = match how {
             HealedHow::Undone { paths, left: 0, .. } => {
                 in_words(*paths, "path is what it was before", "paths are what they were before")
@@ -149,13 +152,26 @@ impl Healed {
             }
             HealedHow::RolledBack(names) => {
                 let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-                format!("{} went back as a whole, start the machine anew", names.join(", "))
+                let stays = explain_on_another_disk(on_another_disk).map(|said| format!("; {said}"));
+                let names = names.join(", ");
+                format!("{names} went back as a whole, start the machine anew{}", stays.unwrap_or_default())
             }
         };
         format!(
             "sync {session} from {from} was taken back at {at}, since {why}; {done} (set {kept} keeps the state right before)"
         )
     }
+}
+
+/// Says that these did not go back with others since they lie on another disk; `None` if there are none.
+pub fn explain_on_another_disk(names: &[SubvolumeName]) -> Option<String> {
+    let (lie, said) = match names {
+        [] => return None,
+        [_] => ("lies", "stays as it is"),
+        _ => ("lie", "stay as they are"),
+    };
+    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    Some(format!("{} {lie} on another disk and {said}", names.join(", ")))
 }
 
 fn in_words(count: u64, one: &str, many: &str) -> String {
@@ -174,6 +190,7 @@ mod tests {
             why: "nobody confirmed it within 120 s".into(),
             how,
             kept: "20251115T120000Z-0a1b2c3d-prerollback".parse().unwrap(),
+            on_another_disk: Vec::new(),
         }
     }
 
@@ -199,6 +216,23 @@ mod tests {
             said.contains("could not be taken back so far: the disk is full; it is tried again"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn what_lies_on_another_disk_is_said_to_stay() {
+        let mut went = healed(HealedHow::RolledBack(vec!["@".parse().unwrap()]));
+        assert!(!went.explain().contains("another disk"), "{}", went.explain());
+        let mut written = serde_json::to_value(&went).unwrap();
+        written.as_object_mut().unwrap().remove("on_another_disk");
+        assert_eq!(serde_json::from_value::<Healed>(written).unwrap(), went, "of an older version");
+        went.on_another_disk = vec!["@home".parse().unwrap()];
+        let said = went.explain();
+        assert!(
+            said.contains("start the machine anew; `@home` lies on another disk and stays as it is ("),
+            "{said}"
+        );
+        went.on_another_disk.push("@srv".parse().unwrap());
+        assert!(went.explain().contains("`@home`, `@srv` lie on another disk and stay as they are"));
     }
 
     #[test]

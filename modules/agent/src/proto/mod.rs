@@ -39,7 +39,9 @@ pub use blocks::{Blocks, BlocksWant};
 pub use boot::{BootCount, BootLook, BootOrder, BootTree, Counted, Fallback};
 pub use coded::{Coding, LARGEST_EXTENT};
 pub use compare::{Change, ChangeKind, DiffEnd, DiffRequest, Diffed, Version, Versions, VersionsRequest};
-pub use deadman::{Armed, DeadmanOrder, DeadmanState, DeadmanWish, Healed, HealedHow};
+pub use deadman::{
+    Armed, DeadmanOrder, DeadmanState, DeadmanWish, Healed, HealedHow, explain_on_another_disk,
+};
 pub use diagnose::{Diagnosis, Layers, LoginPath, Session, SwapFile, Writer, WritersRequest};
 pub use few::MOST;
 pub(crate) use few::few;

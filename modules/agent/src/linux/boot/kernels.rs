@@ -4,7 +4,9 @@ use std::cmp::Ordering;
 use std::fs;
 use std::path::Path;
 
-use pc_switcher_contract::SetId;
+use pc_switcher_contract::{BytePath, SetId};
+
+use crate::linux::mounts::Mounts;
 
 /// Whether the kernels that start this machine lie elsewhere than in `/boot`: on the system partition of EFI, where systemd-boot and
 /// unified images have theirs, or nowhere that is known.
@@ -58,9 +60,13 @@ pub(in crate::linux) fn left_without_modules(root: &Path, state: &Path, running:
     (!has(state, &next)).then_some(next)
 }
 
-/// Returns the release of the kernel that the next start has, where that can be told: what the menu of GRUB was told to take, otherwise
-/// the newest one. Looks at `/boot` alone: what is mounted on demand stays as it is.
+/// Returns the release of the kernel that the next start has, where that can be told: what GRUB was told to take once, what its menu was
+/// told to take, otherwise the newest one. `None` where another loader or other settings may choose. What is mounted on demand stays as it
+/// is.
 pub(in crate::linux) fn next(root: &Path) -> Option<String> {
+    if has_another_loader(root) {
+        return None;
+    }
     let plain = names(&root.join("boot"));
     let releases = plain.iter().filter_map(|name| name.strip_prefix("vmlinuz-"));
     // Names such as `vmlinuz-linux` and `vmlinuz-0-rescue-…` are no releases: of those there are modules.
@@ -69,18 +75,22 @@ pub(in crate::linux) fn next(root: &Path) -> Option<String> {
     };
     let mut known: Vec<&str> = releases.filter(has).collect();
     known.sort_by(|a, b| by_version(a, b));
-    let settings = fs::read_to_string(root.join("etc/default/grub")).unwrap_or_default();
-    let mut default = settings.lines().filter_map(|line| line.trim().strip_prefix("GRUB_DEFAULT="));
-    let default = default.next_back().map_or("0", |value| value.trim_matches(['"', '\'']));
-    let chosen = match default {
-        "0" => None,
-        "saved" => {
-            let read = |dir: &str| fs::read(root.join(dir).join("grubenv")).ok();
-            let saved = ["boot/grub", "boot/grub2"].into_iter().find_map(read).unwrap_or_default();
-            let saved = String::from_utf8_lossy(&saved).into_owned();
-            saved.lines().find_map(|line| Some(line.strip_prefix("saved_entry=")?.to_owned()))
+    let read = |dir: &str| fs::read(root.join(dir).join("grubenv")).ok();
+    let grubenv = ["boot/grub", "boot/grub2"].into_iter().find_map(read).unwrap_or_default();
+    let grubenv = String::from_utf8_lossy(&grubenv).into_owned();
+    let noted = |key: &str| {
+        let mut values = grubenv.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        values.next_back().filter(|entry| !entry.is_empty()).map(str::to_owned)
+    };
+    let chosen = match noted("next_entry") {
+        Some(once) => Some(once),
+        None if may_choose(&root.join("etc/default/grub.d")) => return None,
+        None => {
+            let settings = fs::read_to_string(root.join("etc/default/grub")).unwrap_or_default();
+            let mut default = settings.lines().filter_map(|line| line.trim().strip_prefix("GRUB_DEFAULT="));
+            let default = default.next_back().map_or("0", |value| value.trim_matches(['"', '\'']));
+            if default == "saved" { noted("saved_entry") } else { Some(default.to_owned()) }
         }
-        other => Some(other.to_owned()),
     };
     match chosen.filter(|entry| !entry.is_empty() && entry != "0") {
         None => known.pop().map(str::to_owned),
@@ -93,6 +103,39 @@ pub(in crate::linux) fn next(root: &Path) -> Option<String> {
         }
     }
 }
+
+/// Whether systemd-boot, or a loader with settings as it has them, chooses what is started. Its partition is looked at only where that is
+/// mounted: of the one that started this machine the firmware says it as well.
+fn has_another_loader(root: &Path) -> bool {
+    let told = fs::read(root.join("sys/firmware/efi/efivars").join(LOADER_INFO)).unwrap_or_default();
+    // UTF-16, of letters that have a byte each.
+    let told: String =
+        told.iter().filter(|byte| byte.is_ascii_graphic()).map(|byte| char::from(*byte)).collect();
+    let mounts = Mounts::read().unwrap_or_default();
+    let is_on_demand = |dir: &Path| {
+        let dir = BytePath::from(dir);
+        mounts.holding(&dir).is_some_and(|mount| mount.point == dir && mount.fs_type == "autofs")
+    };
+    let dirs = ["boot", "boot/efi", "efi"].map(|dir| root.join(dir));
+    told.contains("systemd-boot")
+        || dirs.iter().any(|dir| !is_on_demand(dir) && dir.join("loader/loader.conf").exists())
+}
+
+/// The variable of EFI by which a loader says its name.
+const LOADER_INFO: &str = "LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+
+/// Whether settings in a directory beside those of GRUB may choose what is started; what cannot be read may.
+fn may_choose(dir: &Path) -> bool {
+    let chooses = |text: String| {
+        text.lines()
+            .any(|line| !line.trim_start().starts_with('#') && CHOOSING.iter().any(|key| line.contains(key)))
+    };
+    let files = names(dir).into_iter().filter(|name| name.ends_with(".cfg"));
+    files.into_iter().any(|name| fs::read_to_string(dir.join(name)).map_or(true, chooses))
+}
+
+/// The settings of GRUB that change which entry is taken, or which comes first.
+const CHOOSING: [&str; 3] = ["GRUB_DEFAULT", "GRUB_FLAVOUR_ORDER", "GRUB_TOP_LEVEL"];
 
 /// Whether a name has a release in it that nothing continues but what stands behind a dash or a blank.
 fn is_named(entry: &str, release: &str) -> bool {
@@ -179,6 +222,51 @@ mod tests {
         assert_eq!(told(&format!("\"{old}\""), "").as_deref(), Some("6.1.0-9-amd64"));
         assert_eq!(told("saved", "1>2"), None, "a place in a menu that nobody has read");
         assert_eq!(told("saved", "x-6.1.0-9-amd64v3"), None);
+    }
+
+    #[test]
+    fn the_next_kernel_is_the_one_for_once_and_none_where_something_else_may_choose() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let write = |path: &str, text: &[u8]| {
+            put(root, path);
+            fs::write(root.join(path), text).unwrap();
+        };
+        for release in ["6.1.0-9-amd64", "6.1.0-26-amd64"] {
+            write(&format!("boot/vmlinuz-{release}"), b"");
+            fs::create_dir_all(root.join("usr/lib/modules").join(release)).unwrap();
+        }
+        let newest = Some("6.1.0-26-amd64".to_owned());
+        write(
+            "boot/grub/grubenv",
+            b"# GRUB\nsaved_entry=x\nnext_entry=gnulinux-6.1.0-9-amd64-advanced-1f\n####",
+        );
+        assert_eq!(next(root).as_deref(), Some("6.1.0-9-amd64"), "`grub-reboot`, whatever the settings say");
+        write("boot/grub/grubenv", b"# GRUB\nnext_entry=2\n####");
+        assert_eq!(next(root), None, "a place in a menu that nobody has read");
+        write("boot/grub/grubenv", b"# GRUB\nnext_entry=\n####");
+        assert_eq!(next(root), newest, "it was taken");
+        write("etc/default/grub.d/50-theme.cfg", b"# GRUB_DEFAULT=2\nGRUB_TIMEOUT=1\n");
+        write("etc/default/grub.d/README", b"GRUB_DEFAULT=2\n");
+        assert_eq!(next(root), newest, "neither of them chooses");
+        for text in
+            ["GRUB_DEFAULT=2", "GRUB_FLAVOUR_ORDER=\"cloud\"", "export GRUB_TOP_LEVEL=/boot/vmlinuz-x"]
+        {
+            write("etc/default/grub.d/60-mine.cfg", text.as_bytes());
+            assert_eq!(next(root), None, "{text}");
+        }
+        fs::remove_file(root.join("etc/default/grub.d/60-mine.cfg")).unwrap();
+        for path in ["boot", "boot/efi", "efi"].map(|dir| format!("{dir}/loader/loader.conf")) {
+            write(&path, b"default x.conf\n");
+            assert_eq!(next(root), None, "{path}");
+            fs::remove_file(root.join(path)).unwrap();
+        }
+        let info = format!("sys/firmware/efi/efivars/{LOADER_INFO}");
+        for (name, wanted) in [("GRUB 2.12", newest.clone()), ("systemd-boot 257", None)] {
+            let wide: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+            write(&info, &[&[6, 0, 0, 0], wide.as_slice()].concat());
+            assert_eq!(next(root), wanted, "{name}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use pc_switcher_contract::{BytePath, SessionId, SnapshotKind, SnapshotSet, UtcStamp};
+use pc_switcher_contract::{BytePath, SessionId, SnapshotKind, SnapshotSet, SubvolumeName, UtcStamp};
 
 use super::{read, write};
 use crate::data::apply::{Watch, has_list, list_of, redo};
@@ -38,12 +38,23 @@ pub(super) fn heal(
     let mut found = read(state)?;
     found.armed = None;
     if let Some((how, kept)) = done {
-        let DeadmanWish { session, from, .. } = armed.wish;
-        found.healed.push(Healed { session, from, at: stamp(), why: why.to_owned(), how, kept: kept.id() });
+        let DeadmanWish { session, from, pre, .. } = armed.wish;
+        let on_another_disk = match how {
+            HealedHow::RolledBack(_) => apart(&pre),
+            HealedHow::Undone { .. } => Vec::new(),
+        };
+        let (at, why, kept) = (stamp(), why.to_owned(), kept.id());
+        found.healed.push(Healed { session, from, at, why, how, kept, on_another_disk });
         let many = found.healed.len().saturating_sub(KEPT);
         found.healed.drain(..many);
     }
     write(state, &found)
+}
+
+/// Returns what of a set lies on another disk than the snapshots of `/`.
+fn apart(set: &SnapshotSet) -> Vec<SubvolumeName> {
+    let apart = set.members.iter().filter(|member| member.apart.is_some());
+    apart.map(|member| member.name.subvolume.clone()).collect()
 }
 
 /// Returns how it was taken back, and the set that keeps the state right before; `None` if the sync changed nothing here.

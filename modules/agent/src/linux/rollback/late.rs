@@ -35,7 +35,7 @@ pub(crate) fn wait_for_snapshots(state: &StateDir) {
 ///
 /// # Errors
 /// If that cannot be read.
-pub(crate) fn unmounted(root: &Path, dir: &BytePath) -> Result<Option<BytePath>, AgentError> {
+pub fn unmounted(root: &Path, dir: &BytePath) -> Result<Option<BytePath>, AgentError> {
     let table = table(root).map_err(|error| AgentError::io("cannot read `/etc/fstab`", &error))?;
     Ok(missing(&table, dir, &Mounts::read()?, By::Anybody))
 }

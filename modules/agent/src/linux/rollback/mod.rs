@@ -42,7 +42,8 @@ mod trial_tests;
 pub(crate) use carried::below as own_below;
 pub(crate) use fallback::{Stand, fall_back, in_place, settle, take_back};
 pub use journal::POINTER;
-pub(crate) use late::{unmounted, wait_for_snapshots};
+pub use late::unmounted;
+pub(crate) use late::wait_for_snapshots;
 pub use trial::{at_boot, attend_later, watch};
 
 use std::io;
