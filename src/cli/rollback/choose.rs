@@ -81,8 +81,12 @@ mod tests {
         let mut system = set.members[0].clone();
         system.name.subvolume = "@".parse().unwrap();
         let order = set.members[0].order();
-        set.members[0].apart =
-            Some(Apart { fs_uuid: "bbbb".into(), dir: "/srv/@snapshots".into(), at: order });
+        set.members[0].apart = Some(Apart {
+            fs_uuid: "bbbb".into(),
+            dir: "/srv/@snapshots".into(),
+            place_uuid: "cccc".into(),
+            at: order,
+        });
         set.members.push(system);
         let found = Found {
             sets: vec![StoredSet { set: set.clone(), ..stored(id, 5) }],
