@@ -253,7 +253,7 @@ pub fn delete(args: &DeleteArgs, context: &mut Context<'_>) -> Result<Exit, CliE
         let (volumes, words) = of_no_set(&found, &args.sets.sets);
         let ids = told(&found, &words).and_then(|()| found.chosen(&words));
         let ids = ids.and_then(|chosen| unprotected(&found, chosen));
-        let Ok(ids) = ids else { return Ok((found, ids.map(|ids| (ids, volumes, Vec::new())))) };
+        let Ok(ids) = ids else { return Ok((found, ids.map(|ids| (ids, volumes, (Vec::new(), None))))) };
         // No harmless questions: `--yes` does not answer them.
         let away = given_up(&found, &ids);
         let questions = [question(&found, &volumes, &config), away];
@@ -265,19 +265,32 @@ pub fn delete(args: &DeleteArgs, context: &mut Context<'_>) -> Result<Exit, CliE
                 return Ok((found, Err(CliError::Refused { message, help })));
             }
         }
-        let mut lost = Vec::new();
+        let (mut lost, mut failed) = (Vec::new(), None);
         for id in &ids {
-            // Nobody is asked about a disk that leaves in between: such a set stays, unless that was allowed.
+            // A set stays whose disk leaves after that was asked, if all of it was there then.
             let allow_loss = args.allow_loss || given_up(&found, std::slice::from_ref(id)).is_some();
-            lost.extend(agent.delete_set(DeleteRequest { set: request(&config, id), allow_loss }).await?);
+            match agent.delete_set(DeleteRequest { set: request(&config, id), allow_loss }).await {
+                Ok(given_up) => lost.extend(given_up),
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
         }
         for name in &volumes {
-            let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
-            agent.delete_volume(VolumeRequest { snapshot_dir, name: name.clone() }).await?;
+            if failed.is_none() {
+                let snapshot_dir = BytePath::from(config.snapshot_dir.as_path());
+                failed = agent.delete_volume(VolumeRequest { snapshot_dir, name: name.clone() }).await.err();
+            }
         }
-        Ok((found, Ok((ids, volumes, lost))))
+        Ok((found, Ok((ids, volumes, (lost, failed)))))
     })?;
-    let (ids, volumes, lost) = done?;
+    let (ids, volumes, (lost, failed)) = done?;
+    if let Some(error) = failed {
+        // Nobody else ever names these.
+        warn_of(&lost, &found, context)?;
+        return Err(ModuleError::from(error).into());
+    }
     if context.global.json {
         let lost: Vec<_> = lost.iter().map(|member| (&member.path, disk_of(member))).collect();
         let lost: Vec<_> = lost.iter().map(|(path, disk)| json!({ "path": path, "disk": disk })).collect();
@@ -290,14 +303,20 @@ pub fn delete(args: &DeleteArgs, context: &mut Context<'_>) -> Result<Exit, CliE
     for name in &volumes {
         writeln!(context.out, "{}: volume {name} is removed", found.hostname)?;
     }
-    for member in &lost {
+    warn_of(&lost, &found, context)?;
+    Ok(Exit::Completed)
+}
+
+/// Names snapshots that stay where they are and that nothing names any more.
+fn warn_of(lost: &[SnapshotMember], found: &Found, context: &mut Context<'_>) -> Result<(), CliError> {
+    for member in lost {
         let (host, path, disk) = (&found.hostname, &member.path, disk_of(member));
         writeln!(
             context.err,
             "warning: {host}: `{path}` stays on the file system {disk}, which is not attached, and nothing names it any more"
         )?;
     }
-    Ok(Exit::Completed)
+    Ok(())
 }
 
 /// Tells volumes that belong to no set apart from words that mean sets.

@@ -1,10 +1,12 @@
 //! A machine that dies or refuses after any step, and trees that take every kind of step from old to new.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::io::Errno;
@@ -52,12 +54,26 @@ impl Watch for At {
     }
 }
 
+thread_local! {
+    /// Whether a panic of this thread is a death that a test wants.
+    static DYING: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Runs until it ends or dies; returns where it died.
 pub fn dying<T>(run: impl FnOnce() -> T) -> Result<T, &'static str> {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| ()));
+    // One hook for all threads: two that exchanged it would leave one behind that says nothing of any test.
+    static QUIETLY: Once = Once::new();
+    QUIETLY.call_once(|| {
+        let loudly = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !DYING.get() {
+                loudly(panic);
+            }
+        }));
+    });
+    let before = DYING.replace(true);
     let ended = catch_unwind(AssertUnwindSafe(run));
-    std::panic::set_hook(hook);
+    DYING.set(before);
     ended.map_err(|why| match why.downcast::<Died>() {
         Ok(died) => died.0,
         Err(other) => std::panic::resume_unwind(other),

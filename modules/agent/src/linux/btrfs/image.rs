@@ -89,7 +89,15 @@ impl Image {
         std::fs::create_dir_all(&point).map_err(|error| error.to_string())?;
         let mut all = args.to_vec();
         all.push(point.as_os_str());
-        run("mount", &all)?;
+        // Another user of the machine may take the same free loop device in between.
+        let mut mounted = run("mount", &all);
+        for _ in 0..4 {
+            if mounted.is_ok() {
+                break;
+            }
+            mounted = run("mount", &all);
+        }
+        mounted?;
         self.mounts.push(point.clone());
         Ok(point)
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use pc_switcher_contract::{BytePath, SessionId, SnapshotKind, SnapshotSet, SubvolumeName, UtcStamp};
 
-use super::{read, write};
+use super::{now, read, write};
 use crate::data::apply::{Watch, has_list, list_of, redo};
 use crate::data::undo;
 use crate::linux::rollback;
@@ -18,6 +18,9 @@ use crate::server::Call;
 
 /// So many syncs that were taken back are remembered.
 const KEPT: usize = 8;
+
+/// So long after a start disks come that nothing waits for, such as those of `nofail`.
+const DISKS_COME_MS: u64 = 120_000;
 
 /// So many paths are named of those that stay.
 const NAMED: usize = 10;
@@ -78,8 +81,9 @@ fn take_back(
         return Ok(None);
     }
     // What lies on a disk that is away cannot be compared, and that disk may never come back: all that is here goes back as a whole,
-    // and what lies there stays as the sync left it.
-    let away = snapshots::away(&wish.pre).filter(|_| as_a_whole);
+    // and what lies there stays as the sync left it. One that is only late is waited for: the next tries come after some seconds.
+    let is_late = now()?.since_boot_ms >= DISKS_COME_MS;
+    let away = snapshots::away(&wish.pre).filter(|_| as_a_whole && is_late);
     let pre = if away.is_some() { wish.pre.at_home() } else { wish.pre.clone() };
     if let Some(why) = &away
         && pre.members.iter().all(|member| member.name.subvolume.is_nested())

@@ -66,10 +66,8 @@ pub(super) fn judge(state: &RollbackState, start: &dyn Fn() -> Start, now: &Now)
     }
     let Some(trial) = state.on_trial() else { return Verdict::Nothing };
     let began = trial.began.as_ref();
-    // A start with some of both is not the one that was to be tried, and it is followed by that one: in another boot, or in the same
-    // one, whose id a start of all services alone (`systemctl soft-reboot`) keeps.
-    let is_it_still = |began: &TrialBegan| began.boot_id == now.boot_id && start() != Start::Anew;
-    let began = began.filter(|began| !began.is_partly || is_it_still(began));
+    // A start with some of both is not the one that was to be tried, and it is followed by that one.
+    let began = began.filter(|began| !began.is_partly || began.boot_id == now.boot_id);
     match (began, trial.holds) {
         (Some(began), _) if began.boot_id != now.boot_id => {
             Verdict::Back("the machine was started anew before anybody had confirmed it".into())

@@ -84,12 +84,6 @@ fn a_start_with_some_of_both_trees_is_not_the_one_that_is_tried() {
     assert_eq!(judge(&done, partly, &at("one", 5)), Verdict::Wait(Duration::from_mins(10)));
     assert!(matches!(judge(&done, partly, &at("one", 600_005)), Verdict::Back(_)));
     assert_eq!(judged(&done, &at("two", 5)), Verdict::Begin(600), "it does as it was told, and goes on");
-    for since in [5, 600_005] {
-        let anew = judged(&done, &at("one", since));
-        assert_eq!(anew, Verdict::Begin(600), "all services were started anew, and the kernel was not");
-    }
-    let unmounted = judge(&done, &|| Start::Before, &at("one", 5));
-    assert_eq!(unmounted, Verdict::Wait(Duration::from_mins(10)), "somebody watches it still");
     let once = state(RollbackPhase::Done, TrialFor::OneStart, None);
     assert_eq!(judge(&once, partly, &at("one", 5)), Verdict::Nothing);
 }

@@ -46,7 +46,15 @@ impl Store<'_> {
         self.published(id)?;
         let _creation = self.lock()?;
         let (_sole, given_up) = self.condemn(id, allow_loss, needs)?;
-        self.erase(id).map_err(|error| undone(id, &error))?;
+        self.erase(id).map_err(|error| {
+            let mut failed = undone(id, &error);
+            // Nobody else ever names these.
+            for SnapshotMember { path, .. } in &given_up {
+                failed.message =
+                    format!("{}; `{path}` stays where it is and is named no more", failed.message);
+            }
+            failed
+        })?;
         Ok(given_up)
     }
 
