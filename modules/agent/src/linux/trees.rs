@@ -204,7 +204,10 @@ fn next_order(kernel: &dyn Btrfs, store: &Path, session: &str) -> io::Result<u64
         // A record that cannot be read says nothing here; the list says what is wrong with it.
         let Ok(Record { set }) = serde_json::from_slice(&record) else { continue };
         if set.session.as_str() != session {
-            highest = highest.max(set.members.iter().map(|member| member.otransid).max().unwrap_or_default());
+            // Of what lies on another disk, which counts by itself, the transaction of this one is recorded beside.
+            let here =
+                |member: &SnapshotMember| member.apart.as_ref().map_or(member.otransid, |apart| apart.at);
+            highest = highest.max(set.members.iter().map(here).max().unwrap_or_default());
         }
     }
     Ok(highest + 1)

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use pc_switcher_contract::{BytePath, SessionId, SnapshotKind, SnapshotSet, SubvolumeName, UtcStamp};
 
-use super::{now, read, write};
+use super::{Now, now, read, write};
 use crate::data::apply::{Watch, has_list, list_of, redo};
 use crate::data::undo;
 use crate::linux::rollback;
@@ -52,6 +52,13 @@ pub(super) fn heal(
         found.healed.drain(..many);
     }
     write(state, &found)
+}
+
+/// Says what of a sync lies on a disk that is not there yet and may still come: without it nothing can be taken back path by path.
+pub(super) fn waits_for(wish: &DeadmanWish, now: &Now) -> Option<String> {
+    let may_come = now.since_boot_ms < DISKS_COME_MS;
+    let why = snapshots::away(&wish.pre).filter(|_| may_come)?;
+    Some(format!("{why}, and disks may come until {} s after the start", DISKS_COME_MS / 1000))
 }
 
 /// Returns what of a set lies on another disk than the snapshots of `/`.

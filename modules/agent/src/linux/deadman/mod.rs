@@ -63,7 +63,7 @@ impl Deadman {
             DeadmanOrder::Settle { from_elsewhere } => {
                 let _shield = call.shield();
                 let _child = self.lock();
-                settle(*from_elsewhere, state, watch)?;
+                settle(*from_elsewhere, state, watch, &now()?)?;
             }
             DeadmanOrder::Told(from) => {
                 let _child = self.lock();
@@ -155,10 +155,21 @@ pub fn at_boot(state: &StateDir, watch: &dyn Watch) -> Result<Option<Healed>, Ag
 }
 
 /// Sees to what an older sync has left armed.
-fn settle(from_elsewhere: bool, state: &StateDir, watch: &dyn Watch) -> Result<(), AgentError> {
+pub(in crate::linux) fn settle(
+    from_elsewhere: bool,
+    state: &StateDir,
+    watch: &dyn Watch,
+    now: &Now,
+) -> Result<(), AgentError> {
     let mut found = read(state)?;
     let Some(armed) = &mut found.armed else { return Ok(()) };
-    match judge(armed, &now()?) {
+    let waits = heal::waits_for(&armed.wish, now);
+    match judge(armed, now) {
+        // It stays armed, and is tried again by whoever looks after it.
+        Verdict::Heal(_) if waits.is_some() => {
+            armed.failed = waits;
+            write(state, &found)
+        }
         Verdict::Heal(why) => heal::heal(state, &why, true, watch).map_err(|error| {
             let session = &armed.wish.session;
             // Nobody could take it back, so nobody waits for it any more.
@@ -173,7 +184,7 @@ fn settle(from_elsewhere: bool, state: &StateDir, watch: &dyn Watch) -> Result<(
         }),
         _ if from_elsewhere => change(state, |found| found.armed = None),
         Verdict::Open => {
-            begin(armed, &now()?);
+            begin(armed, now);
             write(state, &found)
         }
         Verdict::Wait(_) => Ok(()),

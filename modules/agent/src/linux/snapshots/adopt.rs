@@ -52,7 +52,7 @@ impl Store<'_> {
         hostname: &Hostname,
         dirs: &[BytePath],
     ) -> Result<Adopted, AgentError> {
-        let finder = Finder::new(self.btrfs, mounts, &[])?;
+        let finder = self.finder(mounts)?;
         let mut adopted = Adopted::default();
         let dirs = match dirs {
             [] => usual_dirs(maker, self.dir(), mounts),

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use pc_switcher_contract::{Apart, BytePath, SessionId, SnapshotMember, SubvolumeName};
 use serde::{Deserialize, Serialize};
@@ -69,7 +69,29 @@ impl Home {
     pub(super) fn at_hand(&self, btrfs: &dyn Btrfs) -> io::Result<()> {
         match self.is_at_hand(btrfs) {
             true => Ok(()),
-            false => Err(io::Error::other(away(self.dir.as_path(), &self.fs_uuid))),
+            false => Err(io::Error::other(self.away(btrfs))),
+        }
+    }
+
+    /// Returns where its subvolume for snapshots is mounted instead, if it is: all that is recorded is read where it was.
+    fn elsewhere(&self, btrfs: &dyn Btrfs) -> Option<BytePath> {
+        let root = BytePath::from("/").join(PLACE.as_bytes());
+        let mounts = Mounts::read().ok()?;
+        let found = mounts.visible().filter(|mount| mount.is_btrfs() && mount.root == root).find(|mount| {
+            Self { dir: mount.point.clone(), ..self.clone() }.is_at_hand(btrfs) && mount.point != self.dir
+        });
+        found.map(|mount| mount.point.clone())
+    }
+
+    /// Says why nothing of it is to be had.
+    fn away(&self, btrfs: &dyn Btrfs) -> String {
+        let Self { dir, fs_uuid, .. } = self;
+        match self.elsewhere(btrfs) {
+            Some(other) => format!(
+                "`{PLACE}` of the file system {fs_uuid} is mounted at `{other}`, and what is recorded of it was taken at `{dir}`: mount it \
+                 there, too"
+            ),
+            None => format!("`{PLACE}` of the file system {fs_uuid} is not mounted at `{dir}`"),
         }
     }
 
@@ -84,12 +106,13 @@ impl Home {
 pub(super) fn is_at_hand(btrfs: &dyn Btrfs, member: &SnapshotMember) -> Result<(), String> {
     match Home::of(member).filter(|home| !home.is_at_hand(btrfs)) {
         None => Ok(()),
-        Some(home) => Err(away(home.dir.as_path(), &home.fs_uuid)),
+        Some(home) => Err(home.away(btrfs)),
     }
 }
 
-fn away(dir: &Path, fs_uuid: &str) -> String {
-    format!("`{PLACE}` of the file system {fs_uuid} is not mounted at `{}`", dir.display())
+/// Whether a member is not to be had only because its disk is mounted elsewhere than when it was taken.
+pub(super) fn is_elsewhere(btrfs: &dyn Btrfs, member: &SnapshotMember) -> bool {
+    Home::of(member).is_some_and(|home| !home.is_at_hand(btrfs) && home.elsewhere(btrfs).is_some())
 }
 
 /// Returns the directory that holds the snapshots of a file system: where its subvolume for them is mounted.

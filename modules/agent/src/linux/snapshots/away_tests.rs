@@ -8,7 +8,7 @@ use pc_switcher_contract::BytePath;
 use super::apart_tests::Two;
 use super::*;
 use crate::data::apply::Unwatched;
-use crate::linux::deadman::Deadman;
+use crate::linux::deadman::{self, Deadman, Now};
 use crate::linux::state::StateDir;
 use crate::proto::{
     AdoptRequest, Armed, DeadmanOrder, DeadmanState, DeadmanWish, HealedHow, Maker, RestorePlace,
@@ -38,6 +38,23 @@ fn a_place_below_the_disks_own_mount_that_is_not_mounted_is_away_though_its_moun
     two.store().delete(&first.id(), || Ok(Vec::new())).unwrap();
     assert!(!first.members[2].path.as_path().exists());
     assert_eq!((two.list().0.len(), two.left().len()), (2, 4));
+}
+
+#[test]
+fn a_disk_whose_place_is_mounted_elsewhere_is_not_given_up_and_where_it_belongs_is_said() {
+    let Some(mut two) = Two::make("moved") else { return };
+    let set = two.take("aaaaaaaa");
+    two.detach();
+    let other = two.other.bind("top/@snapshots", "elsewhere");
+    for allow_loss in [false, true] {
+        let error = two.store().delete_but(&set.id(), allow_loss, || Ok(Vec::new())).unwrap_err();
+        let wanted = format!("is mounted at `{}`, and what is recorded of it was taken at", other.display());
+        assert!(error.message.contains(&wanted), "{error}");
+    }
+    assert_eq!(two.list().0[0].away.len(), 1);
+    two.attach();
+    two.store().delete(&set.id(), || Ok(Vec::new())).unwrap();
+    assert_eq!(two.left(), Vec::<String>::new());
 }
 
 /// Has a sync armed that changed something after `pre` was taken.
@@ -79,6 +96,33 @@ fn a_sync_is_taken_back_as_a_whole_while_the_other_disk_is_away() {
     assert_eq!(kept.members.len(), 2);
     assert_eq!(fs::read_to_string(kept.members[0].path.as_path().join("file")).unwrap(), "from the sync");
     two.attach();
+}
+
+#[test]
+fn a_contact_right_after_a_start_leaves_a_sync_armed_of_which_a_disk_may_still_come() {
+    let Some(two) = Two::make("late") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::new(dir.path());
+    let pre = two.take("aaaaaaaa");
+    let file = two.main.top().join(&two.names[0]).join("file");
+    fs::write(&file, "from the sync").unwrap();
+    arm(&two, &pre, &state);
+    two.detach();
+    let meet = |since_boot_ms| {
+        let now = Now { boot_id: "this one".into(), since_boot_ms };
+        deadman::settle(false, &state, &Unwatched, &now).map(|()| read(&state))
+    };
+    let armed = meet(40_000).unwrap().armed.expect("it is armed still");
+    assert!(armed.explain().contains("disks may come until 120 s after the start"), "{}", armed.explain());
+    assert_eq!(fs::read_to_string(&file).unwrap(), "from the sync");
+    two.attach();
+    let found = meet(60_000).unwrap();
+    assert!(found.armed.is_none() && found.healed.len() == 1, "{found:?}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "near");
+}
+
+fn read(state: &StateDir) -> DeadmanState {
+    state.get(DeadmanState::KEY).unwrap().map(|bytes| DeadmanState::read(&bytes)).unwrap_or_default()
 }
 
 #[test]

@@ -14,7 +14,6 @@ use crate::data::changed;
 use crate::data::diff::Differ;
 use crate::data::restore::{live, may_list};
 use crate::linux::caller::Person;
-use crate::linux::finder::Finder;
 use crate::linux::mounts::Mounts;
 use crate::linux::unchanged;
 use crate::proto::{AgentError, Change, ChangeKind, DiffEnd, DiffRequest, Diffed, RuleSet, Tree};
@@ -41,7 +40,7 @@ impl Store<'_> {
             Some(path) => self.spots(mounts, std::slice::from_ref(path), Some(&from.set))?.pop(),
             None => None,
         };
-        let finder = Finder::new(self.btrfs, mounts, &[])?;
+        let finder = self.finder(mounts)?;
         let to = match &request.to {
             DiffEnd::Set(id) => self.held(id)?,
             DiffEnd::Now(wanted) => {

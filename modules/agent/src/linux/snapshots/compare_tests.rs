@@ -178,6 +178,14 @@ fn every_sort_of_difference_is_told_forth_and_back_and_against_now() {
     assert_eq!((lines, diffed.hidden), (vec![], 1));
 }
 
+#[test]
+fn of_a_name_that_two_disks_have_the_one_is_meant_beside_the_snapshots() {
+    let Some((_older, scene)) = Scene::make().zip(Scene::make()) else { return };
+    let a = scene.take(1);
+    fs::write(scene.home().join("new"), "x").unwrap();
+    assert_eq!(scene.diff(&a, scene.now(), None, 0).0, ["Created new"]);
+}
+
 /// A number from a seed; not random, only spread.
 fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

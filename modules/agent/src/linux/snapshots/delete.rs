@@ -1,5 +1,6 @@
 //! Removing sets: the `toc` goes first, so that a crash at any moment leaves sets that are whole, or none.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -7,7 +8,7 @@ use std::path::Path;
 
 use pc_switcher_contract::{SetId, SnapshotMember};
 
-use super::apart;
+use super::apart::{self, Home};
 use super::needs::Needs;
 use super::reference::Sole;
 use super::sidecar::{Intent, Meta, Planned};
@@ -81,24 +82,34 @@ impl Store<'_> {
                 _ => Ok(()),
             })
             .collect();
-        let intents = condemned.iter().filter(|(_, sole)| sole.is_ok());
-        let intents: Vec<Intent> = intents.filter_map(|(id, _)| self.sidecar(id).intent(id)).collect();
+        let homes_of = |id: &SetId| -> BTreeSet<Home> {
+            self.sidecar(id).intent(id).iter().flat_map(Intent::homes).cloned().collect()
+        };
+        let homes: BTreeSet<Home> =
+            condemned.iter().filter(|(_, sole)| sole.is_ok()).flat_map(|(id, _)| homes_of(id)).collect();
         let synced = match condemned.iter().any(|(_, sole)| sole.is_ok()) {
-            true => self
-                .btrfs
-                .sync(self.dir())
-                .and_then(|()| self.sync_homes(intents.iter().flat_map(Intent::homes)))
-                .map_err(|error| error.to_string()),
+            true => self.btrfs.sync(self.dir()).map_err(|error| error.to_string()),
             false => Ok(()),
         };
+        // Another disk that fails is in the way of the sets alone that lie on it.
+        let failing: BTreeMap<Home, String> = homes
+            .into_iter()
+            .filter_map(|home| {
+                let error = self.sync_homes(std::iter::once(&home)).err()?;
+                Some((home, error.to_string()))
+            })
+            .collect();
         (self.after)("sync");
         let finished = condemned.iter().zip(emptied).map(|((id, sole), emptied)| {
-            let left = match (sole, &synced) {
-                (Err(why), _) => Err(why.to_string()),
-                (Ok(_), Err(why)) => Err(undone(id, &io::Error::other(why.clone())).to_string()),
-                (Ok(_), Ok(())) => {
-                    emptied.and_then(|()| self.bury(id)).map_err(|error| undone(id, &error).to_string())
-                }
+            let in_the_way = || homes_of(id).iter().find_map(|home| failing.get(home)).cloned();
+            let left = match sole {
+                Err(why) => Err(why.to_string()),
+                Ok(_) => match synced.clone().err().or_else(in_the_way) {
+                    Some(why) => Err(undone(id, &io::Error::other(why)).to_string()),
+                    None => {
+                        emptied.and_then(|()| self.bury(id)).map_err(|error| undone(id, &error).to_string())
+                    }
+                },
             };
             ((*id).clone(), left.err())
         });
@@ -146,11 +157,15 @@ impl Store<'_> {
         let mut given_up = Vec::new();
         for member in &meta.set.members {
             match apart::is_at_hand(self.btrfs, member) {
-                Err(_) if allow_loss => {
+                // One that is there is not given up.
+                Err(_) if allow_loss && !apart::is_elsewhere(self.btrfs, member) => {
                     given_up.push(member.clone());
                     continue;
                 }
                 Err(why) => {
+                    if apart::is_elsewhere(self.btrfs, member) {
+                        return Err(AgentError::failed(format!("set `{id}` stays: {why}")));
+                    }
                     return Err(AgentError::failed(format!(
                         "set `{id}` stays: {why}; mount it and try again (`pc-switcher snapshots delete --allow-loss` gives up what \
                          lies there)"

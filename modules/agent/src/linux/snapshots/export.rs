@@ -117,7 +117,7 @@ impl Store<'_> {
         let _reference = Reference::take(&self.sidecar(id))
             .map_err(|error| AgentError::io(format!("cannot hold set `{id}`"), &error))?
             .ok_or_else(|| AgentError::failed(format!("set `{id}` is being removed")))?;
-        let finder = Finder::new(self.btrfs, mounts, &[])?;
+        let finder = self.finder(mounts)?;
         let mut directories = Vec::new();
         for member in &meta.set.members {
             check_member(self.btrfs, member).map_err(|why| {

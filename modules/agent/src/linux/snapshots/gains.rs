@@ -15,7 +15,7 @@ use crate::data::gains::{Extents, Owners, extents};
 use crate::data::trees::only_held;
 use crate::linux::finder::Finder;
 use crate::linux::mounts::Mounts;
-use crate::proto::{AgentError, Gain, SubvolumeFact};
+use crate::proto::{AgentError, AgentErrorKind, Gain, SubvolumeFact};
 use crate::server::Call;
 
 impl Store<'_> {
@@ -49,7 +49,8 @@ impl Store<'_> {
         let here = self.btrfs.fs_uuid(self.dir()).ok();
         let homes = sets.iter().flat_map(|set| set.members.iter().filter_map(Home::of));
         let homes: BTreeSet<Home> = homes.filter(|home| home.is_at_hand(self.btrfs)).collect();
-        self.sync_homes(homes.iter()).map_err(|error| failed(&"another disk", &error))?;
+        // What another disk holds is told beside, and gives no room on this one: one that fails is in the way of nothing here.
+        let _ = self.sync_homes(homes.iter());
         let stop = || call.is_cancelled();
         let sessions: BTreeSet<&SessionId> = sets.iter().map(|set| &set.session).collect();
         for session in sessions {
@@ -82,10 +83,11 @@ impl Store<'_> {
                     Some(_) => own.iter().find_map(|one| self.btrfs.fs_uuid(one.path.as_path()).ok()),
                 };
                 let live = |name: &SubvolumeName| finder.by_name_on(fs?, name);
-                let held = held_by(&own, &others, &pins, &live, &stop)?;
-                match disk {
-                    None => data_bytes += held,
-                    Some(_) => elsewhere_bytes += held,
+                match (disk, held_by(&own, &others, &pins, &live, &stop)) {
+                    (None, held) => data_bytes += held?,
+                    (Some(_), Ok(held)) => elsewhere_bytes += held,
+                    (Some(_), Err(error)) if error.kind == AgentErrorKind::Cancelled => return Err(error),
+                    (Some(_), Err(_)) => {}
                 }
             }
             call.item(&Gain { session: session.clone(), data_bytes, elsewhere_bytes })?;

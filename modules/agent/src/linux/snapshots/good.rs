@@ -72,6 +72,11 @@ impl Store<'_> {
         for meta in to_come.into_iter().filter(is_to_pin) {
             notes.extend(self.put_mark(meta, true)?);
         }
+        // The one before the newest holds its own as long as that has none.
+        let is_pinned = |id: &SetId| self.published(id).is_ok_and(|meta| !meta.pin.is_empty());
+        if !held.iter().all(is_pinned) {
+            return Ok(notes);
+        }
         // One of which only the pin is left keeps it as long as it is marked.
         for mut meta in to_go.into_iter().filter(|meta| meta.good_pin && !self.is_all_by_pin(meta)) {
             let id = meta.set.id();

@@ -99,7 +99,8 @@ impl Store<'_> {
                 self.dir().display()
             )));
         }
-        set.members.iter().try_for_each(|member| check_member(self.btrfs, member)).map_err(|why| {
+        // What lies on another disk no pin holds, so that may be away.
+        of_this_disk(set).try_for_each(|member| check_member(self.btrfs, member)).map_err(|why| {
             AgentError::failed(format!("set `{id}` is not what was taken, so it is not pinned hard: {why}"))
         })?;
         let dir = self.pin_dir(&id);

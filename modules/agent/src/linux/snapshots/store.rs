@@ -15,6 +15,8 @@ use pc_switcher_contract::{SessionId, SetId};
 use super::reference::{Held, Sole};
 use super::sidecar::Sidecar;
 use crate::linux::btrfs::Btrfs;
+use crate::linux::finder::Finder;
+use crate::linux::mounts::Mounts;
 use crate::linux::state::sync_dir;
 use crate::proto::AgentError;
 
@@ -43,6 +45,14 @@ impl<'a> Store<'a> {
     /// Returns the snapshot directory.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Looks at all mounts. A name that several file systems have is that of the snapshot directory's, as when a set is taken.
+    ///
+    /// # Errors
+    /// Without root.
+    pub(super) fn finder<'m>(&'m self, mounts: &'m Mounts) -> Result<Finder<'m>, AgentError> {
+        Finder::new(self.btrfs, mounts, &[&self.dir().into()])
     }
 
     /// Returns the directory of a session's birth places.
