@@ -175,12 +175,9 @@ fn snapshot_dir(seen: &Seen) -> Option<Finding> {
         return Some(found);
     }
     Some(
-        found
-            .fix(format!("pc-switcher snapshots adopt --from orphan --dir {dir}-before"))
-            .fix(format!(
-                "what was taken before is listed again then; once it is, `sudo btrfs subvolume delete {dir}-before/*` and \
-                 `sudo rm -r {dir}-before` remove what it came from"
-            )),
+        found.fix(format!("pc-switcher snapshots adopt --from orphan --dir {dir}-before")).fix(
+            "what was taken before is listed again then, and `adopt` says how to remove what it came from",
+        ),
     )
 }
 

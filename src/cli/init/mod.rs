@@ -140,12 +140,12 @@ fn carry_out(making: &Making, dir: &Path, is_root: bool, said: &mut dyn Write) -
         )));
     }
     writeln!(said, "`{}` is a subvolume of its own now", dir.display())?;
-    if let Some(aside) = making.aside.as_ref().filter(|aside| aside.exists()) {
-        let aside = crate::doctor::quoted(&pc_switcher_contract::BytePath::from(aside.as_path()));
+    if making.aside.exists() {
+        let aside = crate::doctor::quoted(&pc_switcher_contract::BytePath::from(making.aside.as_path()));
         writeln!(
             said,
-            "what lay there is in {aside}: `pc-switcher snapshots adopt --from orphan --dir {aside}` brings its snapshots over; once they are \
-             listed, `sudo btrfs subvolume delete {aside}/*` and `sudo rm -r {aside}` remove what they came from"
+            "what lay there is in {aside}: `pc-switcher snapshots adopt --from orphan --dir {aside}` brings its snapshots over, and says how \
+             to remove what they came from"
         )?;
     }
     Ok(Exit::Completed)

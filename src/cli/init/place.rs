@@ -3,6 +3,7 @@
 //! What is shown is what is run, word for word. Each command can be given again after it was cut off. Nothing is mounted for longer than
 //! its command takes but the directory itself, and `/etc/fstab` names only what was just mounted: it is replaced as a whole.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use pc_switcher_agent::linux::btrfs::{Btrfs, KernelBtrfs};
 use pc_switcher_agent::linux::mounts::Mounts;
 use pc_switcher_agent::linux::rollback;
-use pc_switcher_contract::BytePath;
+use pc_switcher_contract::{BytePath, SnapshotName};
 
 use crate::cli::config::is_top_level;
 use crate::doctor::{fstab_field, quoted};
@@ -39,7 +40,7 @@ pub(super) struct Making {
     /// The commands, each with its words.
     pub(super) commands: Vec<Vec<String>>,
     /// Where what lay in the directory is afterwards.
-    pub(super) aside: Option<PathBuf>,
+    pub(super) aside: PathBuf,
 }
 
 /// What became of the commands.
@@ -92,10 +93,14 @@ pub(super) fn look(dir: &Path, mounts: &Mounts, root: &Path) -> Place {
     Place::Make(making(dir, &uuid.dashed(), found.is_ok()))
 }
 
-/// Whether something lies there that is not ours; what may not be read is.
+/// What the names of our snapshots look like to a shell.
+const OURS: &str = "*-*-????????T??????Z-????????";
+
+/// Whether something lies there that is not ours. In a directory that only root may read the command that moves it looks for itself.
 fn holds_others(dir: &Path) -> bool {
-    let entries: Vec<_> = dir.read_dir().into_iter().flatten().flatten().collect();
-    !entries.is_empty() && !dir.join(OWN).is_dir()
+    let is_ours =
+        |name: &OsStr| name == OWN || name.to_str().is_some_and(|name| name.parse::<SnapshotName>().is_ok());
+    dir.read_dir().into_iter().flatten().flatten().any(|entry| !is_ours(&entry.file_name()))
 }
 
 /// Returns the commands that make a place on this file system.
@@ -117,17 +122,24 @@ fn making(dir: &Path, uuid: &str, is_there: bool) -> Making {
         ),
     ])];
     if is_there {
-        commands.push(shell(format!("rmdir {name} 2>/dev/null || mv -T {name} {}", quote(&aside))));
+        // Other tools would look for what is theirs in vain.
+        commands.push(shell(format!(
+            "o=$(find {name} -mindepth 1 -maxdepth 1 ! -name {OWN} ! -name '{OURS}' -print -quit) && \
+             {{ test -z \"$o\" || {{ echo \"$o is not of pc-switcher: name another snapshot_dir\" >&2; exit 1; }}; }} && \
+             {{ rmdir {name} 2>/dev/null || mv -T {name} {}; }}",
+            quote(&aside)
+        )));
     }
     commands.push(words(&["mkdir", "-p", "-m", "700", &dir.to_string_lossy()]));
     // All that the status of the braces tells is their last command: each has to be done for the next.
     let script = format!(
-        "f=$(readlink -f /etc/fstab) && mount -t btrfs -o subvol=@snapshots UUID={uuid} {name} && {{ cp -p \"$f\" \"$f.new\" && \
+        "f=$(readlink -f /etc/fstab) && {{ test -z \"$(ls -A {name})\" || {{ echo {name} is not empty any more >&2; exit 1; }}; }} && \
+         mount -t btrfs -o subvol=@snapshots UUID={uuid} {name} && {{ cp -p \"$f\" \"$f.new\" && \
          {{ sed -e '$a\\' \"$f\" && printf '%s\\n' \"$1\"; }} >\"$f.new\" && sync \"$f.new\" && mv -T \"$f.new\" \"$f\" || \
          {{ rm -f \"$f.new\"; umount {name}; exit 1; }}; }}"
     );
     commands.push(words(&["sh", "-c", &script, "sh", &line]));
-    Making { commands, aside: is_there.then_some(aside) }
+    Making { commands, aside }
 }
 
 /// Writes a command as people type it.
@@ -180,9 +192,14 @@ mod tests {
         );
         assert!(made.commands[1][2].contains("mv -T '/my snaps' '/my snaps-before'"), "{made:?}");
         assert_eq!(text[2], "sudo mkdir -p -m 700 '/my snaps'");
-        assert_eq!(made.aside.as_deref(), Some(Path::new("/my snaps-before")));
+        assert_eq!(made.aside, Path::new("/my snaps-before"));
         let made = making(Path::new("/.snapshots"), "aaaa", false);
-        assert_eq!((made.commands.len(), made.aside), (3, None));
+        assert_eq!(made.commands.len(), 3);
+        assert_eq!(
+            made.aside,
+            Path::new("/.snapshots-before"),
+            "of a run that was cut off after it was moved"
+        );
     }
 
     #[test]
@@ -193,10 +210,20 @@ mod tests {
         let is_btrfs = KernelBtrfs.fs_uuid(dir.path()).is_ok();
         assert_eq!(matches!(look(&snaps, &mounts, dir.path()), Place::Make(_)), is_btrfs);
         std::fs::create_dir(&snaps).unwrap();
+        std::fs::create_dir(snaps.join(OWN)).unwrap();
+        std::fs::create_dir(snaps.join("@home-presync-20251115T120000Z-abc12345")).unwrap();
+        assert!(!holds_others(&snaps));
         std::fs::create_dir(snaps.join("1")).unwrap();
         assert!(holds_others(&snaps));
-        std::fs::create_dir(snaps.join(OWN)).unwrap();
-        assert!(!holds_others(&snaps));
+        // As root does it, where nobody else may look.
+        let script = &making(&snaps, "aaaa", true).commands[1][2];
+        let moves = || Command::new("sh").args(["-c", script]).output().unwrap();
+        let refused = moves();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("snaps/1 is not of pc-switcher"), "{said}");
+        std::fs::remove_dir(snaps.join("1")).unwrap();
+        assert!(moves().status.success());
+        assert!(!snaps.exists() && dir.path().join("snaps-before").join(OWN).is_dir());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::restore::absolute;
 use super::{Where, settings, with_agent};
 use crate::cli::{CliError, Context, Exit};
+use crate::doctor::quoted;
 
 /// List snapshots of other tools, or lost ones of our own again
 ///
@@ -60,6 +61,11 @@ pub fn run(args: &AdoptArgs, context: &mut Context<'_>) -> Result<Exit, CliError
     for line in lines(&hostname, from, &adopted) {
         writeln!(context.out, "{line}")?;
     }
+    if from == Maker::Orphan && !args.dirs.is_empty() {
+        for line in leftovers(&hostname, &adopted) {
+            writeln!(context.out, "{line}")?;
+        }
+    }
     Ok(Exit::Completed)
 }
 
@@ -87,9 +93,44 @@ fn lines(hostname: &Hostname, from: Maker, adopted: &Adopted) -> Vec<String> {
     said
 }
 
+/// Removes snapshots and pins of ours from a directory, and then the directory.
+const REMOVE: &str = "cd \"$1\" && { chattr -i .pc-switcher/pins/* 2>/dev/null; find . -mindepth 1 -maxdepth 4 -inum 256 -prune -exec \
+                      btrfs subvolume delete {} + && cd / && rm -r \"$1\"; }";
+
+/// Says what may become of the directories from which sets came in.
+fn leftovers(hostname: &Hostname, adopted: &Adopted) -> Vec<String> {
+    if adopted.sets.is_empty() && adopted.known == 0 {
+        return Vec::new();
+    }
+    if !adopted.left.is_empty() {
+        return vec![format!("{hostname}: keep where they came from: what was left alone is nowhere else")];
+    }
+    let mut said = vec![format!("{hostname}: what they came from is not needed any more; this removes it:")];
+    said.extend(adopted.looked.iter().map(|dir| format!("  sudo sh -c '{REMOVE}' sh {}", quoted(dir))));
+    said
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_to_remove_what_sets_came_from_is_said_once_nothing_else_is_there() {
+        let desk: Hostname = "desk".parse().unwrap();
+        let mut adopted = Adopted { looked: vec!["/old snaps".into()], ..Adopted::default() };
+        assert_eq!(leftovers(&desk, &adopted), Vec::<String>::new());
+        adopted.known = 1;
+        let said = leftovers(&desk, &adopted);
+        assert!(
+            said[1].starts_with("  sudo sh -c 'cd \"$1\" && ") && said[1].ends_with("' sh '/old snaps'"),
+            "{said:?}"
+        );
+        adopted.left.push(("/old snaps/1".into(), "it is no snapshot of pc-switcher".into()));
+        assert_eq!(
+            leftovers(&desk, &adopted),
+            ["desk: keep where they came from: what was left alone is nowhere else"]
+        );
+    }
 
     #[test]
     fn what_was_adopted_is_named_and_so_is_where_nothing_was_found() {

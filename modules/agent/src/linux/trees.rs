@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pc_switcher_contract::{BytePath, SetId, SnapshotName, SnapshotSet, SubvolumeName};
+use pc_switcher_contract::{BytePath, SetId, SnapshotMember, SnapshotName, SnapshotSet, SubvolumeName};
 use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
 use serde::Deserialize;
 

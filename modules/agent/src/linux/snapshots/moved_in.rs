@@ -5,6 +5,7 @@
 //! for retention, forecasts and lists as its state is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
@@ -12,8 +13,8 @@ use pc_switcher_contract::{Apart, BytePath, Hostname, SetId, SnapshotMember, Sna
 
 use super::check_member;
 use super::set;
-use super::sidecar::{Meta, Said};
-use super::store::Store;
+use super::sidecar::{Intent, Meta, Said};
+use super::store::{OWN, Store};
 use crate::linux::btrfs::SubvolumeInfo;
 use crate::proto::{Adopted, AgentError, AgentErrorKind, SubvolumeFact, TakeSet, Words};
 
@@ -69,11 +70,23 @@ impl Store<'_> {
     ) -> Result<Vec<(SetId, Vec<Found>)>, AgentError> {
         let failed = |error: std::io::Error| AgentError::io(format!("cannot read `{dir}`"), &error);
         let mut sets: BTreeMap<SetId, Vec<Found>> = BTreeMap::new();
-        for entry in fs::read_dir(dir.as_path()).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name().to_str().and_then(|name| name.parse::<SnapshotName>().ok());
-            let Some(name) = name else { continue };
+        let flat =
+            fs::read_dir(dir.as_path()).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(failed)?;
+        let is_there: BTreeSet<OsString> = flat.iter().map(fs::DirEntry::file_name).collect();
+        // Of what another tool removed the pin is left.
+        let pins = fs::read_dir(dir.as_path().join(OWN).join("pins")).into_iter().flatten().flatten();
+        let pinned = pins.flat_map(|pin| fs::read_dir(pin.path()).into_iter().flatten().flatten());
+        let pinned: Vec<fs::DirEntry> =
+            pinned.filter(|entry| !is_there.contains(&entry.file_name())).collect();
+        for entry in flat.into_iter().chain(pinned) {
             let path = BytePath::from(entry.path().as_path());
+            let name = entry.file_name().to_str().and_then(|name| name.parse::<SnapshotName>().ok());
+            let Some(name) = name else {
+                if entry.file_name() != OWN {
+                    adopted.left.push((path, "it has no name of pc-switcher's".into()));
+                }
+                continue;
+            };
             if name.subvolume.directory().is_some() {
                 let why = "it is a copy of a directory: `snapshots export` and `import` bring its set over";
                 adopted.left.push((path, why.into()));
@@ -96,8 +109,12 @@ impl Store<'_> {
         members: Vec<Found>,
         adopted: &mut Adopted,
     ) -> Result<(), AgentError> {
-        let record = Store::new(self.btrfs, dir.as_path()).published(&id).ok();
+        let before = Store::new(self.btrfs, dir.as_path());
+        let record = before.published(&id).ok();
+        let far = self.far(record.as_ref());
         if let Ok(known) = self.published(&id) {
+            let named = far.into_iter().filter(|one| known.set.members.iter().any(|it| it.uuid == one.uuid));
+            hand_over(&before, &id, &named.collect::<Vec<_>>(), adopted);
             let has = |one: &Found| {
                 let is_it = |it: &SnapshotMember| {
                     it.source_uuid == one.info.uuid.hex() || self.is_same(it, one, record.as_ref())
@@ -131,10 +148,10 @@ impl Store<'_> {
         let request =
             TakeSet { session, stamp, kind, snapshot_dir: self.dir().into(), subvolumes: Vec::new() };
         let hostname = record.as_ref().map_or(hostname, |meta| &meta.set.hostname).clone();
-        let far = self.far(record.as_ref());
         let (said, others) = (said(record.as_ref(), dir), (&first_taken[..], &far[..]));
         match set::take_again(self, &sources, hostname, &request, &said, others) {
             Ok(_) => {
+                hand_over(&before, &id, &far, adopted);
                 for member in far {
                     if let Err(why) = check_member(self.btrfs, &member) {
                         let why = format!("set `{id}` came in and names it, but cannot have it now: {why}");
@@ -188,6 +205,28 @@ impl Store<'_> {
             fs_uuid,
             generation: info.generation,
         })
+    }
+}
+
+/// Has the record that a set came in from name these members no more: what removes it there would remove them, and two sets would own
+/// them.
+fn hand_over(before: &Store<'_>, id: &SetId, far: &[SnapshotMember], adopted: &mut Adopted) {
+    let Some(first) = far.first() else { return };
+    let write = || -> Result<(), AgentError> {
+        let _creation = before.lock()?;
+        let mut meta = before.published(id)?;
+        meta.set.members.retain(|member| far.iter().all(|one| one.uuid != member.uuid));
+        let sidecar = before.sidecar(id);
+        // The intent is made of the record, when it comes to that.
+        let written = sidecar.put_meta(&meta).and_then(|()| sidecar.put_intent(&Intent::of(&meta.set)));
+        written.map_err(|error| AgentError::io(format!("cannot write the record of set `{id}`"), &error))
+    };
+    if let Err(error) = write() {
+        let dir = before.dir().display();
+        let why = format!(
+            "it is of set `{id}` here now, and the record in `{dir}` names it still: remove no set there ({error})"
+        );
+        adopted.left.push((first.path.clone(), why));
     }
 }
 
