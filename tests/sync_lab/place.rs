@@ -66,6 +66,8 @@ fn what_was_taken_before_is_kept_aside_and_a_command_that_fails_is_named_with_wh
     let Some(lab) = PLAIN.take() else { return };
     let laptop = lab.laptop();
     run(laptop, &Cmd::new("pc-switcher").args(["snapshots", "create", "early"]).as_alice()).ends_with(0);
+    // Its pin lies in a directory that not even root removes.
+    run(laptop, &Cmd::new("pc-switcher").args(["snapshots", "good"]).as_alice()).ends_with(0);
     alice(laptop, "mkdir -p .config/pc-switcher; echo '[btrfs-snapshots]' >.config/pc-switcher/config.toml");
     // Something stands where the former directory is to go.
     root(laptop, "mkdir -p /.snapshots-before/other");
@@ -84,9 +86,17 @@ fn what_was_taken_before_is_kept_aside_and_a_command_that_fails_is_named_with_wh
         .says(&["adopt --from orphan --dir /.snapshots-before"]);
     assert_eq!(alice(laptop, "cat .config/pc-switcher/config.toml"), "[btrfs-snapshots]\n", "it stays");
     let adopt = ["snapshots", "adopt", "--from", "orphan", "--dir", "/.snapshots-before"];
-    run(laptop, &Cmd::new("pc-switcher").args(adopt).as_alice()).ends_with(0);
+    let adopted = run(laptop, &Cmd::new("pc-switcher").args(adopt).as_alice()).ends_with(0);
+    let remove = adopted
+        .text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("sudo sh -c"))
+        .expect("how to remove it");
+    root(laptop, &format!("sh -c {remove}"));
+    assert!(!laptop.exists("/.snapshots-before").unwrap());
     let listed = run(laptop, &Cmd::new("pc-switcher").args(["snapshots", "list"]).as_alice()).ends_with(0);
     assert!(listed.text.contains("early"), "{}", listed.text);
+    run(laptop, &Cmd::new("pc-switcher").args(["snapshots", "verify"]).as_alice()).ends_with(0);
     has_a_place(laptop);
 }
 
@@ -97,6 +107,11 @@ fn what_another_tool_keeps_there_is_left_alone() {
     root(laptop, "chmod 755 /.snapshots; mkdir -p /.snapshots/1; touch /.snapshots/1/info.xml");
     init(laptop, &["--make-snapshot-dir"])
         .says(&["holds something that is not of pc-switcher", "snapshot_dir"])
+        .ends_with(1);
+    // Where only root may look, the command that would move it does, and finds it among what is ours.
+    root(laptop, "chmod 700 /.snapshots; mkdir -p /.snapshots/.pc-switcher");
+    init(laptop, &["--make-snapshot-dir"])
+        .says(&["/.snapshots/1 is not of pc-switcher", "goes on from here"])
         .ends_with(1);
     assert!(laptop.exists("/.snapshots/1/info.xml").unwrap());
 }
