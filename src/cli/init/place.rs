@@ -308,10 +308,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let programs = ["sed", "sync", "mv"].map(|name| (name, "head -c 2 \"$3\" 2>/dev/null; exit 4"));
         for program in programs {
-            let (done, table, unmounted) = append(dir.path(), "/.snapshots", "one\ntwo\n", &[program]);
-            let wanted = (false, "one\ntwo\n", "/.snapshots");
+            let snaps = dir.path().join("snaps").to_string_lossy().into_owned();
+            let (done, table, unmounted) = append(dir.path(), &snaps, "one\ntwo\n", &[program]);
+            let wanted = (false, "one\ntwo\n", snaps.as_str());
             assert_eq!((done, table.as_str(), unmounted.as_str()), wanted, "{program:?}");
         }
+    }
+
+    #[test]
+    fn what_somebody_put_there_meanwhile_is_not_hidden_under_a_mount() {
+        let dir = tempfile::tempdir().unwrap();
+        let snaps = dir.path().join("snaps");
+        std::fs::create_dir_all(snaps.join(OWN)).unwrap();
+        let (done, table, _) = append(dir.path(), &snaps.to_string_lossy(), "one\n", &[]);
+        assert_eq!((done, table.as_str()), (false, "one\n"));
     }
 
     #[test]
