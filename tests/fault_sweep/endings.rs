@@ -101,6 +101,9 @@ fn a_sync_passes_its_stages_in_the_documented_order_and_brings_everything_over()
         assert_eq!(world.sets_of(&ran.session), ["pre+post", "pre+post"]);
         assert_eq!(world.desk.history(), [ran.session.to_string().into_bytes()]);
         assert_same_tree(&picture(&world.laptop), &picture(&world.desk));
+        // What is written down of it lies on the modelled disk, not on that of whoever runs this.
+        let lists = world.desk.real(&"/.snapshots/.pc-switcher/sets".into());
+        assert_eq!(fs::read_dir(lists).unwrap().count(), 1);
     });
 }
 

@@ -91,6 +91,14 @@ impl Disk {
         self.dir.path().join(name).join(inside.as_path())
     }
 
+    /// Returns a set with the paths at which its members lie on the machine that the test runs on.
+    pub fn really(&self, mut set: SnapshotSet) -> SnapshotSet {
+        for member in &mut set.members {
+            member.path = self.real(&member.path).as_path().into();
+        }
+        set
+    }
+
     /// Returns the directory of the machine's state.
     pub fn state_dir(&self) -> PathBuf {
         self.dir.path().join("state")
@@ -200,7 +208,7 @@ impl Disk {
             hard: None,
             in_use: false,
             holders: Vec::new(),
-            has_steps: list_of(&set).is_some_and(|list| has_list(list.as_path())),
+            has_steps: list_of(&self.really(set.clone())).is_some_and(|list| has_list(list.as_path())),
             needs: needs.of(&set.id()),
             missing: Vec::new(),
             away: Vec::new(),

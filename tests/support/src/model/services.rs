@@ -252,6 +252,7 @@ impl Services for ModelServices {
                     // The directory lies on no subvolume of that name.
                     part.subvolume_uuid.clear();
                 }
+                request.pre_set = request.pre_set.map(|set| self.disk.really(set));
                 encode(&data::apply::run(&request, call, &self.state, &Unwatched)?)
             }
             Request::Redo { patience, .. } => match lock(&self.held).as_ref() {
