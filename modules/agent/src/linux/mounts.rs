@@ -6,6 +6,9 @@ use pc_switcher_contract::BytePath;
 
 use crate::proto::AgentError;
 
+/// How often the table is read anew at most until it is twice the same.
+const LOOKS: usize = 10;
+
 /// File systems of disks.
 pub(super) const DISKS: [&str; 11] =
     ["ext2", "ext3", "ext4", "xfs", "f2fs", "btrfs", "bcachefs", "jfs", "nilfs2", "reiserfs", "zfs"];
@@ -50,9 +53,18 @@ impl Mounts {
     /// If `/proc` is not there.
     pub fn read() -> Result<Self, AgentError> {
         let path = "/proc/self/mountinfo";
-        std::fs::read(path)
-            .map(|text| Self::parse(&text))
-            .map_err(|error| AgentError::io(format!("cannot read `{path}`"), &error))
+        let read =
+            || std::fs::read(path).map_err(|error| AgentError::io(format!("cannot read `{path}`"), &error));
+        // It comes page by page: of mounts that come and go in between a line may be lost of one that stays.
+        let mut text = read()?;
+        for _ in 0..LOOKS {
+            let again = read()?;
+            if again == text {
+                break;
+            }
+            text = again;
+        }
+        Ok(Self::parse(&text))
     }
 
     /// Parses mountinfo; lines that are none are left out.
