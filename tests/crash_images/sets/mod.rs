@@ -1,6 +1,10 @@
 //! Power cuts of the store of sets and of rollbacks, on one machine and on two.
 
+mod afterwards;
+mod back;
+mod clock;
 mod court;
+mod dying;
 mod host;
 mod inside;
 mod pair;
@@ -12,6 +16,7 @@ use std::fs;
 
 use pc_switcher_testkit::seed::Random;
 
+use self::back::Way;
 use self::host::Host;
 use self::story::{Lot, Story};
 use crate::camera::{End, Written};
@@ -54,6 +59,7 @@ impl Score {
 /// Judges at least so many pictures, from seed to seed, with at most `most` of one machine's day.
 pub fn score(images: usize, first_seed: u64, most: usize) {
     let pool = Pool::make();
+    clock::begin(&pool);
     let mut score = Score::default();
     for seed in first_seed.. {
         if score.images >= images {
@@ -87,18 +93,17 @@ fn one(pool: &Pool, seed: u64, most: usize, score: &mut Score) {
     let luck = Random::new(random.below(u64::MAX));
     let mut story = Story::new(&mut host, luck, format!("photo-{seed}"));
     story.keep_sets();
-    if random.below(4) != 0 {
-        story.roll_back();
-    }
+    // Every fourth day is of two machines.
+    story.roll_back(Way::of_day(seed - seed / 4));
     let mut lots = story.lots;
     host.machine.scrap();
     drop_some(&mut lots, most, &mut random);
-    for Lot { what, photos, before, after } in lots {
-        for photo in photos {
+    for lot in lots {
+        for photo in &lot.photos {
             host.machine.boot(photo.images.clone());
-            let judged = court::judge(&mut host, &photo, (&before, &after), &mut random);
+            let judged = court::judge(&mut host, photo, &lot, &mut random);
             host.machine.scrap();
-            score.add(what, Some(photo.written), judged, &format!("seed {seed}, {}", photo.when));
+            score.add(lot.what, Some(photo.written), judged, &format!("seed {seed}, {}", photo.when));
         }
     }
 }

@@ -50,7 +50,7 @@ pub fn tell(hosts: &[Host; 2], random: &mut Random, name: &str) -> (Vec<Lot>, En
     let sets = [0, 1].map(|at| prepare(&hosts[at]));
     let old = [0, 1].map(|at| State::read(&hosts[at]).unwrap());
     let together = |at: usize| Together { partner: ["desk", "laptop"][at].parse().unwrap(), leads: at == 0 };
-    let wishes = [0, 1].map(|at| wish(&hosts[at], &sets[at], 9, Some(together(at))));
+    let wishes = [0, 1].map(|at| wish(&hosts[at], &sets[at], 9, Some(together(at)), None));
     let mut lots = Vec::new();
     // Both prepare one after the other, and one may be cut off long before the other.
     let mut prepared = Vec::new();
