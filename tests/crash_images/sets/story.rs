@@ -69,12 +69,16 @@ impl<'a> Story<'a> {
         self.lots.push(Lot { what, photos, before, after, between: None });
     }
 
-    /// Takes, pins and removes sets.
-    pub fn keep_sets(&mut self) {
+    /// Takes, pins and removes sets; each second day one is deleted, and each other some are pruned.
+    pub fn keep_sets(&mut self, day: u64) {
         for _ in 0..2 {
             self.take(SnapshotKind::Manual);
         }
-        for _ in 0..2 + self.random.below(3) {
+        match day % 2 {
+            0 => self.delete(),
+            _ => self.prune(),
+        }
+        for _ in 0..1 + self.random.below(3) {
             match self.random.below(6) {
                 0..=1 => self.take(SnapshotKind::PreSync),
                 2 => self.delete(),
