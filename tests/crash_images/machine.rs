@@ -78,6 +78,8 @@ pub struct Machine {
     layout: Layout,
     root: PathBuf,
     running: Option<Running>,
+    /// How often it was switched on.
+    starts: u32,
 }
 
 /// What is known of a machine that is on.
@@ -118,7 +120,7 @@ impl Machine {
             sh("umount", &[text(&root)]);
             gone(&device, disk);
         }
-        let mut machine = Machine { layout, root, running: None };
+        let mut machine = Machine { layout, root, running: None, starts: 0 };
         machine.boot(disks);
         if !layout.is_btrfs() {
             layout.parts().iter().for_each(|part| fs::create_dir(machine.root.join(part)).unwrap());
@@ -150,6 +152,12 @@ impl Machine {
         let devices = devices.into_iter().flatten().collect();
         let (layout, root) = (self.layout, self.root.clone());
         self.running = Some(Running { layout, root, images, devices });
+        self.starts += 1;
+    }
+
+    /// Returns how often it was switched on: no two starts are the same.
+    pub fn starts(&self) -> u32 {
+        self.starts
     }
 
     /// Switches it off and waits until nothing holds its disks; they stay as they are.

@@ -1,10 +1,13 @@
 //! A machine with `@`, `@home` and a subvolume for snapshots. Its state lies on `@`, as it does in life.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use pc_switcher_agent::data::apply::{Unwatched, Watch};
+use pc_switcher_agent::linux::rollback;
 use pc_switcher_agent::linux::services::{AgentOptions, HistoryKeeper, redo_alone};
 use pc_switcher_agent::linux::snapshots::{Needs, delete_sets, list_sets};
 use pc_switcher_agent::linux::state::{STATE_PATH, StateDir};
@@ -12,8 +15,9 @@ use pc_switcher_agent::proto::{SetsRequest, StoredSet, Strays, TakeSet};
 use pc_switcher_contract::{SnapshotKind, UtcStamp};
 use pc_switcher_testkit::seed::Random;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind};
+use rustix::process::{WaitOptions, wait};
 
-use super::inside;
+use super::{clock, inside};
 use crate::camera::{Camera, Shelf};
 use crate::machine::{Layout, Machine, Running};
 use crate::pool::Pool;
@@ -26,6 +30,8 @@ pub struct Host {
     pub machine: Machine,
     /// Where the top level of its disk is looked at.
     top: PathBuf,
+    /// A start, and the seconds that have passed in it.
+    passed: Cell<(u32, u64)>,
 }
 
 /// Nobody asks for the history.
@@ -44,7 +50,8 @@ impl HistoryKeeper for NoHistory {
 impl Host {
     pub fn make(pool: &Pool, layout: Layout) -> Host {
         let name = format!("{layout:?}");
-        let host = Host { machine: Machine::make_as(pool, layout, &name), top: pool.machine("top") };
+        let (machine, top) = (Machine::make_as(pool, layout, &name), pool.machine("top"));
+        let host = Host { machine, top, passed: Cell::default() };
         fs::create_dir_all(host.root().join("var/lib")).unwrap();
         host.write(0);
         inside::make(host.root());
@@ -77,11 +84,50 @@ impl Host {
         }
     }
 
-    /// Does something as the agent of this machine: what it remembers is where the program looks for it.
+    /// Does something as the agent of this machine: what it remembers is where the program looks for it, and it is as late as it is here.
     pub fn agent<T>(&self, work: impl FnOnce(&StateDir) -> T) -> T {
         mount_bind(self.root().join("var/lib"), STATE_PARENT).unwrap();
         let _bound = Bound;
+        let start = self.machine.starts();
+        clock::set(&format!("{:?}-{start}", self.layout()), self.passed_in(start));
         work(&StateDir::new(STATE_PATH))
+    }
+
+    fn passed_in(&self, start: u32) -> u64 {
+        let (known, seconds) = self.passed.get();
+        if known == start { seconds } else { 0 }
+    }
+
+    /// Lets time pass.
+    pub fn pass(&self, seconds: u64) {
+        let start = self.machine.starts();
+        self.passed.set((start, self.passed_in(start) + seconds));
+    }
+
+    /// Switches the machine off, and on again with the same disks.
+    pub fn restart(&mut self) {
+        let images = self.running().images().to_vec();
+        self.machine.boot(images);
+    }
+
+    /// Finishes a rollback that was cut off, as whoever takes the machine's lock does, and each boot.
+    pub fn redo(&self, watch: &dyn Watch) -> Result<(), String> {
+        self.agent(|state| rollback::redo(state, watch)).map_err(|error| format!("the redo failed: {error}"))
+    }
+
+    /// Sees to a rollback on trial, as each boot does after the redo, and as its watcher does later.
+    pub fn attend(&self, watch: &dyn Watch) -> Result<(), String> {
+        let seen = self.agent(|state| rollback::at_boot(state, watch));
+        // A watcher that is left behind is this program, which does not know the argument and ends: here the watcher is played.
+        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+        seen.map(drop).map_err(|error| format!("nobody looks after the trial: {error}"))
+    }
+
+    /// Starts the machine anew, with all that a boot does about rollbacks.
+    pub fn start_anew(&mut self) -> Result<(), String> {
+        self.restart();
+        self.recover()?;
+        self.attend(&Unwatched)
     }
 
     /// Returns a request for a set of both subvolumes; each number has names of its own.
@@ -141,6 +187,19 @@ impl Host {
         let words = self.layout().subvolumes().map(|name| word_in(&self.top.join(name)));
         crate::machine::unmount(&self.top);
         (names, words)
+    }
+
+    /// Returns the words in the trees that stand beside those in place.
+    pub fn beside(&self) -> Vec<u32> {
+        let device = format!("/dev/{}", self.running().devices()[0]);
+        let option = CString::new("subvolid=5").unwrap();
+        mount(device, &self.top, "btrfs", MountFlags::empty(), Some(&*option)).unwrap();
+        let names = names_in(&self.top);
+        let of = |name: &str| names.iter().find(|one| one.starts_with(&format!("{name}."))).cloned();
+        let beside = self.layout().subvolumes().into_iter().filter_map(of);
+        let words = beside.map(|name| word_in(&self.top.join(name))).collect();
+        crate::machine::unmount(&self.top);
+        words
     }
 
     /// Returns everything that is ours on this machine, to see that nothing changes any more.

@@ -1,6 +1,10 @@
 //! Power cuts of the store of sets and of rollbacks, on one machine and on two.
 
+mod afterwards;
+mod back;
+mod clock;
 mod court;
+mod dying;
 mod host;
 mod inside;
 mod pair;
@@ -12,11 +16,36 @@ use std::fs;
 
 use pc_switcher_testkit::seed::Random;
 
+use self::back::Way;
 use self::host::Host;
 use self::story::{Lot, Story};
 use crate::camera::{End, Written};
 use crate::machine::Layout;
 use crate::pool::Pool;
+
+/// What each run must have pictures of: proofs of what was never done are none.
+const NEEDED: [&str; 12] = [
+    "create",
+    "delete",
+    "prune",
+    "exchange",
+    "cancel",
+    "confirm",
+    "trial begins",
+    "trial back",
+    "both prepare",
+    "the leader commits",
+    "the follower commits",
+    pair::BACK,
+];
+
+/// What each run of so many pictures must have as well.
+const NEEDED_OF_MANY: [&str; 8] =
+    ["prepare", "abort", "good", "pin", "hard pin", "stay", "trial kept after all", pair::BACK_BY_ITSELF];
+const MANY: usize = 3000;
+
+/// So many days have all that is needed.
+const DAYS: usize = 16;
 
 /// What came out of pictures; a pair of two machines counts as one.
 #[derive(Default)]
@@ -51,12 +80,24 @@ impl Score {
     }
 }
 
-/// Judges at least so many pictures, from seed to seed, with at most `most` of one machine's day.
+impl Score {
+    /// What was needed and never photographed.
+    fn lacks(&self) -> Vec<&'static str> {
+        let more: &[&str] = if self.images < MANY { &[] } else { &NEEDED_OF_MANY };
+        // A leader that goes back does so in one of two ways.
+        let is_there = |wanted: &str| self.by.keys().any(|(what, _)| what.starts_with(wanted));
+        NEEDED.iter().chain(more).copied().filter(|what| !is_there(what)).collect()
+    }
+}
+
+/// Judges at least so many pictures, from seed to seed, with at most `most` of one machine's day; more of them until all that is needed
+/// was among them.
 pub fn score(images: usize, first_seed: u64, most: usize) {
     let pool = Pool::make();
+    clock::begin(&pool);
     let mut score = Score::default();
     for seed in first_seed.. {
-        if score.images >= images {
+        if score.images >= images && (score.lacks().is_empty() || score.stories >= DAYS) {
             break;
         }
         match seed % 4 {
@@ -78,6 +119,7 @@ pub fn score(images: usize, first_seed: u64, most: usize) {
         score.bad.len()
     );
     assert!(score.bad.is_empty(), "{} images are bad, see above", score.bad.len());
+    assert!(score.lacks().is_empty(), "no images of {:?} are among them", score.lacks());
 }
 
 /// One machine by itself.
@@ -86,34 +128,32 @@ fn one(pool: &Pool, seed: u64, most: usize, score: &mut Score) {
     let mut host = Host::make(pool, Layout::Laptop);
     let luck = Random::new(random.below(u64::MAX));
     let mut story = Story::new(&mut host, luck, format!("photo-{seed}"));
-    story.keep_sets();
-    if random.below(4) != 0 {
-        story.roll_back();
-    }
+    // Every fourth day is of two machines.
+    let day = seed - seed / 4;
+    story.keep_sets(day);
+    story.roll_back(Way::of_day(day));
     let mut lots = story.lots;
     host.machine.scrap();
     drop_some(&mut lots, most, &mut random);
-    for Lot { what, photos, before, after } in lots {
-        for photo in photos {
+    for lot in lots {
+        for photo in &lot.photos {
             host.machine.boot(photo.images.clone());
-            let judged = court::judge(&mut host, &photo, (&before, &after), &mut random);
+            let judged = court::judge(&mut host, photo, &lot, &mut random);
             host.machine.scrap();
-            score.add(what, Some(photo.written), judged, &format!("seed {seed}, {}", photo.when));
+            score.add(lot.what, Some(photo.written), judged, &format!("seed {seed}, {}", photo.when));
         }
     }
 }
 
-/// Forgets pictures beyond a number, in no order.
+/// Forgets pictures beyond a number: of whatever has most of them, so that nothing is left without.
 fn drop_some(lots: &mut [Lot], most: usize, random: &mut Random) {
     let mut count: usize = lots.iter().map(|lot| lot.photos.len()).sum();
     while count > most {
-        let lot = random.below(lots.len() as u64) as usize;
-        let photos = &mut lots[lot].photos;
-        if !photos.is_empty() {
-            let photo = photos.remove(random.below(photos.len() as u64) as usize);
-            photo.images.iter().for_each(|image| fs::remove_file(image).unwrap());
-            count -= 1;
-        }
+        let largest = lots.iter_mut().max_by_key(|lot| lot.photos.len());
+        let photos = &mut largest.expect("there is one").photos;
+        let photo = photos.remove(random.below(photos.len() as u64) as usize);
+        photo.images.iter().for_each(|image| fs::remove_file(image).unwrap());
+        count -= 1;
     }
 }
 
@@ -121,7 +161,7 @@ fn drop_some(lots: &mut [Lot], most: usize, random: &mut Random) {
 fn two(pool: &Pool, seed: u64, most: usize, score: &mut Score) {
     let mut random = Random::new(seed);
     let mut hosts = [Layout::Laptop, Layout::Desk].map(|layout| Host::make(pool, layout));
-    let (lots, ends) = pair::tell(&hosts, &mut random, &format!("photo-{seed}"));
+    let (lots, ends) = pair::tell(&mut hosts, &mut random, &format!("photo-{seed}"), seed / 4 % 2 == 1);
     hosts.iter_mut().for_each(|host| host.machine.scrap());
     for lot in &lots {
         for photos in lot.some(most / lots.len(), &mut random) {

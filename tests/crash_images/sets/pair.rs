@@ -5,15 +5,16 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pc_switcher_agent::data::apply::Unwatched;
+use pc_switcher_agent::data::apply::{Unwatched, Watch};
 use pc_switcher_agent::linux::snapshots::take_set;
-use pc_switcher_agent::proto::{RollbackOrder, Together};
-use pc_switcher_contract::{SnapshotKind, SnapshotSet};
+use pc_switcher_agent::proto::{RollbackOrder, Together, TrialFor};
+use pc_switcher_contract::{SessionId, SnapshotKind, SnapshotSet};
 use pc_switcher_testkit::seed::Random;
 
+use super::back::LIMIT;
 use super::court::{nothing_more, restart_if_aside};
-use super::host::Host;
-use super::state::State;
+use super::host::{Host, stamp};
+use super::state::{On, State};
 use super::story::{NONE, film, order, wish};
 use crate::camera::{End, Photo, Shelf, Written};
 use crate::machine::reflink;
@@ -29,10 +30,14 @@ pub struct Lot {
 pub struct Ends {
     old: [State; 2],
     words: [u32; 2],
+    session: SessionId,
 }
 
 /// The leader takes a rollback back of which the other one has not heard.
-const BACK: &str = "the leader goes back";
+pub const BACK: &str = "the leader goes back";
+
+/// It does so by itself, since nobody has confirmed it.
+pub const BACK_BY_ITSELF: &str = "the leader goes back by itself";
 
 const OLD_WORD: u32 = 7;
 const NEW_WORD: u32 = 3;
@@ -45,12 +50,13 @@ fn prepare(host: &Host) -> SnapshotSet {
     set
 }
 
-/// Takes both back, with pictures of every step, and of the one that waits meanwhile.
-pub fn tell(hosts: &[Host; 2], random: &mut Random, name: &str) -> (Vec<Lot>, Ends) {
+/// Takes both back, with pictures of every step, and of the one that waits meanwhile. The leader does so `on_trial` or not.
+pub fn tell(hosts: &mut [Host; 2], random: &mut Random, name: &str, on_trial: bool) -> (Vec<Lot>, Ends) {
     let sets = [0, 1].map(|at| prepare(&hosts[at]));
     let old = [0, 1].map(|at| State::read(&hosts[at]).unwrap());
     let together = |at: usize| Together { partner: ["desk", "laptop"][at].parse().unwrap(), leads: at == 0 };
-    let wishes = [0, 1].map(|at| wish(&hosts[at], &sets[at], 9, Some(together(at))));
+    let trial = |at: usize| (on_trial && at == 0).then_some(TrialFor::Seconds(LIMIT));
+    let wishes = [0, 1].map(|at| wish(&hosts[at], &sets[at], 9, Some(together(at)), trial(at)));
     let mut lots = Vec::new();
     // Both prepare one after the other, and one may be cut off long before the other.
     let mut prepared = Vec::new();
@@ -66,7 +72,16 @@ pub fn tell(hosts: &[Host; 2], random: &mut Random, name: &str) -> (Vec<Lot>, En
         film_order(&hosts[1], random, format!("{name}-c1"), RollbackOrder::Commit, NONE, Some(End::New));
     // The leader may also go back before the other one has heard of anything.
     let cancels = ["entry", "cancelling"];
-    let back = film_order(&hosts[0], random, format!("{name}-b0"), RollbackOrder::Cancel, cancels, None);
+    let (name_back, what) = (format!("{name}-b0"), if on_trial { BACK_BY_ITSELF } else { BACK });
+    let back = if on_trial {
+        hosts[0].start_anew().unwrap();
+        hosts[0].pass(LIMIT);
+        let attend = |host: &Host, watch: &dyn Watch| host.attend(watch).unwrap();
+        let photos = film(&hosts[0], random, name_back, cancels, None, attend);
+        photos.into_iter().map(Arc::new).collect()
+    } else {
+        film_order(&hosts[0], random, name_back, RollbackOrder::Cancel, cancels, None)
+    };
     let [leader_waits, follower_waits] = waiting;
     let [leader_prepares, follower_prepares]: [Vec<_>; 2] = prepared.try_into().ok().unwrap();
     // Nobody can have decided before both were prepared.
@@ -77,10 +92,10 @@ pub fn tell(hosts: &[Host; 2], random: &mut Random, name: &str) -> (Vec<Lot>, En
     });
     lots.push(Lot { what: "the leader commits", photos: [leads, follower_waits.clone()] });
     lots.push(Lot { what: "the follower commits", photos: [done, follows] });
-    lots.push(Lot { what: BACK, photos: [back, follower_waits] });
+    lots.push(Lot { what, photos: [back, follower_waits] });
     let now = [0, 1].map(|at| hosts[at].top().1);
     assert_eq!(now, [[OLD_WORD; 2], [NEW_WORD; 2]], "{name}, without any cut");
-    (lots, Ends { old, words: [OLD_WORD, NEW_WORD] })
+    (lots, Ends { old, words: [OLD_WORD, NEW_WORD], session: wishes[0].session.clone() })
 }
 
 fn film_order(
@@ -139,18 +154,28 @@ pub fn judge(
         };
         host.machine.boot(photo.images.iter().map(copy).collect());
     }
-    let judged = alone(hosts).and_then(|()| meet(hosts, photos, what, ends));
+    let judged = alone(hosts, ends).and_then(|()| meet(hosts, photos, what, ends));
     hosts.iter_mut().for_each(|host| host.machine.scrap());
     judged
 }
 
 /// Each does what it can by itself. One that was started with a tree that its way back has put aside since is started once more.
-fn alone(hosts: &mut [Host; 2]) -> Result<(), String> {
+fn alone(hosts: &mut [Host; 2], ends: &Ends) -> Result<(), String> {
     for host in hosts {
         host.recover()?;
+        if order(host, RollbackOrder::Look, &Unwatched).may_come_again() && word(host, ends).is_some() {
+            return Err("a leader that may be put in place again has given its word".into());
+        }
         restart_if_aside(host)?;
     }
     Ok(())
+}
+
+/// What the leader says when it is asked.
+fn word(leader: &Host, ends: &Ends) -> Option<bool> {
+    let snapshot_dir = leader.snapshot_dir().as_path().into();
+    let asked = RollbackOrder::Decided { snapshot_dir, session: ends.session.clone() };
+    order(leader, asked, &Unwatched).decided
 }
 
 fn meet(hosts: &[Host; 2], photos: &[Arc<Photo>; 2], what: &str, ends: &Ends) -> Result<End, String> {
@@ -170,13 +195,11 @@ fn meet(hosts: &[Host; 2], photos: &[Arc<Photo>; 2], what: &str, ends: &Ends) ->
         if look.forbids_sync().is_none() || follower.top().1 != ends.old[1].trees.words {
             return Err("a machine in doubt is not as it was".into());
         }
-        let wish = look.state.unwrap();
-        let asked = RollbackOrder::Decided {
-            snapshot_dir: leader.snapshot_dir().as_path().into(),
-            session: wish.session,
+        let word = match word(leader, ends) {
+            Some(true) => RollbackOrder::Commit,
+            Some(false) => RollbackOrder::Abort,
+            None => return Err("the leader gives no word".into()),
         };
-        let decided = order(leader, asked, &Unwatched).decided;
-        let word = if decided == Some(true) { RollbackOrder::Commit } else { RollbackOrder::Abort };
         order(follower, word, &Unwatched);
     }
     let words = hosts.each_ref().map(|host| host.top().1);
@@ -186,16 +209,22 @@ fn meet(hosts: &[Host; 2], photos: &[Arc<Photo>; 2], what: &str, ends: &Ends) ->
         other => return Err(format!("they do not agree: {other:?}")),
     };
     let wanted = match (what, photos[0].end) {
-        (BACK, End::New) => End::Old,
-        (BACK, End::Old) => End::New,
-        ("the leader commits" | BACK, end) => end,
+        (BACK | BACK_BY_ITSELF, End::New) => End::Old,
+        (BACK | BACK_BY_ITSELF, End::Old) => End::New,
+        ("the leader commits" | BACK | BACK_BY_ITSELF, end) => end,
         _ => photos[1].end,
     };
     if wanted != End::Either && wanted != found {
         return Err(format!("wanted {wanted:?}, found {found:?}"));
     }
     for (host, old) in hosts.iter().zip(&ends.old) {
-        let now = State::read(host)?;
+        let mut now = State::read(host)?;
+        if now.trees.trial == Some(On::Returned) {
+            // What nobody asked for stands beside until somebody has seen it, and what is not in any other set is kept as one.
+            order(host, RollbackOrder::Confirm(stamp(80_000)), &Unwatched);
+            now = State::read(host)?;
+            now.sets.retain(|id, _| old.sets.contains_key(id));
+        }
         let is_right = match found {
             End::Old => now == *old,
             _ => now.sets == old.sets && now.trees.beside.len() == 2,

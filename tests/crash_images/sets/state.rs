@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
+use pc_switcher_agent::data::apply::Unwatched;
+use pc_switcher_agent::linux::rollback;
 use pc_switcher_agent::linux::snapshots::check_set;
-use pc_switcher_agent::proto::{StoredSet, Strays};
+use pc_switcher_agent::proto::{RollbackOrder, RollbackState, StoredSet, Strays, TrialFor};
 use pc_switcher_contract::{SetId, SnapshotMember};
 
 use super::host::{Host, names_in, word_in};
+use super::story::Lot;
 use crate::camera::End;
 
 /// The words in the members of each set.
@@ -29,6 +32,30 @@ pub struct Trees {
     pub beside: Vec<String>,
     /// The files of a rollback and of the machine's state.
     pub files: Vec<String>,
+    /// How it stands if the rollback is one on trial.
+    pub trial: Option<On>,
+}
+
+/// How a rollback on trial stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// No start with all of the new trees was seen yet.
+    ToBegin(TrialFor),
+    /// Its time runs in some start, or did.
+    Runs(TrialFor),
+    /// The machine took it back by itself.
+    Returned,
+}
+
+impl On {
+    fn of(state: &RollbackState) -> Option<On> {
+        let trial = state.trial.as_ref()?;
+        Some(match (&trial.returned, &trial.began) {
+            (Some(_), _) => On::Returned,
+            (None, Some(began)) if !began.is_partly => On::Runs(trial.holds),
+            _ => On::ToBegin(trial.holds),
+        })
+    }
 }
 
 impl State {
@@ -61,26 +88,29 @@ impl State {
                 return Err(format!("`{name}` is left beside set `{}`", stored.set.id()));
             }
         }
-        Ok(State { sets: whole(host, &stored)?, trees: Trees::read(host) })
+        Ok(State { sets: whole(host, &stored)?, trees: Trees::read(host)? })
     }
 
-    /// Whether this is how it must end.
-    pub fn fits(&self, end: End, before: &State, after: &State) -> bool {
+    /// Whether this is how a piece of work must end.
+    pub fn fits(&self, end: End, lot: &Lot) -> bool {
+        let Lot { before, after, between, .. } = lot;
         let one_of = |is_old: bool, is_new: bool| match end {
             End::Old => is_old,
             End::New => is_new,
             End::Either => is_old || is_new,
         };
+        let is_between = end != End::Old && between.as_ref() == Some(&self.trees);
         let of_sets = match end {
+            _ if is_between => lie_between(&self.sets, &before.sets, &after.sets),
             End::Either => lie_between(&self.sets, &before.sets, &after.sets),
             _ => one_of(self.sets == before.sets, self.sets == after.sets),
         };
-        of_sets && one_of(self.trees == before.trees, self.trees == after.trees)
+        of_sets && (is_between || one_of(self.trees == before.trees, self.trees == after.trees))
     }
 }
 
 impl Trees {
-    fn read(host: &Host) -> Trees {
+    fn read(host: &Host) -> Result<Trees, String> {
         let (names, words) = host.top();
         let usual =
             |name: &String| host.layout().subvolumes().contains(&name.as_str()) || name == "@snapshots";
@@ -93,7 +123,9 @@ impl Trees {
         let own = format!(".{}-", std::process::id());
         files.retain(|name| !(name.contains(&own) && name.starts_with(".rollback")));
         files.sort();
-        Trees { words, beside, files }
+        let look = host.agent(|state| rollback::run(&RollbackOrder::Look, state, &Unwatched));
+        let look = look.map_err(|error| format!("nobody can look at the rollback: {error}"))?;
+        Ok(Trees { words, beside, files, trial: look.state.as_ref().and_then(On::of) })
     }
 }
 

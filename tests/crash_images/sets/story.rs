@@ -7,13 +7,13 @@ use pc_switcher_agent::linux::snapshots::{
 };
 use pc_switcher_agent::proto::{
     GoodBy, GoodMark, PinOrder, PinRequest, RollbackLook, RollbackOrder, RollbackWish, SetRequest,
-    SetsRequest, Together,
+    SetsRequest, Together, TrialFor,
 };
 use pc_switcher_contract::{SetId, SnapshotKind, SnapshotSet};
 use pc_switcher_testkit::seed::Random;
 
 use super::host::{Host, stamp};
-use super::state::State;
+use super::state::{State, Trees};
 use crate::camera::{End, Photo};
 use crate::racer::{Racer, Slowly};
 
@@ -26,6 +26,8 @@ pub struct Lot {
     pub photos: Vec<Photo>,
     pub before: State,
     pub after: State,
+    /// What else there may be once it is decided, if the work has a second part of which nothing is known then.
+    pub between: Option<Trees>,
 }
 
 /// One machine's day.
@@ -43,17 +45,17 @@ impl<'a> Story<'a> {
         Story { host, random, name, lots: Vec::new(), number: 0 }
     }
 
-    fn next(&mut self) -> u32 {
+    pub fn next(&mut self) -> u32 {
         self.number += 1;
         self.number
     }
 
-    fn state(&self) -> State {
+    pub fn state(&self) -> State {
         State::read(self.host).unwrap_or_else(|why| panic!("{}, without any cut: {why}", self.name))
     }
 
     /// Does a piece of work with a camera; `ends` says that it leads back to where it began, or to either end.
-    fn film(
+    pub fn film(
         &mut self,
         what: &'static str,
         decides: [&'static str; 2],
@@ -64,15 +66,19 @@ impl<'a> Story<'a> {
         let name = format!("{}-{}", self.name, self.lots.len());
         let photos = film(self.host, &mut self.random, name, decides, ends, work);
         let after = if ends == Some(End::Old) { before.clone() } else { self.state() };
-        self.lots.push(Lot { what, photos, before, after });
+        self.lots.push(Lot { what, photos, before, after, between: None });
     }
 
-    /// Takes, pins and removes sets.
-    pub fn keep_sets(&mut self) {
+    /// Takes, pins and removes sets; each second day one is deleted, and each other some are pruned.
+    pub fn keep_sets(&mut self, day: u64) {
         for _ in 0..2 {
             self.take(SnapshotKind::Manual);
         }
-        for _ in 0..2 + self.random.below(3) {
+        match day % 2 {
+            0 => self.delete(),
+            _ => self.prune(),
+        }
+        for _ in 0..1 + self.random.below(3) {
             match self.random.below(6) {
                 0..=1 => self.take(SnapshotKind::PreSync),
                 2 => self.delete(),
@@ -97,7 +103,7 @@ impl<'a> Story<'a> {
         assert_eq!(words, Some(vec![number; 2]), "a set holds what was there");
     }
 
-    fn request(&mut self) -> SetRequest {
+    pub fn request(&mut self) -> SetRequest {
         let ids: Vec<SetId> = self.state().sets.into_keys().collect();
         SetRequest {
             snapshot_dir: self.host.snapshot_dir().as_path().into(),
@@ -165,89 +171,6 @@ impl<'a> Story<'a> {
             }
         });
     }
-
-    /// Goes back to a set, and from there on or back again.
-    pub fn roll_back(&mut self) {
-        let number = self.next();
-        self.host.write(number);
-        let to = self.some_set();
-        self.take(SnapshotKind::PreRollback);
-        let old = self.state().trees;
-        let wish = wish(self.host, &to, number, None);
-        self.film("prepare", NONE, Some(End::Old), |host, watch| {
-            order(host, RollbackOrder::Prepare(wish), watch);
-        });
-        let committed = ["prepared", "committed"];
-        let before = old.clone();
-        let name = format!("{}-{}", self.name, self.lots.len());
-        if self.random.below(6) == 0 {
-            let work = |host: &Host, watch: &dyn Watch| drop(order(host, RollbackOrder::Abort, watch));
-            let photos = film(self.host, &mut self.random, name, NONE, Some(End::Old), work);
-            let after = self.state();
-            assert_eq!(after.trees, before, "a rollback that was dropped");
-            return self.lots.push(Lot { what: "abort", photos, before: after.clone(), after });
-        }
-        let sets = self.state_of_sets();
-        let work = |host: &Host, watch: &dyn Watch| drop(order(host, RollbackOrder::Commit, watch));
-        let photos = film(self.host, &mut self.random, name, ["entry", committed[1]], None, work);
-        let (before, after) = (State { sets, trees: before }, self.state());
-        assert_eq!(after.trees.words.to_vec(), before.sets[&to.id()], "the trees are those of the set");
-        self.lots.push(Lot { what: "exchange", photos, before, after });
-        match self.random.below(3) {
-            0 => {
-                self.cancel();
-                assert_eq!(self.state().trees, old, "all is as it was");
-            }
-            1 => {
-                if self.random.below(2) == 0 {
-                    // Whoever works on the old trees does so until the restart.
-                    let number = self.next();
-                    self.host.write(number);
-                }
-                self.restart();
-                self.confirm();
-            }
-            _ => {
-                self.restart();
-                self.take(SnapshotKind::PreRollback);
-                self.cancel();
-                assert_eq!(self.state().trees.words, old.words);
-                self.restart();
-                self.confirm();
-            }
-        }
-        assert!(self.state().trees.beside.is_empty(), "nothing stands beside the trees");
-    }
-
-    /// While a rollback is prepared the trees beside are no rest.
-    fn state_of_sets(&self) -> super::state::Sets {
-        let (stored, _) = self.host.sets().unwrap();
-        super::state::whole(self.host, &stored).unwrap()
-    }
-
-    fn some_set(&mut self) -> SnapshotSet {
-        let id = self.request().id;
-        let (stored, _) = self.host.sets().unwrap();
-        stored.into_iter().map(|stored| stored.set).find(|set| set.id() == id).unwrap()
-    }
-
-    fn cancel(&mut self) {
-        self.film("cancel", ["entry", "cancelling"], None, |host, watch| {
-            order(host, RollbackOrder::Cancel, watch);
-        });
-    }
-
-    fn confirm(&mut self) {
-        let later = stamp(self.next());
-        self.film("confirm", NONE, Some(End::Either), |host, watch| {
-            order(host, RollbackOrder::Confirm(later), watch);
-        });
-    }
-
-    fn restart(&mut self) {
-        let images = self.host.running().images().to_vec();
-        self.host.machine.boot(images);
-    }
 }
 
 /// Does a piece of work with a camera.
@@ -282,7 +205,13 @@ pub fn order(host: &Host, order: RollbackOrder, watch: &dyn Watch) -> RollbackLo
 }
 
 /// What a rollback to a set is asked with.
-pub fn wish(host: &Host, to: &SnapshotSet, number: u32, together: Option<Together>) -> RollbackWish {
+pub fn wish(
+    host: &Host,
+    to: &SnapshotSet,
+    number: u32,
+    together: Option<Together>,
+    trial: Option<TrialFor>,
+) -> RollbackWish {
     RollbackWish {
         session: format!("{:08x}", 0xb0000000 + number).parse().unwrap(),
         stamp: stamp(number),
@@ -290,7 +219,7 @@ pub fn wish(host: &Host, to: &SnapshotSet, number: u32, together: Option<Togethe
         to: to.clone(),
         subvolumes: host.layout().subvolumes().map(|name| name.parse().unwrap()).to_vec(),
         together,
-        trial: None,
+        trial,
         fallback: None,
     }
 }
