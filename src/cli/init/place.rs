@@ -69,8 +69,12 @@ pub(super) fn look(dir: &Path, mounts: &Mounts, root: &Path) -> Place {
         }
         Err(error) => return Place::Taken(error.to_string()),
     }
-    let nearest = dir.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
-    let Ok(uuid) = KernelBtrfs.fs_uuid(nearest) else { return Place::Fine };
+    // One that only root may look into lies where what is above it does, unless something is mounted there.
+    let uuid = dir.ancestors().filter(|path| path.is_dir()).find_map(|path| match KernelBtrfs.fs_uuid(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+        other => Some(other),
+    });
+    let Some(Ok(uuid)) = uuid else { return Place::Fine };
     let shown = dir.display();
     let is_mount = mounts.visible().any(|mount| mount.point.as_path() == dir);
     let found = dir.symlink_metadata();
