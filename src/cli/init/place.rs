@@ -70,10 +70,11 @@ pub(super) fn look(dir: &Path, mounts: &Mounts, root: &Path) -> Place {
         Err(error) => return Place::Taken(error.to_string()),
     }
     // One that only root may look into lies where what is above it does, unless something is mounted there.
-    let uuid = dir.ancestors().filter(|path| path.is_dir()).find_map(|path| match KernelBtrfs.fs_uuid(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
-        other => Some(other),
-    });
+    let uuid =
+        dir.ancestors().filter(|path| path.is_dir()).find_map(|path| match KernelBtrfs.fs_uuid(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+            other => Some(other),
+        });
     let Some(Ok(uuid)) = uuid else { return Place::Fine };
     let shown = dir.display();
     let is_mount = mounts.visible().any(|mount| mount.point.as_path() == dir);

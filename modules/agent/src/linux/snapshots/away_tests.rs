@@ -11,7 +11,8 @@ use crate::data::apply::Unwatched;
 use crate::linux::deadman::{self, Deadman, Now};
 use crate::linux::state::StateDir;
 use crate::proto::{
-    AdoptRequest, Armed, DeadmanOrder, DeadmanState, DeadmanWish, HealedHow, Maker, RestorePlace,
+    AdoptRequest, Armed, DeadmanOrder, DeadmanState, DeadmanWish, GoodBy, GoodMark, HealedHow, Maker,
+    RestorePlace,
 };
 
 #[test]
@@ -55,6 +56,41 @@ fn a_disk_whose_place_is_mounted_elsewhere_is_not_given_up_and_where_it_belongs_
     two.attach();
     two.store().delete(&set.id(), || Ok(Vec::new())).unwrap();
     assert_eq!(two.left(), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_marked_as_good_while_the_other_disk_is_away_is_pinned_as_far_as_it_is_here() {
+    let Some(two) = Two::make("mark") else { return };
+    let set = two.take("aaaaaaaa");
+    two.detach();
+    let mark = GoodMark::Set { id: set.id(), by: GoodBy::Hand, keep: 1 };
+    assert_eq!(two.store().mark_good(&mark).unwrap(), Vec::<String>::new());
+    assert_eq!(two.store().published(&set.id()).unwrap().pin.len(), 2);
+    two.attach();
+    two.store().mark_good(&GoodMark::None(None)).unwrap();
+    two.store().delete(&set.id(), || Ok(Vec::new())).unwrap();
+    assert_eq!(two.left(), Vec::<String>::new());
+}
+
+#[test]
+fn a_disk_that_leaves_while_sets_are_removed_keeps_those_alone_that_lie_on_it() {
+    let Some(two) = Two::make("fails") else { return };
+    let (both, near) = (two.take("aaaaaaaa"), two.take_in(&two.store(), "bbbbbbbb", &[0]).unwrap());
+    let is_away = std::cell::Cell::new(false);
+    let after = |step: &'static str| {
+        if step == "member" && !is_away.replace(true) {
+            two.detach();
+        }
+    };
+    let store = Store { after: &after, ..two.store() };
+    let done = store.delete_all(&[both.id(), near.id()], || Ok(Needs::default())).unwrap();
+    assert!(done[0].1.as_ref().is_some_and(|why| why.contains("is not mounted at")), "{done:?}");
+    assert_eq!(done[1], (near.id(), None));
+    assert!(!store.sidecar(&near.id()).dir().exists());
+    // What is left of the other goes when its disk is there again.
+    two.attach();
+    two.take_in(&two.store(), "cccccccc", &[0]).unwrap();
+    assert!(!both.members[2].path.as_path().exists() && !store.sidecar(&both.id()).dir().exists());
 }
 
 /// Has a sync armed that changed something after `pre` was taken.

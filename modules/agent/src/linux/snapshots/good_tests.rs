@@ -55,6 +55,21 @@ fn what_a_person_marked_and_the_newest_good_set_are_pinned_hard_as_long_as_they_
 }
 
 #[test]
+fn the_pin_of_the_one_before_stays_as_long_as_the_newest_has_none() {
+    let bench = Bench::new();
+    let [before, newest] = ids(&bench);
+    let store = bench.store();
+    store.mark_good(&mark(&before, GoodBy::Sync)).unwrap();
+    for _ in 0..2 {
+        bench.model.fail(Fault::Immutable(1, libc::EPERM));
+        store.mark_good(&mark(&newest, GoodBy::Boot)).unwrap();
+        assert_eq!(pinned(&bench), [(before.clone(), true)], "there is one to go back to");
+    }
+    store.mark_good(&mark(&newest, GoodBy::Boot)).unwrap();
+    assert_eq!(pinned(&bench), [(newest, true)]);
+}
+
+#[test]
 fn a_pin_that_somebody_asked_for_is_none_of_the_mark_and_the_other_way_round() {
     let bench = Bench::new();
     let [a, b] = ids(&bench);
