@@ -39,7 +39,7 @@ pub(in crate::linux) mod tests;
 #[cfg(test)]
 mod trial_tests;
 
-pub(crate) use carried::below as own_below;
+pub(crate) use carried::{below as own_below, tell_new_trees};
 pub(crate) use fallback::{Stand, fall_back, in_place, settle, take_back};
 pub use journal::POINTER;
 pub use late::unmounted;
