@@ -33,6 +33,7 @@ mod shared;
 mod three;
 mod two_disks;
 mod undo;
+mod units;
 mod unplugged;
 mod vault;
 mod vault_bucket;
