@@ -30,6 +30,7 @@ mod renames;
 mod rollback;
 mod sets;
 mod shared;
+mod stick;
 mod three;
 mod two_disks;
 mod undo;

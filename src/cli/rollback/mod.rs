@@ -11,7 +11,7 @@ mod which;
 
 use pc_switcher_agent::proto::{
     DeadmanOrder, GoodBy, LockReply, LockRequest, Patience, Redone, RedoneHow, RollbackLook, RollbackOrder,
-    RollbackWish, TakeSet, Together,
+    RollbackPhase, RollbackWish, TakeSet, Together,
 };
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
@@ -337,6 +337,10 @@ pub(super) async fn go_back(
 /// Takes a rollback back. What was done since the machine was started anew is kept as a set first.
 async fn cancel(agent: &Agent, config: &BtrfsSnapshotsConfig) -> Result<Done, ModuleError> {
     let mut done = Done::of(agent, agent.rollback(RollbackOrder::Look).await?);
+    if done.look.state.as_ref().is_some_and(|state| state.phase == RollbackPhase::Cancelled) {
+        // Nothing more is to be done.
+        return Ok(done);
+    }
     if let Some(state) = &done.look.state
         && done.look.in_use.is_empty()
     {
