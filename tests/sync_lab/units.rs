@@ -1,4 +1,4 @@
-//! What runs on by itself on machines with systemd: the watcher of a sync or a rollback that nobody confirms.
+//! What runs on by itself on machines with systemd: the watcher of a sync or a rollback that nobody confirms, and the schedule of sets.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use pc_switcher_testkit::lab::{Cmd, Machine};
 use pc_switcher_testkit::manifest::assert_same_tree;
 use rustix::process::Signal;
 
+use crate::automatic::{auto, sets};
 use crate::deadman::{SHUT_OUT, STATE, assert_goes_on, is_shut, settings, status, unconfirmed};
 use crate::hosts::{
     BY_THEN, SOON, alice, assert_nothing_runs, configure, first_sync, home, kill, ours, root, run, sync,
@@ -84,4 +85,48 @@ fn with_systemd_a_rollback_that_nobody_confirms_after_the_restart_goes_back_and_
     rollback(desk, &["confirm"]).ends_with(0).says(&["what the rollback had put in place is removed"]);
     assert_eq!(beside(desk), "");
     assert_nothing_runs(&[laptop, desk], SOON);
+}
+
+/// How many sets were taken by the clock.
+fn by_the_clock(machine: &Machine) -> usize {
+    sets(machine).iter().filter(|(kind, _)| kind == "scheduled").count()
+}
+
+#[test]
+fn the_timer_takes_sets_by_the_clock_and_does_so_again_after_a_restart() {
+    let Some(lab) = WITH_SERVICES.take() else { return };
+    let laptop = lab.laptop();
+    // To the second: a timer is a minute late at most otherwise, so that machines do not all wake at once.
+    root(
+        laptop,
+        "dir=/etc/systemd/system/pc-switcher-snapshot.timer.d; mkdir $dir; \
+         printf '[Timer]\\nAccuracySec=10ms\\n' >$dir/exactly.conf",
+    );
+    configure(
+        laptop,
+        "[btrfs-snapshots]\nkeep = \"last 9 sessions\"\n[snapshots]\nschedule = \"*:*:0/4\"\nauto_update = false\nauto_boot = false\n",
+    );
+    auto(laptop, &["on"]).ends_with(0).says(&["pc-switcher-snapshot.timer", "pc-switcher-snapshot.service"]);
+    auto(laptop, &[]).ends_with(0).says(&["By the clock *:*:0/4, next "]);
+    alice(laptop, "echo new >notes/by-the-clock");
+    wait_for("set by the clock", MINUTE, || by_the_clock(laptop) > 0);
+    let unit = |name: &str, property: &str| {
+        root(laptop, &format!("systemctl show --value -p {property} pc-switcher-snapshot.{name}"))
+            .trim()
+            .to_owned()
+    };
+    assert_eq!(unit("service", "Result"), "success");
+    assert!(root(laptop, "ls /.snapshots").contains("@home-scheduled-"));
+
+    restart(laptop);
+    assert_eq!(unit("timer", "ActiveState"), "active", "the start has started it");
+    let before = by_the_clock(laptop);
+    assert!(before > 0);
+    alice(laptop, "echo newer >notes/by-the-clock");
+    wait_for("one more set by the clock", MINUTE, || by_the_clock(laptop) > before);
+    assert_eq!((unit("service", "Result").as_str(), failed(laptop).as_str()), ("success", ""));
+
+    auto(laptop, &["off"]).ends_with(0).says(&["removed `/etc/systemd/system/pc-switcher-snapshot.timer`"]);
+    assert_eq!(unit("timer", "ActiveState"), "inactive");
+    assert_nothing_runs(&[laptop], BY_THEN);
 }
