@@ -40,6 +40,8 @@ use crate::orchestrator::{met, phases};
 /// The former tree is kept: `rollback cancel` puts it back, `rollback confirm` removes it. `undo` is gentler: it takes a
 /// sync back path by path, while people work.
 ///
+/// Where systemd runs, nearly always a restart is needed: its own services see the trees.
+///
 /// Where the system itself goes back, the machine takes that back again by itself unless `rollback confirm` comes within
 /// some minutes of the restart: nobody may be able to get in any more. `[rollback] deadman` and `restart_limit` say so.
 #[derive(Debug, Clone, Default, clap::Args)]
