@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::hosts::{Ran, alice, configure, lab, root, run};
 
-fn auto(machine: &Machine, words: &[&str]) -> Ran {
+pub fn auto(machine: &Machine, words: &[&str]) -> Ran {
     run(machine, &Cmd::new("pc-switcher").args(["snapshots", "auto"]).args(words.iter().copied()).as_alice())
 }
 
@@ -13,7 +13,7 @@ fn auto(machine: &Machine, words: &[&str]) -> Ran {
 const TAKE: &str = "pc-switcher --config /etc/pc-switcher/config.toml snapshots auto take";
 
 /// Kinds and notes of all sets, oldest first.
-fn sets(machine: &Machine) -> Vec<(String, String)> {
+pub fn sets(machine: &Machine) -> Vec<(String, String)> {
     let list = run(machine, &Cmd::new("pc-switcher").args(["snapshots", "list", "--json"]).as_alice());
     let list: Value = serde_json::from_str(&list.ends_with(0).stdout).unwrap();
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -2,28 +2,28 @@
 
 use std::time::Duration;
 
-use pc_switcher_testkit::lab::{CableCut, Cmd, DiskCache, Lab, Machine, Running};
+use pc_switcher_testkit::lab::{CableCut, DiskCache, Lab, Machine, Running};
 use pc_switcher_testkit::manifest::{TreeManifest, assert_same_tree};
 use rustix::process::Signal;
 
 use crate::hosts::{
     BY_THEN, SOON, alice, assert_moved, assert_nothing_runs, configure, first_sync, home, lab, line, ours,
-    root, run, sync, wait_for,
+    root, sync, wait_for,
 };
-use crate::rollback::restart;
+use crate::rollback::{restart, rollback};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// What the desk keeps of its dead man.
-const STATE: &str = "/var/lib/pc-switcher/deadman";
+pub const STATE: &str = "/var/lib/pc-switcher/deadman";
 
 /// No new login to the desk gets through any more; the laptop can be worked at.
 const SHUT: &str = "[ \"$HOSTNAME\" != desk ] || exit 7";
 
 /// What a sync says when it cannot be confirmed.
-const SHUT_OUT: &str = "a new ssh login to desk does not work any more";
+pub const SHUT_OUT: &str = "a new ssh login to desk does not work any more";
 
-fn settings(machine: &Machine, text: &str) {
+pub fn settings(machine: &Machine, text: &str) {
     configure(machine, &format!("[rollback]\n{text}\n"));
 }
 
@@ -32,11 +32,11 @@ fn break_logins(machine: &Machine) {
     alice(machine, &format!("sed -i '1i {SHUT}' .bashrc; grep -q 'exit 7' .bashrc"));
 }
 
-fn mend_logins(machine: &Machine) {
+pub fn mend_logins(machine: &Machine) {
     alice(machine, "sed -i 1d .bashrc; ! grep -q 'exit 7' .bashrc");
 }
 
-fn is_shut(machine: &Machine) -> bool {
+pub fn is_shut(machine: &Machine) -> bool {
     root(machine, "grep -c 'exit 7' /home/alice/.bashrc || true").trim() != "0"
 }
 
@@ -53,7 +53,7 @@ fn shutting_out(lab: &Lab, limit_seconds: u32) -> (TreeManifest, Running) {
 }
 
 /// The sync that shuts out waits to be confirmed.
-fn unconfirmed(lab: &Lab, limit_seconds: u32) -> (TreeManifest, Running) {
+pub fn unconfirmed(lab: &Lab, limit_seconds: u32) -> (TreeManifest, Running) {
     let (before, running) = shutting_out(lab, limit_seconds);
     running.expect(SHUT_OUT, BY_THEN).unwrap();
     assert!(is_shut(lab.desk()));
@@ -61,7 +61,7 @@ fn unconfirmed(lab: &Lab, limit_seconds: u32) -> (TreeManifest, Running) {
 }
 
 /// The next sync says what happened, asks nothing, and brings over what is left.
-fn assert_goes_on(lab: &Lab) {
+pub fn assert_goes_on(lab: &Lab) {
     let (laptop, desk) = (lab.laptop(), lab.desk());
     mend_logins(laptop);
     sync(laptop, "desk", &[]).ends_with(0).says(&["from laptop was taken back at"]);
@@ -70,7 +70,7 @@ fn assert_goes_on(lab: &Lab) {
     assert!(!desk.exists(STATE).unwrap());
 }
 
-fn status(machine: &Machine) -> String {
+pub fn status(machine: &Machine) -> String {
     alice(machine, "pc-switcher status | tr -s ' \\n' ' '")
 }
 
@@ -264,8 +264,15 @@ fn a_sync_that_cannot_be_taken_back_path_by_path_goes_back_as_a_whole() {
     let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(flat.contains("went back as a whole, start the machine anew"), "{text}");
     restart(desk);
+    // What the unit of the boot starts: the trees that went back know that it is done.
+    assert_eq!(root(desk, "pc-switcher agent --redo 2>&1"), "");
     assert_same_tree(&before, &home(desk));
     assert_nothing_runs(&[laptop, desk], SOON);
+    assert!(status(desk).contains("went back as a whole"), "{}", status(desk));
+    rollback(desk, &["confirm"]).ends_with(0).says(&["the rollback is kept"]);
+    mend_logins(laptop);
+    sync(laptop, "desk", &["--allow-first-sync"]).ends_with(0).says(&["from laptop was taken back at"]);
+    assert_moved(laptop, desk);
 }
 
 /// Stops a sync while it looks whether the desk works.
@@ -299,9 +306,8 @@ fn a_sync_that_comes_after_one_that_nobody_confirmed_confirms_it_and_so_does_a_p
 
     alice(laptop, "echo newer >notes/new");
     stop_while_it_is_confirmed(laptop);
-    let rollback = |word: &str| run(desk, &Cmd::new("pc-switcher").args(["rollback", word]).as_alice());
-    rollback("status").ends_with(0).says(&["there is no rollback", "is not confirmed: 3600 s"]);
-    rollback("confirm").ends_with(0).says(&["from laptop stays"]);
+    rollback(desk, &["status"]).ends_with(0).says(&["there is no rollback", "is not confirmed: 3600 s"]);
+    rollback(desk, &["confirm"]).ends_with(0).says(&["from laptop stays"]);
     assert_eq!(alice(desk, "cat notes/new"), "newer\n");
     assert_nothing_runs(&[laptop, desk], SOON);
     assert!(!desk.exists(STATE).unwrap());

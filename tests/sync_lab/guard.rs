@@ -27,7 +27,8 @@ fn what_works_afterwards_is_marked_as_good_and_what_broke_sshd_is_taken_back() {
     guard(laptop, &break_it).ends_with(1).says(&[
         "laptop: broken: sshd's configuration",
         "Nonsense",
-        "nothing is taken back",
+        "nothing is taken back; `pc-switcher rollback ",
+        "-autoupdate --subvol @` does",
     ]);
     root(laptop, "sed -i /Nonsense/d /etc/ssh/sshd_config");
     guard(laptop, &["--yes", "--", "sudo", "sh", "-c", "echo Nonsense yes >>/etc/ssh/sshd_config; exit 3"])

@@ -9,7 +9,8 @@ use crate::hosts::{
 };
 use crate::rollback::{beside, restart, rollback};
 
-static WITH_SERVICES: SharedLab =
+/// Machines with systemd.
+pub static WITH_SERVICES: SharedLab =
     SharedLab::new(|| options("inside-systemd").init(Init::Systemd), |lab| install(lab.laptop()));
 
 const MINUTE: Duration = Duration::from_secs(60);

@@ -25,7 +25,7 @@ pub fn restart(machine: &Machine) {
     machine.boot().unwrap();
 }
 
-fn session_of(ran: &Ran) -> String {
+pub fn session_of(ran: &Ran) -> String {
     ran.stdout.split_once("(session ").unwrap().1[..8].to_owned()
 }
 
@@ -259,7 +259,7 @@ fn what_stands_in_the_way_of_a_rollback_is_named_and_nothing_is_made() {
 }
 
 /// What a machine says of its rollback.
-fn phase(machine: &Machine) -> String {
+pub fn phase(machine: &Machine) -> String {
     let ran = run(machine, &Cmd::new("pc-switcher").args(["rollback", "status", "--json"]).as_alice());
     let said: serde_json::Value = serde_json::from_str(&ran.ends_with(0).stdout).unwrap();
     said["phase"].as_str().unwrap_or("none").to_owned()

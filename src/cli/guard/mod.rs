@@ -37,8 +37,9 @@ const NOTE_MAX: usize = 200;
 /// failed, your home can be read and the disk is not full; programs in /etc/pc-switcher/health/required.d and wanted.d are
 /// asked as well. If all is well the state after it is marked as the last known good one. If the command failed or something
 /// broke, you are asked whether to go back (--yes goes back unasked): the subvolume of `/`, or those of --subvol, become
-/// what they were, after a restart. Exit code 8 if it went back, 1 if something broke and it did not. If no set can be
-/// taken, the command is not run.
+/// what they were, after a restart. Where nobody can be asked (no terminal, as in a script) and --yes is not given, nothing is
+/// taken back: what broke is said, with the `rollback` that goes back later. Exit code 8 if it went back, 1 if something broke
+/// and it did not. If no set can be taken, the command is not run.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// What it is for; sets of both kinds are kept by the rules of `keep`, each kind by itself

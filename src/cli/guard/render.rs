@@ -29,9 +29,12 @@ pub(super) fn text(guarded: &Guarded) -> Vec<String> {
     } else if let Some(done) = &guarded.rolled_back {
         said.extend(rollback::told(done));
     } else {
+        // As the guard would have: the set holds more than what the command was about.
+        let subvolumes = guarded.before.subvolumes.iter().map(|name| format!(" --subvol {name}"));
         said.push(format!(
-            "{host}: nothing is taken back; `pc-switcher rollback {}` does",
-            guarded.before.set
+            "{host}: nothing is taken back; `pc-switcher rollback {}{}` does",
+            guarded.before.set,
+            subvolumes.collect::<String>()
         ));
     }
     said
@@ -69,7 +72,7 @@ mod tests {
         let before = Before {
             hostname: "desk".parse().unwrap(),
             set: "20251115T120000Z-abc12345-autoupdate".parse().unwrap(),
-            subvolumes: Vec::new(),
+            subvolumes: vec!["@".parse().unwrap()],
             health: Vec::new(),
         };
         Guarded { before, ended, broken, good: None, rolled_back: None, refused: None }
@@ -84,7 +87,7 @@ mod tests {
             [
                 "desk: the command ended with 100",
                 "desk: broken: ssh: nobody answers",
-                "desk: nothing is taken back; `pc-switcher rollback 20251115T120000Z-abc12345-autoupdate` does",
+                "desk: nothing is taken back; `pc-switcher rollback 20251115T120000Z-abc12345-autoupdate --subvol @` does",
             ]
         );
         assert_eq!((bad.exit(), json(&bad)["command_exit"].as_i64()), (Exit::Failed, Some(100)));

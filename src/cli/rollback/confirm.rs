@@ -45,6 +45,9 @@ pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliErr
         begin(agent, contact).await?;
         let look = agent.rollback(RollbackOrder::Look).await?;
         let comes_again = look.may_come_again();
+        if look.moved.is_some() {
+            return Ok((Done::of(agent, look), What::Kept));
+        }
         let Some(before) = look.state else {
             if let Some(armed) = agent.deadman(DeadmanOrder::Look).await?.armed {
                 agent.deadman(DeadmanOrder::Confirm).await?;
@@ -77,6 +80,9 @@ pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliErr
         Ok((done, if was_cancelled { What::Removed } else { What::Kept }))
     })?;
     let host = &done.hostname;
+    if let Some(how) = &done.look.moved {
+        return Err(CliError::Refused { message: format!("{host}: {how}"), help: None });
+    }
     let is_over = match what {
         What::Sync(Armed { wish, .. }) => {
             let line = format!("{host}: sync {} from {} stays", wish.session, wish.from);

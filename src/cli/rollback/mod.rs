@@ -11,7 +11,7 @@ mod which;
 
 use pc_switcher_agent::proto::{
     DeadmanOrder, GoodBy, LockReply, LockRequest, Patience, Redone, RedoneHow, RollbackLook, RollbackOrder,
-    RollbackWish, TakeSet, Together,
+    RollbackPhase, RollbackWish, TakeSet, Together,
 };
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::BtrfsSnapshotsConfig;
@@ -39,6 +39,8 @@ use crate::orchestrator::{met, phases};
 /// is started anew, or until the same command is given again when nobody uses it any more.
 /// The former tree is kept: `rollback cancel` puts it back, `rollback confirm` removes it. `undo` is gentler: it takes a
 /// sync back path by path, while people work.
+///
+/// Where systemd runs, nearly always a restart is needed: its own services see the trees.
 ///
 /// Where the system itself goes back, the machine takes that back again by itself unless `rollback confirm` comes within
 /// some minutes of the restart: nobody may be able to get in any more. `[rollback] deadman` and `restart_limit` say so.
@@ -337,6 +339,10 @@ pub(super) async fn go_back(
 /// Takes a rollback back. What was done since the machine was started anew is kept as a set first.
 async fn cancel(agent: &Agent, config: &BtrfsSnapshotsConfig) -> Result<Done, ModuleError> {
     let mut done = Done::of(agent, agent.rollback(RollbackOrder::Look).await?);
+    if done.look.state.as_ref().is_some_and(|state| state.phase == RollbackPhase::Cancelled) {
+        // Nothing more is to be done.
+        return Ok(done);
+    }
     if let Some(state) = &done.look.state
         && done.look.in_use.is_empty()
     {

@@ -243,6 +243,11 @@ pub(super) fn status(done: &Done) -> Vec<String> {
         ));
     }
     said.extend(done.look.explain_not_mounted());
+    if let Some(how) = &done.look.moved {
+        // Neither of the two states is in place, so there is nothing to keep.
+        said.push(how.clone());
+        return said;
+    }
     said.extend(goodness(done));
     said.extend(apart(done));
     if let Some(safety) = &done.safety {
@@ -385,6 +390,7 @@ pub(super) fn json(done: &Done) -> Value {
         })).collect::<Vec<_>>(),
         "inside_more": done.look.inside_more,
         "strays": super::stray::json(&done.look.strays),
+        "partly_by_hand": done.look.moved,
         "not_mounted": done.look.not_mounted.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "taken_back_by_itself": returned,
         "went_back_by_itself": state.and_then(|state| state.fallback.as_ref()),

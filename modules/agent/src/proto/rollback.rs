@@ -260,6 +260,8 @@ pub struct RollbackLook {
     pub ways: Vec<Way>,
     /// Where nothing is mounted, since an exchange was cut off right there.
     pub not_mounted: Vec<BytePath>,
+    /// That somebody has put some of the trees from before back in place, and not all, and what to do about it.
+    pub moved: Option<String>,
 }
 
 impl RollbackState {
@@ -290,6 +292,9 @@ impl RollbackLook {
         let state = self.state.as_ref()?;
         if let Some(why) = self.explain_not_mounted() {
             return Some(why);
+        }
+        if self.moved.is_some() {
+            return self.moved.clone();
         }
         match state.phase {
             // The former trees are nobody's any more; what cannot be removed of them is in nobody's way.

@@ -4,15 +4,15 @@ use std::collections::HashSet;
 
 use pc_switcher_contract::{BytePath, SessionId, SnapshotKind, SnapshotSet, SubvolumeName, UtcStamp};
 
-use super::{Now, now, read, write};
+use super::{Now, bytes_of, now, read, write};
 use crate::data::apply::{Watch, has_list, list_of, redo};
 use crate::data::undo;
 use crate::linux::rollback;
 use crate::linux::snapshots::{self, Needs};
 use crate::linux::state::StateDir;
 use crate::proto::{
-    AgentError, CopyOrder, CreateSet, DeadmanWish, Healed, HealedHow, Patience, RedoneHow, RollbackOrder,
-    RollbackWish, TakeSet, UndoLine, UndoRequest, UndoWord, Words,
+    AgentError, CopyOrder, CreateSet, DeadmanState, DeadmanWish, Healed, HealedHow, Patience, RedoneHow,
+    RollbackOrder, RollbackWish, TakeSet, UndoLine, UndoRequest, UndoWord, Words,
 };
 use crate::server::Call;
 
@@ -37,11 +37,24 @@ pub(super) fn heal(
     watch: &dyn Watch,
 ) -> Result<(), AgentError> {
     let Some(armed) = read(state)?.armed else { return Ok(()) };
-    let done = take_back(&armed.wish, as_a_whole, state, watch)?;
-    let mut found = read(state)?;
+    let told = |how, kept: &SnapshotSet| over(read(state)?, &armed.wish, why, Some((how, kept)));
+    let now = match take_back(&armed.wish, as_a_whole, state, &told, watch)? {
+        Some((how, kept)) => told(how, &kept)?,
+        None => over(read(state)?, &armed.wish, why, None)?,
+    };
+    write(state, &now)
+}
+
+/// Returns what is remembered once a sync is taken back, if it was: how, and the set that keeps the state before.
+fn over(
+    mut found: DeadmanState,
+    wish: &DeadmanWish,
+    why: &str,
+    done: Option<(HealedHow, &SnapshotSet)>,
+) -> Result<DeadmanState, AgentError> {
     found.armed = None;
     if let Some((how, kept)) = done {
-        let DeadmanWish { session, from, pre, .. } = armed.wish;
+        let DeadmanWish { session, from, pre, .. } = wish.clone();
         let on_another_disk = match how {
             HealedHow::RolledBack(_) => apart(&pre),
             HealedHow::Undone { .. } => Vec::new(),
@@ -51,7 +64,7 @@ pub(super) fn heal(
         let many = found.healed.len().saturating_sub(KEPT);
         found.healed.drain(..many);
     }
-    write(state, &found)
+    Ok(found)
 }
 
 /// Says what of a sync lies on a disk that is not there yet and may still come: without it nothing can be taken back path by path.
@@ -60,6 +73,9 @@ pub(super) fn waits_for(wish: &DeadmanWish, now: &Now) -> Option<String> {
     let why = snapshots::away(&wish.pre).filter(|_| may_come)?;
     Some(format!("{why}, and disks may come until {} s after the start", DISKS_COME_MS / 1000))
 }
+
+/// What will be remembered of a sync that is taken back in this way.
+type Told<'a> = &'a dyn Fn(HealedHow, &SnapshotSet) -> Result<DeadmanState, AgentError>;
 
 /// Returns what of a set lies on another disk than the snapshots of `/`.
 fn apart(set: &SnapshotSet) -> Vec<SubvolumeName> {
@@ -72,6 +88,7 @@ fn take_back(
     wish: &DeadmanWish,
     as_a_whole: bool,
     state: &StateDir,
+    told: Told<'_>,
     watch: &dyn Watch,
 ) -> Result<Option<(HealedHow, SnapshotSet)>, AgentError> {
     // Until a commit is at its end nothing says what the sync did.
@@ -118,7 +135,7 @@ fn take_back(
     let request = CreateSet { set, words, pinned: false, copies: CopyOrder::default() };
     let (created, reference) = snapshots::create_set(&request, &|| false)?;
     let kept = created.set;
-    let whole = || roll_back(wish, &snapshot_dir, state, watch);
+    let whole = || roll_back(wish, &snapshot_dir, state, &|how| told(how, &kept), watch);
     let how = match &post {
         None => whole(),
         Some(post) => undo_it(wish, post, &kept, state, watch).or_else(|error| {
@@ -203,6 +220,7 @@ fn roll_back(
     wish: &DeadmanWish,
     snapshot_dir: &BytePath,
     state: &StateDir,
+    told: &dyn Fn(HealedHow) -> Result<DeadmanState, AgentError>,
     watch: &dyn Watch,
 ) -> Result<HealedHow, AgentError> {
     // What lies on another disk is of no rollback: there is one journal, on the disk of the snapshots of `/`.
@@ -220,9 +238,20 @@ fn roll_back(
         trial: None,
         fallback: None,
     };
+    let how = HealedHow::RolledBack(subvolumes);
     rollback::run(&RollbackOrder::Prepare(wish), state, watch)?;
+    // Whoever starts with the new trees would take the sync back once more, and for ever, since that is done already.
+    let known = told(how.clone()).and_then(|now| {
+        let bytes = bytes_of(&now)?;
+        rollback::tell_new_trees(state, DeadmanState::KEY, bytes.as_deref())
+    });
+    if let Err(error) = known {
+        // Whoever comes next drops it otherwise: nothing was decided.
+        let _ = rollback::run(&RollbackOrder::Abort, state, watch);
+        return Err(error);
+    }
     rollback::run(&RollbackOrder::Commit, state, watch)?;
-    Ok(HealedHow::RolledBack(subvolumes))
+    Ok(how)
 }
 
 fn stamp() -> UtcStamp {

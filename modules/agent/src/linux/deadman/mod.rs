@@ -206,12 +206,16 @@ fn read(state: &StateDir) -> Result<DeadmanState, AgentError> {
 }
 
 fn write(state: &StateDir, found: &DeadmanState) -> Result<(), AgentError> {
+    state.put(DeadmanState::KEY, bytes_of(found)?.as_deref())
+}
+
+/// Returns it as it is written down; `None` if there is nothing to be.
+fn bytes_of(found: &DeadmanState) -> Result<Option<Vec<u8>>, AgentError> {
     if *found == DeadmanState::default() {
-        return state.put(DeadmanState::KEY, None);
+        return Ok(None);
     }
-    let bytes = serde_json::to_vec_pretty(found)
-        .map_err(|error| AgentError::failed(format!("the dead man cannot be written down: {error}")))?;
-    state.put(DeadmanState::KEY, Some(&bytes))
+    let failed = |error| AgentError::failed(format!("the dead man cannot be written down: {error}"));
+    serde_json::to_vec_pretty(found).map(Some).map_err(failed)
 }
 
 fn change(state: &StateDir, change: impl FnOnce(&mut DeadmanState)) -> Result<(), AgentError> {

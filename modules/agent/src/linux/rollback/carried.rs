@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 
 use pc_switcher_contract::BytePath;
 
-use super::steps::Names;
+use super::journal::Journal;
+use super::steps::{Names, top_of};
 use super::top::Top;
+use super::under_way;
 use crate::data::carry::carry;
 use crate::linux::btrfs::{Btrfs, KernelBtrfs};
 use crate::linux::machine;
-use crate::linux::state::STATE_PATH;
-use crate::proto::{AgentError, RollbackMember, RollbackState};
+use crate::linux::state::{STATE_PATH, StateDir};
+use crate::proto::{AgentError, RollbackMember, RollbackPhase, RollbackState};
 
 /// The machine's own. Our program is among it: it has to be there to confirm a rollback, or to take it back. So are the modules of
 /// GRUB, which must be of the version of its core: that one lies outside of every tree, where `grub-install` put it last.
@@ -182,6 +184,20 @@ impl Way {
             carry(&from, &to, &inside).map_err(|error| failed(error.into()))?;
         }
         Ok(())
+    }
+}
+
+/// Writes a file of the machine's own state into the new trees of a rollback that is prepared, if that state lies in one of them: whoever
+/// starts with them finds it so, and whoever does not finds what is there now.
+///
+/// # Errors
+/// If no rollback is prepared, or the file cannot be written.
+pub(crate) fn tell_new_trees(state: &StateDir, key: &str, value: Option<&[u8]>) -> Result<(), AgentError> {
+    let now = under_way(&Journal::of(state), RollbackPhase::Prepared)?;
+    let tops = now.members.iter().map(top_of).collect::<Result<Vec<Top>, _>>()?;
+    match FORTH.place_there(&now, &tops, state.root()) {
+        Some(place) => StateDir::new(place).put(key, value),
+        None => Ok(()),
     }
 }
 

@@ -174,6 +174,11 @@ impl<'a> Journal<'a> {
         Ok(found.ino() == SUBVOLUME_ROOT)
     }
 
+    /// Removes what says where it is.
+    pub(super) fn forget(&self) -> Result<(), AgentError> {
+        self.state.put(POINTER, None)
+    }
+
     /// Removes it, and then what says where it is.
     pub(super) fn end(&self) -> Result<(), AgentError> {
         if let Some(place) = self.place()? {
@@ -181,7 +186,7 @@ impl<'a> Journal<'a> {
             place.put(AT_ONCE, None)?;
             place.put(KEY, None)?;
         }
-        self.state.put(POINTER, None)
+        self.forget()
     }
 }
 

@@ -8,6 +8,7 @@
 //! Whoever holds the machine's lock finishes what was cut off: what was not committed is dropped, the rest goes on.
 
 mod away;
+mod by_hand;
 mod carried;
 mod checks;
 mod fallback;
@@ -27,6 +28,8 @@ mod used;
 mod users;
 
 #[cfg(test)]
+mod by_hand_tests;
+#[cfg(test)]
 mod live_guards_tests;
 #[cfg(test)]
 mod live_tests;
@@ -39,7 +42,7 @@ pub(in crate::linux) mod tests;
 #[cfg(test)]
 mod trial_tests;
 
-pub(crate) use carried::below as own_below;
+pub(crate) use carried::{below as own_below, tell_new_trees};
 pub(crate) use fallback::{Stand, fall_back, in_place, settle, take_back};
 pub use journal::POINTER;
 pub use late::unmounted;
@@ -157,7 +160,8 @@ pub fn redo(state: &StateDir, watch: &dyn Watch) -> Result<(), AgentError> {
 }
 
 fn go_on(journal: &Journal<'_>, state: &StateDir, watch: &dyn Watch) -> Result<(), AgentError> {
-    let Some(found) = journal.read()? else { return Ok(()) };
+    let Some(found) = stray::known(journal)? else { return Ok(()) };
+    let found = by_hand::settle(found, journal, state, watch)?;
     match found.phase {
         // It was cut off between its word and the journal.
         RollbackPhase::Prepared if journal.decided(&found.session)? => commit(found, journal, watch),
@@ -184,7 +188,7 @@ fn go_on(journal: &Journal<'_>, state: &StateDir, watch: &dyn Watch) -> Result<(
 }
 
 fn look(journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
-    let state = journal.read()?;
+    let (state, moved) = by_hand::read(journal)?;
     let in_use = state.as_ref().map(in_use).unwrap_or_default();
     let reached = state.as_ref().map(reached).unwrap_or_default();
     let left_seconds = state.as_ref().and_then(trial::left_seconds);
@@ -198,6 +202,7 @@ fn look(journal: &Journal<'_>) -> Result<RollbackLook, AgentError> {
         inside,
         inside_more,
         not_mounted,
+        moved,
         ..RollbackLook::default()
     })
 }
@@ -493,6 +498,9 @@ fn confirm(
     };
     if !found.in_use.is_empty() || !found.reached.is_empty() {
         return Ok(found);
+    }
+    if let Some(how) = found.moved {
+        return Err(AgentError::failed(how));
     }
     if now.on_trial().is_some() {
         // Whatever stands in the way of the rest: somebody has confirmed it.

@@ -13,19 +13,25 @@ use super::journal::{self, Journal, POINTER};
 use super::steps::{Names, top_of};
 use crate::linux::btrfs::{Btrfs, KernelBtrfs};
 use crate::linux::state::STATE_PATH;
-use crate::proto::{AgentError, RollbackMember, RollbackState, RollbackWish, StrayJournal, Unnamed};
+use crate::proto::{
+    AgentError, RollbackMember, RollbackPhase, RollbackState, RollbackWish, StrayJournal, Unnamed,
+};
 
 /// Whether somebody has put another tree in the place of one that a rollback is about, or brought the journal from another disk: what
 /// goes back lies where its snapshots do. `false` where that cannot be told.
 fn is_replaced(state: &RollbackState, snapshot_dir: &BytePath) -> bool {
     let here = KernelBtrfs.fs_uuid(snapshot_dir.as_path()).ok().map(|uuid| uuid.dashed());
     let is_elsewhere = |member: &RollbackMember| here.as_ref().is_some_and(|here| *here != member.fs_uuid);
-    state.members.iter().any(is_elsewhere)
-        || state.members.iter().any(|member| {
-            let found = top_of(member).ok().and_then(|top| top.look(member.name.as_str()).ok());
-            let is_either = |uuid: &String| [&member.old_uuid, &member.new_uuid].contains(&uuid);
-            found.is_some_and(|found| !found.is_some_and(|(uuid, _)| is_either(&uuid)))
-        })
+    state.members.iter().any(is_elsewhere) || has_another_tree(state)
+}
+
+/// Whether another tree than the two of a rollback stands under one of its names, or none; `false` where that cannot be told.
+fn has_another_tree(state: &RollbackState) -> bool {
+    state.members.iter().any(|member| {
+        let found = top_of(member).ok().and_then(|top| top.look(member.name.as_str()).ok());
+        let is_either = |uuid: &String| [&member.old_uuid, &member.new_uuid].contains(&uuid);
+        found.is_some_and(|found| !found.is_some_and(|(uuid, _)| is_either(&uuid)))
+    })
 }
 
 /// Finds a journal of trees in place; one of trees that were replaced is set aside before. The caller holds the machine's lock.
@@ -38,13 +44,36 @@ pub(super) fn settle(
 ) -> Result<Option<RollbackState>, AgentError> {
     match journal.stray(snapshot_dir)? {
         Some(found) if is_replaced(&found, snapshot_dir) => {
-            journal::set_aside(snapshot_dir, &found.session).map_err(|error| {
-                AgentError::io(format!("cannot set the journal of rollback {} aside", found.session), &error)
-            })?;
+            aside(snapshot_dir, &found)?;
             Ok(None)
         }
         found => Ok(found),
     }
+}
+
+/// Reads the rollback that this machine knows of. Where somebody has put other trees in place since, its journal is set aside: it can be
+/// neither carried out nor taken back, and would be tried for ever. The caller holds the machine's lock.
+///
+/// # Errors
+/// If the journal cannot be read or moved.
+pub(super) fn known(journal: &Journal<'_>) -> Result<Option<RollbackState>, AgentError> {
+    let Some(state) = journal.read()? else { return Ok(None) };
+    let is_due =
+        matches!(state.phase, RollbackPhase::Committed | RollbackPhase::Done | RollbackPhase::Cancelling);
+    if !is_due || !has_another_tree(&state) {
+        return Ok(Some(state));
+    }
+    // A machine that waits for the word would go back alone.
+    journal.revoke(&state.session)?;
+    aside(&journal.snapshot_dir()?, &state)?;
+    journal.forget()?;
+    Ok(None)
+}
+
+fn aside(snapshot_dir: &BytePath, state: &RollbackState) -> Result<(), AgentError> {
+    journal::set_aside(snapshot_dir, &state.session).map_err(|error| {
+        AgentError::io(format!("cannot set the journal of rollback {} aside", state.session), &error)
+    })
 }
 
 /// As [`settle`], and changes nothing.
