@@ -241,3 +241,5 @@ pub fn judge(sets: &[StoredSet], now: Timestamp, keep: &Keep, keep_min: &Keep) -
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod year_tests;

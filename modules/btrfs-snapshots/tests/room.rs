@@ -6,12 +6,15 @@ use std::sync::Arc;
 
 use jiff::ToSpan;
 use pc_switcher_agent::client::{AgentConn, ConnOptions};
+use pc_switcher_agent::linux::btrfs::{Btrfs, KernelBtrfs, SubvolumeInfo};
 use pc_switcher_agent::linux::services::{AgentOptions, HistoryKeeper, main};
 use pc_switcher_agent::proto::{
-    CopyOrder, CreateSet, GoodBy, GoodMark, LockReply, LockRequest, PinOrder, SetRequest, TakeSet, Words,
+    AdoptRequest, CopyOrder, CreateSet, GoodBy, GoodMark, LockReply, LockRequest, Maker, PinOrder,
+    SetRequest, SetsRequest, TakeSet, VerifyRequest, Words,
 };
 use pc_switcher_agent::typed::Agent;
 use pc_switcher_btrfs_snapshots::config::{BtrfsSnapshotsConfig, SnapshotDir};
+use pc_switcher_btrfs_snapshots::prune::{self, Waits};
 use pc_switcher_btrfs_snapshots::thin::{If, Thinned, Wish, thin};
 use pc_switcher_contract::{
     AgentLink, BytePath, PairEnd, PairRecord, Role, SnapshotKind, SnapshotSet, Threshold, UtcStamp,
@@ -61,7 +64,8 @@ struct Disk {
 }
 
 impl Disk {
-    fn make() -> Result<Self, String> {
+    /// With a subvolume of a name of its own: those of all disks are looked at.
+    fn make(home: &str) -> Result<Self, String> {
         let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
         let (image, top) = (dir.path().join("image"), dir.path().join("top"));
         let made = std::fs::File::create(&image).and_then(|file| file.set_len(768 * MIB));
@@ -71,7 +75,7 @@ impl Disk {
         // The loop device goes away by itself with its last mount.
         run("mount", &["-o", "loop,subvolid=5", &image, &point])?;
         let disk = Self { dir, top };
-        for name in ["@room-home", "@snapshots"] {
+        for name in [home, "@snapshots"] {
             run("btrfs", &["subvolume", "create", &format!("{point}/{name}")])?;
         }
         Ok(disk)
@@ -93,11 +97,12 @@ struct Scene {
     process: Child,
     config: BtrfsSnapshotsConfig,
     disk: Disk,
+    home: &'static str,
 }
 
 impl Scene {
-    async fn make() -> Option<Self> {
-        let disk = match Disk::make() {
+    async fn make(home: &'static str) -> Option<Self> {
+        let disk = match Disk::make(home) {
             Ok(disk) => disk,
             Err(why) if std::env::var_os("LAB_REQUIRED").is_some() => panic!("no btrfs image: {why}"),
             Err(why) => {
@@ -130,13 +135,13 @@ impl Scene {
         assert_eq!(agent.lock(request).await.unwrap(), LockReply::Held);
         let snapshot_dir = disk.top.join("@snapshots").display().to_string();
         let config = BtrfsSnapshotsConfig {
-            subvolumes: vec!["@room-home".parse().unwrap()],
+            subvolumes: vec![home.parse().unwrap()],
             snapshot_dir: SnapshotDir::try_from(snapshot_dir).unwrap(),
             keep: "last 9 sessions".parse().unwrap(),
             keep_min: "last 1 session".parse().unwrap(),
             keep_good: 1,
         };
-        Some(Self { agent, link, process, config, disk })
+        Some(Self { agent, link, process, config, disk, home })
     }
 
     fn dir(&self) -> BytePath {
@@ -145,7 +150,7 @@ impl Scene {
 
     /// Takes the set of a session that alone holds so many mebibytes.
     async fn take(&self, n: u8, kind: SnapshotKind, mebibytes: u64, is_held: bool) -> SnapshotSet {
-        let file = self.disk.top.join("@room-home/work");
+        let file = self.disk.top.join(self.home).join("work");
         let noise = std::fs::File::open("/dev/urandom").unwrap();
         let mut noise = std::io::Read::take(noise, mebibytes * MIB);
         std::io::copy(&mut noise, &mut std::fs::File::create(&file).unwrap()).unwrap();
@@ -231,7 +236,7 @@ async fn pair(scene: &Scene, set: SnapshotSet) {
 
 #[tokio::test]
 async fn the_largest_go_first_until_there_is_enough_and_what_is_held_on_to_stays_whatever_is_wanted() {
-    let Some(scene) = Scene::make().await else { return };
+    let Some(scene) = Scene::make("@room-home").await else { return };
     let request = |set: &SnapshotSet| SetRequest { snapshot_dir: scene.dir(), id: set.id() };
     let pinned = scene.take(1, SnapshotKind::PostSync, 8, false).await;
     scene.agent.pin_set(request(&pinned), PinOrder::Hard).await.unwrap();
@@ -263,5 +268,130 @@ async fn the_largest_go_first_until_there_is_enough_and_what_is_held_on_to_stays
     let wish = Wish { wanted: everything, only: If::Wanted, at_most: usize::MAX };
     let all = scene.thin_to_the_end(wish).await;
     assert_eq!((all.is_enough, scene.sessions().await.as_str()), (false, "123459"), "{all:?}");
+    scene.end().await;
+}
+
+/// What stands at a path: its content, and what btrfs knows of it if it is a subvolume.
+type Stands = (PathBuf, Vec<u8>, Option<SubvolumeInfo>);
+
+/// What snapper, timeshift and btrbk leave in the directory that is ours as well.
+struct Theirs {
+    flat: Vec<BytePath>,
+    dir: PathBuf,
+}
+
+impl Theirs {
+    fn lay(scene: &Scene) -> Self {
+        let (home, dir) = (scene.disk.top.join(scene.home), scene.disk.top.join("@snapshots"));
+        std::fs::write(home.join("letter"), "then").unwrap();
+        let snapshot = |to: &str, is_readonly: bool| {
+            let to = dir.join(to);
+            KernelBtrfs.snapshot(&home, to.parent().unwrap(), to.file_name().unwrap()).unwrap();
+            KernelBtrfs.set_readonly(&to, is_readonly).unwrap();
+        };
+        let day = "2025-11-14_12-00-01";
+        for (of, name, text) in [
+            (
+                "7",
+                "info.xml",
+                "<snapshot>\n  <num>7</num>\n  <date>2025-11-14 12:00:00</date>\n</snapshot>\n",
+            ),
+            (day, "info.json", "{\"comments\": \"by hand\"}"),
+        ] {
+            std::fs::create_dir(dir.join(of)).unwrap();
+            std::fs::write(dir.join(of).join(name), text).unwrap();
+        }
+        snapshot("7/snapshot", true);
+        snapshot(&format!("{day}/@home"), false);
+        snapshot("room-home.20251114T1200", true);
+        std::fs::write(home.join("letter"), "now").unwrap();
+        let flat = ["2025-11-14_12-00-01", "7", "room-home.20251114T1200"];
+        let theirs = Self { flat: flat.map(|name| dir.join(name).as_path().into()).to_vec(), dir };
+        // Who reads what may be written to notes when: that is not to come later.
+        theirs.read();
+        KernelBtrfs.sync(&theirs.dir).unwrap();
+        theirs
+    }
+
+    /// Returns all of it.
+    fn read(&self) -> Vec<Stands> {
+        let mut found = Vec::new();
+        self.flat.iter().for_each(|path| gather(path.as_path(), &mut found));
+        found
+    }
+}
+
+fn gather(path: &Path, found: &mut Vec<Stands>) {
+    if !path.is_dir() {
+        return found.push((path.to_owned(), std::fs::read(path).unwrap(), None));
+    }
+    let is_subvolume = KernelBtrfs.inside(path).is_ok_and(|inside| inside.is_empty());
+    found.push((path.to_owned(), Vec::new(), is_subvolume.then(|| KernelBtrfs.subvolume(path).unwrap())));
+    let mut inside: Vec<PathBuf> =
+        std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+    inside.sort();
+    inside.iter().for_each(|path| gather(path, found));
+}
+
+/// Removes what can be removed of ours in each way that there is; says which sets are left.
+async fn clear(scene: &Scene) -> String {
+    let cancel = CancellationToken::new();
+    let few = BtrfsSnapshotsConfig { keep: "last 4 sessions".parse().unwrap(), ..scene.config.clone() };
+    let now = UtcStamp::new("2025-11-20T12:00:00Z".parse().unwrap()).timestamp();
+    let judged = prune::look(&scene.agent, &few, now).await.unwrap();
+    prune::remove(&scene.agent, &few, &judged.verdicts, Waits::Each, &cancel).await;
+    let pruned = scene.sessions().await;
+    let wish = Wish { wanted: Threshold::Share(0.999), only: If::Wanted, at_most: usize::MAX };
+    scene.thin_to_the_end(wish).await;
+    let thinned = scene.sessions().await;
+    let ids = scene.agent.sets(scene.dir()).await.unwrap().0.iter().map(|stored| stored.set.id()).collect();
+    let all = SetsRequest { snapshot_dir: scene.dir(), ids };
+    scene.agent.delete_sets(all).await.unwrap();
+    format!("{pruned} {thinned} {}", scene.sessions().await)
+}
+
+async fn verify(scene: &Scene) -> u64 {
+    let request = VerifyRequest { snapshot_dir: scene.dir(), ids: Vec::new(), deep: true };
+    let mut wrong = Vec::new();
+    let seen = scene.agent.verify(request, |finding| wrong.push(finding)).await.unwrap();
+    assert_eq!(wrong, []);
+    seen.sets
+}
+
+#[tokio::test]
+async fn what_snapper_timeshift_and_btrbk_have_among_our_sets_is_told_as_theirs_and_no_byte_of_it_changes() {
+    let Some(scene) = Scene::make("@room-others").await else { return };
+    let theirs = Theirs::lay(&scene);
+    let before = theirs.read();
+    let subvolumes = before.iter().filter_map(|(_, _, info)| info.as_ref());
+    assert_eq!(subvolumes.map(|info| info.readonly).collect::<Vec<_>>(), [false, true, true]);
+
+    for n in 1..=6 {
+        scene.take(n, SnapshotKind::PostSync, 1, false).await;
+    }
+    let (_, strays) = scene.agent.sets(scene.dir()).await.unwrap();
+    assert_eq!((strays.foreign, strays.orphans), (theirs.flat.clone(), vec![]));
+    assert_eq!(verify(&scene).await, 6);
+    assert_eq!(clear(&scene).await, "3456 6 ", "by the rules, for space, and by hand");
+    assert_eq!(scene.agent.sets(scene.dir()).await.unwrap().1.foreign, theirs.flat);
+    KernelBtrfs.sync(&theirs.dir).unwrap();
+    assert_eq!(theirs.read(), before);
+
+    // In the list as well they are theirs: ours come and go, and none of these.
+    for maker in [Maker::Snapper, Maker::Timeshift, Maker::Btrbk] {
+        let request = AdoptRequest { snapshot_dir: scene.dir(), from: maker, dirs: vec![scene.dir()] };
+        let adopted = scene.agent.adopt(request).await.unwrap();
+        assert_eq!(adopted.sets.len(), 1, "{maker}: {adopted:?}");
+    }
+    for n in 1..=6 {
+        scene.take(n, SnapshotKind::PostSync, 1, false).await;
+    }
+    assert_eq!((scene.sessions().await.len(), verify(&scene).await), (9, 9));
+    clear(&scene).await;
+    let (sets, strays) = scene.agent.sets(scene.dir()).await.unwrap();
+    assert_eq!((sets.len(), strays.foreign), (3, vec![]), "{sets:?}");
+    assert_eq!(verify(&scene).await, 3);
+    KernelBtrfs.sync(&theirs.dir).unwrap();
+    assert_eq!(theirs.read(), before);
     scene.end().await;
 }
