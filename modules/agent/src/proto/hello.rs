@@ -8,7 +8,7 @@ use pc_switcher_contract::Hostname;
 pub const MAGIC: &[u8] = b"\npc-switcher-agent-ready\n";
 
 /// Number of this protocol; both ends must say the same.
-pub const PROTOCOL: u32 = 18;
+pub const PROTOCOL: u32 = 19;
 
 /// The agent's first frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
