@@ -4,6 +4,7 @@
 
 mod crash;
 mod given;
+mod locks;
 mod prune;
 
 use std::path::Path;
