@@ -6,6 +6,7 @@ mod crash;
 mod given;
 mod locks;
 mod prune;
+mod verbs;
 
 use std::path::Path;
 
