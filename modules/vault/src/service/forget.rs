@@ -51,7 +51,7 @@ impl std::fmt::Display for Reason {
             Reason::Rule(rule) => write!(f, "kept by `{rule}`"),
             Reason::Newest => f.write_str("the newest one"),
             Reason::Least(rule) => write!(f, "kept by `{rule}` of `keep_min`"),
-            Reason::BeforeLoss => f.write_str("the last one before many files were gone"),
+            Reason::BeforeLoss => f.write_str("the last one before many files were gone or changed"),
             Reason::LastOf(path) => write!(f, "the last one of {path}"),
             Reason::Beyond => f.write_str("no rule keeps it"),
         }
