@@ -2,6 +2,7 @@
 //!
 //! Of `[vault]` each key of the main config holds; a vault of its `[[vaults]]` takes the place of one of the same name.
 
+mod encryption;
 mod every;
 mod folder;
 mod one;
@@ -17,6 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Result, at, usage};
 
+pub use encryption::Encryption;
 pub use every::Every;
 pub use folder::Folder;
 pub use one::{Mistake, Spot, VaultKind, VaultSettings};
@@ -50,6 +52,8 @@ pub struct General {
     /// Within which time each file that looks unchanged is read again by `bt backup --tracked` and by syncs, `90d` or `12w`; never if
     /// it is empty.
     pub proof: Every,
+    /// Always `true`: a vault is encrypted as a whole, with one key for all that is in it.
+    pub encryption: Encryption,
     /// Where the catalogue, the stage and the log lie, absolute; empty: below the user's state. Never synced, and never backed up.
     pub base_dir: Folder,
     /// Where the catalogue lies; empty: in `base_dir`.
@@ -69,6 +73,7 @@ impl Default for General {
             keep: Rules::default(),
             keep_min: least,
             proof: Every(Some(90)),
+            encryption: Encryption,
             base_dir: Folder::default(),
             data_dir: Folder::default(),
             staging_dir: Folder::default(),
