@@ -10,6 +10,7 @@ mod odd;
 mod small;
 mod snapshot;
 mod sparse;
+mod terminal;
 
 use std::ffi::OsStr;
 use std::fs;
