@@ -7,6 +7,7 @@ mod keeping;
 mod layers;
 mod machines;
 mod odd;
+mod partial;
 mod small;
 mod snapshot;
 mod sparse;
@@ -336,6 +337,7 @@ fn what_a_vault_lost_is_named_left_out_of_the_snapshot_and_stored_again() {
     assert!(home.bt(&["add", "second"]).starts_with("staged 1 files"));
     let said = home.fails(1, &["backup"]);
     assert!(said.contains("lost `") && said.contains("kept/first"), "{said}");
+    assert!(home.bt(&["list", "--snapshots"]).ends_with("  [partial]\n"));
     assert!(home.bt(&["check"]).starts_with("local: sound; 1 snapshots"));
     assert!(home.bt(&["add"]).starts_with("staged 1 files"));
     home.bt(&["backup"]);

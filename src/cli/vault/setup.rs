@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pc_switcher_vault::service::{Prepared, Service, VaultKind, VaultSettings};
+use pc_switcher_vault::service::{Prepared, Service, VaultKind, VaultSettings, is_partial};
 use serde_json::json;
 
 use super::super::{CliError, Context, Exit};
@@ -209,17 +209,18 @@ fn list_snapshots(
             String,
             pc_switcher_vault::format::Id,
             pc_switcher_vault::format::Snapshot,
-        )| { json!({ "vault": vault, "id": id, "snapshot": snapshot }) };
+        )| json!({ "vault": vault, "id": id, "partial": is_partial(snapshot), "snapshot": snapshot });
         return context.print_json(&json!(all.iter().map(line).collect::<Vec<_>>())).map(|()| exit);
     }
     for (vault, id, snapshot) in all {
         let paths = snapshot.paths.join(" ");
         writeln!(
             context.out,
-            "{vault}  {}  {}  {}  {paths}",
+            "{vault}  {}  {}  {}  {paths}{}",
             &id.hex()[..8],
             seconds(&snapshot.time),
-            snapshot.hostname
+            snapshot.hostname,
+            if is_partial(&snapshot) { "  [partial]" } else { "" }
         )?;
     }
     Ok(exit)

@@ -41,7 +41,8 @@ use pc_switcher_contract::{Clock, ErrorKind, ModuleError};
 
 pub use backup::{BackupReport, VaultReport};
 pub use check::{Checked, InVault};
-pub use forget::{Reason, Verdict};
+pub use code::RecoveryCode;
+pub use forget::{Reason, Verdict, is_partial};
 pub use from_snapshot::{SnapshotOrder, SnapshotReport};
 pub use proof::Proof;
 pub use prune::{PruneOrder, PruneReport, VaultPruned};
