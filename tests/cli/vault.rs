@@ -1,6 +1,7 @@
 //! `bt` from an empty home to files back, and what may go wrong on the way.
 
 mod bucket;
+mod code;
 mod damaged;
 mod full;
 mod keeping;

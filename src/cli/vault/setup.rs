@@ -28,6 +28,19 @@ pub enum Config {
 pub enum ConfigVault {
     /// Make the vaults that are set, or prove that they are as they should be
     Init(InitArgs),
+    RecoveryCode(RecoveryCodeArgs),
+}
+
+/// Print a code for paper that opens the vaults in the place of the passphrase
+///
+/// Another key of each vault that is set; the code is printed once and kept nowhere. `restic key remove` takes a key away.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RecoveryCodeArgs {
+    /// Only for the vault of this name
+    #[arg(long, value_name = "NAME")]
+    vault: Option<String>,
+    #[command(flatten)]
+    secret: Secret,
 }
 
 /// Write the settings, with one vault, and name this machine
@@ -165,6 +178,32 @@ pub(super) fn init(args: &InitArgs, context: &mut Context<'_>) -> Result<Exit, C
             }
         }
     }
+    Ok(Exit::Completed)
+}
+
+pub(super) fn recovery_code(args: &RecoveryCodeArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let mut service = open(context)?;
+    let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
+    watch.heed(service.stop());
+    let made = service.recovery_code(args.vault.as_deref(), &mut |ask| watch.passphrase(ask))?;
+    drop(watch);
+    if context.global.json {
+        let vaults: Vec<_> =
+            made.vaults.iter().map(|(name, key)| json!({ "name": name, "key": key })).collect();
+        return context.print_json(&json!({ "code": made.code, "vaults": vaults })).map(|()| Exit::Completed);
+    }
+    writeln!(context.out, "{}", made.code)?;
+    for (name, key) in &made.vaults {
+        writeln!(
+            context.err,
+            "it opens the vault `{name}` in the place of the passphrase; `restic key remove {}` takes it away",
+            &key[..8]
+        )?;
+    }
+    writeln!(
+        context.err,
+        "write it on paper, and keep that where the laptop is not: nobody can show it again"
+    )?;
     Ok(Exit::Completed)
 }
 

@@ -4,6 +4,7 @@ mod backup;
 mod batch;
 mod changed;
 mod check;
+mod code;
 mod copies;
 mod forget;
 mod from_snapshot;
