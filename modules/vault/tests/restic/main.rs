@@ -6,6 +6,7 @@ mod crash;
 mod given;
 mod locks;
 mod prune;
+mod several;
 mod verbs;
 
 use std::path::Path;
