@@ -1,14 +1,18 @@
 //! `bt` from an empty home to files back, and what may go wrong on the way.
 
 mod bucket;
+mod code;
 mod damaged;
 mod full;
 mod keeping;
 mod layers;
+mod machines;
 mod odd;
+mod partial;
 mod small;
 mod snapshot;
 mod sparse;
+mod terminal;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -334,6 +338,7 @@ fn what_a_vault_lost_is_named_left_out_of_the_snapshot_and_stored_again() {
     assert!(home.bt(&["add", "second"]).starts_with("staged 1 files"));
     let said = home.fails(1, &["backup"]);
     assert!(said.contains("lost `") && said.contains("kept/first"), "{said}");
+    assert!(home.bt(&["list", "--snapshots"]).ends_with("  [partial]\n"));
     assert!(home.bt(&["check"]).starts_with("local: sound; 1 snapshots"));
     assert!(home.bt(&["add"]).starts_with("staged 1 files"));
     home.bt(&["backup"]);
@@ -458,25 +463,6 @@ fn a_file_that_fails_stops_no_other_and_stays_in_the_queue() {
     home.bt(&["add", "bad"]);
     home.bt(&["backup"]);
     assert_eq!(home.bt(&["dir", "status"]), "B   bad\nB   good\n");
-}
-
-#[test]
-fn two_machines_share_what_they_store_in_one_vault() {
-    let (one, other) = (Home::ready(), Home::new());
-    let content: String =
-        (0..200_000_u64).map(|n| format!("{:x} ", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
-    one.put("large", &content);
-    other.put("the same", &content);
-    one.bt(&["add"]);
-    let first = one.json(&["backup"])["vaults"][0]["stored_bytes"].as_u64().unwrap();
-    other.bt(&["config", "init", "--root", one.state().join("local").to_str().unwrap()]);
-    other.bt(&["config", "vault", "init"]);
-    other.bt(&["dir", "init"]);
-    other.bt(&["add"]);
-    let second = other.json(&["backup"])["vaults"][0]["stored_bytes"].as_u64().unwrap();
-    assert!(first > 1_000_000 && second < 10_000, "{first} {second}");
-    assert_eq!(one.json(&["list", "--snapshots"]).as_array().unwrap().len(), 2);
-    assert!(other.fails(2, &["log", "large"]).contains("no version"), "no view into the other's history");
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod moving;
 pub mod need;
 mod nested;
 mod notes;
+pub mod own;
 mod parts;
 mod patches;
 pub mod pattern;

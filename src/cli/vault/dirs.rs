@@ -32,6 +32,9 @@ pub struct InitArgs {
     /// The directory
     #[arg(default_value = ".")]
     directory: PathBuf,
+    /// Say that it shall be encrypted, which all that is in a vault is anyway
+    #[arg(long)]
+    encrypted: bool,
 }
 
 /// Show how the files of a tracked directory stand
@@ -78,6 +81,12 @@ pub struct AddArgs {
 pub(super) fn init(args: &InitArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let mut service = open(context)?;
     let tracked = service.track(&here(&args.directory)?)?;
+    if args.encrypted {
+        writeln!(
+            context.err,
+            "note: all that is in a vault is encrypted, with one key for the whole vault; `--encrypted` changes nothing"
+        )?;
+    }
     let (result, directory, absorbed) = match &tracked {
         Tracked::New(directory, absorbed) => ("new", directory, absorbed.clone()),
         Tracked::Already(directory) => ("already", directory, vec![]),

@@ -84,6 +84,9 @@ pub(super) fn run(command: &Command, context: &mut Context<'_>) -> Result<Exit, 
         Command::Config(setup::Config::Vault(setup::ConfigVault::Init(args))) | Command::Init(args) => {
             setup::init(args, context)
         }
+        Command::Config(setup::Config::Vault(setup::ConfigVault::RecoveryCode(args))) => {
+            setup::recovery_code(args, context)
+        }
         Command::List(args) => setup::list(args, context),
         Command::Dir(dirs::Dir::Init(args)) => dirs::init(args, context),
         Command::Dir(dirs::Dir::Status(args)) => dirs::status(args, context),

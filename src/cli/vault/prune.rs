@@ -26,7 +26,7 @@ pub struct PruneArgs {
     /// Rules for this run in the place of `keep`: `last 10 sessions, 14d, 8w, 12m`
     #[arg(long, value_name = "RULES")]
     keep: Option<Keep>,
-    /// Let backups from before most files of a directory were gone go by the rules, too
+    /// Let backups from before most files of a directory were gone or changed go by the rules, too
     #[arg(long)]
     accept_losses: bool,
     /// Remove what nobody needs at once, without marking it first

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pc_switcher_vault::service::{Prepared, Service, VaultKind, VaultSettings};
+use pc_switcher_vault::service::{Prepared, Service, VaultKind, VaultSettings, is_partial};
 use serde_json::json;
 
 use super::super::{CliError, Context, Exit};
@@ -28,6 +28,19 @@ pub enum Config {
 pub enum ConfigVault {
     /// Make the vaults that are set, or prove that they are as they should be
     Init(InitArgs),
+    RecoveryCode(RecoveryCodeArgs),
+}
+
+/// Print a code for paper that opens the vaults in the place of the passphrase
+///
+/// Another key of each vault that is set; the code is printed once and kept nowhere. `restic key remove` takes a key away.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RecoveryCodeArgs {
+    /// Only for the vault of this name
+    #[arg(long, value_name = "NAME")]
+    vault: Option<String>,
+    #[command(flatten)]
+    secret: Secret,
 }
 
 /// Write the settings, with one vault, and name this machine
@@ -168,6 +181,32 @@ pub(super) fn init(args: &InitArgs, context: &mut Context<'_>) -> Result<Exit, C
     Ok(Exit::Completed)
 }
 
+pub(super) fn recovery_code(args: &RecoveryCodeArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
+    let mut service = open(context)?;
+    let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
+    watch.heed(service.stop());
+    let made = service.recovery_code(args.vault.as_deref(), &mut |ask| watch.passphrase(ask))?;
+    drop(watch);
+    if context.global.json {
+        let vaults: Vec<_> =
+            made.vaults.iter().map(|(name, key)| json!({ "name": name, "key": key })).collect();
+        return context.print_json(&json!({ "code": made.code, "vaults": vaults })).map(|()| Exit::Completed);
+    }
+    writeln!(context.out, "{}", made.code)?;
+    for (name, key) in &made.vaults {
+        writeln!(
+            context.err,
+            "it opens the vault `{name}` in the place of the passphrase; `restic key remove {}` takes it away",
+            &key[..8]
+        )?;
+    }
+    writeln!(
+        context.err,
+        "write it on paper, and keep that where the laptop is not: nobody can show it again"
+    )?;
+    Ok(Exit::Completed)
+}
+
 pub(super) fn list(args: &ListArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let mut service = open(context)?;
     if args.snapshots {
@@ -209,17 +248,18 @@ fn list_snapshots(
             String,
             pc_switcher_vault::format::Id,
             pc_switcher_vault::format::Snapshot,
-        )| { json!({ "vault": vault, "id": id, "snapshot": snapshot }) };
+        )| json!({ "vault": vault, "id": id, "partial": is_partial(snapshot), "snapshot": snapshot });
         return context.print_json(&json!(all.iter().map(line).collect::<Vec<_>>())).map(|()| exit);
     }
     for (vault, id, snapshot) in all {
         let paths = snapshot.paths.join(" ");
         writeln!(
             context.out,
-            "{vault}  {}  {}  {}  {paths}",
+            "{vault}  {}  {}  {}  {paths}{}",
             &id.hex()[..8],
             seconds(&snapshot.time),
-            snapshot.hostname
+            snapshot.hostname,
+            if is_partial(&snapshot) { "  [partial]" } else { "" }
         )?;
     }
     Ok(exit)

@@ -22,6 +22,7 @@ pub(super) struct Watch {
     prompter: Arc<Prompter>,
     cancel: CancellationToken,
     bar: ProgressBar,
+    phase: Arc<Mutex<Phase>>,
     lines: Option<Arc<Lines>>,
     source: Source,
     known: Option<Vec<u8>>,
@@ -30,6 +31,7 @@ pub(super) struct Watch {
 /// Hears how it goes on; may be shared by threads.
 pub(super) struct Bar {
     bar: ProgressBar,
+    phase: Arc<Mutex<Phase>>,
     lines: Option<Arc<Lines>>,
     cancel: CancellationToken,
 }
@@ -54,12 +56,14 @@ impl Watch {
         let target = if drawn { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
         let lines = context.global.json.then(|| Arc::new(Lines::new(Instant::now())));
-        Ok(Self { runtime, prompter, cancel, bar, lines, source, known: None })
+        let phase = Arc::default();
+        Ok(Self { runtime, prompter, cancel, bar, phase, lines, source, known: None })
     }
 
     /// Returns what hears how the run goes on.
     pub(super) fn observer(&self) -> Bar {
-        Bar { bar: self.bar.clone(), lines: self.lines.clone(), cancel: self.cancel.clone() }
+        let (bar, phase) = (self.bar.clone(), self.phase.clone());
+        Bar { bar, phase, lines: self.lines.clone(), cancel: self.cancel.clone() }
     }
 
     /// Returns what a Ctrl+C sets.
@@ -124,6 +128,12 @@ impl Observer for Bar {
         if self.bar.length().is_none() {
             self.bar.enable_steady_tick(Duration::from_millis(200));
         }
+        // Before it somebody may have looked for the passphrase.
+        if lock(&self.phase).begins_with(&progress, Instant::now()) {
+            self.bar.set_position(progress.bytes);
+            self.bar.reset_eta();
+            self.bar.reset_elapsed();
+        }
         let template = match progress.total_bytes {
             0 => "{spinner} {binary_bytes}, {binary_bytes_per_sec}  {wide_msg}",
             _ => {
@@ -147,37 +157,66 @@ impl Observer for Bar {
     }
 }
 
-/// How far a run is, for programs: a line of JSON a second on stderr, as an event of a sync has it.
-struct Lines {
-    begun: Instant,
-    last: Mutex<Instant>,
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// A part of a run in which bytes are counted from their beginning: what comes before it, such as a question, is no work of it.
+#[derive(Default)]
+struct Phase {
+    begun: Option<(Instant, u64)>,
+    last: u64,
+}
+
+impl Phase {
+    /// Takes a progress, and says whether one begins with it.
+    fn begins_with(&mut self, progress: &Progress, now: Instant) -> bool {
+        let is_first = self.begun.is_none() || progress.bytes < self.last;
+        self.last = progress.bytes;
+        if is_first {
+            self.begun = Some((now, progress.bytes));
+        }
+        is_first
+    }
+
+    /// Returns how long the rest takes, if it goes on as it went since this began.
+    fn left(&self, progress: &Progress, now: Instant) -> Option<Duration> {
+        let (begun, from) = self.begun?;
+        let (done, rest) =
+            (progress.bytes.saturating_sub(from), progress.total_bytes.saturating_sub(progress.bytes));
+        if progress.total_bytes == 0 || done == 0 {
+            return None;
+        }
+        let seconds = now.duration_since(begun).as_secs_f64() * rest as f64 / done as f64;
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+}
+
+/// How far a run is, for programs: a line of JSON a second on stderr, as an event of a sync has it.
+struct Lines(Mutex<(Phase, Instant)>);
 
 impl Lines {
     const PAUSE: Duration = Duration::from_secs(1);
 
     fn new(begun: Instant) -> Self {
-        Self { begun, last: Mutex::new(begun) }
+        Self(Mutex::new((Phase::default(), begun)))
     }
 
     /// Returns the line, if it is time for one.
     fn line(&self, progress: &Progress, now: Instant) -> Option<String> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.0);
+        let (phase, last) = &mut *held;
+        phase.begins_with(progress, now);
         if now.duration_since(*last) < Self::PAUSE {
             return None;
         }
         *last = now;
         let (done, total) = (progress.bytes, progress.total_bytes);
-        let is_known = total > 0 && done > 0;
-        let left = || {
-            let rest = total.saturating_sub(done) as f64 / done as f64;
-            Duration::try_from_secs_f64(now.duration_since(self.begun).as_secs_f64() * rest).ok()
-        };
         let item = progress.item.display().to_string();
         let progress = contract::Progress {
             fraction: (total > 0).then(|| Fraction::of(done, total)),
             item: item.chars().take(99).collect(),
-            eta: is_known.then(left).flatten(),
+            eta: phase.left(progress, now),
             bytes: Some((done, total)),
         };
         Some(serde_json::json!({ "type": "progress", "progress": progress }).to_string())
@@ -198,12 +237,28 @@ mod tests {
             Some(serde_json::from_str::<serde_json::Value>(&line).unwrap())
         };
         assert_eq!(at(900, 10, 100), None);
-        let line = at(2_000, 20, 100).unwrap();
+        let line = at(1_900, 20, 100).unwrap();
         assert_eq!((&line["type"], &line["progress"]["item"]), (&"progress".into(), &"a/b".into()));
         assert_eq!(line["progress"]["bytes"], serde_json::json!([20, 100]));
         assert_eq!(line["progress"]["eta"]["secs"], 8);
-        assert_eq!(at(2_900, 30, 100), None);
+        assert_eq!(at(2_800, 30, 100), None);
         let line = at(3_100, 30, 0).unwrap();
         assert!(line["progress"]["eta"].is_null() && line["progress"]["fraction"].is_null(), "{line}");
+    }
+
+    #[test]
+    fn what_a_question_took_before_the_work_began_is_no_part_of_how_long_it_takes() {
+        let begun = Instant::now();
+        let lines = Lines::new(begun);
+        let at = |seconds, bytes, total_bytes| {
+            let progress = Progress { files: 1, bytes, total_bytes, item: "a".into() };
+            let line = lines.line(&progress, begun + Duration::from_secs(seconds)).unwrap();
+            serde_json::from_str::<serde_json::Value>(&line).unwrap()["progress"]["eta"]["secs"].clone()
+        };
+        assert!(at(300, 0, 100).is_null(), "five minutes for the passphrase");
+        assert_eq!(at(302, 20, 100), 8);
+        // What was copied into the stage is stored now, after another question.
+        assert!(at(500, 0, 50).is_null());
+        assert_eq!(at(501, 25, 50), 1);
     }
 }

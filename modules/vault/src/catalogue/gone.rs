@@ -5,10 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 
 use super::entities::{self, time_of};
-use super::{Catalogue, stamp};
+use super::{Catalogue, Directory, stamp};
 use crate::error::Result;
 use crate::format::Id;
 
@@ -22,6 +22,59 @@ impl Catalogue {
             "INSERT INTO losses (at, directory, files) VALUES (?1, ?2, ?3)",
             params![stamp(now), directory.as_os_str().as_bytes(), files as i64],
         );
+        self.ok(done).map(drop)
+    }
+
+    /// Returns the last version that was there before a command of this name began, or before those that were killed right before it: what
+    /// they did it goes on with.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn version_before_this_run(&self, operation: &str, id: i64) -> Result<i64> {
+        let sql = "SELECT started_at FROM backup_operations WHERE operation = ?1 AND id <= ?2 AND id >
+                       (SELECT COALESCE(MAX(id), 0) FROM backup_operations
+                        WHERE operation = ?1 AND id < ?2 AND finished_at IS NOT NULL)
+                   ORDER BY id LIMIT 1";
+        let began = self.db.query_row(sql, params![operation, id], |row| row.get::<_, String>(0));
+        let began = self.ok(began.optional())?.and_then(|text| text.parse::<Timestamp>().ok());
+        // The newest first: those of the runs that were killed come before the one that is looked for.
+        let sql = "SELECT id FROM file_snapshots WHERE created_at < ?1 ORDER BY id DESC LIMIT 1";
+        let found =
+            self.db.query_row(sql, [began.map_or(i64::MAX, entities::moment)], |row| row.get::<_, i64>(0));
+        Ok(self.ok(found.optional())?.unwrap_or(0))
+    }
+
+    /// Counts the files of a directory that got another content since a version, and all those that are there and were then. Where it is
+    /// less than `many`, all are not counted.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn count_changed(&self, directory: &Directory, last_version: i64, many: u64) -> Result<(u64, u64)> {
+        let count = |sql: &str| {
+            let counted = self.db.query_row(sql, params![directory.id, last_version], |row| row.get(0));
+            self.ok(counted).map(|count: i64| count as u64)
+        };
+        let changed = count(
+            "SELECT COUNT(*) FROM file_snapshots v CROSS JOIN files f ON f.id = v.file_id AND f.current_snapshot_id = v.id
+             WHERE v.id > ?2 AND f.directory_id = ?1 AND f.deleted = 0 AND v.kind = 'file' AND v.content <>
+                 (SELECT b.content FROM file_snapshots b
+                  WHERE b.file_id = v.file_id AND b.id <= ?2 AND b.kind = 'file' ORDER BY b.number DESC LIMIT 1)",
+        )?;
+        if changed < many {
+            return Ok((changed, changed));
+        }
+        let all = count(
+            "SELECT COUNT(*) FROM files f WHERE f.directory_id = ?1 AND f.deleted = 0 AND EXISTS
+                 (SELECT 1 FROM file_snapshots b WHERE b.file_id = f.id AND b.id <= ?2 AND b.kind = 'file')",
+        )?;
+        Ok((changed, all))
+    }
+
+    /// Has the last command look as if it had been killed.
+    #[cfg(test)]
+    pub fn as_if_killed(&mut self) -> Result<()> {
+        let sql = "UPDATE backup_operations SET finished_at = NULL, status = 'killed' WHERE id = (SELECT MAX(id) FROM backup_operations)";
+        let done = self.db.execute(sql, []);
         self.ok(done).map(drop)
     }
 

@@ -12,6 +12,7 @@ mod reads;
 mod recover;
 mod schema;
 mod staged;
+mod tidy;
 mod trees;
 mod versions;
 
@@ -30,6 +31,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Params, Row};
 pub use directories::Tracked;
 pub use entities::{Chunk, Directory, File, FileFacts, Operation, StagedItem, VaultState, Version};
 pub use operations::KILLED;
+pub use tidy::Tidied;
 pub use trees::KnownTree;
 pub use versions::{Arrived, CurrentFile, moment_of};
 

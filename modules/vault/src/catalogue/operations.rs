@@ -68,6 +68,19 @@ impl Catalogue {
         self.all(sql, [operation], |row| Ok((row.get(0)?, row.get(1)?)))
     }
 
+    /// Whether an `add` that told this ended with an error since the last backup that ended well, and the same one did not go well since.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn has_failed_to_add(&self, told: &str) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM backup_operations o WHERE o.operation = 'add' AND o.status = 'error' AND o.details LIKE ?1 AND o.id >
+                       (SELECT COALESCE(MAX(id), 0) FROM backup_operations WHERE operation = 'backup' AND status = 'success')
+                   AND NOT EXISTS (SELECT 1 FROM backup_operations l WHERE l.operation = 'add' AND l.status = 'success'
+                       AND l.parameters = o.parameters AND l.id > o.id))";
+        let found = self.db.query_row(sql, [told], |row| row.get(0));
+        self.ok(found)
+    }
+
     /// Returns the last operations, the newest first.
     ///
     /// # Errors

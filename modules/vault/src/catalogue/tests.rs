@@ -315,3 +315,59 @@ fn who_only_looks_writes_nothing_and_waits_for_nobody_who_writes() {
         .unwrap();
     assert_eq!(Catalogue::open(&path).unwrap().operations(10).unwrap().len(), 1);
 }
+
+#[test]
+fn what_no_version_has_and_commands_of_long_ago_go_and_nothing_that_is_used() {
+    let (_dir, mut catalogue) = catalogue();
+    let (kept, gone) = (track(&mut catalogue, "/kept"), track(&mut catalogue, "/gone"));
+    for (directory, name, content) in [
+        (&kept, "a", &b"one"[..]),
+        (&kept, "a", b"two"),
+        (&kept, "b", b"both"),
+        (&gone, "b", b"both"),
+        (&gone, "c", b"alone"),
+        (&gone, "d", b"waits"),
+    ] {
+        back_up(&mut catalogue, directory, Path::new(name), content, content.len() as i64);
+    }
+    let count = |catalogue: &Catalogue, table: &str| -> i64 {
+        let sql = format!("SELECT COUNT(*) FROM {table}");
+        catalogue.db.query_row(&sql, [], |row| row.get(0)).unwrap()
+    };
+    let rows = |catalogue: &Catalogue| {
+        ["contents", "content_locations", "content_chunks"].map(|table| count(catalogue, table))
+    };
+    assert_eq!(catalogue.tidy(now()).unwrap(), Tidied::default());
+    catalogue.delete_directory(&gone).unwrap();
+    catalogue.stage_for_backup(&kept, Path::new("d"), &facts(9), Some(Id::of(b"waits"))).unwrap();
+    assert_eq!(rows(&catalogue), [5, 5, 5], "with the directory go versions alone");
+    let before: Vec<_> = names(&catalogue, &kept, "");
+    let tidied = catalogue.tidy(now()).unwrap();
+    assert_eq!((tidied.contents, rows(&catalogue)), (1, [4, 4, 4]));
+    assert_eq!(names(&catalogue, &kept, ""), before);
+    for content in [&b"one"[..], b"two", b"both", b"waits"] {
+        let chunks = catalogue.chunks("local", Id::of(content)).unwrap().unwrap();
+        assert_eq!(chunks, [Chunk { blob_id: Id::of(content), size: 3 }]);
+    }
+    assert_eq!(catalogue.chunks("local", Id::of(b"alone")).unwrap(), None);
+
+    // Two years, a command a day of each sort.
+    let day = |day: i64| now() - jiff::SignedDuration::from_hours(24 * (730 - day));
+    for at in (0..730).map(day) {
+        for operation in ["add", "backup", "check"] {
+            let id = catalogue.begin_operation(operation, "", at).unwrap();
+            catalogue.end_operation(id, true, "", at).unwrap();
+        }
+    }
+    let last = catalogue.last_operation().unwrap();
+    // Of the first year all are older than the last thousand.
+    assert_eq!(catalogue.tidy(now()).unwrap().operations, 2 * 365);
+    assert_eq!(count(&catalogue, "backup_operations"), 3 * 730 - 2 * 365);
+    assert_eq!((catalogue.runs("backup").unwrap().len(), catalogue.last_operation().unwrap()), (730, last));
+    assert_eq!(catalogue.tidy(now() + jiff::SignedDuration::from_hours(24 * 3650)).unwrap().operations, 63);
+    let told = catalogue.operations(1000).unwrap();
+    assert!(
+        told.len() == 1000 && told.windows(2).all(|two| two[0].id == two[1].id + 1),
+        "the last ones stay whole"
+    );
+}

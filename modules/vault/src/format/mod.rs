@@ -2,6 +2,7 @@
 
 pub mod blob;
 pub mod chunker;
+pub mod code;
 pub mod config;
 pub mod crypto;
 pub mod id;

@@ -8,7 +8,7 @@ use pc_switcher_contract::{ErrorKind, ModuleError};
 use super::{Repository, Who, blobs::Blobs, keys, locks::Watch};
 use crate::error::{Result, damaged, no_random};
 use crate::format::keyfile::{Cost, KeyFile, Maker};
-use crate::format::{Chunker, Id, Key, RepoConfig};
+use crate::format::{Chunker, Id, Key, RepoConfig, code};
 use crate::store::{Kind, Store};
 
 impl Repository {
@@ -31,11 +31,7 @@ impl Repository {
         }
         let key = Key::random().map_err(no_random)?;
         let config = RepoConfig::random().map_err(no_random)?;
-        let maker = Maker { hostname: &who.hostname, username: &who.username, created: now.to_string() };
-        let slot = KeyFile::lock(&key, passphrase, cost, &maker).map_err(ModuleError::failed)?;
-        let slot = serde_json::to_vec(&slot).map_err(|error| ModuleError::failed(error.to_string()))?;
-        let own = Id::of(&slot).hex();
-        store.put(Kind::Key, &own, &slot)?;
+        let own = put_slot(&*store, &key, passphrase, cost, who, now)?;
         let plain = serde_json::to_vec(&config).map_err(|error| ModuleError::failed(error.to_string()))?;
         let sealed = key.seal(&plain).map_err(no_random)?;
         // Of an answer that was lost nobody knows what it was.
@@ -60,7 +56,14 @@ impl Repository {
             ModuleError::new(ErrorKind::Unreachable, format!("there is no repository in `{place}`"))
                 .hint("is its disk mounted? `pc-switcher vault init` makes a new one")
         })?;
-        let key = unlock(&*store, passphrase, &sealed)?;
+        let key = unlock(&*store, passphrase, &sealed).or_else(|error| {
+            // What was printed on paper may be typed otherwise.
+            let code = code::as_printed(passphrase).filter(|code| code.as_bytes() != passphrase);
+            match code.filter(|_| error.kind == ErrorKind::Invalid) {
+                Some(code) => unlock(&*store, code.as_bytes(), &sealed),
+                None => Err(error),
+            }
+        })?;
         let what = format!("the config of the repository in `{place}`");
         let plain = key.open(&sealed).map_err(|_| damaged(&what, "it is not as it was written"))?;
         let config: RepoConfig = serde_json::from_slice(&plain).map_err(|error| damaged(&what, error))?;
@@ -71,10 +74,44 @@ impl Repository {
         }
     }
 
+    /// Has another word open the repository as well, and returns the name of its key.
+    ///
+    /// # Errors
+    /// If it cannot be written, or does not open the repository then; it is gone in that case.
+    pub fn add_key(&self, word: &[u8], cost: Cost, who: &Who, now: Timestamp) -> Result<String> {
+        let name = put_slot(&*self.store, &self.key, word, cost, who, now)?;
+        let there = self.store.get_afresh(Kind::Key, &name)?.unwrap_or_default();
+        let slot = serde_json::from_slice::<KeyFile>(&there).map_err(|error| error.to_string());
+        match slot.and_then(|slot| slot.unlock(word)) {
+            Ok(Some(key)) if key == self.key => Ok(name),
+            _ => {
+                self.store.delete(Kind::Key, &name).ok();
+                Err(damaged(format!("the key `{name}`"), "it is not as it was written a moment ago"))
+            }
+        }
+    }
+
     fn of(store: Arc<dyn Store>, key: Key, config: RepoConfig) -> Self {
         let chunker = Chunker::new(config.chunker_polynomial);
         Self { store, key, config, chunker, blobs: Blobs::default(), watch: Watch::default() }
     }
+}
+
+/// Writes a slot in which a word opens the key, and returns its name.
+fn put_slot(
+    store: &dyn Store,
+    key: &Key,
+    word: &[u8],
+    cost: Cost,
+    who: &Who,
+    now: Timestamp,
+) -> Result<String> {
+    let maker = Maker { hostname: &who.hostname, username: &who.username, created: now.to_string() };
+    let slot = KeyFile::lock(key, word, cost, &maker).map_err(ModuleError::failed)?;
+    let slot = serde_json::to_vec(&slot).map_err(|error| ModuleError::failed(error.to_string()))?;
+    let name = Id::of(&slot).hex();
+    store.put(Kind::Key, &name, &slot)?;
+    Ok(name)
 }
 
 /// Returns the key that a passphrase opens. Of several the one that opens the config as well: others are of an `init` that was cut off.
@@ -103,7 +140,7 @@ fn unlock(store: &dyn Store, passphrase: &[u8], config: &[u8]) -> Result<Key> {
     let error = ModuleError::new(ErrorKind::Invalid, message);
     Err(match why {
         Some(why) => error.hint(why),
-        None => error.hint("passphrases are those of `pc-switcher vault init` and of `restic key add`"),
+        None => error.hint("passphrases are those of `pc-switcher vault init` and of `restic key add`; a recovery code does as well"),
     })
 }
 

@@ -113,8 +113,10 @@ impl Service {
             let mut report = BackupReport::default();
             let mut targets = service.open_targets(chosen, passphrase, &mut report)?;
             service.catalogue.shrink();
+            let last_version = service.catalogue.version_before_this_run("backup", id)?;
             service.drain(&mut targets, &mut report, observer)?;
             service.note_deleted(&mut report)?;
+            service.note_changed(last_version, &mut report)?;
             for target in &mut targets {
                 service.end_with_snapshot(target, &mut report)?;
             }

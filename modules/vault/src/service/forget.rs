@@ -13,6 +13,8 @@ use crate::format::{Id, Snapshot};
 
 /// What all our snapshots are tagged with.
 const OURS: &str = "pc-switcher";
+/// What those of ours are tagged with that are without something that should be in them.
+pub(super) const PARTIAL: &str = "partial";
 /// What says which machine's they are, before its id.
 const HOST: &str = "host=";
 
@@ -51,7 +53,7 @@ impl std::fmt::Display for Reason {
             Reason::Rule(rule) => write!(f, "kept by `{rule}`"),
             Reason::Newest => f.write_str("the newest one"),
             Reason::Least(rule) => write!(f, "kept by `{rule}` of `keep_min`"),
-            Reason::BeforeLoss => f.write_str("the last one before many files were gone"),
+            Reason::BeforeLoss => f.write_str("the last one before many files were gone or changed"),
             Reason::LastOf(path) => write!(f, "the last one of {path}"),
             Reason::Beyond => f.write_str("no rule keeps it"),
         }
@@ -80,6 +82,11 @@ pub struct Verdict {
 /// Returns the tags of a snapshot of this machine.
 pub(super) fn tags(host_id: &str) -> Vec<String> {
     vec![OURS.into(), format!("{HOST}{host_id}")]
+}
+
+/// Whether a snapshot of ours is without something that should be in it.
+pub fn is_partial(snapshot: &Snapshot) -> bool {
+    host_of(snapshot).is_some() && snapshot.tags.iter().any(|tag| tag == PARTIAL)
 }
 
 /// Returns the id of the machine that wrote a snapshot, if we did.
@@ -127,9 +134,10 @@ pub(super) fn judge(
         if !own(&index) {
             return Reason::Foreign;
         }
-        // A repair gives a tag to what it writes anew; nobody asked to keep that.
-        let is_given =
-            |tag: &String| own_tags.contains(tag) || snapshot.original.is_some() && tag == REPAIRED;
+        // A backup says that something is missing, and a repair gives a tag to what it writes anew; nobody asked to keep that.
+        let is_given = |tag: &String| {
+            own_tags.contains(tag) || tag == PARTIAL || snapshot.original.is_some() && tag == REPAIRED
+        };
         if let Some(tag) = snapshot.tags.iter().find(|tag| !is_given(tag)) {
             return Reason::Tagged(tag.clone());
         }
@@ -266,6 +274,17 @@ mod tests {
         );
         let later = reasons(&all, 901, Some("last 1 session"));
         assert_eq!(later[1], "no rule keeps it", "`/` has `/old`");
+    }
+
+    #[test]
+    fn what_is_partial_goes_by_the_rules_like_what_is_whole() {
+        let mut all: Vec<_> = [0, 1, 2].map(|hour| snapshot(hour, &["/docs"])).into();
+        all[0].1.tags.push(PARTIAL.into());
+        all[1].1.tags.extend([PARTIAL.into(), "tax".into()]);
+        assert_eq!(
+            reasons(&all, 60, Some("last 1 session")),
+            ["no rule keeps it", "tagged `tax`", "kept by `last 1 session`"]
+        );
     }
 
     #[test]

@@ -45,7 +45,7 @@ struct Mount {
 }
 
 /// So many of the files of a tracked directory that go at once are a loss, if they are most of them.
-const MANY: u64 = 100;
+pub(super) const MANY: u64 = 100;
 
 impl Mount {
     fn has(&self, name: &Path) -> bool {

@@ -2,7 +2,9 @@
 
 mod backup;
 mod batch;
+mod changed;
 mod check;
+mod code;
 mod copies;
 mod forget;
 mod from_snapshot;
@@ -40,7 +42,8 @@ use pc_switcher_contract::{Clock, ErrorKind, ModuleError};
 
 pub use backup::{BackupReport, VaultReport};
 pub use check::{Checked, InVault};
-pub use forget::{Reason, Verdict};
+pub use code::RecoveryCode;
+pub use forget::{Reason, Verdict, is_partial};
 pub use from_snapshot::{SnapshotOrder, SnapshotReport};
 pub use proof::Proof;
 pub use prune::{PruneOrder, PruneReport, VaultPruned};
@@ -48,7 +51,9 @@ pub use recover::{RecoverOrder, RecoverReport, Source};
 pub use rehearse::{RehearseOrder, RehearseReport, Rehearsed};
 pub use repair::{RepairWish, Repaired};
 pub use restore::{RestoreOrder, RestoreReport, Which};
-pub use settings::{Above, Every, Folder, General, Mistake, Settings, Size, Spot, VaultKind, VaultSettings};
+pub use settings::{
+    Above, Every, Folder, General, Mistake, Settings, Size, Spot, VaultKind, VaultSettings, named_in,
+};
 pub use source::{Place, Reading, Told};
 pub use status::{FileStatus, History, VersionLine};
 pub use track::{AddReport, TrackedLine, resolve};

@@ -87,6 +87,10 @@ impl Service {
         let chosen = self.chosen(order.only.as_deref())?;
         let work = |service: &mut Self, id: i64| {
             let (mut report, mut first) = (PruneReport::default(), None);
+            if !order.dry_run {
+                // Before copies of it are stored.
+                service.catalogue.tidy((service.around.clock)())?;
+            }
             for settings in chosen {
                 let (required, name) = (settings.required, settings.name.clone());
                 match service.prune_vault(settings, id, order, passphrase, observer, &mut report) {
@@ -319,6 +323,22 @@ mod tests {
         world.store.delete(Kind::Meta, "machine-of-bob/db.7").unwrap();
         prune(&mut service).unwrap();
         assert_ne!(there(), before);
+    }
+
+    #[test]
+    fn what_no_version_has_any_more_is_known_until_the_next_prune() {
+        let mut world = with_three_backups();
+        world.hour += 1;
+        let docs = world.home.path().canonicalize().unwrap().join("docs");
+        let content = Id::of(&std::fs::read(docs.join("0")).unwrap());
+        let mut service = world.service(world.state.path(), world.store.clone(), std::process::id());
+        service.forget_directory(&docs).unwrap();
+        assert_eq!(service.catalogue.locations(content).unwrap(), ["local"]);
+        let dry = PruneOrder { dry_run: true, ..PruneOrder::default() };
+        service.prune(&dry, &mut |_| Ok(b"x".into()), &engine::Quiet::default()).unwrap();
+        assert_eq!(service.catalogue.locations(content).unwrap(), ["local"]);
+        prune(&mut service).unwrap();
+        assert!(service.catalogue.locations(content).unwrap().is_empty());
     }
 
     #[test]

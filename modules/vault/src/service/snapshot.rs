@@ -11,6 +11,7 @@ use super::backup::PAGE;
 use super::forget;
 use super::stage::decode_xattrs;
 use super::target::Target;
+use super::track::AddReport;
 use super::{BackupReport, Service, Surroundings};
 use crate::catalogue::{Catalogue, Chunk, CurrentFile, Directory, KnownTree, Version};
 use crate::engine::{Assembler, Names, bare_directory, feed};
@@ -52,8 +53,12 @@ impl Service {
                 self.catalogue.forget_trees(&vault)?;
             }
             let parent = parent.map(|(id, _)| id);
-            let Made { lost, trees } =
-                self.catalogue.at_once(|| self.snapshot(target, &directories, paths, parent))?;
+            // What could not be added or stored is not in it, or not as it is now.
+            let is_partial =
+                !report.troubles.is_empty() || self.catalogue.has_failed_to_add(AddReport::TOLD)?;
+            let Made { lost, trees } = self
+                .catalogue
+                .at_once(|| self.snapshot(target, &directories, paths, (parent, is_partial)))?;
             self.catalogue.keep_trees(&vault, &trees, &target.repo.indexes_read())?;
             for (path, content) in lost {
                 self.catalogue.forget_location(&vault, content)?;
@@ -80,7 +85,7 @@ impl Service {
         target: &mut Target,
         directories: &'d [Directory],
         paths: Vec<String>,
-        parent: Option<Id>,
+        (parent, is_partial): (Option<Id>, bool),
     ) -> Result<Made<'d>> {
         let Surroundings { who, clock, .. } = &self.around;
         let missing = Missing::default();
@@ -96,6 +101,10 @@ impl Service {
         let stored = writer.index()?;
         target.report.stored.blobs += stored.blobs;
         target.report.stored.bytes += stored.bytes;
+        let mut tags = forget::tags(&self.host_id);
+        if is_partial || !missing.parts.borrow().is_empty() {
+            tags.push(forget::PARTIAL.into());
+        }
         let snapshot = Snapshot {
             time: clock().to_string(),
             parent,
@@ -105,7 +114,7 @@ impl Service {
             username: who.username.clone(),
             uid: who.uid,
             gid: who.gid,
-            tags: forget::tags(&self.host_id),
+            tags,
             original: None,
             program_version: format!("pc-switcher {}", env!("CARGO_PKG_VERSION")),
         };

@@ -37,6 +37,9 @@ pub struct AddReport {
 }
 
 impl AddReport {
+    /// How [`AddReport::tell`] tells of files, for `LIKE`: an `add` that failed as a whole, over a slip for example, says something else.
+    pub(super) const TOLD: &str = "% staged, % unchanged, % failed";
+
     pub(super) fn tell(&self) -> (bool, String) {
         let text =
             format!("{} staged, {} unchanged, {} failed", self.staged, self.unchanged, self.troubles.len());
@@ -172,6 +175,12 @@ impl Service {
     /// If the path is not tracked or ignored, the stage is full, or the run was cancelled.
     pub fn add(&mut self, path: &Path, deep: bool, observer: &dyn Observer) -> Result<AddReport> {
         let (directory, name) = self.tracked(path)?;
+        // A name that is nowhere is a slip: nothing will be missing in the backup.
+        if let Err(error) = std::fs::symlink_metadata(self.view.real(path))
+            && error.kind() == io::ErrorKind::NotFound
+        {
+            return Err(at("add", path, &error));
+        }
         let work = |service: &mut Self, _| {
             let what = What::Below { name: &name, path, deep };
             let added = service.stage_below(&directory, &what, true, observer);

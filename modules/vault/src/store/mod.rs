@@ -227,6 +227,32 @@ pub(crate) mod tests {
         assert_eq!(store.get(Kind::Pack, &name).unwrap(), None);
     }
 
+    /// What every store is held to whose place decides who was the first: two write one name in the same moment, one of them is told that
+    /// it was it, and its bytes are there then, whole.
+    pub(crate) fn tells_two_at_once_apart(store: &dyn Store) {
+        for round in 0..8 {
+            let name = format!("{round:02x}").repeat(32);
+            let start = std::sync::Barrier::new(2);
+            let put = |byte: u8| {
+                let bytes = vec![byte; 100_000];
+                start.wait();
+                store.put(Kind::Pack, &name, &bytes).unwrap()
+            };
+            let first = std::thread::scope(|scope| {
+                let other = scope.spawn(|| put(b'b'));
+                (put(b'a'), other.join().unwrap())
+            });
+            let there = store.get(Kind::Pack, &name).unwrap().unwrap();
+            let winner = match first {
+                (true, false) => b'a',
+                (false, true) => b'b',
+                both => panic!("round {round}: {both:?}"),
+            };
+            assert!(there == vec![winner; 100_000], "round {round}: {}", there.len());
+            store.delete(Kind::Pack, &name).unwrap();
+        }
+    }
+
     #[test]
     fn a_wait_lasts_as_long_as_it_should_and_a_stop_ends_it() {
         let (begun, pause) = (Instant::now(), Duration::from_millis(20));
@@ -241,13 +267,17 @@ pub(crate) mod tests {
 
     #[test]
     fn the_store_in_memory_keeps_the_contract() {
-        keeps_the_contract(&MemoryStore::default());
+        let store = MemoryStore::default();
+        keeps_the_contract(&store);
+        tells_two_at_once_apart(&store);
     }
 
     #[test]
     fn the_store_on_disk_keeps_the_contract_and_leaves_nothing_half() {
         let dir = tempfile::tempdir().unwrap();
-        keeps_the_contract(&FsStore::at(dir.path()));
+        let store = FsStore::at(dir.path());
+        keeps_the_contract(&store);
+        tells_two_at_once_apart(&store);
         let left = dir.path().join("pc-switcher/tmp").read_dir().unwrap().count();
         assert_eq!(left, 0);
     }

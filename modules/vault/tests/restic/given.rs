@@ -28,6 +28,8 @@ pub const PASSWORD: &str = "correct horse";
 /// One test's directory: a source that is tracked, a repository that is a vault, and what a machine keeps of it.
 pub struct Given {
     dir: PathBuf,
+    repo: PathBuf,
+    who: Who,
     _owned: Option<tempfile::TempDir>,
 }
 
@@ -45,14 +47,34 @@ impl Given {
             return None;
         }
         let owned = tempfile::tempdir().unwrap();
-        let given = Self { dir: owned.path().canonicalize().unwrap(), _owned: Some(owned) };
+        let given = Self::at(&owned.path().canonicalize().unwrap());
+        let given = Self { _owned: Some(owned), ..given };
         fs::create_dir(given.source()).unwrap();
         Some(given)
     }
 
     /// Takes the directory of another process.
     pub fn at(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), _owned: None }
+        Self { dir: dir.to_owned(), repo: dir.join("repo"), who: who(), _owned: None }
+    }
+
+    /// Makes a directory of another machine with the same repository.
+    pub fn beside(&self, hostname: &str) -> Self {
+        let dir = self.path(hostname);
+        fs::create_dir_all(dir.join("source")).unwrap();
+        let origin = Origin { machine_id: hostname.into(), ..who().origin };
+        let who = Who { hostname: hostname.into(), origin, ..who() };
+        Self { dir, repo: self.repo.clone(), who, _owned: None }
+    }
+
+    /// Takes another repository.
+    pub fn beside_repo(&self, name: &str) -> Self {
+        Self { repo: self.path(name), _owned: None, ..Self::at(&self.dir) }
+    }
+
+    /// Returns the repository.
+    pub fn repo(&self) -> &Path {
+        &self.repo
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -68,18 +90,16 @@ impl Given {
         target.join(self.source().strip_prefix("/").unwrap())
     }
 
+    /// Returns a call of restic.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("restic");
+        command.arg("--repo").arg(&self.repo).arg("--cache-dir").arg(self.path("cache")).args(args);
+        command.env("RESTIC_PASSWORD", PASSWORD);
+        command
+    }
+
     fn run(&self, args: &[&str]) -> Output {
-        Command::new("restic")
-            .args([
-                "--repo",
-                self.path("repo").to_str().unwrap(),
-                "--cache-dir",
-                self.path("cache").to_str().unwrap(),
-            ])
-            .args(args)
-            .env("RESTIC_PASSWORD", PASSWORD)
-            .output()
-            .unwrap()
+        self.command(args).output().unwrap()
     }
 
     /// Runs restic and returns what it printed.
@@ -103,7 +123,7 @@ impl Given {
             places: Places::new(self.path("state/bt.toml"), self.path("state")),
             above: Above::default(),
             clock: Arc::new(Timestamp::now),
-            who: who(),
+            who: self.who.clone(),
             cost: Cost::TINY,
             stores,
             stop: Stop::default(),
@@ -111,7 +131,7 @@ impl Given {
     }
 
     fn store(&self) -> Arc<dyn Store> {
-        Arc::new(FsStore::at(&self.path("repo")))
+        Arc::new(FsStore::at(&self.repo))
     }
 
     /// Returns what `bt` runs, over another store.
@@ -126,7 +146,7 @@ impl Given {
 
     /// Makes a vault of ours, or one of the repository that restic made, and tracks the source.
     pub fn set_up(&self) -> Prepared {
-        Service::init(&self.around(self.store()), Some(&self.path("repo")), "local").unwrap();
+        Service::init(&self.around(self.store()), Some(&self.repo), "local").unwrap();
         let mut service = self.service();
         let how = service.prepare_vaults(None, &mut word).unwrap().remove(0).1;
         service.track(&self.source()).unwrap();
@@ -180,7 +200,7 @@ impl Given {
 
     pub fn lock(&self) -> Result<Held> {
         let clock: Clock = Arc::new(Timestamp::now);
-        Repository::open(self.store(), PASSWORD.as_bytes()).unwrap().lock(&who(), &clock)
+        Repository::open(self.store(), PASSWORD.as_bytes()).unwrap().lock(&self.who, &clock)
     }
 }
 

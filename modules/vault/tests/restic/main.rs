@@ -4,7 +4,10 @@
 
 mod crash;
 mod given;
+mod locks;
 mod prune;
+mod several;
+mod verbs;
 
 use std::path::Path;
 

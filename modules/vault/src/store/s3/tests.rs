@@ -9,7 +9,7 @@ use pc_switcher_contract::ErrorKind;
 use pc_switcher_testkit::s3::{ACCESS_KEY, Call, Conditions, Fault, Moto, S3Server, SECRET_KEY};
 
 use super::*;
-use crate::store::tests::keeps_the_contract;
+use crate::store::tests::{keeps_the_contract, tells_two_at_once_apart};
 
 const BUCKET: &str = "photos";
 
@@ -58,6 +58,7 @@ fn first(count: usize, fault: Fault) -> impl Fn(&Call) -> Option<Fault> {
 fn a_bucket_keeps_the_contract_with_and_without_a_prefix() {
     let (_server, store) = served();
     keeps_the_contract(&store);
+    tells_two_at_once_apart(&store);
     let server = S3Server::start(&[BUCKET]);
     keeps_the_contract(&open(options(&format!("s3:{}/{BUCKET}", server.endpoint()))));
 }
@@ -339,6 +340,7 @@ fn a_server_of_others_keeps_the_contract_with_and_without_tls() {
             assert!(error.to_string().contains("certificate"), "{error}");
             options.ca_file = Some(dir.join("cert.pem"));
         }
+        // Of two at once that server tells both that they were the first: it looks, and writes later.
         keeps_the_contract(&open(options.clone()));
         let missing = Location { bucket: "missing".into(), ..options.content.place.clone() };
         options.content.place = missing;

@@ -11,7 +11,7 @@ use super::serve::{Served, serve};
 use super::wire::MAGIC;
 use super::*;
 use crate::store::FsStore;
-use crate::store::tests::keeps_the_contract;
+use crate::store::tests::{keeps_the_contract, tells_two_at_once_apart};
 
 /// Where a line breaks.
 #[derive(Clone, Copy)]
@@ -118,7 +118,9 @@ fn line(desk: Desk, cut: Cut) -> Line {
 fn the_store_of_another_machine_keeps_the_contract_and_leaves_nothing_half() {
     let dir = tempfile::tempdir().unwrap();
     let desk = Desk::at(&dir.path().join("vault"));
-    keeps_the_contract(&desk.store());
+    let store = desk.store();
+    keeps_the_contract(&store);
+    tells_two_at_once_apart(&store);
     assert_eq!(desk.logins.load(Ordering::SeqCst), 1, "one login serves all");
     assert_eq!(desk.root.join("pc-switcher/tmp").read_dir().unwrap().count(), 0);
 }

@@ -1,0 +1,65 @@
+//! What a snapshot lacks is told by the snapshot.
+
+use std::fs;
+
+use super::*;
+
+/// Makes directories of which nobody can say the path of the last ones.
+fn deeper_than_a_path_may_be(top: &Path) {
+    use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
+    fs::create_dir_all(top).unwrap();
+    let name = "n".repeat(250);
+    let mut at = open(top, OFlags::DIRECTORY, Mode::empty()).unwrap();
+    for _ in 0..20 {
+        mkdirat(&at, &name, Mode::RWXU).ok();
+        at = openat(&at, &name, OFlags::DIRECTORY, Mode::empty()).unwrap();
+    }
+}
+
+#[test]
+fn a_snapshot_without_a_file_is_marked_as_partial_and_the_next_whole_one_is_not() {
+    let home = Home::ready();
+    home.put("good", "good");
+    home.put("bad", "bad");
+    home.bt(&["add"]);
+    let staged = home.state().join("stage").join(pc_switcher_vault::format::Id::of(b"bad").hex());
+    fs::write(&staged, "torn").unwrap();
+    assert!(home.fails(1, &["backup"]).contains("bad: its copy in the stage is damaged"));
+    let partial = |home: &Home| -> Vec<bool> {
+        let listed = home.json(&["list", "--snapshots"]);
+        listed.as_array().unwrap().iter().map(|one| one["partial"].as_bool().unwrap()).collect()
+    };
+    assert_eq!(partial(&home), [true]);
+    assert!(home.bt(&["list", "--snapshots"]).ends_with("  [partial]\n"));
+    let root = home.state().join("local");
+    if let Some(listed) = restic(&root, &["snapshots", "--json"]) {
+        let listed: Value = serde_json::from_str(&listed).unwrap();
+        let tags = listed[0]["tags"].as_array().unwrap();
+        assert!(tags.contains(&"partial".into()), "{tags:?}");
+    }
+    fs::remove_file(&staged).unwrap();
+    home.bt(&["add", "bad"]);
+    home.bt(&["backup"]);
+    assert_eq!(partial(&home), [true, false]);
+
+    // What cannot be read is not in the backup either, nor is what was named by mistake; once it goes well that is over.
+    let beyond = home.path("docs/beyond");
+    for (round, is_partial) in [(1, true), (2, true), (3, false)] {
+        match is_partial {
+            true => deeper_than_a_path_may_be(&beyond),
+            false => fs::remove_dir_all(&beyond).unwrap(),
+        }
+        home.put("good", &format!("round {round}"));
+        home.fails(1, &["add", "nothing of this name"]);
+        match (round, is_partial) {
+            (1, _) => drop(home.fails(1, &["backup", "--tracked"])),
+            (_, true) => drop((home.fails(1, &["add"]), home.bt(&["backup"]))),
+            (_, false) => drop((home.bt(&["add"]), home.bt(&["backup"]))),
+        }
+    }
+    assert_eq!(partial(&home), [true, false, true, true, false]);
+
+    // It is no tag that somebody gave to keep it.
+    home.bt(&["prune", "--keep", "last 1 session"]);
+    assert_eq!(partial(&home), [false]);
+}
