@@ -4,9 +4,11 @@
 //! Whoever moved all trees from before back into place has taken the rollback back. Whoever moved some of them is asked: neither of the two
 //! states is wholly in place, and only a person knows which one is meant.
 
+use super::carried;
 use super::journal::Journal;
 use super::records;
 use super::steps::{Names, top_of};
+use super::top::Top;
 use crate::data::apply::Watch;
 use crate::linux::state::StateDir;
 use crate::proto::{AgentError, RollbackMember, RollbackPhase, RollbackState};
@@ -43,18 +45,27 @@ fn stands(member: &RollbackMember) -> Result<Stands, AgentError> {
     })
 }
 
-/// Whether the new tree of a member stands under a name of its own.
-fn is_new_at(state: &RollbackState, member: &RollbackMember, name: impl Fn(Names) -> String) -> bool {
+/// Whether the tree of this uuid stands under a name of its own.
+fn is_at(state: &RollbackState, member: &RollbackMember, uuid: &str, name: impl Fn(Names) -> String) -> bool {
     let found = top_of(member).ok().and_then(|top| top.look(&name(Names::of(state, member))).ok().flatten());
-    found.is_some_and(|(uuid, _)| uuid == member.new_uuid)
+    found.is_some_and(|(found, _)| found == uuid)
 }
 
 fn is_cancelled(state: &RollbackState, member: &RollbackMember) -> bool {
-    is_new_at(state, member, |names| names.cancelled)
+    is_at(state, member, &member.new_uuid, |names| names.cancelled)
 }
 
 fn is_incoming(state: &RollbackState, member: &RollbackMember) -> bool {
-    is_new_at(state, member, |names| names.incoming)
+    is_at(state, member, &member.new_uuid, |names| names.incoming)
+}
+
+/// Whether the tree from before stands where the exchange puts it, or still where that left it.
+fn is_kept(state: &RollbackState, member: &RollbackMember) -> bool {
+    is_at(state, member, &member.old_uuid, |names| names.replaced) || was_left(state, member)
+}
+
+fn was_left(state: &RollbackState, member: &RollbackMember) -> bool {
+    is_at(state, member, &member.old_uuid, |names| names.incoming)
 }
 
 /// Finds out what somebody did to the trees of a rollback that is not confirmed.
@@ -67,15 +78,19 @@ fn look(state: &RollbackState, journal: &Journal<'_>) -> Moved {
         RollbackPhase::Done if all.contains(&Stands::Before) && all.contains(&Stands::New) => {
             Moved::Partly(explain(state, &all))
         }
-        // It had begun to put the new trees in place, and one stands where nobody but a person puts it. One that comes again does so from
-        // there as well, and is noted as one that was worked on.
-        RollbackPhase::Committed
-            if is_back
-                && state.members.iter().any(|member| is_cancelled(state, member))
-                && state.members.iter().all(|one| is_cancelled(state, one) || is_incoming(state, one))
-                && journal.keeps().is_ok_and(|keeps| !keeps) =>
-        {
-            Moved::Back
+        // It had begun to put the new trees in place, and one stands where nobody but a person puts it: who moved that back wants the others
+        // back as well. One that comes again does so from there, too, and is noted as one that was worked on.
+        RollbackPhase::Committed if journal.keeps().is_ok_and(|keeps| !keeps) => {
+            let members = || state.members.iter().zip(&all);
+            let by_hand = |(member, stands): (&RollbackMember, &Stands)| {
+                *stands == Stands::Before && is_cancelled(state, member)
+            };
+            let can_go = |(member, stands): (&RollbackMember, &Stands)| match stands {
+                Stands::Before => is_cancelled(state, member) || is_incoming(state, member),
+                Stands::New => is_kept(state, member),
+                Stands::Another => false,
+            };
+            if members().any(by_hand) && members().all(can_go) { Moved::Back } else { Moved::Nothing }
         }
         _ => Moved::Nothing,
     }
@@ -128,16 +143,38 @@ pub(super) fn settle(
     if look(&state, journal) != Moved::Back {
         return Ok(state);
     }
-    for member in state.members.iter().filter(|member| is_incoming(&state, member)) {
-        let Names { incoming, cancelled, .. } = Names::of(&state, member);
-        let renamed = top_of(member)?.rename(&incoming, &cancelled);
-        renamed.map_err(|error| AgentError::io(format!("cannot put `{incoming}` away"), &error))?;
+    for member in &state.members {
+        let Names { incoming, cancelled, replaced, .. } = Names::of(&state, member);
+        let to = match (is_incoming(&state, member), was_left(&state, member)) {
+            (true, _) => cancelled,
+            (_, true) => replaced,
+            _ => continue,
+        };
+        let top = top_of(member)?;
+        let renamed = top.rename(&incoming, &to).and_then(|()| top.sync());
+        renamed.map_err(|error| AgentError::io(format!("cannot rename `{incoming}` to `{to}`"), &error))?;
+        watch.after("by hand: name")?;
+    }
+    // Whoever comes after a crash must not take it for one that comes again.
+    if state.phase == RollbackPhase::Committed {
+        journal.write(&taken_back(state.clone(), RollbackPhase::Done))?;
+        watch.after("by hand: done")?;
     }
     // What was done on the new trees goes when that is asked for, and never before.
     journal.keep()?;
-    let records = records::at_the_end(own, &state.records)?;
+    watch.after("by hand: kept")?;
+    let records = records_of(&state, own)?;
     let now = RollbackState { records, ..taken_back(state, RollbackPhase::Cancelling) };
     journal.write(&now)?;
     watch.after("by hand")?;
     Ok(now)
+}
+
+/// Returns what the records become, by the state of the new trees, in which a sync may have come since.
+fn records_of(state: &RollbackState, own: &StateDir) -> Result<Vec<(String, String)>, AgentError> {
+    let tops = state.members.iter().map(top_of).collect::<Result<Vec<Top>, _>>()?;
+    match carried::state_put_away(state, &tops, own.root()).filter(|place| place.is_dir()) {
+        Some(place) => records::at_the_end(&StateDir::new(place), &state.records),
+        None => records::at_the_end(own, &state.records),
+    }
 }

@@ -118,6 +118,71 @@ fn one_that_was_cut_off_and_whose_trees_were_moved_back_does_not_come_again() {
     }
 }
 
+/// Returns the number of the step at which a rollback has come to this word for the `nth` time.
+fn step_of(word: &str, nth: usize) -> Option<usize> {
+    let mut seen = 0;
+    for number in 0.. {
+        let scene = Scene::make()?;
+        let died = dying(|| scene.roll_back(&At::new(number, Fault::Die))).unwrap_err();
+        seen += usize::from(died == word);
+        if seen == nth {
+            return Some(number);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_death_while_trees_that_were_moved_back_are_noted_leaves_them_moved_back() {
+    // The second tree was not exchanged yet; it was, and has the name of before still.
+    for (word, nth) in [("rename", 1), ("exchange", 2)] {
+        let Some(at) = step_of(word, nth) else { return };
+        let mut ends = Vec::new();
+        for number in 0.. {
+            let Some(mut scene) = Scene::make() else { return };
+            assert_eq!(dying(|| scene.roll_back(&At::new(at, Fault::Die))).unwrap_err(), word);
+            move_back(&scene, 0);
+            scene.restart_unsettled();
+            let died = dying(|| redo(&scene.state, &At::new(number, Fault::Die)));
+            scene.restart_unsettled();
+            redo(&scene.state, &Unwatched).unwrap();
+            if look(&scene).moved.is_some() {
+                // Of two states only a person knows.
+                scene.order(RollbackOrder::Cancel, &Unwatched).unwrap();
+            }
+            assert_eq!(
+                (scene.found(), phase(&scene)),
+                (words("bad"), Some(RollbackPhase::Cancelled)),
+                "{died:?} after {word}"
+            );
+            assert_eq!(scene.beside(), 2, "what was done on the new trees is there: {died:?} after {word}");
+            match died {
+                Ok(done) => break done.unwrap(),
+                Err(step) => ends.push(step),
+            }
+        }
+        for step in ["by hand: name", "by hand: done", "by hand: kept", "by hand"] {
+            assert!(ends.contains(&step), "{step} is not among {ends:?}");
+        }
+    }
+}
+
+#[test]
+fn who_was_cut_off_between_two_moves_goes_on_with_them() {
+    let Some(mut scene) = Scene::make() else { return };
+    scene.roll_back(&Unwatched).unwrap();
+    scene.restart();
+    move_back(&scene, 0);
+    let (name, beside) = (&scene.names[1], |word: &str| format!("{}.{word}-feedbeef", scene.names[1]));
+    fs::rename(scene.top(name), scene.top(&beside("cancelled"))).unwrap();
+    redo(&scene.state, &Unwatched).unwrap();
+    assert_eq!(phase(&scene), Some(RollbackPhase::Done), "its journal is not given up");
+    fs::rename(scene.top(&beside("replaced")), scene.top(name)).unwrap();
+    scene.restart();
+    redo(&scene.state, &Unwatched).unwrap();
+    assert_eq!((scene.found(), phase(&scene)), (words("bad"), Some(RollbackPhase::Cancelled)));
+}
+
 #[test]
 fn a_rollback_one_of_whose_trees_was_replaced_is_given_up_by_the_next_start_also_one_on_trial() {
     for is_half_back in [false, true] {

@@ -201,6 +201,13 @@ pub(crate) fn tell_new_trees(state: &StateDir, key: &str, value: Option<&[u8]>) 
     }
 }
 
+/// Returns where the machine's own state lies in the new tree that somebody has put away, if it lies in one.
+pub(super) fn state_put_away(state: &RollbackState, tops: &[Top], root: &Path) -> Option<PathBuf> {
+    let away =
+        Way { mounted: |member| &member.old_uuid, from: |names| names.live, to: |names| names.cancelled };
+    away.place_there(state, tops, root)
+}
+
 /// As [`carry_back`], of one path; for tests, which have no machine of their own.
 #[cfg(test)]
 pub(super) fn carry_one_back(state: &RollbackState, tops: &[Top], path: PathBuf) -> Result<(), AgentError> {

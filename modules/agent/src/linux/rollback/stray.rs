@@ -34,6 +34,17 @@ fn has_another_tree(state: &RollbackState) -> bool {
     })
 }
 
+/// Whether nothing stands under the name of a member, and one of its two trees beside it.
+fn is_between(state: &RollbackState, member: &RollbackMember) -> bool {
+    let Ok(top) = top_of(member) else { return false };
+    let Names { live, incoming, replaced, cancelled } = Names::of(state, member);
+    let is_tree = |name: &String| {
+        let found = top.look(name).ok().flatten();
+        found.is_some_and(|(uuid, _)| [&member.old_uuid, &member.new_uuid].contains(&&uuid))
+    };
+    top.look(&live).is_ok_and(|found| found.is_none()) && [incoming, replaced, cancelled].iter().any(is_tree)
+}
+
 /// Finds a journal of trees in place; one of trees that were replaced is set aside before. The caller holds the machine's lock.
 ///
 /// # Errors
@@ -60,7 +71,8 @@ pub(super) fn known(journal: &Journal<'_>) -> Result<Option<RollbackState>, Agen
     let Some(state) = journal.read()? else { return Ok(None) };
     let is_due =
         matches!(state.phase, RollbackPhase::Committed | RollbackPhase::Done | RollbackPhase::Cancelling);
-    if !is_due || !has_another_tree(&state) {
+    // Who was cut off between two `mv` goes on with them.
+    if !is_due || !has_another_tree(&state) || state.members.iter().any(|member| is_between(&state, member)) {
         return Ok(Some(state));
     }
     // A machine that waits for the word would go back alone.
