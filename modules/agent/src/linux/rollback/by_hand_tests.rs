@@ -157,7 +157,10 @@ fn a_death_while_trees_that_were_moved_back_are_noted_leaves_them_moved_back() {
             );
             assert_eq!(scene.beside(), 2, "what was done on the new trees is there: {died:?} after {word}");
             match died {
-                Ok(done) => break done.unwrap(),
+                Ok(done) => {
+                    done.unwrap();
+                    break;
+                }
                 Err(step) => ends.push(step),
             }
         }
