@@ -1,7 +1,6 @@
 //! The one place that names all modules.
 
 use pc_switcher_contract::{BytePath, ModuleSpec};
-use pc_switcher_user_data::own::Own;
 
 use crate::paths::{self, Env};
 use crate::vault;
@@ -11,7 +10,7 @@ pub fn registry(env: &Env) -> Vec<ModuleSpec> {
     let mut specs = vec![
         pc_switcher_btrfs_snapshots::spec::spec(),
         pc_switcher_disk_monitor::spec::spec(),
-        pc_switcher_user_data::spec::spec(Own::new(own_paths(env), pc_switcher_vault::service::named_in)),
+        pc_switcher_user_data::spec::spec(own_dirs(env)),
         pc_switcher_vault::sync::spec(vault::given(env)),
     ];
     if env.test_modules() {
@@ -20,12 +19,12 @@ pub fn registry(env: &Env) -> Vec<ModuleSpec> {
     specs
 }
 
-/// Returns where our own state, configuration and secrets of this user lie.
-fn own_paths(env: &Env) -> Vec<BytePath> {
+/// Returns where our own state and configuration of this user lie.
+fn own_dirs(env: &Env) -> Vec<BytePath> {
     let config = paths::config_file(env).ok().and_then(|file| file.parent().map(BytePath::from));
     let bt = paths::vault_settings(env).ok();
     let state = paths::state_dir(env).ok();
-    let named = vault::own_paths(env);
+    let named = vault::own_directories(env);
     let others = [bt, state].into_iter().flatten().chain(named).map(|path| BytePath::from(path.as_path()));
     config.into_iter().chain(others).collect()
 }

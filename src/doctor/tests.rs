@@ -62,7 +62,6 @@ pub(super) fn healthy(name: &str) -> Seen {
             users: vec![UserFact { name: "alice".into(), uid: 1000, gid: 1000, home: "/home/alice".into() }],
             clock_seconds: 0,
             elevated: true,
-            settings: Vec::new(),
         },
         layout: Layout {
             parts: vec![part],

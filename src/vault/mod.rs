@@ -15,7 +15,7 @@ use pc_switcher_vault::format::keyfile::Cost;
 use pc_switcher_vault::format::lock;
 use pc_switcher_vault::repo::Who;
 use pc_switcher_vault::secret::VARIABLE;
-use pc_switcher_vault::service::{Above, Outside, Places, Surroundings, named_in, where_they_lie};
+use pc_switcher_vault::service::{Above, General, Outside, Places, Surroundings, where_they_lie};
 use pc_switcher_vault::store::Stop;
 use pc_switcher_vault::store::s3::Credentials;
 use pc_switcher_vault::sync::Given;
@@ -43,15 +43,12 @@ pub fn places(env: &Env) -> Result<Places, NoHome> {
     Ok(Places::new(paths::vault_settings(env)?, paths::state_dir(env)?))
 }
 
-/// Returns the directories of our own and the files with secrets that settings name, as far as these can be read, and where they lead to:
-/// they are never mirrored.
-pub fn own_paths(env: &Env) -> Vec<PathBuf> {
+/// Returns the directories of our own that settings name, as far as these can be read: they are never mirrored.
+pub fn own_directories(env: &Env) -> Vec<PathBuf> {
     let config = env.config.clone().map_or_else(|| paths::config_file(env), Ok);
     let files = [config, paths::vault_settings(env)].into_iter().flatten();
     let texts = files.filter_map(|file| std::fs::read_to_string(file).ok());
-    let named: Vec<PathBuf> = texts.flat_map(|text| named_in(&text)).collect();
-    let led_to: Vec<PathBuf> = named.iter().filter_map(|path| path.canonicalize().ok()).collect();
-    named.into_iter().chain(led_to).collect()
+    texts.flat_map(|text| General::directories_named_in(&text)).collect()
 }
 
 /// Returns what the config file itself says of vaults; what `bt.toml` says is left to whoever reads that.

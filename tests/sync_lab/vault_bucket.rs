@@ -4,12 +4,10 @@ use std::fs;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pc_switcher_testkit::lab::{CTRL_C, Machine};
+use pc_switcher_testkit::lab::CTRL_C;
 use pc_switcher_testkit::s3::{ACCESS_KEY, Fault, S3Server, SECRET_KEY};
 
-use crate::hosts::{
-    BY_THEN, SOON, alice, assert_moved, assert_nothing_runs, configure, lab, line, sync, wait_for,
-};
+use crate::hosts::{BY_THEN, SOON, alice, assert_moved, assert_nothing_runs, lab, line, sync, wait_for};
 use crate::vault::{WORD, switch_on, vault};
 
 const BUCKET: &str = "vaults";
@@ -84,39 +82,4 @@ fn a_sync_backs_up_into_a_bucket_and_ctrl_c_in_it_costs_little() {
     assert_moved(laptop, desk);
     vault(laptop, &["restore", "/home/alice/notes/large-7", "--to", "/tmp/back"]).ends_with(0);
     assert_eq!(alice(laptop, "cmp notes/large-7 /tmp/back/large-7"), "");
-}
-
-#[test]
-fn files_with_secrets_stay_on_their_machine_wherever_they_lie_and_on_the_way_back() {
-    let Some(lab) = lab() else { return };
-    let (laptop, desk) = (lab.laptop(), lab.desk());
-    let settings = "[sync_modules]\nuser-data = true\n[vault-backup]\npassword_file = \"/home/alice/word\"\n\
-                    [[vaults]]\nname = \"cloud\"\ntype = \"s3\"\nroot = \"s3:http://127.0.0.1:9/b/alice\"\n\
-                    credentials = \"file:/home/alice/notes/keys\"\n\
-                    metadata = { bucket = \"m\", credentials = \"file:/home/alice/link\" }\n";
-    configure(laptop, settings);
-    let below = "[[vaults]]\nname = \"nas\"\ntype = \"s3\"\nroot = \"s3:http://127.0.0.1:9/c/alice\"\n\
-                 credentials = \"file:/home/alice/keys-of-nas\"\n";
-    laptop.write_file("/home/alice/.config/bt.toml", below.as_bytes(), 0o600, "alice").unwrap();
-    let secrets =
-        ["word", "notes/keys", "keys-of-nas", "keys-of-m"].map(|name| format!("/home/alice/{name}"));
-    for path in &secrets {
-        laptop.write_file(path, b"secret\n", 0o600, "alice").unwrap();
-    }
-    alice(laptop, "ln -s keys-of-m link; echo text >notes/letter");
-    sync(laptop, "desk", &["--allow-first-sync"]).ends_with(0);
-    assert_eq!(alice(desk, "cat notes/letter"), "text\n");
-    let is_there =
-        |machine: &Machine| secrets.iter().map(|path| machine.exists(path).unwrap()).collect::<Vec<_>>();
-    assert_eq!(is_there(desk), [false; 4]);
-
-    // Where a link leads is known on the machine alone that the sync starts from.
-    alice(laptop, "rm link keys-of-m");
-    // The desk names none of them: what the laptop says of itself keeps them there.
-    configure(desk, "[sync_modules]\nuser-data = true\n");
-    alice(desk, "echo back >notes/letter");
-    sync(desk, "laptop", &[]).ends_with(0);
-    assert_eq!(alice(laptop, "cat notes/letter"), "back\n");
-    assert_eq!(is_there(laptop), [true, true, true, false]);
-    assert_eq!(is_there(desk), [false; 4]);
 }

@@ -22,7 +22,6 @@ mod moving;
 pub mod need;
 mod nested;
 mod notes;
-pub mod own;
 mod parts;
 mod patches;
 pub mod pattern;

@@ -20,7 +20,6 @@ use crate::mounts;
 use crate::need::Need;
 use crate::nested;
 use crate::notes;
-use crate::own::Own;
 use crate::parts::{PartPair, pair_nested, pair_parts, relative};
 use crate::people;
 use crate::proven;
@@ -40,8 +39,8 @@ const MEANWHILE: usize = 10_000;
 pub struct UserData {
     name: ModuleName,
     pub(crate) config: UserDataConfig,
-    /// What is never mirrored.
-    own: Own,
+    /// Directories of our own state and configuration on the source.
+    own: Vec<BytePath>,
     /// What `execute` wrote, for `verify`.
     pub(crate) written: Mutex<Written>,
     /// What the source told, likewise.
@@ -49,8 +48,8 @@ pub struct UserData {
 }
 
 impl UserData {
-    /// Makes the module.
-    pub fn new(config: UserDataConfig, own: Own) -> Self {
+    /// Makes the module. `own` are directories of our own state and configuration.
+    pub fn new(config: UserDataConfig, own: Vec<BytePath>) -> Self {
         Self {
             name: ModuleName::literal("user-data"),
             config,
@@ -136,12 +135,11 @@ impl UserData {
         for (hostname, layout) in [(&ctx.source.hostname, &ours), (&ctx.target.hostname, &theirs)] {
             notes::left_out(ctx, hostname, layout);
         }
-        let own = self.own.of([&source_facts, &target_facts]);
         let mut users: Vec<UserFact> = source_facts.users.into_iter().chain(target_facts.users).collect();
         users.sort_by(|a, b| (&a.home, &a.name).cmp(&(&b.home, &b.name)));
         users.dedup();
         let rules = |folder: &BytePath, prefixes: &[BytePath]| {
-            rules_for(&folder.to_string(), &self.config, &users, prefixes, &own)
+            rules_for(&folder.to_string(), &self.config, &users, prefixes, &self.own)
         };
         let mut pairs = pair_parts((&ctx.source.hostname, &ours), (&ctx.target.hostname, &theirs), rules);
         if let Ok(pairs) = &mut pairs {

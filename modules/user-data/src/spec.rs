@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use pc_switcher_contract::{Module, ModuleName, ModuleSpec, Place};
+use pc_switcher_contract::{BytePath, Module, ModuleName, ModuleSpec, Place};
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::config::UserDataConfig;
 use crate::module::UserData;
-use crate::own::Own;
 
-/// Returns the spec. What is our own is never mirrored.
-pub fn spec(own: Own) -> ModuleSpec {
+/// Returns the spec. `own` are directories of our own state and configuration, wherever they lie: never mirrored.
+pub fn spec(own: Vec<BytePath>) -> ModuleSpec {
     ModuleSpec {
         name: ModuleName::literal("user-data"),
         description: "mirrors folders such as /home from a snapshot",

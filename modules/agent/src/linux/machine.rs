@@ -1,8 +1,6 @@
 //! What this machine says of itself.
 
-use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use pc_switcher_contract::{BytePath, Hostname};
 
@@ -11,46 +9,21 @@ use crate::proto::{AgentError, MachineFacts, UserFact};
 /// User ids of people; below are services, above containers and nobody.
 const PEOPLE: std::ops::RangeInclusive<u32> = 1000..=59999;
 
-/// Bytes of a file of settings, at most.
-const MOST_SETTINGS: u64 = 256 << 10;
-
 /// Collects the facts.
 ///
 /// # Errors
 /// If `/proc` or `/etc/passwd` cannot be read or the machine has no usable name.
 pub fn facts() -> Result<MachineFacts, AgentError> {
-    let users = users(Path::new("/etc/passwd"))?;
     Ok(MachineFacts {
         hostname: hostname()?,
         machine_id: machine_id(),
         boot_id: line("/proc/sys/kernel/random/boot_id")?,
         arch: std::env::consts::ARCH.to_owned(),
         kernel: line("/proc/sys/kernel/osrelease")?,
-        settings: users.iter().flat_map(|user| settings_in(user.home.as_path())).collect(),
-        users,
+        users: users(Path::new("/etc/passwd"))?,
         clock_seconds: jiff::Timestamp::now().as_second(),
         elevated: is_elevated(),
     })
-}
-
-/// Returns what our own settings in a home say. Whoever owns it may have put anything there: nothing is waited for, and not more read
-/// than anybody writes.
-fn settings_in(home: &Path) -> impl Iterator<Item = String> {
-    let read = |path: PathBuf| {
-        let file = std::fs::File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)
-            .ok()?;
-        let mut bytes = Vec::new();
-        file.metadata().ok().filter(|facts| facts.is_file())?;
-        file.take(MOST_SETTINGS).read_to_end(&mut bytes).ok()?;
-        String::from_utf8(bytes).ok()
-    };
-    [".config/pc-switcher/config.toml", ".config/bt.toml"]
-        .map(|name| home.join(name))
-        .into_iter()
-        .filter_map(read)
 }
 
 /// Whether this process is root.
@@ -130,20 +103,6 @@ mod tests {
         let names: Vec<_> = users.iter().map(|user| user.name.as_str()).collect();
         assert_eq!(names, ["root", "alice"]);
         assert_eq!(users[1].home, "/home/alice".into());
-    }
-
-    #[test]
-    fn settings_are_read_wherever_they_are_files_and_nothing_is_waited_for() {
-        let home = tempfile::tempdir().unwrap();
-        let config = home.path().join(".config");
-        std::fs::create_dir_all(config.join("pc-switcher")).unwrap();
-        let read = || settings_in(home.path()).collect::<Vec<_>>();
-        assert!(read().is_empty());
-        std::fs::write(config.join("elsewhere"), "[vault]\n").unwrap();
-        std::os::unix::fs::symlink("elsewhere", config.join("bt.toml")).unwrap();
-        let fifo = config.join("pc-switcher/config.toml");
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-        assert_eq!(read(), ["[vault]\n"]);
     }
 
     #[test]

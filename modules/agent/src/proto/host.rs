@@ -36,8 +36,6 @@ pub struct MachineFacts {
     pub clock_seconds: i64,
     /// Whether the agent runs as root.
     pub elevated: bool,
-    /// What our own settings in the homes of these users say: they name files and directories of our own. There are no secrets in them.
-    pub settings: Vec<String>,
 }
 
 /// Asks for the machine's lock, held until the agent ends.

@@ -51,9 +51,7 @@ pub use recover::{RecoverOrder, RecoverReport, Source};
 pub use rehearse::{RehearseOrder, RehearseReport, Rehearsed};
 pub use repair::{RepairWish, Repaired};
 pub use restore::{RestoreOrder, RestoreReport, Which};
-pub use settings::{
-    Above, Every, Folder, General, Mistake, Settings, Size, Spot, VaultKind, VaultSettings, named_in,
-};
+pub use settings::{Above, Every, Folder, General, Mistake, Settings, Size, Spot, VaultKind, VaultSettings};
 pub use source::{Place, Reading, Told};
 pub use status::{FileStatus, History, VersionLine};
 pub use track::{AddReport, TrackedLine, resolve};

@@ -21,9 +21,6 @@ use pc_switcher_contract::{BytePath, SetId, SnapshotMember};
 use super::disk::{Disk, holder};
 use super::lock;
 
-/// Our own settings of the one who lives there.
-const SETTINGS: [&str; 2] = ["/home/alice/.config/pc-switcher/config.toml", "/home/alice/.config/bt.toml"];
-
 pub(super) struct ModelServices {
     disk: Arc<Disk>,
     state: StateDir,
@@ -64,10 +61,6 @@ impl ModelServices {
             users: vec![user("root", 0, "/root"), user("alice", 1000, "/home/alice")],
             clock_seconds: jiff::Timestamp::now().as_second(),
             elevated: true,
-            settings: SETTINGS
-                .iter()
-                .filter_map(|name| std::fs::read_to_string(self.disk.real(&BytePath::from(*name))).ok())
-                .collect(),
         }
     }
 

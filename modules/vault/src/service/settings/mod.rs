@@ -6,7 +6,6 @@ mod encryption;
 mod every;
 mod folder;
 mod one;
-mod own;
 mod size;
 
 use std::path::{Path, PathBuf};
@@ -22,7 +21,6 @@ pub use encryption::Encryption;
 pub use every::Every;
 pub use folder::Folder;
 pub use one::{Mistake, Spot, VaultKind, VaultSettings};
-pub use own::named_in;
 pub use size::{Rules, Size};
 
 /// All of it.
@@ -88,6 +86,16 @@ impl General {
         [&self.base_dir, &self.data_dir, &self.staging_dir, &self.log_dir]
             .into_iter()
             .filter_map(Folder::path)
+    }
+
+    /// Returns those that a text of settings names, whatever else is wrong with it.
+    pub fn directories_named_in(text: &str) -> Vec<PathBuf> {
+        let Ok(settings) = toml::from_str::<toml::Table>(text) else { return Vec::new() };
+        let keys = ["base_dir", "data_dir", "staging_dir", "log_dir"];
+        let named = settings.get("vault").and_then(toml::Value::as_table).into_iter().flat_map(|table| {
+            keys.iter().filter_map(|key| Folder::try_from(table.get(*key)?.as_str()?.to_owned()).ok())
+        });
+        named.filter_map(|folder| folder.path().map(Path::to_owned)).collect()
     }
 
     /// Returns the JSON Schema of the table.
@@ -368,7 +376,11 @@ mod tests {
     }
 
     #[test]
-    fn directories_of_our_own_are_known_and_absolute() {
+    fn directories_of_our_own_are_known_whatever_else_is_wrong() {
+        let text =
+            "[vault]\nbase_dir = \"/home/a/bt/\"\nkeep = 5\nlog_dir = \"~/x\"\nnonsense = 1\n[[vaults]]\n";
+        assert_eq!(General::directories_named_in(text), [PathBuf::from("/home/a/bt")]);
+        assert!(General::directories_named_in("[vault").is_empty());
         let settings = parse("[vault]\nstaging_dir = \"/s\"\ndata_dir = \"/d\"\n").unwrap();
         assert_eq!(settings.vault.directories().collect::<Vec<_>>(), [Path::new("/d"), Path::new("/s")]);
         assert!(parse("[vault]\nbase_dir = \"~/bt\"\n").unwrap_err().to_string().contains("absolute"));
