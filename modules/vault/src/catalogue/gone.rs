@@ -25,17 +25,34 @@ impl Catalogue {
         self.ok(done).map(drop)
     }
 
-    /// Returns the last version that was there before a command of this name began, or before those that were killed right before it: what
+    /// Notes that a backup found most of a tracked directory with another content. Of those that come again and again in one directory, as
+    /// where something is generated anew each time, the first and the last are remembered: each keeps a snapshot.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn note_change(&mut self, directory: &Path, files: u64, now: Timestamp) -> Result<()> {
+        self.note_loss(directory, files, now)?;
+        let done = self.db.execute(
+            "DELETE FROM losses WHERE directory = ?1
+                 AND rowid <> (SELECT MIN(rowid) FROM losses WHERE directory = ?1)
+                 AND rowid <> (SELECT MAX(rowid) FROM losses WHERE directory = ?1)",
+            [directory.as_os_str().as_bytes()],
+        );
+        self.ok(done).map(drop)
+    }
+
+    /// Returns the last version that was there before this backup began, or before those right before it that were killed or given up: what
     /// they did it goes on with.
     ///
     /// # Errors
     /// If the catalogue fails.
-    pub fn version_before_this_run(&self, operation: &str, id: i64) -> Result<i64> {
-        let sql = "SELECT started_at FROM backup_operations WHERE operation = ?1 AND id <= ?2 AND id >
-                       (SELECT COALESCE(MAX(id), 0) FROM backup_operations
-                        WHERE operation = ?1 AND id < ?2 AND finished_at IS NOT NULL)
+    pub fn version_before_this_run(&self, id: i64) -> Result<i64> {
+        // One that came to its end told what it did.
+        let sql = "SELECT started_at FROM backup_operations WHERE operation = 'backup' AND id <= ?1 AND id >
+                       (SELECT COALESCE(MAX(id), 0) FROM backup_operations WHERE operation = 'backup' AND id < ?1
+                        AND finished_at IS NOT NULL AND details LIKE '% new versions, % deleted, % failed')
                    ORDER BY id LIMIT 1";
-        let began = self.db.query_row(sql, params![operation, id], |row| row.get::<_, String>(0));
+        let began = self.db.query_row(sql, params![id], |row| row.get::<_, String>(0));
         let began = self.ok(began.optional())?.and_then(|text| text.parse::<Timestamp>().ok());
         // The newest first: those of the runs that were killed come before the one that is looked for.
         let sql = "SELECT id FROM file_snapshots WHERE created_at < ?1 ORDER BY id DESC LIMIT 1";
@@ -74,6 +91,14 @@ impl Catalogue {
     #[cfg(test)]
     pub fn as_if_killed(&mut self) -> Result<()> {
         let sql = "UPDATE backup_operations SET finished_at = NULL, status = 'killed' WHERE id = (SELECT MAX(id) FROM backup_operations)";
+        let done = self.db.execute(sql, []);
+        self.ok(done).map(drop)
+    }
+
+    /// Has the last command look as if it had ended before it could say what it did.
+    #[cfg(test)]
+    pub fn as_if_given_up(&mut self) -> Result<()> {
+        let sql = "UPDATE backup_operations SET status = 'error', details = 'no room' WHERE id = (SELECT MAX(id) FROM backup_operations)";
         let done = self.db.execute(sql, []);
         self.ok(done).map(drop)
     }

@@ -113,7 +113,7 @@ impl Service {
             let mut report = BackupReport::default();
             let mut targets = service.open_targets(chosen, passphrase, &mut report)?;
             service.catalogue.shrink();
-            let last_version = service.catalogue.version_before_this_run("backup", id)?;
+            let last_version = service.catalogue.version_before_this_run(id)?;
             service.drain(&mut targets, &mut report, observer)?;
             service.note_deleted(&mut report)?;
             service.note_changed(last_version, &mut report)?;

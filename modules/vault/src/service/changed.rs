@@ -13,7 +13,7 @@ impl Service {
     /// Notes in which tracked directories most files got another content since this version, if they are many.
     pub(super) fn note_changed(&mut self, last_version: i64, report: &mut BackupReport) -> Result<()> {
         // Of a first backup nothing was there before.
-        if report.versions < MANY || last_version == 0 {
+        if last_version == 0 {
             return Ok(());
         }
         for directory in self.catalogue.directories()? {
@@ -21,7 +21,7 @@ impl Service {
             if changed < MANY || changed <= all - changed {
                 continue;
             }
-            self.catalogue.note_loss(&directory.path, changed, (self.around.clock)())?;
+            self.catalogue.note_change(&directory.path, changed, (self.around.clock)())?;
             report.warnings.push(told(changed, all, &directory.path));
         }
         Ok(())
@@ -112,5 +112,28 @@ mod tests {
         world.put(80..180, 2);
         let changed = report(&mut world);
         assert!(changed.warnings[0].starts_with("180 of the 200 files of `"), "{changed:?}");
+    }
+    #[test]
+    fn what_a_backup_that_was_given_up_stored_counts_and_also_if_nothing_is_left_to_store() {
+        let mut world = World::new();
+        world.put(0..200, 1);
+        report(&mut world);
+        world.put(0..180, 2);
+        report(&mut world);
+        world.now(|service| service.catalogue.as_if_given_up());
+        let changed = report(&mut world);
+        assert_eq!(changed.versions, 0);
+        assert!(changed.warnings[0].starts_with("180 of the 200 files of `"), "{changed:?}");
+    }
+
+    #[test]
+    fn what_changes_as_a_whole_each_time_keeps_the_first_and_the_last_of_its_snapshots() {
+        let mut world = World::new();
+        for content in 1..=6 {
+            world.put(0..120, content);
+            report(&mut world);
+        }
+        world.hour += 1;
+        assert_eq!(stay(&world, false), [true, false, false, false, true, true]);
     }
 }
