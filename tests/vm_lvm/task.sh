@@ -140,18 +140,26 @@ reader() {
   done
 }
 is_open() { lvs --noheadings -o lv_device_open @pc-switcher | grep -qw open; }
-# Stopped in the middle of its work.
-for _ in $(seq 20); do
+# Let go on in small steps until it has its volume open, and stopped there.
+caught=
+for _ in $(seq 5); do
   snaps verify --deep >/dev/null 2>&1 &
   wait_for sh -c '[ "$(lvs --noheadings -o lv_active @pc-switcher | grep -c active)" -gt 0 ]'
   pid=$(reader)
   echo "stopped: $pid"
-  kill -STOP $pid
-  sleep 3
-  is_open && break
-  kill -CONT $pid
+  while kill -STOP $pid 2>/dev/null; do
+    # Whoever else looks into a new volume is done by then.
+    udevadm settle
+    if is_open; then
+      caught=1
+      break 2
+    fi
+    kill -CONT $pid
+    sleep 0.2
+  done
   wait
 done
+[ "$caught" ] || fail "nobody reads"
 is_open || fail "nobody reads"
 lvs -o lv_name,lv_active,lv_device_open @pc-switcher
 grep -E 'pc-switcher|-manual-' /proc/self/mountinfo && fail "it can be seen"
