@@ -1,5 +1,6 @@
 //! pc-switcher moves a person from one Linux machine to another.
 
+pub mod bus_error;
 pub mod cli;
 pub mod clock;
 pub mod config;

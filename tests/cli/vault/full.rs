@@ -1,4 +1,5 @@
 //! Disks that are full: of the vault, and of what this machine keeps of it.
+#![expect(unsafe_code, reason = "memory of a file has no safe form")]
 
 use super::*;
 
@@ -139,7 +140,7 @@ fn a_full_disk_of_the_catalogue_ends_commands_with_its_own_code_and_loses_nothin
             let output = home.command(args).output().unwrap();
             let said = text(&output.stderr);
             let code = output.status.code();
-            assert!(code == Some(0) || code == Some(6), "{left} {args:?}: {code:?} {said}");
+            assert!(code == Some(0) || code == Some(6), "{left} {args:?}: {} {said}", output.status);
             if code == Some(6) {
                 full += 1;
                 let names_it =
@@ -158,6 +159,55 @@ fn a_full_disk_of_the_catalogue_ends_commands_with_its_own_code_and_loses_nothin
     let history = home.bt(&["history"]);
     assert!(!history.contains("running"), "{history}");
     assert!(home.bt(&["check", "--read-data"]).starts_with("local: sound; "));
+}
+
+/// The file that [`maps_a_file_and_writes_to_all_of_it`] maps.
+const MAPPED: &str = "PC_SWITCHER_TEST_MAPPED";
+
+#[test]
+#[ignore = "the other half of a test"]
+fn maps_a_file_and_writes_to_all_of_it() {
+    let path = std::env::var_os(MAPPED).expect("it is started by the other half");
+    let file = fs::File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap();
+    file.set_len(MIB).unwrap();
+    pc_switcher::bus_error::listen();
+    // SAFETY: the memory is that of a file of this length that nobody else has, and is read by nobody.
+    unsafe {
+        use rustix::mm::{MapFlags, ProtFlags, mmap};
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let memory =
+            mmap(std::ptr::null_mut(), MIB as usize, protection, MapFlags::SHARED, &file, 0).unwrap();
+        std::ptr::write_bytes(memory.cast::<u8>(), 1, MIB as usize);
+    }
+}
+
+#[test]
+fn memory_of_a_file_that_its_full_disk_does_not_take_ends_a_command_with_words() {
+    use std::os::unix::process::ExitStatusExt;
+    let home = Home::new();
+    let Some(disk) = Disk::mount(&home, "disk", 24) else { return };
+    let write = |name: &str| {
+        let path = disk.at.join(name);
+        let half = "vault::full::maps_a_file_and_writes_to_all_of_it";
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", half, "--ignored", "--nocapture"])
+            .env(MAPPED, &path)
+            .output()
+            .unwrap();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        (output.status, said, path.display().to_string())
+    };
+    let (status, said, _) = write("room.db-shm");
+    assert!(status.success() && said.contains("1 passed"), "{said}");
+    disk.fill(0);
+    let (status, said, path) = write("full.db-shm");
+    assert_eq!(status.code(), Some(6), "{status} {said}");
+    assert!(said.contains(&format!("cannot write to {path}: No space left")), "{said}");
+    assert!(said.contains("help: make room"), "{said}");
+    // Any other file is none of ours to speak of.
+    let (status, said, _) = write("full.else");
+    assert_eq!(status.signal(), Some(7), "{status} {said}");
+    assert!(!said.contains("No space left"), "{said}");
 }
 
 #[test]
