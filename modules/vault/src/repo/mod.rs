@@ -7,6 +7,7 @@ pub(crate) mod marks;
 mod mend;
 mod open;
 mod packs;
+mod saver;
 mod writer;
 
 use std::sync::Arc;

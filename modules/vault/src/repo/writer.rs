@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::Repository;
 use super::blobs::{IdHasher, Location};
+use super::saver::{Filled, Savers};
 use crate::error::{Result, no_random};
 use crate::format::blob::{BlobKind, PackEntry, encode_header};
 use crate::format::chunker::MAX;
@@ -26,7 +27,8 @@ const LEVEL: i32 = 3;
 
 /// Writes into a repository, from several threads.
 pub struct Writer<'r> {
-    repo: &'r Repository,
+    pub(super) repo: &'r Repository,
+    pub(super) savers: Savers,
     /// Of each kind for itself: sixteen parts of data, then sixteen of trees.
     claimed: [Mutex<HashSet<Id, BuildHasherDefault<IdHasher>>>; 32],
     unindexed: Mutex<Vec<IndexedPack>>,
@@ -63,6 +65,7 @@ impl<'r> Writer<'r> {
         repo.load_index()?;
         Ok(Self {
             repo,
+            savers: Savers::default(),
             claimed: Default::default(),
             unindexed: Mutex::default(),
             blobs: AtomicU64::new(0),
@@ -98,7 +101,7 @@ impl<'r> Writer<'r> {
         shard.lock().unwrap_or_else(PoisonError::into_inner).insert(id)
     }
 
-    fn add_pack(&self, pack: IndexedPack) -> Result<()> {
+    pub(super) fn add_pack(&self, pack: IndexedPack) -> Result<()> {
         self.repo.learn(&pack);
         let mut waiting = self.unindexed.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.push(pack);
@@ -204,7 +207,7 @@ impl Packer<'_, '_> {
         if self.pack.len() >= PACK { self.flush() } else { Ok(()) }
     }
 
-    /// Writes the pack that is being filled.
+    /// Writes the pack that is being filled, or hands it to whoever does so beside.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -217,12 +220,8 @@ impl Packer<'_, '_> {
         repo.key().seal_into(&encode_header(&self.entries), &mut self.pack).map_err(no_random)?;
         let header = (self.pack.len() - start) as u32;
         self.pack.extend_from_slice(&header.to_le_bytes());
-        let id = Id::of(&self.pack);
-        repo.store.put(Kind::Pack, &id.hex(), &self.pack)?;
-        let pack = IndexedPack::of(id, &self.entries);
-        self.pack.clear();
-        self.entries.clear();
-        self.writer.add_pack(pack)
+        let bytes = std::mem::replace(&mut self.pack, self.writer.room());
+        self.writer.take(Filled { bytes, entries: std::mem::take(&mut self.entries) })
     }
 
     /// Cuts what a reader yields into chunks and stores them.

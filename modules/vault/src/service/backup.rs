@@ -412,38 +412,45 @@ fn store_files(
     drop(send);
     let (outcomes, fatal) = (Mutex::new(HashMap::new()), Mutex::new(None));
     let (files, bytes) = (AtomicU64::new(before.files), AtomicU64::new(before.bytes));
-    std::thread::scope(|scope| {
-        for _ in 0..workers() {
-            let (jobs, writer, outcomes, fatal) = (jobs.clone(), &writer, &outcomes, &fatal);
-            let (files, bytes) = (&files, &bytes);
-            scope.spawn(move || {
-                let stopped = || {
-                    fatal.lock().unwrap_or_else(PoisonError::into_inner).is_some() || observer.is_cancelled()
-                };
-                let work = || -> Result<()> {
-                    let mut packer = writer.packer(BlobKind::Data)?;
-                    for Source { seq, path, real, expected } in jobs {
-                        if stopped() {
-                            break;
+    let saved = writer.saving_beside(|| {
+        std::thread::scope(|scope| {
+            for _ in 0..workers() {
+                let (jobs, writer, outcomes, fatal) = (jobs.clone(), &writer, &outcomes, &fatal);
+                let (files, bytes) = (&files, &bytes);
+                scope.spawn(move || {
+                    let stopped = || {
+                        fatal.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+                            || observer.is_cancelled()
+                    };
+                    let work = || -> Result<()> {
+                        let mut packer = writer.packer(BlobKind::Data)?;
+                        for Source { seq, path, real, expected } in jobs {
+                            if stopped() {
+                                break;
+                            }
+                            let outcome = store_file(&mut packer, &real, expected, observer)?;
+                            let size = outcome.as_ref().map_or(0, |(content, _)| content.size);
+                            outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(seq, outcome);
+                            observer.progress(Progress {
+                                files: files.fetch_add(1, Ordering::Relaxed) + 1,
+                                bytes: bytes.fetch_add(size, Ordering::Relaxed) + size,
+                                total_bytes: before.total_bytes,
+                                item: path,
+                            });
                         }
-                        let outcome = store_file(&mut packer, &real, expected, observer)?;
-                        let size = outcome.as_ref().map_or(0, |(content, _)| content.size);
-                        outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(seq, outcome);
-                        observer.progress(Progress {
-                            files: files.fetch_add(1, Ordering::Relaxed) + 1,
-                            bytes: bytes.fetch_add(size, Ordering::Relaxed) + size,
-                            total_bytes: before.total_bytes,
-                            item: path,
-                        });
+                        packer.flush()
+                    };
+                    if let Err(error) = work() {
+                        fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                     }
-                    packer.flush()
-                };
-                if let Err(error) = work() {
-                    fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                }
-            });
-        }
+                });
+            }
+        });
+        Ok(())
     });
+    if let Err(error) = saved {
+        fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
     // Also after a cancel: the next backup does not store again what the index knows.
     let stored = writer.index();
     if observer.is_cancelled() {

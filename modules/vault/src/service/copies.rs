@@ -15,6 +15,7 @@ use std::io::{BufReader, ErrorKind as IoKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crossbeam_channel::bounded;
 use data_encoding::HEXLOWER;
 use pc_switcher_contract::{ErrorKind, ModuleError};
 use serde::{Deserialize, Serialize};
@@ -178,8 +179,8 @@ pub fn store(repo: &Repository, catalogue: &Catalogue, place: &Place<'_>, versio
                 (stored.base.clone(), changed, Some((stored, digests)))
             }
             None => {
-                catalogue.prove_sound()?;
-                (place.store_base(repo, file, path, &pages, version)?, Vec::new(), None)
+                let sound = || catalogue.prove_sound();
+                (place.store_base(repo, (file, path), &pages, version, sound)?, Vec::new(), None)
             }
         };
         let head =
@@ -281,32 +282,47 @@ impl Place<'_> {
         fresh.persist(self.note()).map(drop).map_err(|error| failed(error.error))
     }
 
-    /// Stores all of the catalogue as a base, and notes that.
+    /// Stores all of the catalogue as a base, if it is sound, and notes that.
     fn store_base(
         &self,
         repo: &Repository,
-        file: &File,
-        path: &Path,
+        (file, path): (&File, &Path),
         pages: &Pages,
         version: i64,
+        sound: impl Fn() -> Result<()>,
     ) -> Result<Base> {
         let bytes = pages.digests.len() as u64 * u64::from(pages.size);
         let tag = uuid::Uuid::new_v4().simple().to_string()[..8].to_owned();
         let base = Base { version, tag, slices: bytes.div_ceil(SLICE) };
-        let store_slice = |number: u64| -> Result<u64> {
+        let packed_slice = |number: u64| -> Result<Vec<u8>> {
             let whole = Whole { file, at: number * SLICE };
             let packed =
                 zstd::encode_all(whole.take(SLICE), LEVEL).map_err(|error| at("read", path, &error))?;
-            let sealed = repo.seal(&packed)?;
-            repo.store().put(Kind::Meta, &base.slice(self.host_id, number), &sealed)?;
-            Ok(sealed.len() as u64)
+            repo.seal(&packed)
+        };
+        let (slices, slice) = (base.slices, |number| base.slice(self.host_id, number));
+        // While one thread packs them, the other one looks whether they are worth it, and stores them.
+        let store_slices = || {
+            let (send, packed) = bounded(1);
+            std::thread::scope(|scope| {
+                let packed = packed;
+                let pack = &packed_slice;
+                scope.spawn(move || (0..slices).try_for_each(|number| send.send(pack(number))));
+                sound()?;
+                let store = |(number, sealed): (u64, Result<Vec<u8>>)| {
+                    let sealed = sealed?;
+                    repo.store().put(Kind::Meta, &slice(number), &sealed)?;
+                    Ok(sealed.len() as u64)
+                };
+                (0..).zip(packed).map(store).collect::<Result<Vec<u64>>>()
+            })
         };
         let store_all = || {
             let stored = Stored {
                 vault_id: self.vault_id.to_owned(),
                 host_id: self.host_id.to_owned(),
                 base: base.clone(),
-                sizes: (0..base.slices).map(store_slice).collect::<Result<_>>()?,
+                sizes: store_slices()?,
                 page_size: pages.size,
                 sound_at: self.now,
                 spent: 0,

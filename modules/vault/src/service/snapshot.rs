@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use crossbeam_channel::bounded;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
@@ -89,16 +90,34 @@ impl Service {
     ) -> Result<Made<'d>> {
         let Surroundings { who, clock, .. } = &self.around;
         let missing = Missing::default();
-        let writer = Writer::new(&target.repo)?;
-        let mut packer = writer.packer(BlobKind::Tree)?;
-        let mut assembler = Assembler::new(&mut packer);
         let (vault, repo) = (&target.settings.name, &target.repo);
-        let entries =
-            directories.iter().flat_map(|directory| Entries::new(self, directory, vault, repo, &missing));
-        feed(&mut assembler, entries, |path| bare_directory(&self.view.real(path), &self.names))?;
-        let (tree, stored_trees) = assembler.finish()?;
-        packer.flush()?;
-        let stored = writer.index()?;
+        let writer = Writer::new(repo)?;
+        // One thread asks the catalogue, the other one puts trees together.
+        let (send, entries) = bounded::<Vec<Result<(PathBuf, Node)>>>(AHEAD);
+        let (view, names) = (&self.view, &self.names);
+        let assembled = std::thread::scope(|scope| {
+            let assembling = scope.spawn(move || -> Result<_> {
+                let mut packer = writer.packer(BlobKind::Tree)?;
+                let mut assembler = Assembler::new(&mut packer);
+                let entries = entries.into_iter().flatten();
+                feed(&mut assembler, entries, |path| bare_directory(&view.real(path), names))?;
+                let (tree, trees) = assembler.finish()?;
+                packer.flush()?;
+                Ok((tree, trees, writer.index()?))
+            });
+            let mut found =
+                directories.iter().flat_map(|directory| Entries::new(self, directory, vault, repo, &missing));
+            loop {
+                let some: Vec<_> = found.by_ref().take(TOGETHER).collect();
+                // Nobody takes them any more if it failed, which it says itself.
+                if some.is_empty() || send.send(some).is_err() {
+                    break;
+                }
+            }
+            drop(send);
+            assembling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        let (tree, stored_trees, stored) = assembled?;
         target.report.stored.blobs += stored.blobs;
         target.report.stored.bytes += stored.bytes;
         let mut tags = forget::tags(&self.host_id);
@@ -177,6 +196,9 @@ struct Entries<'s> {
     is_fresh: bool,
 }
 
+/// Entries that go from one thread to the other together, and how often so many wait there.
+const TOGETHER: usize = 256;
+const AHEAD: usize = 4;
 /// Rows of a page after one at the end of which only what is passed over came.
 const FEW: usize = 64;
 
