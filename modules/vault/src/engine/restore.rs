@@ -323,7 +323,7 @@ impl Restorer<'_> {
             // What the error says of the place is nothing for people.
             .map_err(|error| at("write below", shown.parent().unwrap_or(shown), &error.kind().into()))?;
         let mut whole = Sha256::new();
-        let (mut length, mut blob, mut last) = (0, Vec::new(), None);
+        let (mut length, mut blob, mut last, mut ends_in_hole) = (0, Vec::new(), None, false);
         for id in chunks {
             check_cancelled(self.observer)?;
             // A hole is the same again and again.
@@ -332,11 +332,14 @@ impl Restorer<'_> {
                 last = Some(*id);
             }
             whole.update(&blob);
-            write_or_skip(file.as_file(), length, &blob).map_err(failed)?;
+            ends_in_hole = !write_or_skip(file.as_file(), length, &blob).map_err(failed)?;
             length += blob.len() as u64;
             self.observer.wrote(shown, blob.len() as u64);
         }
-        file.as_file().set_len(length).map_err(failed)?;
+        // What was written to its end has its length; to say so once more, btrfs locks what others write to.
+        if ends_in_hole {
+            file.as_file().set_len(length).map_err(failed)?;
+        }
         Ok((file, Id(whole.finalize().into())))
     }
 
@@ -456,10 +459,10 @@ pub(crate) fn there_already(error: &io::Error, shown: &Path) -> ModuleError {
     }
 }
 
-/// Leaves holes where there is nothing but zeros: chunks begin and end anywhere, blocks of disks do not.
-fn write_or_skip(file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
+/// Leaves holes where there is nothing but zeros: chunks begin and end anywhere, blocks of disks do not. Whether the last byte was written.
+fn write_or_skip(file: &File, at: u64, bytes: &[u8]) -> io::Result<bool> {
     if is_zeros(bytes) {
-        return Ok(());
+        return Ok(false);
     }
     let (mut from, mut to) = (0, 0);
     while to < bytes.len() {
@@ -471,7 +474,8 @@ fn write_or_skip(file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
         }
         to += piece.len();
     }
-    file.write_all_at(&bytes[from..to], at + from as u64)
+    file.write_all_at(&bytes[from..to], at + from as u64)?;
+    Ok(from < to)
 }
 
 /// Makes what is neither file nor directory.

@@ -1,5 +1,7 @@
 //! Documents outside packs: one byte that says how, then JSON, compressed with zstd.
 
+use std::cell::RefCell;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -36,6 +38,14 @@ pub fn decode<T: DeserializeOwned>(plain: &[u8]) -> Result<T, String> {
     }
 }
 
+thread_local! {
+    /// One for all that a thread decompresses: to make one takes longer than most of it.
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// What is at most so long is decompressed at once, into as much memory.
+const AT_ONCE: usize = 16 << 20;
+
 /// Decompresses; what would be larger than `most` is refused.
 ///
 /// # Errors
@@ -43,6 +53,15 @@ pub fn decode<T: DeserializeOwned>(plain: &[u8]) -> Result<T, String> {
 pub fn inflate(packed: &[u8], most: usize) -> Result<Vec<u8>, String> {
     use std::io::Read as _;
     let broken = |error: std::io::Error| format!("it cannot be decompressed: {error}");
+    if most <= AT_ONCE {
+        return DECOMPRESSOR.with_borrow_mut(|held| {
+            let decompressor = match held {
+                Some(decompressor) => decompressor,
+                None => held.insert(zstd::bulk::Decompressor::new().map_err(broken)?),
+            };
+            decompressor.decompress(packed, most).map_err(broken)
+        });
+    }
     let mut out = Vec::new();
     let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
     zstd::Decoder::new(packed).map_err(broken)?.take(limit).read_to_end(&mut out).map_err(broken)?;

@@ -1,13 +1,15 @@
 //! Many files that are restored together: their content on several threads, on the disk with one wait for it, and then each under its
-//! name. Nothing has its name before it is complete and durable, and nobody waits for the disk file by file.
+//! name. Nothing has its name before it is complete and durable, and nobody waits for the disk file by file. While one batch is restored
+//! the next one is prepared and begun, so that no processor waits for the disk either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Scope, ScopedJoinHandle};
 
 use pc_switcher_contract::{ErrorKind, ModuleError};
 use tempfile::TempPath;
@@ -20,9 +22,12 @@ use crate::error::{Result, again, at, damaged};
 use crate::format::{Id, Node};
 use crate::repo::Repository;
 
-/// Files of one batch, and directories that are held open for them: each takes a descriptor.
-const FILES: usize = 2000;
-const DIRECTORIES: usize = 256;
+/// Files of one batch.
+const FILES: usize = if cfg!(test) { 5 } else { 4000 };
+/// Directories of one batch, at most, which are held open for it: each takes a descriptor.
+const DIRECTORIES: usize = 4000;
+/// Batches that are being restored at once: while one waits for its disk, the threads of the other read.
+const AT_ONCE: usize = 2;
 /// Bytes of one batch; one large file may be more.
 const BYTES: u64 = 256 << 20;
 
@@ -52,11 +57,11 @@ pub(super) struct Job {
 pub(super) type Done = (Job, std::result::Result<Given, Missed>);
 
 /// Files that wait to be restored together.
-#[derive(Default)]
 pub(super) struct Batch {
     jobs: Vec<Job>,
     bytes: u64,
     directories: usize,
+    most_directories: usize,
 }
 
 /// A file on each disk, by which it is waited for.
@@ -68,6 +73,81 @@ type Staged = std::result::Result<(Option<TempPath>, Vec<Lacking>), Missed>;
 /// What keeps the next file from being tried, once it was said.
 type Ended = Mutex<Option<ModuleError>>;
 
+/// What keeps files of all batches from being tried.
+#[derive(Default)]
+struct Ends {
+    /// Vaults that are away since a moment ago.
+    away: Mutex<BTreeMap<usize, ModuleError>>,
+    /// The disk when it is full.
+    full: Ended,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { jobs: Vec::new(), bytes: 0, directories: 0, most_directories: directories() }
+    }
+}
+
+/// Returns of how many directories a batch may be: with one more that is filled meanwhile they take half of all descriptors.
+fn directories() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // What a program may have at most is more than it is given at first: some take a number above 1023 for none.
+    let wanted = maximum.unwrap_or(u64::MAX).min(1 << 16);
+    let raised = current.is_some_and(|current| current < wanted)
+        && setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).is_ok();
+    let all = if raised { wanted } else { current.unwrap_or(wanted) };
+    (all as usize / 2 / (AT_ONCE + 1)).clamp(1, DIRECTORIES)
+}
+
+/// A batch that is being restored, with what its files have in common with further names.
+type Restoring<'scope> = (ScopedJoinHandle<'scope, Result<Vec<Done>>>, HashSet<Family>);
+
+/// Batches that are being restored.
+pub(super) struct Fleet<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    observer: &'env dyn Observer,
+    content_only: bool,
+    ended: Arc<Ends>,
+    under_way: VecDeque<Restoring<'scope>>,
+}
+
+impl<'scope, 'env> Fleet<'scope, 'env> {
+    /// With none under way.
+    pub(super) fn new(
+        scope: &'scope Scope<'scope, 'env>,
+        content_only: bool,
+        observer: &'env dyn Observer,
+    ) -> Self {
+        Self { scope, observer, content_only, ended: Arc::default(), under_way: VecDeque::new() }
+    }
+
+    /// Begins to restore what waits in a batch; not before [`Fleet::is_full`] says that there is room.
+    pub(super) fn begin(&mut self, batch: &mut Batch, repos: Vec<Arc<Repository>>) {
+        let families = batch.jobs.iter().filter_map(|job| job.family).collect();
+        let (mut batch, ended) = (std::mem::take(batch), self.ended.clone());
+        let (content_only, observer) = (self.content_only, self.observer);
+        let restoring = self.scope.spawn(move || batch.restore(&repos, content_only, &ended, observer));
+        self.under_way.push_back((restoring, families));
+    }
+
+    /// Whether one has to end before another one begins.
+    pub(super) fn is_full(&self) -> bool {
+        self.under_way.len() >= AT_ONCE
+    }
+
+    /// Waits for the one that began first; `None` if there is none.
+    pub(super) fn wait(&mut self) -> Option<Result<Vec<Done>>> {
+        let (restoring, _) = self.under_way.pop_front()?;
+        Some(restoring.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    }
+
+    /// Whether a name of such a file is under way.
+    pub(super) fn holds(&self, family: Family) -> bool {
+        self.under_way.iter().any(|(_, families)| families.contains(&family))
+    }
+}
+
 impl Batch {
     /// Takes a file; whether it is time to restore what waits.
     pub(super) fn take(&mut self, job: Job) -> bool {
@@ -75,7 +155,7 @@ impl Batch {
         self.directories += usize::from(!is_same);
         self.bytes += job.node.size;
         self.jobs.push(job);
-        self.jobs.len() >= FILES || self.directories >= DIRECTORIES || self.bytes >= BYTES
+        self.jobs.len() >= FILES || self.directories >= self.most_directories || self.bytes >= BYTES
     }
 
     /// Returns the directory of the file that was taken last: what lies beside it needs no other one.
@@ -93,27 +173,25 @@ impl Batch {
     ///
     /// # Errors
     /// If the run was cancelled, or the disk cannot be waited for: nothing of it has its name then.
-    pub(super) fn restore(
+    fn restore(
         &mut self,
-        repos: &[&Repository],
+        repos: &[Arc<Repository>],
         content_only: bool,
+        ended: &Ends,
         observer: &dyn Observer,
     ) -> Result<Vec<Done>> {
-        let Self { jobs, .. } = std::mem::take(self);
+        let jobs = std::mem::take(&mut self.jobs);
         let next = AtomicUsize::new(0);
         let staged: Vec<Mutex<Option<Staged>>> = jobs.iter().map(|_| Mutex::default()).collect();
         let disks: Mutex<Disks> = Mutex::default();
-        // Vaults that are away since a moment ago, and the disk when it is full.
-        let away: Vec<Ended> = repos.iter().map(|_| Mutex::default()).collect();
-        let full = Ended::default();
         std::thread::scope(|scope| {
             for _ in 0..workers().min(jobs.len()) {
                 scope.spawn(|| {
                     loop {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(job) = jobs.get(at).filter(|_| !observer.is_cancelled()) else { return };
-                        let restorer = Restorer { repo: repos[job.vault], content_only, observer };
-                        let made = stage(&restorer, job, &disks, &away[job.vault], &full);
+                        let restorer = Restorer { repo: &repos[job.vault], content_only, observer };
+                        let made = stage(&restorer, job, &disks, ended);
                         *staged[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
                     }
                 });
@@ -141,11 +219,9 @@ impl Batch {
     }
 }
 
-fn stage(restorer: &Restorer<'_>, job: &Job, disks: &Mutex<Disks>, away: &Ended, full: &Ended) -> Staged {
-    let said = |ended: &Ended| ended.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(again);
-    let say = |ended: &Ended, error: &ModuleError| {
-        ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| again(error));
-    };
+fn stage(restorer: &Restorer<'_>, job: &Job, disks: &Mutex<Disks>, ended: &Ends) -> Staged {
+    let away = || ended.away.lock().unwrap_or_else(PoisonError::into_inner);
+    let full = || ended.full.lock().unwrap_or_else(PoisonError::into_inner);
     // This takes no room.
     if job.is_taken {
         let (real, Restorer { repo, content_only, observer }) = (job.holder.inside(&job.name), restorer);
@@ -155,16 +231,20 @@ fn stage(restorer: &Restorer<'_>, job: &Job, disks: &Mutex<Disks>, away: &Ended,
             None => Err(there_already(&std::io::ErrorKind::AlreadyExists.into(), &job.place).into()),
         };
     }
-    if let Some(why) = said(full) {
-        return Err(Missed::Place(why));
+    if let Some(why) = &*full() {
+        return Err(Missed::Place(again(why)));
     }
-    if let Some(why) = said(away) {
-        return Err(Missed::Content(why));
+    if let Some(why) = away().get(&job.vault) {
+        return Err(Missed::Content(again(why)));
     }
     let made = restorer.staged(&job.holder.real(), &job.place, &job.chunks);
     match &made {
-        Err(Missed::Content(error)) if error.kind == ErrorKind::Unreachable => say(away, error),
-        Err(Missed::Place(error)) if error.kind == ErrorKind::DiskSpace => say(full, error),
+        Err(Missed::Content(error)) if error.kind == ErrorKind::Unreachable => {
+            away().entry(job.vault).or_insert_with(|| again(error));
+        }
+        Err(Missed::Place(error)) if error.kind == ErrorKind::DiskSpace => {
+            full().get_or_insert_with(|| again(error));
+        }
         _ => {}
     }
     let (file, sum) = made?;

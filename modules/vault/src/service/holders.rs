@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
-use super::batch::{Batch, Family};
-use super::restore::Target;
+use super::batch::{Batch, Done, Family, Fleet};
+use super::restore::{Target, ends};
 use super::vaults::Passphrase;
-use super::{RestoreOrder, RestoreReport, Service};
+use super::{RestoreReport, Service};
 use crate::catalogue::{Chunk, CurrentFile, Directory};
 use crate::engine::{Given, Missed, Observer, Trouble};
 use crate::error::{Result, again};
@@ -65,20 +66,41 @@ impl Opened {
         })
     }
 
-    /// Restores what waits to be restored together.
+    /// Has what waits to be restored together begun, once one that is under way has ended if there are enough.
     ///
     /// # Errors
     /// If the run was cancelled, or there is no room for all; what was complete is told before.
     pub(super) fn restore(
         &mut self,
         batch: &mut Batch,
-        order: &RestoreOrder,
+        fleet: &mut Fleet<'_, '_>,
         report: &mut RestoreReport,
-        observer: &dyn Observer,
     ) -> Result<()> {
+        if fleet.is_full()
+            && let Some(done) = fleet.wait()
+        {
+            self.take_in(done?, report)?;
+        }
+        fleet.begin(batch, self.vaults.iter().map(|vault| vault.repo.clone()).collect());
+        Ok(())
+    }
+
+    /// Waits for all that is under way.
+    ///
+    /// # Errors
+    /// As [`Opened::restore`], after all of them ended.
+    pub(super) fn settle(&mut self, fleet: &mut Fleet<'_, '_>, report: &mut RestoreReport) -> Result<()> {
+        let mut ended = Ok(());
+        while let Some(done) = fleet.wait() {
+            ended = ended.and(done.and_then(|done| self.take_in(done, report)));
+        }
+        ended
+    }
+
+    /// Notes what became of files that were restored together.
+    fn take_in(&mut self, all: Vec<Done>, report: &mut RestoreReport) -> Result<()> {
         let mut full = None;
-        let repos: Vec<&Repository> = self.vaults.iter().map(|vault| &vault.repo).collect();
-        for (job, done) in batch.restore(&repos, order.content_only, observer)? {
+        for (job, done) in all {
             match done {
                 Ok(given) => {
                     if let Some(family) = job.family {
@@ -103,7 +125,7 @@ impl Opened {
 /// A vault that is restored from: what is read stays there as long as it is locked.
 struct Open {
     name: String,
-    repo: Repository,
+    repo: Arc<Repository>,
     _lock: Option<Held>,
 }
 
@@ -145,6 +167,28 @@ impl Service {
         }
     }
 
+    /// Restores what one vault could not give from another one.
+    pub(super) fn restore_again(
+        &mut self,
+        target: &mut Target<'_>,
+        wanted: &[CurrentFile],
+        passphrase: &mut Passphrase<'_>,
+        open: &mut Opened,
+        report: &mut RestoreReport,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        open.again.sort_unstable_by(|a, b| b.cmp(a));
+        while let Some(number) = open.again.pop() {
+            let file = &wanted[number];
+            match self.restore_from_any(file, target, open, passphrase, report, observer) {
+                Ok((place, given)) => report.takes(place, file.version.facts.size, given),
+                Err(error) if error.kind != ErrorKind::Busy && ends(&error) => return Err(error),
+                Err(error) => open.misses(target.directory, file, error.to_string(), report),
+            }
+        }
+        Ok(())
+    }
+
     /// Opens a vault that holds a version, and returns its place in `open` and the chunks.
     pub(super) fn source_of(
         &mut self,
@@ -180,7 +224,7 @@ impl Service {
             }
             let opened = self.open_vault(&settings, passphrase).and_then(|repo| {
                 let lock = repo.lock_to_read(&self.around.who, &self.around.clock)?;
-                Ok(Open { name: name.clone(), repo, _lock: lock.held() })
+                Ok(Open { name: name.clone(), repo: Arc::new(repo), _lock: lock.held() })
             });
             match opened {
                 Ok(one) => {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
 use super::Service;
-use super::batch::{Batch, Family, Job};
+use super::batch::{Batch, Family, Fleet, Job};
 use super::holders::Opened;
 use super::ignored::copy_digits;
 use super::snapshot::node_of_version;
@@ -150,7 +150,19 @@ impl Service {
         let total_bytes = wanted.iter().map(|file| file.version.facts.size).sum();
         let observer = &Tally::new(observer, total_bytes);
         let mut target = Target { directory, order, root: None, made: Vec::new() };
-        let ended = self.restore_each(&mut target, wanted, passphrase, &mut open, report, observer);
+        let ended = std::thread::scope(|scope| {
+            let mut fleet = Fleet::new(scope, order.content_only, observer);
+            let ended =
+                self.restore_each(&mut target, wanted, passphrase, (&mut open, &mut fleet), report, observer);
+            // Whatever ended it: what was under way is there, or is missing.
+            let settled = open.settle(&mut fleet, report);
+            ended.and(settled)
+        });
+        let ended = ended.and_then(|()| {
+            self.restore_again(&mut target, wanted, passphrase, &mut open, report, observer)?;
+            dress_directories(&mut target, report);
+            Ok(())
+        });
         // However it ended: these are no files for which there was no room.
         for number in std::mem::take(&mut open.again) {
             let why = open.why_not(wanted[number].version.content_id);
@@ -180,7 +192,7 @@ impl Service {
         target: &mut Target<'_>,
         wanted: &[CurrentFile],
         passphrase: &mut Passphrase<'_>,
-        open: &mut Opened,
+        (open, fleet): (&mut Opened, &mut Fleet<'_, '_>),
         report: &mut RestoreReport,
         observer: &dyn Observer,
     ) -> Result<()> {
@@ -200,8 +212,9 @@ impl Service {
             }
             let place = place_of(directory, file, order);
             let family = family(file);
-            if family.is_some_and(|family| batch.holds(family)) {
-                open.restore(&mut batch, order, report, observer)?;
+            if family.is_some_and(|family| batch.holds(family) || fleet.holds(family)) {
+                open.restore(&mut batch, fleet, report)?;
+                open.settle(fleet, report)?;
             }
             // What is under the first name is what it should be, or it would not be known as such.
             let first = family.and_then(|family| open.first_names.get(&family));
@@ -212,7 +225,7 @@ impl Service {
                     self.source_of(file, open, passphrase).and_then(|(vault, chunks)| {
                         let job = self.job(&batch, target, file, &chunks)?;
                         if batch.take(Job { number, vault, family, ..job }) {
-                            open.restore(&mut batch, order, report, observer)?;
+                            open.restore(&mut batch, fleet, report)?;
                         }
                         Ok(None)
                     })
@@ -231,24 +244,7 @@ impl Service {
                 Err(error) => open.misses(directory, file, error.to_string(), report),
             }
         }
-        open.restore(&mut batch, order, report, observer)?;
-        open.again.reverse();
-        while let Some(number) = open.again.pop() {
-            let file = &wanted[number];
-            match self.restore_from_any(file, target, open, passphrase, report, observer) {
-                Ok((place, given)) => report.takes(place, file.version.facts.size, given),
-                Err(error) if error.kind != ErrorKind::Busy && ends(&error) => return Err(error),
-                Err(error) => open.misses(directory, file, error.to_string(), report),
-            }
-        }
-        // The deepest first: what is made in a directory changes its time.
-        for (path, node) in std::mem::take(&mut target.made).iter().rev().filter(|_| !order.content_only) {
-            match target.directory(path) {
-                Ok(made) => report.lacks(path, set_metadata(&made, node)),
-                Err(error) => report.troubles.push(Trouble { path: path.clone(), why: error.to_string() }),
-            }
-        }
-        Ok(())
+        open.restore(&mut batch, fleet, report)
     }
 
     /// Finds the versions that an order asks for.
@@ -493,8 +489,20 @@ impl Service {
     }
 }
 
+/// Gives the directories that were made what is theirs.
+fn dress_directories(target: &mut Target<'_>, report: &mut RestoreReport) {
+    let content_only = target.order.content_only;
+    // The deepest first: what is made in a directory changes its time.
+    for (path, node) in std::mem::take(&mut target.made).iter().rev().filter(|_| !content_only) {
+        match target.directory(path) {
+            Ok(made) => report.lacks(path, set_metadata(&made, node)),
+            Err(error) => report.troubles.push(Trouble { path: path.clone(), why: error.to_string() }),
+        }
+    }
+}
+
 /// Whether an error would be that of each of many files: somebody works alone in the vault, there is no room, or nobody waits any more.
-fn ends(error: &ModuleError) -> bool {
+pub(super) fn ends(error: &ModuleError) -> bool {
     matches!(error.kind, ErrorKind::Busy | ErrorKind::Cancelled | ErrorKind::DiskSpace)
 }
 
@@ -521,7 +529,7 @@ fn family(file: &CurrentFile) -> Option<Family> {
 
 /// Where something is restored to: below one directory, which is opened once and left through no link.
 pub(super) struct Target<'o> {
-    directory: &'o Directory,
+    pub(super) directory: &'o Directory,
     order: &'o RestoreOrder,
     root: Option<Arc<Way>>,
     /// Directories that are dressed when all is there.
