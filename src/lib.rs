@@ -9,6 +9,7 @@ pub mod events;
 pub mod health;
 pub mod history;
 pub mod lock;
+pub mod memory;
 pub mod orchestrator;
 pub mod paths;
 pub mod registry;

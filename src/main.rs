@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     pc_switcher::bus_error::listen();
+    pc_switcher::memory::give_back();
     let mut env = pc_switcher::cli::collect_env();
     // Said here, since `tests/build-program lab` tells it to this file alone: no other program can be halted.
     env.halts = cfg!(lab);
