@@ -107,7 +107,7 @@ impl Service {
                 service.catalogue.tidy((service.around.clock)())?;
             }
             // Before anything is removed, since one of them may know more than the catalogue.
-            let mut open = Vec::new();
+            let (mut open, mut left_out) = (Vec::new(), Vec::new());
             for settings in chosen {
                 let (required, name) = (settings.required, settings.name.clone());
                 match service.open_current(&settings, passphrase) {
@@ -115,6 +115,7 @@ impl Service {
                     Err(error) if is_away(&error) && !required => {
                         report.warnings.push(format!("vault `{name}` was left out: {error}"));
                         first.get_or_insert(error);
+                        left_out.push(name);
                     }
                     Err(error) => return Err(error),
                 }
@@ -126,6 +127,7 @@ impl Service {
                     Err(error) if is_away(&error) && !required => {
                         report.warnings.push(format!("vault `{name}` was left out: {error}"));
                         first.get_or_insert(error);
+                        left_out.push(name);
                     }
                     Err(error) => return Err(error),
                 }
@@ -133,10 +135,23 @@ impl Service {
             if let Some(error) = first.filter(|_| report.vaults.is_empty()) {
                 return Err(error);
             }
-            // Of a vault that was left out it is said again.
-            let is_all = order.only.is_none() && report.warnings.is_empty();
-            if order.accept_losses && is_all && !order.dry_run {
-                service.catalogue.accept_losses()?;
+            if order.accept_losses && !order.dry_run && !service.catalogue.losses()?.is_empty() {
+                let all = &service.settings.vaults;
+                match all.iter().all(|vault| order.only.as_ref().is_none_or(|only| *only == vault.name)) {
+                    // What was said of the files holds for a vault that is away now, too, as soon as it is back.
+                    true => {
+                        service.catalogue.accept_losses()?;
+                        report.warnings.extend(left_out.iter().map(|name| {
+                            format!(
+                                "what was lost is accepted for the vault `{name}` as well: its backups from before go by the rules with \
+                                 the next `bt prune` that finds it there"
+                            )
+                        }));
+                    }
+                    false => report.warnings.push(
+                        "with --vault, --accept-losses holds for that vault and for this run; without it, for all vaults from now on".into(),
+                    ),
+                }
             }
             Ok(report)
         };
