@@ -80,15 +80,19 @@ impl Catalogue {
         let sql = "SELECT parameters, status = 'success' FROM backup_operations WHERE operation = 'add'
                    AND (status = 'success' OR status = 'error' AND details LIKE ?1) ORDER BY id";
         let all: Vec<(String, bool)> = self.all(sql, [told], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let mut failed: Vec<String> = Vec::new();
-        for (path, is_good) in all {
-            let (path, is_deep) = path.strip_suffix(ONE_LEVEL).map_or((&*path, true), |path| (path, false));
-            failed.retain(|other| if is_deep { !Path::new(other).starts_with(path) } else { other != path });
+        let mut failed: Vec<(String, bool)> = Vec::new();
+        for (text, is_good) in all {
+            let (path, is_deep) = text.strip_suffix(ONE_LEVEL).map_or((&*text, true), |path| (path, false));
+            // One level makes up for one level alone.
+            failed.retain(|(other, was_deep)| match is_deep {
+                true => !Path::new(other).starts_with(path),
+                false => other != path || *was_deep,
+            });
             if !is_good {
-                failed.push(path.to_owned());
+                failed.push((path.to_owned(), is_deep));
             }
         }
-        Ok(failed)
+        Ok(failed.into_iter().map(|(path, _)| path).collect())
     }
 
     /// Returns the last operations, the newest first.
