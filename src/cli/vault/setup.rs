@@ -190,9 +190,13 @@ pub(super) fn recovery_code(args: &RecoveryCodeArgs, context: &mut Context<'_>) 
     if context.global.json {
         let vaults: Vec<_> =
             made.vaults.iter().map(|(name, key)| json!({ "name": name, "key": key })).collect();
-        return context.print_json(&json!({ "code": made.code, "vaults": vaults })).map(|()| Exit::Completed);
+        let all = json!({ "code": made.code, "vaults": vaults, "warnings": made.warnings });
+        return context.print_json(&all).map(|()| Exit::Completed);
     }
     writeln!(context.out, "{}", made.code)?;
+    for warning in &made.warnings {
+        writeln!(context.err, "warning: {warning}")?;
+    }
     for (name, key) in &made.vaults {
         writeln!(
             context.err,

@@ -63,3 +63,52 @@ fn a_snapshot_without_a_file_is_marked_as_partial_and_the_next_whole_one_is_not(
     home.bt(&["prune", "--keep", "last 1 session"]);
     assert_eq!(partial(&home), [false]);
 }
+
+#[test]
+fn what_could_not_be_added_is_missing_in_all_snapshots_until_it_is_added_or_gone_whichever_vault_they_are_in()
+{
+    let home = Home::ready();
+    let partial = |home: &Home, vault: &str| -> Vec<bool> {
+        let listed = home.json(&["list", "--snapshots", "--vault", vault]);
+        listed.as_array().unwrap().iter().map(|one| one["partial"].as_bool().unwrap()).collect()
+    };
+    home.put("good", "good");
+    let beyond = home.path("docs/sub/beyond");
+    deeper_than_a_path_may_be(&beyond);
+    home.fails(1, &["add", "sub"]);
+    home.bt(&["add", "good"]);
+    home.bt(&["backup"]);
+    // What was added beside it is no reason to take the next one for whole.
+    let back_up = |content: &str| {
+        home.put("good", content);
+        home.bt(&["add", "good"]);
+        home.bt(&["backup"]);
+    };
+    back_up("better");
+    assert_eq!(partial(&home, "local"), [true, true]);
+    // A vault that comes later has no more than that.
+    let other = home.path("other-vault");
+    home.bt(&["config", "vault", "init", "--vault", "other", "--root", other.to_str().unwrap()]);
+    home.fails(1, &["add"]);
+    home.bt(&["backup"]);
+    back_up("best");
+    assert_eq!(partial(&home, "other"), [true, true]);
+    // With one level of what holds it nothing is said of what is below.
+    home.bt(&["add", "--one-level", "."]);
+    back_up("even better");
+    assert_eq!(partial(&home, "other"), [true, true, true]);
+    // An `add` of what holds it has it.
+    fs::remove_dir_all(&beyond).unwrap();
+    home.bt(&["add"]);
+    back_up("whole");
+    let last = |home: &Home| ["local", "other"].map(|vault| *partial(home, vault).last().unwrap());
+    assert_eq!(last(&home), [false, false]);
+    // What is gone is not missing either.
+    deeper_than_a_path_may_be(&beyond);
+    home.fails(1, &["add", "sub/beyond"]);
+    back_up("without it");
+    assert_eq!(last(&home), [true, true]);
+    fs::remove_dir_all(&beyond).unwrap();
+    back_up("gone");
+    assert_eq!(last(&home), [false, false]);
+}

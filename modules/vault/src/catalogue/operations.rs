@@ -1,5 +1,7 @@
 //! The log of what changed the catalogue, and what is known of each vault.
 
+use std::path::Path;
+
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
 
@@ -9,6 +11,8 @@ use crate::error::Result;
 
 /// What became of a command that did not live to say it.
 pub const KILLED: &str = "killed";
+/// What stands behind the path of an `add` that looked into no directory below it.
+pub const ONE_LEVEL: &str = " (one level)";
 
 impl Catalogue {
     /// Notes that a command begins, and returns its number. Commands work one after the other: one that has not ended was killed.
@@ -68,17 +72,27 @@ impl Catalogue {
         self.all(sql, [operation], |row| Ok((row.get(0)?, row.get(1)?)))
     }
 
-    /// Whether an `add` that told this ended with an error since the last backup that ended well, and the same one did not go well since.
+    /// Returns what an `add` was about that told this and ended with an error, as far as none went well since of the same or of what holds it.
     ///
     /// # Errors
     /// If the catalogue fails.
-    pub fn has_failed_to_add(&self, told: &str) -> Result<bool> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM backup_operations o WHERE o.operation = 'add' AND o.status = 'error' AND o.details LIKE ?1 AND o.id >
-                       (SELECT COALESCE(MAX(id), 0) FROM backup_operations WHERE operation = 'backup' AND status = 'success')
-                   AND NOT EXISTS (SELECT 1 FROM backup_operations l WHERE l.operation = 'add' AND l.status = 'success'
-                       AND l.parameters = o.parameters AND l.id > o.id))";
-        let found = self.db.query_row(sql, [told], |row| row.get(0));
-        self.ok(found)
+    pub fn failed_adds(&self, told: &str) -> Result<Vec<String>> {
+        let sql = "SELECT parameters, status = 'success' FROM backup_operations WHERE operation = 'add'
+                   AND (status = 'success' OR status = 'error' AND details LIKE ?1) ORDER BY id";
+        let all: Vec<(String, bool)> = self.all(sql, [told], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut failed: Vec<(String, bool)> = Vec::new();
+        for (text, is_good) in all {
+            let (path, is_deep) = text.strip_suffix(ONE_LEVEL).map_or((&*text, true), |path| (path, false));
+            // One level makes up for one level alone.
+            failed.retain(|(other, was_deep)| match is_deep {
+                true => !Path::new(other).starts_with(path),
+                false => other != path || *was_deep,
+            });
+            if !is_good {
+                failed.push((path.to_owned(), is_deep));
+            }
+        }
+        Ok(failed.into_iter().map(|(path, _)| path).collect())
     }
 
     /// Returns the last operations, the newest first.

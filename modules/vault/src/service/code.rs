@@ -19,6 +19,8 @@ pub struct RecoveryCode {
     pub code: String,
     /// The vaults that it opens, each with the name of its key there.
     pub vaults: Vec<(String, String)>,
+    /// What went wrong beside it.
+    pub warnings: Vec<String>,
 }
 
 impl Service {
@@ -32,6 +34,7 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
     ) -> Result<RecoveryCode> {
         let chosen = self.chosen(only)?;
+        let mut kept = None;
         let work = |service: &mut Self, _| {
             let mut opened = Vec::new();
             for settings in &chosen {
@@ -51,13 +54,25 @@ impl Service {
                     }
                 }
             }
-            Ok(RecoveryCode { code, vaults: done })
+            let made = RecoveryCode { code, vaults: done, warnings: Vec::new() };
+            kept = Some(made.clone());
+            Ok(made)
         };
         let tell = |made: &RecoveryCode| {
             let keys = made.vaults.iter().map(|(vault, key)| format!("the key {} of `{vault}`", &key[..8]));
             (true, keys.collect::<Vec<_>>().join(", "))
         };
-        self.operation("recovery code", only.unwrap_or_default(), work, tell)
+        let ended = self.operation("recovery code", only.unwrap_or_default(), work, tell);
+        match (ended, kept) {
+            // It opens the vaults by now, and nobody can show it again.
+            (Err(error), Some(made)) => {
+                let text = format!(
+                    "the code is made and opens the vaults, but the history does not have it: {error}"
+                );
+                Ok(RecoveryCode { warnings: vec![text], ..made })
+            }
+            (ended, _) => ended,
+        }
     }
 
     fn add_code(&self, repo: &Repository, code: &str) -> Result<String> {
@@ -67,5 +82,32 @@ impl Service {
         let key = repo.add_key(code.as_bytes(), *cost, &maker, clock())?;
         drop(held);
         Ok(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::world::World;
+    use super::*;
+    use crate::store::Store as _;
+
+    #[test]
+    fn a_code_that_the_history_does_not_take_is_returned_all_the_same_and_opens_the_vault() {
+        let world = World::new();
+        let catalogue = world.state.path().join("vault/catalogue.db");
+        let mut service = world.service(world.state.path(), world.store.clone(), std::process::id());
+        let db = rusqlite::Connection::open(catalogue).unwrap();
+        db.execute_batch(
+            "CREATE TRIGGER full BEFORE UPDATE ON backup_operations BEGIN SELECT RAISE(ABORT, 'no room'); END",
+        )
+        .unwrap();
+        let made = service.recovery_code(None, &mut |_| Ok(b"x".into())).unwrap();
+        assert!(made.warnings[0].contains("the history does not have it"), "{made:?}");
+        Repository::open(world.store.clone(), made.code.as_bytes()).unwrap();
+        // One that was not made is none.
+        assert!(service.recovery_code(None, &mut |_| Ok(b"wrong".into())).is_err());
+        let keys = world.store.list(Kind::Key).unwrap().len();
+        assert_eq!(keys, 2);
+        drop(db);
     }
 }

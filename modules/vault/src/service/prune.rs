@@ -84,6 +84,21 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
         observer: &dyn Observer,
     ) -> Result<PruneReport> {
+        let once = |service: &mut Self, passphrase: &mut _| service.prune_once(order, passphrase, observer);
+        if order.dry_run {
+            return once(self, passphrase);
+        }
+        let (mut report, said) = self.while_current(passphrase, observer, once)?;
+        report.warnings.splice(..0, said);
+        Ok(report)
+    }
+
+    fn prune_once(
+        &mut self,
+        order: &PruneOrder,
+        passphrase: &mut Passphrase<'_>,
+        observer: &dyn Observer,
+    ) -> Result<PruneReport> {
         let chosen = self.chosen(order.only.as_deref())?;
         let work = |service: &mut Self, id: i64| {
             let (mut report, mut first) = (PruneReport::default(), None);
@@ -91,13 +106,28 @@ impl Service {
                 // Before copies of it are stored.
                 service.catalogue.tidy((service.around.clock)())?;
             }
+            // Before anything is removed, since one of them may know more than the catalogue.
+            let (mut open, mut left_out) = (Vec::new(), Vec::new());
             for settings in chosen {
                 let (required, name) = (settings.required, settings.name.clone());
-                match service.prune_vault(settings, id, order, passphrase, observer, &mut report) {
+                match service.open_current(&settings, passphrase) {
+                    Ok(repo) => open.push((settings, repo)),
+                    Err(error) if is_away(&error) && !required => {
+                        report.warnings.push(format!("vault `{name}` was left out: {error}"));
+                        first.get_or_insert(error);
+                        left_out.push(name);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            for (settings, repo) in open {
+                let (required, name) = (settings.required, settings.name.clone());
+                match service.prune_vault((settings, repo), id, order, observer, &mut report) {
                     Ok(pruned) => report.vaults.push(pruned),
                     Err(error) if is_away(&error) && !required => {
                         report.warnings.push(format!("vault `{name}` was left out: {error}"));
                         first.get_or_insert(error);
+                        left_out.push(name);
                     }
                     Err(error) => return Err(error),
                 }
@@ -105,10 +135,23 @@ impl Service {
             if let Some(error) = first.filter(|_| report.vaults.is_empty()) {
                 return Err(error);
             }
-            // Of a vault that was left out it is said again.
-            let is_all = order.only.is_none() && report.warnings.is_empty();
-            if order.accept_losses && is_all && !order.dry_run {
-                service.catalogue.accept_losses()?;
+            if order.accept_losses && !order.dry_run && !service.catalogue.losses()?.is_empty() {
+                let all = &service.settings.vaults;
+                match all.iter().all(|vault| order.only.as_ref().is_none_or(|only| *only == vault.name)) {
+                    // What was said of the files holds for a vault that is away now, too, as soon as it is back.
+                    true => {
+                        service.catalogue.accept_losses()?;
+                        report.warnings.extend(left_out.iter().map(|name| {
+                            format!(
+                                "what was lost is accepted for the vault `{name}` as well: its backups from before go by the rules with \
+                                 the next `bt prune` that finds it there"
+                            )
+                        }));
+                    }
+                    false => report.warnings.push(
+                        "with --vault, --accept-losses holds for that vault and for this run; without it, for all vaults from now on".into(),
+                    ),
+                }
             }
             Ok(report)
         };
@@ -120,14 +163,12 @@ impl Service {
 
     fn prune_vault(
         &mut self,
-        settings: VaultSettings,
+        (settings, repo): (VaultSettings, Repository),
         id: i64,
         order: &PruneOrder,
-        passphrase: &mut Passphrase<'_>,
         observer: &dyn Observer,
         report: &mut PruneReport,
     ) -> Result<VaultPruned> {
-        let repo = self.open_current(&settings, passphrase)?;
         let alone: Option<Held> = match order.dry_run {
             true => None,
             false => Some(repo.lock_alone(&self.around.who, &self.around.clock)?),

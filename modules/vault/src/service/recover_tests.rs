@@ -108,7 +108,11 @@ fn a_catalogue_that_was_rolled_back_learns_what_came_since_and_what_waits_goes_o
             fs::copy(path(&from), path(&to)).unwrap();
         }
     }
-    let refused = back_up(&mut open(&world)).unwrap_err();
+    // With another name it may be another machine, and only a person knows. Some time went by since, as always.
+    world.hour += 1;
+    let mut around = world.around(world.state.path(), world.store.clone(), std::process::id());
+    around.who.hostname = "renamed".into();
+    let refused = back_up(&mut Service::open(around).unwrap()).unwrap_err();
     assert!(
         refused.to_string().contains("older than the vault") && format!("{refused:?}").contains("bt recover")
     );
@@ -201,4 +205,34 @@ fn a_vault_that_goes_away_ends_it_and_leaves_nothing_that_is_a_part_only() {
     }
     assert!(broken > 40, "{broken}");
     assert_eq!(told(&open(&world)), before);
+}
+
+#[test]
+fn what_a_partial_snapshot_is_without_is_not_taken_for_deleted_and_the_next_whole_one_says_what_is() {
+    let mut world = with_three_backups();
+    let docs = world.home.path().join("docs");
+    world.hour += 1;
+    fs::remove_file(docs.join("11")).unwrap();
+    world.now(|service| stage(service).and_then(|()| back_up(service)));
+    // The last one is without it, and says that it is without something.
+    let repo = crate::repo::Repository::open(world.store.clone(), b"x").unwrap();
+    let (id, mut last) = repo.snapshots().unwrap().pop().unwrap();
+    world.store.delete(Kind::Snapshot, &id.hex()).unwrap();
+    last.tags.push(super::forget::PARTIAL.into());
+    repo.save(Kind::Snapshot, &last).unwrap();
+    let deleted = |world: &World| {
+        remove_copies(world);
+        fs::remove_file(catalogue(world)).unwrap();
+        let report = recover(world, &RecoverOrder::default()).unwrap();
+        assert!(report.source == Source::Snapshots && report.troubles.is_empty(), "{report:?}");
+        let docs = docs.canonicalize().unwrap();
+        [10, 11].map(|name| open(world).history_of(&docs.join(name.to_string())).unwrap().deleted)
+    };
+    let (before, _) = world.copy();
+    assert_eq!(deleted(&world), [false, false]);
+    // The one after it is whole: what is in neither of the two is gone.
+    fs::copy(before.path().join("vault/catalogue.db"), catalogue(&world)).unwrap();
+    world.put(10..11, 9);
+    world.now(|service| stage(service).and_then(|()| back_up(service)));
+    assert_eq!(deleted(&world), [false, true]);
 }

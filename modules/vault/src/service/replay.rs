@@ -67,7 +67,7 @@ pub(super) fn snapshots(
             catalogue.create_directory(Path::new(path), last)?;
         }
     }
-    let is_known = catalogue.knows_moments()?;
+    let is_known = catalogue.knows_moments(Timestamp::MAX)?;
     let Some(Teller { vault, repo }) = tellers.first() else { return Ok(told) };
     let mut replay = Replay {
         catalogue,
@@ -93,6 +93,7 @@ pub(super) fn snapshots(
             }
             continue;
         }
+        let is_partial = forget::is_partial(&snapshot);
         for directory in replay.catalogue.directories()? {
             // Before it was tracked nothing is known of it.
             if !snapshot
@@ -105,10 +106,12 @@ pub(super) fn snapshots(
             let key = (number, directory.id);
             let then = before.get(&key).copied();
             let found = match replay.tree_at(snapshot.tree, &directory.path)? {
-                Ok(tree) => replay.directory(&directory, then, tree, at)?.map(|()| tree),
+                Ok(tree) => replay.directory(&directory, then, tree, (at, is_partial))?.map(|()| tree),
                 Err(why) => Err(why),
             };
             match found {
+                // What it is without may be gone or not: the next one says it of all that is known.
+                Ok(_) if is_partial => drop(before.remove(&key)),
                 Ok(tree) => drop(before.insert(key, tree)),
                 // What is lost is not gone: the next one tells.
                 Err(why) => replay.troubles.push(Trouble {
@@ -166,13 +169,14 @@ impl Replay<'_> {
         Ok(Ok(Some(at)))
     }
 
-    /// Records what came and went in a directory. `then` is none for the first snapshot that is looked at.
+    /// Records what came and went in a directory. `then` is none for the first snapshot that is looked at, and for the one after one that is
+    /// without something: of such a one only what came is recorded.
     fn directory(
         &mut self,
         directory: &Directory,
         then: Option<Option<Id>>,
         now: Option<Id>,
-        at: Timestamp,
+        (at, is_partial): (Timestamp, bool),
     ) -> Result<Found<()>> {
         let (mut then, mut changes) = (then, Changes::default());
         if let Err(why) = self.compare(then.flatten(), now, Path::new(""), &mut changes)? {
@@ -190,6 +194,7 @@ impl Replay<'_> {
         };
         let mut gone: Vec<CurrentFile> = Vec::new();
         match then {
+            _ if is_partial => {}
             Some(_) => {
                 for name in &changes.gone {
                     gone.extend(current(self.catalogue, name)?);

@@ -401,3 +401,52 @@ fn of_two_copies_the_newer_one_counts_whatever_their_numbers_and_what_it_has_not
     let named = report.warnings.iter().filter(|one| one.contains("history that the copy does not have"));
     assert_eq!(named.count(), 3, "{report:?}");
 }
+
+#[test]
+fn what_is_said_of_losses_holds_for_a_vault_that_is_away_and_with_one_vault_named_for_that_alone() {
+    let mut two = Two::new();
+    two.need_not_have(&["other"]);
+    two.world.put(0..120, 1);
+    two.add();
+    assert!(two.back_up(None).is_clean());
+    for name in 0..110 {
+        fs::remove_file(two.world.home.path().join(format!("docs/{name}"))).unwrap();
+    }
+    assert_eq!(two.back_up(None).deleted, 110);
+    two.world.put(119..120, 2);
+    two.add();
+    assert!(two.back_up(None).is_clean());
+    two.world.hour += 1;
+    // Returns what stays of the three in each vault, the oldest first, and what is said.
+    let prune = |two: &Two, only: Option<&str>, accept_losses: bool, is_away: bool| {
+        let around = two.around();
+        let stores = around.stores.clone();
+        let stores: OpenStore = Arc::new(move |settings| match is_away && settings.name == "other" {
+            true => Err(ModuleError::new(ErrorKind::Unreachable, "its disk is away")),
+            false => stores(settings),
+        });
+        let keep = Some("last 1 session".parse().unwrap());
+        let only = only.map(str::to_owned);
+        let order = PruneOrder { keep, only, accept_losses, ..PruneOrder::default() };
+        let mut service = Service::open(Surroundings { stores, ..around }).unwrap();
+        let report = service.prune(&order, &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap();
+        let stay = |vault: &VaultPruned| vault.verdicts.iter().map(|one| one.stays).collect::<Vec<_>>();
+        let all: Vec<_> = report.vaults.iter().map(|vault| (vault.name.clone(), stay(vault))).collect();
+        (all, report.warnings.join("\n"))
+    };
+    let of = |name: &str, stay: &[bool]| (name.to_owned(), stay.to_vec());
+    let (pruned, said) = prune(&two, Some("local"), true, false);
+    assert_eq!(pruned, [of("local", &[false, false, true])]);
+    assert!(said.contains("holds for that vault and for this run"), "{said}");
+    // Nothing was said of the other one yet.
+    let (pruned, said) = prune(&two, Some("other"), false, false);
+    assert_eq!((pruned, &*said), (vec![of("other", &[true, false, true])], ""));
+    let (pruned, said) = prune(&two, None, true, true);
+    assert_eq!(pruned, [of("local", &[true])]);
+    assert!(
+        said.contains("its disk is away") && said.contains("accepted for the vault `other` as well"),
+        "{said}"
+    );
+    let (pruned, said) = prune(&two, None, false, false);
+    assert_eq!((pruned, &*said), (vec![of("local", &[true]), of("other", &[false, true])], ""));
+}

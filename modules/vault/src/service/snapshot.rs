@@ -55,8 +55,7 @@ impl Service {
             }
             let parent = parent.map(|(id, _)| id);
             // What could not be added or stored is not in it, or not as it is now.
-            let is_partial =
-                !report.troubles.is_empty() || self.catalogue.has_failed_to_add(AddReport::TOLD)?;
+            let is_partial = !report.troubles.is_empty() || self.misses_an_add()?;
             let Made { lost, trees } = self
                 .catalogue
                 .at_once(|| self.snapshot(target, &directories, paths, (parent, is_partial)))?;
@@ -79,6 +78,20 @@ impl Service {
             ));
         }
         Ok(())
+    }
+
+    /// Whether something could not be added that is still to be: nothing was added since that has it, and it is there. However often what was
+    /// added beside it was backed up, and whichever vault comes later, their snapshots are without it.
+    fn misses_an_add(&self) -> Result<bool> {
+        for path in self.catalogue.failed_adds(AddReport::TOLD)? {
+            let path = Path::new(&path);
+            if self.catalogue.search_directory_for_path(path)?.is_some()
+                && std::fs::symlink_metadata(self.view.real(path)).is_ok()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn snapshot<'d>(

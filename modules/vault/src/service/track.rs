@@ -14,7 +14,7 @@ use super::scan::{self, Unlisted};
 use super::source::Looks;
 use super::stage::NotStaged;
 use super::{Service, VaultKind, VaultSettings};
-use crate::catalogue::{Directory, Tracked};
+use crate::catalogue::{Directory, ONE_LEVEL, Tracked};
 use crate::engine::{Observer, Progress, Trouble, kind_of};
 use crate::error::{Result, at, usage};
 use crate::format::{Id, NodeKind};
@@ -189,7 +189,11 @@ impl Service {
             }
             added
         };
-        self.operation("add", &path.display().to_string(), work, AddReport::tell)
+        let text = match deep {
+            true => path.display().to_string(),
+            false => format!("{}{ONE_LEVEL}", path.display()),
+        };
+        self.operation("add", &text, work, AddReport::tell)
     }
 
     /// Stages what changed. Without `copy` all of it is read at the backup, where it lies then.
