@@ -26,8 +26,7 @@ pub fn listen() {
         let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = tell;
         action.sa_sigaction = handler as usize;
         libc::sigemptyset(&raw mut action.sa_mask);
-        // Without it the next one kills: that of the same write, tried again once the handler returned, as well.
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_RESETHAND;
+        action.sa_flags = libc::SA_SIGINFO;
         libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut());
     }
 }
@@ -36,10 +35,18 @@ extern "C" fn tell(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
     // SAFETY: the kernel gives the information of this signal, and an address with this code.
     let address = unsafe { ((*info).si_code == libc::BUS_ADRERR).then(|| (*info).si_addr() as usize) };
     let mut maps = [0; MAPS];
-    let Some(file) = address.and_then(|address| mapped(read_maps(&mut maps), address)) else { return };
-    if !file.ends_with(b"-shm") {
+    let file = address.and_then(|address| mapped(read_maps(&mut maps), address));
+    let Some(file) = file.filter(|file| file.ends_with(b"-shm")) else {
+        // SAFETY: both calls are allowed in a handler. The signal is held back until it returns; then this one kills, and so does the same
+        // read or write, tried again.
+        unsafe {
+            libc::signal(libc::SIGBUS, libc::SIG_DFL);
+            if address.is_none() {
+                libc::raise(libc::SIGBUS);
+            }
+        }
         return;
-    }
+    };
     // SAFETY: the number is that of standard error, and nothing is closed; if it is gone nobody is left to tell.
     let out = unsafe { BorrowedFd::borrow_raw(libc::STDERR_FILENO) };
     for part in [

@@ -11,8 +11,8 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use rustix::fs::{
-    AtFlags, CWD, Gid, Timespec, Timestamps, Uid, XattrFlags, chownat, fstat, getxattr_query,
-    listxattr_query, removexattr, setxattr, utimensat,
+    AtFlags, CWD, Gid, Timespec, Timestamps, Uid, XattrFlags, chownat, fstat, getxattr_query, removexattr,
+    setxattr, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -156,10 +156,6 @@ pub(crate) fn set_all_but_times(open: &impl AsFd, node: &Node) -> Vec<Lacking> {
 /// those in whom that directory lets in.
 fn remove_acls(path: &Path, node: &Node, lacking: &mut Vec<Lacking>) {
     let has = |name: &&str| node.extended_attributes.iter().any(|xattr| xattr.name == **name);
-    // Most have no attributes at all, which one question says.
-    if listxattr_query(path) == Ok(0) {
-        return;
-    }
     for name in ACLS.iter().filter(|name| !has(name)) {
         if getxattr_query(path, *name).is_err() {
             continue;

@@ -52,6 +52,8 @@ impl Writer<'_> {
         let (send, filled) = bounded::<Filled>(0);
         *lock(&self.savers.to) = Some(send);
         let done = std::thread::scope(|scope| {
+            // It is here as long as somebody takes what is sent: whoever sends to nobody must not wait.
+            let filled = filled;
             let _open = Open(&self.savers);
             for _ in 0..workers() {
                 let filled = filled.clone();
@@ -66,6 +68,7 @@ impl Writer<'_> {
                     }
                 });
             }
+            drop(filled);
             work()
         });
         match lock(&self.savers.failed).take() {
@@ -78,10 +81,13 @@ impl Writer<'_> {
     pub(super) fn take(&self, pack: Filled) -> Result<()> {
         let beside = lock(&self.savers.to).clone();
         let Some(beside) = beside else { return self.save(pack) };
-        if let Some(error) = &*lock(&self.savers.failed) {
-            return Err(again(error));
-        }
+        self.prove_saved()?;
         beside.send(pack).map_err(|_| ModuleError::failed("nobody saves packs any more"))
+    }
+
+    /// Proves that no pack was lost: whoever only meets what is there already would not learn of it for long.
+    pub(super) fn prove_saved(&self) -> Result<()> {
+        lock(&self.savers.failed).as_ref().map_or(Ok(()), |error| Err(again(error)))
     }
 
     fn save(&self, Filled { mut bytes, entries }: Filled) -> Result<()> {
@@ -188,6 +194,53 @@ mod tests {
         assert_eq!(told, 1, "whoever fills them learns of it");
         writer.index().unwrap();
         assert_eq!(store.list(Kind::Pack).unwrap().len() + store.list(Kind::Index).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn whoever_meets_only_what_is_there_learns_that_a_pack_was_lost() {
+        let store = Arc::new(MemoryStore::default());
+        let full = |call: &crate::store::faults::Call<'_>| {
+            (call.what == "put" && call.kind == Kind::Pack).then(|| ModuleError::failed("no room"))
+        };
+        let repo = repository(Arc::new(Faults::on(&store).that_fails(full)));
+        let writer = Writer::new(&repo).unwrap();
+        let ended = writer.saving_beside(|| {
+            let mut packer = writer.packer(BlobKind::Data)?;
+            for blob in blobs().iter().take(2) {
+                packer.add(blob)?;
+            }
+            let known = &blobs()[0];
+            // As long as it takes until it was tried.
+            loop {
+                packer.add(known)?;
+                std::thread::yield_now();
+            }
+        });
+        let ended: Result<()> = ended;
+        assert_eq!(ended.unwrap_err().message, "no room");
+    }
+
+    #[test]
+    fn a_thread_that_panics_while_it_saves_keeps_nobody_waiting() {
+        let store = Arc::new(MemoryStore::default());
+        let panics = |call: &crate::store::faults::Call<'_>| -> Option<ModuleError> {
+            assert!(call.what != "put" || call.kind != Kind::Pack, "by itself");
+            None
+        };
+        let repo = repository(Arc::new(Faults::on(&store).that_fails(panics)));
+        let writer = Writer::new(&repo).unwrap();
+        let work = || {
+            writer.saving_beside(|| {
+                let mut packer = writer.packer(BlobKind::Data)?;
+                (0..=255).try_for_each(|number: u8| {
+                    blobs().iter().try_for_each(|blob| {
+                        let blob: Vec<u8> = blob.iter().map(|byte| byte ^ number).collect();
+                        packer.add(&blob).map(drop)
+                    })
+                })
+            })
+        };
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err());
     }
 
     #[test]

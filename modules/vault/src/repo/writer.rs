@@ -153,6 +153,7 @@ impl Packer<'_, '_> {
     /// # Errors
     /// If a pack cannot be written.
     pub fn add(&mut self, bytes: &[u8]) -> Result<Id> {
+        self.writer.prove_saved()?;
         let id = Id::of(bytes);
         if self.writer.claim(self.kind, id) {
             self.append(id, bytes)?;
@@ -220,8 +221,10 @@ impl Packer<'_, '_> {
         repo.key().seal_into(&encode_header(&self.entries), &mut self.pack).map_err(no_random)?;
         let header = (self.pack.len() - start) as u32;
         self.pack.extend_from_slice(&header.to_le_bytes());
-        let bytes = std::mem::replace(&mut self.pack, self.writer.room());
-        self.writer.take(Filled { bytes, entries: std::mem::take(&mut self.entries) })
+        let (bytes, entries) = (std::mem::take(&mut self.pack), std::mem::take(&mut self.entries));
+        self.writer.take(Filled { bytes, entries })?;
+        self.pack = self.writer.room();
+        Ok(())
     }
 
     /// Cuts what a reader yields into chunks and stores them.

@@ -14,6 +14,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 use pc_switcher_contract::{ErrorKind, ModuleError};
 use tempfile::TempPath;
 
+use crate::catalogue::CurrentFile;
 use crate::engine::{
     Given, Lacking, Missed, Observer, Restorer, Way, complete, dress_again, set_metadata, there_already,
     workers,
@@ -33,6 +34,13 @@ const BYTES: u64 = 256 << 20;
 
 /// What all names of one file have in common.
 pub(super) type Family = (u64, i64, Id);
+
+/// Returns what all names of one file have in common, if it has several.
+pub(super) fn family(file: &CurrentFile) -> Option<Family> {
+    let facts = &file.version.facts;
+    let has_several = facts.is_file() && facts.links > 1;
+    has_several.then_some((facts.inode, facts.changed_at, file.version.content_id))
+}
 
 /// A file that is to be restored, unless an earlier restore did it.
 pub(super) struct Job {
@@ -142,6 +150,12 @@ impl<'scope, 'env> Fleet<'scope, 'env> {
         Some(restoring.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     }
 
+    /// Returns the vaults that are away since a moment ago, and why.
+    pub(super) fn away(&self) -> Vec<(usize, ModuleError)> {
+        let away = self.ended.away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.iter().map(|(vault, error)| (*vault, again(error))).collect()
+    }
+
     /// Whether a name of such a file is under way.
     pub(super) fn holds(&self, family: Family) -> bool {
         self.under_way.iter().any(|(_, families)| families.contains(&family))
@@ -172,7 +186,7 @@ impl Batch {
     /// Restores what waits. What fails stops no other, unless there is no room: then what is complete gets its name, and all others fail.
     ///
     /// # Errors
-    /// If the run was cancelled, or the disk cannot be waited for: nothing of it has its name then.
+    /// If the run was cancelled: nothing of it has its name then.
     fn restore(
         &mut self,
         repos: &[Arc<Repository>],
@@ -200,14 +214,18 @@ impl Batch {
         if observer.is_cancelled() {
             return Err(ModuleError::cancelled());
         }
-        for (file, place) in disks.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
-            rustix::fs::syncfs(&file).map_err(|error| at("write", &place, &error.into()))?;
-        }
+        let disks = disks.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let waited = disks.into_values().try_for_each(|(file, place)| {
+            rustix::fs::syncfs(&file).map_err(|error| at("write", &place, &error.into()))
+        });
         let named = jobs.into_iter().zip(staged).map(|(job, staged)| {
             let staged = staged.into_inner().unwrap_or_else(PoisonError::into_inner);
             let done = staged.unwrap_or_else(|| Err(ModuleError::cancelled().into()));
             let done = done.and_then(|(made, lacking)| {
                 let Some(file) = made else { return Ok(Given { was_there: true, lacking }) };
+                if let Err(error) = &waited {
+                    return Err(Missed::Place(again(error)));
+                }
                 match file.persist_noclobber(job.holder.inside(&job.name)) {
                     Ok(()) => Ok(Given { was_there: false, lacking }),
                     Err(error) => Err(there_already(&error.error, &job.place).into()),

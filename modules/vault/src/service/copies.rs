@@ -9,6 +9,7 @@
 //! lie beside the catalogue; where they do not, another base is made. Nothing is stored of a catalogue that is damaged, and of the base
 //! before the last one a version stays, so that no damage to one base takes them all.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufReader, ErrorKind as IoKind, Read, Write};
@@ -325,6 +326,7 @@ impl Place<'_> {
             repo.seal(&packed)
         };
         let (slices, slice) = (base.slices, |number| base.slice(self.host_id, number));
+        let tried = Cell::new(0);
         // While one thread packs them, the other one looks whether they are worth it, and stores them.
         let store_slices = || {
             let (send, packed) = bounded(1);
@@ -335,6 +337,7 @@ impl Place<'_> {
                 sound()?;
                 let store = |(number, sealed): (u64, Result<Vec<u8>>)| {
                     let sealed = sealed?;
+                    tried.set(number + 1);
                     repo.store().put(Kind::Meta, &slice(number), &sealed)?;
                     Ok(sealed.len() as u64)
                 };
@@ -355,7 +358,7 @@ impl Place<'_> {
         };
         store_all().inspect_err(|_| {
             // Nobody would go on with them, and where there is no room, here or there, each further try would leave as many.
-            for number in 0..base.slices {
+            for number in 0..tried.get() {
                 repo.store().delete(Kind::Meta, &base.slice(self.host_id, number)).ok();
             }
         })?;

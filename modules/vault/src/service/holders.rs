@@ -92,9 +92,16 @@ impl Opened {
     pub(super) fn settle(&mut self, fleet: &mut Fleet<'_, '_>, report: &mut RestoreReport) -> Result<()> {
         let mut ended = Ok(());
         while let Some(done) = fleet.wait() {
-            ended = ended.and(done.and_then(|done| self.take_in(done, report)));
+            ended = gravest(ended, done.and_then(|done| self.take_in(done, report)));
         }
         ended
+    }
+
+    /// Notes which vaults are away, so that what comes is asked of others.
+    pub(super) fn learn(&mut self, fleet: &Fleet<'_, '_>) {
+        for (vault, error) in fleet.away() {
+            self.refused.entry(self.vaults[vault].name.clone()).or_insert(error);
+        }
     }
 
     /// Notes what became of files that were restored together.
@@ -119,6 +126,14 @@ impl Opened {
             }
         }
         full.map_or(Ok(()), Err)
+    }
+}
+
+/// Of two ends the one that says more: whoever ended it themselves wants to hear of nothing else.
+pub(super) fn gravest(first: Result<()>, second: Result<()>) -> Result<()> {
+    match second {
+        Err(error) if error.kind == ErrorKind::Cancelled => Err(error),
+        second => first.and(second),
     }
 }
 

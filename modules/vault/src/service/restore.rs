@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
 use super::Service;
-use super::batch::{Batch, Family, Fleet, Job};
-use super::holders::Opened;
+use super::batch::{Batch, Fleet, Job, family};
+use super::holders::{Opened, gravest};
 use super::ignored::copy_digits;
 use super::snapshot::node_of_version;
 use super::stage::{NotStaged, facts_of};
@@ -156,7 +156,7 @@ impl Service {
                 self.restore_each(&mut target, wanted, passphrase, (&mut open, &mut fleet), report, observer);
             // Whatever ended it: what was under way is there, or is missing.
             let settled = open.settle(&mut fleet, report);
-            ended.and(settled)
+            gravest(ended, settled)
         });
         let ended = ended.and_then(|()| {
             self.restore_again(&mut target, wanted, passphrase, &mut open, report, observer)?;
@@ -222,6 +222,7 @@ impl Service {
             let restored = match first.filter(|_| fs::symlink_metadata(&place).is_err()) {
                 Some(first) => target.link(first, place).map(Some),
                 None if wanted.len() > 1 && !order.in_place && file.version.facts.is_file() => {
+                    open.learn(fleet);
                     self.source_of(file, open, passphrase).and_then(|(vault, chunks)| {
                         let job = self.job(&batch, target, file, &chunks)?;
                         if batch.take(Job { number, vault, family, ..job }) {
@@ -518,13 +519,6 @@ fn is_dressed_as(there: &FileFacts, wanted: &FileFacts) -> bool {
         (rights, facts.uid, facts.gid, facts.modified_at, facts.xattrs.clone())
     };
     of(there) == of(wanted)
-}
-
-/// Returns what all names of one file have in common, if it has several.
-fn family(file: &CurrentFile) -> Option<Family> {
-    let facts = &file.version.facts;
-    let has_several = facts.is_file() && facts.links > 1;
-    has_several.then_some((facts.inode, facts.changed_at, file.version.content_id))
 }
 
 /// Where something is restored to: below one directory, which is opened once and left through no link.

@@ -121,9 +121,17 @@ impl Service {
             let mut found =
                 directories.iter().flat_map(|directory| Entries::new(self, directory, vault, repo, &missing));
             loop {
-                let some: Vec<_> = found.by_ref().take(TOGETHER).collect();
+                let mut some = Vec::with_capacity(TOGETHER);
+                // After what cannot be had nothing more is asked for.
+                while some.len() < TOGETHER
+                    && some.last().is_none_or(Result::is_ok)
+                    && let Some(entry) = found.next()
+                {
+                    some.push(entry);
+                }
+                let is_last = some.last().is_none_or(Result::is_err);
                 // Nobody takes them any more if it failed, which it says itself.
-                if some.is_empty() || send.send(some).is_err() {
+                if send.send(some).is_err() || is_last {
                     break;
                 }
             }
