@@ -31,7 +31,6 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Params, Row};
 pub use directories::Tracked;
 pub use entities::{Chunk, Directory, File, FileFacts, Operation, StagedItem, VaultState, Version};
 pub use operations::{KILLED, ONE_LEVEL};
-pub use recover::Command;
 pub use tidy::Tidied;
 pub use trees::KnownTree;
 pub use versions::{Arrived, CurrentFile, moment_of};

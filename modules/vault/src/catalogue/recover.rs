@@ -3,14 +3,11 @@
 use std::collections::HashSet;
 
 use jiff::Timestamp;
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::params;
 
 use super::entities::moment;
 use super::{Catalogue, stamp};
 use crate::error::Result;
-
-/// A command, by its number and when it began.
-pub type Command = (i64, String);
 
 /// What says which vault holds what.
 const TABLES: [&str; 3] = ["content_locations", "content_chunks", "vault_state"];
@@ -22,11 +19,8 @@ impl Catalogue {
     /// If the catalogue fails; then nothing has changed.
     pub fn call_vaults(&mut self, vaults: &[(String, String)]) -> Result<()> {
         self.together(|catalogue| {
-            // What trees say since a snapshot that this one knew is not what is to be looked at now.
-            for table in ["trees", "bases"] {
-                let done = catalogue.db.execute(&format!("DELETE FROM {table}"), []);
-                catalogue.ok(done)?;
-            }
+            let done = catalogue.db.execute("DELETE FROM trees", []);
+            catalogue.ok(done)?;
             // A name has no line breaks, so these are free.
             let mut between = Vec::new();
             for (name, vault_id) in vaults {
@@ -64,17 +58,16 @@ impl Catalogue {
         Ok(self.ok(found)?.and_then(|at| Timestamp::from_nanosecond(at.into()).ok()))
     }
 
-    /// Returns what says of a moment whether a backup of then is known here: by its line in the history, or by versions of then. One that had
-    /// not ended when the catalogue was copied ended at this time at last.
+    /// Returns what says of a moment whether a backup of then is known here: by its line in the history, or by versions of then.
     ///
     /// # Errors
     /// If the catalogue fails.
-    pub fn knows_moments(&self, at_last: Timestamp) -> Result<impl Fn(Timestamp) -> bool + use<>> {
+    pub fn knows_moments(&self) -> Result<impl Fn(Timestamp) -> bool + use<>> {
         let parse = |text: String| text.parse::<Timestamp>().ok();
         let sql = "SELECT operation, started_at, finished_at FROM backup_operations ORDER BY id DESC";
         let all: Vec<(String, String, Option<String>)> =
             self.all(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        let (mut runs, mut next) = (Vec::new(), at_last);
+        let (mut runs, mut next) = (Vec::new(), Timestamp::MAX);
         for (operation, began, ended) in all {
             let Some(began) = parse(began) else { continue };
             // Of one that was killed the next one says that it was over.
@@ -88,46 +81,6 @@ impl Catalogue {
         Ok(move |at: Timestamp| {
             made.contains(&moment(at)) || runs.iter().any(|(began, ended)| *began <= at && at <= *ended)
         })
-    }
-
-    /// Returns the moments at which versions were made.
-    ///
-    /// # Errors
-    /// If the catalogue fails.
-    pub fn moments(&self) -> Result<Vec<Timestamp>> {
-        let all: Vec<i64> =
-            self.all("SELECT DISTINCT created_at FROM file_snapshots", [], |row| row.get(0))?;
-        Ok(all.into_iter().filter_map(|at| Timestamp::from_nanosecond(at.into()).ok()).collect())
-    }
-
-    /// Returns the last command that is noted here.
-    ///
-    /// # Errors
-    /// If the catalogue fails.
-    pub fn last_command(&self) -> Result<Option<Command>> {
-        let sql = "SELECT id, started_at FROM backup_operations ORDER BY id DESC LIMIT 1";
-        let found = self.db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)));
-        self.ok(found.optional())
-    }
-
-    /// Whether a command is noted here, by its number and when it began.
-    ///
-    /// # Errors
-    /// If the catalogue fails.
-    pub fn knows_command(&self, (id, began): &Command) -> Result<bool> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM backup_operations WHERE id = ?1 AND started_at = ?2)";
-        let found = self.db.query_row(sql, params![id, began], |row| row.get(0));
-        self.ok(found)
-    }
-
-    /// Returns which directories were forgotten, and when.
-    ///
-    /// # Errors
-    /// If the catalogue fails.
-    pub fn forgettings(&self) -> Result<Vec<(String, Timestamp)>> {
-        let sql = "SELECT parameters, started_at FROM backup_operations WHERE operation = 'dir forget' AND status = 'success'";
-        let all: Vec<(String, String)> = self.all(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(all.into_iter().filter_map(|(path, at)| Some((path, at.parse().ok()?))).collect())
     }
 
     /// Returns when the last command began that is noted here.

@@ -19,7 +19,6 @@ pub use mend::{Broken, Harm};
 pub use writer::{FileContent, FileTrouble, Packer, Stored, Writer};
 pub(crate) use writer::{PACK, is_zeros};
 
-use jiff::Timestamp;
 use pc_switcher_contract::ModuleError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -44,8 +43,6 @@ pub struct Who {
     pub pid: u32,
     /// Where the process runs.
     pub origin: Origin,
-    /// Since when the system runs, if anybody knows.
-    pub booted_at: Option<Timestamp>,
 }
 
 impl Who {

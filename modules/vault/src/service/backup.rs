@@ -108,19 +108,6 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
         observer: &dyn Observer,
     ) -> Result<BackupReport> {
-        let once = |service: &mut Self, passphrase: &mut _| service.backup_once(only, passphrase, observer);
-        let (mut report, said) = self.while_current(passphrase, observer, once)?;
-        report.warnings.splice(..0, said);
-        Ok(report)
-    }
-
-    /// As [`Service::backup`], if no vault knows more than the catalogue.
-    pub(super) fn backup_once(
-        &mut self,
-        only: Option<&str>,
-        passphrase: &mut Passphrase<'_>,
-        observer: &dyn Observer,
-    ) -> Result<BackupReport> {
         let chosen = self.chosen(only)?;
         let work = |service: &mut Self, id| {
             let mut report = BackupReport::default();

@@ -26,7 +26,7 @@ use super::settings::VaultSettings;
 use crate::catalogue::{Catalogue, Whole};
 use crate::error::{Result, at, damaged};
 use crate::format::Id;
-use crate::repo::{Repository, Who};
+use crate::repo::Repository;
 use crate::store::{Kind, Store};
 
 /// How a version begins that goes with a base; one that does not is compressed by zstd from its first byte on.
@@ -69,22 +69,6 @@ struct Head {
     pages: u64,
     /// Of the digests of all pages.
     digest: String,
-    /// Programs from before it did not say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    by: Option<Author>,
-}
-
-/// Who stored a version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Author {
-    /// What the machine is called.
-    pub hostname: String,
-    /// What tells the machine from others.
-    pub machine_id: String,
-    /// What tells the run of its kernel from the others.
-    pub boot_id: String,
-    /// When, in seconds.
-    pub at: i64,
 }
 
 /// What this machine knows of the base that it stored last.
@@ -200,8 +184,8 @@ pub fn store(repo: &Repository, catalogue: &Catalogue, place: &Place<'_>, versio
                 (place.store_base(repo, (file, path), &pages, version, sound)?, Vec::new(), None)
             }
         };
-        let (count, digest) = (pages.digests.len() as u64, pages.digest());
-        let head = Head { base, page_size: pages.size, pages: count, digest, by: Some(place.author()) };
+        let head =
+            Head { base, page_size: pages.size, pages: pages.digests.len() as u64, digest: pages.digest() };
         let plain = version_of(&head, file, path, &changed)?;
         let name = format!("{}/db.{version}", place.host_id);
         match repo.store().put(Kind::Meta, &name, &repo.seal(&plain)?)? {
@@ -251,17 +235,9 @@ pub struct Place<'p> {
     pub state: &'p Path,
     /// The time, in seconds.
     pub now: i64,
-    /// Who stores it.
-    pub who: &'p Who,
 }
 
 impl Place<'_> {
-    fn author(&self) -> Author {
-        let origin = &self.who.origin;
-        let (machine_id, boot_id) = (origin.machine_id.clone(), origin.boot_id.clone());
-        Author { hostname: self.who.hostname.clone(), machine_id, boot_id, at: self.now }
-    }
-
     fn note(&self) -> PathBuf {
         let vault = HEXLOWER.encode(&Id::of(self.vault_id.as_bytes()).0[..8]);
         self.state.join(format!("copied.{vault}"))
@@ -425,15 +401,6 @@ pub fn fetch(repo: &Repository, host_id: &str, version: i64, to: &Path) -> Resul
         found if found.digest() == head.digest => Ok(()),
         _ => Err(torn("it is not what was copied")),
     }
-}
-
-/// Returns who stored a version of a machine's catalogue, if it says so.
-///
-/// # Errors
-/// If there is none of this version, or it is not as it was written.
-pub fn author(repo: &Repository, host_id: &str, version: i64) -> Result<Option<Author>> {
-    let plain = opened(repo, &format!("{host_id}/db.{version}"))?;
-    Ok(plain.strip_prefix(MAGIC).and_then(head_of).and_then(|(head, _)| head.by))
 }
 
 /// Returns what lies in a vault under a name, decrypted.

@@ -84,21 +84,6 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
         observer: &dyn Observer,
     ) -> Result<PruneReport> {
-        let once = |service: &mut Self, passphrase: &mut _| service.prune_once(order, passphrase, observer);
-        if order.dry_run {
-            return once(self, passphrase);
-        }
-        let (mut report, said) = self.while_current(passphrase, observer, once)?;
-        report.warnings.splice(..0, said);
-        Ok(report)
-    }
-
-    fn prune_once(
-        &mut self,
-        order: &PruneOrder,
-        passphrase: &mut Passphrase<'_>,
-        observer: &dyn Observer,
-    ) -> Result<PruneReport> {
         let chosen = self.chosen(order.only.as_deref())?;
         let work = |service: &mut Self, id: i64| {
             let (mut report, mut first) = (PruneReport::default(), None);
@@ -106,23 +91,10 @@ impl Service {
                 // Before copies of it are stored.
                 service.catalogue.tidy((service.around.clock)())?;
             }
-            // Before anything is removed, since one of them may know more than the catalogue.
-            let (mut open, mut left_out) = (Vec::new(), Vec::new());
+            let mut left_out = Vec::new();
             for settings in chosen {
                 let (required, name) = (settings.required, settings.name.clone());
-                match service.open_current(&settings, passphrase) {
-                    Ok(repo) => open.push((settings, repo)),
-                    Err(error) if is_away(&error) && !required => {
-                        report.warnings.push(format!("vault `{name}` was left out: {error}"));
-                        first.get_or_insert(error);
-                        left_out.push(name);
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            for (settings, repo) in open {
-                let (required, name) = (settings.required, settings.name.clone());
-                match service.prune_vault((settings, repo), id, order, observer, &mut report) {
+                match service.prune_vault(settings, id, order, passphrase, observer, &mut report) {
                     Ok(pruned) => report.vaults.push(pruned),
                     Err(error) if is_away(&error) && !required => {
                         report.warnings.push(format!("vault `{name}` was left out: {error}"));
@@ -163,12 +135,14 @@ impl Service {
 
     fn prune_vault(
         &mut self,
-        (settings, repo): (VaultSettings, Repository),
+        settings: VaultSettings,
         id: i64,
         order: &PruneOrder,
+        passphrase: &mut Passphrase<'_>,
         observer: &dyn Observer,
         report: &mut PruneReport,
     ) -> Result<VaultPruned> {
+        let repo = self.open_current(&settings, passphrase)?;
         let alone: Option<Held> = match order.dry_run {
             true => None,
             false => Some(repo.lock_alone(&self.around.who, &self.around.clock)?),

@@ -8,13 +8,10 @@ use jiff::Timestamp;
 use pc_switcher_contract::{ErrorKind, ModuleError};
 use serde::Serialize;
 
-use super::own::take_own;
 use super::stage::Stage;
 use super::vaults::{self, Passphrase};
-use super::{
-    Service, Settings, Surroundings, VaultSettings, copies, lock, machines, mend, read_host, replay,
-};
-use crate::catalogue::{Catalogue, VaultState};
+use super::{Service, Settings, Surroundings, VaultSettings, copies, lock, machines, read_host, replay};
+use crate::catalogue::{Catalogue, StagedItem, VaultState};
 use crate::engine::{Observer, Progress, Trouble};
 use crate::error::{Result, at, usage};
 use crate::format::BlobKind;
@@ -72,10 +69,10 @@ pub struct RecoverReport {
 }
 
 /// A vault that is open.
-pub(super) struct Open {
-    pub(super) settings: VaultSettings,
+struct Open {
+    settings: VaultSettings,
     vault_id: String,
-    pub(super) repo: Repository,
+    repo: Repository,
     _lock: Option<Held>,
 }
 
@@ -90,18 +87,6 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
         observer: &dyn Observer,
     ) -> Result<RecoverReport> {
-        let done = Self::rebuild(around, order, false, passphrase, observer)?;
-        done.ok_or_else(nothing_to_recover)
-    }
-
-    /// As [`Service::recover`], or without anybody who asked for it: then only if nothing is lost by it, and not where nothing is to be done.
-    fn rebuild(
-        around: &Surroundings,
-        order: &RecoverOrder,
-        by_itself: bool,
-        passphrase: &mut Passphrase<'_>,
-        observer: &dyn Observer,
-    ) -> Result<Option<RecoverReport>> {
         let settings = Settings::read(&around.places.config, &around.above).map_err(|error| match around
             .places
             .config
@@ -131,36 +116,14 @@ impl Service {
             (None, Some(own)) => own.clone(),
             (None, None) => return Err(machines::nothing(&repos, None, true)),
         };
-        let mut previous = previous(&places.catalogue(), &mut warnings);
+        let previous = previous(&places.catalogue(), &mut warnings);
         let is_blank = previous.as_ref().is_some_and(|known| is_blank(known).unwrap_or(false));
         let same_host = own.as_ref() == Some(&host);
-        let mut known_there = Vec::new();
-        match (by_itself, &mut previous) {
-            (false, _) => check_need(previous.as_ref(), &open, &host, same_host)?,
-            (true, None) => return Err(by_hand("it cannot be read")),
-            (true, Some(previous)) => {
-                let whose = (host.as_str(), &around.who);
-                match mend::judge(previous, &settings, &open, whose, scratch.path())? {
-                    Some(last) => known_there = last,
-                    None => return Ok(None),
-                }
-                warnings.clear();
-            }
-        }
+        check_need(previous.as_ref(), &open, &host, same_host)?;
 
         let say = |text: String| observer.progress(Progress { item: text.into(), ..Progress::default() });
         say("reading the copy of the catalogue".into());
         let (source, mut fresh, path) = newest_copy(&open, &host, scratch.path(), &mut warnings)?;
-        if by_itself {
-            if let Some(unread) = warnings.first() {
-                return Err(by_hand(unread));
-            }
-            for last in &known_there {
-                if !fresh.knows_command(last)? {
-                    return Err(by_hand("the vaults hold copies of different histories"));
-                }
-            }
-        }
         let names: Vec<(String, String)> =
             open.iter().map(|vault| (vault.settings.name.clone(), vault.vault_id.clone())).collect();
         fresh.call_vaults(&names)?;
@@ -170,9 +133,6 @@ impl Service {
             .map(|vault| replay::Teller { vault: &vault.settings.name, repo: &vault.repo })
             .collect();
         let replay::Told { troubles, skipped } = replay::snapshots(&mut fresh, &tellers, &host, observer)?;
-        if by_itself && let Some(trouble) = troubles.first() {
-            return Err(by_hand(format!("`{}`: {}", trouble.path.display(), trouble.why)));
-        }
         warnings.extend(say_skipped(&skipped));
         let versions = fresh.count_versions()?;
         if versions == 0 {
@@ -205,23 +165,20 @@ impl Service {
             let state = VaultState { vault_id: vault.vault_id.clone(), uploaded, pending: true };
             fresh.set_vault_state(&vault.settings.name, &state)?;
         }
-        let now = (around.clock)();
-        if let Err(error) = take_own(&mut fresh, previous.as_ref(), &stage, now, &mut warnings) {
+        if let Err(error) = take_queue(&mut fresh, previous.as_ref(), &stage, &mut warnings) {
             // What cannot be read any more is what is being replaced.
             if previous.as_ref().is_none_or(|previous| previous.prove_sound().is_ok()) {
                 return Err(error);
             }
             warnings.push(format!("what waited for the next backup is forgotten: {error}"));
         }
+        let now = (around.clock)();
         let id = fresh.begin_operation_after(last, "recover", &host, now)?;
         let replayed = versions - before;
         fresh.end_operation(
             id,
             troubles.is_empty(),
-            &format!(
-                "{}{versions} versions, {replayed} of them from snapshots",
-                if by_itself { "by itself, since a vault knew more: " } else { "" }
-            ),
+            &format!("{versions} versions, {replayed} of them from snapshots"),
             now,
         )?;
         let staged = fresh.staged_count()?.0;
@@ -237,7 +194,7 @@ impl Service {
         if own.as_ref() != Some(&host_then) {
             super::write_host(&places.host(), &host_then)?;
         }
-        Ok(Some(RecoverReport {
+        Ok(RecoverReport {
             host,
             source,
             directories,
@@ -247,24 +204,8 @@ impl Service {
             put_aside,
             troubles,
             warnings,
-        }))
+        })
     }
-}
-
-/// Brings a catalogue up to date that went back, if nothing is lost by it; none if nothing is to be done.
-///
-/// # Errors
-/// As [`Service::recover`], or why only a person may do it (`Invalid`).
-pub(super) fn by_itself(
-    around: &Surroundings,
-    passphrase: &mut Passphrase<'_>,
-    observer: &dyn Observer,
-) -> Result<Option<RecoverReport>> {
-    Service::rebuild(around, &RecoverOrder::default(), true, passphrase, observer)
-}
-
-fn by_hand(why: impl Into<String>) -> ModuleError {
-    ModuleError::new(ErrorKind::Invalid, why)
 }
 
 /// Opens all vaults that can be; a lock keeps them from being pruned meanwhile.
@@ -383,13 +324,9 @@ fn check_need(previous: Option<&Catalogue>, open: &[Open], host: &str, same_host
             return Ok(());
         }
     }
-    Err(nothing_to_recover())
-}
-
-fn nothing_to_recover() -> ModuleError {
-    usage("the catalogue is there, and no vault knows more than it: there is nothing to recover").hint(
+    Err(usage("the catalogue is there, and no vault knows more than it: there is nothing to recover").hint(
         "move it away first, if it shall be built anew all the same (`bt config list` says where it is)",
-    )
+    ))
 }
 
 /// Opens the newest copy that can be read, and says where it was written to; an empty catalogue if there is none. Which of several
@@ -444,6 +381,43 @@ fn say_skipped(skipped: &[String]) -> Vec<String> {
         said.push(format!("{} more such snapshots", skipped.len() - SHOWN));
     }
     said
+}
+
+/// Gives the new catalogue the queue of the one before it, as far as its files are tracked and in the stage.
+fn take_queue(
+    fresh: &mut Catalogue,
+    previous: Option<&Catalogue>,
+    stage: &Stage,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let queue = |catalogue: &Catalogue| catalogue.staged_after(0, usize::MAX >> 1);
+    let waiting = queue(previous.unwrap_or(fresh))?;
+    let directories = previous.unwrap_or(fresh).directories()?;
+    let old: Vec<i64> = queue(fresh)?.iter().map(|item| item.seq).collect();
+    let tracked = fresh.directories()?;
+    let mut lost = 0;
+    fresh.together(|fresh| {
+        fresh.remove_staged(&old)?;
+        for StagedItem { directory_id, name, content_id, facts, .. } in waiting {
+            let path = directories
+                .iter()
+                .find(|directory| directory.id == directory_id)
+                .map(|directory| &directory.path);
+            let here = tracked.iter().find(|directory| Some(&directory.path) == path);
+            let is_there = !facts.is_file() || content_id.is_none_or(|content| stage.path(content).exists());
+            match here.filter(|_| is_there) {
+                Some(directory) => fresh.stage_for_backup(directory, &name, &facts, content_id)?,
+                None => lost += 1,
+            }
+        }
+        Ok(())
+    })?;
+    if lost > 0 {
+        warnings.push(format!(
+            "{lost} files that waited for the next backup wait no longer; `bt add` stages them again"
+        ));
+    }
+    Ok(())
 }
 
 /// How the names of the files of a catalogue end.

@@ -108,11 +108,7 @@ fn a_catalogue_that_was_rolled_back_learns_what_came_since_and_what_waits_goes_o
             fs::copy(path(&from), path(&to)).unwrap();
         }
     }
-    // With another name it may be another machine, and only a person knows. Some time went by since, as always.
-    world.hour += 1;
-    let mut around = world.around(world.state.path(), world.store.clone(), std::process::id());
-    around.who.hostname = "renamed".into();
-    let refused = back_up(&mut Service::open(around).unwrap()).unwrap_err();
+    let refused = back_up(&mut open(&world)).unwrap_err();
     assert!(
         refused.to_string().contains("older than the vault") && format!("{refused:?}").contains("bt recover")
     );

@@ -55,32 +55,11 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
         observer: &dyn Observer,
     ) -> Result<Vec<Repaired>> {
-        let once = |service: &mut Self, passphrase: &mut _| service.repair_once(wish, passphrase, observer);
-        if wish.dry_run {
-            return once(self, passphrase);
-        }
-        let (mut all, said) = self.while_current(passphrase, observer, once)?;
-        if let Some(one) = all.first_mut() {
-            one.warnings.splice(..0, said);
-        }
-        Ok(all)
-    }
-
-    fn repair_once(
-        &mut self,
-        wish: &RepairWish,
-        passphrase: &mut Passphrase<'_>,
-        observer: &dyn Observer,
-    ) -> Result<Vec<Repaired>> {
         let chosen = self.chosen(wish.only.as_deref())?;
         let work = |service: &mut Self, operation: i64| {
-            let (mut all, mut open) = (Vec::new(), Vec::new());
-            // Before anything is changed, since one of them may know more than the catalogue.
+            let mut all = Vec::new();
             for settings in chosen {
                 let repo = service.open_current(&settings, passphrase)?;
-                open.push((settings, repo));
-            }
-            for (settings, repo) in open {
                 let alone = match wish.dry_run {
                     true => None,
                     false => Some(repo.lock_alone(&service.around.who, &service.around.clock)?),

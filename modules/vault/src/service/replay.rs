@@ -67,7 +67,7 @@ pub(super) fn snapshots(
             catalogue.create_directory(Path::new(path), last)?;
         }
     }
-    let is_known = catalogue.knows_moments(Timestamp::MAX)?;
+    let is_known = catalogue.knows_moments()?;
     let Some(Teller { vault, repo }) = tellers.first() else { return Ok(told) };
     let mut replay = Replay {
         catalogue,

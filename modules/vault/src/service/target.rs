@@ -5,7 +5,6 @@ use std::path::Path;
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
 use super::copies::{self, Place};
-use super::mend::Outdated;
 use super::vaults::Passphrase;
 use super::{BackupReport, Service, VaultReport, VaultSettings};
 use crate::catalogue::VaultState;
@@ -72,11 +71,7 @@ impl Service {
             let (required, name) = (settings.required, settings.name.clone());
             match self.open_target(settings, passphrase) {
                 Ok(target) => targets.push(target),
-                Err(error)
-                    if required || error.kind == ErrorKind::Cancelled || self.outdated == Outdated::Seen =>
-                {
-                    return Err(error);
-                }
+                Err(error) if required || error.kind == ErrorKind::Cancelled => return Err(error),
                 Err(error) => {
                     report.incomplete |= !is_away(&error);
                     report.is_full |= error.kind == ErrorKind::DiskSpace;
@@ -106,19 +101,12 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
     ) -> Result<Repository> {
         let repo = self.open_vault(settings, passphrase)?;
-        match self.older(settings, &repo)? {
-            None => Ok(repo),
-            Some(error) => {
-                if self.outdated == Outdated::Unseen {
-                    self.outdated = Outdated::Seen;
-                }
-                Err(error)
-            }
-        }
+        self.check_current(settings, &repo)?;
+        Ok(repo)
     }
 
-    /// Returns what is said of a vault that knows something of this machine that the catalogue does not know.
-    pub(super) fn older(&self, settings: &VaultSettings, repo: &Repository) -> Result<Option<ModuleError>> {
+    /// Proves that a vault knows nothing of this machine that the catalogue does not know.
+    pub(super) fn check_current(&self, settings: &VaultSettings, repo: &Repository) -> Result<()> {
         let newest = copies::versions(repo.store(), &self.host_id)?.pop().unwrap_or(0);
         let own = self.catalogue.vault_state(&settings.name)?.map_or(0, |state| state.uploaded);
         if newest > own {
@@ -126,12 +114,10 @@ impl Service {
                 "the catalogue is older than the vault `{}`: that holds version {newest} of it, and it knows of {own}",
                 settings.name
             );
-            return Ok(Some(
-                ModuleError::new(ErrorKind::Invalid, message)
-                    .hint("`bt recover` puts the vault's copy in its place; nothing was changed"),
-            ));
+            return Err(ModuleError::new(ErrorKind::Invalid, message)
+                .hint("`bt recover` puts the vault's copy in its place; nothing was changed"));
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Whether a vault lacks a copy of the catalogue though nothing changed in it: one that was stored may be gone again.
@@ -145,8 +131,7 @@ impl Service {
 
     fn place<'p>(&'p self, state: &'p VaultState, base: &'p Path) -> Place<'p> {
         let now = (self.around.clock)().as_second();
-        let who = &self.around.who;
-        Place { host_id: &self.host_id, vault_id: &state.vault_id, state: base, now, who }
+        Place { host_id: &self.host_id, vault_id: &state.vault_id, state: base, now }
     }
 
     /// Proves that the newest copy of the catalogue can be read. If not, the next backup stores all of it.

@@ -100,21 +100,6 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
         observer: &dyn Observer,
     ) -> Result<TrackedReport> {
-        let once = |service: &mut Self, passphrase: &mut _| {
-            service.back_up_tracked_once(only, vault, passphrase, observer)
-        };
-        let (mut report, said) = self.while_current(passphrase, observer, once)?;
-        report.backup.warnings.splice(..0, said);
-        Ok(report)
-    }
-
-    fn back_up_tracked_once(
-        &mut self,
-        only: &[PathBuf],
-        vault: Option<&str>,
-        passphrase: &mut Passphrase<'_>,
-        observer: &dyn Observer,
-    ) -> Result<TrackedReport> {
         let (mut added, mut proof) = (AddReport::default(), Proof::default());
         let mut directories = self.among(only)?;
         // The backup names those that are not there.
@@ -139,7 +124,7 @@ impl Service {
             added.sockets.extend(one.sockets);
             proof.add(self.prove_below(directory, observer)?);
         }
-        let stored = self.backup_once(vault, passphrase, observer);
+        let stored = self.backup(vault, passphrase, observer);
         let mut looking = std::mem::take(&mut self.looking);
         let lock = self.lock();
         // What failed or was not reached waits for nobody: it is to be read where it was read now, and the next one finds it.

@@ -19,7 +19,7 @@ use super::view::view_of;
 use crate::engine::Trouble;
 use crate::error::Result;
 use crate::secret::{self, VARIABLE};
-use crate::service::{Proven, Reading, RehearseOrder, Service, Surroundings, TrackedReport, View};
+use crate::service::{Reading, RehearseOrder, Service, Surroundings, TrackedReport, View};
 
 /// So many paths are named; of the others people learn how many there are.
 const NAMED: usize = 20;
@@ -214,12 +214,9 @@ impl Module for VaultBackup {
             }
             Err(error) => return Ok(vec![problem(ctx, error)]),
         };
-        let none_is_usable = vaults.iter().all(|vault| vault.problem.is_some());
+        let none_is_usable = vaults.iter().all(|(_, why)| why.is_some());
         let mut problems: Vec<Problem> = tracked.err().into_iter().map(|error| problem(ctx, error)).collect();
-        for Proven { settings, problem: why, note } in vaults {
-            if let Some(note) = note {
-                ctx.reporter.log(LogLevel::Warning, &ctx.source.hostname, note);
-            }
+        for (settings, why) in vaults {
             let Some(why) = why else { continue };
             if settings.required || none_is_usable {
                 let leave = "`--skip vault-backup` leaves the vaults out of this sync";

@@ -213,15 +213,7 @@ pub fn who() -> Who {
     let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned();
     let [machine_id, boot_id, pid_namespace] = ["machine", "boot", "processes"].map(str::to_owned);
     let origin = Origin { machine_id, boot_id, pid_namespace };
-    Who {
-        hostname,
-        username: "alice".into(),
-        uid: 0,
-        gid: 0,
-        pid: std::process::id(),
-        origin,
-        booted_at: None,
-    }
+    Who { hostname, username: "alice".into(), uid: 0, gid: 0, pid: std::process::id(), origin }
 }
 
 /// Returns bytes that do not compress.
