@@ -9,7 +9,7 @@ const FREE: libc::c_int = 16 << 20;
 /// Has large pieces go back to the system as soon as they are free.
 ///
 /// glibc raises by itself, up to 32 MiB, what it takes for large (mallopt(3)): from the first piece of that size on that was given back, all of that size come
-/// from heaps, of which there is one for each thread, and stay there. A first backup of 150,000 files held 373 MB at most, and holds 219 MB with
+/// from heaps, of which there is one for each thread, and stay there. A first backup of 150,000 files held 365 MiB at most, and holds 214 with
 /// this, in the same time (docs/benchmarks.md). Once told, it does not give the end of a heap back a little later either, which takes time where little is left free.
 pub fn give_back() {
     // SAFETY: sets numbers of the allocator, before any other thread begins.
