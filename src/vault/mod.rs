@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use pc_switcher_contract::ModuleError;
 use pc_switcher_vault::format::Id;
 use pc_switcher_vault::format::keyfile::Cost;
@@ -77,6 +78,7 @@ pub fn surroundings(env: &Env, places: Places, above: Above, asks: Asks) -> Resu
         gid: rustix::process::getgid().as_raw(),
         pid: std::process::id(),
         origin: origin(),
+        booted_at: booted_at(),
     };
     let (clock, stop) = (clock::system(), Stop::default());
     let variable = |name: &str| env.var(name).and_then(OsStr::to_str).map(str::to_owned);
@@ -104,6 +106,13 @@ fn origin() -> lock::Origin {
         boot_id: read("/proc/sys/kernel/random/boot_id"),
         pid_namespace: pid_namespace.to_string_lossy().into_owned(),
     }
+}
+
+/// Returns since when this system runs, by its clock.
+fn booted_at() -> Option<Timestamp> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let seconds = text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    Timestamp::from_second(seconds).ok()
 }
 
 /// Returns what the module of a sync is handed; nothing is looked up before it asks.

@@ -1,5 +1,6 @@
 //! `bt` from an empty home to files back, and what may go wrong on the way.
 
+mod back;
 mod bucket;
 mod code;
 mod damaged;
@@ -76,6 +77,17 @@ impl Home {
     /// Runs `bt` in `docs`, which must end with `code`, and returns what it said.
     fn fails(&self, code: i32, args: &[&str]) -> String {
         ended(code, args, &self.command(args).output().unwrap())
+    }
+
+    /// Backs up `good`, and not `bad`, whose copy in the stage is torn and is returned.
+    fn backs_up_without_bad(&self) -> PathBuf {
+        self.put("good", "good");
+        self.put("bad", "bad");
+        self.bt(&["add"]);
+        let staged = self.state().join("stage").join(pc_switcher_vault::format::Id::of(b"bad").hex());
+        fs::write(&staged, "torn").unwrap();
+        assert!(self.fails(1, &["backup"]).contains("bad: its copy in the stage is damaged"));
+        staged
     }
 
     fn json(&self, args: &[&str]) -> Value {
@@ -452,14 +464,9 @@ fn when_the_machine_is_gone_another_one_gets_its_files_back() {
 #[test]
 fn a_file_that_fails_stops_no_other_and_stays_in_the_queue() {
     let home = Home::ready();
-    home.put("good", "good");
-    home.put("bad", "bad");
-    home.bt(&["add"]);
-    let staged = home.state().join("stage").join(pc_switcher_vault::format::Id::of(b"bad").hex());
-    fs::write(&staged, "torn").unwrap();
-    assert!(home.fails(1, &["backup"]).contains("bad: its copy in the stage is damaged"));
+    let torn = home.backs_up_without_bad();
     assert_eq!(home.bt(&["dir", "status"]), "S   bad\nB   good\n");
-    fs::remove_file(&staged).unwrap();
+    fs::remove_file(&torn).unwrap();
     home.bt(&["add", "bad"]);
     home.bt(&["backup"]);
     assert_eq!(home.bt(&["dir", "status"]), "B   bad\nB   good\n");

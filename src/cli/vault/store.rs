@@ -56,9 +56,17 @@ fn gone(path: &Path) -> Result<PathBuf, CliError> {
 
 pub(super) fn backup(args: &BackupArgs, context: &mut Context<'_>) -> Result<Exit, CliError> {
     let mut service = open(context)?;
-    service.take_as_gone(args.gone.iter().map(|path| gone(path)).collect::<Result<_, _>>()?)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
     watch.heed(service.stop());
+    // What is tracked a catalogue that went back does not know.
+    service.catch_up(args.vault.as_deref(), &mut |ask| watch.passphrase(ask))?;
+    if !context.global.json {
+        // Whatever becomes of the backup, that is done.
+        for said in service.take_said() {
+            writeln!(context.err, "warning: {said}")?;
+        }
+    }
+    service.take_as_gone(args.gone.iter().map(|path| gone(path)).collect::<Result<_, _>>()?)?;
     let held = match args.tracked || service.has_unread()? {
         true => hold(&mut service, &watch, context)?,
         false => None,

@@ -27,7 +27,7 @@ fn open() -> MutexGuard<'static, Option<Open>> {
 pub(super) struct Held {
     // Goes before the entry, which has it as well.
     file: Arc<File>,
-    _entry: Entry,
+    entry: Entry,
 }
 
 /// That somebody holds a file: the last of them closes it while nobody else can open it.
@@ -44,7 +44,12 @@ impl Held {
         let (count, files) = open.get_or_insert_default().entry(inode).or_default();
         *count += 1;
         files.push(file.clone());
-        Ok(Self { file, _entry: Entry(inode) })
+        Ok(Self { file, entry: Entry(inode) })
+    }
+
+    /// Whether it is still the file of this path: another catalogue may have taken its place.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        std::fs::metadata(path).is_ok_and(|facts| (facts.dev(), facts.ino()) == self.entry.0)
     }
 
     pub(super) fn file(&self) -> &File {
@@ -83,6 +88,17 @@ mod tests {
         } else {
             count(&format!(" {major:02x}:{minor:02x}:{inode} "))
         }
+    }
+
+    #[test]
+    fn a_file_of_which_the_place_was_taken_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, other] = ["catalogue.db", "other.db"].map(|name| dir.path().join(name));
+        let held = Held::open(&path, true).unwrap();
+        assert!(held.is_at(&path));
+        std::fs::write(&other, "").unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        assert!(!held.is_at(&path));
     }
 
     #[test]

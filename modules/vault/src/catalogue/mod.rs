@@ -3,10 +3,12 @@
 //! One SQLite file of one machine, write-ahead logged. Names are bytes. Paths are compared by components: the column
 //! `place` is a name whose slashes are zero bytes, so that order and prefixes in SQL are those of paths.
 
+mod alone;
 mod directories;
 mod entities;
 mod gone;
 mod held;
+mod lineage;
 mod operations;
 mod reads;
 mod recover;
@@ -30,6 +32,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Params, Row};
 
 pub use directories::Tracked;
 pub use entities::{Chunk, Directory, File, FileFacts, Operation, StagedItem, VaultState, Version};
+pub use lineage::Command;
 pub use operations::{KILLED, ONE_LEVEL};
 pub use tidy::Tidied;
 pub use trees::KnownTree;
@@ -87,6 +90,11 @@ impl Catalogue {
         let ready = catalogue.prepare();
         ready.map_err(|error| broken(path, &error))?;
         schema::migrate(&mut catalogue)?;
+        // From here on nobody takes its place. Before, somebody may have done so between the two who opened it.
+        if !catalogue.file.is_at(path) {
+            let message = format!("another catalogue took the place of `{}` just now", path.display());
+            return Err(ModuleError::new(ErrorKind::Busy, message).hint("start again"));
+        }
         Ok(catalogue)
     }
 

@@ -19,8 +19,11 @@ impl Catalogue {
     /// If the catalogue fails; then nothing has changed.
     pub fn call_vaults(&mut self, vaults: &[(String, String)]) -> Result<()> {
         self.together(|catalogue| {
-            let done = catalogue.db.execute("DELETE FROM trees", []);
-            catalogue.ok(done)?;
+            // What trees say since a snapshot that this one knew is not what is to be looked at now.
+            for table in ["trees", "bases"] {
+                let done = catalogue.db.execute(&format!("DELETE FROM {table}"), []);
+                catalogue.ok(done)?;
+            }
             // A name has no line breaks, so these are free.
             let mut between = Vec::new();
             for (name, vault_id) in vaults {

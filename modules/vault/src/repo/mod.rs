@@ -19,6 +19,7 @@ pub use mend::{Broken, Harm};
 pub use writer::{FileContent, FileTrouble, Packer, Stored, Writer};
 pub(crate) use writer::{PACK, is_zeros};
 
+use jiff::Timestamp;
 use pc_switcher_contract::ModuleError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -43,6 +44,8 @@ pub struct Who {
     pub pid: u32,
     /// Where the process runs.
     pub origin: Origin,
+    /// Since when the system runs, if anybody knows.
+    pub booted_at: Option<Timestamp>,
 }
 
 impl Who {

@@ -108,6 +108,17 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
         observer: &dyn Observer,
     ) -> Result<BackupReport> {
+        self.catch_up(only, passphrase)?;
+        let done = self.backup_now(only, passphrase, observer);
+        self.with_said(done, |report, said| drop(report.warnings.splice(..0, said)))
+    }
+
+    fn backup_now(
+        &mut self,
+        only: Option<&str>,
+        passphrase: &mut Passphrase<'_>,
+        observer: &dyn Observer,
+    ) -> Result<BackupReport> {
         let chosen = self.chosen(only)?;
         let work = |service: &mut Self, id| {
             let mut report = BackupReport::default();

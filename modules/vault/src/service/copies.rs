@@ -26,7 +26,8 @@ use super::settings::VaultSettings;
 use crate::catalogue::{Catalogue, Whole};
 use crate::error::{Result, at, damaged};
 use crate::format::Id;
-use crate::repo::Repository;
+use crate::format::lock::Origin;
+use crate::repo::{Repository, Who};
 use crate::store::{Kind, Store};
 
 /// How a version begins that goes with a base; one that does not is compressed by zstd from its first byte on.
@@ -69,6 +70,30 @@ struct Head {
     pages: u64,
     /// Of the digests of all pages.
     digest: String,
+    /// Programs from before it did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<Author>,
+}
+
+/// Who stored a version: what tells this machine and this user from others that have the same id in a vault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Author {
+    /// What the machine is called.
+    pub hostname: String,
+    /// The user, as a number.
+    pub uid: u32,
+    /// Where the process ran.
+    #[serde(flatten)]
+    pub origin: Origin,
+    /// When, in seconds.
+    pub at: i64,
+}
+
+impl Author {
+    /// Returns whoever this is, at a time in seconds.
+    pub fn of(who: &Who, at: i64) -> Self {
+        Self { hostname: who.hostname.clone(), uid: who.uid, origin: who.origin.clone(), at }
+    }
 }
 
 /// What this machine knows of the base that it stored last.
@@ -184,8 +209,9 @@ pub fn store(repo: &Repository, catalogue: &Catalogue, place: &Place<'_>, versio
                 (place.store_base(repo, (file, path), &pages, version, sound)?, Vec::new(), None)
             }
         };
-        let head =
-            Head { base, page_size: pages.size, pages: pages.digests.len() as u64, digest: pages.digest() };
+        let (count, digest) = (pages.digests.len() as u64, pages.digest());
+        let by = Some(Author::of(place.who, place.now));
+        let head = Head { base, page_size: pages.size, pages: count, digest, by };
         let plain = version_of(&head, file, path, &changed)?;
         let name = format!("{}/db.{version}", place.host_id);
         match repo.store().put(Kind::Meta, &name, &repo.seal(&plain)?)? {
@@ -235,6 +261,8 @@ pub struct Place<'p> {
     pub state: &'p Path,
     /// The time, in seconds.
     pub now: i64,
+    /// Who stores it.
+    pub who: &'p Who,
 }
 
 impl Place<'_> {
@@ -401,6 +429,15 @@ pub fn fetch(repo: &Repository, host_id: &str, version: i64, to: &Path) -> Resul
         found if found.digest() == head.digest => Ok(()),
         _ => Err(torn("it is not what was copied")),
     }
+}
+
+/// Returns who stored a version of a machine's catalogue, if it says so.
+///
+/// # Errors
+/// If there is none of this version, or it is not as it was written.
+pub fn author(repo: &Repository, host_id: &str, version: i64) -> Result<Option<Author>> {
+    let plain = opened(repo, &format!("{host_id}/db.{version}"))?;
+    Ok(plain.strip_prefix(MAGIC).and_then(head_of).and_then(|(head, _)| head.by))
 }
 
 /// Returns what lies in a vault under a name, decrypted.

@@ -93,6 +93,7 @@ fn a_version_of_few_changes_takes_little_and_is_the_catalogue_as_it_was() {
         vault_id: &uuid::Uuid::nil().to_string(),
         state: &world.state.path().join("vault"),
         now: world.hour * 3600,
+        who: &Who::default(),
     };
     store(&repo, &live, &place, second + 1).unwrap();
     let path = dir.path().join("copy.db");
@@ -124,7 +125,7 @@ fn what_lies_beside_a_base_comes_to_no_more_than_another_one() {
             world.hour * 3600,
         );
         let (vault_id, state) = (uuid::Uuid::nil().to_string(), world.state.path().join("vault"));
-        let place = Place { host_id: &host, vault_id: &vault_id, state: &state, now };
+        let place = Place { host_id: &host, vault_id: &vault_id, state: &state, now, who: &Who::default() };
         let full = opened(&world.store);
         assert!(store(&full, &live, &place, newest(&world)).is_err(), "there is one of that number");
         assert!(bases(&world) != first || spent == pages(&world).0 && spent > before, "{before} {spent}");
@@ -254,7 +255,7 @@ fn a_base_that_cannot_be_stored_or_noted_whole_leaves_nothing() {
         let live = Catalogue::open(&world.state.path().join("vault/catalogue.db")).unwrap();
         let before = world.store.list(Kind::Meta).unwrap();
         let repo = Repository::open(store_at, b"x").unwrap();
-        let place = Place { host_id: &host, vault_id: &vault_id, state, now: 0 };
+        let place = Place { host_id: &host, vault_id: &vault_id, state, now: 0, who: &Who::default() };
         let ended = store(&repo, &live, &place, newest(world) + 1);
         // With a whole base that is noted the next version goes on.
         let is_noted = place.note().exists();
@@ -324,7 +325,13 @@ fn two_machines_of_one_id_are_told_so() {
     world.hour += 1;
     let (host, vault_id, state) =
         (host(&world), uuid::Uuid::nil().to_string(), world.state.path().join("vault"));
-    let place = Place { host_id: &host, vault_id: &vault_id, state: &state, now: world.hour * 3600 };
+    let place = Place {
+        host_id: &host,
+        vault_id: &vault_id,
+        state: &state,
+        now: world.hour * 3600,
+        who: &Who::default(),
+    };
     store(&opened(&world.store), &live, &place, version).unwrap();
     let error = store(&opened(&world.store), &live, &place, version).unwrap_err();
     assert!(error.to_string().contains("another machine wrote"), "{error}");

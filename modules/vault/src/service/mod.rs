@@ -14,6 +14,7 @@ mod ignored;
 mod known;
 mod log;
 mod machines;
+mod mend;
 mod proof;
 mod prune;
 mod recover;
@@ -27,6 +28,8 @@ mod snapshot;
 mod source;
 mod stage;
 mod status;
+mod successor;
+mod swap;
 mod target;
 mod track;
 mod tracked;
@@ -45,6 +48,7 @@ pub use check::{Checked, InVault};
 pub use code::RecoveryCode;
 pub use forget::{Reason, Verdict, is_partial};
 pub use from_snapshot::{SnapshotOrder, SnapshotReport};
+pub use mend::{Looked, Proven};
 pub use proof::Proof;
 pub use prune::{PruneOrder, PruneReport, VaultPruned};
 pub use recover::{RecoverOrder, RecoverReport, Source};
@@ -169,6 +173,8 @@ pub struct Service {
     /// From what tracked directories are backed up, and how they are looked at, by their ids.
     sources: Vec<Reading>,
     looking: HashMap<i64, source::Looking>,
+    /// What came of bringing the catalogue up to date.
+    catching_up: mend::CatchingUp,
     /// What a service that only looks works with.
     _scratch: Option<tempfile::TempDir>,
 }
@@ -304,9 +310,22 @@ impl Service {
         scratch: Option<tempfile::TempDir>,
     ) -> Self {
         let (names, view) = (Names::of_this_machine(), View::default());
-        let (gone, sources, looking) = Default::default();
+        let (gone, sources, looking, catching_up) = Default::default();
         let _scratch = scratch;
-        Self { around, settings, catalogue, stage, host_id, names, view, gone, sources, looking, _scratch }
+        Self {
+            around,
+            settings,
+            catalogue,
+            stage,
+            host_id,
+            names,
+            view,
+            gone,
+            sources,
+            looking,
+            catching_up,
+            _scratch,
+        }
     }
 
     /// Has tracked files read elsewhere than where they lie.
@@ -388,30 +407,6 @@ impl Service {
     /// Proves that a vault is where it should be, and returns its id.
     fn check_vault(&self, vault: &VaultSettings) -> Result<String> {
         vaults::check_marker(vault, &*(self.around.stores)(vault)?, &self.catalogue)
-    }
-
-    /// Says of each vault that is set, or of the one of this name, what keeps a backup from it, if anything; writes nothing.
-    ///
-    /// # Errors
-    /// If no such vault is set.
-    pub fn prove_vaults(
-        &self,
-        only: Option<&str>,
-        passphrase: &mut Passphrase<'_>,
-    ) -> Result<Vec<(VaultSettings, Option<ModuleError>)>> {
-        let mut all = Vec::new();
-        for settings in self.chosen(only)? {
-            let why = self.prove_vault(&settings, passphrase).err();
-            all.push((settings, why));
-        }
-        Ok(all)
-    }
-
-    fn prove_vault(&self, settings: &VaultSettings, passphrase: &mut Passphrase<'_>) -> Result<()> {
-        let store = (self.around.stores)(settings)?;
-        vaults::check_marker(settings, &*store, &self.catalogue)?;
-        let word = passphrase(Ask::Open(settings.name.clone()))?;
-        self.check_current(settings, &Repository::open(store, &word)?)
     }
 
     /// Opens a vault that was set up.

@@ -84,6 +84,19 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
         observer: &dyn Observer,
     ) -> Result<PruneReport> {
+        if !order.dry_run {
+            self.catch_up(order.only.as_deref(), passphrase)?;
+        }
+        let done = self.prune_now(order, passphrase, observer);
+        self.with_said(done, |report, said| drop(report.warnings.splice(..0, said)))
+    }
+
+    fn prune_now(
+        &mut self,
+        order: &PruneOrder,
+        passphrase: &mut Passphrase<'_>,
+        observer: &dyn Observer,
+    ) -> Result<PruneReport> {
         let chosen = self.chosen(order.only.as_deref())?;
         let work = |service: &mut Self, id: i64| {
             let (mut report, mut first) = (PruneReport::default(), None);

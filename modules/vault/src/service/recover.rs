@@ -9,6 +9,7 @@ use pc_switcher_contract::{ErrorKind, ModuleError};
 use serde::Serialize;
 
 use super::stage::Stage;
+use super::swap::{newest_aside, scratch_beside, swap, with};
 use super::vaults::{self, Passphrase};
 use super::{Service, Settings, Surroundings, VaultSettings, copies, lock, machines, read_host, replay};
 use crate::catalogue::{Catalogue, StagedItem, VaultState};
@@ -107,8 +108,10 @@ impl Service {
         let stage = Stage::open(&places.stage())?;
         let _lock = lock(&base)?;
         let mut warnings = Vec::new();
-        let scratch =
-            tempfile::tempdir_in(&base).map_err(|error| at("make a directory in", &base, &error))?;
+        // Somebody may keep it elsewhere and have a link here.
+        let place = places.catalogue();
+        let place = place.canonicalize().unwrap_or(place);
+        let scratch = scratch_beside(&place)?;
         let open = open_all(around, &settings, order, scratch.path(), passphrase, &mut warnings)?;
         let repos: Vec<&Repository> = open.iter().map(|vault| &vault.repo).collect();
         let host = match (&order.from, &own) {
@@ -116,7 +119,7 @@ impl Service {
             (None, Some(own)) => own.clone(),
             (None, None) => return Err(machines::nothing(&repos, None, true)),
         };
-        let previous = previous(&places.catalogue(), &mut warnings);
+        let previous = previous(&place, &mut warnings)?;
         let is_blank = previous.as_ref().is_some_and(|known| is_blank(known).unwrap_or(false));
         let same_host = own.as_ref() == Some(&host);
         check_need(previous.as_ref(), &open, &host, same_host)?;
@@ -165,7 +168,13 @@ impl Service {
             let state = VaultState { vault_id: vault.vault_id.clone(), uploaded, pending: true };
             fresh.set_vault_state(&vault.settings.name, &state)?;
         }
-        if let Err(error) = take_queue(&mut fresh, previous.as_ref(), &stage, &mut warnings) {
+        let aside = match same_host && !place.exists() {
+            true => cut_off(&place, &fresh, scratch.path())?,
+            false => None,
+        };
+        if let Err(error) =
+            take_queue(&mut fresh, previous.as_ref().or(aside.as_ref()), &stage, &mut warnings)
+        {
             // What cannot be read any more is what is being replaced.
             if previous.as_ref().is_none_or(|previous| previous.prove_sound().is_ok()) {
                 return Err(error);
@@ -183,11 +192,12 @@ impl Service {
         )?;
         let staged = fresh.staged_count()?.0;
         let directories = fresh.directories()?.into_iter().map(|directory| directory.path).collect();
-        drop((fresh, previous));
+        fresh.into_one_file()?;
+        drop((fresh, aside));
 
-        let mut put_aside = swap(&path, &places.catalogue(), now)?;
+        let mut put_aside = swap(&path, &place, previous, now)?;
         if let Some(blank) = put_aside.take_if(|_| is_blank) {
-            for end in ENDS {
+            for end in ["-wal", "-journal", ""] {
                 fs::remove_file(with(&blank, end)).ok();
             }
         }
@@ -284,14 +294,33 @@ fn index_of(repo: &Repository) -> Result<(Vec<Named>, Vec<Broken>)> {
 }
 
 /// Opens the catalogue that is there, if it can be opened.
-fn previous(path: &Path, warnings: &mut Vec<String>) -> Option<Catalogue> {
+fn previous(path: &Path, warnings: &mut Vec<String>) -> Result<Option<Catalogue>> {
     if !path.exists() {
-        return None;
+        return Ok(None);
     }
-    let opened = Catalogue::open(path);
-    opened
-        .inspect_err(|error| warnings.push(format!("what waited for the next backup is forgotten: {error}")))
-        .ok()
+    match Catalogue::open(path) {
+        Ok(previous) => Ok(Some(previous)),
+        // It may be whole.
+        Err(error) if matches!(error.kind, ErrorKind::Busy | ErrorKind::DiskSpace) => Err(error),
+        Err(error) => {
+            warnings.push(format!("what waited for the next backup is forgotten: {error}"));
+            Ok(None)
+        }
+    }
+}
+
+/// Opens a copy of the catalogue that a recovery put aside which did not come to its end, as older programs did where the other one could not be
+/// put in its place: it is newer than all that the vaults know.
+fn cut_off(place: &Path, fresh: &Catalogue, scratch: &Path) -> Result<Option<Catalogue>> {
+    let known = fresh.last_operation_at()?.max(fresh.newest_version()?);
+    // Its name has no parts of a second.
+    let is_newer = |at: &Timestamp| known.is_none_or(|known| at.as_second() >= known.as_second());
+    let Some((aside, _)) = newest_aside(place).filter(|(_, at)| is_newer(at)) else { return Ok(None) };
+    let directory = scratch.join("aside");
+    fs::create_dir(&directory).map_err(|error| at("make the directory", &directory, &error))?;
+    // One that is damaged helps nobody.
+    let aside = Catalogue::open_copy(&aside, &directory).ok();
+    Ok(aside.filter(|aside| aside.prove_sound().is_ok()))
 }
 
 /// Whether a catalogue knows of nothing that could be lost with it.
@@ -418,30 +447,4 @@ fn take_queue(
         ));
     }
     Ok(())
-}
-
-/// How the names of the files of a catalogue end.
-const ENDS: [&str; 3] = ["-wal", "-shm", ""];
-
-fn with(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    name.into()
-}
-
-/// Puts a catalogue in its place; returns where the one is now that was there.
-fn swap(fresh: &Path, place: &Path, now: Timestamp) -> Result<Option<PathBuf>> {
-    let moved = |from: &Path, to: &Path| fs::rename(from, to).map_err(|error| at("move away", from, &error));
-    let aside = with(place, &now.strftime(".%Y%m%dT%H%M%SZ").to_string());
-    // What was not yet written into the file goes with it.
-    for end in ENDS {
-        if with(place, end).exists() {
-            moved(&with(place, end), &with(&aside, end))?;
-        }
-    }
-    moved(fresh, place)?;
-    let directory = place.parent().unwrap_or(Path::new("/"));
-    let synced = fs::File::open(directory).and_then(|directory| directory.sync_all());
-    synced.map_err(|error| at("write", directory, &error))?;
-    Ok(aside.exists().then_some(aside))
 }

@@ -232,3 +232,98 @@ fn what_a_partial_snapshot_is_without_is_not_taken_for_deleted_and_the_next_whol
     world.now(|service| stage(service).and_then(|()| back_up(service)));
     assert_eq!(deleted(&world), [false, true]);
 }
+
+/// Has the catalogue lie in a directory of another file system, if there is one; returns that.
+fn on_another_disk(world: &World) -> Option<tempfile::TempDir> {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| fs::metadata(path).unwrap().dev();
+    let here = device(world.state.path());
+    let places = ["/dev/shm", "/var/tmp", "/tmp"].map(Path::new);
+    let Some(other) = places.into_iter().find(|place| place.is_dir() && device(place) != here) else {
+        eprintln!("skipped: there is no second file system here");
+        return None;
+    };
+    let data = tempfile::tempdir_in(other).unwrap();
+    let (config, place) = (world.home.path().join("bt.toml"), data.path().join("catalogue.db"));
+    let text = fs::read_to_string(&config).unwrap();
+    let named = format!("[vault]\ndata_dir = \"{}\"\n", data.path().display());
+    fs::write(&config, text.replacen("[vault]\n", &named, 1)).unwrap();
+    fs::copy(catalogue(world), place).unwrap();
+    fs::remove_file(catalogue(world)).unwrap();
+    Some(data)
+}
+
+#[test]
+fn a_catalogue_on_another_file_system_than_the_state_comes_back_there() {
+    let mut world = world();
+    let before = told(&open(&world));
+    let Some(data) = on_another_disk(&world) else { return };
+    let place = data.path().join("catalogue.db");
+    assert_eq!(told(&open(&world)), before);
+    fs::copy(&place, data.path().join("old")).unwrap();
+    world.hour += 1;
+    world.now(back_up);
+    let known = told(&open(&world));
+    fs::rename(data.path().join("old"), &place).unwrap();
+    let report = recover(&world, &RecoverOrder::default()).unwrap();
+    assert_eq!(told(&open(&world)), known);
+    let aside = report.put_aside.unwrap();
+    assert!(aside.starts_with(data.path()) && aside.exists(), "{aside:?}");
+    fs::remove_file(&place).unwrap();
+    let report = recover(&world, &RecoverOrder::default()).unwrap();
+    assert_eq!((report.put_aside, told(&open(&world))), (None, known));
+    let mut names: Vec<_> = data.path().read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    assert_eq!(names, [place, aside], "nothing else is left");
+    assert!(!catalogue(&world).exists());
+}
+
+#[test]
+fn the_queue_of_a_catalogue_that_a_cut_off_recovery_put_aside_goes_on_waiting() {
+    let world = world();
+    let before = told(&open(&world));
+    // An older one had the old catalogue renamed and could not put the new one there.
+    let aside = |hour: i64| {
+        let at = jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_hours(hour);
+        let name = format!("catalogue.db.{}", at.strftime("%Y%m%dT%H%M%SZ"));
+        world.state.path().join("vault").join(name)
+    };
+    fs::rename(catalogue(&world), aside(world.hour)).unwrap();
+    let report = recover(&world, &RecoverOrder::default()).unwrap();
+    assert_eq!((report.staged, report.put_aside), (2, None));
+    assert_eq!(told(&open(&world)), before);
+    // One that commands came after says nothing of what waits now.
+    fs::remove_file(catalogue(&world)).unwrap();
+    fs::rename(aside(world.hour), aside(1)).unwrap();
+    let report = recover(&world, &RecoverOrder::default()).unwrap();
+    assert_eq!(report.staged, 0, "{report:?}");
+    assert!(aside(1).exists());
+}
+
+#[test]
+fn a_directory_that_was_forgotten_after_the_last_snapshot_stays_forgotten() {
+    let mut world = with_three_backups();
+    let other = world.home.path().canonicalize().unwrap().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("f"), "x").unwrap();
+    world.hour += 1;
+    world.now(|service| {
+        service.track(&other)?;
+        service.add(&other, true, &Quiet::default())?;
+        back_up(service)
+    });
+    // The newest versions go with it, so that the last snapshot looks newer than all that is known.
+    world.hour += 1;
+    world.now(|service| service.forget_directory(&other));
+    world.hour += 1;
+    world.now(prune);
+    let before = told(&open(&world));
+    fs::remove_file(catalogue(&world)).unwrap();
+    let report = recover(&world, &RecoverOrder::default()).unwrap();
+    assert!(!report.directories.contains(&other), "{report:?}");
+    assert_eq!(told(&open(&world)), before);
+    // Without the copy nobody knows that it was.
+    remove_copies(&world);
+    fs::remove_file(catalogue(&world)).unwrap();
+    assert!(recover(&world, &RecoverOrder::default()).unwrap().directories.contains(&other));
+}

@@ -55,6 +55,23 @@ impl Service {
         passphrase: &mut Passphrase<'_>,
         observer: &dyn Observer,
     ) -> Result<Vec<Repaired>> {
+        if !wish.dry_run {
+            self.catch_up(wish.only.as_deref(), passphrase)?;
+        }
+        let done = self.repair_now(wish, passphrase, observer);
+        self.with_said(done, |all, said| {
+            if let Some(first) = all.first_mut() {
+                first.warnings.splice(..0, said);
+            }
+        })
+    }
+
+    fn repair_now(
+        &mut self,
+        wish: &RepairWish,
+        passphrase: &mut Passphrase<'_>,
+        observer: &dyn Observer,
+    ) -> Result<Vec<Repaired>> {
         let chosen = self.chosen(wish.only.as_deref())?;
         let work = |service: &mut Self, operation: i64| {
             let mut all = Vec::new();

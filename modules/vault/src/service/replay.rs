@@ -62,8 +62,11 @@ pub(super) fn snapshots(
     let Some((last, _, _, newest)) = all.last().cloned() else { return Ok(told) };
     let known = catalogue.newest_version()?;
     // A path that is no text cannot be told from its snapshot.
+    let forgotten = catalogue.forgettings()?;
     for path in newest.paths.iter().filter(|path| !path.contains(char::REPLACEMENT_CHARACTER)) {
-        if known.is_none_or(|known| last > known) {
+        // Whoever forgot it has its versions, which may have been the newest ones, forgotten as well.
+        let is_forgotten = forgotten.iter().any(|(_, text, at)| text == path && *at > last);
+        if !is_forgotten && known.is_none_or(|known| last > known) {
             catalogue.create_directory(Path::new(path), last)?;
         }
     }

@@ -10,6 +10,7 @@ use super::{BackupReport, Service, VaultReport, VaultSettings};
 use crate::catalogue::VaultState;
 use crate::error::{Result, at};
 use crate::repo::{Held, Repository};
+use crate::store::Store;
 
 /// A vault that is open for a backup.
 pub(super) struct Target {
@@ -107,17 +108,26 @@ impl Service {
 
     /// Proves that a vault knows nothing of this machine that the catalogue does not know.
     pub(super) fn check_current(&self, settings: &VaultSettings, repo: &Repository) -> Result<()> {
-        let newest = copies::versions(repo.store(), &self.host_id)?.pop().unwrap_or(0);
+        self.older(settings, repo.store())?.map_or(Ok(()), Err)
+    }
+
+    /// Returns what is said of a vault that knows something of this machine that the catalogue does not know.
+    pub(super) fn older(&self, settings: &VaultSettings, store: &dyn Store) -> Result<Option<ModuleError>> {
+        let newest = copies::versions(store, &self.host_id)?.pop().unwrap_or(0);
         let own = self.catalogue.vault_state(&settings.name)?.map_or(0, |state| state.uploaded);
-        if newest > own {
-            let message = format!(
-                "the catalogue is older than the vault `{}`: that holds version {newest} of it, and it knows of {own}",
-                settings.name
-            );
-            return Err(ModuleError::new(ErrorKind::Invalid, message)
-                .hint("`bt recover` puts the vault's copy in its place; nothing was changed"));
+        if newest <= own {
+            return Ok(None);
         }
-        Ok(())
+        let message = format!(
+            "the catalogue is older than the vault `{}`: that holds version {newest} of it, and it knows of {own}",
+            settings.name
+        );
+        let error = ModuleError::new(ErrorKind::Invalid, message)
+            .hint("`bt recover` puts the vault's copy in its place; nothing was changed");
+        Ok(Some(match &self.catching_up.why_not {
+            Some(why) => error.hint(why.clone()),
+            None => error,
+        }))
     }
 
     /// Whether a vault lacks a copy of the catalogue though nothing changed in it: one that was stored may be gone again.
@@ -130,8 +140,8 @@ impl Service {
     }
 
     fn place<'p>(&'p self, state: &'p VaultState, base: &'p Path) -> Place<'p> {
-        let now = (self.around.clock)().as_second();
-        Place { host_id: &self.host_id, vault_id: &state.vault_id, state: base, now }
+        let (now, who) = ((self.around.clock)().as_second(), &self.around.who);
+        Place { host_id: &self.host_id, vault_id: &state.vault_id, state: base, now, who }
     }
 
     /// Proves that the newest copy of the catalogue can be read. If not, the next backup stores all of it.

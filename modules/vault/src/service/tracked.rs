@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use pc_switcher_contract::ModuleError;
+
 use super::source::{Looking, missed};
 use super::track::What;
 use super::vaults::Passphrase;
-use super::{AddReport, BackupReport, Proof, Service};
+use super::{AddReport, BackupReport, Looked, Proof, Service};
 use crate::catalogue::Directory;
 use crate::engine::{Observer, Trouble};
 use crate::error::{Result, usage};
@@ -36,6 +38,11 @@ pub struct Preview {
     pub waiting: u64,
 }
 
+fn untracked(odd: &Path) -> ModuleError {
+    usage(format!("`{}` is no tracked directory", odd.display()))
+        .hint("`bt dir list` names what is, `bt dir init` in a directory tracks it")
+}
+
 impl Service {
     /// Returns the tracked directories, or those of these paths.
     ///
@@ -43,6 +50,19 @@ impl Service {
     /// If one of the paths is not tracked.
     pub fn tracked_paths(&self, only: &[PathBuf]) -> Result<Vec<PathBuf>> {
         Ok(self.among(only)?.into_iter().map(|directory| directory.path).collect())
+    }
+
+    /// Proves that these are paths of tracked directories, once a backup brought the catalogue up to date.
+    ///
+    /// # Errors
+    /// If one of the paths will not be tracked.
+    pub fn prove_tracked(&self, only: &[PathBuf], looked: &Looked) -> Result<()> {
+        match &looked.tracked {
+            Some(then) => {
+                only.iter().find(|path| !then.contains(*path)).map_or(Ok(()), |odd| Err(untracked(odd)))
+            }
+            None => self.among(only).map(drop),
+        }
     }
 
     /// Whether a backup of what waits reads files where they lie, since they were too large for the stage.
@@ -56,8 +76,7 @@ impl Service {
     fn among(&self, only: &[PathBuf]) -> Result<Vec<Directory>> {
         let mut all = self.catalogue.directories()?;
         if let Some(odd) = only.iter().find(|path| all.iter().all(|directory| directory.path != **path)) {
-            return Err(usage(format!("`{}` is no tracked directory", odd.display()))
-                .hint("`bt dir list` names what is, `bt dir init` in a directory tracks it"));
+            return Err(untracked(odd));
         }
         all.retain(|directory| only.is_empty() || only.contains(&directory.path));
         Ok(all)
@@ -94,6 +113,19 @@ impl Service {
     /// # Errors
     /// If a path is not tracked, as [`Service::backup`], or if the run was cancelled.
     pub fn back_up_tracked(
+        &mut self,
+        only: &[PathBuf],
+        vault: Option<&str>,
+        passphrase: &mut Passphrase<'_>,
+        observer: &dyn Observer,
+    ) -> Result<TrackedReport> {
+        // Before anything is looked for: what is tracked, and what of it is known, is told by the catalogue.
+        self.catch_up(vault, passphrase)?;
+        let done = self.back_up_tracked_now(only, vault, passphrase, observer);
+        self.with_said(done, |report, said| drop(report.backup.warnings.splice(..0, said)))
+    }
+
+    fn back_up_tracked_now(
         &mut self,
         only: &[PathBuf],
         vault: Option<&str>,

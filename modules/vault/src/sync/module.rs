@@ -19,7 +19,7 @@ use super::view::view_of;
 use crate::engine::Trouble;
 use crate::error::Result;
 use crate::secret::{self, VARIABLE};
-use crate::service::{Reading, RehearseOrder, Service, Surroundings, TrackedReport, View};
+use crate::service::{Proven, Reading, RehearseOrder, Service, Surroundings, TrackedReport, View};
 
 /// So many paths are named; of the others people learn how many there are.
 const NAMED: usize = 20;
@@ -204,8 +204,8 @@ impl Module for VaultBackup {
             (self.opener(ctx), self.config.directories(), self.config.vault().map(ToOwned::to_owned));
         let looked = self.aside(move || {
             let service = open()?;
-            let vaults = service.prove_vaults(vault.as_deref(), &mut |_| Ok(word.clone()))?;
-            Ok((service.tracked_paths(&only), vaults))
+            let looked = service.prove_vaults(vault.as_deref(), &mut |_| Ok(word.clone()))?;
+            Ok((service.prove_tracked(&only, &looked), looked.vaults))
         });
         let (tracked, vaults) = match looked.await {
             Ok(found) => found,
@@ -214,9 +214,12 @@ impl Module for VaultBackup {
             }
             Err(error) => return Ok(vec![problem(ctx, error)]),
         };
-        let none_is_usable = vaults.iter().all(|(_, why)| why.is_some());
+        let none_is_usable = vaults.iter().all(|vault| vault.problem.is_some());
         let mut problems: Vec<Problem> = tracked.err().into_iter().map(|error| problem(ctx, error)).collect();
-        for (settings, why) in vaults {
+        for Proven { settings, problem: why, note } in vaults {
+            if let Some(note) = note {
+                ctx.reporter.log(LogLevel::Warning, &ctx.source.hostname, note);
+            }
             let Some(why) = why else { continue };
             if settings.required || none_is_usable {
                 let leave = "`--skip vault-backup` leaves the vaults out of this sync";
@@ -262,8 +265,22 @@ impl Module for VaultBackup {
     async fn execute(&self, ctx: &ModuleContext) -> Result<Outcome> {
         ctx.board.note_idle(&self.name);
         let word = self.passphrase()?;
-        let (open, only) = (self.opener(ctx), self.config.directories());
-        let tracked = self.aside(move || open()?.tracked_paths(&only)).await.map_err(own_failure)?;
+        let (open, only, key) = (self.opener(ctx), self.config.directories(), word.clone());
+        let vault = self.config.vault().map(ToOwned::to_owned);
+        // What is tracked, and from which snapshot on its changes are known, a catalogue that went back does not know.
+        let caught_up = self.aside(move || {
+            let mut service = open()?;
+            service.catch_up(vault.as_deref(), &mut |_| Ok(key.clone()))?;
+            let (tracked, behind) = (service.tracked_paths(&only), service.why_behind());
+            let tracked = match (tracked, behind) {
+                (Ok(tracked), Some(why)) if tracked.is_empty() => Err(why),
+                (Err(_), Some(why)) => Err(why),
+                (tracked, _) => tracked,
+            };
+            service.with_said(tracked.map(|tracked| (tracked, Vec::new())), |done, said| done.1 = said)
+        });
+        let (tracked, said) = caught_up.await.map_err(own_failure)?;
+        self.say(ctx, &[], &said);
         if tracked.is_empty() {
             let text = "no directory is tracked; `bt dir init` in one tracks it";
             ctx.reporter.log(LogLevel::Warning, &ctx.source.hostname, text);

@@ -330,3 +330,42 @@ async fn a_copy_of_the_catalogue_that_finds_no_room_is_told_as_that() {
     let said = stage.kept.warnings().join(" ");
     assert!(said.contains("was not copied to the vault `other`: no room"), "{said}");
 }
+
+#[tokio::test]
+async fn a_catalogue_that_went_back_to_before_anything_was_tracked_is_brought_up_to_date_first() {
+    let mut stage = Stage::real();
+    let docs = stage.docs();
+    stage.world.now(|service| service.forget_directory(&docs));
+    let (old, _) = stage.world.copy();
+    stage.world.hour += 1;
+    stage.world.now(|service| {
+        service.track(&docs)?;
+        crate::service::world::stage(service)?;
+        crate::service::world::back_up(service)
+    });
+    let catalogue = "vault/catalogue.db";
+    fs::copy(old.path().join(catalogue), stage.world.state.path().join(catalogue)).unwrap();
+    stage.world.hour += 1;
+    let module = |hostname: &str| {
+        let mut around = stage.world.around(stage.world.state.path(), stage.world.store.clone(), 1);
+        around.who.hostname = hostname.into();
+        around.who.origin.boot_id = "the boot after that".into();
+        around.who.booted_at = Some((around.clock)());
+        let given = Given { surroundings: Arc::new(move || Ok(around.clone())), variable: Some(b"x".into()) };
+        let config = serde_json::json!({ "directories": [docs.clone()] });
+        VaultBackup::new(serde_json::from_value(config).unwrap(), given)
+    };
+    // Whether it is this machine's is not certain: it is not skipped either.
+    let problems = module("another").validate(&stage.ctx).await.unwrap();
+    assert!(problems.iter().any(|one| one.to_string().contains("older than the vault")), "{problems:?}");
+    let error = module("another").execute(&stage.ctx).await.unwrap_err();
+    assert!(error.to_string().contains("the catalogue is older than a vault"), "{error:?}");
+    let module = module("laptop");
+    assert_eq!(module.validate(&stage.ctx).await.unwrap(), []);
+    let done = module.execute(&stage.ctx).await.unwrap();
+    let Outcome::Done(text) = done else { panic!("{done:?}") };
+    assert!(text.starts_with("0 new versions"), "{text}");
+    let said = stage.kept.warnings();
+    assert_eq!(said.iter().filter(|line| line.contains("is up to date again")).count(), 1, "{said:?}");
+    assert!(said.iter().any(|line| line.contains("brings it up to date first")), "{said:?}");
+}

@@ -213,7 +213,8 @@ pub fn who() -> Who {
     let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned();
     let [machine_id, boot_id, pid_namespace] = ["machine", "boot", "processes"].map(str::to_owned);
     let origin = Origin { machine_id, boot_id, pid_namespace };
-    Who { hostname, username: "alice".into(), uid: 0, gid: 0, pid: std::process::id(), origin }
+    let (pid, booted_at) = (std::process::id(), None);
+    Who { hostname, username: "alice".into(), uid: 0, gid: 0, pid, origin, booted_at }
 }
 
 /// Returns bytes that do not compress.
