@@ -3,9 +3,11 @@
 mod back;
 mod bucket;
 mod code;
+mod cold;
 mod damaged;
 mod full;
 mod keeping;
+mod killed;
 mod layers;
 mod machines;
 mod odd;

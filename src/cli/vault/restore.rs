@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use pc_switcher_contract::human_bytes;
 use pc_switcher_vault::engine::{Full, Trouble};
-use pc_switcher_vault::service::{RestoreOrder, SnapshotOrder, SnapshotReport, Which};
+use pc_switcher_vault::service::{RestoreOrder, SnapshotOrder, SnapshotReport, Waiting, Which};
+use pc_switcher_vault::store::{Thaw, Tier};
 use serde_json::json;
 
 use super::super::{CliError, Context, Exit};
@@ -15,12 +16,16 @@ use super::dirs::{ending, said, shown, tell, text};
 use super::passphrase::Secret;
 use super::watch::Watch;
 use super::{absolute, here, open};
+use crate::events::clean;
 
 /// Restore a version of a file, all files of a directory, or what a snapshot holds
 ///
 /// The file is written beside the original as NAME.CHECKSUM, with its rights, owner, times and attributes. Nothing is
 /// replaced unless --in-place is given; then what is there is staged first, and the next backup makes a version of it. Links,
 /// pipes and devices come back, too, and in a directory hard links and the directories' own rights, times and attributes.
+///
+/// What lies in cold storage (GLACIER, DEEP_ARCHIVE) the provider is asked to fetch, and all else is restored; the same command goes on once it
+/// is there.
 ///
 /// With --snapshot, what one snapshot holds comes back below --to, whoever wrote it: also restic, and other machines. Without a path that is
 /// everything, with one directory what is in it; several paths come back under their own names.
@@ -53,8 +58,32 @@ pub struct Args {
     /// Give the name twelve digits of the checksum and .btrestored
     #[arg(long, conflicts_with = "to")]
     short_name: bool,
+    /// For so many days the provider keeps there what it fetches from cold storage
+    #[arg(long, value_name = "DAYS", default_value_t = Thaw::default().days, value_parser = clap::value_parser!(u32).range(1..=365))]
+    thaw_days: u32,
+    /// How fast it fetches that; what is faster costs more
+    #[arg(long, value_name = "TIER", value_enum, default_value_t = ThawTier::Standard)]
+    thaw_tier: ThawTier,
     #[command(flatten)]
     secret: Secret,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ThawTier {
+    Bulk,
+    Standard,
+    Expedited,
+}
+
+impl Args {
+    fn thaw(&self) -> Thaw {
+        let tier = match self.thaw_tier {
+            ThawTier::Bulk => Tier::Bulk,
+            ThawTier::Standard => Tier::Standard,
+            ThawTier::Expedited => Tier::Expedited,
+        };
+        Thaw { days: self.thaw_days, tier }
+    }
 }
 
 /// How much of what is refused is named, before it is only counted.
@@ -87,6 +116,7 @@ pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliErr
         in_place: args.in_place,
         content_only: args.content_only,
         short_name: args.short_name,
+        thaw: args.thaw(),
     };
     let mut service = open(context)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
@@ -100,6 +130,7 @@ pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliErr
             &json!({
                 "files": files, "bytes": report.bytes, "troubles": said(&report.troubles), "refused": said(&report.refused),
                 "elsewhere": said(&report.elsewhere), "there": report.there, "full": report.full.as_ref().map(as_json),
+                "waiting": report.waiting,
             }),
         )?;
     } else {
@@ -115,18 +146,61 @@ pub(super) fn run(args: &Args, context: &mut Context<'_>) -> Result<Exit, CliErr
         tell(&report.troubles, context)?;
         let there = were_there(report.there);
         writeln!(context.err, "restored {} files, {}{there}", report.files.len(), human_bytes(report.bytes))?;
+        report.waiting.iter().try_for_each(|waiting| say_waiting(waiting, context))?;
     }
     match &report.full {
         Some(full) => Err(full
             .error(report.files.len() as u64 + report.there, report.bytes + report.there_bytes)
             .into()),
-        None => Ok(ending(&report.troubles)),
+        None if report.waiting.is_empty() => Ok(ending(&report.troubles)),
+        None => Ok(Exit::Failed),
     }
 }
 
 /// Says how many files an earlier restore left.
 fn were_there(there: u64) -> String {
     if there > 0 { format!("; {there} more are there already, as they should be") } else { String::new() }
+}
+
+/// Says what is still to be fetched, and when to come back.
+fn say_waiting(waiting: &Waiting, context: &mut Context<'_>) -> Result<(), CliError> {
+    let Waiting { vault, files, bytes, directories, packs, asked, refused, why, seconds, order } = waiting;
+    let mut what = Vec::new();
+    what.extend((*files > 0).then(|| format!("{files} files, {},", human_bytes(*bytes))));
+    what.extend((*directories > 0).then(|| format!("{directories} directories with all that is in them")));
+    let what = what.join(" and ");
+    let before = packs - asked;
+    let how = format!("{asked} were asked for now ({}, for {} days)", order.tier.word(), order.days);
+    let said = match (packs, asked) {
+        (0, _) if *refused == 0 => "and can be read by now".to_owned(),
+        (0, _) => "and nobody fetches them".into(),
+        (packs, 0) => format!("of which {packs} packs are being fetched since an earlier request"),
+        (packs, _) if before == 0 => format!("of which {packs} packs are being fetched: {how}"),
+        (packs, _) => format!("of which {packs} packs are being fetched: {how}, {before} before"),
+    };
+    writeln!(context.err, "{what} lie in cold storage of `{vault}`, {said}")?;
+    if let Some(why) = why {
+        writeln!(context.err, "error: {refused} packs are not being fetched: {}", clean(why))?;
+    }
+    match (packs, refused) {
+        (0, 0) => writeln!(context.err, "restore them with the same command")?,
+        (0, _) => {}
+        _ => {
+            let when = match before {
+                0 => String::new(),
+                _ => format!(" after they were asked for as {}", order.tier.word()),
+            };
+            let span = span(*seconds);
+            writeln!(context.err, "they are there in {span} at most{when}; then the same command goes on")?;
+        }
+    }
+    Ok(())
+}
+
+/// Says how long something takes.
+fn span(seconds: u64) -> String {
+    let minutes = seconds / 60;
+    if minutes < 60 { format!("{minutes} minutes") } else { format!("{} hours", minutes.div_ceil(60)) }
 }
 
 fn as_json(full: &Full) -> serde_json::Value {
@@ -173,6 +247,7 @@ fn from_snapshot(
         paths: typed.map(|path| names_of(&path)).collect::<Result<_, _>>()?,
         to,
         content_only: args.content_only,
+        thaw: args.thaw(),
     };
     let mut service = open(context)?;
     let mut watch = Watch::begin(args.secret.source(&context.env), context)?;
@@ -180,12 +255,12 @@ fn from_snapshot(
     let observer = watch.observer();
     let report = service.restore_snapshot(&order, &mut |ask| watch.passphrase(ask), &observer)?;
     drop(watch);
-    let SnapshotReport { vault, id, snapshot, summary } = report;
+    let SnapshotReport { vault, id, snapshot, summary, waiting } = report;
     if context.global.json {
         context.print_json(&json!({
             "vault": vault, "snapshot": id, "time": snapshot.time, "hostname": snapshot.hostname, "to": text(&order.to),
             "files": summary.files, "bytes": summary.bytes, "troubles": said(&summary.troubles), "refused": said(&summary.refused),
-            "there": summary.there, "full": summary.full.as_ref().map(as_json),
+            "there": summary.there, "full": summary.full.as_ref().map(as_json), "waiting": waiting.as_slice(),
         }))?;
     } else {
         say_refused(&summary.refused, context)?;
@@ -200,11 +275,13 @@ fn from_snapshot(
             snapshot.time,
             were_there(summary.there)
         )?;
+        waiting.iter().try_for_each(|waiting| say_waiting(waiting, context))?;
     }
     match &summary.full {
         Some(full) => {
             Err(full.error(summary.files + summary.there, summary.bytes + summary.there_bytes).into())
         }
-        None => Ok(ending(&summary.troubles)),
+        None if waiting.is_none() => Ok(ending(&summary.troubles)),
+        None => Ok(Exit::Failed),
     }
 }

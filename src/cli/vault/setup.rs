@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use pc_switcher_vault::service::{Prepared, Service, VaultKind, VaultSettings, is_partial};
+use pc_switcher_vault::store::Depth;
 use serde_json::json;
 
 use super::super::{CliError, Context, Exit};
@@ -221,13 +222,16 @@ pub(super) fn list(args: &ListArgs, context: &mut Context<'_>) -> Result<Exit, C
     if context.global.json {
         let line = |vault: &pc_switcher_vault::service::VaultSettings| {
             let problem = usable(&vault.name);
-            json!({ "name": vault.name, "type": vault.kind, "root": vault.root, "required": vault.required, "problem": problem })
+            json!({ "name": vault.name, "type": vault.kind, "root": vault.root, "required": vault.required, "storage_class": vault.storage_class, "problem": problem })
         };
         let all: Vec<_> = service.settings().vaults.iter().map(line).collect();
         return context.print_json(&json!(all)).map(|()| Exit::Completed);
     }
     for vault in &service.settings().vaults {
-        let state = usable(&vault.name).unwrap_or_else(|| "ready".into());
+        let mut state = usable(&vault.name).unwrap_or_else(|| "ready".into());
+        if vault.storage_class.as_deref().and_then(Depth::of).is_some() {
+            state.push_str("  [contents are restored after a thaw]");
+        }
         writeln!(context.out, "{}  {}  {state}", vault.name, vault.root.display())?;
     }
     Ok(Exit::Completed)

@@ -54,10 +54,22 @@ fn line(version: &VersionLine) -> String {
     parts.extend((!version.changed.is_empty()).then(|| format!("new {}", version.changed.join(", "))));
     parts.push(match version.vaults.is_empty() {
         true => "in no vault".into(),
-        false => format!("in {}", version.vaults.join(", ")),
+        false => format!("in {}", holders(version)),
     });
     parts.extend(version.current.then(|| "[current]".into()));
     parts.join("  ")
+}
+
+/// Names the vaults, and says of which it can be restored once it was fetched.
+fn holders(version: &VersionLine) -> String {
+    if version.after_thaw.len() == version.vaults.len() {
+        return format!("{}, after a thaw", version.vaults.join(", "));
+    }
+    let name = |vault: &String| match version.after_thaw.contains(vault) {
+        true => format!("{vault} (after a thaw)"),
+        false => vault.clone(),
+    };
+    version.vaults.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn seconds(stamp: &str) -> String {

@@ -18,6 +18,7 @@ mod tidy;
 mod trees;
 mod versions;
 
+use std::collections::HashMap;
 use std::fs::{self, File as Bytes};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -36,7 +37,7 @@ pub use lineage::Command;
 pub use operations::{KILLED, ONE_LEVEL};
 pub use tidy::Tidied;
 pub use trees::KnownTree;
-pub use versions::{Arrived, CurrentFile, moment_of};
+pub use versions::{Arrived, CurrentFile, Holder, moment_of};
 
 use self::held::Held;
 use crate::error::{Result, at};
@@ -67,6 +68,8 @@ pub struct Catalogue {
     // Goes after the connection.
     file: Held,
     path: PathBuf,
+    /// Where vaults put what is stored, of those that say it.
+    classes: HashMap<String, String>,
 }
 
 impl Catalogue {
@@ -85,8 +88,8 @@ impl Catalogue {
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(path, flags);
-        let mut catalogue =
-            Self { db: db.map_err(|error| broken(path, &error))?, file, path: path.to_owned() };
+        let (db, classes) = (db.map_err(|error| broken(path, &error))?, HashMap::new());
+        let mut catalogue = Self { db, file, path: path.to_owned(), classes };
         let ready = catalogue.prepare();
         ready.map_err(|error| broken(path, &error))?;
         schema::migrate(&mut catalogue)?;
@@ -112,6 +115,11 @@ impl Catalogue {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(at("copy", &log, &error)),
             _ => Self::open(&copy),
         }
+    }
+
+    /// Has it noted where a vault puts what is stored from now on.
+    pub fn note_class(&mut self, vault: &str, class: &str) {
+        self.classes.insert(vault.to_owned(), class.to_owned());
     }
 
     fn prepare(&mut self) -> rusqlite::Result<()> {

@@ -36,6 +36,15 @@ pub struct CurrentFile {
     pub version: Version,
 }
 
+/// A vault that holds a content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its name.
+    pub vault: String,
+    /// Where the content was put there, if the settings said it then.
+    pub class: Option<String>,
+}
+
 impl Catalogue {
     /// Returns a file of a tracked directory by its relative name.
     ///
@@ -166,13 +175,14 @@ impl Catalogue {
     ///
     /// # Errors
     /// If the catalogue fails.
-    pub fn locations_of_versions(&self, file: &File) -> Result<HashMap<Id, Vec<String>>> {
-        let sql = "SELECT c.id, l.vault FROM content_locations l JOIN contents c ON c.number = l.content
+    pub fn locations_of_versions(&self, file: &File) -> Result<HashMap<Id, Vec<Holder>>> {
+        let sql = "SELECT c.id, l.vault, l.storage_class FROM content_locations l JOIN contents c ON c.number = l.content
                    WHERE l.content IN (SELECT content FROM file_snapshots WHERE file_id = ?1) ORDER BY l.vault";
-        let all: Vec<(Id, String)> =
-            self.all(sql, [file.id], |row| Ok((entities::id(row, 0)?, row.get(1)?)))?;
-        let mut found: HashMap<Id, Vec<String>> = HashMap::new();
-        all.into_iter().for_each(|(content, vault)| found.entry(content).or_default().push(vault));
+        let all: Vec<(Id, Holder)> = self.all(sql, [file.id], |row| {
+            Ok((entities::id(row, 0)?, Holder { vault: row.get(1)?, class: row.get(2)? }))
+        })?;
+        let mut found: HashMap<Id, Vec<Holder>> = HashMap::new();
+        all.into_iter().for_each(|(content, holder)| found.entry(content).or_default().push(holder));
         Ok(found)
     }
 
@@ -279,7 +289,7 @@ impl Catalogue {
                 step.execute(ALL_DUE, [])?;
             }
             for one in arrived {
-                let content = record_content(&step, one, now)?;
+                let content = record_content(&step, one, &self.classes, now)?;
                 let is_new = record_version(&step, one, content, now)?;
                 fresh += u64::from(is_new && !one.item.facts.is_dir());
                 step.prepare_cached("DELETE FROM staged WHERE seq = ?1")?.execute([one.item.seq])?;
@@ -392,7 +402,12 @@ const GONE: &str =
 const BACK: &str = "UPDATE absences SET back_at = ?2 WHERE file_id = ?1 AND back_at IS NULL";
 
 /// Returns the number of the content.
-fn record_content(step: &Transaction<'_>, one: &Arrived, now: Timestamp) -> rusqlite::Result<i64> {
+fn record_content(
+    step: &Transaction<'_>,
+    one: &Arrived,
+    classes: &HashMap<String, String>,
+    now: Timestamp,
+) -> rusqlite::Result<i64> {
     let find = "SELECT number FROM contents WHERE id = ?1";
     let found = step.prepare_cached(find)?.query_row([one.content.0], |row| row.get(0)).optional()?;
     let content = match found {
@@ -405,9 +420,9 @@ fn record_content(step: &Transaction<'_>, one: &Arrived, now: Timestamp) -> rusq
     };
     for (vault, chunks) in &one.stored {
         step.prepare_cached(
-            "INSERT OR IGNORE INTO content_locations (content, vault, stored_at) VALUES (?1, ?2, ?3)",
+            "INSERT OR IGNORE INTO content_locations (content, vault, stored_at, storage_class) VALUES (?1, ?2, ?3, ?4)",
         )?
-        .execute(params![content, vault, moment(now)])?;
+        .execute(params![content, vault, moment(now), classes.get(vault)])?;
         for (seq, chunk) in chunks.iter().enumerate() {
             step.prepare_cached(
                 "INSERT OR REPLACE INTO content_chunks (content, vault, seq, blob_id, size) VALUES (?1, ?2, ?3, ?4, ?5)",

@@ -14,6 +14,7 @@ mod replace;
 mod restore;
 mod sparse;
 mod tally;
+mod unfinished;
 mod way;
 
 use std::io::{self, Read};
@@ -36,12 +37,14 @@ pub use prune::{PruneOrder, PruneSummary, When, prune};
 pub use reading::{Part, Reading};
 pub use repair::{REPAIRED, RepairOrder, RepairSummary, repair};
 pub(crate) use replace::exchange;
-pub(crate) use restore::{
-    Given, dress_special, is_such, is_unfinished, make_special, put_in_place, there_already,
-};
-pub use restore::{Missed, RestoreSummary, Restorer};
+pub use restore::{Cold, Missed, RestoreSummary, Restorer};
+pub(crate) use restore::{Given, dress_special, is_such, make_special, put_in_place, there_already};
 pub(crate) use sparse::Sparse;
 pub(crate) use tally::Tally;
+pub use unfinished::Swept;
+#[cfg(test)]
+pub(crate) use unfinished::named_alone;
+pub(crate) use unfinished::{Unfinished, is_unfinished};
 pub(crate) use way::Way;
 
 use crate::error::Result;

@@ -1,12 +1,11 @@
 //! Restores trees and single files: content first, proven, under its name only when it is complete. Where a disk fills up it ends, and
 //! only counts what it still would have restored.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -19,6 +18,7 @@ use sha2::{Digest, Sha256};
 use super::dress::{Lacking, dress_again, set_metadata};
 use super::facts::kind_of;
 use super::full::{Full, complete};
+use super::unfinished::{Swept, Unfinished};
 use super::way::Way;
 use super::{Observer, Tally, Trouble, check_cancelled, trouble, workers};
 use crate::error::{Result, at};
@@ -39,6 +39,8 @@ pub struct Restorer<'a> {
     pub content_only: bool,
     /// Hears how it goes on.
     pub observer: &'a dyn Observer,
+    /// Where nothing is left any more of restores that died.
+    pub swept: Swept,
 }
 
 /// What was restored.
@@ -58,6 +60,21 @@ pub struct RestoreSummary {
     pub refused: Vec<Trouble>,
     /// What ended it, if there was no room for all.
     pub full: Option<Full>,
+    /// What lies in cold storage.
+    pub cold: Cold,
+}
+
+/// What cannot be read before it was fetched from cold storage.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cold {
+    /// Files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Directories of which nobody knows what is in them.
+    pub directories: u64,
+    /// The packs that are needed for them.
+    pub packs: BTreeSet<Id>,
 }
 
 #[derive(Default)]
@@ -78,6 +95,8 @@ struct Shared {
     full: Mutex<Option<String>>,
     troubles: Mutex<Vec<Trouble>>,
     refused: Mutex<Vec<Trouble>>,
+    /// What lies in cold storage, and which of it has further names.
+    cold: Mutex<(Cold, HashSet<(u64, u64)>)>,
     /// The first name of an inode that has several, once it is complete.
     links: Mutex<HashMap<(u64, u64), PathBuf>>,
 }
@@ -99,6 +118,27 @@ impl Shared {
 
     fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Relaxed)
+    }
+
+    fn cold(&self) -> std::sync::MutexGuard<'_, (Cold, HashSet<(u64, u64)>)> {
+        self.cold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a file that lies in cold storage; whether it does.
+    fn waits(&self, repo: &Repository, node: &Node) -> bool {
+        let packs = match repo.store().has_cold() {
+            true => repo.packs_of(node.content.iter().flatten()),
+            false => return false,
+        };
+        let is_cold = repo.is_cold(&packs);
+        if is_cold {
+            let (cold, linked) = &mut *self.cold();
+            cold.files += 1;
+            cold.bytes += node.size;
+            cold.packs.extend(packs);
+            linked.extend((node.links > 1).then_some((node.device_id, node.inode)));
+        }
+        is_cold
     }
 
     fn lacks(&self, path: &Path, lacking: Vec<Lacking>) {
@@ -138,7 +178,7 @@ impl Restorer<'_> {
         self.repo.load_index()?;
         let root = Root { way: Way::to(target)?, path: target };
         let (shared, tally) = (Shared::default(), Tally::new(self.observer, 0));
-        let inner = Restorer { repo: self.repo, content_only: self.content_only, observer: &tally };
+        let inner = Restorer { observer: &tally, swept: self.swept.clone(), ..*self };
         let (send, jobs) = bounded::<(PathBuf, Node)>(AHEAD);
         let mut later = Later::default();
         std::thread::scope(|scope| {
@@ -159,7 +199,7 @@ impl Restorer<'_> {
             self.link(&root, &later, &shared);
         }
         // The deepest first: what is made below a directory changes its time. One that is not complete stays open for the next restore.
-        let is_dressed = !self.content_only && !shared.is_full();
+        let is_dressed = !self.content_only && !shared.is_full() && shared.cold().0 == Cold::default();
         for (below, node) in later.directories.iter().rev().filter(|_| is_dressed) {
             let path = root.shown(below);
             match root.way.down_to(below) {
@@ -185,7 +225,8 @@ impl Restorer<'_> {
             Full::at(target, why, files_left, bytes_left)
         });
         let (troubles, refused) = (sorted(shared.troubles), sorted(shared.refused));
-        Ok(RestoreSummary { files, bytes, there, there_bytes, troubles, refused, full })
+        let (cold, _) = shared.cold.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(RestoreSummary { files, bytes, there, there_bytes, troubles, refused, full, cold })
     }
 
     fn walk(
@@ -219,7 +260,11 @@ impl Restorer<'_> {
                         inside.and_then(|inside| self.walk(inside, root, &below, shared, later, entry))
                     {
                         check_cancelled(self.observer)?;
-                        shared.report(&path, error);
+                        let packs = self.repo.packs_of(&subtree);
+                        match self.repo.is_cold(&packs) {
+                            true => shared.cold().0.directories += 1,
+                            false => shared.report(&path, error),
+                        }
                     }
                 }
                 NodeKind::File => {
@@ -276,19 +321,23 @@ impl Restorer<'_> {
                     }
                     tally.add_file();
                 }
-                Err(error) => {
+                Err(missed) => {
+                    let is_cold = matches!(missed, Missed::Content(_)) && shared.waits(self.repo, &node);
+                    let error = ModuleError::from(missed);
                     if error.kind != ErrorKind::DiskSpace {
                         shared.failed.fetch_add(1, Ordering::Relaxed);
                         shared.failed_bytes.fetch_add(node.size, Ordering::Relaxed);
                     }
-                    shared.fail(&path, &error);
+                    if !is_cold {
+                        shared.fail(&path, &error);
+                    }
                 }
             }
         }
     }
 
     /// Restores one file; one that an earlier restore left complete is only given what it lacks.
-    fn file(&self, root: &Root<'_>, below: &Path, node: &Node) -> Result<Given> {
+    fn file(&self, root: &Root<'_>, below: &Path, node: &Node) -> std::result::Result<Given, Missed> {
         let chunks = node.content.clone().unwrap_or_default();
         let (directory, name) = root.holder(below)?;
         let path = root.shown(below);
@@ -299,27 +348,25 @@ impl Restorer<'_> {
             let lacking = if self.content_only { Vec::new() } else { dress_again(&there, node) };
             return Ok(Given { was_there: true, lacking });
         }
-        let (file, _) = self.staged(&directory.real(), &path, &chunks)?;
+        let (file, _) = self.staged(&directory, &path, &chunks)?;
         let lacking = if self.content_only { Vec::new() } else { set_metadata(file.as_file(), node) };
-        put_in_place(file, &real, &path)?;
+        put_in_place(file, (&directory, name), &path)?;
         Ok(Given { was_there: false, lacking })
     }
 
-    /// Writes content into a directory under a name of its own, and returns its SHA-256. `shown` says for people what it will be.
+    /// Writes content into a directory, and returns its SHA-256. `shown` says for people what it will be.
     ///
     /// # Errors
     /// If it cannot be written, or its content not be read.
-    pub fn staged(
+    pub(crate) fn staged(
         &self,
-        directory: &Path,
+        directory: &Way,
         shown: &Path,
         chunks: &[Id],
-    ) -> std::result::Result<(tempfile::NamedTempFile, Id), Missed> {
+    ) -> std::result::Result<(Unfinished, Id), Missed> {
         let failed = |error: io::Error| at("write", shown, &error);
-        let file = tempfile::Builder::new()
-            .prefix(".pc-switcher-restore-")
-            .permissions(fs::Permissions::from_mode(if self.content_only { 0o666 } else { 0o600 }))
-            .tempfile_in(directory)
+        let rights = if self.content_only { 0o666 } else { 0o600 };
+        let file = Unfinished::begin(directory, rights, &self.swept)
             // What the error says of the place is nothing for people.
             .map_err(|error| at("write below", shown.parent().unwrap_or(shown), &error.kind().into()))?;
         let mut whole = Sha256::new();
@@ -345,7 +392,12 @@ impl Restorer<'_> {
 
     fn link(&self, root: &Root<'_>, later: &Later, shared: &Shared) {
         for (below, node) in &later.links {
-            let first = shared.links().get(&(node.device_id, node.inode)).cloned();
+            let inode = (node.device_id, node.inode);
+            if shared.cold().1.contains(&inode) {
+                shared.cold().0.files += 1;
+                continue;
+            }
+            let first = shared.links().get(&inode).cloned();
             let linked = match first {
                 Some(first) => root.link(&first, below),
                 None => {
@@ -445,9 +497,9 @@ pub(crate) fn is_such(path: &Path, node: &Node) -> bool {
 ///
 /// # Errors
 /// If something is there.
-pub(crate) fn put_in_place(file: tempfile::NamedTempFile, path: &Path, shown: &Path) -> Result<()> {
+pub(crate) fn put_in_place(file: Unfinished, (holder, name): (&Way, &OsStr), shown: &Path) -> Result<()> {
     file.as_file().sync_all().map_err(|error| at("write", shown, &error))?;
-    file.persist_noclobber(path).map(drop).map_err(|error| there_already(&error.error, shown))
+    file.name(holder, name).map_err(|error| there_already(&error, shown))
 }
 
 /// Says why a file did not get its name.
@@ -499,9 +551,4 @@ pub(crate) fn dress_special(directory: &Way, name: &OsStr, node: &Node) -> Vec<L
         Ok(open) => set_metadata(&open, node),
         Err(error) => vec![Lacking::new("its owner and rights", &error)],
     }
-}
-
-/// Whether a name is that of a file that a restore left unfinished.
-pub(crate) fn is_unfinished(name: &OsStr) -> bool {
-    name.as_bytes().starts_with(b".pc-switcher-restore-")
 }

@@ -152,7 +152,8 @@ fn a_file_that_holds_the_text_of_a_tree_is_stored_beside_the_tree() {
     let kinds: Vec<BlobKind> = repo.indexed().values().flatten().map(|(_, at)| at.kind).collect();
     assert_eq!(kinds.iter().filter(|kind| **kind == BlobKind::Data).count(), 1, "{kinds:?}");
     let target = tempfile::tempdir().unwrap();
-    let restorer = Restorer { repo: &repo, content_only: false, observer: &Quiet::default() };
+    let restorer =
+        Restorer { repo: &repo, content_only: false, observer: &Quiet::default(), swept: Swept::default() };
     assert_eq!(restorer.tree(tree, target.path()).unwrap().troubles, vec![]);
 }
 
@@ -201,7 +202,8 @@ fn a_tree_that_an_older_version_stored_as_content_alone_is_read_named_and_stored
         "{problems:?}"
     );
     let target = tempfile::tempdir().unwrap();
-    let restorer = Restorer { repo: &repo, content_only: true, observer: &Quiet::default() };
+    let restorer =
+        Restorer { repo: &repo, content_only: true, observer: &Quiet::default(), swept: Swept::default() };
     let tree = repo.snapshots().unwrap()[0].1.tree;
     assert_eq!(restorer.tree(tree, target.path()).unwrap().troubles, vec![]);
 
@@ -302,7 +304,8 @@ fn a_tree_that_is_there_is_told_by_what_its_file_system_keeps_of_times_and_given
     fs::set_permissions(source.path().join("b"), fs::Permissions::from_mode(0o640)).unwrap();
     let repo = repository(Arc::new(MemoryStore::default()));
     let tree = back_up(&repo, source.path()).unwrap().tree;
-    let restorer = Restorer { repo: &repo, content_only: false, observer: &Quiet::default() };
+    let restorer =
+        Restorer { repo: &repo, content_only: false, observer: &Quiet::default(), swept: Swept::default() };
     let restore = || restorer.tree(tree, target.path()).unwrap();
     assert_eq!(restore().files, 2);
     let below = target.path().join(source.path().strip_prefix("/").unwrap());
@@ -363,7 +366,7 @@ proptest! {
         let repo = repository(Arc::new(MemoryStore::default()));
         let summary = back_up(&repo, source.path()).unwrap();
         prop_assert_eq!(summary.files, written.len() as u64);
-        let restorer = Restorer { repo: &repo, content_only: false, observer: &Quiet::default() };
+        let restorer = Restorer { repo: &repo, content_only: false, observer: &Quiet::default(), swept: Swept::default() };
         let restored = restorer.tree(summary.tree, target.path()).unwrap();
         prop_assert_eq!(restored.troubles, vec![]);
         let below = target.path().join(source.path().strip_prefix("/").unwrap());

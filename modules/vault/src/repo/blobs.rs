@@ -180,6 +180,25 @@ impl Repository {
         })
     }
 
+    /// Returns the packs in which these contents of files lie, as far as the index knows them.
+    pub(crate) fn packs_of<'i>(&self, blobs: impl IntoIterator<Item = &'i Id>) -> BTreeSet<Id> {
+        let known = self.blobs.read();
+        let place = |id: &Id| known.data.get(id).or_else(|| known.trees.get(id));
+        let packs = blobs.into_iter().filter_map(|id| known.packs.get(place(id)?.0 as usize));
+        packs.copied().collect()
+    }
+
+    /// Returns the packs in which trees lie.
+    pub(crate) fn packs_of_trees(&self) -> BTreeSet<Id> {
+        let known = self.blobs.read();
+        known.trees.values().filter_map(|place| known.packs.get(place.0 as usize)).copied().collect()
+    }
+
+    /// Whether one of these packs turned out to lie in cold storage.
+    pub(crate) fn is_cold<'i>(&self, packs: impl IntoIterator<Item = &'i Id>) -> bool {
+        self.store.has_cold() && packs.into_iter().any(|pack| self.store.is_cold(Kind::Pack, &pack.hex()))
+    }
+
     /// Returns how much all trees are, as they lie there.
     pub fn tree_bytes(&self) -> u64 {
         self.blobs.read().trees.values().map(|(_, _, length, _)| u64::from(*length)).sum()

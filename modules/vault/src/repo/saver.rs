@@ -8,9 +8,9 @@ use pc_switcher_contract::ModuleError;
 use super::Writer;
 use crate::engine::workers;
 use crate::error::{Result, again};
-use crate::format::Id;
 use crate::format::blob::PackEntry;
 use crate::format::index::IndexedPack;
+use crate::format::{BlobKind, Id};
 use crate::store::Kind;
 
 /// A pack that is complete, with what is in it.
@@ -92,7 +92,11 @@ impl Writer<'_> {
 
     fn save(&self, Filled { mut bytes, entries }: Filled) -> Result<()> {
         let id = Id::of(&bytes);
-        self.repo.store.put(Kind::Pack, &id.hex(), &bytes)?;
+        // Packs hold blobs of one kind.
+        match entries.first().map(|entry| entry.kind) {
+            Some(BlobKind::Tree) => self.repo.store.put_trees(&id.hex(), &bytes)?,
+            _ => self.repo.store.put(Kind::Pack, &id.hex(), &bytes)?,
+        };
         bytes.clear();
         lock(&self.savers.spare).push(bytes);
         self.add_pack(IndexedPack::of(id, &entries))
@@ -112,7 +116,6 @@ mod tests {
     use pc_switcher_contract::ErrorKind;
 
     use super::*;
-    use crate::format::BlobKind;
     use crate::format::keyfile::Cost;
     use crate::repo::{Repository, Who};
     use crate::store::faults::Faults;

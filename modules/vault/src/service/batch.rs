@@ -2,6 +2,7 @@
 //! name. Nothing has its name before it is complete and durable, and nobody waits for the disk file by file. While one batch is restored
 //! the next one is prepared and begun, so that no processor waits for the disk either.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ffi::OsString;
 use std::fs::File;
@@ -12,20 +13,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use pc_switcher_contract::{ErrorKind, ModuleError};
-use tempfile::TempPath;
 
 use crate::catalogue::CurrentFile;
 use crate::engine::{
-    Given, Lacking, Missed, Observer, Restorer, Way, complete, dress_again, set_metadata, there_already,
-    workers,
+    Given, Lacking, Missed, Observer, Restorer, Swept, Unfinished, Way, complete, dress_again, set_metadata,
+    there_already, workers,
 };
 use crate::error::{Result, again, at, damaged};
 use crate::format::{Id, Node};
 use crate::repo::Repository;
 
-/// Files of one batch.
+/// Files of one batch, at most, which are open until they have their names: each takes a descriptor.
 const FILES: usize = if cfg!(test) { 5 } else { 4000 };
-/// Directories of one batch, at most, which are held open for it: each takes a descriptor.
+/// Directories of one batch, at most, which are held open for it, too.
 const DIRECTORIES: usize = 4000;
 /// Batches that are being restored at once: while one waits for its disk, the threads of the other read.
 const AT_ONCE: usize = 2;
@@ -69,14 +69,21 @@ pub(super) struct Batch {
     jobs: Vec<Job>,
     bytes: u64,
     directories: usize,
-    most_directories: usize,
+    most: Most,
+}
+
+/// How large a batch may be.
+#[derive(Clone, Copy)]
+struct Most {
+    files: usize,
+    directories: usize,
 }
 
 /// A file on each disk, by which it is waited for.
 type Disks = BTreeMap<u64, (File, PathBuf)>;
 
-/// A complete file that may be without its name yet, and what it lacks.
-type Staged = std::result::Result<(Option<TempPath>, Vec<Lacking>), Missed>;
+/// A complete file that is without its name yet if it was not there before, and what it lacks.
+type Staged = std::result::Result<(Option<Unfinished>, Vec<Lacking>), Missed>;
 
 /// What keeps the next file from being tried, once it was said.
 type Ended = Mutex<Option<ModuleError>>;
@@ -90,14 +97,9 @@ struct Ends {
     full: Ended,
 }
 
-impl Default for Batch {
-    fn default() -> Self {
-        Self { jobs: Vec::new(), bytes: 0, directories: 0, most_directories: directories() }
-    }
-}
-
-/// Returns of how many directories a batch may be: with one more that is filled meanwhile they take half of all descriptors.
-fn directories() -> usize {
+/// Returns how large a batch may be: with one more that is filled meanwhile their directories take half of all descriptors, and their
+/// files a quarter.
+fn most() -> Most {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     // What a program may have at most is more than it is given at first: some take a number above 1023 for none.
@@ -105,7 +107,11 @@ fn directories() -> usize {
     let raised = current.is_some_and(|current| current < wanted)
         && setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).is_ok();
     let all = if raised { wanted } else { current.unwrap_or(wanted) };
-    (all as usize / 2 / (AT_ONCE + 1)).clamp(1, DIRECTORIES)
+    let all = all as usize;
+    Most {
+        files: (all / 4 / AT_ONCE).clamp(1, FILES),
+        directories: (all / 2 / (AT_ONCE + 1)).clamp(1, DIRECTORIES),
+    }
 }
 
 /// A batch that is being restored, with what its files have in common with further names.
@@ -117,6 +123,8 @@ pub(super) struct Fleet<'scope, 'env> {
     observer: &'env dyn Observer,
     content_only: bool,
     ended: Arc<Ends>,
+    most: Most,
+    swept: Swept,
     under_way: VecDeque<Restoring<'scope>>,
 }
 
@@ -127,15 +135,22 @@ impl<'scope, 'env> Fleet<'scope, 'env> {
         content_only: bool,
         observer: &'env dyn Observer,
     ) -> Self {
-        Self { scope, observer, content_only, ended: Arc::default(), under_way: VecDeque::new() }
+        let (ended, swept, under_way) = Default::default();
+        Self { scope, observer, content_only, ended, most: most(), swept, under_way }
+    }
+
+    /// Returns an empty batch.
+    pub(super) fn batch(&self) -> Batch {
+        Batch { jobs: Vec::new(), bytes: 0, directories: 0, most: self.most }
     }
 
     /// Begins to restore what waits in a batch; not before [`Fleet::is_full`] says that there is room.
     pub(super) fn begin(&mut self, batch: &mut Batch, repos: Vec<Arc<Repository>>) {
         let families = batch.jobs.iter().filter_map(|job| job.family).collect();
-        let (mut batch, ended) = (std::mem::take(batch), self.ended.clone());
-        let (content_only, observer) = (self.content_only, self.observer);
-        let restoring = self.scope.spawn(move || batch.restore(&repos, content_only, &ended, observer));
+        let (batch, ended) = (std::mem::replace(batch, self.batch()), self.ended.clone());
+        let (content_only, observer, swept) = (self.content_only, self.observer, self.swept.clone());
+        let restoring =
+            self.scope.spawn(move || batch.restore(&repos, (content_only, swept), &ended, observer));
         self.under_way.push_back((restoring, families));
     }
 
@@ -169,7 +184,8 @@ impl Batch {
         self.directories += usize::from(!is_same);
         self.bytes += job.node.size;
         self.jobs.push(job);
-        self.jobs.len() >= FILES || self.directories >= self.most_directories || self.bytes >= BYTES
+        let Most { files, directories } = self.most;
+        self.jobs.len() >= files || self.directories >= directories || self.bytes >= BYTES
     }
 
     /// Returns the directory of the file that was taken last: what lies beside it needs no other one.
@@ -188,13 +204,13 @@ impl Batch {
     /// # Errors
     /// If the run was cancelled: nothing of it has its name then.
     fn restore(
-        &mut self,
+        self,
         repos: &[Arc<Repository>],
-        content_only: bool,
+        (content_only, swept): (bool, Swept),
         ended: &Ends,
         observer: &dyn Observer,
     ) -> Result<Vec<Done>> {
-        let jobs = std::mem::take(&mut self.jobs);
+        let jobs = self.jobs;
         let next = AtomicUsize::new(0);
         let staged: Vec<Mutex<Option<Staged>>> = jobs.iter().map(|_| Mutex::default()).collect();
         let disks: Mutex<Disks> = Mutex::default();
@@ -204,7 +220,8 @@ impl Batch {
                     loop {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(job) = jobs.get(at).filter(|_| !observer.is_cancelled()) else { return };
-                        let restorer = Restorer { repo: &repos[job.vault], content_only, observer };
+                        let (repo, swept) = (&*repos[job.vault], swept.clone());
+                        let restorer = Restorer { repo, content_only, observer, swept };
                         let made = stage(&restorer, job, &disks, ended);
                         *staged[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
                     }
@@ -226,9 +243,9 @@ impl Batch {
                 if let Err(error) = &waited {
                     return Err(Missed::Place(again(error)));
                 }
-                match file.persist_noclobber(job.holder.inside(&job.name)) {
+                match file.name(&job.holder, &job.name) {
                     Ok(()) => Ok(Given { was_there: false, lacking }),
-                    Err(error) => Err(there_already(&error.error, &job.place).into()),
+                    Err(error) => Err(there_already(&error, &job.place).into()),
                 }
             });
             (job, done)
@@ -242,7 +259,7 @@ fn stage(restorer: &Restorer<'_>, job: &Job, disks: &Mutex<Disks>, ended: &Ends)
     let full = || ended.full.lock().unwrap_or_else(PoisonError::into_inner);
     // This takes no room.
     if job.is_taken {
-        let (real, Restorer { repo, content_only, observer }) = (job.holder.inside(&job.name), restorer);
+        let (real, Restorer { repo, content_only, observer, .. }) = (job.holder.inside(&job.name), restorer);
         return match complete(repo, &real, &job.node, *content_only, *observer) {
             Some(_) if *content_only => Ok((None, Vec::new())),
             Some(there) => Ok((None, dress_again(&there, &job.node))),
@@ -255,7 +272,7 @@ fn stage(restorer: &Restorer<'_>, job: &Job, disks: &Mutex<Disks>, ended: &Ends)
     if let Some(why) = away().get(&job.vault) {
         return Err(Missed::Content(again(why)));
     }
-    let made = restorer.staged(&job.holder.real(), &job.place, &job.chunks);
+    let made = restorer.staged(&job.holder, &job.place, &job.chunks);
     match &made {
         Err(Missed::Content(error)) if error.kind == ErrorKind::Unreachable => {
             away().entry(job.vault).or_insert_with(|| again(error));
@@ -271,8 +288,10 @@ fn stage(restorer: &Restorer<'_>, job: &Job, disks: &Mutex<Disks>, ended: &Ends)
         return Err(Missed::Content(damaged(what, "its checksum is another one")));
     }
     let lacking = if restorer.content_only { Vec::new() } else { set_metadata(file.as_file(), &job.node) };
-    let disk = file.as_file().metadata().map_err(|error| at("read", &job.place, &error))?.dev();
-    let (open, path) = file.into_parts();
-    disks.lock().unwrap_or_else(PoisonError::into_inner).entry(disk).or_insert((open, job.place.clone()));
-    Ok((Some(path), lacking))
+    let unread = |error| at("read", &job.place, &error);
+    let disk = file.as_file().metadata().map_err(unread)?.dev();
+    if let Entry::Vacant(unknown) = disks.lock().unwrap_or_else(PoisonError::into_inner).entry(disk) {
+        unknown.insert((file.as_file().try_clone().map_err(unread)?, job.place.clone()));
+    }
+    Ok((Some(file), lacking))
 }

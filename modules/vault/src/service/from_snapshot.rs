@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
 use super::Service;
+use super::restore::{Waiting, fetched_of};
 use super::vaults::Passphrase;
-use crate::engine::{Observer, RestoreSummary, Restorer};
+use crate::engine::{Cold, Observer, RestoreSummary, Restorer, Swept};
 use crate::error::{Result, usage};
 use crate::format::{Id, Node, NodeKind, Snapshot};
 use crate::repo::{Held, Repository};
-use crate::store::Kind;
+use crate::store::{Kind, Thaw};
 
 /// What is to be restored from a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct SnapshotOrder {
     pub to: PathBuf,
     /// Whether rights, owner, times and attributes are left alone.
     pub content_only: bool,
+    /// How what lies in cold storage is to be fetched.
+    pub thaw: Thaw,
 }
 
 /// What was restored from a snapshot.
@@ -38,6 +41,8 @@ pub struct SnapshotReport {
     pub snapshot: Snapshot,
     /// What came back.
     pub summary: RestoreSummary,
+    /// What can be restored once it was fetched from cold storage.
+    pub waiting: Option<Waiting>,
 }
 
 /// A snapshot that was found, in a vault that is locked as long as it is read.
@@ -68,22 +73,40 @@ impl Service {
         }
         let Found { vault, repo, id, snapshot, _lock } = self.find_snapshot(&wanted, order, passphrase)?;
         repo.load_index()?;
-        let nodes = wanted_of(&repo, (id, &snapshot), &order.paths)?;
+        let nodes = match wanted_of(&repo, (id, &snapshot), &order.paths) {
+            // What tells what is in it lies in cold storage itself.
+            Err(_) if repo.store().has_cold() => None,
+            nodes => Some(nodes?),
+        };
         let text = format!("snapshot {} to {}", id.short(), order.to.display());
         let work = |_: &mut Self, _| {
-            let restorer = Restorer { repo: &repo, content_only: order.content_only, observer };
-            restorer.nodes(nodes, &order.to)
+            let swept = Swept::default();
+            let restorer = Restorer { repo: &repo, content_only: order.content_only, observer, swept };
+            let summary = match nodes {
+                Some(nodes) => restorer.nodes(nodes, &order.to)?,
+                None => {
+                    let cold = Cold { directories: 1, ..Cold::default() };
+                    RestoreSummary { cold, ..RestoreSummary::default() }
+                }
+            };
+            let cold = match summary.full {
+                None => summary.cold.clone(),
+                Some(_) => Cold::default(),
+            };
+            Ok((fetched_of(&vault, &repo, cold, order.thaw, observer)?, summary))
         };
-        let tell = |summary: &RestoreSummary| {
+        let tell = |(waiting, summary): &(Option<Waiting>, RestoreSummary)| {
             let (files, troubles) = (summary.files, summary.troubles.len());
             let room = summary
                 .full
                 .as_ref()
                 .map_or_else(String::new, |full| format!(", no room for {} more", full.files_left));
-            (troubles == 0 && summary.full.is_none(), format!("{files} files, {troubles} troubles{room}"))
+            let cold = waiting.as_ref().map_or_else(String::new, |waiting| format!(", {}", waiting.words()));
+            let is_all = troubles == 0 && summary.full.is_none() && waiting.is_none();
+            (is_all, format!("{files} files, {troubles} troubles{room}{cold}"))
         };
-        let summary = self.operation("restore", &text, work, tell)?;
-        Ok(SnapshotReport { vault, id, snapshot, summary })
+        let (waiting, summary) = self.operation("restore", &text, work, tell)?;
+        Ok(SnapshotReport { vault, id, snapshot, summary, waiting })
     }
 
     /// Looks for a snapshot in one vault after the other; one that cannot be used counts only if no other has it.

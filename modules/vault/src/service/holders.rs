@@ -1,17 +1,17 @@
 //! Which vaults hold a version, and what becomes of it if one of them cannot give it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use pc_switcher_contract::{ErrorKind, ModuleError};
 
 use super::batch::{Batch, Done, Family, Fleet};
-use super::restore::{Target, ends};
+use super::restore::{Target, Thawed, ends};
 use super::vaults::Passphrase;
 use super::{RestoreReport, Service};
 use crate::catalogue::{Chunk, CurrentFile, Directory};
-use crate::engine::{Given, Missed, Observer, Trouble};
+use crate::engine::{Cold, Given, Missed, Observer, Trouble};
 use crate::error::{Result, again};
 use crate::format::Id;
 use crate::repo::{Held, Repository};
@@ -22,15 +22,19 @@ pub(super) struct Opened {
     vaults: Vec<Open>,
     refused: HashMap<String, ModuleError>,
     /// Contents that vaults hold and cannot give.
-    failed: HashMap<Id, Vec<(String, ModuleError)>>,
+    pub(super) failed: HashMap<Id, Vec<(String, ModuleError)>>,
     /// The numbers of files that another vault may give.
     pub(super) again: Vec<usize>,
     /// The numbers of files that could not be put in their place, and why.
     pub(super) misplaced: Vec<(usize, ModuleError)>,
     /// A name of each file with several that is what it should be.
     pub(super) first_names: HashMap<Family, PathBuf>,
-    /// Files that are among the troubles, and their bytes.
+    /// Files that are among the troubles or wait for a provider, and their bytes.
     pub(super) failed_files: (u64, u64),
+    /// What lies in cold storage, by the number of its vault.
+    pub(super) cold: BTreeMap<usize, Cold>,
+    /// What was done about it.
+    pub(super) thawed: BTreeMap<usize, Thawed>,
 }
 
 impl Opened {
@@ -43,6 +47,28 @@ impl Opened {
         self.failed.entry(content).or_default().push((name.clone(), error));
     }
 
+    fn count_failed(&mut self, file: &CurrentFile) {
+        if !file.version.facts.is_dir() {
+            self.failed_files.0 += 1;
+            self.failed_files.1 += file.version.facts.size;
+        }
+    }
+
+    /// Counts a file that waits until these packs of a vault were fetched.
+    pub(super) fn waits(&mut self, vault: usize, packs: BTreeSet<Id>, file: &CurrentFile) {
+        self.count_failed(file);
+        let cold = self.cold.entry(vault).or_default();
+        cold.files += 1;
+        cold.bytes += file.version.facts.size;
+        cold.packs.extend(packs);
+    }
+
+    /// Returns the vaults, by their numbers here, of which something turned out to lie in cold storage.
+    pub(super) fn with_cold(&self) -> Vec<(usize, String, Arc<Repository>)> {
+        let all = self.vaults.iter().enumerate().filter(|(_, vault)| vault.repo.store().has_cold());
+        all.map(|(number, vault)| (number, vault.name.clone(), vault.repo.clone())).collect()
+    }
+
     /// Counts a file that is not restored, and says why.
     pub(super) fn misses(
         &mut self,
@@ -51,10 +77,7 @@ impl Opened {
         why: String,
         report: &mut RestoreReport,
     ) {
-        if !file.version.facts.is_dir() {
-            self.failed_files.0 += 1;
-            self.failed_files.1 += file.version.facts.size;
-        }
+        self.count_failed(file);
         report.troubles.push(Trouble { path: directory.path.join(&file.name), why });
     }
 
@@ -161,8 +184,8 @@ impl Service {
                 Ok(found) => found,
                 // Why the first could not give it says more than that there is no other.
                 Err(error) => {
-                    let failed = open.failed.remove(&content).unwrap_or_default();
-                    return Err(failed.into_iter().next().map_or(error, |(_, first)| first));
+                    let first = open.failed.get(&content).and_then(|failed| failed.first());
+                    return Err(first.map_or(error, |(_, first)| again(first)));
                 }
             };
             let Open { name, repo, .. } = &open.vaults[vault];
@@ -198,7 +221,7 @@ impl Service {
             match self.restore_from_any(file, target, open, passphrase, report, observer) {
                 Ok((place, given)) => report.takes(place, file.version.facts.size, given),
                 Err(error) if error.kind != ErrorKind::Busy && ends(&error) => return Err(error),
-                Err(error) => open.misses(target.directory, file, error.to_string(), report),
+                Err(error) => self.misses(open, target.directory, file, error.to_string(), report),
             }
         }
         Ok(())

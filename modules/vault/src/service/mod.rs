@@ -54,7 +54,7 @@ pub use prune::{PruneOrder, PruneReport, VaultPruned};
 pub use recover::{RecoverOrder, RecoverReport, Source};
 pub use rehearse::{RehearseOrder, RehearseReport, Rehearsed};
 pub use repair::{RepairWish, Repaired};
-pub use restore::{RestoreOrder, RestoreReport, Which};
+pub use restore::{RestoreOrder, RestoreReport, Waiting, Which};
 pub use settings::{Above, Every, Folder, General, Mistake, Settings, Size, Spot, VaultKind, VaultSettings};
 pub use source::{Place, Reading, Told};
 pub use status::{FileStatus, History, VersionLine};
@@ -305,10 +305,11 @@ impl Service {
         around: Surroundings,
         settings: Settings,
         host_id: String,
-        catalogue: Catalogue,
+        mut catalogue: Catalogue,
         stage: Stage,
         scratch: Option<tempfile::TempDir>,
     ) -> Self {
+        settings.classes().for_each(|(vault, class)| catalogue.note_class(vault, class));
         let (names, view) = (Names::of_this_machine(), View::default());
         let (gone, sources, looking, catching_up) = Default::default();
         let _scratch = scratch;

@@ -16,7 +16,7 @@ use super::target::is_away;
 use super::vaults::Passphrase;
 use super::{Service, VaultSettings};
 use crate::catalogue::{Chunk, CurrentFile, Directory};
-use crate::engine::{Observer, Progress, Restorer, Trouble};
+use crate::engine::{Observer, Progress, Restorer, Swept, Trouble, Way};
 use crate::error::{Result, at};
 use crate::format::Id;
 use crate::repo::Repository;
@@ -254,10 +254,10 @@ impl Service {
     ) -> Result<bool> {
         let (wanted, facts) = (file.version.content_id, &file.version.facts);
         let ids: Vec<Id> = chunks.iter().map(|chunk| chunk.blob_id).collect();
-        let restorer = Restorer { repo, content_only: false, observer };
-        let (restored, sum) = restorer.staged(scratch, &scratch.join("file"), &ids)?;
-        let length =
-            restored.as_file().metadata().map_err(|error| at("read", restored.path(), &error))?.len();
+        let restorer = Restorer { repo, content_only: false, observer, swept: Swept::default() };
+        let (holder, shown) = (Way::to(scratch)?, scratch.join("file"));
+        let (restored, sum) = restorer.staged(&holder, &shown, &ids)?;
+        let length = restored.as_file().metadata().map_err(|error| at("read", &shown, &error))?.len();
         if sum != wanted || length != facts.size {
             return Err(ModuleError::failed(format!(
                 "what comes back is not what was backed up: checksum {sum}, {length} bytes instead of {wanted}, {} bytes",

@@ -1,7 +1,9 @@
 //! Brings versions back: beside the original, elsewhere, or in its place after what is there was staged.
 
+mod place;
+mod thaw;
+
 use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +14,6 @@ use pc_switcher_contract::{ErrorKind, ModuleError};
 use super::Service;
 use super::batch::{Batch, Fleet, Job, family};
 use super::holders::{Opened, gravest};
-use super::ignored::copy_digits;
 use super::snapshot::node_of_version;
 use super::stage::{NotStaged, facts_of};
 use super::vaults::Passphrase;
@@ -25,6 +26,12 @@ use crate::engine::{
 use crate::error::{Result, at, damaged, usage};
 use crate::format::{Id, Node, NodeKind};
 use crate::repo::Repository;
+use crate::store::Thaw;
+
+pub(super) use place::Target;
+use place::{place_of, root_of};
+pub use thaw::Waiting;
+pub(super) use thaw::{Thawed, fetched_of};
 
 /// Which version is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +59,8 @@ pub struct RestoreOrder {
     pub content_only: bool,
     /// Whether the name gets twelve digits of the checksum instead of all.
     pub short_name: bool,
+    /// How what lies in cold storage is to be fetched.
+    pub thaw: Thaw,
 }
 
 /// What was restored.
@@ -73,6 +82,8 @@ pub struct RestoreReport {
     pub elsewhere: Vec<Trouble>,
     /// What ended it, if there was no room for all.
     pub full: Option<Full>,
+    /// What can be restored once it was fetched from cold storage.
+    pub waiting: Vec<Waiting>,
 }
 
 impl RestoreReport {
@@ -84,7 +95,8 @@ impl RestoreReport {
         if let Some(full) = &self.full {
             text.push_str(&format!(", no room for {} more", full.files_left));
         }
-        (self.troubles.is_empty() && self.full.is_none(), text)
+        self.waiting.iter().for_each(|waiting| text.push_str(&format!(", {}", waiting.words())));
+        (self.troubles.is_empty() && self.full.is_none() && self.waiting.is_empty(), text)
     }
 
     /// Returns how many paths are without something that takes more rights.
@@ -149,7 +161,7 @@ impl Service {
         let mut open = Opened::default();
         let total_bytes = wanted.iter().map(|file| file.version.facts.size).sum();
         let observer = &Tally::new(observer, total_bytes);
-        let mut target = Target { directory, order, root: None, made: Vec::new() };
+        let mut target = Target::new(directory, order);
         let ended = std::thread::scope(|scope| {
             let mut fleet = Fleet::new(scope, order.content_only, observer);
             let ended =
@@ -160,13 +172,16 @@ impl Service {
         });
         let ended = ended.and_then(|()| {
             self.restore_again(&mut target, wanted, passphrase, &mut open, report, observer)?;
-            dress_directories(&mut target, report);
+            // What is not complete stays open for the next restore.
+            if open.cold.is_empty() {
+                dress_directories(&mut target, report);
+            }
             Ok(())
         });
         // However it ended: these are no files for which there was no room.
         for number in std::mem::take(&mut open.again) {
             let why = open.why_not(wanted[number].version.content_id);
-            open.misses(directory, &wanted[number], why, report);
+            self.misses(&mut open, directory, &wanted[number], why, report);
         }
         for (number, error) in std::mem::take(&mut open.misplaced) {
             open.misses(directory, &wanted[number], error.to_string(), report);
@@ -182,7 +197,11 @@ impl Service {
                     Some(Full::at(root_of(directory, order), error.to_string(), files_left, bytes_left));
                 Ok(())
             }
-            ended => ended,
+            ended => {
+                ended?;
+                report.waiting = self.have_fetched(&mut open, order.thaw, observer)?;
+                Ok(())
+            }
         }
     }
 
@@ -197,7 +216,7 @@ impl Service {
         observer: &dyn Observer,
     ) -> Result<()> {
         let Target { directory, order, .. } = *target;
-        let mut batch = Batch::default();
+        let mut batch = fleet.batch();
         for (number, file) in wanted.iter().enumerate() {
             if observer.is_cancelled() {
                 return Err(ModuleError::cancelled());
@@ -227,6 +246,7 @@ impl Service {
                         let job = self.job(&batch, target, file, &chunks)?;
                         if batch.take(Job { number, vault, family, ..job }) {
                             open.restore(&mut batch, fleet, report)?;
+                            self.thaw_ahead(target, wanted, open, observer)?;
                         }
                         Ok(None)
                     })
@@ -241,8 +261,9 @@ impl Service {
                     }
                     report.takes(place, file.version.facts.size, given);
                 }
-                Err(error) if wanted.len() == 1 || ends(&error) => return Err(error),
-                Err(error) => open.misses(directory, file, error.to_string(), report),
+                Err(error) if ends(&error) => return Err(error),
+                Err(error) if wanted.len() == 1 && self.cold_of(open, file).is_none() => return Err(error),
+                Err(error) => self.misses(open, directory, file, error.to_string(), report),
             }
         }
         open.restore(&mut batch, fleet, report)
@@ -359,9 +380,9 @@ impl Service {
         }
         // What takes the place of a file is for nobody's eyes before it has that one's rights.
         let content_only = order.content_only && !is_there;
-        let restorer = Restorer { repo, content_only, observer };
+        let restorer = Restorer { repo, content_only, observer, swept: target.swept.clone() };
         let ids: Vec<Id> = chunks.iter().map(|chunk| chunk.blob_id).collect();
-        let (staged, sum) = restorer.staged(&holder.real(), &path, &ids)?;
+        let (staged, sum) = restorer.staged(&holder, &path, &ids)?;
         if sum != file.version.content_id {
             let what = format!("the content of `{}`", path.display());
             return Err(Missed::Content(damaged(what, "its checksum is another one")));
@@ -380,8 +401,8 @@ impl Service {
             }
         };
         match &seen {
-            Some(seen) => exchange(staged, &real, &path, seen)?,
-            None => put_in_place(staged, &real, &path)?,
+            Some(seen) => exchange(staged, (&holder, name), &path, seen)?,
+            None => put_in_place(staged, (&holder, name), &path)?,
         }
         if order.in_place {
             self.stage_as_it_is(directory, file, &real, &path)?;
@@ -507,11 +528,6 @@ pub(super) fn ends(error: &ModuleError) -> bool {
     matches!(error.kind, ErrorKind::Busy | ErrorKind::Cancelled | ErrorKind::DiskSpace)
 }
 
-/// Returns the directory below which nothing is written through a link.
-fn root_of<'o>(directory: &'o Directory, order: &'o RestoreOrder) -> &'o Path {
-    order.to.as_deref().filter(|_| !order.in_place).unwrap_or(&directory.path)
-}
-
 /// Whether owner, rights, times and attributes are those that are wanted; a link has no rights of its own.
 fn is_dressed_as(there: &FileFacts, wanted: &FileFacts) -> bool {
     let of = |facts: &FileFacts| {
@@ -521,74 +537,6 @@ fn is_dressed_as(there: &FileFacts, wanted: &FileFacts) -> bool {
     of(there) == of(wanted)
 }
 
-/// Where something is restored to: below one directory, which is opened once and left through no link.
-pub(super) struct Target<'o> {
-    pub(super) directory: &'o Directory,
-    order: &'o RestoreOrder,
-    root: Option<Arc<Way>>,
-    /// Directories that are dressed when all is there.
-    made: Vec<(PathBuf, Node)>,
-}
-
-impl Target<'_> {
-    fn root(&mut self) -> Result<Arc<Way>> {
-        if let Some(root) = &self.root {
-            return Ok(root.clone());
-        }
-        let path = root_of(self.directory, self.order);
-        // A tracked directory had no links on its way when it was tracked. What somebody puts there later is no way for root.
-        let is_typed = path != self.directory.path;
-        let root = Arc::new(match is_typed || !rustix::process::geteuid().is_root() {
-            true => Way::to(path),
-            false => Way::without_links(path),
-        }?);
-        self.root = Some(root.clone());
-        Ok(root)
-    }
-
-    /// Opens a directory, which is made if it is missing.
-    fn directory(&mut self, path: &Path) -> Result<Way> {
-        let below = path.strip_prefix(root_of(self.directory, self.order));
-        let below = below.map_err(|_| usage(format!("`{}` is not where it should be", path.display())))?;
-        self.root()?.down_to(below)
-    }
-
-    /// Opens the directory that holds something, which is made if it is missing; returns that one's name with it.
-    fn holder<'p>(&mut self, path: &'p Path) -> Result<(Way, &'p OsStr)> {
-        let directory = self.directory(path.parent().unwrap_or(Path::new("/")))?;
-        Ok((directory, path.file_name().unwrap_or_default()))
-    }
-
-    /// Gives a file that was restored already another one of its names.
-    fn link(&mut self, first: &Path, place: PathBuf) -> Result<(PathBuf, Given)> {
-        let ((from, name), (to, other)) = (self.holder(first)?, self.holder(&place)?);
-        let linked = fs::hard_link(from.inside(name), to.inside(other));
-        linked.map_err(|error| at("make", &place, &error))?;
-        Ok((place, Given { was_there: false, lacking: Vec::new() }))
-    }
-}
-
 fn newest_until(versions: Vec<Version>, at: Timestamp) -> Option<Version> {
     versions.into_iter().find(|version| version.created_at.parse::<Timestamp>().is_ok_and(|made| made <= at))
-}
-
-/// Returns where a file is restored to.
-fn place_of(directory: &Directory, file: &CurrentFile, order: &RestoreOrder) -> PathBuf {
-    let original = directory.path.join(&file.name);
-    if order.in_place {
-        return original;
-    }
-    if let Some(to) = &order.to {
-        // A single file lands right below; a directory keeps what is below it.
-        let below = original.strip_prefix(&order.path).unwrap_or(&file.name);
-        return match below.as_os_str().is_empty() {
-            true => to.join(original.file_name().unwrap_or_default()),
-            false => to.join(below),
-        };
-    }
-    let sum = copy_digits(&file.version);
-    let mut name = OsString::from(original.file_name().unwrap_or_default());
-    name.push(".");
-    name.push(if order.short_name { format!("{}.btrestored", &sum[..12]) } else { sum });
-    original.with_file_name(name)
 }

@@ -1,16 +1,17 @@
 //! What a restore gives, and what it takes nobody's word for.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::world::{World, back_up, noise, stage};
 use super::*;
-use crate::engine::{Observer, Progress, Quiet};
+use crate::engine::{Observer, Progress, Quiet, Swept, Unfinished, Way, named_alone};
 use crate::format::Id;
-use crate::store::{Kind, MemoryStore, Store};
+use crate::store::faults::Faults;
+use crate::store::{Kind, MemoryStore, Store, Thaw};
 
 fn order(path: PathBuf) -> RestoreOrder {
     RestoreOrder {
@@ -20,6 +21,7 @@ fn order(path: PathBuf) -> RestoreOrder {
         in_place: false,
         content_only: false,
         short_name: false,
+        thaw: Thaw::default(),
     }
 }
 
@@ -463,4 +465,66 @@ fn a_stop_of_a_restore_leaves_whole_files_alone() {
             assert_eq!(fs::read(entry.path()).unwrap(), original.unwrap(), "{entry:?}");
         }
     }
+}
+
+#[test]
+fn a_restore_removes_what_a_dead_one_left_and_harms_none_beside_it() {
+    let mut world = World::new();
+    world.put(0..3, 1);
+    let docs = world.home.path().join("docs").canonicalize().unwrap();
+    fs::create_dir(docs.join("sub")).unwrap();
+    fs::write(docs.join("sub/extra"), "extra").unwrap();
+    backed_up(&mut world);
+    let to = world.home.path().join("back");
+    let way = Way::to(&to).unwrap();
+    // As if the file system knew no files without a name.
+    named_alone(&way);
+    let names = || {
+        let entries = to.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = entries.collect();
+        names.sort_unstable();
+        names
+    };
+    // What a killed process leaves: a name, and a lock that went with it.
+    let dead = Unfinished::begin(&way, 0o600, &Swept::default()).unwrap();
+    dead.as_file().write_all_at(b"half of", 0).unwrap();
+    let left = names();
+    fs::hard_link(to.join(&left[0]), world.home.path().join("kept")).unwrap();
+    drop(dead);
+    fs::rename(world.home.path().join("kept"), to.join(&left[0])).unwrap();
+    fs::write(to.join(".pc-switcher-restore-mine"), "somebody's").unwrap();
+
+    let (blocked, at_gate) = std::sync::mpsc::channel();
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let (blocked, gate) = (Mutex::new(blocked), Mutex::new(gate));
+    let gated = Faults::on(&world.store).that_fails(move |call| {
+        if call.what == "get_range" && call.kind == Kind::Pack {
+            blocked.lock().unwrap().send(()).ok();
+            gate.lock().unwrap().recv().ok();
+        }
+        None
+    });
+    let other_state = world.copy().0;
+    let all = RestoreOrder { to: Some(to.clone()), ..order(docs.clone()) };
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            let mut service = world.service(world.state.path(), Arc::new(gated), std::process::id());
+            service.restore(&all, &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap()
+        });
+        at_gate.recv().unwrap();
+        let under_way: Vec<String> = names();
+        let being_written = under_way.iter().filter(|name| name.len() > 40).count();
+        assert!(being_written > 0 && !under_way.contains(&left[0]), "{under_way:?} after {left:?}");
+        // Somebody else restores into the same directory meanwhile.
+        let mut service = world.service(other_state.path(), world.store.clone(), std::process::id());
+        let one = RestoreOrder { path: docs.join("sub/extra"), ..all.clone() };
+        let report = service.restore(&one, &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap();
+        assert_eq!(report.files, [to.join("extra")]);
+        assert!(under_way.iter().all(|name| names().contains(name)), "{under_way:?}, {:?}", names());
+        drop(open);
+        let report = first.join().unwrap();
+        assert!(report.files.len() == 4 && report.troubles.is_empty(), "{report:?}");
+    });
+    assert_eq!(names(), [".pc-switcher-restore-mine", "0", "1", "2", "extra", "sub"]);
+    assert_eq!(fs::read(to.join("2")).unwrap(), fs::read(docs.join("2")).unwrap());
 }

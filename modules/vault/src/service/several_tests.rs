@@ -1,6 +1,7 @@
 //! A machine with several vaults, of which one misses something.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -9,7 +10,7 @@ use super::*;
 use crate::engine::{Observer, Progress, Quiet, workers};
 use crate::repo::Repository;
 use crate::store::faults::Faults;
-use crate::store::{Kind, MemoryStore, Store};
+use crate::store::{Kind, MemoryStore, Store, Thaw};
 
 /// A second vault beside the one of a world, which is called `local`.
 struct Two {
@@ -39,10 +40,10 @@ impl Observer for Saving {
     fn progress(&self, _: Progress) {}
 
     fn is_cancelled(&self) -> bool {
-        // Nothing is kept before what takes its place is complete.
-        let is_complete = self.directory.read_dir().unwrap().map(|entry| entry.unwrap()).any(|entry| {
-            entry.file_name().to_string_lossy().starts_with(".pc-switcher-restore-")
-                && entry.metadata().unwrap().len() == 8_000
+        // Nothing is kept before what takes its place is complete, which has no name by then.
+        let is_complete = Path::new("/proc/self/fd").read_dir().unwrap().flatten().any(|open| {
+            let is_here = fs::read_link(open.path()).is_ok_and(|open| open.starts_with(&self.directory));
+            is_here && fs::metadata(open.path()).is_ok_and(|facts| (facts.nlink(), facts.len()) == (0, 8_000))
         });
         if is_complete && !self.is_done.swap(true, Ordering::SeqCst) {
             fs::write(self.directory.join("a"), "saved just now").unwrap();
@@ -195,6 +196,7 @@ fn what_a_damaged_vault_cannot_give_another_one_does() {
             in_place: false,
             content_only: false,
             short_name: false,
+            thaw: Thaw::default(),
         };
         two.open().restore(&order, &mut |_| Ok(b"x".into()), &Quiet::default())
     };
@@ -234,7 +236,7 @@ fn name(number: u64) -> String {
 fn order(path: &Path, to: Option<PathBuf>) -> RestoreOrder {
     let in_place = to.is_none();
     let (path, which) = (path.to_owned(), Which::Current);
-    RestoreOrder { path, which, to, in_place, content_only: false, short_name: false }
+    RestoreOrder { path, which, to, in_place, content_only: false, short_name: false, thaw: Thaw::default() }
 }
 
 #[test]

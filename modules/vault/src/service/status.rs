@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use super::known::Known;
 use super::{Service, scan};
-use crate::catalogue::{CurrentFile, FileFacts, KILLED, Operation, Version};
+use crate::catalogue::{CurrentFile, FileFacts, Holder, KILLED, Operation, Version};
 use crate::engine::{Trouble, kind_of};
 use crate::error::{Result, usage};
 use crate::format::NodeKind;
+use crate::store::Depth;
 
 /// How a file stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,6 +59,8 @@ pub struct VersionLine {
     pub changed: Vec<&'static str>,
     /// The vaults from which it can be restored.
     pub vaults: Vec<String>,
+    /// Those of them that must fetch it from cold storage first, by what the backup noted.
+    pub after_thaw: Vec<String>,
     /// What `stat` said.
     #[serde(flatten)]
     pub facts: FileFacts,
@@ -136,16 +139,23 @@ impl Service {
         })?;
         let versions = self.catalogue.find_file_snapshots_for_file(&file)?;
         // All at once: one query for each of a thousand versions takes longer than all else.
-        let vaults = self.catalogue.locations_of_versions(&file)?;
+        let holders = self.catalogue.locations_of_versions(&file)?;
+        let is_cold =
+            |holder: &Holder| holder.class.as_deref().is_some_and(|class| Depth::of(class).is_some());
         let mut lines = Vec::new();
         for (index, version) in versions.iter().enumerate() {
+            let names = |is: &dyn Fn(&Holder) -> bool| -> Vec<String> {
+                let holders = holders.get(&version.content_id).into_iter().flatten();
+                holders.filter(|holder| is(holder)).map(|holder| holder.vault.clone()).collect()
+            };
             lines.push(VersionLine {
                 number: version.number,
                 created_at: version.created_at.clone(),
                 checksum: version.content_id.hex(),
                 current: Some(&version.id) == file.current_snapshot_id.as_ref(),
                 changed: versions.get(index + 1).map(|before| changes(before, version)).unwrap_or_default(),
-                vaults: vaults.get(&version.content_id).cloned().unwrap_or_default(),
+                vaults: names(&|_| true),
+                after_thaw: names(&is_cold),
                 facts: version.facts.clone(),
             });
         }
@@ -246,6 +256,7 @@ mod tests {
     use super::*;
     use crate::engine::Quiet;
     use crate::service::{RestoreOrder, Which};
+    use crate::store::Thaw;
 
     #[test]
     fn what_brings_a_directory_back_is_what_would_do_it() {
@@ -273,6 +284,7 @@ mod tests {
                 in_place: true,
                 content_only: false,
                 short_name: false,
+                thaw: Thaw::default(),
             };
             service.restore(&order, &mut |_| Ok(b"x".into()), &Quiet::default())
         };

@@ -1,5 +1,6 @@
 //! Where a vault lies: whole objects, written once under a name, never half.
 
+mod cold;
 #[cfg(test)]
 pub(crate) mod faults;
 mod fs;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
+pub use cold::{Depth, Fetching, Thaw, Tier};
 pub use fs::FsStore;
 pub use memory::MemoryStore;
 pub use s3::S3Store;
@@ -121,6 +123,14 @@ pub trait Store: Send + Sync {
     /// If the place cannot be written.
     fn put(&self, kind: Kind, name: &str, bytes: &[u8]) -> Result<bool>;
 
+    /// Stores a pack of trees, as [`Store::put`]: it is read more often than others.
+    ///
+    /// # Errors
+    /// If the place cannot be written.
+    fn put_trees(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+        self.put(Kind::Pack, name, bytes)
+    }
+
     /// Returns an object; `None` if there is none.
     ///
     /// # Errors
@@ -190,6 +200,24 @@ pub trait Store: Send + Sync {
     /// Whether a backup may remove what is outdated; if not, only pruning does, which may have other rights.
     fn removes_freely(&self) -> bool {
         true
+    }
+
+    /// Whether anything turned out to lie where it must be fetched from before it can be read. Asks nobody.
+    fn has_cold(&self) -> bool {
+        false
+    }
+
+    /// Whether an object turned out to lie so when it was read. Asks nobody.
+    fn is_cold(&self, _kind: Kind, _name: &str) -> bool {
+        false
+    }
+
+    /// Has an object fetched that may lie so, unless that was done before.
+    ///
+    /// # Errors
+    /// If it is not there, or nobody fetches it for us.
+    fn thaw(&self, _kind: Kind, _name: &str, _order: Thaw) -> Result<Fetching> {
+        Ok(Fetching::Readable)
     }
 }
 

@@ -21,7 +21,7 @@ use pc_switcher_vault::service::{
     Above, AddReport, Ask, BackupReport, OpenStore, Places, Prepared, RestoreOrder, RestoreReport, Service,
     SnapshotOrder, Surroundings, Which,
 };
-use pc_switcher_vault::store::{FsStore, Stop, Store};
+use pc_switcher_vault::store::{FsStore, Stop, Store, Thaw};
 
 pub const PASSWORD: &str = "correct horse";
 
@@ -176,6 +176,7 @@ impl Given {
             paths: Vec::new(),
             to: target.to_owned(),
             content_only: false,
+            thaw: Thaw::default(),
         };
         service.restore_snapshot(&order, &mut word, &Quiet::default()).unwrap().summary
     }
@@ -189,6 +190,7 @@ impl Given {
             in_place: false,
             content_only: false,
             short_name: false,
+            thaw: Thaw::default(),
         };
         self.service().restore(&order, &mut word, &Quiet::default()).unwrap()
     }

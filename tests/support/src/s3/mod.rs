@@ -78,8 +78,31 @@ pub enum Conditions {
 pub struct Object {
     /// What it holds.
     pub bytes: Vec<u8>,
-    /// Where it lies; what lies in `GLACIER` cannot be read.
+    /// Where it lies; what lies in `GLACIER` or `DEEP_ARCHIVE` cannot be read before it was fetched.
     pub storage_class: Option<String>,
+    /// Whether it was fetched from there.
+    pub fetched: Fetched,
+    /// How that was asked for: for how many days, and how fast.
+    pub asked: Option<(i32, String)>,
+}
+
+/// Whether an object was fetched from where it cannot be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Fetched {
+    /// Nobody asked for it.
+    #[default]
+    Never,
+    /// It is on its way: until somebody says otherwise.
+    UnderWay,
+    /// It is there.
+    There,
+}
+
+impl Object {
+    /// Whether it lies where it cannot be read.
+    pub(crate) fn is_cold(&self) -> bool {
+        matches!(self.storage_class.as_deref(), Some("GLACIER" | "DEEP_ARCHIVE"))
+    }
 }
 
 type Plan = Box<dyn Fn(&Call) -> Option<Fault> + Send>;

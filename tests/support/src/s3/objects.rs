@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use futures::StreamExt as _;
+use hyper::StatusCode;
 use s3s::dto::{
     DeleteObjectInput, DeleteObjectOutput, GetObjectInput, GetObjectOutput, HeadObjectInput,
     HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output, PutObjectInput, PutObjectOutput,
-    StreamingBlob,
+    RestoreObjectInput, RestoreObjectOutput, StreamingBlob,
 };
 use s3s::{Body, S3, S3Request, S3Response, S3Result, s3_error};
 use sha2::{Digest as _, Sha256};
 
-use super::{Conditions, Object, Shared};
+use super::{Conditions, Fetched, Object, Shared};
 
 pub(super) struct Objects(pub(super) Shared);
 
@@ -59,7 +60,7 @@ impl S3 for Objects {
                 _ => {}
             }
             let storage_class = storage_class.map(|class| class.as_str().to_owned());
-            objects.insert(key, Object { bytes, storage_class });
+            objects.insert(key, Object { bytes, storage_class, ..Object::default() });
             Ok(S3Response::new(PutObjectOutput::default()))
         })
     }
@@ -68,7 +69,7 @@ impl S3 for Objects {
         let GetObjectInput { bucket, key, range, .. } = request.input;
         self.with(&bucket, |objects, _, _| {
             let object = objects.get(&key).ok_or_else(|| s3_error!(NoSuchKey))?;
-            if object.storage_class.as_deref() == Some("GLACIER") {
+            if object.is_cold() && object.fetched != Fetched::There {
                 return Err(s3_error!(InvalidObjectState));
             }
             let whole = object.bytes.len() as u64;
@@ -95,7 +96,44 @@ impl S3 for Objects {
         self.with(&bucket, |objects, _, _| {
             let object = objects.get(&key).ok_or_else(|| s3_error!(NoSuchKey))?;
             let content_length = size(&object.bytes);
-            Ok(S3Response::new(HeadObjectOutput { content_length, ..Default::default() }))
+            let restore = match object.fetched {
+                Fetched::Never => None,
+                Fetched::UnderWay => Some("ongoing-request=\"true\"".to_owned()),
+                Fetched::There => {
+                    let until = "expiry-date=\"Fri, 21 Dec 2112 00:00:00 GMT\"";
+                    Some(format!("ongoing-request=\"false\", {until}"))
+                }
+            };
+            let storage_class = object.storage_class.clone().map(Into::into);
+            Ok(S3Response::new(HeadObjectOutput {
+                content_length,
+                restore,
+                storage_class,
+                ..Default::default()
+            }))
+        })
+    }
+
+    async fn restore_object(
+        &self,
+        request: S3Request<RestoreObjectInput>,
+    ) -> S3Result<S3Response<RestoreObjectOutput>> {
+        let RestoreObjectInput { bucket, key, restore_request, .. } = request.input;
+        self.with(&bucket, |objects, _, _| {
+            let object = objects.get_mut(&key).ok_or_else(|| s3_error!(NoSuchKey))?;
+            let asked = restore_request.ok_or_else(|| s3_error!(MalformedXML))?;
+            let status = match (object.is_cold(), object.fetched) {
+                (false, _) => return Err(s3_error!(InvalidObjectState)),
+                (true, Fetched::UnderWay) => return Err(s3_error!(RestoreAlreadyInProgress)),
+                (true, Fetched::There) => StatusCode::OK,
+                (true, Fetched::Never) => StatusCode::ACCEPTED,
+            };
+            if object.fetched == Fetched::Never {
+                object.fetched = Fetched::UnderWay;
+                let tier = asked.glacier_job_parameters.map(|how| how.tier.as_str().to_owned());
+                object.asked = asked.days.zip(tier);
+            }
+            Ok(S3Response::with_status(RestoreObjectOutput::default(), status))
         })
     }
 

@@ -149,7 +149,7 @@ credentials = "env"
 # region = "eu-central-1"
 # Whether the bucket is a part of the path and not of the server's name.
 # path_style = true
-# Where packs are put, for example "STANDARD_IA"; what must be fetched first ("GLACIER") makes restoring and pruning wait.
+# Where contents of files are put, for example "STANDARD_IA"; what must be fetched first ("GLACIER") makes restoring wait for hours.
 # storage_class = "STANDARD"
 # The certificate of a server of one's own.
 # ca_file = "/etc/ssl/own.pem"
@@ -158,6 +158,11 @@ credentials = "env"
 "#;
 
 impl Settings {
+    /// Returns the vaults that say where packs are put, and where that is.
+    pub(super) fn classes(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.vaults.iter().filter_map(|vault| Some((vault.name.as_str(), vault.storage_class.as_deref()?)))
+    }
+
     /// Reads the text of the file.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ pub struct VaultSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "bool")]
     pub path_style: Option<bool>,
-    /// Where packs are put.
+    /// Where contents of files are put.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub storage_class: Option<String>,

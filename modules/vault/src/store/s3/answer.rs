@@ -16,6 +16,12 @@ pub(super) struct Answer {
     pub(super) retry_after: Option<u64>,
     /// Whether it comes without a body in any case.
     pub(super) is_bare: bool,
+    /// Where an object lies, unless where they usually do.
+    pub(super) storage_class: Option<String>,
+    /// To which depth it moved by itself.
+    pub(super) archive_status: Option<String>,
+    /// Whether it is being fetched from where it lies, or was.
+    pub(super) restore: Option<String>,
 }
 
 /// What an answer means.
@@ -127,6 +133,8 @@ impl Answer {
             (301 | 302 | 307 | 308, _) | (_, "IllegalLocationConstraintException") => {
                 Verdict::Wrong(Wrong::Region(region()))
             }
+            // Later is not soon.
+            (_, "GlacierExpeditedRetrievalNotAvailable") => Verdict::Wrong(Wrong::Odd),
             (404, "NoSuchKey") => Verdict::Missing,
             (404, _) if self.is_bare => Verdict::Missing,
             // What stands before the server says so, too, while that starts anew.
@@ -194,7 +202,7 @@ pub(super) fn explain(what: &str, place: &Location, region: &str, answer: &Answe
             make(ErrorKind::Invalid, &format!("it is not in the region `{region}` ({said})")).hint(hint)
         }
         Verdict::Wrong(Wrong::Frozen) => make(ErrorKind::Failed, "it lies in cold storage, from which the provider must fetch it first").hint(
-            "`aws s3api restore-object` asks for that, or the provider's pages do; it may take hours, then start again",
+            "`bt restore` has it fetch what is to be restored; `aws s3api restore-object` has it fetch a pack, which takes hours",
         ),
         Verdict::Wrong(Wrong::Full) => make(ErrorKind::DiskSpace, &format!("it is full ({said})"))
             .hint("a larger quota, or `bt prune`"),
@@ -247,6 +255,7 @@ mod tests {
             (403, "", Verdict::Wrong(Wrong::Forbidden)),
             (403, "RequestTimeTooSkewed", Verdict::Wrong(Wrong::Clock)),
             (403, "InvalidObjectState", Verdict::Wrong(Wrong::Frozen)),
+            (503, "GlacierExpeditedRetrievalNotAvailable", Verdict::Wrong(Wrong::Odd)),
             (301, "PermanentRedirect", Verdict::Wrong(Wrong::Region(None))),
             (418, "Teapot", Verdict::Wrong(Wrong::Odd)),
         ] {

@@ -177,9 +177,12 @@ impl Client {
             ("x-amz-date", sign::stamp(at)),
         ];
         headers.extend(self.credentials.token.iter().map(|token| ("x-amz-security-token", token.clone())));
+        let has_body = matches!(request.method, "PUT" | "POST");
+        if has_body {
+            headers.push(("content-md5", BASE64.encode(&Md5::digest(request.body))));
+        }
         if request.method == "PUT" {
             // Buckets with object lock want one of the two, and not every server knows the newer one.
-            headers.push(("content-md5", BASE64.encode(&Md5::digest(request.body))));
             headers.push(("x-amz-checksum-sha256", BASE64.encode(&Sha256::digest(request.body))));
         }
         headers.extend(request.headers.iter().cloned());
@@ -202,16 +205,19 @@ impl Client {
             built = built.header(*name, value.as_str());
         }
         let agent = &self.agents[usize::from(!request.is_stopped)];
-        let mut response = match request.method {
-            "PUT" => agent.run(built.body(request.body).map_err(ureq::Error::Http)?)?,
-            _ => agent.run(built.body(()).map_err(ureq::Error::Http)?)?,
+        let mut response = match has_body {
+            true => agent.run(built.body(request.body).map_err(ureq::Error::Http)?)?,
+            false => agent.run(built.body(()).map_err(ureq::Error::Http)?)?,
         };
         let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
-        let region = header("x-amz-bucket-region");
+        let [region, storage_class, archive_status, restore] =
+            ["x-amz-bucket-region", "x-amz-storage-class", "x-amz-archive-status", "x-amz-restore"]
+                .map(header);
         let retry_after = header("retry-after").and_then(|seconds| seconds.parse().ok());
         let status = response.status().as_u16();
         let body = response.body_mut().with_config().limit(LARGEST).read_to_vec()?;
-        Ok(Answer { status, body, region, retry_after, is_bare: request.method == "HEAD" })
+        let is_bare = request.method == "HEAD";
+        Ok(Answer { status, body, region, retry_after, is_bare, storage_class, archive_status, restore })
     }
 
     /// Says what is wrong with an answer.

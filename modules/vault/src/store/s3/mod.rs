@@ -9,6 +9,7 @@ mod place;
 mod sign;
 #[cfg(test)]
 mod tests;
+mod thaw;
 mod wire;
 
 use std::path::PathBuf;
@@ -18,7 +19,8 @@ use pc_switcher_contract::{Clock, ModuleError};
 
 use self::answer::{Answer, Page, Verdict, Wrong};
 use self::client::{Client, Line, Request, trusted};
-use super::{Kind, Stop, Store};
+use self::thaw::Cold;
+use super::{Fetching, Kind, Stop, Store, Thaw};
 use crate::error::Result;
 
 pub use client::Retries;
@@ -48,7 +50,7 @@ pub struct S3Options {
     pub region: Option<String>,
     /// Whether the bucket is a part of the path and not of the server's name; as servers want it, unless it is given.
     pub path_style: Option<bool>,
-    /// Where packs are put; everything else must be read often.
+    /// Where packs with contents of files are put; everything else must be read often.
     pub storage_class: Option<String>,
     /// Certificates that are trusted beside the system's.
     pub ca_file: Option<PathBuf>,
@@ -61,6 +63,7 @@ pub struct S3Store {
     storage_class: Option<String>,
     /// Set once the server turned out not to know conditions.
     knows_no_conditions: AtomicBool,
+    cold: Cold,
 }
 
 impl S3Store {
@@ -86,7 +89,8 @@ impl S3Store {
             Client::new(bucket.place, line, bucket.credentials)
         };
         let (content, metadata) = (client(content), client(metadata));
-        Ok(Self { content, metadata, storage_class, knows_no_conditions: AtomicBool::new(false) })
+        let (knows_no_conditions, cold) = Default::default();
+        Ok(Self { content, metadata, storage_class, knows_no_conditions, cold })
     }
 
     fn client(&self, kind: Kind) -> &Client {
@@ -108,15 +112,19 @@ impl S3Store {
         }
     }
 
-    fn send(&self, kind: Kind, name: &str, bytes: &[u8], is_conditional: bool) -> Result<(Answer, bool)> {
+    fn send(
+        &self,
+        (kind, name): (Kind, &str),
+        bytes: &[u8],
+        class: Option<&String>,
+        is_conditional: bool,
+    ) -> Result<(Answer, bool)> {
         let key = self.key(kind, name);
         let mut headers = Vec::new();
         if is_conditional {
             headers.push(("if-none-match", "*".to_owned()));
         }
-        if let Some(class) = self.storage_class.as_ref().filter(|_| kind == Kind::Pack) {
-            headers.push(("x-amz-storage-class", class.clone()));
-        }
+        headers.extend(class.map(|class| ("x-amz-storage-class", class.clone())));
         // What ends a run that was stopped, its index and its lock, is written all the same.
         let is_stopped = kind == Kind::Pack;
         let request =
@@ -172,6 +180,16 @@ impl S3Store {
         }
     }
 
+    /// Asks for what an object holds; what is known to be cold is not asked for.
+    fn read(&self, client: &Client, request: &Request<'_>) -> Result<Answer> {
+        if self.cold.holds_back(request.key) {
+            return Ok(Cold::answer());
+        }
+        let (answer, _) = client.call(request)?;
+        self.cold.learn(request.key, &answer);
+        Ok(answer)
+    }
+
     /// Whether what is there under a name is what was to be written: an answer may be lost though the work was done.
     fn is_the_same(&self, kind: Kind, name: &str, bytes: &[u8]) -> Result<bool> {
         Ok(self.get(kind, name)?.is_some_and(|there| there == bytes))
@@ -198,8 +216,8 @@ fn is_named_by_content(kind: Kind) -> bool {
     !matches!(kind, Kind::Config | Kind::Marker | Kind::Meta)
 }
 
-impl Store for S3Store {
-    fn put(&self, kind: Kind, name: &str, bytes: &[u8]) -> Result<bool> {
+impl S3Store {
+    fn put_in(&self, kind: Kind, name: &str, bytes: &[u8], class: Option<&String>) -> Result<bool> {
         // Not every server heeds a condition, or says that it does not.
         if !is_named_by_content(kind) && self.has(kind, name)? {
             return Ok(false);
@@ -207,7 +225,7 @@ impl Store for S3Store {
         let what = || format!("write the {} `{}`", kind.noun(), self.key(kind, name));
         let client = self.client(kind);
         if !self.knows_no_conditions.load(Ordering::Relaxed) {
-            let (answer, is_doubtful) = self.send(kind, name, bytes, true)?;
+            let (answer, is_doubtful) = self.send((kind, name), bytes, class, true)?;
             match answer.verdict() {
                 Verdict::Good => return Ok(true),
                 Verdict::Exists => return Ok(is_doubtful && self.is_the_same(kind, name, bytes)?),
@@ -218,7 +236,7 @@ impl Store for S3Store {
         if is_named_by_content(kind) && self.has(kind, name)? {
             return Ok(false);
         }
-        let (answer, _) = self.send(kind, name, bytes, false)?;
+        let (answer, _) = self.send((kind, name), bytes, class, false)?;
         match answer.verdict() {
             Verdict::Good => {
                 self.knows_no_conditions.store(true, Ordering::Relaxed);
@@ -227,11 +245,22 @@ impl Store for S3Store {
             _ => Err(client.explain(&what(), &answer)),
         }
     }
+}
+
+impl Store for S3Store {
+    fn put(&self, kind: Kind, name: &str, bytes: &[u8]) -> Result<bool> {
+        let class = self.storage_class.as_ref().filter(|_| kind == Kind::Pack);
+        self.put_in(kind, name, bytes, class)
+    }
+
+    fn put_trees(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+        self.put_in(Kind::Pack, name, bytes, None)
+    }
 
     fn get(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
         let (client, key) = (self.client(kind), self.key(kind, name));
-        let (answer, _) =
-            client.call(&Request { method: "GET", key: &key, is_stopped: true, ..Request::default() })?;
+        let answer =
+            self.read(client, &Request { method: "GET", key: &key, is_stopped: true, ..Request::default() })?;
         match answer.verdict() {
             Verdict::Good => Ok(Some(answer.body)),
             Verdict::Missing => Ok(None),
@@ -247,7 +276,7 @@ impl Store for S3Store {
         }
         let headers = vec![("range", format!("bytes={offset}-{}", end - 1))];
         let request = Request { method: "GET", key: &key, headers, is_stopped: true, ..Request::default() };
-        let (answer, _) = client.call(&request)?;
+        let answer = self.read(client, &request)?;
         let short = || ModuleError::failed(format!("the {} `{key}` is cut short", kind.noun()));
         match (answer.status, answer.verdict()) {
             (206, _) if answer.body.len() == length => Ok(answer.body),
@@ -307,5 +336,18 @@ impl Store for S3Store {
 
     fn removes_freely(&self) -> bool {
         false
+    }
+
+    fn has_cold(&self) -> bool {
+        self.cold.has_any()
+    }
+
+    fn is_cold(&self, kind: Kind, name: &str) -> bool {
+        self.cold.has(&self.key(kind, name))
+    }
+
+    fn thaw(&self, kind: Kind, name: &str, order: Thaw) -> Result<Fetching> {
+        let key = self.key(kind, name);
+        self.cold.thaw(self.client(kind), &key, &format!("the {} `{key}`", kind.noun()), order)
     }
 }

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use pc_switcher_contract::ErrorKind;
-use pc_switcher_testkit::s3::{ACCESS_KEY, Call, Conditions, Fault, Moto, S3Server, SECRET_KEY};
+use pc_switcher_testkit::s3::{ACCESS_KEY, Call, Conditions, Fault, Fetched, Moto, S3Server, SECRET_KEY};
 
 use super::*;
 use crate::store::tests::{keeps_the_contract, tells_two_at_once_apart};
+use crate::store::{Depth, Tier};
 
 const BUCKET: &str = "photos";
 
@@ -93,11 +94,12 @@ fn objects_have_the_names_that_restic_gives_them() {
     store.put(Kind::Config, "", b"x").unwrap();
     store.put(Kind::Marker, "", b"x").unwrap();
     store.put(Kind::Meta, "host/db.1", b"x").unwrap();
+    store.put_trees(&name("cd"), b"x").unwrap();
     let id = name("ab");
     let mut expected = ["keys/", "locks/", "index/", "snapshots/", "data/ab/"]
         .map(|below| format!("p/{below}{id}"))
         .to_vec();
-    expected.extend(["p/config".into(), "p/pc-switcher-vault".into()]);
+    expected.extend(["p/config".into(), "p/pc-switcher-vault".into(), format!("p/data/cd/{}", name("cd"))]);
     expected.sort();
     let objects = server.objects(BUCKET);
     assert_eq!(objects.keys().cloned().collect::<Vec<_>>(), expected);
@@ -292,7 +294,49 @@ fn what_lies_in_cold_storage_is_said_to() {
         assert!(error.hints[0].contains("restore-object"), "{error:?}");
     }
     server.change(BUCKET, &format!("data/ab/{}", name("ab")), |object| object.storage_class = None);
-    assert!(store.get(Kind::Pack, &name("ab")).unwrap().is_some());
+    assert!(open(options(&place)).get(Kind::Pack, &name("ab")).unwrap().is_some());
+}
+
+#[test]
+fn what_is_cold_is_fetched_once_and_not_asked_for_before_it_is_there() {
+    let server = S3Server::start(&[BUCKET]);
+    let place = format!("s3:{}/{BUCKET}", server.endpoint());
+    let store = open(S3Options { storage_class: Some("DEEP_ARCHIVE".into()), ..options(&place) });
+    let [cold, warm, gone] = ["ab", "cd", "ef"].map(name);
+    let key = format!("data/ab/{cold}");
+    let asked = || -> Vec<String> { server.calls().into_iter().map(|call| call.method).collect() };
+    store.put(Kind::Pack, &cold, b"x").unwrap();
+    open(options(&place)).put(Kind::Pack, &warm, b"y").unwrap();
+    let read = || store.get_range(Kind::Pack, &cold, 0, 1);
+    let is_cold = |name: &str| store.is_cold(Kind::Pack, name);
+    assert!(!store.has_cold() && !is_cold(&cold), "nobody knows before it is read");
+    assert!(read().is_err() && is_cold(&cold) && !is_cold(&warm) && store.has_cold());
+    asked();
+    assert!(read().unwrap_err().to_string().contains("it lies in cold storage"));
+    assert_eq!(asked(), [""; 0], "it is known by now");
+    let thaw = |name: &str| store.thaw(Kind::Pack, name, Thaw { days: 2, tier: Tier::Bulk });
+    assert_eq!(thaw(&warm).unwrap(), Fetching::Readable);
+    assert_eq!(asked(), ["HEAD"]);
+    assert_eq!(thaw(&cold).unwrap(), Fetching::Asked(Depth::Deep));
+    assert_eq!(server.objects(BUCKET)[&key].asked, Some((2, "Bulk".into())));
+    asked();
+    assert_eq!(thaw(&cold).unwrap(), Fetching::UnderWay(Depth::Deep));
+    assert_eq!(asked(), ["HEAD"]);
+    // Somebody else asked in between.
+    server.change(BUCKET, &key, |object| object.fetched = Fetched::Never);
+    server.fail(|call| (call.method == "POST").then_some(Fault::Says(409, "RestoreAlreadyInProgress")));
+    assert_eq!(thaw(&cold).unwrap(), Fetching::UnderWay(Depth::Deep));
+    server.fail(|call| (call.method == "POST").then_some(Fault::Says(403, "AccessDenied")));
+    let error = thaw(&cold).unwrap_err();
+    assert_eq!((error.kind, error.hints.len()), (ErrorKind::Invalid, 1));
+    assert!(error.hints[0].contains("s3:RestoreObject"), "{error:?}");
+    server.calls();
+    assert!(thaw(&gone).unwrap_err().to_string().contains("it is not there"));
+    assert!(is_cold(&cold) && read().is_err());
+    server.change(BUCKET, &key, |object| object.fetched = Fetched::There);
+    assert_eq!(thaw(&cold).unwrap(), Fetching::Readable);
+    assert_eq!(read().unwrap(), b"x");
+    assert!(is_cold(&cold), "it was");
 }
 
 #[test]
