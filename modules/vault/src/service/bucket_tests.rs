@@ -1,5 +1,6 @@
 //! Backups into a bucket while the line or the server fails at one request, whichever it is; and what is asked of the server.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +9,10 @@ use pc_switcher_testkit::s3::{ACCESS_KEY, Call, Fault, S3Server, SECRET_KEY};
 
 use super::world::{DEAD, World, back_up, prune, stage, with_three_backups};
 use super::*;
-use crate::engine::{Quiet, Reading, check};
+use crate::engine::{Quiet, Reading, check, workers};
+use crate::format::Id;
 use crate::store::s3::{Bucket, Credentials, Location, Retries, S3Options, S3Store};
-use crate::store::{Kind, Store};
+use crate::store::{Kind, Store, Thaw};
 
 const BUCKET: &str = "vaults";
 
@@ -193,7 +195,7 @@ fn a_backup_removes_nothing_but_its_own_locks_and_writes_over_nothing() {
         );
     }
     let copies = |store: &S3Store| {
-        store.list(Kind::Meta).unwrap().iter().filter(|(name, _)| name.contains("db.")).count()
+        store.list(Kind::Meta).unwrap().iter().filter(|(name, _)| name.contains("/db.")).count()
     };
     assert_eq!(copies(&store), 13);
     let mut service = world.service(world.state.path(), store.clone(), std::process::id());
@@ -213,4 +215,62 @@ fn a_key_that_was_changed_is_named() {
     server.change(BUCKET, &format!("alice/keys/{key}"), |object| object.bytes[20] ^= 0xff);
     let error = Repository::open(store, b"x").err().unwrap();
     assert!(format!("{error} {}", error.hints.join(" ")).contains(&key), "{error:?}");
+}
+
+#[test]
+fn what_lies_cold_is_asked_for_before_the_rest_is_restored() {
+    let mut world = World::new();
+    let names = |round: u64| round * 10..round * 10 + 10;
+    for round in 1..=3 {
+        world.put(names(round), round);
+        world.now(|service| stage(service).and_then(|()| back_up(service)));
+    }
+    let server = S3Server::start(&[BUCKET]);
+    let store = bucket(&server);
+    fill(&world, &*store);
+    let docs = world.home.path().join("docs").canonicalize().unwrap();
+    let service = world.service(world.state.path(), store.clone(), std::process::id());
+    let repo = Repository::open(store.clone(), b"x").unwrap();
+    repo.load_index().unwrap();
+    let pack_of = |name: u64| {
+        let content = Id::of(&fs::read(docs.join(name.to_string())).unwrap());
+        let chunks = service.catalogue.chunks("local", content).unwrap().unwrap();
+        repo.packs_of(chunks.iter().map(|chunk| &chunk.blob_id)).pop_first().unwrap().hex()
+    };
+    // The first files and the last ones that are restored.
+    let cold: BTreeSet<String> = names(1).chain(names(3)).map(&pack_of).collect();
+    let warm: BTreeSet<String> = names(2).map(&pack_of).collect();
+    assert!(cold.is_disjoint(&warm) && cold.len() > 1);
+    for pack in &cold {
+        let key = format!("alice/data/{}/{pack}", &pack[..2]);
+        server.change(BUCKET, &key, |object| object.storage_class = Some("GLACIER".into()));
+    }
+    drop(service);
+    server.fail(|_| None);
+    let to = world.home.path().join("back");
+    let order = RestoreOrder {
+        path: docs.clone(),
+        which: Which::Current,
+        to: Some(to.clone()),
+        in_place: false,
+        content_only: false,
+        short_name: false,
+        thaw: Thaw::default(),
+    };
+    let mut service = world.service(world.state.path(), bucket(&server), std::process::id());
+    let report = service.restore(&order, &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap();
+    let calls = server.calls();
+    assert_eq!((report.files.len(), report.troubles.len(), report.waiting.len()), (10, 0, 1), "{report:?}");
+    let waiting = &report.waiting[0];
+    assert_eq!((waiting.files, waiting.packs, waiting.asked), (20, cold.len() as u64, cold.len() as u64));
+    let at = |call: &Call, method: &str, packs: &BTreeSet<String>| {
+        call.method == method && packs.iter().any(|pack| call.path.ends_with(pack))
+    };
+    let last_asked = calls.iter().rposition(|call| at(call, "POST", &cold)).unwrap();
+    let last_read = calls.iter().rposition(|call| at(call, "GET", &warm)).unwrap();
+    assert!(last_asked < last_read, "{last_asked} {last_read}");
+    assert_eq!(calls.iter().filter(|call| call.method == "POST").count(), cold.len());
+    // What turned out to be cold is not read again and again.
+    let reads = calls.iter().filter(|call| at(call, "GET", &cold)).count();
+    assert!(reads <= cold.len() * workers() * 2, "{reads}");
 }
