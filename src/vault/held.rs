@@ -16,6 +16,7 @@ use pc_switcher_contract::{
 use pc_switcher_vault::service::{Place, Reading, View};
 use pc_switcher_vault::sync::{readings, sets_of, view_of};
 use serde::Deserialize;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{own_name, quiet_env, user};
@@ -37,6 +38,7 @@ const CLOSE: Duration = Duration::from_secs(3);
 /// A set that is read.
 pub struct HeldSet {
     agent: StartedAgent,
+    dropping: Option<JoinHandle<()>>,
     set: SnapshotSet,
     note: String,
     snapshot_dir: BytePath,
@@ -98,7 +100,7 @@ impl HeldSet {
         let snapshot_dir = BytePath::from(settings.snapshot_dir.as_path());
         // Of each user by themselves: they know nothing of each other's bases.
         let note = format!("{NOTE} of {} (user {})", user(env), env.uid);
-        drop_others(&agent, &snapshot_dir, &note, bases).await;
+        drop_others(link(&agent), &snapshot_dir, &note, bases).await;
         let now = clock::system()();
         let order = CreateSet {
             set: TakeSet {
@@ -117,7 +119,7 @@ impl HeldSet {
             copies: CopyOrder::default(),
         };
         match link(&agent).create_set(order).await {
-            Ok(created) => Ok(Self { agent, set: created.set, note, snapshot_dir }),
+            Ok(created) => Ok(Self { agent, dropping: None, set: created.set, note, snapshot_dir }),
             Err(error) => {
                 agent.process.close(CLOSE).await;
                 Err(error.into())
@@ -140,14 +142,25 @@ impl HeldSet {
         Ok(Handed { view, sources, lacking })
     }
 
+    /// Removes the sets before it, but these that are still bases, while other work goes on: a set of which all was read takes a second.
+    pub fn drop_former(&mut self, kept: Vec<SetId>) {
+        let kept = [kept, vec![self.set.id()]].concat();
+        let (link, dir, note) = (link(&self.agent), self.snapshot_dir.clone(), self.note.clone());
+        let work = async move { drop_others(link, &dir, &note, &kept).await };
+        self.dropping = Some(tokio::spawn(work));
+    }
+
     /// Removes the set again, or those before it where it was recorded as a base.
     ///
     /// # Errors
     /// If it could not be removed; it goes with a later prune then.
     pub async fn release(self, is_base: bool) -> Result<(), ModuleError> {
+        if let Some(dropping) = self.dropping {
+            dropping.await.ok();
+        }
         let dropped = match is_base {
             true => {
-                drop_others(&self.agent, &self.snapshot_dir, &self.note, &[self.set.id()]).await;
+                drop_others(link(&self.agent), &self.snapshot_dir, &self.note, &[self.set.id()]).await;
                 Ok(())
             }
             false => link(&self.agent).drop_set(self.set).await,
@@ -158,11 +171,11 @@ impl HeldSet {
 }
 
 /// Removes sets that this user's backups left behind, but these.
-async fn drop_others(agent: &StartedAgent, dir: &BytePath, note: &str, kept: &[SetId]) {
-    let Ok((sets, _)) = link(agent).sets(dir.clone()).await else { return };
+async fn drop_others(agent: Agent, dir: &BytePath, note: &str, kept: &[SetId]) {
+    let Ok((sets, _)) = agent.sets(dir.clone()).await else { return };
     let is_ours = |left: &StoredSet| left.words.note.as_deref() == Some(note) && !left.in_use;
     for left in sets.into_iter().filter(is_ours).filter(|left| !kept.contains(&left.set.id())) {
-        link(agent).drop_set(left.set).await.ok();
+        agent.drop_set(left.set).await.ok();
     }
 }
 

@@ -67,10 +67,16 @@ pub(super) fn backup(args: &BackupArgs, context: &mut Context<'_>) -> Result<Exi
         }
     }
     service.take_as_gone(args.gone.iter().map(|path| gone(path)).collect::<Result<_, _>>()?)?;
-    let held = match args.tracked || service.has_unread()? {
+    let mut held = match args.tracked || service.has_unread()? {
         true => hold(&mut service, &watch, context)?,
         false => None,
     };
+    // Where they cannot be moved yet, the former ones go in the end.
+    if let (true, Some(held)) = (args.tracked, &mut held)
+        && let Ok(bases) = service.move_bases()
+    {
+        watch.beside(|| held.drop_former(bases));
+    }
     let set = held.as_ref().map(HeldSet::id);
     let tracked = service.tracked_paths(&[])?;
     let (observer, vault) = (watch.observer(), args.vault.as_deref());

@@ -76,6 +76,12 @@ impl Watch {
         self.runtime.block_on(work)
     }
 
+    /// Lets something begin that goes on beside.
+    pub(super) fn beside<T>(&self, begin: impl FnOnce() -> T) -> T {
+        let _guard = self.runtime.enter();
+        begin()
+    }
+
     /// Has a run that waits find out whether it shall end, and tells for what it waits.
     pub(super) fn heed(&self, stop: &Stop) {
         let (cancel, bar) = (self.cancel.clone(), self.bar.clone());

@@ -5,6 +5,9 @@
 //! the path was changed since, or it is among those that are looked at again. A path that nobody names is therefore as the catalogue
 //! says, unless another backup stored it meanwhile; then it is looked at, too. Where anything of it is not certain, all is looked at; and so it is once a week, to prove
 //! that nothing was missed.
+//!
+//! While a backup goes on already, the snapshot that it reads can be the base, with all that it looks at noted as to be looked at again: then the one
+//! before it may go, which takes the file system a while, and if the backup ends early nothing is forgotten.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
@@ -23,9 +26,11 @@ use crate::error::Result;
 use crate::format::Id;
 
 /// How the rules of ignoring are read; another number makes all old bases worth nothing.
-const RULES: u32 = 1;
+const RULES: u32 = 2;
 /// More paths to be looked at again are as good as all of them.
 const MOST_AGAIN: usize = 1000;
+/// Of more paths than these no base is moved.
+const MOST_MOVED: usize = 20_000;
 /// After this time all is looked at, to prove that nothing was missed.
 const PROVED: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// What trees do not tell of: staging of syncs.
@@ -71,6 +76,9 @@ struct Recorded {
     rules: String,
     /// What could not be stored.
     again: Vec<BytePath>,
+    /// What is looked at by the backup in which this became the base before that came to its end.
+    #[serde(default)]
+    moved: Looks,
     /// When all was looked at.
     walked: i64,
     /// When this was recorded, and the number of the last command then.
@@ -79,7 +87,8 @@ struct Recorded {
 }
 
 /// Paths that are looked at.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
 pub(super) struct Looks {
     /// Each with whether all below it is, too.
     paths: BTreeMap<PathBuf, bool>,
@@ -88,18 +97,39 @@ pub(super) struct Looks {
     walked: i64,
 }
 
+/// As they are written, for names are bytes.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Written {
+    paths: Vec<(BytePath, bool)>,
+    silent: Vec<BytePath>,
+}
+
+impl From<Looks> for Written {
+    fn from(looks: Looks) -> Self {
+        let paths = looks.paths.iter().map(|(path, deep)| (BytePath::from(path.as_path()), *deep));
+        let silent = looks.silent.iter().map(|path| BytePath::from(path.as_path()));
+        Self { paths: paths.collect(), silent: silent.collect() }
+    }
+}
+
+impl From<Written> for Looks {
+    fn from(written: Written) -> Self {
+        let paths = written.paths.iter().map(|(path, deep)| (path.as_path().to_owned(), *deep));
+        let silent = written.silent.iter().map(|path| path.as_path().to_owned());
+        Self { paths: paths.collect(), silent: silent.collect(), walked: 0 }
+    }
+}
+
 impl Looks {
-    fn of(told: &[Told]) -> Self {
-        let mut looks = Self::default();
+    fn tell(&mut self, told: &[Told]) {
         for Told { path, whole, names, silent } in told {
             // What it says of what is left out holds for all below it.
             let is_whole = *whole || names.iter().any(|name| name == FILE);
-            looks.add(path.clone(), is_whole);
-            names.iter().for_each(|name| looks.add(path.join(name), false));
-            looks.silent.extend(silent.iter().map(|name| path.join(name)));
-            silent.iter().for_each(|name| looks.add(path.join(name), false));
+            self.add(path.clone(), is_whole);
+            names.iter().for_each(|name| self.add(path.join(name), false));
+            self.silent.extend(silent.iter().map(|name| path.join(name)));
+            silent.iter().for_each(|name| self.add(path.join(name), false));
         }
-        looks
     }
 
     fn add(&mut self, path: PathBuf, deep: bool) {
@@ -163,6 +193,39 @@ impl Service {
         self.sources = sources;
     }
 
+    /// Makes what is read now the base of each tracked directory of which it is known where to look, with all that is looked at noted, so
+    /// that the base before it is needed no more while the backup goes on. Returns the bases of all tracked directories.
+    ///
+    /// # Errors
+    /// If another command works, or the catalogue fails.
+    pub fn move_bases(&mut self) -> Result<Vec<SetId>> {
+        let _lock = self.lock()?;
+        let mut bases = Vec::new();
+        for directory in self.catalogue.directories()? {
+            let Some(mut recorded) = self.recorded(&directory)? else { continue };
+            if let (Some(looks), Some(source)) = (self.looks(&directory)?, self.source(&directory)) {
+                recorded.place = source.place.clone();
+                recorded.moved = looks;
+                let text = serde_json::to_string(&recorded);
+                self.catalogue.set_base(&directory, text.ok().as_deref())?;
+            }
+            bases.push(recorded.place.set.id());
+        }
+        Ok(bases)
+    }
+
+    /// Returns where to look in a directory that is there, if that is known and not too much to be noted.
+    fn looks(&self, directory: &Directory) -> Result<Option<Looks>> {
+        if !self.view.real(&directory.path).is_dir() {
+            return Ok(None);
+        }
+        Ok(match self.looking(directory)? {
+            Looking::At(looks) | Looking::ToProve(looks) => Some(looks),
+            Looking::AtAll => None,
+        }
+        .filter(|looks| looks.paths.len() <= MOST_MOVED))
+    }
+
     /// What cannot be read was recorded by another version, and is worth nothing.
     fn recorded(&self, directory: &Directory) -> Result<Option<Recorded>> {
         Ok(self.catalogue.base(directory)?.and_then(|text| serde_json::from_str(&text).ok()))
@@ -178,7 +241,10 @@ impl Service {
             return Ok(Looking::AtAll);
         };
         let Some(recorded) = self.recorded(directory)? else { return Ok(Looking::AtAll) };
-        let is_sure = recorded.place.set.id() == *since
+        let base = recorded.place.set.id();
+        // What changed is told of the base before it moved, and is in what it took along.
+        let is_moved = base == place.set.id();
+        let is_sure = (is_moved || base == *since)
             && recorded.rules == self.digest_of_rules()
             && self.gone.is_empty()
             && self.catalogue.mounts(directory)?.is_empty()
@@ -199,8 +265,10 @@ impl Service {
                 return Ok(Looking::AtAll);
             }
         }
-        let mut looks = Looks::of(told);
-        looks.walked = recorded.walked;
+        let mut looks = Looks { walked: recorded.walked, ..recorded.moved };
+        if !is_moved {
+            looks.tell(told);
+        }
         for path in recorded.again.iter().map(|path| path.as_path().to_owned()) {
             // Whatever could not be read may have been named for its content alone.
             looks.silent.insert(path.clone());
@@ -275,7 +343,8 @@ impl Service {
             };
             let rules = self.digest_of_rules();
             let operation = self.catalogue.last_operation()?;
-            let recorded = Recorded { place, rules, again, walked, at: now, operation };
+            let moved = Looks::default();
+            let recorded = Recorded { place, rules, again, moved, walked, at: now, operation };
             let text = serde_json::to_string(&recorded);
             self.catalogue.set_base(directory, text.ok().as_deref())?;
         }

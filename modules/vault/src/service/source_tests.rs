@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use pc_switcher_contract::{BytePath, SnapshotKind, SnapshotSet};
@@ -27,8 +28,8 @@ fn set(hour: i64) -> SnapshotSet {
     }
 }
 
-/// Backs up an hour later, told what changed since the base, and says of how many directories all was looked at.
-fn backed_up(world: &mut World, told: &[Told]) -> (TrackedReport, u64) {
+/// Begins a backup an hour later, told what changed since the base.
+fn begun(world: &mut World, told: &[Told]) -> Service {
     world.hour += 1;
     let mut service = world.service(world.state.path(), world.store.clone(), std::process::id());
     let docs = docs(world);
@@ -37,8 +38,19 @@ fn backed_up(world: &mut World, told: &[Told]) -> (TrackedReport, u64) {
     let place = Place { set: set(world.hour), parts: vec![(own.clone(), own)] };
     let told = base.map(|(_, base)| (base.set.id(), told.to_vec()));
     service.look_where(vec![Reading { directory: docs, place, told }]);
+    service
+}
+
+/// Backs up, and says of how many directories all was looked at.
+fn backed_up(world: &mut World, told: &[Told]) -> (TrackedReport, u64) {
+    let mut service = begun(world, told);
+    let before = service.bases(&[docs(world)]).unwrap();
+    let moved = service.move_bases().unwrap();
+    // What is known is known of what is read from now on; where all is looked at, it is not before that was stored.
+    let is_moved = moved.iter().any(|base| *base == set(world.hour).id());
     let report = service.back_up_tracked(&[], None, &mut |_| Ok(b"x".into()), &Quiet::default()).unwrap();
     let alone = report.changes_alone;
+    assert!(is_moved || alone == 0, "{before:?}");
     (report, 1 - alone)
 }
 
@@ -78,6 +90,42 @@ fn content_that_was_written_under_unchanged_times_is_read_where_it_is_named() {
     let silent = Told { silent: vec!["1".into()], ..names(docs(&world), &["1"]) };
     let (report, _) = backed_up(&mut world, &[silent]);
     assert_eq!((report.added.staged, report.backup.versions), (1, 0), "it is read, and is what it was");
+}
+
+#[test]
+fn a_base_that_moved_knows_what_the_one_before_it_knew_though_the_backup_died() {
+    let mut world = World::new();
+    world.put(0..6, 1);
+    let odd = docs(&world).join(std::ffi::OsStr::from_bytes(b"n\xff\n"));
+    fs::write(&odd, "odd").unwrap();
+    backed_up(&mut world, &[]);
+    let first = set(world.hour).id();
+    // What changed before the first backup that dies, before the second one, and before the one that does not.
+    let steps: [&[&[u8]]; 3] = [&[b"1", b"n\xff\n"], &[b"2"], &[b"3"]];
+    for (round, step) in steps.iter().enumerate() {
+        let paths: Vec<PathBuf> =
+            step.iter().map(|name| docs(&world).join(std::ffi::OsStr::from_bytes(name))).collect();
+        paths.iter().for_each(|path| fs::write(path, format!("changed in {round}")).unwrap());
+        let names = paths.iter().map(|path| path.file_name().unwrap().to_owned()).collect();
+        let silent = Told { path: docs(&world), whole: false, names, silent: Vec::new() };
+        if round < 2 {
+            let mut service = begun(&mut world, &[silent]);
+            assert_eq!(service.move_bases().unwrap(), [set(world.hour).id()]);
+            continue;
+        }
+        let (report, all) = backed_up(&mut world, &[silent]);
+        assert_eq!((report.backup.versions, report.added.staged, all), (4, 4, 0), "{report:?}");
+    }
+    assert_ne!(set(world.hour).id(), first);
+    // Of what is stored nothing is looked at again.
+    let (report, all) = backed_up(&mut world, &[]);
+    assert_eq!((report.backup.versions, report.added.staged, report.added.unchanged, all), (0, 0, 0, 0));
+    // A base moves only where it is known where to look.
+    world.hour += 1;
+    fs::create_dir(docs(&world).join(".pc-switcher")).unwrap();
+    let before = begun(&mut world, &[]).bases(&[docs(&world)]).unwrap();
+    let moved = begun(&mut world, &[]).move_bases().unwrap();
+    assert_eq!(moved, [before[0].1.set.id()]);
 }
 
 /// Has something done to a machine after its base, and proves that all is looked at then.
@@ -304,7 +352,16 @@ fn a_backup_of_what_is_named_is_one_of_all_whatever_was_done() {
                 work(&root, &mut dice);
             }
         }
-        let named = told(&before, &seen(&root));
+        let mut named = told(&before, &seen(&root));
+        if dice(5) == 0 {
+            // A backup dies after its base moved.
+            begun(&mut world, &named).move_bases().unwrap();
+            let before = seen(&root);
+            for _ in 0..=dice(6) {
+                work(&root, &mut dice);
+            }
+            named = told(&before, &seen(&root));
+        }
         let (report, all) = backed_up(&mut world, &named);
         alone += 1 - all;
         assert!(report.added.troubles.is_empty() && report.backup.troubles.is_empty(), "{round}: {report:?}");
