@@ -164,6 +164,8 @@ pub struct Version {
     pub file_id: i64,
     /// Its content's SHA-256.
     pub content_id: Id,
+    /// Its content's number in this catalogue.
+    pub content: i64,
     /// Counts the versions of a file from 1.
     pub number: i64,
     /// When it was backed up, UTC.
@@ -175,16 +177,18 @@ pub struct Version {
 impl Version {
     /// What [`Version::read`] reads, of `file_snapshots v` and `contents c`.
     pub(super) const COLUMNS: &'static str = "v.id, v.file_id, c.id, v.number, v.created_at, v.size, v.permissions, v.uid,
-         v.gid, v.inode, v.accessed_at, v.modified_at, v.changed_at, v.born_at, v.xattrs, v.kind, v.target, v.device, v.links";
+         v.gid, v.inode, v.accessed_at, v.modified_at, v.changed_at, v.born_at, v.xattrs, v.kind, v.target, v.device, v.links,
+         v.content";
 
     /// How many columns that are.
-    pub(super) const WIDTH: usize = 19;
+    pub(super) const WIDTH: usize = 20;
 
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             id: row.get(0)?,
             file_id: row.get(1)?,
             content_id: id(row, 2)?,
+            content: row.get(19)?,
             number: row.get(3)?,
             created_at: time_of(row.get(4)?),
             facts: FileFacts::read(row, 5)?,

@@ -151,14 +151,27 @@ impl Catalogue {
     /// # Errors
     /// If the catalogue fails.
     pub fn chunks(&self, vault: &str, content: Id) -> Result<Option<Vec<Chunk>>> {
-        let sql = "SELECT k.blob_id, k.size FROM contents c JOIN content_chunks k ON k.content = c.number
-                   WHERE c.id = ?2 AND k.vault = ?1 ORDER BY k.seq";
-        let chunks: Vec<Chunk> = self.all(sql, params![vault, content.0], |row| {
+        let numbers: Vec<i64> =
+            self.all("SELECT number FROM contents WHERE id = ?1", [content.0], |row| row.get(0))?;
+        numbers.first().map_or(Ok(None), |number| self.chunks_of(vault, *number))
+    }
+
+    /// As [`Catalogue::chunks`], of a content by its number: to find that takes as long as all else.
+    ///
+    /// # Errors
+    /// If the catalogue fails.
+    pub fn chunks_of(&self, vault: &str, content: i64) -> Result<Option<Vec<Chunk>>> {
+        let sql = "SELECT blob_id, size FROM content_chunks WHERE content = ?1 AND vault = ?2 ORDER BY seq";
+        let chunks: Vec<Chunk> = self.all(sql, params![content, vault], |row| {
             Ok(Chunk { blob_id: entities::id(row, 0)?, size: row.get(1)? })
         })?;
+        if !chunks.is_empty() {
+            return Ok(Some(chunks));
+        }
         // An empty content has no chunks wherever it is.
-        let held = !chunks.is_empty() || self.locations(content)?.iter().any(|place| place == vault);
-        Ok(held.then_some(chunks))
+        let sql = "SELECT 1 FROM content_locations WHERE content = ?1 AND vault = ?2";
+        let places: Vec<i64> = self.all(sql, params![content, vault], |row| row.get(0))?;
+        Ok((!places.is_empty()).then_some(chunks))
     }
 
     /// Returns the vaults that hold a content.

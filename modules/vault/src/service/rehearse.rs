@@ -183,7 +183,7 @@ impl Service {
                 return Err(ModuleError::cancelled());
             }
             let path = directories[at].path.join(&file.name);
-            let Some(chunks) = self.catalogue.chunks(&settings.name, file.version.content_id)? else {
+            let Some(chunks) = self.catalogue.chunks_of(&settings.name, file.version.content)? else {
                 done.lacking += 1;
                 continue;
             };

@@ -275,7 +275,7 @@ impl<'s> Entries<'s> {
             self.taken = None;
             let path = self.directory.path.join(&file.name);
             let content = file.version.content_id;
-            let Some(chunks) = self.service.catalogue.chunks(self.vault, content)? else {
+            let Some(chunks) = self.service.catalogue.chunks_of(self.vault, file.version.content)? else {
                 self.missing.note(&path);
                 continue;
             };
