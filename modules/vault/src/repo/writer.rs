@@ -24,6 +24,8 @@ pub(crate) const PACK: usize = 16 << 20;
 /// An index is written after so many packs, so that a run that was killed is not stored again.
 const PACKS_PER_INDEX: usize = 8;
 const LEVEL: i32 = 3;
+/// Of so many bytes the checksum of the whole is reckoned by another thread.
+const BESIDE: usize = 4 << 20;
 
 /// Writes into a repository, from several threads.
 pub struct Writer<'r> {
@@ -238,13 +240,29 @@ impl Packer<'_, '_> {
         content
     }
 
+    fn add_stretch(
+        &mut self,
+        mut stretch: &[u8],
+        cuts: &[usize],
+        content: &mut FileContent,
+    ) -> std::result::Result<(), FileTrouble> {
+        for length in cuts {
+            let (chunk, rest) = stretch.split_at(*length);
+            let id = self.add_again(chunk).map_err(FileTrouble::Store)?;
+            content.chunks.push((id, *length as u32));
+            content.size += *length as u64;
+            stretch = rest;
+        }
+        Ok(())
+    }
+
     fn cut_and_add(
         &mut self,
         reader: &mut impl Read,
         buffer: &mut Vec<u8>,
     ) -> std::result::Result<FileContent, FileTrouble> {
         let mut content = FileContent { chunks: Vec::new(), sha256: Id::default(), size: 0 };
-        let mut whole = Sha256::new();
+        let (mut whole, mut cuts) = (Sha256::new(), Vec::new());
         let (mut start, mut ended) = (0, false);
         buffer.clear();
         loop {
@@ -253,19 +271,30 @@ impl Packer<'_, '_> {
                 start = 0;
                 ended = fill(reader, buffer, 2 * MAX).map_err(FileTrouble::Read)?;
             }
-            let rest = &buffer[start..];
-            if rest.is_empty() {
+            let mut at = start;
+            cuts.clear();
+            // What comes after it decides where the last one ends.
+            while at < buffer.len() && (ended || buffer.len() - at >= MAX) {
+                cuts.push(self.writer.repo.chunker.cut(&buffer[at..]));
+                at += cuts[cuts.len() - 1];
+            }
+            if cuts.is_empty() {
                 break;
             }
-            let length = self.writer.repo.chunker.cut(rest);
-            let only_chunk = ended && content.chunks.is_empty() && length == rest.len();
-            if !only_chunk {
-                whole.update(&rest[..length]);
+            let stretch = &buffer[start..at];
+            if ended && content.chunks.is_empty() && cuts.len() == 1 {
+                self.add_stretch(stretch, &cuts, &mut content)?;
+            } else if stretch.len() < BESIDE {
+                whole.update(stretch);
+                self.add_stretch(stretch, &cuts, &mut content)?;
+            } else {
+                // A file of a disk has one thread for itself often enough, and another processor nothing to do.
+                std::thread::scope(|scope| {
+                    scope.spawn(|| whole.update(stretch));
+                    self.add_stretch(stretch, &cuts, &mut content)
+                })?;
             }
-            let id = self.add_again(&rest[..length]).map_err(FileTrouble::Store)?;
-            content.chunks.push((id, length as u32));
-            content.size += length as u64;
-            start += length;
+            start = at;
         }
         content.sha256 = match content.chunks.as_slice() {
             // The id of a blob is the SHA-256 of what it holds.
@@ -288,4 +317,60 @@ fn fill(reader: &mut impl Read, buffer: &mut Vec<u8>, wanted: usize) -> io::Resu
     let missing = wanted.saturating_sub(buffer.len());
     let read = reader.by_ref().take(missing as u64).read_to_end(buffer)?;
     Ok(read < missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::format::keyfile::Cost;
+    use crate::repo::Who;
+    use crate::store::MemoryStore;
+
+    /// Yields what it has in small parts.
+    struct Dripping<'d>(&'d [u8]);
+
+    impl Read for Dripping<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let some = self.0.len().min(99_991);
+            let read = (&self.0[..some]).read(into)?;
+            self.0 = &self.0[read..];
+            Ok(read)
+        }
+    }
+
+    #[test]
+    fn however_long_a_file_is_it_is_cut_as_one_piece_and_its_checksum_is_that_of_all_of_it() {
+        let store = Arc::new(MemoryStore::default());
+        let repo = Repository::init(store, b"x", Cost::TINY, &Who::default(), Timestamp::UNIX_EPOCH).unwrap();
+        let mut word = 42_u64;
+        let mut next = || {
+            word ^= word << 13;
+            word ^= word >> 7;
+            word ^= word << 17;
+            word
+        };
+        // The last parts hold a long stretch of zeros, which is nowhere cut but where it must be.
+        let mut data: Vec<u8> = (0..5 << 20).flat_map(|_| next().to_le_bytes()).collect();
+        data[25 << 20..36 << 20].fill(0);
+        let writer = Writer::new(&repo).unwrap();
+        let mut packer = writer.packer(BlobKind::Data).unwrap();
+        for length in [0, 1, BESIDE - 1, BESIDE, MAX, MAX + 1, 2 * MAX, 2 * MAX + 1, 3 * MAX + 5, data.len()]
+        {
+            let whole = &data[..length];
+            let content = packer.add_file(Dripping(whole)).unwrap();
+            assert_eq!((content.size, content.sha256), (length as u64, Id::of(whole)));
+            let mut rest = whole;
+            for (id, cut) in content.chunks {
+                assert_eq!(cut as usize, repo.chunker.cut(rest), "{} of {length} are left", rest.len());
+                let (chunk, after) = rest.split_at(cut as usize);
+                assert_eq!(id, Id::of(chunk));
+                rest = after;
+            }
+            assert!(rest.is_empty());
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! Batches end with packs and index on disk and one transaction, so whatever is killed is simply done again, and what
 //! was stored is not stored twice. A file that fails stays in the queue and stops no other.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use crossbeam_channel::unbounded;
 use jiff::Timestamp;
 use pc_switcher_contract::ModuleError;
+use rustix::fs::{Advice, fadvise};
 
 use super::stage::{Stage, facts_of};
 use super::target::{OldCopies, Target};
@@ -27,6 +29,8 @@ use crate::repo::{FileContent, FileTrouble, Packer, Repository, Stored, Writer};
 const ITEMS: usize = if cfg!(test) { 6 } else { 20_000 };
 /// Bytes of one batch; one large file may be more.
 const BYTES: u64 = 2 << 30;
+/// Files of so many bytes are large; those below come in the order in which they were found.
+const LARGE: u64 = 32 << 20;
 /// Rows that are read at once.
 pub(super) const PAGE: usize = 5000;
 
@@ -90,8 +94,12 @@ struct Source {
     path: PathBuf,
     /// Where it is read.
     real: PathBuf,
+    /// Whether nobody else reads it there.
+    is_ours: bool,
     /// The checksum of what was staged.
     expected: Option<Id>,
+    /// How large it was when it was found.
+    size: u64,
 }
 
 /// What one file came to in one vault.
@@ -309,8 +317,12 @@ impl Batch {
                     Some(content) => stage.path(content),
                     None => view.real(path).into_owned(),
                 };
-                sources.push(Source { seq, path: path.clone(), real, expected });
+                let is_ours = expected.is_none() && real != *path;
+                let size = one.item.facts.size;
+                sources.push(Source { seq, path: path.clone(), real, is_ours, expected, size });
             }
+            // The large ones first, so that in the end no thread is left alone with one.
+            sources.sort_by_key(|source| Reverse(source.size / LARGE));
             let (outcomes, stored) = store_files(vault.repo, sources, before, observer)?;
             vault.stored.blobs += stored.blobs;
             vault.stored.bytes += stored.bytes;
@@ -435,11 +447,11 @@ fn store_files(
                     };
                     let work = || -> Result<()> {
                         let mut packer = writer.packer(BlobKind::Data)?;
-                        for Source { seq, path, real, expected } in jobs {
+                        for Source { seq, path, real, is_ours, expected, .. } in jobs {
                             if stopped() {
                                 break;
                             }
-                            let outcome = store_file(&mut packer, &real, expected, observer)?;
+                            let outcome = store_file(&mut packer, (&real, is_ours), expected, observer)?;
                             let size = outcome.as_ref().map_or(0, |(content, _)| content.size);
                             outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(seq, outcome);
                             observer.progress(Progress {
@@ -475,7 +487,7 @@ fn store_files(
 
 fn store_file(
     packer: &mut Packer<'_, '_>,
-    path: &Path,
+    (path, is_ours): (&Path, bool),
     expected: Option<Id>,
     observer: &dyn Observer,
 ) -> Result<Outcome> {
@@ -485,6 +497,10 @@ fn store_file(
         let file: File = open(path, &listed).map_err(FileTrouble::Read)?;
         let content = packer.add_file(Stoppable { reader: Sparse::new(&file), observer })?;
         let after = file.metadata().map_err(FileTrouble::Read)?;
+        if is_ours {
+            // Pages of a snapshot take memory from others until the snapshot goes, and its end then takes as long as they are many.
+            fadvise(&file, 0, None, Advice::DontNeed).ok();
+        }
         Ok(match expected {
             Some(expected) if expected != content.sha256 => {
                 Err("its copy in the stage is damaged; add it again".into())
