@@ -5,13 +5,14 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use rustix::fs::{
-    AtFlags, CWD, Gid, Timespec, Timestamps, Uid, XattrFlags, chownat, fstat, getxattr_query, removexattr,
+    AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmod, chownat, fchmod,
+    fcntl_getfl, fgetxattr_query, fremovexattr, fsetxattr, fstat, futimens, getxattr_query, removexattr,
     setxattr, utimensat,
 };
 use rustix::io::Errno;
@@ -61,7 +62,7 @@ pub fn set_metadata(open: &impl AsFd, node: &Node) -> Vec<Lacking> {
         return lacking;
     }
     let times = Timestamps { last_access: timespec(node.atime), last_modification: timespec(node.mtime) };
-    if let Err(error) = utimensat(CWD, by_descriptor(open), &times, AtFlags::empty()) {
+    if let Err(error) = Reached::of(open).set_times(&times) {
         lacking.push(Lacking::new("its times", &error.into()));
     }
     lacking
@@ -121,19 +122,73 @@ pub(crate) fn dress_again(open: &fs::File, node: &Node) -> Vec<Lacking> {
     }
 }
 
+/// What calls are made with.
+enum Reached<'o> {
+    /// What is open to be read or written.
+    Open(BorrowedFd<'o>),
+    /// Of what is open as a place alone, a path that leads there and nowhere else.
+    Placed(PathBuf),
+}
+
+impl<'o> Reached<'o> {
+    fn of(open: &'o impl AsFd) -> Self {
+        match fcntl_getfl(open) {
+            Ok(flags) if !flags.contains(OFlags::PATH) => Self::Open(open.as_fd()),
+            _ => Self::Placed(by_descriptor(open)),
+        }
+    }
+
+    fn has(&self, attribute: &str) -> bool {
+        match self {
+            Self::Open(file) => fgetxattr_query(file, attribute),
+            Self::Placed(path) => getxattr_query(path, attribute),
+        }
+        .is_ok()
+    }
+
+    fn remove(&self, attribute: &str) -> rustix::io::Result<()> {
+        match self {
+            Self::Open(file) => fremovexattr(file, attribute),
+            Self::Placed(path) => removexattr(path, attribute),
+        }
+    }
+
+    fn give(&self, Xattr { name, value }: &Xattr) -> rustix::io::Result<()> {
+        match self {
+            Self::Open(file) => fsetxattr(file, name, value, XattrFlags::empty()),
+            Self::Placed(path) => setxattr(path, name, value, XattrFlags::empty()),
+        }
+    }
+
+    fn set_rights(&self, rights: u32) -> rustix::io::Result<()> {
+        let rights = Mode::from_raw_mode(rights);
+        match self {
+            Self::Open(file) => fchmod(file, rights),
+            Self::Placed(path) => chmod(path, rights),
+        }
+    }
+
+    fn set_times(&self, times: &Timestamps) -> rustix::io::Result<()> {
+        match self {
+            Self::Open(file) => futimens(file, times),
+            Self::Placed(path) => utimensat(CWD, path, times, AtFlags::empty()),
+        }
+    }
+}
+
 /// As [`set_metadata`], for what was written just now and shall say so.
 pub(crate) fn set_all_but_times(open: &impl AsFd, node: &Node) -> Vec<Lacking> {
     let mut lacking = Vec::new();
     if node.kind == NodeKind::Socket {
         return lacking;
     }
-    let path = by_descriptor(open);
+    let reached = Reached::of(open);
     let foreign = set_owner(open, node, &mut lacking);
     if node.kind != NodeKind::Symlink {
-        remove_acls(&path, node, &mut lacking);
+        remove_acls(&reached, node, &mut lacking);
     }
     for xattr in &node.extended_attributes {
-        if let Err(error) = setxattr(&path, &xattr.name, &xattr.value, XattrFlags::empty()) {
+        if let Err(error) = reached.give(xattr) {
             let what = format!("its attribute `{}`", xattr.name.display());
             lacking.push(Lacking::of_others(&what, &error.into()));
         }
@@ -145,22 +200,24 @@ pub(crate) fn set_all_but_times(open: &impl AsFd, node: &Node) -> Vec<Lacking> {
         lacking.push(Lacking { why, is_refused: true });
     }
     if node.kind != NodeKind::Symlink
-        && let Err(error) = fs::set_permissions(&path, fs::Permissions::from_mode(given))
+        && let Err(error) = reached.set_rights(given)
     {
-        lacking.push(Lacking::new("its rights", &error));
+        lacking.push(Lacking::new("its rights", &error.into()));
     }
     lacking
 }
 
 /// Takes away what was inherited from the directory around it and was not there when it was backed up: its rights alone would let
 /// those in whom that directory lets in.
-fn remove_acls(path: &Path, node: &Node, lacking: &mut Vec<Lacking>) {
+fn remove_acls(reached: &Reached<'_>, node: &Node, lacking: &mut Vec<Lacking>) {
     let has = |name: &&str| node.extended_attributes.iter().any(|xattr| xattr.name == **name);
-    for name in ACLS.iter().filter(|name| !has(name)) {
-        if getxattr_query(path, *name).is_err() {
+    // Only in a directory something is made.
+    let possible = if node.kind == NodeKind::Dir { &ACLS[..] } else { &ACLS[..1] };
+    for name in possible.iter().filter(|name| !has(name)) {
+        if !reached.has(name) {
             continue;
         }
-        match removexattr(path, *name) {
+        match reached.remove(name) {
             Ok(()) | Err(Errno::NODATA) => {}
             Err(error) => {
                 let why = format!("its inherited `{name}` could not be removed: {error}");

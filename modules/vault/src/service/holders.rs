@@ -236,8 +236,10 @@ impl Service {
     ) -> Result<(usize, Vec<Chunk>)> {
         let content = file.version.content_id;
         let mut holders = Vec::new();
-        for settings in self.settings.vaults.clone() {
-            let Some(chunks) = self.catalogue.chunks(&settings.name, content)? else { continue };
+        for settings in &self.settings.vaults {
+            let Some(chunks) = self.catalogue.chunks_of(&settings.name, file.version.content)? else {
+                continue;
+            };
             if open
                 .failed
                 .get(&content)
@@ -251,7 +253,7 @@ impl Service {
             {
                 return Ok((index, chunks));
             }
-            holders.push((settings, chunks));
+            holders.push((settings.clone(), chunks));
         }
         let mut why = None;
         for (settings, chunks) in holders {

@@ -3,6 +3,7 @@
 mod place;
 mod thaw;
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
@@ -21,9 +22,9 @@ use crate::catalogue::{Chunk, CurrentFile, Directory, File as CatalogueFile, Fil
 use crate::engine::{
     Full, Given, Lacking, Missed, Observer, Restorer, Tally, Trouble, Way, complete, dress_special, exchange,
     is_dressed, is_such, is_undecorated, make_special, node_of, put_in_place, set_all_but_times,
-    set_metadata,
+    set_metadata, workers,
 };
-use crate::error::{Result, at, damaged, usage};
+use crate::error::{Result, again, at, damaged, usage};
 use crate::format::{Id, Node, NodeKind};
 use crate::repo::Repository;
 use crate::store::Thaw;
@@ -32,6 +33,9 @@ pub(super) use place::Target;
 use place::{place_of, root_of};
 pub use thaw::Waiting;
 pub(super) use thaw::{Thawed, fetched_of};
+
+/// Directories that are dressed by one thread rather than by several.
+const FEW: usize = 64;
 
 /// Which version is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -513,12 +517,33 @@ impl Service {
 
 /// Gives the directories that were made what is theirs.
 fn dress_directories(target: &mut Target<'_>, report: &mut RestoreReport) {
-    let content_only = target.order.content_only;
-    // The deepest first: what is made in a directory changes its time.
-    for (path, node) in std::mem::take(&mut target.made).iter().rev().filter(|_| !content_only) {
-        match target.directory(path) {
-            Ok(made) => report.lacks(path, set_metadata(&made, node)),
-            Err(error) => report.troubles.push(Trouble { path: path.clone(), why: error.to_string() }),
+    let mut made = std::mem::take(&mut target.made);
+    if target.order.content_only || made.is_empty() {
+        return;
+    }
+    // The deepest first: who may not go into one could not dress what is in it.
+    let depth = |path: &Path| path.components().count();
+    made.sort_by_cached_key(|(path, _)| Reverse(depth(path)));
+    let root = target.root();
+    let dressed = |(path, node): &(PathBuf, Node)| -> Result<Vec<Lacking>> {
+        let root = root.as_ref().map_err(again)?;
+        Ok(set_metadata(&root.down_to(target.below(path)?)?, node))
+    };
+    for level in made.chunk_by(|(one, _), (other, _)| depth(one) == depth(other)) {
+        let part = level.len().div_ceil(workers()).max(FEW);
+        let dress = |part: &[(PathBuf, Node)]| part.iter().map(&dressed).collect::<Vec<_>>();
+        let done = std::thread::scope(|scope| {
+            let threads: Vec<_> = level.chunks(part).map(|part| scope.spawn(move || dress(part))).collect();
+            let ended = threads.into_iter().map(|thread| thread.join());
+            ended
+                .flat_map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect::<Vec<_>>()
+        });
+        for ((path, _), done) in level.iter().zip(done) {
+            match done {
+                Ok(lacking) => report.lacks(path, lacking),
+                Err(error) => report.troubles.push(Trouble { path: path.clone(), why: error.to_string() }),
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::RestoreOrder;
@@ -17,6 +17,8 @@ pub(in crate::service) struct Target<'o> {
     pub(in crate::service) directory: &'o Directory,
     pub(super) order: &'o RestoreOrder,
     root: Option<Arc<Way>>,
+    /// The directory in which one was opened last: most are opened beside it.
+    around: Option<(PathBuf, Way)>,
     /// Directories that are dressed when all is there.
     pub(super) made: Vec<(PathBuf, Node)>,
     pub(super) swept: Swept,
@@ -24,10 +26,11 @@ pub(in crate::service) struct Target<'o> {
 
 impl<'o> Target<'o> {
     pub(super) fn new(directory: &'o Directory, order: &'o RestoreOrder) -> Self {
-        Self { directory, order, root: None, made: Vec::new(), swept: Swept::default() }
+        Self { directory, order, root: None, around: None, made: Vec::new(), swept: Swept::default() }
     }
 
-    fn root(&mut self) -> Result<Arc<Way>> {
+    /// Opens the directory below which all of it lies.
+    pub(super) fn root(&mut self) -> Result<Arc<Way>> {
         if let Some(root) = &self.root {
             return Ok(root.clone());
         }
@@ -44,9 +47,23 @@ impl<'o> Target<'o> {
 
     /// Opens a directory, which is made if it is missing.
     pub(super) fn directory(&mut self, path: &Path) -> Result<Way> {
+        let below = self.below(path)?;
+        let Some(Component::Normal(name)) = below.components().next_back() else {
+            return self.root()?.down_to(below);
+        };
+        let above = below.parent().unwrap_or(Path::new(""));
+        let around = match self.around.take() {
+            Some((path, way)) if path == above => way,
+            _ => self.root()?.down_to(above)?,
+        };
+        let (_, way) = self.around.insert((above.to_owned(), around));
+        way.down_to(Path::new(name))
+    }
+
+    /// Returns a path as it is called from the root on.
+    pub(super) fn below<'p>(&self, path: &'p Path) -> Result<&'p Path> {
         let below = path.strip_prefix(root_of(self.directory, self.order));
-        let below = below.map_err(|_| usage(format!("`{}` is not where it should be", path.display())))?;
-        self.root()?.down_to(below)
+        below.map_err(|_| usage(format!("`{}` is not where it should be", path.display())))
     }
 
     /// Opens the directory that holds something, which is made if it is missing; returns that one's name with it.
