@@ -30,7 +30,7 @@ const RULES: u32 = 2;
 /// More paths to be looked at again are as good as all of them.
 const MOST_AGAIN: usize = 1000;
 /// Of more paths than these no base is moved.
-const MOST_MOVED: usize = 20_000;
+const MOST_MOVED: usize = 5000;
 /// After this time all is looked at, to prove that nothing was missed.
 const PROVED: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// What trees do not tell of: staging of syncs.
